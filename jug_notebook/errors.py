@@ -1,0 +1,93 @@
+"""Exceptions. The docstring of each is its default message, so none can go undocumented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class JugError(Exception):
+    """Something went wrong in jug_notebook."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of its own traceback: the message says what, where and what next."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class NotReady(JugError):
+    """The value isn't there yet. Wait for it with .result(), or start workers: %jug_execute -n 4"""
+
+
+class BarrierError(JugError):
+    """Waiting would never end: no worker is alive. Start some: %jug_execute -n 4"""
+
+
+class Withdrawn(JugError):
+    """Nobody wants this task any more, so it will not run. Make it again: re-run the cell that calls its function."""
+
+
+class WaitTimeout(JugError, TimeoutError):
+    """The time given for waiting is over; the tasks go on."""
+
+
+class WaitInterrupted(JugError, KeyboardInterrupt):
+    """Waiting was interrupted; the tasks go on in their workers. Stop those with %jug_stop"""
+
+
+class TaskFailed(JugError):
+    """A task failed. `.failure` is what the store keeps of it; `__cause__` the exception itself, where it could travel."""
+
+    def __init__(self, message: str = "", failure: Any = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class Unhashable(JugError, TypeError):
+    """A value can't be named for certain, so no key can promise its result. Pass its path or its parts, give its class
+    a method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."""
+
+
+class Unstorable(JugError, TypeError):
+    """A value can't be stored: it can't be pickled."""
+
+
+class ChangedInCell(JugError):
+    """Something that a function reads changed between its first call in the cell and the cell's end."""
+
+
+class FormerDefinition(UserWarning):
+    """The handle was made by a former definition of its function."""
+
+
+class StoreError(JugError):
+    """The store can't be used."""
+
+
+class ValueLost(StoreError):
+    """A stored value is missing or corrupt; it will be computed again."""
+
+
+class SignatureError(StoreError):
+    """Bytes in the store weren't written by someone who has the store's key, so they are not opened."""
+
+
+class ClaimLost(JugError):
+    """Another worker has taken over this task."""
+
+
+class LaunchError(JugError):
+    """Workers could not be started."""
+
+
+class NoSuchTask(JugError, LookupError):
+    """No such task. %jug_tasks lists them."""
+
+
+class BadTask(JugError, TypeError):
+    """A task can't be made of this."""
+
+
+class IsATask(JugError, TypeError):
+    """This is a task, not its value; use .result()"""

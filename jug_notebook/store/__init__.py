@@ -1,0 +1,181 @@
+"""Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
+
+A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
+A new store is one file here, ``<scheme>.py``, with a function ``open(url, clock) -> Store``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import StoreError
+from jug_notebook.model import (
+    Address,
+    Claim,
+    Grant,
+    Held,
+    Key,
+    Order,
+    Origin,
+    Scope,
+    Settlement,
+    Snapshot,
+    State,
+    Submission,
+    SubmitReport,
+    Target,
+    TaskView,
+    Why,
+    WorkerId,
+    WorkerInfo,
+)
+
+
+class Store(Protocol):
+    """What the rest of the house may ask of a store. Safe to use from several threads of one process."""
+
+    url: str  #: as `open_store` takes it, absolute, so that another process can open the same
+    id: str  #: made with the store, never changes; signatures cover it
+    shown: str  #: the URL for people: short, the password masked
+
+    def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
+        """Make tasks known and wanted by ``origin``. Known ones are told apart; twice is once. Durable on return."""
+        ...
+
+    def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+        """Want known tasks again, or no longer. No longer wanting them without a cell speaks for all the notebook's cells."""
+        ...
+
+    def wished(self, origin: Origin) -> list[Key]:
+        """What exactly this origin (user, notebook and cell) wants now."""
+        ...
+
+    def claim(
+        self,
+        worker: WorkerId,
+        limit: int,
+        wait: float,
+        settled: Sequence[Settlement] = (),
+        target: Target | None = None,
+        python: str = "",
+    ) -> list[Claim]:
+        """Settle, then claim up to ``limit`` ready tasks, best first, in one step.
+
+        At most about 20 ms of expected work is given, one task where a function has not been timed. Blocks up to
+        ``wait`` seconds while there is nothing to do (``limit=0`` settles only and never blocks). Settling is
+        idempotent; a late outcome that no longer holds counts for nothing. Tasks made with another ``python`` are
+        left alone.
+        """
+        ...
+
+    def release(self, grants: Sequence[Grant]) -> None:
+        """Give back claims that were not started."""
+        ...
+
+    def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        """Beat for these processes (the first is the supervisor or session itself); answer the orders for it since the last."""
+        ...
+
+    def leave(self, processes: Sequence[WorkerId]) -> None:
+        """These processes have ended: their unsettled claims are void and open to others at once."""
+        ...
+
+    def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
+        """Tell supervisors to do something; they learn it when they next `renew`, at once on the same host."""
+        ...
+
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        """Workers, supervisors and sessions: what each said last, whether it is alive, seconds since its last beat."""
+        ...
+
+    def states(self, keys: Sequence[Key]) -> list[State | None]:
+        """None for tasks the store doesn't know."""
+        ...
+
+    def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """Sealed specs."""
+        ...
+
+    def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
+        """The outcomes that hold now. A failure counts only once it is final."""
+        ...
+
+    def blame(self, keys: Sequence[Key]) -> list[Key | None]:
+        """For blocked tasks, the failed task that blocks each."""
+        ...
+
+    def tasks(self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0) -> list[TaskView]:
+        """A listing, in order of submission; of failed tasks, the latest first."""
+        ...
+
+    def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
+        """The tasks of one function."""
+        ...
+
+    def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
+        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose."""
+        ...
+
+    def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """Keep bytes, once, under their blake3. Durable on return."""
+        ...
+
+    def get_blob(self, address: Address) -> memoryview:
+        """Raises ValueLost where the bytes are missing or are not what they were. Large blobs are memory-mapped."""
+        ...
+
+    def snapshot(self, scope: Scope = Scope()) -> Snapshot:
+        """Counts and workers; failures are left to who can open them. Costs what changed, not what there is."""
+        ...
+
+    def watch(self, seen: int, timeout: float) -> int:
+        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; answer the version now."""
+        ...
+
+    def idle(self, target: Target | None = None, python: str = "") -> bool:
+        """True where no task is ready or running that a worker of this python could run or wait for."""
+        ...
+
+    def notice(self, process: WorkerId, text: str) -> None:
+        """Append to a process's log, which lies in the store."""
+        ...
+
+    def log(self, process: WorkerId) -> str:
+        """The tail of a process's log."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        ...
+
+    def close(self) -> None: ...
+
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
+
+
+def split(url: str) -> tuple[str, str]:
+    """``"file:path"`` or ``"path"`` → ``("file", "path")``; the scheme's room decides about the rest."""
+    match = _SCHEME.fullmatch(url)
+    return (match[1], match[2]) if match else ("file", url)
+
+
+def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
+    """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
+    scheme, rest = split(str(url))
+    if not rest and scheme != "memory":
+        raise StoreError(f"{str(url)!r} names no store; give a folder, as in 'jugdata'")
+    room = f"{__name__}.{scheme}"
+    if importlib.util.find_spec(room) is None:
+        raise StoreError(f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:'")
+    store: Store = importlib.import_module(room).open(rest, clock)
+    return store
+
+
+__all__ = ["Store", "open_store", "split"]
