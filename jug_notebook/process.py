@@ -1,0 +1,88 @@
+"""Which process is this, and is that one still there? Asks the operating system, starts and ends nothing."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.model import WorkerInfo
+
+
+@functools.cache
+def host() -> str:
+    """This host's name, for people."""
+    return socket.gethostname().split(".")[0] or "localhost"
+
+
+@functools.cache
+def machine() -> str:
+    """Eight hex digits that name the running kernel and pid namespace: what must be equal for a pid to mean the same."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux: the host's name must do
+        boot = socket.getfqdn()
+    return blake3(boot.encode()).hexdigest(length=4)
+
+
+@functools.cache
+def user() -> str:
+    """Who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid without a name
+        return f"uid{os.getuid()}"
+
+
+def python() -> str:
+    """Major and minor version: byte code travels between equal ones only."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def born(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot; None if there is none (a zombie counts as none)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return None
+    except ProcessLookupError:
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def new_id() -> str:
+    """A name for a worker, a supervisor or a session of this process."""
+    return f"{host()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def me(kind: str, clock: Clock = CLOCK, **more: object) -> WorkerInfo:
+    """What this process says of itself. ``more`` are further fields of `WorkerInfo`."""
+    pid = os.getpid()
+    info = WorkerInfo(
+        id=new_id(),
+        kind=kind,
+        user=user(),
+        host=host(),
+        pid=pid,
+        born=born(pid) or 0,
+        python=python(),
+        started=clock.now(),
+        machine=machine(),
+    )
+    return msgspec.structs.replace(info, **more)
+
+
+def running(info: WorkerInfo) -> bool | None:
+    """Is that process still there? None where it lives on another machine, so nobody here can tell."""
+    if info.machine != machine():
+        return None
+    return born(info.pid) == info.born

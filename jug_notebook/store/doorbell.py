@@ -1,0 +1,77 @@
+"""Rings when a file in a folder changes on this machine (Linux: inotify). Where there is none, one polls."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x2, 0x80, 0x100
+IN_Q_OVERFLOW = 0x4000
+_EVENT = struct.Struct("iIII")
+
+
+class Doorbell:
+    """Watches folders, each under a label. ``works`` is False where the system has no inotify, or no more of it."""
+
+    def __init__(self, folders: Mapping[str, tuple[Path, int]]) -> None:
+        self._labels: dict[int, str] = {}
+        self._fd = -1
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, AttributeError):
+            return
+        for label, (folder, mask) in folders.items():
+            watch = libc.inotify_add_watch(self._fd, os.fsencode(folder), mask) if self._fd >= 0 else -1
+            if watch < 0:
+                self.close()
+                return
+            self._labels[watch] = label
+
+    @property
+    def works(self) -> bool:
+        return self._fd >= 0
+
+    def fileno(self) -> int:
+        """For select: readable when it has rung."""
+        return self._fd
+
+    def rung(self) -> set[tuple[str, str]] | None:
+        """Which files changed since the last call, as (label, name). None where that can't be told: look at all."""
+        if self._fd < 0:
+            return None
+        names: set[tuple[str, str]] = set()
+        while True:
+            try:
+                data = os.read(self._fd, 1 << 16)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EINTR):
+                    return names
+                raise
+            position = 0
+            while position < len(data):
+                watch, mask, _, size = _EVENT.unpack_from(data, position)
+                position += _EVENT.size
+                if mask & IN_Q_OVERFLOW:
+                    return None
+                name = data[position : position + size].rstrip(b"\0")
+                names.add((self._labels.get(watch, ""), os.fsdecode(name)))
+                position += size
+            if len(data) < 1 << 15:
+                return names
+
+    def wait(self, timeout: float) -> None:
+        """Until it rings, at most ``timeout`` seconds. Several threads may wait."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.poll(max(0.0, timeout * 1000))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,468 @@
+"""``file:PATH``, or just a path: a store in a folder, which works over NFS. No server, no locks.
+
+    store.json        format, id                        log/<writer>.log   a journal for each process that writes
+    claims/<key>.<round>.<inputs>.<attempt>             a hard link to a file that names the worker
+    owners/<worker>.<n>                                 those files          blobs/ab/cd…   by content
+    workers/<process>  what it said with its last beat  workers/gone/        of those that ended
+    orders/<process>.<time>  what it is to do           output/<process>.log what it printed
+
+Whoever creates the name of an attempt has it: `link` is atomic on every file system we know, NFS included. Names are
+never taken back; a dead worker's task is claimed under the next attempt's name, so no two can win it.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook import process
+from jug_notebook.board import Offer
+from jug_notebook.clock import Clock
+from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.model import (
+    BEAT,
+    LEASE,
+    Address,
+    Claimed,
+    Fact,
+    Order,
+    WorkerId,
+    WorkerInfo,
+)
+from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
+from jug_notebook.store.folded import LATELY, FoldedStore
+from jug_notebook.store.journal import Log, Place, Writer, sync_folder
+
+FORMAT = 1
+GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
+FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
+LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+MAPPED = 1 << 20  #: blobs from this size on are memory-mapped
+_FOLDERS = ("log", "claims", "owners", "blobs", "workers", "workers/gone", "orders", "output")
+
+
+class _Identity(msgspec.Struct):
+    """What store.json holds."""
+
+    format: int
+    id: str
+
+
+def open(rest: str, clock: Clock) -> FileStore:
+    """Open the store in that folder, making it if it's new."""
+    return FileStore(Path(rest), clock)
+
+
+class FileStore(FoldedStore):
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        super().__init__(clock)
+        self.folder = folder.expanduser().absolute()
+        self.url = f"file:{self.folder}"
+        self.shown = f"file:{folder}"
+        self.id = _identity(self.folder, self.shown)
+        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}")
+        self._unsynced_since = 0.0
+        self._logs: dict[str, Log] = {}
+        self._bell = Doorbell(
+            {
+                "log": (self.folder / "log", IN_MODIFY | IN_CREATE),
+                "orders": (self.folder / "orders", IN_MOVED_TO),
+            }
+        )
+        self._next_scan = 0.0
+        self._next_poll = 0.0
+        self._pause = SLOW
+        self._next_census = 0.0
+        self._beats: dict[WorkerId, tuple[int, float]] = {}
+        self._census_at = 0.0
+        self._owners: dict[WorkerId, tuple[Path, int]] = {}
+        self._verified: set[tuple[Address, int, int]] = set()
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+        if not self._writer.unsynced:
+            self._unsynced_since = self._clock.monotonic()
+        return self._writer.append(fact, bodies)
+
+    def sync(self) -> None:
+        with self._lock:
+            self._writer.sync()
+
+    def _commit(self, busy: float | None) -> None:
+        if self._writer.unsynced and (
+            busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP
+        ):
+            self._writer.sync()
+
+    def _news(self) -> None:
+        now = self._clock.monotonic()
+        rung = self._bell.rung()
+        before = self._board.version
+        if rung is None or now >= self._next_scan:
+            self._scan()
+            for log in list(self._logs.values()):
+                self._follow(log)
+            self._next_scan = now + (1.0 if rung is not None else self._pause)
+        else:
+            for label, name in rung:
+                if label == "orders":
+                    self._board.version += 1
+                elif (told := self._log(name)) is not None:
+                    self._follow(told)
+            if now >= self._next_poll:
+                for log in list(self._logs.values()):
+                    if not log.local:
+                        self._follow(log)
+        self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
+        self._next_poll = now + self._pause
+        if now >= self._next_census:
+            self._next_census = now + BEAT
+            self._census(now)
+
+    def _scan(self) -> None:
+        try:
+            names = os.listdir(self.folder / "log")
+        except FileNotFoundError:
+            raise StoreError(f"{self.shown} is gone: its folder was removed or moved") from None
+        for name in names:
+            self._log(name)
+
+    def _log(self, name: str) -> Log | None:
+        """The log of that name; None for our own, whose facts are folded as they are written."""
+        log = self._logs.get(name)
+        if log is None:
+            if name == self._writer.log.path.name or not name.endswith(".log"):
+                return None
+            log = self._logs[name] = Log(self.folder / "log" / name, local=name.startswith(process.machine() + "."))
+        return log
+
+    def _follow(self, log: Log) -> None:
+        if not log.closed and log.path != self._writer.log.path:
+            for fact, places in log.news():
+                self._board.fold(fact, places)
+            if log.closed:
+                log.shut()
+
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
+        if len(places) < 16:
+            return [log.read(offset, size) for log, offset, size in places]
+        found: list[bytes] = [b""] * len(places)
+        by_log: dict[Log, list[int]] = {}
+        for index, place in enumerate(places):
+            by_log.setdefault(place.log, []).append(index)
+        for log, indexes in by_log.items():
+            start = min(places[i].offset for i in indexes)
+            end = max(places[i].offset + places[i].size for i in indexes)
+            if end - start <= 2 * sum(places[i].size for i in indexes) + MAPPED:
+                data = log.read(start, end - start)
+                for i in indexes:
+                    offset = places[i].offset - start
+                    found[i] = data[offset : offset + places[i].size]
+            else:
+                for i in indexes:
+                    found[i] = log.read(places[i].offset, places[i].size)
+        return found
+
+    def watch(self, seen: int, timeout: float) -> int:
+        until = self._clock.monotonic() + timeout
+        while True:
+            with self._lock:
+                self._news()
+                version = self._board.version
+                pause = self._pause if any(not log.local and not log.closed for log in self._logs.values()) else SLOW
+            left = until - self._clock.monotonic()
+            if version != seen or left <= 0:
+                return version
+            if self._bell.works:
+                self._bell.wait(min(left, pause))
+            else:
+                self._clock.sleep(min(left, self._pause))
+
+    # -- claims --------------------------------------------------------------------------------------------------------
+
+    def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        return [self._link(worker, offer) for offer in offers]
+
+    def _link(self, worker: WorkerId, offer: Offer) -> bool:
+        key, round, inputs, attempt = msgspec.structs.astuple(offer.grant)
+        name = self.folder / "claims" / f"{key}.{round}.{inputs.hex()}.{attempt}"
+        try:
+            os.link(self._owner(worker), name)
+            return True
+        except OSError as error:
+            if error.errno == errno.EMLINK:
+                del self._owners[worker]
+                return self._link(worker, offer)
+            refused = error
+        owner = _owner_of(name)
+        if owner is None and refused.errno != errno.EEXIST:
+            owner = _create_exclusively(name, worker, refused)
+        if owner == worker:
+            return True
+        self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
+        return False
+
+    def _owner(self, worker: WorkerId) -> Path:
+        """A file that names the worker, to link claims to."""
+        path, links = self._owners.get(worker, (None, 0))
+        if path is None or links >= LINKS:
+            path = self.folder / "owners" / f"{worker}.{secrets.token_hex(4)}"
+            path.write_text(worker)
+            links = 0
+        self._owners[worker] = (path, links + 1)
+        return path
+
+    # -- processes -----------------------------------------------------------------------------------------------------
+
+    def _census(self, now: float) -> None:
+        """Presume dead whoever holds claims and does not live, so that others take over."""
+        if now - self._census_at > 5 * BEAT:
+            self._beats.clear()  # we were away (a laptop that slept): what we last saw of others says nothing
+        self._census_at = now
+        for worker in self._board.holders():
+            info = self._said(worker)
+            self._board.presume(worker, dead=info is None or not self._alive(info, now))
+
+    def _said(self, worker: WorkerId) -> WorkerInfo | None:
+        return _read_info(self.folder / "workers" / worker)
+
+    def _alive(self, info: WorkerInfo, now: float) -> bool:
+        beat, since = self._beats.get(info.id, (-1, now))
+        if beat != info.beat:
+            self._beats[info.id] = (info.beat, now)
+            since = now
+        here = process.running(info)
+        return now - since <= LEASE if here is None else here
+
+    def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        for info in processes:
+            _write_info(self.folder / "workers" / info.id, info)
+        return self._orders(processes[0].id) if processes else []
+
+    def _orders(self, supervisor: WorkerId) -> list[Order]:
+        found: list[Order] = []
+        folder = self.folder / "orders"
+        for name in sorted(os.listdir(folder)):
+            if name.startswith(f"{supervisor}."):
+                try:
+                    found.append(msgspec.msgpack.decode((folder / name).read_bytes(), type=Order))
+                    (folder / name).unlink()
+                except FileNotFoundError:  # another thread of this supervisor was first
+                    continue
+        return found
+
+    def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
+        for supervisor in supervisors:
+            name = f"{supervisor}.{time.time_ns():020d}"
+            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order))
+
+    def leave(self, processes: Sequence[WorkerId]) -> None:
+        super().leave(processes)
+        for worker in processes:
+            try:
+                os.rename(self.folder / "workers" / worker, self.folder / "workers" / "gone" / worker)
+            except FileNotFoundError:
+                continue
+            os.utime(self.folder / "workers" / "gone" / worker)
+
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        now, today = self._clock.monotonic(), self._clock.now()
+        found: list[tuple[WorkerInfo, bool, float]] = []
+        for name in os.listdir(self.folder / "workers"):
+            info = None if name == "gone" or name.startswith(".") else self._said(name)
+            if info is not None:
+                with self._lock:
+                    alive = self._alive(info, now)
+                found.append((info, alive, now - self._beats[info.id][1]))
+        with os.scandir(self.folder / "workers" / "gone") as entries:
+            for entry in entries:
+                age = today - entry.stat().st_mtime
+                if age < LATELY and (info := _read_info(Path(entry.path))) is not None:
+                    found.append((info, False, max(0.0, age)))
+        return sorted(found, key=lambda item: (item[0].started, item[0].id))
+
+    def notice(self, process: WorkerId, text: str) -> None:
+        with self.log_path(process).open("a") as log:
+            log.write(text)
+
+    def log(self, process: WorkerId) -> str:
+        try:
+            with self.log_path(process).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - (1 << 16)))
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def log_path(self, process: WorkerId) -> Path:
+        """Where a process's output goes."""
+        return self.folder / "output" / f"{process}.log"
+
+    # -- blobs ---------------------------------------------------------------------------------------------------------
+
+    def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
+        pieces = list(parts)
+        hasher = blake3(max_threads=blake3.AUTO)
+        for piece in pieces:
+            hasher.update(piece)
+        address = hasher.hexdigest(length=20)
+        path = self._blob(address)
+        try:
+            if os.stat(path).st_size == sum(memoryview(piece).nbytes for piece in pieces):
+                os.utime(path)  # in use again: not to be swept
+                return address
+        except FileNotFoundError:
+            pass
+        path.parent.mkdir(exist_ok=True)
+        _appear(path, *pieces, durable=True)
+        return address
+
+    def get_blob(self, address: Address) -> memoryview:
+        path = self._blob(address)
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_size >= MAPPED:
+                    data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                else:
+                    data = memoryview(file.read())
+        except FileNotFoundError:
+            raise ValueLost(f"blob {address[:12]} is missing in {self.shown}") from None
+        proof = (address, stat.st_mtime_ns, stat.st_size)
+        if proof not in self._verified:
+            if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
+                raise ValueLost(f"blob {address[:12]} in {self.shown} is damaged")
+            self._verified.add(proof)
+        return data
+
+    def _blob(self, address: Address) -> Path:
+        return self.folder / "blobs" / address[:2] / address[2:]
+
+    def close(self) -> None:
+        with self._lock:
+            self._writer.close()
+            self._bell.close()
+            for log in self._logs.values():
+                log.shut()
+            for path, _ in self._owners.values():
+                path.unlink(missing_ok=True)
+
+
+def _identity(folder: Path, shown: str) -> str:
+    """The id in store.json; makes the store where there is none. Raises StoreError that says what stands in the way."""
+    path = folder / "store.json"
+    try:
+        if not path.exists():
+            _make(folder, shown)
+        identity = msgspec.json.decode(path.read_bytes(), type=_Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise StoreError(f"{shown} is no store: its store.json can't be read") from None
+    except NotADirectoryError:
+        raise StoreError(f"{shown} is a file, not a folder; give another path") from None
+    except PermissionError as error:
+        raise StoreError(f"{shown} is not yours to write: {error.strerror}; give another path") from None
+    except OSError as error:
+        raise StoreError(f"{shown} can't be used: {error.strerror}; give another path") from None
+    if identity.format > FORMAT:
+        raise StoreError(
+            f"{shown} has format {identity.format}, made by a newer jug_notebook; this one reads format {FORMAT}: "
+            "pip install -U jug-notebook"
+        )
+    if not os.access(folder / "log", os.W_OK | os.X_OK):
+        raise StoreError(f"{shown} is not yours to write; give another path")
+    return identity.id
+
+
+def _make(folder: Path, shown: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    strange = [name for name in os.listdir(folder) if name not in ("CACHEDIR.TAG", ".gitignore", *_FOLDERS)]
+    if any(not name.startswith(".") for name in strange if name != "store.json"):
+        raise StoreError(f"{shown} holds other files ({sorted(strange)[0]}, …); give a new or an empty folder")
+    for name in _FOLDERS:
+        (folder / name).mkdir(exist_ok=True, mode=0o700)
+    (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
+    (folder / ".gitignore").write_text("*\n")
+    aside = folder / f".store.{secrets.token_hex(8)}"
+    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, secrets.token_hex(16))) + b"\n")
+    try:
+        os.link(aside, folder / "store.json")  # somebody else may be making it at this moment: one id wins
+    except FileExistsError:
+        pass
+    except OSError:
+        os.rename(aside, folder / "store.json")
+        return
+    aside.unlink()
+    sync_folder(folder)
+
+
+def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False) -> None:
+    """Write aside, then appear: a reader sees all of a file or none."""
+    aside = path.parent / f".{secrets.token_hex(8)}"
+    try:
+        with aside.open("wb", buffering=0) as file:
+            for piece in pieces:
+                rest = memoryview(piece).cast("B")
+                while rest.nbytes:
+                    rest = rest[file.write(rest) :]
+            if durable:
+                os.fsync(file.fileno())
+        os.rename(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
+    if durable:
+        sync_folder(path.parent)
+
+
+def _owner_of(name: Path) -> WorkerId | None:
+    """Whose claim that is; None where there is none, or one whose content is not there yet."""
+    try:
+        return name.read_text() or None
+    except FileNotFoundError:
+        return None
+
+
+def _create_exclusively(name: Path, worker: WorkerId, refused: OSError) -> WorkerId | None:
+    """Where hard links are refused: create the name itself. Answers whose it is then."""
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.EPERM) and name.exists():
+            return _owner_of(name)
+        raise StoreError(f"can't claim in {name.parent}: {refused.strerror}") from error
+    with os.fdopen(fd, "w") as file:
+        file.write(worker)
+    return worker
+
+
+def _write_info(path: Path, info: WorkerInfo) -> None:
+    """In place, in one write: the checksum tells a reader when it saw half of it."""
+    data = msgspec.msgpack.encode(info)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
+    finally:
+        os.close(fd)
+
+
+def _read_info(path: Path) -> WorkerInfo | None:
+    for _ in range(3):
+        try:
+            raw = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
+        if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
+            return msgspec.msgpack.decode(data, type=WorkerInfo)
+    return None

@@ -1,0 +1,362 @@
+"""What stores have in common that fold facts in their own process: every verb, over a `Board`.
+
+A subclass says how facts are kept and read, how a claim is won, and what rings when others have news.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from jug_notebook.board import STATES, Board, Card, Offer
+from jug_notebook.clock import Clock
+from jug_notebook.errors import NoSuchTask
+from jug_notebook.model import (
+    Address,
+    Claim,
+    Claimed,
+    Fact,
+    FunctionView,
+    Gone,
+    Grant,
+    Held,
+    Invalidated,
+    Key,
+    Order,
+    Origin,
+    Released,
+    Scope,
+    Settled,
+    Settlement,
+    Snapshot,
+    State,
+    Submission,
+    SubmitReport,
+    Submitted,
+    Target,
+    TaskView,
+    Why,
+    Wished,
+    WorkerId,
+    WorkerInfo,
+    WorkerView,
+)
+
+BATCH = 1000  #: facts about so many tasks make one record at the most
+LATELY = 60.0  #: seconds for which a dead worker is still shown
+
+
+class FoldedStore(ABC):
+    """The verbs. All state is the board; the lock makes each verb one step for the threads of this process."""
+
+    url: str
+    id: str
+    shown: str
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._board = Board()
+        self._lock = threading.RLock()
+
+    # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Any]:
+        """Remember a fact with its bodies; answer where each body is."""
+
+    @abstractmethod
+    def _news(self) -> None:
+        """Fold what others have written since the last time."""
+
+    @abstractmethod
+    def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        """Try to claim; True where this worker has it now. Where it has not, the board must come to know who has."""
+
+    @abstractmethod
+    def _read(self, places: Sequence[Any]) -> list[bytes]:
+        """The bodies at these places."""
+
+    @abstractmethod
+    def watch(self, seen: int, timeout: float) -> int: ...
+
+    @abstractmethod
+    def sync(self) -> None: ...
+
+    def _commit(self, busy: float | None) -> None:
+        """Called before a worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be."""
+
+    @abstractmethod
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]: ...
+
+    @abstractmethod
+    def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]: ...
+
+    @abstractmethod
+    def order(self, supervisors: Sequence[WorkerId], order: Order) -> None: ...
+
+    @abstractmethod
+    def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address: ...
+
+    @abstractmethod
+    def get_blob(self, address: Address) -> memoryview: ...
+
+    @abstractmethod
+    def notice(self, process: WorkerId, text: str) -> None: ...
+
+    @abstractmethod
+    def log(self, process: WorkerId) -> str: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    # -- submitting ----------------------------------------------------------------------------------------------------
+
+    def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
+        with self._lock:
+            self._news()
+            cards = self._board.cards
+            seen: set[Key] = set()
+            new: dict[tuple[str, int, str], list[Submission]] = {}
+            finished = 0
+            for submission in submissions:
+                key = submission.key
+                if key in seen:
+                    continue
+                seen.add(key)
+                card = cards.get(key)
+                if card is None or card.state < 0:
+                    new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
+                elif STATES[card.state] is State.FINISHED:
+                    finished += 1
+            for (name, priority, python), group in new.items():
+                for part in _parts(group):
+                    self._record(
+                        Submitted(name, priority, python, [s.key for s in part], [s.needs for s in part], [s.form for s in part]),
+                        [s.body for s in part],
+                    )
+            self._wish(list(seen), origin, True)
+            self.sync()
+            fresh = sum(map(len, new.values()))
+            return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
+
+    def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+        with self._lock:
+            self._news()
+            self._wish(list(keys), origin, wanted)
+            self.sync()
+
+    def _wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+        if wanted:
+            keys = self._board.needed_wishes(keys, origin)
+        for part in _parts(keys):
+            self._record(Wished(self._board.wish(origin, wanted), part))
+
+    def wished(self, origin: Origin) -> list[Key]:
+        with self._lock:
+            self._news()
+            return self._board.wished(origin)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        worker: WorkerId,
+        limit: int,
+        wait: float,
+        settled: Sequence[Settlement] = (),
+        target: Target | None = None,
+        python: str = "",
+    ) -> list[Claim]:
+        until = self._clock.monotonic() + wait
+        while True:
+            with self._lock:
+                self._news()
+                if settled:
+                    self._settle(worker, settled)
+                    settled = ()
+                if limit <= 0:
+                    self._commit(None)
+                    return []
+                won, expected = self._claim(worker, limit, target, python)
+                seen = self._board.version
+                claims = [self._claimed(offer) for offer in won]
+                self._commit(expected if won else None)
+                retry = self._board.next_retry()
+            left = until - self._clock.monotonic()
+            if claims or left <= 0:
+                return claims
+            if retry is not None:
+                left = max(0.001, min(left, retry - self._clock.now()))
+            self.watch(seen, left)
+
+    def _settle(self, worker: WorkerId, settled: Sequence[Settlement]) -> None:
+        verdicts, bodies = [], []
+        for settlement in settled:
+            verdict = settlement.verdict
+            if verdict.attempt > 1 and self._overtaken(verdict.key, verdict.inputs):
+                continue  # the former owner was alive after all, and was first: one value is enough
+            verdicts.append(verdict)
+            bodies.append(settlement.body)
+        if verdicts:
+            self._record(Settled(worker, verdicts), bodies)
+
+    def _overtaken(self, key: Key, inputs: bytes) -> bool:
+        held = self._board.held(key)
+        return held is not None and held[0].finished and held[0].inputs == inputs
+
+    def _claim(
+        self, worker: WorkerId, limit: int, target: Target | None, python: str
+    ) -> tuple[list[Offer], float | None]:
+        """Claim until something is won or nothing is ready. Answers what was won and how long it should take."""
+        board = self._board
+        while True:
+            offers = board.ready(limit, self._clock.now(), target, python)
+            if not offers:
+                return [], None
+            wins = self._win(worker, offers)
+            won = [offer for offer, win in zip(offers, wins, strict=True) if win]
+            if won:
+                self._record(Claimed(worker, [offer.grant for offer in won]))
+            for offer, win in zip(offers, wins, strict=True):
+                if not win:
+                    board.back(offer.card)
+            if won:
+                means = [offer.card.kind.mean for offer in won]
+                return won, None if None in means else sum(m for m in means if m is not None)
+
+    def _claimed(self, offer: Offer) -> Claim:
+        card = offer.card
+        places = [card.spec]
+        for need in card.needs:
+            held = self._board.held(need.key)
+            assert held is not None, "an offered task has all it needs"
+            places.append(held[1])
+        body, *needs = self._read(places)
+        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths)
+
+    def release(self, grants: Sequence[Grant]) -> None:
+        with self._lock:
+            if grants:
+                self._record(Released(list(grants)))
+                self._commit(None)
+
+    def leave(self, processes: Sequence[WorkerId]) -> None:
+        with self._lock:
+            for process in processes:
+                self._record(Gone(process))
+            self.sync()
+
+    def idle(self, target: Target | None = None, python: str = "") -> bool:
+        with self._lock:
+            self._news()
+            return self._board.idle(target, python)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def states(self, keys: Sequence[Key]) -> list[State | None]:
+        with self._lock:
+            self._news()
+            return [self._board.state(key) for key in keys]
+
+    def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
+        with self._lock:
+            self._news()
+            cards = [self._board.cards.get(key) for key in keys]
+            return self._bodies([None if card is None else card.spec for card in cards])
+
+    def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
+        with self._lock:
+            self._news()
+            held = [self._board.held(key) for key in keys]
+            bodies = self._bodies([None if h is None else h[1] for h in held])
+        return [
+            None if h is None or body is None else Held(h[0], body) for h, body in zip(held, bodies, strict=True)
+        ]
+
+    def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
+        found = iter(self._read([place for place in places if place is not None]))
+        return [None if place is None else next(found) for place in places]
+
+    def blame(self, keys: Sequence[Key]) -> list[Key | None]:
+        with self._lock:
+            self._news()
+            return [self._board.blame(key) for key in keys]
+
+    def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
+        with self._lock:
+            self._news()
+            return [card.key for card in self._board.listing(scope, Target(names=frozenset([name])))]
+
+    def tasks(
+        self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
+    ) -> list[TaskView]:
+        with self._lock:
+            self._news()
+            views = [self._view(card) for card in self._board.listing(scope, target, state)]
+        if state is State.FAILED:
+            views.sort(key=lambda view: view.started + view.duration, reverse=True)
+        return views[:limit] if limit else views
+
+    def _view(self, card: Card) -> TaskView:
+        held = self._board.held(card.key)
+        if held is None:
+            return TaskView(card.key, card.kind.name, STATES[card.state], worker=self._board.runner(card))
+        verdict, _, worker = held
+        return TaskView(
+            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt
+        )
+
+    def snapshot(self, scope: Scope = Scope()) -> Snapshot:
+        processes = self.processes()
+        with self._lock:
+            self._news()
+            counts = self._board.counts(scope)
+        now = self._clock.now()
+        return Snapshot(
+            store=self.shown,
+            at=now,
+            scope="whole store" if scope.notebook is None else "this notebook",
+            functions=tuple(
+                FunctionView(name, {state: n for state, n in zip(STATES, counts[0], strict=True) if n}, counts[1])
+                for name, counts in counts.items()
+            ),
+            workers=tuple(
+                WorkerView(info, alive, age)
+                for info, alive, age in processes
+                if info.kind == "worker" and (alive or age < LATELY)
+            ),
+        )
+
+    # -- taking back ---------------------------------------------------------------------------------------------------
+
+    def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
+        with self._lock:
+            self._news()
+            lost: list[Key] = []
+            rounds: list[int] = []
+            for key in keys:
+                card = self._board.cards.get(key)
+                if card is None or card.state < 0:
+                    raise NoSuchTask(f"no task {key[:12]} in {self.shown}")
+                held = self._board.held(key)
+                if why is Why.RETRY and (held is None or held[0].finished):
+                    continue
+                if any(verdict.round == card.round for verdict, _, _ in card.outcomes):
+                    lost.append(key)
+                    rounds.append(card.round)
+            if lost:
+                self._record(Invalidated(lost, rounds, why, user, self._clock.now()))
+                self.sync()
+            return lost
+
+    # -- recording -----------------------------------------------------------------------------------------------------
+
+    def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
+        self._board.fold(fact, self._keep(fact, bodies))
+
+
+def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), BATCH):
+        yield list(items[start : start + BATCH])

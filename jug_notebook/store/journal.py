@@ -1,0 +1,221 @@
+"""Append-only logs with one writer each, so nobody ever locks one.
+
+A log is a row of frames: magic, length of the head, length of the bodies, CRC-32 of both; then the head (msgpack of a
+`Frame`), then the bodies end to end. A frame appears whole or not at all: a torn tail, left by a crash, is ignored.
+A closing frame says that the writer is done, so the log need not be looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, Union
+
+import msgspec
+from msgspec import Struct
+
+from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.model import Claimed, Fact, Released
+
+MAGIC = b"jn1\n"
+HEADER = struct.Struct("<4sIII")
+CHUNK = 1 << 22  #: bytes read at once
+
+
+class Closed(Struct, frozen=True, array_like=True, tag="closed"):
+    """The writer is done."""
+
+
+class Frame(Struct, frozen=True, array_like=True):
+    """One fact, and the sizes of its bodies."""
+
+    fact: Union[Fact, Closed]
+    sizes: list[int] = []
+
+
+class Place(NamedTuple):
+    """Where a body is."""
+
+    log: Log
+    offset: int
+    size: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+class Log:
+    """A log as its readers see it. ``offset`` is the end of what was read; ``closed``: nothing more will come."""
+
+    def __init__(self, path: Path, local: bool) -> None:
+        self.path = path
+        self.local = local  #: written on this machine: an open file shows at once what is appended
+        self.offset = 0
+        self.closed = False
+        self._fd = -1
+
+    def news(self) -> Iterator[tuple[Fact, list[Place]]]:
+        """What was appended since the last call. A log that has vanished has no news."""
+        if not self.local:
+            self.shut()  # over NFS, opening is what asks the server
+        want = CHUNK
+        while True:
+            try:
+                data = os.pread(self._open(), want, self.offset)
+            except FileNotFoundError:
+                return
+            position = 0
+            while (end := _frame_end(data, position)) is not None and end <= len(data):
+                frame = _frame(data, position, end)
+                position = end
+                if frame is None:
+                    continue
+                if isinstance(frame.fact, Closed):
+                    self.closed = True
+                    continue
+                yield frame.fact, self._places(frame.sizes, self.offset + end)
+            self.offset += position
+            if position:
+                want = CHUNK
+                if len(data) < CHUNK:
+                    return
+            elif end is not None and len(data) == want:
+                want = end  # one frame larger than what was read
+            else:
+                return
+
+    def _places(self, sizes: Sequence[int], end: int) -> list[Place]:
+        start = end - sum(sizes)
+        return [Place(self, offset, size) for offset, size in zip(accumulate(sizes, initial=start), sizes, strict=False)]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Raises ValueLost where the bytes are no longer there."""
+        try:
+            data = os.pread(self._open(), size, offset)
+        except OSError as error:
+            raise ValueLost(f"{self.path.name} can't be read: {error.strerror}") from error
+        if len(data) != size:
+            raise ValueLost(f"{self.path.name} is shorter than it was")
+        return data
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._fd
+
+    def shut(self) -> None:
+        """Close the file; it is opened again when needed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _frame_end(data: bytes, start: int) -> int | None:
+    """Where the frame that begins at ``start`` ends (maybe beyond ``data``); None where none begins."""
+    if len(data) - start < HEADER.size:
+        return None
+    magic, head, bodies, _ = HEADER.unpack_from(data, start)
+    return start + HEADER.size + int(head) + int(bodies) if magic == MAGIC else None
+
+
+def _frame(data: bytes, start: int, end: int) -> Frame | None:
+    """None for a damaged frame: what follows it is still good."""
+    _, head, _, checksum = HEADER.unpack_from(data, start)
+    start += HEADER.size
+    view = memoryview(data)[start:end]
+    return _decode(view[:head]) if zlib.crc32(view) == checksum else None
+
+
+class Writer:
+    """The one writer of a log. Appends at once, so other processes see it; `sync` makes it outlive a crash of the host."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._turn = 0
+        self._fd = -1
+        self._size = 0
+        self._unsynced: list[bytes] = []
+        self.log = Log(folder / f"{name}.log", local=True)
+
+    @property
+    def unsynced(self) -> bool:
+        """True where something that matters has been written since the last `sync`."""
+        return bool(self._unsynced)
+
+    def append(self, fact: Fact | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
+        """Raises StoreError where the disk is full; nothing of the fact is left behind then."""
+        head = _encode(Frame(fact, [len(body) for body in bodies]))
+        content = b"".join((head, *bodies))
+        frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
+        self._write(frame)
+        if not isinstance(fact, (Claimed, Released)):
+            self._unsynced.append(frame)
+        return self.log._places([len(body) for body in bodies], self._size)
+
+    def _write(self, frame: bytes) -> None:
+        if self._fd < 0:
+            self._begin()
+        try:
+            written = os.write(self._fd, frame)
+            while written < len(frame):
+                written += os.write(self._fd, frame[written:])
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
+            raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
+        self._size += len(frame)
+
+    def _begin(self) -> None:
+        path = self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        try:
+            self._fd = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
+        self._size = 0
+        self._turn += 1
+        self.log = Log(path, local=True)
+        sync_folder(self._folder)
+
+    def sync(self) -> None:
+        """Make all that was appended durable. A log that can't be, or that vanished, is written again elsewhere."""
+        if not self._unsynced:
+            return
+        try:
+            os.fdatasync(self._fd)
+            lost = os.stat(self.log.path).st_ino != os.fstat(self._fd).st_ino
+        except OSError:
+            lost = True
+        if lost:
+            os.close(self._fd)
+            self._fd = -1
+            for frame in self._unsynced:
+                self._write(frame)
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
+        self._unsynced.clear()
+
+    def close(self) -> None:
+        """Say that nothing more will come."""
+        if self._fd >= 0:
+            self.append(Closed())
+            self.sync()
+            os.close(self._fd)
+            self._fd = -1
+        self.log.shut()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

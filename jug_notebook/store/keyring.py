@@ -1,0 +1,94 @@
+"""The secrets that sign what lies in stores: one file each in the user's config folder, readable by the user alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from jug_notebook.errors import StoreError
+
+SIZE = 32  #: bytes of a secret
+_STORE = re.compile(r"[0-9A-Za-z_-]{1,100}")
+
+_here: dict[str, bytes] = {}  # of stores that don't outlive this process, and of those already read
+
+
+def folder() -> Path:
+    """Where the secrets lie: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or under ``~/.config``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
+
+
+def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
+    """The secret of a store. With ``make`` it's made where there is none; not ``lasting`` keeps it in this process alone.
+
+    Raises StoreError where there is none, or where others could read it.
+    """
+    known = _here.get(store_id)
+    if known is None and lasting:
+        known = _read(store_id)
+    if known is None:
+        if not make:
+            raise StoreError(
+                f"the key of store {store_id[:12]} is not in {folder()}, so its tasks can't be trusted or signed; "
+                "copy the file of that name from the account that made the store, or use a new store"
+            )
+        return put(store_id, secrets.token_bytes(SIZE), lasting)
+    _here[store_id] = known
+    return known
+
+
+def put(store_id: str, value: bytes, lasting: bool = True) -> bytes:
+    """Keep a secret, unless there is one already: answers the one that counts. Raises StoreError if it can't be kept."""
+    if len(value) != SIZE:
+        raise StoreError(f"a store's key has {SIZE} bytes, not {len(value)}")
+    if lasting:
+        value = _write(store_id, value)
+    return _here.setdefault(store_id, value)
+
+
+def _path(store_id: str) -> Path:
+    if not _STORE.fullmatch(store_id):
+        raise StoreError(f"{store_id[:40]!r} is no id of a store")
+    return folder() / store_id
+
+
+def _read(store_id: str) -> bytes | None:
+    path = _path(store_id)
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            value = file.read(SIZE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"the key of store {store_id[:12]} can't be read: {error}") from error
+    if mode & 0o077:
+        raise StoreError(f"{path} could be read or written by others; after making sure nobody did: chmod 600 {path}")
+    if len(value) != SIZE:
+        raise StoreError(f"{path} is no key: it has not {SIZE} bytes; copy it again from where the store was made")
+    return value
+
+
+def _write(store_id: str, value: bytes) -> bytes:
+    """Written aside, then linked: whoever is first made the key, and nobody reads half of one."""
+    path = _path(store_id)
+    aside = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            value = _read(store_id) or value
+        finally:
+            aside.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"
+        ) from error
+    return value

@@ -1,0 +1,114 @@
+"""``memory:`` lives in one process. Its workers are threads; nothing survives. For trying things out, and for tests."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook.board import Offer
+from jug_notebook.clock import Clock
+from jug_notebook.errors import ValueLost
+from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
+from jug_notebook.store.folded import FoldedStore
+
+_OPEN: dict[str, MemoryStore] = {}
+
+
+def open(rest: str, clock: Clock) -> MemoryStore:
+    """The store of that name in this process: ``memory:`` and ``memory:name`` are two."""
+    store = _OPEN.get(rest)
+    if store is None:
+        store = _OPEN[rest] = MemoryStore(rest, clock)
+    return store
+
+
+class MemoryStore(FoldedStore):
+    def __init__(self, name: str, clock: Clock) -> None:
+        super().__init__(clock)
+        self.url = self.shown = f"memory:{name}"
+        self.id = secrets.token_hex(16)
+        self._name = name
+        self._rung = threading.Condition(self._lock)
+        self._blobs: dict[Address, bytes] = {}
+        self._processes: dict[WorkerId, WorkerInfo] = {}
+        self._beats: dict[WorkerId, float] = {}
+        self._left: set[WorkerId] = set()
+        self._orders: dict[WorkerId, list[Order]] = {}
+        self._logs: dict[WorkerId, list[str]] = {}
+
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[bytes]:
+        self._rung.notify_all()
+        return bodies
+
+    def _news(self) -> None:
+        """There are no others."""
+
+    def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        return [True] * len(offers)  # whoever has the lock
+
+    def _read(self, places: Sequence[bytes]) -> list[bytes]:
+        return list(places)
+
+    def watch(self, seen: int, timeout: float) -> int:
+        with self._rung:
+            self._rung.wait_for(lambda: self._board.version != seen, timeout)
+            return self._board.version
+
+    def sync(self) -> None:
+        """Nothing here outlives the process."""
+
+    def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        with self._rung:
+            for info in processes:
+                if info.id not in self._left:
+                    self._processes[info.id] = msgspec.structs.replace(info, beat=self._beat(info.id))
+                    self._beats[info.id] = self._clock.monotonic()
+            return self._orders.pop(processes[0].id, []) if processes else []
+
+    def _beat(self, process: WorkerId) -> int:
+        return self._processes[process].beat + 1 if process in self._processes else 1
+
+    def leave(self, processes: Sequence[WorkerId]) -> None:
+        with self._lock:
+            self._left.update(processes)
+            super().leave(processes)
+
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        with self._lock:
+            now = self._clock.monotonic()
+            return [
+                (info, process not in self._left, now - self._beats[process])
+                for process, info in self._processes.items()
+            ]
+
+    def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
+        with self._rung:
+            for supervisor in supervisors:
+                self._orders.setdefault(supervisor, []).append(order)
+            self._board.version += 1
+            self._rung.notify_all()
+
+    def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
+        data = b"".join(parts)
+        address = blake3(data).hexdigest(length=20)
+        self._blobs[address] = data
+        return address
+
+    def get_blob(self, address: Address) -> memoryview:
+        try:
+            return memoryview(self._blobs[address])
+        except KeyError:
+            raise ValueLost(f"blob {address[:12]} is not in {self.shown}") from None
+
+    def notice(self, process: WorkerId, text: str) -> None:
+        self._logs.setdefault(process, []).append(text)
+
+    def log(self, process: WorkerId) -> str:
+        return "".join(self._logs.get(process, ()))
+
+    def close(self) -> None:
+        _OPEN.pop(self._name, None)
