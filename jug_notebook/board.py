@@ -61,7 +61,7 @@ class Kind:
 
 
 class Card:
-    """One task. ``worth`` is the digest of the value it has now, empty without one; ``spec`` tells where its body is."""
+    """One task. ``worth`` is the digest of the value it has now, empty without; ``spec`` tells where its body is."""
 
     __slots__ = (
         "attempts",
@@ -80,8 +80,8 @@ class Card:
         "seq",
         "spec",
         "state",
-        "tally",
         "tallied",
+        "tally",
         "wanted",
         "wanters",
         "wishes",
@@ -235,7 +235,7 @@ class Board:
             for wish in card.wishes:
                 if wish[0] == origin:
                     if (counter, wanted) > wish[1:]:
-                        card.wishes = tuple(w for w in card.wishes if w is not wish) + ((origin, counter, wanted),)
+                        card.wishes = (*(w for w in card.wishes if w is not wish), (origin, counter, wanted))
                     break
             else:
                 card.wishes += ((origin, counter, wanted),)
@@ -379,9 +379,8 @@ class Board:
                 latest = attempt
         if latest is None or latest.over or latest.worker in self._gone or latest.worker in self._presumed:
             return ""
-        if any(v.round == card.round and v.inputs == card.inputs and v.attempt > latest.attempt for v, _, _ in card.outcomes):
-            return ""
-        return latest.worker
+        settled = max((v.attempt for v in _current(card)), default=0)
+        return "" if settled > latest.attempt else latest.worker
 
     @staticmethod
     def _weigh_inputs(card: Card) -> None:
@@ -407,8 +406,7 @@ class Board:
 
     def _enqueue(self, card: Card) -> None:
         card.queued = True
-        retry_at = max((v.retry_at for v, _, _ in card.outcomes if v.inputs == card.inputs), default=0.0)
-        if retry_at:
+        if card.outcomes and (retry_at := _retry_at(card)):
             heapq.heappush(self._delayed, (retry_at, card.seq, card))
         else:
             heapq.heappush(card.kind.queue, (card.seq, card))
@@ -425,7 +423,7 @@ class Board:
         heads = [
             (-kind.priority, head[0], kind)
             for kind in self._kinds.values()
-            if (not python or kind.python == python) and (head := self._head(kind)) is not None
+            if (not python or kind.python == python) and (head := self._head(kind, now)) is not None
         ]
         heads.sort(key=lambda h: h[:2])
         offers: list[Offer] = []
@@ -443,7 +441,7 @@ class Board:
                 budget -= BUDGET if mean is None else mean
             else:
                 passed.append(card)
-            head = self._head(kind)
+            head = self._head(kind, now)
             if head is None:
                 heads.pop(0)
             else:
@@ -459,25 +457,29 @@ class Board:
         if card.state == READY and not card.queued:
             self._enqueue(card)
 
-    @staticmethod
-    def _head(kind: Kind) -> tuple[int, Card] | None:
-        """The oldest task of the queue that is still ready; those that no longer are fall out here."""
+    def _head(self, kind: Kind, now: float) -> tuple[int, Card] | None:
+        """The oldest task of the queue that may run now; those that are no longer ready fall out here."""
         queue = kind.queue
         while queue:
-            if queue[0][1].state == READY:
+            seq, card = queue[0]
+            delayed = card.outcomes and _retry_at(card) > now
+            if card.state == READY and not delayed:
                 return queue[0]
-            heapq.heappop(queue)[1].queued = False
+            heapq.heappop(queue)
+            if delayed:
+                heapq.heappush(self._delayed, (_retry_at(card), seq, card))
+            else:
+                card.queued = False
         return None
 
     @staticmethod
     def _offer(card: Card) -> Offer:
         assert card.inputs is not None
         top = failures = deaths = 0
-        for verdict, _, _ in card.outcomes:
-            if verdict.round == card.round and verdict.inputs == card.inputs:
-                top = max(top, verdict.attempt)
-                deaths += verdict.died
-                failures += not verdict.died
+        for verdict in _current(card):
+            top = max(top, verdict.attempt)
+            deaths += verdict.died
+            failures += not verdict.died
         for attempt in card.attempts or ():
             if attempt.round == card.round and attempt.inputs == card.inputs:
                 top = max(top, attempt.attempt)
@@ -566,19 +568,19 @@ class Board:
 
     def counts(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """By function, in the order they were first seen: tasks by state (indexes of `STATES`) and mean seconds."""
-        found: dict[str, tuple[list[int], int, float]] = {}
+        counts: dict[str, list[int]] = {kind.name: [0] * len(STATES) for kind in self._kinds.values()}
         for (kind, notebooks), tally in self._tallies.items():
-            if (scope.notebook is None or scope.notebook in notebooks) and any(tally):
-                counts, done, spent = found.get(kind.name, ([0] * len(STATES), 0, 0.0))
-                found[kind.name] = ([a + b for a, b in zip(counts, tally, strict=True)], done, spent)
-        means: dict[str, list[float]] = {}
+            if scope.notebook is None or scope.notebook in notebooks:
+                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally, strict=True)]
+        done = dict.fromkeys(counts, 0)
+        spent = dict.fromkeys(counts, 0.0)
         for kind in self._kinds.values():
-            mean = means.setdefault(kind.name, [0, 0.0])
-            mean[0] += kind.done
-            mean[1] += kind.spent
+            done[kind.name] += kind.done
+            spent[kind.name] += kind.spent
         return {
-            name: (counts, means[name][1] / means[name][0] if means[name][0] else None)
-            for name, (counts, _, _) in found.items()
+            name: (states, spent[name] / done[name] if done[name] else None)
+            for name, states in counts.items()
+            if any(states)
         }
 
     def listing(
@@ -594,6 +596,18 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
+
+
+def _retry_at(card: Card) -> float:
+    """Before when it should not be tried again; 0 where there is no such time."""
+    return max((verdict.retry_at for verdict in _current(card)), default=0.0)
+
+
+def _current(card: Card) -> Iterator[Verdict]:
+    """Verdicts on what the task is now: of its round, on its inputs."""
+    for verdict, _, _ in card.outcomes:
+        if verdict.round == card.round and verdict.inputs == card.inputs:
+            yield verdict
 
 
 def _heaviest(card: Card) -> tuple[Verdict, Any, WorkerId] | None:

@@ -1,0 +1,33 @@
+"""What all tests stand on: stores of every kind, in folders that are gone afterwards, and a keyring of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jug_notebook.store import Store, open_store
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of test stores do not land in the user's keyring, and nothing of the user's environment leaks in."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    for name in [name for name in os.environ if name.startswith("JUG_") or name == "JPY_SESSION_NAME"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=["memory", "file"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URL of each kind of store."""
+    return {"memory": f"memory:{tmp_path.name}", "file": f"file:{tmp_path / 'jugdata'}"}[request.param]
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """An empty store of each kind."""
+    opened = open_store(store_url)
+    yield opened
+    opened.close()

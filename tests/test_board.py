@@ -1,0 +1,327 @@
+"""The board: the same facts, in any order and however often, give the same picture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from hashlib import sha1
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jug_notebook.board import BUDGET, STATES, Board
+from jug_notebook.model import (
+    NO_INPUTS,
+    Claimed,
+    Fact,
+    Gone,
+    Grant,
+    Invalidated,
+    Origin,
+    Released,
+    Scope,
+    Settled,
+    State,
+    Submitted,
+    Target,
+    Verdict,
+    Why,
+    Wish,
+    Wished,
+)
+
+HERE = Origin("ann", "/a.ipynb", "cell-1")
+THERE = Origin("bob", "/b.ipynb", "cell-1")
+
+
+def submitted(key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11") -> tuple[Fact, list[str]]:
+    return Submitted(name, priority, python, [key], [needs], [b"form"]), [f"spec of {key}"]
+
+
+def wished(*keys: str, origin: Origin = HERE, counter: int = 1, wanted: bool = True) -> Fact:
+    return Wished(Wish(origin, counter, wanted), list(keys))
+
+
+def inputs_of(*digests: bytes) -> bytes:
+    return sha1(b"".join(digests)).digest()
+
+
+def finished(key: str, digest: bytes, *needs: bytes, round: int = 0, attempt: int = 1, duration: float = 0.1) -> Verdict:
+    return Verdict(key, round, inputs_of(*needs), attempt, digest, 5.0, duration)
+
+
+def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: bool = True, died: bool = False,
+           retry_at: float = 0.0) -> Verdict:  # fmt: skip
+    return Verdict(key, round, inputs_of(*needs), attempt, final=final, died=died, retry_at=retry_at)
+
+
+def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Fact, list[str]]:
+    return Settled(worker, list(verdicts)), [f"outcome of {v.key}" for v in verdicts]
+
+
+def board_of(*facts: Fact | tuple[Fact, list[str]]) -> Board:
+    board = Board()
+    for fact in facts:
+        if isinstance(fact, tuple):
+            board.fold(*fact)
+        else:
+            board.fold(fact)
+    return board
+
+
+def pair(board: Board, *keys: str) -> list[State | None]:
+    return [board.state(key) for key in keys]
+
+
+def test_inputs_of_a_task_without_needs_are_the_digest_of_nothing() -> None:
+    assert inputs_of() == NO_INPUTS
+
+
+def test_a_task_is_ready_when_all_it_needs_is_finished() -> None:
+    board = board_of(submitted("a"), submitted("b", "a"), wished("b"))
+    assert pair(board, "a", "b") == [State.READY, State.WAITING]
+    board.fold(*settled(finished("a", b"1")))
+    assert pair(board, "a", "b") == [State.FINISHED, State.READY]
+
+
+def test_wanting_flows_to_needs_and_so_does_no_longer_wanting() -> None:
+    board = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), wished("c"))
+    assert board.state("a") is State.READY
+    board.fold(wished("c", counter=2, wanted=False))
+    assert pair(board, "a", "b", "c") == [State.WITHDRAWN] * 3
+
+
+def test_the_later_wish_of_one_origin_counts_and_others_stand() -> None:
+    board = board_of(submitted("a"), wished("a", counter=4, wanted=False), wished("a", counter=3))
+    assert board.state("a") is State.WITHDRAWN
+    board.fold(wished("a", origin=THERE))
+    assert board.state("a") is State.READY
+
+
+def test_not_wanting_without_a_cell_speaks_for_all_cells_of_the_notebook() -> None:
+    notebook = Origin(HERE.user, HERE.notebook)
+    board = board_of(submitted("a"), wished("a"), wished("a", origin=notebook, counter=2, wanted=False))
+    assert board.state("a") is State.WITHDRAWN
+    assert board.wished(HERE) == []
+    board.fold(wished("a", counter=3))
+    assert board.state("a") is State.READY
+
+
+def test_what_needs_a_failed_task_is_blocked_and_knows_whom_to_blame() -> None:
+    board = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), wished("c"), settled(failed("a")))
+    assert pair(board, "a", "b", "c") == [State.FAILED, State.BLOCKED, State.BLOCKED]
+    assert board.blame("c") == "a"
+    board.fold(Invalidated(["a"], [0], Why.RETRY, "ann", 9.0))
+    assert pair(board, "a", "b", "c") == [State.READY, State.WAITING, State.WAITING]
+
+
+def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_comes_back_equal() -> None:
+    board = board_of(
+        submitted("a"), submitted("b", "a"), wished("b"), settled(finished("a", b"1")), settled(finished("b", b"2", b"1"))
+    )
+    board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
+    assert pair(board, "a", "b") == [State.READY, State.WAITING]
+    board.fold(*settled(finished("a", b"1", round=1)))
+    assert pair(board, "a", "b") == [State.FINISHED, State.FINISHED]
+
+
+def test_a_need_that_comes_back_different_makes_what_used_it_run_again() -> None:
+    board = board_of(
+        submitted("a"), submitted("b", "a"), wished("b"), settled(finished("a", b"1")), settled(finished("b", b"2", b"1"))
+    )
+    board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
+    board.fold(*settled(finished("a", b"other", round=1)))
+    assert board.state("b") is State.READY
+    assert board.ready(9, 0.0)[0].grant == Grant("b", 0, inputs_of(b"other"), 1)
+
+
+def test_two_presses_of_invalidate_are_one() -> None:
+    press = Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0)
+    board = board_of(submitted("a"), wished("a"), settled(finished("a", b"1")), press)
+    board.fold(*settled(finished("a", b"1", round=1)))
+    board.fold(press)
+    assert board.state("a") is State.FINISHED
+
+
+def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
+    board = board_of(submitted("a"), wished("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1")))
+    assert board.state("a") is State.READY
+
+
+def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offered() -> None:
+    board = board_of(submitted("a"), wished("a"))
+    grant = board.ready(1, 0.0)[0].grant
+    board.fold(Claimed("w", [grant]))
+    assert board.state("a") is State.RUNNING
+    board.fold(Gone("w"))
+    assert board.ready(1, 0.0)[0].grant.attempt == 2
+
+
+def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
+    board = board_of(submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]))
+    board.presume("w", dead=True)
+    assert board.state("a") is State.READY
+    board.presume("w", dead=False)
+    assert board.state("a") is State.RUNNING
+
+
+def test_a_released_claim_is_open_again() -> None:
+    grant = Grant("a", 0, NO_INPUTS, 1)
+    board = board_of(submitted("a"), wished("a"), Claimed("w", [grant]), Released([grant]))
+    offer = board.ready(1, 0.0)[0]
+    assert (offer.grant.attempt, offer.failures, offer.deaths) == (2, 0, 0)
+
+
+def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> None:
+    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=100.0)))
+    assert board.ready(1, 99.0) == []
+    assert board.next_retry() == 100.0
+    offer = board.ready(1, 100.0)[0]
+    assert (offer.grant.attempt, offer.failures) == (2, 1)
+
+
+def test_deaths_are_counted_apart_from_failures() -> None:
+    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, died=True)))
+    assert board.ready(1, 0.0)[0][2:] == (0, 1)
+
+
+def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> None:
+    board = board_of(
+        submitted("a"), wished("a"),
+        settled(failed("a", attempt=3)), settled(finished("a", b"1", attempt=1)), settled(finished("a", b"2", attempt=2)),
+    )  # fmt: skip
+    held = board.held("a")
+    assert held is not None
+    assert held[0].digest == b"2"
+
+
+def test_priority_comes_first_then_the_order_of_submission() -> None:
+    board = board_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
+                     wished("late", "early", "urgent"))  # fmt: skip
+    timed = settled(finished("x", b"1", duration=0.0001), finished("y", b"1", duration=0.0001), finished("z", b"1", duration=0.0001))
+    for name, key in (("f", "x"), ("g", "y"), ("h", "z")):
+        board.fold(*submitted(key, name=name, priority=5 if name == "h" else 0))
+    board.fold(*timed)
+    assert [offer.card.key for offer in board.ready(9, 0.0)] == ["urgent", "late", "early"]
+
+
+def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
+    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
+    assert len(board.ready(100, 0.0)) == 1
+    board.fold(*settled(finished("0", b"1", duration=BUDGET / 10)))
+    assert len(board.ready(100, 0.0)) == 10
+
+
+def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
+    board = board_of(submitted("a", python="3.12"), wished("a"))
+    assert board.ready(1, 0.0, python="3.11") == []
+    assert board.idle(python="3.11")
+    assert board.foreign("3.11") == {"3.12": 1}
+
+
+def test_a_target_means_its_tasks_and_what_they_need() -> None:
+    board = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b", "c"))
+    target = Target(names=frozenset(["g"]))
+    assert [offer.card.key for offer in board.ready(9, 0.0, target)] == ["a"]
+    assert not board.idle(target)
+
+
+def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
+    board = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b"), wished("c", origin=THERE))
+    assert set(board.counts(Scope(HERE.notebook))) == {"f", "g"}
+    assert sum(board.counts(Scope(HERE.notebook))["f"][0]) == 1
+    assert sum(board.counts(Scope())["f"][0]) == 2
+
+
+def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
+    board = Board()
+    for i in range(20_000):
+        board.fold(*submitted(str(i), *([str(i - 1)] if i else [])))
+    board.fold(wished("19999"))
+    board.fold(*settled(failed("0")))
+    assert board.state("19999") is State.BLOCKED
+    assert board.blame("19999") == "0"
+
+
+# -- any order, any repeats --------------------------------------------------------------------------------------------
+
+KEYS = ["a", "b", "c", "d"]
+NEEDS = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
+DIGESTS = [b"1", b"2"]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
+    facts: list[tuple[Fact, list[str]]] = [submitted(key, *NEEDS[key]) for key in KEYS]
+    digests = st.sampled_from(DIGESTS)
+    keys = st.sampled_from(KEYS)
+    rounds = st.integers(0, 2)
+    for _ in range(draw(st.integers(1, 14))):
+        key = draw(keys)
+        needs = [draw(digests) for _ in NEEDS[key]]
+        grant = Grant(key, draw(rounds), inputs_of(*needs), draw(st.integers(1, 3)))
+        verdict = Verdict(
+            key, grant.round, grant.inputs, grant.attempt, draw(st.sampled_from([b"", *DIGESTS])), final=draw(st.booleans())
+        )
+        worker = draw(st.sampled_from(["v", "w"]))
+        fact: Fact = draw(
+            st.sampled_from(
+                [
+                    wished(key, counter=draw(st.integers(1, 3)), wanted=draw(st.booleans()),
+                           origin=draw(st.sampled_from([HERE, THERE, Origin(HERE.user, HERE.notebook)]))),
+                    Claimed(worker, [grant]),
+                    Released([grant]),
+                    Settled(worker, [verdict]),
+                    Invalidated([key], [draw(rounds)], Why.DIRECT, "ann", 0.0),
+                    Gone(worker),
+                ]  # fmt: skip
+            )
+        )
+        facts.append((fact, [f"{verdict}"] if isinstance(fact, Settled) else []))
+    return facts
+
+
+def picture(board: Board) -> object:
+    def value(key: str) -> object:
+        held = board.held(key)
+        return held and (held[0].round, held[0].digest, held[0].attempt)
+
+    return (
+        [(key, board.state(key), value(key), board.blame(key)) for key in KEYS],
+        {scope: _sorted(board.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
+        sorted((offer.grant.key, offer.grant.attempt) for offer in _all_ready(board)),
+    )
+
+
+def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
+    return sorted((name, tuple(states)) for name, (states, _) in counts.items())
+
+
+def _all_ready(board: Board) -> Sequence[object]:
+    found = []
+    while offers := board.ready(100, 1e12):
+        found.extend(offers)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.randoms(use_true_random=False))
+def test_any_order_and_any_repeats_of_facts_give_one_picture(facts: list[tuple[Fact, list[str]]], rng: random.Random) -> None:
+    mixed = facts + rng.sample(facts, rng.randint(0, len(facts)))
+    rng.shuffle(mixed)
+    assert picture(board_of(*facts)) == picture(board_of(*mixed))
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories())
+def test_counts_by_state_agree_with_the_states_of_the_tasks(facts: list[tuple[Fact, list[str]]]) -> None:
+    board = board_of(*facts)
+    counts = board.counts()["f"][0]
+    for code, state in enumerate(STATES):
+        tasks = [
+            key
+            for key in KEYS
+            if (State.WITHDRAWN if board.state(key) is State.FINISHED and not board.cards[key].wanted else board.state(key))
+            is state
+        ]
+        assert counts[code] == len(tasks)

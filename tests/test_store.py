@@ -1,0 +1,414 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from hashlib import sha1
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jug_notebook import process
+from jug_notebook.clock import FakeClock
+from jug_notebook.errors import NoSuchTask, StoreError, ValueLost
+from jug_notebook.model import (
+    NO_INPUTS,
+    Claim,
+    Origin,
+    Scale,
+    Scope,
+    Settlement,
+    State,
+    Stop,
+    Submission,
+    SubmitReport,
+    Target,
+    Verdict,
+    Why,
+    WorkerInfo,
+)
+from jug_notebook.store import Store, open_store
+
+HERE = Origin("ann", "/a.ipynb", "cell-1")
+
+
+def key(name: str) -> str:
+    return sha1(name.encode()).hexdigest()
+
+
+def task(name: str, *needs: str, function: str = "f", python: str = "3.11", priority: int = 0) -> Submission:
+    return Submission(
+        key(name), function, tuple(map(key, needs)), b"form", f"spec of {name}".encode(), priority, python
+    )
+
+
+def worker_of(store: Store) -> WorkerInfo:
+    info = process.me("worker")
+    store.renew([info])
+    return info
+
+
+def outcome(claim: Claim, digest: bytes = b"1", duration: float = 1e-4) -> Settlement:
+    grant = claim.grant
+    verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, digest, 5.0, duration)
+    return Settlement(verdict, b"outcome " + digest)
+
+
+def run_all(store: Store, digest: bytes = b"1") -> int:
+    """Be a worker until nothing is ready; answer how many tasks were run."""
+    worker = worker_of(store)
+    done, settled = 0, []
+    while claims := store.claim(worker.id, 1000, 0.0, settled):
+        settled = [outcome(claim, digest) for claim in claims]
+        done += len(claims)
+    return done
+
+
+def test_submitting_twice_is_once(store: Store) -> None:
+    assert store.submit([task("a"), task("b")], HERE) == SubmitReport(new=2)
+    assert store.submit([task("a"), task("c")], HERE) == SubmitReport(new=1, known=1)
+    assert run_all(store) == 3
+    assert store.submit([task("a")], HERE) == SubmitReport(finished=1)
+
+
+def test_a_claim_brings_the_spec_and_what_the_needs_came_to(store: Store) -> None:
+    store.submit([task("a"), task("b"), task("c", "b", "a")], HERE)
+    worker = worker_of(store)
+    settled = []
+    for digest in (b"1", b"2"):
+        (claim,) = store.claim(worker.id, 1, 0.0, settled)
+        assert claim.needs == ()
+        settled = [outcome(claim, digest, duration=1.0)]
+    (claim,) = store.claim(worker.id, 1, 0.0, settled)
+    assert claim.body == b"spec of c"
+    assert claim.needs == (b"outcome 2", b"outcome 1")
+    assert claim.grant.inputs == sha1(b"21").digest()
+
+
+def test_a_need_may_be_submitted_after_what_needs_it(store: Store) -> None:
+    store.submit([task("b", "a")], HERE)
+    assert store.states([key("b"), key("a")]) == [State.WAITING, None]
+    store.submit([task("a")], HERE)
+    assert run_all(store) == 2
+
+
+def test_no_two_workers_have_one_task(store: Store) -> None:
+    store.submit([task(str(i)) for i in range(200)], HERE)
+    taken: list[str] = []
+
+    def work() -> None:
+        worker = worker_of(store)
+        settled: list[Settlement] = []
+        while claims := store.claim(worker.id, 7, 0.0, settled):
+            taken.extend(claim.grant.key for claim in claims)
+            settled = [outcome(claim) for claim in claims]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(key(str(i)) for i in range(200))
+
+
+def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:
+    worker = worker_of(store)
+    got: list[Claim] = []
+    thread = threading.Thread(target=lambda: got.extend(store.claim(worker.id, 1, 30.0)))
+    thread.start()
+    store.submit([task("a")], HERE)
+    thread.join(30)
+    assert [claim.grant.key for claim in got] == [key("a")]
+
+
+def test_settling_twice_is_once(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    for _ in range(2):
+        store.claim(worker.id, 0, 0.0, [outcome(claim)])
+    assert store.states([key("a")]) == [State.FINISHED]
+    assert store.snapshot().counts[State.FINISHED] == 1
+
+
+def test_claims_given_back_are_open_to_others(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    first, second = worker_of(store), worker_of(store)
+    (claim,) = store.claim(first.id, 1, 0.0)
+    assert store.claim(second.id, 1, 0.0) == []
+    store.release([claim.grant])
+    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+
+
+def test_claims_of_a_worker_that_left_are_open_to_others_at_once(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    first, second = worker_of(store), worker_of(store)
+    store.claim(first.id, 1, 0.0)
+    store.leave([first.id])
+    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+    assert [(info.id, alive) for info, alive, _ in store.processes()] == [(first.id, False), (second.id, True)]
+
+
+def test_an_invalidated_task_and_what_used_it_run_again(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
+    assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
+    assert run_all(store, b"2") == 2
+
+
+def test_retry_is_for_failed_tasks_only(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    store.claim(worker.id, 0, 0.0, [outcome(claim, b"")])
+    run_all(store)
+    assert store.states([key("a"), key("b")]) == [State.FAILED, State.FINISHED]
+    assert store.invalidate([key("a"), key("b")], Why.RETRY, "ann") == [key("a")]
+
+
+def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
+    with pytest.raises(NoSuchTask, match=key("nothing")[:12]):
+        store.invalidate([key("nothing")], Why.DIRECT, "ann")
+
+
+def test_a_task_nobody_wants_any_more_is_not_claimed(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    store.wish([key("a")], HERE, wanted=False)
+    assert run_all(store) == 0
+    store.wish([key("a")], HERE, wanted=True)
+    assert store.wished(HERE) == [key("a")]
+    assert run_all(store) == 1
+
+
+def test_outcomes_are_those_that_hold(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    held = store.outcomes([key("b"), key("nothing"), key("a")])
+    assert [h and h.body for h in held] == [b"outcome 1", None, b"outcome 1"]
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    assert store.outcomes([key("a"), key("b")]) == [None, None]
+
+
+def test_blobs_are_kept_once_under_their_content(store: Store) -> None:
+    address = store.put_blob([b"ab", memoryview(b"c")])
+    assert store.put_blob([b"abc"]) == address
+    assert bytes(store.get_blob(address)) == b"abc"
+    with pytest.raises(ValueLost, match="0123"):
+        store.get_blob("0123" * 10)
+
+
+def test_orders_reach_the_supervisor_once_and_in_order(store: Store) -> None:
+    supervisor = process.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    store.order([supervisor.id], Scale(3))
+    store.order([supervisor.id], Stop(now=True))
+    assert store.watch(version, 10.0) != version
+    assert store.renew([supervisor]) == [Scale(3), Stop(now=True)]
+    assert store.renew([supervisor]) == []
+
+
+def test_the_version_changes_with_news_only(store: Store) -> None:
+    version = store.watch(-1, 0.0)
+    assert store.watch(version, 0.0) == version
+    store.submit([task("a")], HERE)
+    assert store.watch(version, 0.0) != version
+
+
+def test_the_snapshot_counts_by_function_and_notebook(store: Store) -> None:
+    store.submit([task("a"), task("b", "a", function="g")], HERE)
+    store.submit([task("c")], Origin("bob", "/b.ipynb"))
+    mine = store.snapshot(Scope("/a.ipynb"))
+    assert [(f.name, f.counts) for f in mine.functions] == [("f", {State.READY: 1}), ("g", {State.WAITING: 1})]
+    assert store.snapshot().counts[State.READY] == 2
+
+
+def test_a_listing_can_be_by_state_and_target(store: Store) -> None:
+    store.submit([task("a"), task("b", "a", function="g")], HERE)
+    assert [view.key for view in store.tasks(state=State.WAITING)] == [key("b")]
+    assert [view.key for view in store.tasks(target=Target(keys=frozenset([key("a")])))] == [key("a")]
+    assert store.keys_named("g") == [key("b")]
+
+
+def test_what_a_process_prints_is_kept(store: Store) -> None:
+    worker = worker_of(store)
+    store.notice(worker.id, "one\n")
+    store.notice(worker.id, "two\n")
+    assert store.log(worker.id) == "one\ntwo\n"
+    assert store.log("nobody") == ""
+
+
+# -- the file store alone ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "jugdata"
+
+
+def test_two_processes_on_one_folder_see_each_others_facts(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    assert run_all(two) == 1
+    assert one.states([key("a")]) == [State.FINISHED]
+    held = one.outcomes([key("a")])[0]
+    assert held is not None
+    assert held.body == b"outcome 1"
+
+
+def test_everything_is_found_again_by_a_process_that_comes_later(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.close()
+    later = open_store(folder)
+    assert later.submit([task("a"), task("b", "a")], HERE) == SubmitReport(finished=2)
+
+
+def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    first, second = worker_of(one), worker_of(two)
+    two.states([])
+    (claim,) = one.claim(first.id, 1, 0.0)
+    os.truncate(next((folder / "log").glob(f"*{os.getpid()}*")), 0)  # the hint is lost, the claim stands
+    assert two.claim(second.id, 1, 0.0) == []
+    assert two.states([claim.grant.key]) == [State.RUNNING]
+
+
+def test_the_claim_of_a_process_that_was_killed_is_taken_over(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    script = f"""
+import os, signal
+from jug_notebook import process
+from jug_notebook.store import open_store
+store = open_store({str(folder)!r})
+worker = process.me("worker")
+store.renew([worker])
+assert store.claim(worker.id, 1, 10.0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 10.0)
+    assert claim.grant.attempt == 2
+
+
+def test_a_worker_of_another_machine_is_dead_when_its_beat_stands_still_for_a_lease(folder: Path) -> None:
+    clock = FakeClock()
+    store = open_store(folder, clock)
+    store.submit([task("a")], HERE)
+    far = msgspec.structs.replace(process.me("worker"), machine="elsewhere")
+    store.renew([far])
+    store.claim(far.id, 1, 0.0)
+    near = worker_of(store)
+    for beat in range(40):
+        clock.advance(1.0)
+        store.renew([msgspec.structs.replace(far, beat=beat)])
+        assert store.claim(near.id, 1, 0.0) == []
+    taken: list[Claim] = []
+    for _ in range(32):
+        clock.advance(1.0)
+        taken += store.claim(near.id, 1, 0.0)
+    assert [claim.grant.attempt for claim in taken] == [2]
+
+
+def test_a_torn_tail_is_ignored_and_read_when_it_is_whole(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    log = next(path for path in (folder / "log").iterdir() if path.stat().st_size)
+    whole = log.read_bytes()
+    one.submit([task("b")], HERE)
+    more = log.read_bytes()
+    log.write_bytes(more[: len(whole) + 20])
+    assert two.states([key("a"), key("b")]) == [State.READY, None]
+    log.write_bytes(more)
+    three = open_store(folder)
+    assert three.states([key("a"), key("b")]) == [State.READY, State.READY]
+
+
+def test_a_damaged_frame_hides_only_itself(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    log = next(path for path in (folder / "log").iterdir() if path.stat().st_size)
+    first = log.stat().st_size
+    store.submit([task("b")], HERE)
+    data = bytearray(log.read_bytes())
+    data[first - 1] ^= 1
+    log.write_bytes(data)
+    assert open_store(folder).states([key("b")]) == [State.READY]
+
+
+def test_a_log_that_was_deleted_before_it_was_durable_is_written_again(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    claims = store.claim(worker.id, 1, 0.0)
+    for log in (folder / "log").iterdir():
+        log.unlink()
+    store.claim(worker.id, 0, 0.0, [outcome(claims[0])])
+    later = open_store(folder)
+    later.submit([task("a")], HERE)
+    assert later.states([key("a")]) == [State.FINISHED]
+
+
+def test_a_damaged_blob_is_a_lost_value(folder: Path) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"x" * 100])
+    path = folder / "blobs" / address[:2] / address[2:]
+    path.write_bytes(b"y" * 100)
+    with pytest.raises(ValueLost, match="damaged"):
+        open_store(folder).get_blob(address)
+
+
+def test_where_links_are_refused_claims_are_exclusive_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    monkeypatch.setattr(os, "link", refuse)
+    other = open_store(folder)
+    first, second = worker_of(store), worker_of(other)
+    other.states([])
+    assert len(store.claim(first.id, 1, 0.0)) == 1
+    assert other.claim(second.id, 1, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda f: f.write_text("hello"), "is a file, not a folder"),
+        (lambda f: (f.mkdir(), (f / "thesis.tex").write_text("x")), "holds other files"),
+        (lambda f: (f.mkdir(), (f / "store.json").write_text("{")), "is no store"),
+        (lambda f: (f.mkdir(), (f / "store.json").write_text('{"format": 99, "id": "x"}')), "newer jug_notebook"),
+    ],
+)
+def test_a_folder_that_is_no_store_is_refused_by_name(folder: Path, prepare: object, says: str) -> None:
+    prepare(folder)  # type: ignore[operator]
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="not yours to write"):
+        open_store(tmp_path / "jugdata")
+
+
+def test_a_kind_of_store_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(StoreError, match="no store of kind 'gopher'"):
+        open_store("gopher://x")
+
+
+def test_no_inputs_is_what_a_task_without_needs_is_claimed_with(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    assert store.claim(worker_of(store).id, 1, 0.0)[0].grant.inputs == NO_INPUTS
