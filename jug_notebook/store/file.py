@@ -269,11 +269,16 @@ class FileStore(FoldedStore):
     def leave(self, processes: Sequence[WorkerId]) -> None:
         super().leave(processes)
         for worker in processes:
-            try:
-                os.rename(self.folder / "workers" / worker, self.folder / "workers" / "gone" / worker)
-            except FileNotFoundError:
-                continue
-            os.utime(self.folder / "workers" / "gone" / worker)
+            self._retire(worker)
+
+    def _retire(self, worker: WorkerId) -> None:
+        """Who has ended is no longer asked after."""
+        gone = self.folder / "workers" / "gone" / worker
+        try:
+            os.rename(self.folder / "workers" / worker, gone)
+            os.utime(gone)
+        except (FileNotFoundError, PermissionError):  # another was first, or it is a colleague's
+            return
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         now, today = self._clock.monotonic(), self._clock.now()
@@ -284,6 +289,8 @@ class FileStore(FoldedStore):
                 with self._lock:
                     alive = self._alive(info, now)
                 found.append((info, alive, now - self._beats[info.id][1]))
+                if process.running(info) is False:
+                    self._retire(info.id)
         with os.scandir(self.folder / "workers" / "gone") as entries:
             for entry in entries:
                 age = today - entry.stat().st_mtime

@@ -174,7 +174,7 @@ class Writer:
         path = self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o666)
+            self._fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0

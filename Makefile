@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. No root needed.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+DEMO    = .demo
+
+.PHONY: demo lab test lint unit notebooks bench bench-quick rebuild-notebooks clean
+
+demo: $(VENV)/installed-lab
+	@$(BIN)/python tests/demo.py $(DEMO)
+
+lab: $(VENV)/installed-lab
+	$(BIN)/jupyter lab notebooks/01_tutorial.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: lint unit notebooks
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests
+
+# every notebook runs against a store of its own and must print what is saved in it
+notebooks: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/check_notebooks.py
+
+# run the notebooks anew and save what they print (after a change of what is shown)
+rebuild-notebooks: $(VENV)/installed-test
+	$(BIN)/python tests/check_notebooks.py
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python tests/benchmarks/throughput.py
+
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python tests/benchmarks/throughput.py --tasks 1000 --pairs 3
+
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "jug_notebook needs Python 3.11 or later: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info
