@@ -17,6 +17,10 @@ class Clock(Protocol):
         """Seconds on a clock that only this host has and that never goes back: for leases and deadlines."""
         ...
 
+    def cpu(self) -> float:
+        """Seconds that this process has kept processors busy."""
+        ...
+
     def sleep(self, seconds: float) -> None: ...
 
 
@@ -25,6 +29,7 @@ class SystemClock:
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
+    cpu = staticmethod(time.process_time)
     sleep = staticmethod(time.sleep)
 
 
@@ -39,6 +44,9 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return self._time
+
+    def cpu(self) -> float:
+        return 0.0
 
     def sleep(self, seconds: float) -> None:
         self._time += seconds

@@ -79,6 +79,7 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     born: int  #: start time of the pid in clock ticks since boot: with host and pid it names a process for good
     python: str  #: "3.11"
     started: float  #: seconds since the epoch
+    machine: str = ""  #: names the running kernel and its set of pids; only there can a pid be asked after
     beat: int = 0  #: rises with each beat
     supervisor: WorkerId = ""  #: of a worker
     crew: str = ""  #: of a supervisor: which crew it serves; two requests with one crew are one supervisor
@@ -121,11 +122,14 @@ class Reference(Struct, frozen=True):
 
 
 class Payload(Struct, frozen=True, array_like=True):
-    """An encoded value. Each part is its bytes, or, where it is large, the address of the blob that holds it."""
+    """An encoded value: a short stream inline, and the addresses of the blobs with its large parts.
+
+    Where the stream itself is large, ``data`` is empty and the first of ``buffers`` holds it.
+    """
 
     format: str
-    data: bytes | str
-    buffers: tuple[bytes | str, ...] = ()
+    data: bytes
+    buffers: tuple[Address, ...] = ()
 
 
 class Recipe(Struct, frozen=True, array_like=True):

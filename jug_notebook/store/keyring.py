@@ -21,7 +21,7 @@ def folder() -> Path:
 
 
 def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
-    """The secret of a store. With ``make`` it's made where there is none; not ``lasting`` keeps it in this process alone.
+    """The secret of a store. With ``make`` it's made where there is none; without ``lasting`` only this process has it.
 
     Raises StoreError where there is none, or where others could read it.
     """
@@ -40,7 +40,7 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
 
 
 def put(store_id: str, value: bytes, lasting: bool = True) -> bytes:
-    """Keep a secret, unless there is one already: answers the one that counts. Raises StoreError if it can't be kept."""
+    """Keep a secret, unless there is one already; answers the one that counts. Raises StoreError."""
     if len(value) != SIZE:
         raise StoreError(f"a store's key has {SIZE} bytes, not {len(value)}")
     if lasting:

@@ -1,0 +1,277 @@
+"""What a task prints: caught in order, with stream names, bounded, and readable from outside while it runs.
+
+A worker process has two files behind its descriptors 1 and 2, so what subprocesses and C code write is caught too, and
+the supervisor can read the last words of a worker that was killed. `Capture` keeps the order between the streams.
+Threads that work in one process (`memory:`) have no descriptors of their own: `Overheard` listens to ``print`` alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from typing import Any, Protocol, TextIO, TypeAlias
+
+Output: TypeAlias = tuple[tuple[str, str], ...]
+
+LIMIT = 1 << 20  #: bytes that are kept of what one task prints: the first half and the last
+HALF = LIMIT // 2
+HEAP = 8 * LIMIT  #: a file that grows beyond this loses its middle
+NAMES = ("stdout", "stderr")
+_TURNS = 10_000  #: changes between the streams whose order is kept
+
+
+class Listener(Protocol):
+    """Hears what a task prints."""
+
+    def begin(self) -> Output:
+        """From here on, what is printed belongs to the next task. Answers what was printed since the last one.
+
+        Called in the thread that runs the task.
+        """
+        ...
+
+    def take(self) -> Output:
+        """What was printed since."""
+        ...
+
+
+class Deaf:
+    """Lets output go where it goes."""
+
+    def begin(self) -> Output:
+        return ()
+
+    def take(self) -> Output:
+        return ()
+
+
+# -- files behind the descriptors --------------------------------------------------------------------------------------
+
+
+class Files:
+    """The two files that catch a worker's output. Made before the fork: worker and supervisor both hold them."""
+
+    def __init__(self) -> None:
+        self.fds = (_unnamed_file("stdout"), _unnamed_file("stderr"))
+
+    def last_words(self) -> Output:
+        """What a worker printed in the task that it died in. The order between the streams died with it."""
+        ends = [_end(fd) for fd in self.fds]
+        return _pieces(self.fds, [(i, end) for i, end in enumerate(ends) if end])
+
+    def trim(self) -> None:
+        """Give back the middle of what has become too long; offsets stay as they are."""
+        for fd in self.fds:
+            _punch(fd, _end(fd))
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+
+class Capture:
+    """Listens in a worker process; `install` puts it in the place of stdout and stderr."""
+
+    def __init__(self, files: Files) -> None:
+        self._fds = files.fds
+        self._known = [0, 0]  # how much of each file has its place in the order
+        self._turns: list[tuple[int, int]] = []  # (which stream, its length by then), in order
+        self._punched = [HEAP, HEAP]
+        self._texts = [
+            io.TextIOWrapper(_Mouth(self, i), encoding="utf-8", errors="backslashreplace", write_through=True)
+            for i in (0, 1)
+        ]
+
+    def install(self) -> None:
+        for i, fd in enumerate(self._fds):
+            os.dup2(fd, i + 1)
+        self.begin()
+
+    def begin(self) -> Output:
+        sys.stdout, sys.stderr = self._texts  # a former task may have left its own there
+        return self.take()
+
+    def write(self, which: int, data: Any) -> int:
+        """For ``sys.stdout`` and ``sys.stderr``. Whatever came past us, from a subprocess, was there before."""
+        self._look()
+        fd, rest = self._fds[which], memoryview(data).cast("B")
+        size = rest.nbytes
+        while rest.nbytes:
+            rest = rest[os.write(fd, rest) :]
+        self._note(which, _end(fd))
+        if self._known[which] > self._punched[which]:
+            _punch(fd, self._known[which])
+            self._punched[which] = self._known[which] + HEAP
+        return size
+
+    def take(self) -> Output:
+        self._look()
+        turns = self._turns
+        if not turns:
+            return ()
+        output = _pieces(self._fds, turns)
+        for which, fd in enumerate(self._fds):
+            if self._known[which]:
+                os.ftruncate(fd, 0)
+        self._known, self._turns, self._punched = [0, 0], [], [HEAP, HEAP]
+        return output
+
+    def _look(self) -> None:
+        known = self._known
+        for which, fd in enumerate(self._fds):
+            end = os.lseek(fd, 0, os.SEEK_END)
+            if end != known[which]:
+                self._note(which, end)
+
+    def _note(self, which: int, end: int) -> None:
+        turns = self._turns
+        self._known[which] = end
+        if turns and turns[-1][0] == which:
+            turns[-1] = (which, end)
+        elif len(turns) < _TURNS:
+            turns.append((which, end))
+        else:  # the rest in two pieces
+            for i in range(len(turns) - 1, -1, -1):
+                if turns[i][0] == which:
+                    turns[i] = (which, end)
+                    break
+
+
+class _Mouth(io.RawIOBase):
+    """The bytes side of ``sys.stdout``."""
+
+    def __init__(self, capture: Capture, which: int) -> None:
+        self._capture = capture
+        self._which = which
+        self.name = f"<{NAMES[which]}>"
+        self.mode = "wb"
+
+    def write(self, data: Any) -> int:
+        return self._capture.write(self._which, data)
+
+    def fileno(self) -> int:
+        return self._which + 1
+
+    def writable(self) -> bool:
+        return True
+
+
+def _unnamed_file(name: str) -> int:
+    """A file that only its descriptor leads to, opened so that every writer appends."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create(name)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
+
+
+def _end(fd: int) -> int:
+    return os.lseek(fd, 0, os.SEEK_END)
+
+
+def _pieces(fds: tuple[int, int], turns: list[tuple[int, int]]) -> Output:
+    """The text of each turn; where all of it is too much, the first half and the last of what may be kept."""
+    at, spans = [0, 0], []
+    for which, end in turns:
+        spans.append((which, at[which], end))
+        at[which] = end
+    cut = max(0, sum(at) - LIMIT)
+    head, skip = HALF, cut
+    pieces: list[tuple[str, str]] = []
+    for which, start, end in spans:
+        if cut:
+            first = min(head, end - start)
+            _add(pieces, fds, which, start, start + first)
+            head -= first
+            start += first
+            if head == 0 and skip and start < end:
+                if skip == cut:
+                    pieces.append((NAMES[which], f"\n… {cut:,} bytes were cut here …\n"))
+                gone = min(skip, end - start)
+                skip -= gone
+                start += gone
+        _add(pieces, fds, which, start, end)
+    return tuple(pieces)
+
+
+def _add(pieces: list[tuple[str, str]], fds: tuple[int, int], which: int, start: int, end: int) -> None:
+    if end > start:
+        data = os.pread(fds[which], end - start, start)
+        pieces.append((NAMES[which], data.decode(errors="replace")))
+
+
+def _punch(fd: int, end: int) -> None:
+    if end <= HEAP:
+        return
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):  # not Linux: it keeps its length
+        return
+    keep_size, punch_hole = 1, 2
+    fallocate(fd, keep_size | punch_hole, ctypes.c_int64(LIMIT), ctypes.c_int64(end - 2 * LIMIT))
+
+
+# -- threads of one process --------------------------------------------------------------------------------------------
+
+_heard = threading.local()
+
+
+class Overheard:
+    """Listens to what one thread prints. Descriptors and subprocesses are not heard."""
+
+    def begin(self) -> Output:
+        for name in NAMES:
+            stream = getattr(sys, name)
+            if not isinstance(stream, _Ear):
+                setattr(sys, name, _Ear(stream, name))
+        _heard.pieces, _heard.size = [], 0
+        return ()
+
+    def take(self) -> Output:
+        pieces: list[tuple[str, str]] = []
+        for name, text in getattr(_heard, "pieces", None) or ():
+            if pieces and pieces[-1][0] == name:
+                pieces[-1] = (name, pieces[-1][1] + text)
+            else:
+                pieces.append((name, text))
+        if getattr(_heard, "size", 0) > LIMIT:
+            pieces.append(("stderr", f"\n… only the first {LIMIT:,} characters are kept …\n"))
+        _heard.pieces = None
+        return tuple(pieces)
+
+
+class _Ear:
+    """Stands before a stream: what a listening thread writes is kept, everything else goes on to the stream."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def write(self, text: str) -> int:
+        pieces = getattr(_heard, "pieces", None)
+        if pieces is None:
+            return self._stream.write(text)
+        _heard.size += len(text)
+        if _heard.size <= LIMIT:
+            pieces.append((self._name, text))
+        return len(text)
+
+    def flush(self) -> None:
+        if getattr(_heard, "pieces", None) is None:
+            self._stream.flush()
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

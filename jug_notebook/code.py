@@ -1,0 +1,756 @@
+"""Functions, classes and modules -> digests, and the parts they are made of.
+
+A *walk* starts at a function and follows what it reads: helpers, globals, closures, defaults, decorators, classes. Each
+thing met on the way is a *unit*; its own digest covers what it says itself, and its edges what it uses. The digest of
+the whole covers all units in the order of their first visit, so recursion needs no special rule. Nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import os
+import sys
+import threading
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from jug_notebook import digest as canon
+from jug_notebook import modules, syntax
+from jug_notebook.cellcode import CellNames, cell_function, cell_names
+from jug_notebook.errors import BadTask, Unhashable
+
+__all__ = [
+    "CellNames",
+    "Code",
+    "bundle",
+    "cell_function",
+    "cell_names",
+    "class_digest",
+    "examine",
+    "form_of",
+    "global_names",
+    "plain",
+    "source_of",
+    "travels",
+]
+
+bundle = modules.bundle
+
+
+class Code(NamedTuple):
+    """What a function's code comes to."""
+
+    digest: str  #: 40 hex digits
+    parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
+    modules: frozenset[str]  #: top-level names of the project's modules that must travel along
+
+
+class Opaque(UserWarning):
+    """Something that a function does can't be seen from its code."""
+
+
+# -- what counts as what -----------------------------------------------------------------------------------------------
+
+_ABSENT = object()
+_SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
+_DYNAMIC = frozenset({"eval", "exec", "globals", "__import__"})
+
+#: attributes of a class that say where it lies or that Python derives from the others
+_DERIVED = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__parameters__"),
+        *("__static_attributes__", "__orig_bases__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
+        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__", "__match_args__"),
+        *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
+        *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
+        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("__init_subclass__", "__subclasshook__"),
+    }
+)
+_ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
+
+
+def plain(value: Any) -> Any:
+    """The plain function of a task function; anything else as it is."""
+    for _ in range(100):
+        kind = type(value)
+        if kind is FunctionType or kind is type or kind in _SCALARS:
+            break
+        found = _static(value, "__jug_function__")
+        if found is _ABSENT or found is None:
+            break
+        value = found
+    return value
+
+
+def _static(value: Any, name: str) -> Any:
+    """An attribute of ours, without waking somebody's ``__getattr__``."""
+    kind = type(value)
+    if any(name in base.__dict__ for base in kind.__mro__):
+        return getattr(value, name, _ABSENT)
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return _ABSENT
+    return own.get(name, _ABSENT) if type(own) is dict and kind is not ModuleType else _ABSENT
+
+
+def travels(value: Any) -> bool:
+    """True for functions and classes that a worker can't import: they travel by value."""
+    name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
+    home = getattr(value, "__module__", None)
+    if home is None or home == "__main__":
+        return True
+    module = sys.modules.get(home)
+    if module is None:
+        return True
+    found: Any = module
+    for step in name.split("."):
+        found = getattr(found, step, None)
+        if found is None:
+            return True
+    return found is not value
+
+
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The global names that a code object, with all that is nested in it, reads or writes."""
+    reads = syntax.reads(code)
+    return reads.names if not reads.writes else tuple(sorted({*reads.names, *reads.writes}))
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """The file name in a function's code and the whole text that belongs to it."""
+    code = getattr(plain(function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    text = syntax.text_of(code.co_filename)
+    return (code.co_filename, text) if text else None
+
+
+def form_of(function: FunctionType) -> bytes:
+    """The name of a function's own text, empty where there is none: it may travel with the function."""
+    return syntax.form(function.__code__, functools.partial(_is_ours, function.__globals__)).digest
+
+
+def _name(value: Any) -> str:
+    home = getattr(value, "__module__", None) or ""
+    return f"{home}.{getattr(value, '__qualname__', None) or getattr(value, '__name__', repr(type(value)))}"
+
+
+def _hash(*items: bytes | str) -> bytes:
+    whole = blake3()
+    for item in items:
+        data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+        whole.update(b"%d:" % len(data))
+        whole.update(data)
+    return whole.digest(canon.SIZE)
+
+
+_told: set[tuple[object, ...]] = set()
+
+
+def _warn_once(about: tuple[object, ...], text: str) -> None:
+    if about not in _told:
+        _told.add(about)
+        warnings.warn(text, Opaque, stacklevel=6)
+
+
+# -- the walk ----------------------------------------------------------------------------------------------------------
+
+
+class _Unit:
+    """A thing met on a walk: what it says itself, and what it uses."""
+
+    __slots__ = ("edges", "label", "own", "subject")
+
+    def __init__(self, label: str, subject: Any) -> None:
+        self.label = label
+        self.subject = subject
+        self.own: list[bytes | str] = []
+        self.edges: list[tuple[str, bytes]] = []
+
+
+class _Open(threading.local):
+    """The walks under way in this thread: a value met on one may hold functions, which start their own."""
+
+    def __init__(self) -> None:
+        self.walks: list[_Walk] = []
+
+
+_open = _Open()
+
+
+class _Walk:
+    """Follows what a function reads. ``blind``: only to learn which modules must travel."""
+
+    def __init__(self, project: Path | None, ignored: frozenset[str], *, blind: bool = False) -> None:
+        self.project = project
+        self.ignored = ignored
+        self.blind = blind
+        self.index: dict[int, int] = {}
+        self.units: list[_Unit] = []
+        self.parts: dict[str, str] = {}
+        self.roots: dict[str, None] = {}
+        self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
+        self._whole: set[str] = set()
+
+    def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
+        """Walk from each of ``roots``, labelled values; the digest of all that was found."""
+        _open.walks.append(self)
+        try:
+            with canon.remembering():  # apart from what others remember: inside a walk, a class may be "that one"
+                return self._run(roots)
+        finally:
+            _open.walks.pop()
+
+    def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
+        whole = [_hash(label, self.edge(value, label, label)) for label, value in roots]
+        done = 0
+        while done < len(self.units):
+            unit = self.units[done]
+            done += 1
+            self._describe(unit)
+            own = _hash(*unit.own)
+            self._part(unit.label, own.hex())
+            whole.append(_hash(own, *(item for edge in unit.edges for item in edge)))
+        return _hash(canon.SCHEME, "code", *whole)
+
+    # edges: what one thing says of another that it uses
+
+    def edge(self, value: Any, label: str, path: str) -> bytes:
+        """How a thing that is used counts: as a unit of this walk, by name, or by value."""
+        value = plain(value)
+        kind = type(value)
+        if kind in _SCALARS:
+            found: bytes = canon.digest(value, path)
+            short = value.bit_length() < 130 if kind is int else kind not in (str, bytes) or len(value) <= 40
+            text = repr(value) if short else ""
+            self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            return b"v" + found
+        if kind is FunctionType:
+            return self._function(value, label)
+        if isinstance(value, type):
+            return self._class(value, label)
+        if kind is ModuleType:
+            return self._module(value, label)
+        named = _by_name(value)
+        if named is not None:
+            return _hash("name", named)
+        if kind in _COMPOSITE:
+            return self._unit(value, label)
+        if kind in _LITERATE:
+            return _hash("annotation", repr(value))
+        self.pins = None
+        if self.blind:
+            return b""
+        found = canon.digest(value, path)
+        self._part(label, found.hex())
+        return b"v" + found
+
+    def _unit(self, value: Any, label: str) -> bytes:
+        at = self.index.get(id(value))
+        if at is None:
+            at = self.index[id(value)] = len(self.units)
+            self.units.append(_Unit(label, value))
+        return b"u%d" % at
+
+    def _function(self, function: FunctionType, label: str) -> bytes:
+        if travels(function):
+            return self._unit(function, label)
+        home = function.__module__
+        if modules.of_project(home, self.project):
+            self._need(home)
+            return self._unit(function, label)
+        return _hash("name", _name(function))
+
+    def _class(self, cls: type, label: str) -> bytes:
+        home = getattr(cls, "__module__", None) or ""
+        if home == "builtins":
+            return _hash("name", _name(cls))
+        if not travels(cls):
+            if not modules.of_project(home, self.project):
+                return _hash("name", _name(cls))
+            self._need(home)
+        return self._unit(cls, f"class {cls.__qualname__}")
+
+    def _module(self, module: ModuleType, label: str) -> bytes:
+        name = module.__name__
+        if modules.of_project(name, self.project):
+            return self._whole_module(name)
+        return _hash("module", name)
+
+    def _need(self, name: str) -> None:
+        self.roots[modules.root_of(name)] = None
+
+    def _whole_module(self, name: str) -> bytes:
+        """A project module that is used in ways we don't follow: all of its text counts, and what it imports."""
+        self._need(name)
+        path = modules.source_path(name)
+        if path is None or not path.endswith(".py"):
+            return _hash("module", name)
+        self.pins = None
+        text = syntax.text_of(path) or Path(path).read_text(encoding="utf-8")
+        if name not in self._whole:
+            self._whole.add(name)
+            package = name if os.path.basename(path) == "__init__.py" else name.rpartition(".")[0]
+            found = blake3(syntax.canonical(ast.parse(text))).digest(canon.SIZE)
+            self._part(f"module {name}", found.hex())
+            inside = [
+                self._whole_module(other)
+                for other in sorted(modules.imported(text, package))
+                if modules.of_project(other, self.project) and modules.source_path(other) is not None
+            ]
+            return _hash("module", name, found, *inside)
+        return _hash("module", name)
+
+    def _part(self, label: str, text: str) -> None:
+        if self.parts.setdefault(label, text) != text:
+            number = 2
+            while self.parts.setdefault(f"{label} ({number})", text) != text:
+                number += 1
+
+    def _pin(self, holder: Any, name: str, thing: Any) -> None:
+        if self.pins is not None:
+            self.pins.append((holder, name, thing))
+
+    # units: what each kind of thing says itself
+
+    def _describe(self, unit: _Unit) -> None:
+        subject = unit.subject
+        if type(subject) is FunctionType:
+            self._describe_function(unit, subject)
+        elif isinstance(subject, type):
+            self._describe_class(unit, subject)
+        else:
+            unit.own.append(type(subject).__qualname__)
+            for name, value in _COMPOSITE[type(subject)](subject):
+                self._pin(subject, name, value)
+                unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
+
+    def _describe_function(self, unit: _Unit, function: FunctionType) -> None:
+        code, space = function.__code__, function.__globals__
+        root = unit is self.units[0]
+        of = "" if root else f" of {_bare(unit.label)}"
+        whose = f"{_bare(unit.label)}()"
+        self._pin(function, "__code__", code)
+        self._pin(function, "__defaults__", function.__defaults__)
+        self._pin(function, "__kwdefaults__", function.__kwdefaults__)
+        form = syntax.form(code, functools.partial(_is_ours, space))
+        unit.own.append("function")
+        if form.digest and not syntax.of_library(code.co_filename):
+            unit.own.append(form.digest)
+        elif syntax.of_library(code.co_filename):  # a library's wrapper around something of the notebook
+            unit.own.append(f"{space.get('__name__')}.{code.co_qualname}")
+        else:
+            if form.stale and modules.of_project(function.__module__ or "", self.project):
+                raise BadTask(
+                    f"{code.co_filename} was edited after {function.__module__} was imported. Reload it "
+                    f"(importlib.reload({function.__module__}), or %autoreload), so that workers run what you see."
+                )
+            if not form.stale and not self.blind:
+                _warn_once(
+                    ("source", code),
+                    f"{whose} has no source that can be read, so its key follows its byte code, which differs between "
+                    f"versions of Python. Give it version='1' to name it yourself.",
+                )
+            unit.own.append(syntax.compiled(code))
+        self._values(unit, "default", _defaults(function), of, whose)
+        self._values(unit, "closure", self._cells(function), of, whose)
+        self._values(unit, "attribute", sorted(_attributes(function).items()), of, whose)
+        wrapped = function.__dict__.get("__wrapped__", _ABSENT)
+        if wrapped is not _ABSENT:
+            unit.edges.append(("wrapped", self.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
+        if syntax.of_library(code.co_filename):
+            return  # what a library reads is its own affair
+        self._globals(unit, code, space, "" if root else str(space.get("__name__", "")), whose)
+        self._decorators(unit, form.decorators, space)
+        self._imports(unit, code, space)
+
+    def _cells(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                self.pins = None
+                continue  # not set yet: the function that is being defined
+            self._pin(cell, "cell_contents", value)
+            yield name, value
+
+    def _values(self, unit: _Unit, kind: str, values: Iterable[tuple[str, Any]], of: str, whose: str) -> None:
+        for name, value in values:
+            if name in self.ignored:
+                self._overlook(value)
+                continue
+            label = f"{kind} {name}{of}"
+            if type(plain(value)) is FunctionType and kind != "attribute":
+                label = f"helper {name}{of}"
+            path = f"{kind} {name!r} of {whose}"
+            unit.edges.append((f"{kind} {name}", self._edge_or_advice(value, label, path, name)))
+
+    def _edge_or_advice(self, value: Any, label: str, path: str, name: str) -> bytes:
+        try:
+            return self.edge(value, label, path)
+        except Unhashable as refusal:
+            advice = f" If it doesn't matter for the result: @jn.task(ignore_globals=[{name!r}])"
+            if "ignore_globals" in str(refusal):
+                raise
+            raise Unhashable(f"{refusal}{advice}") from refusal.__cause__
+
+    def _overlook(self, value: Any) -> None:
+        """What doesn't count still has to travel."""
+        aside = _Walk(self.project, self.ignored, blind=True)
+        aside.run([("ignored", value)])
+        self.roots.update(aside.roots)
+        self.pins = None
+
+    def _globals(self, unit: _Unit, code: CodeType, space: dict[str, Any], prefix: str, whose: str) -> None:
+        reads = syntax.reads(code)
+        for name in reads.writes:
+            _warn_once(
+                ("writes", code, name),
+                f"{whose} writes the global {name!r}: a worker does that in its own copy, which is lost. "
+                f"Return the value instead.",
+            )
+        shown = f"{prefix}." if prefix and prefix != "__main__" else ""
+        for name in reads.names:
+            value = space.get(name, _ABSENT)
+            if value is _ABSENT:
+                self._builtin(unit, name, code, space, whose)
+                continue
+            self._pin(space, name, value)
+            if name in self.ignored or f"{shown}{name}" in self.ignored:
+                self._overlook(value)
+                continue
+            if type(value) is ModuleType:
+                unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
+                continue
+            path = f"global {name!r} read by {whose}"
+            unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
+
+    def _builtin(self, unit: _Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
+        self._pin(space, name, _ABSENT)
+        if hasattr(builtins, name):
+            if name in _DYNAMIC and not self.blind:
+                _warn_once(
+                    ("dynamic", code, name),
+                    f"{whose} uses {name}(), so what it reads can't be seen from its code. "
+                    f"Name it with @jn.task(depends=[…]).",
+                )
+            unit.edges.append((name, _hash("name", f"builtins.{name}")))
+        else:
+            unit.edges.append((name, _hash("undefined name", name)))
+            self._part(f"undefined name {name}", "undefined")
+
+    def _chains(self, module: ModuleType, name: str, chains: Iterable[tuple[str, ...]], whose: str) -> bytes:
+        """What is taken from a module: of the project, each thing that is used; of any other, its name."""
+        if not modules.of_project(module.__name__, self.project):
+            return _hash("module", module.__name__)
+        self._need(module.__name__)
+        found: list[bytes | str] = []
+        for chain in chains:
+            at: Any = module
+            steps = [name]
+            for step in chain:
+                if type(at) is not ModuleType:
+                    break
+                holder, at = at, at.__dict__.get(step, _ABSENT)
+                self._pin(holder.__dict__, step, at)
+                steps.append(step)
+            shown = ".".join(steps)
+            if at is _ABSENT:
+                self._part(f"undefined name {shown}", "undefined")
+                found.append(f"undefined name {shown}")
+            elif shown in self.ignored:
+                self._overlook(at)
+            else:
+                path = f"global {shown!r} read by {whose}"
+                found += (".".join(chain), self._edge_or_advice(at, _label(at, shown), path, shown))
+        return _hash("module", *found)
+
+    def _decorators(self, unit: _Unit, chains: Iterable[tuple[str, ...]], space: dict[str, Any]) -> None:
+        """Decorators were applied when the function was made; their code counts where we can see it."""
+        for chain in chains:
+            at = space.get(chain[0], _ABSENT)
+            self._pin(space, chain[0], at)
+            for step in chain[1:]:
+                at = at.__dict__.get(step, _ABSENT) if type(at) is ModuleType else _ABSENT
+            at = plain(at)
+            if type(at) is FunctionType or isinstance(at, type):
+                name = ".".join(chain)
+                unit.edges.append((f"decorator {name}", self.edge(at, f"decorator {name}", f"decorator {name!r}")))
+
+    def _imports(self, unit: _Unit, code: CodeType, space: dict[str, Any]) -> None:
+        """Imports inside the function: of project modules, all of their text."""
+        package = space.get("__package__") or str(space.get("__name__", "")).rpartition(".")[0]
+        for module, level, taken in syntax.reads(code).imports:
+            names = {module} if not taken and not level else modules.from_names(module, level, taken, package)
+            for name in sorted(names):
+                if modules.of_project(name, self.project) and modules.source_path(name) is not None:
+                    unit.edges.append((f"import {name}", self._whole_module(name)))
+
+    def _describe_class(self, unit: _Unit, cls: type) -> None:
+        unit.own += ("class", cls.__name__)
+        where = f"class {cls.__qualname__}"
+        meta = type(cls)
+        unit.edges.append(("metaclass", self.edge(meta, f"class {meta.__qualname__}", where)))
+        for base in cls.__bases__:
+            unit.edges.append(("base", self.edge(base, f"class {base.__qualname__}", where)))
+        generated = "__dataclass_params__" in cls.__dict__
+        content = dict(cls.__dict__)
+        for name, note in content.get("__annotations__", {}).items():
+            unit.own += (name, note if isinstance(note, str) else _annotation(note))
+        if generated:
+            unit.own.append(repr(content["__dataclass_params__"]))
+            for name, field in content["__dataclass_fields__"].items():
+                unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))
+                content.setdefault(f"default of {name}", field.default)
+                content.setdefault(f"factory of {name}", field.default_factory)
+                if field.metadata:
+                    content.setdefault(f"metadata of {name}", dict(field.metadata))
+        members = content.get("_member_map_")
+        if members is not None:
+            for name, member in members.items():
+                content.pop(name, None)
+                unit.own.append(name)
+                content[f"member {name}"] = member._value_
+        slots = content.get("__slots__", ())
+        hidden = {slots} if isinstance(slots, str) else set(slots)
+        for name in sorted(content):
+            value = content[name]
+            self._pin(cls, name, value)
+            if name in _DERIVED and not (name in _ALWAYS and type(value) is classmethod):
+                continue
+            if name in hidden or name in self.ignored or f"{cls.__name__}.{name}" in self.ignored:
+                continue
+            if type(value).__module__ == "dataclasses" and not isinstance(value, type):
+                continue  # MISSING and its like
+            if type(value) is FunctionType and _generated(value):
+                continue
+            unit.edges.append((name, self._class_value(cls, name, value)))
+
+    def _class_value(self, cls: type, name: str, value: Any) -> bytes:
+        path = f"class {cls.__qualname__}, attribute {name!r}"
+        label = f"{cls.__qualname__}.{name}"
+        if type(value) is FunctionType:
+            return self._unit(value, f"method {label}")
+        return self._edge_or_advice(value, label, path, f"{cls.__name__}.{name}")
+
+
+def _bare(label: str) -> str:
+    return label.partition(" ")[2] or label
+
+
+def _label(value: Any, name: str) -> str:
+    value = plain(value)
+    if type(value) is FunctionType:
+        return f"helper {name}"
+    return f"class {value.__qualname__}" if isinstance(value, type) else f"global {name}"
+
+
+def _annotation(note: Any) -> str:
+    return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
+
+
+def _generated(function: FunctionType) -> bool:
+    """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
+    inner = function.__dict__.get("__wrapped__", function)  # __repr__ comes with a guard against recursion
+    return type(inner) is FunctionType and inner.__code__.co_filename.startswith("<string>")
+
+
+def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    yield from zip(names[len(names) - len(defaults) :], defaults, strict=False)
+    yield from sorted((function.__kwdefaults__ or {}).items())
+
+
+def _attributes(function: FunctionType) -> dict[str, Any]:
+    return {name: value for name, value in function.__dict__.items() if not name.startswith("__")}
+
+
+def _is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
+    """Our own decorators say how a task runs, not what it computes. Looks names up, evaluates nothing."""
+    steps: list[str] = []
+    node: ast.expr = decorator.func if isinstance(decorator, ast.Call) else decorator
+    while isinstance(node, ast.Attribute):
+        steps.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return False
+    at: Any = space.get(node.id)
+    for step in reversed(steps):
+        at = at.__dict__.get(step) if type(at) is ModuleType else None
+    return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
+
+
+_DESCRIPTORS = frozenset(
+    {
+        *(types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType),
+        *(types.GetSetDescriptorType, types.MemberDescriptorType),
+    }
+)
+
+
+def _by_name(value: Any) -> str | None:
+    """The name of a thing that is made in C."""
+    kind = type(value)
+    if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
+        owner = value.__self__
+        if owner is None or type(owner) is ModuleType:
+            return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
+        return f"{_name(owner)}.{value.__name__}" if isinstance(owner, type) else None
+    if kind in _DESCRIPTORS:
+        return f"{_name(value.__objclass__)}.{value.__name__}"
+    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
+        return f"numpy.{value.__name__}"
+    return None
+
+
+def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:
+    return lambda value: [(name, getattr(value, name, None)) for name in names]
+
+
+def _partial_fields(value: Any) -> list[tuple[str, Any]]:
+    return [
+        ("func", value.func),
+        *((f"argument {number}", item) for number, item in enumerate(value.args)),
+        *((f"argument {name}", item) for name, item in sorted(value.keywords.items())),
+    ]
+
+
+#: things that are made of others: how to take them apart
+_COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
+    types.MethodType: _fields_of("__func__", "__self__"),
+    types.BuiltinFunctionType: _fields_of("__name__", "__self__"),  # "abc".join
+    types.MethodWrapperType: _fields_of("__name__", "__self__"),
+    functools.partial: _partial_fields,
+    functools.partialmethod: _partial_fields,
+    functools.cached_property: _fields_of("func"),
+    functools.singledispatchmethod: _fields_of("func"),
+    type(functools.lru_cache(_hash)): _fields_of("__wrapped__"),
+    property: _fields_of("fget", "fset", "fdel"),
+    staticmethod: _fields_of("__func__"),
+    classmethod: _fields_of("__func__"),
+}
+#: annotations that say all there is to say in their text
+_LITERATE: frozenset[type] = frozenset(
+    {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}
+)
+
+
+# -- the doors ---------------------------------------------------------------------------------------------------------
+
+_pinned: dict[tuple[Any, ...], tuple[list[tuple[Any, str, Any]], Code, Any]] = {}
+
+
+def _holds(pins: list[tuple[Any, str, Any]]) -> bool:
+    """Is each thing still where it was found?"""
+    for holder, name, thing in pins:
+        if type(holder) is dict:
+            if holder.get(name, _ABSENT) is not thing:
+                return False
+        elif isinstance(holder, type):
+            if holder.__dict__.get(name, thing) is not thing:
+                return False
+        elif getattr(holder, name, thing) is not thing:
+            return False
+    return True
+
+
+def examine(
+    function: Callable[..., Any],
+    *,
+    version: str | None = None,
+    ignore_globals: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+    project: Path | None = None,
+) -> Code:
+    """What a function's code comes to. ``project``: modules below that folder belong to it and are followed.
+
+    ``version`` stands for the code instead of what it says; ``ignore_globals`` don't count; ``depends`` count as well.
+    """
+    function = plain(function)
+    ignored, extra = frozenset(ignore_globals), tuple(depends)
+    memo = (id(function), version, ignored, project)
+    if not extra:
+        known = _pinned.get(memo)
+        if known is not None and known[2] is function and _holds(known[0]):
+            return known[1]
+    label = f"function {getattr(function, '__name__', type(function).__name__)}"
+    things = [(label, function), *((f"depends {number}", thing) for number, thing in enumerate(extra))]
+    walk = _Walk(project, ignored, blind=version is not None)
+    found = walk.run(things)
+    parts = walk.parts
+    if version is not None:
+        found, parts = _hash(canon.SCHEME, "version", version), {"version": repr(version)}
+    carried = modules.closed_over(tuple(walk.roots), project) if walk.roots else frozenset[str]()
+    code = Code(found.hex(), parts, carried)
+    # A bundle is read from the disk, so only what needs none is remembered.
+    if walk.pins is not None and not carried and not extra:
+        if len(_pinned) > 5_000:
+            _pinned.clear()
+        _pinned[memo] = (walk.pins, code, function)
+    return code
+
+
+def class_digest(cls: type) -> str:
+    """What a class comes to: its bases, methods, annotations and values; for one that can be imported, its name."""
+    return examine(cls).digest
+
+
+@contextmanager
+def belonging_to(project: Path | None) -> Iterator[None]:
+    """Values that are digested inside may hold things of this project's modules."""
+    former = _home.project
+    _home.project = project
+    try:
+        yield
+    finally:
+        _home.project = former
+
+
+class _Home(threading.local):
+    project: Path | None = None
+
+
+_home = _Home()
+
+
+# -- entries for values that hold code ---------------------------------------------------------------------------------
+
+
+def _of_code(value: Any) -> bytes:
+    """A function or class inside a value. One that is being walked already counts as "that one"."""
+    value = plain(value)
+    for distance, walk in enumerate(reversed(_open.walks)):
+        at = walk.index.get(id(value))
+        if at is not None:
+            return b"back %d %d" % (distance, at)
+    if not _open.walks:
+        return bytes.fromhex(examine(value, project=_home.project).digest)
+    outer = _open.walks[-1]
+    walk = _Walk(outer.project, outer.ignored)
+    found = walk.run([("value", value)])
+    outer.roots.update(walk.roots)
+    return found
+
+
+def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:
+    encoder.tag("code", 1)
+    encoder.data(_of_code(value))
+
+
+for _kind in (type, FunctionType, ModuleType, *_COMPOSITE, *_DESCRIPTORS):
+    canon.register(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
+for _dotted in ("numpy.ufunc", "jug_notebook.task.TaskFunction"):
+    canon.register(_dotted, attributes=False)(_entry)

@@ -1,0 +1,502 @@
+"""Handles: tasks, tasklets and lists of them, as a notebook holds them. They stand for values and never hold one."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, overload
+
+from jug_notebook import desk, digest
+from jug_notebook.desk import Desk, Edition, Problem
+from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
+from jug_notebook.model import Key, Reference, State
+
+SHORT = 8  #: hex digits of a key that people see
+
+
+class _Briefly(threading.local):
+    on = False
+
+
+_briefly = _Briefly()
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Within, the repr of a handle is its call alone, and nothing is asked of a store: for arguments in short."""
+    before, _briefly.on = _briefly.on, True
+    try:
+        yield
+    finally:
+        _briefly.on = before
+
+
+class Handle:
+    """What a task and a tasklet have in common: they stand for a value, and refuse to be taken for it."""
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def task(self) -> Task:
+        """The task whose value this is, or is taken from."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> Key:
+        """Forty hex digits that name the task: the same code and arguments have the same key everywhere."""
+        return self.task.key
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.task.name
+
+    @property
+    def state(self) -> State:
+        """Where the task stands now."""
+        task = self.task
+        return task._desk.states([task.key])[0]
+
+    def take(self, value: Any) -> Any:
+        """This handle's part of the task's value."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """True when the task has finished or failed, so that waiting longer changes nothing."""
+        return self.state.settled
+
+    def value(self, mmap: bool = False) -> Any:
+        """The value, at once; ``mmap`` maps large arrays, read-only. Raises NotReady, naming the state, TaskFailed."""
+        task = self.task
+        task._warn_if_former()
+        return self.take(task._desk.collect([task.key], wait=False, mmap=mmap)[0])
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, waiting for it while workers live.
+
+        Raises TaskFailed with the remote traceback, Withdrawn, WaitTimeout after ``timeout`` seconds, WaitInterrupted
+        on Ctrl-C (the task goes on), and BarrierError at once where no worker is alive.
+        """
+        task = self.task
+        task._warn_if_former()
+        return self.take(task._desk.collect([task.key], wait=True, timeout=timeout)[0])
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait, then answer what the task raised (a TaskFailed where that could not travel), None if it finished."""
+        task = self.task
+        problem = task._desk.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
+        if not isinstance(problem, Problem):
+            return None
+        return problem.error.__cause__ or problem.error
+
+    def log(self) -> str:
+        """What the task printed, and the traceback of a failed one."""
+        return self.task._desk.log(self.task)
+
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """What the task printed as (stream, text), in order."""
+        return self.task._desk.outputs(self.task.key)
+
+    def retry(self) -> int:
+        """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
+        return self.task._desk.retry(self.task)
+
+    def invalidate(self) -> int:
+        """This value is wrong: compute it again, and what was made from it. Answers how many values were dropped."""
+        return self.task._desk.invalidate(self.task)
+
+    def cancel(self) -> int:
+        """Take it back: it won't start; if it runs, it goes on to its end. Answers how many were taken back."""
+        return self.task._desk.cancel(self.task)
+
+    def dependencies(self) -> TaskList:
+        """The tasks whose values this one needs."""
+        return TaskList(self.task._desk.needs(self.task.key))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        task = self.task
+        yield from task._desk.settled(task.key).__await__()
+        return self.result()
+
+    def __getitem__(self, index: Any) -> Tasklet:
+        return Tasklet._of(self, ("item", index))
+
+    def __iter__(self) -> Iterator[Tasklet]:
+        nout = self._nout()
+        if nout is None:
+            raise self._is_a_task("; to unpack it give its function nout=, or use iteratetask(task, n)")
+        return (self[i] for i in range(nout))
+
+    def __len__(self) -> int:
+        nout = self._nout()
+        if nout is None:
+            raise self._is_a_task()
+        return nout
+
+    def _nout(self) -> int | None:
+        return None
+
+    def _is_a_task(self, more: str = "") -> IsATask:
+        return IsATask(f"{self._short()} is a task; use .result(){more}")
+
+    def _short(self) -> str:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(f"{self._short()} is a task and has no {name!r}; use .result().{name}")
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise self._is_a_task()
+        return repr(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Handle):
+            raise self._is_a_task()
+        return self.__jug_reference__() == other.__jug_reference__()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __copy__(self) -> Handle:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise BadTask(f"{self._short()} is a task of this session and can't be pickled; pickle its .result()")
+
+    def __jug_reference__(self) -> Reference:
+        raise NotImplementedError
+
+
+def _refuse(self: Handle, *_: Any, **__: Any) -> NoReturn:
+    raise self._is_a_task()
+
+
+_UNARY = (
+    "bool", "int", "float", "complex", "index", "array", "contains", "call", "lt", "le", "gt", "ge", "neg", "pos", "abs",
+    "invert", "round", "trunc", "floor", "ceil", "enter", "exit", "setitem", "delitem", "next", "reversed",
+)  # fmt: skip
+_BINARY = (
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "xor", "or",
+)  # fmt: skip
+for _name in (*_UNARY, *_BINARY, *(f"r{_name}" for _name in _BINARY)):
+    setattr(Handle, f"__{_name}__", _refuse)
+
+
+class Task(Handle):
+    """One call that a worker will make: ``Task(f, *args, **kwargs)`` for any callable, or a call of a task function.
+
+    Lambdas, partials, bound methods, classes and builtins will do. Raises Unhashable where an argument can't be named
+    for certain, Unstorable where it can't travel.
+    """
+
+    __slots__ = ("_desk", "_edition", "_key", "_needs", "_shown")
+
+    _desk: Desk
+    _edition: Edition
+    _key: Key
+    _needs: tuple[Key, ...]
+    _shown: str
+
+    def __new__(cls, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
+        from jug_notebook.task import (
+            TaskFunction,  # a task function makes tasks, and a task may be made of any function
+        )
+
+        function, args, kwargs = _unwrapped(function, args, kwargs)
+        if not isinstance(function, TaskFunction):
+            function = TaskFunction(function)
+        task: Task = function(*args, **kwargs)
+        return task
+
+    @property
+    def task(self) -> Task:
+        return self
+
+    @property
+    def key(self) -> Key:
+        return self._key
+
+    @property
+    def name(self) -> str:
+        return self._edition.name
+
+    def take(self, value: Any) -> Any:
+        return value
+
+    def _nout(self) -> int | None:
+        return self._edition.nout
+
+    def _short(self) -> str:
+        return f"{self._edition.name}({self._shown})"
+
+    def _warn_if_former(self) -> None:
+        if self._desk.former(self._edition):
+            warnings.warn(
+                f"{self._short()} was made by a former definition of {self.name}; call it again for the new one",
+                FormerDefinition,
+                stacklevel=3,
+            )
+
+    def __repr__(self) -> str:
+        if _briefly.on:
+            return self._short()
+        parts = [f"Task {self._short()}"]
+        try:
+            view = self._desk.views([self._key])[0]
+            parts += [view.state.value, self._key[:SHORT]]
+            parts += [text for text in (view.summary, view.error) if text]
+            if view.state is not State.FINISHED and self._needs:
+                parts.append(f"needs {_tally(self._desk.states(self._needs))}")
+            if self._desk.former(self._edition):
+                parts.append("of a former definition")
+        except (JugError, OSError) as error:  # a handle can always be shown
+            parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
+        return f"<{' · '.join(parts)}>"
+
+    def __jug_reference__(self) -> Reference:
+        here = desk.current
+        if self._desk is not here and here is not None and self._desk.identity != here.identity:
+            raise BadTask(
+                f"{self._short()} belongs to {self._desk.shown}, but {here.shown} is in use; "
+                "pass its .result(), or make it again here"
+            )
+        return Reference(self._key)
+
+
+_allocate = object.__new__
+
+
+def handle(desk: Desk, edition: Edition, key: Key, needs: tuple[Key, ...], shown: str) -> Task:
+    """The handle of a task that the desk knows, or is about to."""
+    task = _allocate(Task)
+    task._desk = desk
+    task._edition = edition
+    task._key = key
+    task._needs = needs
+    task._shown = shown
+    return task
+
+
+class Tasklet(Handle):
+    """Part of a task's value, ``t[0]`` or ``t[2:5]``, or a function of it, ``Tasklet(t, f)``. Never stored."""
+
+    __slots__ = ("base", "steps")
+
+    base: Task
+    steps: tuple[tuple[str, Any], ...]
+
+    def __init__(self, base: Handle, function: Callable[[Any], Any]) -> None:
+        if not isinstance(base, Handle):
+            raise BadTask(f"a tasklet is made from a task, not from {type(base).__name__}")
+        self.base = base.task
+        self.steps = (*(base.steps if isinstance(base, Tasklet) else ()), ("call", function))
+
+    @classmethod
+    def _of(cls, handle: Handle, step: tuple[str, Any]) -> Tasklet:
+        tasklet = _allocate(Tasklet)
+        tasklet.base = handle.task
+        tasklet.steps = (*handle.steps, step) if isinstance(handle, Tasklet) else (step,)
+        return tasklet
+
+    @property
+    def task(self) -> Task:
+        return self.base
+
+    def take(self, value: Any) -> Any:
+        for kind, step in self.steps:
+            value = value[step] if kind == "item" else step(value)
+        return value
+
+    def _short(self) -> str:
+        text = self.base._short()
+        for kind, step in self.steps:
+            if kind == "item":
+                text += f"[{_slice(step) if isinstance(step, slice) else repr(step)}]"
+            else:
+                text = f"{getattr(step, '__name__', step)}({text})"
+        return text
+
+    def __repr__(self) -> str:
+        if _briefly.on:
+            return self._short()
+        try:
+            return f"<Tasklet {self._short()} · {self.state.value} · of {self.base.key[:SHORT]}>"
+        except (JugError, OSError) as error:
+            return f"<Tasklet {self._short()} · {type(error).__name__}: {error}>"
+
+    def __jug_reference__(self) -> Reference:
+        return Reference(self.base.__jug_reference__().key, self.steps)
+
+
+def _slice(step: slice) -> str:
+    parts = ["" if part is None else repr(part) for part in (step.start, step.stop, step.step)]
+    return ":".join(parts if parts[2] else parts[:2])
+
+
+def _tally(states: Iterable[State]) -> str:
+    counts: dict[State, int] = {}
+    for state in states:
+        counts[state] = counts.get(state, 0) + 1
+    ordered = [(state, counts[state]) for state in State if state in counts]
+    if len(ordered) == 1 and ordered[0][1] == 1:
+        return f"a {ordered[0][0].value} task"
+    return f"{sum(counts.values())} tasks: " + ", ".join(f"{count} {state.value}" for state, count in ordered)
+
+
+def _unwrapped(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """A partial or a bound method as the function beneath it, so that what it carries are arguments like others."""
+    while True:
+        if type(function) is functools.partial:
+            args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+            function = function.func
+        elif isinstance(function, types.MethodType) and not isinstance(function.__self__, type):
+            args = (function.__self__, *args)
+            function = function.__func__
+        elif type(function) is types.BuiltinMethodType and not isinstance(
+            function.__self__, type | types.ModuleType | None
+        ):  # "abc".upper
+            args = (function.__self__, *args)
+            function = getattr(type(function.__self__), function.__name__)
+        else:
+            return function, args, kwargs
+
+
+# -- lists of tasks ----------------------------------------------------------------------------------------------------
+
+
+class TaskList(list[Any]):
+    """A list of tasks, as ``.map`` gives it. Shows as one line or table, however long it is."""
+
+    def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
+        """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
+        from jug_notebook.values import bvalue
+
+        values: list[Any] = bvalue(list(self), timeout=timeout, on_error=on_error)
+        return values
+
+    def wait(self, timeout: float | None = None) -> TaskList:
+        """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError; no TaskFailed."""
+        from jug_notebook.values import settle
+
+        settle(self, timeout)
+        return self
+
+    @property
+    def done(self) -> TaskList:
+        """Those that have finished or failed."""
+        return self._where(lambda state: state.settled)
+
+    @property
+    def failed(self) -> TaskList:
+        """Those that have failed, or need a failed task."""
+        return self._where(lambda state: state in (State.FAILED, State.BLOCKED))
+
+    def cancel(self) -> int:
+        """Take back those that have not started. Answers how many."""
+        return sum(at.cancel(tasks) for at, tasks in self._by_desk())
+
+    def retry(self) -> int:
+        """Try the failed ones again, and what failed among their needs. Answers how many tasks are tried again."""
+        return sum(at.retry(tasks) for at, tasks in self._by_desk())
+
+    def status(self) -> Any:
+        """The same picture as `jug_notebook.status`, of these tasks alone."""
+        for at, tasks in self._by_desk():
+            return at.status_of([task.key for task in tasks])
+        return desk.here().status_of([])
+
+    def _by_desk(self) -> list[tuple[Desk, list[Task]]]:
+        found: dict[int, tuple[Desk, dict[Key, Task]]] = {}
+        for handle in self:
+            if isinstance(handle, Handle):
+                task = handle.task
+                found.setdefault(id(task._desk), (task._desk, {}))[1][task._key] = task
+        return [(desk, list(tasks.values())) for desk, tasks in found.values()]
+
+    def _states(self) -> dict[Key, tuple[str, State]]:
+        return {
+            task._key: (task.name, state)
+            for at, tasks in self._by_desk()
+            for task, state in zip(tasks, at.states([task._key for task in tasks]), strict=True)
+        }
+
+    def _where(self, wanted: Callable[[State], bool]) -> TaskList:
+        states = self._states()
+        return TaskList(handle for handle in self if isinstance(handle, Handle) and wanted(states[handle.key][1]))
+
+    @overload  # type: ignore[override]
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> TaskList: ...
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return TaskList(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> TaskList:
+        return TaskList([*self, *other])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)  # in arguments it is a list like any other
+
+    def _rows(self) -> list[tuple[str, dict[State, int]]]:
+        """Counts by function and state; each handle counts, so that a chunk's calls are counted as calls."""
+        rows: dict[str, dict[State, int]] = {}
+        states = self._states()
+        for handle in self:
+            if isinstance(handle, Handle):
+                name, state = states[handle.key]
+                counts = rows.setdefault(name, {})
+                counts[state] = counts.get(state, 0) + 1
+        return list(rows.items())
+
+    def __repr__(self) -> str:
+        if _briefly.on:
+            names = dict.fromkeys(handle.name for handle in self if isinstance(handle, Handle))
+            return f"{len(self)} tasks of {', '.join(names)}"
+        try:
+            rows = self._rows()
+        except (JugError, OSError) as error:
+            return f"<{len(self)} tasks · {type(error).__name__}: {error}>"
+        if not rows:
+            return f"<TaskList of {len(self)}>"
+        lines = [
+            f"{sum(counts.values())} of {name}: "
+            + ", ".join(f"{counts[state]} {state.value}" for state in State if state in counts)
+            for name, counts in rows
+        ]
+        return f"<{len(self)} tasks · {' · '.join(lines)}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        try:
+            rows = self._rows()
+        except (JugError, OSError) as error:
+            return f"<pre>{escape(f'{len(self)} tasks · {error}')}</pre>"
+        states = [state for state in State if any(state in counts for _, counts in rows)]
+        head = "".join(f"<th>{escape(title)}</th>" for title in ("function", "tasks", *(s.value for s in states)))
+        body = "".join(
+            f"<tr><td>{escape(name)}</td><td>{sum(counts.values())}</td>"
+            + "".join(f"<td>{counts.get(state, '')}</td>" for state in states)
+            + "</tr>"
+            for name, counts in rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@digest.register("jug_notebook.TaskList")
+@digest.register("jug_notebook.TaskList")
+def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
+    encoder.add(list(value), path)

@@ -1,0 +1,291 @@
+"""Tasks on their way into a store: sealed, handed in by the batch; and taken back when nobody makes them any more."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from jug_notebook import codec, process
+from jug_notebook.clock import Clock
+from jug_notebook.code import Code
+from jug_notebook.codec import Seal
+from jug_notebook.desk import Draft, Edition
+from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
+from jug_notebook.model import Key, Origin, Recipe, Scope, Spec, State, Submission
+from jug_notebook.opening import Opener, recipe
+from jug_notebook.store import Store
+from jug_notebook.task import TaskFunction, definitions
+
+FLUSH_TASKS = 1000  #: so many tasks are handed in together,
+FLUSH_AFTER = 0.05  #: or those made in so many seconds
+
+#: what can be taken back: it has not started, or has come to nothing
+PENDING = (State.WAITING, State.READY, State.BLOCKED, State.FAILED)
+
+
+class CellReport(msgspec.Struct, frozen=True):
+    """What a cell's run came to: tasks handed in (``new + known + finished``) and taken back, and who will run them."""
+
+    new: int = 0
+    known: int = 0
+    finished: int = 0
+    taken_back: int = 0
+    workers: int = 0  #: alive, or on their way
+
+    @property
+    def queued(self) -> int:
+        """Tasks of this run that are not finished."""
+        return self.new + self.known
+
+
+class Intake:
+    """The way in for the tasks of one notebook. Safe to use from several threads."""
+
+    def __init__(self, store: Store, seal: Seal, clock: Clock, user: str, notebook: str, folder: Path) -> None:
+        self._store = store
+        self._seal = seal
+        self._opener = Opener(store, seal)
+        self._clock = clock
+        self._user = user
+        self._notebook = notebook
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._buffer: list[Draft] = []
+        self._since = 0.0
+        self._closed = False
+        self._cell: str | None = None
+        self._made: dict[Key, Edition] = {}
+        self._handed = CellReport()
+        self._editions: dict[TaskFunction, Edition] = {}
+        self._codes: dict[TaskFunction, Code] = {}
+        self._last: weakref.WeakKeyDictionary[TaskFunction, Edition] = weakref.WeakKeyDictionary()
+        self._known: dict[str, str] = {}
+
+    # -- handing in tasks ----------------------------------------------------------------------------------------------
+
+    def edition(self, function: TaskFunction) -> Edition:
+        """See `Desk`."""
+        return self._editions.get(function) or self._pin(function)
+
+    def _pin(self, function: TaskFunction) -> Edition:
+        code = self._code(function)
+        edition = self._last.get(function)
+        if edition is None or edition.code != code.digest or function.hidden:
+            parcel = codec.dump_function(function.__jug_function__, code, self._store.put_blob)
+            address = self._store.put_blob([msgspec.msgpack.encode(parcel)])
+            bound = Recipe(
+                name=function.name,
+                code=code.digest,
+                parcel=address,
+                python=process.python(),
+                runner=function.runner,
+                retries=function.retries,
+                timeout=function.timeout,
+                priority=function.priority,
+                nout=function.nout,
+            )
+            edition = Edition(
+                function.name,
+                function,
+                code.digest,
+                msgspec.msgpack.encode(bound),
+                function.priority,
+                function.nout,
+                code.parts,
+            )
+            self._last[function] = edition
+        self._editions[function] = edition
+        self._take_back_former(function, code)
+        return edition
+
+    def _code(self, function: TaskFunction) -> Code:
+        code = self._codes.get(function)
+        if code is None:
+            code = self._codes[function] = function.examine(self._folder)
+        return code
+
+    def former(self, edition: Edition) -> bool:
+        """See `Desk`."""
+        function = edition.function
+        if function is None:
+            return False
+        latest = definitions.get(edition.name, function) if function.defines else function
+        try:
+            return self._code(latest).digest != edition.code
+        except Unhashable:
+            return latest is not function
+
+    def add(self, drafts: Sequence[Draft]) -> None:
+        """See `Desk`."""
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"the session of {self._store.shown} is closed; connect() again")
+            now = self._clock.monotonic()
+            if not self._buffer:
+                self._since = now
+            self._buffer.extend(drafts)
+            if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
+                self.flush()
+
+    def flush(self) -> None:
+        """Hand in the tasks that were made and not handed in yet. In a script this ends a run, as `end_cell` does."""
+        if self._cell is not None:
+            self._deliver()
+        elif self._buffer:
+            self._end_of_run()
+
+    def _deliver(self) -> None:
+        with self._lock:
+            drafts = self._buffer
+            if not drafts:
+                return
+            origin = Origin(self._user, self._notebook, self._cell or "")
+            report = self._store.submit(self._submissions(drafts, origin), origin)
+            if self._cell is not None:
+                self._made.update((draft[1], draft[0]) for draft in drafts)
+            self._buffer = []
+            self._handed = msgspec.structs.replace(
+                self._handed,
+                new=self._handed.new + report.new,
+                known=self._handed.known + report.known,
+                finished=self._handed.finished + report.finished,
+            )
+
+    def _submissions(self, drafts: Sequence[Draft], origin: Origin) -> list[Submission]:
+        folder, made, python = str(self._folder), self._clock.now(), process.python()
+        encode, seal = msgspec.msgpack.Encoder().encode, self._seal.seal
+        submissions = []
+        for edition, key, form, needs, arguments, shown in drafts:
+            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made)
+            body = seal("spec", key, 0, b"", encode(spec))
+            submissions.append(Submission(key, edition.name, needs, form, body, edition.priority, python))
+        return submissions
+
+    def close(self) -> None:
+        """Hand in what is left, and take in no more."""
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+
+    def hurry(self) -> None:
+        """Hand in what was left lying, by a cell that goes on with other things."""
+        with self._lock:
+            if self._buffer and self._clock.monotonic() - self._since > FLUSH_AFTER:
+                self._deliver()
+
+    # -- cells ---------------------------------------------------------------------------------------------------------
+
+    def begin_cell(self, cell: str) -> None:
+        """A cell starts to run: tasks made until `end_cell` are its."""
+        with self._lock:
+            self._deliver()
+            self._cell = cell
+            self._made = {}
+            self._handed = CellReport()
+            self._unpin()
+
+    def end_cell(self, success: bool = True) -> CellReport:
+        """The cell has run: hand in its tasks, and take back what it, or a redefined function, no longer makes.
+
+        A cell that failed (``success=False``) has made only part of its tasks, so nothing is taken back. Raises
+        ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
+        its tasks are taken back.
+        """
+        with self._lock:
+            if self._cell is None:
+                self.flush()
+                return CellReport()
+            cell = self._cell
+            try:
+                taken_back = self._end_of_run()
+                if success:
+                    taken_back += self._redefined() + self._no_longer_made(cell)
+                return msgspec.structs.replace(self._handed, taken_back=taken_back)
+            finally:
+                self._cell = None
+                self._made = {}
+
+    def _end_of_run(self) -> int:
+        """Compare what was pinned with what is, hand in, forget the pins."""
+        with self._lock:
+            pinned = {draft[0] for draft in self._buffer} | set(self._editions.values())
+            self._codes.clear()
+            changed = {edition: parts for edition in pinned if (parts := self._changed(edition))}
+            self._buffer = [draft for draft in self._buffer if draft[0] not in changed]
+            gone = [key for key, edition in self._made.items() if edition in changed]
+            try:
+                self._deliver()
+                if gone:
+                    self._store.wish(gone, Origin(self._user, self._notebook, self._cell or ""), False)
+            finally:
+                self._editions.clear()
+            if changed:
+                raise ChangedInCell(_changed_text(changed))
+            return len(gone)
+
+    def _changed(self, edition: Edition) -> list[str]:
+        assert edition.function is not None, "only functions are pinned"
+        code = self._code(edition.function)
+        if code.digest == edition.code:
+            return []
+        names = [name for name in {**edition.parts, **code.parts} if edition.parts.get(name) != code.parts.get(name)]
+        return names or ["its code"]
+
+    def _unpin(self) -> None:
+        self._editions.clear()
+        self._codes.clear()
+
+    def _no_longer_made(self, cell: str) -> int:
+        """Take back what this cell wanted when it ran before, and did not make this time."""
+        if not cell:
+            return 0
+        origin = Origin(self._user, self._notebook, cell)
+        gone = [key for key in self._store.wished(origin) if key not in self._made]
+        return self._take_back(gone, origin)
+
+    def _redefined(self) -> int:
+        """Take back what former definitions of functions still have pending; also of those that were not called."""
+        taken_back = 0
+        for function in list(definitions.values()):
+            try:
+                taken_back += self._take_back_former(function, self._code(function))
+            except Unhashable:
+                continue  # its next call will say so
+        return taken_back
+
+    def _take_back_former(self, function: TaskFunction, code: Code) -> int:
+        name = function.name
+        if definitions.get(name) is not function or self._known.get(name) == code.digest:
+            return 0
+        self._known[name] = code.digest
+        pending = self._pending(self._store.keys_named(name, Scope(self._notebook)))
+        former = [
+            key
+            for key, spec in zip(pending, self._opener.specs(pending), strict=True)
+            if spec is not None and recipe(spec.recipe).code != code.digest
+        ]
+        return self._take_back(former, Origin(self._user, self._notebook))
+
+    def _take_back(self, keys: Sequence[Key], origin: Origin) -> int:
+        pending = self._pending(keys)
+        if pending:
+            self._store.wish(pending, origin, False)
+        return len(pending)
+
+    def _pending(self, keys: Sequence[Key]) -> list[Key]:
+        return [key for key, state in zip(keys, self._store.states(keys), strict=True) if state in PENDING]
+
+
+def _changed_text(changed: Mapping[Edition, list[str]]) -> str:
+    told = [
+        f"{' and '.join(parts)} changed after {edition.name} was first called" for edition, parts in changed.items()
+    ]
+    return (
+        f"{'; '.join(told)}, so its tasks would mean two things. They were taken back: "
+        "split the cell there, or pass what changes as an argument"
+    )

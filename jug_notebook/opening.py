@@ -1,0 +1,119 @@
+"""Opening what is sealed in a store: specs, outcomes, and what people see of them. Nothing unsigned is ever shown."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import msgspec
+
+from jug_notebook.codec import Seal
+from jug_notebook.errors import SignatureError
+from jug_notebook.model import Failed, FailureView, Finished, Held, Key, Outcome, Recipe, Spec, State, TaskView
+from jug_notebook.store import Store
+
+TAIL = 4000  #: characters of a failed task's output that its error shows
+
+_SPEC = msgspec.msgpack.Decoder(Spec)
+_OUTCOME: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Finished | Failed)
+
+
+@functools.lru_cache(maxsize=1000)
+def recipe(data: bytes) -> Recipe:
+    """What tasks of a function share, decoded once."""
+    return msgspec.msgpack.decode(data, type=Recipe)
+
+
+class Opener:
+    """Opens what a store holds, with the store's seal. Raises SignatureError unless a method says otherwise."""
+
+    def __init__(self, store: Store, seal: Seal) -> None:
+        self._store = store
+        self._seal = seal
+
+    def spec(self, key: Key, body: bytes) -> Spec:
+        """A spec from its sealed bytes."""
+        return _SPEC.decode(self._seal.open("spec", key, 0, b"", body))
+
+    def outcome(self, key: Key, held: Held) -> Outcome:
+        """An outcome from its sealed bytes."""
+        return _OUTCOME.decode(self._seal.open("outcome", key, held.verdict.round, held.verdict.inputs, held.body))
+
+    def specs(self, keys: Sequence[Key]) -> list[Spec | None]:
+        """None for tasks that the store doesn't know."""
+        return [
+            None if body is None else self.spec(key, body)
+            for key, body in zip(keys, self._store.specs(keys), strict=True)
+        ]
+
+    def outcomes(self, keys: Sequence[Key]) -> list[Outcome | None]:
+        """None where no outcome holds."""
+        return [
+            None if held is None else self.outcome(key, held)
+            for key, held in zip(keys, self._store.outcomes(keys), strict=True)
+        ]
+
+    def views(self, keys: Sequence[Key], filled: bool = False) -> list[TaskView]:
+        """Tasks by key. One that the store doesn't know has no name and counts as withdrawn."""
+        known = []
+        for key, state, spec in zip(keys, self._store.states(keys), self.specs(keys), strict=True):
+            name, shown = ("", "") if spec is None else (recipe(spec.recipe).name, spec.shown)
+            known.append(TaskView(key, name, state or State.WITHDRAWN, shown=shown))
+        return self.filled(known) if filled else known
+
+    def filled(self, views: Sequence[TaskView]) -> list[TaskView]:
+        """Views with their sealed parts: arguments, summary, error. What isn't signed says so in its place."""
+        keys = [view.key for view in views]
+        bodies, helds = self._store.specs(keys), self._store.outcomes(keys)
+        return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
+
+    def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
+        shown, summary, error = view.shown, "", ""
+        try:
+            if body is not None:
+                shown = self.spec(view.key, body).shown
+            if held is not None:
+                outcome = self.outcome(view.key, held)
+                summary = outcome.summary if isinstance(outcome, Finished) else ""
+                error = outcome.error if isinstance(outcome, Failed) else ""
+        except SignatureError as refused:
+            error = f"not shown: {refused}"
+        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error)
+
+    def failures(self, views: Sequence[TaskView]) -> list[FailureView]:
+        """Failed tasks as people see them. What isn't signed says so in its place."""
+        keys = [view.key for view in views]
+        found = []
+        for view, held in zip(views, self._store.outcomes(keys), strict=True):
+            if held is None or held.verdict.finished:
+                continue
+            try:
+                outcome = self.outcome(view.key, held)
+                assert isinstance(outcome, Failed)
+                [spec] = self.specs([view.key])
+                found.append(failure(outcome, view.name, "" if spec is None else spec.shown))
+            except SignatureError as refused:
+                found.append(FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0))
+        return found
+
+
+def failure(failed: Failed, name: str, shown: str) -> FailureView:
+    """A failure as people see it."""
+    run = failed.run
+    return FailureView(
+        key=failed.key,
+        name=name,
+        shown=shown,
+        error=failed.error,
+        traceback=failed.traceback,
+        host=run.host,
+        pid=run.pid,
+        started=run.started,
+        duration=run.duration,
+        output=printed(run.output)[-TAIL:],
+    )
+
+
+def printed(output: Sequence[tuple[str, str]]) -> str:
+    """What a task printed, in order, as a terminal would have shown it."""
+    return "".join(text for _, text in output)

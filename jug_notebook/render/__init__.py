@@ -1,0 +1,43 @@
+"""What people see: snapshots, listings and failures as text, as static HTML and as plain data. Pure.
+
+What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
+"""
+
+from jug_notebook.render.gist import NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.page import (
+    advice_html,
+    failure_html,
+    failures_html,
+    functions_html,
+    head_html,
+    html,
+    page,
+    tasks_html,
+    workers_html,
+)
+from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
+from jug_notebook.render.words import ago, duration, size
+
+__all__ = [
+    "NOTEBOOK",
+    "SHELL",
+    "TASKS",
+    "Hints",
+    "advice_html",
+    "ago",
+    "duration",
+    "failure_html",
+    "failure_text",
+    "failures_html",
+    "functions_html",
+    "head_html",
+    "html",
+    "page",
+    "plain",
+    "short",
+    "size",
+    "tasks_html",
+    "tasks_text",
+    "text",
+    "workers_html",
+]

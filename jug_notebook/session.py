@@ -1,0 +1,534 @@
+"""A store as a notebook or a script uses it: the desk where tasks are handed in, and the verbs come together."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jug_notebook import desk, process
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.codec import Seal
+from jug_notebook.desk import Draft, Edition
+from jug_notebook.display import Listing, Status, Text
+from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
+from jug_notebook.handles import SHORT, Task, handle
+from jug_notebook.intake import PENDING, CellReport, Intake
+from jug_notebook.model import (
+    BEAT,
+    Address,
+    Failed,
+    FunctionView,
+    Key,
+    Origin,
+    Scope,
+    State,
+    Stop,
+    Target,
+    TaskView,
+    Why,
+)
+from jug_notebook.opening import Opener, printed, recipe
+from jug_notebook.reading import Reader
+from jug_notebook.store import keyring, open_store, split
+from jug_notebook.targets import keys_of
+from jug_notebook.task import TaskFunction
+
+if TYPE_CHECKING:
+    from jug_notebook.launch import Crew
+
+FAILURES = 20  #: so many are opened for a picture
+LOGS = 20  #: so many tasks are shown in one log
+OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
+
+
+class Session:
+    """A store in use by one notebook or script. `connect` makes it current; the verbs of ``jug_notebook`` act on that.
+
+    Raises StoreError where the store can't be opened or its key isn't known.
+    """
+
+    def __init__(
+        self,
+        url: str | Path = "jugdata",
+        *,
+        notebook: str | Path | None = None,
+        headless: bool = False,
+        clock: Clock = CLOCK,
+    ) -> None:
+        self.notebook = _notebook(notebook)
+        self.folder = _folder(self.notebook)
+        self.headless = headless  #: nobody watches: `close` stops the crews that it started
+        self.crews: list[Crew] = []  #: those that this session started
+        self._clock = clock
+        self._store = open_store(resolve_url(url, self.folder), clock)
+        self._seal = Seal(self._secret(), self._store.id)
+        self._opener = Opener(self._store, self._seal)
+        self._reader = Reader(self._store, self._opener, clock, self._starting)
+        self._scope = Scope(notebook=self.notebook)
+        self._user = process.user()
+        self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        self._info = process.me("session", clock)
+        self._store.renew([self._info])
+        self._ended = threading.Event()
+        self._pulse = threading.Thread(
+            target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
+        )
+        self._pulse.start()
+        _OPEN.add(self)
+
+    def _secret(self) -> bytes:
+        lasting = not self._store.url.startswith("memory:")
+        try:
+            return keyring.secret(self._store.id, make=not lasting, lasting=lasting)
+        except StoreError:
+            if self._store.snapshot().functions:
+                raise
+        return keyring.secret(self._store.id, make=True)  # nobody has written to it yet: it is ours
+
+    # -- about itself --------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """This session among the processes of the store."""
+        return self._info.id
+
+    @property
+    def url(self) -> str:
+        """The store's URL, for other processes. May hold a password; `shown` does not."""
+        return self._store.url
+
+    @property
+    def shown(self) -> str:
+        """The store's URL for people."""
+        return self._store.shown
+
+    @property
+    def identity(self) -> str:
+        """Names the store for good."""
+        return self._store.id
+
+    @property
+    def closed(self) -> bool:
+        return self._ended.is_set()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Session {self.shown} · closed>"
+        return f"<Session {self.shown} · {self._reader.workers()} workers · {self.notebook}>"
+
+    def close(self) -> None:
+        """Hand in what is left, leave the store, and if headless stop the crews started here. Closing twice is fine."""
+        if self.closed:
+            return
+        try:
+            self._intake.close()
+        finally:
+            self._ended.set()
+            _OPEN.discard(self)
+            if desk.current is self:
+                desk.sit(None)
+            if self.headless:
+                for crew in self.crews:
+                    crew.stop()
+            if self._pulse is not threading.current_thread():
+                self._pulse.join()
+            self._store.leave([self._info.id])
+            self._store.close()
+
+    # -- handing in tasks ----------------------------------------------------------------------------------------------
+
+    def edition(self, function: TaskFunction) -> Edition:
+        """See `Desk`."""
+        return self._intake.edition(function)
+
+    def former(self, edition: Edition) -> bool:
+        """See `Desk`."""
+        return self._intake.former(edition)
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """See `Desk`."""
+        return self._store.put_blob(parts)
+
+    def add(self, drafts: Sequence[Draft]) -> None:
+        """See `Desk`."""
+        self._intake.add(drafts)
+
+    def flush(self) -> None:
+        """Hand in the tasks that were made and not handed in yet. In a script, raises as `end_cell` does."""
+        self._intake.flush()
+
+    def begin_cell(self, cell: str) -> None:
+        """A cell starts to run: tasks made until `end_cell` are its."""
+        self._intake.begin_cell(cell)
+
+    def end_cell(self, success: bool = True) -> CellReport:
+        """The cell has run: hand in its tasks, and take back what it, or a redefined function, no longer makes.
+
+        A cell that failed (``success=False``) has made only part of its tasks, so nothing is taken back. Raises
+        ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
+        its tasks are taken back.
+        """
+        report = self._intake.end_cell(success)
+        workers = self._reader.workers() or int(self._starting()) if report.queued else 0
+        return msgspec.structs.replace(report, workers=workers)
+
+    def _starting(self) -> bool:
+        return any(crew.starting for crew in self.crews)
+
+    # -- what handles ask ----------------------------------------------------------------------------------------------
+
+    def states(self, keys: Sequence[Key]) -> list[State]:
+        """See `Desk`. A task that the store doesn't know (any more) counts as withdrawn."""
+        self.flush()
+        return [state or State.WITHDRAWN for state in self._store.states(keys)]
+
+    def views(self, keys: Sequence[Key]) -> list[TaskView]:
+        """See `Desk`."""
+        self.flush()
+        return self._opener.views(keys, filled=True)
+
+    def collect(
+        self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
+    ) -> list[Any]:
+        """See `Desk`."""
+        self.flush()
+        return self._reader.collect(keys, wait, timeout, strict, mmap, self._user)
+
+    def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
+        """See `Desk`."""
+        self.flush()
+        return self._reader.settle(keys, timeout, first)
+
+    async def settled(self, key: Key) -> None:
+        """See `Desk`."""
+        self.flush()
+        await self._reader.settled(key)
+
+    def needs(self, key: Key) -> list[Task]:
+        """See `Desk`."""
+        self.flush()
+        [spec] = self._opener.specs([key])
+        return [] if spec is None else self._found(spec.needs)
+
+    def outputs(self, key: Key) -> tuple[tuple[str, str], ...]:
+        """See `Desk`."""
+        self.flush()
+        [outcome] = self._opener.outcomes([key])
+        return () if outcome is None else outcome.run.output
+
+    def _found(self, keys: Sequence[Key]) -> list[Task]:
+        tasks = []
+        for key, spec in zip(keys, self._opener.specs(keys), strict=True):
+            if spec is None:
+                raise NoSuchTask(f"no task {key[:SHORT]} in {self.shown}")
+            known = recipe(spec.recipe)
+            edition = Edition(known.name, None, known.code, spec.recipe, known.priority, known.nout)
+            tasks.append(handle(self, edition, key, spec.needs, spec.shown))
+        return tasks
+
+    # -- the verbs -----------------------------------------------------------------------------------------------------
+
+    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None) -> list[Task]:
+        """The tasks that a target means: see `keys_of`. Raises NoSuchTask, which names what comes near."""
+        return self._found(self._keys(target, namespace))
+
+    def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
+        self.flush()
+        return keys_of(target, self._store, self._scope, namespace)
+
+    def execute(
+        self,
+        workers: int | None = None,
+        *,
+        wait: bool = False,
+        target: Any = None,
+        max_tasks: int | None = None,
+        max_time: float | None = None,
+        idle_timeout: float = 600,
+        memory_limit: int | None = None,
+        python: str | None = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Crew:
+        """Start workers on this host, in the background; answers at once with their crew.
+
+        ``workers`` is the total to have with equal options (all cores, if not given); asking twice starts none twice.
+        ``target`` runs these tasks and what they need, and no others; ``max_tasks`` and ``max_time`` (seconds) are a
+        worker's and a crew's limits, ``memory_limit`` a task's in bytes; ``idle_timeout`` ends them so many seconds
+        after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. Raises LaunchError.
+        """
+        from jug_notebook.launch import CrewOptions, local
+
+        self.flush()
+        options = CrewOptions(
+            size=workers if workers is not None else len(os.sched_getaffinity(0)),
+            idle_timeout=idle_timeout,
+            max_tasks=max_tasks,
+            max_time=max_time,
+            memory_limit=memory_limit,
+            target=None if target is None else self._target(target, namespace),
+            python=python,
+            tied_to=self._info.id if self.headless else "",
+        )
+        crew = local.launch(self._store, options)
+        self.crews.append(crew)
+        if wait:
+            self.barrier()
+        return crew
+
+    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
+        if isinstance(target, TaskFunction):
+            return Target(names=frozenset([target.name]))
+        if isinstance(target, str) and self._store.keys_named(target, self._scope):
+            return Target(names=frozenset([target]))
+        return Target(keys=frozenset(self._keys(target, namespace)))
+
+    def barrier(self) -> None:
+        """Wait until nothing of this notebook waits or runs. Raises BarrierError where nobody works, WaitInterrupted."""
+        self.flush()
+
+        def busy() -> int:
+            counts = self._store.snapshot(self._scope).counts
+            return sum(counts[state] for state in OPEN_STATES)
+
+        self._reader.barrier(busy)
+
+    def status(self, all: bool = False) -> Status:
+        """The picture now: this notebook's tasks, or with ``all`` the whole store's."""
+        self.flush()
+        scope = Scope() if all else self._scope
+        failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
+        failures = tuple(self._opener.failures(failed))
+        return Status(msgspec.structs.replace(self._store.snapshot(scope), failures=failures))
+
+    def status_of(self, keys: Sequence[Key]) -> Status:
+        """The same of these tasks alone."""
+        self.flush()
+        wanted = set(keys)
+        views = [view for view in self._store.tasks(target=Target(keys=frozenset(wanted))) if view.key in wanted]
+        rows: dict[str, list[TaskView]] = {}
+        for view in views:
+            rows.setdefault(view.name, []).append(view)
+        failed = [view for view in views if view.state is State.FAILED][:FAILURES]
+        snapshot = msgspec.structs.replace(
+            self._store.snapshot(self._scope),
+            scope="these tasks",
+            functions=tuple(_function_view(name, row) for name, row in rows.items()),
+            failures=tuple(self._opener.failures(failed)),
+        )
+        return Status(snapshot)
+
+    def tasks(
+        self,
+        target: Any = None,
+        state: State | str | None = None,
+        limit: int = 50,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Listing:
+        """Tasks of this notebook (or those of a target) to look at, with arguments, results in short, errors."""
+        self.flush()
+        wanted = State(state) if isinstance(state, str) else state
+        if target is None:
+            views = self._store.tasks(self._scope, state=wanted)
+        else:
+            keys = dict.fromkeys(self._keys(target, namespace))
+            found = self._store.tasks(target=Target(keys=frozenset(keys)))
+            views = [view for view in found if view.key in keys and wanted in (None, view.state)]
+        return Listing(self._opener.filled(views[:limit] if limit else views), len(views))
+
+    def log(self, target: Any = None, host: str | None = None, namespace: Mapping[str, Any] | None = None) -> str:
+        """What tasks printed, with the traceback of failed ones; without a target, of those that ended last.
+
+        With ``host``, what the workers there said of themselves.
+        """
+        self.flush()
+        if host is not None:
+            return Text(self._host_log(host))
+        if target is None:
+            ended = [view for view in self._store.tasks(self._scope) if view.state in (State.FINISHED, State.FAILED)]
+            ended.sort(key=lambda view: view.started + view.duration)
+            keys = [view.key for view in ended]
+            cut = keys[-LOGS:]
+            parts = [f"… {len(keys) - len(cut)} tasks before"] if len(keys) > len(cut) else []
+        else:
+            keys = self._keys(target, namespace)
+            cut = keys[:LOGS]
+            parts = []
+        parts += [self._task_log(view) for view in self._opener.views(cut)]
+        if target is not None and len(keys) > len(cut):
+            parts.append(f"… and {len(keys) - len(cut)} more tasks")
+        return Text("\n".join(parts) or "nothing was run yet")
+
+    def _task_log(self, view: TaskView) -> str:
+        [outcome] = self._opener.outcomes([view.key])
+        head = f"── {view.name}({view.shown}) · {view.state.value} · {view.key[:SHORT]}"
+        if outcome is None:
+            return head
+        run = outcome.run
+        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
+        if isinstance(outcome, Failed):
+            parts.append(outcome.traceback.rstrip("\n") or outcome.error)
+        return "\n".join(part for part in parts if part)
+
+    def _host_log(self, host: str) -> str:
+        there = [info for info, _, _ in self._store.processes() if info.host == host and info.kind != "session"]
+        if not there:
+            raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self._hosts()) or 'none'}")
+        parts = []
+        for info in there:
+            text = self._store.log(info.id).rstrip("\n")
+            if text:
+                parts += [f"── {info.kind} {info.id}", text]
+        return "\n".join(parts) or f"the workers on {host} said nothing"
+
+    def _hosts(self) -> list[str]:
+        return sorted({info.host for info, _, _ in self._store.processes() if info.kind != "session"})
+
+    def stop(self, now: bool = False, host: str | None = None) -> int:
+        """Stop the workers (of one host) after their current task, or ``now``. Answers how many were told."""
+        told = [
+            info
+            for info, alive, _ in self._store.processes()
+            if alive and info.kind == "supervisor" and host in (None, info.host)
+        ]
+        if told:
+            self._store.order([info.id for info in told], Stop(now))
+        count = sum(info.size for info in told)
+        if self._store.url.startswith("memory:"):
+            for crew in self.crews:
+                count += crew.alive()
+                crew.stop(now)
+        return count
+
+    def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None) -> int:
+        """Try failed tasks again: all of this notebook, or those of a target and those they need. Answers how many."""
+        self.flush()
+        if target is None:
+            keys = [view.key for view in self._store.tasks(self._scope, state=State.FAILED)]
+        else:
+            meant = self._keys(target, namespace)
+            blamed = dict(zip(meant, self._store.blame(meant), strict=True))
+            states = dict(zip(meant, self._store.states(meant), strict=True))
+            culprits = [key if states[key] is State.FAILED else blamed[key] for key in meant]
+            keys = list(dict.fromkeys(key for key in culprits if key is not None))
+        return len(self._store.invalidate(keys, Why.RETRY, self._user)) if keys else 0
+
+    def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
+        """These values are wrong: compute them again, and what was made from them. Answers how many were dropped."""
+        keys = self._keys(target, namespace)
+        return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
+
+    def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
+        """This notebook no longer wants these tasks: what has not started won't. Answers how many were taken back."""
+        keys = self._keys(target, namespace)
+        states = self._store.states(keys)
+        unwanted = [k for k, state in zip(keys, states, strict=True) if state in PENDING or state is State.RUNNING]
+        if unwanted:
+            self._store.wish(unwanted, Origin(self._user, self.notebook), False)
+        return sum(state in PENDING for state in states)
+
+    # -- the pulse -----------------------------------------------------------------------------------------------------
+
+    def _beat_once(self) -> None:
+        self._store.renew([self._info])
+        self._intake.hurry()
+
+
+def _beat(session: weakref.ref[Session], ended: threading.Event) -> None:
+    """Beat for a session until it ends or is forgotten, and hand in what a long cell left lying."""
+    while not ended.wait(BEAT):
+        alive = session()
+        if alive is None:
+            return
+        try:
+            alive._beat_once()
+        except (StoreError, OSError):
+            continue  # the next verb will meet it where it can be told
+        del alive
+
+
+def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
+    counts: dict[State, int] = {}
+    for view in views:
+        counts[view.state] = counts.get(view.state, 0) + 1
+    durations = [view.duration for view in views if view.state is State.FINISHED]
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None)
+
+
+# -- the session in use ------------------------------------------------------------------------------------------------
+
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
+_current: Session | None = None
+
+
+def connect(url: str | Path = "jugdata", *, notebook: str | Path | None = None, headless: bool = False) -> Session:
+    """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+
+    Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
+    Raises StoreError.
+    """
+    global _current
+    path = _notebook(notebook)
+    before = _current
+    if before is not None and not before.closed:
+        before.flush()
+        same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
+        if same:
+            before.headless = before.headless or headless
+            desk.sit(before)
+            return before
+    _current = Session(url, notebook=notebook, headless=headless)
+    desk.sit(_current)
+    return _current
+
+
+def current() -> Session:
+    """The session in use; the first need connects to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
+    if _current is None or _current.closed:
+        return connect(os.environ.get("JUG_STORE") or "jugdata")
+    return _current
+
+
+def resolve_url(url: str | Path, folder: Path) -> str:
+    """A store's URL, with a relative path taken from the notebook's folder."""
+    scheme, rest = split(str(url))
+    return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
+
+
+def _absolute(url: str) -> str:
+    scheme, rest = split(url)
+    return f"file:{Path(rest).absolute()}" if scheme == "file" else url
+
+
+def _notebook(given: str | Path | None) -> str:
+    """The notebook's path: as given, as Jupyter says, or the working folder."""
+    path = given or os.environ.get("JPY_SESSION_NAME") or "."
+    return os.path.normpath(os.path.abspath(path))
+
+
+def _folder(notebook: str) -> Path:
+    path = Path(notebook)
+    if path.is_dir():
+        return path
+    return path.parent if path.parent.is_dir() else Path.cwd()
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_OPEN):
+        try:
+            session.close()
+        except (StoreError, OSError, ChangedInCell) as error:
+            print(f"jug_notebook: the session of {session.shown} could not be closed: {error}", file=sys.stderr)
+
+
+desk.on_first_need(current)
+
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url"]

@@ -1,0 +1,153 @@
+"""Values of what holds tasks, and waiting for them: `value`, `bvalue`, `wait`, `as_completed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.desk import Desk, Problem
+from jug_notebook.errors import WaitTimeout
+from jug_notebook.handles import Handle, Task
+from jug_notebook.model import Key
+
+
+class Waited(NamedTuple):
+    """What `wait` answers, as ``concurrent.futures.wait`` does."""
+
+    done: set[Any]
+    not_done: set[Any]
+
+
+class _Skipped:
+    pass
+
+
+_SKIPPED = _Skipped()
+
+
+def value(x: Any, on_error: str = "raise") -> Any:
+    """The value of ``x``, where lists, tuples, dicts and sets may hold tasks anywhere in them. Does not wait.
+
+    Raises NotReady, which names the state, and TaskFailed. With ``on_error="skip"`` what has no value is left out, with
+    ``"return"`` the error stands in its place.
+    """
+    return _load(x, on_error, wait=False, timeout=None)
+
+
+def bvalue(x: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
+    """As `value`, but waits while workers live. Raises what `Task.result` raises: BarrierError, TaskFailed …"""
+    return _load(x, on_error, wait=True, timeout=timeout)
+
+
+def wait(x: Any, timeout: float | None = None) -> Waited:
+    """Wait until all tasks in ``x`` have finished or failed; answers the sets (done, not_done).
+
+    A failed task raises nothing; ``timeout=0`` just looks. Raises BarrierError, WaitInterrupted.
+    """
+    handles = tasks_in(x)
+    if timeout is None or timeout > 0:
+        with suppress(WaitTimeout):  # the answer says so
+            settle(handles, timeout)
+    states = _states(handles)
+    done = {handle for handle in handles if states[handle.key]}
+    return Waited(done, set(handles) - done)
+
+
+def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK) -> Iterator[Any]:
+    """Each task as soon as it has finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError."""
+    left = list(dict.fromkeys(tasks_in(tasks)))
+    until = None if timeout is None else clock.monotonic() + timeout
+    while left:
+        states = _states(left)
+        done = [handle for handle in left if states[handle.key]]
+        yield from done
+        left = [handle for handle in left if not states[handle.key]]
+        if left and not done:
+            for desk, keys in _by_desk(left):
+                remaining = None if until is None else max(0.0, until - clock.monotonic())
+                if not desk.settle(keys, remaining, first=True):
+                    raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they go on")
+
+
+def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
+    """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, BarrierError."""
+    until = None if timeout is None else clock.monotonic() + timeout
+    for desk, keys in _by_desk(tasks_in(x)):
+        remaining = None if until is None else max(0.0, until - clock.monotonic())
+        if not desk.settle(keys, remaining):
+            raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they go on")
+
+
+def tasks_in(x: Any) -> list[Handle]:
+    """The tasks and tasklets in ``x``, at any depth, in order."""
+    found: list[Handle] = []
+    _gather(x, found)
+    return found
+
+
+def _gather(x: Any, found: list[Handle]) -> None:
+    if isinstance(x, Handle):
+        found.append(x)
+    elif isinstance(x, list | tuple | set | frozenset):
+        for item in x:
+            _gather(item, found)
+    elif isinstance(x, dict):
+        for key, item in x.items():
+            _gather(key, found)
+            _gather(item, found)
+
+
+def _by_desk(handles: list[Handle]) -> list[tuple[Desk, list[Key]]]:
+    groups: dict[int, tuple[Desk, dict[Key, None]]] = {}
+    for handle in handles:
+        task = handle.task
+        groups.setdefault(id(task._desk), (task._desk, {}))[1][task._key] = None
+    return [(desk, list(keys)) for desk, keys in groups.values()]
+
+
+def _states(handles: list[Handle]) -> dict[Key, bool]:
+    return {
+        key: state.settled
+        for desk, keys in _by_desk(handles)
+        for key, state in zip(keys, desk.states(keys), strict=True)
+    }
+
+
+def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
+    if on_error not in ("raise", "skip", "return"):
+        raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
+    handles = tasks_in(x)
+    for edition in {id(h.task._edition): h for h in handles}.values():
+        edition.task._warn_if_former()
+    loaded: dict[Key, Any] = {}
+    until = None if timeout is None else CLOCK.monotonic() + timeout
+    for desk, keys in _by_desk(handles):
+        left = None if until is None else max(0.0, until - CLOCK.monotonic())
+        values = desk.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
+        loaded.update(zip(keys, values, strict=True))
+    filled = _fill(x, loaded, on_error)
+    return None if filled is _SKIPPED else filled
+
+
+def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
+    if isinstance(x, Handle):
+        found = loaded[x.key]
+        if isinstance(found, Problem):
+            return _SKIPPED if on_error == "skip" else found.error
+        return found if type(x) is Task else x.take(found)
+    if isinstance(x, list | tuple | set | frozenset):
+        items = [_fill(item, loaded, on_error) for item in x]
+        if hasattr(x, "_fields"):  # a named tuple has a place for each
+            make: Any = type(x)
+            return make(*(None if item is _SKIPPED else item for item in items))
+        kind = next(kind for kind in (list, tuple, set, frozenset) if isinstance(x, kind))
+        return kind(item for item in items if item is not _SKIPPED)
+    if isinstance(x, dict):
+        pairs = [(_fill(key, loaded, on_error), _fill(item, loaded, on_error)) for key, item in x.items()]
+        return {key: item for key, item in pairs if key is not _SKIPPED and item is not _SKIPPED}
+    return x
+
+
+__all__ = ["Waited", "as_completed", "bvalue", "settle", "tasks_in", "value", "wait"]

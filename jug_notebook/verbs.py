@@ -1,0 +1,83 @@
+"""The verbs as plain functions: each acts on the session in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jug_notebook.display import Listing, Status
+from jug_notebook.handles import TaskList
+from jug_notebook.model import State
+from jug_notebook.session import current
+
+if TYPE_CHECKING:
+    from jug_notebook.launch import Crew
+
+
+def execute(
+    workers: int | None = None,
+    *,
+    wait: bool = False,
+    target: Any = None,
+    max_tasks: int | None = None,
+    max_time: float | None = None,
+    idle_timeout: float = 600,
+    memory_limit: int | None = None,
+    python: str | None = None,
+) -> Crew:
+    """Start workers in the background: see `Session.execute`. Raises LaunchError."""
+    return current().execute(
+        workers,
+        wait=wait,
+        target=target,
+        max_tasks=max_tasks,
+        max_time=max_time,
+        idle_timeout=idle_timeout,
+        memory_limit=memory_limit,
+        python=python,
+    )
+
+
+def barrier() -> None:
+    """Wait until nothing of this notebook waits or runs. Raises BarrierError where nobody works, WaitInterrupted."""
+    current().barrier()
+
+
+def status(all: bool = False) -> Status:
+    """The picture now: this notebook's tasks, or with ``all`` the whole store's. Raises StoreError."""
+    return current().status(all)
+
+
+def tasks(target: Any = None, state: State | str | None = None, limit: int = 50) -> Listing:
+    """Tasks of this notebook, or of a target, to look at. Raises NoSuchTask."""
+    return current().tasks(target, state, limit)
+
+
+def log(target: Any = None, host: str | None = None) -> str:
+    """What tasks printed, with tracebacks; with ``host``, what the workers there said. Raises NoSuchTask."""
+    return current().log(target, host)
+
+
+def stop(now: bool = False, host: str | None = None) -> int:
+    """Stop workers after their current task, or ``now``. Answers how many were told."""
+    return current().stop(now, host)
+
+
+def retry(target: Any = None) -> int:
+    """Try failed tasks again. Answers how many. Raises NoSuchTask."""
+    return current().retry(target)
+
+
+def invalidate(target: Any) -> int:
+    """These values are wrong: compute them again, and what was made from them. Answers how many. Raises NoSuchTask."""
+    return current().invalidate(target)
+
+
+def cancel(target: Any) -> int:
+    """Take back tasks that have not started. Answers how many. Raises NoSuchTask."""
+    return current().cancel(target)
+
+
+def resolve(target: Any, namespace: Mapping[str, Any] | None = None) -> TaskList:
+    """The tasks meant by an expression, a function's name, the beginning of a key, or /regex/. Raises NoSuchTask."""
+    return TaskList(current().resolve(target, namespace))

@@ -1,0 +1,492 @@
+"""One worker: claim tasks, run them, settle them, until told to stop.
+
+`work` is the loop; a `Bench` holds what it keeps between tasks (functions, values of needs) and runs one; a `Slot` is
+the page on which a supervisor, without asking, reads what the worker runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import nullcontext
+from hashlib import sha1
+from struct import Struct
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from jug_notebook import codec
+from jug_notebook.capture import Deaf, Listener
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.codec import Seal
+from jug_notebook.desk import running
+from jug_notebook.errors import SignatureError, StoreError, ValueLost
+from jug_notebook.model import (
+    NO_INPUTS,
+    Address,
+    Claim,
+    Failed,
+    Finished,
+    Grant,
+    Key,
+    Outcome,
+    Parcel,
+    Recipe,
+    Run,
+    Settlement,
+    Spec,
+    Target,
+    Verdict,
+    Why,
+    WorkerInfo,
+)
+from jug_notebook.store import Store
+
+BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
+HURRY = 0.02  #: seconds after which a batch settles what it has
+WAIT = 1.0  #: seconds of waiting for work in one go
+BACKOFF = 0.25  #: seconds before the first retry; doubles each time
+TRACEBACK = 1 << 16  #: characters of a traceback that are kept
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+# -- what the supervisor sees ------------------------------------------------------------------------------------------
+
+
+class Running(NamedTuple):
+    """What a worker was running when it was looked at."""
+
+    turn: int  #: counts the tasks that this worker began
+    grant: Grant
+    name: str
+    started: float  #: seconds since the epoch
+    since: float  #: the same on the monotonic clock, which all processes of a host share
+    timeout: float | None
+    failures: int
+    retries: int
+    deaths: int
+
+
+class Slot:
+    """One page that a worker and its supervisor share: written and read without a system call."""
+
+    _record = Struct("<QQdddIIIIII40s20s255s")
+    _count = Struct("<Q")
+    _RUNNING, _STOP, _WAITING, _DONE, _RECORD = 0, 1, 2, 8, 16
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self._turn = 0
+        self._done = 0
+
+    # the worker writes
+
+    def begin(self, claim: Claim, recipe: Recipe, started: float, since: float) -> None:
+        """From here on, a death of the worker is a death in this task."""
+        grant = claim.grant
+        self._turn += 1
+        name = claim.name.encode()[:255]
+        timeout = -1.0 if recipe.timeout is None else recipe.timeout
+        self._record.pack_into(
+            self._page, self._RECORD, self._turn, len(name), started, since, timeout, claim.failures, recipe.retries,
+            claim.deaths, grant.round, grant.attempt, len(grant.key), grant.key.encode(), grant.inputs, name,
+        )  # fmt: skip
+        self._page[self._RUNNING] = 1
+
+    def end(self, settled: bool = True) -> None:
+        self._page[self._RUNNING] = 0
+        self._done += settled
+        self._count.pack_into(self._page, self._DONE, self._done)
+
+    def waits(self, waiting: bool) -> None:
+        """A worker that waits for tasks may be killed: it has nothing to lose."""
+        self._page[self._WAITING] = waiting
+
+    @property
+    def told_to_stop(self) -> bool:
+        return bool(self._page[self._STOP])
+
+    # the supervisor reads
+
+    def stop(self) -> None:
+        """Tell the worker to end after its current task."""
+        self._page[self._STOP] = 1
+
+    @property
+    def done(self) -> int:
+        count: int = self._count.unpack_from(self._page, self._DONE)[0]
+        return count
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._page[self._WAITING])
+
+    def read(self) -> Running | None:
+        """What the worker runs now. Two equal looks in a row mean that neither saw half a change."""
+        size = self._RECORD + self._record.size
+        page = self._page[:size]
+        while page != (again := self._page[:size]):
+            page = again
+        if not page[self._RUNNING]:
+            return None
+        (turn, name_size, started, since, timeout, failures, retries, deaths, round, attempt, key_size,
+         key, inputs, name) = self._record.unpack_from(page, self._RECORD)  # fmt: skip
+        grant = Grant(key[:key_size].decode(), round, inputs, attempt)
+        shown = name[:name_size].decode(errors="ignore")
+        limit = None if timeout < 0 else timeout
+        return Running(turn, grant, shown, started, since, limit, failures, retries, deaths)
+
+    def close(self) -> None:
+        self._page.close()
+
+
+# -- what a worker keeps between tasks ---------------------------------------------------------------------------------
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Shelf(Generic[K, V]):
+    """The things used last, so many and so heavy at the most."""
+
+    def __init__(self, places: int, weight: int = 1 << 62) -> None:
+        self._places = places
+        self._weight = weight
+        self._things: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._heavy = 0
+
+    def get(self, name: K) -> V | None:
+        found = self._things.get(name)
+        if found is None:
+            return None
+        self._things.move_to_end(name)
+        return found[0]
+
+    def put(self, name: K, thing: V, weight: int = 0) -> None:
+        if weight > self._weight or name in self._things:
+            return
+        self._things[name] = (thing, weight)
+        self._heavy += weight
+        while len(self._things) > self._places or self._heavy > self._weight:
+            _, (_, gone) = self._things.popitem(last=False)
+            self._heavy -= gone
+
+
+class _Stale(Exception):
+    """The needs are no longer worth what the claim says."""
+
+
+class _Function(NamedTuple):
+    call: Callable[..., Any]
+    parcel: Parcel  #: without the function's bytes
+
+
+class Bench:
+    """Where one worker runs tasks, with what it keeps at hand for the next one."""
+
+    def __init__(
+        self, store: Store, seal: Seal, me: WorkerInfo, slot: Slot, clock: Clock, listener: Listener, guest: bool
+    ) -> None:
+        self._store = store
+        self._seal = seal
+        self._me = me
+        self._slot = slot
+        self._clock = clock
+        self._listener = listener
+        self._guest = guest
+        self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
+        self._interruptible = guest and threading.current_thread() is threading.main_thread()
+        self._home = os.getcwd()
+        self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
+        self._functions: Shelf[Address, _Function] = Shelf(200)
+        self._runners: dict[str, Callable[..., Any]] = {}
+        self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
+        self._blobs: Shelf[Address, memoryview] = Shelf(64, 256 << 20)
+        self._spec = msgspec.msgpack.Decoder(Spec)
+        self._recipe = msgspec.msgpack.Decoder(Recipe)
+        self._parcel = msgspec.msgpack.Decoder(Parcel)
+        self._finished = msgspec.msgpack.Decoder(Finished)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._pace: dict[str, float] = {}
+
+    def is_short(self, name: str) -> bool:
+        """Did tasks of this function take next to no time so far?"""
+        return self._pace.get(name, HURRY) < HURRY
+
+    def attempt(self, claim: Claim) -> Settlement | None:
+        """Run one task. None where it could not be begun as claimed; then it has been given back."""
+        clock, grant = self._clock, claim.grant
+        started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
+        recipe, spec, function, kind = Recipe("", "", "", ""), None, None, "load"
+        failure: BaseException | None = None
+        stray = self._listener.begin()
+        if stray:  # threads or subprocesses that a task left behind
+            self._store.notice(self._me.id, "".join(text for _, text in stray))
+        try:
+            with running(), self._warnings():  # a warning shows in each task, not once in a worker's life
+                spec = self._spec.decode(self._seal.open("spec", grant.key, 0, b"", claim.body))
+                recipe = self._known_recipe(spec.recipe)
+                self._slot.begin(claim, recipe, started, since)
+                if not self._guest:
+                    self._go_to(spec.folder)
+                values = self._needed(claim, spec)
+                function = self._function(recipe.parcel)
+                codec.use_modules(function.parcel)
+                args, kwargs = codec.load_call(spec.arguments, values, self._blob)
+                del values
+                kind = "raised"
+                if recipe.runner:
+                    value = self._runner(recipe.runner)(function.call, args, kwargs)
+                else:
+                    value = function.call(*args, **kwargs)
+                kind = "result"
+                payload, digest = codec.dump_value(value, self._store.put_blob)
+                summary = codec.summarise(value)
+        except _Stale:
+            self._give_back(claim)
+            return None
+        except KeyboardInterrupt as error:
+            if self._interruptible:  # somebody pressed Ctrl-C
+                self._give_back(claim)
+                raise
+            failure = error
+        except StoreError as error:
+            if kind != "raised" and not isinstance(error, SignatureError | ValueLost):
+                self._give_back(claim)  # not the task's fault
+                raise
+            failure = error
+        except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
+            failure = error
+        duration = clock.monotonic() - since
+        run = Run(
+            self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
+            clock.cpu() - cpu, grant.attempt, self._listener.take(),
+        )  # fmt: skip
+        outcome: Outcome
+        key, round, inputs, attempt = grant.key, grant.round, grant.inputs, grant.attempt
+        if failure is None:
+            outcome = Finished(key, round, inputs, digest, payload, summary, run)
+            verdict = Verdict(key, round, inputs, attempt, digest, started, duration)
+        else:
+            outcome = self._failed(failure, kind, grant, run, function.parcel.labels if function else {})
+            again = kind == "raised" and claim.failures < recipe.retries
+            retry_at = clock.now() + backoff(claim.failures) if again else 0.0
+            verdict = Verdict(key, round, inputs, attempt, b"", started, duration, not again, False, retry_at)
+        body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
+        failure = None  # or its traceback would keep this frame, and the task's values, alive
+        self._slot.end()
+        before = self._pace.get(claim.name, duration)
+        self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
+        return Settlement(verdict, body)
+
+    def _give_back(self, claim: Claim) -> None:
+        self._listener.take()
+        self._slot.end(settled=False)
+        self._store.release([claim.grant])
+
+    # -- getting ready
+
+    def _known_recipe(self, data: bytes) -> Recipe:
+        recipe = self._recipes.get(data)
+        if recipe is None:
+            recipe = self._recipe.decode(data)
+            self._recipes.put(data, recipe)
+        return recipe
+
+    def _function(self, address: Address) -> _Function:
+        function = self._functions.get(address)
+        if function is None:
+            parcel = self._parcel.decode(self._blob(address))
+            loaded = codec.load_function(parcel, self._blob)
+            function = _Function(loaded, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}))
+            self._functions.put(address, function)
+        return function
+
+    def _runner(self, name: str) -> Callable[..., Any]:
+        runner = self._runners.get(name)
+        if runner is None:
+            module, _, attribute = name.partition(":")
+            runner = self._runners[name] = getattr(importlib.import_module(module), attribute)
+        return runner
+
+    def _needed(self, claim: Claim, spec: Spec) -> list[Any]:
+        """The values of the needs, in slot order. Raises _Stale where they are not what was claimed."""
+        if not spec.needs and claim.grant.inputs == NO_INPUTS:
+            return []
+        opened: list[Finished] = []
+        for key, body in zip(spec.needs, claim.needs, strict=True):
+            said = self._finished.decode(memoryview(body)[32:])  # unproven; says what the signature must cover
+            opened.append(self._finished.decode(self._seal.open("outcome", key, said.round, said.inputs, body)))
+        if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
+            raise _Stale
+        return [self._value(key, need) for key, need in zip(spec.needs, opened, strict=True)]
+
+    def _value(self, key: Key, need: Finished) -> Any:
+        name = (key, need.digest)
+        value = self._values.get(name)
+        if value is None:
+            try:
+                value = codec.load_value(need.value, self._blob)
+            except ValueLost:
+                self._store.invalidate([key], Why.LOST, self._me.user)
+                raise _Stale from None
+            if type(value) in _IMMUTABLE:  # whatever can be changed in place is made anew for each task
+                self._values.put(name, value, sys.getsizeof(value))
+        return value
+
+    def _blob(self, address: Address) -> memoryview:
+        data = self._blobs.get(address)
+        if data is None:
+            data = self._store.get_blob(address)
+            self._blobs.put(address, data, data.nbytes)
+        return data
+
+    def _go_to(self, folder: str) -> None:
+        if os.getcwd() == folder:
+            return
+        try:
+            os.chdir(folder)
+        except OSError:  # the notebook's folder is not on this host
+            os.chdir(self._home)
+
+    # -- telling what went wrong
+
+    def _failed(self, error: BaseException, kind: str, grant: Grant, run: Run, labels: dict[str, str]) -> Failed:
+        return Failed(
+            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), _traceback(error, labels), run,
+            codec.dump_exception(error) if kind == "raised" else b"",
+        )  # fmt: skip
+
+
+_IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
+
+
+def backoff(failures: int) -> float:
+    """Seconds before a task that has raised so often is tried again."""
+    return float(min(60.0, BACKOFF * 2**failures))
+
+
+def in_a_line(error: BaseException, kind: str = "raised") -> str:
+    """As in "ZeroDivisionError: division by zero"."""
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({'' if error.code is None else repr(error.code)[:100]})"
+    name = type(error).__qualname__
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:  # the task's own class may do anything
+        text = "(its text can't be had: str() of it raises)"
+    line = f"{name}: {text[:300]}" if text else name
+    if kind == "load":
+        return f"could not be loaded: {line}"
+    return f"its result can't be stored: {line}" if kind == "result" else line
+
+
+def _traceback(error: BaseException, labels: dict[str, str]) -> str:
+    """As Python prints it, from the task's first own line on; cells by the names that people know them by."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.tb_next
+    try:
+        text = "".join(traceback.TracebackException(type(error), error, frame, compact=True).format())
+    except Exception:  # an exception class of the task that can't even be printed
+        text = f"{type(error).__qualname__}\n"
+    for filename, label in labels.items():
+        text = text.replace(f'File "{filename}"', label)
+    if len(text) > TRACEBACK:
+        cut = len(text) - TRACEBACK
+        text = f"{text[: TRACEBACK // 2]}\n… {cut:,} characters were cut here …\n{text[-TRACEBACK // 2 :]}"
+    return text
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+def work(
+    store: Store,
+    seal: Seal,
+    me: WorkerInfo,
+    slot: Slot,
+    *,
+    clock: Clock = CLOCK,
+    target: Target | None = None,
+    max_tasks: int | None = None,
+    deadline: float | None = None,
+    until_idle: bool = False,
+    stop: Callable[[], bool] | None = None,
+    listener: Listener | None = None,
+    guest: bool = False,
+    wait: float = WAIT,
+) -> int:
+    """Run tasks until told to stop; answer how many.
+
+    ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
+    clock: no task begins after it. ``until_idle`` ends when nothing is ready or running that this worker could run or
+    wait for. ``listener`` keeps what tasks print; without one it goes where it goes. A ``guest`` works in somebody
+    else's process: it leaves the folder and the warnings as they are, and Ctrl-C ends the loop, giving the task back.
+    """
+    bench = Bench(store, seal, me, slot, clock, listener or Deaf(), guest)
+    stop = stop or _never
+    done: list[Settlement] = []
+    count = 0
+    monotonic = clock.monotonic
+
+    def over() -> bool:
+        return (
+            stop()
+            or (max_tasks is not None and count >= max_tasks)
+            or (deadline is not None and monotonic() >= deadline)
+        )
+
+    def settle() -> None:
+        nonlocal done
+        done, handed = [], done
+        store.claim(me.id, 0, 0.0, handed)
+
+    claims: list[Claim] = []
+    try:
+        while not over():
+            limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
+            if done:
+                claims = store.claim(me.id, limit, 0.0, done, target, me.python)
+                done = []
+            if not claims:
+                slot.waits(True)
+                claims = store.claim(me.id, limit, _patience(wait, deadline, until_idle, clock), (), target, me.python)
+                slot.waits(False)
+            if not claims and until_idle and store.idle(target, me.python):
+                break
+            settled_at = monotonic()
+            claims.reverse()
+            while claims and not over():
+                if done and (not bench.is_short(claims[-1].name) or monotonic() - settled_at > HURRY):
+                    settle()
+                    settled_at = monotonic()
+                settlement = bench.attempt(claims.pop())
+                if settlement is not None:
+                    done.append(settlement)
+                    count += 1
+    finally:
+        slot.waits(False)
+        if done:
+            settle()
+        if claims:
+            store.release([claim.grant for claim in claims])
+    return count
+
+
+def _never() -> bool:
+    return False
+
+
+def _patience(wait: float, deadline: float | None, until_idle: bool, clock: Clock) -> float:
+    if until_idle:
+        wait = min(wait, 0.05)
+    return wait if deadline is None else max(0.0, min(wait, deadline - clock.monotonic()))

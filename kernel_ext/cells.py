@@ -1,0 +1,275 @@
+"""What a ``%%jugtask`` cell becomes: task functions, or with a name one task with the cell's outputs as tasklets."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from IPython.core.error import UsageError
+
+import jug_notebook as jn
+from jug_notebook.code import cell_function, cell_names
+
+RUNNER = "kernel_ext.runner:run"
+DEFINITIONS = "imports, def, class and assignments"
+
+_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef)
+_MAY_STAND = (*_DEFINES, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Pass)
+_OPENS_A_SCOPE = (*_DEFINES, ast.ClassDef, ast.Lambda)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell under the magic: ``text`` begins with a comment for each line above it, so that line numbers are right."""
+
+    text: str
+    filename: str
+    tree: ast.Module
+
+    def line(self, number: int) -> str:
+        return self.text.splitlines()[number - 1].strip()
+
+
+@dataclass
+class Record:
+    """What is remembered of a cell task between its runs: its keys, and what it has overwritten."""
+
+    keys: set[str] = field(default_factory=set)
+    before: dict[str, Any] = field(default_factory=dict)  #: names it has bound: what they were before its first run
+    unset: set[str] = field(default_factory=set)  #: names that it may read first, and that weren't there then
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """A cell as one task."""
+
+    task: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+# -- from text to syntax -----------------------------------------------------------------------------------------------
+
+
+def read(shell: Any, body: str, typed: str | None) -> Cell:
+    """Parse a cell's body; ``typed`` is the whole cell where it is known. A syntax error shows as IPython shows it."""
+    text = "".join(f"# {line}\n" for line in _above(body, typed)) + body
+    filename = shell.compile.cache(text, shell.execution_count, raw_code=typed or text)
+    transformed = shell.transform_cell(text)
+    try:
+        tree = shell.compile.ast_parse(transformed, filename)
+        compile(transformed, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except SyntaxError as error:
+        raise _shown_as(error, shell.SyntaxTB.structured_traceback(type(error), error, [])) from None
+    return Cell(text, filename, tree)
+
+
+def _above(body: str, typed: str | None) -> list[str]:
+    """The lines of the cell above ``body``: the magic's, and those of magics stacked on it."""
+    whole, end = (typed or "").rstrip(), body.rstrip()
+    return whole[: len(whole) - len(end)].splitlines() if end and whole.endswith(end) else ["%%jugtask"]
+
+
+def _shown_as(error: SyntaxError, lines: list[str]) -> Exception:
+    """The same by name and text. A SyntaxError out of a magic would be shown with all the way through IPython."""
+    kind = type(type(error).__name__, (Exception,), {"_render_traceback_": lambda self: lines})
+    shown: Exception = kind(str(error))
+    return shown
+
+
+def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
+    """Workers have no IPython: refuse what it would have to translate."""
+    for top in where:
+        for node in ast.walk(top):
+            if isinstance(node, ast.Name) and node.id == "get_ipython" and "get_ipython" not in cell.line(node.lineno):
+                raise UsageError(
+                    f"line {node.lineno}: `{cell.line(node.lineno)}` needs IPython, which workers don't have; "
+                    "put it into a cell of its own"
+                )
+
+
+# -- a cell of definitions ---------------------------------------------------------------------------------------------
+
+
+def define(shell: Any, cell: Cell, **options: Any) -> list[Any]:
+    """Run a cell of definitions; its public functions become task functions, which are answered."""
+    _only_definitions(cell)
+    _only_python(cell, (node for top in cell.tree.body for node in ast.walk(top) if isinstance(node, _OPENS_A_SCOPE)))
+    space, made = shell.user_ns, {}
+    tree = shell.transform_ast(cell.tree)
+    for node in tree.body:
+        _execute(shell, cell, [node])
+        if isinstance(node, _DEFINES) and not node.name.startswith("_"):
+            # At once, so that what follows in the cell finds a task function, as under a decorator.
+            if not hasattr(space[node.name], "__jug_function__"):
+                space[node.name] = jn.task(**options)(space[node.name])
+            made[node.name] = space[node.name]
+    return list(made.values())
+
+
+def _only_definitions(cell: Cell) -> None:
+    for node in cell.tree.body:
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not isinstance(node, _MAY_STAND) and not is_text:
+            raise UsageError(
+                f"line {node.lineno}: `{cell.line(node.lineno)}` does something, so the cell needs a name "
+                f"to be a task: %%jugtask NAME (without a name it may hold {DEFINITIONS})"
+            )
+        if not isinstance(node, _OPENS_A_SCOPE) and _awaits(node):
+            raise UsageError(f"line {node.lineno}: `{cell.line(node.lineno)}`: await can't be in a %%jugtask cell")
+
+
+def _awaits(top: ast.AST) -> bool:
+    """Does it await by itself, and not only in a function inside?"""
+    if isinstance(top, ast.Await | ast.AsyncFor | ast.AsyncWith):
+        return True
+    if isinstance(top, ast.comprehension) and top.is_async:
+        return True
+    return any(_awaits(inner) for inner in ast.iter_child_nodes(top) if not isinstance(inner, _OPENS_A_SCOPE))
+
+
+def _execute(shell: Any, cell: Cell, statements: list[ast.stmt]) -> None:
+    code = shell.compile(ast.Module(statements, []), cell.filename, "exec")
+    try:
+        exec(code, shell.user_global_ns, shell.user_ns)
+    except BaseException as error:  # the user's code: whatever it raises goes on, shown from the cell's line on
+        _show_from_the_cell(shell, cell, error)
+        raise
+
+
+def _show_from_the_cell(shell: Any, cell: Cell, error: BaseException) -> None:
+    """Leave the way through the magic out of the traceback that IPython shows."""
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename != cell.filename:
+        at = at.tb_next
+    if at is None or hasattr(error, "_render_traceback_") or isinstance(error, SyntaxError):
+        return
+    start = at
+
+    def render() -> list[str]:
+        lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, start, tb_offset=0)
+        return lines
+
+    try:
+        error._render_traceback_ = render  # type: ignore[attr-defined]
+    except AttributeError:  # an exception with slots: it is shown at full length
+        return
+
+
+# -- a cell as one task ------------------------------------------------------------------------------------------------
+
+
+def make_task(
+    shell: Any, cell: Cell, name: str, record: Record, ins: Sequence[str] = (), outs: Sequence[str] = (), **options: Any
+) -> CellTask:
+    """Make the cell a task, bind ``name`` to it and each output's name to its tasklet.
+
+    Raises UsageError for what a cell task can't hold, with the line; JugError for inputs that can't be named or stored.
+    """
+    _check_name(name)
+    _only_python(cell, cell.tree.body)
+    for node in cell.tree.body:
+        if not isinstance(node, _OPENS_A_SCOPE) and _awaits(node):
+            raise UsageError(
+                f"line {node.lineno}: `{cell.line(node.lineno)}`: a cell task can't await at its top; "
+                "asyncio.run() will do"
+            )
+    names = cell_names(cell.text)
+    outputs = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outs]))
+    if name in outputs:
+        raise UsageError(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task")
+    space: dict[str, Any] = shell.user_ns
+    _import_here(shell, cell)
+    present = _present(space, [*names.reads, *ins, *outputs], record, names.reads, name)
+    for one in ins:
+        if one not in present:
+            raise UsageError(f"-i {one}: there is no {one!r}" + near(one, space))
+    _check_reads(cell, names.reads - {*names.assigns, *names.imports}, present)
+    inputs = tuple(sorted(one for one in {*names.reads, *ins, *outs} if _is_input(one, present, names.assigns, ins)))
+    inputs = tuple(one for one in inputs if one not in names.imports)
+    function = cell_function(name, cell.text, cell.filename, inputs, outputs, space)
+    function.jug_cell = (outputs, tuple(outs))  # type: ignore[attr-defined]
+    maker: Any = jn.task
+    made = maker(name=name, runner=RUNNER, **options)(function)
+    task = made(**{one: present[one] for one in inputs})
+    _remember(record, task.key, {one: present[one] for one in outputs if one in present}, outputs, names.reads)
+    space[name] = task
+    for one in outputs:
+        space[one] = task[one]
+    return CellTask(task, inputs, outputs)
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"{name!r} can't be the name of a task: it must be a Python name, as in %%jugtask clean")
+
+
+def _import_here(shell: Any, cell: Cell) -> None:
+    """What the cell imports is there for later cells too."""
+    for node in cell.tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__":
+            _execute(shell, cell, [node])
+
+
+def _present(
+    space: Mapping[str, Any], names: Iterable[str], record: Record, reads: Iterable[str], cell: str
+) -> dict[str, Any]:
+    """What names stand for; one that is bound to the cell's own output, for what it was before the first run."""
+    present = {}
+    for name in dict.fromkeys(names):
+        if name not in space:
+            continue
+        value = space[name]
+        if isinstance(value, jn.Task | jn.Tasklet) and value.key in record.keys:
+            if name in record.before:
+                value = record.before[name]
+            elif name in record.unset:
+                continue
+            elif name in reads:
+                raise UsageError(
+                    f"the cell reads {name!r}, which is its own output, and what {name!r} was before isn't known. "
+                    f"Run the cell that makes {name!r} first, or give the output of {cell!r} another name"
+                )
+            else:
+                continue
+        present[name] = value
+    return present
+
+
+def _remember(record: Record, key: str, now: Mapping[str, Any], outputs: Iterable[str], reads: Iterable[str]) -> None:
+    record.keys.add(key)
+    for name in outputs:
+        if name in now:
+            record.before[name] = now[name]
+        elif name in reads:
+            record.unset.add(name)
+
+
+def _check_reads(cell: Cell, reads: Iterable[str], present: Mapping[str, Any]) -> None:
+    """A name that is nowhere is better told now than by a worker."""
+    missing = sorted(name for name in reads if name not in present and not hasattr(builtins, name))
+    if missing:
+        name = missing[0]
+        lines = [n.lineno for n in ast.walk(cell.tree) if isinstance(n, ast.Name) and n.id == name]
+        raise UsageError(f"line {min(lines, default=1)}: there is no {name!r}" + near(name, present))
+
+
+def _is_input(name: str, present: Mapping[str, Any], assigned: Sequence[str], asked: Sequence[str]) -> bool:
+    """Data are inputs; functions, classes and modules go with the code, unless the cell binds their name anew."""
+    if name not in present:
+        return False
+    code = isinstance(present[name], FunctionType | BuiltinFunctionType | type | ModuleType)
+    return name in assigned or name in asked or not (code or hasattr(type(present[name]), "examine"))
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """"; did you mean …?", or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,528 @@
+"""The magics: each reads its line, asks the session, and says in a line or a picture what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, magics_class
+from traitlets import Enum, Int, TraitError, Unicode, observe, validate
+
+import jug_notebook as jn
+from jug_notebook import State, render
+from jug_notebook.model import Snapshot
+from kernel_ext import cells
+from kernel_ext.cells import Record
+from kernel_ext.frontend import headless, notebook_path
+from kernel_ext.live import Live, Picture
+from kernel_ext.options import (
+    attempts,
+    cell_magic,
+    count,
+    joined,
+    line_magic,
+    names,
+    option,
+    options,
+    read,
+    seconds,
+    sign,
+)
+from kernel_ext.outputs import as_text, label, plural, show, steady_log, steady_status, steady_tasks, tally
+
+START = "%jug_execute -n 4"
+OPEN = (State.WAITING, State.READY, State.RUNNING)
+TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
+
+
+@dataclass
+class Memory:
+    """What a shell remembers when the extension is loaded again."""
+
+    records: dict[str, Record] = field(default_factory=dict)  #: of cell tasks, by name
+    store: str = ""  #: chosen by ``%jug_store``
+
+
+@magics_class
+class JugMagics(Magics):
+    """Calls of functions become tasks, workers run them in the background, results outlive every process."""
+
+    shell: Any
+
+    store = Unicode("", help="the store to use: a folder or its URL (default: $JUG_STORE, else 'jugdata')").tag(
+        config=True
+    )
+    autostart = Int(0, help="start so many workers where tasks are queued and none lives; 0: only say so").tag(
+        config=True
+    )
+    display = Enum(
+        ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else html)"
+    ).tag(config=True)
+
+    def __init__(self, shell: Any, live: Live, memory: Memory) -> None:
+        self.ready = False  # the configuration is read before there is anything to act on
+        super().__init__(shell)
+        self.live = live
+        self.memory = memory
+        self.cell = ""  #: the cell that runs
+        self.typed: str | None = None  #: its text
+        self.in_cell = False
+        self._asked: dict[str, int] = {}
+        self.ready = True
+
+    # -- the session ---------------------------------------------------------------------------------------------------
+
+    def connect(self, url: str) -> jn.Session:
+        """Use the store at ``url``, for the rest of this cell too."""
+        before = self._attached()
+        if before is not None and self.in_cell:
+            before.end_cell()
+        session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        if self.in_cell:
+            session.begin_cell(self.cell)
+        return session
+
+    def _attached(self) -> jn.Session | None:
+        """The session in use, where there is one; asking makes none."""
+        return self._session if (self._session is not None and not self._session.closed) else None
+
+    _session: jn.Session | None = None
+
+    @property
+    def session(self) -> jn.Session:
+        """The session in use. The user may have connected by hand: what is current counts. Raises StoreError."""
+        if self._attached() is None:
+            self._session = self.connect(self._url)
+        self._session = jn.current()
+        self._session.headless = self._session.headless or headless(self.shell)
+        return self._session
+
+    @property
+    def _url(self) -> str:
+        return self.memory.store or self.store or os.environ.get("JUG_STORE") or "jugdata"
+
+    def open(self) -> None:
+        """Say which store is used; where it can't be, why, and go on: another may be given."""
+        self.in_cell = True
+        try:
+            session = self.session
+            print(f"jug_notebook: {self._about(session)}; {START} starts workers")
+        except jn.StoreError as error:
+            print(f"jug_notebook: {error}. Give another store: %jug_store URL")
+
+    def leave(self) -> None:
+        """Leave the store: hand in what is left, stop beating. Workers go on, unless nobody will be there."""
+        session = self._attached()
+        if session is not None:
+            session.close()
+
+    def _about(self, session: jn.Session) -> str:
+        return f"{label(session.shown, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"
+
+    @observe("store")
+    def _store_changed(self, change: Any) -> None:
+        if self.ready:
+            self.memory.store = ""
+            self._session = self.connect(self._url)
+
+    @validate("autostart")
+    def _autostart_valid(self, proposal: Any) -> int:
+        if proposal.value < 0:
+            raise TraitError("JugMagics.autostart is a number of workers, 0 or more")
+        return int(proposal.value)
+
+    @property
+    def as_text(self) -> bool:
+        return as_text(self.display)
+
+    # -- around a cell -------------------------------------------------------------------------------------------------
+
+    def begin(self, cell: str, typed: str) -> None:
+        """A cell starts to run."""
+        self.cell, self.typed, self.in_cell = cell, typed, True
+        session = self._attached()
+        if session is not None:
+            self.session.begin_cell(cell)
+
+    def end(self, success: bool) -> None:
+        """It has ended. Raises ChangedInCell."""
+        self.in_cell = False
+        if self._attached() is None:
+            return
+        report = self.session.end_cell(success)
+        if report.taken_back:
+            print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
+        if report.queued and not report.workers:
+            if self.autostart:
+                self.session.execute(self.autostart)
+                print(f"{report.queued} queued; started {plural(self.autostart, 'worker')}")
+            else:
+                print(f"{report.queued} queued, no worker: {START}")
+
+    # -- making tasks --------------------------------------------------------------------------------------------------
+
+    @cell_magic
+    @options()
+    @option("name", nargs="?", help="with a name the whole cell is one task")
+    @option("--version", metavar="V", help="a tag in the key instead of the code: only a new tag makes new tasks")
+    @option("--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception")
+    @option("--timeout", type=seconds, metavar="S", help="seconds that one attempt may take")
+    @option(
+        "-i", "--inputs", type=names, default=[], metavar="NAMES",
+        help="inputs that can't be seen in the code: a,b (with NAME)",
+    )  # fmt: skip
+    @option(
+        "-o", "--outputs", type=names, default=[], metavar="NAMES",
+        help="outputs that must be there in the end, inputs changed in place among them: a,b (with NAME)",
+    )  # fmt: skip
+    def jugtask(self, line: str, cell: str) -> None:
+        """Make a cell into tasks.
+
+        Without a name: the cell's public functions become task functions. Calling one makes a task, which workers run.
+        Functions whose names begin with _ stay plain. The cell may hold imports, def, class and assignments:
+
+            %%jugtask
+            def is_prime(n):
+                return all(n % k for k in range(2, n))
+
+            primes = [is_prime(n) for n in range(2, 100)]      # in another cell
+            primes[0].result()                                 # waits; is_prime.run(7) computes here and now
+
+        With a name: the cell is one task. What it reads from outside are its inputs, tasks among them; each public name
+        that it sets becomes a part of its result, to wait for or to hand to other tasks:
+
+            %%jugtask statistics
+            counted = sum(found)
+            share = counted / len(found)
+
+            statistics.result(), share.result()                # in another cell
+
+        The key of a task covers the code and the inputs, so running a cell again computes nothing again.
+        """
+        asked = read(self.jugtask, line)
+        how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
+        if asked.name is None and (asked.inputs or asked.outputs):
+            raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
+        self.session  # noqa: B018  # where the store can't be used, say so before anything runs
+        text = cells.read(self.shell, cell, self.typed)
+        if asked.name is None:
+            print(_introduced(cells.define(self.shell, text, **how)))
+            return
+        record = self.memory.records.setdefault(asked.name, Record())
+        made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
+        takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
+        gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
+        print(f"{asked.name} is a task{takes}{gives}; {asked.name}.result() waits for it, {START} starts workers")
+
+    # -- stores and workers --------------------------------------------------------------------------------------------
+
+    @line_magic
+    @options()
+    @option("url", nargs="?", help="a folder (made if it is new), file:FOLDER, or memory:")
+    def jug_store(self, line: str) -> None:
+        """Use another store, or say which one is in use.
+
+        %jug_store                    which store is this?
+        %jug_store results            a folder, from the notebook's folder on
+        %jug_store memory:            for trying out: it ends with the kernel
+
+        Tasks made from now on go there; handles of the former store go on reading theirs.
+        """
+        asked = read(self.jug_store, line)
+        if asked.url is not None:
+            url = joined([asked.url]) or ""
+            self._session = self.connect(url)
+            self.memory.store = url
+        print(self._about(self.session))
+
+    @line_magic
+    @options()
+    @option("-n", "--workers", type=count, metavar="N", help="how many there shall be in all (default: one a core)")
+    @option("--wait", action="store_true", help="wait until nothing of this notebook is left to do")
+    @option("--target", metavar="T", help=f"run only these and what they need ({TARGET})")
+    @option("--max-tasks", type=count, metavar="N", help="tasks after which a worker ends")
+    @option("--max-time", type=seconds, metavar="S", help="seconds after which no task is begun")
+    @option(
+        "--idle-timeout", type=seconds, default=600, metavar="S",
+        help="seconds with nothing to do and no notebook attached after which they end (600)",
+    )  # fmt: skip
+    @option("--python", metavar="P", help="the Python to run them with: the same minor version, other packages")
+    def jug_execute(self, line: str) -> None:
+        """Start workers in the background, and show how far things are. They go on when the kernel ends.
+
+        %jug_execute -n 4                        four workers on this host; asking again starts none twice
+        %jug_execute -n 2 --target is_prime      only tasks of is_prime, and what they need
+        %jug_execute -n 4 --wait                 wait until all is done
+
+        %jug_stop ends them.
+        """
+        asked = read(self.jug_execute, line)
+        session = self.session
+        earlier = list(session.crews)
+        served = {view.info.supervisor for view in session.status(all=True).workers if view.alive}
+        size = asked.workers or len(os.sched_getaffinity(0))
+        crew = self._meant(
+            lambda: session.execute(
+                size,
+                target=joined([asked.target or ""]),
+                max_tasks=asked.max_tasks,
+                max_time=asked.max_time,
+                idle_timeout=asked.idle_timeout,
+                python=asked.python,
+                namespace=self.shell.user_ns,
+            )
+        )
+        there = [info for info in crew.supervisors if info.id in served]
+        again = bool(there) or any(one.name == crew.name and (one.supervisors or one.starting) for one in earlier)
+        had = max([self._asked.get(crew.name, 0) if again else 0, *(info.size for info in there)])
+        self._asked[crew.name] = max(size, had)
+        if not had:
+            said = f"started {plural(size, 'worker')} on {label(session.shown, session.folder, self.as_text)}"
+        elif had < size:
+            said = f"started {plural(size - had, 'more worker')}: {size} in all"
+        else:
+            said = f"{plural(had, 'worker')} {'is' if had == 1 else 'are'} there already; none was started"
+        if self.as_text:
+            print(said)
+        else:
+            self._picture(session, all=False, said=said)
+        if asked.wait:
+            session.barrier()
+            self._say_how_it_ended(session.status().counts)
+
+    @line_magic
+    @options()
+    @option("--now", action="store_true", help="at once: what they run is given back, and tried again by others")
+    def jug_stop(self, line: str) -> None:
+        """Stop the workers on this store.
+
+        %jug_stop               after their current task
+        %jug_stop --now         at once; nothing is lost but the work on current tasks
+        """
+        asked = read(self.jug_stop, line)
+        told = self.session.stop(now=asked.now)
+        self._asked.clear()
+        if told:
+            print(f"{plural(told, 'worker')} will stop {'now' if asked.now else 'after the current task'}")
+        else:
+            print("no worker to stop")
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    @line_magic
+    @options()
+    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--text", action="store_true", help="as text")
+    @option("--short", action="store_true", help="in one line")
+    def jug_status(self, line: str) -> None:
+        """How far things are: tasks by function and state, workers, failures.
+
+        %jug_status             this notebook's tasks, redrawn as they go on
+        %jug_status --all       the whole store's
+        %jug_status --short     in a line
+        """
+        asked = read(self.jug_status, line)
+        session = self.session
+        if self.as_text:
+            snapshot = session.status(asked.all).snapshot
+            print(steady_status(snapshot).splitlines()[0] if asked.short else steady_status(snapshot))
+        elif asked.short:
+            print(render.short(session.status(asked.all).snapshot))
+        elif asked.text:
+            print(render.text(session.status(asked.all).snapshot))
+        else:
+            self._picture(session, all=asked.all)
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    def jug_tasks(self, line: str) -> None:
+        """List tasks: state, arguments, time, and the result or error in short.
+
+        %jug_tasks                      this notebook's
+        %jug_tasks is_prime             of a function
+        %jug_tasks primes[3:7]          what an expression holds
+        %jug_tasks /prime|count/        of functions whose name matches
+        """
+        target = joined(read(self.jug_tasks, line).target)
+        listing = self._meant(lambda: self.session.tasks(target, namespace=self.shell.user_ns))
+        if self.as_text:
+            print(steady_tasks(listing.views, listing.total))
+        else:
+            show({"text/plain": repr(listing), "text/html": listing._repr_html_()})
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    def jug_log(self, line: str) -> None:
+        """What tasks printed, with the traceback of failed ones.
+
+        %jug_log                        of those that ended last
+        %jug_log primes[3]              of these
+        """
+        target = joined(read(self.jug_log, line).target)
+        session = self.session
+        if self.as_text:
+            listing = self._meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
+            ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
+            print(steady_log([(view, session.outputs(view.key)) for view in ended]))
+        else:
+            print(self._meant(lambda: session.log(target, namespace=self.shell.user_ns)))
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
+    def jug_wait(self, line: str) -> None:
+        """Wait until tasks have finished or failed. Ctrl-C (interrupt) ends the wait alone; the tasks go on.
+
+        %jug_wait                       for all of this notebook
+        %jug_wait primes                for these
+        %jug_wait --timeout 60          for a minute at most
+        """
+        asked = read(self.jug_wait, line)
+        session, target = self.session, joined(asked.target)
+        if target is None:
+            keys = [view.key for state in OPEN for view in session.tasks(state=state, limit=0)]
+        else:
+            keys = [task.key for task in self._resolved(target)]
+        if not session.settle(keys, asked.timeout):
+            print(f"not done after {asked.timeout:g} s; the tasks go on")
+            return
+        counts: dict[State, int] = {}
+        if target is None:
+            counts = session.status().counts
+        else:
+            for state in session.states(keys):
+                counts[state] = counts.get(state, 0) + 1
+        self._say_how_it_ended(counts)
+
+    # -- changing one's mind -------------------------------------------------------------------------------------------
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    def jug_retry(self, line: str) -> None:
+        """Try failed tasks again.
+
+        %jug_retry                      all that have failed
+        %jug_retry total                what keeps this one from its value
+        """
+        target = joined(read(self.jug_retry, line).target)
+        found = self._meant(lambda: self.session.retry(target, namespace=self.shell.user_ns))
+        print(f"{plural(found)} will be tried again" + self._if_nobody() if found else "no failed task to try again")
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    def jug_cancel(self, line: str) -> None:
+        """Take back tasks that have not started; those that run go on to their end.
+
+        %jug_cancel slow                all of a function
+        %jug_cancel results[10:]        what an expression holds
+        """
+        target = self._demanded(self.jug_cancel, read(self.jug_cancel, line).target)
+        found = self._meant(lambda: self.session.cancel(target, namespace=self.shell.user_ns))
+        print(f"took back {plural(found)}" if found else "nothing to take back: none of these is pending")
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--dry-run", action="store_true", help="only say what would be dropped")
+    def jug_invalidate(self, line: str) -> None:
+        """These values are wrong: drop them, and compute them again with all that was made from them.
+
+        %jug_invalidate load --dry-run      what would be dropped?
+        %jug_invalidate load                all values of a function
+        %jug_invalidate tables[3]           one
+        """
+        asked = read(self.jug_invalidate, line)
+        target = self._demanded(self.jug_invalidate, asked.target)
+        if asked.dry_run:
+            listing = self._meant(lambda: self.session.tasks(target, limit=0, namespace=self.shell.user_ns))
+            views = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
+            print(f"would drop {plural(len(views), 'result')}" + (", and what was made from them:" if views else ""))
+            if views:
+                print(steady_tasks(views[:20], len(views)))
+            return
+        found = self._meant(lambda: self.session.invalidate(target, namespace=self.shell.user_ns))
+        if found:
+            results = plural(found, "result")
+            print(f"dropped {results}, to be made again with all that was made of it{self._if_nobody()}")
+        else:
+            print("nothing to drop: none of these has a result")
+
+    # -- what they share -----------------------------------------------------------------------------------------------
+
+    def _meant(self, act: Callable[[], Any]) -> Any:
+        """Do something with a target; a name that is no task is the user's slip, so it shows as one line."""
+        try:
+            return act()
+        except jn.NoSuchTask as error:
+            raise UsageError(str(error)) from None
+
+    def _resolved(self, target: str) -> list[Any]:
+        found: list[Any] = self._meant(lambda: self.session.resolve(target, self.shell.user_ns))
+        return found
+
+    def _demanded(self, magic: Any, words: Sequence[str]) -> str:
+        target = joined(words)
+        if target is None:
+            raise UsageError(f"{sign(magic)} TARGET: say which {TARGET}")
+        return target
+
+    def _if_nobody(self) -> str:
+        session = self.session
+        busy = any(view.alive for view in session.status(all=True).workers)
+        return "" if busy or any(crew.starting for crew in session.crews) else f"; no worker: {START}"
+
+    def _say_how_it_ended(self, counts: dict[State, int]) -> None:
+        bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))
+        ended: dict[State, int] = {state: counts[state] for state in State if counts.get(state)}
+        ended.pop(State.WITHDRAWN, None)
+        total = sum(ended.values())
+        if not total:
+            print("nothing to wait for")
+        elif not bad:
+            print(f"all {total} finished" if total > 1 else "finished")
+        else:
+            print(f"{tally(ended)}; %jug_status shows why")
+
+    def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
+        """Show the status as text and HTML in one, and let it follow the store where somebody watches."""
+
+        def look() -> Snapshot:
+            if session.closed:
+                raise jn.StoreError("the session is closed")
+            snapshot: Snapshot = session.status(all).snapshot
+            return snapshot
+
+        def draw(snapshot: Snapshot) -> dict[str, str]:
+            above = f'<div style="margin-bottom:.4em">{said}</div>' if said else ""
+            return {
+                "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
+                "text/html": above + render.html(snapshot),
+            }
+
+        snapshot = look()
+        watched = not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
+        handle = show(draw(snapshot), display_id=watched)
+        if handle is not None:
+            self.live.follow(self.cell, snapshot, Picture(handle, look, draw, None))
+
+
+def _introduced(made: Sequence[Any]) -> str:
+    """What a cell of definitions says: who is a task, how to call, run and launch."""
+    if not made:
+        return "no public function here, so no task (names that begin with _ stay plain)"
+    first = made[0]
+    parameters = list(inspect.signature(first.__jug_function__).parameters)
+    shown = ", ".join(parameters[:3]) + (", …" if len(parameters) > 3 else "")
+    names = ", ".join(dict.fromkeys(re.sub(r".*\.", "", function.__name__) for function in made))
+    are = "is a task: call it" if len(made) == 1 else "are tasks: call them"
+    return f"{names} {are}, then {START}; {first.__name__}.run({shown}) runs here"

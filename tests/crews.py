@@ -1,0 +1,37 @@
+"""Workers for tests: threads of this process that run a session's tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jug_notebook import process, worker
+from jug_notebook.session import Session
+
+
+@contextmanager
+def working(session: Session, workers: int = 1) -> Iterator[None]:
+    """Within, workers run the tasks of a session's store; they end with the block."""
+    store, seal = session._store, session._seal
+    over = threading.Event()
+    infos = [process.me("worker") for _ in range(workers)]
+    threads = [
+        threading.Thread(
+            target=worker.work,
+            args=(store, seal, info, worker.Slot()),
+            kwargs={"stop": over.is_set, "wait": 0.05, "listener": None},
+            daemon=True,
+        )
+        for info in infos
+    ]
+    store.renew(infos)
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(10)
+        store.leave([info.id for info in infos])

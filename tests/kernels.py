@@ -1,0 +1,98 @@
+"""A real kernel for tests: cells are run as a front end runs them, and what each showed is kept."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import KernelManager
+
+ROOT = str(Path(__file__).resolve().parents[1])
+
+
+@dataclass
+class Shown:
+    """What one cell showed."""
+
+    out: str = ""  #: what it printed
+    result: str = ""  #: its Out[]
+    displays: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""  #: the exception's name,
+    message: str = ""  #: and what it says
+    traceback: str = ""
+
+
+class Kernel:
+    """A kernel in ``folder``, with environment variables of one's own."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.manager = KernelManager(kernel_name="python3")
+        path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH", ""))))
+        env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / ".ipython"), **environ}
+        self.manager.start_kernel(cwd=str(folder), env=env)
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def begin(self, code: str, cell: str = "") -> str:
+        """Send a cell, and don't wait."""
+        content = {
+            "code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,
+            "stop_on_error": False,
+        }  # fmt: skip
+        message = self.client.session.msg("execute_request", content, metadata={"cellId": cell} if cell else {})
+        self.client.shell_channel.send(message)
+        ident: str = message["header"]["msg_id"]
+        return ident
+
+    def end(self, ident: str) -> Shown:
+        """Wait until that cell has run."""
+        shown = Shown()
+        while True:
+            message = self.client.get_iopub_msg(timeout=60)
+            kind, content = message["msg_type"], message["content"]
+            if kind == "update_display_data":
+                shown.updates.append(content)
+            if message["parent_header"].get("msg_id") != ident:
+                continue
+            if kind == "status" and content["execution_state"] == "idle":
+                break
+            self._keep(shown, kind, content)
+        while (reply := self.client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != ident:
+            pass
+        if reply["content"]["status"] == "error":
+            shown.error, shown.message = reply["content"]["ename"], reply["content"]["evalue"]
+        return shown
+
+    def update(self) -> dict[str, Any]:
+        """Wait until a picture is redrawn; nothing runs meanwhile."""
+        while True:
+            message = self.client.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "update_display_data":
+                content: dict[str, Any] = message["content"]
+                return content
+
+    @staticmethod
+    def _keep(shown: Shown, kind: str, content: dict[str, Any]) -> None:
+        if kind == "stream":
+            shown.out += content["text"]
+        elif kind == "execute_result":
+            shown.result = content["data"]["text/plain"]
+        elif kind == "display_data":
+            shown.displays.append(content)
+        elif kind == "error":
+            shown.traceback = "\n".join(content["traceback"])
+
+    def run(self, code: str, cell: str = "") -> Shown:
+        """Run a cell."""
+        return self.end(self.begin(code, cell))
+
+    def interrupt(self) -> None:
+        self.manager.interrupt_kernel()
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel()

@@ -1,0 +1,262 @@
+"""The magics in real kernels: one that somebody watches, one that nobody does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernels import Kernel
+
+
+pytest.importorskip("ipykernel")
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+PRIMES = """%%jugtask
+def is_prime(n):
+    print("testing", n)
+    return n > 1 and all(n % k for k in range(2, n))
+
+def count_primes(flags):
+    return sum(flags)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def kernel(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel as a Jupyter server starts it, with its display in text; the tests below are cells of its notebook."""
+    settings = str(tmp_path_factory.mktemp("settings"))
+    kernel = Kernel(
+        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
+    )
+    loaded = kernel.run("%load_ext jug_notebook")
+    assert loaded.out == "jug_notebook: file store ./jugdata, 0 tasks; %jug_execute -n 4 starts workers\n"
+    yield kernel
+    kernel.run("%jug_stop --now")
+    kernel.close()
+
+
+def test_loading_twice_says_nothing_new(kernel: Kernel) -> None:
+    assert "already loaded" in kernel.run("%load_ext jug_notebook").out
+    assert kernel.run("import jug_notebook as jn\njn.load_ipython_extension(get_ipython())").out == ""
+
+
+def test_a_cell_of_definitions_introduces_its_tasks(kernel: Kernel) -> None:
+    shown = kernel.run(PRIMES, "defs")
+    assert shown.out == (
+        "is_prime, count_primes are tasks: call them, then %jug_execute -n 4; is_prime.run(n) runs here\n"
+    )
+
+
+def test_calls_without_a_worker_say_so_under_the_cell(kernel: Kernel) -> None:
+    shown = kernel.run("flags = [is_prime(n) for n in range(2, 30)]\ntotal = count_primes(flags)", "calls")
+    assert shown.out == "29 queued, no worker: %jug_execute -n 4\n"
+
+
+def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel) -> None:
+    shown = kernel.run("total.result()")
+    assert shown.error == "BarrierError"
+    assert "%jug_execute -n 4" in shown.message
+    assert len(shown.traceback.splitlines()) == 1
+
+
+def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(kernel: Kernel) -> None:
+    shown = kernel.run("flags = [is_prime(n) for n in range(2, 20)]\ntotal = count_primes(flags)", "calls")
+    assert "took back 11 pending tasks of the former version" in shown.out
+
+
+def test_workers_start_at_once_and_asking_twice_starts_none(kernel: Kernel) -> None:
+    timed = "import time\nbegan = time.perf_counter()\n%jug_execute -n 2\ntook = time.perf_counter() - began"
+    assert kernel.run(timed).out == "started 2 workers on file store ./jugdata\n"
+    assert kernel.run("took < 0.3").result == "True"
+    assert kernel.run("%jug_execute -n 2").out == "2 workers are there already; none was started\n"
+
+
+def test_results_come_back(kernel: Kernel) -> None:
+    assert kernel.run("%jug_wait").out == "all 19 finished\n"
+    assert kernel.run("total.result()").result == "8"
+    assert kernel.run("%jug_status").out.splitlines()[0].startswith("19 tasks: 19 finished")
+
+
+def test_what_a_task_printed_is_in_its_log(kernel: Kernel) -> None:
+    assert kernel.run("%jug_log flags[3]").out == "── is_prime(n=5) · finished\ntesting 5\n"
+    assert kernel.run("%jug_tasks flags[3]").out == "is_prime(n=5)  finished  bool True\n"
+
+
+def test_a_failed_task_shows_the_lines_of_its_cell(kernel: Kernel) -> None:
+    kernel.run("%%jugtask\ndef divide(a, b):\n    return a / b\n")
+    shown = kernel.run("bad = divide(1, 0)\nbad.result()")
+    text = COLOURS.sub("", shown.traceback)
+    assert shown.error == "TaskFailed"
+    assert "return a / b" in text
+    assert "line 3" in text
+    assert "ZeroDivisionError: division by zero" in text
+    assert kernel.run("%jug_wait bad").out == "1 failed; %jug_status shows why\n"
+    assert kernel.run("%jug_retry bad").out == "1 task will be tried again\n"
+    kernel.run("%jug_wait bad")
+    assert kernel.run("%jug_cancel flags").out == "nothing to take back: none of these is pending\n"
+
+
+def test_dropping_a_value_computes_it_again(kernel: Kernel) -> None:
+    assert kernel.run("%jug_invalidate flags[3] --dry-run").out.startswith("would drop 1 result")
+    assert kernel.run("%jug_invalidate flags[3]").out.startswith("dropped 1 result")
+    assert kernel.run("%jug_wait total").out == "finished\n"
+    assert kernel.run("total.result()").result == "8"
+
+
+def test_a_cell_with_a_name_is_one_task_with_its_outputs(kernel: Kernel) -> None:
+    shown = kernel.run("%%jugtask spread\nimport math\nroot = math.sqrt(total)\nhalf = total / 2\n_scratch = 1")
+    assert shown.out.startswith("spread is a task of total with outputs root, half;")
+    assert kernel.run("root.result() ** 2, half.result(), math.pi > 3").result == "(8.000000000000002, 4.0, True)"
+    assert kernel.run("sorted(spread.result())").result == "['half', 'root']"
+
+
+def test_an_input_that_is_the_cells_own_output_means_its_value_before(kernel: Kernel) -> None:
+    kernel.run("level = 5")
+    kernel.run("%%jugtask rise\nlevel = level + 1", "rise")
+    assert kernel.run("level.result()").result == "6"
+    kernel.run("%%jugtask rise\nlevel = level + 10", "rise")
+    assert kernel.run("level.result()").result == "15"
+
+
+def test_an_input_changed_in_place_fails_by_name(kernel: Kernel) -> None:
+    kernel.run("numbers = [3, 1, 2]")
+    kernel.run("%%jugtask tidy\nnumbers.sort()\nleast = numbers[0]")
+    shown = kernel.run("least.result()")
+    assert "changed its input 'numbers' in place" in shown.message
+    kernel.run("%%jugtask tidy -o numbers\nnumbers.sort()\nleast = numbers[0]")
+    assert kernel.run("numbers.result(), least.result()").result == "([1, 2, 3], 1)"
+
+
+def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> None:
+    kernel.run("%%jugtask odd\nsquares = (n * n for n in range(3))\nsize = 3\nif size > 5:\n    never = 1")
+    assert kernel.run("size.result()").result == "3"
+    assert "'squares' of cell 'odd' can't be stored" in kernel.run("squares.result()").message
+    assert "ended without setting 'never'" in kernel.run("never.result()").message
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("%jug_execute --wiat", "has no option --wiat; did you mean --wait?"),
+        ("%jug_execute -n two", "'two' is not a whole number of 1 or more"),
+        ("%jug_wait --timeout x", "'x' is not a number of seconds more than 0"),
+        ("%jug_wait is_prine", "did you mean is_prime"),
+        ("%jug_cancel", "%jug_cancel TARGET: say which tasks"),
+        ("%%jugtask -o x\ndef f(): pass", "%%jugtask NAME -o"),
+        ("%%jugtask\nx = 1\nprint(x)", "line 3: `print(x)` does something"),
+        ("%%jugtask c\nfiles = !ls", "line 2: `files = !ls` needs IPython"),
+        ("%%jugtask c\nimport asyncio\nawait asyncio.sleep(0)", "line 3: `await asyncio.sleep(0)`"),
+        ("%%jugtask c\ny = flogs[0]", "line 2: there is no 'flogs'; did you mean flags?"),
+        ("%%jugtask 3x\ny = 1", "'3x' can't be the name of a task"),
+        ("%%jugtask c\nc = 1", "sets 'c' itself"),
+    ],
+)
+def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, told: str) -> None:
+    shown = kernel.run(cell)
+    assert shown.error == "UsageError"
+    assert told in shown.message
+    assert shown.out == f"UsageError: {shown.message}\n"
+    assert "\n" not in shown.message
+
+
+def test_a_syntax_error_shows_as_in_any_cell(kernel: Kernel) -> None:
+    shown = kernel.run("%%jugtask\ndef f(:\n    pass")
+    text = COLOURS.sub("", shown.traceback)
+    assert shown.error == "SyntaxError"
+    assert "line 2" in text
+    assert "magic" not in text
+
+
+def test_an_error_in_a_definitions_cell_shows_its_line_alone(kernel: Kernel) -> None:
+    shown = kernel.run("%%time\n%%jugtask\nx = 1\ny = x / 0")
+    text = COLOURS.sub("", shown.traceback)
+    assert shown.error == "ZeroDivisionError"
+    assert "----> 4 y = x / 0" in text
+    assert "run_cell_magic" not in text
+
+
+def test_an_interrupt_ends_the_wait_and_not_the_tasks(kernel: Kernel, folder: Path) -> None:
+    gate = folder / "gate"
+    kernel.run(f"%%jugtask\nimport os, time\ndef held(path):\n    while not os.path.exists(path): time.sleep(0.01)\n    return 1")
+    kernel.run(f"slow = held({str(gate)!r})")
+    ident = kernel.begin("print('waiting', flush=True)\n%jug_wait slow")
+    while kernel.client.get_iopub_msg(timeout=60)["content"].get("text") != "waiting\n":
+        pass
+    kernel.interrupt()
+    shown = kernel.end(ident)
+    assert shown.error == "WaitInterrupted"
+    assert "go on" in shown.message
+    gate.touch()
+    assert kernel.run("slow.result()").result == "1"
+
+
+def test_options_and_functions_complete(kernel: Kernel) -> None:
+    matches = kernel.run("get_ipython().complete('--id', '%jug_execute --id')[1]").result
+    assert "--idle-timeout" in matches
+    assert "flags" in kernel.run("get_ipython().complete('fla', '%jug_wait fla')[1]").result
+
+
+def test_the_help_of_a_magic_has_examples(kernel: Kernel) -> None:
+    shown = kernel.run("print(get_ipython().magics_manager.magics['line']['jug_execute'].__doc__)")
+    assert "%jug_execute -n 2 --target is_prime" in shown.out
+    assert "--idle-timeout" in shown.out
+
+
+def test_another_store_is_a_magic_or_a_trait_away(kernel: Kernel) -> None:
+    assert kernel.run("%jug_store").out.startswith("file store ./jugdata, ")
+    assert kernel.run("%jug_store other").out == "file store ./other, 0 tasks\n"
+    kernel.run("%config JugMagics.store = 'jugdata'")
+    assert kernel.run("%jug_store").out.startswith("file store ./jugdata, ")
+    refused = kernel.run("%jug_store nonsense:x")
+    assert refused.error == "StoreError"
+
+
+def test_pictures_are_text_and_html_in_one_and_follow_the_store(kernel: Kernel, folder: Path) -> None:
+    kernel.run("%config JugMagics.display = 'html'")
+    gate = folder / "second gate"
+    kernel.run(f"later = held({str(gate)!r})")
+    [display] = kernel.run("%jug_status").displays
+    assert {"text/plain", "text/html"} <= set(display["data"])
+    gate.touch()
+    update = kernel.update()
+    while "0 running" not in update["data"]["text/plain"] and "running" in update["data"]["text/plain"]:
+        update = kernel.update()
+    assert update["transient"]["display_id"] == display["transient"]["display_id"]
+    kernel.run("%config JugMagics.display = 'text'")
+
+
+def test_reloading_doubles_nothing_and_unloading_leaves_only_workers(kernel: Kernel) -> None:
+    kernel.run("%reload_ext jug_notebook")
+    assert kernel.run("again = is_prime(101)").out == ""
+    assert kernel.run("import threading\nsum('jug' in t.name for t in threading.enumerate())").result == "1"
+    kernel.run("%unload_ext jug_notebook")
+    assert kernel.run("[t.name for t in threading.enumerate() if 'jug' in t.name]").result == "[]"
+    assert kernel.run("%jug_status").error == "UsageError"
+    kernel.run("%load_ext jug_notebook")
+    assert "there already" in kernel.run("%jug_execute -n 2").out
+
+
+def test_a_headless_kernel_takes_its_crew_along(folder: Path, kernel: Kernel, tmp_path: Path) -> None:
+    settings = str(tmp_path)
+    alone = Kernel(folder, XDG_CONFIG_HOME=settings, JUG_HEADLESS="1", JUG_STORE="alone", JUG_NOTEBOOK_DISPLAY="text")
+    try:
+        alone.run("%load_ext jug_notebook")
+        alone.run("%jug_execute -n 1")
+        alone.run("import jug_notebook as jn\nhere = jn.task(str)(5)")
+        assert alone.run("here.result()").result == "'5'"
+    finally:
+        alone.close()
+    from jug_notebook.store import open_store
+
+    store = open_store(folder / "alone")
+    seen = -1
+    while any(alive for info, alive, _ in store.processes() if info.kind == "supervisor"):
+        seen = store.watch(seen, 1.0)
+    store.close()

@@ -1,0 +1,450 @@
+"""Supervisors with real processes, which really die."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workbench import PATIENCE, Fifo, Submitter, wait_until
+
+from jug_notebook import process
+from jug_notebook.clock import CLOCK
+from jug_notebook.errors import LaunchError
+from jug_notebook.launch import Crew, CrewOptions, arguments, local
+from jug_notebook.model import Grant, Scale, Stop, Target, WorkerInfo
+from jug_notebook.store import Store, open_store
+from jug_notebook.supervisor import Doom, cause_of_death, epitaph, first_of_crew, nudge, overstepped
+from jug_notebook.worker import Running
+
+ROOT = Path(local.__file__).parents[2]
+HANG = "import signal\ndef hang(path):\n    say(path)\n    signal.pause()\n"
+SAY = "import os\ndef say(path):\n    with open(path, 'w') as fifo: fifo.write(f'{os.getpid()}\\n')\n"
+
+
+# -- decisions ----------------------------------------------------------------------------------------------------------
+
+
+def running(timeout: float | None = None, failures: int = 0, retries: int = 0, deaths: int = 0) -> Running:
+    return Running(1, Grant("k", 0, b"", 1), "f", 1000.0, 50.0, timeout, failures, retries, deaths)
+
+
+def test_a_task_is_over_a_limit_or_within_all() -> None:
+    assert overstepped(None, 10, 5, 60.0) is None
+    assert overstepped(running(), 10, None, 1e9) is None
+    assert overstepped(running(timeout=10), 0, None, 59.9) is None
+    assert overstepped(running(timeout=10), 0, None, 60.0) == ("timeout", "timed out after 10 s")
+    assert overstepped(running(), 5, 5, 60.0) is None
+    over = overstepped(running(), 6_000_000, 5_000_000, 60.0)
+    assert over == ("memory", "took 6 MB of memory, more than the limit of 5 MB")
+
+
+def test_a_death_is_told_in_words() -> None:
+    assert cause_of_death(9) == "killed by SIGKILL, probably out of memory"
+    assert cause_of_death(11) == "killed by SIGSEGV, a fault in compiled code"
+    assert cause_of_death(3 << 8) == "exited with status 3 (os._exit)"
+
+
+def test_what_a_death_means_for_the_task() -> None:
+    cause = "killed by SIGKILL"
+    assert epitaph(running(), None, cause) == ("died", cause, False, True)
+    assert epitaph(running(deaths=2), None, cause)[::2] == ("poison", True)
+    doom = Doom(1, "timeout", "timed out after 1 s", 0.0)
+    assert epitaph(running(), doom, cause) == ("timeout", doom.text, True, False)
+    assert epitaph(running(retries=1), doom, cause) == ("timeout", doom.text, False, False)
+    assert epitaph(running(retries=9), Doom(1, "memory", "too much", 0.0), cause)[2] is True
+
+
+def test_of_two_supervisors_of_a_crew_the_elder_stays() -> None:
+    elder, younger = (
+        WorkerInfo(name, "supervisor", "u", "h", 1, 1, "3", started, crew="c") for name, started in (("b", 1), ("a", 2))
+    )
+    assert first_of_crew("c", younger, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
+    assert first_of_crew("c", elder, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
+    assert first_of_crew("c", younger, [(elder, False, 0.0)]) == younger
+    assert first_of_crew("d", younger, [(elder, True, 0.0)]) == younger
+
+
+def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
+    plain = CrewOptions(4)
+    assert plain.suffix == CrewOptions(8).suffix == ""
+    assert CrewOptions(4, memory_limit=5).suffix != CrewOptions(4, memory_limit=6).suffix != ""
+    words = arguments(CrewOptions(4, 60, 3, 5.0, 10, Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x"))
+    assert " ".join(words) == (
+        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --target ab --target f"
+    )
+
+
+# -- processes ----------------------------------------------------------------------------------------------------------
+
+
+class Site:
+    """A store, and the supervisors that a test starts for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store: Store = open_store(f"file:{folder}/jugdata")
+        self.tasks = Submitter(self.store, folder)
+        self.fifo = Fifo(folder)
+        self.started: list[subprocess.Popen[str]] = []
+
+    def supervise(self, size: int = 1, **options: object) -> subprocess.Popen[str]:
+        call = f"import sys; from jug_notebook.supervisor import supervise; sys.exit(supervise({self.store.url!r}, {size}"
+        call += "".join(f", {name}={value!r}" for name, value in options.items()) + "))"
+        self.started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", call],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return self.started[-1]
+
+    def alive(self, kind: str = "worker") -> list[WorkerInfo]:
+        return [info for info, alive, _ in self.store.processes() if alive and info.kind == kind]
+
+    def until_workers(self, count: int) -> list[WorkerInfo]:
+        wait_until(self.store, lambda: len(self.alive()) == count, f"never {count} workers")
+        return self.alive()
+
+    def order(self, order: Stop | Scale) -> None:
+        supervisors = self.alive("supervisor")
+        self.store.order([info.id for info in supervisors], order)
+        for info in supervisors:
+            nudge(info)
+
+    def hang(self, **options: object) -> str:
+        """A task that says its pid and never ends."""
+        return self.tasks.submit(_named(SAY + HANG, "hang"), self.fifo.path, **options)
+
+    def end(self) -> None:
+        for supervisor in self.started:
+            supervisor.kill()
+            supervisor.communicate()
+        for pid in [info.pid for info in self.alive("supervisor")]:
+            os.kill(pid, signal.SIGKILL)
+        self.store.close()
+
+
+def _named(source: str, name: str):  # type: ignore[no-untyped-def]
+    from workbench import cell
+
+    return cell(source, name)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.end()
+
+
+def ended(pidfd: int) -> bool:
+    """Did that process end, within the patience of a test?"""
+    return bool(select.select([pidfd], [], [], PATIENCE)[0])
+
+
+def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> None:
+    keys = [site.tasks.submit("def f(x): return x * x", x) for x in range(50)]
+    supervisor = site.supervise(2, idle_timeout=0)
+    assert [site.tasks.value(key) for key in keys] == [x * x for x in range(50)]
+    assert supervisor.wait(PATIENCE) == 0
+    assert site.alive() == site.alive("supervisor") == []
+
+
+def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
+    session = process.me("session")
+    site.store.renew([session])
+    supervisor = site.supervise(1, idle_timeout=0.2)
+    site.until_workers(1)
+    site.tasks.value(site.tasks.submit("def f(): return 1"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.wait(0.7)
+    site.store.leave([session.id])
+    assert supervisor.wait(PATIENCE) == 0
+
+
+def test_a_killed_workers_task_runs_again_at_once(site: Site) -> None:
+    source = SAY + (
+        "import signal, time\ndef f(path):\n    print('last words', flush=True)\n    at = time.monotonic()\n"
+        "    say(path)\n    if not os.path.exists(path + '.go'): signal.pause()\n    return at\n"
+    )
+    key = site.tasks.submit(source, site.fifo.path)
+    site.supervise(2)
+    first = int(site.fifo.said())
+    Path(site.fifo.path + ".go").touch()
+    killed = CLOCK.monotonic()
+    os.kill(first, signal.SIGKILL)
+    assert int(site.fifo.said()) != first
+    again = site.tasks.value(key) - killed
+    assert again < 0.5  # seconds; mostly some 0.01, but tests share their machine
+    assert site.tasks.outcome(key).run.attempt == 2
+    site.until_workers(2)
+
+
+def test_a_task_in_which_three_workers_died_is_poison(site: Site) -> None:
+    key = site.tasks.submit(
+        "import os, subprocess\ndef f():\n    print('working')\n"
+        "    subprocess.run('echo in it >&2', shell=True)\n    os._exit(3)"
+    )
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.run.attempt) == ("poison", 3)
+    assert failure.error == "3 workers died in it; the last was exited with status 3 (os._exit)"
+    assert failure.run.output == (("stdout", "working\n"), ("stderr", "in it\n"))
+    assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
+
+
+def test_a_crash_in_compiled_code_says_where(site: Site) -> None:
+    key = site.tasks.submit("import ctypes\ndef f(): ctypes.string_at(0)")
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert "SIGSEGV" in failure.error
+    assert "Segmentation fault" in failure.run.output[-1][1]
+
+
+def test_a_task_that_takes_too_long_is_ended_with_all_it_started(site: Site) -> None:
+    source = SAY + (
+        "import signal, subprocess\ndef f(path):\n    child = subprocess.Popen(['sleep', '1000'])\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    with open(path, 'w') as fifo: fifo.write(f'{child.pid}\\n')\n    print('waiting')\n    signal.pause()\n"
+    )
+    key = site.tasks.submit(source, site.fifo.path, timeout=0.3)
+    site.supervise(1)
+    child = os.pidfd_open(int(site.fifo.said()))
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.error) == ("timeout", "timed out after 0.3 s")
+    assert failure.run.output == (("stdout", "waiting\n"),)
+    assert 0.3 <= failure.run.duration < PATIENCE
+    assert ended(child)
+    os.close(child)
+
+
+def test_a_timeout_is_retried_where_retries_are_left(site: Site) -> None:
+    key = site.hang(timeout=0.1, retries=1)
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.run.attempt) == ("timeout", 2)
+
+
+def test_a_task_that_takes_too_much_memory_is_ended(site: Site) -> None:
+    key = site.tasks.submit(
+        "import signal, subprocess, sys\ndef f():\n"
+        "    subprocess.run([sys.executable, '-c', 'x = b\"x\" * 200_000_000; import signal; signal.pause()'])"
+    )
+    site.supervise(1, memory_limit=150_000_000)
+    failure = site.tasks.failure(key)
+    assert failure.kind == "memory"
+    assert "more than the limit of 150 MB" in failure.error
+    assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
+
+
+def test_stop_lets_the_current_task_finish(site: Site) -> None:
+    source = SAY + "def f(path):\n    say(path)\n    with open(path + '.go') as go: return go.read()\n"
+    go = Fifo(site.folder, "fifo.go")
+    key = site.tasks.submit(source, site.fifo.path)
+    supervisor = site.supervise(2)
+    site.until_workers(2)
+    site.fifo.said()
+    later = site.tasks.submit("def f(): return 'later'")
+    site.tasks.value(later)
+    site.order(Stop())
+    site.until_workers(1)  # the one that has nothing to do is gone
+    assert site.alive("supervisor")[0].size == 0
+    with open(go.path, "w") as writer:
+        writer.write("finished")
+    os.close(go._fd)
+    assert supervisor.wait(PATIENCE) == 0
+    assert site.tasks.value(key) == "finished"
+
+
+@pytest.mark.parametrize("by", ["order", "SIGTERM", "SIGINT twice"])
+def test_stop_now_gives_the_task_back(site: Site, by: str) -> None:
+    key = site.hang()
+    supervisor = site.supervise(1)
+    site.fifo.said()
+    began = CLOCK.monotonic()
+    if by == "order":
+        site.order(Stop(now=True))
+    elif by == "SIGTERM":
+        supervisor.terminate()
+    else:
+        supervisor.send_signal(signal.SIGINT)
+        assert supervisor.stderr is not None
+        assert "press Ctrl-C again" in supervisor.stderr.readline()
+        supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(PATIENCE) == 0
+    assert CLOCK.monotonic() - began < 2
+    assert site.alive() == []
+    assert site.tasks.state(key) is not None
+    assert site.tasks.state(key).value == "ready"  # type: ignore[union-attr]
+    site.supervise(1)
+    site.fifo.said()  # and it's no mark against the task
+    (claimed,) = [info for info in site.until_workers(1)]
+    assert claimed.kind == "worker"
+
+
+def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
+    site.hang()
+    supervisor = site.supervise(2)
+    site.fifo.said()
+    workers = [os.pidfd_open(info.pid) for info in site.until_workers(2)]
+    supervisor.kill()
+    assert all(ended(pidfd) for pidfd in workers)
+    for pidfd in workers:
+        os.close(pidfd)
+    site.supervise(1)
+    site.fifo.said()  # the task runs again without waiting for a lease
+
+
+def test_a_crew_has_one_supervisor(site: Site) -> None:
+    first, second = site.supervise(1, crew="c"), site.supervise(3, crew="c")
+    workers = site.until_workers(3)
+    wait_until(site.store, lambda: None not in (first.poll(), second.poll()) or len(site.alive("supervisor")) == 1)
+    assert len({info.supervisor for info in workers}) == 1
+    (ended_one,) = [one for one in (first, second) if one.pid != site.alive("supervisor")[0].pid]
+    assert ended_one.wait(PATIENCE) == 0
+    other_crew = site.supervise(1, crew="d")
+    site.until_workers(4)
+    assert other_crew.poll() is None
+
+
+def test_scaling_starts_and_ends_workers(site: Site) -> None:
+    site.supervise(1)
+    site.until_workers(1)
+    site.order(Scale(3, at_least=True))
+    site.until_workers(3)
+    site.order(Scale(2, at_least=True))
+    site.tasks.value(site.tasks.submit("def f(): return 1"))
+    assert len(site.alive()) == 3
+    site.order(Scale(1))
+    site.until_workers(1)
+
+
+def test_a_supervisor_that_was_told_to_stop_can_be_called_back(site: Site) -> None:
+    site.hang()
+    site.supervise(1)
+    site.fifo.said()
+    site.order(Stop())
+    wait_until(site.store, lambda: site.alive("supervisor")[0].size == 0)
+    site.order(Scale(1))
+    site.until_workers(2)
+    assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+
+
+def test_a_tied_supervisor_ends_with_its_session(site: Site) -> None:
+    session = process.me("session")
+    site.store.renew([session])
+    supervisor = site.supervise(1, tied_to=session.id)
+    site.until_workers(1)
+    site.store.leave([session.id])
+    assert supervisor.wait(PATIENCE) == 0
+
+
+def test_workers_end_after_their_share_of_tasks_or_of_time(site: Site) -> None:
+    for x in range(10):
+        site.tasks.submit("def f(x): return x", x)
+    supervisor = site.supervise(2, max_tasks=3)
+    assert supervisor.wait(PATIENCE) == 0
+    states = [state.value for state in site.store.states(site.store.keys_named("f")) if state]
+    assert states.count("finished") == 6
+    assert "running" not in states
+    assert site.supervise(1, max_time=0.2).wait(PATIENCE) == 0
+
+
+def test_workers_that_die_before_their_first_task_are_not_started_for_ever(site: Site) -> None:
+    site.hang()
+    supervisor = site.supervise(1)
+    pid = int(site.fifo.said())
+    (site.folder / "jugdata" / "store.json").write_text("no longer a store")
+    os.kill(pid, signal.SIGKILL)
+    assert supervisor.wait(PATIENCE) == 1
+    assert supervisor.stderr is not None
+    said = supervisor.stderr.read()
+    assert "giving up" in said
+    assert "StoreError" in said
+
+
+def test_workers_start_clean_each_with_randomness_of_its_own(site: Site) -> None:
+    source = SAY + (
+        "import sys, random, os, threading\ndef f(path, i):\n    say(path)\n"
+        "    with open(path + '.go') as go: go.read()\n"
+        "    heavy = [m for m in ('IPython', 'numpy', 'redis', 'pandas', 'ipywidgets') if m in sys.modules]\n"
+        "    return (random.random(), heavy, os.environ['OMP_NUM_THREADS'], sys.stdin.read(), os.getpgrp() == os.getpid(),\n"
+        "            threading.active_count())\n"
+    )
+    go = Fifo(site.folder, "fifo.go")
+    keys = [site.tasks.submit(source, site.fifo.path, i) for i in range(2)]
+    site.supervise(2)
+    assert site.fifo.said() != site.fifo.said()
+    writer = os.open(go.path, os.O_WRONLY)
+    os.close(go._fd)
+    os.close(writer)
+    (one, *rest), (two, *other) = (site.tasks.value(key) for key in keys)
+    assert one != two
+    assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
+
+
+def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
+    source = "import threading, time, os\ndef f():\n    threading.Thread(target=late, daemon=True).start()\n"
+    source += "def late():\n    time.sleep(0.05)\n    os.write(1, b'late words')\n    os.kill(os.getpid(), 9)\n"
+    site.tasks.value(site.tasks.submit(source))
+    site.supervise(1)
+
+
+# -- launching ----------------------------------------------------------------------------------------------------------
+
+
+def test_launching_returns_at_once_and_asking_twice_is_asking_once(site: Site) -> None:
+    began = CLOCK.monotonic()
+    crew = local.launch(site.store, CrewOptions(2))
+    assert CLOCK.monotonic() - began < 0.3
+    assert crew.starting
+    try:
+        site.until_workers(2)
+        assert crew.alive() == 2
+        assert not crew.starting
+        again = local.launch(site.store, CrewOptions(2))
+        more = local.launch(site.store, CrewOptions(3))
+        site.until_workers(3)
+        assert {info.id for info in again.workers} == {info.id for info in more.workers}
+        assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+        assert crew.wait(PATIENCE) is True
+        assert repr(crew) == f"<Crew of 3 workers on {process.host()}>"
+        assert os.getsid(crew.supervisors[0].pid) == crew.supervisors[0].pid
+    finally:
+        crew.stop(now=True)
+        wait_until(site.store, lambda: not site.alive("supervisor"))
+    assert crew.alive() == 0
+
+
+def test_a_crew_that_can_not_start_says_why(site: Site, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'No module named jug_notebook' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    crew = local.launch(site.store, CrewOptions(1, python=str(broken)))
+    with pytest.raises(LaunchError, match="No module named jug_notebook"):
+        wait_until(site.store, lambda: not crew.starting)
+    with pytest.raises(LaunchError, match="can't be started"):
+        local.launch(site.store, CrewOptions(1, python=str(tmp_path / "none")))
+
+
+def test_the_workers_of_a_memory_store_are_threads(tmp_path: Path) -> None:
+    store = open_store(f"memory:{tmp_path}")
+    tasks = Submitter(store, tmp_path)
+    crew: Crew = local.launch(store, CrewOptions(2))
+    key = tasks.submit("import os\ndef f(): print('hello'); return os.getpid()")
+    assert tasks.value(key) == os.getpid()
+    assert tasks.outcome(key).run.output == (("stdout", "hello\n"),)
+    assert crew.alive() == local.launch(store, CrewOptions(2)).alive() == 2
+    crew.scale(3)
+    wait_until(store, lambda: crew.alive() == 3)
+    crew.stop()
+    wait_until(store, lambda: crew.alive() == 0)
+    assert not crew.supervisors

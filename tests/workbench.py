@@ -1,0 +1,123 @@
+"""Tasks for tests of workers: written as text, as a notebook's cells are, and put into a store without a session."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jug_notebook import codec, digest, process
+from jug_notebook.clock import CLOCK
+from jug_notebook.code import examine
+from jug_notebook.codec import Seal
+from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Recipe, Reference, Spec, State, Submission
+from jug_notebook.store import Store, keyring
+
+ORIGIN = Origin("tester", "/nowhere/notebook.ipynb", "cell")
+PATIENCE = 20.0  #: seconds after which a test that waits has failed
+
+
+class Need:
+    """Stands in arguments for another task's value."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def __jug_reference__(self) -> Reference:
+        return Reference(self.key)
+
+
+def cell(source: str, name: str = "f") -> Callable[..., Any]:
+    """The function of that name that a cell defines."""
+    source = textwrap.dedent(source)
+    filename = f"<cell {abs(hash(source))}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, filename, "exec"), namespace)
+    function: Callable[..., Any] = namespace[name]
+    return function
+
+
+class Submitter:
+    """Puts tasks into a store and reads what became of them."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.seal = Seal(keyring.secret(store.id, make=True, lasting=not store.url.startswith("memory:")), store.id)
+
+    def submission(self, function: Callable[..., Any], *args: Any, **options: Any) -> Submission:
+        code = examine(function)
+        labels = options.pop("labels", None)
+        parcel = self.store.put_blob(
+            [msgspec.msgpack.encode(codec.dump_function(function, code, self.store.put_blob, labels))]
+        )
+        name = function.__name__
+        recipe = Recipe(name, code.digest, parcel, process.python(), **options)
+        key, form, needs = digest.name_call(code.digest, name, [(str(i), value) for i, value in enumerate(args)])
+        payload = codec.dump_call(args, {}, needs, self.store.put_blob)
+        spec = Spec(
+            key, msgspec.msgpack.encode(recipe), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now()
+        )  # fmt: skip
+        body = self.seal.seal("spec", key, 0, b"", msgspec.msgpack.encode(spec))
+        return Submission(key, name, needs, form, body, 0, process.python())
+
+    def submit(self, function: Callable[..., Any] | str, *args: Any, **options: Any) -> Key:
+        submission = self.submission(cell(function) if isinstance(function, str) else function, *args, **options)
+        self.store.submit([submission], ORIGIN)
+        return submission.key
+
+    def state(self, key: Key) -> State | None:
+        return self.store.states([key])[0]
+
+    def outcome(self, key: Key) -> Outcome:
+        """What it came to, once it has come to something."""
+        wait_until(self.store, lambda: self.store.outcomes([key])[0] is not None, f"{key} is {self.state(key)}")
+        held = self.store.outcomes([key])[0]
+        assert held is not None
+        verdict = held.verdict
+        data = self.seal.open("outcome", key, verdict.round, verdict.inputs, held.body)
+        return msgspec.msgpack.decode(data, type=Finished | Failed)
+
+    def value(self, key: Key) -> Any:
+        outcome = self.outcome(key)
+        assert isinstance(outcome, Finished), f"{outcome.error}\n{outcome.traceback}"
+        return codec.load_value(outcome.value, self.store.get_blob)
+
+    def failure(self, key: Key) -> Failed:
+        outcome = self.outcome(key)
+        assert isinstance(outcome, Failed), outcome
+        return outcome
+
+
+def wait_until(store: Store, reached: Callable[[], bool], otherwise: str = "it never came to that") -> None:
+    """Wait on the store's news until something is so."""
+    until = CLOCK.monotonic() + PATIENCE
+    seen = -1
+    while not reached():
+        assert CLOCK.monotonic() < until, otherwise
+        seen = store.watch(seen, 0.05)
+
+
+class Fifo:
+    """Where a task says that it runs, and a test waits for that."""
+
+    def __init__(self, folder: Path, name: str = "fifo") -> None:
+        self.path = str(folder / name)
+        os.mkfifo(self.path)
+        self._fd = os.open(self.path, os.O_RDWR)
+
+    def said(self) -> str:
+        """The next line."""
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(self._fd, 1)
+        return line.decode().strip()
+
+    def say(self, line: str) -> None:
+        os.write(self._fd, f"{line}\n".encode())
