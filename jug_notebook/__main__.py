@@ -377,7 +377,7 @@ def _picture(url: str, failures: int = 0) -> Snapshot:
     from jug_notebook.model import State
     from jug_notebook.store import open_store
 
-    gc.disable()  # all that is folded stays until the end, which is near: looking for garbage in it is a third of the time
+    gc.disable()  # what is folded stays to the end, which is near; looking for garbage costs a sixth of the time
     store = open_store(_existing(url))
     picture = store.snapshot()
     if failures and picture.counts[State.FAILED]:

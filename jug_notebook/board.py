@@ -147,6 +147,7 @@ class Board:
         self._tallies: dict[tuple[Kind, tuple[str, ...]], list[int]] = {}
         self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
+        self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
         self._gone: set[WorkerId] = set()
         self._presumed: set[WorkerId] = set()
         self._work: deque[Card] = deque()
@@ -298,6 +299,7 @@ class Board:
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
+        self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
     def _new_round(self, card: Card, round: int) -> None:

@@ -249,6 +249,14 @@ class Overheard:
         return tuple(pieces)
 
 
+def listen_no_more() -> None:
+    """Put the streams back that `Overheard` listens to."""
+    for name in NAMES:
+        stream = getattr(sys, name)
+        if isinstance(stream, _Ear):
+            setattr(sys, name, stream._stream)
+
+
 class _Ear:
     """Stands before a stream: what a listening thread writes is kept, everything else goes on to the stream."""
 

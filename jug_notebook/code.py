@@ -11,13 +11,10 @@ import ast
 import builtins
 import functools
 import os
-import sys
 import threading
-import types
-import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -28,6 +25,25 @@ from jug_notebook import digest as canon
 from jug_notebook import modules, syntax
 from jug_notebook.cellcode import CellNames, cell_function, cell_names
 from jug_notebook.errors import BadTask, Unhashable
+from jug_notebook.kinds import (
+    ABSENT,
+    COMPOSITE,
+    DESCRIPTORS,
+    LITERATE,
+    SCALARS,
+    annotation,
+    attributes,
+    by_name,
+    defaults,
+    form_of,
+    generated,
+    global_names,
+    is_ours,
+    name_of,
+    plain,
+    source_of,
+    travels,
+)
 
 __all__ = [
     "CellNames",
@@ -39,6 +55,7 @@ __all__ = [
     "examine",
     "form_of",
     "global_names",
+    "home",
     "plain",
     "source_of",
     "travels",
@@ -61,14 +78,22 @@ class Opaque(UserWarning):
 
 # -- what counts as what -----------------------------------------------------------------------------------------------
 
-_ABSENT = object()
-_SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
+_COUNT = ""  #: pinned under this name: how many attributes there are
 _DYNAMIC = frozenset({"eval", "exec", "globals", "__import__"})
 
 #: attributes of a class that say where it lies or that Python derives from the others
 _DERIVED = frozenset(
     {
-        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__parameters__"),
+        *(
+            "__module__",
+            "__qualname__",
+            "__doc__",
+            "__dict__",
+            "__weakref__",
+            "__firstlineno__",
+            "__parameters__",
+            "__slotnames__",
+        ),
         *("__static_attributes__", "__orig_bases__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
         *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__", "__match_args__"),
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
@@ -78,73 +103,6 @@ _DERIVED = frozenset(
     }
 )
 _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
-
-
-def plain(value: Any) -> Any:
-    """The plain function of a task function; anything else as it is."""
-    for _ in range(100):
-        kind = type(value)
-        if kind is FunctionType or kind is type or kind in _SCALARS:
-            break
-        found = _static(value, "__jug_function__")
-        if found is _ABSENT or found is None:
-            break
-        value = found
-    return value
-
-
-def _static(value: Any, name: str) -> Any:
-    """An attribute of ours, without waking somebody's ``__getattr__``."""
-    kind = type(value)
-    if any(name in base.__dict__ for base in kind.__mro__):
-        return getattr(value, name, _ABSENT)
-    try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return _ABSENT
-    return own.get(name, _ABSENT) if type(own) is dict and kind is not ModuleType else _ABSENT
-
-
-def travels(value: Any) -> bool:
-    """True for functions and classes that a worker can't import: they travel by value."""
-    name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
-    home = getattr(value, "__module__", None)
-    if home is None or home == "__main__":
-        return True
-    module = sys.modules.get(home)
-    if module is None:
-        return True
-    found: Any = module
-    for step in name.split("."):
-        found = getattr(found, step, None)
-        if found is None:
-            return True
-    return found is not value
-
-
-def global_names(code: CodeType) -> tuple[str, ...]:
-    """The global names that a code object, with all that is nested in it, reads or writes."""
-    reads = syntax.reads(code)
-    return reads.names if not reads.writes else tuple(sorted({*reads.names, *reads.writes}))
-
-
-def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
-    """The file name in a function's code and the whole text that belongs to it."""
-    code = getattr(plain(function), "__code__", None)
-    if not isinstance(code, CodeType):
-        return None
-    text = syntax.text_of(code.co_filename)
-    return (code.co_filename, text) if text else None
-
-
-def form_of(function: FunctionType) -> bytes:
-    """The name of a function's own text, empty where there is none: it may travel with the function."""
-    return syntax.form(function.__code__, functools.partial(_is_ours, function.__globals__)).digest
-
-
-def _name(value: Any) -> str:
-    home = getattr(value, "__module__", None) or ""
-    return f"{home}.{getattr(value, '__qualname__', None) or getattr(value, '__name__', repr(type(value)))}"
 
 
 def _hash(*items: bytes | str) -> bytes:
@@ -231,7 +189,7 @@ class _Walk:
         """How a thing that is used counts: as a unit of this walk, by name, or by value."""
         value = plain(value)
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in SCALARS:
             found: bytes = canon.digest(value, path)
             short = value.bit_length() < 130 if kind is int else kind not in (str, bytes) or len(value) <= 40
             text = repr(value) if short else ""
@@ -243,12 +201,12 @@ class _Walk:
             return self._class(value, label)
         if kind is ModuleType:
             return self._module(value, label)
-        named = _by_name(value)
+        named = by_name(value)
         if named is not None:
             return _hash("name", named)
-        if kind in _COMPOSITE:
+        if kind in COMPOSITE:
             return self._unit(value, label)
-        if kind in _LITERATE:
+        if kind in LITERATE:
             return _hash("annotation", repr(value))
         self.pins = None
         if self.blind:
@@ -271,15 +229,15 @@ class _Walk:
         if modules.of_project(home, self.project):
             self._need(home)
             return self._unit(function, label)
-        return _hash("name", _name(function))
+        return _hash("name", name_of(function))
 
     def _class(self, cls: type, label: str) -> bytes:
         home = getattr(cls, "__module__", None) or ""
         if home == "builtins":
-            return _hash("name", _name(cls))
+            return _hash("name", name_of(cls))
         if not travels(cls):
             if not modules.of_project(home, self.project):
-                return _hash("name", _name(cls))
+                return _hash("name", name_of(cls))
             self._need(home)
         return self._unit(cls, f"class {cls.__qualname__}")
 
@@ -333,7 +291,9 @@ class _Walk:
             self._describe_class(unit, subject)
         else:
             unit.own.append(type(subject).__qualname__)
-            for name, value in _COMPOSITE[type(subject)](subject):
+            if hasattr(subject, "keywords"):  # a partial's may change in place
+                self.pins = None
+            for name, value in COMPOSITE[type(subject)](subject):
                 self._pin(subject, name, value)
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
@@ -345,7 +305,10 @@ class _Walk:
         self._pin(function, "__code__", code)
         self._pin(function, "__defaults__", function.__defaults__)
         self._pin(function, "__kwdefaults__", function.__kwdefaults__)
-        form = syntax.form(code, functools.partial(_is_ours, space))
+        self._pin(function, _COUNT, len(function.__dict__))
+        for name, value in function.__dict__.items():
+            self._pin(function.__dict__, name, value)
+        form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
         if form.digest and not syntax.of_library(code.co_filename):
             unit.own.append(form.digest)
@@ -364,11 +327,11 @@ class _Walk:
                     f"versions of Python. Give it version='1' to name it yourself.",
                 )
             unit.own.append(syntax.compiled(code))
-        self._values(unit, "default", _defaults(function), of, whose)
+        self._values(unit, "default", defaults(function), of, whose)
         self._values(unit, "closure", self._cells(function), of, whose)
-        self._values(unit, "attribute", sorted(_attributes(function).items()), of, whose)
-        wrapped = function.__dict__.get("__wrapped__", _ABSENT)
-        if wrapped is not _ABSENT:
+        self._values(unit, "attribute", sorted(attributes(function).items()), of, whose)
+        wrapped = function.__dict__.get("__wrapped__", ABSENT)
+        if wrapped is not ABSENT:
             unit.edges.append(("wrapped", self.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
         if syntax.of_library(code.co_filename):
             return  # what a library reads is its own affair
@@ -423,8 +386,8 @@ class _Walk:
             )
         shown = f"{prefix}." if prefix and prefix != "__main__" else ""
         for name in reads.names:
-            value = space.get(name, _ABSENT)
-            if value is _ABSENT:
+            value = space.get(name, ABSENT)
+            if value is ABSENT:
                 self._builtin(unit, name, code, space, whose)
                 continue
             self._pin(space, name, value)
@@ -438,7 +401,7 @@ class _Walk:
             unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
 
     def _builtin(self, unit: _Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
-        self._pin(space, name, _ABSENT)
+        self._pin(space, name, ABSENT)
         if hasattr(builtins, name):
             if name in _DYNAMIC and not self.blind:
                 _warn_once(
@@ -463,11 +426,11 @@ class _Walk:
             for step in chain:
                 if type(at) is not ModuleType:
                     break
-                holder, at = at, at.__dict__.get(step, _ABSENT)
+                holder, at = at, at.__dict__.get(step, ABSENT)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
             shown = ".".join(steps)
-            if at is _ABSENT:
+            if at is ABSENT:
                 self._part(f"undefined name {shown}", "undefined")
                 found.append(f"undefined name {shown}")
             elif shown in self.ignored:
@@ -480,10 +443,10 @@ class _Walk:
     def _decorators(self, unit: _Unit, chains: Iterable[tuple[str, ...]], space: dict[str, Any]) -> None:
         """Decorators were applied when the function was made; their code counts where we can see it."""
         for chain in chains:
-            at = space.get(chain[0], _ABSENT)
+            at = space.get(chain[0], ABSENT)
             self._pin(space, chain[0], at)
             for step in chain[1:]:
-                at = at.__dict__.get(step, _ABSENT) if type(at) is ModuleType else _ABSENT
+                at = at.__dict__.get(step, ABSENT) if type(at) is ModuleType else ABSENT
             at = plain(at)
             if type(at) is FunctionType or isinstance(at, type):
                 name = ".".join(chain)
@@ -500,16 +463,17 @@ class _Walk:
 
     def _describe_class(self, unit: _Unit, cls: type) -> None:
         unit.own += ("class", cls.__name__)
+        self._pin(cls, _COUNT, len(cls.__dict__))
         where = f"class {cls.__qualname__}"
         meta = type(cls)
         unit.edges.append(("metaclass", self.edge(meta, f"class {meta.__qualname__}", where)))
         for base in cls.__bases__:
             unit.edges.append(("base", self.edge(base, f"class {base.__qualname__}", where)))
-        generated = "__dataclass_params__" in cls.__dict__
+        dataclass = "__dataclass_params__" in cls.__dict__
         content = dict(cls.__dict__)
         for name, note in content.get("__annotations__", {}).items():
-            unit.own += (name, note if isinstance(note, str) else _annotation(note))
-        if generated:
+            unit.own += (name, note if isinstance(note, str) else annotation(note))
+        if dataclass:
             unit.own.append(repr(content["__dataclass_params__"]))
             for name, field in content["__dataclass_fields__"].items():
                 unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))
@@ -534,7 +498,7 @@ class _Walk:
                 continue
             if type(value).__module__ == "dataclasses" and not isinstance(value, type):
                 continue  # MISSING and its like
-            if type(value) is FunctionType and _generated(value):
+            if generated(value):
                 continue
             unit.edges.append((name, self._class_value(cls, name, value)))
 
@@ -557,97 +521,6 @@ def _label(value: Any, name: str) -> str:
     return f"class {value.__qualname__}" if isinstance(value, type) else f"global {name}"
 
 
-def _annotation(note: Any) -> str:
-    return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
-
-
-def _generated(function: FunctionType) -> bool:
-    """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
-    inner = function.__dict__.get("__wrapped__", function)  # __repr__ comes with a guard against recursion
-    return type(inner) is FunctionType and inner.__code__.co_filename.startswith("<string>")
-
-
-def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    code, defaults = function.__code__, function.__defaults__ or ()
-    names = code.co_varnames[: code.co_argcount]
-    yield from zip(names[len(names) - len(defaults) :], defaults, strict=False)
-    yield from sorted((function.__kwdefaults__ or {}).items())
-
-
-def _attributes(function: FunctionType) -> dict[str, Any]:
-    return {name: value for name, value in function.__dict__.items() if not name.startswith("__")}
-
-
-def _is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
-    """Our own decorators say how a task runs, not what it computes. Looks names up, evaluates nothing."""
-    steps: list[str] = []
-    node: ast.expr = decorator.func if isinstance(decorator, ast.Call) else decorator
-    while isinstance(node, ast.Attribute):
-        steps.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return False
-    at: Any = space.get(node.id)
-    for step in reversed(steps):
-        at = at.__dict__.get(step) if type(at) is ModuleType else None
-    return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
-
-
-_DESCRIPTORS = frozenset(
-    {
-        *(types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType),
-        *(types.GetSetDescriptorType, types.MemberDescriptorType),
-    }
-)
-
-
-def _by_name(value: Any) -> str | None:
-    """The name of a thing that is made in C."""
-    kind = type(value)
-    if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
-        owner = value.__self__
-        if owner is None or type(owner) is ModuleType:
-            return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
-        return f"{_name(owner)}.{value.__name__}" if isinstance(owner, type) else None
-    if kind in _DESCRIPTORS:
-        return f"{_name(value.__objclass__)}.{value.__name__}"
-    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
-        return f"numpy.{value.__name__}"
-    return None
-
-
-def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:
-    return lambda value: [(name, getattr(value, name, None)) for name in names]
-
-
-def _partial_fields(value: Any) -> list[tuple[str, Any]]:
-    return [
-        ("func", value.func),
-        *((f"argument {number}", item) for number, item in enumerate(value.args)),
-        *((f"argument {name}", item) for name, item in sorted(value.keywords.items())),
-    ]
-
-
-#: things that are made of others: how to take them apart
-_COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
-    types.MethodType: _fields_of("__func__", "__self__"),
-    types.BuiltinFunctionType: _fields_of("__name__", "__self__"),  # "abc".join
-    types.MethodWrapperType: _fields_of("__name__", "__self__"),
-    functools.partial: _partial_fields,
-    functools.partialmethod: _partial_fields,
-    functools.cached_property: _fields_of("func"),
-    functools.singledispatchmethod: _fields_of("func"),
-    type(functools.lru_cache(_hash)): _fields_of("__wrapped__"),
-    property: _fields_of("fget", "fset", "fdel"),
-    staticmethod: _fields_of("__func__"),
-    classmethod: _fields_of("__func__"),
-}
-#: annotations that say all there is to say in their text
-_LITERATE: frozenset[type] = frozenset(
-    {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}
-)
-
-
 # -- the doors ---------------------------------------------------------------------------------------------------------
 
 _pinned: dict[tuple[Any, ...], tuple[list[tuple[Any, str, Any]], Code, Any]] = {}
@@ -656,8 +529,11 @@ _pinned: dict[tuple[Any, ...], tuple[list[tuple[Any, str, Any]], Code, Any]] = {
 def _holds(pins: list[tuple[Any, str, Any]]) -> bool:
     """Is each thing still where it was found?"""
     for holder, name, thing in pins:
-        if type(holder) is dict:
-            if holder.get(name, _ABSENT) is not thing:
+        if name == _COUNT:
+            if len(holder.__dict__) != thing:
+                return False
+        elif type(holder) is dict:
+            if holder.get(name, ABSENT) is not thing:
                 return False
         elif isinstance(holder, type):
             if holder.__dict__.get(name, thing) is not thing:
@@ -679,6 +555,9 @@ def examine(
 
     ``version`` stands for the code instead of what it says; ``ignore_globals`` don't count; ``depends`` count as well.
     """
+    global _home
+    if project is not None:
+        _home = project
     function = plain(function)
     ignored, extra = frozenset(ignore_globals), tuple(depends)
     memo = (id(function), version, ignored, project)
@@ -705,25 +584,23 @@ def examine(
 
 def class_digest(cls: type) -> str:
     """What a class comes to: its bases, methods, annotations and values; for one that can be imported, its name."""
-    return examine(cls).digest
+    return _adopted.get(cls) or examine(cls, project=_home).digest
 
 
-@contextmanager
-def belonging_to(project: Path | None) -> Iterator[None]:
-    """Values that are digested inside may hold things of this project's modules."""
-    former = _home.project
-    _home.project = project
-    try:
-        yield
-    finally:
-        _home.project = former
+_adopted: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
-class _Home(threading.local):
-    project: Path | None = None
+def adopt_class(cls: type, digest: str) -> None:
+    """From now on ``digest`` is that of ``cls``, which came from elsewhere and was built here."""
+    _adopted[cls] = digest
 
 
-_home = _Home()
+def home() -> Path | None:
+    """The project that functions were last examined for: values that hold things of its modules belong to it too."""
+    return _home
+
+
+_home: Path | None = None
 
 
 # -- entries for values that hold code ---------------------------------------------------------------------------------
@@ -737,7 +614,9 @@ def _of_code(value: Any) -> bytes:
         if at is not None:
             return b"back %d %d" % (distance, at)
     if not _open.walks:
-        return bytes.fromhex(examine(value, project=_home.project).digest)
+        if isinstance(value, type):
+            return bytes.fromhex(class_digest(value))
+        return bytes.fromhex(examine(value, project=_home).digest)
     outer = _open.walks[-1]
     walk = _Walk(outer.project, outer.ignored)
     found = walk.run([("value", value)])
@@ -750,7 +629,7 @@ def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:
     encoder.data(_of_code(value))
 
 
-for _kind in (type, FunctionType, ModuleType, *_COMPOSITE, *_DESCRIPTORS):
+for _kind in (type, FunctionType, ModuleType, *COMPOSITE, *DESCRIPTORS):
     canon.register(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
 for _dotted in ("numpy.ufunc", "jug_notebook.task.TaskFunction"):
     canon.register(_dotted, attributes=False)(_entry)

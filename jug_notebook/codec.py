@@ -7,20 +7,14 @@ Task functions travel as their plain function.
 
 from __future__ import annotations
 
-import io
 import linecache
 import pickle
-import sys
-import threading
 import types
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import cloudpickle
 import msgspec
 from blake3 import blake3
-from cloudpickle import cloudpickle as pickling
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
@@ -29,6 +23,7 @@ from jug_notebook.code import Code
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
+from jug_notebook.pickling import INLINE, Get, Put, Unpickler, bundled, stream
 
 __all__ = [
     "INLINE",
@@ -48,11 +43,7 @@ __all__ = [
     "use_modules",
 ]
 
-INLINE = 64 * 1024  #: larger parts go to blobs of their own
 LARGEST_EXCEPTION = 1 << 20
-
-Put: TypeAlias = Callable[[Iterable["bytes | memoryview"]], Address]
-Get: TypeAlias = Callable[[Address], memoryview]
 
 _PLAIN = "pickle"  #: any unpickler reads it
 _BOUND = "pickle+"  #: refers to needs or to classes by identity
@@ -97,246 +88,9 @@ def _same(one: bytes, other: bytes) -> bool:
     return compare_digest(one, other)
 
 
-# -- classes by identity ----------------------------------------------------------------------------------------------
-
-ClassName: TypeAlias = tuple[str, str, str]  #: module, qualname, digest
-
-
-class _Known:
-    """The classes of this process that travel: what each is called, and which one a name means."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._by_name: dict[ClassName, weakref.ref[type]] = {}
-        self._digests: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
-        self._built: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
-        self.kept: dict[ClassName, type] = {}  #: built classes live as long as the process: tasks come back to them
-
-    def name(self, cls: type) -> ClassName:
-        """What a travelling class is called. One that was built here keeps the name it came with."""
-        digest = self._built.get(cls) or coding.class_digest(cls)
-        name = (cls.__module__, cls.__qualname__, digest)
-        with self._lock:
-            self._by_name[name] = weakref.ref(cls)
-            self._digests.setdefault(cls, set()).add(digest)
-        return name
-
-    def find(self, name: ClassName) -> type | None:
-        """The class that a name means here: the live one if it is the same, else one that was met or built before."""
-        module, qualname, digest = name
-        live: Any = sys.modules.get(module)
-        for step in qualname.split("."):
-            live = getattr(live, "__dict__", {}).get(step)
-        if isinstance(live, type) and self._is(live, digest):
-            return live
-        held = self._by_name.get(name)
-        return held() if held is not None else None
-
-    def _is(self, live: type, digest: str) -> bool:
-        known = self._digests.get(live)
-        if known is not None and digest in known:
-            return True
-        if live in self._built:
-            return False
-        try:
-            found = coding.class_digest(live)
-        except JugError:  # the live class holds something that can't be named: then it isn't the one that was
-            return False
-        with self._lock:
-            self._digests.setdefault(live, set()).add(found)
-        return found == digest
-
-    def add(self, name: ClassName, cls: type) -> None:
-        """A class was built here."""
-        with self._lock:
-            self._by_name[name] = weakref.ref(cls)
-            self._digests.setdefault(cls, set()).add(name[2])
-            self._built[cls] = name[2]
-            self.kept[name] = cls
-
-
-_known = _Known()
-
-
-# -- pickling ----------------------------------------------------------------------------------------------------------
-
-
-class Forbidden(pickle.PicklingError):
-    """Something that pickle would take, but that makes no sense elsewhere."""
-
-
-# Names in the stream; the unpickler answers them with verbs of its own.
-
-
-def _class(*name: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
-
-
-def _skeleton(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
-
-
-def _fill(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
-
-
-def _need(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a call can only be loaded with the values that it needs")
-
-
-def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> None:
-    """A function that came by value keeps the name of its form, since its source may not be here."""
-    pickling._function_setstate(function, state[0])
-    if state[1]:
-        syntax.adopt(function.__code__, state[1])
-
-
-_IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what a worker can't import. ``put`` None: everything goes into the one stream."""
-
-    def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
-        self.addresses: list[Address] = []
-        self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
-        self.bound = False
-        self.files: dict[str, None] = {}
-        self._put = put
-        self._slots = slots
-        super().__init__(file, protocol=5, buffer_callback=self._buffer if put is not None else None)
-
-    def _buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        with buffer.raw() as raw:
-            if raw.nbytes <= INLINE:
-                return True
-            assert self._put is not None
-            self.addresses.append(self._put([raw]))
-        return False
-
-    def reducer_override(self, value: Any) -> Any:
-        kind = type(value)
-        if issubclass(kind, type):
-            return self._class(value)
-        if kind is types.FunctionType:
-            return super().reducer_override(value)
-        if hasattr(kind, "__jug_reference__"):
-            return self._reference(value)
-        function = coding.plain(value)
-        if function is not value:
-            # the same object each time, so that the memo knows it
-            return _identity, (function,)
-        if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
-            raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
-        return NotImplemented
-
-    def _reference(self, value: Any) -> Any:
-        reference = value.__jug_reference__()
-        slot = self._slots.get(reference.key) if self._slots is not None else None
-        if slot is None:
-            raise Forbidden("cannot pickle a task here; hand it to the function as an argument")
-        self.bound = True
-        return _need, (slot, reference.steps)
-
-    def _class(self, cls: type) -> Any:
-        if cls.__module__ == "builtins" or pickling._should_pickle_by_reference(cls):
-            return super().reducer_override(cls)
-        self.bound = True
-        name = _known.name(cls)
-        if self._put is not None:
-            address = self._put([definition(cls)])
-            if address not in self.blobs:
-                self.blobs.append(address)
-            return _class, (*name, address)
-        maker, arguments, state, _, _, setter = pickling._dynamic_class_reduce(cls)
-        # cloudpickle's own tracker is a random number of this process; our name says more
-        arguments = (*arguments[:-2], None, arguments[-1])
-        return _skeleton, (*name, maker, arguments), (state, setter), None, None, _fill
-
-    def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
-        """As cloudpickle does it, with exactly the names that the key covers."""
-        code, space = function.__code__, function.__globals__
-        self.files[code.co_filename] = None
-        arguments = self._function_getnewargs(function)
-        state, slots = pickling._function_getstate(function)
-        slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
-        own = coding.form_of(function)
-        return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
-
-
-def _identity(value: Any) -> Any:
-    return value
-
-
-def _stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) -> tuple[bytes, _Pickler]:
-    with io.BytesIO() as file:
-        pickler = _Pickler(file, put, slots)
-        pickler.dump(value)
-        return file.getvalue(), pickler
-
-
-def definition(cls: type) -> bytes:
-    """A travelling class as bytes, with all that it is made of."""
-    return _stream(cls, None)[0]
-
-
-_OURS: dict[str, str] = {"_class": "cls", "_skeleton": "skeleton", "_fill": "fill", "_need": "need"}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows classes by identity, and the values that a call needs."""
-
-    def __init__(self, data: Any, get: Get | None, values: Sequence[Any] = (), buffers: Iterable[Any] = ()) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
-        self._get = get
-        self._values = values
-        self._making: dict[ClassName, type] = {}
-        self._filled: set[ClassName] = set()
-
-    def load(self) -> Any:
-        value = super().load()
-        for name, cls in self._making.items():
-            _known.add(name, cls)
-        return value
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == __name__ and name in _OURS:
-            return getattr(self, _OURS[name])
-        return super().find_class(module, name)
-
-    def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
-        name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name)
-        if found is None:
-            assert self._get is not None
-            found = _Unpickler(self._get(address), self._get).load()
-        return found
-
-    def skeleton(self, module: str, qualname: str, digest: str, maker: Any, arguments: tuple[Any, ...]) -> type:
-        name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name)
-        if found is None:
-            found = self._making[name] = maker(*arguments)
-            found.__qualname__ = qualname
-        return found
-
-    def fill(self, cls: type, state: tuple[Any, Any]) -> None:
-        for name, made in self._making.items():
-            if made is cls and name not in self._filled:
-                self._filled.add(name)
-                state[1](cls, state[0])
-                return
-
-    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
-        value = self._values[slot]
-        for verb, what in steps:
-            value = value[what] if verb == "item" else what(value)
-        return value
-
-
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:
     try:
-        data, pickler = _stream(value, put, slots)
+        data, pickler = stream(value, put, slots)
     except JugError:
         raise
     except Exception as error:  # pickling runs the user's own __reduce__ and __getstate__
@@ -358,7 +112,7 @@ def _load(payload: Payload, get: Get, mmap: bool = False, values: Sequence[Any] 
         raise StoreError(
             f"a value is stored as {payload.format!r}, which this version of jug_notebook doesn't read. Update it here."
         )
-    return _Unpickler(data, get, values, _buffers(addresses, get, mmap)).load()
+    return Unpickler(data, get, values, _buffers(addresses, get, mmap)).load()
 
 
 def _buffers(addresses: Iterable[Address], get: Get, mmap: bool) -> Iterator[Any]:
@@ -428,14 +182,12 @@ def dump_function(
     function = coding.plain(function)
     name = getattr(function, "__name__", "the function")
     try:
-        data, pickler = _stream(function, None)
+        data, pickler = stream(function, None)
     except JugError:
         raise
     except Exception as error:  # pickling runs the user's own __reduce__ and __getstate__
         raise _unstorable(function, f"function {name}", error, None) from error
-    carried = {
-        root: put([msgspec.msgpack.encode(dict(sorted(coding.bundle(root).items())))]) for root in sorted(code.modules)
-    }
+    carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
     shown = {file: label for file, label in (labels or {}).items() if file in pickler.files}
     return Parcel(data, carried, sources, dict(code.parts), shown)
@@ -451,7 +203,7 @@ def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:
     )
     for file, text in parcel.sources.items():
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    function: Callable[..., Any] = _Unpickler(parcel.function, get).load()
+    function: Callable[..., Any] = Unpickler(parcel.function, get).load()
     return function
 
 
@@ -467,8 +219,8 @@ def use_modules(parcel: Parcel) -> None:
 def dump_exception(exception: BaseException) -> bytes:
     """An exception, if it can be pickled and unpickled; else nothing."""
     try:
-        data, _ = _stream(exception, None)
-        if len(data) > LARGEST_EXCEPTION or type(_Unpickler(data, None).load()) is not type(exception):
+        data, _ = stream(exception, None)
+        if len(data) > LARGEST_EXCEPTION or type(Unpickler(data, None).load()) is not type(exception):
             return b""
     except Exception:  # pickling runs the user's own code; the failure is told in text anyway
         return b""
@@ -480,7 +232,7 @@ def load_exception(data: bytes) -> BaseException | None:
     if not data:
         return None
     try:
-        exception = _Unpickler(data, None).load()
+        exception = Unpickler(data, None).load()
     except Exception:  # its class may not be importable here, or its constructor may refuse
         return None
     return exception if isinstance(exception, BaseException) else None
@@ -576,7 +328,7 @@ def _culprit(value: Any, path: str, slots: Mapping[Key, int] | None) -> tuple[st
 
 def _refused(value: Any, slots: Mapping[Key, int] | None) -> bool:
     try:
-        _stream(value, _nowhere, slots)
+        stream(value, _nowhere, slots)
     except Exception:  # any failure means: not this one
         return True
     return False

@@ -16,42 +16,38 @@ Types have *entries*, found by dotted name over the bases of a type (`register`)
 from __future__ import annotations
 
 import functools
-import marshal
-import math
 import struct
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from collections.abc import Sequence
 from types import EllipsisType, NoneType
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from jug_notebook.errors import Unhashable
-from jug_notebook.model import Key, Reference
-
-SCHEME = b"jn1"  #: version of the canonical form, inside every digest
-SIZE = 20  #: bytes of a digest
-
-LIMIT = 256  #: a part whose form is longer is replaced by its hash
-HEAVY = 16 * 1024  #: a part that took more bytes than this to hash is remembered while its digest is made
-THREADS = 1 << 20  #: from so many bytes on, hashing takes more than one core
-KEPT = 256  #: so many heavy parts are remembered from one call of a `.map` to the next
-TANGLED = 1_000_000  #: visits after which we start to look whether the same things are visited over and over
-
-Entry: TypeAlias = Callable[["Encoder", Any, str], None]
-
-_dumps = marshal.dumps
-_NAN = struct.pack("<d", math.nan)
-_count = struct.Struct("<Q").pack
-_short = struct.Struct("<I").pack
-
-_CHOICES = (
-    "can't be named for certain, so no key can promise its result{reason}. Pass its path or its parts, give its class "
-    "a method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."
+from jug_notebook.canonical import (
+    ENTRIES,
+    NAN,
+    PLAIN,
+    SCHEME,
+    SIZE,
+    THREADS,
+    Encoder,
+    Entry,
+    Memory,
+    Refused,
+    columns,
+    count,
+    dumps,
+    exactly,
+    fingerprint,
+    parts,
+    register,
+    remembering,
+    short,
+    step,
 )
+from jug_notebook.model import Key
+
+__all__ = ["SCHEME", "SIZE", "Encoder", "Naming", "digest", "name_call", "register", "remembering"]
 
 
 class Naming(NamedTuple):
@@ -62,366 +58,24 @@ class Naming(NamedTuple):
     needs: tuple[Key, ...]
 
 
-class _Refused(Exception):
-    """A part of a value can't be named. Collects the way to it, from the inside out."""
-
-    def __init__(self, kind: str, step: str, reason: str) -> None:
-        super().__init__(kind)
-        self.kind, self.reason, self.steps = kind, reason, [step]
-
-    def at(self, step: str) -> None:
-        self.steps.append(step)
-
-    def unhashable(self, path: str) -> Unhashable:
-        way = "".join(reversed(self.steps))
-        if len(way) > 200:
-            way = f"{way[:90]} … {way[-90:]}"
-        reason = f" ({self.reason})" if self.reason else ""
-        return Unhashable(f"{path}{way} is {self.kind}, which " + _CHOICES.format(reason=reason))
-
-
-def fingerprint(data: Any) -> bytes:
-    """The hash of the bytes of a buffer."""
-    with memoryview(data) as whole, whole.cast("B") as view:
-        return blake3(view, max_threads=blake3.AUTO if len(view) > THREADS else 1).digest(SIZE)
-
-
-# -- entries: how a type is written ------------------------------------------------------------------------------------
-
-
-class _Registered(NamedTuple):
-    entry: Entry
-    attributes: bool  #: of subclasses, write what else the instance holds
-
-
-class _Entries(dict[type, Entry]):
-    """The entry of each type met so far."""
-
-    def __missing__(self, kind: type) -> Entry:
-        entry = self[kind] = _find(kind)
-        return entry
-
-
-_ENTRIES = _Entries()
-_registry: dict[str, _Registered] = {}
-_builtin: dict[type, Entry] = {}
-
-#: what stands for code is written by its own entry whatever its exact type (a metaclass is no subclass to tell apart)
-_CODE = frozenset(
-    f"builtins.{name}" for name in ("type", "function", "method", "builtin_function_or_method", "module")
-)
-
-
-def register(dotted: str, *, attributes: bool = True) -> Callable[[Entry], Entry]:
-    """Decorate the entry of the type ``dotted``, and of its subclasses unless they have their own.
-
-    The name is ``module.qualname``, or ``root.qualname`` where the module in between is the package's own business.
-    A subclass is kept apart by its class, and, with ``attributes``, what its instances hold in ``__dict__`` is added.
-    """
-
-    def add(entry: Entry) -> Entry:
-        _registry[dotted] = _Registered(entry, attributes)
-        _ENTRIES.clear()
-        _ENTRIES.update(_builtin)
-        return entry
-
-    return add
-
-
-def _exactly(*kinds: type) -> Callable[[Entry], Entry]:
-    def add(entry: Entry) -> Entry:
-        for kind in kinds:
-            _ENTRIES[kind] = _builtin[kind] = entry
-        return entry
-
-    return add
-
-
-def _registered(kind: type) -> _Registered | None:
-    module, name = kind.__module__, kind.__qualname__
-    if not isinstance(module, str):
-        return None
-    return _registry.get(f"{module}.{name}") or _registry.get(f"{module.partition('.')[0]}.{name}")
-
-
-def _find(kind: type) -> Entry:
-    import jug_notebook.digest_arrays
-    import jug_notebook.digest_library  # noqa: F401  (entries: of use only once something else than builtins is met)
-
-    if issubclass(kind, type):
-        return _class
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash
-    if hasattr(kind, "__jug_reference__"):
-        return _reference
-    for base in kind.__mro__[:-1]:
-        found = _registered(base)
-        if found is None:
-            continue
-        if base is kind or f"{base.__module__}.{base.__qualname__}" in _CODE:
-            return found.entry
-        return functools.partial(_derived, found.entry, found.attributes)
-    fields = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return _registry["collections.namedtuple" if fields else "builtins.object"].entry
-
-
-def has_entry(kind: type) -> bool:
-    """True for types that aren't just any object."""
-    return _ENTRIES[kind] is not _registry["builtins.object"].entry
-
-
-def _derived(entry: Entry, attributes: bool, encoder: Encoder, value: Any, path: str) -> None:
-    """An instance of a subclass: its class, what the base says of it, what else it holds."""
-    if hasattr(type(value), "__jug_hash__"):  # given after the type was first met
-        return own_hash(encoder, value, path)
-
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.out += b"C"
-        encoder.class_part(type(value), path)
-        entry(encoder, value, path)
-        encoder.attributes(held(value) if attributes else {}, path)
-
-    encoder.nested(value, path, body, outer=True)
-    return None
-
-
-# -- the encoder -------------------------------------------------------------------------------------------------------
-
-
-class _Memory:
-    """What is remembered from one digest to the next: heavy parts by id (kept alive), and class parts."""
-
-    __slots__ = ("classes", "parts")
-
-    def __init__(self) -> None:
-        self.parts: dict[int, tuple[Any, bytes]] = {}
-        self.classes: dict[type, bytes] = {}
-
-
-_memory: ContextVar[_Memory | None] = ContextVar("_memory", default=None)
-_open_classes: ContextVar[frozenset[type]] = ContextVar("_open_classes", default=frozenset())
-
-
-@contextmanager
-def remembering() -> Iterator[None]:
-    """Within this block, arguments that are heavy to hash are hashed once: for the many calls of one ``.map``.
-
-    Nobody may change them meanwhile.
-    """
-    token = _memory.set(_Memory())
-    try:
-        yield
-    finally:
-        _memory.reset(token)
-
-
-class Encoder:
-    """Writes the canonical form of values to ``out``. Entries call `add` for the parts, `tag` and `text` beside."""
-
-    __slots__ = ("_above", "_fed", "_leap", "_loops", "_memory", "_parts", "_seen", "_visits", "met", "out", "slots")
-
-    def __init__(self, out: bytearray, memory: _Memory | None = None, slots: dict[Key, int] | None = None) -> None:
-        self.out = out
-        self.met: list[Key] = []  #: keys of references, as they were met
-        self.slots = slots  #: number of each need: write that instead of its key
-        self._memory = memory or _memory.get() or _Memory()
-        self._parts = self._memory.parts
-        self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
-        # so many levels go on one thread's stack: a level takes a few calls, and the caller has a stack already
-        self._leap = max(20, sys.getrecursionlimit() // 10)
-        self._fed = self._loops = self._visits = 0
-        self._seen: set[int] = set()
-        if len(self._parts) > KEPT:
-            self._parts.clear()
-
-    def add(self, value: Any, path: str = "") -> None:
-        """Write a value. ``path`` says, for messages, where it is in what the caller was given."""
-        _ENTRIES[type(value)](self, value, path)
-
-    def tag(self, name: str, count: int = 0) -> None:
-        """Start something of one's own: its name, and how many parts follow."""
-        data = name.encode()
-        self.out += b"X" + _short(len(data)) + data + _count(count)
-
-    def tagged(self, name: str, parts: Sequence[Any], path: str = "") -> None:
-        """Write a tag and its parts."""
-        self.tag(name, len(parts))
-        for part in parts:
-            _ENTRIES[type(part)](self, part, path)
-
-    def text(self, text: str) -> None:
-        """Write a string."""
-        self.out += _dumps(str(text), 2)
-
-    def data(self, buffer: Any) -> None:
-        """Write the bytes of a buffer, or where they are many, their hash."""
-        with memoryview(buffer) as whole, whole.cast("B") as view:
-            size = len(view)
-            self.out += b"B" + _count(size)
-            if size > LIMIT:
-                self._fed += size
-                self.out += blake3(view, max_threads=blake3.AUTO if size > THREADS else 1).digest(SIZE)
-            else:
-                self.out += view
-
-    def stream(self, size: int, chunks: Iterable[Any]) -> None:
-        """As `data`, for bytes that come in pieces."""
-        if size <= LIMIT:
-            return self.data(b"".join(bytes(chunk) for chunk in chunks))
-        digest = blake3(max_threads=blake3.AUTO)
-        for chunk in chunks:
-            digest.update(chunk)
-        self._fed += size
-        self.out += b"B" + _count(size) + digest.digest(SIZE)
-        return None
-
-    def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
-        """Say that this can't be named."""
-        raise _Refused(_described(value), path, reason)
-
-    def nested(self, value: Any, path: str, body: Entry, outer: bool = False) -> None:
-        """Write, through ``body``, something with parts: it may contain itself, be met often, be long, lie deep.
-
-        ``outer`` where ``body`` leads to another `nested` of the same value.
-        """
-        me = ~id(value) if outer else id(value)
-        above = self._above
-        level = above.get(me)
-        if level is not None:
-            self._loops += 1
-            self.out += b"^" + _short(len(above) - level)
-            return
-        known = self._parts.get(me)
-        if known is not None and known[0] is value:
-            self.out += known[1]
-            return
-        self._visits += 1
-        if self._visits > TANGLED and self._loops:
-            self._seen.add(me)
-            if self._visits - TANGLED > 20 * len(self._seen) + TANGLED:
-                self.refuse(value, path, "its parts refer to each other in too many ways")
-        depth = above[me] = len(above)
-        out = self.out
-        start, met, fed, loops = len(out), len(self.met), self._fed, self._loops
-        try:
-            if depth and not depth % self._leap:
-                _elsewhere(body, self, value, path)
-            else:
-                body(self, value, path)
-        finally:
-            del above[me]
-        size = len(out) - start
-        self._fed += size
-        if size > LIMIT:
-            with memoryview(out) as view, view[start:] as part:
-                seal = blake3(part, max_threads=blake3.AUTO if size > THREADS else 1).digest(SIZE)
-            del out[start:]
-            out += b"#"
-            out += seal
-        # a part with a reference must be walked again to find it, and one with a loop looks otherwise from elsewhere
-        if self._fed - fed > HEAVY and self._loops == loops and len(self.met) == met:
-            self._parts[me] = (value, bytes(out[start:]))
-
-    def attributes(self, held: dict[str, Any], path: str = "") -> None:
-        """Write what an object holds by name, in the order of the names."""
-        names = sorted(held)
-        columns(self, names, [held[name] for name in names], ".{}".format, path)
-
-    def apart(self, value: Any, path: str = "") -> tuple[bytes, list[Key]]:
-        """The form of a value and the references in it, not yet written: for what has no order of its own."""
-        start, met = len(self.out), len(self.met)
-        _ENTRIES[type(value)](self, value, path)
-        piece, keys = bytes(self.out[start:]), self.met[met:]
-        del self.out[start:], self.met[met:]
-        return piece, keys
-
-    def class_part(self, kind: type, path: str = "") -> None:
-        """Write what a class is to its instances: as the entry of `type` says, else by name."""
-        piece = self._memory.classes.get(kind)
-        if piece is None:
-            piece = self._class_piece(kind, path)
-        self.out += piece
-
-    def _class_piece(self, kind: type, path: str) -> bytes:
-        open_classes = _open_classes.get()
-        found = _registry.get("builtins.type")
-        if found is None or kind in open_classes:
-            # a class whose body leads to its own instances: inside itself its name will do
-            return named(b"c", kind.__module__, kind.__qualname__)
-        token = _open_classes.set(open_classes | {kind})
-        above, self._above = self._above, {}  # what a class is doesn't hang on where it was met
-        start, met = len(self.out), len(self.met)
-        try:
-            found.entry(self, kind, path)
-        finally:
-            self._above = above
-            _open_classes.reset(token)
-        piece = bytes(self.out[start:])
-        del self.out[start:]
-        if not open_classes and len(self.met) == met:
-            self._memory.classes[kind] = piece
-        return piece
-
-
-def _elsewhere(body: Entry, encoder: Encoder, value: Any, path: str) -> None:
-    """Go on with a deep value on the fresh stack of another thread, and wait for it."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            body(encoder, value, path)
-        except BaseException as error:  # raised again below, where the caller is
-            failure.append(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure.pop()
-
-
-def held(value: Any) -> dict[str, Any]:
-    """What an instance holds in its ``__dict__``."""
-    found = getattr(value, "__dict__", None)
-    return found if isinstance(found, dict) else {}
-
-
-def named(tag: bytes, module: str, name: str) -> bytes:
-    return tag + _dumps(str(module), 2) + _dumps(str(name), 2)
-
-
-def _described(value: Any) -> str:
-    kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def _step(key: Any) -> str:
-    shown = repr(key) if type(key) in _PLAIN or type(key) is bytes else f"<{type(key).__qualname__}>"
-    return f"[{shown if len(shown) <= 60 else shown[:57] + '…'}]"
-
-
-# -- doors -------------------------------------------------------------------------------------------------------------
-
-
 def digest(value: Any, path: str = "value") -> bytes:
     """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is."""
     out = bytearray(SCHEME + b"value")
     try:
         Encoder(out).add(value)
-    except _Refused as refused:
+    except Refused as refused:
         raise refused.unhashable(path) from None
     return fingerprint(out)
 
 
 @functools.lru_cache(4096)
 def _head(code: str, name: str) -> bytes:
-    return SCHEME + b"call" + _dumps(str(name), 2) + _dumps(str(code), 2)
+    return SCHEME + b"call" + dumps(str(name), 2) + dumps(str(code), 2)
 
 
 @functools.lru_cache(4096)
 def _label(label: str) -> bytes:
-    return _dumps(str(label), 2)
+    return dumps(str(label), 2)
 
 
 def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Naming:
@@ -430,97 +84,68 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     The key covers the keys of the needs. The form has their slot numbers instead.
     """
     out = bytearray(_head(code, name))
-    out += _short(len(arguments))
+    out += short(len(arguments))
     encoder = None
     for label, value in arguments:
         out += _label(label)
-        if type(value) in _PLAIN and value == value:
-            out += _dumps(value, 2)
+        if type(value) in PLAIN and value == value:
+            out += dumps(value, 2)
             continue
         if encoder is None:
             encoder = Encoder(out)
         try:
-            _ENTRIES[type(value)](encoder, value, "")
-        except _Refused as refused:
+            ENTRIES[type(value)](encoder, value, "")
+        except Refused as refused:
             raise refused.unhashable(f"argument {label!r}") from None
     form = blake3(out).digest(SIZE) if len(out) <= THREADS else fingerprint(out)
     key = form.hex()
     if encoder is None or not encoder.met:
         return Naming(key, form, ())
     needs = tuple(dict.fromkeys(encoder.met))
-    return Naming(key, _slotted(code, name, arguments, needs, encoder._memory), needs)
+    return Naming(key, _slotted(code, name, arguments, needs, encoder.memory), needs)
 
 
 def _slotted(
-    code: str, name: str, arguments: Sequence[tuple[str, Any]], needs: Sequence[Key], memory: _Memory
+    code: str, name: str, arguments: Sequence[tuple[str, Any]], needs: Sequence[Key], memory: Memory
 ) -> bytes:
     """The second pass: the same, with slot numbers for needs."""
     encoder = Encoder(bytearray(_head(code, name)), memory, {key: slot for slot, key in enumerate(needs)})
-    encoder.out += _short(len(arguments))
+    encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)
         encoder.add(value)
     return fingerprint(encoder.out)
 
 
-# -- what names itself -------------------------------------------------------------------------------------------------
-
-
-def own_hash(encoder: Encoder, value: Any, path: str) -> None:
-    answer = value.__jug_hash__()
-    if not isinstance(answer, str | bytes):
-        encoder.refuse(value, path, f"its __jug_hash__ answers {_described(answer)}, not a str or bytes")
-    encoder.out += b"J"
-    encoder.text(type(value).__qualname__)
-    encoder.add(str(answer) if isinstance(answer, str) else bytes(answer), path)
-
-
-def _reference(encoder: Encoder, value: Any, path: str) -> None:
-    reference: Reference = value.__jug_reference__()
-    encoder.met.append(reference.key)
-    if encoder.slots is None:
-        encoder.out += b"R"
-        encoder.text(reference.key)
-    else:
-        encoder.out += b"r" + _short(encoder.slots[reference.key])
-    encoder.out += _count(len(reference.steps))
-    for kind, what in reference.steps:
-        encoder.text(kind)
-        encoder.add(what, path)
-
-
 # -- scalars -----------------------------------------------------------------------------------------------------------
 
-_PLAIN = frozenset({int, float, bool, NoneType, str})  #: what `marshal` writes for us, but for NaN
-
-
-@_exactly(NoneType, bool, int, EllipsisType)
+@exactly(NoneType, bool, int, EllipsisType)
 def _plain(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.out += _dumps(value, 2)
+    encoder.out += dumps(value, 2)
 
 
-@_exactly(float)
+@exactly(float)
 def _float(encoder: Encoder, value: float, path: str) -> None:
-    encoder.out += _dumps(value, 2) if value == value else b"g" + _NAN
+    encoder.out += dumps(value, 2) if value == value else b"g" + NAN
 
 
-@_exactly(complex)
+@exactly(complex)
 def _complex(encoder: Encoder, value: complex, path: str) -> None:
     encoder.out += b"y"
     for part in (value.real, value.imag):
-        encoder.out += struct.pack("<d", part) if part == part else _NAN
+        encoder.out += struct.pack("<d", part) if part == part else NAN
 
 
-@_exactly(str)
+@exactly(str)
 def _str(encoder: Encoder, value: str, path: str) -> None:
     try:
-        encoder.out += _dumps(value, 2)
+        encoder.out += dumps(value, 2)
     except ValueError:  # two gigabytes are too long for it
         encoder.out += b"U"
         encoder.data(value.encode("utf-8", "surrogatepass"))
 
 
-@_exactly(bytes)
+@exactly(bytes)
 def _bytes(encoder: Encoder, value: bytes, path: str) -> None:
     encoder.data(value)
 
@@ -528,76 +153,22 @@ def _bytes(encoder: Encoder, value: bytes, path: str) -> None:
 # -- lists, dicts, sets ------------------------------------------------------------------------------------------------
 
 
-def _scalars(items: list[Any] | tuple[Any, ...]) -> bytes | memoryview | None:
-    """The forms of a list of plain scalars, one after the other, at C speed; None where there is anything else.
-
-    `marshal` writes what it takes for bytes as bytes, and follows containers without end, so the types are proved:
-    by a look at each, or, where that would cost more than the rest, by a sum (which containers can't be part of), and
-    a look at each tag in what was written.
-    """
-    first = type(items[0])
-    if first not in _PLAIN:
-        return None
-    if len(items) > 4096 and first in (int, float) and first is type(items[-1]) is type(items[len(items) // 2]):
-        try:
-            total = sum(items)
-        except Exception:  # among numbers there may be anything, with a + of its own
-            total = None
-        if type(total) is first and total == total:
-            data = _dumps(items, 2)
-            width, mark = (5, b"i") if first is int else (9, b"g")
-            if len(data) == 5 + width * len(items) and data[5::width].count(mark) == len(items):
-                return memoryview(data)[5:]
-    kinds = set(map(type, items))
-    if not kinds <= _PLAIN:
-        return None
-    if float in kinds and not (len(kinds) == 1 and (total := sum(items)) == total):
-        items = [item if item == item else math.nan for item in items]
-    return _written(items)
-
-
-def _written(items: list[Any] | tuple[Any, ...]) -> bytes | memoryview | None:
-    """The forms of plain scalars. None where one is a string of two gigabytes, too long for `marshal`."""
-    try:
-        data = _dumps(items, 2)
-    except ValueError:
-        return None
-    return data[5:] if len(data) < 1000 else memoryview(data)[5:]
-
-
-def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str) -> None:
-    """Write the items of a sequence, one after the other."""
-    if not items:
-        return
-    bulk = _scalars(items)
-    if bulk is not None:
-        encoder.out += bulk
-        return
-    index = 0
-    try:
-        for index, item in enumerate(items):  # noqa: B007  (which it was is told where one is refused)
-            _ENTRIES[type(item)](encoder, item, "")
-    except _Refused as refused:
-        refused.at(f"{path}[{index}]")
-        raise
-
-
 def list_body(encoder: Encoder, value: list[Any], path: str) -> None:
-    encoder.out += b"L" + _count(len(value))
+    encoder.out += b"L" + count(len(value))
     parts(encoder, value, path)
 
 
 def tuple_body(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
-    encoder.out += b"T" + _count(len(value))
+    encoder.out += b"T" + count(len(value))
     parts(encoder, value, path)
 
 
-@_exactly(list)
+@exactly(list)
 def _list(encoder: Encoder, value: list[Any], path: str) -> None:
     encoder.nested(value, path, list_body)
 
 
-@_exactly(tuple)
+@exactly(tuple)
 def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
     encoder.nested(value, path, tuple_body)
 
@@ -606,47 +177,24 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     """A dict, whose order doesn't count."""
     if set(map(type, value)) <= {str}:
         keys = sorted(value)
-        columns(encoder, keys, [value[key] for key in keys], _step, path)
+        columns(encoder, keys, [value[key] for key in keys], step, path)
         return
     rows = []
     for key, item in value.items():
         try:
             (name, wanted), (form, also) = encoder.apart(key), encoder.apart(item)
-        except _Refused as refused:
-            refused.at(path + _step(key))
+        except Refused as refused:
+            refused.at(path + step(key))
             raise
         rows.append((name, form, wanted + also))
     rows.sort()
-    encoder.out += b"d" + _count(len(rows))
+    encoder.out += b"d" + count(len(rows))
     for name, form, wanted in rows:
         encoder.out += name + form
         encoder.met += wanted
 
 
-def columns(encoder: Encoder, keys: list[str], items: list[Any], step: Callable[[str], str], path: str) -> None:
-    """The keys of a mapping, then its items."""
-    encoder.out += b"D" + _count(len(keys))
-    if not keys:
-        return
-    bulk = _written(keys)
-    if bulk is None:
-        parts(encoder, keys, "")
-    else:
-        encoder.out += bulk
-    bulk = _scalars(items)
-    if bulk is not None:
-        encoder.out += bulk
-        return
-    index = 0
-    try:
-        for index, item in enumerate(items):  # noqa: B007
-            _ENTRIES[type(item)](encoder, item, "")
-    except _Refused as refused:
-        refused.at(path + step(keys[index]))
-        raise
-
-
-@_exactly(dict)
+@exactly(dict)
 def _dict(encoder: Encoder, value: dict[Any, Any], path: str) -> None:
     encoder.nested(value, path, mapping_body)
 
@@ -658,7 +206,7 @@ def _set_body(encoder: Encoder, value: Any, path: str) -> None:
         return
     try:
         rows = sorted(encoder.apart(item) for item in value)
-    except _Refused as refused:
+    except Refused as refused:
         refused.at(f"{path}{{…}}")
         raise
     for form, wanted in rows:
@@ -668,17 +216,17 @@ def _set_body(encoder: Encoder, value: Any, path: str) -> None:
 
 def _either_set(tag: bytes) -> Entry:
     def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.out += tag + _count(len(value))
+        encoder.out += tag + count(len(value))
         _set_body(encoder, value, path)
 
     return lambda encoder, value, path: encoder.nested(value, path, body)
 
 
-_exactly(set)(register("builtins.set")(_either_set(b"S")))
-_exactly(frozenset)(register("builtins.frozenset")(_either_set(b"F")))
+exactly(set)(register("builtins.set")(_either_set(b"S")))
+exactly(frozenset)(register("builtins.frozenset")(_either_set(b"F")))
 
 
-@_exactly(type)
+@exactly(type)
 def _class(encoder: Encoder, value: type, path: str) -> None:
     """A class as a value. Where nobody registered an entry for classes, by name."""
     encoder.out += b"K"

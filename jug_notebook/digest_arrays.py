@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from jug_notebook.digest import Encoder, register
+from jug_notebook.canonical import Encoder, register
 
 CHUNK = 1 << 24  #: an array that isn't contiguous is copied for hashing in pieces of so many bytes
 
@@ -112,12 +112,12 @@ _SCALARS = "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16
 def _scalar(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("scalar", 2)
     dtype = value.dtype
-    if dtype.kind in "biu":
-        encoder.text(dtype.str)
-        encoder.out += value.tobytes()
-    elif dtype.kind in "fc" and value != value:
+    if dtype.kind in "fc" and value != value:
         encoder.text(dtype.str)
         encoder.add(tuple(b"" if part != part else part.tobytes() for part in (value.real, value.imag)))
+    elif dtype.kind in "biufc" and dtype.char not in "gG":
+        encoder.text(dtype.str)
+        encoder.out += value.tobytes()
     else:
         _array_body(encoder, value, path)
 

@@ -182,11 +182,12 @@ def _refuse(self: Handle, *_: Any, **__: Any) -> NoReturn:
 
 
 _UNARY = (
-    "bool", "int", "float", "complex", "index", "array", "contains", "call", "lt", "le", "gt", "ge", "neg", "pos", "abs",
-    "invert", "round", "trunc", "floor", "ceil", "enter", "exit", "setitem", "delitem", "next", "reversed",
+    "bool", "int", "float", "complex", "index", "array", "contains", "call", "lt", "le", "gt", "ge", "neg", "pos",
+    "abs", "invert", "round", "trunc", "floor", "ceil", "enter", "exit", "setitem", "delitem", "next", "reversed",
 )  # fmt: skip
 _BINARY = (
-    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "xor", "or",
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "xor",
+    "or",
 )  # fmt: skip
 for _name in (*_UNARY, *_BINARY, *(f"r{_name}" for _name in _BINARY)):
     setattr(Handle, f"__{_name}__", _refuse)

@@ -63,7 +63,7 @@ class Intake:
         self._editions: dict[TaskFunction, Edition] = {}
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, Edition] = weakref.WeakKeyDictionary()
-        self._known: dict[str, str] = {}
+        self._known: dict[str, Code] = {}
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
 
@@ -115,7 +115,8 @@ class Intake:
             return False
         latest = definitions.get(edition.name, function) if function.defines else function
         try:
-            return self._code(latest).digest != edition.code
+            code = self._code(latest)
+            return code.digest != edition.code and _redefines(edition.parts, code.parts)
         except Unhashable:
             return latest is not function
 
@@ -223,7 +224,7 @@ class Intake:
                 if gone:
                     self._store.wish(gone, Origin(self._user, self._notebook, self._cell or ""), False)
             finally:
-                self._editions.clear()
+                self._unpin()
             if changed:
                 raise ChangedInCell(_changed_text(changed))
             return len(gone)
@@ -233,8 +234,7 @@ class Intake:
         code = self._code(edition.function)
         if code.digest == edition.code:
             return []
-        names = [name for name in {**edition.parts, **code.parts} if edition.parts.get(name) != code.parts.get(name)]
-        return names or ["its code"]
+        return _changed_parts(edition.parts, code.parts) or ["its code"]
 
     def _unpin(self) -> None:
         self._editions.clear()
@@ -260,9 +260,12 @@ class Intake:
 
     def _take_back_former(self, function: TaskFunction, code: Code) -> int:
         name = function.name
-        if definitions.get(name) is not function or self._known.get(name) == code.digest:
+        known = self._known.get(name)
+        if definitions.get(name) is not function or (known is not None and known.digest == code.digest):
             return 0
-        self._known[name] = code.digest
+        self._known[name] = code
+        if known is not None and not _redefines(known.parts, code.parts):
+            return 0
         pending = self._pending(self._store.keys_named(name, Scope(self._notebook)))
         former = [
             key
@@ -279,6 +282,16 @@ class Intake:
 
     def _pending(self, keys: Sequence[Key]) -> list[Key]:
         return [key for key, state in zip(keys, self._store.states(keys), strict=True) if state in PENDING]
+
+
+def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Is it another definition? The same code that finds another value in a global is none: both may be wanted."""
+    changed = _changed_parts(before, now)
+    return not changed or any(not name.startswith("global ") for name in changed)
 
 
 def _changed_text(changed: Mapping[Edition, list[str]]) -> str:

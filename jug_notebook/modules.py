@@ -57,10 +57,20 @@ def of_project(name: str, project: Path | None) -> bool:
     root = root_of(name)
     if _carried is not None and root in _carried.active:
         return True
-    if project is None or root in _NEVER or root in sys.builtin_module_names or root in sys.stdlib_module_names:
+    if project is None or root in _NEVER or root in sys.stdlib_module_names:
         return False
+    module = sys.modules.get(root)
+    known = _belongs.get((root, project))
+    if known is not None and known[0] is module:
+        return known[1]
     inside = os.path.realpath(project) + os.sep
-    return any(os.path.realpath(place).startswith(inside) and not of_library(place) for place in _places(root))
+    found = any(os.path.realpath(place).startswith(inside) and not of_library(place) for place in _places(root))
+    if module is not None:
+        _belongs[root, project] = (module, found)
+    return found
+
+
+_belongs: dict[tuple[str, Path], tuple[ModuleType, bool]] = {}
 
 
 def bundle(root: str) -> dict[str, bytes]:
@@ -232,6 +242,11 @@ def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
     for root, (address, texts) in bundles.items():
         _carried.texts[address] = texts
         _carried.use(root, address)
+
+
+def importable(root: str) -> bool:
+    """Can this process import a top-level module without help?"""
+    return root in sys.modules or _spec(root) is not None
 
 
 def known(address: str) -> bool:

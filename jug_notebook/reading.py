@@ -181,10 +181,10 @@ class Reader:
         return left
 
     def _value(self, key: Key, held: Held | None, mmap: bool) -> Any:
-        if held is None or not held.verdict.finished:
+        if held is None or not held.verdict.digest:
             raise _NoValue
         outcome = self._opener.outcome(key, held)
-        assert isinstance(outcome, Finished)
+        assert type(outcome) is Finished
         return codec.load_value(outcome.value, self._store.get_blob, mmap)
 
     def problem(self, key: Key) -> JugError:

@@ -291,7 +291,7 @@ class Session:
         return Target(keys=frozenset(self._keys(target, namespace)))
 
     def barrier(self) -> None:
-        """Wait until nothing of this notebook waits or runs. Raises BarrierError where nobody works, WaitInterrupted."""
+        """Wait until nothing of this notebook waits or runs. Raises BarrierError if nobody works, WaitInterrupted."""
         self.flush()
 
         def busy() -> int:
@@ -399,13 +399,10 @@ class Session:
             if alive and info.kind == "supervisor" and host in (None, info.host)
         ]
         if told:
-            self._store.order([info.id for info in told], Stop(now))
-        count = sum(info.size for info in told)
-        if self._store.url.startswith("memory:"):
-            for crew in self.crews:
-                count += crew.alive()
-                crew.stop(now)
-        return count
+            from jug_notebook.launch import tell
+
+            tell(self._store, told, Stop(now))
+        return sum(info.size for info in told)
 
     def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None) -> int:
         """Try failed tasks again: all of this notebook, or those of a target and those they need. Answers how many."""

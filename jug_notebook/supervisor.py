@@ -29,9 +29,9 @@ from jug_notebook.capture import Capture, Files
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, LaunchError, StoreError
+from jug_notebook.fate import Doom, cause_of_death, epitaph, first_of_crew, overstepped
 from jug_notebook.model import (
     BEAT,
-    POISON,
     Failed,
     Order,
     Run,
@@ -48,7 +48,7 @@ from jug_notebook.worker import Running, Slot, backoff, work
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to ending it
-NUDGE = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else None  #: tells a supervisor of this host to look at its orders
+NUDGE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
 GIVE_UP = 5  #: so many workers in a row that died before their first task: something is wrong with this host
 BRAKE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
 BUSY = 20  #: tasks in one tick beyond which a supervisor leaves the store's news alone until its next beat
@@ -98,17 +98,7 @@ class Limits:
     memory: int | None
 
 
-# -- decisions: facts in, an answer out --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Doom:
-    """Why a supervisor ends a worker, and which of its tasks that is about."""
-
-    turn: int
-    kind: str
-    text: str
-    kill_at: float  #: when asking is over; on the monotonic clock
+# -- the supervisor ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -138,55 +128,6 @@ class Hand:
             done=self.slot.done,
             memory=self.memory,
         )
-
-
-def overstepped(running: Running | None, memory: int, limit: int | None, now: float) -> tuple[str, str] | None:
-    """Which limit a task is over, as (kind of failure, what to say); None where it's within all."""
-    if running is None:
-        return None
-    if running.timeout is not None and now - running.since >= running.timeout:
-        return "timeout", f"timed out after {running.timeout:g} s"
-    if limit is not None and memory > limit:
-        return "memory", f"took {memory / 1e6:,.0f} MB of memory, more than the limit of {limit / 1e6:,.0f} MB"
-    return None
-
-
-def cause_of_death(status: int) -> str:
-    """What people call a wait status: "killed by SIGKILL, probably out of memory"."""
-    if not os.WIFSIGNALED(status):
-        return f"exited with status {os.waitstatus_to_exitcode(status)} (os._exit)"
-    number = os.WTERMSIG(status)
-    try:
-        name = signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        name = f"signal {number}"
-    meaning = {
-        "SIGKILL": ", probably out of memory",
-        "SIGSEGV": ", a fault in compiled code",
-        "SIGBUS": ", a fault in compiled code or a file that was cut short",
-        "SIGABRT": ", compiled code gave up",
-        "SIGILL": ", compiled for another processor",
-        "SIGFPE": ", a fault in compiled code",
-    }.get(name, "")
-    return f"killed by {name}{meaning}"
-
-
-def epitaph(running: Running, doom: Doom | None, cause: str) -> tuple[str, str, bool, bool]:
-    """What a worker's death in a task means for it: (kind, what to say, final, counts as a death)."""
-    if doom is not None:
-        return doom.kind, doom.text, doom.kind == "memory" or running.failures >= running.retries, False
-    if running.deaths + 1 >= POISON:
-        return "poison", f"{running.deaths + 1} workers died in it; the last was {cause}", True, True
-    return "died", cause, False, True
-
-
-def first_of_crew(crew: str, me: WorkerInfo, processes: Iterable[tuple[WorkerInfo, bool, float]]) -> WorkerInfo:
-    """Of all live supervisors of one crew the one that stays."""
-    rivals = [info for info, alive, _ in processes if alive and info.kind == "supervisor" and info.crew == crew]
-    return min([*rivals, me], key=lambda info: (info.started, info.id))
-
-
-# -- the supervisor ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -224,13 +165,17 @@ class Supervisor:
             gc.collect()
             gc.freeze()  # or the first collection in each worker would copy all our pages
             return self._loop()
+        except StoreError as error:  # no message can be left where there is no store
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 1
         except BaseException:
             self._say(traceback.format_exc())
             raise
         finally:
             gc.unfreeze()
-            self._bury_all()
-            self.store.leave([self._me.id])
+            ended = self._bury_all()
+            with suppress(StoreError, OSError):  # or the store is gone: nobody is left to tell
+                self.store.leave([*ended, self._me.id])
             self._restore_signals(before)
             for fd in (self._bell, self._ringer, self._leash, self._held):
                 os.close(fd)
@@ -463,13 +408,14 @@ class Supervisor:
         hand.doom = doom
         _signal_group(hand.info.pid, signal.SIGTERM)
 
-    def _bury_all(self) -> None:
+    def _bury_all(self) -> list[WorkerId]:
         """Nobody outlives us, whatever brought us here."""
-        for hand in self._hands.values():
-            _signal_group(hand.info.pid, signal.SIGKILL)
-            os.waitpid(hand.info.pid, 0)
-        self.store.leave([hand.info.id for hand in self._hands.values()])
+        for pid in self._hands:
+            _signal_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        ended = [hand.info.id for hand in self._hands.values()]
         self._hands.clear()
+        return ended
 
     # -- watching
 
@@ -565,7 +511,7 @@ def _secret(store: Store) -> bytes:
 
 def nudge(info: WorkerInfo) -> None:
     """Tell a supervisor of this host to look at its orders now. Others see them with their next beat."""
-    if NUDGE is not None and process.running(info):
+    if NUDGE is not None and info.pid != os.getpid() and process.running(info):
         try:
             os.kill(info.pid, NUDGE)
         except (ProcessLookupError, PermissionError):  # it has just ended; or another user's

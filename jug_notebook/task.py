@@ -229,14 +229,11 @@ class TaskFunction:
             return self._made((self._bound(args, constants), args, constants) for args in calls)
         names, tail = plain
         given = len(names)
-        return self._made(
-            (
-                [*zip(names, args, strict=True), *tail] if len(args) == given else self._bound(args, constants),
-                args,
-                constants,
-            )
-            for args in calls
-        )
+
+        def bound(args: tuple[Any, ...]) -> Arguments:
+            return [*zip(names, args, strict=True), *tail] if len(args) == given else self._bound(args, constants)
+
+        return self._made((bound(args), args, constants) for args in calls)
 
     def _quick(self, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], Arguments] | None:
         """What positional arguments are called in a ``.map``, and what follows them; None where calls may differ."""

@@ -101,9 +101,13 @@ def _gather(x: Any, found: list[Handle]) -> None:
 
 def _by_desk(handles: list[Handle]) -> list[tuple[Desk, list[Key]]]:
     groups: dict[int, tuple[Desk, dict[Key, None]]] = {}
+    before: Desk | None = None
+    keys: dict[Key, None] = {}
     for handle in handles:
-        task = handle.task
-        groups.setdefault(id(task._desk), (task._desk, {}))[1][task._key] = None
+        task = handle if type(handle) is Task else handle.task
+        if task._desk is not before:
+            before, keys = groups.setdefault(id(task._desk), (task._desk, {}))
+        keys[task._key] = None
     return [(desk, list(keys)) for desk, keys in groups.values()]
 
 
@@ -119,8 +123,9 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
     if on_error not in ("raise", "skip", "return"):
         raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
     handles = tasks_in(x)
-    for edition in {id(h.task._edition): h for h in handles}.values():
-        edition.task._warn_if_former()
+    tasks = [handle if type(handle) is Task else handle.task for handle in handles]
+    for task in {task._edition: task for task in tasks}.values():
+        task._warn_if_former()
     loaded: dict[Key, Any] = {}
     until = None if timeout is None else CLOCK.monotonic() + timeout
     for desk, keys in _by_desk(handles):
@@ -133,7 +138,7 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
 
 def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
     if isinstance(x, Handle):
-        found = loaded[x.key]
+        found = loaded[x._key if type(x) is Task else x.key]
         if isinstance(found, Problem):
             return _SKIPPED if on_error == "skip" else found.error
         return found if type(x) is Task else x.take(found)

@@ -265,6 +265,8 @@ class Bench:
             failure = error
         except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
             failure = error
+        if os.getpid() != self._me.pid:
+            os._exit(failure is not None)  # the task forked and this is the copy: the task's outcome is not its to tell
         duration = clock.monotonic() - since
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,

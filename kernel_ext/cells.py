@@ -189,7 +189,7 @@ def make_task(
     for one in ins:
         if one not in present:
             raise UsageError(f"-i {one}: there is no {one!r}" + near(one, space))
-    _check_reads(cell, names.reads - {*names.assigns, *names.imports}, present)
+    _check_reads(cell, names.reads - {*names.assigns, *names.imports}, present, space)
     inputs = tuple(sorted(one for one in {*names.reads, *ins, *outs} if _is_input(one, present, names.assigns, ins)))
     inputs = tuple(one for one in inputs if one not in names.imports)
     function = cell_function(name, cell.text, cell.filename, inputs, outputs, space)
@@ -250,13 +250,13 @@ def _remember(record: Record, key: str, now: Mapping[str, Any], outputs: Iterabl
             record.unset.add(name)
 
 
-def _check_reads(cell: Cell, reads: Iterable[str], present: Mapping[str, Any]) -> None:
+def _check_reads(cell: Cell, reads: Iterable[str], present: Mapping[str, Any], space: Iterable[str]) -> None:
     """A name that is nowhere is better told now than by a worker."""
     missing = sorted(name for name in reads if name not in present and not hasattr(builtins, name))
     if missing:
         name = missing[0]
         lines = [n.lineno for n in ast.walk(cell.tree) if isinstance(n, ast.Name) and n.id == name]
-        raise UsageError(f"line {min(lines, default=1)}: there is no {name!r}" + near(name, present))
+        raise UsageError(f"line {min(lines, default=1)}: there is no {name!r}" + near(name, space))
 
 
 def _is_input(name: str, present: Mapping[str, Any], assigned: Sequence[str], asked: Sequence[str]) -> bool:

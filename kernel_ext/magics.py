@@ -73,6 +73,7 @@ class JugMagics(Magics):
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._asked: dict[str, int] = {}
+        self._opened: list[jn.Session] = []
         self.ready = True
 
     # -- the session ---------------------------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ class JugMagics(Magics):
         session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
         if self.in_cell:
             session.begin_cell(self.cell)
+        self._opened.append(session)
         return session
 
     def _attached(self) -> jn.Session | None:
@@ -116,9 +118,8 @@ class JugMagics(Magics):
             print(f"jug_notebook: {error}. Give another store: %jug_store URL")
 
     def leave(self) -> None:
-        """Leave the store: hand in what is left, stop beating. Workers go on, unless nobody will be there."""
-        session = self._attached()
-        if session is not None:
+        """Leave the stores: hand in what is left, stop beating. Workers go on, unless nobody will be there."""
+        for session in self._opened:
             session.close()
 
     def _about(self, session: jn.Session) -> str:
@@ -290,6 +291,7 @@ class JugMagics(Magics):
         if self.as_text:
             print(said)
         else:
+            _glance(crew)
             self._picture(session, all=False, said=said)
         if asked.wait:
             session.barrier()
@@ -514,6 +516,15 @@ class JugMagics(Magics):
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Picture(handle, look, draw, None))
+
+
+def _glance(crew: Any) -> None:
+    """Give a crew a blink to appear, so that the first picture doesn't show a store without workers."""
+    seen = crew.store.watch(-1, 0.0)
+    for _ in range(6):
+        if crew.alive():
+            return
+        seen = crew.store.watch(seen, 0.03)
 
 
 def _introduced(made: Sequence[Any]) -> str:

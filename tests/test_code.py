@@ -341,7 +341,9 @@ def test_comments_and_docstrings_of_a_class_do_not_count() -> None:
 
 
 def test_enum_members_count() -> None:
-    digests = {class_digest(cell(CLASS.replace("BLUE = 2", text))["Colour"]) for text in ("BLUE = 2", "BLUE = 3", "B = 2")}
+    digests = {
+        class_digest(cell(CLASS.replace("BLUE = 2", text))["Colour"]) for text in ("BLUE = 2", "BLUE = 3", "B = 2")
+    }
     assert len(digests) == 3
     assert class_digest(cell(CLASS)["Colour"]) in digests
 
@@ -363,7 +365,7 @@ def test_library_classes_go_by_name_and_notebook_classes_travel() -> None:
     assert not travels(textwrap.dedent)
 
 
-# -- the same in every process -------------------------------------------------------------------------------------------
+# -- the same in every process -----------------------------------------------------------------------------------------
 
 FRESH = """
 import sys; sys.path.insert(0, {tests!r})
@@ -391,7 +393,7 @@ def test_digests_agree_in_fresh_processes_under_any_hash_seed() -> None:
     assert len(found) == 1
 
 
-# -- modules of the project ------------------------------------------------------------------------------------------------
+# -- modules of the project --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import io
-import linecache
 import math
 import os
 import pickle
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import types
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +30,7 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 from test_code import cell
 
-from jug_notebook.code import class_digest, examine
+from jug_notebook.code import examine
 from jug_notebook.codec import (
     INLINE,
     Seal,
@@ -47,10 +44,10 @@ from jug_notebook.codec import (
     load_function,
     load_value,
     summarise,
-    use_modules,
 )
+from jug_notebook.digest import digest
 from jug_notebook.errors import SignatureError, StoreError, Unstorable
-from jug_notebook.model import Parcel, Payload, Reference
+from jug_notebook.model import Payload, Reference
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +75,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The namespace of a notebook: cells run in it, and its classes are found as those of ``__main__``."""
     main = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
-    yield main.__dict__
+    return main.__dict__
 
 
 def again(value: Any, blobs: Blobs, **options: Any) -> Any:
@@ -89,7 +86,15 @@ def again(value: Any, blobs: Blobs, **options: Any) -> Any:
 
 # -- values -----------------------------------------------------------------------------------------------------------
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False)
+)
 keys = st.booleans() | st.integers() | st.text() | st.binary()
 values = st.recursive(
     scalars,
@@ -111,7 +116,7 @@ def test_what_was_stored_comes_back_equal_and_of_the_same_type(value: Any) -> No
     found = again(value, Blobs())
     assert found == value
     assert type(found) is type(value)
-    assert repr(found) == repr(value)
+    assert digest(found) == digest(value)
 
 
 @settings(max_examples=50, deadline=None)
@@ -133,7 +138,7 @@ Pair = namedtuple("Pair", "a b")
         Pair(1, 2),
         Decimal("1.10"),
         Fraction(1, 3),
-        datetime(2026, 1, 2, tzinfo=timezone.utc),
+        datetime(2026, 1, 2, tzinfo=UTC),
         Path("a/b"),
         range(3),
         functools.partial(math.pow, 2),
@@ -236,7 +241,7 @@ def test_small_values_take_microseconds(blobs: Blobs) -> None:
     assert best(lambda: load_value(payload, blobs.get)) < 10e-6
 
 
-# -- calls that need other tasks -----------------------------------------------------------------------------------------
+# -- calls that need other tasks ---------------------------------------------------------------------------------------
 
 
 class Handle:
@@ -264,7 +269,18 @@ class Holder:
 def test_references_are_resolved_wherever_they_are(blobs: Blobs) -> None:
     one, two = Handle("k1"), Handle("k2", ("item", 1), ("call", lambda x: x * 10))
     plain = types.SimpleNamespace(deep=[{"x": (two,)}])
-    args = (one, [one, two], {"a": two}, (one,), {one}, frozenset({two}), Holder(one), plain, Handles([two]), [[[[two]]]])
+    args = (
+        one,
+        [one, two],
+        {"a": two},
+        (one,),
+        {one},
+        frozenset({two}),
+        Holder(one),
+        plain,
+        Handles([two]),
+        [[[[two]]]],
+    )
     payload = dump_call(args, {"kw": two}, ("k1", "k2"), blobs.put)
     found, kwargs = load_call(payload, ("first", [0, 4]), blobs.get)
     assert found[:6] == ("first", ["first", 40], {"a": 40}, ("first",), {"first"}, frozenset({40}))
@@ -343,7 +359,7 @@ def test_too_deep_a_nesting_is_refused_in_words(blobs: Blobs) -> None:
         dump_value(deep, blobs.put)
 
 
-# -- classes by identity ------------------------------------------------------------------------------------------------
+# -- classes by identity -----------------------------------------------------------------------------------------------
 
 CLASSES = """
 import enum
@@ -384,8 +400,8 @@ blobs = Blobs(held)
 function = load_function(parcel, blobs.get)
 args, kwargs = load_call(call, (), blobs.get)
 for _ in range(2):
-    payload, digest = dump_value(function(*args, **kwargs), blobs.put)
-sys.stdout.buffer.write(msgpack.encode((payload, digest, blobs)))
+    payload, named = dump_value(function(*args, **kwargs), blobs.put)
+sys.stdout.buffer.write(msgpack.encode((payload, named, blobs)))
 """
 
 
@@ -402,13 +418,13 @@ def elsewhere(function: Any, *args: Any) -> tuple[Payload, bytes, Blobs]:
         check=False,
     )
     assert run.returncode == 0, run.stderr.decode()
-    payload, digest, held = msgpack.decode(run.stdout, type=tuple[Payload, bytes, dict[str, bytes]])
-    return payload, digest, Blobs(held)
+    payload, named, held = msgpack.decode(run.stdout, type=tuple[Payload, bytes, dict[str, bytes]])
+    return payload, named, Blobs(held)
 
 
 def test_what_comes_back_from_a_worker_is_of_the_kernels_own_classes(notebook: dict[str, Any]) -> None:
     cell(CLASSES, notebook)
-    payload, digest, blobs = elsewhere(notebook["work"], notebook["Point"](1))
+    payload, named, blobs = elsewhere(notebook["work"], notebook["Point"](1))
     moved, red, row, friend, point, up = load_value(payload, blobs.get)
     assert type(moved) is notebook["Point"]
     assert moved == notebook["Point"](2)
@@ -418,10 +434,12 @@ def test_what_comes_back_from_a_worker_is_of_the_kernels_own_classes(notebook: d
     assert type(friend) is notebook["Friend"]
     assert type(friend.of) is type(up) is point is notebook["Point"]
     value = [moved, red, row, friend, point, up]
-    assert digest == dump_value(value, blobs.put)[1]
+    assert named == dump_value(value, blobs.put)[1]
 
 
-def test_a_restarted_kernel_that_runs_the_cell_again_takes_its_new_classes(notebook: dict[str, Any], blobs: Blobs) -> None:
+def test_a_restarted_kernel_that_runs_the_cell_again_takes_its_new_classes(
+    notebook: dict[str, Any], blobs: Blobs
+) -> None:
     cell(CLASSES, notebook)
     payload, _ = dump_value(notebook["Point"](1), blobs.put)
     cell("# edited comment\n" + CLASSES, notebook)
@@ -454,8 +472,8 @@ assert [type(a) for a in one] == [type(a) for a in two] and colour is two[1]
 assert type(point.move()) is type(point) is type(friend.back()) and type(point.friend()) is type(friend)
 assert type(point.up()) is type(point) and isinstance(point, type(point).__mro__[1])
 assert colour.other() is type(colour).BLUE and row.colour is colour and row == two[2]
-payload, digest = dump_value(one, blobs.put)
-sys.stdout.buffer.write(msgpack.encode((payload, digest, blobs)))
+payload, named = dump_value(one, blobs.put)
+sys.stdout.buffer.write(msgpack.encode((payload, named, blobs)))
 """
 
 
@@ -463,7 +481,7 @@ def test_a_process_without_the_classes_builds_them_once(notebook: dict[str, Any]
     cell(CLASSES, notebook)
     point = notebook["Point"](1)
     value = [point, notebook["Colour"].RED, notebook["Row"](3), notebook["Friend"](point)]
-    payload, digest = dump_value(value, blobs.put)
+    payload, named = dump_value(value, blobs.put)
     run = subprocess.run(
         [sys.executable, "-c", BUILD],
         input=msgpack.encode((payload, dict(blobs))),
@@ -472,9 +490,8 @@ def test_a_process_without_the_classes_builds_them_once(notebook: dict[str, Any]
         check=False,
     )
     assert run.returncode == 0, run.stderr.decode()
-    back, again_digest, _ = msgpack.decode(run.stdout, type=tuple[Payload, bytes, dict[str, bytes]])
-    assert again_digest == digest
-    assert back.data == payload.data
+    _, named_again, _ = msgpack.decode(run.stdout, type=tuple[Payload, bytes, dict[str, bytes]])
+    assert named_again == named
 
 
 def test_the_blob_of_a_class_is_among_the_payloads_addresses(notebook: dict[str, Any], blobs: Blobs) -> None:
@@ -485,13 +502,16 @@ def test_the_blob_of_a_class_is_among_the_payloads_addresses(notebook: dict[str,
 
 
 def test_local_classes_and_functions_come_back(notebook: dict[str, Any], blobs: Blobs) -> None:
-    cell("def make():\n    class Inner:\n        k = 3\n    return Inner()\ndef twice(f): return lambda x: f(f(x))", notebook)
+    cell(
+        "def make():\n    class Inner:\n        k = 3\n    return Inner()\ndef twice(f): return lambda x: f(f(x))",
+        notebook,
+    )
     inner = notebook["make"]()
     assert type(again(inner, blobs)) is type(inner)
     assert again(notebook["twice"](abs), blobs)(-3) == 3
 
 
-# -- functions ----------------------------------------------------------------------------------------------------------
+# -- functions ---------------------------------------------------------------------------------------------------------
 
 LINES = """
 SCALE = 2
@@ -520,7 +540,9 @@ print([m for m in ("IPython", "numpy") if m in sys.modules])
 def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) -> None:
     space = cell(LINES)
     file = space["f"].__code__.co_filename
-    parcel = dump_function(space["f"], examine(space["f"]), blobs.put, labels={file: "Cell In[3]", "other": "Cell In[4]"})
+    parcel = dump_function(
+        space["f"], examine(space["f"]), blobs.put, labels={file: "Cell In[3]", "other": "Cell In[4]"}
+    )
     assert parcel.labels == {file: "Cell In[3]"}
     assert parcel.parts["helper inner"]
     run = subprocess.run(
@@ -607,7 +629,9 @@ def test_project_modules_travel_as_text_and_versions_are_never_mixed(
         for name in [name for name in sys.modules if name.partition(".")[0] == "jnpack"]:
             monkeypatch.delitem(sys.modules, name)
         (package / "__init__.py").write_text("from .deep import add\n")
-        (package / "deep.py").write_text(f"def add(x): return x + {version}\ndef late(x): return x * {version}{' ' * version}\n")
+        (package / "deep.py").write_text(
+            f"def add(x): return x + {version}\ndef late(x): return x * {version}{' ' * version}\n"
+        )
         space = cell("import jnpack\ndef f(x):\n    from jnpack.deep import late\n    return jnpack.add(x), late(x)")
         code = examine(space["f"], project=tmp_path)
         assert code.modules == {"jnpack"}
@@ -626,7 +650,51 @@ def test_project_modules_travel_as_text_and_versions_are_never_mixed(
     assert run.stdout.decode().split("\n")[:6] == ["(2, 1)", "(3, 2)", "(2, 1)", "(3, 2)", "True", "absent"]
 
 
-# -- exceptions ---------------------------------------------------------------------------------------------------------
+CARRIED = """
+import sys
+from msgspec import msgpack
+from jug_notebook.codec import dump_value, load_call
+from jug_notebook.model import Payload
+from test_codec import Blobs
+call, held = msgpack.decode(sys.stdin.buffer.read(), type=tuple[Payload, dict[str, bytes]])
+blobs = Blobs(held)
+args, kwargs = load_call(call, (), blobs.get)
+payload, _ = dump_value([args[0].twice(), type(args[0])], blobs.put)
+sys.stdout.buffer.write(msgpack.encode((payload, blobs)))
+"""
+
+
+def test_arguments_of_a_projects_class_bring_their_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: Blobs
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "jnnear.py").write_text("def double(x): return x * 2\n")
+    (tmp_path / "jnshapes.py").write_text(
+        "from jnnear import double\nclass Box:\n    def __init__(self, x): self.x = x\n"
+        "    def twice(self): return Box(double(self.x))\n"
+    )
+    from jnshapes import Box  # type: ignore[import-not-found]
+
+    examine(Box, project=tmp_path)
+    before = digest(Box(3))
+    call = dump_call((Box(3),), {}, (), blobs.put)
+    run = subprocess.run(
+        [sys.executable, "-c", CARRIED],
+        input=msgpack.encode((call, dict(blobs))),
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    payload, held = msgpack.decode(run.stdout, type=tuple[Payload, dict[str, bytes]])
+    box, kind = load_value(payload, Blobs(held).get)
+    assert kind is type(box) is Box
+    assert box.x == 6
+    monkeypatch.setattr(Box, "extra", 1, raising=False)
+    assert digest(Box(3)) != before
+
+
+# -- exceptions --------------------------------------------------------------------------------------------------------
 
 
 class Picky(Exception):
@@ -650,7 +718,7 @@ def test_exceptions_that_cannot_travel_are_nothing() -> None:
     assert load_exception(b"rubbish") is None
 
 
-# -- the seal -----------------------------------------------------------------------------------------------------------
+# -- the seal ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_the_same_key_store_task_round_and_inputs_open_a_seal() -> None:
@@ -658,7 +726,12 @@ def test_only_the_same_key_store_task_round_and_inputs_open_a_seal() -> None:
     about: tuple[str, str, int, bytes] = ("outcome", "ab", 1, b"in")
     body = seal.seal(*about, b"data")
     assert bytes(seal.open(*about, body)) == b"data"
-    for other in [("spec", "ab", 1, b"in"), ("outcome", "abc", 1, b"in"), ("outcome", "ab", 2, b"in"), ("outcome", "ab", 1, b"")]:
+    for other in [
+        ("spec", "ab", 1, b"in"),
+        ("outcome", "abc", 1, b"in"),
+        ("outcome", "ab", 2, b"in"),
+        ("outcome", "ab", 1, b""),
+    ]:
         with pytest.raises(SignatureError, match="key"):
             seal.open(*other, body)
     for stranger in (Seal(b"K" * 32, "store"), Seal(b"k" * 32, "other")):
@@ -669,13 +742,16 @@ def test_only_the_same_key_store_task_round_and_inputs_open_a_seal() -> None:
             seal.open(*about, broken)
 
 
-@given(st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()), st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()))
+@given(
+    st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()),
+    st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()),
+)
 def test_fields_of_a_seal_never_run_into_each_other(one: Any, two: Any) -> None:
     seal = Seal(b"k" * 32, "s")
     assert (seal.seal(*one)[:32] == seal.seal(*two)[:32]) == (one == two)
 
 
-# -- in words -----------------------------------------------------------------------------------------------------------
+# -- in words ----------------------------------------------------------------------------------------------------------
 
 
 class Liar:
@@ -720,7 +796,11 @@ def test_summaries_are_one_short_line(value: Any) -> None:
         assert "\n" not in text
 
 
-@pytest.mark.parametrize("value", [Liar(), Sulky(), [Liar()], {"a": Sulky()}, 10**100_000, "x" * 10**7, [[[[[[[1]]]]]]]], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [Liar(), Sulky(), [Liar()], {"a": Sulky()}, 10**100_000, "x" * 10**7, [[[[[[[1]]]]]]]],
+    ids=lambda value: type(value).__name__,
+)
 def test_summaries_never_raise(value: Any) -> None:
     assert summarise(value)
     assert describe_arguments([("v", value)])

@@ -198,11 +198,11 @@ def test_advice_is_given_only_where_it_makes_sense() -> None:
     assert "nothing left that can run" in render.text(snapshot(function(failed=5, blocked=2)))
 
 
-def test_a_worker_that_ended_in_a_task_says_so_and_why() -> None:
+def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
     picture = snapshot(function(ready=1), workers=(worker(alive=False, task="fit", note="killed by SIGKILL"),))
     said = render.text(picture)
-    assert re.search(r"node3 +4120 +ended in fit abababab .*42 s ago +killed by SIGKILL", said)
-    assert "no worker, 1 ended in a task" in said
+    assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", said)
+    assert "no worker, 1 ended lately" in said
     assert "killed by SIGKILL" in render.html(picture)
 
 
@@ -272,7 +272,7 @@ def test_of_many_workers_the_busy_and_those_lost_in_a_task_are_shown() -> None:
     workers[62] = worker(162, alive=False)
     said = render.text(snapshot(function(ready=1), workers=tuple(workers)))
     assert re.search("160 +fit", said)
-    assert re.search("161 +ended in fit", said)
+    assert re.search("161 +ended, last seen in fit", said)
     assert "162" not in said
     assert "and 43 more, 0 busy" in said
 

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workbench import PATIENCE, Fifo, Submitter, wait_until
+from workbench import PATIENCE, Fifo, Submitter, cell, wait_until
 
 from jug_notebook import process
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
+from jug_notebook.fate import Doom, cause_of_death, epitaph, first_of_crew, overstepped
 from jug_notebook.launch import Crew, CrewOptions, arguments, local
 from jug_notebook.model import Grant, Scale, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
-from jug_notebook.supervisor import Doom, cause_of_death, epitaph, first_of_crew, nudge, overstepped
+from jug_notebook.supervisor import nudge
 from jug_notebook.worker import Running
 
 ROOT = Path(local.__file__).parents[2]
@@ -27,7 +28,7 @@ HANG = "import signal\ndef hang(path):\n    say(path)\n    signal.pause()\n"
 SAY = "import os\ndef say(path):\n    with open(path, 'w') as fifo: fifo.write(f'{os.getpid()}\\n')\n"
 
 
-# -- decisions ----------------------------------------------------------------------------------------------------------
+# -- decisions ---------------------------------------------------------------------------------------------------------
 
 
 def running(timeout: float | None = None, failures: int = 0, retries: int = 0, deaths: int = 0) -> Running:
@@ -80,7 +81,7 @@ def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
     )
 
 
-# -- processes ----------------------------------------------------------------------------------------------------------
+# -- processes ---------------------------------------------------------------------------------------------------------
 
 
 class Site:
@@ -94,8 +95,9 @@ class Site:
         self.started: list[subprocess.Popen[str]] = []
 
     def supervise(self, size: int = 1, **options: object) -> subprocess.Popen[str]:
-        call = f"import sys; from jug_notebook.supervisor import supervise; sys.exit(supervise({self.store.url!r}, {size}"
-        call += "".join(f", {name}={value!r}" for name, value in options.items()) + "))"
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        call = "import sys; from jug_notebook.supervisor import supervise; "
+        call += f"sys.exit(supervise({self.store.url!r}, {size}{given}))"
         self.started.append(
             subprocess.Popen(
                 [sys.executable, "-c", call],
@@ -121,7 +123,7 @@ class Site:
 
     def hang(self, **options: object) -> str:
         """A task that says its pid and never ends."""
-        return self.tasks.submit(_named(SAY + HANG, "hang"), self.fifo.path, **options)
+        return self.tasks.submit(cell(SAY + HANG, "hang"), self.fifo.path, **options)
 
     def end(self) -> None:
         for supervisor in self.started:
@@ -130,12 +132,6 @@ class Site:
         for pid in [info.pid for info in self.alive("supervisor")]:
             os.kill(pid, signal.SIGKILL)
         self.store.close()
-
-
-def _named(source: str, name: str):  # type: ignore[no-untyped-def]
-    from workbench import cell
-
-    return cell(source, name)
 
 
 @pytest.fixture
@@ -246,7 +242,7 @@ def test_a_task_that_takes_too_much_memory_is_ended(site: Site) -> None:
 
 
 def test_stop_lets_the_current_task_finish(site: Site) -> None:
-    source = SAY + "def f(path):\n    say(path)\n    with open(path + '.go') as go: return go.read()\n"
+    source = SAY + "def f(path):\n    say(path)\n    with open(path + '.go') as go: return go.readline()\n"
     go = Fifo(site.folder, "fifo.go")
     key = site.tasks.submit(source, site.fifo.path)
     supervisor = site.supervise(2)
@@ -257,11 +253,9 @@ def test_stop_lets_the_current_task_finish(site: Site) -> None:
     site.order(Stop())
     site.until_workers(1)  # the one that has nothing to do is gone
     assert site.alive("supervisor")[0].size == 0
-    with open(go.path, "w") as writer:
-        writer.write("finished")
-    os.close(go._fd)
+    go.say("finished")
     assert supervisor.wait(PATIENCE) == 0
-    assert site.tasks.value(key) == "finished"
+    assert site.tasks.value(key) == "finished\n"
 
 
 @pytest.mark.parametrize("by", ["order", "SIGTERM", "SIGINT twice"])
@@ -286,8 +280,6 @@ def test_stop_now_gives_the_task_back(site: Site, by: str) -> None:
     assert site.tasks.state(key).value == "ready"  # type: ignore[union-attr]
     site.supervise(1)
     site.fifo.said()  # and it's no mark against the task
-    (claimed,) = [info for info in site.until_workers(1)]
-    assert claimed.kind == "worker"
 
 
 def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
@@ -371,34 +363,57 @@ def test_workers_that_die_before_their_first_task_are_not_started_for_ever(site:
     assert "StoreError" in said
 
 
+def test_a_store_that_is_moved_away_ends_its_workers(site: Site) -> None:
+    site.hang()
+    supervisor = site.supervise(1)
+    worker = os.pidfd_open(int(site.fifo.said()))
+    (site.folder / "jugdata").rename(site.folder / "elsewhere")
+    assert supervisor.wait(PATIENCE) == 1
+    assert ended(worker)
+    os.close(worker)
+    assert supervisor.stderr is not None
+    assert "Traceback" not in supervisor.stderr.read()
+    (site.folder / "elsewhere").rename(site.folder / "jugdata")
+
+
 def test_workers_start_clean_each_with_randomness_of_its_own(site: Site) -> None:
     source = SAY + (
         "import sys, random, os, threading\ndef f(path, i):\n    say(path)\n"
-        "    with open(path + '.go') as go: go.read()\n"
+        "    os.read(os.open(path + '.go', os.O_RDONLY), 1)\n"
         "    heavy = [m for m in ('IPython', 'numpy', 'redis', 'pandas', 'ipywidgets') if m in sys.modules]\n"
-        "    return (random.random(), heavy, os.environ['OMP_NUM_THREADS'], sys.stdin.read(), os.getpgrp() == os.getpid(),\n"
-        "            threading.active_count())\n"
+        "    return (random.random(), heavy, os.environ['OMP_NUM_THREADS'], sys.stdin.read(),\n"
+        "            os.getpgrp() == os.getpid(), threading.active_count())\n"
     )
     go = Fifo(site.folder, "fifo.go")
     keys = [site.tasks.submit(source, site.fifo.path, i) for i in range(2)]
     site.supervise(2)
     assert site.fifo.said() != site.fifo.said()
-    writer = os.open(go.path, os.O_WRONLY)
-    os.close(go._fd)
-    os.close(writer)
+    go.say("!")
     (one, *rest), (two, *other) = (site.tasks.value(key) for key in keys)
     assert one != two
     assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
 
 
 def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
-    source = "import threading, time, os\ndef f():\n    threading.Thread(target=late, daemon=True).start()\n"
-    source += "def late():\n    time.sleep(0.05)\n    os.write(1, b'late words')\n    os.kill(os.getpid(), 9)\n"
-    site.tasks.value(site.tasks.submit(source))
+    source = SAY + (
+        "import threading, signal\ndef f(path):\n    threading.Thread(target=late, args=(path,)).start()\n"
+        "def late(path):\n    go = open(path + '.go')\n    print(go.readline())\n    say(path)\n"
+        "    print(go.readline())\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    go = Fifo(site.folder, "fifo.go")
     site.supervise(1)
+    key = site.tasks.submit(source, site.fifo.path)
+    worker = site.tasks.outcome(key).run.worker
+    go.say("stray words")
+    site.fifo.said()
+    later = site.tasks.submit("def f(): print('own words')")
+    assert site.tasks.outcome(later).run.output == (("stdout", "own words\n"),)
+    go.say("last words")
+    wait_until(site.store, lambda: "last words" in site.store.log(worker))
+    assert site.store.log(worker).split() == ["stray", "words", "last", "words"]
 
 
-# -- launching ----------------------------------------------------------------------------------------------------------
+# -- launching ---------------------------------------------------------------------------------------------------------
 
 
 def test_launching_returns_at_once_and_asking_twice_is_asking_once(site: Site) -> None:

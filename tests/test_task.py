@@ -282,6 +282,9 @@ def test_chunks_are_one_task_each_and_show_a_tasklet_a_call(session):
         assert calls.result() == [10 * i for i in range(7)]
     with pytest.raises(TypeError, match="missing a required argument"):
         double.starmap([()], chunksize=2)
+    needy = double.map(calls[:4], chunksize=2)
+    with working(session):
+        assert needy.result() == [0, 20, 40, 60]
 
 
 def test_a_failing_call_in_a_chunk_is_named(session):
@@ -369,7 +372,8 @@ def test_equal_tasks_are_one_in_sets_and_copies_are_the_task_itself():
     assert len({double(1), double(1), double(2)}) == 2
     assert double(1) == double(x=1) != double(2)
     assert pair(1)[0] == pair(1)[0] != pair(1)[1]
-    assert copy.deepcopy(task := double(1)) is task
+    task = double(1)
+    assert copy.deepcopy(task) is task
     with pytest.raises(jn.BadTask, match="pickle its"):
         pickle.dumps(task)
 
@@ -425,5 +429,6 @@ def test_importing_the_package_stays_light():
     import sys
 
     probe = "import jug_notebook, sys; print({'IPython', 'numpy', 'asyncio', 'pandas'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=Path(jn.__file__).parents[1])
+    home = Path(jn.__file__).parents[1]
+    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=home)
     assert told.stdout.strip() == "set()"

@@ -100,6 +100,13 @@ def test_leaving_the_interpreter_is_a_failure_of_the_task_and_not_of_the_worker(
     assert tasks.value(after) == "still here"
 
 
+def test_a_copy_that_a_task_forked_does_not_go_on_as_a_second_worker(tasks: Submitter, me: WorkerInfo) -> None:
+    key = tasks.submit("import os\ndef f():\n    copy = os.fork()\n    return copy and os.waitpid(copy, 0)[1]")
+    run_all(tasks, me)
+    assert tasks.value(key) == 0
+    assert tasks.outcome(key).run.pid == os.getpid()
+
+
 def test_an_exception_that_can_not_be_shown_is_still_a_failure(tasks: Submitter, me: WorkerInfo) -> None:
     key = tasks.submit(
         """
@@ -291,7 +298,7 @@ def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks:
     assert slot.told_to_stop
 
 
-# -- what tasks print ---------------------------------------------------------------------------------------------------
+# -- what tasks print --------------------------------------------------------------------------------------------------
 
 
 def captured(script: str) -> list[list[str]]:

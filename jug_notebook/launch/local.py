@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 
 from jug_notebook import process
-from jug_notebook.capture import Overheard
+from jug_notebook.capture import Overheard, listen_no_more
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
+from jug_notebook.fate import first_of_crew
 from jug_notebook.launch import Crew, CrewOptions, arguments, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
-from jug_notebook.supervisor import TICK, first_of_crew
+from jug_notebook.supervisor import TICK
 from jug_notebook.worker import Slot, work
 
 
@@ -93,6 +94,7 @@ class Captain(threading.Thread):
         for thread in self._threads:
             thread.slot.stop()
         self._store.leave([self._me.id, *(thread.info.id for thread in self._threads)])
+        listen_no_more()
 
     def _fill(self) -> None:
         while sum(not thread.slot.told_to_stop for thread in self._threads) < self._size:

@@ -140,20 +140,23 @@ def living(snapshot: Snapshot) -> int:
 
 
 def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
-    """Workers by host. Of those that have ended only the ones with something to tell: ending in order is no news."""
+    """Workers by host. Of those that have ended only the ones with something to tell.
+
+    The last beat of one that ended in order may still name a task: that it was lost there can't be told from here.
+    """
     told = [view for view in workers if view.alive or view.info.task or view.info.note]
     return sorted(told, key=lambda view: (view.info.host, view.info.pid))
 
 
 def crowd(workers: Sequence[WorkerView]) -> str:
-    """ "4 workers on 2 hosts, 3 busy, 1 ended in a task"."""
+    """ "4 workers on 2 hosts, 3 busy, 1 ended lately"."""
     alive = [view for view in workers if view.alive]
-    lost = sum(bool(view.info.task) for view in workers if not view.alive)
+    ended = len(in_sight(workers)) - len(alive)
     hosts = len({view.info.host for view in alive})
     said = plural(len(alive), "worker") if alive else "no worker"
     said += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
     said += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
-    return said + (f", {number(lost)} ended in a task" if lost else "")
+    return said + (f", {number(ended)} ended lately" if ended else "")
 
 
 def outlook(snapshot: Snapshot) -> str:

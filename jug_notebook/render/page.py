@@ -196,7 +196,6 @@ def workers_html(snapshot: Snapshot) -> str:
         return ""
     shown, rest = cut_workers(snapshot.workers)
     notes = any(view.info.note for view in shown)
-    ended = f"{_span(f'color:{LOOKS[State.FAILED].colour}', '†')}\u00a0ended"
     rows = []
     for view in shown:
         info = view.info
@@ -209,7 +208,7 @@ def workers_html(snapshot: Snapshot) -> str:
         row = [
             _solid(elide(info.host, 32)),
             str(info.pid),
-            doing if view.alive else ended + (f"\u00a0in\u00a0{doing}" if info.task else ""),
+            doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
             _solid(duration(snapshot.at - info.since)) if busy and info.since else "",
             _solid(size(info.memory)) if info.memory else "",
             number(info.done),

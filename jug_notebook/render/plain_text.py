@@ -117,7 +117,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
             [
                 elide(info.host, 24),
                 str(info.pid),
-                task if view.alive else f"ended{' in ' + task if info.task else ''}",
+                task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
                 size(info.memory) if info.memory else "",
                 number(info.done),

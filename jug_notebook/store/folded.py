@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask
@@ -313,6 +315,7 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             counts = self._board.counts(scope)
+            processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
         now = self._clock.now()
         return Snapshot(
             store=self.shown,
@@ -328,6 +331,14 @@ class FoldedStore(ABC):
                 if info.kind == "worker" and (alive or age < LATELY)
             ),
         )
+
+    def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
+        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
+        done = max(info.done, self._board.settled_by.get(info.id, 0))
+        card = self._board.cards.get(info.task)
+        if card is not None and self._board.runner(card) == info.id:
+            return msgspec.structs.replace(info, done=done)
+        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,179 @@
+"""What a thing is to a code digest: does it travel, does it go by name, what is it made of? Nothing is evaluated."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from jug_notebook import modules, syntax
+
+ABSENT = object()
+SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
+
+
+def plain(value: Any) -> Any:
+    """The plain function of a task function; anything else as it is."""
+    for _ in range(100):
+        kind = type(value)
+        if kind is FunctionType or kind is type or kind in SCALARS:
+            break
+        found = _static(value, "__jug_function__")
+        if found is ABSENT or found is None:
+            break
+        value = found
+    return value
+
+
+def _static(value: Any, name: str) -> Any:
+    """An attribute of ours, without waking somebody's ``__getattr__``."""
+    kind = type(value)
+    if any(name in base.__dict__ for base in kind.__mro__):
+        return getattr(value, name, ABSENT)
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return ABSENT
+    return own.get(name, ABSENT) if type(own) is dict and kind is not ModuleType else ABSENT
+
+
+def travels(value: Any) -> bool:
+    """True for functions and classes that a worker can't import: they travel by value."""
+    name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
+    home = getattr(value, "__module__", None)
+    if home is None or home == "__main__":
+        return True
+    module = sys.modules.get(home)
+    if module is None:
+        return True
+    found: Any = module
+    for step in name.split("."):
+        found = getattr(found, step, None)
+        if found is None:
+            return True
+    return found is not value
+
+
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The global names that a code object, with all that is nested in it, reads or writes."""
+    reads = syntax.reads(code)
+    return reads.names if not reads.writes else tuple(sorted({*reads.names, *reads.writes}))
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """The file name in a function's code and the whole text that belongs to it."""
+    code = getattr(plain(function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    text = syntax.text_of(code.co_filename)
+    return (code.co_filename, text) if text else None
+
+
+def form_of(function: FunctionType) -> bytes:
+    """The name of a function's own text, empty where there is none: it may travel with the function."""
+    return syntax.form(function.__code__, functools.partial(is_ours, function.__globals__)).digest
+
+
+def name_of(value: Any) -> str:
+    home = getattr(value, "__module__", None) or ""
+    return f"{home}.{getattr(value, '__qualname__', None) or getattr(value, '__name__', repr(type(value)))}"
+
+
+def annotation(note: Any) -> str:
+    return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
+
+
+def generated(method: Any) -> bool:
+    """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
+    if isinstance(method, staticmethod | classmethod):
+        method = method.__func__
+    if type(method) is not FunctionType:
+        return False
+    inner = method.__dict__.get("__wrapped__", method)  # __repr__ comes with a guard against recursion
+    return type(inner) is FunctionType and inner.__code__.co_filename.startswith("<string>")
+
+
+def defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    yield from zip(names[len(names) - len(defaults) :], defaults, strict=False)
+    yield from sorted((function.__kwdefaults__ or {}).items())
+
+
+def attributes(function: FunctionType) -> dict[str, Any]:
+    return {name: value for name, value in function.__dict__.items() if not name.startswith("__")}
+
+
+def is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
+    """Our own decorators say how a task runs, not what it computes. Looks names up, evaluates nothing."""
+    steps: list[str] = []
+    node: ast.expr = decorator.func if isinstance(decorator, ast.Call) else decorator
+    while isinstance(node, ast.Attribute):
+        steps.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return False
+    at: Any = space.get(node.id)
+    for step in reversed(steps):
+        at = at.__dict__.get(step) if type(at) is ModuleType else None
+    return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
+
+
+DESCRIPTORS = frozenset(
+    {
+        *(types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType),
+        *(types.GetSetDescriptorType, types.MemberDescriptorType),
+    }
+)
+
+
+def by_name(value: Any) -> str | None:
+    """The name of a thing that is made in C."""
+    kind = type(value)
+    if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
+        owner = value.__self__
+        if owner is None or type(owner) is ModuleType:
+            return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
+        return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
+    if kind in DESCRIPTORS:
+        return f"{name_of(value.__objclass__)}.{value.__name__}"
+    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
+        return f"numpy.{value.__name__}"
+    return None
+
+
+def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:
+    return lambda value: [(name, getattr(value, name, None)) for name in names]
+
+
+def _partial_fields(value: Any) -> list[tuple[str, Any]]:
+    return [
+        ("func", value.func),
+        *((f"argument {number}", item) for number, item in enumerate(value.args)),
+        *((f"argument {name}", item) for name, item in sorted(value.keywords.items())),
+    ]
+
+
+#: things that are made of others: how to take them apart
+COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
+    types.MethodType: _fields_of("__func__", "__self__"),
+    types.BuiltinFunctionType: _fields_of("__name__", "__self__"),  # "abc".join
+    types.MethodWrapperType: _fields_of("__name__", "__self__"),
+    functools.partial: _partial_fields,
+    functools.partialmethod: _partial_fields,
+    functools.cached_property: _fields_of("func"),
+    functools.singledispatchmethod: _fields_of("func"),
+    type(functools.lru_cache(by_name)): _fields_of("__wrapped__"),
+    property: _fields_of("fget", "fset", "fdel"),
+    staticmethod: _fields_of("__func__"),
+    classmethod: _fields_of("__func__"),
+}
+#: annotations that say all there is to say in their text
+LITERATE: frozenset[type] = frozenset(
+    {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}
+)

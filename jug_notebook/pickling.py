@@ -1,0 +1,339 @@
+"""How things are pickled that a worker can't import, and classes that keep their identity on the way.
+
+A class that travels is called by (module, qualname, digest): who loads an instance takes the live class of that digest,
+else one built here before, and only else builds it from the blob with its definition.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import io
+import pickle
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import cloudpickle
+import msgspec
+from cloudpickle import cloudpickle as pickling
+
+from jug_notebook import code as coding
+from jug_notebook import modules, syntax
+from jug_notebook.errors import JugError
+from jug_notebook.model import Address, Key
+
+INLINE = 64 * 1024  #: larger parts go to blobs of their own
+
+Put: TypeAlias = Callable[[Iterable["bytes | memoryview"]], Address]
+Get: TypeAlias = Callable[[Address], memoryview]
+
+# -- classes by identity ----------------------------------------------------------------------------------------------
+
+ClassName: TypeAlias = tuple[str, str, str]  #: module, qualname, digest
+
+
+class _Known:
+    """The classes of this process that travel: what each is called, and which one a name means."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._by_name: dict[ClassName, weakref.ref[type]] = {}
+        self._digests: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
+        self._kept: dict[ClassName, type] = {}  #: built classes live as long as the process: tasks come back to them
+
+    def name(self, cls: type) -> ClassName:
+        """What a travelling class is called. One that was built here keeps the name it came with."""
+        digest = coding.class_digest(cls)
+        name = (cls.__module__, cls.__qualname__, digest)
+        with self._lock:
+            self._by_name[name] = weakref.ref(cls)
+            self._digests.setdefault(cls, set()).add(digest)
+        return name
+
+    def find(self, name: ClassName) -> type | None:
+        """The class that a name means here: the live one if it is the same, else one that was met or built before."""
+        module, qualname, digest = name
+        live: Any = sys.modules.get(module)
+        for step in qualname.split("."):
+            live = getattr(live, "__dict__", {}).get(step)
+        if isinstance(live, type) and self._is(live, digest):
+            return live
+        held = self._by_name.get(name)
+        return held() if held is not None else None
+
+    def _is(self, live: type, digest: str) -> bool:
+        known = self._digests.get(live)
+        if known is not None and digest in known:
+            return True
+        try:
+            found = coding.class_digest(live)
+        except JugError:  # the live class holds something that can't be named: then it isn't the one that was
+            return False
+        with self._lock:
+            self._digests.setdefault(live, set()).add(found)
+        return found == digest
+
+    def add(self, name: ClassName, cls: type) -> None:
+        """A class was built here."""
+        with self._lock:
+            self._by_name[name] = weakref.ref(cls)
+            self._digests.setdefault(cls, set()).add(name[2])
+            self._kept[name] = cls
+        coding.adopt_class(cls, name[2])
+
+
+_known = _Known()
+
+
+# -- pickling ----------------------------------------------------------------------------------------------------------
+
+
+class Forbidden(pickle.PicklingError):
+    """Something that pickle would take, but that makes no sense elsewhere."""
+
+
+# Names in the stream; the unpickler answers them with verbs of its own.
+
+
+def _class(*name: Any) -> Any:
+    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
+
+
+def _carried(*_: Any) -> Any:
+    raise pickle.UnpicklingError("a project's class can only be loaded by this codec")
+
+
+def _skeleton(*_: Any) -> Any:
+    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
+
+
+def _fill(*_: Any) -> Any:
+    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
+
+
+def _need(*_: Any) -> Any:
+    raise pickle.UnpicklingError("a call can only be loaded with the values that it needs")
+
+
+def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> None:
+    """A function that came by value keeps the name of its form, since its source may not be here."""
+    pickling._function_setstate(function, state[0])
+    if state[1]:
+        syntax.adopt(function.__code__, state[1])
+
+
+_IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value what a worker can't import. ``put`` None: everything goes into the one stream."""
+
+    def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
+        self.addresses: list[Address] = []
+        self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
+        self.bound = False
+        self.files: dict[str, None] = {}
+        self._put = put
+        self._slots = slots
+        super().__init__(file, protocol=5, buffer_callback=self._buffer if put is not None else None)
+
+    def _buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        with buffer.raw() as raw:
+            if raw.nbytes <= INLINE:
+                return True
+            assert self._put is not None
+            self.addresses.append(self._put([raw]))
+        return False
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if issubclass(kind, type):
+            return self._class(value)
+        if kind is types.FunctionType:
+            return self._of_project(value) or super().reducer_override(value)
+        if kind is functools.cached_property:  # has a lock, before Python 3.12
+            return _cached_property, (value.func, value.attrname)
+        if kind is types.ModuleType:
+            return self._of_project(value) or NotImplemented
+        if hasattr(kind, "__jug_reference__"):
+            return self._reference(value)
+        function = coding.plain(value)
+        if function is not value:
+            # the same object each time, so that the memo knows it
+            return _identity, (function,)
+        if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
+            raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
+        return NotImplemented
+
+    def _reference(self, value: Any) -> Any:
+        reference = value.__jug_reference__()
+        slot = self._slots.get(reference.key) if self._slots is not None else None
+        if slot is None:
+            raise Forbidden("cannot pickle a task here; hand it to the function as an argument")
+        self.bound = True
+        return _need, (slot, reference.steps)
+
+    def _class(self, cls: type) -> Any:
+        if cls.__module__ == "builtins" or pickling._should_pickle_by_reference(cls):
+            return self._of_project(cls) or super().reducer_override(cls)
+        self.bound = True
+        name = _known.name(cls)
+        if self._put is not None:
+            return _class, (*name, self._blob(definition(cls, name)))
+        maker, arguments, state, _, _, setter = pickling._dynamic_class_reduce(cls)
+        # cloudpickle's own tracker is a random number of this process; our name says more
+        arguments = (*arguments[:-2], None, arguments[-1])
+        if "__slots__" in cls.__dict__ and not issubclass(cls, enum.Enum):  # given when a class is made, or never
+            meta, title, bases, extra, tracker, last = arguments
+            if issubclass(cls, tuple):  # typing.NamedTuple would make the fields anew
+                bases = cls.__bases__
+            arguments = (meta, title, bases, {**extra, "__slots__": cls.__dict__["__slots__"]}, tracker, last)
+            content = {n: what for n, what in state[0].items() if type(what) is not types.MemberDescriptorType}
+            state = (content, state[1])
+        return _skeleton, (*name, maker, arguments), (state, setter, _members(cls)), None, None, _fill
+
+    def _of_project(self, value: Any) -> Any:
+        """A project module, or a class or function of one, in a value: it comes along for who has none of it."""
+        whole = type(value) is types.ModuleType
+        home = value.__name__ if whole else value.__module__
+        if self._put is None or not home or not modules.of_project(home, coding.home()):
+            return None
+        if not whole and coding.travels(value):
+            return None
+        self.bound = True
+        roots = modules.closed_over([modules.root_of(home)], coding.home())
+        carried = tuple((root, self._blob(bundled(root))) for root in sorted(roots))
+        return _carried, (carried, home, "" if whole else value.__qualname__)
+
+    def _blob(self, data: bytes) -> Address:
+        assert self._put is not None
+        address = self._put([data])
+        if address not in self.blobs:
+            self.blobs.append(address)
+        return address
+
+    def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
+        """As cloudpickle does it, with exactly the names that the key covers."""
+        code, space = function.__code__, function.__globals__
+        self.files[code.co_filename] = None
+        arguments = self._function_getnewargs(function)
+        state, slots = pickling._function_getstate(function)
+        slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
+        own = coding.form_of(function)
+        return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
+
+
+def _members(cls: type) -> dict[str, dict[str, Any]]:
+    """What the members of an enum hold beside their value: their ``__init__`` isn't run again."""
+    if not issubclass(cls, enum.Enum):
+        return {}
+    return {
+        member.name: {name: held for name, held in member.__dict__.items() if not name.startswith("_")} for member in cls
+    }
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:
+    made: functools.cached_property[Any] = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+def stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) -> tuple[bytes, Pickler]:
+    with io.BytesIO() as file:
+        pickler = Pickler(file, put, slots)
+        pickler.dump(value)
+        return file.getvalue(), pickler
+
+
+def definition(cls: type, name: ClassName) -> bytes:
+    """A travelling class as bytes, with all that it is made of."""
+    held = _definitions.get(cls)
+    if held is None or held[0] != name:
+        held = _definitions[cls] = (name, stream(cls, None)[0])
+    return held[1]
+
+
+_definitions: weakref.WeakKeyDictionary[type, tuple[ClassName, bytes]] = weakref.WeakKeyDictionary()
+
+
+def bundled(root: str) -> bytes:
+    return msgspec.msgpack.encode(dict(sorted(coding.bundle(root).items())))
+
+
+_OURS = {"_class": "cls", "_carried": "carried", "_skeleton": "skeleton", "_fill": "fill", "_need": "need"}
+
+
+class Unpickler(pickle.Unpickler):
+    """Knows classes by identity, and the values that a call needs."""
+
+    def __init__(self, data: Any, get: Get | None, values: Sequence[Any] = (), buffers: Iterable[Any] = ()) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._get = get
+        self._values = values
+        self._making: dict[ClassName, type] = {}
+        self._filled: set[ClassName] = set()
+
+    def load(self) -> Any:
+        value = super().load()
+        for name, cls in self._making.items():
+            _known.add(name, cls)
+        return value
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == __name__ and name in _OURS:
+            return getattr(self, _OURS[name])
+        return super().find_class(module, name)
+
+    def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
+        name = (module, qualname, digest)
+        found = self._making.get(name) or _known.find(name)
+        if found is None:
+            assert self._get is not None
+            data = bytes(self._get(address))
+            found = Unpickler(data, self._get).load()
+            _definitions[found] = (name, data)
+        return found
+
+    def carried(self, bundles: tuple[tuple[str, Address], ...], module: str, qualname: str) -> Any:
+        """Something of a project module. Here that may be the notebook, which has the module itself."""
+        get = self._get
+        assert get is not None
+        if not modules.importable(modules.root_of(module)):
+            modules.install({root: (at, msgspec.msgpack.decode(get(at))) for root, at in bundles})
+        found = importlib.import_module(module)
+        for step in qualname.split(".") if qualname else ():
+            found = getattr(found, step)
+        return found
+
+    def skeleton(self, module: str, qualname: str, digest: str, maker: Any, arguments: tuple[Any, ...]) -> type:
+        name = (module, qualname, digest)
+        found = self._making.get(name) or _known.find(name)
+        if found is None:
+            found = self._making[name] = maker(*arguments)
+            found.__qualname__ = qualname
+        return found
+
+    def fill(self, cls: type, state: tuple[Any, Any, dict[str, dict[str, Any]]]) -> None:
+        for name, made in self._making.items():
+            if made is cls and name not in self._filled:
+                self._filled.add(name)
+                content, setter, members = state
+                setter(cls, content)
+                for member, held in members.items():
+                    getattr(cls, member).__dict__.update(held)
+                return
+
+    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
+        value = self._values[slot]
+        for verb, what in steps:
+            value = value[what] if verb == "item" else what(value)
+        return value
