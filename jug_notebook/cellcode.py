@@ -63,7 +63,7 @@ class _Names(ast.NodeVisitor):
             self.visit(statement)
 
     def _read(self, name: str) -> None:
-        if name not in self.bound:
+        if name not in self.bound and name != "get_ipython":  # what !cmd and %magic become: whoever runs it has his own
             self.reads[name] = None
 
     def _set(self, name: str) -> None:

@@ -188,7 +188,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         maker, arguments, state, _, _, setter = pickling._dynamic_class_reduce(cls)
         # cloudpickle's own tracker is a random number of this process; our name says more
         arguments = (*arguments[:-2], None, arguments[-1])
-        if "__slots__" in cls.__dict__ and not issubclass(cls, enum.Enum):  # given when a class is made, or never
+        if issubclass(cls, enum.Enum):  # with its aliases
+            every = cls.__members__
+            arguments = (*arguments[:3], {n: member.value for n, member in every.items()}, *arguments[4:])
+            state = ({n: what for n, what in state[0].items() if n not in every}, state[1])
+        elif "__slots__" in cls.__dict__:  # given when a class is made, or never
             meta, title, bases, extra, tracker, last = arguments
             if issubclass(cls, tuple):  # typing.NamedTuple would make the fields anew
                 bases = cls.__bases__
@@ -233,7 +237,8 @@ def _members(cls: type) -> dict[str, dict[str, Any]]:
     if not issubclass(cls, enum.Enum):
         return {}
     return {
-        member.name: {name: held for name, held in member.__dict__.items() if not name.startswith("_")} for member in cls
+        member.name: {name: held for name, held in member.__dict__.items() if not name.startswith("_")}
+        for member in cls
     }
 
 

@@ -30,9 +30,10 @@ _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _PADDING = frozenset({"EXTENDED_ARG", "CACHE", "PRECALL", "PUSH_NULL", "NOP"})
 
-#: every module has its own; they tell where code lies, not what it does
+#: Every module has its own; they tell where code lies, not what it does. And the shell: whoever runs the code has one.
 _PLACES = frozenset(
     {
+        "get_ipython",
         *("__name__", "__file__", "__doc__", "__package__", "__spec__", "__loader__", "__builtins__", "__path__"),
         *("__annotations__", "__module__", "__qualname__", "__cached__", "__debug__"),
     }

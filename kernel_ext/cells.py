@@ -83,10 +83,10 @@ def _shown_as(error: SyntaxError, lines: list[str]) -> Exception:
 
 
 def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
-    """Workers have no IPython: refuse what it would have to translate."""
+    """Workers have no IPython: refuse what needs it, magics and shell commands among it."""
     for top in where:
         for node in ast.walk(top):
-            if isinstance(node, ast.Name) and node.id == "get_ipython" and "get_ipython" not in cell.line(node.lineno):
+            if isinstance(node, ast.Name) and node.id == "get_ipython":
                 raise UsageError(
                     f"line {node.lineno}: `{cell.line(node.lineno)}` needs IPython, which workers don't have; "
                     "put it into a cell of its own"

@@ -112,7 +112,9 @@ def _better(message: str, magic: Any) -> str:
     words = message.partition(": ")[2].split()
     word = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
     has = ", ".join(known(magic)) or "no options"
-    if not word.startswith("-"):
-        return f"doesn't know what {word!r} is for; it takes {has}"
     close = near(word.lstrip("-"), [one.lstrip("-") for one in known(magic)]).replace("mean ", "mean --")
+    if word.isdigit() and "-n" in known(magic):
+        close = f"; did you mean -n {word}?"
+    if not word.startswith("-"):
+        return f"doesn't know what {word!r} is for" + (close or f"; it takes {has}")
     return f"has no option {word}" + (close or f"; it takes {has}")

@@ -6,6 +6,7 @@ and which of them were declared.
 
 from __future__ import annotations
 
+import builtins
 import pickle
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -43,6 +44,7 @@ class Outputs(dict[str, Any]):
 
 def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The cell's outputs by name. Raises ChangedInPlace, and NoSuchOutput for a declared output that isn't there."""
+    vars(builtins).setdefault("display", _display)
     outputs, declared = function.jug_cell  # type: ignore[attr-defined]
     watched = {name: fingerprint(value) for name, value in kwargs.items() if name not in outputs}
     values = function(*args, **kwargs)
@@ -53,6 +55,12 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
                 f"Declare it as an output, %%jugtask {function.__name__} -o {name}, or change a copy"
             )
     return _sorted_out(function.__name__, values, outputs, declared)
+
+
+def _display(*objects: Any, **_: Any) -> None:
+    """IPython's ``display`` where there is no IPython: as text, into what the task printed."""
+    for thing in objects:
+        print(repr(thing))
 
 
 def _sorted_out(

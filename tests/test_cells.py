@@ -48,7 +48,8 @@ def notebook(
     monkeypatch.setenv("JUG_STORE", f"memory:{tmp_path.name}")
     monkeypatch.setenv("JUG_NOTEBOOK_DISPLAY", "text")
     main = sys.modules["__main__"]
-    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}))
+    config = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}})
+    shell = InteractiveShell(config=config)
     load_ipython_extension(shell)
     yield Notebook(shell, lambda: "".join(capsys.readouterr()))
     jn.stop(now=True)
@@ -117,7 +118,7 @@ def test_a_magic_in_a_function_is_refused_and_in_a_string_is_not(notebook: Noteb
     assert notebook.names["f"].run() == "\n%matplotlib\n"
 
 
-# -- cells that are one task ---------------------------------------------------------------------------------------------
+# -- cells that are one task -------------------------------------------------------------------------------------------
 
 
 def test_inputs_are_the_data_that_a_cell_reads(notebook: Notebook) -> None:
@@ -142,8 +143,9 @@ def test_the_same_cell_and_inputs_are_the_same_task(notebook: Notebook) -> None:
 
 def test_a_declared_input_is_one_although_no_line_reads_it(notebook: Notebook) -> None:
     notebook.run("limit = 8")
-    assert "c is a task of limit" in notebook.run("%%jugtask c -i limit\ny = eval('limit') + 1")
-    with pytest.raises(Exception, match="-i limti: there is no 'limti'; did you mean limit?"):
+    with pytest.warns(UserWarning, match="eval"):
+        assert "c is a task of limit" in notebook.run("%%jugtask c -i limit\ny = eval('limit') + 1")
+    with pytest.raises(Exception, match=r"-i limti: there is no 'limti'; did you mean limit\?"):
         notebook.run("%%jugtask c -i limti\ny = 1")
 
 
@@ -196,6 +198,52 @@ def test_cell_tasks_and_functions_take_each_others_values(notebook: Notebook) ->
     assert notebook.names["z"].result() == 31
 
 
+def test_display_in_a_cell_task_is_printed(notebook: Notebook) -> None:
+    notebook.run("%%jugtask c\nx = [1]\ndisplay(x)\nprint('end')")
+    notebook.run("%jug_execute -n 1")
+    notebook.run("%jug_wait c")
+    assert notebook.run("%jug_log c") == "── c() · finished\n[1]\nend\n"
+
+
+def test_what_changes_after_a_call_in_its_cell_is_told_under_the_cell(notebook: Notebook) -> None:
+    notebook.run("%%jugtask\nSCALE = 1\ndef f(x):\n    return SCALE * x")
+    said = notebook.run("SCALE = 2\na = f(1)\nSCALE = 3")
+    assert "ChangedInCell" in said
+    assert "SCALE" in said
+    assert "Traceback" not in said
+
+
+def test_workers_start_by_themselves_where_that_is_configured(notebook: Notebook) -> None:
+    notebook.run("%config JugMagics.autostart = 1")
+    notebook.run("%%jugtask\ndef f(x):\n    return x + 1")
+    assert notebook.run("a = f(1)") == "1 queued; started 1 worker\n"
+    assert notebook.names["a"].result() == 2
+
+
+def test_a_store_can_be_chosen_in_the_configuration(notebook: Notebook, tmp_path: Path) -> None:
+    unload_ipython_extension(notebook.shell)
+    notebook.shell.config.JugMagics.store = "chosen"
+    load_ipython_extension(notebook.shell)
+    assert notebook.run("%jug_store") == "file store ./chosen, 0 tasks\n"
+    assert (tmp_path / "chosen" / "store.json").exists()
+
+
+def test_a_store_that_cannot_be_used_is_told_in_a_line_and_another_may_be_given(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unload_ipython_extension(notebook.shell)
+    (tmp_path / "plain").write_text("no store")
+    monkeypatch.setenv("JUG_STORE", "plain")
+    notebook.run("1")
+    said = notebook.run("import kernel_ext\nkernel_ext.load_ipython_extension(get_ipython())")
+    assert said.count("\n") == 1
+    assert "%jug_store URL" in said
+    with pytest.raises(jn.StoreError):
+        notebook.run("%%jugtask\ndef f(): pass")
+    assert notebook.run("%jug_store memory:").startswith("memory store, 0 tasks")
+    assert "is a task" in notebook.run("%%jugtask\ndef f(): pass")
+
+
 def test_a_task_of_a_former_version_of_the_cell_is_taken_back(notebook: Notebook) -> None:
     notebook.run("%%jugtask c\ny = 1", "one")
     former = notebook.names["c"]
@@ -203,7 +251,7 @@ def test_a_task_of_a_former_version_of_the_cell_is_taken_back(notebook: Notebook
     assert former.state is jn.State.WITHDRAWN
 
 
-# -- in the worker -------------------------------------------------------------------------------------------------------
+# -- in the worker -----------------------------------------------------------------------------------------------------
 
 
 def cell(body: Callable[..., dict[str, Any]], outputs: tuple[str, ...], declared: tuple[str, ...] = ()) -> Any:
@@ -230,7 +278,7 @@ def test_an_input_that_is_an_output_may_be_changed() -> None:
 
 def test_a_declared_output_must_be_there() -> None:
     with pytest.raises(NoSuchOutput, match="without setting 'n'"):
-        run(cell(lambda: {}, ("n",), ("n",)), (), {})
+        run(cell(lambda: {"m": 1}, ("n",), ("n",)), (), {})
 
 
 def test_absent_outputs_travel_and_fail_when_used() -> None:
@@ -265,7 +313,7 @@ def test_a_fingerprint_of_what_cannot_be_pickled_is_unknown() -> None:
     assert fingerprint(n for n in range(3)) is None
 
 
-# -- who is looking ------------------------------------------------------------------------------------------------------
+# -- who is looking ----------------------------------------------------------------------------------------------------
 
 
 class _Shell:
@@ -295,7 +343,7 @@ def test_a_cell_keeps_its_name_over_edits_where_the_front_end_tells_it() -> None
     assert cell_name(None, "x = 1") == cell_name(None, "x = 1\n") != cell_name(None, "x = 2")
 
 
-# -- pictures ------------------------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
 class _Handle:

@@ -217,6 +217,14 @@ def test_partials_methods_and_wrappers_count_with_all_they_hold() -> None:
     assert examine(model(1).run).digest == examine(model(1).run).digest
 
 
+def test_the_shell_is_never_followed() -> None:
+    source = "def f(): return get_ipython().system('ls')"
+    space = cell(source)
+    space["get_ipython"] = types.SimpleNamespace(threading=warnings).__init__
+    assert examine(space["f"]).digest == name_of(source)
+    assert cell_names("files = get_ipython().getoutput('ls')").reads == set()
+
+
 def test_generators_and_coroutines_have_digests() -> None:
     plain = name_of("def f(x):\n    return x")
     assert len({plain, name_of("def f(x):\n    yield x"), name_of("async def f(x):\n    return x")}) == 3

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 from test_code import cell
 
-from jug_notebook.code import examine
+from jug_notebook.code import class_digest, examine
 from jug_notebook.codec import (
     INLINE,
     Seal,
@@ -509,6 +509,85 @@ def test_local_classes_and_functions_come_back(notebook: dict[str, Any], blobs: 
     inner = notebook["make"]()
     assert type(again(inner, blobs)) is type(inner)
     assert again(notebook["twice"](abs), blobs)(-3) == 3
+
+
+KINDS = """
+import enum, abc, typing, collections, functools, threading
+from dataclasses import dataclass, field
+from typing import NamedTuple, Generic, TypeVar, Protocol, TypedDict
+T = TypeVar("T")
+class F(enum.Flag):
+    A=enum.auto(); B=enum.auto(); AB=A|B
+class I(enum.IntEnum):
+    X=1; Y=2
+class S(enum.StrEnum):
+    P="p"
+class Planet(enum.Enum):
+    E=(1,2)
+    def __init__(self,a,b): self.a=a; self.b=b
+    @property
+    def total(self): return self.a+self.b
+class NT(NamedTuple):
+    a: int
+    b: str = "x"
+    def hello(self): return self.a
+CN = collections.namedtuple("CN","p q")
+@dataclass(slots=True)
+class DS:
+    a: int
+    b: list = field(default_factory=list)
+    def m(self): return DS(self.a)
+class AB(abc.ABC):
+    @abc.abstractmethod
+    def run(self): ...
+class Impl(AB):
+    def run(self): return 1
+class G(Generic[T]):
+    def __init__(self,x:T): self.x=x
+class Meta(type):
+    def __new__(m,n,b,d):
+        d["added"]=1
+        return super().__new__(m,n,b,d)
+class WithMeta(metaclass=Meta):
+    @functools.cached_property
+    def big(self): return 5
+    @staticmethod
+    def st(): return 1
+    class Inner:
+        k=2
+class Sl:
+    __slots__=("a","b")
+    def __init__(self): self.a=1
+class Err(ValueError):
+    def __init__(self,a): super().__init__(a); self.a=a
+class Pr(Protocol):
+    def go(self)->int: ...
+class TD(TypedDict):
+    a: int
+
+def make():
+    made = [F.AB, F.A, I.X, S.P, Planet.E, NT(1), CN(1, 2), DS(3).m(), Impl(), G(3), WithMeta(), WithMeta.Inner()]
+    return [*made, Sl(), Err(3), TD(a=1), F, I, S, Planet, NT, CN, DS, AB, Impl, G, WithMeta, Sl, Err, Pr, TD]
+def use(values):
+    flag, planet, row, big = values[0], values[4], values[5], values[10]
+    assert flag.name == "AB" and planet.total == 3 and row.hello() == 1 and big.big == 5 and big.added == 1
+    assert not hasattr(values[7], "__dict__") and not hasattr(values[12], "__dict__")
+    return make()
+"""
+
+
+def test_classes_of_every_kind_keep_identity_and_digest_across_processes(notebook: dict[str, Any]) -> None:
+    cell(KINDS, notebook)
+    payload, named, blobs = elsewhere(notebook["use"], notebook["make"]())
+    before = [class_digest(value) for value in notebook["make"]() if isinstance(value, type)]
+    cell("# again\n" + KINDS, notebook)
+    assert [class_digest(value) for value in notebook["make"]() if isinstance(value, type)] == before
+    found = load_value(payload, blobs.get)
+    for theirs, ours in zip(found, notebook["make"](), strict=True):
+        assert type(theirs) is type(ours)
+        assert theirs is ours or not isinstance(ours, type)
+    assert found[0] is notebook["F"].AB
+    assert dump_value(found, blobs.put)[1] == named
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from kernels import Kernel
 
-
 pytest.importorskip("ipykernel")
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -153,6 +152,8 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
     ("cell", "told"),
     [
         ("%jug_execute --wiat", "has no option --wiat; did you mean --wait?"),
+        ("%jug_execute 4", "did you mean -n 4?"),
+        ("%jug_stop now", "did you mean --now?"),
         ("%jug_execute -n two", "'two' is not a whole number of 1 or more"),
         ("%jug_wait --timeout x", "'x' is not a number of seconds more than 0"),
         ("%jug_wait is_prine", "did you mean is_prime"),
@@ -195,7 +196,8 @@ def test_an_interrupt_ends_the_wait_and_not_the_tasks(kernel: Kernel, folder: Pa
     kernel.run(HELD)
     kernel.run(f"slow = held({str(gate)!r})")
     kernel.run("import signal\nsignal.signal(signal.SIGALRM, signal.default_int_handler)")
-    shown = kernel.run("signal.setitimer(signal.ITIMER_REAL, 0.3)\n%jug_wait slow")  # an interrupt that finds it waiting
+    # an interrupt that finds it waiting
+    shown = kernel.run("signal.setitimer(signal.ITIMER_REAL, 0.3)\n%jug_wait slow")
     assert shown.error == "WaitInterrupted"
     assert "the tasks go on" in shown.message
     assert len(shown.traceback.splitlines()) == 1

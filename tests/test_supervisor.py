@@ -462,4 +462,4 @@ def test_the_workers_of_a_memory_store_are_threads(tmp_path: Path) -> None:
     wait_until(store, lambda: crew.alive() == 3)
     crew.stop()
     wait_until(store, lambda: crew.alive() == 0)
-    assert not crew.supervisors
+    wait_until(store, lambda: not crew.supervisors)
