@@ -18,7 +18,7 @@ Key: TypeAlias = str  #: names a task: 40 hex digits
 Address: TypeAlias = str  #: names a blob by its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
 
-NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: inputs of a task without needs
+NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
 LEASE = 30.0  #: seconds without a beat after which a process of another host counts as dead
 BEAT = 1.0  #: seconds between two beats
 POISON = 3  #: so many workers that died in one task make it failed
@@ -53,7 +53,7 @@ class Why(enum.Enum):
 
 
 class Origin(Struct, frozen=True, array_like=True):
-    """Where a task was made, and by whom. ``notebook`` is an absolute path, or the working folder where none is known."""
+    """Where a task was made, and by whom. ``notebook`` is an absolute path, or the working folder if none is known."""
 
     user: str
     notebook: str
@@ -61,7 +61,7 @@ class Origin(Struct, frozen=True, array_like=True):
 
 
 class Wish(Struct, frozen=True, array_like=True):
-    """Somebody wants tasks (or, ``wanted=False``, no longer does). Per (task, origin) the highest ``counter`` counts."""
+    """Somebody wants tasks (or, ``wanted=False``, no longer). Per (task, origin) the highest ``counter`` counts."""
 
     origin: Origin
     counter: int
@@ -147,7 +147,7 @@ class Recipe(Struct, frozen=True, array_like=True):
 
 
 class Parcel(Struct, frozen=True):
-    """A function as it travels to a worker. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
+    """A function as it travels. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
 
     function: bytes  #: pickle
     modules: dict[str, Address] = {}  #: project modules that travel along: name of the bundle's root to its blob
@@ -198,7 +198,7 @@ class Finished(Struct, frozen=True, array_like=True, tag="finished"):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
-    """Why a task has no value. ``error`` is "KeyError: 'x'" in a line; ``exception`` the object, where it can travel."""
+    """Why a task has no value. ``error`` is "KeyError: 'x'" in a line; ``exception`` the object, if it can travel."""
 
     key: Key
     round: int
@@ -246,7 +246,7 @@ class Grant(Struct, frozen=True, array_like=True):
 
 
 class Claim(Struct, frozen=True):
-    """A grant with all that is needed to use it: the sealed spec, and the sealed outcomes of the needs in slot order."""
+    """A grant with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
 
     grant: Grant
     name: str
@@ -359,7 +359,7 @@ Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidat
 
 
 class TaskView(Struct, frozen=True):
-    """One task in a listing. ``shown``, ``summary`` and ``error`` are empty until a session has opened the sealed bytes."""
+    """One task in a listing. ``shown``, ``summary``, ``error`` are empty until a session opened the sealed bytes."""
 
     key: Key
     name: str
@@ -414,6 +414,7 @@ class Snapshot(Struct, frozen=True):
     workers: tuple[WorkerView, ...] = ()  #: workers only, alive or lately dead
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
+    starting: int = 0  #: workers on their way
 
     @property
     def counts(self) -> dict[State, int]:
@@ -431,7 +432,7 @@ class Snapshot(Struct, frozen=True):
 
     @property
     def eta(self) -> float | None:
-        """Seconds until all that can run has run: open tasks by mean time, over the live workers. None where unknown."""
+        """Seconds until all that can run has run: open tasks by mean time, over the live workers; None: unknown."""
         alive = sum(view.alive for view in self.workers)
         work = 0.0
         for function in self.functions:

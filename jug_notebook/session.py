@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +161,14 @@ class Session:
         """See `Desk`."""
         self._intake.add(drafts)
 
+    def name_files(self, label_of: Callable[[str], str | None]) -> None:
+        """Give code that isn't in a real file a name for people, which tracebacks show: "Cell In[3]"."""
+        self._intake.label_of = label_of
+
+    def watch(self, seen: int, timeout: float) -> int:
+        """Wait until the store's version differs from ``seen``, at most so many seconds; answer the version now."""
+        return self._store.watch(seen, timeout)
+
     def flush(self) -> None:
         """Hand in the tasks that were made and not handed in yet. In a script, raises as `end_cell` does."""
         self._intake.flush()
@@ -306,7 +314,9 @@ class Session:
         scope = Scope() if all else self._scope
         failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
         failures = tuple(self._opener.failures(failed))
-        return Status(msgspec.structs.replace(self._store.snapshot(scope), failures=failures))
+        snapshot = self._store.snapshot(scope)
+        starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
+        return Status(msgspec.structs.replace(snapshot, failures=failures, starting=starting))
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""

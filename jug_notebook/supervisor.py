@@ -51,7 +51,6 @@ GRACE = 0.5  #: seconds from asking a process group to end to ending it
 NUDGE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
 GIVE_UP = 5  #: so many workers in a row that died before their first task: something is wrong with this host
 BRAKE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
-BUSY = 20  #: tasks in one tick beyond which a supervisor leaves the store's news alone until its next beat
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -187,8 +186,6 @@ class Supervisor:
         next_beat, next_idle, idle_since = now, now, now
         settled_crew = now + BEAT  # a rival that registered in the same moment is seen by then
         patience = self.limits.idle_timeout
-        seen = -1
-        counted = 0
         while True:
             now = clock.monotonic()
             self._reap()
@@ -201,7 +198,6 @@ class Supervisor:
             if self._ending and not self._hands:
                 return 1 if self._quick_deaths >= GIVE_UP else 0
             self._look(now)
-            done = sum(hand.slot.done for hand in self._hands.values())
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._beat_all()
@@ -211,10 +207,6 @@ class Supervisor:
                         self._end()
                 if self.tied_to and not self._lives(self.tied_to):
                     self._end(at_once=True)
-            elif done - counted <= BUSY and (version := self.store.watch(seen, 0.0)) != seen:
-                seen = version
-                self._renew()
-            counted = done
             if not all(hand.slot.waiting for hand in self._hands.values()):
                 idle_since = now
             elif now >= next_idle and not self._ending:
@@ -269,12 +261,16 @@ class Supervisor:
     # -- talking to the store
 
     def _renew(self, hands: Iterable[Hand] = ()) -> None:
-        """Say that we are here, and do as we're told."""
+        """Say that we are here, and do as we're told; then say how that leaves us."""
         self._beat += 1
+        said = [hand.said(hand.slot.read(), self._beat) for hand in hands]
+        while orders := self.store.renew([self._said(), *said]):
+            for order in orders:
+                self._obey(order)
+
+    def _said(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
-        said = [msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note)]
-        for order in self.store.renew(said + [hand.said(hand.slot.read(), self._beat) for hand in hands]):
-            self._obey(order)
+        return msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note)
 
     def _beat_all(self) -> None:
         for hand in self._hands.values():

@@ -84,10 +84,16 @@ class JugMagics(Magics):
         if before is not None and self.in_cell:
             before.end_cell()
         session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        session.name_files(self._cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
         self._opened.append(session)
         return session
+
+    def _cell_of(self, file: str) -> str | None:
+        """What people know the code in a file of that name by: "Cell In[3]"."""
+        known = self.shell.compile.format_code_name(file)
+        return None if known is None else " ".join(known)
 
     def _attached(self) -> jn.Session | None:
         """The session in use, where there is one; asking makes none."""

@@ -34,7 +34,9 @@ HERE = Origin("ann", "/a.ipynb", "cell-1")
 THERE = Origin("bob", "/b.ipynb", "cell-1")
 
 
-def submitted(key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11") -> tuple[Fact, list[str]]:
+def submitted(
+    key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11"
+) -> tuple[Fact, list[str]]:
     return Submitted(name, priority, python, [key], [needs], [b"form"]), [f"spec of {key}"]
 
 
@@ -46,7 +48,9 @@ def inputs_of(*digests: bytes) -> bytes:
     return sha1(b"".join(digests)).digest()
 
 
-def finished(key: str, digest: bytes, *needs: bytes, round: int = 0, attempt: int = 1, duration: float = 0.1) -> Verdict:
+def finished(
+    key: str, digest: bytes, *needs: bytes, round: int = 0, attempt: int = 1, duration: float = 0.1
+) -> Verdict:
     return Verdict(key, round, inputs_of(*needs), attempt, digest, 5.0, duration)
 
 
@@ -117,7 +121,11 @@ def test_what_needs_a_failed_task_is_blocked_and_knows_whom_to_blame() -> None:
 
 def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_comes_back_equal() -> None:
     board = board_of(
-        submitted("a"), submitted("b", "a"), wished("b"), settled(finished("a", b"1")), settled(finished("b", b"2", b"1"))
+        submitted("a"),
+        submitted("b", "a"),
+        wished("b"),
+        settled(finished("a", b"1")),
+        settled(finished("b", b"2", b"1")),
     )
     board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
     assert pair(board, "a", "b") == [State.READY, State.WAITING]
@@ -127,7 +135,11 @@ def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_co
 
 def test_a_need_that_comes_back_different_makes_what_used_it_run_again() -> None:
     board = board_of(
-        submitted("a"), submitted("b", "a"), wished("b"), settled(finished("a", b"1")), settled(finished("b", b"2", b"1"))
+        submitted("a"),
+        submitted("b", "a"),
+        wished("b"),
+        settled(finished("a", b"1")),
+        settled(finished("b", b"2", b"1")),
     )
     board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
     board.fold(*settled(finished("a", b"other", round=1)))
@@ -144,7 +156,9 @@ def test_two_presses_of_invalidate_are_one() -> None:
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
-    board = board_of(submitted("a"), wished("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1")))
+    board = board_of(
+        submitted("a"), wished("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1"))
+    )
     assert board.state("a") is State.READY
 
 
@@ -187,9 +201,12 @@ def test_deaths_are_counted_apart_from_failures() -> None:
 
 def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> None:
     board = board_of(
-        submitted("a"), wished("a"),
-        settled(failed("a", attempt=3)), settled(finished("a", b"1", attempt=1)), settled(finished("a", b"2", attempt=2)),
-    )  # fmt: skip
+        submitted("a"),
+        wished("a"),
+        settled(failed("a", attempt=3)),
+        settled(finished("a", b"1", attempt=1)),
+        settled(finished("a", b"2", attempt=2)),
+    )
     held = board.held("a")
     assert held is not None
     assert held[0].digest == b"2"
@@ -198,7 +215,9 @@ def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> Non
 def test_priority_comes_first_then_the_order_of_submission() -> None:
     board = board_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
                      wished("late", "early", "urgent"))  # fmt: skip
-    timed = settled(finished("x", b"1", duration=0.0001), finished("y", b"1", duration=0.0001), finished("z", b"1", duration=0.0001))
+    timed = settled(
+        finished("x", b"1", duration=0.0001), finished("y", b"1", duration=0.0001), finished("z", b"1", duration=0.0001)
+    )
     for name, key in (("f", "x"), ("g", "y"), ("h", "z")):
         board.fold(*submitted(key, name=name, priority=5 if name == "h" else 0))
     board.fold(*timed)
@@ -227,7 +246,9 @@ def test_a_target_means_its_tasks_and_what_they_need() -> None:
 
 
 def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
-    board = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b"), wished("c", origin=THERE))
+    board = board_of(
+        submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b"), wished("c", origin=THERE)
+    )
     assert set(board.counts(Scope(HERE.notebook))) == {"f", "g"}
     assert sum(board.counts(Scope(HERE.notebook))["f"][0]) == 1
     assert sum(board.counts(Scope())["f"][0]) == 2
@@ -261,20 +282,29 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
         needs = [draw(digests) for _ in NEEDS[key]]
         grant = Grant(key, draw(rounds), inputs_of(*needs), draw(st.integers(1, 3)))
         verdict = Verdict(
-            key, grant.round, grant.inputs, grant.attempt, draw(st.sampled_from([b"", *DIGESTS])), final=draw(st.booleans())
+            key,
+            grant.round,
+            grant.inputs,
+            grant.attempt,
+            draw(st.sampled_from([b"", *DIGESTS])),
+            final=draw(st.booleans()),
         )
         worker = draw(st.sampled_from(["v", "w"]))
         fact: Fact = draw(
             st.sampled_from(
                 [
-                    wished(key, counter=draw(st.integers(1, 3)), wanted=draw(st.booleans()),
-                           origin=draw(st.sampled_from([HERE, THERE, Origin(HERE.user, HERE.notebook)]))),
+                    wished(
+                        key,
+                        counter=draw(st.integers(1, 3)),
+                        wanted=draw(st.booleans()),
+                        origin=draw(st.sampled_from([HERE, THERE, Origin(HERE.user, HERE.notebook)])),
+                    ),
                     Claimed(worker, [grant]),
                     Released([grant]),
                     Settled(worker, [verdict]),
                     Invalidated([key], [draw(rounds)], Why.DIRECT, "ann", 0.0),
                     Gone(worker),
-                ]  # fmt: skip
+                ]
             )
         )
         facts.append((fact, [f"{verdict}"] if isinstance(fact, Settled) else []))
@@ -306,7 +336,9 @@ def _all_ready(board: Board) -> Sequence[object]:
 
 @settings(max_examples=300, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
-def test_any_order_and_any_repeats_of_facts_give_one_picture(facts: list[tuple[Fact, list[str]]], rng: random.Random) -> None:
+def test_any_order_and_any_repeats_of_facts_give_one_picture(
+    facts: list[tuple[Fact, list[str]]], rng: random.Random
+) -> None:
     mixed = facts + rng.sample(facts, rng.randint(0, len(facts)))
     rng.shuffle(mixed)
     assert picture(board_of(*facts)) == picture(board_of(*mixed))
@@ -321,7 +353,11 @@ def test_counts_by_state_agree_with_the_states_of_the_tasks(facts: list[tuple[Fa
         tasks = [
             key
             for key in KEYS
-            if (State.WITHDRAWN if board.state(key) is State.FINISHED and not board.cards[key].wanted else board.state(key))
+            if (
+                State.WITHDRAWN
+                if board.state(key) is State.FINISHED and not board.cards[key].wanted
+                else board.state(key)
+            )
             is state
         ]
         assert counts[code] == len(tasks)

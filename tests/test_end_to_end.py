@@ -105,6 +105,7 @@ def test_a_comment_runs_nothing_and_a_changed_helper_runs_what_depends_on_it(not
 
 
 def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Path) -> None:
+    (notebook.parent / "gate").touch()
     kernel = start(notebook)
     try:
         kernel.run("%jug_execute -n 1", "cell-4")
@@ -116,7 +117,10 @@ def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Pat
             "def move(point, by):\n    return Point(point.x + by, Colour.BLUE)\n",
             "cell-5",
         )
-        shown = kernel.run("p = move(move(Point(1, Colour.RED), 2), 3).result()\nisinstance(p, Point), p == Point(6, Colour.BLUE), p.colour is Colour.BLUE")
+        shown = kernel.run(
+            "p = move(move(Point(1, Colour.RED), 2), 3).result()\n"
+            "isinstance(p, Point), p == Point(6, Colour.BLUE), p.colour is Colour.BLUE"
+        )
         assert shown.result == "(True, True, True)", shown.traceback
     finally:
         kernel.run("%jug_stop --now", "cell-6")

@@ -367,7 +367,7 @@ def test_a_damaged_blob_is_a_lost_value(folder: Path) -> None:
         open_store(folder).get_blob(address)
 
 
-def test_where_links_are_refused_claims_are_exclusive_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_links_are_refused_claims_are_exclusive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 

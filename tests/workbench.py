@@ -55,7 +55,7 @@ class Submitter:
         code = examine(function)
         labels = options.pop("labels", None)
         parcel = self.store.put_blob(
-            [msgspec.msgpack.encode(codec.dump_function(function, code, self.store.put_blob, labels))]
+            [msgspec.msgpack.encode(codec.dump_function(function, code, self.store.put_blob, (labels or {}).get))]
         )
         name = function.__name__
         recipe = Recipe(name, code.digest, parcel, process.python(), **options)

@@ -49,7 +49,7 @@ class Store(Protocol):
         ...
 
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
-        """Want known tasks again, or no longer. No longer wanting them without a cell speaks for all the notebook's cells."""
+        """Want known tasks again, or no longer. The latter, without a cell, speaks for all cells of the notebook."""
         ...
 
     def wished(self, origin: Origin) -> list[Key]:
@@ -79,7 +79,7 @@ class Store(Protocol):
         ...
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        """Beat for these processes (the first is the supervisor or session itself); answer the orders for it since the last."""
+        """Beat for these processes, the supervisor or session first; answer the orders it got since the last beat."""
         ...
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
@@ -110,7 +110,9 @@ class Store(Protocol):
         """For blocked tasks, the failed task that blocks each."""
         ...
 
-    def tasks(self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0) -> list[TaskView]:
+    def tasks(
+        self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
+    ) -> list[TaskView]:
         """A listing, in order of submission; of failed tasks, the latest first."""
         ...
 

@@ -86,8 +86,9 @@ class FoldedStore(ABC):
     @abstractmethod
     def sync(self) -> None: ...
 
+    @abstractmethod
     def _commit(self, busy: float | None) -> None:
-        """Called before a worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be."""
+        """A worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be before."""
 
     @abstractmethod
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]: ...
@@ -134,10 +135,9 @@ class FoldedStore(ABC):
                     finished += 1
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
-                    self._record(
-                        Submitted(name, priority, python, [s.key for s in part], [s.needs for s in part], [s.form for s in part]),
-                        [s.body for s in part],
-                    )
+                    keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
+                    fact = Submitted(name, priority, python, keys, needs, forms)
+                    self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
             fresh = sum(map(len, new.values()))
@@ -330,6 +330,7 @@ class FoldedStore(ABC):
                 for info, alive, age in processes
                 if info.kind == "worker" and (alive or age < LATELY)
             ),
+            starting=_starting(processes),
         )
 
     def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
@@ -366,6 +367,15 @@ class FoldedStore(ABC):
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
+
+
+def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+    """How many workers live supervisors are to keep that are not there yet."""
+    wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
+    for info, alive, _ in processes:
+        if alive and info.kind == "worker" and info.supervisor in wanted:
+            wanted[info.supervisor] -= 1
+    return sum(max(0, missing) for missing in wanted.values())
 
 
 def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:
