@@ -534,6 +534,11 @@ class Board:
         card = self.cards.get(key)
         return None if card is None or card.inputs is None else _heaviest(card)
 
+    def running_of(self, worker: WorkerId) -> Card | None:
+        """The task that a worker runs, or the first of those it will run next."""
+        cards = [card for card in self._held.get(worker, ()) if self.runner(card) == worker]
+        return min(cards, key=lambda card: card.seq, default=None)
+
     def holders(self) -> list[WorkerId]:
         """Workers with open attempts."""
         return [worker for worker, cards in self._held.items() if cards]

@@ -107,7 +107,10 @@ class Session:
 
     @property
     def shown(self) -> str:
-        """The store's URL for people."""
+        """The store's URL for people: short, and without a password."""
+        scheme, rest = split(self._store.url)
+        if scheme == "file" and Path(rest).is_relative_to(self.folder):
+            return f"file:{Path(rest).relative_to(self.folder)}"
         return self._store.shown
 
     @property
@@ -316,7 +319,9 @@ class Session:
         failures = tuple(self._opener.failures(failed))
         snapshot = self._store.snapshot(scope)
         starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
-        return Status(msgspec.structs.replace(snapshot, failures=failures, starting=starting))
+        return Status(
+            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=starting)
+        )
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -329,6 +334,7 @@ class Session:
         failed = [view for view in views if view.state is State.FAILED][:FAILURES]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
+            store=self.shown,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
             failures=tuple(self._opener.failures(failed)),

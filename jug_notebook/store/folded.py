@@ -336,10 +336,13 @@ class FoldedStore(ABC):
     def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
         """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
         done = max(info.done, self._board.settled_by.get(info.id, 0))
-        card = self._board.cards.get(info.task)
-        if card is not None and self._board.runner(card) == info.id:
+        card = self._board.running_of(info.id)
+        if card is None:
+            return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+        said = self._board.cards.get(info.task)
+        if said is not None and self._board.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+        return msgspec.structs.replace(info, done=done, task=card.key, task_name=card.kind.name, since=0.0)
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
