@@ -1,4 +1,4 @@
-"""What `make demo` shows: the tutorial run for real, on a store of its own, twice. The second time nothing is computed."""
+"""What `make demo` shows: the tutorial, run for real on a store of its own, twice. The second time nothing is run."""
 
 from __future__ import annotations
 
