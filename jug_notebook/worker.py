@@ -27,7 +27,7 @@ from jug_notebook.capture import Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.desk import running
-from jug_notebook.errors import SignatureError, StoreError, ValueLost
+from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
     Address,
@@ -365,8 +365,10 @@ class Bench:
     # -- telling what went wrong
 
     def _failed(self, error: BaseException, kind: str, grant: Grant, run: Run, labels: dict[str, str]) -> Failed:
+        # our own errors say what, where and what next; a traceback through our code says nothing more
+        report = "" if kind != "raised" and isinstance(error, JugError) else _traceback(error, labels)
         return Failed(
-            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), _traceback(error, labels), run,
+            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), report, run,
             codec.dump_exception(error) if kind == "raised" else b"",
         )  # fmt: skip
 
