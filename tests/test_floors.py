@@ -16,13 +16,12 @@ HOUSE = ("jug_notebook", "kernel_ext")
 #: A room needs only rooms of lower floors, or, without a circle, of its own.
 FLOORS = [
     "model errors clock",
-    "process canonical digest digest_arrays digest_library syntax modules kinds code cellcode describe pickling codec "
-    "board render",
-    "desk handles task values patterns",
+    "process digest code codec board render",
+    "task patterns",
     "store",
     "capture fate worker supervisor",
     "launch",
-    "display opening targets reading intake session verbs __init__",
+    "session __init__",
     "headless __main__",
     "kernel_ext",
 ]
@@ -32,7 +31,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 UPWARDS = {("__init__", "kernel_ext")}
 
 #: What the notebook's side may know of the engine, beside its public names.
-OPEN_ROOMS = {"__init__", "code", "cellcode", "model", "render"}
+OPEN_ROOMS = {"__init__", "code", "model", "render"}
 
 #: Names that say nothing about what is inside.
 DRAWERS = {"utils", "util", "base", "common", "helpers", "misc"}
