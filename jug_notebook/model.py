@@ -404,6 +404,15 @@ class FailureView(Struct, frozen=True):
     output: str = ""
 
 
+class Graph(Struct, frozen=True):
+    """Which functions need which: tasks and needs counted by function. It may have loops and circles."""
+
+    functions: tuple[FunctionView, ...] = ()
+    edges: tuple[tuple[str, str, int], ...] = ()  #: (function, a function whose values it needs, how many needs)
+    store: str = ""
+    scope: str = ""
+
+
 class Snapshot(Struct, frozen=True):
     """The picture at one instant: counts by function and state, who works, what failed."""
 
