@@ -597,7 +597,8 @@ class Board:
         """
         found: dict[tuple[str, str], int] = {}
         for card in self.cards.values():
-            if card.needs and card.tallied != WITHDRAWN and (scope.notebook is None or scope.notebook in card.notebooks):
+            wanted = card.needs and card.tallied != WITHDRAWN
+            if wanted and (scope.notebook is None or scope.notebook in card.notebooks):
                 name = card.kind.name
                 for need in card.needs:
                     if need.state != UNKNOWN:

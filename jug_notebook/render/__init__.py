@@ -4,6 +4,7 @@ What there is too much of is cut, and says by how much; what a task wrote is cle
 """
 
 from jug_notebook.render.gist import NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.page import (
     advice_html,
     failure_html,
@@ -30,12 +31,15 @@ __all__ = [
     "failure_text",
     "failures_html",
     "functions_html",
+    "graph_html",
+    "graph_text",
     "head_html",
     "html",
     "page",
     "plain",
     "short",
     "size",
+    "svg",
     "tasks_html",
     "tasks_text",
     "text",

@@ -8,11 +8,12 @@ states; all else is the reader's own text colour, so it fits light and dark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import log10
 from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
-from jug_notebook.render.gist import LOOKS, OPEN, added, shares
+from jug_notebook.render.gist import LOOKS, added, cut_functions, shares
 from jug_notebook.render.words import columns, duration, elide, escape, number, plural
 
 FUNCTIONS = 160  #: so many functions are drawn,
@@ -23,12 +24,14 @@ LABELLED = 80  #: with more edges than these, numbers are in their tooltips alon
 HEIGHT = 44  #: of a function's box
 GAP = 16  #: between two boxes of a column
 LANE = 10  #: the room for an edge that passes a column
-BETWEEN = 84  #: from column to column
+BETWEEN = 72  #: from column to column
 MARGIN = 12
 HEAD = 46  #: above the drawing
-LETTER = 6.9  #: width of an average letter of a name
+LETTER = 7.4  #: width of an average letter of a name,
+SMALL = 5.9  #: and of what stands below it
 LONGEST = 30  #: letters of a name
 SWEEPS = 12
+TIP = 6.0  #: length of an arrow's head
 
 Edge = tuple[str, str]
 
@@ -51,20 +54,20 @@ class Drawing(NamedTuple):
 
 
 def drawing(graph: Graph) -> Drawing:
-    """What of a graph is drawn: of many functions that are joined with the same ones a few; those that are busy first."""
+    """What of a graph is drawn: of many functions that are joined with the same ones a few, those that are busy."""
     views = {view.name: view for view in graph.functions if _size(view)}
     joined = [(need, name, count) for name, need, count in graph.edges if name in views and need in views]
     places: dict[str, str] = {}
     boxes: dict[str, Box] = {}
     for group in _alike(views, joined):
-        shown, rest = _cut(group, ALIKE) if len(group) > ALIKE + 1 else (group, [])
+        shown, rest = cut_functions(group, ALIKE) if len(group) > ALIKE + 1 else (group, [])
         boxes.update({view.name: Box(view.name, view) for view in shown})
         if rest:
             name = f"\0{rest[0].name}"  # no function is called so
             folded = FunctionView(name, added(rest), None)
             boxes[name] = Box(f"and {number(len(rest))} more", folded, tuple(view.name for view in rest))
             places.update({view.name: name for view in rest})
-    kept, left = _cut([box.view for box in boxes.values()], FUNCTIONS)
+    kept, left = cut_functions([box.view for box in boxes.values()], FUNCTIONS)
     names = {view.name for view in kept}
     edges: dict[Edge, int] = {}
     for need, name, count in joined:
@@ -88,25 +91,6 @@ def _alike(views: Mapping[str, FunctionView], edges: Sequence[tuple[str, str, in
     return list(groups.values())
 
 
-def _cut(views: Sequence[FunctionView], limit: int) -> tuple[list[FunctionView], list[FunctionView]]:
-    """(shown, left out), both in order: those with something going on stay."""
-
-    def dullness(index: int) -> tuple[bool, bool, bool, int]:
-        counts = views[index].counts
-        return (
-            not counts.get(State.FAILED),
-            not counts.get(State.RUNNING),
-            not any(counts.get(state) for state in (*OPEN, State.BLOCKED)),
-            index,
-        )
-
-    kept = set(sorted(range(len(views)), key=dullness)[:limit])
-    return (
-        [view for index, view in enumerate(views) if index in kept],
-        [view for index, view in enumerate(views) if index not in kept],
-    )
-
-
 def _size(view: FunctionView) -> int:
     return sum(count for state, count in view.counts.items() if state is not State.WITHDRAWN)
 
@@ -128,31 +112,31 @@ class Layout(NamedTuple):
     height: float
 
 
-def layout(titles: Mapping[str, str], edges: Iterable[Edge]) -> Layout:
-    """Where each box stands and each edge runs."""
+def layout(widths: Mapping[str, float], edges: Iterable[Edge]) -> Layout:
+    """Where each box, of such a width, stands and each edge runs."""
     given = [edge for edge in edges if edge[0] != edge[1]]
-    turned = _circles(list(titles), given)
+    turned = _circles(list(widths), given)
     forward = list(dict.fromkeys((b, a) if (a, b) in turned else (a, b) for a, b in given))
     tied = {name for edge in forward for name in edge}
-    column = _columns([name for name in titles if name in tied], forward)
+    column = _columns([name for name in widths if name in tied], forward)
     rows, chains = _lanes(column, forward)
-    links = [link for chain in chains.values() for link in zip(chain, chain[1:], strict=False)]
+    links = [link for chain in chains.values() for link in pairwise(chain)]
     rows = _untangled(rows, links)
     middles = _heights(rows, links)
     places: dict[str, Place] = {}
     points: dict[str, tuple[float, float, float]] = {}
     x = float(MARGIN)
     for row in rows:
-        width = max((_width(titles[name]) for name in row if name in titles), default=0.0)
+        width = max((widths[name] for name in row if name in widths), default=0.0)
         for name in row:
             points[name] = (x, x + width, middles[name])
-            if name in titles:
+            if name in widths:
                 places[name] = Place(x, middles[name] - HEIGHT / 2, width)
         x += width + BETWEEN
     right = x - BETWEEN if rows else float(MARGIN)
     bottom = max((place.y + HEIGHT for place in places.values()), default=0.0)
     bottom = max([bottom, *(middles[name] + LANE / 2 for name in middles)])
-    right, bottom = _alone([name for name in titles if name not in tied], titles, places, right, bottom)
+    right, bottom = _alone([name for name in widths if name not in tied], widths, places, right, bottom)
     paths: dict[Edge, list[tuple[float, float]]] = {}
     for a, b in given:
         chain = chains[(b, a) if (a, b) in turned else (a, b)]
@@ -162,10 +146,6 @@ def layout(titles: Mapping[str, str], edges: Iterable[Edge]) -> Layout:
             path += [(left, y), (to, y)]
         paths[(a, b)] = [*path, (points[chain[-1]][0], points[chain[-1]][2])]
     return Layout(places, paths, turned, right + MARGIN, bottom + MARGIN)
-
-
-def _width(title: str) -> float:
-    return max(112.0, min(columns(title), LONGEST) * LETTER + 22)
 
 
 def _circles(names: Sequence[str], edges: Sequence[Edge]) -> frozenset[Edge]:
@@ -273,7 +253,7 @@ def _untangled(rows: list[list[str]], links: Sequence[Edge]) -> list[list[str]]:
 def _crossings(rows: Sequence[Sequence[str]], right: Mapping[str, Sequence[str]]) -> int:
     """How many pairs of edges cross: inversions, counted with a tree of sums."""
     total = 0
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         place = {name: index for index, name in enumerate(following)}
         ends = [end for name in row for end in sorted(place[other] for other in right.get(name, ()))]
         tree = [0] * (len(following) + 1)
@@ -306,10 +286,10 @@ def _heights(rows: Sequence[Sequence[str]], links: Sequence[Edge]) -> dict[str, 
         for row in rows if forth else reversed(rows):
             wanted = []
             for name in row:
-                sides = [*left.get(name, ()), *right.get(name, ())] if last else (left if forth else right).get(name, ())
+                before, after = left.get(name, []), right.get(name, [])
+                sides = before + after if last else before if forth else after
                 wanted.append(sum(middles[other] for other in sides) / len(sides) if sides else middles[name])
-            for name, y in zip(row, _apart(wanted, [tall[name] for name in row]), strict=True):
-                middles[name] = y
+            middles.update(zip(row, _apart(wanted, [tall[name] for name in row]), strict=True))
     top = min((middles[name] - tall[name] / 2 for name in middles), default=0.0)
     return {name: y - top + MARGIN + HEAD - GAP / 2 for name, y in middles.items()}
 
@@ -332,12 +312,12 @@ def _apart(wanted: Sequence[float], tall: Sequence[float]) -> list[float]:
 
 
 def _alone(
-    names: Sequence[str], titles: Mapping[str, str], places: dict[str, Place], right: float, bottom: float
+    names: Sequence[str], widths: Mapping[str, float], places: dict[str, Place], right: float, bottom: float
 ) -> tuple[float, float]:
     """Functions that are joined with none stand below the others, in rows."""
     if not names:
         return right, bottom
-    width = max(_width(titles[name]) for name in names)
+    width = max(widths[name] for name in names)
     across = max(1, min(len(names), int(max(right, 900.0) // (width + GAP))))
     top = bottom + 2 * GAP if places else float(MARGIN + HEAD)
     for index, name in enumerate(names):
@@ -360,7 +340,7 @@ _ALONE = (
 def svg(graph: Graph, alone: bool = False) -> str:
     """The picture. ``alone``: as a file of its own, which has no page around it to take its colours from."""
     drawn = drawing(graph)
-    spread = layout({name: box.title for name, box in drawn.boxes.items()}, drawn.edges)
+    spread = layout({name: _width(box) for name, box in drawn.boxes.items()}, drawn.edges)
     width = max(spread.width, 420.0)
     height = spread.height + (18 if drawn.left_out else 0)
     parts = [*_head(graph)]
@@ -380,13 +360,10 @@ def svg(graph: Graph, alone: bool = False) -> str:
             f'<text x="{MARGIN}" y="{height - 10:.1f}" font-size="12" opacity=".65">{told}'
             f"<title>{escape(', '.join(drawn.left_out[:200]))}</title></text>"
         )
+    dress = _ALONE if alone else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT} '
-        f'style="color:inherit">{"".join(parts)}</svg>'
-        if not alone
-        else f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>{_ALONE}{"".join(parts)}</svg>\n'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>{dress}{"".join(parts)}</svg>\n'
     )
 
 
@@ -420,8 +397,13 @@ def _about(graph: Graph) -> str:
     return f"{plural(len(views), 'function')}, {plural(sum(map(_size, views)), 'task')}"
 
 
+def _width(box: Box) -> float:
+    below = sum(map(len, _progress(box.view)))
+    return max(116.0, min(columns(box.title), LONGEST) * LETTER + 22, below * SMALL + 22)
+
+
 def _box(box: Box, place: Place) -> str:
-    counts, total = box.view.counts, _size(box.view)
+    counts = box.view.counts
     wrong = counts.get(State.FAILED, 0)
     edge = LOOKS[State.FAILED].colour if wrong else "rgba(128,128,128,.5)"
     dashed = ' stroke-dasharray="4 3"' if box.folded else ""
@@ -434,6 +416,9 @@ def _box(box: Box, place: Place) -> str:
             f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{LOOKS[state].colour}"/>'
         )
         at += part
+    far, failed = _progress(box.view)
+    if failed:
+        failed = f'<tspan font-weight="bold" fill-opacity="1" fill="{LOOKS[State.FAILED].colour}">{failed}</tspan>'
     weight = "normal" if box.folded else "600"
     title = escape(elide(box.title, LONGEST))
     return (
@@ -441,18 +426,19 @@ def _box(box: Box, place: Place) -> str:
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6" fill="rgba(128,128,128,.1)" '
         f'stroke="{edge}"{dashed}/>'
         f'<text x="{x + 10:.1f}" y="{y + 15.5:.1f}" font-size="12" font-weight="{weight}">{title}</text>'
-        f'<text x="{x + 10:.1f}" y="{y + 28:.1f}" font-size="10.5" opacity=".7">{_progress(counts, total)}</text>'
+        f'<text x="{x + 10:.1f}" y="{y + 28:.1f}" font-size="10.5" fill-opacity=".7">{far}{failed}</text>'
         f'{"".join(bar)}</g>'
     )
 
 
-def _progress(counts: Mapping[State, int], total: int) -> str:
-    done = counts.get(State.FINISHED, 0)
+def _progress(view: FunctionView) -> tuple[str, str]:
+    """How far it is, and what is wrong."""
+    counts, total = view.counts, _size(view)
+    done, wrong, running = (counts.get(s, 0) for s in (State.FINISHED, State.FAILED, State.RUNNING))
     said = number(total) if done == total else f"{number(done)} of {number(total)}"
-    wrong = counts.get(State.FAILED, 0)
-    failed = f' · <tspan font-weight="bold" fill="{LOOKS[State.FAILED].colour}">{number(wrong)} failed</tspan>'
-    running = counts.get(State.RUNNING, 0)
-    return said + (failed if wrong else f" · {number(running)} running" if running else "")
+    if wrong:
+        return f"{said} · ", f"{number(wrong)} failed"
+    return said + (f" · {number(running)} running" if running else ""), ""
 
 
 def _told(box: Box) -> str:
@@ -474,42 +460,37 @@ def _stroke(count: int) -> float:
 
 def _edge(drawn: Drawing, spread: Layout, edge: Edge, count: int, labelled: bool) -> tuple[str, str]:
     """(the line with its arrow, its number)."""
-    points = spread.paths[edge]
     turned = edge in spread.turned
-    tip = 6.0
-    (x, y), ends = points[0], list(points[1:])
-    if turned:
-        x += tip
-    else:
-        ends[-1] = (ends[-1][0] - tip, ends[-1][1])
+    down, tip = (9.0, -TIP) if turned else (0.0, TIP)
+    points = [(x, y + down) for x, y in spread.paths[edge]]
+    head = points[0] if turned else points[-1]
+    points[0 if turned else -1] = (head[0] - tip, head[1])
+    x, y = points[0]
     line = [f"M{x:.1f} {y:.1f}"]
-    middle, longest = (x, y), -1.0
-    for to_x, to_y in ends:
+    for to_x, to_y in points[1:]:
         half = (x + to_x) / 2
-        if abs(to_y - y) < 0.5:
-            line.append(f"L{to_x:.1f} {to_y:.1f}")
-        else:
-            line.append(f"C{half:.1f} {y:.1f} {half:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}")
-        if longest < 0:
-            middle, longest = (half, (y + to_y) / 2), to_x - x
+        flat = abs(to_y - y) < 0.5
+        bend = "L" if flat else f"C{half:.1f} {y:.1f} {half:.1f} {to_y:.1f} "
+        line.append(f"{bend}{to_x:.1f} {to_y:.1f}")
         x, y = to_x, to_y
-    if turned:
-        head = _arrow(points[0][0], points[0][1], -tip)
-    else:
-        head = _arrow(points[-1][0], points[-1][1], tip)
     told = escape(f"{drawn.boxes[edge[1]].title} needs {drawn.boxes[edge[0]].title}, {number(count)} times")
     dashed = ' stroke-dasharray="5 3"' if turned else ""
     shape = (
         f'<g opacity=".5"><title>{told}</title><path d="{"".join(line)}" fill="none" stroke="currentColor" '
-        f'stroke-width="{_stroke(count):.1f}"{dashed}/>{head}</g>'
+        f'stroke-width="{_stroke(count):.1f}"{dashed}/>{_arrow(*head, tip)}</g>'
     )
-    return shape, _label(*middle, count) if labelled and count > 1 else ""
+    if not labelled or count == 1:
+        return shape, ""
+    crowded = sum(other[0] == edge[0] != other[1] for other in drawn.edges) > 1
+    below = 13.0 if turned else -5.0
+    if crowded:  # where it arrives there is more room
+        return shape, _label(points[-1][0] - 3, points[-1][1] + below, "end", count)
+    return shape, _label(points[0][0] + 5, points[0][1] + below, "start", count)
 
 
-def _label(x: float, y: float, count: int) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y - 4:.1f}" font-size="10" text-anchor="middle" opacity=".8">× {number(count)}</text>'
-    )
+def _label(x: float, y: float, anchor: str, count: int) -> str:
+    where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {where} font-size="10" opacity=".8">×\u202f{number(count)}</text>'
 
 
 def _arrow(x: float, y: float, tip: float) -> str:
@@ -524,7 +505,7 @@ def _loop(box: Box, place: Place, count: int) -> str:
         f'<g opacity=".5"><title>{told}</title><path d="M{x:.1f} {y:.1f}c0 -15 22 -15 22 -5" fill="none" '
         f'stroke="currentColor" stroke-width="{_stroke(count):.1f}"/>'
         f'<path d="M{x + 22:.1f} {y:.1f}l-3.6 -6h7.2z" stroke="none"/></g>'
-        f'<text x="{x - 5:.1f}" y="{y - 4:.1f}" font-size="10" text-anchor="end" opacity=".8">× {number(count)}</text>'
+        f"{_label(x - 5, y - 4, 'end', count)}"
     )
 
 
