@@ -36,7 +36,21 @@ from jug_notebook.errors import (
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
-from jug_notebook.session.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
+from jug_notebook.session.verbs import (
+    barrier,
+    cancel,
+    execute,
+    graph,
+    history,
+    invalidate,
+    log,
+    resolve,
+    retry,
+    status,
+    stop,
+    tasks,
+    verify,
+)
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.task.desk import in_task
 from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
@@ -98,6 +112,8 @@ __all__ = [
     "current",
     "definitions",
     "execute",
+    "graph",
+    "history",
     "identity",
     "in_task",
     "invalidate",
@@ -114,5 +130,6 @@ __all__ = [
     "tasks_in",
     "unload_ipython_extension",
     "value",
+    "verify",
     "wait",
 ]

@@ -11,12 +11,13 @@ from jug_notebook.render.page import (
     failures_html,
     functions_html,
     head_html,
+    history_html,
     html,
     page,
     tasks_html,
     workers_html,
 )
-from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
+from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "graph_html",
     "graph_text",
     "head_html",
+    "history_html",
+    "history_text",
     "html",
     "page",
     "plain",

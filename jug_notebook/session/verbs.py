@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook.model import State
 from jug_notebook.session import current
-from jug_notebook.session.display import Listing, Status
+from jug_notebook.session.again import Verified
+from jug_notebook.session.display import GraphPicture, History, Listing, Status
 from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def execute(
     idle_timeout: float = 600,
     memory_limit: int | None = None,
     python: str | None = None,
+    here: bool = False,
 ) -> Crew:
     """Start workers in the background: see `Session.execute`. Raises LaunchError."""
     return current().execute(
@@ -35,6 +37,7 @@ def execute(
         idle_timeout=idle_timeout,
         memory_limit=memory_limit,
         python=python,
+        here=here,
     )
 
 
@@ -51,6 +54,21 @@ def status(all: bool = False) -> Status:
 def tasks(target: Any = None, state: State | str | None = None, limit: int = 50) -> Listing:
     """Tasks of this notebook, or of a target, to look at. Raises NoSuchTask."""
     return current().tasks(target, state, limit)
+
+
+def graph(all: bool = False) -> GraphPicture:
+    """Which functions need which, and how far each is: this notebook's, or with ``all`` the whole store's."""
+    return current().graph(all)
+
+
+def history(all: bool = False, limit: int = 50) -> History:
+    """Who ran what when, latest first: this notebook's tasks, or with ``all`` the whole store's."""
+    return current().history(all, limit)
+
+
+def verify(target: Any, fraction: float = 0.01) -> Verified:
+    """Compute a sample of finished tasks again, here, and compare: true where all came out equal. Raises NoSuchTask."""
+    return current().verify(target, fraction)
 
 
 def log(target: Any = None, host: str | None = None) -> str:

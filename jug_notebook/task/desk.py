@@ -103,6 +103,10 @@ class Desk(Protocol):
 
     def outputs(self, key: Key) -> tuple[tuple[str, str], ...]: ...
 
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """Where a task's value comes from, as plain data."""
+        ...
+
     def former(self, edition: Edition) -> bool:
         """Is the function's code another one by now?"""
         ...

@@ -118,6 +118,10 @@ class Handle:
         """The tasks whose values this one needs."""
         return TaskList(self.task._desk.needs(self.task.key))
 
+    def provenance(self) -> dict[str, Any]:
+        """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON."""
+        return self.task._desk.provenance(self.task.key)
+
     def __await__(self) -> Generator[Any, None, Any]:
         task = self.task
         yield from task._desk.settled(task.key).__await__()
