@@ -94,19 +94,32 @@ def tasks_of(target: Target, scope: Scope, store: Store, opener: Opener) -> list
     return [view for view in store.tasks(target=Target(keys=frozenset(found))) if view.key in found]
 
 
+def graph_of(
+    target: Target, scope: Scope, store: Store, opener: Opener
+) -> tuple[tuple[FunctionView, ...], tuple[tuple[str, str, int], ...]]:
+    """(functions, edges between them) of the tasks that a target means, with all that they need."""
+    means = {view.name: view.mean for view in store.snapshot().functions}
+    tasks = tasks_of(target, scope, store, opener)
+    names = {task.key: task.name for task in tasks}
+    rows: dict[str, dict[State, int]] = {}
+    edges: dict[tuple[str, str], int] = {}
+    for task, spec in zip(tasks, opener.specs([task.key for task in tasks]), strict=True):
+        counts = rows.setdefault(task.name, {})
+        counts[task.state] = counts.get(task.state, 0) + 1
+        for need in () if spec is None else spec.needs:
+            if need in names:
+                pair = task.name, names[need]
+                edges[pair] = edges.get(pair, 0) + 1
+    functions = tuple(FunctionView(name, counts, means.get(name)) for name, counts in rows.items())
+    return functions, tuple((name, need, count) for (name, need), count in edges.items())
+
+
 def plan(
     size: int, target: Target | None, scope: Scope, store: Store, opener: Opener, tied_to: WorkerId = ""
 ) -> Plan:
     """What ``size`` workers with that target would run, and how many of them are there already."""
     from jug_notebook.launch import CrewOptions, local
 
-    functions = store.snapshot(scope).functions
-    if target is not None:
-        means = {view.name: view.mean for view in store.snapshot().functions}
-        rows: dict[str, dict[State, int]] = {}
-        for task in tasks_of(target, scope, store, opener):
-            counts = rows.setdefault(task.name, {})
-            counts[task.state] = counts.get(task.state, 0) + 1
-        functions = tuple(FunctionView(name, counts, means.get(name)) for name, counts in rows.items())
+    functions = store.snapshot(scope).functions if target is None else graph_of(target, scope, store, opener)[0]
     had = local.there(store, CrewOptions(size=size, target=target, tied_to=tied_to))
     return Plan(functions, max(size, had), max(0, size - had))

@@ -8,7 +8,7 @@ from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.model import Graph, Key, Scope, Target, WorkerInfo
+from jug_notebook.model import Graph, Key, Scope, State, Target, WorkerInfo
 from jug_notebook.session import ahead, here, origins
 from jug_notebook.session.again import Again, Call, Verified
 from jug_notebook.session.ahead import Plan
@@ -97,14 +97,32 @@ class Inquiry:
         tied = self._info.id if self.headless else ""
         return ahead.plan(size, wanted, self._scope, self._store, self._opener, tied)
 
-    def graph(self, all: bool = False) -> GraphPicture:
-        """Which functions need which, how often, and how far each is: this notebook's, or the whole store's."""
+    def culprit(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Key | None:
+        """The first failed task of a target, or the one that blocks the first blocked; None where nothing is wrong."""
+        keys = self._keys(target, namespace)
+        states = self._store.states(keys)
+        for key, state, blamed in zip(keys, states, self._store.blame(keys), strict=True):
+            if state is State.FAILED or blamed is not None:
+                return blamed or key
+        return None
+
+    def graph(
+        self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> GraphPicture:
+        """Which functions need which, how often, and how far each is: this notebook's, or the whole store's.
+
+        With a target: of these tasks and what they need.
+        """
         self.flush()
         scope = Scope() if all else self._scope
-        snapshot = self._store.snapshot(scope)
-        return GraphPicture(
-            Graph(snapshot.functions, tuple(self._store.edges(scope)), self.shown, snapshot.scope)
-        )
+        if target is None:
+            snapshot = self._store.snapshot(scope)
+            graph = Graph(snapshot.functions, tuple(self._store.edges(scope)), self.shown, snapshot.scope)
+        else:
+            wanted = self._target(target, namespace)
+            functions, edges = ahead.graph_of(wanted, scope, self._store, self._opener)
+            graph = Graph(functions, edges, self.shown, "a part")
+        return GraphPicture(graph)
 
     def history(self, all: bool = False, limit: int = 50) -> History:
         """Who ran what when: the latest runs that ended, of this notebook's tasks or of the whole store's."""

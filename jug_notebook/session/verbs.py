@@ -56,9 +56,12 @@ def tasks(target: Any = None, state: State | str | None = None, limit: int = 50)
     return current().tasks(target, state, limit)
 
 
-def graph(all: bool = False) -> GraphPicture:
-    """Which functions need which, and how far each is: this notebook's, or with ``all`` the whole store's."""
-    return current().graph(all)
+def graph(target: Any = None, all: bool = False) -> GraphPicture:
+    """Which functions need which, and how far each is: this notebook's, or with ``all`` the whole store's.
+
+    With a target: of these tasks and what they need. Raises NoSuchTask.
+    """
+    return current().graph(target, all)
 
 
 def history(all: bool = False, limit: int = 50) -> History:
