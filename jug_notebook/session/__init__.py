@@ -33,8 +33,8 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.session.again import Again
+from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Status, Text
-from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, printed, recipe
 from jug_notebook.session.reading import Reader
@@ -52,7 +52,7 @@ LOGS = 20  #: so many tasks are shown in one log
 OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
 
-class Session(Inquiry):
+class Session(Closer):
     """A store in use by one notebook or script. `connect` makes it current; the verbs of ``jug_notebook`` act on that.
 
     Raises StoreError where the store can't be opened or its key isn't known.

@@ -1,4 +1,4 @@
-"""The verbs of a session that ask, and change nothing in its store but for `Inquiry.run_here`, which is a worker."""
+"""The verbs of a session that ask, and change nothing in its store but for `Closer.run_here`, which is a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store
 
 
-class Inquiry:
+class Closer:
     """What a `Session` answers about its tasks."""
 
     headless: bool
