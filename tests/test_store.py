@@ -235,6 +235,14 @@ def test_a_listing_can_be_by_state_and_target(store: Store) -> None:
     assert store.keys_named("g") == [key("b")]
 
 
+def test_tasks_of_another_python_are_counted_and_left_alone(store: Store) -> None:
+    store.submit([task("a", python="3.12"), task("b", python="3.11")], HERE)
+    worker = worker_of(store)
+    assert [claim.grant.key for claim in store.claim(worker.id, 9, 0.0, python="3.11")] == [key("b")]
+    assert store.foreign("3.11") == {"3.12": 1}
+    assert store.idle(Target(names=frozenset(["nothing"])), "3.11")
+
+
 def test_what_a_process_prints_is_kept(store: Store) -> None:
     worker = worker_of(store)
     store.notice(worker.id, "one\n")

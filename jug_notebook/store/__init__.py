@@ -144,6 +144,10 @@ class Store(Protocol):
         """True where no task is ready or running that a worker of this python could run or wait for."""
         ...
 
+    def foreign(self, python: str) -> dict[str, int]:
+        """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
+        ...
+
     def notice(self, process: WorkerId, text: str) -> None:
         """Append to a process's log, which lies in the store."""
         ...

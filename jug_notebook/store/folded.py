@@ -255,6 +255,11 @@ class FoldedStore(ABC):
             self._news()
             return self._board.idle(target, python)
 
+    def foreign(self, python: str) -> dict[str, int]:
+        with self._lock:
+            self._news()
+            return self._board.foreign(python)
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def states(self, keys: Sequence[Key]) -> list[State | None]:
@@ -329,6 +334,9 @@ class FoldedStore(ABC):
                 WorkerView(info, alive, age)
                 for info, alive, age in processes
                 if info.kind == "worker" and (alive or age < LATELY)
+            ),
+            notes=tuple(
+                dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
             starting=_starting(processes),
         )
