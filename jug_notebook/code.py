@@ -14,9 +14,9 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from blake3 import blake3
@@ -24,6 +24,7 @@ from blake3 import blake3
 from jug_notebook import digest as canon
 from jug_notebook import modules, syntax
 from jug_notebook.cellcode import CellNames, cell_function, cell_names
+from jug_notebook.describe import brief
 from jug_notebook.errors import BadTask, Unhashable
 from jug_notebook.kinds import (
     ABSENT,
@@ -70,6 +71,7 @@ class Code(NamedTuple):
     digest: str  #: 40 hex digits
     parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
+    texts: Mapping[str, str] = MappingProxyType({})  #: of parts that are no plain value: their text, or value in short
 
 
 class Opaque(UserWarning):
@@ -78,6 +80,7 @@ class Opaque(UserWarning):
 
 # -- what counts as what -----------------------------------------------------------------------------------------------
 
+SHOWN = 300  #: characters of a value that are kept to compare it with another
 _COUNT = ""  #: pinned under this name: how many attributes there are
 _DYNAMIC = frozenset({"eval", "exec", "globals", "__import__"})
 
@@ -158,6 +161,7 @@ class _Walk:
         self.index: dict[int, int] = {}
         self.units: list[_Unit] = []
         self.parts: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self._whole: set[str] = set()
@@ -179,7 +183,11 @@ class _Walk:
             done += 1
             self._describe(unit)
             own = _hash(*unit.own)
-            self._part(unit.label, own.hex())
+            label = self._part(unit.label, own.hex())
+            if type(unit.subject) is FunctionType and not self.blind:
+                self.texts[label] = syntax.written(
+                    unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
+                )
             whole.append(_hash(own, *(item for edge in unit.edges for item in edge)))
         return _hash(canon.SCHEME, "code", *whole)
 
@@ -193,7 +201,9 @@ class _Walk:
             found: bytes = canon.digest(value, path)
             short = value.bit_length() < 130 if kind is int else kind not in (str, bytes) or len(value) <= 40
             text = repr(value) if short else ""
-            self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            part = self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            if not short or len(text) > 40:
+                self.texts[part] = brief(value, SHOWN)
             return b"v" + found
         if kind is FunctionType:
             return self._function(value, label)
@@ -203,6 +213,7 @@ class _Walk:
             return self._module(value, label)
         named = by_name(value)
         if named is not None:
+            self._part(label, named)
             return _hash("name", named)
         if kind in COMPOSITE:
             return self._unit(value, label)
@@ -212,7 +223,7 @@ class _Walk:
         if self.blind:
             return b""
         found = canon.digest(value, path)
-        self._part(label, found.hex())
+        self.texts[self._part(label, found.hex())] = brief(value, SHOWN, 4)
         return b"v" + found
 
     def _unit(self, value: Any, label: str) -> bytes:
@@ -271,11 +282,12 @@ class _Walk:
             return _hash("module", name, found, *inside)
         return _hash("module", name)
 
-    def _part(self, label: str, text: str) -> None:
-        if self.parts.setdefault(label, text) != text:
-            number = 2
-            while self.parts.setdefault(f"{label} ({number})", text) != text:
-                number += 1
+    def _part(self, label: str, text: str) -> str:
+        """Keep a part; answers under which label, since two things may be called alike."""
+        name, number = label, 2
+        while self.parts.setdefault(name, text) != text:
+            name, number = f"{label} ({number})", number + 1
+        return name
 
     def _pin(self, holder: Any, name: str, thing: Any) -> None:
         if self.pins is not None:
@@ -572,8 +584,9 @@ def examine(
     parts = walk.parts
     if version is not None:
         found, parts = _hash(canon.SCHEME, "version", version), {"version": repr(version)}
+        walk.texts.clear()
     carried = modules.closed_over(tuple(walk.roots), project) if walk.roots else frozenset[str]()
-    code = Code(found.hex(), parts, carried)
+    code = Code(found.hex(), parts, carried, walk.texts)
     # A bundle is read from the disk, so only what needs none is remembered.
     if walk.pins is not None and not carried and not extra:
         if len(_pinned) > 5_000:

@@ -7,6 +7,7 @@ form. The walker emits only what it chooses to, so that the form does not follow
 from __future__ import annotations
 
 import ast
+import copy
 import dis
 import linecache
 import os
@@ -58,6 +59,7 @@ class Form(NamedTuple):
 
 
 NOTHING = Form(b"")
+LONGEST = 10_000  #: characters of a function's text that are kept to show
 
 
 class _Memory(Generic[T]):
@@ -87,6 +89,7 @@ _forms: _Memory[Form] = _Memory()
 _nodes: _Memory[ast.AST] = _Memory()
 _adopted: _Memory[bytes] = _Memory()
 _reads: _Memory[Reads] = _Memory()
+_texts: _Memory[str] = _Memory()
 
 
 # -- finding the text --------------------------------------------------------------------------------------------------
@@ -360,6 +363,21 @@ def form(code: CodeType, ours: Ours) -> Form:
         decorators = getattr(node, "decorator_list", [])
         digest = blake3(canonical(node, ours)).digest(20)
         return _forms.put(code, Form(digest, _chains([one for one in decorators if not ours(one)])))
+
+
+def written(code: CodeType, ours: Ours) -> str:
+    """What counts of a function's source, as text to show; empty where the source can't be had."""
+    known = _texts.get(code)
+    if known is not None:
+        return known
+    with _lock:
+        node = _node(code)[0]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node = copy.copy(node)
+            node.decorator_list = [one for one in node.decorator_list if not ours(one)]
+            node.body = _body(node.body, _Scope("function")) or [ast.Pass()]
+        text = "" if node is None else ast.unparse(node)
+        return _texts.put(code, text if len(text) <= LONGEST else text[:LONGEST] + "\n…")
 
 
 def compiled(code: CodeType) -> bytes:
