@@ -40,7 +40,7 @@ from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, ret
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.values import as_completed, bvalue, tasks_in, value, wait
-from jug_notebook.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
+from jug_notebook.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks, why
 
 __version__ = "0.1.0"
 
@@ -115,4 +115,5 @@ __all__ = [
     "unload_ipython_extension",
     "value",
     "wait",
+    "why",
 ]
