@@ -165,6 +165,8 @@ class _Walk:
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self._whole: set[str] = set()
+        self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
+        self._by_value = True  #: does what is looked at now?
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
@@ -180,6 +182,7 @@ class _Walk:
         done = 0
         while done < len(self.units):
             unit = self.units[done]
+            self._by_value = done in self._loose
             done += 1
             self._describe(unit)
             own = _hash(*unit.own)
@@ -231,6 +234,8 @@ class _Walk:
         if at is None:
             at = self.index[id(value)] = len(self.units)
             self.units.append(_Unit(label, value))
+            if self._by_value and (not isinstance(value, FunctionType | type) or travels(value)):
+                self._loose.add(at)
         return b"u%d" % at
 
     def _function(self, function: FunctionType, label: str) -> bytes:
@@ -239,6 +244,7 @@ class _Walk:
         home = function.__module__
         if modules.of_project(home, self.project):
             self._need(home)
+            _current(home)
             return self._unit(function, label)
         return _hash("name", name_of(function))
 
@@ -250,6 +256,7 @@ class _Walk:
             if not modules.of_project(home, self.project):
                 return _hash("name", name_of(cls))
             self._need(home)
+            _current(home)
         return self._unit(cls, f"class {cls.__qualname__}")
 
     def _module(self, module: ModuleType, label: str) -> bytes:
@@ -322,16 +329,15 @@ class _Walk:
             self._pin(function.__dict__, name, value)
         form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
+        home = function.__module__ or ""
+        as_text = not self._by_value and not syntax.of_library(code.co_filename)
+        if as_text and modules.of_project(home, self.project) and syntax.edited(code):
+            raise BadTask(_edited(home, code.co_filename))
         if form.digest and not syntax.of_library(code.co_filename):
             unit.own.append(form.digest)
         elif syntax.of_library(code.co_filename):  # a library's wrapper around something of the notebook
             unit.own.append(f"{space.get('__name__')}.{code.co_qualname}")
         else:
-            if form.stale and modules.of_project(function.__module__ or "", self.project):
-                raise BadTask(
-                    f"{code.co_filename} was edited after {function.__module__} was imported. Reload it "
-                    f"(importlib.reload({function.__module__}), or %autoreload), so that workers run what you see."
-                )
             if not form.stale and not self.blind:
                 _warn_once(
                     ("source", code),
@@ -409,6 +415,8 @@ class _Walk:
             if type(value) is ModuleType:
                 unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
                 continue
+            if shown and not self._by_value and modules.of_project(prefix, self.project):
+                _as_written(prefix, name, value)
             path = f"global {name!r} read by {whose}"
             unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
 
@@ -439,6 +447,9 @@ class _Walk:
                 if type(at) is not ModuleType:
                     break
                 holder, at = at, at.__dict__.get(step, ABSENT)
+                if modules.of_project(holder.__name__, self.project):
+                    _current(holder.__name__)
+                    _as_written(holder.__name__, step, at)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
             shown = ".".join(steps)
@@ -520,6 +531,32 @@ class _Walk:
         if type(value) is FunctionType:
             return self._unit(value, f"method {label}")
         return self._edge_or_advice(value, label, path, f"{cls.__name__}.{name}")
+
+
+def _edited(module: str, file: str) -> str:
+    return (
+        f"{file} was edited after {module} was imported. Reload it "
+        f"(importlib.reload({module}), or %autoreload), so that workers run what you see."
+    )
+
+
+def _current(module: str) -> None:
+    """Workers get a module's text. Raises BadTask where that is no longer what was imported."""
+    if modules.edited(module):
+        raise BadTask(_edited(module, modules.source_path(module) or module))
+
+
+def _as_written(module: str, name: str, value: Any) -> None:
+    """The same of a plain value, which may also have been set from outside."""
+    if type(value) not in SCALARS:
+        return
+    for text in modules.written(module, name):
+        if type(text) is type(value) and repr(text) == repr(value):
+            continue
+        raise BadTask(
+            f"{module}.{name} is {value!r} here, but the text of {module} says {text!r}, and that is what workers get. "
+            f"Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an argument."
+        )
 
 
 def _bare(label: str) -> str:
@@ -632,6 +669,7 @@ def _of_code(value: Any) -> bytes:
         return bytes.fromhex(examine(value, project=_home).digest)
     outer = _open.walks[-1]
     walk = _Walk(outer.project, outer.ignored)
+    walk._by_value = outer._by_value
     found = walk.run([("value", value)])
     outer.roots.update(walk.roots)
     return found
