@@ -19,6 +19,7 @@ DEPTH = 6
 _KINDS = frozenset(
     {"function", "helper", "global", "default", "closure", "attribute", "class", "method", "module", "decorator"}
 )
+_WRITTEN = _KINDS - {"global", "class"}  #: may have a source text
 _HEX = frozenset("0123456789abcdef")
 
 Arguments = Sequence[tuple[str, Any]]
@@ -54,7 +55,7 @@ def code_reasons(
 
 def _part(label: str, before: str, now: str, text_before: str, text_now: str) -> Reason:
     subject = called(label)
-    if label.partition(" ")[0] in ("function", "helper", "method", "decorator", "attribute", "default", "closure"):
+    if label.partition(" ")[0] in _WRITTEN:
         diff = difference(text_before, text_now) if "\n" in text_before + text_now else ""
         if diff:
             return Reason(Cause.CODE, subject, f"{subject} changed", diff=diff)
@@ -82,7 +83,7 @@ def called(label: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """"a, b and 3 more"."""
+    """Names in a line: "a, b and 3 more"."""
     every = list(names)
     shown = every if len(every) <= most else every[: most - 1]
     if len(every) > most:
@@ -124,9 +125,7 @@ def window(before: str, now: str, width: int = WIDTH) -> tuple[str, str]:
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def bound(
-    signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+def bound(signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name; what it left to a default isn't there."""
     import inspect
 
@@ -222,9 +221,7 @@ def _pairs(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]] | None:
     if kind is not type(now):
         return None
     if kind is dict:
-        return (
-            (f"[{brief(key, 30)}]", before.get(key, _NOTHING), now.get(key, _NOTHING)) for key in {**before, **now}
-        )
+        return ((f"[{brief(key, 30)}]", before.get(key, _NOTHING), now.get(key, _NOTHING)) for key in {**before, **now})
     if kind in (list, tuple) and len(before) == len(now):
         return ((f"[{i}]", was, becomes) for i, (was, becomes) in enumerate(zip(before, now, strict=True)))
     if dataclasses.is_dataclass(kind):
@@ -260,7 +257,6 @@ def once(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
         shown.add(reason.diff)
         kept[key] = reason
     return tuple(kept.values())
-
 
 
 def nearest(mine: str, candidates: Iterable[tuple[str, int, Any]]) -> Any:

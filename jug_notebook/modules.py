@@ -75,7 +75,7 @@ _belongs: dict[tuple[str, Path], tuple[ModuleType, bool]] = {}
 
 
 def edited(name: str) -> bool:
-    """Was a loaded module edited on the disk since we saw it first? Its functions are looked at elsewhere, one by one."""
+    """Was a loaded module edited on the disk since we first saw it? Its functions are looked at elsewhere."""
     text = _text(name)
     if text is None:
         return False

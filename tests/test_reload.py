@@ -85,6 +85,15 @@ def test_the_old_key_still_finds_the_old_result(kernel: Kernel) -> None:
     )
 
 
+def test_why_shows_what_changed_in_a_module_that_counts_whole(kernel: Kernel) -> None:
+    assert kernel.run("%jug_why inside(12)").out.splitlines()[2:] == [
+        "  module `scaling` changed",
+        "       def norm(x):",
+        "      -    return x / 2",
+        "      +    return x / 3",
+    ]
+
+
 def test_a_name_from_before_the_reload_goes_on_meaning_what_it_meant(kernel: Kernel) -> None:
     assert kernel.run("g.run(12), g(12).result()").result == "(6.0, 6.0)"
     kernel.run("from scaling import norm")
