@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jug_notebook import digest as canon
-from jug_notebook.describe import brief, summarise
+from jug_notebook.codec.describe import brief, summarise
 from jug_notebook.model import Cause, Reason
 
 WIDTH = 60  #: characters of a value that are shown

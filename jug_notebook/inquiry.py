@@ -29,7 +29,7 @@ from jug_notebook.model import (
     State,
     Why,
 )
-from jug_notebook.opening import Opener, recipe
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 
 EXPLAINED = 1000  #: so many tasks of a list are looked into
