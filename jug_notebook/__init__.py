@@ -36,7 +36,19 @@ from jug_notebook.errors import (
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
-from jug_notebook.session.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
+from jug_notebook.session.verbs import (
+    barrier,
+    cancel,
+    execute,
+    invalidate,
+    log,
+    resolve,
+    retry,
+    status,
+    stop,
+    tasks,
+    why,
+)
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.task.desk import in_task
 from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
@@ -115,4 +127,5 @@ __all__ = [
     "unload_ipython_extension",
     "value",
     "wait",
+    "why",
 ]

@@ -560,6 +560,23 @@ def _log(arguments: Arguments) -> int:
     return 0
 
 
+def _add_why(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+
+
+def _why(arguments: Arguments) -> int:
+    from jug_notebook import render
+    from jug_notebook.model import Scope
+    from jug_notebook.session.inquiry import Inquiry
+
+    store = _store(arguments)
+    keys = _meant(store, arguments.target)
+    explanations = Inquiry(store, _opener(store), Scope()).explain(keys)
+    print(render.why_text(explanations, len(keys)))
+    store.close()
+    return 0 if all(one.stored for one in explanations) else 1
+
+
 # -- key --------------------------------------------------------------------------------------------------------------
 
 
@@ -612,6 +629,7 @@ COMMANDS: dict[str, Command] = {
     "retry": Command("try failed tasks again", _add_target, _retry),
     "stop": Command("stop the workers of a store", _add_stop, _stop),
     "log": Command("what a task printed, and why it failed", _add_target, _log),
+    "why": Command("why a task isn't stored: what changed since the nearest that is", _add_why, _why),
     "key": Command("bring the key of a store to another machine", _add_key, _key),
 }
 

@@ -23,6 +23,7 @@ from jug_notebook.model import (
     Gone,
     Grant,
     Invalidated,
+    Invalidation,
     Key,
     Origin,
     Released,
@@ -32,6 +33,7 @@ from jug_notebook.model import (
     Submitted,
     Target,
     Verdict,
+    Why,
     Wish,
     Wished,
     WorkerId,
@@ -152,6 +154,7 @@ class Board:
         self._presumed: set[WorkerId] = set()
         self._work: deque[Card] = deque()
         self._sequence = 0
+        self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
@@ -171,6 +174,8 @@ class Board:
         elif type(fact) is Invalidated:
             for key, from_round in zip(fact.keys, fact.from_rounds, strict=True):
                 self._new_round(self._card(key), from_round + 1)
+                said = (from_round, fact.at, fact.user, fact.why.value)
+                self._invalidations[key] = max(self._invalidations.get(key, said), said)
         elif type(fact) is Released:
             for grant in fact.grants:
                 card = self._card(grant.key)
@@ -538,6 +543,13 @@ class Board:
         """The task that a worker runs, or the first of those it will run next."""
         cards = [card for card in self._held.get(worker, ()) if self.runner(card) == worker]
         return min(cards, key=lambda card: card.seq, default=None)
+
+    def invalidation(self, key: Key) -> Invalidation | None:
+        """Who began the round that the task is in; None where it is in its first."""
+        card, said = self.cards.get(key), self._invalidations.get(key)
+        if card is None or said is None or said[0] + 1 != card.round:
+            return None
+        return Invalidation(said[0], said[1], said[2], Why(said[3]))
 
     def holders(self) -> list[WorkerId]:
         """Workers with open attempts."""

@@ -154,6 +154,8 @@ class Parcel(Struct, frozen=True):
     sources: dict[str, str] = {}  #: file name in code objects to text
     parts: dict[str, str] = {}  #: what the code digest is made of: "helper norm" to digest or short text
     labels: dict[str, str] = {}  #: file name in code objects to what people should read: "Cell In[3]"
+    texts: dict[str, str] = {}  #: of parts that are no plain value: what counts of their source, or the value in short
+    signature: tuple[tuple[str, int, bool], ...] = ()  #: parameters: name, kind as in `inspect`, has it a default
 
 
 class Spec(Struct, frozen=True, array_like=True):
@@ -402,6 +404,59 @@ class FailureView(Struct, frozen=True):
     started: float
     duration: float
     output: str = ""
+
+
+class Invalidation(Struct, frozen=True):
+    """Who made a task's outcome count for nothing, and when (seconds since the epoch)."""
+
+    from_round: int
+    at: float
+    user: str
+    why: Why
+
+
+class Cause(enum.Enum):
+    """What kind of thing keeps a task from being stored, or makes it another task than one that is."""
+
+    ARGUMENT = "argument"  #: another argument
+    CODE = "code"  #: a function, helper, global, default … changed
+    NEW = "new"  #: nothing of that function is stored
+    NEED = "need"  #: needs a task that isn't stored
+    FAILED = "failed"
+    INVALIDATED = "invalidated"  #: by somebody, or because its stored value was lost
+    PYTHON = "python"  #: made by another Python than this
+    WITHDRAWN = "withdrawn"
+    UNKNOWN = "unknown"  #: it can't be told
+
+
+class Reason(Struct, frozen=True):
+    """One reason. ``line`` says it all: "argument `n`: 3 → 4"; ``subject`` is what it is about: "argument `n`"."""
+
+    cause: Cause
+    subject: str
+    line: str
+    before: str = ""
+    after: str = ""
+    diff: str = ""  #: of source: lines that begin with "+", "-" or " "
+    of: str = ""  #: the function it holds for, where that isn't the task's own but one that it needs
+    at: float = 0.0  #: seconds since the epoch, where it has a time
+
+
+class Explanation(Struct, frozen=True):
+    """Whether a task is stored, and what makes it differ from the nearest one that is."""
+
+    key: Key
+    name: str
+    shown: str
+    state: State
+    reasons: tuple[Reason, ...] = ()
+    nearest: Key = ""  #: the stored task that it was compared with
+    nearest_shown: str = ""
+    run: Run | None = None  #: of one that is stored
+
+    @property
+    def stored(self) -> bool:
+        return self.state is State.FINISHED
 
 
 class Snapshot(Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 import jug_notebook as jn
 from kernel_ext.options import known
 
-WITH_TARGET = ("jug_tasks", "jug_wait", "jug_log", "jug_retry", "jug_cancel", "jug_invalidate")
+WITH_TARGET = ("jug_tasks", "jug_wait", "jug_log", "jug_retry", "jug_cancel", "jug_invalidate", "jug_why")
 
 
 def candidates(magic: str, magics: Any) -> list[str]:

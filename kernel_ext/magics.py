@@ -385,6 +385,22 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
+    def jug_why(self, line: str) -> None:
+        """Is it stored; and if not, what changed since the nearest task that is?
+
+        %jug_why total                  a task
+        %jug_why is_prime               all of a function: what keeps how many
+        """
+        target = self._demanded(self.jug_why, read(self.jug_why, line).target)
+        why = self._meant(lambda: self.session.why(target, namespace=self.shell.user_ns))
+        if self.as_text:
+            print(render.why_text(why.tasks, why.total, times=False))
+        else:
+            show({"text/plain": repr(why), "text/html": why._repr_html_()})
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
     @option("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
     def jug_wait(self, line: str) -> None:
         """Wait until tasks have finished or failed. Ctrl-C (interrupt) ends the wait alone; the tasks go on.

@@ -14,9 +14,9 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from blake3 import blake3
@@ -43,6 +43,7 @@ from jug_notebook.code.kinds import (
     source_of,
     travels,
 )
+from jug_notebook.describe import brief
 from jug_notebook.errors import BadTask, Unhashable
 
 __all__ = [
@@ -70,6 +71,7 @@ class Code(NamedTuple):
     digest: str  #: 40 hex digits
     parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
+    texts: Mapping[str, str] = MappingProxyType({})  #: of parts that are no plain value: their text, or value in short
 
 
 class Opaque(UserWarning):
@@ -78,6 +80,7 @@ class Opaque(UserWarning):
 
 # -- what counts as what -----------------------------------------------------------------------------------------------
 
+SHOWN = 300  #: characters of a value that are kept to compare it with another
 _COUNT = ""  #: pinned under this name: how many attributes there are
 _DYNAMIC = frozenset({"eval", "exec", "globals", "__import__"})
 
@@ -158,9 +161,12 @@ class _Walk:
         self.index: dict[int, int] = {}
         self.units: list[_Unit] = []
         self.parts: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self._whole: set[str] = set()
+        self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
+        self._by_value = True  #: does what is looked at now?
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
@@ -176,10 +182,15 @@ class _Walk:
         done = 0
         while done < len(self.units):
             unit = self.units[done]
+            self._by_value = done in self._loose
             done += 1
             self._describe(unit)
             own = _hash(*unit.own)
-            self._part(unit.label, own.hex())
+            label = self._part(unit.label, own.hex())
+            if type(unit.subject) is FunctionType and not self.blind:
+                self.texts[label] = syntax.written(
+                    unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
+                )
             whole.append(_hash(own, *(item for edge in unit.edges for item in edge)))
         return _hash(canon.SCHEME, "code", *whole)
 
@@ -193,7 +204,9 @@ class _Walk:
             found: bytes = canon.digest(value, path)
             short = value.bit_length() < 130 if kind is int else kind not in (str, bytes) or len(value) <= 40
             text = repr(value) if short else ""
-            self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            part = self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            if not short or len(text) > 40:
+                self.texts[part] = brief(value, SHOWN)
             return b"v" + found
         if kind is FunctionType:
             return self._function(value, label)
@@ -203,6 +216,7 @@ class _Walk:
             return self._module(value, label)
         named = by_name(value)
         if named is not None:
+            self._part(label, named)
             return _hash("name", named)
         if kind in COMPOSITE:
             return self._unit(value, label)
@@ -212,7 +226,7 @@ class _Walk:
         if self.blind:
             return b""
         found = canon.digest(value, path)
-        self._part(label, found.hex())
+        self.texts[self._part(label, found.hex())] = brief(value, SHOWN, 4)
         return b"v" + found
 
     def _unit(self, value: Any, label: str) -> bytes:
@@ -220,6 +234,8 @@ class _Walk:
         if at is None:
             at = self.index[id(value)] = len(self.units)
             self.units.append(_Unit(label, value))
+            if self._by_value and (not isinstance(value, FunctionType | type) or travels(value)):
+                self._loose.add(at)
         return b"u%d" % at
 
     def _function(self, function: FunctionType, label: str) -> bytes:
@@ -228,6 +244,7 @@ class _Walk:
         home = function.__module__
         if modules.of_project(home, self.project):
             self._need(home)
+            _current(home)
             return self._unit(function, label)
         return _hash("name", name_of(function))
 
@@ -239,6 +256,7 @@ class _Walk:
             if not modules.of_project(home, self.project):
                 return _hash("name", name_of(cls))
             self._need(home)
+            _current(home)
         return self._unit(cls, f"class {cls.__qualname__}")
 
     def _module(self, module: ModuleType, label: str) -> bytes:
@@ -271,11 +289,12 @@ class _Walk:
             return _hash("module", name, found, *inside)
         return _hash("module", name)
 
-    def _part(self, label: str, text: str) -> None:
-        if self.parts.setdefault(label, text) != text:
-            number = 2
-            while self.parts.setdefault(f"{label} ({number})", text) != text:
-                number += 1
+    def _part(self, label: str, text: str) -> str:
+        """Keep a part; answers under which label, since two things may be called alike."""
+        name, number = label, 2
+        while self.parts.setdefault(name, text) != text:
+            name, number = f"{label} ({number})", number + 1
+        return name
 
     def _pin(self, holder: Any, name: str, thing: Any) -> None:
         if self.pins is not None:
@@ -310,16 +329,15 @@ class _Walk:
             self._pin(function.__dict__, name, value)
         form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
+        home = function.__module__ or ""
+        as_text = not self._by_value and not syntax.of_library(code.co_filename)
+        if as_text and modules.of_project(home, self.project) and syntax.edited(code):
+            raise BadTask(_edited(home, code.co_filename))
         if form.digest and not syntax.of_library(code.co_filename):
             unit.own.append(form.digest)
         elif syntax.of_library(code.co_filename):  # a library's wrapper around something of the notebook
             unit.own.append(f"{space.get('__name__')}.{code.co_qualname}")
         else:
-            if form.stale and modules.of_project(function.__module__ or "", self.project):
-                raise BadTask(
-                    f"{code.co_filename} was edited after {function.__module__} was imported. Reload it "
-                    f"(importlib.reload({function.__module__}), or %autoreload), so that workers run what you see."
-                )
             if not form.stale and not self.blind:
                 _warn_once(
                     ("source", code),
@@ -397,6 +415,8 @@ class _Walk:
             if type(value) is ModuleType:
                 unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
                 continue
+            if shown and not self._by_value and modules.of_project(prefix, self.project):
+                _as_written(prefix, name, value)
             path = f"global {name!r} read by {whose}"
             unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
 
@@ -427,6 +447,9 @@ class _Walk:
                 if type(at) is not ModuleType:
                     break
                 holder, at = at, at.__dict__.get(step, ABSENT)
+                if modules.of_project(holder.__name__, self.project):
+                    _current(holder.__name__)
+                    _as_written(holder.__name__, step, at)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
             shown = ".".join(steps)
@@ -510,6 +533,32 @@ class _Walk:
         return self._edge_or_advice(value, label, path, f"{cls.__name__}.{name}")
 
 
+def _edited(module: str, file: str) -> str:
+    return (
+        f"{file} was edited after {module} was imported. Reload it "
+        f"(importlib.reload({module}), or %autoreload), so that workers run what you see."
+    )
+
+
+def _current(module: str) -> None:
+    """Workers get a module's text. Raises BadTask where that is no longer what was imported."""
+    if modules.edited(module):
+        raise BadTask(_edited(module, modules.source_path(module) or module))
+
+
+def _as_written(module: str, name: str, value: Any) -> None:
+    """The same of a plain value, which may also have been set from outside."""
+    if type(value) not in SCALARS:
+        return
+    for text in modules.written(module, name):
+        if type(text) is type(value) and repr(text) == repr(value):
+            continue
+        raise BadTask(
+            f"{module}.{name} is {value!r} here, but the text of {module} says {text!r}, and that is what workers get. "
+            f"Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an argument."
+        )
+
+
 def _bare(label: str) -> str:
     return label.partition(" ")[2] or label
 
@@ -572,8 +621,9 @@ def examine(
     parts = walk.parts
     if version is not None:
         found, parts = _hash(canon.SCHEME, "version", version), {"version": repr(version)}
+        walk.texts.clear()
     carried = modules.closed_over(tuple(walk.roots), project) if walk.roots else frozenset[str]()
-    code = Code(found.hex(), parts, carried)
+    code = Code(found.hex(), parts, carried, walk.texts)
     # A bundle is read from the disk, so only what needs none is remembered.
     if walk.pins is not None and not carried and not extra:
         if len(_pinned) > 5_000:
@@ -619,6 +669,7 @@ def _of_code(value: Any) -> bytes:
         return bytes.fromhex(examine(value, project=_home).digest)
     outer = _open.walks[-1]
     walk = _Walk(outer.project, outer.ignored)
+    walk._by_value = outer._by_value
     found = walk.run([("value", value)])
     outer.roots.update(walk.roots)
     return found

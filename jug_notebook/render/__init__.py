@@ -16,6 +16,7 @@ from jug_notebook.render.page import (
     workers_html,
 )
 from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
+from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
@@ -39,5 +40,7 @@ __all__ = [
     "tasks_html",
     "tasks_text",
     "text",
+    "why_html",
+    "why_text",
     "workers_html",
 ]

@@ -32,12 +32,14 @@ from jug_notebook.model import (
     Why,
 )
 from jug_notebook.session.display import Listing, Status, Text
+from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, printed, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
 from jug_notebook.store import keyring, open_store, split
-from jug_notebook.task import TaskFunction, desk
+from jug_notebook.task import TaskFunction, definitions, desk
 from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
 
@@ -359,6 +361,11 @@ class Session:
             views = [view for view in found if view.key in keys and wanted in (None, view.state)]
         return Listing(self._opener.filled(views[:limit] if limit else views), len(views))
 
+    def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Answer:
+        """Are these tasks stored; and where not, what changed since the nearest that are? Raises NoSuchTask."""
+        keys = self._keys(target, namespace)
+        return Answer(Inquiry(self._store, self._opener, self._scope, _ignored).explain(keys), len(keys))
+
     def log(self, target: Any = None, host: str | None = None, namespace: Mapping[str, Any] | None = None) -> str:
         """What tasks printed, with the traceback of failed ones; without a target, of those that ended last.
 
@@ -473,6 +480,12 @@ def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
         counts[view.state] = counts.get(view.state, 0) + 1
     durations = [view.duration for view in views if view.state is State.FINISHED]
     return FunctionView(name, counts, sum(durations) / len(durations) if durations else None)
+
+
+def _ignored(name: str) -> Iterable[str]:
+    """The arguments of a function, as it is defined now, that don't count."""
+    function = definitions.get(name)
+    return () if function is None else function.ignore
 
 
 # -- the session in use ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook.model import State
 from jug_notebook.session import current
-from jug_notebook.session.display import Listing, Status
+from jug_notebook.session.display import Listing, Status, Why
 from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def tasks(target: Any = None, state: State | str | None = None, limit: int = 50)
 def log(target: Any = None, host: str | None = None) -> str:
     """What tasks printed, with tracebacks; with ``host``, what the workers there said. Raises NoSuchTask."""
     return current().log(target, host)
+
+
+def why(target: Any) -> Why:
+    """Are these tasks stored; and where not, what changed since the nearest that are? Raises NoSuchTask."""
+    return current().why(target)
 
 
 def stop(now: bool = False, host: str | None = None) -> int:

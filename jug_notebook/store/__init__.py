@@ -20,6 +20,7 @@ from jug_notebook.model import (
     Claim,
     Grant,
     Held,
+    Invalidation,
     Key,
     Order,
     Origin,
@@ -122,6 +123,10 @@ class Store(Protocol):
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose."""
+        ...
+
+    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
+        """Who made a task's last outcome count for nothing; None where nobody did."""
         ...
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:

@@ -25,6 +25,7 @@ from jug_notebook.model import (
     Grant,
     Held,
     Invalidated,
+    Invalidation,
     Key,
     Order,
     Origin,
@@ -373,6 +374,11 @@ class FoldedStore(ABC):
                 self._record(Invalidated(lost, rounds, why, user, self._clock.now()))
                 self.sync()
             return lost
+
+    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
+        with self._lock:
+            self._news()
+            return [self._board.invalidation(key) for key in keys]
 
     # -- recording -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest
 from jug_notebook.code import Code, examine
-from jug_notebook.codec.describe import describe_arguments
+from jug_notebook.describe import describe_arguments
 from jug_notebook.errors import BadTask
 from jug_notebook.task import desk as seat
 from jug_notebook.task.desk import Desk, Draft, Edition, in_task

@@ -114,6 +114,10 @@ class Handle:
         """Take it back: it won't start; if it runs, it goes on to its end. Answers how many were taken back."""
         return self.task._desk.cancel(self.task)
 
+    def why(self) -> Any:
+        """Is it stored; and if not, what changed since the nearest task that is? Shows as text and HTML."""
+        return self.task._desk.why(self.task)
+
     def dependencies(self) -> TaskList:
         """The tasks whose values this one needs."""
         return TaskList(self.task._desk.needs(self.task.key))
@@ -418,6 +422,12 @@ class TaskList(list[Any]):
         for at, tasks in self._by_desk():
             return at.status_of([task.key for task in tasks])
         return desk.here().status_of([])
+
+    def why(self) -> Any:
+        """What keeps those that aren't stored from it, counted: "12 × helper `norm` changed"."""
+        for at, tasks in self._by_desk():
+            return at.why(tasks)
+        return desk.here().why([])
 
     def _by_desk(self) -> list[tuple[Desk, list[Task]]]:
         found: dict[int, tuple[Desk, dict[Key, Task]]] = {}
