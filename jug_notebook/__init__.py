@@ -40,7 +40,7 @@ from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, ret
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.values import as_completed, bvalue, tasks_in, value, wait
-from jug_notebook.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
+from jug_notebook.verbs import accept, barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
 
 __version__ = "0.1.0"
 
@@ -90,6 +90,7 @@ __all__ = [
     "WaitInterrupted",
     "WaitTimeout",
     "Withdrawn",
+    "accept",
     "as_completed",
     "barrier",
     "bvalue",

@@ -6,6 +6,12 @@ House rules of this file:
   arrival times, and a fact about an unknown task waits on its card until the task's own fact comes.
 * State is derived, in one place (`_derive`). Facts only change what it is derived from.
 * What follows from a change flows along needs through a worklist, never by recursion: chains may be long.
+
+A task that has no value of its own may take over another's: of a run of the same *form* on the same *inputs* (so a
+need that was computed again and came back equal costs nothing downstream), or of one that the user accepted. Such an
+alias is derived like all else and holds while that run does, so no fact of its own can outlive its reason. Only
+finished runs are sources. A run is barred once the user has invalidated a task directly that had this form on these
+inputs, his own later runs of that task excepted.
 """
 
 from __future__ import annotations
@@ -14,10 +20,11 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jug_notebook.model import (
     NO_INPUTS,
+    Accepted,
     Claimed,
     Fact,
     Gone,
@@ -32,6 +39,7 @@ from jug_notebook.model import (
     Submitted,
     Target,
     Verdict,
+    Why,
     Wish,
     Wished,
     WorkerId,
@@ -42,6 +50,7 @@ BUDGET = 0.02  #: seconds of expected work that one claim may take
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by a fact, not yet submitted
+REUSED = len(STATES)  # in tallies alone: finished, by another's run
 
 
 class Kind:
@@ -67,10 +76,12 @@ class Card:
         "attempts",
         "blocking",
         "dependents",
+        "direct",
         "form",
         "inputs",
         "key",
         "kind",
+        "lost",
         "missing",
         "needs",
         "notebooks",
@@ -80,6 +91,7 @@ class Card:
         "seq",
         "spec",
         "state",
+        "taken",
         "tallied",
         "tally",
         "wanted",
@@ -102,7 +114,9 @@ class Card:
         self.missing = 0
         self.blocking = 0
         self.worth = b""
-        self.outcomes: tuple[tuple[Verdict, Any, WorkerId], ...] = ()
+        self.outcomes: tuple[Outcome, ...] = ()
+        self.taken: Outcome | None = None  # over from another run
+        self.direct = self.lost = -1  # the last round that was invalidated directly, or whose value was lost
         self.attempts: list[Attempt] | None = None
         self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
         self.wanters = 0
@@ -111,6 +125,22 @@ class Card:
         self.notebooks: tuple[str, ...] = ()
         self.tally: list[int] | None = None
         self.tallied = 0
+
+
+Outcome: TypeAlias = "tuple[Verdict, Any, WorkerId]"  #: verdict, where its body is, whose it is
+
+
+class Standing(NamedTuple):
+    """What somebody said last about taking a former run for a task. ``place``: where the sealed acceptance is."""
+
+    counter: int
+    undone: bool
+    round: int
+    inputs: bytes
+    source: Key
+    source_round: int
+    digest: bytes
+    place: Any
 
 
 class Attempt:
@@ -152,6 +182,13 @@ class Board:
         self._presumed: set[WorkerId] = set()
         self._work: deque[Card] = deque()
         self._sequence = 0
+        # by form and inputs, of tasks with needs: who ran that, who waits for such a run, who was wrong about it
+        self._runs: dict[bytes, tuple[Card, ...]] = {}
+        self._peers: dict[bytes, set[Card]] = {}
+        self._bars: dict[bytes, set[Card]] = {}
+        self._dropped: dict[Card, set[bytes]] = {}
+        self._accepted: dict[Key, Standing] = {}
+        self._leaning: dict[Key, set[Card]] = {}
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
@@ -169,8 +206,11 @@ class Board:
         elif type(fact) is Wished:
             self._wished(fact)
         elif type(fact) is Invalidated:
-            for key, from_round in zip(fact.keys, fact.from_rounds, strict=True):
-                self._new_round(self._card(key), from_round + 1)
+            for index, (key, from_round) in enumerate(zip(fact.keys, fact.from_rounds, strict=True)):
+                inputs = fact.inputs[index] if index < len(fact.inputs) else b""
+                self._invalidated(self._card(key), from_round, fact.why, inputs)
+        elif type(fact) is Accepted:
+            self._accept(fact, bodies)
         elif type(fact) is Released:
             for grant in fact.grants:
                 card = self._card(grant.key)
@@ -225,6 +265,10 @@ class Board:
                 if verdict.digest:
                     kind.done += 1
                     kind.spent += verdict.duration
+                    if verdict.inputs != NO_INPUTS:
+                        self._ran(card, verdict)
+            if card in self._dropped:
+                self._bar(card)
             self._retally(card)
             self._work.append(card)
 
@@ -293,20 +337,134 @@ class Board:
                     break
             if not card.attempts:
                 card.attempts = None
-        if verdict.round < card.round:
+        if verdict.round < card.round and not _may_be_taken_over(verdict):
             return
         card.outcomes += ((verdict, body, worker),)
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
+            if verdict.inputs != NO_INPUTS:
+                self._ran(card, verdict)
+        if card.key in self._leaning:
+            self._work.extend(self._leaning[card.key])
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round)
+            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or _may_be_taken_over(o[0]))
         self._work.append(card)
+
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    def _ran(self, card: Card, verdict: Verdict) -> None:
+        """A finished run: others of that form on those inputs may take it over."""
+        name = card.form + verdict.inputs
+        peers = self._peers.get(name)
+        if peers is not None:
+            peers.discard(card)
+        before = self._source(name) if peers else None
+        runs = self._runs.get(name, ())
+        if card not in runs:
+            self._runs[name] = (*runs, card)
+        if verdict.round <= card.direct:
+            self._bars.setdefault(name, set()).add(card)
+        if peers:
+            if self._source(name) is not before:
+                self._work.extend(peers)
+        elif peers is not None:
+            del self._peers[name]
+
+    def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
+        if why is Why.DIRECT:
+            card.direct = max(card.direct, from_round)
+            if inputs:
+                self._dropped.setdefault(card, set()).add(inputs)
+        elif why is Why.LOST:
+            card.lost = max(card.lost, from_round)
+        self._new_round(card, from_round + 1)
+        self._work.extend(self._leaning.get(card.key, ()))
+        if why is not Why.RETRY and card.state != UNKNOWN and (card.needs or card in self._dropped):
+            self._bar(card)
+
+    def _bar(self, card: Card) -> None:
+        """What this task had come to is no source for others any more; nor are equal runs, if it was wrong."""
+        wrong = {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest and verdict.round <= card.direct}
+        wrong |= self._dropped.get(card, set())
+        for inputs in wrong:
+            self._bars.setdefault(card.form + inputs, set()).add(card)
+        for inputs in wrong | {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest}:
+            self._work.extend(self._peers.get(card.form + inputs, ()))
+
+    def _source(self, name: bytes) -> Outcome | None:
+        """The run that stands for this form on these inputs: of all that may, the one that began first."""
+        bars = self._bars.get(name, ())
+        inputs = name[-len(NO_INPUTS) :]
+        best = None
+        for card in self._runs.get(name, ()):
+            for outcome in card.outcomes:
+                verdict = outcome[0]
+                if (
+                    verdict.inputs == inputs
+                    and verdict.digest
+                    and verdict.final
+                    and verdict.round > card.lost
+                    and all(wrong is card and verdict.round > card.direct for wrong in bars)
+                ):
+                    weight = (verdict.started, card.key, verdict.round, verdict.attempt, verdict.digest, outcome[2])
+                    if best is None or weight < best[0]:
+                        best = (weight, outcome)
+        return None if best is None else best[1]
+
+    def _accept(self, fact: Accepted, bodies: Sequence[Any]) -> None:
+        self.counter = max(self.counter, fact.counter)
+        rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
+        for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
+            standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
+            known = self._accepted.get(key)
+            if known is None or standing[:-1] > known[:-1]:
+                self._accepted[key] = standing
+            card = self._card(key)
+            self._leaning.setdefault(standing.source, set()).add(card)
+            self._work.append(card)
+
+    def _accepted_run(self, card: Card) -> Outcome | None:
+        """The run that the user accepted for what this task is now."""
+        said = self.accepted(card.key)
+        source = None if said is None else self.cards.get(said.source)
+        if said is None or source is None or said.source_round <= max(source.direct, source.lost):
+            return None
+        best = None
+        for outcome in source.outcomes:
+            verdict = outcome[0]
+            if (
+                verdict.round == said.source_round
+                and verdict.inputs == said.inputs
+                and verdict.digest == said.digest
+                and verdict.final
+            ):
+                weight = (verdict.started, verdict.attempt, outcome[2])
+                if best is None or weight < best[0]:
+                    best = (weight, outcome)
+        return None if best is None else best[1]
+
+    def accepted(self, key: Key) -> Standing | None:
+        """The acceptance that stands for what a task is now, whether or not it needs one."""
+        said, card = self._accepted.get(key), self.cards.get(key)
+        if said is None or card is None or said.undone or said.round != card.round or said.inputs != card.inputs:
+            return None
+        return said
+
+    def _take_over(self, card: Card) -> Outcome | None:
+        """What stands for a task that has come to no value itself."""
+        found = None
+        if card.needs:
+            assert card.inputs is not None
+            name = card.form + card.inputs
+            self._peers.setdefault(name, set()).add(card)
+            found = self._source(name)
+        return found or (self._accepted_run(card) if self._accepted else None)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +492,7 @@ class Board:
                         work.append(above)
             if state == READY and not card.queued:
                 self._enqueue(card)
-            tallied = WITHDRAWN if state == FINISHED and not card.wanted else state
+            tallied = _tallied(card) if state == FINISHED else state
             if tallied != card.tallied and card.tally is not None:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
@@ -352,15 +510,19 @@ class Board:
     def _derive(self, card: Card) -> tuple[int, bytes]:
         """The one place that says what state a task is in, and what value it has."""
         inputs = card.inputs
+        card.taken = None
         if inputs is not None:
             held = _heaviest(card)
-            if held is not None:
-                if held[0].digest:
-                    return FINISHED, held[0].digest
-                if card.wanted:
-                    return FAILED, b""
-            elif self.runner(card):
+            if held is not None and held[0].digest:
+                return FINISHED, held[0].digest
+            if held is None and self.runner(card):
                 return RUNNING, b""
+            if card.needs or self._accepted:
+                card.taken = self._take_over(card)
+                if card.taken is not None:
+                    return FINISHED, card.taken[0].digest
+            if held is not None and card.wanted:
+                return FAILED, b""
         if not card.wanted:
             return WITHDRAWN, b""
         if card.blocking:
@@ -399,9 +561,9 @@ class Board:
         pair = (card.kind, card.notebooks)
         tally = self._tallies.get(pair)
         if tally is None:
-            tally = self._tallies[pair] = [0] * len(STATES)
+            tally = self._tallies[pair] = [0] * (len(STATES) + 1)
         card.tally = tally
-        card.tallied = WITHDRAWN if card.state == FINISHED and not card.wanted else card.state
+        card.tallied = _tallied(card) if card.state == FINISHED else card.state
         tally[card.tallied] += 1
 
     # -- the ready queue -----------------------------------------------------------------------------------------------
@@ -529,10 +691,10 @@ class Board:
         card = self.cards.get(key)
         return None if card is None or card.state == UNKNOWN else STATES[card.state]
 
-    def held(self, key: Key) -> tuple[Verdict, Any, WorkerId] | None:
-        """The outcome that holds now: verdict, where its body is, and whose it is."""
+    def held(self, key: Key) -> Outcome | None:
+        """The outcome that holds now: verdict, where its body is, whose it is. An alias has another task's verdict."""
         card = self.cards.get(key)
-        return None if card is None or card.inputs is None else _heaviest(card)
+        return None if card is None or card.inputs is None else card.taken or _heaviest(card)
 
     def holders(self) -> list[WorkerId]:
         """Workers with open attempts."""
@@ -573,7 +735,8 @@ class Board:
         counts: dict[str, list[int]] = {kind.name: [0] * len(STATES) for kind in self._kinds.values()}
         for (kind, notebooks), tally in self._tallies.items():
             if scope.notebook is None or scope.notebook in notebooks:
-                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally, strict=True)]
+                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally[:REUSED], strict=True)]
+                counts[kind.name][FINISHED] += tally[REUSED]
         done = dict.fromkeys(counts, 0)
         spent = dict.fromkeys(counts, 0.0)
         for kind in self._kinds.values():
@@ -584,6 +747,14 @@ class Board:
             for name, states in counts.items()
             if any(states)
         }
+
+    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
+        """By function: how many of the finished tasks took over their value."""
+        counts: dict[str, int] = {}
+        for (kind, notebooks), tally in self._tallies.items():
+            if tally[REUSED] and (scope.notebook is None or scope.notebook in notebooks):
+                counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
+        return counts
 
     def listing(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None
@@ -605,6 +776,16 @@ def _retry_at(card: Card) -> float:
     return max((verdict.retry_at for verdict in _current(card)), default=0.0)
 
 
+def _tallied(card: Card) -> int:
+    """Where a finished task is counted."""
+    return WITHDRAWN if not card.wanted else FINISHED if card.taken is None else REUSED
+
+
+def _may_be_taken_over(verdict: Verdict) -> bool:
+    """Runs of former rounds count for nothing, but as sources, and as what a direct invalidation was about."""
+    return bool(verdict.digest) and verdict.inputs != NO_INPUTS
+
+
 def _current(card: Card) -> Iterator[Verdict]:
     """Verdicts on what the task is now: of its round, on its inputs."""
     for verdict, _, _ in card.outcomes:
@@ -612,8 +793,8 @@ def _current(card: Card) -> Iterator[Verdict]:
             yield verdict
 
 
-def _heaviest(card: Card) -> tuple[Verdict, Any, WorkerId] | None:
-    """The final outcome that holds: of this round, on the inputs there are now; finished before failed, then later."""
+def _heaviest(card: Card) -> Outcome | None:
+    """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
     best = None
     for outcome in card.outcomes:
         verdict = outcome[0]
