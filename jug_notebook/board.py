@@ -7,11 +7,7 @@ House rules of this file:
 * State is derived, in one place (`_derive`). Facts only change what it is derived from.
 * What follows from a change flows along needs through a worklist, never by recursion: chains may be long.
 
-A task that has no value of its own may take over another's: of a run of the same *form* on the same *inputs* (so a
-need that was computed again and came back equal costs nothing downstream), or of one that the user accepted. Such an
-alias is derived like all else and holds while that run does, so no fact of its own can outlive its reason. Only
-finished runs are sources. A run is barred once the user has invalidated a task directly that had this form on these
-inputs, his own later runs of that task excepted.
+A task that has no value of its own may take over another's: see `reuse`.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from jug_notebook.model import (
     NO_INPUTS,
@@ -44,6 +40,7 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
+from jug_notebook.reuse import Outcome, Reuse, Standing, may_be_reused
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
@@ -127,22 +124,6 @@ class Card:
         self.tallied = 0
 
 
-Outcome: TypeAlias = "tuple[Verdict, Any, WorkerId]"  #: verdict, where its body is, whose it is
-
-
-class Standing(NamedTuple):
-    """What somebody said last about taking a former run for a task. ``place``: where the sealed acceptance is."""
-
-    counter: int
-    undone: bool
-    round: int
-    inputs: bytes
-    source: Key
-    source_round: int
-    digest: bytes
-    place: Any
-
-
 class Attempt:
     """One claimed attempt; ``over`` once released. A verdict on it removes it."""
 
@@ -182,13 +163,7 @@ class Board:
         self._presumed: set[WorkerId] = set()
         self._work: deque[Card] = deque()
         self._sequence = 0
-        # by form and inputs, of tasks with needs: who ran that, who waits for such a run, who was wrong about it
-        self._runs: dict[bytes, tuple[Card, ...]] = {}
-        self._peers: dict[bytes, set[Card]] = {}
-        self._bars: dict[bytes, set[Card]] = {}
-        self._dropped: dict[Card, set[bytes]] = {}
-        self._accepted: dict[Key, Standing] = {}
-        self._leaning: dict[Key, set[Card]] = {}
+        self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
@@ -210,7 +185,9 @@ class Board:
                 inputs = fact.inputs[index] if index < len(fact.inputs) else b""
                 self._invalidated(self._card(key), from_round, fact.why, inputs)
         elif type(fact) is Accepted:
-            self._accept(fact, bodies)
+            self.counter = max(self.counter, fact.counter)
+            self._work.extend(map(self._card, fact.keys))
+            self._reuse.accept(fact, bodies)
         elif type(fact) is Released:
             for grant in fact.grants:
                 card = self._card(grant.key)
@@ -266,9 +243,8 @@ class Board:
                     kind.done += 1
                     kind.spent += verdict.duration
                     if verdict.inputs != NO_INPUTS:
-                        self._ran(card, verdict)
-            if card in self._dropped:
-                self._bar(card)
+                        self._reuse.ran(card, verdict)
+            self._reuse.submitted(card)
             self._retally(card)
             self._work.append(card)
 
@@ -337,134 +313,31 @@ class Board:
                     break
             if not card.attempts:
                 card.attempts = None
-        if verdict.round < card.round and not _may_be_taken_over(verdict):
+        if verdict.round < card.round and not may_be_reused(verdict):
             return
         card.outcomes += ((verdict, body, worker),)
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
             if verdict.inputs != NO_INPUTS:
-                self._ran(card, verdict)
-        if card.key in self._leaning:
-            self._work.extend(self._leaning[card.key])
+                self._reuse.ran(card, verdict)
+        self._reuse.settled(card)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or _may_be_taken_over(o[0]))
+            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
         self._work.append(card)
-
-    # -- taking over ---------------------------------------------------------------------------------------------------
-
-    def _ran(self, card: Card, verdict: Verdict) -> None:
-        """A finished run: others of that form on those inputs may take it over."""
-        name = card.form + verdict.inputs
-        peers = self._peers.get(name)
-        if peers is not None:
-            peers.discard(card)
-        before = self._source(name) if peers else None
-        runs = self._runs.get(name, ())
-        if card not in runs:
-            self._runs[name] = (*runs, card)
-        if verdict.round <= card.direct:
-            self._bars.setdefault(name, set()).add(card)
-        if peers:
-            if self._source(name) is not before:
-                self._work.extend(peers)
-        elif peers is not None:
-            del self._peers[name]
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
         if why is Why.DIRECT:
             card.direct = max(card.direct, from_round)
-            if inputs:
-                self._dropped.setdefault(card, set()).add(inputs)
         elif why is Why.LOST:
             card.lost = max(card.lost, from_round)
         self._new_round(card, from_round + 1)
-        self._work.extend(self._leaning.get(card.key, ()))
-        if why is not Why.RETRY and card.state != UNKNOWN and (card.needs or card in self._dropped):
-            self._bar(card)
-
-    def _bar(self, card: Card) -> None:
-        """What this task had come to is no source for others any more; nor are equal runs, if it was wrong."""
-        wrong = {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest and verdict.round <= card.direct}
-        wrong |= self._dropped.get(card, set())
-        for inputs in wrong:
-            self._bars.setdefault(card.form + inputs, set()).add(card)
-        for inputs in wrong | {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest}:
-            self._work.extend(self._peers.get(card.form + inputs, ()))
-
-    def _source(self, name: bytes) -> Outcome | None:
-        """The run that stands for this form on these inputs: of all that may, the one that began first."""
-        bars = self._bars.get(name, ())
-        inputs = name[-len(NO_INPUTS) :]
-        best = None
-        for card in self._runs.get(name, ()):
-            for outcome in card.outcomes:
-                verdict = outcome[0]
-                if (
-                    verdict.inputs == inputs
-                    and verdict.digest
-                    and verdict.final
-                    and verdict.round > card.lost
-                    and all(wrong is card and verdict.round > card.direct for wrong in bars)
-                ):
-                    weight = (verdict.started, card.key, verdict.round, verdict.attempt, verdict.digest, outcome[2])
-                    if best is None or weight < best[0]:
-                        best = (weight, outcome)
-        return None if best is None else best[1]
-
-    def _accept(self, fact: Accepted, bodies: Sequence[Any]) -> None:
-        self.counter = max(self.counter, fact.counter)
-        rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
-        for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
-            standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
-            known = self._accepted.get(key)
-            if known is None or standing[:-1] > known[:-1]:
-                self._accepted[key] = standing
-            card = self._card(key)
-            self._leaning.setdefault(standing.source, set()).add(card)
-            self._work.append(card)
-
-    def _accepted_run(self, card: Card) -> Outcome | None:
-        """The run that the user accepted for what this task is now."""
-        said = self.accepted(card.key)
-        source = None if said is None else self.cards.get(said.source)
-        if said is None or source is None or said.source_round <= max(source.direct, source.lost):
-            return None
-        best = None
-        for outcome in source.outcomes:
-            verdict = outcome[0]
-            if (
-                verdict.round == said.source_round
-                and verdict.inputs == said.inputs
-                and verdict.digest == said.digest
-                and verdict.final
-            ):
-                weight = (verdict.started, verdict.attempt, outcome[2])
-                if best is None or weight < best[0]:
-                    best = (weight, outcome)
-        return None if best is None else best[1]
-
-    def accepted(self, key: Key) -> Standing | None:
-        """The acceptance that stands for what a task is now, whether or not it needs one."""
-        said, card = self._accepted.get(key), self.cards.get(key)
-        if said is None or card is None or said.undone or said.round != card.round or said.inputs != card.inputs:
-            return None
-        return said
-
-    def _take_over(self, card: Card) -> Outcome | None:
-        """What stands for a task that has come to no value itself."""
-        found = None
-        if card.needs:
-            assert card.inputs is not None
-            name = card.form + card.inputs
-            self._peers.setdefault(name, set()).add(card)
-            found = self._source(name)
-        return found or (self._accepted_run(card) if self._accepted else None)
+        self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
@@ -517,8 +390,8 @@ class Board:
                 return FINISHED, held[0].digest
             if held is None and self.runner(card):
                 return RUNNING, b""
-            if card.needs or self._accepted:
-                card.taken = self._take_over(card)
+            if card.needs or self._reuse.accepts:
+                card.taken = self._reuse.stands_for(card)
                 if card.taken is not None:
                     return FINISHED, card.taken[0].digest
             if held is not None and card.wanted:
@@ -756,6 +629,10 @@ class Board:
                 counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
         return counts
 
+    def accepted(self, key: Key) -> Standing | None:
+        """The acceptance that stands for what a task is now, whether or not it needs one."""
+        return self._reuse.accepted(key)
+
     def listing(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None
     ) -> Iterator[Card]:
@@ -779,11 +656,6 @@ def _retry_at(card: Card) -> float:
 def _tallied(card: Card) -> int:
     """Where a finished task is counted."""
     return WITHDRAWN if not card.wanted else FINISHED if card.taken is None else REUSED
-
-
-def _may_be_taken_over(verdict: Verdict) -> bool:
-    """Runs of former rounds count for nothing, but as sources, and as what a direct invalidation was about."""
-    return bool(verdict.digest) and verdict.inputs != NO_INPUTS
 
 
 def _current(card: Card) -> Iterator[Verdict]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook.board import STATES, Board, Card, Offer, Outcome
+from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
@@ -47,6 +47,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
+from jug_notebook.reuse import Outcome
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
