@@ -244,7 +244,8 @@ class Board:
                     kind.spent += verdict.duration
                     if verdict.inputs != NO_INPUTS:
                         self._reuse.ran(card, verdict)
-            self._reuse.submitted(card)
+            if card.direct >= 0:
+                self._reuse.submitted(card)
             self._retally(card)
             self._work.append(card)
 
@@ -321,7 +322,8 @@ class Board:
             card.kind.spent += verdict.duration
             if verdict.inputs != NO_INPUTS:
                 self._reuse.ran(card, verdict)
-        self._reuse.settled(card)
+        if self._reuse.accepts:
+            self._reuse.settled(card)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
@@ -365,7 +367,9 @@ class Board:
                         work.append(above)
             if state == READY and not card.queued:
                 self._enqueue(card)
-            tallied = _tallied(card) if state == FINISHED else state
+            tallied = state
+            if state == FINISHED and (not card.wanted or card.taken is not None):
+                tallied = REUSED if card.wanted else WITHDRAWN
             if tallied != card.tallied and card.tally is not None:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
@@ -436,7 +440,9 @@ class Board:
         if tally is None:
             tally = self._tallies[pair] = [0] * (len(STATES) + 1)
         card.tally = tally
-        card.tallied = _tallied(card) if card.state == FINISHED else card.state
+        card.tallied = card.state
+        if card.state == FINISHED and (not card.wanted or card.taken is not None):
+            card.tallied = REUSED if card.wanted else WITHDRAWN
         tally[card.tallied] += 1
 
     # -- the ready queue -----------------------------------------------------------------------------------------------
@@ -651,11 +657,6 @@ class Board:
 def _retry_at(card: Card) -> float:
     """Before when it should not be tried again; 0 where there is no such time."""
     return max((verdict.retry_at for verdict in _current(card)), default=0.0)
-
-
-def _tallied(card: Card) -> int:
-    """Where a finished task is counted."""
-    return WITHDRAWN if not card.wanted else FINISHED if card.taken is None else REUSED
 
 
 def _current(card: Card) -> Iterator[Verdict]:

@@ -45,6 +45,7 @@ class Reuse:
     """Who ran what, by form and inputs, and who may take it over. ``wake`` has cards derived again."""
 
     def __init__(self, cards: Mapping[Key, Card], wake: Callable[[Iterable[Card]], None]) -> None:
+        self.accepts = False  #: has anybody accepted anything?
         self._cards = cards
         self._wake = wake
         # by form and inputs, of tasks with needs: who ran that, who waits for such a run, who was wrong about it
@@ -55,22 +56,16 @@ class Reuse:
         self._accepted: dict[Key, Standing] = {}
         self._leaning: dict[Key, set[Key]] = {}
 
-    @property
-    def accepts(self) -> bool:
-        """Has anybody accepted anything?"""
-        return bool(self._accepted)
-
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def submitted(self, card: Card) -> None:
-        """A task is known now that facts may have mentioned before."""
+        """A task is known now that was invalidated before."""
         if card in self._dropped:
             self._bar(card)
 
     def settled(self, card: Card) -> None:
-        """A task has another outcome."""
-        if self._leaning:
-            self._wake_leaning(card)
+        """A task has another outcome, for which acceptances may have waited."""
+        self._wake_leaning(card)
 
     def ran(self, card: Card, verdict: Verdict) -> None:
         """A finished run: others of that form on those inputs may take it over."""
@@ -109,6 +104,7 @@ class Reuse:
 
     def accept(self, fact: Accepted, bodies: Sequence[Any]) -> None:
         """Somebody has said that runs stand for tasks, or no longer do."""
+        self.accepts = True
         rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
         for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
             standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
@@ -130,7 +126,7 @@ class Reuse:
             name = card.form + card.inputs
             self._peers.setdefault(name, set()).add(card)
             found = self._source(name)
-        return found or (self._accepted_run(card) if self._accepted else None)
+        return found or (self._accepted_run(card) if self.accepts else None)
 
     def _source(self, name: bytes) -> Outcome | None:
         """The run that stands for this form on these inputs: of all that may, the one that began first."""

@@ -374,8 +374,9 @@ class Session:
         if outcome is None:
             return head
         run = outcome.run
-        reused = f" · reused from {outcome.key[:SHORT]}" if outcome.key != view.key else ""
-        parts = [f"{head}{reused} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
+        if outcome.key != view.key:
+            head += f" · reused from {outcome.key[:SHORT]}"
+        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
         return "\n".join(part for part in parts if part)

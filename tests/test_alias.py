@@ -14,7 +14,7 @@ from workbench import Need, Submitter, cell
 
 import jug_notebook as jn
 from jug_notebook import alias, process
-from jug_notebook.model import Finished, Held, State, WorkerInfo, Why
+from jug_notebook.model import Finished, Held, State, Why, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.worker import Slot, work
 

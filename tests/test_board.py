@@ -64,7 +64,8 @@ def accepted(
     key: str, source: str, digest: bytes, *needs: bytes, round: int = 0, counter: int = 1, undone: bool = False,
     source_round: int = 0,
 ) -> tuple[Fact, list[str]]:  # fmt: skip
-    fact = Accepted(counter, undone, "ann", 9.0, [key], [round], [inputs_of(*needs)], [source], [source_round], [digest])
+    inputs = [inputs_of(*needs)]
+    fact = Accepted(counter, undone, "ann", 9.0, [key], [round], inputs, [source], [source_round], [digest])
     return fact, [f"acceptance of {source} for {key}"]
 
 
@@ -297,7 +298,9 @@ def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None
 
 
 def test_a_task_without_needs_takes_over_nothing() -> None:
-    board = board_of(submitted("a1", form=b"a"), submitted("a2", form=b"a"), wished("a1", "a2"), settled(finished("a1", b"1")))
+    board = board_of(
+        submitted("a1", form=b"a"), submitted("a2", form=b"a"), wished("a1", "a2"), settled(finished("a1", b"1"))
+    )
     assert board.state("a2") is State.READY
 
 
@@ -388,8 +391,10 @@ def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidat
 
 
 def test_an_acceptance_is_for_the_inputs_it_was_made_for() -> None:
-    board = board_of(submitted("a"), submitted("old", "a"), submitted("new", "a"), wished("old", "new"),
-                     settled(finished("a", b"1"), finished("old", b"2", b"1")), accepted("new", "old", b"2", b"1"))  # fmt: skip
+    board = board_of(
+        submitted("a"), submitted("old", "a"), submitted("new", "a"), wished("old", "new"),
+        settled(finished("a", b"1"), finished("old", b"2", b"1")), accepted("new", "old", b"2", b"1"),
+    )  # fmt: skip
     assert source(board, "new") == "old"
     board.fold(invalidated("a"))
     board.fold(*settled(finished("a", b"other", round=1)))
@@ -429,6 +434,10 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
             draw(st.sampled_from([1.0, 2.0])), final=draw(st.booleans()),
         )  # fmt: skip
         worker = draw(st.sampled_from(["v", "w"]))
+        said, _ = accepted(
+            key, draw(keys), draw(digests), *needs, round=grant.round, counter=draw(st.integers(1, 3)),
+            undone=draw(st.booleans()), source_round=draw(rounds),
+        )  # fmt: skip
         fact: Fact = draw(
             st.sampled_from(
                 [
@@ -437,11 +446,10 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
                     Claimed(worker, [grant]),
                     Released([grant]),
                     Settled(worker, [verdict]),
-                    invalidated(key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", grant.inputs]))),
-                    accepted(
-                        key, draw(keys), draw(digests), *needs, round=grant.round, counter=draw(st.integers(1, 3)),
-                        undone=draw(st.booleans()), source_round=draw(rounds),
-                    )[0],
+                    invalidated(
+                        key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", grant.inputs]))
+                    ),
+                    said,
                     Gone(worker),
                 ]  # fmt: skip
             )
@@ -490,7 +498,8 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(facts: list[tuple[F
 @given(histories())
 def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: list[tuple[Fact, list[str]]]) -> None:
     board = board_of(*facts)
-    runs = {(v.key, v.round, v.inputs, v.digest) for fact, _ in facts if isinstance(fact, Settled) for v in fact.verdicts}
+    verdicts = [verdict for fact, _ in facts if isinstance(fact, Settled) for verdict in fact.verdicts]
+    runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}
     wrong = {
         (fact.keys[0], round)
         for fact, _ in facts

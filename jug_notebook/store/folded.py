@@ -143,7 +143,11 @@ class FoldedStore(ABC):
                     )
             self._wish(list(seen), origin, True)
             self.sync()
-            fresh = sum(map(len, new.values()))
+            reused = sum(
+                cards[s.key].taken is not None for group in new.values() for s in group if s.needs
+            )  # finished before anybody could claim them
+            finished += reused
+            fresh = sum(map(len, new.values())) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
 
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
