@@ -10,7 +10,7 @@ import msgspec
 from jug_notebook import alias
 from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, Finished, Held, Key, Spec, State
-from jug_notebook.opening import Opener, recipe
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 
 SHORT = 8  #: characters of a key that people see
