@@ -37,6 +37,7 @@ from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.session.verbs import (
+    accept,
     barrier,
     cancel,
     execute,
@@ -102,6 +103,7 @@ __all__ = [
     "WaitInterrupted",
     "WaitTimeout",
     "Withdrawn",
+    "accept",
     "as_completed",
     "barrier",
     "bvalue",

@@ -481,6 +481,28 @@ class JugMagics(Magics):
         else:
             print("nothing to drop: none of these has a result")
 
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--undo", action="store_true", help="take that back: what stood on it is computed after all")
+    @option("--dry-run", action="store_true", help="only say what would come of it")
+    def jug_accept(self, line: str) -> None:
+        """The code was edited and its results stay right: open tasks take over what the former code made.
+
+        %jug_accept fit --dry-run           how many results are there?
+        %jug_accept fit                     for all tasks of a function
+        %jug_accept fits[3]                 for one
+        %jug_accept fit --undo              compute them after all, with what was made from them
+
+        Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
+        first (run the cell that calls the function). Who said so and when is on record: task.provenance().
+        """
+        asked = read(self.jug_accept, line)
+        target = self._demanded(self.jug_accept, asked.target)
+        print(
+            self._meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+        )
+
     # -- what they share -----------------------------------------------------------------------------------------------
 
     def _meant(self, act: Callable[[], Any]) -> Any:

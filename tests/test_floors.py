@@ -16,7 +16,7 @@ HOUSE = ("jug_notebook", "kernel_ext")
 #: A room needs only rooms of lower floors, or, without a circle, of its own.
 FLOORS = [
     "model errors clock",
-    "process describe digest code codec board render",
+    "process describe digest code codec alias reuse board render",
     "task patterns",
     "store",
     "capture fate worker supervisor",

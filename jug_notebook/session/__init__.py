@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import process
+from jug_notebook import alias, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -21,6 +21,7 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
+    Finished,
     FunctionView,
     Key,
     Origin,
@@ -31,6 +32,7 @@ from jug_notebook.model import (
     TaskView,
     Why,
 )
+from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.display import Listing, Status, Text
 from jug_notebook.session.display import Why as Answer
 from jug_notebook.session.inquiry import Inquiry
@@ -395,6 +397,8 @@ class Session:
         if outcome is None:
             return head
         run = outcome.run
+        if outcome.key != view.key:
+            head += f" · reused from {outcome.key[:SHORT]}"
         parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
@@ -445,6 +449,37 @@ class Session:
         keys = self._keys(target, namespace)
         return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
 
+    def accept(
+        self, target: Any, undo: bool = False, dry_run: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> Accepted:
+        """The code was edited, and what its former version made stands: open tasks take over its results.
+
+        Those of the same function with equal arguments, on equal values of what they need. It is on record who said
+        so, when, and whose results they are. ``undo`` takes that back; ``dry_run`` only tells. Raises NoSuchTask.
+        """
+        keys = self._keys(target, namespace)
+        accepting = Accepting(self._store, self._seal, self._user)
+        return (accepting.undo if undo else accepting.accept)(keys, self._clock.now(), dry_run)
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """See `Desk`."""
+        self.flush()
+        [outcome], [said] = self._opener.outcomes([key]), self._store.acceptances([key])
+        if outcome is None:
+            return {}
+        run = outcome.run
+        told: dict[str, Any] = {
+            "host": run.host, "pid": run.pid, "user": run.user, "python": run.python, "started": run.started,
+            "duration": run.duration, "attempt": run.attempt,
+        }  # fmt: skip
+        if outcome.key != key:
+            told["reused from"] = outcome.key
+        if said is not None and isinstance(outcome, Finished):
+            by = alias.opened(self._seal, key, said)
+            if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
+                told |= {"accepted by": by.user, "accepted at": by.at}
+        return told
+
     def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
         """This notebook no longer wants these tasks: what has not started won't. Answers how many were taken back."""
         keys = self._keys(target, namespace)
@@ -479,7 +514,8 @@ def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
     for view in views:
         counts[view.state] = counts.get(view.state, 0) + 1
     durations = [view.duration for view in views if view.state is State.FINISHED]
-    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None)
+    reused = sum(bool(view.source) for view in views)
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
 
 
 def _ignored(name: str) -> Iterable[str]:

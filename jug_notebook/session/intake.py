@@ -162,8 +162,8 @@ class Intake:
         folder, made, python = str(self._folder), self._clock.now(), process.python()
         encode, seal = msgspec.msgpack.Encoder().encode, self._seal.seal
         submissions = []
-        for edition, key, form, needs, arguments, shown in drafts:
-            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made)
+        for edition, key, form, needs, arguments, shown, call in drafts:
+            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made, call)
             body = seal("spec", key, 0, b"", encode(spec))
             submissions.append(Submission(key, edition.name, needs, form, body, edition.priority, python))
         return submissions

@@ -16,6 +16,7 @@ from typing import Protocol
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
+    Acceptance,
     Address,
     Claim,
     Grant,
@@ -122,7 +123,22 @@ class Store(Protocol):
         ...
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
-        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose."""
+        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose.
+
+        A value lost that was taken over is lost for the task that ran, too.
+        """
+        ...
+
+    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+        """What each task is now: its round and inputs (and no attempt). None where a need has no value yet."""
+        ...
+
+    def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
+        """Let runs stand for tasks of other code, or (``undone``) no longer: see `Acceptance`. The last word counts."""
+        ...
+
+    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """The sealed acceptances that stand for what these tasks are now."""
         ...
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:

@@ -102,6 +102,10 @@ class Handle:
         """What the task printed as (stream, text), in order."""
         return self.task._desk.outputs(self.task.key)
 
+    def provenance(self) -> dict[str, Any]:
+        """Where the value comes from: the run's host, user and time; if reused, whose run it is and who accepted it."""
+        return self.task._desk.provenance(self.task.key)
+
     def retry(self) -> int:
         """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
         return self.task._desk.retry(self.task)
@@ -260,6 +264,8 @@ class Task(Handle):
         try:
             view = self._desk.views([self._key])[0]
             parts += [view.state.value, self._key[:SHORT]]
+            if view.source:
+                parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
             if view.state is not State.FINISHED and self._needs:
                 parts.append(f"needs {_tally(self._desk.states(self._needs))}")
