@@ -47,9 +47,10 @@ _CHOICES = (
 class Refused(Exception):
     """A part of a value can't be named. Collects the way to it, from the inside out."""
 
-    def __init__(self, kind: str, step: str, reason: str) -> None:
+    def __init__(self, kind: str, step: str, reason: str, told: str = "") -> None:
         super().__init__(kind)
         self.kind, self.reason, self.steps = kind, reason, [step]
+        self.told = told  #: all there is to say already, but for where it is
 
     def at(self, step: str) -> None:
         self.steps.append(step)
@@ -58,6 +59,8 @@ class Refused(Exception):
         way = "".join(reversed(self.steps))
         if len(way) > 200:
             way = f"{way[:90]} … {way[-90:]}"
+        if self.told:
+            return Unhashable(f"{path}{way}: {self.told}")
         reason = f" ({self.reason})" if self.reason else ""
         return Unhashable(f"{path}{way} is {self.kind}, which " + _CHOICES.format(reason=reason))
 
@@ -260,6 +263,10 @@ class Encoder:
     def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
         """Say that this can't be named."""
         raise Refused(_described(value), path, reason)
+
+    def refuse_because(self, refusal: Unhashable, path: str = "") -> NoReturn:
+        """Say that this can't be named because of something in it, which was refused elsewhere."""
+        raise Refused("", path, "", str(refusal)) from refusal.__cause__
 
     def nested(self, value: Any, path: str, body: Entry, outer: bool = False) -> None:
         """Write, through ``body``, something with parts: it may contain itself, be met often, be long, lie deep.

@@ -147,6 +147,24 @@ def by_name(value: Any) -> str | None:
     return None
 
 
+def identity(value: Any) -> object:
+    """What makes a thing this one and no other: a bound method is made anew each time one asks for it."""
+    kind = type(value)
+    if kind is types.MethodType:
+        return id(value.__func__), id(value.__self__)
+    if kind is types.BuiltinFunctionType or kind is types.MethodWrapperType:
+        return value.__name__, id(value.__self__)
+    return id(value)
+
+
+def dispatches(function: FunctionType) -> bool:
+    """Was it made by ``functools.singledispatch``?"""
+    return "registry" in function.__dict__ and function.__code__ is _DISPATCH
+
+
+_DISPATCH = functools.singledispatch(plain).__code__  # type: ignore[attr-defined]
+
+
 def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:
     return lambda value: [(name, getattr(value, name, None)) for name in names]
 

@@ -155,6 +155,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if issubclass(kind, type):
             return self._class(value)
         if kind is types.FunctionType:
+            if coding.dispatches(value):  # what it remembers for speed can't be pickled
+                return _dispatcher, (value.__wrapped__, dict(value.registry))
             return self._of_project(value) or super().reducer_override(value)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
@@ -244,6 +246,14 @@ def _members(cls: type) -> dict[str, dict[str, Any]]:
 
 def _identity(value: Any) -> Any:
     return value
+
+
+def _dispatcher(function: Any, registry: dict[type, Any]) -> Any:
+    made = functools.singledispatch(function)
+    for kind, each in registry.items():
+        if kind is not object:
+            made.register(kind, each)
+    return made
 
 
 def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:

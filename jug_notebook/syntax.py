@@ -19,6 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from blake3 import blake3
 
+from jug_notebook import hints
+
 T = TypeVar("T")
 Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 
@@ -55,6 +57,7 @@ class Form(NamedTuple):
     digest: bytes
     decorators: tuple[tuple[str, ...], ...] = ()  #: chains of names that the decorator expressions read
     stale: bool = False  #: the text was edited after the code was loaded
+    uses: hints.Uses = hints.Uses()  #: what of it a key can't see, as far as the text shows it
 
 
 NOTHING = Form(b"")
@@ -359,7 +362,8 @@ def form(code: CodeType, ours: Ours) -> Form:
             return _forms.put(code, Form(b"", stale=stale))
         decorators = getattr(node, "decorator_list", [])
         digest = blake3(canonical(node, ours)).digest(20)
-        return _forms.put(code, Form(digest, _chains([one for one in decorators if not ours(one)])))
+        chains = _chains([one for one in decorators if not ours(one)])
+        return _forms.put(code, Form(digest, chains, uses=hints.look(node)))
 
 
 def compiled(code: CodeType) -> bytes:
