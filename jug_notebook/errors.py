@@ -53,6 +53,10 @@ class Unstorable(JugError, TypeError):
     """A value can't be stored: it can't be pickled."""
 
 
+class FileChanged(JugError):
+    """A file was changed after a task was made of its content."""
+
+
 class ChangedInCell(JugError):
     """Something that a function reads changed between its first call in the cell and the cell's end."""
 

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -118,8 +118,17 @@ class _File:
             self._codes = set(nested(whole))
         return code in self._codes
 
+    def find(self, code: CodeType) -> ast.AST | None:
+        """The function here that has the place and the name of ``code``."""
+        found = self.functions.get((code.co_firstlineno, code.co_name), [])
+        if len(found) > 1 and code.co_name == "<lambda>":
+            return _spanned(found, code)
+        return found[0] if len(found) == 1 else None
+
 
 _files: dict[str, _File] = {}
+finders: list[Callable[[CodeType], Iterable[str]]] = []
+"""Who may know the text of code whose file name leads nowhere: each answers texts to be compared with it."""
 
 
 def text_of(filename: str) -> str:
@@ -184,13 +193,24 @@ def _node(code: CodeType) -> tuple[ast.AST | None, bool]:
         return known, False
     file = _file(code.co_filename)
     if file is None:
-        return None, False
+        return (None if os.path.isabs(code.co_filename) else _asked_for(code)), False
     if os.path.isabs(code.co_filename) and os.path.exists(code.co_filename) and not file.made(code):
         return None, True
-    found = file.functions.get((code.co_firstlineno, code.co_name), [])
-    if len(found) > 1 and code.co_name == "<lambda>":
-        return _spanned(found, code), False
-    return (found[0] if len(found) == 1 else None), False
+    return file.find(code), False
+
+
+def _asked_for(code: CodeType) -> ast.AST | None:
+    """The syntax tree of code that was run under no name of its own: of the text that makes this very code."""
+    for finder in finders:
+        for text in finder(code):
+            try:
+                file = _File(code.co_filename, text)
+                found = file.find(code)
+                if found is not None and file.made(code):
+                    return found
+            except (SyntaxError, ValueError):
+                continue
+    return None
 
 
 def attach(code: CodeType, node: ast.AST) -> None:

@@ -19,6 +19,7 @@ from jug_notebook.code import Code, examine
 from jug_notebook.describe import describe_arguments
 from jug_notebook.desk import Desk, Draft, Edition, in_task
 from jug_notebook.errors import BadTask
+from jug_notebook.files import Lookout
 from jug_notebook.handles import Handle, Tasklet, TaskList, briefly, handle
 from jug_notebook.values import tasks_in
 
@@ -76,6 +77,7 @@ class TaskFunction:
         self.runner = runner
         self._bind(function)
         self._check_options()
+        self._lookout = Lookout(self.name)
         self._chunked: _ChunkFunction | None = None
         #: has it a name of its own, so that another function of that name is its next definition?
         self.defines = definition and (name is not None or "<" not in getattr(function, "__qualname__", "<"))
@@ -199,6 +201,7 @@ class TaskFunction:
         """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
         key, form, needs = digest.name_call(edition.code, edition.name, named)
+        self._lookout.look(named)
         if self._tasks_by_default:  # what a task as a default comes to must travel with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}

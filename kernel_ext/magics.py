@@ -171,6 +171,10 @@ class JugMagics(Magics):
     @options()
     @option("name", nargs="?", help="with a name the whole cell is one task")
     @option("--version", metavar="V", help="a tag in the key instead of the code: only a new tag makes new tasks")
+    @option(
+        "--ignore-global", action="append", default=[], metavar="NAME",
+        help="something outside that doesn't matter for the results; may be given again",
+    )  # fmt: skip
     @option("--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception")
     @option("--timeout", type=seconds, metavar="S", help="seconds that one attempt may take")
     @option(
@@ -207,6 +211,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
+        how["ignore_globals"] = tuple(asked.ignore_global)
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
         self.session  # noqa: B018  # where the store can't be used, say so before anything runs
