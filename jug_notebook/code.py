@@ -98,9 +98,12 @@ _DERIVED = frozenset(
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
         *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
+        *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
         *("__init_subclass__", "__subclasshook__"),
     }
 )
+_PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")  #: of a dataclass
 _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
 
 
@@ -494,7 +497,7 @@ class _Walk:
         for name, note in content.get("__annotations__", {}).items():
             unit.own += (name, note if isinstance(note, str) else annotation(note))
         if dataclass:
-            unit.own.append(repr(content["__dataclass_params__"]))
+            unit.own.append(repr([getattr(content["__dataclass_params__"], name) for name in _PARAMETERS]))
             for name, field in content["__dataclass_fields__"].items():
                 unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))
                 content.setdefault(f"default of {name}", field.default)

@@ -291,6 +291,8 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
             return [("targets", [node.target], scope), ("value", node.value, scope)]
         case ast.Module():
             return [("body", _body(node.body, scope), scope)]
+        case ast.JoinedStr():
+            return [("values", _pieces(node.values), scope)]
     return [
         (
             name,
@@ -303,6 +305,20 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
         if name not in _SKIPPED
         for value in (getattr(node, name, None),)
     ]
+
+
+def _pieces(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string. How its plain text is cut up differs between versions of Python."""
+    whole: list[ast.expr] = []
+    for value in values:
+        last = whole[-1] if whole else None
+        if not isinstance(value, ast.Constant):
+            whole.append(value)
+        elif isinstance(last, ast.Constant):
+            whole[-1] = ast.Constant(f"{last.value!s}{value.value!s}")
+        elif value.value:
+            whole.append(value)
+    return whole
 
 
 def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool = True) -> bytes:
