@@ -176,9 +176,10 @@ def _derived(entry: Entry, attributes: bool, encoder: Encoder, value: Any, path:
 class Memory:
     """What is remembered from one digest to the next: heavy parts by id (kept alive), and class parts."""
 
-    __slots__ = ("classes", "parts")
+    __slots__ = ("classes", "complete", "parts")
 
     def __init__(self) -> None:
+        self.complete = False  #: what is met from now on may change, and is remembered within one digest only
         self.parts: dict[int, tuple[Any, bytes]] = {}
         self.classes: dict[type, bytes] = {}
 
@@ -188,14 +189,15 @@ _open_classes: ContextVar[frozenset[type]] = ContextVar("_open_classes", default
 
 
 @contextmanager
-def remembering() -> Iterator[None]:
+def remembering() -> Iterator[Memory]:
     """Within this block, arguments that are heavy to hash are hashed once: for the many calls of one ``.map``.
 
-    Nobody may change them meanwhile.
+    Nobody may change them meanwhile. Set ``complete`` where what comes next may change: it is looked at each time.
     """
-    token = _memory.set(Memory())
+    memory = Memory()
+    token = _memory.set(memory)
     try:
-        yield
+        yield memory
     finally:
         _memory.reset(token)
 
@@ -210,7 +212,7 @@ class Encoder:
         self.met: list[Key] = []  #: keys of references, as they were met
         self.slots = slots  #: number of each need: write that instead of its key
         self.memory = memory or _memory.get() or Memory()
-        self._parts = self.memory.parts
+        self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
         self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
         # so many levels go on one thread's stack: a level takes a few calls, and the caller has a stack already
         self._leap = max(20, sys.getrecursionlimit() // 10)

@@ -379,7 +379,7 @@ def _arrow_body(encoder: Encoder, value: Any, path: str) -> None:
             return
         _, offsets, data = whole.buffers()
         ends = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
-        encoder.add(np.diff(ends))
+        encoder.add(ends if not ends[0] else ends - ends[0])
         encoder.data(memoryview(data)[ends[0] : ends[-1]] if data is not None else b"")
     elif pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
         plain = value.cast(pa.int32() if kind.bit_width == 32 else pa.int64())

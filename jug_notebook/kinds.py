@@ -83,7 +83,7 @@ def form_of(function: FunctionType) -> bytes:
 
 def name_of(value: Any) -> str:
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", repr(type(value)))
-    return f"{public_home(value, name)}.{name}"
+    return f"{public_home(value, str(name))}.{name}"
 
 
 def public_home(value: Any, name: str) -> str:

@@ -111,6 +111,46 @@ def test_a_constant_of_a_map_that_is_changed_afterwards_is_seen_by_the_next(sess
     assert total.map([[1]], more=more)[0].key != before
 
 
+def test_large_arguments_that_are_changed_while_a_map_is_made_are_named_and_sent_as_they_were(
+    session: jn.Session,
+) -> None:
+    held = np.zeros(20_000)
+
+    def growing() -> Iterator[Any]:
+        for n in range(3):
+            held[:] = n
+            yield held
+
+    tasks = total.map(growing())
+    assert [task.key for task in tasks] == [total(np.full(20_000, float(n))).key for n in range(3)]
+    session.execute(1)
+    assert jn.bvalue(list(tasks)) == [0.0, 20_000.0, 40_000.0]
+
+
+def test_what_the_calls_of_a_map_share_is_digested_and_stored_once(
+    session: jn.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[int] = []
+    put = session._store.put_blob
+
+    def counted(parts: Any) -> str:
+        chunks = [bytes(part) for part in parts]
+        stored.append(sum(map(len, chunks)))
+        return put(chunks)
+
+    monkeypatch.setattr(session._store, "put_blob", counted)
+    array, words = np.arange(50_000.0), {"m": [float(n) for n in range(50_000)]}
+    by_constant = total.map([[n] for n in range(100)], more=words)
+    as_items = total.map([array] * 100)
+    as_axes = total.grid(x=[[1], [2]], more=words)
+    assert sum(size > 100_000 for size in stored) == 3
+    assert by_constant[7].key == total([7], words).key
+    assert as_items[0].key == as_items[99].key == total(array).key
+    assert as_axes[1].key == total([2], more=words).key
+    session.execute(1)
+    assert by_constant[7].result() == 7 + sum(words["m"])
+
+
 LEVELS = [1, 2]
 
 
