@@ -88,3 +88,31 @@ def test_a_version_names_the_code(kernel: Kernel) -> None:
     assert shown(kernel, "v(1).key == key") == "True"
     kernel.run("%%jugtask --version 2\ndef v(x):\n    return 2")
     assert shown(kernel, "v(1).key == key") == "False"
+
+
+UNSTABLE = """
+class Marked:
+    def __init__(self, n): self.n = n
+    def __jug_hash__(self): return str(hash("salt") + self.n)
+class Ordered:
+    def __init__(self, words): self.words = set(words)
+    def __getstate__(self): return {"words": list(self.words)}
+    def __setstate__(self, state): self.words = set(state["words"])
+%config JugMagics.check_keys = True
+"""
+
+
+def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_otherwise(kernel: Kernel) -> None:
+    kernel.run(UNSTABLE)
+    kernel.run("%%jugtask\ndef steady(x, y=1):\n    return x\ndef shaky(x, mark):\n    return x")
+    quiet = kernel.run("steady(1); steady([1, {'a', 'b'}], 2); steady.map(range(10)); shaky(steady(1)[0], None)")
+    assert "check_keys" not in quiet.out
+    told = kernel.run("shaky(1, Marked(2)); shaky(2, Marked(3)); steady(Ordered('abcdefghij'))").out
+    assert told.count("check_keys: ") == 2
+    assert "argument 'mark' of shaky() has another digest in each process" in told
+    assert "argument 'x' of steady()" in told
+    kernel.run("%%jugtask\ndef reads(x):\n    return GLOBAL")
+    told = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
+    assert "check_keys: global GLOBAL of reads() has another digest" in told
+    kernel.run("%config JugMagics.check_keys = False")
+    assert "check_keys" not in kernel.run("shaky(1, Marked(7))").out
