@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook.desk import in_task
 from jug_notebook.errors import (
     BadTask,
     BarrierError,
@@ -40,13 +39,14 @@ from jug_notebook.errors import (
     Withdrawn,
 )
 from jug_notebook.files import file, timed_path
-from jug_notebook.handles import Handle, Task, Tasklet, TaskList
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
+from jug_notebook.session.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
-from jug_notebook.values import as_completed, bvalue, tasks_in, value, wait
-from jug_notebook.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
+from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"
 

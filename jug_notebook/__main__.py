@@ -20,7 +20,7 @@ from jug_notebook.errors import JugError, StoreError
 
 if TYPE_CHECKING:
     from jug_notebook.model import Key, Snapshot, Target
-    from jug_notebook.opening import Opener
+    from jug_notebook.session.opening import Opener
     from jug_notebook.store import Store
 
 Arguments = argparse.Namespace
@@ -396,7 +396,7 @@ def _picture(url: str, failures: int = 0) -> Snapshot:
 
 def _opener(store: Store) -> Opener:
     from jug_notebook.codec import Seal
-    from jug_notebook.opening import Opener
+    from jug_notebook.session.opening import Opener
     from jug_notebook.store import keyring
 
     return Opener(store, Seal(keyring.secret(store.id), store.id))
@@ -469,7 +469,7 @@ def _add_invalidate(parser: argparse.ArgumentParser) -> None:
 def _meant(store: Store, target: str) -> list[Key]:
     """The tasks that are meant, of all notebooks: a shell belongs to none."""
     from jug_notebook.model import Scope
-    from jug_notebook.targets import keys_of
+    from jug_notebook.session.targets import keys_of
 
     return keys_of(target, store, Scope())
 
@@ -542,7 +542,7 @@ def _stop(arguments: Arguments) -> int:
 def _log(arguments: Arguments) -> int:
     from jug_notebook import render
     from jug_notebook.model import Failed
-    from jug_notebook.opening import failure, printed
+    from jug_notebook.session.opening import failure, printed
 
     store = _store(arguments)
     opener = _opener(store)

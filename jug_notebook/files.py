@@ -11,8 +11,8 @@ from blake3 import blake3
 
 from jug_notebook import hints
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.desk import in_task
 from jug_notebook.errors import BadTask, FileChanged, OnlyAPath
+from jug_notebook.task.desk import in_task
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 
 from jug_notebook import codec, digest
-from jug_notebook.desk import Draft
+from jug_notebook.codec.pickling import Unpickler
 from jug_notebook.errors import JugError
 from jug_notebook.model import Address, Key, Parcel, Payload, Recipe, Reference
-from jug_notebook.pickling import Unpickler
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
+from jug_notebook.task.desk import Draft
 
 SAMPLE = 3  #: so many calls of each function are looked at
 PATIENCE = 60.0  #: seconds for the other process

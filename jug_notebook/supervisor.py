@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from jug_notebook import desk, process
+from jug_notebook import process
 from jug_notebook.capture import Capture, Files
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
@@ -44,6 +44,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, keyring, open_store
+from jug_notebook.task import desk
 from jug_notebook.worker import Running, Slot, backoff, work
 
 TICK = 0.1  #: seconds between two looks at the workers

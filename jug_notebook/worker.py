@@ -26,7 +26,6 @@ from jug_notebook import codec
 from jug_notebook.capture import Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.desk import running
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -48,6 +47,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store
+from jug_notebook.task.desk import running
 
 BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
 HURRY = 0.02  #: seconds after which a batch settles what it has

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import jug_notebook as jn
-from jug_notebook import desk, files
+from jug_notebook import files
 from jug_notebook.clock import FakeClock
 from jug_notebook.digest import digest
+from jug_notebook.task import desk
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from test_code import cell
 
-from jug_notebook import desk
 from jug_notebook.code import examine
 from jug_notebook.errors import KeyAdvice, Opaque, Unseeded
+from jug_notebook.task import desk
 
 np = pytest.importorskip("numpy")
 

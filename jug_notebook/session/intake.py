@@ -13,12 +13,12 @@ from jug_notebook import codec, guard, process
 from jug_notebook.clock import Clock
 from jug_notebook.code import Code
 from jug_notebook.codec import Seal
-from jug_notebook.desk import Draft, Edition
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
 from jug_notebook.model import Key, Origin, Recipe, Scope, Spec, State, Submission
-from jug_notebook.opening import Opener, recipe
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction, definitions
+from jug_notebook.task.desk import Draft, Edition
 
 FLUSH_TASKS = 1000  #: so many tasks are handed in together,
 FLUSH_AFTER = 0.05  #: or those made in so many seconds

@@ -10,10 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
 
-from jug_notebook import desk, digest
-from jug_notebook.desk import Desk, Edition, Problem
+from jug_notebook import digest
 from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
 from jug_notebook.model import Key, Reference, State
+from jug_notebook.task import desk
+from jug_notebook.task.desk import Desk, Edition, Problem
 
 SHORT = 8  #: hex digits of a key that people see
 
@@ -382,14 +383,14 @@ class TaskList(list[Any]):
 
     def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
         """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
-        from jug_notebook.values import bvalue
+        from jug_notebook.task.values import bvalue
 
         values: list[Any] = bvalue(list(self), timeout=timeout, on_error=on_error)
         return values
 
     def wait(self, timeout: float | None = None) -> TaskList:
         """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError; no TaskFailed."""
-        from jug_notebook.values import settle
+        from jug_notebook.task.values import settle
 
         settle(self, timeout)
         return self

@@ -10,7 +10,7 @@ from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Key, Scope
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
-from jug_notebook.values import tasks_in
+from jug_notebook.task.values import tasks_in
 
 _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tables show it
 

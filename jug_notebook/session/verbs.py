@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.display import Listing, Status
-from jug_notebook.handles import TaskList
 from jug_notebook.model import State
 from jug_notebook.session import current
+from jug_notebook.session.display import Listing, Status
+from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew

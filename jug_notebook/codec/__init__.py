@@ -18,12 +18,11 @@ from blake3 import blake3
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
-from jug_notebook import modules, syntax
-from jug_notebook.code import Code
+from jug_notebook.code import Code, modules, syntax
+from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
-from jug_notebook.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
 
 __all__ = [
     "INLINE",

@@ -17,8 +17,8 @@ from jug_notebook.errors import BadTask, JugError
 from jug_notebook.model import Address, Key, Payload, State, TaskView
 
 if TYPE_CHECKING:
-    from jug_notebook.handles import Task
     from jug_notebook.task import TaskFunction
+    from jug_notebook.task.handles import Task
 
 Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str]"
 """A task on its way into a store: edition, key, form, needs, arguments, and these in short."""

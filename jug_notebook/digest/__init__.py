@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from jug_notebook.canonical import (
+from jug_notebook.digest.canonical import (
     ENTRIES,
     NAN,
     PLAIN,

@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import desk, guard, process
+from jug_notebook import guard, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.desk import Draft, Edition
-from jug_notebook.display import Listing, Status, Text
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
-from jug_notebook.handles import SHORT, Task, handle
-from jug_notebook.intake import PENDING, CellReport, Intake
 from jug_notebook.model import (
     BEAT,
     Address,
@@ -35,11 +31,15 @@ from jug_notebook.model import (
     TaskView,
     Why,
 )
-from jug_notebook.opening import Opener, printed, recipe
-from jug_notebook.reading import Reader
+from jug_notebook.session.display import Listing, Status, Text
+from jug_notebook.session.intake import PENDING, CellReport, Intake
+from jug_notebook.session.opening import Opener, printed, recipe
+from jug_notebook.session.reading import Reader
+from jug_notebook.session.targets import keys_of
 from jug_notebook.store import keyring, open_store, split
-from jug_notebook.targets import keys_of
-from jug_notebook.task import TaskFunction
+from jug_notebook.task import TaskFunction, desk
+from jug_notebook.task.desk import Draft, Edition
+from jug_notebook.task.handles import SHORT, Task, handle
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew

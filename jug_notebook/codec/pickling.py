@@ -23,7 +23,7 @@ import msgspec
 from cloudpickle import cloudpickle as pickling
 
 from jug_notebook import code as coding
-from jug_notebook import modules, syntax
+from jug_notebook.code import modules, syntax
 from jug_notebook.errors import JugError
 from jug_notebook.model import Address, Key
 

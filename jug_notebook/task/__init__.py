@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest
-from jug_notebook import desk as seat
 from jug_notebook.code import Code, examine
 from jug_notebook.describe import describe_arguments
-from jug_notebook.desk import Desk, Draft, Edition, in_task
 from jug_notebook.errors import BadTask
 from jug_notebook.files import Lookout
-from jug_notebook.handles import Handle, Tasklet, TaskList, briefly, handle
-from jug_notebook.values import tasks_in
+from jug_notebook.task import desk as seat
+from jug_notebook.task.desk import Desk, Draft, Edition, in_task
+from jug_notebook.task.handles import Handle, Tasklet, TaskList, briefly, handle
+from jug_notebook.task.values import tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
