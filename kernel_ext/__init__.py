@@ -11,6 +11,7 @@ from kernel_ext import completion
 from kernel_ext.frontend import cell_name, cell_now
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
+from kernel_ext.sources import Sources
 
 
 class Extension:
@@ -20,6 +21,7 @@ class Extension:
         self.shell = shell
         self.live = Live()
         self.magics = JugMagics(shell, self.live, memory)
+        self.sources = Sources(shell, lambda: self.magics.typed)
         self._depth = 0
 
     def load(self) -> None:
@@ -28,6 +30,7 @@ class Extension:
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
         completion.add(shell, self.magics)
+        self.sources.load()
         self.magics.cell = cell_now(shell)
         self.magics.open()
 
@@ -38,6 +41,7 @@ class Extension:
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
         completion.remove(shell, self.magics)
+        self.sources.unload()
         for kind in ("line", "cell"):
             for name in self.magics.magics[kind]:
                 shell.magics_manager.magics[kind].pop(name, None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
-from traitlets import Enum, Int, TraitError, Unicode, observe, validate
+from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 import jug_notebook as jn
 from jug_notebook import State, render
@@ -60,6 +61,9 @@ class JugMagics(Magics):
     autostart = Int(0, help="start so many workers where tasks are queued and none lives; 0: only say so").tag(
         config=True
     )
+    check_keys = Bool(
+        False, help="name some calls of each cell again in a second process, and say what has another key there"
+    ).tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else html)"
     ).tag(config=True)
@@ -87,6 +91,7 @@ class JugMagics(Magics):
         session.name_files(self._cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
+        session.check_keys(self.check_keys)
         self._opened.append(session)
         return session
 
@@ -137,6 +142,11 @@ class JugMagics(Magics):
             self.memory.store = ""
             self._session = self.connect(self._url)
 
+    @observe("check_keys")
+    def _check_keys_changed(self, change: Any) -> None:
+        if self.ready and self._attached() is not None:
+            self.session.check_keys(self.check_keys)
+
     @validate("autostart")
     def _autostart_valid(self, proposal: Any) -> int:
         if proposal.value < 0:
@@ -155,6 +165,7 @@ class JugMagics(Magics):
         session = self._attached()
         if session is not None:
             self.session.begin_cell(cell)
+            self.session.check_keys(self.check_keys)
 
     def end(self, success: bool) -> None:
         """It has ended. Raises ChangedInCell."""
@@ -162,6 +173,8 @@ class JugMagics(Magics):
         if self._attached() is None:
             return
         report = self.session.end_cell(success)
+        for told in self.session.unstable_keys():
+            print(f"check_keys: {told}", file=sys.stderr)
         if report.taken_back:
             print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
         if report.queued and not report.workers:
@@ -177,6 +190,10 @@ class JugMagics(Magics):
     @options()
     @option("name", nargs="?", help="with a name the whole cell is one task")
     @option("--version", metavar="V", help="a tag in the key instead of the code: only a new tag makes new tasks")
+    @option(
+        "--ignore-global", action="append", default=[], metavar="NAME",
+        help="something outside that doesn't matter for the results; may be given again",
+    )  # fmt: skip
     @option("--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception")
     @option("--timeout", type=seconds, metavar="S", help="seconds that one attempt may take")
     @option(
@@ -213,6 +230,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
+        how["ignore_globals"] = tuple(asked.ignore_global)
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
         self.session  # noqa: B018  # where the store can't be used, say so before anything runs

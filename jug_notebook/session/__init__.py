@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import alias, process
+from jug_notebook import alias, guard, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -194,6 +194,22 @@ class Session:
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
+
+    def check_keys(self, on: bool = True) -> None:
+        """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
+        if on != (self._intake.sample is not None):
+            self._intake.sample = {} if on else None
+
+    def unstable_keys(self) -> list[str]:
+        """Name the calls kept since the last time again, in a second process under another hash seed.
+
+        Answers a line for each argument or global that has another name there. Takes the time of starting a process.
+        """
+        kept = self._intake.sample
+        if not kept:
+            return []
+        self._intake.sample = {}
+        return guard.unstable(guard.sampled(kept, self._store, self.folder))
 
     def _starting(self) -> bool:
         return any(crew.starting for crew in self.crews)
