@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook.desk import in_task
 from jug_notebook.errors import (
     BadTask,
     BarrierError,
@@ -34,13 +33,27 @@ from jug_notebook.errors import (
     WaitTimeout,
     Withdrawn,
 )
-from jug_notebook.handles import Handle, Task, Tasklet, TaskList
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
+from jug_notebook.session.verbs import (
+    accept,
+    barrier,
+    cancel,
+    execute,
+    invalidate,
+    log,
+    resolve,
+    retry,
+    status,
+    stop,
+    tasks,
+    why,
+)
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
-from jug_notebook.values import as_completed, bvalue, tasks_in, value, wait
-from jug_notebook.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks, why
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
+from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"
 
@@ -90,6 +103,7 @@ __all__ = [
     "WaitInterrupted",
     "WaitTimeout",
     "Withdrawn",
+    "accept",
     "as_completed",
     "barrier",
     "bvalue",

@@ -20,7 +20,7 @@ from jug_notebook.errors import JugError, StoreError
 
 if TYPE_CHECKING:
     from jug_notebook.model import Key, Snapshot, Target
-    from jug_notebook.opening import Opener
+    from jug_notebook.session.opening import Opener
     from jug_notebook.store import Store
 
 Arguments = argparse.Namespace
@@ -396,7 +396,7 @@ def _picture(url: str, failures: int = 0) -> Snapshot:
 
 def _opener(store: Store) -> Opener:
     from jug_notebook.codec import Seal
-    from jug_notebook.opening import Opener
+    from jug_notebook.session.opening import Opener
     from jug_notebook.store import keyring
 
     return Opener(store, Seal(keyring.secret(store.id), store.id))
@@ -469,7 +469,7 @@ def _add_invalidate(parser: argparse.ArgumentParser) -> None:
 def _meant(store: Store, target: str) -> list[Key]:
     """The tasks that are meant, of all notebooks: a shell belongs to none."""
     from jug_notebook.model import Scope
-    from jug_notebook.targets import keys_of
+    from jug_notebook.session.targets import keys_of
 
     return keys_of(target, store, Scope())
 
@@ -490,6 +490,27 @@ def _invalidate(arguments: Arguments) -> int:
         count = len(store.invalidate(keys, Why.DIRECT, user()))
         them = "it" if count == 1 else "them"
         print(f"{_tasks(count)} lost their outcome; what was made from {them} will be computed again, too")
+    store.close()
+    return 0
+
+
+def _add_accept(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.add_argument("--undo", action="store_true", help="take that back: what stood on it is computed after all")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would come of it")
+
+
+def _accept(arguments: Arguments) -> int:
+    from jug_notebook.clock import CLOCK
+    from jug_notebook.codec import Seal
+    from jug_notebook.process import user
+    from jug_notebook.session.accepting import Accepting
+    from jug_notebook.store import keyring
+
+    store = _store(arguments)
+    accepting = Accepting(store, Seal(keyring.secret(store.id), store.id), user())
+    act = accepting.undo if arguments.undo else accepting.accept
+    print(act(_meant(store, arguments.target), CLOCK.now(), arguments.dry_run))
     store.close()
     return 0
 
@@ -542,7 +563,7 @@ def _stop(arguments: Arguments) -> int:
 def _log(arguments: Arguments) -> int:
     from jug_notebook import render
     from jug_notebook.model import Failed
-    from jug_notebook.opening import failure, printed
+    from jug_notebook.session.opening import failure, printed
 
     store = _store(arguments)
     opener = _opener(store)
@@ -566,8 +587,8 @@ def _add_why(parser: argparse.ArgumentParser) -> None:
 
 def _why(arguments: Arguments) -> int:
     from jug_notebook import render
-    from jug_notebook.inquiry import Inquiry
     from jug_notebook.model import Scope
+    from jug_notebook.session.inquiry import Inquiry
 
     store = _store(arguments)
     keys = _meant(store, arguments.target)
@@ -626,6 +647,7 @@ COMMANDS: dict[str, Command] = {
     "invalidate": Command(
         "these values are wrong: compute them again, and all made from them", _add_invalidate, _invalidate
     ),
+    "accept": Command("code was edited, and its former results stand", _add_accept, _accept),
     "retry": Command("try failed tasks again", _add_target, _retry),
     "stop": Command("stop the workers of a store", _add_stop, _stop),
     "log": Command("what a task printed, and why it failed", _add_target, _log),

@@ -37,7 +37,7 @@ class WaitInterrupted(JugError, KeyboardInterrupt):
 
 
 class TaskFailed(JugError):
-    """A task failed. `.failure` is what the store keeps of it; `__cause__` the exception itself, where it could travel."""
+    """A task failed. `.failure` is what the store keeps of it; `__cause__` the exception, where it could travel."""
 
     def __init__(self, message: str = "", failure: Any = None) -> None:
         super().__init__(message)

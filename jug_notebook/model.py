@@ -18,7 +18,7 @@ Key: TypeAlias = str  #: names a task: 40 hex digits
 Address: TypeAlias = str  #: names a blob by its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
 
-NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: inputs of a task without needs
+NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
 LEASE = 30.0  #: seconds without a beat after which a process of another host counts as dead
 BEAT = 1.0  #: seconds between two beats
 POISON = 3  #: so many workers that died in one task make it failed
@@ -53,7 +53,7 @@ class Why(enum.Enum):
 
 
 class Origin(Struct, frozen=True, array_like=True):
-    """Where a task was made, and by whom. ``notebook`` is an absolute path, or the working folder where none is known."""
+    """Where a task was made, and by whom. ``notebook`` is an absolute path, or the working folder if none is known."""
 
     user: str
     notebook: str
@@ -61,7 +61,7 @@ class Origin(Struct, frozen=True, array_like=True):
 
 
 class Wish(Struct, frozen=True, array_like=True):
-    """Somebody wants tasks (or, ``wanted=False``, no longer does). Per (task, origin) the highest ``counter`` counts."""
+    """Somebody wants tasks (or, ``wanted=False``, no longer). Per (task, origin) the highest ``counter`` counts."""
 
     origin: Origin
     counter: int
@@ -147,7 +147,7 @@ class Recipe(Struct, frozen=True, array_like=True):
 
 
 class Parcel(Struct, frozen=True):
-    """A function as it travels to a worker. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
+    """A function as it travels. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
 
     function: bytes  #: pickle
     modules: dict[str, Address] = {}  #: project modules that travel along: name of the bundle's root to its blob
@@ -170,6 +170,7 @@ class Spec(Struct, frozen=True, array_like=True):
     origin: Origin
     folder: str  #: where the worker runs it
     made: float  #: seconds since the epoch
+    call: bytes = b""  #: digest of the arguments alone, needs by slot: equal for the same call of other code
 
 
 class Run(Struct, frozen=True, array_like=True):
@@ -200,7 +201,7 @@ class Finished(Struct, frozen=True, array_like=True, tag="finished"):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
-    """Why a task has no value. ``error`` is "KeyError: 'x'" in a line; ``exception`` the object, where it can travel."""
+    """Why a task has no value. ``error`` is "KeyError: 'x'" in a line; ``exception`` the object, if it can travel."""
 
     key: Key
     round: int
@@ -213,6 +214,20 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
 
 
 Outcome: TypeAlias = Union[Finished, Failed]
+
+
+class Acceptance(Struct, frozen=True, array_like=True):
+    """Somebody says: what a task of the former code came to is what this one comes to, on these inputs."""
+
+    key: Key
+    round: int
+    inputs: bytes
+    source: Key  #: whose run it is
+    source_round: int
+    digest: bytes  #: names the value
+    code: str  #: of the source: digest of its code
+    user: str
+    at: float  #: seconds since the epoch
 
 
 # -- what the verbs of a store take and give --------------------------------------------------------------------------
@@ -248,7 +263,7 @@ class Grant(Struct, frozen=True, array_like=True):
 
 
 class Claim(Struct, frozen=True):
-    """A grant with all that is needed to use it: the sealed spec, and the sealed outcomes of the needs in slot order."""
+    """A grant with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
 
     grant: Grant
     name: str
@@ -256,6 +271,7 @@ class Claim(Struct, frozen=True):
     needs: tuple[bytes, ...] = ()
     failures: int = 0  #: attempts of this round that raised (for ``retries``)
     deaths: int = 0  #: attempts of this round whose worker died (for poison)
+    proofs: tuple[tuple[bytes, ...], ...] = ()  #: by slot, as in `Held`; empty where no need is an alias
 
 
 class Verdict(Struct, frozen=True, array_like=True):
@@ -285,10 +301,15 @@ class Settlement(Struct, frozen=True, array_like=True):
 
 
 class Held(Struct, frozen=True):
-    """The outcome that a task has now: its verdict and the sealed bytes."""
+    """The outcome that a task has now: its verdict and the sealed bytes.
+
+    Where it was taken over (an *alias*) both are another run's: ``verdict.key`` says of which task. ``proof`` is what
+    shows that it may be: the sealed specs of both, whose forms are equal, or the sealed `Acceptance`.
+    """
 
     verdict: Verdict
     body: bytes
+    proof: tuple[bytes, ...] = ()
 
 
 class Target(Struct, frozen=True):
@@ -339,13 +360,36 @@ class Settled(Struct, frozen=True, array_like=True, tag="settled"):
 
 
 class Invalidated(Struct, frozen=True, array_like=True, tag="invalidated"):
-    """Outcomes of these rounds and earlier count for nothing. Merged by max, so two presses are one."""
+    """Outcomes of these rounds and earlier count for nothing. Merged by max, so two presses are one.
+
+    ``inputs`` names those on which a task had taken over its value: there is no outcome of its own to tell.
+    """
 
     keys: list[Key]
     from_rounds: list[int]
     why: Why
     user: str
     at: float
+    inputs: list[bytes] = []
+
+
+class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
+    """Results of former code stand for tasks of new code, or (``undone``) no longer do. One sealed `Acceptance` each.
+
+    Columns: whose task, in which round, on which inputs; whose run, of which round, with which value. Per task the
+    highest ``counter`` counts.
+    """
+
+    counter: int
+    undone: bool
+    user: str
+    at: float
+    keys: list[Key]
+    rounds: list[int]
+    inputs: list[bytes]
+    sources: list[Key]
+    source_rounds: list[int]
+    digests: list[bytes]
 
 
 class Gone(Struct, frozen=True, array_like=True, tag="gone"):
@@ -354,14 +398,14 @@ class Gone(Struct, frozen=True, array_like=True, tag="gone"):
     worker: WorkerId
 
 
-Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Gone]
+Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone]
 
 
 # -- views: the picture at one instant --------------------------------------------------------------------------------
 
 
 class TaskView(Struct, frozen=True):
-    """One task in a listing. ``shown``, ``summary`` and ``error`` are empty until a session has opened the sealed bytes."""
+    """One task in a listing. ``shown``, ``summary``, ``error`` are empty until a session opened the sealed bytes."""
 
     key: Key
     name: str
@@ -373,6 +417,7 @@ class TaskView(Struct, frozen=True):
     shown: str = ""
     summary: str = ""
     error: str = ""
+    source: Key = ""  #: where the value was taken over: whose run it is
 
 
 class FunctionView(Struct, frozen=True):
@@ -381,6 +426,7 @@ class FunctionView(Struct, frozen=True):
     name: str
     counts: dict[State, int]
     mean: float | None = None
+    reused: int = 0  #: how many of the finished ones did not run, but took over an equal run's value
 
 
 class WorkerView(Struct, frozen=True):
@@ -469,6 +515,7 @@ class Snapshot(Struct, frozen=True):
     workers: tuple[WorkerView, ...] = ()  #: workers only, alive or lately dead
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
+    starting: int = 0  #: workers on their way
 
     @property
     def counts(self) -> dict[State, int]:
@@ -480,13 +527,18 @@ class Snapshot(Struct, frozen=True):
         return total
 
     @property
+    def reused(self) -> int:
+        """How many of the finished tasks took over their value."""
+        return sum(function.reused for function in self.functions)
+
+    @property
     def total(self) -> int:
         """All tasks that anybody still wants."""
         return sum(count for state, count in self.counts.items() if state is not State.WITHDRAWN)
 
     @property
     def eta(self) -> float | None:
-        """Seconds until all that can run has run: open tasks by mean time, over the live workers. None where unknown."""
+        """Seconds until all that can run has run: open tasks by mean time, over the live workers; None: unknown."""
         alive = sum(view.alive for view in self.workers)
         work = 0.0
         for function in self.functions:

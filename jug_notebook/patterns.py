@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jug_notebook.desk import in_task
 from jug_notebook.errors import BadTask
-from jug_notebook.handles import Handle, Tasklet
 from jug_notebook.task import TaskFunction, task
-from jug_notebook.values import tasks_in
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.handles import Handle, Tasklet
+from jug_notebook.task.values import tasks_in
 
 
 def iteratetask(base: Handle, n: int) -> list[Tasklet]:

@@ -25,7 +25,7 @@ def host() -> str:
 
 @functools.cache
 def machine() -> str:
-    """Eight hex digits that name the running kernel and pid namespace: what must be equal for a pid to mean the same."""
+    """Eight hex digits that name the running kernel and pid namespace: if equal, a pid means the same."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: the host's name must do
@@ -48,7 +48,7 @@ def python() -> str:
 
 
 def born(pid: int) -> int | None:
-    """When a process of this machine started, in clock ticks since boot; None if there is none (a zombie counts as none)."""
+    """When a process of this machine started, in clock ticks since boot; None if there is none (a zombie is none)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except FileNotFoundError:

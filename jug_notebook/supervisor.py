@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from jug_notebook import desk, process
+from jug_notebook import process
 from jug_notebook.capture import Capture, Files
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
@@ -44,6 +44,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, keyring, open_store
+from jug_notebook.task import desk
 from jug_notebook.worker import Running, Slot, backoff, work
 
 TICK = 0.1  #: seconds between two looks at the workers
@@ -51,7 +52,6 @@ GRACE = 0.5  #: seconds from asking a process group to end to ending it
 NUDGE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
 GIVE_UP = 5  #: so many workers in a row that died before their first task: something is wrong with this host
 BRAKE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
-BUSY = 20  #: tasks in one tick beyond which a supervisor leaves the store's news alone until its next beat
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -187,8 +187,6 @@ class Supervisor:
         next_beat, next_idle, idle_since = now, now, now
         settled_crew = now + BEAT  # a rival that registered in the same moment is seen by then
         patience = self.limits.idle_timeout
-        seen = -1
-        counted = 0
         while True:
             now = clock.monotonic()
             self._reap()
@@ -201,7 +199,6 @@ class Supervisor:
             if self._ending and not self._hands:
                 return 1 if self._quick_deaths >= GIVE_UP else 0
             self._look(now)
-            done = sum(hand.slot.done for hand in self._hands.values())
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._beat_all()
@@ -211,10 +208,6 @@ class Supervisor:
                         self._end()
                 if self.tied_to and not self._lives(self.tied_to):
                     self._end(at_once=True)
-            elif done - counted <= BUSY and (version := self.store.watch(seen, 0.0)) != seen:
-                seen = version
-                self._renew()
-            counted = done
             if not all(hand.slot.waiting for hand in self._hands.values()):
                 idle_since = now
             elif now >= next_idle and not self._ending:
@@ -269,12 +262,16 @@ class Supervisor:
     # -- talking to the store
 
     def _renew(self, hands: Iterable[Hand] = ()) -> None:
-        """Say that we are here, and do as we're told."""
+        """Say that we are here, and do as we're told; then say how that leaves us."""
         self._beat += 1
+        said = [hand.said(hand.slot.read(), self._beat) for hand in hands]
+        while orders := self.store.renew([self._said(), *said]):
+            for order in orders:
+                self._obey(order)
+
+    def _said(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
-        said = [msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note)]
-        for order in self.store.renew(said + [hand.said(hand.slot.read(), self._beat) for hand in hands]):
-            self._obey(order)
+        return msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note)
 
     def _beat_all(self) -> None:
         for hand in self._hands.values():
@@ -313,9 +310,24 @@ class Supervisor:
     def _nothing_to_do(self) -> bool:
         if not self.store.idle(self.target, self._me.python):
             return False
+        self._tell_of_foreign_tasks()
         if self.limits.idle_timeout == 0:
             return True
         return not any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
+
+    def _tell_of_foreign_tasks(self) -> None:
+        """There is work, and it's not for us: byte code travels between equal versions of Python only."""
+        foreign = self.store.foreign(self._me.python)
+        if not foreign:
+            return
+        version, count = max(foreign.items(), key=lambda item: item[1])
+        told = (
+            f"{count} ready task{' was' if count == 1 else 's were'} made with Python {version} and these workers have "
+            f"{self._me.python}: start some with Python {version}"
+        )
+        if told != self._note:
+            self._note = told
+            self._say(f"{told}\n")
 
     def _say(self, text: str) -> None:
         if self.detached:

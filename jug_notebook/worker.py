@@ -13,21 +13,20 @@ import sys
 import threading
 import traceback
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from hashlib import sha1
 from struct import Struct
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from jug_notebook import codec
+from jug_notebook import alias, codec
 from jug_notebook.capture import Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.desk import running
-from jug_notebook.errors import SignatureError, StoreError, ValueLost
+from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
     Address,
@@ -45,17 +44,21 @@ from jug_notebook.model import (
     Target,
     Verdict,
     Why,
+    WorkerId,
     WorkerInfo,
 )
 from jug_notebook.store import Store
+from jug_notebook.task.desk import running
 
 BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
 HURRY = 0.02  #: seconds after which a batch settles what it has
+PATIENCE = 0.05  #: seconds for which the rest of a batch waits behind a task that takes longer than was expected
 WAIT = 1.0  #: seconds of waiting for work in one go
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_HOME = os.path.dirname(os.path.abspath(__file__))
+_OURS = (_HOME + os.sep, os.path.join(os.path.dirname(_HOME), "kernel_ext") + os.sep)
 
 
 # -- what the supervisor sees ------------------------------------------------------------------------------------------
@@ -324,9 +327,12 @@ class Bench:
         if not spec.needs and claim.grant.inputs == NO_INPUTS:
             return []
         opened: list[Finished] = []
-        for key, body in zip(spec.needs, claim.needs, strict=True):
+        for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
             said = self._finished.decode(memoryview(body)[32:])  # unproven; says what the signature must cover
-            opened.append(self._finished.decode(self._seal.open("outcome", key, said.round, said.inputs, body)))
+            opened.append(self._finished.decode(self._seal.open("outcome", said.key, said.round, said.inputs, body)))
+            if said.key != key:
+                proof = claim.proofs[slot] if claim.proofs else ()
+                alias.prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
         if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
             raise _Stale
         return [self._value(key, need) for key, need in zip(spec.needs, opened, strict=True)]
@@ -362,8 +368,10 @@ class Bench:
     # -- telling what went wrong
 
     def _failed(self, error: BaseException, kind: str, grant: Grant, run: Run, labels: dict[str, str]) -> Failed:
+        # our own errors say what, where and what next; a traceback through our code says nothing more
+        report = "" if kind != "raised" and isinstance(error, JugError) else _traceback(error, labels)
         return Failed(
-            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), _traceback(error, labels), run,
+            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), report, run,
             codec.dump_exception(error) if kind == "raised" else b"",
         )  # fmt: skip
 
@@ -436,7 +444,7 @@ def work(
     """
     bench = Bench(store, seal, me, slot, clock, listener or Deaf(), guest)
     stop = stop or _never
-    done: list[Settlement] = []
+    tray = Tray(store, me.id)
     count = 0
     monotonic = clock.monotonic
 
@@ -447,18 +455,12 @@ def work(
             or (deadline is not None and monotonic() >= deadline)
         )
 
-    def settle() -> None:
-        nonlocal done
-        done, handed = [], done
-        store.claim(me.id, 0, 0.0, handed)
-
-    claims: list[Claim] = []
     try:
         while not over():
             limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
-            if done:
-                claims = store.claim(me.id, limit, 0.0, done, target, me.python)
-                done = []
+            claims: list[Claim] = []
+            if tray.done:
+                claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)
             if not claims:
                 slot.waits(True)
                 claims = store.claim(me.id, limit, _patience(wait, deadline, until_idle, clock), (), target, me.python)
@@ -466,22 +468,100 @@ def work(
             if not claims and until_idle and store.idle(target, me.python):
                 break
             settled_at = monotonic()
-            claims.reverse()
-            while claims and not over():
-                if done and (not bench.is_short(claims[-1].name) or monotonic() - settled_at > HURRY):
-                    settle()
+            tray.fill(claims)
+            while not over() and (claim := tray.next()) is not None:
+                if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
+                    tray.settle()
                     settled_at = monotonic()
-                settlement = bench.attempt(claims.pop())
+                settlement = bench.attempt(claim)
                 if settlement is not None:
-                    done.append(settlement)
+                    tray.done.append(settlement)
                     count += 1
     finally:
         slot.waits(False)
-        if done:
-            settle()
-        if claims:
-            store.release([claim.grant for claim in claims])
+        tray.clear()
     return count
+
+
+class Tray:
+    """What a worker has claimed and not begun, and what it has done and not handed in.
+
+    A task that takes longer than those before it must not hold up the rest: a thread looks at the tray now and then,
+    and if the same task is still running gives back what waits behind it and hands in what was done before it.
+    """
+
+    def __init__(self, store: Store, worker: WorkerId) -> None:
+        self.done: deque[Settlement] = deque()
+        self._store = store
+        self._worker = worker
+        self._claims: deque[Claim] = deque()
+        self._begun = 0
+        self._filled = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
+
+    def fill(self, claims: Sequence[Claim]) -> None:
+        self._claims.extend(claims)
+        if len(claims) > 1:
+            self._filled.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._relieve, name="jug-relief", daemon=True)
+                self._thread.start()
+
+    def next(self) -> Claim | None:
+        """The claim to use now."""
+        self._begun += 1
+        try:
+            return self._claims.popleft()
+        except IndexError:  # all are used, or were given back
+            return None
+
+    def take_done(self) -> list[Settlement]:
+        return _emptied(self.done)
+
+    def settle(self) -> None:
+        """Hand in what is done."""
+        if done := self.take_done():
+            self._store.claim(self._worker, 0, 0.0, done)
+
+    def give_back(self) -> None:
+        if claims := _emptied(self._claims):
+            self._store.release([claim.grant for claim in claims])
+
+    def clear(self) -> None:
+        """The worker ends."""
+        self._ended = True
+        self._filled.set()
+        self.settle()
+        self.give_back()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _relieve(self) -> None:
+        pause = threading.Event()
+        while not self._ended:
+            self._filled.wait()
+            seen = self._begun
+            pause.wait(PATIENCE)
+            if not self._claims and not self.done:
+                self._filled.clear()
+                if self._claims:  # filled in between
+                    self._filled.set()
+            elif seen == self._begun and not self._ended:
+                self.give_back()
+                self.settle()
+
+
+T = TypeVar("T")
+
+
+def _emptied(things: deque[T]) -> list[T]:
+    """All of them, taken out one by one, so that two threads may do so at once."""
+    taken = []
+    with suppress(IndexError):
+        while True:
+            taken.append(things.popleft())
+    return taken
 
 
 def _never() -> bool:

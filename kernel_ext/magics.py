@@ -84,10 +84,16 @@ class JugMagics(Magics):
         if before is not None and self.in_cell:
             before.end_cell()
         session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        session.name_files(self._cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
         self._opened.append(session)
         return session
+
+    def _cell_of(self, file: str) -> str | None:
+        """What people know the code in a file of that name by: "Cell In[3]"."""
+        known = self.shell.compile.format_code_name(file)
+        return None if known is None else " ".join(known)
 
     def _attached(self) -> jn.Session | None:
         """The session in use, where there is one; asking makes none."""
@@ -474,6 +480,28 @@ class JugMagics(Magics):
             print(f"dropped {results}, to be made again with all that was made of it{self._if_nobody()}")
         else:
             print("nothing to drop: none of these has a result")
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--undo", action="store_true", help="take that back: what stood on it is computed after all")
+    @option("--dry-run", action="store_true", help="only say what would come of it")
+    def jug_accept(self, line: str) -> None:
+        """The code was edited and its results stay right: open tasks take over what the former code made.
+
+        %jug_accept fit --dry-run           how many results are there?
+        %jug_accept fit                     for all tasks of a function
+        %jug_accept fits[3]                 for one
+        %jug_accept fit --undo              compute them after all, with what was made from them
+
+        Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
+        first (run the cell that calls the function). Who said so and when is on record: task.provenance().
+        """
+        asked = read(self.jug_accept, line)
+        target = self._demanded(self.jug_accept, asked.target)
+        print(
+            self._meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+        )
 
     # -- what they share -----------------------------------------------------------------------------------------------
 

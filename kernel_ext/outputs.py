@@ -36,8 +36,8 @@ def label(shown: str, folder: Path, steady: bool) -> str:
     if kind != "file":
         return f"{kind} store" if kind == "memory" else shown
     path = Path(rest)
-    if path.is_relative_to(folder):
-        return f"file store ./{path.relative_to(folder)}"
+    if not path.is_absolute() or path.is_relative_to(folder):
+        return f"file store ./{path if not path.is_absolute() else path.relative_to(folder)}"
     return f"file store …/{path.name}" if steady else f"file store {path}"
 
 

@@ -620,7 +620,7 @@ def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) ->
     space = cell(LINES)
     file = space["f"].__code__.co_filename
     parcel = dump_function(
-        space["f"], examine(space["f"]), blobs.put, labels={file: "Cell In[3]", "other": "Cell In[4]"}
+        space["f"], examine(space["f"]), blobs.put, {file: "Cell In[3]", "other": "Cell In[4]"}.get
     )
     assert parcel.labels == {file: "Cell In[3]"}
     assert parcel.parts["helper inner"]

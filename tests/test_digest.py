@@ -34,8 +34,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jug_notebook import canonical
-from jug_notebook.digest import Encoder, digest, list_body, name_call, remembering
+from jug_notebook.digest import Encoder, canonical, digest, list_body, name_call, remembering
 from jug_notebook.errors import Unhashable
 from jug_notebook.model import Reference
 
@@ -911,7 +910,7 @@ def test_a_need_inside_something_heavy_is_found_each_time() -> None:
 
 
 def test_within_a_map_a_heavy_argument_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jug_notebook import digest_arrays
+    from jug_notebook.digest import arrays as digest_arrays
 
     hashed = []
     body = digest_arrays._array_body

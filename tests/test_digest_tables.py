@@ -33,7 +33,7 @@ def test_the_layout_of_an_array_does_not_count() -> None:
 
 
 def test_an_array_that_is_copied_in_pieces_has_the_same_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jug_notebook import digest_arrays
+    from jug_notebook.digest import arrays as digest_arrays
 
     a = np.arange(100_000.0).reshape(500, 200)
     monkeypatch.setattr(digest_arrays, "CHUNK", 10_000)

@@ -105,6 +105,7 @@ def test_a_comment_runs_nothing_and_a_changed_helper_runs_what_depends_on_it(not
 
 
 def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Path) -> None:
+    (notebook.parent / "gate").touch()
     kernel = start(notebook)
     try:
         kernel.run("%jug_execute -n 1", "cell-4")
@@ -116,8 +117,36 @@ def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Pat
             "def move(point, by):\n    return Point(point.x + by, Colour.BLUE)\n",
             "cell-5",
         )
-        shown = kernel.run("p = move(move(Point(1, Colour.RED), 2), 3).result()\nisinstance(p, Point), p == Point(6, Colour.BLUE), p.colour is Colour.BLUE")
+        shown = kernel.run(
+            "p = move(move(Point(1, Colour.RED), 2), 3).result()\n"
+            "isinstance(p, Point), p == Point(6, Colour.BLUE), p.colour is Colour.BLUE"
+        )
         assert shown.result == "(True, True, True)", shown.traceback
     finally:
         kernel.run("%jug_stop --now", "cell-6")
         kernel.close()
+
+
+def test_an_accepted_refactoring_runs_nothing_and_given_back_it_runs(notebook: Path) -> None:
+    (notebook.parent / "gate").touch()
+    kernel = start(notebook)
+    try:
+        kernel.run("%jug_execute -n 1", "cell-4")
+        assert kernel.run("answer.result()", "cell-5").result == "506"
+        kernel.run("%jug_stop\nimport jug_notebook\njug_notebook.current().crews[-1].wait()", "cell-6")
+        kernel.run(DEFINITIONS.replace("return n * n", "square = n * n\n    return square"), "cell-2")
+        kernel.run(CALLS, "cell-3")
+        assert kernel.run("%jug_accept slow_square", "cell-7").out.startswith("accepted 12 results, from ")
+        shown = kernel.run("answer.value(), answer.state.value, answer.provenance()['reused from'] != answer.key")
+        assert shown.result == "(506, 'finished', True)", shown.traceback
+        assert kernel.run("%jug_accept slow_square --undo", "cell-8").out.startswith("gave back 12 results")
+        assert kernel.run("answer.state.value, squares[0].state.value").result == "('waiting', 'ready')"
+        assert len((notebook.parent / "ran.txt").read_text().splitlines()) == 13
+        kernel.run("%jug_execute -n 1", "cell-9")
+        assert kernel.run("answer.result()", "cell-10").result == "506"
+    finally:
+        kernel.run("%jug_stop --now", "cell-11")
+        kernel.close()
+    ran = (notebook.parent / "ran.txt").read_text().splitlines()
+    assert len(ran) == 13 + 12
+    assert ran.count("total") == 1

@@ -161,7 +161,7 @@ def test_tasks_reach_the_store_by_the_batch(session):
 def test_what_a_long_cell_leaves_lying_is_handed_in_after_a_while(store_url, tmp_path):
     clock = FakeClock()
     session = jn.Session(store_url, notebook=tmp_path, clock=clock)
-    from jug_notebook import desk
+    from jug_notebook.task import desk
 
     desk.sit(session)
     task = define("def f(x): return x")(1)
@@ -232,7 +232,7 @@ def test_redefining_is_seen_after_a_restart_too(store_url, tmp_path):
     first.flush()
     key, store = old.key, first._store
     second = jn.Session(store_url, notebook=tmp_path)
-    from jug_notebook import desk
+    from jug_notebook.task import desk
 
     desk.sit(second)
     define("def f(x): return x + 1")(1)

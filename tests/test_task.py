@@ -16,7 +16,7 @@ import pytest
 from crews import working
 
 import jug_notebook as jn
-from jug_notebook.desk import running
+from jug_notebook.task.desk import running
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_session import NOTEBOOK, define, run_cell
 
 import jug_notebook as jn
-from jug_notebook import comparing, render
+from jug_notebook import render
 from jug_notebook.__main__ import main
 from jug_notebook.model import Cause, Explanation, Reason, Recipe, State, Why
+from jug_notebook.session import comparing
 from jug_notebook.store import Store
 
 

@@ -16,9 +16,9 @@ from workbench import ORIGIN, Need, Submitter, cell
 from jug_notebook import process, worker
 from jug_notebook.capture import Deaf
 from jug_notebook.clock import FakeClock
-from jug_notebook.desk import in_task
 from jug_notebook.model import Claim, Settlement, State, WorkerInfo
 from jug_notebook.store import Store, open_store
+from jug_notebook.task.desk import in_task
 from jug_notebook.worker import Bench, Shelf, Slot, work
 
 
@@ -157,7 +157,7 @@ def test_a_task_runs_in_its_notebooks_folder(tasks: Submitter, me: WorkerInfo, m
 
 
 def test_inside_a_task_calls_of_task_functions_are_plain(tasks: Submitter, me: WorkerInfo) -> None:
-    key = tasks.submit("def f():\n    from jug_notebook.desk import in_task\n    return in_task.on")
+    key = tasks.submit("def f():\n    from jug_notebook.task.desk import in_task\n    return in_task.on")
     run_all(tasks, me)
     assert tasks.value(key) is True
     assert not in_task.on

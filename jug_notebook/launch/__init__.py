@@ -77,11 +77,13 @@ class Crew:
         store: Store,
         name: str,
         started: subprocess.Popen[bytes] | None = None,
+        size: int = 0,
         log: IO[bytes] | None = None,
         clock: Clock = CLOCK,
     ) -> None:
         self.store = store
         self.name = name
+        self.size = size  #: workers asked for when it was started
         self._started = started
         self._log = log
         self._clock = clock

@@ -58,7 +58,7 @@ def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Cr
     except OSError as error:
         log.close()
         raise LaunchError(f"{command[0]} can't be started: {error.strerror}; give another python") from error
-    return Crew(store, name, started, log, clock)
+    return Crew(store, name, started, options.size, log, clock)
 
 
 def _environment() -> dict[str, str]:

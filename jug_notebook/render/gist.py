@@ -54,6 +54,12 @@ SHELL = Hints(
 )
 
 
+def finished(snapshot: Snapshot) -> str:
+    """How many have a value; those that did not run for it are told."""
+    reused = f", {snapshot.reused:,} of them reused" if snapshot.reused else ""
+    return f"{snapshot.counts[State.FINISHED]:,} of {snapshot.total:,} finished{reused}"
+
+
 def percent(snapshot: Snapshot) -> str:
     """How much is finished; 100 % only where everything is."""
     total = snapshot.total
@@ -168,7 +174,7 @@ def outlook(snapshot: Snapshot) -> str:
         wrong = counts[State.FAILED] + counts[State.BLOCKED]
         return "nothing left that can run" if wrong else "all done"
     if not living(snapshot):
-        return "no worker is alive"
+        return f"{plural(snapshot.starting, 'worker')} on the way" if snapshot.starting else "no worker is alive"
     if snapshot.eta is not None:
         return f"about {duration(snapshot.eta)} left"
     known = sum(time_left(function, living(snapshot)) or 0.0 for function in snapshot.functions)
@@ -179,9 +185,9 @@ def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
     """(what for, what to type): only what makes sense now."""
     counts = snapshot.counts
     advice = []
-    if any(counts[state] for state in OPEN) and not living(snapshot):
+    if any(counts[state] for state in OPEN) and not living(snapshot) and not snapshot.starting:
         advice.append(("start workers", hints.start))
-    if living(snapshot):
+    if living(snapshot) or snapshot.starting:
         advice += [("stop after the current task", hints.stop), ("stop at once", hints.stop_now)]
     if counts[State.FAILED]:
         advice += [("see one failure whole", hints.log), ("try the failed again", hints.retry)]

@@ -16,6 +16,7 @@ from typing import Protocol
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
+    Acceptance,
     Address,
     Claim,
     Grant,
@@ -50,7 +51,7 @@ class Store(Protocol):
         ...
 
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
-        """Want known tasks again, or no longer. No longer wanting them without a cell speaks for all the notebook's cells."""
+        """Want known tasks again, or no longer. The latter, without a cell, speaks for all cells of the notebook."""
         ...
 
     def wished(self, origin: Origin) -> list[Key]:
@@ -80,7 +81,7 @@ class Store(Protocol):
         ...
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        """Beat for these processes (the first is the supervisor or session itself); answer the orders for it since the last."""
+        """Beat for these processes, the supervisor or session first; answer the orders it got since the last beat."""
         ...
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
@@ -111,7 +112,9 @@ class Store(Protocol):
         """For blocked tasks, the failed task that blocks each."""
         ...
 
-    def tasks(self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0) -> list[TaskView]:
+    def tasks(
+        self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
+    ) -> list[TaskView]:
         """A listing, in order of submission; of failed tasks, the latest first."""
         ...
 
@@ -120,7 +123,22 @@ class Store(Protocol):
         ...
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
-        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose."""
+        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose.
+
+        A value lost that was taken over is lost for the task that ran, too.
+        """
+        ...
+
+    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+        """What each task is now: its round and inputs (and no attempt). None where a need has no value yet."""
+        ...
+
+    def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
+        """Let runs stand for tasks of other code, or (``undone``) no longer: see `Acceptance`. The last word counts."""
+        ...
+
+    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """The sealed acceptances that stand for what these tasks are now."""
         ...
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
@@ -145,6 +163,10 @@ class Store(Protocol):
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """True where no task is ready or running that a worker of this python could run or wait for."""
+        ...
+
+    def foreign(self, python: str) -> dict[str, int]:
+        """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:

@@ -133,9 +133,12 @@ class FileStore(FoldedStore):
         try:
             names = os.listdir(self.folder / "log")
         except FileNotFoundError:
-            raise StoreError(f"{self.shown} is gone: its folder was removed or moved") from None
+            raise self._gone() from None
         for name in names:
             self._log(name)
+
+    def _gone(self) -> StoreError:
+        return StoreError(f"{self.shown} is gone: its folder was removed or moved")
 
     def _log(self, name: str) -> Log | None:
         """The log of that name; None for our own, whose facts are folded as they are written."""
@@ -245,9 +248,12 @@ class FileStore(FoldedStore):
         return now - since <= LEASE if here is None else here
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        for info in processes:
-            _write_info(self.folder / "workers" / info.id, info)
-        return self._orders(processes[0].id) if processes else []
+        try:
+            for info in processes:
+                _write_info(self.folder / "workers" / info.id, info)
+            return self._orders(processes[0].id) if processes else []
+        except FileNotFoundError:
+            raise self._gone() from None
 
     def _orders(self, supervisor: WorkerId) -> list[Order]:
         found: list[Order] = []

@@ -16,6 +16,8 @@ from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
+    Acceptance,
+    Accepted,
     Address,
     Claim,
     Claimed,
@@ -46,6 +48,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
+from jug_notebook.reuse import Outcome
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
@@ -87,8 +90,9 @@ class FoldedStore(ABC):
     @abstractmethod
     def sync(self) -> None: ...
 
+    @abstractmethod
     def _commit(self, busy: float | None) -> None:
-        """Called before a worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be."""
+        """A worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be before."""
 
     @abstractmethod
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]: ...
@@ -135,13 +139,16 @@ class FoldedStore(ABC):
                     finished += 1
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
-                    self._record(
-                        Submitted(name, priority, python, [s.key for s in part], [s.needs for s in part], [s.form for s in part]),
-                        [s.body for s in part],
-                    )
+                    keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
+                    fact = Submitted(name, priority, python, keys, needs, forms)
+                    self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
-            fresh = sum(map(len, new.values()))
+            reused = sum(
+                cards[s.key].taken is not None for group in new.values() for s in group if s.needs
+            )  # finished before anybody could claim them
+            finished += reused
+            fresh = sum(map(len, new.values())) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
 
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
@@ -207,7 +214,7 @@ class FoldedStore(ABC):
 
     def _overtaken(self, key: Key, inputs: bytes) -> bool:
         held = self._board.held(key)
-        return held is not None and held[0].finished and held[0].inputs == inputs
+        return held is not None and held[0].finished and held[0].inputs == inputs and held[0].key == key
 
     def _claim(
         self, worker: WorkerId, limit: int, target: Target | None, python: str
@@ -232,12 +239,27 @@ class FoldedStore(ABC):
     def _claimed(self, offer: Offer) -> Claim:
         card = offer.card
         places = [card.spec]
+        aliases = False
         for need in card.needs:
             held = self._board.held(need.key)
             assert held is not None, "an offered task has all it needs"
             places.append(held[1])
+            aliases = aliases or need.taken is not None
         body, *needs = self._read(places)
-        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths)
+        proofs = tuple(self._proof(need.key, need.taken) for need in card.needs) if aliases else ()
+        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths, proofs)
+
+    def _proof(self, key: Key, held: Outcome | None) -> tuple[bytes, ...]:
+        """What shows that a task may take over this outcome; empty for its own."""
+        if held is None or held[0].key == key:
+            return ()
+        cards = self._board.cards
+        task, source = cards[key], cards[held[0].key]
+        if task.form == source.form:
+            return tuple(self._read([task.spec, source.spec]))
+        said = self._board.accepted(key)
+        assert said is not None, "nothing else is taken over"
+        return tuple(self._read([said.place]))
 
     def release(self, grants: Sequence[Grant]) -> None:
         with self._lock:
@@ -255,6 +277,11 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             return self._board.idle(target, python)
+
+    def foreign(self, python: str) -> dict[str, int]:
+        with self._lock:
+            self._news()
+            return self._board.foreign(python)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -274,9 +301,10 @@ class FoldedStore(ABC):
             self._news()
             held = [self._board.held(key) for key in keys]
             bodies = self._bodies([None if h is None else h[1] for h in held])
-        return [
-            None if h is None or body is None else Held(h[0], body) for h, body in zip(held, bodies, strict=True)
-        ]
+            return [
+                None if h is None or body is None else Held(h[0], body, self._proof(key, h))
+                for key, h, body in zip(keys, held, bodies, strict=True)
+            ]
 
     def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
         found = iter(self._read([place for place in places if place is not None]))
@@ -308,14 +336,16 @@ class FoldedStore(ABC):
             return TaskView(card.key, card.kind.name, STATES[card.state], worker=self._board.runner(card))
         verdict, _, worker = held
         return TaskView(
-            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt
-        )
+            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt,
+            source="" if card.taken is None else verdict.key,
+        )  # fmt: skip
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         processes = self.processes()
         with self._lock:
             self._news()
             counts = self._board.counts(scope)
+            reused = self._board.reused(scope)
             processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
         now = self._clock.now()
         return Snapshot(
@@ -323,7 +353,12 @@ class FoldedStore(ABC):
             at=now,
             scope="whole store" if scope.notebook is None else "this notebook",
             functions=tuple(
-                FunctionView(name, {state: n for state, n in zip(STATES, counts[0], strict=True) if n}, counts[1])
+                FunctionView(
+                    name,
+                    {state: n for state, n in zip(STATES, counts[0], strict=True) if n},
+                    counts[1],
+                    reused.get(name, 0),
+                )
                 for name, counts in counts.items()
             ),
             workers=tuple(
@@ -331,15 +366,22 @@ class FoldedStore(ABC):
                 for info, alive, age in processes
                 if info.kind == "worker" and (alive or age < LATELY)
             ),
+            notes=tuple(
+                dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
+            ),
+            starting=_starting(processes),
         )
 
     def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
         """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
         done = max(info.done, self._board.settled_by.get(info.id, 0))
-        card = self._board.cards.get(info.task)
-        if card is not None and self._board.runner(card) == info.id:
+        card = self._board.running_of(info.id)
+        if card is None:
+            return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+        said = self._board.cards.get(info.task)
+        if said is not None and self._board.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+        return msgspec.structs.replace(info, done=done, task=card.key, task_name=card.kind.name, since=0.0)
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -348,6 +390,9 @@ class FoldedStore(ABC):
             self._news()
             lost: list[Key] = []
             rounds: list[int] = []
+            inputs: list[bytes] = []
+            sources: list[Key] = []
+            source_rounds: list[int] = []
             for key in keys:
                 card = self._board.cards.get(key)
                 if card is None or card.state < 0:
@@ -355,11 +400,16 @@ class FoldedStore(ABC):
                 held = self._board.held(key)
                 if why is Why.RETRY and (held is None or held[0].finished):
                     continue
-                if any(verdict.round == card.round for verdict, _, _ in card.outcomes):
+                if card.taken is not None or any(verdict.round == card.round for verdict, _, _ in card.outcomes):
                     lost.append(key)
                     rounds.append(card.round)
+                    inputs.append(b"" if card.taken is None else card.taken[0].inputs)
+                    if why is Why.LOST and card.taken is not None:
+                        sources.append(card.taken[0].key)
+                        source_rounds.append(card.taken[0].round)
             if lost:
-                self._record(Invalidated(lost, rounds, why, user, self._clock.now()))
+                fact = Invalidated(lost + sources, rounds + source_rounds, why, user, self._clock.now(), inputs)
+                self._record(fact)
                 self.sync()
             return lost
 
@@ -368,10 +418,49 @@ class FoldedStore(ABC):
             self._news()
             return [self._board.invalidation(key) for key in keys]
 
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+        with self._lock:
+            self._news()
+            cards = [self._board.cards.get(key) for key in keys]
+            return [
+                None if card is None or card.inputs is None else Grant(card.key, card.round, card.inputs, 0)
+                for card in cards
+            ]
+
+    def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
+        with self._lock:
+            self._news()
+            for part in _parts(sealed):
+                said = [acceptance for acceptance, _ in part]
+                fact = Accepted(
+                    self._board.counter + 1, undone, said[0].user, said[0].at, [a.key for a in said],
+                    [a.round for a in said], [a.inputs for a in said], [a.source for a in said],
+                    [a.source_round for a in said], [a.digest for a in said],
+                )  # fmt: skip
+                self._record(fact, [body for _, body in part])
+            self.sync()
+
+    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
+        with self._lock:
+            self._news()
+            said = [self._board.accepted(key) for key in keys]
+            return self._bodies([None if one is None else one.place for one in said])
+
     # -- recording -----------------------------------------------------------------------------------------------------
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
+
+
+def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+    """How many workers live supervisors are to keep that are not there yet."""
+    wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
+    for info, alive, _ in processes:
+        if alive and info.kind == "worker" and info.supervisor in wanted:
+            wanted[info.supervisor] -= 1
+    return sum(max(0, missing) for missing in wanted.values())
 
 
 def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:

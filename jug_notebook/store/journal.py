@@ -91,7 +91,8 @@ class Log:
 
     def _places(self, sizes: Sequence[int], end: int) -> list[Place]:
         start = end - sum(sizes)
-        return [Place(self, offset, size) for offset, size in zip(accumulate(sizes, initial=start), sizes, strict=False)]
+        offsets = accumulate(sizes, initial=start)
+        return [Place(self, offset, size) for offset, size in zip(offsets, sizes, strict=False)]
 
     def read(self, offset: int, size: int) -> bytes:
         """Raises ValueLost where the bytes are no longer there."""
@@ -132,7 +133,7 @@ def _frame(data: bytes, start: int, end: int) -> Frame | None:
 
 
 class Writer:
-    """The one writer of a log. Appends at once, so other processes see it; `sync` makes it outlive a crash of the host."""
+    """The one writer of a log. Appends at once, so others see it; `sync` makes it outlive a crash of the host."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder

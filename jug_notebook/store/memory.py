@@ -61,6 +61,9 @@ class MemoryStore(FoldedStore):
     def sync(self) -> None:
         """Nothing here outlives the process."""
 
+    def _commit(self, busy: float | None) -> None:
+        """Likewise."""
+
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         with self._rung:
             for info in processes:

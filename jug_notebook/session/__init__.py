@@ -7,26 +7,21 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import desk, process
+from jug_notebook import alias, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.desk import Draft, Edition
-from jug_notebook.display import Listing, Status, Text
-from jug_notebook.display import Why as Answer
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
-from jug_notebook.handles import SHORT, Task, handle
-from jug_notebook.inquiry import Inquiry
-from jug_notebook.intake import PENDING, CellReport, Intake
 from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
+    Finished,
     FunctionView,
     Key,
     Origin,
@@ -37,11 +32,18 @@ from jug_notebook.model import (
     TaskView,
     Why,
 )
-from jug_notebook.opening import Opener, printed, recipe
-from jug_notebook.reading import Reader
+from jug_notebook.session.accepting import Accepted, Accepting
+from jug_notebook.session.display import Listing, Status, Text
+from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.inquiry import Inquiry
+from jug_notebook.session.intake import PENDING, CellReport, Intake
+from jug_notebook.session.opening import Opener, printed, recipe
+from jug_notebook.session.reading import Reader
+from jug_notebook.session.targets import keys_of
 from jug_notebook.store import keyring, open_store, split
-from jug_notebook.targets import keys_of
-from jug_notebook.task import TaskFunction, definitions
+from jug_notebook.task import TaskFunction, definitions, desk
+from jug_notebook.task.desk import Draft, Edition
+from jug_notebook.task.handles import SHORT, Task, handle
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
@@ -109,7 +111,10 @@ class Session:
 
     @property
     def shown(self) -> str:
-        """The store's URL for people."""
+        """The store's URL for people: short, and without a password."""
+        scheme, rest = split(self._store.url)
+        if scheme == "file" and Path(rest).is_relative_to(self.folder):
+            return f"file:{Path(rest).relative_to(self.folder)}"
         return self._store.shown
 
     @property
@@ -162,6 +167,14 @@ class Session:
     def add(self, drafts: Sequence[Draft]) -> None:
         """See `Desk`."""
         self._intake.add(drafts)
+
+    def name_files(self, label_of: Callable[[str], str | None]) -> None:
+        """Give code that isn't in a real file a name for people, which tracebacks show: "Cell In[3]"."""
+        self._intake.label_of = label_of
+
+    def watch(self, seen: int, timeout: float) -> int:
+        """Wait until the store's version differs from ``seen``, at most so many seconds; answer the version now."""
+        return self._store.watch(seen, timeout)
 
     def flush(self) -> None:
         """Hand in the tasks that were made and not handed in yet. In a script, raises as `end_cell` does."""
@@ -308,7 +321,11 @@ class Session:
         scope = Scope() if all else self._scope
         failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
         failures = tuple(self._opener.failures(failed))
-        return Status(msgspec.structs.replace(self._store.snapshot(scope), failures=failures))
+        snapshot = self._store.snapshot(scope)
+        starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
+        return Status(
+            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=starting)
+        )
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -321,6 +338,7 @@ class Session:
         failed = [view for view in views if view.state is State.FAILED][:FAILURES]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
+            store=self.shown,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
             failures=tuple(self._opener.failures(failed)),
@@ -379,6 +397,8 @@ class Session:
         if outcome is None:
             return head
         run = outcome.run
+        if outcome.key != view.key:
+            head += f" · reused from {outcome.key[:SHORT]}"
         parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
@@ -429,6 +449,37 @@ class Session:
         keys = self._keys(target, namespace)
         return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
 
+    def accept(
+        self, target: Any, undo: bool = False, dry_run: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> Accepted:
+        """The code was edited, and what its former version made stands: open tasks take over its results.
+
+        Those of the same function with equal arguments, on equal values of what they need. It is on record who said
+        so, when, and whose results they are. ``undo`` takes that back; ``dry_run`` only tells. Raises NoSuchTask.
+        """
+        keys = self._keys(target, namespace)
+        accepting = Accepting(self._store, self._seal, self._user)
+        return (accepting.undo if undo else accepting.accept)(keys, self._clock.now(), dry_run)
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """See `Desk`."""
+        self.flush()
+        [outcome], [said] = self._opener.outcomes([key]), self._store.acceptances([key])
+        if outcome is None:
+            return {}
+        run = outcome.run
+        told: dict[str, Any] = {
+            "host": run.host, "pid": run.pid, "user": run.user, "python": run.python, "started": run.started,
+            "duration": run.duration, "attempt": run.attempt,
+        }  # fmt: skip
+        if outcome.key != key:
+            told["reused from"] = outcome.key
+        if said is not None and isinstance(outcome, Finished):
+            by = alias.opened(self._seal, key, said)
+            if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
+                told |= {"accepted by": by.user, "accepted at": by.at}
+        return told
+
     def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
         """This notebook no longer wants these tasks: what has not started won't. Answers how many were taken back."""
         keys = self._keys(target, namespace)
@@ -463,7 +514,8 @@ def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
     for view in views:
         counts[view.state] = counts.get(view.state, 0) + 1
     durations = [view.duration for view in views if view.state is State.FINISHED]
-    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None)
+    reused = sum(bool(view.source) for view in views)
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
 
 
 def _ignored(name: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Key, Scope
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
-from jug_notebook.values import tasks_in
+from jug_notebook.task.values import tasks_in
 
 _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tables show it
 
@@ -92,7 +92,7 @@ def _nothing(text: str, names: list[str], namespace: Mapping[str, Any] | None) -
     import difflib
 
     held = [name for name, value in (namespace or {}).items() if not name.startswith("_") and _is_target(value)]
-    near = difflib.get_close_matches(text, [*names, *held], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(text, dict.fromkeys([*names, *held]), n=3, cutoff=0.5)
     if near:
         return f"no task {text!r}; did you mean {' or '.join(near)}?"
     return f"no task {text!r}. " + (f"There are tasks of {', '.join(names[:10])}" if names else "There are none yet")

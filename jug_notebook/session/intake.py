@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,12 +13,12 @@ from jug_notebook import codec, process
 from jug_notebook.clock import Clock
 from jug_notebook.code import Code
 from jug_notebook.codec import Seal
-from jug_notebook.desk import Draft, Edition
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
 from jug_notebook.model import Key, Origin, Recipe, Scope, Spec, State, Submission
-from jug_notebook.opening import Opener, recipe
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction, definitions
+from jug_notebook.task.desk import Draft, Edition
 
 FLUSH_TASKS = 1000  #: so many tasks are handed in together,
 FLUSH_AFTER = 0.05  #: or those made in so many seconds
@@ -64,6 +64,8 @@ class Intake:
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, Edition] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
+        self._former = 0
+        self.label_of: Callable[[str], str | None] | None = None
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
 
@@ -75,7 +77,7 @@ class Intake:
         code = self._code(function)
         edition = self._last.get(function)
         if edition is None or edition.code != code.digest or function.hidden:
-            parcel = codec.dump_function(function.__jug_function__, code, self._store.put_blob)
+            parcel = codec.dump_function(function.__jug_function__, code, self._store.put_blob, self.label_of)
             address = self._store.put_blob([msgspec.msgpack.encode(parcel)])
             bound = Recipe(
                 name=function.name,
@@ -99,7 +101,7 @@ class Intake:
             )
             self._last[function] = edition
         self._editions[function] = edition
-        self._take_back_former(function, code)
+        self._former += self._take_back_former(function, code)
         return edition
 
     def _code(self, function: TaskFunction) -> Code:
@@ -160,8 +162,8 @@ class Intake:
         folder, made, python = str(self._folder), self._clock.now(), process.python()
         encode, seal = msgspec.msgpack.Encoder().encode, self._seal.seal
         submissions = []
-        for edition, key, form, needs, arguments, shown in drafts:
-            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made)
+        for edition, key, form, needs, arguments, shown, call in drafts:
+            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made, call)
             body = seal("spec", key, 0, b"", encode(spec))
             submissions.append(Submission(key, edition.name, needs, form, body, edition.priority, python))
         return submissions
@@ -188,6 +190,7 @@ class Intake:
             self._cell = cell
             self._made = {}
             self._handed = CellReport()
+            self._former = 0
             self._unpin()
 
     def end_cell(self, success: bool = True) -> CellReport:
@@ -204,6 +207,7 @@ class Intake:
             cell = self._cell
             try:
                 taken_back = self._end_of_run()
+                taken_back += self._former
                 if success:
                     taken_back += self._redefined() + self._no_longer_made(cell)
                 return msgspec.structs.replace(self._handed, taken_back=taken_back)
@@ -266,22 +270,24 @@ class Intake:
         self._known[name] = code
         if known is not None and not _redefines(known.parts, code.parts):
             return 0
-        pending = self._pending(self._store.keys_named(name, Scope(self._notebook)))
+        keys = self._store.keys_named(name, Scope(self._notebook))
         former = [
             key
-            for key, spec in zip(pending, self._opener.specs(pending), strict=True)
+            for key, spec in zip(keys, self._opener.specs(keys), strict=True)
             if spec is not None and recipe(spec.recipe).code != code.digest
         ]
         return self._take_back(former, Origin(self._user, self._notebook))
 
     def _take_back(self, keys: Sequence[Key], origin: Origin) -> int:
-        pending = self._pending(keys)
-        if pending:
-            self._store.wish(pending, origin, False)
-        return len(pending)
+        """No longer want these; answer how many of them had not started or had come to nothing.
 
-    def _pending(self, keys: Sequence[Key]) -> list[Key]:
-        return [key for key, state in zip(keys, self._store.states(keys), strict=True) if state in PENDING]
+        What is finished stays in the store, but is no longer counted as this notebook's work.
+        """
+        if keys:
+            pending = sum(state in PENDING for state in self._store.states(keys))
+            self._store.wish(keys, origin, False)
+            return pending
+        return 0
 
 
 def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

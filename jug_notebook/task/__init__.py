@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest
-from jug_notebook import desk as seat
 from jug_notebook.code import Code, examine
 from jug_notebook.describe import describe_arguments
-from jug_notebook.desk import Desk, Draft, Edition, in_task
 from jug_notebook.errors import BadTask
-from jug_notebook.handles import Handle, Tasklet, TaskList, briefly, handle
-from jug_notebook.values import tasks_in
+from jug_notebook.task import desk as seat
+from jug_notebook.task.desk import Desk, Draft, Edition, in_task
+from jug_notebook.task.handles import Handle, Tasklet, TaskList, briefly, handle
+from jug_notebook.task.values import tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
@@ -198,15 +198,15 @@ class TaskFunction:
     ) -> Draft:
         """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
-        key, form, needs = digest.name_call(edition.code, edition.name, named)
+        key, form, needs, call = digest.name_call(edition.code, edition.name, named)
         if self._tasks_by_default:  # what a task as a default comes to must travel with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
         payload = codec.dump_call(args, kwargs, needs, desk.put)
         if not needs:
-            return edition, key, form, needs, payload, self._shown(arguments)
+            return edition, key, form, needs, payload, self._shown(arguments), call
         with briefly():
-            return edition, key, form, needs, payload, self._shown(arguments)
+            return edition, key, form, needs, payload, self._shown(arguments), call
 
     def _shown(self, arguments: Arguments) -> str:
         if len(arguments) > 3:

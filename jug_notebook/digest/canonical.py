@@ -127,8 +127,8 @@ def _registered(kind: type) -> _Registered | None:
 
 
 def _find(kind: type) -> Entry:
-    import jug_notebook.digest_arrays
-    import jug_notebook.digest_library  # noqa: F401  (entries: of use only once something else than builtins is met)
+    import jug_notebook.digest.arrays
+    import jug_notebook.digest.library  # noqa: F401  (entries: of use only once something else than builtins is met)
 
     if issubclass(kind, type):
         return _builtin[type]

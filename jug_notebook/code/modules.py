@@ -19,8 +19,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from jug_notebook.code.syntax import beside_functions, literals, of_library, text_of
 from jug_notebook.errors import BadTask
-from jug_notebook.syntax import beside_functions, literals, of_library, text_of
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from jug_notebook import modules, syntax
+from jug_notebook.code import modules, syntax
 
 ABSENT = object()
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from jug_notebook import codec, comparing, process
-from jug_notebook.comparing import listed
+from jug_notebook import codec, process
 from jug_notebook.errors import SignatureError, ValueLost
 from jug_notebook.model import (
     Address,
@@ -30,7 +29,9 @@ from jug_notebook.model import (
     State,
     Why,
 )
-from jug_notebook.opening import Opener, recipe
+from jug_notebook.session import comparing
+from jug_notebook.session.comparing import listed
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 
 EXPLAINED = 1000  #: so many tasks of a list are looked into

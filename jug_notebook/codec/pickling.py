@@ -23,7 +23,7 @@ import msgspec
 from cloudpickle import cloudpickle as pickling
 
 from jug_notebook import code as coding
-from jug_notebook import modules, syntax
+from jug_notebook.code import modules, syntax
 from jug_notebook.errors import JugError
 from jug_notebook.model import Address, Key
 
@@ -165,7 +165,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         function = coding.plain(value)
         if function is not value:
             # the same object each time, so that the memo knows it
-            return _identity, (function,)
+            return _plain_calls, (function,)
         if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
             raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
         return NotImplemented
@@ -242,8 +242,17 @@ def _members(cls: type) -> dict[str, dict[str, Any]]:
     }
 
 
-def _identity(value: Any) -> Any:
-    return value
+def _plain_calls(function: Any) -> Any:
+    """Where tasks run, a task function is its plain function; its other ways of calling it are plain too."""
+    if isinstance(function, types.FunctionType):
+        function.run = function  # type: ignore[attr-defined]
+        function.map = lambda *items, chunksize=1, **constants: [  # type: ignore[attr-defined]
+            function(*item, **constants) for item in zip(*items, strict=False)
+        ]
+        function.starmap = lambda items, chunksize=1, **constants: [  # type: ignore[attr-defined]
+            function(*item, **constants) for item in items
+        ]
+    return function
 
 
 def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:

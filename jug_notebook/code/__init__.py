@@ -22,11 +22,9 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from jug_notebook import digest as canon
-from jug_notebook import modules, syntax
-from jug_notebook.cellcode import CellNames, cell_function, cell_names
-from jug_notebook.describe import brief
-from jug_notebook.errors import BadTask, Unhashable
-from jug_notebook.kinds import (
+from jug_notebook.code import modules, syntax
+from jug_notebook.code.cells import CellNames, cell_function, cell_names
+from jug_notebook.code.kinds import (
     ABSENT,
     COMPOSITE,
     DESCRIPTORS,
@@ -45,6 +43,8 @@ from jug_notebook.kinds import (
     source_of,
     travels,
 )
+from jug_notebook.describe import brief
+from jug_notebook.errors import BadTask, Unhashable
 
 __all__ = [
     "CellNames",

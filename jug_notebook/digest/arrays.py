@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from jug_notebook.canonical import Encoder, register
+from jug_notebook.digest.canonical import Encoder, register
 
 CHUNK = 1 << 24  #: an array that isn't contiguous is copied for hashing in pieces of so many bytes
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.display import Listing, Status, Why
-from jug_notebook.handles import TaskList
 from jug_notebook.model import State
 from jug_notebook.session import current
+from jug_notebook.session.accepting import Accepted
+from jug_notebook.session.display import Listing, Status, Why
+from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
@@ -76,6 +77,11 @@ def retry(target: Any = None) -> int:
 def invalidate(target: Any) -> int:
     """These values are wrong: compute them again, and what was made from them. Answers how many. Raises NoSuchTask."""
     return current().invalidate(target)
+
+
+def accept(target: Any, undo: bool = False, dry_run: bool = False) -> Accepted:
+    """The code was edited and its former results stand: see `Session.accept`. Raises NoSuchTask."""
+    return current().accept(target, undo, dry_run)
 
 
 def cancel(target: Any) -> int:

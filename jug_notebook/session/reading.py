@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook import codec, process, render
 from jug_notebook.clock import Clock
-from jug_notebook.desk import Problem
 from jug_notebook.errors import (
     BarrierError,
     JugError,
@@ -20,8 +19,9 @@ from jug_notebook.errors import (
     Withdrawn,
 )
 from jug_notebook.model import Failed, Finished, Held, Key, State, Why
-from jug_notebook.opening import Opener, failure
+from jug_notebook.session.opening import Opener, failure
 from jug_notebook.store import Store
+from jug_notebook.task.desk import Problem
 
 if TYPE_CHECKING:
     import asyncio

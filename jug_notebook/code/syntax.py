@@ -552,7 +552,7 @@ _LIBRARY = tuple(
     os.path.realpath(folder) + os.sep
     for folder in (os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib"), os.path.join(sys.prefix, "lib"))
 )
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _library: dict[str, bool] = {}
 
 

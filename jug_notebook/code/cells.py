@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from jug_notebook import syntax
+from jug_notebook.code import syntax
 from jug_notebook.errors import BadTask
 
 

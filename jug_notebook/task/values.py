@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.desk import Desk, Problem
 from jug_notebook.errors import WaitTimeout
-from jug_notebook.handles import Handle, Task
 from jug_notebook.model import Key
+from jug_notebook.task.desk import Desk, Problem
+from jug_notebook.task.handles import Handle, Task
 
 
 class Waited(NamedTuple):

@@ -18,12 +18,11 @@ from blake3 import blake3
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
-from jug_notebook import modules, syntax
-from jug_notebook.code import Code
+from jug_notebook.code import Code, modules, syntax
+from jug_notebook.codec.pickling import INLINE, Get, Put, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
-from jug_notebook.pickling import INLINE, Get, Put, Unpickler, bundled, stream
 
 __all__ = [
     "INLINE",
@@ -197,11 +196,11 @@ def load_value(payload: Payload, get: Get, mmap: bool = False) -> Any:
 
 
 def dump_function(
-    function: Callable[..., Any], code: Code, put: Put, labels: Mapping[str, str] | None = None
+    function: Callable[..., Any], code: Code, put: Put, label_of: Callable[[str], str | None] | None = None
 ) -> Parcel:
     """A function as it travels: by value, with its project's modules as text and the text of the cells it is from.
 
-    ``labels``: file name of a cell's code -> what people should read, "Cell In[3]".
+    ``label_of`` tells what people should read for the file name of a cell's code: "Cell In[3]".
     """
     function = coding.plain(function)
     name = getattr(function, "__name__", "the function")
@@ -213,7 +212,7 @@ def dump_function(
         raise _unstorable(function, f"function {name}", error, None) from error
     carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
-    shown = {file: label for file, label in (labels or {}).items() if file in pickler.files}
+    shown = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
     return Parcel(data, carried, sources, dict(code.parts), shown, dict(code.texts), _signature(function))
 
 

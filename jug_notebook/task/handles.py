@@ -10,10 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
 
-from jug_notebook import desk, digest
-from jug_notebook.desk import Desk, Edition, Problem
+from jug_notebook import digest
 from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
 from jug_notebook.model import Key, Reference, State
+from jug_notebook.task import desk
+from jug_notebook.task.desk import Desk, Edition, Problem
 
 SHORT = 8  #: hex digits of a key that people see
 
@@ -100,6 +101,10 @@ class Handle:
     def outputs(self) -> tuple[tuple[str, str], ...]:
         """What the task printed as (stream, text), in order."""
         return self.task._desk.outputs(self.task.key)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the value comes from: the run's host, user and time; if reused, whose run it is and who accepted it."""
+        return self.task._desk.provenance(self.task.key)
 
     def retry(self) -> int:
         """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
@@ -259,6 +264,8 @@ class Task(Handle):
         try:
             view = self._desk.views([self._key])[0]
             parts += [view.state.value, self._key[:SHORT]]
+            if view.source:
+                parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
             if view.state is not State.FINISHED and self._needs:
                 parts.append(f"needs {_tally(self._desk.states(self._needs))}")
@@ -386,14 +393,14 @@ class TaskList(list[Any]):
 
     def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
         """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
-        from jug_notebook.values import bvalue
+        from jug_notebook.task.values import bvalue
 
         values: list[Any] = bvalue(list(self), timeout=timeout, on_error=on_error)
         return values
 
     def wait(self, timeout: float | None = None) -> TaskList:
         """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError; no TaskFailed."""
-        from jug_notebook.values import settle
+        from jug_notebook.task.values import settle
 
         settle(self, timeout)
         return self

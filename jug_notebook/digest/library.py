@@ -8,8 +8,8 @@ import sys
 from types import NoneType
 from typing import Any
 
-from jug_notebook.canonical import Encoder, columns, has_entry, held, named, own_hash, register
 from jug_notebook.digest import list_body, mapping_body, tuple_body
+from jug_notebook.digest.canonical import Encoder, columns, has_entry, held, named, own_hash, register
 
 # -- objects -----------------------------------------------------------------------------------------------------------
 

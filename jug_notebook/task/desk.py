@@ -16,11 +16,11 @@ from jug_notebook.errors import BadTask, JugError
 from jug_notebook.model import Address, Key, Payload, State, TaskView
 
 if TYPE_CHECKING:
-    from jug_notebook.handles import Task
     from jug_notebook.task import TaskFunction
+    from jug_notebook.task.handles import Task
 
-Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str]"
-"""A task on its way into a store: edition, key, form, needs, arguments, and these in short."""
+Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
+"""A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
 
 
 class Edition:
@@ -102,6 +102,10 @@ class Desk(Protocol):
     def needs(self, key: Key) -> list[Task]: ...
 
     def outputs(self, key: Key) -> tuple[tuple[str, str], ...]: ...
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""
+        ...
 
     def former(self, edition: Edition) -> bool:
         """Is the function's code another one by now?"""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from jug_notebook.canonical import (
+from jug_notebook.digest.canonical import (
     ENTRIES,
     NAN,
     PLAIN,
@@ -51,11 +51,16 @@ __all__ = ["SCHEME", "SIZE", "Encoder", "Naming", "digest", "name_call", "regist
 
 
 class Naming(NamedTuple):
-    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once."""
+    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once.
+
+    ``form`` and ``call`` have slot numbers in place of these keys; ``call`` names the arguments alone, without the
+    code: it finds what former code made of the same call.
+    """
 
     key: Key
     form: bytes
     needs: tuple[Key, ...]
+    call: bytes
 
 
 def digest(value: Any, path: str = "value") -> bytes:
@@ -83,7 +88,8 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
 
     The key covers the keys of the needs. The form has their slot numbers instead.
     """
-    out = bytearray(_head(code, name))
+    head = _head(code, name)
+    out = bytearray(head)
     out += short(len(arguments))
     encoder = None
     for label, value in arguments:
@@ -100,21 +106,26 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     form = blake3(out).digest(SIZE) if len(out) <= THREADS else fingerprint(out)
     key = form.hex()
     if encoder is None or not encoder.met:
-        return Naming(key, form, ())
+        return Naming(key, form, (), _arguments(out, len(head)))
     needs = tuple(dict.fromkeys(encoder.met))
-    return Naming(key, _slotted(code, name, arguments, needs, encoder.memory), needs)
+    return Naming(key, *_slotted(head, arguments, needs, encoder.memory))
+
+
+def _arguments(out: bytearray, start: int) -> bytes:
+    """The digest of what follows the head."""
+    return blake3(out[start:]).digest(SIZE) if len(out) <= THREADS else fingerprint(memoryview(out)[start:])
 
 
 def _slotted(
-    code: str, name: str, arguments: Sequence[tuple[str, Any]], needs: Sequence[Key], memory: Memory
-) -> bytes:
+    head: bytes, arguments: Sequence[tuple[str, Any]], needs: tuple[Key, ...], memory: Memory
+) -> tuple[bytes, tuple[Key, ...], bytes]:
     """The second pass: the same, with slot numbers for needs."""
-    encoder = Encoder(bytearray(_head(code, name)), memory, {key: slot for slot, key in enumerate(needs)})
+    encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
     encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)
         encoder.add(value)
-    return fingerprint(encoder.out)
+    return fingerprint(encoder.out), needs, _arguments(encoder.out, len(head))
 
 
 # -- scalars -----------------------------------------------------------------------------------------------------------
