@@ -18,6 +18,7 @@ from jug_notebook.model import (
     Gone,
     Grant,
     Invalidated,
+    Invalidation,
     Origin,
     Released,
     Scope,
@@ -168,6 +169,15 @@ def test_two_presses_of_invalidate_are_one() -> None:
     board.fold(*settled(finished("a", b"1", round=1)))
     board.fold(press)
     assert board.state("a") is State.FINISHED
+
+
+def test_a_board_knows_who_began_the_round_that_a_task_is_in() -> None:
+    by_ann, by_bob = (Invalidated(["a"], [0], Why.DIRECT, who, at) for who, at in (("ann", 9.0), ("bob", 8.0)))
+    for facts in ((by_ann, by_bob), (by_bob, by_ann)):
+        board = board_of(submitted("a"), wished("a"), settled(finished("a", b"1")), *facts)
+        assert board.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
+    assert board_of(submitted("a"), wished("a")).invalidation("a") is None
+    assert board.invalidation("b") is None
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:

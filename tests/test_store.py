@@ -160,6 +160,10 @@ def test_an_invalidated_task_and_what_used_it_run_again(store: Store) -> None:
     store.submit([task("a"), task("b", "a")], HERE)
     run_all(store)
     assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
+    [end, other] = store.invalidations([key("a"), key("nothing")])
+    assert end is not None
+    assert (end.user, end.why) == ("ann", Why.DIRECT)
+    assert other is None
     assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
     assert run_all(store, b"2") == 2
 

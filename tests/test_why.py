@@ -157,6 +157,16 @@ def test_an_argument_is_told_down_to_the_item(session, before, now, told):
         assert found == told
 
 
+def test_an_argument_of_an_edited_class_says_so(session):
+    source = "class Window:\n    def holds(self, x): return x {} 1\n    def __repr__(self): return 'Window()'"
+    f = define("def f(w): return 1")
+    run_cell(source.format("<"))
+    compute(session, f(3))
+    compute(session, f(NOTEBOOK["Window"]()))
+    run_cell(source.format(">"))
+    assert lines(f(NOTEBOOK["Window"]())) == ["argument `w`: Window() → Window() of the class as it is now"]
+
+
 def test_the_nearest_has_the_fewest_other_arguments(session):
     f = define("def f(a, b, c): return a")
     compute(session, f(1, 2, 3), f(1, 2, 9), f(7, 8, 9))

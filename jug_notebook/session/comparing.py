@@ -234,6 +234,9 @@ def _pairs(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]] | None:
 
 def _told(before: Any, now: Any) -> tuple[str, str]:
     was, becomes = window(brief(before, 4 * WIDTH), brief(now, 4 * WIDTH))
+    one, other = type(before), type(now)
+    if one is not other and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+        return was, f"{becomes} of the class as it is now"
     if was == becomes:
         was, becomes = summarise(before), summarise(now)
     if was == becomes:

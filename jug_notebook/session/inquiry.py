@@ -14,6 +14,7 @@ from blake3 import blake3
 from jug_notebook import codec, process
 from jug_notebook.errors import SignatureError, ValueLost
 from jug_notebook.model import (
+    Address,
     Cause,
     Explanation,
     Failed,
@@ -37,6 +38,8 @@ EXPLAINED = 1000  #: so many tasks of a list are looked into
 OPENED = 20_000  #: so many specs are opened for one answer
 STORED = 5_000  #: so many stored tasks of one function are candidates, the latest first
 DECODED = 200  #: the arguments of so many are compared
+HEAVY = 1 << 20  #: bytes from which on a part of an argument isn't loaded to find the nearest,
+READ = 1 << 28  #: and so many are looked at in all
 CHAIN = 40  #: so far up the tasks that it needs
 _OPEN = (State.WAITING, State.READY, State.RUNNING)
 
@@ -58,6 +61,8 @@ class Inquiry:
         self._parcels: dict[str, Parcel | None] = {}
         self._arguments: dict[Key, dict[str, Any] | None] = {}
         self._digests: dict[Key, dict[str, bytes | None]] = {}
+        self._sizes: dict[Address, int] = {}
+        self._left = READ
         self._between: dict[tuple[Key, Key], tuple[Reason, ...]] = {}
 
     def explain(self, keys: Sequence[Key]) -> list[Explanation]:
@@ -185,10 +190,25 @@ class Inquiry:
 
     def _distance(self, before: Spec, now: Spec) -> int:
         """How many arguments differ. What is heavy isn't loaded for it."""
-        if before.arguments.buffers or now.arguments.buffers:
+        if not (self._is_light(before.arguments) and self._is_light(now.arguments)):
             return _payload_distance(before.arguments, now.arguments)
         was, is_now = self._named(before), self._named(now)
         return sum(was.get(name) != is_now.get(name) or is_now.get(name) is None for name in {**was, **is_now})
+
+    def _is_light(self, payload: Payload) -> bool:
+        """Are its blobs small? Classes that travel are such."""
+        for address in payload.buffers:
+            if address not in self._sizes:
+                if self._left <= 0:
+                    return False
+                try:
+                    self._sizes[address] = self._store.get_blob(address).nbytes
+                except ValueLost:
+                    self._sizes[address] = HEAVY
+                self._left -= self._sizes[address]
+            if self._sizes[address] >= HEAVY:
+                return False
+        return True
 
     def _named(self, spec: Spec) -> dict[str, bytes | None]:
         if spec.key not in self._digests:
