@@ -17,16 +17,21 @@ from jug_notebook.errors import (
     BarrierError,
     ChangedInCell,
     ClaimLost,
+    FileChanged,
     FormerDefinition,
     IsATask,
     JugError,
+    KeyAdvice,
     LaunchError,
     NoSuchTask,
     NotReady,
+    OnlyAPath,
+    Opaque,
     SignatureError,
     StoreError,
     TaskFailed,
     Unhashable,
+    Unseeded,
     Unstorable,
     ValueLost,
     WaitInterrupted,
@@ -37,6 +42,7 @@ from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.session.verbs import (
+    accept,
     barrier,
     cancel,
     execute,
@@ -50,9 +56,11 @@ from jug_notebook.session.verbs import (
     stop,
     tasks,
     verify,
+    why,
 )
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.task.desk import in_task
+from jug_notebook.task.files import file, timed_path
 from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
 from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
@@ -80,14 +88,18 @@ __all__ = [
     "ChangedInCell",
     "ClaimLost",
     "CustomHash",
+    "FileChanged",
     "FormerDefinition",
     "Handle",
     "IsATask",
     "JugError",
+    "KeyAdvice",
     "LaunchError",
     "NoHash",
     "NoSuchTask",
     "NotReady",
+    "OnlyAPath",
+    "Opaque",
     "Session",
     "SignatureError",
     "State",
@@ -99,11 +111,13 @@ __all__ = [
     "TaskList",
     "Tasklet",
     "Unhashable",
+    "Unseeded",
     "Unstorable",
     "ValueLost",
     "WaitInterrupted",
     "WaitTimeout",
     "Withdrawn",
+    "accept",
     "as_completed",
     "barrier",
     "bvalue",
@@ -112,6 +126,7 @@ __all__ = [
     "current",
     "definitions",
     "execute",
+    "file",
     "graph",
     "history",
     "identity",
@@ -128,8 +143,10 @@ __all__ = [
     "task",
     "tasks",
     "tasks_in",
+    "timed_path",
     "unload_ipython_extension",
     "value",
     "verify",
     "wait",
+    "why",
 ]

@@ -494,6 +494,27 @@ def _invalidate(arguments: Arguments) -> int:
     return 0
 
 
+def _add_accept(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.add_argument("--undo", action="store_true", help="take that back: what stood on it is computed after all")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would come of it")
+
+
+def _accept(arguments: Arguments) -> int:
+    from jug_notebook.clock import CLOCK
+    from jug_notebook.codec import Seal
+    from jug_notebook.process import user
+    from jug_notebook.session.accepting import Accepting
+    from jug_notebook.store import keyring
+
+    store = _store(arguments)
+    accepting = Accepting(store, Seal(keyring.secret(store.id), store.id), user())
+    act = accepting.undo if arguments.undo else accepting.accept
+    print(act(_meant(store, arguments.target), CLOCK.now(), arguments.dry_run))
+    store.close()
+    return 0
+
+
 def _retry(arguments: Arguments) -> int:
     from jug_notebook.model import State, Why
     from jug_notebook.process import user
@@ -610,6 +631,23 @@ def _graph(arguments: Arguments) -> int:
     return 0
 
 
+def _add_why(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+
+
+def _why(arguments: Arguments) -> int:
+    from jug_notebook import render
+    from jug_notebook.model import Scope
+    from jug_notebook.session.inquiry import Inquiry
+
+    store = _store(arguments)
+    keys = _meant(store, arguments.target)
+    explanations = Inquiry(store, _opener(store), Scope()).explain(keys)
+    print(render.why_text(explanations, len(keys)))
+    store.close()
+    return 0 if all(one.stored for one in explanations) else 1
+
+
 # -- key --------------------------------------------------------------------------------------------------------------
 
 
@@ -659,10 +697,12 @@ COMMANDS: dict[str, Command] = {
     "invalidate": Command(
         "these values are wrong: compute them again, and all made from them", _add_invalidate, _invalidate
     ),
+    "accept": Command("code was edited, and its former results stand", _add_accept, _accept),
     "retry": Command("try failed tasks again", _add_target, _retry),
     "stop": Command("stop the workers of a store", _add_stop, _stop),
     "log": Command("what a task printed, and why it failed; --history: who ran what when", _add_log, _log),
     "graph": Command("which functions need which, and how far each is", _add_graph, _graph),
+    "why": Command("why a task isn't stored: what changed since the nearest that is", _add_why, _why),
     "key": Command("bring the key of a store to another machine", _add_key, _key),
 }
 

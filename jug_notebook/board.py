@@ -6,6 +6,8 @@ House rules of this file:
   arrival times, and a fact about an unknown task waits on its card until the task's own fact comes.
 * State is derived, in one place (`_derive`). Facts only change what it is derived from.
 * What follows from a change flows along needs through a worklist, never by recursion: chains may be long.
+
+A task that has no value of its own may take over another's: see `reuse`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any, NamedTuple
 
 from jug_notebook.model import (
     NO_INPUTS,
+    Accepted,
     Claimed,
     Fact,
     Gone,
     Grant,
     Invalidated,
+    Invalidation,
     Key,
     Origin,
     Released,
@@ -32,16 +36,19 @@ from jug_notebook.model import (
     Submitted,
     Target,
     Verdict,
+    Why,
     Wish,
     Wished,
     WorkerId,
 )
+from jug_notebook.reuse import Outcome, Reuse, Standing, may_be_reused
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by a fact, not yet submitted
+REUSED = len(STATES)  # in tallies alone: finished, by another's run
 
 
 class Kind:
@@ -67,10 +74,12 @@ class Card:
         "attempts",
         "blocking",
         "dependents",
+        "direct",
         "form",
         "inputs",
         "key",
         "kind",
+        "lost",
         "missing",
         "needs",
         "notebooks",
@@ -80,6 +89,7 @@ class Card:
         "seq",
         "spec",
         "state",
+        "taken",
         "tallied",
         "tally",
         "wanted",
@@ -102,7 +112,9 @@ class Card:
         self.missing = 0
         self.blocking = 0
         self.worth = b""
-        self.outcomes: tuple[tuple[Verdict, Any, WorkerId], ...] = ()
+        self.outcomes: tuple[Outcome, ...] = ()
+        self.taken: Outcome | None = None  # over from another run
+        self.direct = self.lost = -1  # the last round that was invalidated directly, or whose value was lost
         self.attempts: list[Attempt] | None = None
         self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
         self.wanters = 0
@@ -152,6 +164,8 @@ class Board:
         self._presumed: set[WorkerId] = set()
         self._work: deque[Card] = deque()
         self._sequence = 0
+        self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
+        self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
@@ -169,8 +183,15 @@ class Board:
         elif type(fact) is Wished:
             self._wished(fact)
         elif type(fact) is Invalidated:
-            for key, from_round in zip(fact.keys, fact.from_rounds, strict=True):
-                self._new_round(self._card(key), from_round + 1)
+            for index, (key, from_round) in enumerate(zip(fact.keys, fact.from_rounds, strict=True)):
+                inputs = fact.inputs[index] if index < len(fact.inputs) else b""
+                self._invalidated(self._card(key), from_round, fact.why, inputs)
+                said = (from_round, fact.at, fact.user, fact.why.value)
+                self._invalidations[key] = max(self._invalidations.get(key, said), said)
+        elif type(fact) is Accepted:
+            self.counter = max(self.counter, fact.counter)
+            self._work.extend(map(self._card, fact.keys))
+            self._reuse.accept(fact, bodies)
         elif type(fact) is Released:
             for grant in fact.grants:
                 card = self._card(grant.key)
@@ -225,6 +246,10 @@ class Board:
                 if verdict.digest:
                     kind.done += 1
                     kind.spent += verdict.duration
+                    if verdict.inputs != NO_INPUTS:
+                        self._reuse.ran(card, verdict)
+            if card.direct >= 0:
+                self._reuse.submitted(card)
             self._retally(card)
             self._work.append(card)
 
@@ -293,20 +318,32 @@ class Board:
                     break
             if not card.attempts:
                 card.attempts = None
-        if verdict.round < card.round:
+        if verdict.round < card.round and not may_be_reused(verdict):
             return
         card.outcomes += ((verdict, body, worker),)
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
+            if verdict.inputs != NO_INPUTS:
+                self._reuse.ran(card, verdict)
+        if self._reuse.accepts:
+            self._reuse.settled(card)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round)
+            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
         self._work.append(card)
+
+    def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
+        if why is Why.DIRECT:
+            card.direct = max(card.direct, from_round)
+        elif why is Why.LOST:
+            card.lost = max(card.lost, from_round)
+        self._new_round(card, from_round + 1)
+        self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +371,9 @@ class Board:
                         work.append(above)
             if state == READY and not card.queued:
                 self._enqueue(card)
-            tallied = WITHDRAWN if state == FINISHED and not card.wanted else state
+            tallied = state
+            if state == FINISHED and (not card.wanted or card.taken is not None):
+                tallied = REUSED if card.wanted else WITHDRAWN
             if tallied != card.tallied and card.tally is not None:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
@@ -352,15 +391,19 @@ class Board:
     def _derive(self, card: Card) -> tuple[int, bytes]:
         """The one place that says what state a task is in, and what value it has."""
         inputs = card.inputs
+        card.taken = None
         if inputs is not None:
             held = _heaviest(card)
-            if held is not None:
-                if held[0].digest:
-                    return FINISHED, held[0].digest
-                if card.wanted:
-                    return FAILED, b""
-            elif self.runner(card):
+            if held is not None and held[0].digest:
+                return FINISHED, held[0].digest
+            if held is None and self.runner(card):
                 return RUNNING, b""
+            if card.needs or self._reuse.accepts:
+                card.taken = self._reuse.stands_for(card)
+                if card.taken is not None:
+                    return FINISHED, card.taken[0].digest
+            if held is not None and card.wanted:
+                return FAILED, b""
         if not card.wanted:
             return WITHDRAWN, b""
         if card.blocking:
@@ -399,9 +442,11 @@ class Board:
         pair = (card.kind, card.notebooks)
         tally = self._tallies.get(pair)
         if tally is None:
-            tally = self._tallies[pair] = [0] * len(STATES)
+            tally = self._tallies[pair] = [0] * (len(STATES) + 1)
         card.tally = tally
-        card.tallied = WITHDRAWN if card.state == FINISHED and not card.wanted else card.state
+        card.tallied = card.state
+        if card.state == FINISHED and (not card.wanted or card.taken is not None):
+            card.tallied = REUSED if card.wanted else WITHDRAWN
         tally[card.tallied] += 1
 
     # -- the ready queue -----------------------------------------------------------------------------------------------
@@ -529,15 +574,22 @@ class Board:
         card = self.cards.get(key)
         return None if card is None or card.state == UNKNOWN else STATES[card.state]
 
-    def held(self, key: Key) -> tuple[Verdict, Any, WorkerId] | None:
-        """The outcome that holds now: verdict, where its body is, and whose it is."""
+    def held(self, key: Key) -> Outcome | None:
+        """The outcome that holds now: verdict, where its body is, whose it is. An alias has another task's verdict."""
         card = self.cards.get(key)
-        return None if card is None or card.inputs is None else _heaviest(card)
+        return None if card is None or card.inputs is None else card.taken or _heaviest(card)
 
     def running_of(self, worker: WorkerId) -> Card | None:
         """The task that a worker runs, or the first of those it will run next."""
         cards = [card for card in self._held.get(worker, ()) if self.runner(card) == worker]
         return min(cards, key=lambda card: card.seq, default=None)
+
+    def invalidation(self, key: Key) -> Invalidation | None:
+        """Who began the round that the task is in; None where it is in its first."""
+        card, said = self.cards.get(key), self._invalidations.get(key)
+        if card is None or said is None or said[0] + 1 != card.round:
+            return None
+        return Invalidation(said[0], said[1], said[2], Why(said[3]))
 
     def holders(self) -> list[WorkerId]:
         """Workers with open attempts."""
@@ -578,7 +630,8 @@ class Board:
         counts: dict[str, list[int]] = {kind.name: [0] * len(STATES) for kind in self._kinds.values()}
         for (kind, notebooks), tally in self._tallies.items():
             if scope.notebook is None or scope.notebook in notebooks:
-                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally, strict=True)]
+                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally[:REUSED], strict=True)]
+                counts[kind.name][FINISHED] += tally[REUSED]
         done = dict.fromkeys(counts, 0)
         spent = dict.fromkeys(counts, 0.0)
         for kind in self._kinds.values():
@@ -605,6 +658,18 @@ class Board:
                         pair = (name, need.kind.name)
                         found[pair] = found.get(pair, 0) + 1
         return found
+
+    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
+        """By function: how many of the finished tasks took over their value."""
+        counts: dict[str, int] = {}
+        for (kind, notebooks), tally in self._tallies.items():
+            if tally[REUSED] and (scope.notebook is None or scope.notebook in notebooks):
+                counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
+        return counts
+
+    def accepted(self, key: Key) -> Standing | None:
+        """The acceptance that stands for what a task is now, whether or not it needs one."""
+        return self._reuse.accepted(key)
 
     def listing(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None
@@ -633,8 +698,8 @@ def _current(card: Card) -> Iterator[Verdict]:
             yield verdict
 
 
-def _heaviest(card: Card) -> tuple[Verdict, Any, WorkerId] | None:
-    """The final outcome that holds: of this round, on the inputs there are now; finished before failed, then later."""
+def _heaviest(card: Card) -> Outcome | None:
+    """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
     best = None
     for outcome in card.outcomes:
         verdict = outcome[0]

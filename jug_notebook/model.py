@@ -154,6 +154,8 @@ class Parcel(Struct, frozen=True):
     sources: dict[str, str] = {}  #: file name in code objects to text
     parts: dict[str, str] = {}  #: what the code digest is made of: "helper norm" to digest or short text
     labels: dict[str, str] = {}  #: file name in code objects to what people should read: "Cell In[3]"
+    texts: dict[str, str] = {}  #: of parts that are no plain value: what counts of their source, or the value in short
+    signature: tuple[tuple[str, int, bool], ...] = ()  #: parameters: name, kind as in `inspect`, has it a default
 
 
 class Spec(Struct, frozen=True, array_like=True):
@@ -168,6 +170,7 @@ class Spec(Struct, frozen=True, array_like=True):
     origin: Origin
     folder: str  #: where the worker runs it
     made: float  #: seconds since the epoch
+    call: bytes = b""  #: digest of the arguments alone, needs by slot: equal for the same call of other code
 
 
 class Run(Struct, frozen=True, array_like=True):
@@ -213,6 +216,20 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
 Outcome: TypeAlias = Union[Finished, Failed]
 
 
+class Acceptance(Struct, frozen=True, array_like=True):
+    """Somebody says: what a task of the former code came to is what this one comes to, on these inputs."""
+
+    key: Key
+    round: int
+    inputs: bytes
+    source: Key  #: whose run it is
+    source_round: int
+    digest: bytes  #: names the value
+    code: str  #: of the source: digest of its code
+    user: str
+    at: float  #: seconds since the epoch
+
+
 # -- what the verbs of a store take and give --------------------------------------------------------------------------
 
 
@@ -254,6 +271,7 @@ class Claim(Struct, frozen=True):
     needs: tuple[bytes, ...] = ()
     failures: int = 0  #: attempts of this round that raised (for ``retries``)
     deaths: int = 0  #: attempts of this round whose worker died (for poison)
+    proofs: tuple[tuple[bytes, ...], ...] = ()  #: by slot, as in `Held`; empty where no need is an alias
 
 
 class Verdict(Struct, frozen=True, array_like=True):
@@ -283,10 +301,15 @@ class Settlement(Struct, frozen=True, array_like=True):
 
 
 class Held(Struct, frozen=True):
-    """The outcome that a task has now: its verdict and the sealed bytes."""
+    """The outcome that a task has now: its verdict and the sealed bytes.
+
+    Where it was taken over (an *alias*) both are another run's: ``verdict.key`` says of which task. ``proof`` is what
+    shows that it may be: the sealed specs of both, whose forms are equal, or the sealed `Acceptance`.
+    """
 
     verdict: Verdict
     body: bytes
+    proof: tuple[bytes, ...] = ()
 
 
 class Target(Struct, frozen=True):
@@ -337,13 +360,36 @@ class Settled(Struct, frozen=True, array_like=True, tag="settled"):
 
 
 class Invalidated(Struct, frozen=True, array_like=True, tag="invalidated"):
-    """Outcomes of these rounds and earlier count for nothing. Merged by max, so two presses are one."""
+    """Outcomes of these rounds and earlier count for nothing. Merged by max, so two presses are one.
+
+    ``inputs`` names those on which a task had taken over its value: there is no outcome of its own to tell.
+    """
 
     keys: list[Key]
     from_rounds: list[int]
     why: Why
     user: str
     at: float
+    inputs: list[bytes] = []
+
+
+class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
+    """Results of former code stand for tasks of new code, or (``undone``) no longer do. One sealed `Acceptance` each.
+
+    Columns: whose task, in which round, on which inputs; whose run, of which round, with which value. Per task the
+    highest ``counter`` counts.
+    """
+
+    counter: int
+    undone: bool
+    user: str
+    at: float
+    keys: list[Key]
+    rounds: list[int]
+    inputs: list[bytes]
+    sources: list[Key]
+    source_rounds: list[int]
+    digests: list[bytes]
 
 
 class Gone(Struct, frozen=True, array_like=True, tag="gone"):
@@ -352,7 +398,7 @@ class Gone(Struct, frozen=True, array_like=True, tag="gone"):
     worker: WorkerId
 
 
-Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Gone]
+Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone]
 
 
 # -- views: the picture at one instant --------------------------------------------------------------------------------
@@ -371,6 +417,7 @@ class TaskView(Struct, frozen=True):
     shown: str = ""
     summary: str = ""
     error: str = ""
+    source: Key = ""  #: where the value was taken over: whose run it is
 
 
 class FunctionView(Struct, frozen=True):
@@ -379,6 +426,7 @@ class FunctionView(Struct, frozen=True):
     name: str
     counts: dict[State, int]
     mean: float | None = None
+    reused: int = 0  #: how many of the finished ones did not run, but took over an equal run's value
 
 
 class WorkerView(Struct, frozen=True):
@@ -428,6 +476,59 @@ class Graph(Struct, frozen=True):
     scope: str = ""
 
 
+class Invalidation(Struct, frozen=True):
+    """Who made a task's outcome count for nothing, and when (seconds since the epoch)."""
+
+    from_round: int
+    at: float
+    user: str
+    why: Why
+
+
+class Cause(enum.Enum):
+    """What kind of thing keeps a task from being stored, or makes it another task than one that is."""
+
+    ARGUMENT = "argument"  #: another argument
+    CODE = "code"  #: a function, helper, global, default … changed
+    NEW = "new"  #: nothing of that function is stored
+    NEED = "need"  #: needs a task that isn't stored
+    FAILED = "failed"
+    INVALIDATED = "invalidated"  #: by somebody, or because its stored value was lost
+    PYTHON = "python"  #: made by another Python than this
+    WITHDRAWN = "withdrawn"
+    UNKNOWN = "unknown"  #: it can't be told
+
+
+class Reason(Struct, frozen=True):
+    """One reason. ``line`` says it all: "argument `n`: 3 → 4"; ``subject`` is what it is about: "argument `n`"."""
+
+    cause: Cause
+    subject: str
+    line: str
+    before: str = ""
+    after: str = ""
+    diff: str = ""  #: of source: lines that begin with "+", "-" or " "
+    of: str = ""  #: the function it holds for, where that isn't the task's own but one that it needs
+    at: float = 0.0  #: seconds since the epoch, where it has a time
+
+
+class Explanation(Struct, frozen=True):
+    """Whether a task is stored, and what makes it differ from the nearest one that is."""
+
+    key: Key
+    name: str
+    shown: str
+    state: State
+    reasons: tuple[Reason, ...] = ()
+    nearest: Key = ""  #: the stored task that it was compared with
+    nearest_shown: str = ""
+    run: Run | None = None  #: of one that is stored
+
+    @property
+    def stored(self) -> bool:
+        return self.state is State.FINISHED
+
+
 class Snapshot(Struct, frozen=True):
     """The picture at one instant: counts by function and state, who works, what failed."""
 
@@ -448,6 +549,11 @@ class Snapshot(Struct, frozen=True):
             for state, count in function.counts.items():
                 total[state] += count
         return total
+
+    @property
+    def reused(self) -> int:
+        """How many of the finished tasks took over their value."""
+        return sum(function.reused for function in self.functions)
 
     @property
     def total(self) -> int:

@@ -310,9 +310,24 @@ class Supervisor:
     def _nothing_to_do(self) -> bool:
         if not self.store.idle(self.target, self._me.python):
             return False
+        self._tell_of_foreign_tasks()
         if self.limits.idle_timeout == 0:
             return True
         return not any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
+
+    def _tell_of_foreign_tasks(self) -> None:
+        """There is work, and it's not for us: byte code travels between equal versions of Python only."""
+        foreign = self.store.foreign(self._me.python)
+        if not foreign:
+            return
+        version, count = max(foreign.items(), key=lambda item: item[1])
+        told = (
+            f"{count} ready task{' was' if count == 1 else 's were'} made with Python {version} and these workers have "
+            f"{self._me.python}: start some with Python {version}"
+        )
+        if told != self._note:
+            self._note = told
+            self._say(f"{told}\n")
 
     def _say(self, text: str) -> None:
         if self.detached:

@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from jug_notebook import codec
+from jug_notebook import alias, codec
 from jug_notebook.capture import Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
@@ -327,9 +327,12 @@ class Bench:
         if not spec.needs and claim.grant.inputs == NO_INPUTS:
             return []
         opened: list[Finished] = []
-        for key, body in zip(spec.needs, claim.needs, strict=True):
+        for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
             said = self._finished.decode(memoryview(body)[32:])  # unproven; says what the signature must cover
-            opened.append(self._finished.decode(self._seal.open("outcome", key, said.round, said.inputs, body)))
+            opened.append(self._finished.decode(self._seal.open("outcome", said.key, said.round, said.inputs, body)))
+            if said.key != key:
+                proof = claim.proofs[slot] if claim.proofs else ()
+                alias.prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
         if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
             raise _Stale
         return [self._value(key, need) for key, need in zip(spec.needs, opened, strict=True)]

@@ -12,6 +12,7 @@ from kernel_ext.frontend import cell_name, cell_now
 from kernel_ext.inquiry import InquiryMagics
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
+from kernel_ext.sources import Sources
 
 
 class Extension:
@@ -22,6 +23,7 @@ class Extension:
         self.live = Live()
         self.magics = JugMagics(shell, self.live, memory)
         self.inquiry = InquiryMagics(shell, self.magics)
+        self.sources = Sources(shell, lambda: self.magics.typed)
         self._depth = 0
 
     def load(self) -> None:
@@ -31,6 +33,7 @@ class Extension:
         shell.events.register("post_run_cell", self.after)
         completion.add(shell, self.magics, self.inquiry)
         self._tables = tables.add(shell)
+        self.sources.load()
         self.magics.cell = cell_now(shell)
         self.magics.open()
 
@@ -42,6 +45,7 @@ class Extension:
         shell.events.unregister("post_run_cell", self.after)
         completion.remove(shell, self.magics, self.inquiry)
         self._tables()
+        self.sources.unload()
         for magics in (self.magics, self.inquiry):
             for kind in ("line", "cell"):
                 for name in magics.magics[kind]:

@@ -9,7 +9,7 @@ from kernel_ext.options import known
 
 WITH_TARGET = (
     "jug_tasks", "jug_wait", "jug_log", "jug_retry", "jug_cancel", "jug_invalidate", "jug_graph", "jug_debug",
-    "jug_verify",
+    "jug_verify", "jug_why",
 )  # fmt: skip
 OF_FAILED = ("jug_debug", "jug_retry", "jug_log")  #: here the keys of failed tasks are at hand
 FAILED = 20  #: so many of these

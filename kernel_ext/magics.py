@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
-from traitlets import Enum, Int, TraitError, Unicode, observe, validate
+from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 import jug_notebook as jn
 from jug_notebook import State, render
@@ -70,6 +71,9 @@ class JugMagics(Magics):
     autostart = Int(0, help="start so many workers where tasks are queued and none lives; 0: only say so").tag(
         config=True
     )
+    check_keys = Bool(
+        False, help="name some calls of each cell again in a second process, and say what has another key there"
+    ).tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else html)"
     ).tag(config=True)
@@ -97,6 +101,7 @@ class JugMagics(Magics):
         session.name_files(self.cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
+        session.check_keys(self.check_keys)
         self._opened.append(session)
         return session
 
@@ -147,6 +152,11 @@ class JugMagics(Magics):
             self.memory.store = ""
             self._session = self.connect(self._url)
 
+    @observe("check_keys")
+    def _check_keys_changed(self, change: Any) -> None:
+        if self.ready and self.attached() is not None:
+            self.session.check_keys(self.check_keys)
+
     @validate("autostart")
     def _autostart_valid(self, proposal: Any) -> int:
         if proposal.value < 0:
@@ -165,6 +175,7 @@ class JugMagics(Magics):
         session = self.attached()
         if session is not None:
             self.session.begin_cell(cell)
+            self.session.check_keys(self.check_keys)
 
     def end(self, success: bool) -> None:
         """It has ended. Raises ChangedInCell."""
@@ -172,6 +183,8 @@ class JugMagics(Magics):
         if self.attached() is None:
             return
         report = self.session.end_cell(success)
+        for told in self.session.unstable_keys():
+            print(f"check_keys: {told}", file=sys.stderr)
         if report.taken_back:
             print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
         if report.queued and not report.workers:
@@ -187,6 +200,10 @@ class JugMagics(Magics):
     @options()
     @option("name", nargs="?", help="with a name the whole cell is one task")
     @option("--version", metavar="V", help="a tag in the key instead of the code: only a new tag makes new tasks")
+    @option(
+        "--ignore-global", action="append", default=[], metavar="NAME",
+        help="something outside that doesn't matter for the results; may be given again",
+    )  # fmt: skip
     @option("--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception")
     @option("--timeout", type=seconds, metavar="S", help="seconds that one attempt may take")
     @option(
@@ -223,6 +240,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
+        how["ignore_globals"] = tuple(asked.ignore_global)
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
         self.session  # noqa: B018  # where the store can't be used, say so before anything runs
@@ -435,6 +453,22 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
+    def jug_why(self, line: str) -> None:
+        """Is it stored; and if not, what changed since the nearest task that is?
+
+        %jug_why total                  a task
+        %jug_why is_prime               all of a function: what keeps how many
+        """
+        target = self._demanded(self.jug_why, read(self.jug_why, line).target)
+        why = self.meant(lambda: self.session.why(target, namespace=self.shell.user_ns))
+        if self.as_text:
+            print(render.why_text(why.tasks, why.total, times=False))
+        else:
+            show({"text/plain": repr(why), "text/html": why._repr_html_()})
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
     @option("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
     def jug_wait(self, line: str) -> None:
         """Wait until tasks have finished or failed. Ctrl-C (interrupt) ends the wait alone; the tasks go on.
@@ -514,6 +548,28 @@ class JugMagics(Magics):
             print(f"dropped {results}, to be made again with all that was made of it{self._if_nobody()}")
         else:
             print("nothing to drop: none of these has a result")
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--undo", action="store_true", help="take that back: what stood on it is computed after all")
+    @option("--dry-run", action="store_true", help="only say what would come of it")
+    def jug_accept(self, line: str) -> None:
+        """The code was edited and its results stay right: open tasks take over what the former code made.
+
+        %jug_accept fit --dry-run           how many results are there?
+        %jug_accept fit                     for all tasks of a function
+        %jug_accept fits[3]                 for one
+        %jug_accept fit --undo              compute them after all, with what was made from them
+
+        Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
+        first (run the cell that calls the function). Who said so and when is on record: task.provenance().
+        """
+        asked = read(self.jug_accept, line)
+        target = self._demanded(self.jug_accept, asked.target)
+        print(
+            self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+        )
 
     # -- what they share -----------------------------------------------------------------------------------------------
 

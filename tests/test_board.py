@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from jug_notebook.board import BUDGET, STATES, Board
 from jug_notebook.model import (
     NO_INPUTS,
+    Accepted,
     Claimed,
     Fact,
     Gone,
     Grant,
     Invalidated,
+    Invalidation,
     Origin,
     Released,
     Scope,
@@ -35,9 +37,10 @@ THERE = Origin("bob", "/b.ipynb", "cell-1")
 
 
 def submitted(
-    key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11"
+    key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11", form: bytes = b""
 ) -> tuple[Fact, list[str]]:
-    return Submitted(name, priority, python, [key], [needs], [b"form"]), [f"spec of {key}"]
+    forms = [form or b"form of " + key.encode()]
+    return Submitted(name, priority, python, [key], [needs], forms), [f"spec of {key}"]
 
 
 def wished(*keys: str, origin: Origin = HERE, counter: int = 1, wanted: bool = True) -> Fact:
@@ -49,9 +52,22 @@ def inputs_of(*digests: bytes) -> bytes:
 
 
 def finished(
-    key: str, digest: bytes, *needs: bytes, round: int = 0, attempt: int = 1, duration: float = 0.1
+    key: str, digest: bytes, *needs: bytes, round: int = 0, attempt: int = 1, duration: float = 0.1, started: float = 5
 ) -> Verdict:
-    return Verdict(key, round, inputs_of(*needs), attempt, digest, 5.0, duration)
+    return Verdict(key, round, inputs_of(*needs), attempt, digest, started, duration)
+
+
+def invalidated(key: str, round: int = 0, why: Why = Why.DIRECT, inputs: bytes = b"") -> Fact:
+    return Invalidated([key], [round], why, "ann", 9.0, [inputs])
+
+
+def accepted(
+    key: str, source: str, digest: bytes, *needs: bytes, round: int = 0, counter: int = 1, undone: bool = False,
+    source_round: int = 0,
+) -> tuple[Fact, list[str]]:  # fmt: skip
+    inputs = [inputs_of(*needs)]
+    fact = Accepted(counter, undone, "ann", 9.0, [key], [round], inputs, [source], [source_round], [digest])
+    return fact, [f"acceptance of {source} for {key}"]
 
 
 def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: bool = True, died: bool = False,
@@ -153,6 +169,15 @@ def test_two_presses_of_invalidate_are_one() -> None:
     board.fold(*settled(finished("a", b"1", round=1)))
     board.fold(press)
     assert board.state("a") is State.FINISHED
+
+
+def test_a_board_knows_who_began_the_round_that_a_task_is_in() -> None:
+    by_ann, by_bob = (Invalidated(["a"], [0], Why.DIRECT, who, at) for who, at in (("ann", 9.0), ("bob", 8.0)))
+    for facts in ((by_ann, by_bob), (by_bob, by_ann)):
+        board = board_of(submitted("a"), wished("a"), settled(finished("a", b"1")), *facts)
+        assert board.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
+    assert board_of(submitted("a"), wished("a")).invalidation("a") is None
+    assert board.invalidation("b") is None
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
@@ -264,16 +289,166 @@ def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
     assert board.blame("19999") == "0"
 
 
+# -- taking over -------------------------------------------------------------------------------------------------------
+
+
+def source(board: Board, key: str) -> str | None:
+    """Whose run gives a task its value."""
+    held = board.held(key)
+    return None if held is None or not held[0].digest else held[0].key
+
+
+def twins() -> Board:
+    """Two needs of two codes, worth the same, and one function of each; the first has run."""
+    return board_of(
+        submitted("a1"), submitted("a2"), submitted("b1", "a1", form=b"b"), submitted("b2", "a2", form=b"b"),
+        wished("b1", "b2"), settled(finished("a1", b"1"), finished("b1", b"2", b"1")),
+    )  # fmt: skip
+
+
+def test_a_task_on_an_equal_value_takes_over_the_run_that_there_was() -> None:
+    board = twins()
+    assert pair(board, "a2", "b2") == [State.READY, State.WAITING]
+    board.fold(*settled(finished("a2", b"1")))
+    assert (board.state("b2"), source(board, "b2")) == (State.FINISHED, "b1")
+    assert board.ready(9, 0.0) == []
+    assert board.reused() == {"f": 1}
+    assert board.counts()["f"][0][STATES.index(State.FINISHED)] == 4
+
+
+def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None:
+    board = twins()
+    board.fold(*submitted("c2", "a2", form=b"c"))
+    board.fold(wished("c2"))
+    board.fold(*settled(finished("a2", b"other")))
+    assert pair(board, "b2", "c2") == [State.READY, State.READY]
+
+
+def test_a_task_without_needs_takes_over_nothing() -> None:
+    board = board_of(
+        submitted("a1", form=b"a"), submitted("a2", form=b"a"), wished("a1", "a2"), settled(finished("a1", b"1"))
+    )
+    assert board.state("a2") is State.READY
+
+
+def test_a_failure_is_no_source_and_an_equal_run_outweighs_it() -> None:
+    board = board_of(
+        submitted("a"), submitted("b1", "a", form=b"b"), submitted("b2", "a", form=b"b"), wished("b1", "b2"),
+        settled(finished("a", b"1"), failed("b1", b"1")),
+    )  # fmt: skip
+    assert pair(board, "b1", "b2") == [State.FAILED, State.READY]
+    board.fold(*settled(finished("b2", b"2", b"1")))
+    assert source(board, "b1") == "b2"
+
+
+def test_a_running_task_goes_on_and_what_it_computes_outweighs_what_it_could_take_over() -> None:
+    board = twins()
+    board.fold(*settled(finished("a2", b"one"), finished("a1", b"1")))
+    board.fold(Claimed("w", [board.ready(1, 0.0)[0].grant]))
+    board.fold(*settled(finished("b1", b"2", b"one")))
+    assert board.state("b2") is State.RUNNING
+    board.fold(*settled(finished("b2", b"3", b"one")))
+    assert source(board, "b2") == "b2"
+
+
+def test_a_run_of_a_former_round_is_a_source_unless_it_was_wrong() -> None:
+    back_to_the_first_value = (
+        settled(finished("a", b"1")), settled(finished("b", b"2", b"1")), invalidated("a"),
+        settled(finished("a", b"other", round=1)), settled(failed("b", b"other")), invalidated("b", why=Why.RETRY),
+        invalidated("a", 1), settled(finished("a", b"1", round=2)),
+    )  # fmt: skip
+    board = board_of(submitted("a"), submitted("b", "a"), wished("b"), *back_to_the_first_value)
+    assert board.state("b") is State.FINISHED
+    board.fold(invalidated("b", 1))
+    assert board.state("b") is State.READY
+
+
+def test_a_direct_invalidation_bars_all_equal_runs_but_the_tasks_own_later_ones() -> None:
+    board = twins()
+    board.fold(*settled(finished("a2", b"1")))
+    board.fold(*submitted("b3", "a2", form=b"b"))
+    board.fold(wished("b3"))
+    board.fold(invalidated("b2", inputs=inputs_of(b"1")))
+    assert pair(board, "b1", "b2", "b3") == [State.FINISHED, State.READY, State.READY]
+    board.fold(*settled(finished("b2", b"2", b"1", round=1)))
+    assert (source(board, "b2"), source(board, "b3")) == ("b2", "b2")
+    board.fold(invalidated("b3", inputs=inputs_of(b"1")))
+    assert board.state("b3") is State.READY
+
+
+def test_an_alias_falls_when_its_source_is_invalidated_and_bars_by_retry_there_are_none() -> None:
+    board = twins()
+    board.fold(*settled(finished("a2", b"1")))
+    board.fold(invalidated("b1", why=Why.RETRY))
+    assert (board.state("b1"), source(board, "b2")) == (State.FINISHED, "b1")
+    board.fold(invalidated("b1", 1))
+    assert pair(board, "b1", "b2") == [State.READY, State.READY]
+
+
+def test_a_lost_value_is_not_taken_over_but_an_equal_run_is() -> None:
+    board = twins()
+    board.fold(*settled(finished("a2", b"1")))
+    board.fold(invalidated("b1", why=Why.LOST))
+    assert pair(board, "b1", "b2") == [State.READY, State.READY]
+    board.fold(*settled(finished("b2", b"2", b"1")))
+    assert pair(board, "b1", "b2") == [State.FINISHED, State.FINISHED]
+
+
+def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first() -> None:
+    runs = [settled(finished("b1", b"2", b"1", started=7.0)), settled(finished("b2", b"3", b"1", started=6.0))]
+    for order in (runs, runs[::-1]):
+        board = board_of(
+            submitted("a"), *(submitted(f"b{i}", "a", form=b"b") for i in range(4)), wished("b3"),
+            settled(finished("a", b"1")), *order,
+        )  # fmt: skip
+        assert source(board, "b3") == "b2"
+
+
+def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidated() -> None:
+    def board() -> Board:
+        return board_of(submitted("old"), submitted("new"), wished("new"), settled(finished("old", b"1")),
+                        submitted("above", "new"), wished("above"), accepted("new", "old", b"1"))  # fmt: skip
+
+    assert (board().state("new"), source(board(), "new")) == (State.FINISHED, "old")
+    assert board().state("above") is State.READY
+    for end in (accepted("new", "old", b"1", counter=2, undone=True)[0], invalidated("new"), invalidated("old")):
+        ended = board()
+        ended.fold(end, ["again"] if isinstance(end, Accepted) else [])
+        assert pair(ended, "new", "above") == [State.READY, State.WAITING]
+
+
+def test_an_acceptance_is_for_the_inputs_it_was_made_for() -> None:
+    board = board_of(
+        submitted("a"), submitted("old", "a"), submitted("new", "a"), wished("old", "new"),
+        settled(finished("a", b"1"), finished("old", b"2", b"1")), accepted("new", "old", b"2", b"1"),
+    )  # fmt: skip
+    assert source(board, "new") == "old"
+    board.fold(invalidated("a"))
+    board.fold(*settled(finished("a", b"other", round=1)))
+    assert board.state("new") is State.READY
+
+
+def test_many_that_wait_for_one_computation_are_told_once() -> None:
+    tasks = [f"b{i}" for i in range(2000)]
+    board = board_of(submitted("a"), *(submitted(key, "a", form=b"b") for key in tasks), wished(*tasks),
+                     settled(finished("a", b"1")))  # fmt: skip
+    runs = [finished(key, b"2", b"1", started=5.0 + i) for i, key in enumerate(tasks[:300])]
+    for run in runs:
+        board.fold(*settled(run))
+    assert board.reused() == {"f": 1700}
+
+
 # -- any order, any repeats --------------------------------------------------------------------------------------------
 
 KEYS = ["a", "b", "c", "d"]
 NEEDS = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
+FORMS = {"a": b"a", "b": b"b", "c": b"b", "d": b"d"}
 DIGESTS = [b"1", b"2"]
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
-    facts: list[tuple[Fact, list[str]]] = [submitted(key, *NEEDS[key]) for key in KEYS]
+    facts: list[tuple[Fact, list[str]]] = [submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS]
     digests = st.sampled_from(DIGESTS)
     keys = st.sampled_from(KEYS)
     rounds = st.integers(0, 2)
@@ -282,14 +457,14 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
         needs = [draw(digests) for _ in NEEDS[key]]
         grant = Grant(key, draw(rounds), inputs_of(*needs), draw(st.integers(1, 3)))
         verdict = Verdict(
-            key,
-            grant.round,
-            grant.inputs,
-            grant.attempt,
-            draw(st.sampled_from([b"", *DIGESTS])),
-            final=draw(st.booleans()),
-        )
+            key, grant.round, grant.inputs, grant.attempt, draw(st.sampled_from([b"", *DIGESTS])),
+            draw(st.sampled_from([1.0, 2.0])), final=draw(st.booleans()),
+        )  # fmt: skip
         worker = draw(st.sampled_from(["v", "w"]))
+        said, _ = accepted(
+            key, draw(keys), draw(digests), *needs, round=grant.round, counter=draw(st.integers(1, 3)),
+            undone=draw(st.booleans()), source_round=draw(rounds),
+        )  # fmt: skip
         fact: Fact = draw(
             st.sampled_from(
                 [
@@ -302,25 +477,33 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
                     Claimed(worker, [grant]),
                     Released([grant]),
                     Settled(worker, [verdict]),
-                    Invalidated([key], [draw(rounds)], Why.DIRECT, "ann", 0.0),
+                    invalidated(
+                        key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", grant.inputs]))
+                    ),
+                    said,
                     Gone(worker),
                 ]
             )
         )
-        facts.append((fact, [f"{verdict}"] if isinstance(fact, Settled) else []))
+        facts.append((fact, [f"{verdict}"] if isinstance(fact, Settled | Accepted) else []))
     return facts
 
 
 def picture(board: Board) -> object:
     def value(key: str) -> object:
         held = board.held(key)
-        return held and (held[0].round, held[0].digest, held[0].attempt)
+        return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
     return (
+        _sorted_reused(board),
         [(key, board.state(key), value(key), board.blame(key)) for key in KEYS],
         {scope: _sorted(board.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
         sorted((offer.grant.key, offer.grant.attempt) for offer in _all_ready(board)),
     )
+
+
+def _sorted_reused(board: Board) -> object:
+    return [board.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
 
 
 def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
@@ -334,7 +517,7 @@ def _all_ready(board: Board) -> Sequence[object]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_order_and_any_repeats_of_facts_give_one_picture(
     facts: list[tuple[Fact, list[str]]], rng: random.Random
@@ -342,6 +525,29 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
     mixed = facts + rng.sample(facts, rng.randint(0, len(facts)))
     rng.shuffle(mixed)
     assert picture(board_of(*facts)) == picture(board_of(*mixed))
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories())
+def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: list[tuple[Fact, list[str]]]) -> None:
+    board = board_of(*facts)
+    verdicts = [verdict for fact, _ in facts if isinstance(fact, Settled) for verdict in fact.verdicts]
+    runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}
+    wrong = {
+        (fact.keys[0], round)
+        for fact, _ in facts
+        if isinstance(fact, Invalidated) and fact.why is not Why.RETRY
+        for round in range(fact.from_rounds[0] + 1)
+    }
+    for key in KEYS:
+        card = board.cards[key]
+        held = board.held(key)
+        if held is not None and card.taken is held:
+            verdict = held[0]
+            assert verdict.digest
+            assert (verdict.key, verdict.round, verdict.inputs, verdict.digest) in runs
+            assert (verdict.key, verdict.round) not in wrong
+            assert verdict.inputs == card.inputs
 
 
 @settings(max_examples=200, deadline=None)

@@ -289,6 +289,20 @@ def test_invalidating_and_retrying_make_tasks_ready_again(shell: Shell) -> None:
     assert shell.run("invalidate", "nosuch").returncode == 2
 
 
+def test_results_of_former_code_can_be_accepted_and_given_back(shell: Shell) -> None:
+    for source in (SCRIPT, SCRIPT.replace("return 2 * x", "twice = 2 * x; return twice")):
+        (shell.folder / "script.py").write_text(source)
+        shell.python("script.py", "jugdata")
+        if source is SCRIPT:
+            shell.run("execute", "jugdata", "-n", "1")
+    assert shell.run("accept", "double", "--dry-run").stdout.startswith("would accept 3 results, from ")
+    assert shell.run("accept", "double").stdout.startswith("accepted 3 results, from ")
+    assert shell.run("accept", "double").stdout.startswith("nothing to accept: ")
+    assert "3 of them reused" in shell.run("status").stdout
+    assert shell.run("accept", "double", "--undo").stdout == "gave back 3 results of former code\n"
+    assert "3 ready" in shell.run("check").stdout
+
+
 def test_a_worker_makes_its_store_and_ends_when_idle(shell: Shell) -> None:
     ran = shell.run("worker", "new", "-n", "1", "--idle-timeout", "0")
     assert (ran.returncode, ran.stderr) == (0, "")

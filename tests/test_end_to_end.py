@@ -15,16 +15,14 @@ from jug_notebook.session import Session
 from tests.kernels import Kernel
 
 DEFINITIONS = """%%jugtask
-from pathlib import Path
-
 def note(line):
     with open("ran.txt", "a") as file:
         file.write(line + "\\n")
 
 def slow_square(n, gate):
     note(f"square {n}")
-    while n >= 4 and not Path(gate).exists():
-        pass
+    if n >= 4:
+        open(gate).close()  # a pipe, which opens when somebody opens its other end
     return n * n
 
 def total(squares):
@@ -59,6 +57,7 @@ def wait_for(session: Session, state: State, count: int) -> None:
 
 
 def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(notebook: Path) -> None:
+    os.mkfifo(notebook.parent / "gate")
     kernel = start(notebook)
     kernel.run("%jug_execute -n 2", "cell-4")
     watcher = connect(notebook.parent / "jugdata", notebook=notebook)
@@ -68,8 +67,8 @@ def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(n
         assert kernel.manager.provisioner is not None
         pid = kernel.manager.provisioner.pid  # type: ignore[attr-defined]
         os.kill(pid, signal.SIGKILL)
-        (notebook.parent / "gate").touch()  # nobody but the workers is there to see it
-        wait_for(watcher, State.FINISHED, 13)
+        with (notebook.parent / "gate").open("w"):  # nobody but the workers is there to see it
+            wait_for(watcher, State.FINISHED, 13)
         kernel.close()
 
         again = start(notebook)
@@ -125,3 +124,28 @@ def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Pat
     finally:
         kernel.run("%jug_stop --now", "cell-6")
         kernel.close()
+
+
+def test_an_accepted_refactoring_runs_nothing_and_given_back_it_runs(notebook: Path) -> None:
+    (notebook.parent / "gate").touch()
+    kernel = start(notebook)
+    try:
+        kernel.run("%jug_execute -n 1", "cell-4")
+        assert kernel.run("answer.result()", "cell-5").result == "506"
+        kernel.run("%jug_stop\nimport jug_notebook\njug_notebook.current().crews[-1].wait()", "cell-6")
+        kernel.run(DEFINITIONS.replace("return n * n", "square = n * n\n    return square"), "cell-2")
+        kernel.run(CALLS, "cell-3")
+        assert kernel.run("%jug_accept slow_square", "cell-7").out.startswith("accepted 12 results, from ")
+        shown = kernel.run("answer.value(), answer.state.value, answer.provenance()['reused from'] != answer.key")
+        assert shown.result == "(506, 'finished', True)", shown.traceback
+        assert kernel.run("%jug_accept slow_square --undo", "cell-8").out.startswith("gave back 12 results")
+        assert kernel.run("answer.state.value, squares[0].state.value").result == "('waiting', 'ready')"
+        assert len((notebook.parent / "ran.txt").read_text().splitlines()) == 13
+        kernel.run("%jug_execute -n 1", "cell-9")
+        assert kernel.run("answer.result()", "cell-10").result == "506"
+    finally:
+        kernel.run("%jug_stop --now", "cell-11")
+        kernel.close()
+    ran = (notebook.parent / "ran.txt").read_text().splitlines()
+    assert len(ran) == 13 + 12
+    assert ran.count("total") == 1

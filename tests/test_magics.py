@@ -117,6 +117,16 @@ def test_dropping_a_value_computes_it_again(kernel: Kernel) -> None:
     assert kernel.run("total.result()").result == "8"
 
 
+def test_why_says_what_changed(kernel: Kernel) -> None:
+    assert kernel.run("%jug_why flags[3]").out == "is_prime(n=5) is stored\n"
+    kernel.run("%config JugMagics.display = 'html'")
+    [display] = kernel.run("%jug_why flags").displays
+    assert display["data"]["text/plain"] == "18 tasks of is_prime: all stored"
+    assert "<b>18 tasks of is_prime: all stored</b>" in display["data"]["text/html"]
+    kernel.run("%config JugMagics.display = 'text'")
+    assert "did you mean" in kernel.run("%jug_why flagz").message
+
+
 def test_a_cell_with_a_name_is_one_task_with_its_outputs(kernel: Kernel) -> None:
     shown = kernel.run("%%jugtask spread\nimport math\nroot = math.sqrt(total)\nhalf = total / 2\n_scratch = 1")
     assert shown.out.startswith("spread is a task of total with outputs root, half;")

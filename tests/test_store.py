@@ -17,7 +17,9 @@ from jug_notebook.clock import FakeClock
 from jug_notebook.errors import NoSuchTask, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
+    Acceptance,
     Claim,
+    Grant,
     Origin,
     Scale,
     Scope,
@@ -40,10 +42,11 @@ def key(name: str) -> str:
     return sha1(name.encode()).hexdigest()
 
 
-def task(name: str, *needs: str, function: str = "f", python: str = "3.11", priority: int = 0) -> Submission:
-    return Submission(
-        key(name), function, tuple(map(key, needs)), b"form", f"spec of {name}".encode(), priority, python
-    )
+def task(
+    name: str, *needs: str, function: str = "f", python: str = "3.11", priority: int = 0, form: str = ""
+) -> Submission:
+    needed, named = tuple(map(key, needs)), f"form of {form or name}".encode()
+    return Submission(key(name), function, needed, named, f"spec of {name}".encode(), priority, python)
 
 
 def worker_of(store: Store) -> WorkerInfo:
@@ -168,6 +171,10 @@ def test_an_invalidated_task_and_what_used_it_run_again(store: Store) -> None:
     store.submit([task("a"), task("b", "a")], HERE)
     run_all(store)
     assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
+    [end, other] = store.invalidations([key("a"), key("nothing")])
+    assert end is not None
+    assert (end.user, end.why) == ("ann", Why.DIRECT)
+    assert other is None
     assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
     assert run_all(store, b"2") == 2
 
@@ -246,12 +253,82 @@ def test_a_listing_can_be_by_state_and_target(store: Store) -> None:
     assert store.keys_named("g") == [key("b")]
 
 
+def test_tasks_of_another_python_are_counted_and_left_alone(store: Store) -> None:
+    store.submit([task("a", python="3.12"), task("b", python="3.11")], HERE)
+    worker = worker_of(store)
+    assert [claim.grant.key for claim in store.claim(worker.id, 9, 0.0, python="3.11")] == [key("b")]
+    assert store.foreign("3.11") == {"3.12": 1}
+    assert store.idle(Target(names=frozenset(["nothing"])), "3.11")
+
+
 def test_what_a_process_prints_is_kept(store: Store) -> None:
     worker = worker_of(store)
     store.notice(worker.id, "one\n")
     store.notice(worker.id, "two\n")
     assert store.log(worker.id) == "one\ntwo\n"
     assert store.log("nobody") == ""
+
+
+# -- taking over -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_on_equal_values_takes_over_the_run_there_was_with_the_proof_that_it_may(store: Store) -> None:
+    store.submit([task("a1"), task("b1", "a1", form="b")], HERE)
+    assert run_all(store) == 2
+    store.submit([task("a2"), task("b2", "a2", form="b"), task("c", "b2", form="c")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 9, 0.0)
+    (above,) = store.claim(worker.id, 9, 0.0, [outcome(claim)])
+    assert [claim.grant.key, above.grant.key] == [key("a2"), key("c")]
+    assert (above.needs, above.proofs) == ((b"outcome 1",), ((b"spec of b2", b"spec of b1"),))
+    [held] = store.outcomes([key("b2")])
+    assert held is not None
+    assert (held.verdict.key, held.body, held.proof) == (key("b1"), b"outcome 1", (b"spec of b2", b"spec of b1"))
+    [view] = store.tasks(target=Target(keys=frozenset([key("b2")])))
+    assert (view.state, view.source) == (State.FINISHED, key("b1"))
+    assert store.snapshot().reused == 1
+
+
+def test_what_was_taken_over_and_is_invalidated_runs_and_stays_invalidated_for_who_comes_later(
+    store: Store, store_url: str
+) -> None:
+    store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
+    run_all(store)
+    assert store.submit([task("b2", "a2", form="b"), task("d", "b2")], HERE) == SubmitReport(new=1, finished=1)
+    assert run_all(store) == 1
+    assert store.states([key("b2")]) == [State.FINISHED]
+    assert store.invalidate([key("b2")], Why.DIRECT, "ann") == [key("b2")]
+    assert open_store(store_url).states([key("b1"), key("b2")]) == [State.FINISHED, State.READY]
+    assert run_all(store) == 1
+
+
+def test_a_lost_value_is_lost_for_the_run_it_was_taken_over_from(store: Store) -> None:
+    store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
+    run_all(store)
+    store.submit([task("b2", "a2", form="b")], HERE)
+    assert store.invalidate([key("b2")], Why.LOST, "ann") == [key("b2")]
+    assert store.states([key("b1"), key("b2")]) == [State.READY, State.READY]
+
+
+def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: str) -> None:
+    store.submit([task("old"), task("new"), task("above", "new")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    store.claim(worker.id, 0, 0.0, [outcome(claim)])
+    assert claim.grant.key == key("old")
+    new, above = store.standing([key("new"), key("above")])
+    assert (new, above) == (Grant(key("new"), 0, NO_INPUTS, 0), None)
+    said = Acceptance(key("new"), 0, NO_INPUTS, key("old"), 0, b"1", "code", "ann", 7.0)
+    store.accept([(said, b"signed")])
+    assert store.acceptances([key("new"), key("old")]) == [b"signed", None]
+    [held] = store.outcomes([key("new")])
+    assert held is not None
+    assert (held.verdict.key, held.body, held.proof) == (key("old"), b"outcome 1", (b"signed",))
+    store.accept([(said, b"signed again")], undone=True)
+    assert store.acceptances([key("new")]) == [None]
+    assert open_store(store_url).states([key("new"), key("above")]) == [State.READY, State.WAITING]
+    store.accept([(said, b"signed")])
+    assert store.states([key("new")]) == [State.FINISHED]
 
 
 # -- the file store alone ----------------------------------------------------------------------------------------------

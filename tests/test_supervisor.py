@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from workbench import PATIENCE, Fifo, Submitter, cell, wait_until
+from workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 
 from jug_notebook import process
 from jug_notebook.clock import CLOCK
@@ -239,6 +240,14 @@ def test_a_task_that_takes_too_much_memory_is_ended(site: Site) -> None:
     assert failure.kind == "memory"
     assert "more than the limit of 150 MB" in failure.error
     assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
+
+
+def test_workers_of_another_python_say_why_they_do_nothing(site: Site) -> None:
+    submission = msgspec.structs.replace(site.tasks.submission(cell("def f(): pass")), python="2.7")
+    site.store.submit([submission], ORIGIN)
+    supervisor = site.supervise(1, idle_timeout=0)
+    _, said = supervisor.communicate(timeout=PATIENCE)
+    assert "1 ready task was made with Python 2.7" in said
 
 
 def test_stop_lets_the_current_task_finish(site: Site) -> None:

@@ -59,10 +59,10 @@ class Submitter:
         )
         name = function.__name__
         recipe = Recipe(name, code.digest, parcel, process.python(), **options)
-        key, form, needs = digest.name_call(code.digest, name, [(str(i), value) for i, value in enumerate(args)])
+        key, form, needs, call = digest.name_call(code.digest, name, [(str(i), value) for i, value in enumerate(args)])
         payload = codec.dump_call(args, {}, needs, self.store.put_blob)
         spec = Spec(
-            key, msgspec.msgpack.encode(recipe), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now()
+            key, msgspec.msgpack.encode(recipe), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
         )  # fmt: skip
         body = self.seal.seal("spec", key, 0, b"", msgspec.msgpack.encode(spec))
         return Submission(key, name, needs, form, body, 0, process.python())

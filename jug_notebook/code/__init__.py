@@ -11,17 +11,17 @@ import ast
 import builtins
 import functools
 import os
-import threading
-import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from blake3 import blake3
 
 from jug_notebook import digest as canon
+from jug_notebook import hints
 from jug_notebook.code import modules, syntax
 from jug_notebook.code.cells import CellNames, cell_function, cell_names
 from jug_notebook.code.kinds import (
@@ -34,24 +34,29 @@ from jug_notebook.code.kinds import (
     attributes,
     by_name,
     defaults,
+    dispatches,
     form_of,
     generated,
     global_names,
+    identity,
     is_ours,
     name_of,
     plain,
     source_of,
     travels,
 )
-from jug_notebook.errors import BadTask, Unhashable
+from jug_notebook.describe import brief
+from jug_notebook.errors import BadTask, Opaque, Unhashable, Unseeded
 
 __all__ = [
     "CellNames",
     "Code",
+    "Opaque",
     "bundle",
     "cell_function",
     "cell_names",
     "class_digest",
+    "dispatches",
     "examine",
     "form_of",
     "global_names",
@@ -70,14 +75,12 @@ class Code(NamedTuple):
     digest: str  #: 40 hex digits
     parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
-
-
-class Opaque(UserWarning):
-    """Something that a function does can't be seen from its code."""
+    texts: Mapping[str, str] = MappingProxyType({})  #: of parts that are no plain value: their text, or value in short
 
 
 # -- what counts as what -----------------------------------------------------------------------------------------------
 
+SHOWN = 300  #: characters of a value that are kept to compare it with another
 _COUNT = ""  #: pinned under this name: how many attributes there are
 _DYNAMIC = frozenset({"eval", "exec", "globals", "__import__"})
 
@@ -99,9 +102,12 @@ _DERIVED = frozenset(
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
         *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
+        *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
         *("__init_subclass__", "__subclasshook__"),
     }
 )
+_PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")  #: of a dataclass
 _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
 
 
@@ -114,13 +120,8 @@ def _hash(*items: bytes | str) -> bytes:
     return whole.digest(canon.SIZE)
 
 
-_told: set[tuple[object, ...]] = set()
-
-
 def _warn_once(about: tuple[object, ...], text: str) -> None:
-    if about not in _told:
-        _told.add(about)
-        warnings.warn(text, Opaque, stacklevel=6)
+    hints.say_once(about, Opaque, text)
 
 
 # -- the walk ----------------------------------------------------------------------------------------------------------
@@ -138,14 +139,9 @@ class _Unit:
         self.edges: list[tuple[str, bytes]] = []
 
 
-class _Open(threading.local):
-    """The walks under way in this thread: a value met on one may hold functions, which start their own."""
-
-    def __init__(self) -> None:
-        self.walks: list[_Walk] = []
-
-
-_open = _Open()
+#: the walks under way: a value met on one may hold functions, which start their own. Deep values go on in a thread of
+#: their own, which takes the context along.
+_open: ContextVar[tuple[_Walk, ...]] = ContextVar("_open", default=())
 
 
 class _Walk:
@@ -155,31 +151,44 @@ class _Walk:
         self.project = project
         self.ignored = ignored
         self.blind = blind
-        self.index: dict[int, int] = {}
+        self.index: dict[object, int] = {}
         self.units: list[_Unit] = []
         self.parts: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
+        self.chances: list[tuple[str, hints.Chance]] = []  #: what functions do with random numbers
         self._whole: set[str] = set()
+        self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
+        self._by_value = True  #: does what is looked at now?
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
-        _open.walks.append(self)
+        token = _open.set((*_open.get(), self))
         try:
             with canon.remembering():  # apart from what others remember: inside a walk, a class may be "that one"
-                return self._run(roots)
+                found = self._run(roots)
         finally:
-            _open.walks.pop()
+            _open.reset(token)
+        if not self.blind:
+            for text in hints.told_of_chance(iter(self.chances)):
+                hints.say_once(text, Unseeded, text)
+        return found
 
     def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         whole = [_hash(label, self.edge(value, label, label)) for label, value in roots]
         done = 0
         while done < len(self.units):
             unit = self.units[done]
+            self._by_value = done in self._loose
             done += 1
             self._describe(unit)
             own = _hash(*unit.own)
-            self._part(unit.label, own.hex())
+            label = self._part(unit.label, own.hex())
+            if type(unit.subject) is FunctionType and not self.blind:
+                self.texts[label] = syntax.written(
+                    unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
+                )
             whole.append(_hash(own, *(item for edge in unit.edges for item in edge)))
         return _hash(canon.SCHEME, "code", *whole)
 
@@ -193,7 +202,9 @@ class _Walk:
             found: bytes = canon.digest(value, path)
             short = value.bit_length() < 130 if kind is int else kind not in (str, bytes) or len(value) <= 40
             text = repr(value) if short else ""
-            self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            part = self._part(label, text if 0 < len(text) <= 40 else found.hex())
+            if not short or len(text) > 40:
+                self.texts[part] = brief(value, SHOWN)
             return b"v" + found
         if kind is FunctionType:
             return self._function(value, label)
@@ -203,6 +214,7 @@ class _Walk:
             return self._module(value, label)
         named = by_name(value)
         if named is not None:
+            self._part(label, named)
             return _hash("name", named)
         if kind in COMPOSITE:
             return self._unit(value, label)
@@ -212,14 +224,17 @@ class _Walk:
         if self.blind:
             return b""
         found = canon.digest(value, path)
-        self._part(label, found.hex())
+        self.texts[self._part(label, found.hex())] = brief(value, SHOWN, 4)
         return b"v" + found
 
     def _unit(self, value: Any, label: str) -> bytes:
-        at = self.index.get(id(value))
+        me = identity(value)
+        at = self.index.get(me)
         if at is None:
-            at = self.index[id(value)] = len(self.units)
+            at = self.index[me] = len(self.units)
             self.units.append(_Unit(label, value))
+            if self._by_value and (not isinstance(value, FunctionType | type) or travels(value)):
+                self._loose.add(at)
         return b"u%d" % at
 
     def _function(self, function: FunctionType, label: str) -> bytes:
@@ -228,6 +243,7 @@ class _Walk:
         home = function.__module__
         if modules.of_project(home, self.project):
             self._need(home)
+            _current(home)
             return self._unit(function, label)
         return _hash("name", name_of(function))
 
@@ -239,6 +255,7 @@ class _Walk:
             if not modules.of_project(home, self.project):
                 return _hash("name", name_of(cls))
             self._need(home)
+            _current(home)
         return self._unit(cls, f"class {cls.__qualname__}")
 
     def _module(self, module: ModuleType, label: str) -> bytes:
@@ -271,11 +288,12 @@ class _Walk:
             return _hash("module", name, found, *inside)
         return _hash("module", name)
 
-    def _part(self, label: str, text: str) -> None:
-        if self.parts.setdefault(label, text) != text:
-            number = 2
-            while self.parts.setdefault(f"{label} ({number})", text) != text:
-                number += 1
+    def _part(self, label: str, text: str) -> str:
+        """Keep a part; answers under which label, since two things may be called alike."""
+        name, number = label, 2
+        while self.parts.setdefault(name, text) != text:
+            name, number = f"{label} ({number})", number + 1
+        return name
 
     def _pin(self, holder: Any, name: str, thing: Any) -> None:
         if self.pins is not None:
@@ -298,6 +316,9 @@ class _Walk:
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
     def _describe_function(self, unit: _Unit, function: FunctionType) -> None:
+        if dispatches(function):
+            self._describe_dispatch(unit, function)
+            return
         code, space = function.__code__, function.__globals__
         root = unit is self.units[0]
         of = "" if root else f" of {_bare(unit.label)}"
@@ -310,16 +331,15 @@ class _Walk:
             self._pin(function.__dict__, name, value)
         form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
+        home = function.__module__ or ""
+        as_text = not self._by_value and not syntax.of_library(code.co_filename)
+        if as_text and modules.of_project(home, self.project) and syntax.edited(code):
+            raise BadTask(_edited(home, code.co_filename))
         if form.digest and not syntax.of_library(code.co_filename):
             unit.own.append(form.digest)
         elif syntax.of_library(code.co_filename):  # a library's wrapper around something of the notebook
             unit.own.append(f"{space.get('__name__')}.{code.co_qualname}")
         else:
-            if form.stale and modules.of_project(function.__module__ or "", self.project):
-                raise BadTask(
-                    f"{code.co_filename} was edited after {function.__module__} was imported. Reload it "
-                    f"(importlib.reload({function.__module__}), or %autoreload), so that workers run what you see."
-                )
             if not form.stale and not self.blind:
                 _warn_once(
                     ("source", code),
@@ -335,9 +355,31 @@ class _Walk:
             unit.edges.append(("wrapped", self.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
         if syntax.of_library(code.co_filename):
             return  # what a library reads is its own affair
+        if not self.blind:
+            self._hint(code, form.uses, space, whose)
         self._globals(unit, code, space, "" if root else str(space.get("__name__", "")), whose)
         self._decorators(unit, form.decorators, space)
         self._imports(unit, code, space)
+
+    def _describe_dispatch(self, unit: _Unit, function: Any) -> None:
+        """``functools.singledispatch``: the functions for each class. What it remembers for speed doesn't count."""
+        self.pins = None
+        unit.own.append("singledispatch")
+        for kind, each in sorted(function.registry.items(), key=lambda pair: name_of(pair[0])):
+            of = f"{kind.__name__} of {_bare(unit.label)}"
+            unit.edges.append(("class", self.edge(kind, f"class {of}", unit.label)))
+            unit.edges.append(("for it", self.edge(each, f"helper {of}", f"{unit.label}, for {kind.__name__}")))
+
+    def _hint(self, code: CodeType, uses: hints.Uses, space: dict[str, Any], whose: str) -> None:
+        self.chances.append((whose, hints.chance(uses, space)))
+        for name in sorted(uses.computed):
+            if name in space and not name.startswith("import"):
+                continue  # a function of the notebook's own, that happens to be called so
+            _warn_once(
+                ("computed", code, name),
+                f"{whose} looks up something by a computed name, with {name}(), so it can't be seen from its code. "
+                f"Name what it may be with @jn.task(depends=[…]).",
+            )
 
     def _cells(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -397,6 +439,8 @@ class _Walk:
             if type(value) is ModuleType:
                 unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
                 continue
+            if shown and not self._by_value and modules.of_project(prefix, self.project):
+                _as_written(prefix, name, value)
             path = f"global {name!r} read by {whose}"
             unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
 
@@ -427,6 +471,9 @@ class _Walk:
                 if type(at) is not ModuleType:
                     break
                 holder, at = at, at.__dict__.get(step, ABSENT)
+                if modules.of_project(holder.__name__, self.project):
+                    _current(holder.__name__)
+                    _as_written(holder.__name__, step, at)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
             shown = ".".join(steps)
@@ -474,7 +521,7 @@ class _Walk:
         for name, note in content.get("__annotations__", {}).items():
             unit.own += (name, note if isinstance(note, str) else annotation(note))
         if dataclass:
-            unit.own.append(repr(content["__dataclass_params__"]))
+            unit.own.append(repr([getattr(content["__dataclass_params__"], name) for name in _PARAMETERS]))
             for name, field in content["__dataclass_fields__"].items():
                 unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))
                 content.setdefault(f"default of {name}", field.default)
@@ -508,6 +555,32 @@ class _Walk:
         if type(value) is FunctionType:
             return self._unit(value, f"method {label}")
         return self._edge_or_advice(value, label, path, f"{cls.__name__}.{name}")
+
+
+def _edited(module: str, file: str) -> str:
+    return (
+        f"{file} was edited after {module} was imported. Reload it "
+        f"(importlib.reload({module}), or %autoreload), so that workers run what you see."
+    )
+
+
+def _current(module: str) -> None:
+    """Workers get a module's text. Raises BadTask where that is no longer what was imported."""
+    if modules.edited(module):
+        raise BadTask(_edited(module, modules.source_path(module) or module))
+
+
+def _as_written(module: str, name: str, value: Any) -> None:
+    """The same of a plain value, which may also have been set from outside."""
+    if type(value) not in SCALARS:
+        return
+    for text in modules.written(module, name):
+        if type(text) is type(value) and repr(text) == repr(value):
+            continue
+        raise BadTask(
+            f"{module}.{name} is {value!r} here, but the text of {module} says {text!r}, and that is what workers get. "
+            f"Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an argument."
+        )
 
 
 def _bare(label: str) -> str:
@@ -572,8 +645,9 @@ def examine(
     parts = walk.parts
     if version is not None:
         found, parts = _hash(canon.SCHEME, "version", version), {"version": repr(version)}
+        walk.texts.clear()
     carried = modules.closed_over(tuple(walk.roots), project) if walk.roots else frozenset[str]()
-    code = Code(found.hex(), parts, carried)
+    code = Code(found.hex(), parts, carried, walk.texts)
     # A bundle is read from the disk, so only what needs none is remembered.
     if walk.pins is not None and not carried and not extra:
         if len(_pinned) > 5_000:
@@ -609,16 +683,18 @@ _home: Path | None = None
 def _of_code(value: Any) -> bytes:
     """A function or class inside a value. One that is being walked already counts as "that one"."""
     value = plain(value)
-    for distance, walk in enumerate(reversed(_open.walks)):
-        at = walk.index.get(id(value))
+    me, walks = identity(value), _open.get()
+    for distance, walk in enumerate(reversed(walks)):
+        at = walk.index.get(me)
         if at is not None:
             return b"back %d %d" % (distance, at)
-    if not _open.walks:
+    if not walks:
         if isinstance(value, type):
             return bytes.fromhex(class_digest(value))
         return bytes.fromhex(examine(value, project=_home).digest)
-    outer = _open.walks[-1]
+    outer = walks[-1]
     walk = _Walk(outer.project, outer.ignored)
+    walk._by_value = outer._by_value
     found = walk.run([("value", value)])
     outer.roots.update(walk.roots)
     return found
@@ -626,7 +702,10 @@ def _of_code(value: Any) -> bytes:
 
 def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:
     encoder.tag("code", 1)
-    encoder.data(_of_code(value))
+    try:
+        encoder.data(_of_code(value))
+    except Unhashable as refusal:
+        encoder.refuse_because(refusal, path)
 
 
 for _kind in (type, FunctionType, ModuleType, *COMPOSITE, *DESCRIPTORS):

@@ -17,8 +17,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
-from jug_notebook.code.syntax import of_library
+from jug_notebook.code.syntax import beside_functions, literals, of_library, text_of
 from jug_notebook.errors import BadTask
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -71,6 +72,51 @@ def of_project(name: str, project: Path | None) -> bool:
 
 
 _belongs: dict[tuple[str, Path], tuple[ModuleType, bool]] = {}
+
+
+def edited(name: str) -> bool:
+    """Was a loaded module edited on the disk since we first saw it? Its functions are looked at elsewhere."""
+    text = _text(name)
+    if text is None:
+        return False
+    spec = getattr(sys.modules[name], "__spec__", None)  # each reload makes a new one
+    seen = _seen.get(name)
+    if seen is None or seen[0] is not spec:
+        _seen[name] = (spec, text)
+    elif seen[1] != text:
+        try:
+            if beside_functions(seen[1]) != beside_functions(text):
+                return True
+        except SyntaxError:
+            return True
+        _seen[name] = (spec, text)
+    return False
+
+
+def written(name: str, attribute: str) -> tuple[Any, ...]:
+    """The plain value that a loaded module's text gives to a name; nothing where it gives none."""
+    text = _text(name)
+    if text is None:
+        return ()
+    known = _literals.get(name)
+    if known is None or known[0] != text:
+        try:
+            known = _literals[name] = (text, literals(text))
+        except SyntaxError:
+            return ()
+    return (known[1][attribute],) if attribute in known[1] else ()
+
+
+def _text(name: str) -> str | None:
+    """The text of a module that lies on the disk here, as it is now."""
+    if _carried is not None and root_of(name) in _carried.active:
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return text_of(file) if file and file.endswith(".py") else None
+
+
+_seen: dict[str, tuple[Any, str]] = {}
+_literals: dict[str, tuple[str, dict[str, Any]]] = {}
 
 
 def bundle(root: str) -> dict[str, bytes]:

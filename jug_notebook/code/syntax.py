@@ -7,17 +7,20 @@ form. The walker emits only what it chooses to, so that the form does not follow
 from __future__ import annotations
 
 import ast
+import copy
 import dis
 import linecache
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from blake3 import blake3
+
+from jug_notebook import hints
 
 T = TypeVar("T")
 Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
@@ -55,9 +58,11 @@ class Form(NamedTuple):
     digest: bytes
     decorators: tuple[tuple[str, ...], ...] = ()  #: chains of names that the decorator expressions read
     stale: bool = False  #: the text was edited after the code was loaded
+    uses: hints.Uses = hints.Uses()  #: what of it a key can't see, as far as the text shows it
 
 
 NOTHING = Form(b"")
+LONGEST = 10_000  #: characters of a function's text that are kept to show
 
 
 class _Memory(Generic[T]):
@@ -87,6 +92,7 @@ _forms: _Memory[Form] = _Memory()
 _nodes: _Memory[ast.AST] = _Memory()
 _adopted: _Memory[bytes] = _Memory()
 _reads: _Memory[Reads] = _Memory()
+_texts: _Memory[str] = _Memory()
 
 
 # -- finding the text --------------------------------------------------------------------------------------------------
@@ -107,6 +113,7 @@ class _File:
                 self.functions.setdefault((node.lineno, "<lambda>"), []).append(node)
         self._codes: set[CodeType] | None = None
         self._name = name
+        self._moved: dict[CodeType, ast.AST | None] = {}
 
     def made(self, code: CodeType) -> bool:
         """Does this text compile to that code? False where it was edited since."""
@@ -115,8 +122,45 @@ class _File:
             self._codes = set(nested(whole))
         return code in self._codes
 
+    def at(self, code: CodeType) -> ast.AST | None:
+        """The function here that has the place and the name of ``code``."""
+        found = self.functions.get((code.co_firstlineno, code.co_name), [])
+        if len(found) > 1 and code.co_name == "<lambda>":
+            return _spanned(found, code)
+        return found[0] if len(found) == 1 else None
+
+    def find(self, code: CodeType) -> ast.AST | None:
+        """The function that compiles to that code, but for the place: it moved, or %autoreload put it there."""
+        if code not in self._moved:
+            wanted = compiled(code)
+            found = [
+                node
+                for (_, name), nodes in self.functions.items()
+                if name == code.co_name and name != "<lambda>"
+                for node in nodes
+                if wanted in _compiled_alone(node)
+            ]
+            self._moved[code] = found[0] if len(found) == 1 else None
+        return self._moved[code]
+
+
+def _compiled_alone(node: ast.AST) -> set[bytes]:
+    """What a function compiles to as a module's, and as a method."""
+    text = ast.unparse(node)
+    inside = "class _:\n" + "\n".join(f"    {line}" for line in text.splitlines())
+    name, found = getattr(node, "name", ""), set()
+    for one in (text, inside):
+        try:
+            whole = compile(one, "<function>", "exec", dont_inherit=True)
+        except SyntaxError:  # it uses what only its place gives it
+            continue
+        found |= {compiled(code) for code in nested(whole) if code.co_name == name}
+    return found
+
 
 _files: dict[str, _File] = {}
+finders: list[Callable[[CodeType], Iterable[str]]] = []
+"""Who may know the text of code whose file name leads nowhere: each answers texts to be compared with it."""
 
 
 def text_of(filename: str) -> str:
@@ -179,15 +223,81 @@ def _node(code: CodeType) -> tuple[ast.AST | None, bool]:
     known = _nodes.get(code)
     if known is not None:
         return known, False
+    on_disk = os.path.isabs(code.co_filename) and os.path.exists(code.co_filename)
     file = _file(code.co_filename)
     if file is None:
-        return None, False
-    if os.path.isabs(code.co_filename) and os.path.exists(code.co_filename) and not file.made(code):
-        return None, True
-    found = file.functions.get((code.co_firstlineno, code.co_name), [])
-    if len(found) > 1 and code.co_name == "<lambda>":
-        return _spanned(found, code), False
-    return (found[0] if len(found) == 1 else None), False
+        if os.path.isabs(code.co_filename):
+            return None, on_disk and bool(text_of(code.co_filename))
+        return _asked_for(code), False
+    if on_disk and not file.made(code):
+        moved = file.find(code)
+        return moved, moved is None
+    return file.at(code), False
+
+
+def _asked_for(code: CodeType) -> ast.AST | None:
+    """The syntax tree of code that was run under no name of its own: of the text that makes this very code."""
+    for finder in finders:
+        for text in finder(code):
+            try:
+                file = _File(code.co_filename, text)
+                found = file.at(code)
+                if found is not None and file.made(code):
+                    return found
+            except (SyntaxError, ValueError):
+                continue
+    return None
+
+
+def edited(code: CodeType) -> bool:
+    """Was the file on the disk edited, so that it no longer compiles to this code?"""
+    return _node(code)[1]
+
+
+def literals(text: str) -> dict[str, Any]:
+    """The names that a module sets once, to a plain value that is written out."""
+    tree = ast.parse(text)
+    set_how_often: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            set_how_often[node.id] = set_how_often.get(node.id, 0) + 1
+        elif isinstance(node, ast.Global):
+            set_how_often.update(dict.fromkeys(node.names, 2))
+    found: dict[str, Any] = {}
+    for statement in tree.body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if set_how_often[name] == 1 and isinstance(value, ast.Constant | ast.UnaryOp):
+                try:
+                    found[name] = ast.literal_eval(value)
+                except ValueError:  # such as -x
+                    continue
+    return found
+
+
+def beside_functions(text: str) -> bytes:
+    """The form of what a module does when it is loaded, but for its functions and plain values."""
+    tree = ast.parse(text)
+    plain = literals(text)
+
+    def strip(body: list[ast.stmt]) -> list[ast.stmt]:
+        kept: list[ast.stmt] = []
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(node, ast.ClassDef):
+                node.body = strip(node.body)
+            elif body is tree.body and isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if all(isinstance(one, ast.Name) and one.id in plain for one in targets):
+                    continue
+            kept.append(node)
+        return kept
+
+    tree.body = strip(tree.body)
+    return canonical(tree)
 
 
 def attach(code: CodeType, node: ast.AST) -> None:
@@ -268,6 +378,8 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
             return [("targets", [node.target], scope), ("value", node.value, scope)]
         case ast.Module():
             return [("body", _body(node.body, scope), scope)]
+        case ast.JoinedStr():
+            return [("values", _pieces(node.values), scope)]
     return [
         (
             name,
@@ -280,6 +392,20 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
         if name not in _SKIPPED
         for value in (getattr(node, name, None),)
     ]
+
+
+def _pieces(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string. How its plain text is cut up differs between versions of Python."""
+    whole: list[ast.expr] = []
+    for value in values:
+        last = whole[-1] if whole else None
+        if not isinstance(value, ast.Constant):
+            whole.append(value)
+        elif isinstance(last, ast.Constant):
+            whole[-1] = ast.Constant(f"{last.value!s}{value.value!s}")
+        elif value.value:
+            whole.append(value)
+    return whole
 
 
 def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool = True) -> bytes:
@@ -359,7 +485,23 @@ def form(code: CodeType, ours: Ours) -> Form:
             return _forms.put(code, Form(b"", stale=stale))
         decorators = getattr(node, "decorator_list", [])
         digest = blake3(canonical(node, ours)).digest(20)
-        return _forms.put(code, Form(digest, _chains([one for one in decorators if not ours(one)])))
+        chains = _chains([one for one in decorators if not ours(one)])
+        return _forms.put(code, Form(digest, chains, uses=hints.look(node)))
+
+
+def written(code: CodeType, ours: Ours) -> str:
+    """What counts of a function's source, as text to show; empty where the source can't be had."""
+    known = _texts.get(code)
+    if known is not None:
+        return known
+    with _lock:
+        node = _node(code)[0]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node = copy.copy(node)
+            node.decorator_list = [one for one in node.decorator_list if not ours(one)]
+            node.body = _body(node.body, _Scope("function")) or [ast.Pass()]
+        text = "" if node is None else ast.unparse(node)
+        return _texts.put(code, text if len(text) <= LONGEST else text[:LONGEST] + "\n…")
 
 
 def compiled(code: CodeType) -> bytes:

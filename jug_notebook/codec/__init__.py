@@ -19,8 +19,8 @@ from blake3 import blake3
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.describe import advice, describe_arguments, summarise
-from jug_notebook.codec.pickling import INLINE, Get, Put, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
 
@@ -38,11 +38,15 @@ __all__ = [
     "load_exception",
     "load_function",
     "load_value",
+    "look_at_call",
+    "once",
+    "share",
     "summarise",
     "use_modules",
 ]
 
 LARGEST_EXCEPTION = 1 << 20
+_REMEMBERED = 16  #: so many buffers are kept, to know them again
 
 _PLAIN = "pickle"  #: any unpickler reads it
 _BOUND = "pickle+"  #: refers to needs or to classes by identity
@@ -141,9 +145,65 @@ def dump_call(
     return _payload((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})
 
 
+def share(value: Any, put: Put) -> Any:
+    """Store a large argument for many calls: what is answered stands for it in each. A small one is answered itself.
+
+    One that can't be stored alone, such as one with tasks in it, is answered itself too: the call will say so.
+    """
+    if type(value) in _SCALARS and not isinstance(value, str | bytes):
+        return value
+    try:
+        payload = _payload(value, put, "argument")
+    except JugError:
+        return value
+    return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
+
+
+def once(put: Put) -> Put:
+    """``put`` that takes each buffer once: for arguments that nobody can change meanwhile."""
+    known: dict[tuple[int, int], tuple[Any, Address]] = {}
+
+    def put_once(parts: Iterable[bytes | memoryview]) -> Address:
+        chunks = list(parts)
+        if len(chunks) != 1 or not isinstance(chunks[0], memoryview):
+            return put(chunks)
+        view = chunks[0]
+        name = id(view.obj), view.nbytes
+        if name not in known:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[name] = view.obj, put(chunks)
+        return known[name][1]
+
+    return put_once
+
+
 def load_call(payload: Payload, values: Sequence[Any], get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call; ``values`` are those of its needs, by number."""
     args, kwargs = _load(payload, get, values=values)
+    return args, kwargs
+
+
+class _Looker(Unpickler):
+    """Where a call refers to another task, puts what stands for it there."""
+
+    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
+        return self._stand_in(slot, tuple(steps))
+
+    _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
+
+
+def look_at_call(
+    payload: Payload, stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any], get: Get
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call to look at: ``stand_in(slot, steps)`` is put where the value of a need would be."""
+    data: Any = payload.data
+    addresses = payload.buffers
+    if not data:
+        data, addresses = get(addresses[0]), addresses[1:]
+    looker = _Looker(data, get, (), _buffers(addresses, get, True))
+    looker._stand_in = stand_in
+    args, kwargs = looker.load()
     return args, kwargs
 
 
@@ -189,7 +249,17 @@ def dump_function(
     carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
     shown = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
-    return Parcel(data, carried, sources, dict(code.parts), shown)
+    return Parcel(data, carried, sources, dict(code.parts), shown, dict(code.texts), _signature(function))
+
+
+def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...]:
+    import inspect  # it takes long to import, and a worker has no use for it
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # many builtins have none
+        return ()
+    return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)
 
 
 def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:

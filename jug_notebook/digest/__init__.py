@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
+from operator import itemgetter
 from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
@@ -51,11 +52,16 @@ __all__ = ["SCHEME", "SIZE", "Encoder", "Naming", "digest", "name_call", "regist
 
 
 class Naming(NamedTuple):
-    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once."""
+    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once.
+
+    ``form`` and ``call`` have slot numbers in place of these keys; ``call`` names the arguments alone, without the
+    code: it finds what former code made of the same call.
+    """
 
     key: Key
     form: bytes
     needs: tuple[Key, ...]
+    call: bytes
 
 
 def digest(value: Any, path: str = "value") -> bytes:
@@ -83,7 +89,8 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
 
     The key covers the keys of the needs. The form has their slot numbers instead.
     """
-    out = bytearray(_head(code, name))
+    head = _head(code, name)
+    out = bytearray(head)
     out += short(len(arguments))
     encoder = None
     for label, value in arguments:
@@ -100,21 +107,26 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     form = blake3(out).digest(SIZE) if len(out) <= THREADS else fingerprint(out)
     key = form.hex()
     if encoder is None or not encoder.met:
-        return Naming(key, form, ())
+        return Naming(key, form, (), _arguments(out, len(head)))
     needs = tuple(dict.fromkeys(encoder.met))
-    return Naming(key, _slotted(code, name, arguments, needs, encoder.memory), needs)
+    return Naming(key, *_slotted(head, arguments, needs, encoder.memory))
+
+
+def _arguments(out: bytearray, start: int) -> bytes:
+    """The digest of what follows the head."""
+    return blake3(out[start:]).digest(SIZE) if len(out) <= THREADS else fingerprint(memoryview(out)[start:])
 
 
 def _slotted(
-    code: str, name: str, arguments: Sequence[tuple[str, Any]], needs: Sequence[Key], memory: Memory
-) -> bytes:
+    head: bytes, arguments: Sequence[tuple[str, Any]], needs: tuple[Key, ...], memory: Memory
+) -> tuple[bytes, tuple[Key, ...], bytes]:
     """The second pass: the same, with slot numbers for needs."""
-    encoder = Encoder(bytearray(_head(code, name)), memory, {key: slot for slot, key in enumerate(needs)})
+    encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
     encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)
         encoder.add(value)
-    return fingerprint(encoder.out)
+    return fingerprint(encoder.out), needs, _arguments(encoder.out, len(head))
 
 
 # -- scalars -----------------------------------------------------------------------------------------------------------
@@ -177,7 +189,7 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     """A dict, whose order doesn't count."""
     if set(map(type, value)) <= {str}:
         keys = sorted(value)
-        columns(encoder, keys, [value[key] for key in keys], step, path)
+        columns(encoder, keys, picked(value, keys), step, path)
         return
     rows = []
     for key, item in value.items():
@@ -192,6 +204,13 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     for name, form, wanted in rows:
         encoder.out += name + form
         encoder.met += wanted
+
+
+def picked(value: Any, keys: list[str]) -> list[Any]:
+    """The items of a mapping in the order of ``keys``."""
+    if len(keys) < 100 or type(value) is not dict:
+        return [value[key] for key in keys]
+    return list(itemgetter(*keys)(value))  # the same, at C speed
 
 
 @exactly(dict)

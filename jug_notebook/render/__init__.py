@@ -18,6 +18,7 @@ from jug_notebook.render.page import (
     workers_html,
 )
 from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
+from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
@@ -46,5 +47,7 @@ __all__ = [
     "tasks_html",
     "tasks_text",
     "text",
+    "why_html",
+    "why_text",
     "workers_html",
 ]

@@ -54,6 +54,12 @@ SHELL = Hints(
 )
 
 
+def finished(snapshot: Snapshot) -> str:
+    """How many have a value; those that did not run for it are told."""
+    reused = f", {snapshot.reused:,} of them reused" if snapshot.reused else ""
+    return f"{snapshot.counts[State.FINISHED]:,} of {snapshot.total:,} finished{reused}"
+
+
 def percent(snapshot: Snapshot) -> str:
     """How much is finished; 100 % only where everything is."""
     total = snapshot.total

@@ -22,6 +22,7 @@ from jug_notebook.render.gist import (
     crowd,
     cut_functions,
     cut_workers,
+    finished,
     in_sight,
     living,
     outlook,
@@ -141,7 +142,7 @@ def head_html(snapshot: Snapshot) -> str:
     if not snapshot.total:
         return f'<div style="{_FAINT}">{where}</div><div>no task yet · {escape(crowd(snapshot.workers))}</div>{notes}'
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
-    done = f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"
+    done = finished(snapshot)
     legend = "".join(
         _span("display:inline-block;margin-right:16px", f"{_swatch(state)}{state.value} <b>{number(counts[state])}</b>")
         for state in LOOKS
@@ -306,7 +307,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            f"{_swatch(view.state)}{view.state.value}",
+            f"{_swatch(view.state)}{'reused' if view.source else view.state.value}",
             escape(elide(call(view.name, view.shown), 72)),
             _solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),

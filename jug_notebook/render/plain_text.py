@@ -18,6 +18,7 @@ from jug_notebook.render.gist import (
     crowd,
     cut_functions,
     cut_workers,
+    finished,
     in_sight,
     living,
     outlook,
@@ -71,7 +72,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         lines += [f"no task yet · {crowd(snapshot.workers)}"]
     else:
         bar = "".join(LOOKS[state].glyph * width for state, width in shares(counts, 40))
-        done = f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"
+        done = finished(snapshot)
         lines += [f"{percent(snapshot):>5}  {bar}  {done} · {outlook(snapshot)}"]
         legend = [
             f"{look.glyph} {state.value} {number(counts[state])}" for state, look in LOOKS.items() if counts[state]
@@ -160,7 +161,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             view.key[:8],
-            view.state.value,
+            "reused" if view.source else view.state.value,
             elide(call(view.name, view.shown), 48),
             duration(view.duration) if view.duration else "",
             elide(view.error or view.summary, 48),

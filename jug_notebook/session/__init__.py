@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import process
+from jug_notebook import guard, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -32,15 +32,18 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
+from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Status, Text
+from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, printed, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
 from jug_notebook.store import keyring, open_store, split
-from jug_notebook.task import TaskFunction, desk
+from jug_notebook.task import TaskFunction, definitions, desk
 from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
 
@@ -195,6 +198,22 @@ class Session(Closer):
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
+
+    def check_keys(self, on: bool = True) -> None:
+        """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
+        if on != (self._intake.sample is not None):
+            self._intake.sample = {} if on else None
+
+    def unstable_keys(self) -> list[str]:
+        """Name the calls kept since the last time again, in a second process under another hash seed.
+
+        Answers a line for each argument or global that has another name there. Takes the time of starting a process.
+        """
+        kept = self._intake.sample
+        if not kept:
+            return []
+        self._intake.sample = {}
+        return guard.unstable(guard.sampled(kept, self._store, self.folder))
 
     def _starting(self) -> bool:
         return any(crew.starting for crew in self.crews)
@@ -369,6 +388,11 @@ class Session(Closer):
             views = [view for view in found if view.key in keys and wanted in (None, view.state)]
         return Listing(self._opener.filled(views[:limit] if limit else views), len(views))
 
+    def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Answer:
+        """Are these tasks stored; and where not, what changed since the nearest that are? Raises NoSuchTask."""
+        keys = self._keys(target, namespace)
+        return Answer(Inquiry(self._store, self._opener, self._scope, _ignored).explain(keys), len(keys))
+
     def log(self, target: Any = None, host: str | None = None, namespace: Mapping[str, Any] | None = None) -> str:
         """What tasks printed, with the traceback of failed ones; without a target, of those that ended last.
 
@@ -398,6 +422,8 @@ class Session(Closer):
         if outcome is None:
             return head
         run = outcome.run
+        if outcome.key != view.key:
+            head += f" · reused from {outcome.key[:SHORT]}"
         parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
@@ -445,6 +471,18 @@ class Session(Closer):
         keys = self._keys(target, namespace)
         return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
 
+    def accept(
+        self, target: Any, undo: bool = False, dry_run: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> Accepted:
+        """The code was edited, and what its former version made stands: open tasks take over its results.
+
+        Those of the same function with equal arguments, on equal values of what they need. It is on record who said
+        so, when, and whose results they are. ``undo`` takes that back; ``dry_run`` only tells. Raises NoSuchTask.
+        """
+        keys = self._keys(target, namespace)
+        accepting = Accepting(self._store, self._seal, self._user)
+        return (accepting.undo if undo else accepting.accept)(keys, self._clock.now(), dry_run)
+
     def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
         """This notebook no longer wants these tasks: what has not started won't. Answers how many were taken back."""
         keys = self._keys(target, namespace)
@@ -479,7 +517,14 @@ def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
     for view in views:
         counts[view.state] = counts.get(view.state, 0) + 1
     durations = [view.duration for view in views if view.state is State.FINISHED]
-    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None)
+    reused = sum(bool(view.source) for view in views)
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
+
+
+def _ignored(name: str) -> Iterable[str]:
+    """The arguments of a function, as it is defined now, that don't count."""
+    function = definitions.get(name)
+    return () if function is None else function.ignore
 
 
 # -- the session in use ------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Closer:
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `Desk`."""
         self.flush()
-        return origins.provenance(key, self._store, self._opener)
+        return origins.provenance(key, self._store, self._opener, self._seal)
 
     def recall(self, key: Key) -> Call:
         """A stored call: its function, args and kwargs. Raises NoSuchTask, NotReady where it needs a value not there.

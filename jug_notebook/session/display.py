@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jug_notebook import render
-from jug_notebook.model import Graph, RunView, Snapshot, TaskView
+from jug_notebook.model import Explanation, Graph, Reason, RunView, Snapshot, TaskView
 
 
 class Status:
@@ -88,6 +88,28 @@ class GraphPicture:
 
     def _repr_html_(self) -> str:
         return render.graph_html(self.graph)
+
+
+class Why:
+    """Why tasks are not stored. ``.stored`` is true where all are; ``.reasons`` are the reasons, each once."""
+
+    def __init__(self, tasks: Sequence[Explanation], total: int) -> None:
+        self.tasks = tuple(tasks)  #: one by one, as far as they were looked into
+        self.total = total
+
+    @property
+    def stored(self) -> bool:
+        return all(task.stored for task in self.tasks)
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        return tuple(dict.fromkeys(reason for task in self.tasks for reason in task.reasons))
+
+    def __repr__(self) -> str:
+        return render.why_text(self.tasks, self.total)
+
+    def _repr_html_(self) -> str:
+        return render.why_html(self.tasks, self.total)
 
 
 class Text(str):

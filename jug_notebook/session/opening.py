@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from jug_notebook import alias
 from jug_notebook.codec import Seal
 from jug_notebook.errors import SignatureError
 from jug_notebook.model import Failed, FailureView, Finished, Held, Key, Outcome, Recipe, Spec, State, TaskView
@@ -37,7 +38,15 @@ class Opener:
 
     def outcome(self, key: Key, held: Held) -> Outcome:
         """An outcome from its sealed bytes."""
-        return _OUTCOME.decode(self._seal.open("outcome", key, held.verdict.round, held.verdict.inputs, held.body))
+        verdict = held.verdict
+        if verdict.key != key:
+            alias.prove(
+                self._seal, key, verdict.key, verdict.round, verdict.inputs, verdict.digest, held.proof
+            )  # fmt: skip
+        outcome = _OUTCOME.decode(self._seal.open("outcome", verdict.key, verdict.round, verdict.inputs, held.body))
+        if held.proof and (type(outcome) is not Finished or outcome.digest != verdict.digest):
+            raise SignatureError(f"the store says of task {key[:12]} what the run that it took over doesn't")
+        return outcome
 
     def specs(self, keys: Sequence[Key]) -> list[Spec | None]:
         """None for tasks that the store doesn't know."""
@@ -68,17 +77,18 @@ class Opener:
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
     def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
-        shown, summary, error = view.shown, "", ""
+        shown, summary, error, source = view.shown, "", "", ""
         try:
             if body is not None:
                 shown = self.spec(view.key, body).shown
             if held is not None:
                 outcome = self.outcome(view.key, held)
+                source = "" if held.verdict.key == view.key else held.verdict.key
                 summary = outcome.summary if isinstance(outcome, Finished) else ""
                 error = outcome.error if isinstance(outcome, Failed) else ""
         except SignatureError as refused:
             error = f"not shown: {refused}"
-        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error)
+        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source)
 
     def failures(self, views: Sequence[TaskView]) -> list[FailureView]:
         """Failed tasks as people see them. What isn't signed says so in its place."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook.model import State
 from jug_notebook.session import current
+from jug_notebook.session.accepting import Accepted
 from jug_notebook.session.again import Verified
-from jug_notebook.session.display import GraphPicture, History, Listing, Status
+from jug_notebook.session.display import GraphPicture, History, Listing, Status, Why
 from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def log(target: Any = None, host: str | None = None) -> str:
     return current().log(target, host)
 
 
+def why(target: Any) -> Why:
+    """Are these tasks stored; and where not, what changed since the nearest that are? Raises NoSuchTask."""
+    return current().why(target)
+
+
 def stop(now: bool = False, host: str | None = None) -> int:
     """Stop workers after their current task, or ``now``. Answers how many were told."""
     return current().stop(now, host)
@@ -92,6 +98,11 @@ def retry(target: Any = None) -> int:
 def invalidate(target: Any) -> int:
     """These values are wrong: compute them again, and what was made from them. Answers how many. Raises NoSuchTask."""
     return current().invalidate(target)
+
+
+def accept(target: Any, undo: bool = False, dry_run: bool = False) -> Accepted:
+    """The code was edited and its former results stand: see `Session.accept`. Raises NoSuchTask."""
+    return current().accept(target, undo, dry_run)
 
 
 def cancel(target: Any) -> int:

@@ -16,10 +16,12 @@ from typing import Protocol
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
+    Acceptance,
     Address,
     Claim,
     Grant,
     Held,
+    Invalidation,
     Key,
     Order,
     Origin,
@@ -125,7 +127,26 @@ class Store(Protocol):
         ...
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
-        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose."""
+        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose.
+
+        A value lost that was taken over is lost for the task that ran, too.
+        """
+        ...
+
+    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+        """What each task is now: its round and inputs (and no attempt). None where a need has no value yet."""
+        ...
+
+    def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
+        """Let runs stand for tasks of other code, or (``undone``) no longer: see `Acceptance`. The last word counts."""
+        ...
+
+    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """The sealed acceptances that stand for what these tasks are now."""
+        ...
+
+    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
+        """Who made a task's last outcome count for nothing; None where nobody did."""
         ...
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
@@ -146,6 +167,10 @@ class Store(Protocol):
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """True where no task is ready or running that a worker of this python could run or wait for."""
+        ...
+
+    def foreign(self, python: str) -> dict[str, int]:
+        """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:

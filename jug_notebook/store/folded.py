@@ -16,6 +16,8 @@ from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
+    Acceptance,
+    Accepted,
     Address,
     Claim,
     Claimed,
@@ -25,6 +27,7 @@ from jug_notebook.model import (
     Grant,
     Held,
     Invalidated,
+    Invalidation,
     Key,
     Order,
     Origin,
@@ -45,6 +48,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
+from jug_notebook.reuse import Outcome
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
@@ -140,7 +144,11 @@ class FoldedStore(ABC):
                     self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
-            fresh = sum(map(len, new.values()))
+            reused = sum(
+                cards[s.key].taken is not None for group in new.values() for s in group if s.needs
+            )  # finished before anybody could claim them
+            finished += reused
+            fresh = sum(map(len, new.values())) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
 
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
@@ -206,7 +214,7 @@ class FoldedStore(ABC):
 
     def _overtaken(self, key: Key, inputs: bytes) -> bool:
         held = self._board.held(key)
-        return held is not None and held[0].finished and held[0].inputs == inputs
+        return held is not None and held[0].finished and held[0].inputs == inputs and held[0].key == key
 
     def _claim(
         self, worker: WorkerId, limit: int, target: Target | None, python: str
@@ -231,12 +239,27 @@ class FoldedStore(ABC):
     def _claimed(self, offer: Offer) -> Claim:
         card = offer.card
         places = [card.spec]
+        aliases = False
         for need in card.needs:
             held = self._board.held(need.key)
             assert held is not None, "an offered task has all it needs"
             places.append(held[1])
+            aliases = aliases or need.taken is not None
         body, *needs = self._read(places)
-        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths)
+        proofs = tuple(self._proof(need.key, need.taken) for need in card.needs) if aliases else ()
+        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths, proofs)
+
+    def _proof(self, key: Key, held: Outcome | None) -> tuple[bytes, ...]:
+        """What shows that a task may take over this outcome; empty for its own."""
+        if held is None or held[0].key == key:
+            return ()
+        cards = self._board.cards
+        task, source = cards[key], cards[held[0].key]
+        if task.form == source.form:
+            return tuple(self._read([task.spec, source.spec]))
+        said = self._board.accepted(key)
+        assert said is not None, "nothing else is taken over"
+        return tuple(self._read([said.place]))
 
     def release(self, grants: Sequence[Grant]) -> None:
         with self._lock:
@@ -254,6 +277,11 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             return self._board.idle(target, python)
+
+    def foreign(self, python: str) -> dict[str, int]:
+        with self._lock:
+            self._news()
+            return self._board.foreign(python)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -273,9 +301,10 @@ class FoldedStore(ABC):
             self._news()
             held = [self._board.held(key) for key in keys]
             bodies = self._bodies([None if h is None else h[1] for h in held])
-        return [
-            None if h is None or body is None else Held(h[0], body) for h, body in zip(held, bodies, strict=True)
-        ]
+            return [
+                None if h is None or body is None else Held(h[0], body, self._proof(key, h))
+                for key, h, body in zip(keys, held, bodies, strict=True)
+            ]
 
     def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
         found = iter(self._read([place for place in places if place is not None]))
@@ -312,14 +341,16 @@ class FoldedStore(ABC):
             return TaskView(card.key, card.kind.name, STATES[card.state], worker=self._board.runner(card))
         verdict, _, worker = held
         return TaskView(
-            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt
-        )
+            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt,
+            source="" if card.taken is None else verdict.key,
+        )  # fmt: skip
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         processes = self.processes()
         with self._lock:
             self._news()
             counts = self._board.counts(scope)
+            reused = self._board.reused(scope)
             processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
         now = self._clock.now()
         return Snapshot(
@@ -327,13 +358,21 @@ class FoldedStore(ABC):
             at=now,
             scope="whole store" if scope.notebook is None else "this notebook",
             functions=tuple(
-                FunctionView(name, {state: n for state, n in zip(STATES, counts[0], strict=True) if n}, counts[1])
+                FunctionView(
+                    name,
+                    {state: n for state, n in zip(STATES, counts[0], strict=True) if n},
+                    counts[1],
+                    reused.get(name, 0),
+                )
                 for name, counts in counts.items()
             ),
             workers=tuple(
                 WorkerView(info, alive, age)
                 for info, alive, age in processes
                 if info.kind == "worker" and (alive or age < LATELY)
+            ),
+            notes=tuple(
+                dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
             starting=_starting(processes),
         )
@@ -356,6 +395,9 @@ class FoldedStore(ABC):
             self._news()
             lost: list[Key] = []
             rounds: list[int] = []
+            inputs: list[bytes] = []
+            sources: list[Key] = []
+            source_rounds: list[int] = []
             for key in keys:
                 card = self._board.cards.get(key)
                 if card is None or card.state < 0:
@@ -363,13 +405,53 @@ class FoldedStore(ABC):
                 held = self._board.held(key)
                 if why is Why.RETRY and (held is None or held[0].finished):
                     continue
-                if any(verdict.round == card.round for verdict, _, _ in card.outcomes):
+                if card.taken is not None or any(verdict.round == card.round for verdict, _, _ in card.outcomes):
                     lost.append(key)
                     rounds.append(card.round)
+                    inputs.append(b"" if card.taken is None else card.taken[0].inputs)
+                    if why is Why.LOST and card.taken is not None:
+                        sources.append(card.taken[0].key)
+                        source_rounds.append(card.taken[0].round)
             if lost:
-                self._record(Invalidated(lost, rounds, why, user, self._clock.now()))
+                fact = Invalidated(lost + sources, rounds + source_rounds, why, user, self._clock.now(), inputs)
+                self._record(fact)
                 self.sync()
             return lost
+
+    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
+        with self._lock:
+            self._news()
+            return [self._board.invalidation(key) for key in keys]
+
+    # -- taking over ---------------------------------------------------------------------------------------------------
+
+    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+        with self._lock:
+            self._news()
+            cards = [self._board.cards.get(key) for key in keys]
+            return [
+                None if card is None or card.inputs is None else Grant(card.key, card.round, card.inputs, 0)
+                for card in cards
+            ]
+
+    def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
+        with self._lock:
+            self._news()
+            for part in _parts(sealed):
+                said = [acceptance for acceptance, _ in part]
+                fact = Accepted(
+                    self._board.counter + 1, undone, said[0].user, said[0].at, [a.key for a in said],
+                    [a.round for a in said], [a.inputs for a in said], [a.source for a in said],
+                    [a.source_round for a in said], [a.digest for a in said],
+                )  # fmt: skip
+                self._record(fact, [body for _, body in part])
+            self.sync()
+
+    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
+        with self._lock:
+            self._news()
+            said = [self._board.accepted(key) for key in keys]
+            return self._bodies([None if one is None else one.place for one in said])
 
     # -- recording -----------------------------------------------------------------------------------------------------
 

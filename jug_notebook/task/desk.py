@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from jug_notebook import hints
 from jug_notebook.errors import BadTask, JugError
 from jug_notebook.model import Address, Key, Payload, State, TaskView
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from jug_notebook.task import TaskFunction
     from jug_notebook.task.handles import Task
 
-Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str]"
-"""A task on its way into a store: edition, key, form, needs, arguments, and these in short."""
+Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
+"""A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
 
 
 class Edition:
@@ -104,7 +105,7 @@ class Desk(Protocol):
     def outputs(self, key: Key) -> tuple[tuple[str, str], ...]: ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
-        """Where a task's value comes from, as plain data."""
+        """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""
         ...
 
     def former(self, edition: Edition) -> bool:
@@ -118,6 +119,8 @@ class Desk(Protocol):
     def cancel(self, target: Any) -> int: ...
 
     def log(self, target: Any = None) -> str: ...
+
+    def why(self, target: Any) -> Any: ...
 
     def status_of(self, keys: Sequence[Key]) -> Any: ...
 
@@ -154,6 +157,7 @@ class _InTask(threading.local):
 
 
 in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task
+hints.silent_where(lambda: in_task.on)
 
 
 @contextmanager

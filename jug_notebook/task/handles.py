@@ -114,12 +114,19 @@ class Handle:
         """Take it back: it won't start; if it runs, it goes on to its end. Answers how many were taken back."""
         return self.task._desk.cancel(self.task)
 
+    def why(self) -> Any:
+        """Is it stored; and if not, what changed since the nearest task that is? Shows as text and HTML."""
+        return self.task._desk.why(self.task)
+
     def dependencies(self) -> TaskList:
         """The tasks whose values this one needs."""
         return TaskList(self.task._desk.needs(self.task.key))
 
     def provenance(self) -> dict[str, Any]:
-        """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON."""
+        """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON.
+
+        Where another run stands for this task, ``reused from`` names it; ``accepted by`` tells who said so.
+        """
         return self.task._desk.provenance(self.task.key)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -260,6 +267,8 @@ class Task(Handle):
         try:
             view = self._desk.views([self._key])[0]
             parts += [view.state.value, self._key[:SHORT]]
+            if view.source:
+                parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
             if view.state is not State.FINISHED and self._needs:
                 parts.append(f"needs {_tally(self._desk.states(self._needs))}")
@@ -422,6 +431,12 @@ class TaskList(list[Any]):
         for at, tasks in self._by_desk():
             return at.status_of([task.key for task in tasks])
         return desk.here().status_of([])
+
+    def why(self) -> Any:
+        """What keeps those that aren't stored from it, counted: "12 × helper `norm` changed"."""
+        for at, tasks in self._by_desk():
+            return at.why(tasks)
+        return desk.here().why([])
 
     def _by_desk(self) -> list[tuple[Desk, list[Task]]]:
         found: dict[int, tuple[Desk, dict[Key, Task]]] = {}
