@@ -46,6 +46,8 @@ from jug_notebook.session.verbs import (
     barrier,
     cancel,
     execute,
+    graph,
+    history,
     invalidate,
     log,
     resolve,
@@ -53,6 +55,7 @@ from jug_notebook.session.verbs import (
     status,
     stop,
     tasks,
+    verify,
     why,
 )
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
@@ -124,6 +127,8 @@ __all__ = [
     "definitions",
     "execute",
     "file",
+    "graph",
+    "history",
     "identity",
     "in_task",
     "invalidate",
@@ -141,6 +146,7 @@ __all__ = [
     "timed_path",
     "unload_ipython_extension",
     "value",
+    "verify",
     "wait",
     "why",
 ]
