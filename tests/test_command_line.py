@@ -333,7 +333,7 @@ def until_running(shell: Shell) -> None:
     store = open_store(str(shell.folder / "jugdata"))
     seen = -1
     for _ in range(200):
-        if store.snapshot().counts[State.RUNNING]:
+        if any(info.task for info, alive, _ in store.processes() if alive):  # a claim alone may be given back
             break
         seen = store.watch(seen, 0.5)
     else:
