@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jug_notebook import hints
 from jug_notebook.store import Store, open_store
 
 
@@ -17,6 +18,12 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     for name in [name for name in os.environ if name.startswith("JUG_") or name == "JPY_SESSION_NAME"]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said once in a process is said once in each test."""
+    monkeypatch.setattr(hints, "_told", set())
 
 
 @pytest.fixture(params=["memory", "file"])
