@@ -81,10 +81,6 @@ class OnlyAPath(KeyAdvice):
     """An argument is the path of a file, and keys follow the path, not what is in the file: jn.file(path)."""
 
 
-class Unstable(KeyAdvice):
-    """Another process gives a task another key."""
-
-
 class StoreError(JugError):
     """The store can't be used."""
 

@@ -59,7 +59,7 @@ WORDS = [f"w{n}" for n in range(20)]
 #: row, values that are one
 SAME: list[tuple[str, list[Any]]] = [
     ("pickle memo: sharing does not count", [[ONE, ONE], [(1, 2), copy.deepcopy([ONE])[0]]]),
-    ("set, frozenset: no order", [set(WORDS), set(sorted(WORDS, key=len))]),
+    ("set, frozenset: no order", [set(WORDS), set(WORDS + WORDS)]),
     ("dict order does not count", [{"a": 1, "b": 2}, {"b": 2, "a": 1}]),
     ("all NaN are one", [math.nan, -math.nan, float("nan")]),
     ("ndarray: layout does not count", [GRID, np.asfortranarray(GRID), np.vstack([GRID, GRID])[:3]]),
