@@ -32,9 +32,11 @@ rebuild-notebooks: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python tests/benchmarks/throughput.py
+	$(BIN)/python tests/benchmarks/hashing.py
 
 bench-quick: $(VENV)/installed-bench
 	$(BIN)/python tests/benchmarks/throughput.py --tasks 1000 --pairs 3
+	$(BIN)/python tests/benchmarks/hashing.py --small --pairs 3
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'

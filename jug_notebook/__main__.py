@@ -560,7 +560,21 @@ def _stop(arguments: Arguments) -> int:
     return 0
 
 
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        nargs="?",
+        help="a function's name, a task's key or its beginning, or /regex/ on function names",
+    )
+    parser.add_argument("--history", action="store_true", help="who ran what when: the latest runs that ended")
+
+
 def _log(arguments: Arguments) -> int:
+    if arguments.history:
+        return _history(arguments)
+    if arguments.target is None:
+        raise UsageError("say which task: jug-notebook log TARGET, or jug-notebook log --history")
     from jug_notebook import render
     from jug_notebook.model import Failed
     from jug_notebook.session.opening import failure, printed
@@ -578,6 +592,42 @@ def _log(arguments: Arguments) -> int:
     if len(keys) > LOGS:
         print(f"and {len(keys) - LOGS:,} more before these")
     store.close()
+    return 0
+
+
+def _history(arguments: Arguments) -> int:
+    from jug_notebook import render
+    from jug_notebook.model import Scope
+    from jug_notebook.session.origins import history
+
+    if arguments.target is not None:
+        raise UsageError("--history tells of all tasks; leave TARGET out")
+    store = _store(arguments)
+    print(render.history_text(*history(store, _opener(store), Scope(), render.TASKS)))
+    store.close()
+    return 0
+
+
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+    parser.add_argument("--svg", metavar="F", help="draw it into F ('-': to the output)")
+
+
+def _graph(arguments: Arguments) -> int:
+    from jug_notebook import render
+    from jug_notebook.model import Graph
+    from jug_notebook.store import open_store
+
+    store = open_store(_existing(_url(arguments, arguments.url)))
+    picture = store.snapshot()
+    graph = Graph(picture.functions, tuple(store.edges()), picture.store, picture.scope)
+    store.close()
+    if arguments.svg == "-":
+        sys.stdout.write(render.svg(graph, alone=True))
+    elif arguments.svg:
+        _write(Path(arguments.svg), render.svg(graph, alone=True))
+    else:
+        print(render.graph_text(graph))
     return 0
 
 
@@ -650,7 +700,8 @@ COMMANDS: dict[str, Command] = {
     "accept": Command("code was edited, and its former results stand", _add_accept, _accept),
     "retry": Command("try failed tasks again", _add_target, _retry),
     "stop": Command("stop the workers of a store", _add_stop, _stop),
-    "log": Command("what a task printed, and why it failed", _add_target, _log),
+    "log": Command("what a task printed, and why it failed; --history: who ran what when", _add_log, _log),
+    "graph": Command("which functions need which, and how far each is", _add_graph, _graph),
     "why": Command("why a task isn't stored: what changed since the nearest that is", _add_why, _why),
     "key": Command("bring the key of a store to another machine", _add_key, _key),
 }

@@ -643,6 +643,22 @@ class Board:
             if any(states)
         }
 
+    def edges(self, scope: Scope = Scope()) -> dict[tuple[str, str], int]:
+        """How many needs tasks of one function have of another's, by (function, needed function), as first seen.
+
+        Tasks that nobody wants any more are left out, as they are in a picture.
+        """
+        found: dict[tuple[str, str], int] = {}
+        for card in self.cards.values():
+            wanted = card.needs and card.tallied != WITHDRAWN
+            if wanted and (scope.notebook is None or scope.notebook in card.notebooks):
+                name = card.kind.name
+                for need in card.needs:
+                    if need.state != UNKNOWN:
+                        pair = (name, need.kind.name)
+                        found[pair] = found.get(pair, 0) + 1
+        return found
+
     def reused(self, scope: Scope = Scope()) -> dict[str, int]:
         """By function: how many of the finished tasks took over their value."""
         counts: dict[str, int] = {}

@@ -226,14 +226,20 @@ _heard = threading.local()
 
 
 class Overheard:
-    """Listens to what one thread prints. Descriptors and subprocesses are not heard."""
+    """Listens to what one thread prints. Descriptors and subprocesses are not heard.
+
+    With ``echo`` what is heard also goes where it went before.
+    """
+
+    def __init__(self, echo: bool = False) -> None:
+        self._echo = echo
 
     def begin(self) -> Output:
         for name in NAMES:
             stream = getattr(sys, name)
             if not isinstance(stream, _Ear):
                 setattr(sys, name, _Ear(stream, name))
-        _heard.pieces, _heard.size = [], 0
+        _heard.pieces, _heard.size, _heard.echo = [], 0, self._echo
         return ()
 
     def take(self) -> Output:
@@ -271,10 +277,12 @@ class _Ear:
         _heard.size += len(text)
         if _heard.size <= LIMIT:
             pieces.append((self._name, text))
+        if _heard.echo:
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        if getattr(_heard, "pieces", None) is None:
+        if getattr(_heard, "pieces", None) is None or _heard.echo:
             self._stream.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:

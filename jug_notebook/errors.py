@@ -53,12 +53,36 @@ class Unstorable(JugError, TypeError):
     """A value can't be stored: it can't be pickled."""
 
 
+class FileChanged(JugError):
+    """A file was changed after a task was made of its content."""
+
+
 class ChangedInCell(JugError):
     """Something that a function reads changed between its first call in the cell and the cell's end."""
 
 
 class FormerDefinition(UserWarning):
     """The handle was made by a former definition of its function."""
+
+
+class KeyAdvice(UserWarning):
+    """A key may not see all that matters. Each is said once."""
+
+
+class Opaque(KeyAdvice):
+    """Something that a function does can't be seen from its code."""
+
+
+class Unseeded(KeyAdvice):
+    """A function draws random numbers from a generator that nobody seeded."""
+
+
+class OnlyAPath(KeyAdvice):
+    """An argument is the path of a file, and keys follow the path, not what is in the file: jn.file(path)."""
+
+
+class Unstable(KeyAdvice):
+    """Another process gives a task another key."""
 
 
 class StoreError(JugError):

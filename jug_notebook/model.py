@@ -452,6 +452,30 @@ class FailureView(Struct, frozen=True):
     output: str = ""
 
 
+class RunView(Struct, frozen=True):
+    """One run that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
+
+    key: Key
+    name: str
+    state: State
+    shown: str = ""
+    user: str = ""
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    duration: float = 0.0
+    said: str = ""
+
+
+class Graph(Struct, frozen=True):
+    """Which functions need which: tasks and needs counted by function. It may have loops and circles."""
+
+    functions: tuple[FunctionView, ...] = ()
+    edges: tuple[tuple[str, str, int], ...] = ()  #: (function, a function whose values it needs, how many needs)
+    store: str = ""
+    scope: str = ""
+
+
 class Invalidation(Struct, frozen=True):
     """Who made a task's outcome count for nothing, and when (seconds since the epoch)."""
 

@@ -7,10 +7,12 @@ import weakref
 from typing import Any
 
 import jug_notebook as jn
-from kernel_ext import completion
+from kernel_ext import completion, tables
 from kernel_ext.frontend import cell_name, cell_now
+from kernel_ext.inquiry import InquiryMagics
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
+from kernel_ext.sources import Sources
 
 
 class Extension:
@@ -20,14 +22,18 @@ class Extension:
         self.shell = shell
         self.live = Live()
         self.magics = JugMagics(shell, self.live, memory)
+        self.inquiry = InquiryMagics(shell, self.magics)
+        self.sources = Sources(shell, lambda: self.magics.typed)
         self._depth = 0
 
     def load(self) -> None:
         shell = self.shell
-        shell.register_magics(self.magics)
+        shell.register_magics(self.magics, self.inquiry)
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
-        completion.add(shell, self.magics)
+        completion.add(shell, self.magics, self.inquiry)
+        self._tables = tables.add(shell)
+        self.sources.load()
         self.magics.cell = cell_now(shell)
         self.magics.open()
 
@@ -37,13 +43,16 @@ class Extension:
         self.live.stop()
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
-        completion.remove(shell, self.magics)
-        for kind in ("line", "cell"):
-            for name in self.magics.magics[kind]:
-                shell.magics_manager.magics[kind].pop(name, None)
-        shell.magics_manager.registry.pop(type(self.magics).__name__, None)
-        if self.magics in shell.configurables:
-            shell.configurables.remove(self.magics)
+        completion.remove(shell, self.magics, self.inquiry)
+        self._tables()
+        self.sources.unload()
+        for magics in (self.magics, self.inquiry):
+            for kind in ("line", "cell"):
+                for name in magics.magics[kind]:
+                    shell.magics_manager.magics[kind].pop(name, None)
+            shell.magics_manager.registry.pop(type(magics).__name__, None)
+            if magics in shell.configurables:
+                shell.configurables.remove(magics)
         self.magics.leave()
 
     def before(self, info: Any) -> None:

@@ -195,7 +195,8 @@ def make_task(
     function = cell_function(name, cell.text, cell.filename, inputs, outputs, space)
     function.jug_cell = (outputs, tuple(outs))  # type: ignore[attr-defined]
     maker: Any = jn.task
-    made = maker(name=name, runner=RUNNER, **options)(function)
+    aside = set(inputs).intersection(options.get("ignore_globals", ()))  # what a cell reads of data, it is handed
+    made = maker(name=name, runner=RUNNER, ignore=sorted(aside), **options)(function)
     task = made(**{one: present[one] for one in inputs})
     _remember(record, task.key, {one: present[one] for one in outputs if one in present}, outputs, names.reads)
     space[name] = task

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
-from traitlets import Enum, Int, TraitError, Unicode, observe, validate
+from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 import jug_notebook as jn
 from jug_notebook import State, render
@@ -33,7 +34,17 @@ from kernel_ext.options import (
     seconds,
     sign,
 )
-from kernel_ext.outputs import as_text, label, plural, show, steady_log, steady_status, steady_tasks, tally
+from kernel_ext.outputs import (
+    as_text,
+    label,
+    plural,
+    show,
+    steady_history,
+    steady_log,
+    steady_status,
+    steady_tasks,
+    tally,
+)
 
 START = "%jug_execute -n 4"
 OPEN = (State.WAITING, State.READY, State.RUNNING)
@@ -60,6 +71,9 @@ class JugMagics(Magics):
     autostart = Int(0, help="start so many workers where tasks are queued and none lives; 0: only say so").tag(
         config=True
     )
+    check_keys = Bool(
+        False, help="name some calls of each cell again in a second process, and say what has another key there"
+    ).tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else html)"
     ).tag(config=True)
@@ -80,22 +94,23 @@ class JugMagics(Magics):
 
     def connect(self, url: str) -> jn.Session:
         """Use the store at ``url``, for the rest of this cell too."""
-        before = self._attached()
+        before = self.attached()
         if before is not None and self.in_cell:
             before.end_cell()
         session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
-        session.name_files(self._cell_of)
+        session.name_files(self.cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
+        session.check_keys(self.check_keys)
         self._opened.append(session)
         return session
 
-    def _cell_of(self, file: str) -> str | None:
+    def cell_of(self, file: str) -> str | None:
         """What people know the code in a file of that name by: "Cell In[3]"."""
         known = self.shell.compile.format_code_name(file)
         return None if known is None else " ".join(known)
 
-    def _attached(self) -> jn.Session | None:
+    def attached(self) -> jn.Session | None:
         """The session in use, where there is one; asking makes none."""
         return self._session if (self._session is not None and not self._session.closed) else None
 
@@ -104,7 +119,7 @@ class JugMagics(Magics):
     @property
     def session(self) -> jn.Session:
         """The session in use. The user may have connected by hand: what is current counts. Raises StoreError."""
-        if self._attached() is None:
+        if self.attached() is None:
             self._session = self.connect(self._url)
         self._session = jn.current()
         self._session.headless = self._session.headless or headless(self.shell)
@@ -137,6 +152,11 @@ class JugMagics(Magics):
             self.memory.store = ""
             self._session = self.connect(self._url)
 
+    @observe("check_keys")
+    def _check_keys_changed(self, change: Any) -> None:
+        if self.ready and self.attached() is not None:
+            self.session.check_keys(self.check_keys)
+
     @validate("autostart")
     def _autostart_valid(self, proposal: Any) -> int:
         if proposal.value < 0:
@@ -152,16 +172,19 @@ class JugMagics(Magics):
     def begin(self, cell: str, typed: str) -> None:
         """A cell starts to run."""
         self.cell, self.typed, self.in_cell = cell, typed, True
-        session = self._attached()
+        session = self.attached()
         if session is not None:
             self.session.begin_cell(cell)
+            self.session.check_keys(self.check_keys)
 
     def end(self, success: bool) -> None:
         """It has ended. Raises ChangedInCell."""
         self.in_cell = False
-        if self._attached() is None:
+        if self.attached() is None:
             return
         report = self.session.end_cell(success)
+        for told in self.session.unstable_keys():
+            print(f"check_keys: {told}", file=sys.stderr)
         if report.taken_back:
             print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
         if report.queued and not report.workers:
@@ -177,6 +200,10 @@ class JugMagics(Magics):
     @options()
     @option("name", nargs="?", help="with a name the whole cell is one task")
     @option("--version", metavar="V", help="a tag in the key instead of the code: only a new tag makes new tasks")
+    @option(
+        "--ignore-global", action="append", default=[], metavar="NAME",
+        help="something outside that doesn't matter for the results; may be given again",
+    )  # fmt: skip
     @option("--retries", type=attempts, default=0, metavar="N", help="further attempts after an exception")
     @option("--timeout", type=seconds, metavar="S", help="seconds that one attempt may take")
     @option(
@@ -213,6 +240,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
+        how["ignore_globals"] = tuple(asked.ignore_global)
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
         self.session  # noqa: B018  # where the store can't be used, say so before anything runs
@@ -259,21 +287,33 @@ class JugMagics(Magics):
         help="seconds with nothing to do and no notebook attached after which they end (600)",
     )  # fmt: skip
     @option("--python", metavar="P", help="the Python to run them with: the same minor version, other packages")
+    @option("--here", action="store_true", help="run the tasks in this kernel, one after another; nothing is started")
+    @option("--dry-run", action="store_true", help="only say what would run, what is stored, how long it would take")
     def jug_execute(self, line: str) -> None:
         """Start workers in the background, and show how far things are. They go on when the kernel ends.
 
         %jug_execute -n 4                        four workers on this host; asking again starts none twice
         %jug_execute -n 2 --target is_prime      only tasks of is_prime, and what they need
         %jug_execute -n 4 --wait                 wait until all is done
+        %jug_execute -n 4 --dry-run              what would run, and for how long?
+        %jug_execute --here                      no workers: run the tasks in this kernel, now
 
         %jug_stop ends them.
         """
         asked = read(self.jug_execute, line)
         session = self.session
+        if asked.dry_run:
+            target = joined([asked.target or ""])
+            plan = self.meant(lambda: session.plan(asked.workers, target=target, namespace=self.shell.user_ns))
+            print(plan.text(timed=not self.as_text))
+            return
+        if asked.here:
+            self._execute_here(asked)
+            return
         earlier = list(session.crews)
         served = {view.info.supervisor for view in session.status(all=True).workers if view.alive}
         size = asked.workers or len(os.sched_getaffinity(0))
-        crew = self._meant(
+        crew = self.meant(
             lambda: session.execute(
                 size,
                 target=joined([asked.target or ""]),
@@ -302,6 +342,18 @@ class JugMagics(Magics):
         if asked.wait:
             session.barrier()
             self._say_how_it_ended(session.status().counts)
+
+    def _execute_here(self, asked: Any) -> None:
+        if asked.workers or asked.python:
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
+        session, target = self.session, joined([asked.target or ""])
+        ran = self.meant(
+            lambda: session.run_here(target, asked.max_tasks, asked.max_time, namespace=self.shell.user_ns)
+        )
+        if ran:
+            print(f"{plural(ran)} ran here; now {tally(session.status().counts)}")
+        else:
+            print("nothing to run: no task is ready")
 
     @line_magic
     @options()
@@ -349,6 +401,8 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
+    @option("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
         """List tasks: state, arguments, time, and the result or error in short.
 
@@ -356,13 +410,27 @@ class JugMagics(Magics):
         %jug_tasks is_prime             of a function
         %jug_tasks primes[3:7]          what an expression holds
         %jug_tasks /prime|count/        of functions whose name matches
+        %jug_tasks --history            who ran what, where and when
         """
-        target = joined(read(self.jug_tasks, line).target)
-        listing = self._meant(lambda: self.session.tasks(target, namespace=self.shell.user_ns))
+        asked = read(self.jug_tasks, line)
+        target = joined(asked.target)
+        if asked.history or asked.all:
+            self._history(asked, target)
+            return
+        listing = self.meant(lambda: self.session.tasks(target, namespace=self.shell.user_ns))
         if self.as_text:
             print(steady_tasks(listing.views, listing.total))
         else:
             show({"text/plain": repr(listing), "text/html": listing._repr_html_()})
+
+    def _history(self, asked: Any, target: str | None) -> None:
+        if target is not None or not asked.history:
+            raise UsageError("%jug_tasks: --history takes no target, and --all goes with --history")
+        runs = self.session.history(asked.all)
+        if self.as_text:
+            print(steady_history(runs, runs.total))
+        else:
+            show({"text/plain": repr(runs), "text/html": runs._repr_html_()})
 
     @line_magic
     @options()
@@ -376,11 +444,11 @@ class JugMagics(Magics):
         target = joined(read(self.jug_log, line).target)
         session = self.session
         if self.as_text:
-            listing = self._meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
+            listing = self.meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
             ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
             print(steady_log([(view, session.outputs(view.key)) for view in ended]))
         else:
-            print(self._meant(lambda: session.log(target, namespace=self.shell.user_ns)))
+            print(self.meant(lambda: session.log(target, namespace=self.shell.user_ns)))
 
     @line_magic
     @options()
@@ -392,7 +460,7 @@ class JugMagics(Magics):
         %jug_why is_prime               all of a function: what keeps how many
         """
         target = self._demanded(self.jug_why, read(self.jug_why, line).target)
-        why = self._meant(lambda: self.session.why(target, namespace=self.shell.user_ns))
+        why = self.meant(lambda: self.session.why(target, namespace=self.shell.user_ns))
         if self.as_text:
             print(render.why_text(why.tasks, why.total, times=False))
         else:
@@ -438,7 +506,7 @@ class JugMagics(Magics):
         %jug_retry total                what keeps this one from its value
         """
         target = joined(read(self.jug_retry, line).target)
-        found = self._meant(lambda: self.session.retry(target, namespace=self.shell.user_ns))
+        found = self.meant(lambda: self.session.retry(target, namespace=self.shell.user_ns))
         print(f"{plural(found)} will be tried again" + self._if_nobody() if found else "no failed task to try again")
 
     @line_magic
@@ -451,7 +519,7 @@ class JugMagics(Magics):
         %jug_cancel results[10:]        what an expression holds
         """
         target = self._demanded(self.jug_cancel, read(self.jug_cancel, line).target)
-        found = self._meant(lambda: self.session.cancel(target, namespace=self.shell.user_ns))
+        found = self.meant(lambda: self.session.cancel(target, namespace=self.shell.user_ns))
         print(f"took back {plural(found)}" if found else "nothing to take back: none of these is pending")
 
     @line_magic
@@ -468,13 +536,13 @@ class JugMagics(Magics):
         asked = read(self.jug_invalidate, line)
         target = self._demanded(self.jug_invalidate, asked.target)
         if asked.dry_run:
-            listing = self._meant(lambda: self.session.tasks(target, limit=0, namespace=self.shell.user_ns))
+            listing = self.meant(lambda: self.session.tasks(target, limit=0, namespace=self.shell.user_ns))
             views = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
             print(f"would drop {plural(len(views), 'result')}" + (", and what was made from them:" if views else ""))
             if views:
                 print(steady_tasks(views[:20], len(views)))
             return
-        found = self._meant(lambda: self.session.invalidate(target, namespace=self.shell.user_ns))
+        found = self.meant(lambda: self.session.invalidate(target, namespace=self.shell.user_ns))
         if found:
             results = plural(found, "result")
             print(f"dropped {results}, to be made again with all that was made of it{self._if_nobody()}")
@@ -500,12 +568,12 @@ class JugMagics(Magics):
         asked = read(self.jug_accept, line)
         target = self._demanded(self.jug_accept, asked.target)
         print(
-            self._meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+            self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
         )
 
     # -- what they share -----------------------------------------------------------------------------------------------
 
-    def _meant(self, act: Callable[[], Any]) -> Any:
+    def meant(self, act: Callable[[], Any]) -> Any:
         """Do something with a target; a name that is no task is the user's slip, so it shows as one line."""
         try:
             return act()
@@ -513,7 +581,7 @@ class JugMagics(Magics):
             raise UsageError(str(error)) from None
 
     def _resolved(self, target: str) -> list[Any]:
-        found: list[Any] = self._meant(lambda: self.session.resolve(target, self.shell.user_ns))
+        found: list[Any] = self.meant(lambda: self.session.resolve(target, self.shell.user_ns))
         return found
 
     def _demanded(self, magic: Any, words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jug_notebook.model import Snapshot, State, TaskView
+from jug_notebook.model import RunView, Snapshot, State, TaskView
 
 Bundle = dict[str, str]
 
@@ -76,4 +76,12 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, str]]]]) -> s
     for view, output in tasks:
         lines.append(f"── {view.name}({view.shown}) · {view.state.value}")
         lines += [part for part in ("".join(text for _, text in output).rstrip("\n"), view.error) if part]
+    return "\n".join(lines) or "nothing was run yet"
+
+
+def steady_history(runs: Sequence[RunView], total: int) -> str:
+    """Runs without keys, times and hosts, by name."""
+    lines = sorted(f"{run.name}({run.shown})  {run.state.value}  {run.said}".rstrip() for run in runs)
+    if total > len(lines):
+        lines.append(f"and {total - len(lines)} before")
     return "\n".join(lines) or "nothing was run yet"

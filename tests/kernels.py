@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Kernel:
     """A kernel in ``folder``, with environment variables of one's own."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
+        self.answers: list[str] = []
         self.manager = KernelManager(kernel_name="python3")
         path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH", ""))))
         env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / ".ipython"), **environ}
@@ -37,10 +39,11 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
-    def begin(self, code: str, cell: str = "") -> str:
+    def begin(self, code: str, cell: str = "", answers: Sequence[str] = ()) -> str:
         """Send a cell, and don't wait."""
+        self.answers = list(answers)
         content = {
-            "code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,
+            "code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": bool(answers),
             "stop_on_error": False,
         }  # fmt: skip
         message = self.client.session.msg("execute_request", content, metadata={"cellId": cell} if cell else {})
@@ -51,6 +54,9 @@ class Kernel:
     def end(self, ident: str) -> Shown:
         """Wait until that cell has run."""
         shown = Shown()
+        for answer in self.answers:
+            self.client.get_stdin_msg(timeout=60)
+            self.client.input(answer)
         while True:
             message = self.client.get_iopub_msg(timeout=60)
             kind, content = message["msg_type"], message["content"]
@@ -89,6 +95,10 @@ class Kernel:
     def run(self, code: str, cell: str = "") -> Shown:
         """Run a cell."""
         return self.end(self.begin(code, cell))
+
+    def asked(self, code: str, answers: Sequence[str]) -> Shown:
+        """Run a cell that asks, as a debugger does, and answer it."""
+        return self.end(self.begin(code, answers=answers))
 
     def interrupt(self) -> None:
         self.manager.interrupt_kernel()

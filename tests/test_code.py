@@ -609,3 +609,66 @@ def test_a_cells_digest_ignores_comments_and_sees_code_and_what_it_reads() -> No
 def test_global_names_are_those_of_nested_code_too() -> None:
     space = cell("def f():\n    return [a for _ in b] + (lambda: c)()")
     assert coding.global_names(space["f"].__code__) == ("a", "b", "c")
+
+
+# -- odd functions -----------------------------------------------------------------------------------------------------
+
+
+def test_functions_deep_down_are_found_where_a_deep_value_goes_on_elsewhere() -> None:
+    source = """
+    held = []
+    def f():
+        return held
+    inner = f
+    for _ in range(1000):
+        inner = [inner]
+    held.append(inner)
+    """
+    one, other = cell(source)["f"], cell(source)["f"]
+    assert examine(one).digest == examine(other).digest
+
+
+def test_bound_methods_that_are_made_anew_each_time_end() -> None:
+    space = cell("""
+    class Bound:
+        def __init__(self, n=0): self.items = [self, n]
+        def act(self): return 1
+        def __getstate__(self): return {"act": self.act, "add": self.items.append, "items": self.items}
+    one, other, third = Bound(), Bound(), Bound(1)
+    def f(): return one
+    upper = "abc".upper
+    def g(): return upper()
+    """)
+    assert digest(space["one"]) == digest(space["other"]) != digest(space["third"])
+    assert examine(space["f"]).digest
+    assert examine(space["g"]).digest
+    assert examine("abc".upper).digest == examine("abc".upper).digest != examine("abd".upper).digest
+
+
+def test_a_refusal_in_the_code_of_a_function_inside_an_argument_says_where_it_is() -> None:
+    space = cell("import threading\nlock = threading.Lock()\ndef f(): return lock")
+    with pytest.raises(Unhashable, match=r"argument 'cfg'\['opts'\]\[1\]: global 'lock' read by f\(\) is a _thread"):
+        digest({"opts": [0, space["f"]]}, "argument 'cfg'")
+
+
+DISPATCH = """
+import functools
+@functools.singledispatch
+def show(x): return 0
+@show.register(int)
+def _(x): return 1
+def f(x): return show(x)
+"""
+
+
+def test_a_dispatching_function_counts_with_all_it_dispatches_to() -> None:
+    space = cell(DISPATCH)
+    plain = examine(space["f"]).digest
+    assert examine(cell(DISPATCH)["f"]).digest == plain
+    assert name_of(DISPATCH.replace("return 1", "return 2")) != plain
+    assert name_of(DISPATCH.replace("return 0", "return 3")) != plain
+    assert name_of(DISPATCH.replace("(int)", "(str)")) != plain
+    space["f"](True)  # which fills its cache
+    assert examine(space["f"]).digest == plain
+    space["show"].register(float, len)
+    assert examine(space["f"]).digest != plain

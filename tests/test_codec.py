@@ -28,7 +28,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
-from test_code import cell
+from test_code import DISPATCH, cell
 
 from jug_notebook.code import class_digest, examine
 from jug_notebook.codec import (
@@ -903,3 +903,9 @@ def test_summaries_of_large_things_are_quick() -> None:
 def test_arguments_are_described_in_order() -> None:
     said = describe_arguments([("n", 3), ("mode", "fast"), ("a", np.zeros(4)), ("f", math.sqrt)])
     assert said == "n=3, mode='fast', a=<ndarray float64 (4,), 32 B>, f=sqrt"
+
+
+def test_a_dispatching_function_travels_with_all_it_dispatches_to() -> None:
+    function, blobs = cell(DISPATCH)["f"], Blobs()
+    there = load_function(dump_function(function, examine(function), blobs.put), blobs.get)
+    assert (there(3), there("a")) == (1, 0)

@@ -502,3 +502,26 @@ def test_ctrl_c_interrupts_the_cell_and_ends_the_kernel_in_order(shell: Shell) -
     assert "interrupting the cell" in stderr
     assert left.read_text() == "in order"
     assert "never\n" not in outputs(shell.folder / "slow.ipynb")
+
+
+# -- graph, history ----------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_a_list_or_a_picture_in_a_file(ran: Shell) -> None:
+    assert ran.run("graph", "jugdata").stdout.splitlines() == [
+        "3 functions, 5 tasks",
+        "add · 1 task: 1 blocked",
+        "  1 × double · 3 tasks: 3 finished",
+        "  1 × divide · 1 task: 1 failed",
+    ]
+    assert ran.run("graph", "jugdata", "--svg", "g.svg").returncode == 0
+    assert (ran.folder / "g.svg").read_text().startswith("<svg xmlns=")
+    assert ran.run("graph", "jugdata", "--svg", "-").stdout == (ran.folder / "g.svg").read_text()
+
+
+def test_history_tells_who_ran_what_when(ran: Shell) -> None:
+    told = ran.run("log", "--history").stdout
+    assert told.splitlines()[0].split() == ["started", "took", "user", "host", "state", "task", "result", "key"]
+    assert len(told.splitlines()) == 5
+    assert "ZeroDivisionError" in told
+    assert "say which task" in ran.run("log").stderr

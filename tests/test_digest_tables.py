@@ -243,3 +243,25 @@ def test_an_estimator_is_named_by_its_parameters_and_what_it_learnt() -> None:
     assert digest(linear.Ridge(alpha=2)) == digest(linear.Ridge(alpha=2))
     assert digest(linear.Ridge(alpha=2)) != digest(linear.Ridge(alpha=3))
     assert digest(linear.Ridge().fit(x, y)) == digest(linear.Ridge().fit(x, y)) != digest(linear.Ridge())
+
+
+def test_tensors_are_named_by_dtype_shape_and_elements() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    found = [
+        tensor, tensor.T, tensor.double(), tensor.bfloat16(), tensor.reshape(4, 3), tensor[0], tensor[0, 0],
+        tensor.clone().requires_grad_(), tensor.to_sparse(), torch.zeros(0), torch.zeros(0, 2), tensor.bool(),
+        torch.nn.Parameter(tensor), tensor + 0j, tensor.numpy(), tensor.tolist(),
+    ]  # fmt: skip
+    assert len({digest(each) for each in found}) == len(found)
+    columns = tensor.T.contiguous().T
+    assert digest(columns) == digest(tensor) == digest(tensor.clone()) == digest(torch.cat([tensor, tensor])[:3])
+    assert digest((tensor + 1j).conj()) == digest(tensor - 1j)
+    assert digest({"model": torch.nn.Linear(2, 2).state_dict()})
+    generator = torch.Generator().manual_seed(3)
+    before = digest(generator)
+    assert digest(torch.Generator().manual_seed(3)) == before
+    torch.rand(1, generator=generator)
+    assert digest(generator) != before
+    with pytest.raises(Unhashable, match=r"x\.cpu\(\)"):
+        digest(torch.zeros(2, device="meta"))

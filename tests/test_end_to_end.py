@@ -15,16 +15,14 @@ from jug_notebook.session import Session
 from tests.kernels import Kernel
 
 DEFINITIONS = """%%jugtask
-from pathlib import Path
-
 def note(line):
     with open("ran.txt", "a") as file:
         file.write(line + "\\n")
 
 def slow_square(n, gate):
     note(f"square {n}")
-    while n >= 4 and not Path(gate).exists():
-        pass
+    if n >= 4:
+        open(gate).close()  # a pipe, which opens when somebody opens its other end
     return n * n
 
 def total(squares):
@@ -59,6 +57,7 @@ def wait_for(session: Session, state: State, count: int) -> None:
 
 
 def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(notebook: Path) -> None:
+    os.mkfifo(notebook.parent / "gate")
     kernel = start(notebook)
     kernel.run("%jug_execute -n 2", "cell-4")
     watcher = connect(notebook.parent / "jugdata", notebook=notebook)
@@ -68,8 +67,8 @@ def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(n
         assert kernel.manager.provisioner is not None
         pid = kernel.manager.provisioner.pid  # type: ignore[attr-defined]
         os.kill(pid, signal.SIGKILL)
-        (notebook.parent / "gate").touch()  # nobody but the workers is there to see it
-        wait_for(watcher, State.FINISHED, 13)
+        with (notebook.parent / "gate").open("w"):  # nobody but the workers is there to see it
+            wait_for(watcher, State.FINISHED, 13)
         kernel.close()
 
         again = start(notebook)

@@ -16,10 +16,10 @@ HOUSE = ("jug_notebook", "kernel_ext")
 #: A room needs only rooms of lower floors, or, without a circle, of its own.
 FLOORS = [
     "model errors clock",
-    "process describe digest code codec alias reuse board render",
+    "process describe digest hints code codec alias reuse board render",
     "task patterns",
     "store",
-    "capture fate worker supervisor",
+    "guard capture fate worker supervisor",
     "launch",
     "session __init__",
     "headless __main__",

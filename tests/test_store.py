@@ -99,6 +99,17 @@ def test_a_need_may_be_submitted_after_what_needs_it(store: Store) -> None:
     assert run_all(store) == 2
 
 
+def test_needs_are_counted_by_function(store: Store) -> None:
+    other = Origin("ann", "/other.ipynb", "cell-1")
+    store.submit([task("a", function="load"), task("b", function="load")], HERE)
+    store.submit([task("c", "a", "b", function="join"), task("d", "c", function="join")], HERE)
+    store.submit([task("e", "d", "not there", function="show")], other)
+    assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2), ("show", "join", 1)]
+    assert ("show", "join", 1) not in store.edges(Scope(notebook=HERE.notebook))
+    store.wish([key("e")], other, False)
+    assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2)]
+
+
 def test_no_two_workers_have_one_task(store: Store) -> None:
     store.submit([task(str(i)) for i in range(200)], HERE)
     taken: list[str] = []

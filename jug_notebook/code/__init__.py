@@ -11,10 +11,9 @@ import ast
 import builtins
 import functools
 import os
-import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from jug_notebook import digest as canon
+from jug_notebook import hints
 from jug_notebook.code import modules, syntax
 from jug_notebook.code.cells import CellNames, cell_function, cell_names
 from jug_notebook.code.kinds import (
@@ -34,9 +34,11 @@ from jug_notebook.code.kinds import (
     attributes,
     by_name,
     defaults,
+    dispatches,
     form_of,
     generated,
     global_names,
+    identity,
     is_ours,
     name_of,
     plain,
@@ -44,15 +46,17 @@ from jug_notebook.code.kinds import (
     travels,
 )
 from jug_notebook.describe import brief
-from jug_notebook.errors import BadTask, Unhashable
+from jug_notebook.errors import BadTask, Opaque, Unhashable, Unseeded
 
 __all__ = [
     "CellNames",
     "Code",
+    "Opaque",
     "bundle",
     "cell_function",
     "cell_names",
     "class_digest",
+    "dispatches",
     "examine",
     "form_of",
     "global_names",
@@ -72,10 +76,6 @@ class Code(NamedTuple):
     parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
     texts: Mapping[str, str] = MappingProxyType({})  #: of parts that are no plain value: their text, or value in short
-
-
-class Opaque(UserWarning):
-    """Something that a function does can't be seen from its code."""
 
 
 # -- what counts as what -----------------------------------------------------------------------------------------------
@@ -102,9 +102,12 @@ _DERIVED = frozenset(
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
         *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
+        *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
         *("__init_subclass__", "__subclasshook__"),
     }
 )
+_PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")  #: of a dataclass
 _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
 
 
@@ -117,13 +120,8 @@ def _hash(*items: bytes | str) -> bytes:
     return whole.digest(canon.SIZE)
 
 
-_told: set[tuple[object, ...]] = set()
-
-
 def _warn_once(about: tuple[object, ...], text: str) -> None:
-    if about not in _told:
-        _told.add(about)
-        warnings.warn(text, Opaque, stacklevel=6)
+    hints.say_once(about, Opaque, text)
 
 
 # -- the walk ----------------------------------------------------------------------------------------------------------
@@ -141,14 +139,9 @@ class _Unit:
         self.edges: list[tuple[str, bytes]] = []
 
 
-class _Open(threading.local):
-    """The walks under way in this thread: a value met on one may hold functions, which start their own."""
-
-    def __init__(self) -> None:
-        self.walks: list[_Walk] = []
-
-
-_open = _Open()
+#: the walks under way: a value met on one may hold functions, which start their own. Deep values go on in a thread of
+#: their own, which takes the context along.
+_open: ContextVar[tuple[_Walk, ...]] = ContextVar("_open", default=())
 
 
 class _Walk:
@@ -158,24 +151,29 @@ class _Walk:
         self.project = project
         self.ignored = ignored
         self.blind = blind
-        self.index: dict[int, int] = {}
+        self.index: dict[object, int] = {}
         self.units: list[_Unit] = []
         self.parts: dict[str, str] = {}
         self.texts: dict[str, str] = {}
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
+        self.chances: list[tuple[str, hints.Chance]] = []  #: what functions do with random numbers
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
         self._by_value = True  #: does what is looked at now?
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
-        _open.walks.append(self)
+        token = _open.set((*_open.get(), self))
         try:
             with canon.remembering():  # apart from what others remember: inside a walk, a class may be "that one"
-                return self._run(roots)
+                found = self._run(roots)
         finally:
-            _open.walks.pop()
+            _open.reset(token)
+        if not self.blind:
+            for text in hints.told_of_chance(iter(self.chances)):
+                hints.say_once(text, Unseeded, text)
+        return found
 
     def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         whole = [_hash(label, self.edge(value, label, label)) for label, value in roots]
@@ -230,9 +228,10 @@ class _Walk:
         return b"v" + found
 
     def _unit(self, value: Any, label: str) -> bytes:
-        at = self.index.get(id(value))
+        me = identity(value)
+        at = self.index.get(me)
         if at is None:
-            at = self.index[id(value)] = len(self.units)
+            at = self.index[me] = len(self.units)
             self.units.append(_Unit(label, value))
             if self._by_value and (not isinstance(value, FunctionType | type) or travels(value)):
                 self._loose.add(at)
@@ -317,6 +316,9 @@ class _Walk:
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
     def _describe_function(self, unit: _Unit, function: FunctionType) -> None:
+        if dispatches(function):
+            self._describe_dispatch(unit, function)
+            return
         code, space = function.__code__, function.__globals__
         root = unit is self.units[0]
         of = "" if root else f" of {_bare(unit.label)}"
@@ -353,9 +355,31 @@ class _Walk:
             unit.edges.append(("wrapped", self.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
         if syntax.of_library(code.co_filename):
             return  # what a library reads is its own affair
+        if not self.blind:
+            self._hint(code, form.uses, space, whose)
         self._globals(unit, code, space, "" if root else str(space.get("__name__", "")), whose)
         self._decorators(unit, form.decorators, space)
         self._imports(unit, code, space)
+
+    def _describe_dispatch(self, unit: _Unit, function: Any) -> None:
+        """``functools.singledispatch``: the functions for each class. What it remembers for speed doesn't count."""
+        self.pins = None
+        unit.own.append("singledispatch")
+        for kind, each in sorted(function.registry.items(), key=lambda pair: name_of(pair[0])):
+            of = f"{kind.__name__} of {_bare(unit.label)}"
+            unit.edges.append(("class", self.edge(kind, f"class {of}", unit.label)))
+            unit.edges.append(("for it", self.edge(each, f"helper {of}", f"{unit.label}, for {kind.__name__}")))
+
+    def _hint(self, code: CodeType, uses: hints.Uses, space: dict[str, Any], whose: str) -> None:
+        self.chances.append((whose, hints.chance(uses, space)))
+        for name in sorted(uses.computed):
+            if name in space and not name.startswith("import"):
+                continue  # a function of the notebook's own, that happens to be called so
+            _warn_once(
+                ("computed", code, name),
+                f"{whose} looks up something by a computed name, with {name}(), so it can't be seen from its code. "
+                f"Name what it may be with @jn.task(depends=[…]).",
+            )
 
     def _cells(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -497,7 +521,7 @@ class _Walk:
         for name, note in content.get("__annotations__", {}).items():
             unit.own += (name, note if isinstance(note, str) else annotation(note))
         if dataclass:
-            unit.own.append(repr(content["__dataclass_params__"]))
+            unit.own.append(repr([getattr(content["__dataclass_params__"], name) for name in _PARAMETERS]))
             for name, field in content["__dataclass_fields__"].items():
                 unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))
                 content.setdefault(f"default of {name}", field.default)
@@ -659,15 +683,16 @@ _home: Path | None = None
 def _of_code(value: Any) -> bytes:
     """A function or class inside a value. One that is being walked already counts as "that one"."""
     value = plain(value)
-    for distance, walk in enumerate(reversed(_open.walks)):
-        at = walk.index.get(id(value))
+    me, walks = identity(value), _open.get()
+    for distance, walk in enumerate(reversed(walks)):
+        at = walk.index.get(me)
         if at is not None:
             return b"back %d %d" % (distance, at)
-    if not _open.walks:
+    if not walks:
         if isinstance(value, type):
             return bytes.fromhex(class_digest(value))
         return bytes.fromhex(examine(value, project=_home).digest)
-    outer = _open.walks[-1]
+    outer = walks[-1]
     walk = _Walk(outer.project, outer.ignored)
     walk._by_value = outer._by_value
     found = walk.run([("value", value)])
@@ -677,7 +702,10 @@ def _of_code(value: Any) -> bytes:
 
 def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:
     encoder.tag("code", 1)
-    encoder.data(_of_code(value))
+    try:
+        encoder.data(_of_code(value))
+    except Unhashable as refusal:
+        encoder.refuse_because(refusal, path)
 
 
 for _kind in (type, FunctionType, ModuleType, *COMPOSITE, *DESCRIPTORS):

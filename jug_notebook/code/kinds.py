@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import dataclasses
 import functools
 import sys
 import types
@@ -80,8 +82,21 @@ def form_of(function: FunctionType) -> bytes:
 
 
 def name_of(value: Any) -> str:
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", repr(type(value)))
+    return f"{public_home(value, str(name))}.{name}"
+
+
+def public_home(value: Any, name: str) -> str:
+    """The module that a thing is known by: the outermost that has it. The inside is the package's business."""
     home = getattr(value, "__module__", None) or ""
-    return f"{home}.{getattr(value, '__qualname__', None) or getattr(value, '__name__', repr(type(value)))}"
+    if not isinstance(home, str) or "." not in home:
+        return str(home)
+    steps = home.split(".")
+    for length in range(1, len(steps)):
+        outer = ".".join(steps[:length])
+        if getattr(sys.modules.get(outer), "__dict__", {}).get(name) is value:
+            return outer
+    return home
 
 
 def annotation(note: Any) -> str:
@@ -92,10 +107,18 @@ def generated(method: Any) -> bool:
     """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
     if isinstance(method, staticmethod | classmethod):
         method = method.__func__
+    if type(method) is _FIELD:
+        return True
     if type(method) is not FunctionType:
         return False
     inner = method.__dict__.get("__wrapped__", method)  # __repr__ comes with a guard against recursion
-    return type(inner) is FunctionType and inner.__code__.co_filename.startswith("<string>")
+    if type(inner) is not FunctionType:
+        return False
+    return inner.__code__.co_filename.startswith("<string>") or inner.__code__.co_filename in _MAKERS
+
+
+_FIELD = type(collections.namedtuple("_FIELD", "x").x)  # type: ignore[attr-defined]
+_MAKERS = frozenset(maker.__code__.co_filename for maker in (dataclasses.field, collections.namedtuple, typing.cast))
 
 
 def defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -145,6 +168,24 @@ def by_name(value: Any) -> str | None:
     if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
         return f"numpy.{value.__name__}"
     return None
+
+
+def identity(value: Any) -> object:
+    """What makes a thing this one and no other: a bound method is made anew each time one asks for it."""
+    kind = type(value)
+    if kind is types.MethodType:
+        return id(value.__func__), id(value.__self__)
+    if kind is types.BuiltinFunctionType or kind is types.MethodWrapperType:
+        return value.__name__, id(value.__self__)
+    return id(value)
+
+
+def dispatches(function: FunctionType) -> bool:
+    """Was it made by ``functools.singledispatch``?"""
+    return "registry" in function.__dict__ and function.__code__ is _DISPATCH
+
+
+_DISPATCH = functools.singledispatch(plain).__code__  # type: ignore[attr-defined]
 
 
 def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:

@@ -14,11 +14,13 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from blake3 import blake3
+
+from jug_notebook import hints
 
 T = TypeVar("T")
 Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
@@ -56,6 +58,7 @@ class Form(NamedTuple):
     digest: bytes
     decorators: tuple[tuple[str, ...], ...] = ()  #: chains of names that the decorator expressions read
     stale: bool = False  #: the text was edited after the code was loaded
+    uses: hints.Uses = hints.Uses()  #: what of it a key can't see, as far as the text shows it
 
 
 NOTHING = Form(b"")
@@ -119,6 +122,13 @@ class _File:
             self._codes = set(nested(whole))
         return code in self._codes
 
+    def at(self, code: CodeType) -> ast.AST | None:
+        """The function here that has the place and the name of ``code``."""
+        found = self.functions.get((code.co_firstlineno, code.co_name), [])
+        if len(found) > 1 and code.co_name == "<lambda>":
+            return _spanned(found, code)
+        return found[0] if len(found) == 1 else None
+
     def find(self, code: CodeType) -> ast.AST | None:
         """The function that compiles to that code, but for the place: it moved, or %autoreload put it there."""
         if code not in self._moved:
@@ -149,6 +159,8 @@ def _compiled_alone(node: ast.AST) -> set[bytes]:
 
 
 _files: dict[str, _File] = {}
+finders: list[Callable[[CodeType], Iterable[str]]] = []
+"""Who may know the text of code whose file name leads nowhere: each answers texts to be compared with it."""
 
 
 def text_of(filename: str) -> str:
@@ -214,14 +226,27 @@ def _node(code: CodeType) -> tuple[ast.AST | None, bool]:
     on_disk = os.path.isabs(code.co_filename) and os.path.exists(code.co_filename)
     file = _file(code.co_filename)
     if file is None:
-        return None, on_disk and bool(text_of(code.co_filename))
+        if os.path.isabs(code.co_filename):
+            return None, on_disk and bool(text_of(code.co_filename))
+        return _asked_for(code), False
     if on_disk and not file.made(code):
         moved = file.find(code)
         return moved, moved is None
-    found = file.functions.get((code.co_firstlineno, code.co_name), [])
-    if len(found) > 1 and code.co_name == "<lambda>":
-        return _spanned(found, code), False
-    return (found[0] if len(found) == 1 else None), False
+    return file.at(code), False
+
+
+def _asked_for(code: CodeType) -> ast.AST | None:
+    """The syntax tree of code that was run under no name of its own: of the text that makes this very code."""
+    for finder in finders:
+        for text in finder(code):
+            try:
+                file = _File(code.co_filename, text)
+                found = file.at(code)
+                if found is not None and file.made(code):
+                    return found
+            except (SyntaxError, ValueError):
+                continue
+    return None
 
 
 def edited(code: CodeType) -> bool:
@@ -353,6 +378,8 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
             return [("targets", [node.target], scope), ("value", node.value, scope)]
         case ast.Module():
             return [("body", _body(node.body, scope), scope)]
+        case ast.JoinedStr():
+            return [("values", _pieces(node.values), scope)]
     return [
         (
             name,
@@ -365,6 +392,20 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
         if name not in _SKIPPED
         for value in (getattr(node, name, None),)
     ]
+
+
+def _pieces(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string. How its plain text is cut up differs between versions of Python."""
+    whole: list[ast.expr] = []
+    for value in values:
+        last = whole[-1] if whole else None
+        if not isinstance(value, ast.Constant):
+            whole.append(value)
+        elif isinstance(last, ast.Constant):
+            whole[-1] = ast.Constant(f"{last.value!s}{value.value!s}")
+        elif value.value:
+            whole.append(value)
+    return whole
 
 
 def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool = True) -> bytes:
@@ -444,7 +485,8 @@ def form(code: CodeType, ours: Ours) -> Form:
             return _forms.put(code, Form(b"", stale=stale))
         decorators = getattr(node, "decorator_list", [])
         digest = blake3(canonical(node, ours)).digest(20)
-        return _forms.put(code, Form(digest, _chains([one for one in decorators if not ours(one)])))
+        chains = _chains([one for one in decorators if not ours(one)])
+        return _forms.put(code, Form(digest, chains, uses=hints.look(node)))
 
 
 def written(code: CodeType, ours: Ours) -> str:

@@ -19,7 +19,7 @@ from blake3 import blake3
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Put, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
@@ -39,11 +39,14 @@ __all__ = [
     "load_function",
     "load_value",
     "look_at_call",
+    "once",
+    "share",
     "summarise",
     "use_modules",
 ]
 
 LARGEST_EXCEPTION = 1 << 20
+_REMEMBERED = 16  #: so many buffers are kept, to know them again
 
 _PLAIN = "pickle"  #: any unpickler reads it
 _BOUND = "pickle+"  #: refers to needs or to classes by identity
@@ -140,6 +143,39 @@ def dump_call(
                     return Payload(_PLAIN, data)
         return _payload((args, kwargs), put, path)
     return _payload((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})
+
+
+def share(value: Any, put: Put) -> Any:
+    """Store a large argument for many calls: what is answered stands for it in each. A small one is answered itself.
+
+    One that can't be stored alone, such as one with tasks in it, is answered itself too: the call will say so.
+    """
+    if type(value) in _SCALARS and not isinstance(value, str | bytes):
+        return value
+    try:
+        payload = _payload(value, put, "argument")
+    except JugError:
+        return value
+    return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
+
+
+def once(put: Put) -> Put:
+    """``put`` that takes each buffer once: for arguments that nobody can change meanwhile."""
+    known: dict[tuple[int, int], tuple[Any, Address]] = {}
+
+    def put_once(parts: Iterable[bytes | memoryview]) -> Address:
+        chunks = list(parts)
+        if len(chunks) != 1 or not isinstance(chunks[0], memoryview):
+            return put(chunks)
+        view = chunks[0]
+        name = id(view.obj), view.nbytes
+        if name not in known:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[name] = view.obj, put(chunks)
+        return known[name][1]
+
+    return put_once
 
 
 def load_call(payload: Payload, values: Sequence[Any], get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:

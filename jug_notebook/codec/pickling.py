@@ -16,7 +16,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 import msgspec
@@ -120,6 +120,18 @@ def _need(*_: Any) -> Any:
     raise pickle.UnpicklingError("a call can only be loaded with the values that it needs")
 
 
+def _part(*_: Any) -> Any:
+    raise pickle.UnpicklingError("a shared part of a call can only be loaded by this codec")
+
+
+class Shared(NamedTuple):
+    """Stands in a call for an argument that was stored before, for many calls."""
+
+    format: str
+    data: bytes
+    buffers: tuple[Address, ...]
+
+
 def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> None:
     """A function that came by value keeps the name of its form, since its source may not be here."""
     pickling._function_setstate(function, state[0])
@@ -155,7 +167,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if issubclass(kind, type):
             return self._class(value)
         if kind is types.FunctionType:
+            if coding.dispatches(value):  # what it remembers for speed can't be pickled
+                return _dispatcher, (value.__wrapped__, dict(value.registry))
             return self._of_project(value) or super().reducer_override(value)
+        if kind is Shared:
+            self.bound = True
+            self.blobs += [address for address in value.buffers if address not in self.blobs]
+            return _part, tuple(value)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
         if kind is types.ModuleType:
@@ -255,6 +273,14 @@ def _plain_calls(function: Any) -> Any:
     return function
 
 
+def _dispatcher(function: Any, registry: dict[type, Any]) -> Any:
+    made = functools.singledispatch(function)
+    for kind, each in registry.items():
+        if kind is not object:
+            made.register(kind, each)
+    return made
+
+
 def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:
     made: functools.cached_property[Any] = functools.cached_property(function)
     made.attrname = name
@@ -283,7 +309,14 @@ def bundled(root: str) -> bytes:
     return msgspec.msgpack.encode(dict(sorted(coding.bundle(root).items())))
 
 
-_OURS = {"_class": "cls", "_carried": "carried", "_skeleton": "skeleton", "_fill": "fill", "_need": "need"}
+_OURS = {
+    "_class": "cls",
+    "_carried": "carried",
+    "_skeleton": "skeleton",
+    "_fill": "fill",
+    "_need": "need",
+    "_part": "part",
+}
 
 
 class Unpickler(pickle.Unpickler):
@@ -345,6 +378,15 @@ class Unpickler(pickle.Unpickler):
                 for member, held in members.items():
                     getattr(cls, member).__dict__.update(held)
                 return
+
+    def part(self, form: str, data: bytes, addresses: tuple[Address, ...]) -> Any:
+        """An argument that many calls share, each its own copy of it."""
+        get = self._get
+        assert get is not None
+        whole: Any = data
+        if not data:
+            whole, addresses = get(addresses[0]), addresses[1:]
+        return Unpickler(whole, get, (), (bytearray(get(address)) for address in addresses)).load()
 
     def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
         value = self._values[slot]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
+from operator import itemgetter
 from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
@@ -188,7 +189,7 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     """A dict, whose order doesn't count."""
     if set(map(type, value)) <= {str}:
         keys = sorted(value)
-        columns(encoder, keys, [value[key] for key in keys], step, path)
+        columns(encoder, keys, picked(value, keys), step, path)
         return
     rows = []
     for key, item in value.items():
@@ -203,6 +204,13 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     for name, form, wanted in rows:
         encoder.out += name + form
         encoder.met += wanted
+
+
+def picked(value: Any, keys: list[str]) -> list[Any]:
+    """The items of a mapping in the order of ``keys``."""
+    if len(keys) < 100 or type(value) is not dict:
+        return [value[key] for key in keys]
+    return list(itemgetter(*keys)(value))  # the same, at C speed
 
 
 @exactly(dict)

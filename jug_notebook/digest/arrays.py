@@ -379,7 +379,7 @@ def _arrow_body(encoder: Encoder, value: Any, path: str) -> None:
             return
         _, offsets, data = whole.buffers()
         ends = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
-        encoder.add(np.diff(ends))
+        encoder.add(ends if not ends[0] else ends - ends[0])
         encoder.data(memoryview(data)[ends[0] : ends[-1]] if data is not None else b"")
     elif pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
         plain = value.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
@@ -424,3 +424,35 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
         encoder.tagged("sparse", (kind, tuple(int(side) for side in value.shape), *parts), path)
 
     encoder.nested(value, path, body)
+
+
+# -- torch -------------------------------------------------------------------------------------------------------------
+
+
+@register("torch.Tensor", attributes=False)
+def _tensor(encoder: Encoder, value: Any, path: str) -> None:
+    """By dtype, shape and elements, whatever the layout; whether it wants a gradient counts, the gradient doesn't."""
+    encoder.nested(value, path, _tensor_body)
+
+
+def _tensor_body(encoder: Encoder, value: Any, path: str) -> None:
+    torch: Any = importlib.import_module("torch")
+    if value.device.type != "cpu":
+        encoder.refuse(value, path, f"it lies on {value.device}: hand over x.cpu()")
+    if value.is_quantized or value.layout not in (torch.strided, torch.sparse_coo):
+        encoder.refuse(value, path, "it is neither dense nor sparse in coordinates: hand over x.to_dense()")
+    plain = value.detach()
+    encoder.tag("tensor", 4)
+    encoder.text(str(plain.dtype))
+    encoder.add((tuple(plain.shape), bool(value.requires_grad)), path)
+    if plain.layout is torch.sparse_coo:
+        whole = plain.coalesce()
+        encoder.add([whole.indices(), whole.values()], path)
+        return
+    dense = plain.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    encoder.data(dense.view(torch.uint8).numpy() if dense.numel() else b"")
+
+
+@register("torch.Generator", attributes=False)
+def _torch_generator(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.tagged("torch.Generator", (value.get_state(),), path)

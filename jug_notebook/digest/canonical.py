@@ -47,9 +47,10 @@ _CHOICES = (
 class Refused(Exception):
     """A part of a value can't be named. Collects the way to it, from the inside out."""
 
-    def __init__(self, kind: str, step: str, reason: str) -> None:
+    def __init__(self, kind: str, step: str, reason: str, told: str = "") -> None:
         super().__init__(kind)
         self.kind, self.reason, self.steps = kind, reason, [step]
+        self.told = told  #: all there is to say already, but for where it is
 
     def at(self, step: str) -> None:
         self.steps.append(step)
@@ -58,6 +59,8 @@ class Refused(Exception):
         way = "".join(reversed(self.steps))
         if len(way) > 200:
             way = f"{way[:90]} … {way[-90:]}"
+        if self.told:
+            return Unhashable(f"{path}{way}: {self.told}")
         reason = f" ({self.reason})" if self.reason else ""
         return Unhashable(f"{path}{way} is {self.kind}, which " + _CHOICES.format(reason=reason))
 
@@ -173,9 +176,10 @@ def _derived(entry: Entry, attributes: bool, encoder: Encoder, value: Any, path:
 class Memory:
     """What is remembered from one digest to the next: heavy parts by id (kept alive), and class parts."""
 
-    __slots__ = ("classes", "parts")
+    __slots__ = ("classes", "complete", "parts")
 
     def __init__(self) -> None:
+        self.complete = False  #: what is met from now on may change, and is remembered within one digest only
         self.parts: dict[int, tuple[Any, bytes]] = {}
         self.classes: dict[type, bytes] = {}
 
@@ -185,14 +189,15 @@ _open_classes: ContextVar[frozenset[type]] = ContextVar("_open_classes", default
 
 
 @contextmanager
-def remembering() -> Iterator[None]:
+def remembering() -> Iterator[Memory]:
     """Within this block, arguments that are heavy to hash are hashed once: for the many calls of one ``.map``.
 
-    Nobody may change them meanwhile.
+    Nobody may change them meanwhile. Set ``complete`` where what comes next may change: it is looked at each time.
     """
-    token = _memory.set(Memory())
+    memory = Memory()
+    token = _memory.set(memory)
     try:
-        yield
+        yield memory
     finally:
         _memory.reset(token)
 
@@ -207,7 +212,7 @@ class Encoder:
         self.met: list[Key] = []  #: keys of references, as they were met
         self.slots = slots  #: number of each need: write that instead of its key
         self.memory = memory or _memory.get() or Memory()
-        self._parts = self.memory.parts
+        self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
         self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
         # so many levels go on one thread's stack: a level takes a few calls, and the caller has a stack already
         self._leap = max(20, sys.getrecursionlimit() // 10)
@@ -260,6 +265,10 @@ class Encoder:
     def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
         """Say that this can't be named."""
         raise Refused(_described(value), path, reason)
+
+    def refuse_because(self, refusal: Unhashable, path: str = "") -> NoReturn:
+        """Say that this can't be named because of something in it, which was refused elsewhere."""
+        raise Refused("", path, "", str(refusal)) from refusal.__cause__
 
     def nested(self, value: Any, path: str, body: Entry, outer: bool = False) -> None:
         """Write, through ``body``, something with parts: it may contain itself, be met often, be long, lie deep.

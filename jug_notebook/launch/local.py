@@ -27,12 +27,8 @@ from jug_notebook.worker import Slot, work
 
 def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
     """Have ``options.size`` workers on this host; returns at once. A live supervisor of the same crew is used again."""
-    name = f"local-{process.host()}-{process.user()}-{process.python()}{options.suffix}"
-    living = [
-        info
-        for info, alive, _ in store.processes()
-        if alive and info.kind == "supervisor" and info.crew == name and info.user == process.user()
-    ]
+    name = _name(options)
+    living = _living(store, name)
     if living:
         tell(store, living[:1], Scale(options.size, at_least=True))
         return Crew(store, name, clock=clock)
@@ -40,6 +36,23 @@ def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
         Captain(store, name, options, clock).start()
         return Crew(store, name, clock=clock)
     return _detached(store, name, options, clock)
+
+
+def there(store: Store, options: CrewOptions) -> int:
+    """How many workers a crew with these options keeps already."""
+    return max((info.size for info in _living(store, _name(options))), default=0)
+
+
+def _name(options: CrewOptions) -> str:
+    return f"local-{process.host()}-{process.user()}-{process.python()}{options.suffix}"
+
+
+def _living(store: Store, name: str) -> list[WorkerInfo]:
+    return [
+        info
+        for info, alive, _ in store.processes()
+        if alive and info.kind == "supervisor" and info.crew == name and info.user == process.user()
+    ]
 
 
 def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Crew:

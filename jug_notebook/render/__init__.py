@@ -4,18 +4,20 @@ What there is too much of is cut, and says by how much; what a task wrote is cle
 """
 
 from jug_notebook.render.gist import NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.page import (
     advice_html,
     failure_html,
     failures_html,
     functions_html,
     head_html,
+    history_html,
     html,
     page,
     tasks_html,
     workers_html,
 )
-from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
+from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.words import ago, duration, size
 
@@ -31,12 +33,17 @@ __all__ = [
     "failure_text",
     "failures_html",
     "functions_html",
+    "graph_html",
+    "graph_text",
     "head_html",
+    "history_html",
+    "history_text",
     "html",
     "page",
     "plain",
     "short",
     "size",
+    "svg",
     "tasks_html",
     "tasks_text",
     "text",

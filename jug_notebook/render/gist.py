@@ -96,9 +96,11 @@ def states_shown(counts: Mapping[State, int]) -> list[State]:
     return [state for state in LOOKS if state in always or counts.get(state, 0)]
 
 
-def cut_functions(functions: Sequence[FunctionView]) -> tuple[list[FunctionView], list[FunctionView]]:
+def cut_functions(
+    functions: Sequence[FunctionView], limit: int = FUNCTIONS
+) -> tuple[list[FunctionView], list[FunctionView]]:
     """(shown, left out), both in order. Where there are too many, those with something going on stay."""
-    if len(functions) <= FUNCTIONS:
+    if len(functions) <= limit:
         return list(functions), []
 
     def dullness(index: int) -> tuple[bool, bool, bool, int]:
@@ -110,7 +112,7 @@ def cut_functions(functions: Sequence[FunctionView]) -> tuple[list[FunctionView]
             index,
         )
 
-    kept = set(sorted(range(len(functions)), key=dullness)[:FUNCTIONS])
+    kept = set(sorted(range(len(functions)), key=dullness)[:limit])
     return (
         [function for index, function in enumerate(functions) if index in kept],
         [function for index, function in enumerate(functions) if index not in kept],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jug_notebook.model import FailureView, Snapshot, State, TaskView
+from jug_notebook.model import FailureView, RunView, Snapshot, State, TaskView
 from jug_notebook.render.gist import (
     FAILURES,
     LOOKS,
@@ -324,3 +324,35 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
 def failure_html(view: FailureView) -> str:
     """One failure, whole and open."""
     return _block(_details(view, escape(view.host), opened=True, limit=EXCERPT))
+
+
+def history_html(runs: Sequence[RunView], total: int) -> str:
+    """Who ran what when: one run a row, in the order given; ``total`` is how many there are, shown or not."""
+    if not runs:
+        return _block(_span(_FAINT, "nothing was run yet"))
+    rows = [
+        [
+            _solid(moment(run.started)),
+            _solid(duration(run.duration)),
+            _solid(elide(run.user, 24)),
+            _solid(elide(run.host, 32)),
+            f"{_swatch(run.state)}{run.state.value}",
+            escape(elide(call(run.name, run.shown), 60)),
+            escape(elide(run.said, 60)),
+            f"<code>{escape(run.key[:8])}</code>",
+        ]
+        for run in runs[:TASKS]
+    ]
+    heads = [
+        ("started", True),
+        ("took", False),
+        ("user", True),
+        ("host", True),
+        ("state", True),
+        ("task", True),
+        ("result", True),
+        ("key", True),
+    ]
+    left = total - len(rows)
+    more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
+    return _block(_table(heads, rows) + more)

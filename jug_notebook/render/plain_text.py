@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jug_notebook.model import FailureView, Snapshot, State, TaskView
+from jug_notebook.model import FailureView, RunView, Snapshot, State, TaskView
 from jug_notebook.render.gist import (
     FAILURES,
     LOOKS,
@@ -186,3 +186,25 @@ def failure_text(view: FailureView) -> str:
     if view.output:
         lines += ["", "what it printed:", *("  " + line for line in excerpt(clean(view.output)).rstrip().split("\n"))]
     return "\n".join(lines)
+
+
+def history_text(runs: Sequence[RunView], total: int) -> str:
+    """Who ran what when: one run a line, in the order given; ``total`` is how many there are, shown or not."""
+    if not runs:
+        return "nothing was run yet"
+    rows = [
+        [
+            moment(run.started),
+            duration(run.duration),
+            elide(run.user, 16),
+            elide(run.host, 24),
+            run.state.value,
+            elide(call(run.name, run.shown), 40),
+            elide(run.said, 40),
+            run.key[:8],
+        ]
+        for run in runs[:TASKS]
+    ]
+    heads = ["started", "took", "user", "host", "state", "task", "result", "key"]
+    lines = table(heads, rows, left=(0, 2, 3, 4, 5, 6, 7))
+    return "\n".join([*lines, f"and {number(total - len(rows))} before"] if total > len(rows) else lines)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import alias, process
+from jug_notebook import guard, process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -21,7 +21,6 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
-    Finished,
     FunctionView,
     Key,
     Origin,
@@ -31,8 +30,11 @@ from jug_notebook.model import (
     Target,
     TaskView,
     Why,
+    WorkerInfo,
 )
 from jug_notebook.session.accepting import Accepted, Accepting
+from jug_notebook.session.again import Again
+from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Status, Text
 from jug_notebook.session.display import Why as Answer
 from jug_notebook.session.inquiry import Inquiry
@@ -53,7 +55,7 @@ LOGS = 20  #: so many tasks are shown in one log
 OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
 
-class Session:
+class Session(Closer):
     """A store in use by one notebook or script. `connect` makes it current; the verbs of ``jug_notebook`` act on that.
 
     Raises StoreError where the store can't be opened or its key isn't known.
@@ -78,6 +80,8 @@ class Session:
         self._reader = Reader(self._store, self._opener, clock, self._starting)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
+        self._again = Again(self._store, self._opener, self._reader, self._user)
+        self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
         self._info = process.me("session", clock)
         self._store.renew([self._info])
@@ -195,6 +199,22 @@ class Session:
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
 
+    def check_keys(self, on: bool = True) -> None:
+        """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
+        if on != (self._intake.sample is not None):
+            self._intake.sample = {} if on else None
+
+    def unstable_keys(self) -> list[str]:
+        """Name the calls kept since the last time again, in a second process under another hash seed.
+
+        Answers a line for each argument or global that has another name there. Takes the time of starting a process.
+        """
+        kept = self._intake.sample
+        if not kept:
+            return []
+        self._intake.sample = {}
+        return guard.unstable(guard.sampled(kept, self._store, self.folder))
+
     def _starting(self) -> bool:
         return any(crew.starting for crew in self.crews)
 
@@ -270,6 +290,7 @@ class Session:
         idle_timeout: float = 600,
         memory_limit: int | None = None,
         python: str | None = None,
+        here: bool = False,
         namespace: Mapping[str, Any] | None = None,
     ) -> Crew:
         """Start workers on this host, in the background; answers at once with their crew.
@@ -277,10 +298,14 @@ class Session:
         ``workers`` is the total to have with equal options (all cores, if not given); asking twice starts none twice.
         ``target`` runs these tasks and what they need, and no others; ``max_tasks`` and ``max_time`` (seconds) are a
         worker's and a crew's limits, ``memory_limit`` a task's in bytes; ``idle_timeout`` ends them so many seconds
-        after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. Raises LaunchError.
+        after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. With ``here``,
+        none is started: see `run_here`. Raises LaunchError.
         """
-        from jug_notebook.launch import CrewOptions, local
+        from jug_notebook.launch import Crew, CrewOptions, local
 
+        if here:
+            self.run_here(target, max_tasks, max_time, namespace)
+            return Crew(self._store, "", clock=self._clock)
         self.flush()
         options = CrewOptions(
             size=workers if workers is not None else len(os.sched_getaffinity(0)),
@@ -407,16 +432,13 @@ class Session:
     def _host_log(self, host: str) -> str:
         there = [info for info, _, _ in self._store.processes() if info.host == host and info.kind != "session"]
         if not there:
-            raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self._hosts()) or 'none'}")
+            raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self.hosts()) or 'none'}")
         parts = []
         for info in there:
             text = self._store.log(info.id).rstrip("\n")
             if text:
                 parts += [f"── {info.kind} {info.id}", text]
         return "\n".join(parts) or f"the workers on {host} said nothing"
-
-    def _hosts(self) -> list[str]:
-        return sorted({info.host for info, _, _ in self._store.processes() if info.kind != "session"})
 
     def stop(self, now: bool = False, host: str | None = None) -> int:
         """Stop the workers (of one host) after their current task, or ``now``. Answers how many were told."""
@@ -461,25 +483,6 @@ class Session:
         accepting = Accepting(self._store, self._seal, self._user)
         return (accepting.undo if undo else accepting.accept)(keys, self._clock.now(), dry_run)
 
-    def provenance(self, key: Key) -> dict[str, Any]:
-        """See `Desk`."""
-        self.flush()
-        [outcome], [said] = self._opener.outcomes([key]), self._store.acceptances([key])
-        if outcome is None:
-            return {}
-        run = outcome.run
-        told: dict[str, Any] = {
-            "host": run.host, "pid": run.pid, "user": run.user, "python": run.python, "started": run.started,
-            "duration": run.duration, "attempt": run.attempt,
-        }  # fmt: skip
-        if outcome.key != key:
-            told["reused from"] = outcome.key
-        if said is not None and isinstance(outcome, Finished):
-            by = alias.opened(self._seal, key, said)
-            if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
-                told |= {"accepted by": by.user, "accepted at": by.at}
-        return told
-
     def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
         """This notebook no longer wants these tasks: what has not started won't. Answers how many were taken back."""
         keys = self._keys(target, namespace)
@@ -492,7 +495,7 @@ class Session:
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
-        self._store.renew([self._info])
+        self._store.renew([self._info, *(said() for said in self._guests)])
         self._intake.hurry()
 
 

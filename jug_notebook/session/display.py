@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jug_notebook import render
-from jug_notebook.model import Explanation, Reason, Snapshot, TaskView
+from jug_notebook.model import Explanation, Graph, Reason, RunView, Snapshot, TaskView
 
 
 class Status:
@@ -51,6 +51,43 @@ class Listing(Sequence[TaskView]):
 
     def _repr_html_(self) -> str:
         return render.tasks_html(self.views, self.total)
+
+
+class History(Sequence[RunView]):
+    """Runs that ended, latest first, cut where there are many: ``.total`` is how many there are."""
+
+    def __init__(self, runs: Sequence[RunView], total: int) -> None:
+        self.runs = tuple(runs)
+        self.total = total
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.runs[index]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __repr__(self) -> str:
+        return render.history_text(self.runs, self.total)
+
+    def _repr_html_(self) -> str:
+        return render.history_html(self.runs, self.total)
+
+
+class GraphPicture:
+    """The graph by function: text, and a picture in a notebook. ``.graph`` is the data, ``.svg()`` a file's content."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def svg(self) -> str:
+        """The picture as a file of its own."""
+        return render.svg(self.graph, alone=True)
+
+    def __repr__(self) -> str:
+        return render.graph_text(self.graph)
+
+    def _repr_html_(self) -> str:
+        return render.graph_html(self.graph)
 
 
 class Why:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jug_notebook.model import State
 from jug_notebook.session import current
 from jug_notebook.session.accepting import Accepted
-from jug_notebook.session.display import Listing, Status, Why
+from jug_notebook.session.again import Verified
+from jug_notebook.session.display import GraphPicture, History, Listing, Status, Why
 from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def execute(
     idle_timeout: float = 600,
     memory_limit: int | None = None,
     python: str | None = None,
+    here: bool = False,
 ) -> Crew:
     """Start workers in the background: see `Session.execute`. Raises LaunchError."""
     return current().execute(
@@ -36,6 +38,7 @@ def execute(
         idle_timeout=idle_timeout,
         memory_limit=memory_limit,
         python=python,
+        here=here,
     )
 
 
@@ -52,6 +55,24 @@ def status(all: bool = False) -> Status:
 def tasks(target: Any = None, state: State | str | None = None, limit: int = 50) -> Listing:
     """Tasks of this notebook, or of a target, to look at. Raises NoSuchTask."""
     return current().tasks(target, state, limit)
+
+
+def graph(target: Any = None, all: bool = False) -> GraphPicture:
+    """Which functions need which, and how far each is: this notebook's, or with ``all`` the whole store's.
+
+    With a target: of these tasks and what they need. Raises NoSuchTask.
+    """
+    return current().graph(target, all)
+
+
+def history(all: bool = False, limit: int = 50) -> History:
+    """Who ran what when, latest first: this notebook's tasks, or with ``all`` the whole store's."""
+    return current().history(all, limit)
+
+
+def verify(target: Any, fraction: float = 0.01) -> Verified:
+    """Compute a sample of finished tasks again, here, and compare: true where all came out equal. Raises NoSuchTask."""
+    return current().verify(target, fraction)
 
 
 def log(target: Any = None, host: str | None = None) -> str:

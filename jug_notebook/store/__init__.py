@@ -122,6 +122,10 @@ class Store(Protocol):
         """The tasks of one function."""
         ...
 
+    def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
+        """(function, a function whose values it needs, how many needs): of tasks that somebody wants."""
+        ...
+
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose.
 

@@ -320,6 +320,11 @@ class FoldedStore(ABC):
             self._news()
             return [card.key for card in self._board.listing(scope, Target(names=frozenset([name])))]
 
+    def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
+        with self._lock:
+            self._news()
+            return [(name, needed, count) for (name, needed), count in self._board.edges(scope).items()]
+
     def tasks(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
     ) -> list[TaskView]:

@@ -19,6 +19,7 @@ from jug_notebook.describe import describe_arguments
 from jug_notebook.errors import BadTask
 from jug_notebook.task import desk as seat
 from jug_notebook.task.desk import Desk, Draft, Edition, in_task
+from jug_notebook.task.files import Lookout
 from jug_notebook.task.handles import Handle, Tasklet, TaskList, briefly, handle
 from jug_notebook.task.values import tasks_in
 
@@ -35,6 +36,8 @@ _LONG = 10**15
 
 BATCH = 1000  #: tasks of one `.map` are handed in by so many
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_STEADY = (list, tuple, range)  #: going over them runs nobody's code
+_SMALL = frozenset({int, float, bool, type(None)})
 
 
 class TaskFunction:
@@ -76,6 +79,7 @@ class TaskFunction:
         self.runner = runner
         self._bind(function)
         self._check_options()
+        self._lookout = Lookout(self.name)
         self._chunked: _ChunkFunction | None = None
         #: has it a name of its own, so that another function of that name is its next definition?
         self.defines = definition and (name is not None or "<" not in getattr(function, "__qualname__", "<"))
@@ -105,11 +109,12 @@ class TaskFunction:
         """
         if not iterables:
             raise BadTask(f"{self.name}.map() needs something to go over")
-        return self._many(zip(*iterables, strict=False), chunksize, constants)
+        steady = all(type(each) in _STEADY for each in iterables)
+        return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """A task for each tuple of arguments. ``chunksize`` as in `map`."""
-        return self._many(map(tuple, iterable), chunksize, constants)
+        return self._many(map(tuple, iterable), chunksize, constants, type(iterable) in _STEADY)
 
     def grid(self, **axes: Any) -> TaskList:
         """A task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
@@ -123,7 +128,7 @@ class TaskFunction:
         if in_task.on:
             return [self.run(**dict(zip(names, p, strict=True)), **constants) for p in points]  # type: ignore[return-value]
         calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
-        return self._made((self._bound((), call), (), call) for call in calls)
+        return self._made(((self._bound((), call), (), call) for call in calls), constants)
 
     # -- what a session asks
 
@@ -194,15 +199,22 @@ class TaskFunction:
         return bound
 
     def _draft(
-        self, desk: Desk, edition: Edition, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        desk: Desk,
+        edition: Edition,
+        arguments: Arguments,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        put: codec.Put | None = None,
     ) -> Draft:
         """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
         key, form, needs, call = digest.name_call(edition.code, edition.name, named)
+        self._lookout.look(named)
         if self._tasks_by_default:  # what a task as a default comes to must travel with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
-        payload = codec.dump_call(args, kwargs, needs, desk.put)
+        payload = codec.dump_call(args, kwargs, needs, put or desk.put)
         if not needs:
             return edition, key, form, needs, payload, self._shown(arguments), call
         with briefly():
@@ -217,7 +229,9 @@ class TaskFunction:
                 return describe_arguments(arguments)
         return ", ".join([f"{label}={value!r}" for label, value in arguments])  # the same, and most calls are so
 
-    def _many(self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any]) -> TaskList:
+    def _many(
+        self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
+    ) -> TaskList:
         if chunksize < 1:
             raise BadTask(f"chunksize is at least 1, not {chunksize}")
         if in_task.on:
@@ -226,14 +240,14 @@ class TaskFunction:
             return self._in_chunks(list(calls), chunksize, constants)
         plain = self._quick(constants)
         if plain is None:
-            return self._made((self._bound(args, constants), args, constants) for args in calls)
+            return self._made(((self._bound(args, constants), args, constants) for args in calls), constants, steady)
         names, tail = plain
         given = len(names)
 
         def bound(args: tuple[Any, ...]) -> Arguments:
             return [*zip(names, args, strict=True), *tail] if len(args) == given else self._bound(args, constants)
 
-        return self._made((bound(args), args, constants) for args in calls)
+        return self._made(((bound(args), args, constants) for args in calls), constants, steady)
 
     def _quick(self, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], Arguments] | None:
         """What positional arguments are called in a ``.map``, and what follows them; None where calls may differ."""
@@ -244,34 +258,61 @@ class TaskFunction:
             return None
         return names[:given], [(name, rest[name]) for name in names[given:]]
 
-    def _made(self, calls: Iterable[tuple[Arguments, tuple[Any, ...], dict[str, Any]]]) -> TaskList:
-        """A task for each call, handed in by the batch. What is heavy in several arguments is digested once."""
+    def _made(
+        self,
+        calls: Iterable[tuple[Arguments, tuple[Any, ...], dict[str, Any]]],
+        constants: Mapping[str, Any],
+        steady: bool = True,
+    ) -> TaskList:
+        """A task for each call, handed in by the batch. What is heavy in ``constants`` is digested and stored once.
+
+        What else they have in common too where it is ``steady``: where nobody's code runs between the calls.
+        """
         desk = seat.current or seat.here()
         edition = desk.edition(self)
         tasks = TaskList()
         waiting = iter(calls)
-        with digest.remembering():
+        put = codec.once(desk.put) if steady else desk.put
+        with digest.remembering() as memory:
+            shared = self._shared(constants, desk)
+            memory.complete = not steady
             while True:
                 drafts: list[Draft] = []
                 with _uncollected():
                     for arguments, args, kwargs in islice(waiting, BATCH):
-                        draft = self._draft(desk, edition, arguments, args, kwargs)
+                        sent = {**kwargs, **shared} if shared else kwargs
+                        draft = self._draft(desk, edition, arguments, args, sent, put)
                         drafts.append(draft)
                         tasks.append(handle(desk, edition, draft[1], draft[3], draft[5]))
                     if not drafts:
                         return tasks
                     desk.add(drafts)
 
+    def _shared(self, constants: Mapping[str, Any], desk: Desk) -> dict[str, Any]:
+        """What stands for the large ones of the constants in each call. They are digested here, and remembered."""
+        shared: dict[str, Any] = {}
+        for name, value in constants.items():
+            if type(value) in _SMALL or tasks_in(value):
+                continue
+            stand_in = codec.share(value, desk.put)
+            if stand_in is value:
+                continue
+            if name not in self.ignore:
+                digest.digest(value, f"argument {name!r}")
+            shared[name] = stand_in
+        return shared
+
     def _in_chunks(self, calls: list[tuple[Any, ...]], chunksize: int, constants: dict[str, Any]) -> TaskList:
         if self._chunked is None:
             self._chunked = _ChunkFunction(self)
         handles: list[Tasklet] = []
-        for start in range(0, len(calls), chunksize):
-            part = calls[start : start + chunksize]
-            for args in part:
-                self._bound(args, constants)  # a wrong call is refused here, not in the worker
-            chunk = self._chunked(part, constants)
-            handles += [chunk[i] for i in range(len(part))]
+        with digest.remembering():
+            for start in range(0, len(calls), chunksize):
+                part = calls[start : start + chunksize]
+                for args in part:
+                    self._bound(args, constants)  # a wrong call is refused here, not in the worker
+                chunk = self._chunked(part, constants)
+                handles += [chunk[i] for i in range(len(part))]
         return TaskList(handles)
 
     def _check_options(self) -> None:

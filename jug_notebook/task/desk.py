@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from jug_notebook import hints
 from jug_notebook.errors import BadTask, JugError
 from jug_notebook.model import Address, Key, Payload, State, TaskView
 
@@ -156,6 +157,7 @@ class _InTask(threading.local):
 
 
 in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task
+hints.silent_where(lambda: in_task.on)
 
 
 @contextmanager

@@ -102,10 +102,6 @@ class Handle:
         """What the task printed as (stream, text), in order."""
         return self.task._desk.outputs(self.task.key)
 
-    def provenance(self) -> dict[str, Any]:
-        """Where the value comes from: the run's host, user and time; if reused, whose run it is and who accepted it."""
-        return self.task._desk.provenance(self.task.key)
-
     def retry(self) -> int:
         """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
         return self.task._desk.retry(self.task)
@@ -125,6 +121,13 @@ class Handle:
     def dependencies(self) -> TaskList:
         """The tasks whose values this one needs."""
         return TaskList(self.task._desk.needs(self.task.key))
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON.
+
+        Where another run stands for this task, ``reused from`` names it; ``accepted by`` tells who said so.
+        """
+        return self.task._desk.provenance(self.task.key)
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = self.task

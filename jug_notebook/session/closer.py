@@ -1,0 +1,136 @@
+"""The verbs of a session that ask, and change nothing in its store but for `Closer.run_here`, which is a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jug_notebook.clock import Clock
+from jug_notebook.codec import Seal
+from jug_notebook.model import Graph, Key, Scope, State, Target, WorkerInfo
+from jug_notebook.session import ahead, here, origins
+from jug_notebook.session.again import Again, Call, Verified
+from jug_notebook.session.ahead import Plan
+from jug_notebook.session.display import GraphPicture, History
+from jug_notebook.session.opening import Opener
+from jug_notebook.session.targets import names_in
+from jug_notebook.store import Store
+
+
+class Closer:
+    """What a `Session` answers about its tasks."""
+
+    headless: bool
+    _store: Store
+    _seal: Seal
+    _opener: Opener
+    _clock: Clock
+    _scope: Scope
+    _info: WorkerInfo
+    _again: Again
+    _guests: list[Callable[[], WorkerInfo]]
+
+    @property
+    def shown(self) -> str:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """See `Session`."""
+        raise NotImplementedError
+
+    def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
+        raise NotImplementedError
+
+    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
+        raise NotImplementedError
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """See `Desk`."""
+        self.flush()
+        return origins.provenance(key, self._store, self._opener, self._seal)
+
+    def recall(self, key: Key) -> Call:
+        """A stored call: its function, args and kwargs. Raises NoSuchTask, NotReady where it needs a value not there.
+
+        A task function that it calls is the plain function.
+        """
+        self.flush()
+        return self._again.recall(key)
+
+    def rerun(self, key: Key) -> Any:
+        """Make a stored call here, as a worker does, and answer its value; what it raises is raised. Stores nothing."""
+        self.flush()
+        return self._again.rerun(key)
+
+    def names(self) -> list[str]:
+        """The functions of which this notebook has tasks."""
+        return names_in(self._store, self._scope)
+
+    def hosts(self) -> list[str]:
+        """Where workers are, or were lately."""
+        return sorted({info.host for info, _, _ in self._store.processes() if info.kind != "session"})
+
+    def run_here(
+        self,
+        target: Any = None,
+        max_tasks: int | None = None,
+        max_time: float | None = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Run tasks in this process, one after another, until nothing is left that can run; answer how many ran.
+
+        What they print is shown, and kept. Raises WaitInterrupted on Ctrl-C; the task that ran is given back.
+        """
+        self.flush()
+        wanted = None if target is None else self._target(target, namespace)
+        return here.work_here(self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time)
+
+    def plan(
+        self, workers: int | None = None, *, target: Any = None, namespace: Mapping[str, Any] | None = None
+    ) -> Plan:
+        """What `execute` would run with so many workers (all cores, if not given). Starts nothing."""
+        self.flush()
+        size = workers if workers is not None else len(os.sched_getaffinity(0))
+        wanted = None if target is None else self._target(target, namespace)
+        tied = self._info.id if self.headless else ""
+        return ahead.plan(size, wanted, self._scope, self._store, self._opener, tied)
+
+    def culprit(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Key | None:
+        """The first failed task of a target, or the one that blocks the first blocked; None where nothing is wrong."""
+        keys = self._keys(target, namespace)
+        states = self._store.states(keys)
+        for key, state, blamed in zip(keys, states, self._store.blame(keys), strict=True):
+            if state is State.FAILED or blamed is not None:
+                return blamed or key
+        return None
+
+    def graph(
+        self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> GraphPicture:
+        """Which functions need which, how often, and how far each is: this notebook's, or the whole store's.
+
+        With a target: of these tasks and what they need.
+        """
+        self.flush()
+        scope = Scope() if all else self._scope
+        if target is None:
+            snapshot = self._store.snapshot(scope)
+            graph = Graph(snapshot.functions, tuple(self._store.edges(scope)), self.shown, snapshot.scope)
+        else:
+            wanted = self._target(target, namespace)
+            functions, edges = ahead.graph_of(wanted, scope, self._store, self._opener)
+            graph = Graph(functions, edges, self.shown, "a part")
+        return GraphPicture(graph)
+
+    def history(self, all: bool = False, limit: int = 50) -> History:
+        """Who ran what when: the latest runs that ended, of this notebook's tasks or of the whole store's."""
+        self.flush()
+        return History(*origins.history(self._store, self._opener, Scope() if all else self._scope, limit))
+
+    def verify(
+        self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None
+    ) -> Verified:
+        """Compute a sample of finished tasks again, in this process, and compare the values. Stores nothing."""
+        return self._again.verify(self._keys(target, namespace), fraction)

@@ -1,0 +1,165 @@
+"""Files as arguments: named by what is in them, or by size and time; the function gets the path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+from blake3 import blake3
+
+from jug_notebook import hints
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import BadTask, FileChanged, OnlyAPath
+from jug_notebook.task.desk import in_task
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+SETTLED = 0.05  #: seconds after its last change from which on a further change must show in a file's times,
+COARSE = 2.1  #: where these are whole seconds
+KEPT = 10_000  #: so many files' digests are remembered
+LOOKS = 100  #: after so many strings that were no path, those of that argument are not looked at any more
+
+_Mark: TypeAlias = tuple[int, int, int]
+_known: dict[tuple[int, int], tuple[_Mark, bytes]] = {}  #: (device, inode) -> size and times, digest
+
+
+def content(path: PathLike, clock: Clock = CLOCK) -> bytes:
+    """The digest of what is in a file. Read again only when its size, times or inode change."""
+    place = os.fspath(path)
+    for _ in range(3):
+        about = os.stat(place)
+        mark, now = _mark(about), clock.now()
+        known = _known.get((about.st_dev, about.st_ino))
+        if known is not None and known[0] == mark:
+            return known[1]
+        try:
+            digest = blake3(max_threads=blake3.AUTO).update_mmap(place).digest(20)
+        except IsADirectoryError:
+            raise BadTask(f"{place} is a folder; pass its files, as jn.file(p) for each") from None
+        if _mark(os.stat(place)) == mark:
+            coarse = about.st_mtime_ns % 1_000_000_000 == 0
+            if now - max(about.st_mtime, about.st_ctime) > (COARSE if coarse else SETTLED):
+                if len(_known) >= KEPT:
+                    _known.clear()
+                _known[about.st_dev, about.st_ino] = mark, digest
+            return digest
+    raise BadTask(f"{place} changes while it is read, so it can't be named; wait until it is written")
+
+
+def _mark(about: os.stat_result) -> _Mark:
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+class File:
+    """A file as an argument, named by its content wherever it lies; the function gets the path as it was given."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: PathLike) -> None:
+        if isinstance(path, File):
+            path = path.path
+        if not isinstance(os.fspath(path), str):
+            raise BadTask(f"a file is given by its path, a str or Path, not {type(path).__name__}")
+        os.stat(path)  # a file that isn't there is told at once
+        self.path: PathLike = path
+
+    def __jug_hash__(self) -> bytes:
+        return content(self.path)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self.path, content(self.path))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.path))
+
+    def __repr__(self) -> str:
+        return f"file({os.fspath(self.path)!r})"
+
+
+class TimedPath(File):
+    """A path, named by itself and the file's size and time of change; the function gets the path."""
+
+    __slots__ = ()
+
+    def __jug_hash__(self) -> bytes:
+        about = os.stat(self.path)
+        return f"{about.st_size} {about.st_mtime_ns} {os.fspath(self.path)}".encode("utf-8", "surrogateescape")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as_given, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"timed_path({os.fspath(self.path)!r})"
+
+
+def _as_given(path: Any) -> Any:
+    return path
+
+
+def _arrived(path: Any, digest: bytes) -> Any:
+    """In a task, the file must still be the one that the key names."""
+    if in_task.on and content(path) != digest:
+        raise FileChanged(f"{os.fspath(path)} was changed after the task was made; make it again: re-run its cell")
+    return path
+
+
+def file(path: PathLike) -> File:
+    """The file's content counts, not its name or time: ``count_words(jn.file("data.txt"))``.
+
+    It is read again only when its size, times or inode change. The function gets ``path`` as it is given here. Raises
+    FileNotFoundError where there is none, BadTask for a folder.
+    """
+    return File(path)
+
+
+def timed_path(path: PathLike) -> TimedPath:
+    """The path, and the file's size and time of change count: for files that are too large to be read for a key."""
+    return TimedPath(path)
+
+
+# -- paths that are only paths -----------------------------------------------------------------------------------------
+
+
+class Lookout:
+    """Says once per argument of a function that it is the path of a file, of which the key doesn't see the content."""
+
+    __slots__ = ("_left", "_name")
+
+    def __init__(self, function: str) -> None:
+        self._name = function
+        self._left: dict[str, int] = {}
+
+    def look(self, arguments: Sequence[tuple[str, Any]]) -> None:
+        """Look at the arguments of a call. Costs next to nothing where there are no strings that look like paths."""
+        for label, value in arguments:
+            if type(value) is str:
+                if len(value) > 1000 or not ("." in value or "/" in value or os.sep in value):
+                    continue
+            elif not isinstance(value, PurePath):
+                continue
+            left = self._left.get(label, LOOKS)
+            if left:
+                self._left[label] = 0 if self._is_file(label, value) else left - 1
+
+    def _is_file(self, label: str, value: Any) -> bool:
+        try:
+            if not os.path.isfile(value):
+                return False
+        except ValueError:  # a string that no path can be
+            return False
+        shown = repr(os.fspath(value))
+        hints.say_once(
+            ("path", self._name, label),
+            OnlyAPath,
+            f"{self._name}(): argument {label!r} is the path of a file; its key follows the path, not what is in the "
+            f"file. Pass jn.file({shown if len(shown) < 80 else 'path'}) so that a changed file is seen.",
+        )
+        return True
