@@ -523,6 +523,7 @@ class Explanation(Struct, frozen=True):
     nearest: Key = ""  #: the stored task that it was compared with
     nearest_shown: str = ""
     run: Run | None = None  #: of one that is stored
+    source: Key = ""  #: of one that is stored and did not run: the task whose run stands for it
 
     @property
     def stored(self) -> bool:

@@ -276,6 +276,18 @@ def test_a_stored_task_says_why_its_former_value_is_not_used(session):
     assert "there was a value of this call before, not used since" in repr(task.why())
 
 
+def test_a_task_that_was_not_run_says_whose_value_it_has(session):
+    former = define("def f(n): return n + n")(4)
+    compute(session, former)
+    task = define("def f(n): return 2 * n")(4)
+    session.accept("f")
+    why = task.why()
+    assert why.stored
+    assert [reason.line for reason in why.reasons] == ["function `f` changed"]
+    assert repr(why).startswith(f"f(n=4) is stored, reused from {former.key[:8]}")
+    assert "what differs from f(n=4), whose value it has:" in repr(why)
+
+
 def test_a_change_upstream_is_traced_to_where_it_was_made(session):
     source = "def norm(x): return x / 2\ndef f(n): return norm(n)"
     g = define("def g(x): return x", "g")

@@ -62,13 +62,18 @@ def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
     if times and one.run is not None:
         run = one.run
         facts = f", computed {moment(run.started)} by {run.user} on {run.host} in {duration(run.duration)}"
-    return f"{elide(call, 120)} is stored{facts}"
+    reused = f", reused from {one.source[:8]}" if one.source else ""
+    return f"{elide(call, 120)} is stored{reused}{facts}"
 
 
 def _compared(explanations: Sequence[Explanation]) -> str:
     if len(explanations) != 1 or not explanations[0].nearest:
         return ""
     [one] = explanations
+    if one.source:
+        return (
+            elide(f"what differs from {one.name}({one.nearest_shown}), whose value it has", 160) if one.reasons else ""
+        )
     if one.stored:
         return "there was a value of this call before, not used since"
     if all(reason.cause is not Cause.ARGUMENT for reason in one.reasons):

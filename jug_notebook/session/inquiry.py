@@ -18,9 +18,9 @@ from jug_notebook.model import (
     Cause,
     Explanation,
     Failed,
-    Finished,
     Invalidation,
     Key,
+    Outcome,
     Parcel,
     Payload,
     Reason,
@@ -100,10 +100,17 @@ class Inquiry:
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
         """It is stored; but there may be a former value of the same call: then the question is why that isn't used."""
-        [outcome] = self._opener.outcomes([spec.key])
-        found = msgspec.structs.replace(plain, run=outcome.run if isinstance(outcome, Finished) else None)
-        alike = self._same_call(spec)
-        former = next((near for near in alike if near.made <= spec.made and near.recipe != spec.recipe), None)
+        outcome = self._outcome(spec.key)
+        if outcome is None:
+            unknown = Reason(Cause.UNKNOWN, "", "what is stored for it isn't signed with the store's key")
+            return msgspec.structs.replace(plain, reasons=(unknown,))
+        found = msgspec.structs.replace(plain, run=outcome.run)
+        if outcome.key != spec.key:
+            found = msgspec.structs.replace(found, source=outcome.key)
+            former = self._spec(outcome.key)
+        else:
+            alike = self._same_call(spec)
+            former = next((near for near in alike if near.made <= spec.made and near.recipe != spec.recipe), None)
         if former is None:
             return found
         reasons = comparing.once(self._reasons_between(former, spec))
@@ -123,6 +130,12 @@ class Inquiry:
         if key not in self._specs:
             self._read([key])
         return self._specs.get(key)
+
+    def _outcome(self, key: Key) -> Outcome | None:
+        try:
+            return self._opener.outcomes([key])[0]
+        except SignatureError:
+            return None
 
     def _parcel(self, spec: Spec) -> Parcel | None:
         address = recipe(spec.recipe).parcel
@@ -328,7 +341,7 @@ class Inquiry:
             return [Reason(Cause.WITHDRAWN, "withdrawn", "withdrawn: nobody wants it any more")]
         if state is not State.FAILED:
             return []
-        [outcome] = self._opener.outcomes([key])
+        outcome = self._outcome(key)
         error = outcome.error if isinstance(outcome, Failed) else "no more is known"
         at = 0.0 if outcome is None else outcome.run.started + outcome.run.duration
         return [Reason(Cause.FAILED, "failed", f"failed: {error}", at=at)]
@@ -348,7 +361,7 @@ class Inquiry:
             blamed = need if how is State.FAILED else culprit
             why = ""
             if blamed is not None:
-                [failed] = self._opener.outcomes([blamed])
+                failed = self._outcome(blamed)
                 said = failed.error if isinstance(failed, Failed) else "no more is known"
                 why = f"failed: {said}" if blamed == need else f"needs {self._call(blamed)}, which failed: {said}"
             elif end is not None:
