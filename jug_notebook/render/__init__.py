@@ -3,7 +3,7 @@
 What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.gist import NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, alike, plain
 from jug_notebook.render.page import (
     advice_html,
     failure_html,
@@ -12,6 +12,7 @@ from jug_notebook.render.page import (
     head_html,
     html,
     page,
+    story_html,
     tasks_html,
     workers_html,
 )
@@ -19,12 +20,14 @@ from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
+    "FAILURES",
     "NOTEBOOK",
     "SHELL",
     "TASKS",
     "Hints",
     "advice_html",
     "ago",
+    "alike",
     "duration",
     "failure_html",
     "failure_text",
@@ -36,6 +39,7 @@ __all__ = [
     "plain",
     "short",
     "size",
+    "story_html",
     "tasks_html",
     "tasks_text",
     "text",
