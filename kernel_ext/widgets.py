@@ -49,6 +49,9 @@ STYLE = """<style>
 
 BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
 
+LIVE = '<span style="color:#009e73">●</span> live'
+NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
+
 
 class Panel:
     """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed."""
@@ -145,7 +148,7 @@ class Panel:
         self._names = tuple(function.name for function in snapshot.functions)
         _set(self._head, BLOCK.format(render.head_html(calm)))
         _set(self._functions, BLOCK.format(render.functions_html(calm)) if self._names else "")
-        _set(self._workers, BLOCK.format(render.workers_html(calm)))
+        _set(self._workers, BLOCK.format(render.workers_html(calm) or NOBODY))
         self._failures.renew(snapshot)
         for button, useful in (
             (self._end, alive),
@@ -159,7 +162,7 @@ class Panel:
 
     def _tell_live(self) -> None:
         waits = " · buttons act when the running cell has ended; to stop before: <code>jug-notebook stop</code> in a shell"
-        _set(self._mark, _line("● live" + (waits if self._waiting() else ""), ""))
+        _set(self._mark, _line(LIVE + (waits if self._waiting() else ""), ""))
 
     # -- buttons -------------------------------------------------------------------------------------------------------
 
@@ -216,7 +219,9 @@ class Panel:
     def _do(self) -> str:
         name = self._which.value
         self._keep()
-        return f"dropped {plural(self.session.invalidate(name), 'result')} of {name}, to be computed again" if name else ""
+        if not name:
+            return ""
+        return f"dropped {plural(self.session.invalidate(name), 'result')} of {name}, to be computed again"
 
     def _keep(self) -> str:
         with self._lock:
@@ -251,7 +256,8 @@ class Failures:
         for about, failure in self._shown.items():
             failure.renew(groups[about])
         left = count - sum(len(groups[about]) for about in self._shown)
-        _set(self._title, BLOCK.format(f'<div style="margin-top:8px"><b>{plural(count, "failure")}</b></div>') if count else "")
+        title = f'<div style="margin-top:8px;font-weight:bold">{plural(count, "failure")}</div>'
+        _set(self._title, BLOCK.format(title) if count else "")
         _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._shown else "")
         children = (self._title, *(failure.box for failure in self._shown.values()), self._more)
         if children != self.box.children:
@@ -306,7 +312,7 @@ def route_to_asker(widget: Any) -> None:
 
     ipykernel from 7.4 on would send them to the thread that wrote to the widget last, which for most is the cell's.
     """
-    comm = getattr(widget, "comm", None)
+    comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda data, default: default
 
