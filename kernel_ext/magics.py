@@ -61,7 +61,9 @@ class JugMagics(Magics):
         config=True
     )
     display = Enum(
-        ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else widgets where they work)"
+        ["", "text", "html", "widget"],
+        "",
+        help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else widgets where they work)",
     ).tag(config=True)
 
     def __init__(self, shell: Any, live: Live, memory: Memory) -> None:

@@ -50,6 +50,7 @@ STYLE = """<style>
 BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
 
 LIVE = '<span style="color:#009e73">●</span> live'
+WAITS = " · buttons act after the running cell; <code>jug-notebook stop</code> in a shell acts at once"
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
 
@@ -114,7 +115,7 @@ class Panel:
                 self._save(snapshot)
 
     def rest(self, snapshot: Snapshot) -> None:
-        """See `Picture`. What is left to do is done here: further failures, and the saved picture of a store at rest."""
+        """See `Picture`. Further failures, and the saved picture of a store at rest."""
         with self._lock:
             if self._closed:
                 return
@@ -128,7 +129,8 @@ class Panel:
         """See `Picture`."""
         with self._lock:
             if not self._closed:
-                _set(self._mark, _line(f"<b>not live</b>: {escape(why)}. <code>%jug_status</code> looks again", "#d55e00"))
+                said = f"<b>not live</b>: {escape(why)}. <code>%jug_status</code> looks again"
+                _set(self._mark, _line(said, "#d55e00"))
 
     def close(self) -> None:
         """See `Picture`. The front end lets go of it."""
@@ -161,8 +163,7 @@ class Panel:
         self._tell_live()
 
     def _tell_live(self) -> None:
-        waits = " · buttons act when the running cell has ended; to stop before: <code>jug-notebook stop</code> in a shell"
-        _set(self._mark, _line(LIVE + (waits if self._waiting() else ""), ""))
+        _set(self._mark, _line(LIVE + (WAITS if self._waiting() else ""), ""))
 
     # -- buttons -------------------------------------------------------------------------------------------------------
 

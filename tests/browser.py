@@ -40,7 +40,7 @@ KERNEL = f"{NOTEBOOK}?.sessionContext?.session?.kernel"
 def missing() -> str:
     """What a browser test needs and isn't there; empty where all is."""
     try:
-        import jupyterlab
+        import jupyterlab  # noqa: F401
         import playwright.sync_api  # noqa: F401
     except ImportError as error:
         return f"{error.name} is not installed"

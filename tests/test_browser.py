@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nbformat")
-from browser import KERNEL, Lab, Tab, browser, missing
+from browser import KERNEL, NOTEBOOK, Lab, Tab, browser, missing
 
 from jug_notebook.store import Store, open_store
 
@@ -32,13 +32,13 @@ def picky(file, odd="<script>window.bad = 1</script>"):
     "tasks = [picky('missing'), picky('absent', 1), held('first'), held('second')]",
     "%jug_execute -n 2",
     "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.01)",
-    "%jug_status",
     "later = held('third', 1)",
     "%jug_execute -n 1",
+    "%jug_status",
     "%%capture caught\n%jug_stop --now",
 ]
 SCREENSHOTS = os.environ.get("JUG_SCREENSHOTS")  # a folder that keeps the pictures
-EXECUTE, BUSY, STATUS, LATER, AGAIN = 3, 4, 5, 6, 7
+EXECUTE, BUSY, LATER, AGAIN, STATUS = 3, 4, 5, 6, 7
 PANEL = "[...document.querySelectorAll('.jug-panel')].pop()"
 
 
@@ -163,10 +163,11 @@ def test_workers_are_added_and_stopped(tab: Tab, shot: Callable[[str], None]) ->
 
 
 def test_results_are_dropped_only_after_asking(tab: Tab) -> None:
+    choice = tab.page.locator(".jug-panel").get_by_role("combobox")
     press(tab, "invalidate …")
-    tab.page.get_by_role("combobox").select_option("held")
+    choice.select_option("held")
     press(tab, "keep them")
-    tab.page.get_by_role("combobox").wait_for(state="hidden")
+    choice.wait_for(state="hidden")
     press(tab, "invalidate …")
     press(tab, "drop these results")
     shows(tab, "dropped 2 results of held", "ready 2")
@@ -174,11 +175,10 @@ def test_results_are_dropped_only_after_asking(tab: Tab) -> None:
 
 def test_the_saved_notebook_shows_the_last_state_as_text_and_html(tab: Tab) -> None:
     shows(tab, "no worker")
-    for _ in range(100):
-        [output] = tab.save().cells[EXECUTE].outputs
-        if "ready 2" in output.data["text/plain"]:
-            break
-        tab.page.wait_for_timeout(100)
+    tab.page.wait_for_function(
+        f"{NOTEBOOK}.content.widgets[{EXECUTE}].model.outputs.get(0).data['text/plain'].includes('ready 2')"
+    )
+    [output] = tab.save().cells[EXECUTE].outputs
     assert "ready 2" in output.data["text/plain"]
     assert "ready <b>2</b>" in output.data["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in output.data
