@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -156,6 +157,36 @@ def gist(snapshot: Snapshot) -> Any:
     workers = tuple((view.info.id, view.alive, view.info.task, view.info.done) for view in snapshot.workers)
     failures = tuple((failure.key, failure.started) for failure in snapshot.failures)
     return snapshot.functions, workers, failures, snapshot.notes, snapshot.starting
+
+
+def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
+    """Draw the picture as text over the last one, until nothing is left that could change. Ctrl-C ends it before.
+
+    Where nothing can be redrawn, in a file or a pipe, only the last picture is shown.
+    """
+    terminal = sys.stdout.isatty()
+    shown, seen = "", -1
+    try:
+        while True:
+            seen = session.watch(seen, PAUSE)
+            snapshot = session.status(all).snapshot
+            shown = _over(shown, draw(snapshot)) if terminal else draw(snapshot)
+            able = snapshot.starting or any(view.alive for view in snapshot.workers)
+            if not able or not any(snapshot.counts[state] for state in OPEN):
+                break
+            if terminal:
+                threading.Event().wait(PAUSE)
+    except KeyboardInterrupt:
+        pass
+    if not terminal:
+        print(shown)
+
+
+def _over(former: str, text: str) -> str:
+    """Print over what was printed before."""
+    back = f"\x1b[{len(former.splitlines())}A\x1b[J" if former else ""
+    print(back + text, flush=True)
+    return text
 
 
 class Drawing:

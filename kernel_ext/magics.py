@@ -20,7 +20,7 @@ from jug_notebook.model import Snapshot
 from kernel_ext import cells
 from kernel_ext.cells import Record
 from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
-from kernel_ext.live import OPEN, Drawing, Live
+from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
     attempts,
     cell_magic,
@@ -330,16 +330,20 @@ class JugMagics(Magics):
     @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
     @option("--text", action="store_true", help="as text")
     @option("--short", action="store_true", help="in one line")
+    @option("--watch", action="store_true", help="as text, redrawn until nothing is left to do or Ctrl-C (interrupt)")
     def jug_status(self, line: str) -> None:
         """How far things are: tasks by function and state, workers, failures.
 
         %jug_status             this notebook's tasks, redrawn as they go on
         %jug_status --all       the whole store's
         %jug_status --short     in a line
+        %jug_status --watch     in a terminal: redrawn until all is done
         """
         asked = read(self.jug_status, line)
         session = self.session
-        if self.as_text:
+        if asked.watch:
+            watch(session, asked.all, steady_status if self.as_text else render.short if asked.short else render.text)
+        elif self.as_text:
             snapshot = session.status(asked.all).snapshot
             print(steady_status(snapshot).splitlines()[0] if asked.short else steady_status(snapshot))
         elif asked.short:

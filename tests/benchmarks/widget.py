@@ -28,12 +28,15 @@ class Counting(BaseComm):
 comm.create_comm = Counting
 
 
-def picture(tasks: int = 10_000, functions: int = 200, workers: int = 64, failures: int = 20, step: int = 0) -> Snapshot:
+def picture(
+    tasks: int = 10_000, functions: int = 200, workers: int = 64, failures: int = 20, step: int = 0
+) -> Snapshot:
     each = tasks // functions
     rows = tuple(
         FunctionView(
             f"analyse_measurements_of_station_{number}",
-            {State.FINISHED: each // 2 + (step + number) % 9, State.RUNNING: 1, State.READY: each // 3, State.FAILED: 5},
+            {State.FINISHED: each // 2 + (step + number) % 9, State.RUNNING: 1, State.READY: each // 3}
+            | {State.FAILED: 5},
             0.25,
         )
         for number in range(functions)
@@ -52,9 +55,9 @@ def picture(tasks: int = 10_000, functions: int = 200, workers: int = 64, failur
     )  # fmt: skip
     wrong = tuple(
         FailureView(
-            f"{n:040x}", rows[n % functions].name, f"n={n}, path='/data/run-{n}.csv'", f"ValueError: no data in run {n}",
-            "Traceback (most recent call last):\n" + '  File "x.py", line 3, in f\n    return g(x)\n' * 12, "node-1", 3, 1e9,
-            0.2, "reading\n" * 40,
+            f"{n:040x}", rows[n % functions].name, f"n={n}, path='/data/{n}.csv'", f"ValueError: no data in run {n}",
+            "Traceback (most recent call last):\n" + '  File "x.py", line 3, in f\n    return g(x)\n' * 12,
+            "node-1", 3, 1e9, 0.2, "reading\n" * 40,
         )
         for n in range(failures)
     )  # fmt: skip
@@ -69,7 +72,8 @@ def main() -> None:
 
     start = time.perf_counter()
     panel = Panel(Nobody(), False, picture())  # type: ignore[arg-type]
-    print(f"first         {1000 * (time.perf_counter() - start):6.1f} ms  {sum(sent) / 1000:6.1f} kB  {len(sent)} messages")
+    took = 1000 * (time.perf_counter() - start)
+    print(f"first         {took:6.1f} ms  {sum(sent) / 1000:6.1f} kB  {len(sent)} messages")
     first = picture()
     start = time.perf_counter()
     fallback = len(render.html(first)) + len(render.text(first))
@@ -83,7 +87,7 @@ def main() -> None:
         times.append(1000 * (time.perf_counter() - start))
         sizes.append(sum(sent) / 1000)
         counts.append(len(sent))
-    print(f"an update     {statistics.median(times):6.1f} ms  {statistics.median(sizes):6.1f} kB  {max(counts)} messages at most")
+    print(f"an update     {statistics.median(times):6.1f} ms  {statistics.median(sizes):6.1f} kB  {max(counts)} messages")
     print(f"the largest   {max(times):6.1f} ms  {max(sizes):6.1f} kB")
     sent.clear()
     for _ in range(10):
