@@ -87,7 +87,7 @@ def main() -> None:
         times.append(1000 * (time.perf_counter() - start))
         sizes.append(sum(sent) / 1000)
         counts.append(len(sent))
-    print(f"an update     {statistics.median(times):6.1f} ms  {statistics.median(sizes):6.1f} kB  {max(counts)} messages")
+    print(f"an update     {statistics.median(times):6.1f} ms  {statistics.median(sizes):6.1f} kB  {max(counts)} sent")
     print(f"the largest   {max(times):6.1f} ms  {max(sizes):6.1f} kB")
     sent.clear()
     for _ in range(10):
