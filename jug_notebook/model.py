@@ -10,6 +10,7 @@ only who runs or shows them opens them. *Views* (``Snapshot`` and its parts) are
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any, TypeAlias, Union
 
 from msgspec import Struct
@@ -34,6 +35,8 @@ class State(enum.Enum):
     FAILED = "failed"  #: raised, timed out or poisoned, with no attempt left
     BLOCKED = "blocked"  #: needs a failed task
     WITHDRAWN = "withdrawn"  #: nobody wants it any more
+
+    __hash__ = object.__hash__  # there is one of each; states are keys of every count, and Enum's own hash is slow
 
     @property
     def settled(self) -> bool:
@@ -530,7 +533,7 @@ class Explanation(Struct, frozen=True):
         return self.state is State.FINISHED
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Struct, frozen=True, dict=True):
     """The picture at one instant: counts by function and state, who works, what failed."""
 
     store: str  #: URL, password masked
@@ -542,7 +545,7 @@ class Snapshot(Struct, frozen=True):
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers on their way
 
-    @property
+    @functools.cached_property
     def counts(self) -> dict[State, int]:
         """Tasks by state, over all functions."""
         total = dict.fromkeys(State, 0)

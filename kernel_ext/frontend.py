@@ -14,6 +14,11 @@ def is_kernel(shell: Any) -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def beside_cells(shell: Any) -> bool:
+    """True where the kernel can handle messages of the front end while a cell runs."""
+    return bool(getattr(shell.kernel, "_supports_kernel_subshells", False)) if is_kernel(shell) else False
+
+
 def notebook_path(shell: Any, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The notebook's file, as VS Code or a Jupyter server tells it; None in consoles and bare kernels."""
     told = shell.user_ns.get("__vsc_ipynb_file__") or environ.get("JPY_SESSION_NAME", "")

@@ -1,85 +1,213 @@
-"""Pictures that follow the store: redrawn in place while cells run and between them. Nothing depends on it."""
+"""Pictures that follow the store: renewed in place while cells run and between them. Nothing depends on it."""
 
 from __future__ import annotations
 
+import sys
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jug_notebook as jn
+from jug_notebook import State
 from jug_notebook.model import Snapshot
 
-PAUSE = 0.5  #: seconds between two looks
+PAUSE = 0.25  #: seconds between two updates, at least
+LOOK = 0.5  #: seconds between two looks, at most: a worker's beats change no fact
+SLOW = 2.0  #: seconds after which what changes by itself (how long a task runs, memory) is worth an update
 PICTURES = 20  #: so many are followed; the oldest stay as they are
+OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
-class Picture(NamedTuple):
-    """Something shown: its handle, how to look, how to draw what was seen, and what was seen last."""
+class Picture(Protocol):
+    """Something shown that can be renewed. Its methods are called from the one thread of `Live`."""
 
-    handle: Any
-    look: Callable[[], Snapshot]
-    draw: Callable[[Snapshot], dict[str, str]]
-    seen: Any
+    session: jn.Session
+    all: bool  #: the whole store's tasks, not this notebook's alone
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Something has changed, or `SLOW` seconds have gone while somebody works."""
+        ...
+
+    def rest(self, snapshot: Snapshot) -> None:
+        """Nothing has changed since the last look."""
+        ...
+
+    def lost(self, why: str) -> None:
+        """It follows no more, or not now; `show` may follow."""
+        ...
+
+    def close(self) -> None:
+        """It will never be renewed again, because its cell runs anew or the kernel ends."""
+        ...
 
 
 class Live:
-    """Redraws pictures from one thread, which never prints: that would land under whatever cell runs then."""
+    """Renews pictures from one thread, which never prints: that would land under whatever cell runs then."""
 
     def __init__(self, pause: float = PAUSE) -> None:
         self._pause = pause
-        self._pictures: dict[str, Picture] = {}
+        self._pictures: list[tuple[str, Picture]] = []
+        self._seen: weakref.WeakKeyDictionary[Picture, tuple[Any, float]] = weakref.WeakKeyDictionary()
+        self._versions: weakref.WeakKeyDictionary[jn.Session, int] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def follow(self, cell: str, shown: Snapshot, picture: Picture) -> None:
-        """From now on redraw the picture just ``shown`` by ``cell``; what that cell showed before stays as it is."""
+        """From now on renew the picture just ``shown`` by ``cell``."""
         with self._lock:
-            self._pictures.pop(cell, None)
-            self._pictures[cell] = picture._replace(seen=_gist(shown))
-            while len(self._pictures) > PICTURES:
-                del self._pictures[next(iter(self._pictures))]
-            if self._thread is None and not self._ended.is_set():
+            self._seen[picture] = gist(shown), shown.at
+            self._pictures.append((cell, picture))
+            surplus, self._pictures = self._pictures[:-PICTURES], self._pictures[-PICTURES:]
+            if not self.running and not self._ended.is_set():
                 self._thread = threading.Thread(target=self._run, name="jug-live", daemon=True)
                 self._thread.start()
+        for _, former in surplus:
+            former.lost(f"only the latest {PICTURES} are kept up to date")
+
+    def forget(self, cell: str) -> None:
+        """The cell runs anew: what it showed before is gone from the page."""
+        with self._lock:
+            former = [picture for name, picture in self._pictures if name == cell]
+            self._pictures = [pair for pair in self._pictures if pair[0] != cell]
+        for picture in former:
+            picture.close()
 
     def stop(self) -> None:
-        """End the thread and wait for it. Stopping twice is fine."""
+        """End the thread and wait for it; pictures stay as they are. Stopping twice is fine."""
         self._ended.set()
         with self._lock:
-            self._pictures.clear()
+            former, self._pictures = self._pictures, []
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        for _, picture in former:
+            picture.close()
 
     @property
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._pause):
-            self.redraw()
+        try:
+            while not self._ended.is_set():
+                self._await_change()
+                self.redraw()
+                self._ended.wait(self._pause)
+        finally:
+            with self._lock:
+                self._thread = None
+                pictures = list(self._pictures)
+            for _, picture in pictures:
+                picture.lost("updates have ended")
+
+    def _await_change(self) -> None:
+        """Until the store that was shown last has news, or it's time to look at all of them anyway."""
+        with self._lock:
+            session = self._pictures[-1][1].session if self._pictures else None
+        if session is None or session.closed:
+            self._ended.wait(LOOK)
+            return
+        try:
+            self._versions[session] = session.watch(self._versions.get(session, -1), LOOK)
+        except (jn.JugError, OSError):
+            self._ended.wait(LOOK)
 
     def redraw(self) -> None:
-        """Redraw what has changed."""
+        """Renew what has changed. Pictures of the same tasks share one look."""
         with self._lock:
-            pictures = list(self._pictures.items())
-        for cell, picture in pictures:
-            try:
-                snapshot = picture.look()
-            except (jn.JugError, OSError):  # the next verb will meet it where it can be told
+            pictures = [picture for _, picture in self._pictures]
+        looks: dict[tuple[int, bool], Snapshot | str] = {}
+        for picture in pictures:
+            about = id(picture.session), picture.all
+            if about not in looks:
+                looks[about] = _look(picture)
+            found = looks[about]
+            if isinstance(found, str):
+                self._seen.pop(picture, None)
+                picture.lost(found)
                 continue
-            gist = _gist(snapshot)
-            if gist == picture.seen:
-                continue
-            picture.handle.update(picture.draw(snapshot), raw=True)
-            with self._lock:
-                if self._pictures.get(cell) is picture:
-                    self._pictures[cell] = picture._replace(seen=gist)
+            now = gist(found)
+            before, at = self._seen.get(picture, (None, 0.0))
+            if now != before or (_busy(found) and found.at - at >= SLOW):
+                picture.show(found)
+                self._seen[picture] = now, found.at
+            else:
+                picture.rest(found)
 
 
-def _gist(snapshot: Snapshot) -> Any:
-    """What of a snapshot is worth a redraw: not the time, nor each beat."""
-    workers = tuple((view.info.id, view.alive, view.info.task) for view in snapshot.workers)
-    failures = tuple(failure.key for failure in snapshot.failures)
-    return snapshot.functions, workers, failures, snapshot.notes
+def _look(picture: Picture) -> Snapshot | str:
+    """The picture now, or why there is none."""
+    if picture.session.closed:
+        return "the session is closed"
+    try:
+        snapshot: Snapshot = picture.session.status(picture.all).snapshot
+    except (jn.JugError, OSError) as error:  # the next verb will meet it where it can be told
+        return str(error)
+    return snapshot
+
+
+def _busy(snapshot: Snapshot) -> bool:
+    return any(view.alive and view.info.task for view in snapshot.workers)
+
+
+def gist(snapshot: Snapshot) -> Any:
+    """What of a snapshot is worth an update at once: not the time, nor each beat."""
+    workers = tuple((view.info.id, view.alive, view.info.task, view.info.done) for view in snapshot.workers)
+    failures = tuple((failure.key, failure.started) for failure in snapshot.failures)
+    return snapshot.functions, workers, failures, snapshot.notes, snapshot.starting
+
+
+def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
+    """Draw the picture as text over the last one, until nothing is left that could change. Ctrl-C ends it before.
+
+    Where nothing can be redrawn, in a file or a pipe, only the last picture is shown.
+    """
+    terminal = sys.stdout.isatty()
+    shown, seen = "", -1
+    try:
+        while True:
+            seen = session.watch(seen, PAUSE)
+            snapshot = session.status(all).snapshot
+            shown = _over(shown, draw(snapshot)) if terminal else draw(snapshot)
+            able = snapshot.starting or any(view.alive for view in snapshot.workers)
+            if not able or not any(snapshot.counts[state] for state in OPEN):
+                break
+            if terminal:
+                threading.Event().wait(PAUSE)
+    except KeyboardInterrupt:
+        pass
+    if not terminal:
+        print(shown)
+
+
+def _over(former: str, text: str) -> str:
+    """Print over what was printed before."""
+    back = f"\x1b[{len(former.splitlines())}A\x1b[J" if former else ""
+    print(back + text, flush=True)
+    return text
+
+
+class Drawing:
+    """A picture without widgets: text and HTML, drawn again whole."""
+
+    def __init__(
+        self, session: jn.Session, all: bool, handle: Any, draw: Callable[[Snapshot], dict[str, str]]
+    ) -> None:
+        self.session = session
+        self.all = all
+        self._handle = handle
+        self._draw = draw
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._handle.update(self._draw(snapshot), raw=True)
+
+    def rest(self, snapshot: Snapshot) -> None:
+        """It is as it should be."""
+
+    def lost(self, why: str) -> None:
+        """Its "as of" tells how old it is."""
+
+    def close(self) -> None:
+        """It stays as it is."""

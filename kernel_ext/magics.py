@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -19,8 +20,8 @@ from jug_notebook import State, render
 from jug_notebook.model import Snapshot
 from kernel_ext import cells
 from kernel_ext.cells import Record
-from kernel_ext.frontend import headless, notebook_path
-from kernel_ext.live import Live, Picture
+from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
+from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
     attempts,
     cell_magic,
@@ -35,7 +36,6 @@ from kernel_ext.options import (
     sign,
 )
 from kernel_ext.outputs import (
-    as_text,
     label,
     plural,
     show,
@@ -44,10 +44,11 @@ from kernel_ext.outputs import (
     steady_status,
     steady_tasks,
     tally,
+    wanted,
+    widgets_work,
 )
 
 START = "%jug_execute -n 4"
-OPEN = (State.WAITING, State.READY, State.RUNNING)
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
 
 
@@ -75,7 +76,9 @@ class JugMagics(Magics):
         False, help="name some calls of each cell again in a second process, and say what has another key there"
     ).tag(config=True)
     display = Enum(
-        ["", "text", "html", "widget"], "", help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else html)"
+        ["", "text", "html", "widget"],
+        "",
+        help="how things are shown (default: $JUG_NOTEBOOK_DISPLAY, else widgets where they work)",
     ).tag(config=True)
 
     def __init__(self, shell: Any, live: Live, memory: Memory) -> None:
@@ -165,13 +168,14 @@ class JugMagics(Magics):
 
     @property
     def as_text(self) -> bool:
-        return as_text(self.display)
+        return wanted(self.display) == "text"
 
     # -- around a cell -------------------------------------------------------------------------------------------------
 
     def begin(self, cell: str, typed: str) -> None:
         """A cell starts to run."""
         self.cell, self.typed, self.in_cell = cell, typed, True
+        self.live.forget(cell)
         session = self.attached()
         if session is not None:
             self.session.begin_cell(cell)
@@ -379,16 +383,20 @@ class JugMagics(Magics):
     @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
     @option("--text", action="store_true", help="as text")
     @option("--short", action="store_true", help="in one line")
+    @option("--watch", action="store_true", help="as text, redrawn until nothing is left to do or Ctrl-C (interrupt)")
     def jug_status(self, line: str) -> None:
         """How far things are: tasks by function and state, workers, failures.
 
         %jug_status             this notebook's tasks, redrawn as they go on
         %jug_status --all       the whole store's
         %jug_status --short     in a line
+        %jug_status --watch     in a terminal: redrawn until all is done
         """
         asked = read(self.jug_status, line)
         session = self.session
-        if self.as_text:
+        if asked.watch:
+            watch(session, asked.all, steady_status if self.as_text else render.short if asked.short else render.text)
+        elif self.as_text:
             snapshot = session.status(asked.all).snapshot
             print(steady_status(snapshot).splitlines()[0] if asked.short else steady_status(snapshot))
         elif asked.short:
@@ -608,26 +616,34 @@ class JugMagics(Magics):
             print(f"{tally(ended)}; %jug_status shows why")
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
-        """Show the status as text and HTML in one, and let it follow the store where somebody watches."""
+        """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
+        snapshot: Snapshot = session.status(all).snapshot
+        watched = is_kernel(self.shell) and not headless(self.shell)
+        chosen = wanted(self.display)
 
-        def look() -> Snapshot:
-            if session.closed:
-                raise jn.StoreError("the session is closed")
-            snapshot: Snapshot = session.status(all).snapshot
-            return snapshot
-
-        def draw(snapshot: Snapshot) -> dict[str, str]:
-            above = f'<div style="margin-bottom:.4em">{said}</div>' if said else ""
+        def draw(snapshot: Snapshot) -> dict[str, Any]:
+            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),
             }
 
-        snapshot = look()
-        watched = not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
+        if chosen == "widget" or (watched and chosen != "html" and widgets_work()):
+            from kernel_ext.widgets import Panel
+
+            panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
+            view = panel.box._repr_mimebundle_()
+            handle = show({**view, **draw(snapshot)}, display_id=True)
+            panel.kept = lambda snapshot: handle.update({**view, **draw(snapshot)}, raw=True)
+            self.live.follow(self.cell, snapshot, panel)
+            return
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
-            self.live.follow(self.cell, snapshot, Picture(handle, look, draw, None))
+            self.live.follow(self.cell, snapshot, Drawing(session, all, handle, draw))
+
+    def _presses_wait(self) -> bool:
+        """Does a press of a button wait until the running cell has ended?"""
+        return self.in_cell and not beside_cells(self.shell)
 
 
 def _glance(crew: Any) -> None:

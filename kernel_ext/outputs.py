@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jug_notebook.model import RunView, Snapshot, State, TaskView
 
-Bundle = dict[str, str]
+
+def wanted(chosen: str) -> str:
+    """How things are to be shown: text (the same in every run: no times, no hosts), html, widget; "": as fits."""
+    return chosen or os.environ.get("JUG_NOTEBOOK_DISPLAY", "")
 
 
-def as_text(chosen: str) -> bool:
-    """True where text is wanted that is the same in every run: no times, no hosts, no process numbers."""
-    return (chosen or os.environ.get("JUG_NOTEBOOK_DISPLAY", "")) == "text"
+def widgets_work() -> bool:
+    """Are there widgets in this kernel's Python? Whether the front end draws them can't be asked: it gets HTML too."""
+    return importlib.util.find_spec("ipywidgets") is not None
 
 
-def show(bundle: Bundle, *, display_id: bool = False) -> Any:
+def show(bundle: Mapping[str, Any], *, display_id: bool = False) -> Any:
     """Show a picture as text and HTML in one; with ``display_id`` answers the handle by which it can be redrawn."""
     import IPython.display
 

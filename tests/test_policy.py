@@ -25,9 +25,9 @@ from test_code import cell
 from jug_notebook.code import examine
 from jug_notebook.digest import digest, name_call
 from jug_notebook.errors import KeyAdvice, Unhashable
-from jug_notebook.files import file
 from jug_notebook.patterns import CustomHash, NoHash
 from jug_notebook.task import TaskFunction
+from jug_notebook.task.files import file
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")

@@ -3,7 +3,7 @@
 What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.gist import NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, alike, plain
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.page import (
     advice_html,
@@ -14,6 +14,7 @@ from jug_notebook.render.page import (
     history_html,
     html,
     page,
+    story_html,
     tasks_html,
     workers_html,
 )
@@ -22,12 +23,14 @@ from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
+    "FAILURES",
     "NOTEBOOK",
     "SHELL",
     "TASKS",
     "Hints",
     "advice_html",
     "ago",
+    "alike",
     "duration",
     "failure_html",
     "failure_text",
@@ -43,6 +46,7 @@ __all__ = [
     "plain",
     "short",
     "size",
+    "story_html",
     "svg",
     "tasks_html",
     "tasks_text",

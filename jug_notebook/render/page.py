@@ -258,6 +258,15 @@ def _details(
         f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>"
         f"{_span(f'{_FAINT};margin-left:8px', when)}{more}"
     )
+    return (
+        f'<details{" open" if opened else ""} style="margin:0;padding:3px 0;border-top:{_LINE}">'
+        f'<summary style="cursor:pointer">{line}</summary>'
+        f'<div style="padding:6px 0 2px 18px">{story_html(view, like, limit)}</div></details>'
+    )
+
+
+def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int = 3_000) -> str:
+    """What there is to say about a failure below its line: where, with what, why, what it printed."""
     place = where_raised(clean(view.traceback))
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
@@ -281,11 +290,7 @@ def _details(
     if view.output:
         pre = f'<pre style="{_PRE}">{escape(excerpt(clean(view.output), limit)).rstrip()}</pre>'
         printed = f'<div style="{_FAINT}">what it printed</div>{pre}'
-    return (
-        f'<details{" open" if opened else ""} style="margin:0;padding:3px 0;border-top:{_LINE}">'
-        f'<summary style="cursor:pointer">{line}</summary>'
-        f'<div style="padding:6px 0 2px 18px">{rows}{traceback}{printed}</div></details>'
-    )
+    return f"{rows}{traceback}{printed}"
 
 
 def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:

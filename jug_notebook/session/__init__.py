@@ -24,6 +24,7 @@ from jug_notebook.model import (
     FunctionView,
     Key,
     Origin,
+    Scale,
     Scope,
     State,
     Stop,
@@ -453,11 +454,29 @@ class Session(Closer):
             tell(self._store, told, Stop(now))
         return sum(info.size for info in told)
 
-    def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None) -> int:
-        """Try failed tasks again: all of this notebook, or those of a target and those they need. Answers how many."""
+    def add_workers(self, count: int = 1) -> int:
+        """Have so many more workers on this host than there are; answers how many that makes. Raises LaunchError."""
+        from jug_notebook.launch import tell
+
+        here, user = process.host(), process.user()
+        alive = [info for info, alive, _ in self._store.processes() if alive and (info.host, info.user) == (here, user)]
+        led = [info for info in alive if info.kind == "supervisor"]
+        if not led:
+            size = count + sum(info.kind == "worker" for info in alive)
+            self.execute(size)
+            return size
+        tell(self._store, led[:1], Scale(led[0].size + count, at_least=True))
+        return count + sum(info.size for info in led)
+
+    def retry(
+        self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, all: bool = False
+    ) -> int:
+        """Try failed tasks again: all of this notebook (with ``all``, of the store), or those of a target and those
+        they need. Answers how many.
+        """
         self.flush()
         if target is None:
-            keys = [view.key for view in self._store.tasks(self._scope, state=State.FAILED)]
+            keys = [view.key for view in self._store.tasks(Scope() if all else self._scope, state=State.FAILED)]
         else:
             meant = self._keys(target, namespace)
             blamed = dict(zip(meant, self._store.blame(meant), strict=True))

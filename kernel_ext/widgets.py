@@ -1,0 +1,392 @@
+"""The status as a live widget: what `render` draws, in core ipywidgets, each part renewed apart.
+
+A part is sent only when it has changed, and a failure is a part of its own, so one that was opened stays open. The
+poller's thread renews the parts; buttons act in whatever thread the front end's message is handled in. Both set values
+under the panel's lock alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+
+import jug_notebook as jn
+from jug_notebook import State, render
+from jug_notebook.model import FailureView, Snapshot, WorkerView
+from kernel_ext.live import OPEN
+from kernel_ext.outputs import plural
+
+STILL = 30.0  #: seconds between two renewals of the saved picture while things go on
+CALM = 3.0  #: seconds since a beat that are no news
+AT_ONCE = 2  #: so many failures are put on the page in one update: each is several messages
+KEPT = 40  #: failures that went are kept, to be as they were when they come back
+
+STYLE = """<style>
+.jug-panel {max-width: 980px; overflow: visible}
+.jug-panel .widget-html, .jug-panel .jupyter-widget-html {margin: 0; height: auto}
+.jug-panel .widget-html-content {line-height: 1.5; font-size: 13px; overflow-x: auto; width: 100%}
+.jug-panel td {padding: 3px 10px 3px 0; text-align: right}
+.jug-panel td.l {text-align: left}
+.jug-panel td i {opacity: .35; font-style: normal}
+.jug-panel tbody tr {border-top: 1px solid rgba(128,128,128,.28)}
+.jug-panel td div span {display: inline-block; height: 8px}
+.jug-panel .jug-bar {margin-top: 10px; gap: 6px}
+.jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
+.jug-panel .jug-bar select {margin: 0}
+.jug-panel .jug-style {display: none}
+.jug-panel .jug-failure {border-top: 1px solid rgba(128,128,128,.28); margin: 0}
+.jug-panel .jug-failure .jupyter-widget-Collapse-header {background: none; border: none; padding: 3px 0; color: inherit;
+  font-size: 13px; font-weight: normal; cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
+.jug-panel .jug-failure .jupyter-widget-Collapse-header i {color: #d55e00; width: 16px; text-align: left}
+.jug-panel .jug-failure .jupyter-widget-Collapse-open > .jupyter-widget-Collapse-header {font-weight: bold}
+.jug-panel .jug-failure .jupyter-widget-Collapse-contents {background: none; border: none; padding: 0 0 8px 16px}
+.jug-panel .jupyter-widgets-disconnected::before {display: none}
+.jug-panel.jupyter-widgets-disconnected .jug-mark, .jug-panel.jupyter-widgets-disconnected .jug-bar {display: none}
+.jug-panel.jupyter-widgets-disconnected::before {
+  content: "Not live: its kernel has ended or was restarted. Run the cell again to see how things are.";
+  font: bold 13px/1.5 var(--jp-ui-font-family, sans-serif); color: #d55e00; padding: 0 0 6px; display: block}
+</style>"""
+
+#: What `render` says in each cell anew, in short, by the style above. What is not found here is just longer.
+SHORTER = (
+    (' style="padding:3px 10px 3px 0;text-align:right"', ""),
+    (' style="padding:3px 10px 3px 0;text-align:left"', ' class="l"'),
+    (' style="background:none;border-top:1px solid rgba(128,128,128,.28)"', ""),
+    ('<span style="opacity:.35">·</span>', "<i>·</i>"),
+    ('style="display:inline-block;height:8px;width', 'style="width'),
+)
+
+BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
+
+LIVE = '<span style="color:#009e73">●</span> live'
+WAITS = " · buttons act after the running cell; <code>jug-notebook stop</code> in a shell acts at once"
+NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
+
+
+class Panel:
+    """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed."""
+
+    def __init__(
+        self,
+        session: jn.Session,
+        all: bool,
+        snapshot: Snapshot,
+        said: str = "",
+        *,
+        waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.session = session
+        self.all = all
+        self.kept: Callable[[Snapshot], None] = lambda snapshot: None
+        self._waiting = waiting  #: do presses of buttons wait for a running cell?
+        self._lock = threading.RLock()
+        self._closed = False
+        self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
+        self._names: tuple[str, ...] = ()
+
+        self._head, self._functions, self._workers, self._mark, self._said = (_html() for _ in range(5))
+        self._mark.add_class("jug-mark")
+        self._failures = Failures(self._once_more)
+        self._grow = self._button("+ worker", "one more worker on this host", self._add_worker)
+        self._end = self._button("stop after current", "workers end after their current task", self._stop)
+        self._cut = self._button("stop now", "workers end at once; their current tasks are given back", self._stop_now)
+        self._again = self._button("retry failed", "try all failed tasks again", self._retry)
+        self._drop = self._button("invalidate …", "drop results, to be computed again", self._ask)
+        self._which = w.Dropdown(layout=w.Layout(width="auto", max_width="260px"))
+        self._sure = self._button("drop these results", "they and what was made from them are computed again", self._do)
+        self._sure.button_style = "danger"
+        self._not = self._button("keep them", "change nothing", self._keep)
+        self._bar = _row([self._grow, self._end, self._cut, self._again, self._drop])
+        self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not])
+        self._confirm.layout.display = "none"
+        style = _html(STYLE)
+        style.add_class("jug-style")
+        self.box = w.VBox(
+            [style, self._head, self._functions, self._failures.box, self._workers, self._bar, self._confirm,
+             self._said, self._mark]
+        )  # fmt: skip
+        self.box.add_class("jug-panel")
+        self._say(said)
+        self._renew(snapshot)
+        for widget in _all(self.box):
+            route_to_asker(widget)
+
+    # -- renewed by the poller -----------------------------------------------------------------------------------------
+
+    def show(self, snapshot: Snapshot) -> None:
+        """See `Picture`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._renew(snapshot)
+            self._fresh = False
+            if snapshot.at - self._saved_at >= STILL:
+                self._save(snapshot)
+
+    def rest(self, snapshot: Snapshot) -> None:
+        """See `Picture`. Further failures, and the saved picture of a store at rest."""
+        with self._lock:
+            if self._closed:
+                return
+            self._failures.renew(snapshot)
+            self._tell_live()
+            at_rest = not any(snapshot.counts[state] for state in OPEN) or not any(v.alive for v in snapshot.workers)
+            if not self._fresh and at_rest:
+                self._save(snapshot)
+
+    def lost(self, why: str) -> None:
+        """See `Picture`."""
+        with self._lock:
+            if not self._closed:
+                said = f"<b>not live</b>: {escape(why)}. <code>%jug_status</code> looks again"
+                _set(self._mark, _line(said, "#d55e00"))
+
+    def close(self) -> None:
+        """See `Picture`. The front end lets go of it."""
+        with self._lock:
+            self._closed = True
+            for widget in [*_all(self.box), *self._failures.gone()]:
+                widget.close()
+
+    def _save(self, snapshot: Snapshot) -> None:
+        self.kept(snapshot)
+        self._fresh, self._saved_at = True, snapshot.at
+
+    def _renew(self, snapshot: Snapshot) -> None:
+        calm = _calmed(snapshot)
+        counts = snapshot.counts
+        alive = any(view.alive for view in snapshot.workers) or bool(snapshot.starting)
+        self._names = tuple(function.name for function in snapshot.functions)
+        _set(self._head, BLOCK.format(render.head_html(calm)))
+        _set(self._functions, BLOCK.format(_shorter(render.functions_html(calm))) if self._names else "")
+        _set(self._workers, BLOCK.format(_shorter(render.workers_html(calm)) or NOBODY))
+        self._failures.renew(snapshot)
+        for button, useful in (
+            (self._end, alive),
+            (self._cut, alive),
+            (self._again, bool(counts[State.FAILED])),
+            (self._drop, bool(counts[State.FINISHED] or counts[State.FAILED])),
+        ):
+            if button.disabled is useful:
+                button.disabled = not useful
+        self._tell_live()
+
+    def _tell_live(self) -> None:
+        _set(self._mark, _line(LIVE + (WAITS if self._waiting() else ""), ""))
+
+    # -- buttons -------------------------------------------------------------------------------------------------------
+
+    def _button(self, label: str, tip: str, act: Callable[[], str]) -> Any:
+        button = _plain_button(label, tip)
+        button.on_click(lambda _: self._press(act))
+        return button
+
+    def _once_more(self, verb: str, keys: Sequence[str]) -> None:
+        """Of failures that are one line."""
+        again = self.session.retry if verb == "retry" else self.session.invalidate
+
+        def act() -> str:
+            found = sum(again(key) for key in keys)
+            return f"{plural(found)} will be {'tried again' if verb == 'retry' else 'computed again'}"
+
+        self._press(act)
+
+    def _press(self, act: Callable[[], str]) -> None:
+        """Do it, and say in a line what came of it."""
+        try:
+            said = act()
+        except (jn.JugError, OSError) as error:
+            said = str(error)
+        with self._lock:
+            if not self._closed:
+                self._say(said)
+
+    def _say(self, said: str) -> None:
+        _set(self._said, _line(escape(said), "") if said else "")
+
+    def _add_worker(self) -> str:
+        return f"there will be {plural(self.session.add_workers(), 'worker')} on this host"
+
+    def _stop(self) -> str:
+        told = self.session.stop()
+        return f"{plural(told, 'worker')} will stop after the current task" if told else "no worker to stop"
+
+    def _stop_now(self) -> str:
+        told = self.session.stop(now=True)
+        return f"{plural(told, 'worker')} will stop now" if told else "no worker to stop"
+
+    def _retry(self) -> str:
+        found = self.session.retry(all=self.all)
+        return f"{plural(found)} will be tried again" if found else "no failed task to try again"
+
+    def _ask(self) -> str:
+        with self._lock:
+            if tuple(self._which.options) != self._names:
+                self._which.options = self._names
+            self._confirm.layout.display = "flex"
+        return ""
+
+    def _do(self) -> str:
+        name = self._which.value
+        self._keep()
+        if not name:
+            return ""
+        return f"dropped {plural(self.session.invalidate(name), 'result')} of {name}, to be computed again"
+
+    def _keep(self) -> str:
+        with self._lock:
+            self._confirm.layout.display = "none"
+        return ""
+
+
+class Failures:
+    """The failures, equal ones together: each a line that opens, as a part of its own."""
+
+    def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
+        self._again = again
+        self._title, self._more = _html(), _html()
+        self._shown: dict[tuple[str, str], Failure] = {}
+        self._kept: dict[tuple[str, str], Failure] = {}
+        self.box = w.VBox([self._title, self._more])
+
+    def renew(self, snapshot: Snapshot) -> None:
+        """Put what failed on the page. Those there keep their place and stay as they are; a few new ones a time."""
+        count = snapshot.counts[State.FAILED]
+        groups = {(group[0].name, group[0].error): group for group in render.alike(snapshot.failures) if count}
+        wanted = list(groups)[: render.FAILURES]
+        for about in [about for about in self._shown if about not in groups]:
+            self._keep(about, self._shown.pop(about))
+        room = AT_ONCE
+        for about in wanted:
+            if about not in self._shown and room and len(self._shown) < render.FAILURES:
+                kept = self._kept.pop(about, None)
+                room -= kept is None
+                self._shown[about] = kept or Failure(self._again)
+                self._shown[about].renew(groups[about])
+        for about, failure in self._shown.items():
+            failure.renew(groups[about])
+        left = count - sum(len(groups[about]) for about in self._shown)
+        title = f'<div style="margin-top:8px;font-weight:bold">{plural(count, "failure")}</div>'
+        _set(self._title, BLOCK.format(title) if count else "")
+        _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._shown else "")
+        children = (self._title, *(failure.box for failure in self._shown.values()), self._more)
+        if children != self.box.children:
+            self.box.children = children
+
+    def _keep(self, about: tuple[str, str], failure: Failure) -> None:
+        self._kept[about] = failure
+        while len(self._kept) > KEPT:
+            for widget in _all(self._kept.pop(next(iter(self._kept))).box):
+                widget.close()
+
+    def gone(self) -> Iterator[Any]:
+        """What is not on the page now."""
+        for failure in self._kept.values():
+            yield from _all(failure.box)
+
+
+class Failure:
+    """Failures of one kind: a line; it opens to the story of one of them, and what can be done."""
+
+    def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
+        self._views: list[FailureView] = []
+        self._told: FailureView | None = None
+        self._story = _html()
+        retry = _plain_button("retry", "try again")
+        drop = _plain_button("invalidate", "compute again, with all that was made from it")
+        retry.on_click(lambda _: again("retry", [view.key for view in self._views]))
+        drop.on_click(lambda _: again("invalidate", [view.key for view in self._views]))
+        self.box = w.Accordion([w.VBox([self._story, _row([retry, drop])])], selected_index=None)
+        self.box.add_class("jug-failure")
+        for widget in _all(self.box):
+            route_to_asker(widget)
+
+    def renew(self, views: Sequence[FailureView]) -> None:
+        """The one told of stays the same as long as it is among them."""
+        if self._views == views:
+            return
+        self._views = list(views)
+        if self._told not in views:
+            self._told = views[0]
+        told = self._told
+        assert told is not None
+        _set(self._story, BLOCK.format(render.story_html(told, [view for view in views if view is not told])))
+        more = f"  and {len(views) - 1:,} more like it" if len(views) > 1 else ""
+        title = f"{_short(f'{told.name}({told.shown})', 60)}  ·  {_short(told.error, 90)}{more}"
+        if self.box.titles != (title,):
+            self.box.titles = (title,)
+
+
+def route_to_asker(widget: Any) -> None:
+    """Let presses be handled where the front end sends them: beside a running cell, if the kernel can.
+
+    ipykernel from 7.4 on would send them to the thread that wrote to the widget last, which for most is the cell's.
+    """
+    comm: Any = getattr(widget, "comm", None)
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda data, default: default
+
+
+def _calmed(snapshot: Snapshot) -> Snapshot:
+    """Without what changes by itself and says nothing: how long ago the last of regular beats was."""
+    from msgspec.structs import replace
+
+    def calmed(view: WorkerView) -> WorkerView:
+        return replace(view, beat_age=0.0) if view.alive and view.beat_age < CALM else view
+
+    return replace(snapshot, workers=tuple(map(calmed, snapshot.workers)))
+
+
+@functools.cache
+def _shared() -> tuple[Any, Any, Any, Any]:
+    """Layouts and styles that many use: each is a model of its own on the page."""
+    return w.Layout(width="100%"), w.HTML().style, w.Layout(width="auto"), w.Button().style
+
+
+def _html(value: str = "") -> Any:
+    wide, style, _, _ = _shared()
+    return w.HTML(value, layout=wide, style=style)
+
+
+def _plain_button(label: str, tip: str) -> Any:
+    _, _, narrow, style = _shared()
+    return w.Button(description=label, tooltip=tip, layout=narrow, style=style)
+
+
+def _row(widgets: Sequence[Any]) -> Any:
+    row = w.HBox(widgets, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+    row.add_class("jug-bar")
+    return row
+
+
+def _shorter(html: str) -> str:
+    for long, short in SHORTER:
+        html = html.replace(long, short)
+    return html
+
+
+def _set(part: Any, value: str) -> None:
+    """Send a part only when it has changed."""
+    if part.value != value:
+        part.value = value
+
+
+def _line(inner: str, colour: str) -> str:
+    look = f"color:{colour}" if colour else "opacity:.75"
+    return f'<div style="font-size:13px;line-height:1.5;margin-top:6px;{look}">{inner}</div>'
+
+
+def _short(said: str, width: int) -> str:
+    said = " ".join(said.split())
+    return said if len(said) <= width else said[: width - 1] + "…"
+
+
+def _all(widget: Any) -> Iterator[Any]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from _all(child)
