@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import jug_notebook as jn
+from jug_notebook.model import FunctionView, Snapshot, State
 from kernel_ext import load_ipython_extension, unload_ipython_extension
 from kernel_ext.frontend import cell_name, headless, notebook_path
-from kernel_ext.live import Live, Picture
+from kernel_ext.live import Drawing, Live
 from kernel_ext.runner import ChangedInPlace, NoSuchOutput, Outputs, fingerprint, run
 
 
@@ -354,16 +356,39 @@ class _Handle:
         self.drawn.append(bundle)
 
 
-def test_a_picture_is_redrawn_only_when_there_is_news() -> None:
-    from jug_notebook.model import FunctionView, Snapshot, State
+class _Eye:
+    """A session that shows what it is given."""
 
-    now = [Snapshot("s", 1.0, "whole store")]
+    closed = False
+
+    def __init__(self, *pictures: Any) -> None:
+        self.pictures = list(pictures)
+
+    def status(self, all: bool) -> Any:
+        shown = self.pictures[0] if len(self.pictures) == 1 else self.pictures.pop(0)
+        if isinstance(shown, Exception):
+            raise shown
+        return types.SimpleNamespace(snapshot=shown)
+
+    def watch(self, seen: int, timeout: float) -> int:
+        return seen
+
+
+def _follow(session: _Eye, shown: Snapshot) -> tuple[Live, _Handle]:
     handle, live = _Handle(), Live(pause=3600)
-    live.follow("cell", now[0], Picture(handle, lambda: now[0], lambda seen: {"text/plain": str(seen.total)}, None))
-    now[0] = Snapshot("s", 2.0, "whole store")
+    drawing = Drawing(session, True, handle, lambda seen: {"text/plain": str(seen.total)})  # type: ignore[arg-type]
+    live.follow("cell", shown, drawing)
+    return live, handle
+
+
+def test_a_picture_is_redrawn_only_when_there_is_news() -> None:
+    empty = Snapshot("s", 1.0, "whole store")
+    full = Snapshot("s", 3.0, "whole store", (FunctionView("f", {State.READY: 4}),))
+    session = _Eye(empty)
+    live, handle = _follow(session, empty)
     live.redraw()
     assert handle.drawn == []
-    now[0] = Snapshot("s", 3.0, "whole store", (FunctionView("f", {State.READY: 4}),))
+    session.pictures = [full]
     live.redraw()
     live.redraw()
     assert handle.drawn == [{"text/plain": "4"}]
@@ -372,13 +397,7 @@ def test_a_picture_is_redrawn_only_when_there_is_news() -> None:
 
 
 def test_a_store_that_is_out_of_reach_leaves_the_picture_as_it_is() -> None:
-    from jug_notebook.model import Snapshot
-
-    def look() -> Snapshot:
-        raise jn.StoreError
-
-    handle, live = _Handle(), Live(pause=3600)
-    live.follow("cell", Snapshot("s", 1.0, "whole store"), Picture(handle, look, lambda seen: {}, None))
+    live, handle = _follow(_Eye(jn.StoreError()), Snapshot("s", 1.0, "whole store"))
     live.redraw()
     assert handle.drawn == []
     live.stop()
