@@ -35,6 +35,7 @@ from jug_notebook.errors import (
 )
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
+from jug_notebook.progress import track
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.session.verbs import barrier, cancel, execute, invalidate, log, resolve, retry, status, stop, tasks
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
@@ -112,6 +113,7 @@ __all__ = [
     "task",
     "tasks",
     "tasks_in",
+    "track",
     "unload_ipython_extension",
     "value",
     "wait",

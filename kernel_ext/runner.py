@@ -6,16 +6,21 @@ and which of them were declared.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import inspect
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
 from blake3 import blake3
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
 
-from jug_notebook import JugError
+from jug_notebook import JugError, album
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -42,12 +47,80 @@ class Outputs(dict[str, Any]):
         return Outputs, (dict(self), self.absent)
 
 
+class Publisher(DisplayPublisher):
+    """What a task displays goes into its album."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: Any = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        book, name = album.current(), (transient or {}).get("display_id", "")
+        if book is None:
+            print(data.get("text/plain", ""))
+        elif update:
+            book.update(data, metadata, name)
+        else:
+            book.add(data, metadata, name)
+
+    def clear_output(self, wait: bool = False) -> None:
+        book = album.current()
+        if book is not None:
+            book.clear(wait)
+
+
+def shell() -> Any:
+    """The shell in use. A worker has none until a task needs it, for a magic, a command or something to display."""
+    if not InteractiveShell.initialized():
+        from traitlets.config import Config
+
+        quiet = Config()
+        quiet.HistoryManager.enabled = False
+        quiet.InteractiveShell.colors = "NoColor"
+        made = _Shell.instance(config=quiet, user_module=sys.modules["__main__"])
+        _draw_figures(made)
+    return InteractiveShell.instance()
+
+
+class _Shell(InteractiveShell):
+    """A shell without a history, which leaves the process as it is."""
+
+    display_pub_class = Publisher
+
+    def init_sys_modules(self) -> None:
+        """``__main__`` stays what it was."""
+
+    def init_traceback_handlers(self, custom_exceptions: Any) -> None:
+        super().init_traceback_handlers(custom_exceptions)
+        sys.excepthook = sys.__excepthook__
+
+
+def _draw_figures(made: Any) -> None:
+    """``display(figure)`` shows the picture."""
+    pictures = made.display_formatter.formatters["image/png"]
+    pictures.for_type_by_name("matplotlib.figure", "Figure", album.drawn)
+
+
+def get_ipython() -> Any:
+    """What ``!command`` and ``%magic`` in a cell task ask for."""
+    return shell()
+
+
 def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The cell's outputs by name. Raises ChangedInPlace, and NoSuchOutput for a declared output that isn't there."""
     vars(builtins).setdefault("display", _display)
     outputs, declared = function.jug_cell  # type: ignore[attr-defined]
     watched = {name: fingerprint(value) for name, value in kwargs.items() if name not in outputs}
+    if InteractiveShell.initialized() and isinstance(InteractiveShell.instance(), _Shell):
+        InteractiveShell.instance().user_ns = function.__globals__
     values = function(*args, **kwargs)
+    if inspect.iscoroutine(values):
+        values = asyncio.run(values)
     for name, before in watched.items():
         if before is not None and fingerprint(kwargs[name]) != before:
             raise ChangedInPlace(
