@@ -80,6 +80,6 @@ class Live:
 
 def _gist(snapshot: Snapshot) -> Any:
     """What of a snapshot is worth a redraw: not the time, nor each beat."""
-    workers = tuple((view.info.id, view.alive, view.info.task) for view in snapshot.workers)
+    workers = tuple((view.info.id, view.alive, view.info.task, view.info.progress) for view in snapshot.workers)
     failures = tuple(failure.key for failure in snapshot.failures)
     return snapshot.functions, workers, failures, snapshot.notes

@@ -16,6 +16,7 @@ from jug_notebook.render.page import (
     workers_html,
 )
 from jug_notebook.render.plain_text import failure_text, short, tasks_text, text
+from jug_notebook.render.shown import as_text, base64_of, origin_text, shown_html, shown_text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Hints",
     "advice_html",
     "ago",
+    "as_text",
+    "base64_of",
     "duration",
     "failure_html",
     "failure_text",
@@ -32,9 +35,12 @@ __all__ = [
     "functions_html",
     "head_html",
     "html",
+    "origin_text",
     "page",
     "plain",
     "short",
+    "shown_html",
+    "shown_text",
     "size",
     "tasks_html",
     "tasks_text",

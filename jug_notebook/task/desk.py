@@ -101,7 +101,9 @@ class Desk(Protocol):
 
     def needs(self, key: Key) -> list[Task]: ...
 
-    def outputs(self, key: Key) -> tuple[tuple[str, str], ...]: ...
+    def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
+        """What the task printed and displayed, in order."""
+        ...
 
     def former(self, edition: Edition) -> bool:
         """Is the function's code another one by now?"""
