@@ -253,14 +253,20 @@ _heard = threading.local()
 
 
 class Overheard:
-    """Listens to what one thread prints. Descriptors and subprocesses are not heard."""
+    """Listens to what one thread prints. Descriptors and subprocesses are not heard.
+
+    Where it is said ``aloud``, it goes where it goes as well.
+    """
+
+    def __init__(self, aloud: bool = False) -> None:
+        self._aloud = aloud
 
     def begin(self) -> Output:
         for name in NAMES:
             stream = getattr(sys, name)
             if not isinstance(stream, _Ear):
                 setattr(sys, name, _Ear(stream, name))
-        _heard.pieces, _heard.size = [], 0
+        _heard.pieces, _heard.size, _heard.aloud = [], 0, self._aloud
         return ()
 
     def take(self) -> Output:
@@ -316,6 +322,8 @@ class _Ear:
         _heard.size += len(text)
         if _heard.size <= LIMIT:
             pieces.append((self._name, text))
+        if _heard.aloud:
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:

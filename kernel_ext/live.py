@@ -28,6 +28,7 @@ class Live:
     def __init__(self, pause: float = PAUSE) -> None:
         self._pause = pause
         self._pictures: dict[str, Picture] = {}
+        self._errands: list[Callable[[], bool]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -39,15 +40,36 @@ class Live:
             self._pictures[cell] = picture._replace(seen=_gist(shown))
             while len(self._pictures) > PICTURES:
                 del self._pictures[next(iter(self._pictures))]
-            if self._thread is None and not self._ended.is_set():
-                self._thread = threading.Thread(target=self._run, name="jug-live", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def until(self, errand: Callable[[], bool]) -> None:
+        """Run an errand now and then, until it answers that it is done."""
+        with self._lock:
+            self._errands.append(errand)
+            self._start()
+
+    def run_errands(self) -> None:
+        """Run them now."""
+        for errand in list(self._errands):
+            try:
+                done = errand()
+            except (jn.JugError, OSError):  # the next verb will meet it where it can be told
+                continue
+            with self._lock:
+                if done and errand in self._errands:
+                    self._errands.remove(errand)
+
+    def _start(self) -> None:
+        if self._thread is None and not self._ended.is_set():
+            self._thread = threading.Thread(target=self._run, name="jug-live", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """End the thread and wait for it. Stopping twice is fine."""
         self._ended.set()
         with self._lock:
             self._pictures.clear()
+            self._errands.clear()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -59,6 +81,7 @@ class Live:
     def _run(self) -> None:
         while not self._ended.wait(self._pause):
             self.redraw()
+            self.run_errands()
 
     def redraw(self) -> None:
         """Redraw what has changed."""

@@ -34,6 +34,7 @@ from kernel_ext.options import (
     sign,
 )
 from kernel_ext.outputs import as_text, label, plural, show, steady_log, steady_status, steady_tasks, tally
+from kernel_ext.replay import play, promise, recorded, replay
 
 START = "%jug_execute -n 4"
 OPEN = (State.WAITING, State.READY, State.RUNNING)
@@ -73,6 +74,7 @@ class JugMagics(Magics):
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._asked: dict[str, int] = {}
+        self._unshown: dict[str, str] = {}  # cell tasks whose output nobody has seen yet, by key
         self._opened: list[jn.Session] = []
         self.ready = True
 
@@ -187,6 +189,8 @@ class JugMagics(Magics):
         "-o", "--outputs", type=names, default=[], metavar="NAMES",
         help="outputs that must be there in the end, inputs changed in place among them: a,b (with NAME)",
     )  # fmt: skip
+    @option("--now", action="store_true", help="run it here, at once, unless it is stored (with NAME)")
+    @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
         """Make a cell into tasks.
 
@@ -209,22 +213,56 @@ class JugMagics(Magics):
 
             statistics.result(), share.result()                # in another cell
 
-        The key of a task covers the code and the inputs, so running a cell again computes nothing again.
+        The key of a task covers the code and the inputs, so running a cell again computes nothing again: what the task
+        printed and displayed is shown again. !commands, %magics and await are fine in such a cell.
+
+            %%jugtask lines --bash -i path
+            wc -l < "$path"                                    # ends with the first command that fails
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
-        self.session  # noqa: B018  # where the store can't be used, say so before anything runs
+        if asked.name is None and (asked.now or asked.bash):
+            option = "--bash" if asked.bash else "--now"
+            raise UsageError(f"%%jugtask: {option} is for a cell that is one task: %%jugtask NAME {option}")
+        if asked.bash and asked.outputs:
+            raise UsageError("%%jugtask: a script has no -o; what it prints is the value of the task")
+        session = self.session  # where the store can't be used, say so before anything runs
+        record = self.memory.records.setdefault(asked.name or "", Record())
+        if asked.bash:
+            made = cells.make_script(self.shell, cell, asked.name, record, asked.inputs, **how)
+            self._made(session, asked.name, made, asked.now)
+            return
         text = cells.read(self.shell, cell, self.typed)
         if asked.name is None:
             print(_introduced(cells.define(self.shell, text, **how)))
             return
-        record = self.memory.records.setdefault(asked.name, Record())
         made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
+        self._made(session, asked.name, made, asked.now)
+
+    def _made(self, session: jn.Session, name: str, made: cells.CellTask, now: bool) -> None:
+        """Say what a cell became, and show what it shows: at once where it is stored, else when it has run."""
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
-        print(f"{asked.name} is a task{takes}{gives}; {asked.name}.result() waits for it, {START} starts workers")
+        about, task = f"{name} is a task{takes}{gives}", made.task
+        [state] = session.states([task.key])
+        if state in (State.FINISHED, State.FAILED):
+            print(about)
+            replay(session, task, self.as_text)
+        elif now:
+            print(f"{about}; it runs here")
+            with recorded(self.shell):
+                elsewhere = session.run_here([task.key])
+            if elsewhere:  # a worker was quicker
+                play(session.outputs(task.key))
+            task.result()
+        else:
+            print(f"{about}; {name}.result() waits for it, {START} starts workers")
+            if self._watched and not self.as_text:
+                self.live.until(promise(session, task))
+            else:
+                self._unshown[task.key] = name
 
     # -- stores and workers --------------------------------------------------------------------------------------------
 
@@ -375,10 +413,18 @@ class JugMagics(Magics):
         """
         target = joined(read(self.jug_log, line).target)
         session = self.session
+        listing = self._meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
+        ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
+        said = [(view, session.outputs(view.key)) for view in ended]
         if self.as_text:
-            listing = self._meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
-            ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
-            print(steady_log([(view, session.outputs(view.key)) for view in ended]))
+            running = [view for view in listing.views if target and view.state is State.RUNNING]
+            print(steady_log([*said, *((view, [("stdout", session.tail(view.key))]) for view in running)]))
+        elif any(kind == "display" for _, pieces in said for kind, _ in pieces):
+            for view, pieces in said:
+                print(f"── {view.name}({view.shown}) · {view.state.value}")
+                play(pieces)
+                if view.error:
+                    print(view.error)
         else:
             print(self._meant(lambda: session.log(target, namespace=self.shell.user_ns)))
 
@@ -402,6 +448,8 @@ class JugMagics(Magics):
         if not session.settle(keys, asked.timeout):
             print(f"not done after {asked.timeout:g} s; the tasks go on")
             return
+        self.live.run_errands()
+        self._show_the_rest(session, keys if target else list(self._unshown))
         counts: dict[State, int] = {}
         if target is None:
             counts = session.status().counts
@@ -409,6 +457,15 @@ class JugMagics(Magics):
             for state in session.states(keys):
                 counts[state] = counts.get(state, 0) + 1
         self._say_how_it_ended(counts)
+
+    def _show_the_rest(self, session: jn.Session, keys: Sequence[str]) -> None:
+        """What cell tasks have shown that could not be shown under their cells."""
+        unseen = [key for key in keys if key in self._unshown]
+        for key, state in zip(unseen, session.states(unseen), strict=True):
+            if state not in OPEN:
+                name, pieces = self._unshown.pop(key), session.outputs(key)
+                print(f"── {name}\n" if pieces else "", end="")
+                play(pieces)
 
     # -- changing one's mind -------------------------------------------------------------------------------------------
 
@@ -501,6 +558,11 @@ class JugMagics(Magics):
         else:
             print(f"{tally(ended)}; %jug_status shows why")
 
+    @property
+    def _watched(self) -> bool:
+        """Is there a front end that redraws, and somebody before it?"""
+        return not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
+
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status as text and HTML in one, and let it follow the store where somebody watches."""
 
@@ -518,8 +580,7 @@ class JugMagics(Magics):
             }
 
         snapshot = look()
-        watched = not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
-        handle = show(draw(snapshot), display_id=watched)
+        handle = show(draw(snapshot), display_id=self._watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Picture(handle, look, draw, None))
 

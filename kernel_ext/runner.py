@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import builtins
 import inspect
+import os
 import pickle
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -111,6 +114,69 @@ def get_ipython() -> Any:
     return shell()
 
 
+def show_last(value: Any) -> None:
+    """The value of a cell's last expression, as under any cell."""
+    if value is None:
+        return
+    here: Any = shell()
+    shown = here.display_formatter.format(value)
+    book = album.current()
+    if book is not None and isinstance(here, _Shell):
+        book.add(*shown)
+    else:
+        here.display_pub.publish(*shown)
+
+
+def _awaited(coroutine: Any) -> Any:
+    """The result of a coroutine, in a loop of its own: in a kernel this thread has one that is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+class CommandFailed(JugError):
+    """A script ended with an exit status other than 0."""
+
+
+def bash(script: str, /, **inputs: Any) -> str:
+    """Run a script and answer its standard output. It ends with the first command that fails."""
+    env = {**os.environ, **{name: _variable(name, value) for name, value in inputs.items()}}
+    told = ""
+    with (
+        tempfile.TemporaryFile() as out,
+        subprocess.Popen(
+            ["bash", "-e", "-o", "pipefail", "-c", script], env=env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.PIPE, text=True, errors="replace",
+        ) as running,
+    ):  # fmt: skip
+        assert running.stderr is not None
+        for line in running.stderr:
+            sys.stderr.write(line)
+            told = (told + line)[-2000:]
+        status = running.wait()
+        out.seek(0)
+        said = out.read().decode(errors="replace")
+    sys.stdout.write(said)
+    if status:
+        *_, last = ("", *told.strip().splitlines())
+        raise CommandFailed(f"exit status {status}" + (f": {last}" if last else ""))
+    return said
+
+
+def _variable(name: str, value: Any) -> str:
+    if not isinstance(value, str | int | float | os.PathLike):
+        raise CommandFailed(
+            f"input {name!r} is a {type(value).__name__}; a script takes text, numbers and paths. "
+            "Write it to a file in a task before, and hand on the path"
+        )
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
 def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The cell's outputs by name. Raises ChangedInPlace, and NoSuchOutput for a declared output that isn't there."""
     vars(builtins).setdefault("display", _display)
@@ -120,7 +186,7 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         InteractiveShell.instance().user_ns = function.__globals__
     values = function(*args, **kwargs)
     if inspect.iscoroutine(values):
-        values = asyncio.run(values)
+        values = _awaited(values)
     for name, before in watched.items():
         if before is not None and fingerprint(kwargs[name]) != before:
             raise ChangedInPlace(

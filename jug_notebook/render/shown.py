@@ -23,7 +23,7 @@ _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 def origin_text(run: Run, now: float, steady: bool = False) -> str:
     """The line above what comes from the store; ``steady`` leaves out what differs from run to run."""
     if steady:
-        return "from the store:"
+        return "from the store"
     when = ago(now - run.started - run.duration)
     return f"from the store: computed on {clean(run.host)}, {when}, in {duration(run.duration)}"
 

@@ -31,6 +31,7 @@ from jug_notebook.model import (
     Target,
     TaskView,
     Why,
+    WorkerInfo,
 )
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.intake import PENDING, CellReport, Intake
@@ -67,6 +68,7 @@ class Session:
         self.notebook = _notebook(notebook)
         self.folder = _folder(self.notebook)
         self.headless = headless  #: nobody watches: `close` stops the crews that it started
+        self._guests: list[WorkerInfo] = []  # workers in this process
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
         self._store = open_store(resolve_url(url, self.folder), clock)
@@ -236,11 +238,38 @@ class Session:
         [outcome] = self._opener.outcomes([key])
         return Outputs(() if outcome is None else self._opener.pieces(outcome.run))
 
-    def run(self, key: Key) -> Run | None:
-        """Who ran a task, where, when and for how long; None where it has not ended."""
+    def origin(self, key: Key, steady: bool = False) -> str:
+        """Where what a task came to is from, in a line; ``steady`` leaves out what differs from run to run."""
         self.flush()
         [outcome] = self._opener.outcomes([key])
-        return None if outcome is None else outcome.run
+        return "" if outcome is None else render.origin_text(outcome.run, self._clock.now(), steady)
+
+    def run_here(self, keys: Sequence[Key]) -> list[Key]:
+        """Run tasks, and what they need, in this thread: as a worker would, with their output shown as they go on.
+
+        What workers run already is waited for: answers which of the tasks were not run here. Ctrl-C gives back what
+        runs here.
+        """
+        from jug_notebook.capture import Overheard, listen_no_more
+        from jug_notebook.worker import Slot, work
+
+        self.flush()
+        me = process.me("worker", self._clock)
+        self._guests.append(me)
+        self._store.renew([me])
+        target, slot = Target(keys=frozenset(keys)), Slot()
+        try:
+            work(
+                self._store, self._seal, me, slot, clock=self._clock, target=target, until_idle=True,
+                listener=Overheard(aloud=True), guest=True,
+            )  # fmt: skip
+        finally:
+            listen_no_more()
+            self._guests.remove(me)
+            self._store.leave([me.id])
+            slot.close()
+        ended = zip(keys, self._opener.outcomes(keys), strict=True)
+        return [key for key, outcome in ended if outcome is not None and outcome.run.worker != me.id]
 
     def tail(self, key: Key) -> str:
         """How far a running task is, and the last that it printed, as its worker told with its last beat."""
@@ -470,7 +499,7 @@ class Session:
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
-        self._store.renew([self._info])
+        self._store.renew([self._info, *self._guests])
         self._intake.hurry()
 
 
