@@ -214,7 +214,7 @@ def _prelude(cell: Cell) -> str:
 def _shows(cell: Cell) -> str:
     """As in any cell, the value of the last expression is shown, unless a semicolon ends it."""
     body = cell.tree.body
-    if not body or not isinstance(body[-1], ast.Expr) or isinstance(body[-1].value, ast.Constant):
+    if not body or not isinstance(body[-1], ast.Expr):
         return ""
     return "" if cell.text.rstrip().endswith(";") else _SHOW
 

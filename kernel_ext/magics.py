@@ -74,6 +74,7 @@ class JugMagics(Magics):
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._asked: dict[str, int] = {}
+        self._ran_here = 0  # tasks of the cell that runs
         self._unshown: dict[str, str] = {}  # cell tasks whose output nobody has seen yet, by key
         self._opened: list[jn.Session] = []
         self.ready = True
@@ -164,14 +165,15 @@ class JugMagics(Magics):
         if self._attached() is None:
             return
         report = self.session.end_cell(success)
+        queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.taken_back:
             print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
-        if report.queued and not report.workers:
+        if queued and not report.workers:
             if self.autostart:
                 self.session.execute(self.autostart)
-                print(f"{report.queued} queued; started {plural(self.autostart, 'worker')}")
+                print(f"{queued} queued; started {plural(self.autostart, 'worker')}")
             else:
-                print(f"{report.queued} queued, no worker: {START}")
+                print(f"{queued} queued, no worker: {START}")
 
     # -- making tasks --------------------------------------------------------------------------------------------------
 
@@ -253,6 +255,7 @@ class JugMagics(Magics):
         elif now:
             print(f"{about}; it runs here")
             with recorded(self.shell):
+                self._ran_here += 1
                 elsewhere = session.run_here([task.key])
             if elsewhere:  # a worker was quicker
                 play(session.outputs(task.key))

@@ -51,8 +51,8 @@ def recorded(shell: Any) -> Iterator[None]:
 
 
 def replay(session: jn.Session, task: Any, steady: bool) -> None:
-    """A task that has ended already: where it comes from, and all that it showed."""
-    print(session.origin(task.key, steady))
+    """A task that has ended already: where it comes from (not where that must be ``steady``), and all it showed."""
+    print("from the store" if steady else f"from the store: {session.origin(task.key)}")
     play(session.outputs(task.key))
     [view] = session.views([task.key])
     if view.error:
@@ -74,7 +74,7 @@ def promise(session: jn.Session, task: Any) -> Callable[[], bool]:
             return False
         pieces = session.outputs(task.key)
         [view] = session.views([task.key])
-        said = f"{view.name} failed: {view.error}" if view.error else session.origin(task.key, False)
+        said = f"{view.name} failed: {view.error}" if view.error else session.origin(task.key, dated=False)
         handle.update(_together(said, pieces), raw=True)
         return True
 

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import IPython
 from blake3 import blake3
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
@@ -84,7 +85,7 @@ def shell() -> Any:
 
         quiet = Config()
         quiet.HistoryManager.enabled = False
-        quiet.InteractiveShell.colors = "NoColor"
+        quiet.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
         made = _Shell.instance(config=quiet, user_module=sys.modules["__main__"])
         _draw_figures(made)
     return InteractiveShell.instance()
@@ -94,6 +95,7 @@ class _Shell(InteractiveShell):
     """A shell without a history, which leaves the process as it is."""
 
     display_pub_class = Publisher
+    system = InteractiveShell.system_raw  # through a terminal of its own, lines would end in carriage returns
 
     def init_sys_modules(self) -> None:
         """``__main__`` stays what it was."""
@@ -128,15 +130,18 @@ def show_last(value: Any) -> None:
 
 
 def _awaited(coroutine: Any) -> Any:
-    """The result of a coroutine, in a loop of its own: in a kernel this thread has one that is running."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    from concurrent.futures import ThreadPoolExecutor
+    """The result of a coroutine, in a loop of its own.
 
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
+    In a kernel a loop runs in this thread already. It is set aside meanwhile: another thread would not be listened to.
+    """
+    outer = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+        asyncio._set_running_loop(outer)
 
 
 class CommandFailed(JugError):

@@ -20,12 +20,10 @@ _PRE = "margin:2px 0;padding:0;overflow:auto;white-space:pre-wrap;font-size:13px
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 
 
-def origin_text(run: Run, now: float, steady: bool = False) -> str:
-    """The line above what comes from the store; ``steady`` leaves out what differs from run to run."""
-    if steady:
-        return "from the store"
-    when = ago(now - run.started - run.duration)
-    return f"from the store: computed on {clean(run.host)}, {when}, in {duration(run.duration)}"
+def origin_text(run: Run, now: float | None = None) -> str:
+    """Where and how long a task ran, in a line; with ``now``, when."""
+    when = "" if now is None else f", {ago(now - run.started - run.duration)},"
+    return f"computed on {clean(run.host)}{when} in {duration(run.duration)}"
 
 
 def shown_text(pieces: Sequence[Piece]) -> str:

@@ -238,11 +238,11 @@ class Session:
         [outcome] = self._opener.outcomes([key])
         return Outputs(() if outcome is None else self._opener.pieces(outcome.run))
 
-    def origin(self, key: Key, steady: bool = False) -> str:
-        """Where what a task came to is from, in a line; ``steady`` leaves out what differs from run to run."""
+    def origin(self, key: Key, dated: bool = True) -> str:
+        """Where and how long an ended task ran, in a line; ``dated``, when."""
         self.flush()
         [outcome] = self._opener.outcomes([key])
-        return "" if outcome is None else render.origin_text(outcome.run, self._clock.now(), steady)
+        return "" if outcome is None else render.origin_text(outcome.run, self._clock.now() if dated else None)
 
     def run_here(self, keys: Sequence[Key]) -> list[Key]:
         """Run tasks, and what they need, in this thread: as a worker would, with their output shown as they go on.
