@@ -40,6 +40,7 @@ from jug_notebook.errors import (
 )
 from jug_notebook.model import State
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
+from jug_notebook.progress import track
 from jug_notebook.session import CellReport, Session, connect, current
 from jug_notebook.session.verbs import (
     accept,
@@ -144,6 +145,7 @@ __all__ = [
     "tasks",
     "tasks_in",
     "timed_path",
+    "track",
     "unload_ipython_extension",
     "value",
     "verify",

@@ -577,7 +577,7 @@ def _log(arguments: Arguments) -> int:
         raise UsageError("say which task: jug-notebook log TARGET, or jug-notebook log --history")
     from jug_notebook import render
     from jug_notebook.model import Failed
-    from jug_notebook.session.opening import failure, printed
+    from jug_notebook.session.opening import failure
 
     store = _store(arguments)
     opener = _opener(store)
@@ -587,7 +587,7 @@ def _log(arguments: Arguments) -> int:
         if isinstance(outcome, Failed):
             print(render.failure_text(failure(outcome, view.name, view.shown)), end="\n\n")
         else:
-            said = printed(outcome.run.output).rstrip("\n") if outcome else ""
+            said = render.shown_text(opener.pieces(outcome.run)).rstrip("\n") if outcome else ""
             print(f"{view.state.value}: {view.name}({view.shown}) · key {key}", *([said] if said else []), "", sep="\n")
     if len(keys) > LOGS:
         print(f"and {len(keys) - LOGS:,} more before these")

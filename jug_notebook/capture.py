@@ -20,6 +20,7 @@ Output: TypeAlias = tuple[tuple[str, str], ...]
 
 LIMIT = 1 << 20  #: bytes that are kept of what one task prints: the first half and the last
 HALF = LIMIT // 2
+TAIL = 2048  #: bytes of it that each beat tells of while the task runs
 HEAP = 8 * LIMIT  #: a file that grows beyond this loses its middle
 NAMES = ("stdout", "stderr")
 _TURNS = 10_000  #: changes between the streams whose order is kept
@@ -39,6 +40,10 @@ class Listener(Protocol):
         """What was printed since."""
         ...
 
+    def cut(self) -> int:
+        """What is printed from here on is a piece of its own. Answers how many pieces there were before."""
+        ...
+
 
 class Deaf:
     """Lets output go where it goes."""
@@ -48,6 +53,9 @@ class Deaf:
 
     def take(self) -> Output:
         return ()
+
+    def cut(self) -> int:
+        return 0
 
 
 # -- files behind the descriptors --------------------------------------------------------------------------------------
@@ -63,6 +71,11 @@ class Files:
         """What a worker printed in the task that it died in. The order between the streams died with it."""
         ends = [_end(fd) for fd in self.fds]
         return _pieces(self.fds, [(i, end) for i, end in enumerate(ends) if end])
+
+    def tail(self) -> str:
+        """The end of what the worker's task has printed so far, by whole lines where it has any."""
+        ends = [(fd, end) for fd in self.fds if (end := _end(fd))]
+        return "".join(_tail(fd, end, TAIL // len(ends)) for fd, end in ends)
 
     def trim(self) -> None:
         """Give back the middle of what has become too long; offsets stay as they are."""
@@ -81,6 +94,7 @@ class Capture:
         self._fds = files.fds
         self._known = [0, 0]  # how much of each file has its place in the order
         self._turns: list[tuple[int, int]] = []  # (which stream, its length by then), in order
+        self._cut = 0  # turns before this one take in nothing more
         self._punched = [HEAP, HEAP]
         self._texts = [
             io.TextIOWrapper(_Mouth(self, i), encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -118,8 +132,13 @@ class Capture:
         for which, fd in enumerate(self._fds):
             if self._known[which]:
                 os.ftruncate(fd, 0)
-        self._known, self._turns, self._punched = [0, 0], [], [HEAP, HEAP]
+        self._known, self._turns, self._cut, self._punched = [0, 0], [], 0, [HEAP, HEAP]
         return output
+
+    def cut(self) -> int:
+        self._look()
+        self._cut = len(self._turns)
+        return self._cut
 
     def _look(self) -> None:
         known = self._known
@@ -131,7 +150,7 @@ class Capture:
     def _note(self, which: int, end: int) -> None:
         turns = self._turns
         self._known[which] = end
-        if turns and turns[-1][0] == which:
+        if turns and turns[-1][0] == which and len(turns) > self._cut:
             turns[-1] = (which, end)
         elif len(turns) < _TURNS:
             turns.append((which, end))
@@ -176,6 +195,14 @@ def _unnamed_file(name: str) -> int:
 
 def _end(fd: int) -> int:
     return os.lseek(fd, 0, os.SEEK_END)
+
+
+def _tail(fd: int, end: int, size: int) -> str:
+    start = max(0, end - size)
+    data = os.pread(fd, end - start, start)
+    if start and b"\n" in data[:-1]:
+        data = data[data.index(b"\n") + 1 :]
+    return data.decode(errors="replace")
 
 
 def _pieces(fds: tuple[int, int], turns: list[tuple[int, int]]) -> Output:
@@ -243,16 +270,34 @@ class Overheard:
         return ()
 
     def take(self) -> Output:
-        pieces: list[tuple[str, str]] = []
-        for name, text in getattr(_heard, "pieces", None) or ():
-            if pieces and pieces[-1][0] == name:
-                pieces[-1] = (name, pieces[-1][1] + text)
-            else:
-                pieces.append((name, text))
+        pieces = _joined(getattr(_heard, "pieces", None) or ())
         if getattr(_heard, "size", 0) > LIMIT:
             pieces.append(("stderr", f"\n… only the first {LIMIT:,} characters are kept …\n"))
         _heard.pieces = None
         return tuple(pieces)
+
+    def cut(self) -> int:
+        pieces = getattr(_heard, "pieces", None)
+        if pieces is None:
+            return 0
+        pieces.append(_CUT)
+        return len(_joined(pieces))
+
+
+_CUT = ("", "")  #: no piece goes on across it
+
+
+def _joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One piece for what was said in one go on one stream."""
+    joined: list[list[str]] = []
+    before = ""
+    for name, text in pieces:
+        if name and name == before:
+            joined[-1][1] += text
+        elif name:
+            joined.append([name, text])
+        before = name
+    return [(name, text) for name, text in joined]
 
 
 def listen_no_more() -> None:

@@ -90,6 +90,8 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     task: Key = ""  #: of a worker: what it runs
     task_name: str = ""
     since: float = 0.0  #: when that began, seconds since the epoch
+    progress: tuple[int, int] = (0, 0)  #: how far that says it is: done, and of how many (0: it can't tell)
+    tail: str = ""  #: the last that it printed
     done: int = 0  #: tasks settled so far
     memory: int = 0  #: resident bytes
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
@@ -176,8 +178,17 @@ class Spec(Struct, frozen=True, array_like=True):
     call: bytes = b""  #: digest of the arguments alone, needs by slot: equal for the same call of other code
 
 
+class Display(Struct, frozen=True, array_like=True):
+    """Something that a task showed: the same thing in several forms, by MIME type. Large ones lie in a blob."""
+
+    at: int  #: so many pieces of the run's ``output`` came before it
+    data: dict[str, Any]  #: text as str, images as bytes, JSON as it is
+    metadata: dict[str, Any] = {}
+    blob: Address = ""  #: where ``data`` is empty: msgpack of it
+
+
 class Run(Struct, frozen=True, array_like=True):
-    """Facts about one run of a task. ``output`` is (stream, text) in order, bounded."""
+    """Facts about one run of a task. ``output`` is (stream, text) in order, bounded; so is what it displayed."""
 
     worker: WorkerId
     host: str
@@ -189,6 +200,7 @@ class Run(Struct, frozen=True, array_like=True):
     cpu: float = 0.0  #: seconds
     attempt: int = 1
     output: tuple[tuple[str, str], ...] = ()
+    displays: tuple[Display, ...] = ()
 
 
 class Finished(Struct, frozen=True, array_like=True, tag="finished"):

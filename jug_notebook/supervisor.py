@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from jug_notebook import process
+from jug_notebook import album, arrivals, process, progress
+from jug_notebook.album import Album
 from jug_notebook.capture import Capture, Files
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
@@ -125,6 +126,8 @@ class Hand:
             task=running.grant.key if running else "",
             task_name=running.name if running else "",
             since=running.started if running else 0.0,
+            progress=running.progress if running else (0, 0),
+            tail=self.files.tail() if running else "",
             done=self.slot.done,
             memory=self.memory,
         )
@@ -384,12 +387,16 @@ class Supervisor:
             capture.install()
             faulthandler.enable(file=2)
             desk.always_in_task()
+            book = Album(capture)
+            album.always_open(book)
+            progress.always_told(slot.tell)
+            arrivals.meet()
             me = self._worker_info(os.getpid(), tail)
             store = open_store(self.store.url, self.clock)
             store.renew([me])  # before it claims: who is not known does not live
             count = work(
                 store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=self.limits.max_tasks,
-                deadline=end, stop=lambda: slot.told_to_stop, listener=capture,
+                deadline=end, stop=lambda: slot.told_to_stop, listener=capture, book=book,
             )  # fmt: skip
             store.close()
             status = DONE if self.limits.max_tasks is not None and count >= self.limits.max_tasks else 0

@@ -15,14 +15,15 @@ import traceback
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from hashlib import sha1
 from struct import Struct
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from jug_notebook import alias, codec
+from jug_notebook import album, alias, codec, progress
+from jug_notebook.album import Album
 from jug_notebook.capture import Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
@@ -31,6 +32,7 @@ from jug_notebook.model import (
     NO_INPUTS,
     Address,
     Claim,
+    Display,
     Failed,
     Finished,
     Grant,
@@ -76,6 +78,7 @@ class Running(NamedTuple):
     failures: int
     retries: int
     deaths: int
+    progress: tuple[int, int] = (0, 0)  #: done, and of how many, as the task itself tells
 
 
 class Slot:
@@ -83,7 +86,8 @@ class Slot:
 
     _record = Struct("<QQdddIIIIII40s20s255s")
     _count = Struct("<Q")
-    _RUNNING, _STOP, _WAITING, _DONE, _RECORD = 0, 1, 2, 8, 16
+    _progress = Struct("<QQQ")
+    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD = 0, 1, 2, 8, 16, 40
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -108,6 +112,10 @@ class Slot:
         self._page[self._RUNNING] = 0
         self._done += settled
         self._count.pack_into(self._page, self._DONE, self._done)
+
+    def tell(self, done: int, total: int) -> None:
+        """How far the task is. It counts for this turn alone."""
+        self._progress.pack_into(self._page, self._PROGRESS, self._turn, done, total)
 
     def waits(self, waiting: bool) -> None:
         """A worker that waits for tasks may be killed: it has nothing to lose."""
@@ -145,7 +153,9 @@ class Slot:
         grant = Grant(key[:key_size].decode(), round, inputs, attempt)
         shown = name[:name_size].decode(errors="ignore")
         limit = None if timeout < 0 else timeout
-        return Running(turn, grant, shown, started, since, limit, failures, retries, deaths)
+        told, done, total = self._progress.unpack_from(page, self._PROGRESS)
+        progress = (done, total) if told == turn else (0, 0)
+        return Running(turn, grant, shown, started, since, limit, failures, retries, deaths, progress)
 
     def close(self) -> None:
         self._page.close()
@@ -196,7 +206,15 @@ class Bench:
     """Where one worker runs tasks, with what it keeps at hand for the next one."""
 
     def __init__(
-        self, store: Store, seal: Seal, me: WorkerInfo, slot: Slot, clock: Clock, listener: Listener, guest: bool
+        self,
+        store: Store,
+        seal: Seal,
+        me: WorkerInfo,
+        slot: Slot,
+        clock: Clock,
+        listener: Listener,
+        guest: bool,
+        book: Album | None = None,
     ) -> None:
         self._store = store
         self._seal = seal
@@ -204,6 +222,7 @@ class Bench:
         self._slot = slot
         self._clock = clock
         self._listener = listener
+        self._album = book or Album(listener)
         self._guest = guest
         self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
@@ -270,10 +289,13 @@ class Bench:
             failure = error
         if os.getpid() != self._me.pid:
             os._exit(failure is not None)  # the task forked and this is the copy: the task's outcome is not its to tell
+        if not self._guest:
+            self._album.add_figures()
         duration = clock.monotonic() - since
+        displays = self._album.take()
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
-            clock.cpu() - cpu, grant.attempt, self._listener.take(),
+            clock.cpu() - cpu, grant.attempt, self._listener.take(), tuple(map(self._shown, displays)),
         )  # fmt: skip
         outcome: Outcome
         key, round, inputs, attempt = grant.key, grant.round, grant.inputs, grant.attempt
@@ -292,8 +314,16 @@ class Bench:
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return Settlement(verdict, body)
 
+    def _shown(self, display: Display) -> Display:
+        """Large ones go into a blob, so that who wants the value needn't read them."""
+        data = self._encode(display.data)
+        if len(data) <= codec.INLINE:
+            return display
+        return Display(display.at, {}, display.metadata, self._store.put_blob([data]))
+
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
+        self._album.take()
         self._slot.end(settled=False)
         self._store.release([claim.grant])
 
@@ -432,6 +462,7 @@ def work(
     until_idle: bool = False,
     stop: Callable[[], bool] | None = None,
     listener: Listener | None = None,
+    book: Album | None = None,
     guest: bool = False,
     wait: float = WAIT,
 ) -> int:
@@ -439,14 +470,20 @@ def work(
 
     ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
     clock: no task begins after it. ``until_idle`` ends when nothing is ready or running that this worker could run or
-    wait for. ``listener`` keeps what tasks print; without one it goes where it goes. A ``guest`` works in somebody
+    wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays go
+    into ``book``. A ``guest`` works in somebody
     else's process: it leaves the folder and the warnings as they are, and Ctrl-C ends the loop, giving the task back.
     """
-    bench = Bench(store, seal, me, slot, clock, listener or Deaf(), guest)
+    listener = listener or Deaf()
+    book = book or Album(listener)
+    bench = Bench(store, seal, me, slot, clock, listener, guest, book)
     stop = stop or _never
     tray = Tray(store, me.id)
     count = 0
     monotonic = clock.monotonic
+    attached = ExitStack()
+    attached.enter_context(album.opened(book))
+    attached.enter_context(progress.told(slot.tell))
 
     def over() -> bool:
         return (
@@ -478,6 +515,7 @@ def work(
                     tray.done.append(settlement)
                     count += 1
     finally:
+        attached.close()
         slot.waits(False)
         tray.clear()
     return count

@@ -7,6 +7,8 @@ import builtins
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from inspect import Parameter, Signature
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -15,6 +17,7 @@ from IPython.core.error import UsageError
 import jug_notebook as jn
 from jug_notebook.code import cell_function, cell_names
 
+_SHOW = "show_last"
 RUNNER = "kernel_ext.runner:run"
 DEFINITIONS = "imports, def, class and assignments"
 
@@ -30,6 +33,7 @@ class Cell:
     text: str
     filename: str
     tree: ast.Module
+    python: str = ""  #: the same with magics and commands as the Python that they stand for
 
     def line(self, number: int) -> str:
         return self.text.splitlines()[number - 1].strip()
@@ -66,7 +70,7 @@ def read(shell: Any, body: str, typed: str | None) -> Cell:
         compile(transformed, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     except SyntaxError as error:
         raise _shown_as(error, shell.SyntaxTB.structured_traceback(type(error), error, [])) from None
-    return Cell(text, filename, tree)
+    return Cell(text, filename, tree, transformed)
 
 
 def _above(body: str, typed: str | None) -> list[str]:
@@ -83,13 +87,13 @@ def _shown_as(error: SyntaxError, lines: list[str]) -> Exception:
 
 
 def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
-    """Workers have no IPython: refuse what needs it, magics and shell commands among it."""
+    """Functions of a cell are called by workers, who have no IPython: refuse magics and shell commands in them."""
     for top in where:
         for node in ast.walk(top):
             if isinstance(node, ast.Name) and node.id == "get_ipython":
                 raise UsageError(
                     f"line {node.lineno}: `{cell.line(node.lineno)}` needs IPython, which workers don't have; "
-                    "put it into a cell of its own"
+                    "it can be in a cell task: %%jugtask NAME"
                 )
 
 
@@ -172,14 +176,7 @@ def make_task(
     Raises UsageError for what a cell task can't hold, with the line; JugError for inputs that can't be named or stored.
     """
     _check_name(name)
-    _only_python(cell, cell.tree.body)
-    for node in cell.tree.body:
-        if not isinstance(node, _OPENS_A_SCOPE) and _awaits(node):
-            raise UsageError(
-                f"line {node.lineno}: `{cell.line(node.lineno)}`: a cell task can't await at its top; "
-                "asyncio.run() will do"
-            )
-    names = cell_names(cell.text)
+    names = cell_names(cell.python)
     outputs = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outs]))
     if name in outputs:
         raise UsageError(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task")
@@ -192,7 +189,9 @@ def make_task(
     _check_reads(cell, names.reads - {*names.assigns, *names.imports}, present, space)
     inputs = tuple(sorted(one for one in {*names.reads, *ins, *outs} if _is_input(one, present, names.assigns, ins)))
     inputs = tuple(one for one in inputs if one not in names.imports)
-    function = cell_function(name, cell.text, cell.filename, inputs, outputs, space)
+    function = cell_function(
+        name, cell.python, cell.filename, inputs, outputs, space, prelude=_prelude(cell), show=_shows(cell)
+    )
     function.jug_cell = (outputs, tuple(outs))  # type: ignore[attr-defined]
     maker: Any = jn.task
     aside = set(inputs).intersection(options.get("ignore_globals", ()))  # what a cell reads of data, it is handed
@@ -203,6 +202,44 @@ def make_task(
     for one in outputs:
         space[one] = task[one]
     return CellTask(task, inputs, outputs)
+
+
+def _prelude(cell: Cell) -> str:
+    """What a worker must import for the cell: a shell for magics and commands, a way to show the last expression."""
+    wanted = [_SHOW] if _shows(cell) else []
+    if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(cell.tree)):
+        wanted.append("get_ipython")
+    return f"from kernel_ext.runner import {', '.join(wanted)}" if wanted else ""
+
+
+def _shows(cell: Cell) -> str:
+    """As in any cell, the value of the last expression is shown, unless a semicolon ends it."""
+    body = cell.tree.body
+    if not body or not isinstance(body[-1], ast.Expr):
+        return ""
+    return "" if cell.text.rstrip().endswith(";") else _SHOW
+
+
+def make_script(
+    shell: Any, script: str, name: str, record: Record, ins: Sequence[str] = (), **options: Any
+) -> CellTask:
+    """Make a bash script the task ``name``: its inputs are environment variables, its standard output is the value."""
+    from kernel_ext.runner import bash
+
+    _check_name(name)
+    space: dict[str, Any] = shell.user_ns
+    for one in ins:
+        if one not in space:
+            raise UsageError(f"-i {one}: there is no {one!r}" + near(one, space))
+    run: Any = partial(bash, script.strip("\n"))
+    run.__signature__ = Signature([Parameter(one, Parameter.KEYWORD_ONLY) for one in sorted(ins)])
+    made: Any = jn.task(name=name, **options)
+    function = made(run)
+    del run.__signature__  # it was for binding alone, and doesn't travel
+    task = function(**{one: space[one] for one in sorted(ins)})
+    record.keys.add(task.key)
+    space[name] = task
+    return CellTask(task, tuple(sorted(ins)), ())
 
 
 def _check_name(name: str) -> None:

@@ -50,6 +50,7 @@ class Live:
         self._pictures: list[tuple[str, Picture]] = []
         self._seen: weakref.WeakKeyDictionary[Picture, tuple[Any, float]] = weakref.WeakKeyDictionary()
         self._versions: weakref.WeakKeyDictionary[jn.Session, int] = weakref.WeakKeyDictionary()
+        self._errands: list[Callable[[], bool]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -60,11 +61,31 @@ class Live:
             self._seen[picture] = gist(shown), shown.at
             self._pictures.append((cell, picture))
             surplus, self._pictures = self._pictures[:-PICTURES], self._pictures[-PICTURES:]
-            if not self.running and not self._ended.is_set():
-                self._thread = threading.Thread(target=self._run, name="jug-live", daemon=True)
-                self._thread.start()
+            self._start()
         for _, former in surplus:
             former.lost(f"only the latest {PICTURES} are kept up to date")
+
+    def until(self, errand: Callable[[], bool]) -> None:
+        """Run an errand now and then, until it answers that it is done."""
+        with self._lock:
+            self._errands.append(errand)
+            self._start()
+
+    def run_errands(self) -> None:
+        """Run them now."""
+        for errand in list(self._errands):
+            try:
+                done = errand()
+            except (jn.JugError, OSError):  # the next verb will meet it where it can be told
+                continue
+            with self._lock:
+                if done and errand in self._errands:
+                    self._errands.remove(errand)
+
+    def _start(self) -> None:
+        if not self.running and not self._ended.is_set():
+            self._thread = threading.Thread(target=self._run, name="jug-live", daemon=True)
+            self._thread.start()
 
     def forget(self, cell: str) -> None:
         """The cell runs anew: what it showed before is gone from the page."""
@@ -79,6 +100,7 @@ class Live:
         self._ended.set()
         with self._lock:
             former, self._pictures = self._pictures, []
+            self._errands.clear()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -94,6 +116,7 @@ class Live:
             while not self._ended.is_set():
                 self._await_change()
                 self.redraw()
+                self.run_errands()
                 self._ended.wait(self._pause)
         finally:
             with self._lock:
@@ -154,7 +177,9 @@ def _busy(snapshot: Snapshot) -> bool:
 
 def gist(snapshot: Snapshot) -> Any:
     """What of a snapshot is worth an update at once: not the time, nor each beat."""
-    workers = tuple((view.info.id, view.alive, view.info.task, view.info.done) for view in snapshot.workers)
+    workers = tuple(
+        (view.info.id, view.alive, view.info.task, view.info.done, view.info.progress) for view in snapshot.workers
+    )
     failures = tuple((failure.key, failure.started) for failure in snapshot.failures)
     return snapshot.functions, workers, failures, snapshot.notes, snapshot.starting
 

@@ -47,6 +47,7 @@ from kernel_ext.outputs import (
     wanted,
     widgets_work,
 )
+from kernel_ext.replay import play, promise, recorded, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -90,6 +91,8 @@ class JugMagics(Magics):
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._asked: dict[str, int] = {}
+        self._ran_here = 0  # tasks of the cell that runs
+        self._unshown: dict[str, str] = {}  # cell tasks whose output nobody has seen yet, by key
         self._opened: list[jn.Session] = []
         self.ready = True
 
@@ -189,14 +192,15 @@ class JugMagics(Magics):
         report = self.session.end_cell(success)
         for told in self.session.unstable_keys():
             print(f"check_keys: {told}", file=sys.stderr)
+        queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.taken_back:
             print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
-        if report.queued and not report.workers:
+        if queued and not report.workers:
             if self.autostart:
                 self.session.execute(self.autostart)
-                print(f"{report.queued} queued; started {plural(self.autostart, 'worker')}")
+                print(f"{queued} queued; started {plural(self.autostart, 'worker')}")
             else:
-                print(f"{report.queued} queued, no worker: {START}")
+                print(f"{queued} queued, no worker: {START}")
 
     # -- making tasks --------------------------------------------------------------------------------------------------
 
@@ -218,6 +222,8 @@ class JugMagics(Magics):
         "-o", "--outputs", type=names, default=[], metavar="NAMES",
         help="outputs that must be there in the end, inputs changed in place among them: a,b (with NAME)",
     )  # fmt: skip
+    @option("--now", action="store_true", help="run it here, at once, unless it is stored (with NAME)")
+    @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
         """Make a cell into tasks.
 
@@ -240,23 +246,58 @@ class JugMagics(Magics):
 
             statistics.result(), share.result()                # in another cell
 
-        The key of a task covers the code and the inputs, so running a cell again computes nothing again.
+        The key of a task covers the code and the inputs, so running a cell again computes nothing again: what the task
+        printed and displayed is shown again. !commands, %magics and await are fine in such a cell.
+
+            %%jugtask lines --bash -i path
+            wc -l < "$path"                                    # ends with the first command that fails
         """
         asked = read(self.jugtask, line)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
         how["ignore_globals"] = tuple(asked.ignore_global)
         if asked.name is None and (asked.inputs or asked.outputs):
             raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
-        self.session  # noqa: B018  # where the store can't be used, say so before anything runs
+        if asked.name is None and (asked.now or asked.bash):
+            option = "--bash" if asked.bash else "--now"
+            raise UsageError(f"%%jugtask: {option} is for a cell that is one task: %%jugtask NAME {option}")
+        if asked.bash and asked.outputs:
+            raise UsageError("%%jugtask: a script has no -o; what it prints is the value of the task")
+        session = self.session  # where the store can't be used, say so before anything runs
+        record = self.memory.records.setdefault(asked.name or "", Record())
+        if asked.bash:
+            made = cells.make_script(self.shell, cell, asked.name, record, asked.inputs, **how)
+            self._made(session, asked.name, made, asked.now)
+            return
         text = cells.read(self.shell, cell, self.typed)
         if asked.name is None:
             print(_introduced(cells.define(self.shell, text, **how)))
             return
-        record = self.memory.records.setdefault(asked.name, Record())
         made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
+        self._made(session, asked.name, made, asked.now)
+
+    def _made(self, session: jn.Session, name: str, made: cells.CellTask, now: bool) -> None:
+        """Say what a cell became, and show what it shows: at once where it is stored, else when it has run."""
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
-        print(f"{asked.name} is a task{takes}{gives}; {asked.name}.result() waits for it, {START} starts workers")
+        about, task = f"{name} is a task{takes}{gives}", made.task
+        [state] = session.states([task.key])
+        if state in (State.FINISHED, State.FAILED):
+            print(about)
+            replay(session, task, self.as_text)
+        elif now:
+            print(f"{about}; it runs here")
+            with recorded(self.shell):
+                self._ran_here += 1
+                session.run_here(task)
+            if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
+                play(session.outputs(task.key))
+            task.result()
+        else:
+            print(f"{about}; {name}.result() waits for it, {START} starts workers")
+            if self._watched and not self.as_text:
+                self.live.until(promise(session, task))
+            else:
+                self._unshown[task.key] = name
 
     # -- stores and workers --------------------------------------------------------------------------------------------
 
@@ -451,10 +492,18 @@ class JugMagics(Magics):
         """
         target = joined(read(self.jug_log, line).target)
         session = self.session
+        listing = self.meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
+        ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
+        said = [(view, session.outputs(view.key)) for view in ended]
         if self.as_text:
-            listing = self.meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
-            ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
-            print(steady_log([(view, session.outputs(view.key)) for view in ended]))
+            running = [view for view in listing.views if target and view.state is State.RUNNING]
+            print(steady_log([*said, *((view, [("stdout", session.tail(view.key))]) for view in running)]))
+        elif any(kind == "display" for _, pieces in said for kind, _ in pieces):
+            for view, pieces in said:
+                print(f"── {view.name}({view.shown}) · {view.state.value}")
+                play(pieces)
+                if view.error:
+                    print(view.error)
         else:
             print(self.meant(lambda: session.log(target, namespace=self.shell.user_ns)))
 
@@ -494,6 +543,8 @@ class JugMagics(Magics):
         if not session.settle(keys, asked.timeout):
             print(f"not done after {asked.timeout:g} s; the tasks go on")
             return
+        self.live.run_errands()
+        self._show_the_rest(session, keys if target else list(self._unshown))
         counts: dict[State, int] = {}
         if target is None:
             counts = session.status().counts
@@ -501,6 +552,15 @@ class JugMagics(Magics):
             for state in session.states(keys):
                 counts[state] = counts.get(state, 0) + 1
         self._say_how_it_ended(counts)
+
+    def _show_the_rest(self, session: jn.Session, keys: Sequence[str]) -> None:
+        """What cell tasks have shown that could not be shown under their cells."""
+        unseen = [key for key in keys if key in self._unshown]
+        for key, state in zip(unseen, session.states(unseen), strict=True):
+            if state not in OPEN:
+                name, pieces = self._unshown.pop(key), session.outputs(key)
+                print(f"── {name}\n" if pieces else "", end="")
+                play(pieces)
 
     # -- changing one's mind -------------------------------------------------------------------------------------------
 
@@ -614,6 +674,11 @@ class JugMagics(Magics):
             print(f"all {total} finished" if total > 1 else "finished")
         else:
             print(f"{tally(ended)}; %jug_status shows why")
+
+    @property
+    def _watched(self) -> bool:
+        """Is there a front end that redraws, and somebody before it?"""
+        return not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jug_notebook import render
 from jug_notebook.model import RunView, Snapshot, State, TaskView
+
+Bundle = dict[str, Any]
 
 
 def wanted(chosen: str) -> str:
@@ -74,12 +77,12 @@ def steady_tasks(views: Sequence[TaskView], total: int) -> str:
     return "\n".join(lines) or "no tasks"
 
 
-def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, str]]]]) -> str:
+def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> str:
     """What tasks printed, without times, hosts and tracebacks."""
     lines = []
     for view, output in tasks:
         lines.append(f"── {view.name}({view.shown}) · {view.state.value}")
-        lines += [part for part in ("".join(text for _, text in output).rstrip("\n"), view.error) if part]
+        lines += [part for part in (render.shown_text(output).rstrip("\n"), view.error) if part]
     return "\n".join(lines) or "nothing was run yet"
 
 

@@ -6,16 +6,25 @@ and which of them were declared.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import inspect
+import os
 import pickle
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import IPython
 from blake3 import blake3
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
 
-from jug_notebook import JugError
+from jug_notebook import JugError, album
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -42,12 +51,147 @@ class Outputs(dict[str, Any]):
         return Outputs, (dict(self), self.absent)
 
 
+class Publisher(DisplayPublisher):
+    """What a task displays goes into its album."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: Any = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        book, name = album.current(), (transient or {}).get("display_id", "")
+        if book is None:
+            print(data.get("text/plain", ""))
+        elif update:
+            book.update(data, metadata, name)
+        else:
+            book.add(data, metadata, name)
+
+    def clear_output(self, wait: bool = False) -> None:
+        book = album.current()
+        if book is not None:
+            book.clear(wait)
+
+
+def shell() -> Any:
+    """The shell in use. A worker has none until a task needs it, for a magic, a command or something to display."""
+    if not InteractiveShell.initialized():
+        from traitlets.config import Config
+
+        quiet = Config()
+        quiet.HistoryManager.enabled = False
+        quiet.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
+        made = _Shell.instance(config=quiet, user_module=sys.modules["__main__"])
+        _draw_figures(made)
+    return InteractiveShell.instance()
+
+
+class _Shell(InteractiveShell):
+    """A shell without a history, which leaves the process as it is."""
+
+    display_pub_class = Publisher
+    system = InteractiveShell.system_raw  # through a terminal of its own, lines would end in carriage returns
+
+    def init_sys_modules(self) -> None:
+        """``__main__`` stays what it was."""
+
+    def init_traceback_handlers(self, custom_exceptions: Any) -> None:
+        super().init_traceback_handlers(custom_exceptions)
+        sys.excepthook = sys.__excepthook__
+
+
+def _draw_figures(made: Any) -> None:
+    """``display(figure)`` shows the picture."""
+    pictures = made.display_formatter.formatters["image/png"]
+    pictures.for_type_by_name("matplotlib.figure", "Figure", album.drawn)
+
+
+def get_ipython() -> Any:
+    """What ``!command`` and ``%magic`` in a cell task ask for."""
+    return shell()
+
+
+def show_last(value: Any) -> None:
+    """The value of a cell's last expression, as under any cell."""
+    if value is None:
+        return
+    here: Any = shell()
+    shown = here.display_formatter.format(value)
+    book = album.current()
+    if book is not None and isinstance(here, _Shell):
+        book.add(*shown)
+    else:
+        here.display_pub.publish(*shown)
+
+
+def _awaited(coroutine: Any) -> Any:
+    """The result of a coroutine, in a loop of its own.
+
+    In a kernel a loop runs in this thread already. It is set aside meanwhile: another thread would not be listened to.
+    """
+    outer = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+        asyncio._set_running_loop(outer)
+
+
+class CommandFailed(JugError):
+    """A script ended with an exit status other than 0."""
+
+
+def bash(script: str, /, **inputs: Any) -> str:
+    """Run a script and answer its standard output. It ends with the first command that fails."""
+    env = {**os.environ, **{name: _variable(name, value) for name, value in inputs.items()}}
+    told = ""
+    with (
+        tempfile.TemporaryFile() as out,
+        subprocess.Popen(
+            ["bash", "-e", "-o", "pipefail", "-c", script], env=env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.PIPE, text=True, errors="replace",
+        ) as running,
+    ):  # fmt: skip
+        assert running.stderr is not None
+        for line in running.stderr:
+            sys.stderr.write(line)
+            told = (told + line)[-2000:]
+        status = running.wait()
+        out.seek(0)
+        said = out.read().decode(errors="replace")
+    sys.stdout.write(said)
+    if status:
+        *_, last = ("", *told.strip().splitlines())
+        raise CommandFailed(f"exit status {status}" + (f": {last}" if last else ""))
+    return said
+
+
+def _variable(name: str, value: Any) -> str:
+    if not isinstance(value, str | int | float | os.PathLike):
+        raise CommandFailed(
+            f"input {name!r} is a {type(value).__name__}; a script takes text, numbers and paths. "
+            "Write it to a file in a task before, and hand on the path"
+        )
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
 def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The cell's outputs by name. Raises ChangedInPlace, and NoSuchOutput for a declared output that isn't there."""
     vars(builtins).setdefault("display", _display)
     outputs, declared = function.jug_cell  # type: ignore[attr-defined]
     watched = {name: fingerprint(value) for name, value in kwargs.items() if name not in outputs}
+    if InteractiveShell.initialized() and isinstance(InteractiveShell.instance(), _Shell):
+        InteractiveShell.instance().user_ns = function.__globals__
     values = function(*args, **kwargs)
+    if inspect.iscoroutine(values):
+        values = _awaited(values)
     for name, before in watched.items():
         if before is not None and fingerprint(kwargs[name]) != before:
             raise ChangedInPlace(

@@ -16,10 +16,10 @@ HOUSE = ("jug_notebook", "kernel_ext")
 #: A room needs only rooms of lower floors, or, without a circle, of its own.
 FLOORS = [
     "model errors clock",
-    "process describe digest hints code codec alias reuse board render",
+    "process progress describe digest hints code codec alias reuse board render",
     "task patterns",
     "store",
-    "guard capture fate worker supervisor",
+    "guard capture fate album figures arrivals worker supervisor",
     "launch",
     "session __init__",
     "headless __main__",
@@ -31,7 +31,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 UPWARDS = {("__init__", "kernel_ext")}
 
 #: What the notebook's side may know of the engine, beside its public names.
-OPEN_ROOMS = {"__init__", "code", "model", "render"}
+OPEN_ROOMS = {"__init__", "album", "code", "model", "render"}
 
 #: Names that say nothing about what is inside.
 DRAWERS = {"utils", "util", "base", "common", "helpers", "misc"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernels import Kernel
+from kernels import Kernel, Shown
 
 pytest.importorskip("ipykernel")
 
@@ -134,6 +134,116 @@ def test_a_cell_with_a_name_is_one_task_with_its_outputs(kernel: Kernel) -> None
     assert kernel.run("sorted(spread.result())").result == "['half', 'root']"
 
 
+SHOWS = """%%jugtask chart
+import pandas, warnings
+import matplotlib.pyplot as plt
+print("before")
+plt.plot([1, 2])
+plt.show()
+print("between")
+display(pandas.DataFrame({"x": [1]}))
+print("after")
+"the last"
+"""
+KINDS = ["image/png", "text/html", "text/plain"]
+
+
+def kinds(shown: Shown) -> list[str]:
+    """What each display is, at its best."""
+    return [min(set(display["data"]) & set(KINDS)) for display in shown.displays]
+
+
+def test_what_a_cell_task_shows_is_shown_when_it_was_waited_for(kernel: Kernel) -> None:
+    assert kernel.run(SHOWS, "chart").out == (
+        "chart is a task; chart.result() waits for it, %jug_execute -n 4 starts workers\n"
+    )
+    shown = kernel.run("%jug_wait chart")
+    assert shown.out == "── chart\nbefore\nbetween\nafter\nfinished\n"
+    assert kinds(shown) == KINDS
+    assert kernel.run("%jug_wait chart").out == "finished\n"
+
+
+def test_a_cell_task_that_is_stored_shows_at_once_what_it_showed(kernel: Kernel) -> None:
+    shown = kernel.run(SHOWS, "chart")
+    assert shown.out == "chart is a task\nfrom the store\nbefore\nbetween\nafter\n"
+    assert kinds(shown) == KINDS
+
+
+def test_a_log_has_the_displays_of_any_task(kernel: Kernel) -> None:
+    assert kernel.run("%jug_log chart").out == (
+        "── chart() · finished\nbefore\n<Figure size 640x480 with 1 Axes>\nbetween\n   x\n0  1\nafter\n'the last'\n"
+    )
+    assert kernel.run("[kind for kind, _ in chart.outputs()]").result == (
+        "['stdout', 'display', 'stdout', 'display', 'stdout', 'display']"
+    )
+
+
+def test_commands_magics_and_await_work_in_a_cell_task(kernel: Kernel) -> None:
+    cell = """%%jugtask mixed
+import asyncio
+n = 6
+said = !echo {n} times
+!echo seen
+%time doubled = 2 * n
+await asyncio.sleep(0)
+async def _seven(): return 7
+found = await _seven()
+"""
+    assert kernel.run(cell).error == ""
+    assert kernel.run("said.result(), found.result()").result == "(['6 times'], 7)"
+    assert "seen\n" in kernel.run("%jug_log mixed").out
+
+
+def test_a_script_is_a_task_whose_value_is_its_output(kernel: Kernel) -> None:
+    kernel.run("word = 'hi'")
+    assert kernel.run('%%jugtask greet --bash -i word\necho "$word" there').out.startswith("greet is a task of word;")
+    assert kernel.run("greet.result()").result == r"'hi there\n'"
+    kernel.run("%%jugtask broken --bash\necho no >&2\nfalse\necho unseen")
+    shown = kernel.run("broken.result()")
+    assert "CommandFailed: exit status 1: no" in shown.message
+    assert "unseen" not in shown.message
+
+
+def test_a_cell_task_can_run_here_and_is_stored_all_the_same(kernel: Kernel, folder: Path) -> None:
+    kernel.run("%jug_store aside")  # no worker is there
+    cell = "%%jugtask quick --now\nimport os, asyncio\nprint('here')\ndisplay(1)\nme = os.getpid()\n" + (
+        "await asyncio.sleep(0, 'slept')"
+    )
+    shown = kernel.run(cell, "quick")
+    assert shown.out == "quick is a task with output me; it runs here\nhere\n"
+    assert [display["data"]["text/plain"] for display in shown.displays] == ["1", "'slept'"]
+    assert kernel.run("me.result() == __import__('os').getpid()").result == "True"
+    again = kernel.run(cell, "quick")
+    assert again.out == "quick is a task with output me\nfrom the store\nhere\n"
+    assert len(again.displays) == 2
+    failed = kernel.run("%%jugtask wrong --now\nx = 1 / 0")
+    assert failed.error == "TaskFailed"
+    assert kernel.run("%jug_store jugdata").out.startswith("file store ./jugdata")
+
+
+def test_other_magics_stack_on_it(kernel: Kernel) -> None:
+    timed = kernel.run("%%time\n" + SHOWS, "chart")
+    assert timed.out.startswith("chart is a task\nfrom the store\nbefore\n")
+    assert "Wall time" in timed.out
+    kernel.run("%%capture got\n" + SHOWS, "chart")
+    assert kernel.run("len(got.outputs), 'between' in got.stdout").result == "(3, True)"
+
+
+def test_a_running_task_shows_its_tail_in_the_log(kernel: Kernel, folder: Path) -> None:
+    gate = folder / "tail gate"
+    kernel.run(
+        "%%jugtask\nimport os, time\nimport jug_notebook\ndef slow(path):\n    print('on my way')\n"
+        "    for i in jug_notebook.track(range(3)):\n"
+        "        while i == 2 and not os.path.exists(path):\n            time.sleep(0.01)\n"
+    )
+    kernel.run(f"way = slow({str(gate)!r})")
+    until = "while 'on my way' not in way.log(): jn.current().watch(-1, 0.1)"
+    assert kernel.run(until).error == ""
+    assert "· running\n2 of 3 done\non my way\n" in kernel.run("%jug_log way").out
+    gate.touch()
+    assert kernel.run("%jug_wait way").out == "finished\n"
+
+
 def test_an_input_that_is_the_cells_own_output_means_its_value_before(kernel: Kernel) -> None:
     kernel.run("level = 5")
     kernel.run("%%jugtask rise\nlevel = level + 1", "rise")
@@ -170,8 +280,11 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%jug_cancel", "%jug_cancel TARGET: say which tasks"),
         ("%%jugtask -o x\ndef f(): pass", "%%jugtask NAME -o"),
         ("%%jugtask\nx = 1\nprint(x)", "line 3: `print(x)` does something"),
-        ("%%jugtask c\nfiles = !ls", "line 2: `files = !ls` needs IPython"),
-        ("%%jugtask c\nimport asyncio\nawait asyncio.sleep(0)", "line 3: `await asyncio.sleep(0)`"),
+        ("%%jugtask\ndef f():\n    !ls", "line 3: `!ls` needs IPython"),
+        ("%%jugtask --now\ndef f(): pass", "%%jugtask NAME --now"),
+        ("%%jugtask --bash\nls", "%%jugtask NAME --bash"),
+        ("%%jugtask c --bash -o x\nls", "a script has no -o"),
+        ("%%jugtask c --bash -i flogs\nls", "-i flogs: there is no 'flogs'; did you mean flags?"),
         ("%%jugtask c\ny = flogs[0]", "line 2: there is no 'flogs'; did you mean flags?"),
         ("%%jugtask 3x\ny = 1", "'3x' can't be the name of a task"),
         ("%%jugtask c\nc = 1", "sets 'c' itself"),
@@ -248,6 +361,24 @@ def test_pictures_are_text_and_html_in_one_and_follow_the_store(kernel: Kernel, 
     while any(f"{state} 1" in update["data"]["text/plain"] for state in ("ready", "running")):
         update = kernel.update()
     assert update["transient"]["display_id"] == display["transient"]["display_id"]
+    kernel.run("%config JugMagics.display = 'text'")
+
+
+def test_what_a_cell_task_shows_comes_under_its_cell_when_it_has_finished(kernel: Kernel, folder: Path) -> None:
+    kernel.run("%config JugMagics.display = 'html'")
+    gate = folder / "third gate"
+    kernel.run(f"gate = {str(gate)!r}")
+    cell = "%%jugtask late\nimport os, time\nwhile not os.path.exists(gate):\n    time.sleep(0.01)\nprint('<b>')\n7"
+    [display] = kernel.run(cell).displays
+    assert "what it shows will be here" in display["data"]["text/plain"]
+    gate.touch()
+    update = kernel.update()
+    while update["transient"]["display_id"] != display["transient"]["display_id"]:
+        update = kernel.update()
+    assert re.fullmatch(r"computed on \S+ in .*s\n<b>\n7", update["data"]["text/plain"])
+    assert "&lt;b&gt;" in update["data"]["text/html"]
+    again = kernel.run(cell)
+    assert re.search(r"from the store: computed on \S+, (just now|\d+ s ago), in .*s\n<b>\n", again.out)
     kernel.run("%config JugMagics.display = 'text'")
 
 

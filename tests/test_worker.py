@@ -290,7 +290,15 @@ def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks:
     recipe = msgspec.convert(("f", "", "", "", "", 3, 2.5), worker.Recipe)
     slot.begin(msgspec.structs.replace(claim, failures=1, deaths=2), recipe, 100.0, 5.0)
     said = slot.read()
-    assert said == (1, claim.grant, "f", 100.0, 5.0, 2.5, 1, 3, 2)
+    assert said == (1, claim.grant, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
+    slot.tell(3, 7)
+    said = slot.read()
+    assert said is not None
+    assert said.progress == (3, 7)
+    slot.begin(claim, recipe, 101.0, 6.0)
+    said = slot.read()
+    assert said is not None
+    assert said.progress == (0, 0)
     slot.end()
     assert slot.read() is None
     assert slot.done == 1

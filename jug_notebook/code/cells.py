@@ -325,11 +325,15 @@ def cell_function(
     inputs: Sequence[str],
     outputs: Sequence[str],
     namespace: dict[str, Any],
+    *,
+    prelude: str = "",
+    show: str = "",
 ) -> FunctionType:
     """The function NAME(*inputs) whose body is the cell; it returns {output: value} of those outputs that were set.
 
-    With ``await`` at the cell's top it is a coroutine function. Its code bears ``filename``, so that tracebacks show
-    the cell's lines.
+    ``prelude`` are statements that run first, ``show`` names a function that is called with the value of the cell's
+    last expression, if it ends with one. With ``await`` at the cell's top it is a coroutine function. Its code bears
+    ``filename``, so that tracebacks show the cell's lines.
     """
     tree = _parse(source, filename)
     names = _Names().of(tree.body)
@@ -340,6 +344,9 @@ def cell_function(
                 flags |= getattr(__future__, alias.name).compiler_flag
         else:
             body.append(_Globals().visit(statement))
+    if show and body and isinstance(last_one := body[-1], ast.Expr):
+        call = ast.Call(ast.Name(show, ast.Load()), [last_one.value], [])
+        last_one.value = ast.fix_missing_locations(ast.copy_location(call, last_one.value))
     local = {*names.assigns, *names.imports, *inputs}
     ending = [f"{_OUT} = {{}}"]
     ending += [f"try: {_OUT}[{one!r}] = {one}\nexcept: pass" for one in outputs]
@@ -356,7 +363,12 @@ def cell_function(
         if isinstance(node, ast.stmt | ast.expr | ast.excepthandler | ast.arg):
             node.lineno = node.end_lineno = 1 if node is function else last
             node.col_offset = node.end_col_offset = 0
-    function.body[len(beginning) : len(beginning)] = body
+    first = ast.parse(prelude).body
+    for node in (inner for one in first for inner in ast.walk(one)):
+        if isinstance(node, ast.stmt | ast.expr):
+            node.lineno = node.end_lineno = 1
+            node.col_offset = node.end_col_offset = 0
+    function.body[len(beginning) : len(beginning)] = [*first, *body]
     code = compile(made, filename, "exec", flags=flags, dont_inherit=True)
     inner = next(const for const in code.co_consts if isinstance(const, CodeType) and const.co_name == name)
     syntax.attach(inner, function)

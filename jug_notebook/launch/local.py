@@ -176,5 +176,6 @@ class Thread(threading.Thread):
             task=running.grant.key if running else "",
             task_name=running.name if running else "",
             since=running.started if running else 0.0,
+            progress=running.progress if running else (0, 0),
             done=self.slot.done,
         )

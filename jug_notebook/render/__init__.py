@@ -20,6 +20,7 @@ from jug_notebook.render.page import (
 )
 from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.reasons import why_html, why_text
+from jug_notebook.render.shown import as_text, base64_of, origin_text, shown_html, shown_text
 from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "advice_html",
     "ago",
     "alike",
+    "as_text",
+    "base64_of",
     "duration",
     "failure_html",
     "failure_text",
@@ -42,9 +45,12 @@ __all__ = [
     "history_html",
     "history_text",
     "html",
+    "origin_text",
     "page",
     "plain",
     "short",
+    "shown_html",
+    "shown_text",
     "size",
     "story_html",
     "svg",

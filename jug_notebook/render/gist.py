@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jug_notebook.model import FailureView, FunctionView, Snapshot, State, WorkerView
+from jug_notebook.model import FailureView, FunctionView, Snapshot, State, WorkerInfo, WorkerView
 from jug_notebook.render.words import duration, number, plural
 
 FUNCTIONS = 30  #: so many rows of functions are shown,
@@ -147,6 +147,12 @@ def living(snapshot: Snapshot) -> int:
     return sum(view.alive for view in snapshot.workers)
 
 
+def far(info: WorkerInfo) -> str:
+    """How far its task is by its own account: "37/100", "37" where the end isn't known, or nothing."""
+    done, total = info.progress
+    return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+
+
 def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
     """Workers by host. Of those that have ended only the ones with something to tell.
 
@@ -222,8 +228,8 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
 
         {"store", "scope", "at", "total", "eta", "done", "counts": {state: n},
          "functions": [{"name", "counts": {state: n}, "mean"}],
-         "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "done", "memory",
-                      "note"}],
+         "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
+                      "done", "memory", "note"}],
          "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
                        "output"}],
          "notes": [line]}
@@ -255,6 +261,7 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
                 "task": view.info.task or None,
                 "task_name": view.info.task_name or None,
                 "since": view.info.since or None,
+                "progress": list(view.info.progress),
                 "done": view.info.done,
                 "memory": view.info.memory,
                 "note": view.info.note,

@@ -22,6 +22,7 @@ from jug_notebook.render.gist import (
     crowd,
     cut_functions,
     cut_workers,
+    far,
     finished,
     in_sight,
     living,
@@ -206,6 +207,7 @@ def workers_html(snapshot: Snapshot) -> str:
             if info.task
             else _span(_FAINT, "idle")
         )
+        doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
             _solid(elide(info.host, 32)),
             str(info.pid),

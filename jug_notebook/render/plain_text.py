@@ -18,6 +18,7 @@ from jug_notebook.render.gist import (
     crowd,
     cut_functions,
     cut_workers,
+    far,
     finished,
     in_sight,
     living,
@@ -114,6 +115,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
     for view in shown:
         info = view.info
         task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
+        task += f" {far(info)}" if far(info) else ""
         rows.append(
             [
                 elide(info.host, 24),

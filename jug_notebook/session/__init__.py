@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import guard, process
+from jug_notebook import guard, process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -24,6 +24,7 @@ from jug_notebook.model import (
     FunctionView,
     Key,
     Origin,
+    Run,
     Scale,
     Scope,
     State,
@@ -36,11 +37,11 @@ from jug_notebook.model import (
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
 from jug_notebook.session.closer import Closer
-from jug_notebook.session.display import Listing, Status, Text
+from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
 from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
-from jug_notebook.session.opening import Opener, printed, recipe
+from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
 from jug_notebook.store import keyring, open_store, split
@@ -254,11 +255,26 @@ class Session(Closer):
         [spec] = self._opener.specs([key])
         return [] if spec is None else self._found(spec.needs)
 
-    def outputs(self, key: Key) -> tuple[tuple[str, str], ...]:
+    def outputs(self, key: Key) -> Outputs:
         """See `Desk`."""
         self.flush()
         [outcome] = self._opener.outcomes([key])
-        return () if outcome is None else outcome.run.output
+        return Outputs(() if outcome is None else self._opener.pieces(outcome.run))
+
+    def origin(self, key: Key, dated: bool = True) -> str:
+        """Where and how long an ended task ran, in a line; ``dated``, when."""
+        self.flush()
+        [outcome] = self._opener.outcomes([key])
+        return "" if outcome is None else render.origin_text(outcome.run, self._clock.now() if dated else None)
+
+    def tail(self, key: Key) -> str:
+        """How far a running task is, and the last that it printed, as its worker told with its last beat."""
+        for info, alive, _ in self._store.processes():
+            if alive and info.task == key:
+                done, total = info.progress
+                far = f"{done} of {total or '?'} done\n" if done or total else ""
+                return f"{far}{info.tail}"
+        return ""
 
     def _found(self, keys: Sequence[Key]) -> list[Task]:
         tasks = []
@@ -421,14 +437,18 @@ class Session(Closer):
         [outcome] = self._opener.outcomes([view.key])
         head = f"── {view.name}({view.shown}) · {view.state.value} · {view.key[:SHORT]}"
         if outcome is None:
-            return head
+            tail = self.tail(view.key).rstrip("\n") if view.state is State.RUNNING else ""
+            return f"{head}\n{tail}" if tail else head
         run = outcome.run
         if outcome.key != view.key:
             head += f" · reused from {outcome.key[:SHORT]}"
-        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed(run.output).rstrip("\n")]
+        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", self._said(run)]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
         return "\n".join(part for part in parts if part)
+
+    def _said(self, run: Run) -> str:
+        return render.shown_text(self._opener.pieces(run) if run.displays else run.output).rstrip("\n")
 
     def _host_log(self, host: str) -> str:
         there = [info for info, _, _ in self._store.processes() if info.host == host and info.kind != "session"]

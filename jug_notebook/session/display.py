@@ -119,3 +119,15 @@ class Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+class Outputs(tuple[tuple[str, Any], ...]):
+    """What a task printed, ("stdout", text), and displayed, ("display", forms by MIME type): shows as it did."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return render.shown_text(self)
+
+    def _repr_html_(self) -> str:
+        return render.shown_html(self)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from jug_notebook import alias
 from jug_notebook.codec import Seal
-from jug_notebook.errors import SignatureError
-from jug_notebook.model import Failed, FailureView, Finished, Held, Key, Outcome, Recipe, Spec, State, TaskView
+from jug_notebook.errors import SignatureError, ValueLost
+from jug_notebook.model import (
+    Display,
+    Failed,
+    FailureView,
+    Finished,
+    Held,
+    Key,
+    Outcome,
+    Recipe,
+    Run,
+    Spec,
+    State,
+    TaskView,
+)
 from jug_notebook.store import Store
 
 TAIL = 4000  #: characters of a failed task's output that its error shows
@@ -89,6 +103,25 @@ class Opener:
         except SignatureError as refused:
             error = f"not shown: {refused}"
         return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source)
+
+    def pieces(self, run: Run) -> list[tuple[str, Any]]:
+        """What a run printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
+        pieces: list[tuple[str, Any]] = []
+        waiting = list(run.displays)
+        for number, piece in enumerate(run.output):
+            while waiting and waiting[0].at <= number:
+                pieces.append(("display", self._forms(waiting.pop(0))))
+            pieces.append(piece)
+        return pieces + [("display", self._forms(display)) for display in waiting]
+
+    def _forms(self, display: Display) -> dict[str, Any]:
+        if not display.blob:
+            return display.data
+        try:
+            forms: dict[str, Any] = msgspec.msgpack.decode(self._store.get_blob(display.blob))
+        except ValueLost:
+            return {"text/plain": "[a display that the store has lost]"}
+        return forms
 
     def failures(self, views: Sequence[TaskView]) -> list[FailureView]:
         """Failed tasks as people see them. What isn't signed says so in its place."""

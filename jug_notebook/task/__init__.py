@@ -64,7 +64,8 @@ class TaskFunction:
             function = function.__jug_function__
         if not callable(function):
             raise BadTask(f"a task is made of a function, not of {type(function).__name__} {function!r:.60}")
-        _no_lazy_function(function)
+        if not runner:  # a runner knows how to call what it is given
+            _no_lazy_function(function)
         functools.update_wrapper(self, function, updated=())
         self.__jug_function__ = function
         self.name = name or name_of(function)

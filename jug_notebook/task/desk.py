@@ -102,7 +102,9 @@ class Desk(Protocol):
 
     def needs(self, key: Key) -> list[Task]: ...
 
-    def outputs(self, key: Key) -> tuple[tuple[str, str], ...]: ...
+    def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
+        """What the task printed and displayed, in order."""
+        ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
         """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""

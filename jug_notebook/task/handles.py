@@ -98,8 +98,8 @@ class Handle:
         """What the task printed, and the traceback of a failed one."""
         return self.task._desk.log(self.task)
 
-    def outputs(self) -> tuple[tuple[str, str], ...]:
-        """What the task printed as (stream, text), in order."""
+    def outputs(self) -> tuple[tuple[str, Any], ...]:
+        """What the task printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
         return self.task._desk.outputs(self.task.key)
 
     def retry(self) -> int:

@@ -45,7 +45,7 @@ def ours(tasks: int, workers: int, folder: Path) -> float:
     session = jn.connect(folder / "jugdata")
     crew = jn.execute(workers)
     while crew.alive() < workers:
-        session.store.watch(-1, 0.05)
+        session.watch(-1, 0.05)
     double(-1).result()  # a worker has answered: all is up
     start = time.perf_counter()
     found = double.map(range(tasks))
@@ -73,7 +73,7 @@ def jug(tasks: int, workers: int, folder: Path) -> float:
 
 
 def in_fresh_folder(side: object, tasks: int, workers: int) -> float:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a supervisor may still be leaving
         seconds: float = side(tasks, workers, Path(folder))  # type: ignore[operator]
         os.sync()
         return seconds
