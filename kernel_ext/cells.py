@@ -63,7 +63,8 @@ class CellTask:
 def read(shell: Any, body: str, typed: str | None) -> Cell:
     """Parse a cell's body; ``typed`` is the whole cell where it is known. A syntax error shows as IPython shows it."""
     text = "".join(f"# {line}\n" for line in _above(body, typed)) + body
-    filename = shell.compile.cache(text, shell.execution_count, raw_code=typed or text)
+    prompt = len(shell.history_manager.input_hist_raw) - 1  # what the cell's In[…] says; the counter is ahead of it
+    filename = shell.compile.cache(text, prompt, raw_code=typed or text)
     transformed = shell.transform_cell(text)
     try:
         tree = shell.compile.ast_parse(transformed, filename)
