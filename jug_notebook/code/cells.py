@@ -349,7 +349,7 @@ def cell_function(
         last_one.value = ast.fix_missing_locations(ast.copy_location(call, last_one.value))
     local = {*names.assigns, *names.imports, *inputs}
     ending = [f"{_OUT} = {{}}"]
-    ending += [f"try: {_OUT}[{one!r}] = {one}\nexcept: pass" for one in outputs]
+    ending += [f"try: {_OUT}[{one!r}] = {one}\nexcept NameError: pass" for one in outputs]
     ending.append(f"return {_OUT}")
     beginning = [f"if 0: {one} = None" for one in sorted(local - set(inputs))]
     made = ast.parse(
