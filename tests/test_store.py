@@ -34,6 +34,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, open_store
+from jug_notebook.store.doorbell import Doorbell
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 
@@ -405,6 +406,38 @@ def test_a_worker_of_another_machine_is_dead_when_its_beat_stands_still_for_a_le
         clock.advance(1.0)
         taken += store.claim(near.id, 1, 0.0)
     assert [claim.grant.attempt for claim in taken] == [2]
+
+
+def test_an_order_is_news_also_when_it_comes_with_a_full_look_around(folder: Path) -> None:
+    clock = FakeClock()
+    store = open_store(folder, clock)
+    supervisor = process.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    clock.advance(5.0)
+    store.order([supervisor.id], Stop())
+    assert store.watch(version, 0.0) != version
+
+
+def test_a_busy_reader_sees_other_machines_within_a_quarter_of_a_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    near = open_store(folder, clock)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(process, "machine", lambda: "elsewhere")
+        far = open_store(folder)
+        far.submit([task("a")], HERE)
+    monkeypatch.setattr(Doorbell, "rung", lambda self: set())  # no bell rings here for what others write
+    for _ in range(30):
+        clock.advance(0.01)
+        near.states([])
+    far.submit([task("b")], HERE)
+    looks = 0
+    while near.states([key("b")]) == [None]:
+        clock.advance(0.01)
+        looks += 1
+    assert looks <= 26
 
 
 def test_a_torn_tail_is_ignored_and_read_when_it_is_whole(folder: Path) -> None:

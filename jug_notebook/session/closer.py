@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store
 
 
-class Closer:
+class Closer(ABC):
     """What a `Session` answers about its tasks."""
 
     headless: bool
@@ -32,19 +33,19 @@ class Closer:
     _guests: list[Callable[[], WorkerInfo]]
 
     @property
+    @abstractmethod
     def shown(self) -> str:
         """See `Session`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> None:
         """See `Session`."""
-        raise NotImplementedError
 
-    def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
-        raise NotImplementedError
+    @abstractmethod
+    def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]: ...
 
-    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
-        raise NotImplementedError
+    @abstractmethod
+    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target: ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `Desk`."""

@@ -107,27 +107,30 @@ class FileStore(FoldedStore):
     def _news(self) -> None:
         now = self._clock.monotonic()
         rung = self._bell.rung()
-        before = self._board.version
+        if rung is not None and any(label == "orders" for label, _ in rung):
+            self._board.version += 1
         if rung is None or now >= self._next_scan:
             self._scan()
-            for log in list(self._logs.values()):
-                self._follow(log)
-            self._next_scan = now + (1.0 if rung is not None else self._pause)
+            self._follow_all(now)
+            self._next_scan = now + 1.0
         else:
             for label, name in rung:
-                if label == "orders":
-                    self._board.version += 1
-                elif (told := self._log(name)) is not None:
+                if label == "log" and (told := self._log(name)) is not None:
                     self._follow(told)
             if now >= self._next_poll:
-                for log in list(self._logs.values()):
-                    if not log.local:
-                        self._follow(log)
-        self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
-        self._next_poll = now + self._pause
+                self._follow_all(now, elsewhere=True)
         if now >= self._next_census:
             self._next_census = now + BEAT
             self._census(now)
+
+    def _follow_all(self, now: float, elsewhere: bool = False) -> None:
+        """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""
+        before = self._board.version
+        for log in list(self._logs.values()):
+            if not (elsewhere and log.local):
+                self._follow(log)
+        self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
+        self._next_poll = now + self._pause
 
     def _scan(self) -> None:
         try:
