@@ -176,9 +176,9 @@ def test_what_is_asked_wrongly_is_named_and_exits_with_2(shell: Shell, words: li
     ("written", "meant"), [("90", 90), ("1.5", 1.5), ("90s", 90), ("10min", 600), ("2h", 7200), ("1 d", 86_400)]
 )
 def test_lengths_of_time_may_have_units(written: str, meant: float) -> None:
-    from jug_notebook.__main__ import _seconds
+    from jug_notebook.command import seconds
 
-    assert _seconds(written) == meant
+    assert seconds(written) == meant
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_lengths_of_time_may_have_units(written: str, meant: float) -> None:
     [("4096", 4096), ("500MB", 500_000_000), ("2G", 2 * 10**9), ("2GiB", 2 * 1024**3), ("1 kb", 1000)],
 )
 def test_sizes_may_have_units(written: str, meant: int) -> None:
-    from jug_notebook.__main__ import _bytes
+    from jug_notebook.command import size
 
-    assert _bytes(written) == meant
+    assert size(written) == meant
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_stop_reaches_the_workers_of_a_store(shell: Shell) -> None:
 
 def test_other_packages_can_add_commands(shell: Shell) -> None:
     (shell.folder / "hello.py").write_text(
-        "from jug_notebook.__main__ import Command\n"
+        "from jug_notebook.command import Command\n"
         "def add(parser): parser.add_argument('name')\n"
         "def run(arguments): print('hello', arguments.name); return 7\n"
         "HELLO = Command('say hello', add, run)\n"

@@ -22,7 +22,7 @@ FLOORS = [
     "guard capture fate album figures arrivals worker supervisor",
     "launch",
     "session __init__",
-    "headless __main__",
+    "headless command __main__",
     "kernel_ext",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
