@@ -45,6 +45,7 @@ from jug_notebook.code.kinds import (
     source_of,
     travels,
 )
+from jug_notebook.code.modules import notice
 from jug_notebook.describe import brief
 from jug_notebook.errors import BadTask, Opaque, Unhashable, Unseeded
 
@@ -61,6 +62,7 @@ __all__ = [
     "form_of",
     "global_names",
     "home",
+    "notice",
     "plain",
     "source_of",
     "travels",
