@@ -567,6 +567,7 @@ def test_in_a_notebook_with_real_workers_the_patterns_do_what_jugs_do(tmp_path: 
         assert run("sums(10).result()").result == "285"
         again = run("sums(10).result()")
         assert (again.out, again.result) == ("", "285")
+        assert "the nearest that is stored" in run("%jug_why sums(11)").displays[0]["data"]["text/plain"]
         assert run("look(jn.NoLoad(square(7))).result()").result == "('square', 49)"
         assert run("square(Both(square(1), square(2))).result()").result == "25"
         assert run("jn.shell('echo $((6 * 7))').result().stdout").result == r"'42\n'"

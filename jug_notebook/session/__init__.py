@@ -294,7 +294,9 @@ class Session(Closer):
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
-        return keys_of(target, self._store, self._scope, namespace)
+        keys = keys_of(target, self._store, self._scope, namespace)
+        self.flush()  # the expression may have made some
+        return keys
 
     def execute(
         self,
