@@ -531,13 +531,12 @@ def _weighed(submissions: Sequence[Submission]) -> Iterator[list[Submission]]:
 
 
 def _flattened(submissions: Sequence[Submission]) -> tuple[list[tuple[str, int, str]], list[Any]]:
-    """The functions, and what `submit.lua` takes of each task."""
-    functions: dict[tuple[str, int, str], int] = {}
-    rows: list[Any] = []
+    """The functions, and what `submit.lua` takes of each task: function by function."""
+    functions: dict[tuple[str, int, str], tuple[int, list[Any]]] = {}
     for key, name, needs, form, body, priority, python in map(msgspec.structs.astuple, submissions):
-        number = functions.setdefault((name, priority, python), len(functions) + 1)
+        number, rows = functions.setdefault((name, priority, python), (len(functions) + 1, []))
         rows += (key, number, ",".join(needs), form, body)
-    return list(functions), rows
+    return list(functions), [part for _, rows in functions.values() for part in rows]
 
 
 def _parts(items: Sequence[Any], size: int = BATCH) -> Iterator[list[Any]]:
