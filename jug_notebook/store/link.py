@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import secrets
 import threading
 from collections import deque
@@ -86,6 +87,10 @@ _EXAMPLE = (
 )
 
 
+_CONSTANTS = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ((?:'[^']*'|-?[\d.]+)(?:, -?[\d.]+)*) *(?:--.*)?$", re.MULTILINE)
+_WORD = re.compile(r"'[^'\n]*'|--.*|\b[A-Z_]{2,}\b")
+
+
 @functools.cache
 def _script(name: str) -> tuple[bytes, str]:
     """A script's text, with the parts that it comes after, and its name among the server's."""
@@ -93,8 +98,12 @@ def _script(name: str) -> tuple[bytes, str]:
     text = (folder / f"{name}.lua").read_text()
     first, _, _ = text.partition("\n")
     before = first.removeprefix("-- after: ").split() if first.startswith("-- after: ") else []
-    whole = "\n".join([*((folder / f"{part}.lua").read_text() for part in before), text]).encode()
-    return whole, sha1(whole).hexdigest()
+    whole = "\n".join([*((folder / f"{part}.lua").read_text() for part in before), text])
+    constants: dict[str, str] = {}
+    for names, values in _CONSTANTS.findall(whole):
+        constants.update(zip(names.split(", "), values.split(", "), strict=True))
+    whole = _WORD.sub(lambda word: constants.get(word[0], word[0]), _CONSTANTS.sub("", whole))
+    return whole.encode(), sha1(whole.encode()).hexdigest()
 
 
 class _Told(NamedTuple):

@@ -8,6 +8,7 @@ the answer is read.
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
     BEAT,
+    NO_INPUTS,
     Acceptance,
     Address,
     Claim,
@@ -53,6 +55,7 @@ SLICE = 1.0  #: seconds for which an idle worker sleeps at most; should a call t
 STATES = list(State)
 REUSED = len(STATES)
 
+_numbers = struct.Struct(">IIdd??d").pack  # of a verdict, as claim.lua reads them
 _verdict = msgspec.msgpack.Decoder(Verdict)
 _info = msgspec.msgpack.Decoder(WorkerInfo)
 
@@ -121,8 +124,8 @@ class RedisStore(Chunks):
             blobs = self._unkept()
             for settlement in settled:
                 v = settlement.verdict
-                told = (v.key, v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
-                outcomes += (packed(told), v.inputs, v.digest, packed(v), settlement.body)
+                numbers = _numbers(v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
+                outcomes += (v.key, numbers, _named(v.inputs), v.digest, packed(v), settlement.body)
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
@@ -146,7 +149,7 @@ class RedisStore(Chunks):
 
     def release(self, grants: Sequence[Grant]) -> None:
         for part in _parts(grants):
-            said = (one for g in part for one in (packed((g.key, g.round, g.attempt)), g.inputs))
+            said = (one for g in part for one in (packed((g.key, g.round, g.attempt)), _named(g.inputs)))
             self._link.change("release", *said)
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
@@ -402,7 +405,7 @@ class RedisStore(Chunks):
         found: list[Grant | None] = []
         for part in _parts(keys):
             rows = self._link.ask("standing", packed(part))[2]
-            found += (Grant(key, row[0], row[1], 0) if row else None for key, row in zip(part, rows, strict=True))
+            found += (Grant(key, row[0], _inputs(row[1]), 0) if row else None for key, row in zip(part, rows, strict=True))
         return found
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
@@ -410,7 +413,7 @@ class RedisStore(Chunks):
             said = [
                 one
                 for a, body in part
-                for one in (packed((a.key, a.round, a.source, a.source_round)), a.inputs, a.digest, body)
+                for one in (packed((a.key, a.round, a.source, a.source_round)), _named(a.inputs), a.digest, body)
             ]
             _, _, counter = self._link.change("accept", packed((0, undone)), *said)
             self._link.tell("accept", packed((counter, undone)), *said)
@@ -462,7 +465,7 @@ def _claims(names: Sequence[Any], bodies: Sequence[bytes], rows: Sequence[Any]) 
         aliases = any(len(need) > 1 for need in needs)
         claims.append(
             Claim(
-                Grant(key.decode(), round, inputs, attempt),
+                Grant(key.decode(), round, _inputs(inputs), attempt),
                 named[kind],
                 bodies[body],
                 tuple([_sealed(bodies[need[0]]) for need in needs]),
@@ -472,6 +475,15 @@ def _claims(names: Sequence[Any], bodies: Sequence[bytes], rows: Sequence[Any]) 
             )
         )
     return claims
+
+
+def _named(inputs: bytes) -> str:
+    """Inputs as scripts write them."""
+    return "-" if inputs == NO_INPUTS else inputs.hex()
+
+
+def _inputs(named: bytes) -> bytes:
+    return NO_INPUTS if named == b"-" else bytes.fromhex(named.decode())
 
 
 def _held(row: Sequence[int], bodies: Sequence[bytes]) -> Held | None:

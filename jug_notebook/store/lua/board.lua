@@ -18,21 +18,36 @@
 --   idle watchers w:W    who waits for tasks, or for news, and the list where each is woken
 --   orders:W log:W  targets targetnames targetkeys  blobs sizes v:A c:A:N
 
+-- Names in capitals stand for numbers and texts: they are replaced by these when a script is put together, for Lua takes
+-- no more than 200 local names.
+
 local P = KEYS[1]
 local call, pack, unpacked, format = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
 
 local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
-local NO_INPUTS = '\218\57\163\238\94\107\75\13\50\85\191\239\149\96\24\144\175\216\7\9'
+local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or nothing while a need has no value
 local STEP = 1000
 local INLINE = 16  -- so many needs stand on the card
 
--- a card; KIND is 0 for a task that something mentions and nobody submitted yet
-local KIND, SEQ, COUNT, NEEDS, FORM, ROUND, INPUTS, STATE, TALLIED, WORTH = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-local WANTED, WANTERS, MISSING, BLOCKING, DIRECT, LOST, OUTCOMES, NEXT, TAKEN = 11, 12, 13, 14, 15, 16, 17, 18, 19
-local ATTEMPTS, WISHES, GROUP, DROPPED, QUEUED, ABOVE = 20, 21, 22, 23, 24, 25
--- an outcome: what its verdict says, who settled it, and its number; attempts: round, inputs, attempt, worker, over
-local O_ROUND, O_INPUTS, O_ATTEMPT, O_DIGEST, O_STARTED, O_DURATION = 1, 2, 3, 4, 5, 6
-local O_FINAL, O_DIED, O_RETRY, O_WORKER, O_NUMBER = 7, 8, 9, 10, 11
+-- A card, as it is stored: numbers, then texts after their lengths. The first four places hold its lists once they were
+-- read. KIND is 0 for a task that something mentions and nobody submitted yet. HELD is the number of the outcome that it
+-- has, or 0, and WHOSE the task that it was taken over from.
+local CARD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
+local OUTCOMES, ATTEMPTS, WISHES, NEEDS = 1, 2, 3, 4
+local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, WISHED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, ABOVE, HELD = 15, 16, 17, 18, 19, 20, 21, 22
+local FORM, INPUTS, WORTH, WHOSE, DROPPED = 23, 24, 25, 26, 31
+local RAW = 26  -- the lists' bytes come so far behind the lists
+
+-- what its lists hold
+local OUTCOME = '>I4I4ddBBdI4Bc0Bc0Bc0'
+local O_ROUND, O_ATTEMPT, O_STARTED, O_DURATION, O_FINAL, O_DIED, O_RETRY, O_NUMBER = 1, 2, 3, 4, 5, 6, 7, 8
+local O_INPUTS, O_DIGEST, O_WORKER = 9, 10, 11
+local ATTEMPT = '>I4I4BBc0Bc0'
+local A_ROUND, A_ATTEMPT, A_OVER, A_INPUTS, A_WORKER = 1, 2, 3, 4, 5
+local WISH = '>I4I5B'
+local W_ORIGIN, W_COUNTER, W_WANTED = 1, 2, 3
+
 local IN_QUEUE, DELAYED = 1, 2
 
 local now
@@ -48,26 +63,98 @@ local fresh = {}  -- keys and values to be set at the end
 local news = false
 
 local function stub()
-  return {0, 0, 0, {}, '', 0, false, -1, -1, '', false, 0, 0, 0, -1, -1, {}, 1, false, {}, {}, 0, false, 0, false}
+  return {
+    false, false, false, false, 0, 0, 0, 0, -1, -1, 0, 0, 0, 0, 0, -1, -1, 1, 0, 0, 0, 0, '', '', '', '', '', '', '', '', ''
+  }
+end
+
+local function read(raw)
+  if not raw then return stub() end
+  return {false, false, false, false, struct.unpack(CARD, raw)}
 end
 
 local function card(key)
   local c = cards[key]
   if not c then
-    local raw = call('GET', P .. 't:' .. key)
-    c = raw and unpacked(raw) or stub()
+    c = read(call('GET', P .. 't:' .. key))
     cards[key] = c
   end
   return c
+end
+
+local function rows_of(raw, shape)
+  local rows, at, size = {}, 1, #raw
+  while at <= size do
+    local row = {struct.unpack(shape, raw, at)}
+    at = row[#row]
+    row[#row] = nil
+    rows[#rows + 1] = row
+  end
+  return rows
+end
+
+local function outcomes(c)
+  local list = c[OUTCOMES]
+  if not list then
+    list = rows_of(c[OUTCOMES + RAW], OUTCOME)
+    c[OUTCOMES] = list
+  end
+  return list
+end
+
+local function attempts(c)
+  local list = c[ATTEMPTS]
+  if not list then
+    list = rows_of(c[ATTEMPTS + RAW], ATTEMPT)
+    c[ATTEMPTS] = list
+  end
+  return list
+end
+
+local function wishes(c)
+  local list = c[WISHES]
+  if not list then
+    list = rows_of(c[WISHES + RAW], WISH)
+    c[WISHES] = list
+  end
+  return list
+end
+
+local function written(c)
+  local list = c[OUTCOMES]
+  if list then
+    local rows = {}
+    for i, o in ipairs(list) do
+      rows[i] = struct.pack(
+        OUTCOME, o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8], #o[9], o[9], #o[10], o[10], #o[11], o[11]
+      )
+    end
+    c[OUTCOMES + RAW] = #rows == 1 and rows[1] or table.concat(rows)
+  end
+  list = c[ATTEMPTS]
+  if list then
+    local rows = {}
+    for i, a in ipairs(list) do rows[i] = struct.pack(ATTEMPT, a[1], a[2], a[3], #a[4], a[4], #a[5], a[5]) end
+    c[ATTEMPTS + RAW] = #rows == 1 and rows[1] or table.concat(rows)
+  end
+  list = c[WISHES]
+  if list then
+    local rows = {}
+    for i, w in ipairs(list) do rows[i] = struct.pack(WISH, w[1], w[2], w[3]) end
+    c[WISHES + RAW] = #rows == 1 and rows[1] or table.concat(rows)
+  end
+  return struct.pack(
+    CARD, c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15], c[16], c[17], c[18], c[19], c[20],
+    c[21], c[22], #c[23], c[23], #c[24], c[24], #c[25], c[25], #c[26], c[26], #c[27], c[27], #c[28], c[28], #c[29],
+    c[29], #c[30], c[30], #c[31], c[31]
+  )
 end
 
 -- Read many cards at once.
 local function prefetch(keys)
   local names, wanted = {}, {}
   local function fetch()
-    for i, raw in ipairs(call('MGET', unpack(names))) do
-      cards[wanted[i]] = raw and unpacked(raw) or stub()
-    end
+    for i, raw in ipairs(call('MGET', unpack(names))) do cards[wanted[i]] = read(raw) end
     names, wanted = {}, {}
   end
   for _, key in ipairs(keys) do
@@ -95,19 +182,20 @@ local function erase(key)
   alter(key)
 end
 
-local function is_mentioned(c) return c[KIND] ~= 0 or c[WANTERS] > 0 or c[ABOVE] or #c[WISHES] > 0 or #c[OUTCOMES] > 0 end
-
-local needs_of = {}
+local function is_mentioned(c)
+  return c[KIND] ~= 0 or c[WANTERS] > 0 or c[ABOVE] == 1 or #wishes(c) > 0 or #outcomes(c) > 0
+end
 
 local function needs(key)
   local c = card(key)
-  if c[NEEDS] then return c[NEEDS] end
-  local known = needs_of[key]
-  if not known then
-    known = unpacked(call('GET', P .. 'n:' .. key))
-    needs_of[key] = known
+  local list = c[NEEDS]
+  if not list then
+    list = {}
+    local raw = c[COUNT] > INLINE and call('GET', P .. 'n:' .. key) or c[NEEDS + RAW]
+    for need in raw:gmatch('[^,]+') do list[#list + 1] = need end
+    c[NEEDS] = list
   end
-  return known
+  return list
 end
 
 local many = {}  -- command and key -> arguments of one call at the end
@@ -256,7 +344,7 @@ local ready_rows = {}  -- "kind:group" -> how many became ready in this script
 
 local function retry_at(c)
   local at = 0
-  for _, o in ipairs(c[OUTCOMES]) do
+  for _, o in ipairs(outcomes(c)) do
     if o[O_RETRY] > at and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then at = o[O_RETRY] end
   end
   return at
@@ -271,7 +359,7 @@ local function into_queue(key, c)
 end
 
 local function enqueue(key, c)
-  local at = #c[OUTCOMES] > 0 and retry_at(c) or 0
+  local at = retry_at(c)
   if at > 0 then
     call('ZADD', P .. 'delayed', format('%.17g', at), key)
     c[QUEUED] = DELAYED
@@ -340,22 +428,15 @@ end
 
 -- -- deriving -----------------------------------------------------------------------------------------------------------
 
-local bytes = {}
-for i = 0, 255 do bytes[format('%02x', i)] = string.char(i) end
-
-local function sha1(text)
-  return (redis.sha1hex(text):gsub('..', bytes))
-end
-
--- What its needs are worth together; false where one has no value.
+-- What its needs are worth together; nothing where one has no value.
 local function weigh(key, c)
-  if c[MISSING] > 0 then return false end
+  if c[MISSING] > 0 then return '' end
   if c[COUNT] == 0 then return NO_INPUTS end
   local of = needs(key)
   local worths = {}
   if #of > 1 then prefetch(of) end
   for i, need in ipairs(of) do worths[i] = card(need)[WORTH] end
-  return sha1(table.concat(worths))
+  return redis.sha1hex(table.concat(worths))
 end
 
 local gone = {}
@@ -372,16 +453,16 @@ end
 
 local function runner(c)
   local latest
-  for _, attempt in ipairs(c[ATTEMPTS]) do
-    if attempt[1] == c[ROUND] and attempt[2] == c[INPUTS] and (not latest or attempt[3] > latest[3]) then
-      latest = attempt
+  for _, a in ipairs(attempts(c)) do
+    if a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] and (not latest or a[A_ATTEMPT] > latest[A_ATTEMPT]) then
+      latest = a
     end
   end
-  if not latest or latest[5] or is_gone(latest[4]) then return '' end
-  for _, o in ipairs(c[OUTCOMES]) do
-    if o[O_ATTEMPT] > latest[3] and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then return '' end
+  if not latest or latest[A_OVER] == 1 or is_gone(latest[A_WORKER]) then return '' end
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_ATTEMPT] > latest[A_ATTEMPT] and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then return '' end
   end
-  return latest[4]
+  return latest[A_WORKER]
 end
 
 -- Is one text before another, byte by byte?
@@ -408,8 +489,8 @@ end
 -- Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later.
 local function heaviest(c)
   local best
-  for _, o in ipairs(c[OUTCOMES]) do
-    if o[O_FINAL] and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_FINAL] == 1 and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then
       if not best then
         best = o
       else
@@ -440,20 +521,20 @@ end
 
 -- No longer wanting something without naming a cell speaks for all cells of the notebook.
 local function bars(wish, number)
-  if wish[3] then return false end
-  local by, origin = origin_of(wish[1]), origin_of(number)
+  if wish[W_WANTED] == 1 then return false end
+  local by, origin = origin_of(wish[W_ORIGIN]), origin_of(number)
   return by[3] == '' and by[2] == origin[2] and by[1] == origin[1]
 end
 
 -- Does anybody want it; or, with a number, that origin?
 local function is_wished(c, number)
-  local wishes = c[WISHES]
-  if not number and #wishes < 2 then return #wishes == 1 and wishes[1][3] end
-  for _, wish in ipairs(wishes) do
-    if wish[3] and (not number or wish[1] == number) then
+  local list = wishes(c)
+  if not number and #list < 2 then return #list == 1 and list[1][W_WANTED] == 1 end
+  for _, wish in ipairs(list) do
+    if wish[W_WANTED] == 1 and (not number or wish[W_ORIGIN] == number) then
       local barred = false
-      for _, other in ipairs(wishes) do
-        barred = barred or (other[2] > wish[2] and bars(other, wish[1]))
+      for _, other in ipairs(list) do
+        barred = barred or (other[W_COUNTER] > wish[W_COUNTER] and bars(other, wish[W_ORIGIN]))
       end
       if not barred then return true end
     end
@@ -463,28 +544,30 @@ end
 
 local stands_for  -- see reuse.lua
 
--- State, worth, and the outcome that was taken over.
+-- State, worth, the number of the outcome that it has (or 0), and whose that is (or nothing).
 local function derive(key, c)
-  if c[INPUTS] then
-    local held = #c[OUTCOMES] > 0 and heaviest(c)
-    if held and held[O_DIGEST] ~= '' then return FINISHED, held[O_DIGEST], false end
-    if not held and #c[ATTEMPTS] > 0 and runner(c) ~= '' then return RUNNING, '', false end
+  local has = 0
+  if c[INPUTS] ~= '' then
+    local held = (c[OUTCOMES] or c[OUTCOMES + RAW] ~= '') and heaviest(c)
+    if held then has = held[O_NUMBER] end
+    if held and held[O_DIGEST] ~= '' then return FINISHED, held[O_DIGEST], has, '' end
+    if not held and (c[ATTEMPTS] or c[ATTEMPTS + RAW] ~= '') and runner(c) ~= '' then return RUNNING, '', 0, '' end
     if c[COUNT] > 0 or is_flagged('accepts') then
       local taken = stands_for(key, c)
-      if taken then return FINISHED, taken[3], taken end
+      if taken then return FINISHED, taken[3], taken[2], taken[1] end
     end
-    if held and c[WANTED] then return FAILED, '', false end
+    if held and c[WANTED] == 1 then return FAILED, '', has, '' end
   end
-  if not c[WANTED] then return WITHDRAWN, '', false end
-  if c[BLOCKING] > 0 then return BLOCKED, '', false end
-  return c[INPUTS] and READY or WAITING, '', false
+  if c[WANTED] == 0 then return WITHDRAWN, '', has, '' end
+  if c[BLOCKING] > 0 then return BLOCKED, '', has, '' end
+  return c[INPUTS] ~= '' and READY or WAITING, '', has, ''
 end
 
 local function is_bad(state) return state == FAILED or state == BLOCKED end
 
 local function visit(key)
   local c = card(key)
-  local wanted = c[WANTERS] > 0 or is_wished(c)
+  local wanted = (c[WISHED] == 1 or c[WANTERS] > 0) and 1 or 0
   if wanted ~= c[WANTED] then
     c[WANTED] = wanted
     alter(key)
@@ -493,21 +576,21 @@ local function visit(key)
       if #of > 1 then prefetch(of) end
       for _, need in ipairs(of) do
         local n = card(need)
-        n[WANTERS] = n[WANTERS] + (wanted and 1 or -1)
+        n[WANTERS] = n[WANTERS] + (wanted == 1 and 1 or -1)
         alter(need)
-        if (n[WANTERS] > 0) ~= n[WANTED] then visit_later(need) end
+        if (n[WANTERS] > 0) ~= (n[WANTED] == 1) then visit_later(need) end
       end
     end
   end
   if c[KIND] == 0 then return end
-  local state, worth, taken = derive(key, c)
+  local state, worth, has, whose = derive(key, c)
   local was = c[STATE]
-  if taken or c[TAKEN] then
-    c[TAKEN] = taken
+  if has ~= c[HELD] or whose ~= c[WHOSE] then
+    c[HELD], c[WHOSE] = has, whose
     alter(key)
   end
-  if c[ABOVE] and (worth ~= c[WORTH] or is_bad(state) ~= is_bad(was)) then walk_later('d:' .. key, 'e', key) end
   if worth ~= c[WORTH] or state ~= was then
+    if c[ABOVE] == 1 and (worth ~= c[WORTH] or is_bad(state) ~= is_bad(was)) then walk_later('d:' .. key, 'e', key) end
     c[WORTH], c[STATE] = worth, state
     alter(key)
     if was == FAILED then call('ZREM', P .. 'failed', key) end
@@ -522,7 +605,7 @@ local function visit(key)
     dequeue(key, c)
   end
   local shown = state
-  if state == FINISHED and (not c[WANTED] or taken) then shown = c[WANTED] and REUSED or WITHDRAWN end
+  if state == FINISHED and (wanted == 0 or whose ~= '') then shown = wanted == 1 and REUSED or WITHDRAWN end
   if shown ~= c[TALLIED] then
     tally_as(c, shown)
     alter(key)
@@ -572,8 +655,8 @@ end
 
 -- A worker's attempts are void for good.
 local function void_attempts(key, worker)
-  for _, attempt in ipairs(card(key)[ATTEMPTS]) do
-    if attempt[4] == worker then attempt[5] = true end
+  for _, a in ipairs(attempts(card(key))) do
+    if a[A_WORKER] == worker then a[A_OVER] = 1 end
   end
   alter(key)
   later('ZREM', 'h:' .. worker, key)
@@ -673,13 +756,13 @@ local function finish()
   run_later('ZREM')
   run_later('SREM')
   local write = fresh
-  local written = #write
+  local had_fresh = #write > 0
   for _, key in ipairs(alterations) do
     if erased[key] and not is_mentioned(cards[key]) then
       call('DEL', P .. 't:' .. key)
     else
       write[#write + 1] = P .. 't:' .. key
-      write[#write + 1] = pack(cards[key])
+      write[#write + 1] = written(cards[key])
     end
   end
   for from = 1, #write, 2000 do call('MSET', unpack(write, from, math.min(#write, from + 1999))) end
@@ -695,7 +778,7 @@ local function finish()
     if work[i] then call('RPUSH', P .. 'work', pack(work[i])) end
   end
   local ver
-  if news or #alterations > 0 or written > 0 then
+  if news or had_fresh or #alterations > 0 then
     ver = call('INCR', P .. 'ver')
     wake_workers()
     for _, watcher in ipairs(call('SMEMBERS', P .. 'watchers')) do wake(watcher) end

@@ -1,7 +1,7 @@
 -- after: board reuse leases
 -- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
 -- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept};
--- then of each outcome {key, round, attempt, started, duration, final, died, retry at}, inputs, digest, verdict, body.
+-- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.
 -- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
 -- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
 local BUDGET = 0.02
@@ -11,25 +11,25 @@ local worker, limit, waits, label, python, this = told[1], told[2], told[3], tol
 
 local settlements = 0
 
-local function settle(v, inputs, digest, raw, body)
-  local key, round, attempt = v[1], v[2], v[3]
+local function settle(key, numbers, inputs, digest, raw, body)
+  local round, attempt, started, duration, final, died, retry = struct.unpack('>I4I4ddBBd', numbers)
   local c = card(key)
-  if attempt > 1 and not c[TAKEN] then
-    local own = c[INPUTS] and heaviest(c)
+  if attempt > 1 and c[WHOSE] == '' then
+    local own = c[INPUTS] ~= '' and heaviest(c)
     if own and own[O_DIGEST] ~= '' and own[O_INPUTS] == inputs then
       return  -- the former owner was alive after all, and was first: one value is enough
     end
   end
-  for _, o in ipairs(c[OUTCOMES]) do
+  for _, o in ipairs(outcomes(c)) do
     if o[O_ROUND] == round and o[O_INPUTS] == inputs and o[O_ATTEMPT] == attempt and o[O_DIGEST] == digest
-      and o[O_STARTED] == v[4] and o[O_DURATION] == v[5] and o[O_FINAL] == v[6] and o[O_DIED] == v[7]
-      and o[O_RETRY] == v[8] and o[O_WORKER] == worker then
+      and o[O_STARTED] == started and o[O_DURATION] == duration and o[O_FINAL] == final and o[O_DIED] == died
+      and o[O_RETRY] == retry and o[O_WORKER] == worker then
       return
     end
   end
-  for i, a in ipairs(c[ATTEMPTS]) do
-    if a[3] == attempt and a[1] == round and a[2] == inputs then
-      later('ZREM', 'h:' .. a[4], key)
+  for i, a in ipairs(attempts(c)) do
+    if a[A_ATTEMPT] == attempt and a[A_ROUND] == round and a[A_INPUTS] == inputs then
+      later('ZREM', 'h:' .. a[A_WORKER], key)
       table.remove(c[ATTEMPTS], i)
       alter(key)
       break
@@ -38,17 +38,17 @@ local function settle(v, inputs, digest, raw, body)
   news, settlements = true, settlements + 1
   if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
   if c[QUEUED] ~= 0 then dequeue(key, c) end
-  local o = {round, inputs, attempt, digest, v[4], v[5], v[6], v[7], v[8], worker, c[NEXT]}
+  local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
   local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
-  table.insert(c[OUTCOMES], o)
-  if o[O_FINAL] then
+  table.insert(outcomes(c), o)
+  if final == 1 then
     fresh[#fresh + 1] = P .. 'o:' .. key .. ':' .. c[NEXT]
     fresh[#fresh + 1] = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body
   end
   c[NEXT] = c[NEXT] + 1
   if counts then
-    add_run(c[KIND], v[5])
+    add_run(c[KIND], duration)
     if inputs ~= NO_INPUTS then ran(key, c, o, was) end
   end
   wake_leaning(key)
@@ -56,13 +56,10 @@ local function settle(v, inputs, digest, raw, body)
 end
 
 if #ARGV > 1 then
-  local keys, verdicts = {}, {}
-  for i = 2, #ARGV, 5 do
-    verdicts[i] = unpacked(ARGV[i])
-    keys[#keys + 1] = verdicts[i][1]
-  end
+  local keys = {}
+  for i = 2, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
   prefetch(keys)
-  for i = 2, #ARGV, 5 do settle(verdicts[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) end
+  for i = 2, #ARGV, 6 do settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
   if settlements > 0 then call('HINCRBY', P .. 'done', worker, settlements) end
   for _, name in ipairs(told[7]) do call('PERSIST', P .. name) end
 end
@@ -81,11 +78,11 @@ local function bodies_of_needs(key, c)
     worths[i] = card(need)[WORTH]
     if worths[i] == '' then return false end
   end
-  if began_with_work and sha1(table.concat(worths)) ~= c[INPUTS] then return false end
+  if began_with_work and redis.sha1hex(table.concat(worths)) ~= c[INPUTS] then return false end
   for i, need in ipairs(of) do
-    local found = held(need)
-    if not found then return false end
-    numbers[i] = bodies_of(need, found)
+    local whose, number = held(need)
+    if not whose then return false end
+    numbers[i] = bodies_of(need, whose, number)
   end
   return numbers
 end
@@ -94,10 +91,10 @@ local function give(key, c, attempt)
   local needed = bodies_of_needs(key, c)
   if not needed then return false end
   local failures, deaths = 0, 0
-  for _, o in ipairs(c[OUTCOMES]) do
+  for _, o in ipairs(outcomes(c)) do
     if o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then
       attempt = math.max(attempt, o[O_ATTEMPT] + 1)
-      if o[O_DIED] then deaths = deaths + 1 else failures = failures + 1 end
+      if o[O_DIED] == 1 then deaths = deaths + 1 else failures = failures + 1 end
     end
   end
   if not names[c[KIND]] then
@@ -113,8 +110,8 @@ end
 
 local function take(key, c)
   local top = 0
-  for _, a in ipairs(c[ATTEMPTS]) do
-    if a[1] == c[ROUND] and a[2] == c[INPUTS] then top = math.max(top, a[3]) end
+  for _, a in ipairs(attempts(c)) do
+    if a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then top = math.max(top, a[A_ATTEMPT]) end
   end
   c[QUEUED] = 0
   alter(key)
@@ -124,8 +121,8 @@ local function take(key, c)
     visit_later(key)
     return false
   end
-  table.insert(c[ATTEMPTS], {c[ROUND], c[INPUTS], attempt, worker, false})
-  c[STATE] = RUNNING
+  table.insert(attempts(c), {c[ROUND], attempt, 0, c[INPUTS], worker})
+  c[STATE], c[HELD] = RUNNING, 0
   tally_as(c, RUNNING)
   later('ZADD', 'h:' .. worker, c[SEQ], key)
   given_names[#given_names + 1] = key
@@ -194,8 +191,10 @@ if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
   if last and last[1] == this then  -- it has not heard our answer
     for _, key in ipairs(last[2]) do
       local c = card(key)
-      for _, a in ipairs(c[ATTEMPTS]) do
-        if a[4] == worker and not a[5] and a[1] == c[ROUND] and a[2] == c[INPUTS] then give(key, c, a[3]) end
+      for _, a in ipairs(attempts(c)) do
+        if a[A_WORKER] == worker and a[A_OVER] == 0 and a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then
+          give(key, c, a[A_ATTEMPT])
+        end
       end
     end
   else

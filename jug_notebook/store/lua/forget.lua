@@ -13,27 +13,27 @@ local function forget(key, c)
   if c[COUNT] > 0 then
     for _, need in ipairs(needs(key)) do
       call('ZREM', P .. 'd:' .. need, key)
-      if c[WANTED] then
+      if c[WANTED] == 1 then
         card(need)[WANTERS] = card(need)[WANTERS] - 1
         alter(need)
         visit_later(need)
       end
     end
   end
-  local inputs = {[c[INPUTS] or ''] = true}
-  for _, o in ipairs(c[OUTCOMES]) do
+  local inputs = {[c[INPUTS]] = true}
+  for _, o in ipairs(outcomes(c)) do
     inputs[o[O_INPUTS]] = true
     call('UNLINK', P .. 'o:' .. key .. ':' .. o[O_NUMBER])
   end
-  for _, each in ipairs(c[DROPPED] or {}) do inputs[each] = true end
+  for _, each in ipairs(dropped(c)) do inputs[each] = true end
   for each in pairs(inputs) do
     call('ZREM', P .. 'r:' .. c[FORM] .. each, key)
     call('ZREM', P .. 'p:' .. c[FORM] .. each, key)
     call('SREM', P .. 'x:' .. c[FORM] .. each, key)
     walk_later('p:' .. c[FORM] .. each, 'v')
   end
-  for _, a in ipairs(c[ATTEMPTS]) do call('ZREM', P .. 'h:' .. a[4], key) end
-  for _, wish in ipairs(c[WISHES]) do call('SREM', P .. 'wo:' .. wish[1], key) end
+  for _, a in ipairs(attempts(c)) do call('ZREM', P .. 'h:' .. a[A_WORKER], key) end
+  for _, wish in ipairs(wishes(c)) do call('SREM', P .. 'wo:' .. wish[W_ORIGIN], key) end
   call('ZREM', P .. 'kind:' .. c[KIND], key)
   call('ZREM', P .. 'failed', key)
   for _, prefix in ipairs({'s', 'n', 'm', 'b', 'i', 'a', 'y'}) do call('UNLINK', (name:format(prefix))) end
@@ -42,9 +42,8 @@ local function forget(key, c)
   local blank = stub()
   for i = 1, #blank do c[i] = blank[i] end
   c[WANTERS] = wanters
-  needs_of[key] = nil
   if call('EXISTS', P .. 'd:' .. key) == 1 then
-    c[ABOVE] = true
+    c[ABOVE] = 1
     walk_later('d:' .. key, 'e', key)
   end
   erase(key)

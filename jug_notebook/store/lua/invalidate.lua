@@ -20,13 +20,14 @@ for i = 3, #ARGV, 2 do
 end
 for _, key in ipairs(rows) do
   local c = card(key)
-  local has, any = held(key), c[TAKEN]
-  if not (why == 'retry' and (not has or has[2][O_DIGEST] ~= '')) then
-    for _, o in ipairs(c[OUTCOMES]) do any = any or o[O_ROUND] == c[ROUND] end
+  local whose, number = held(key)
+  local has, any = whose and outcome_of(whose, number), c[WHOSE] ~= ''
+  if not (why == 'retry' and (not has or has[O_DIGEST] ~= '')) then
+    for _, o in ipairs(outcomes(c)) do any = any or o[O_ROUND] == c[ROUND] end
     if any then
-      local taken = c[TAKEN] and has
-      lost[#lost + 1] = {key, c[ROUND], taken and taken[2][O_INPUTS] or '', 1}
-      if taken and why == 'value lost' then lost[#lost + 1] = {taken[1], taken[2][O_ROUND], '', 0} end
+      local taken = c[WHOSE] ~= '' and has
+      lost[#lost + 1] = {key, c[ROUND], taken and taken[O_INPUTS] or '', 1}
+      if taken and why == 'value lost' then lost[#lost + 1] = {whose, taken[O_ROUND], '', 0} end
     end
   end
 end

@@ -7,8 +7,8 @@ local keys, found = unpacked(ARGV[1]), {}
 prefetch(keys)
 for i, key in ipairs(keys) do
   local c = card(key)
-  local has = c[KIND] ~= 0 and held(key)
-  found[i] = has and bodies_of(key, has) or {}
+  local whose, number = held(key)
+  found[i] = c[KIND] ~= 0 and whose and bodies_of(key, whose, number) or {}
 end
 local ver, more = finish()
 return {ver, more, read_bodies(), found}

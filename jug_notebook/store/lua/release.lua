@@ -4,10 +4,10 @@ take_up()
 for i = 1, #ARGV, 2 do
   local grant = unpacked(ARGV[i])
   local key = grant[1]
-  for _, a in ipairs(card(key)[ATTEMPTS]) do
-    if a[3] == grant[3] and a[1] == grant[2] and a[2] == ARGV[i + 1] and not a[5] then
-      a[5] = true
-      later('ZREM', 'h:' .. a[4], key)
+  for _, a in ipairs(attempts(card(key))) do
+    if a[A_ATTEMPT] == grant[3] and a[A_ROUND] == grant[2] and a[A_INPUTS] == ARGV[i + 1] and a[A_OVER] == 0 then
+      a[A_OVER] = 1
+      later('ZREM', 'h:' .. a[A_WORKER], key)
       alter(key)
       visit_later(key)
     end

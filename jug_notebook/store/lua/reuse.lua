@@ -13,8 +13,8 @@ local function source(name, inputs)
     local c = card(key)
     local barred = false
     for _, other in ipairs(wrong) do barred = barred or other ~= key end
-    for _, o in ipairs(c[OUTCOMES]) do
-      if o[O_INPUTS] == inputs and o[O_DIGEST] ~= '' and o[O_FINAL] and o[O_ROUND] > c[LOST]
+    for _, o in ipairs(outcomes(c)) do
+      if o[O_INPUTS] == inputs and o[O_DIGEST] ~= '' and o[O_FINAL] == 1 and o[O_ROUND] > c[LOST]
         and not barred and (#wrong == 0 or o[O_ROUND] > c[DIRECT]) then
         local this = {o[O_STARTED], key, o[O_ROUND], o[O_ATTEMPT], o[O_DIGEST], o[O_WORKER]}
         if not best or row_before(this, weight) then
@@ -41,8 +41,8 @@ local function accepted_run(key, c)
   local from = card(said[5])
   if said[6] <= math.max(from[DIRECT], from[LOST]) then return false end
   local best, weight
-  for _, o in ipairs(from[OUTCOMES]) do
-    if o[O_ROUND] == said[6] and o[O_INPUTS] == said[4] and o[O_DIGEST] == said[7] and o[O_FINAL] then
+  for _, o in ipairs(outcomes(from)) do
+    if o[O_ROUND] == said[6] and o[O_INPUTS] == said[4] and o[O_DIGEST] == said[7] and o[O_FINAL] == 1 then
       local this = {o[O_STARTED], o[O_ATTEMPT], o[O_WORKER]}
       if not best or row_before(this, weight) then
         best, weight = {said[5], o[O_NUMBER], o[O_DIGEST]}, this
@@ -83,16 +83,23 @@ local function ran(key, c, o, was)
   end
 end
 
+-- The inputs on which it had taken over a value that was wrong.
+local function dropped(c)
+  local list = {}
+  for inputs in c[DROPPED]:gmatch('[^,]+') do list[#list + 1] = inputs end
+  return list
+end
+
 -- What this task had come to is no source for others any more; nor are equal runs, if it was wrong.
 local function bar(key, c)
   local wrong, all = {}, {}
-  for _, o in ipairs(c[OUTCOMES]) do
+  for _, o in ipairs(outcomes(c)) do
     if o[O_DIGEST] ~= '' then
       all[o[O_INPUTS]] = true
       if o[O_ROUND] <= c[DIRECT] then wrong[o[O_INPUTS]] = true end
     end
   end
-  for _, inputs in ipairs(c[DROPPED] or {}) do wrong[inputs], all[inputs] = true, true end
+  for _, inputs in ipairs(dropped(c)) do wrong[inputs], all[inputs] = true, true end
   for inputs in pairs(wrong) do
     set_flag('bars')
     call('SADD', P .. 'x:' .. c[FORM] .. inputs, key)
@@ -111,7 +118,7 @@ local function new_round(key, c, round)
     if c[QUEUED] ~= 0 then dequeue(key, c) end
     c[ROUND] = round
     local kept = {}
-    for _, o in ipairs(c[OUTCOMES]) do
+    for _, o in ipairs(outcomes(c)) do
       if o[O_ROUND] >= round or may_be_reused(o) then
         kept[#kept + 1] = o
       else
@@ -135,30 +142,30 @@ local function invalidate(key, from_round, why, inputs, at, user)
   end
   new_round(key, c, from_round + 1)
   if inputs ~= '' and why == 'direct' then
-    c[DROPPED] = c[DROPPED] or {}
-    local known = false
-    for _, each in ipairs(c[DROPPED]) do known = known or each == inputs end
-    if not known then table.insert(c[DROPPED], inputs) end
+    local list, known = dropped(c), false
+    for _, each in ipairs(list) do known = known or each == inputs end
+    if not known then table.insert(list, inputs) end
+    c[DROPPED] = table.concat(list, ',')
   end
   wake_leaning(key)
-  if c[KIND] ~= 0 and why ~= 'retry' and (c[COUNT] > 0 or c[DROPPED]) then bar(key, c) end
+  if c[KIND] ~= 0 and why ~= 'retry' and (c[COUNT] > 0 or c[DROPPED] ~= '') then bar(key, c) end
   local raw = call('GET', P .. 'i:' .. key)
   local said = {from_round, at, user, why}
   if not raw or row_before(unpacked(raw), said) then call('SET', P .. 'i:' .. key, pack(said)) end
 end
 
--- The outcome that a task has: {whose, the outcome}; false without.
+-- The outcome that a task has: whose, and its number; false without.
 local function held(key)
   local c = card(key)
-  if not c[INPUTS] then return false end
-  if c[TAKEN] then
-    for _, o in ipairs(card(c[TAKEN][1])[OUTCOMES]) do
-      if o[O_NUMBER] == c[TAKEN][2] then return {c[TAKEN][1], o} end
-    end
-    return false
+  if c[HELD] == 0 then return false end
+  return c[WHOSE] ~= '' and c[WHOSE] or key, c[HELD]
+end
+
+-- What its verdict says.
+local function outcome_of(whose, number)
+  for _, o in ipairs(outcomes(card(whose))) do
+    if o[O_NUMBER] == number then return o end
   end
-  local own = heaviest(c)
-  return own and {key, own}
 end
 
 -- Where the sealed bytes lie that show that a task may have this outcome; none for its own.
@@ -192,8 +199,8 @@ local function read_bodies()
 end
 
 -- {body of the outcome, bodies of its proof …}, as numbers
-local function bodies_of(key, found)
-  local numbers = {body_of(P .. 'o:' .. found[1] .. ':' .. found[2][O_NUMBER])}
-  for _, name in ipairs(proof(key, found[1])) do numbers[#numbers + 1] = body_of(name) end
+local function bodies_of(key, whose, number)
+  local numbers = {body_of(P .. 'o:' .. whose .. ':' .. number)}
+  for _, name in ipairs(proof(key, whose)) do numbers[#numbers + 1] = body_of(name) end
   return numbers
 end

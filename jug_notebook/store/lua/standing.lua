@@ -6,7 +6,7 @@ local keys, found = unpacked(ARGV[1]), {}
 prefetch(keys)
 for i, key in ipairs(keys) do
   local c = card(key)
-  found[i] = c[KIND] ~= 0 and c[INPUTS] and {c[ROUND], c[INPUTS]} or {}
+  found[i] = c[KIND] ~= 0 and c[INPUTS] ~= '' and {c[ROUND], c[INPUTS]} or {}
 end
 local ver, more = finish()
 return {ver, more, found}

@@ -12,7 +12,7 @@ for i = 2, #ARGV, 5 do
     of[#of + 1] = need
     touched[#touched + 1] = need
   end
-  rows[#rows + 1] = {ARGV[i], functions[tonumber(ARGV[i + 1])], of, ARGV[i + 3], ARGV[i + 4]}
+  rows[#rows + 1] = {ARGV[i], functions[tonumber(ARGV[i + 1])], of, ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]}
   touched[#touched + 1] = ARGV[i]
 end
 prefetch(touched)
@@ -20,7 +20,7 @@ local keys, numbers = {}, {}
 local seq = call('INCRBY', P .. 'seq', #rows) - #rows
 local targets = call('EXISTS', P .. 'targets') == 1
 
-local function submitted(key, shared, of, form, body)
+local function submitted(key, shared, of, written_needs, form, body)
   local c = card(key)
   numbers[shared] = numbers[shared] or number_of('kinds', 'kindnames', shared)
   local kind = numbers[shared]
@@ -28,23 +28,22 @@ local function submitted(key, shared, of, form, body)
   c[KIND], c[SEQ], c[FORM], c[COUNT] = kind, seq, form, #of
   fresh[#fresh + 1] = P .. 's:' .. key
   fresh[#fresh + 1] = body
+  c[NEEDS] = of
   if #of > INLINE then
-    c[NEEDS] = false
-    needs_of[key] = of
     fresh[#fresh + 1] = P .. 'n:' .. key
-    fresh[#fresh + 1] = pack(of)
+    fresh[#fresh + 1] = written_needs
   else
-    c[NEEDS] = of
+    c[NEEDS + RAW] = written_needs
   end
   later('ZADD', 'kind:' .. kind, seq, key)
   for _, need in ipairs(of) do
     local n = card(need)
-    n[ABOVE] = true
+    n[ABOVE] = 1
     later('ZADD', 'd:' .. need, seq, key)
     if n[WORTH] == '' then c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need) end
     if is_bad(n[STATE]) then c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need) end
     if c[GROUP] ~= 0 then push({'g', need, c[GROUP]}) end
-    if c[WANTED] then
+    if c[WANTED] == 1 then
       n[WANTERS] = n[WANTERS] + 1
       visit_later(need)
     end
@@ -52,13 +51,13 @@ local function submitted(key, shared, of, form, body)
   end
   c[INPUTS] = weigh(key, c)
   c[STATE] = WITHDRAWN
-  for _, o in ipairs(c[OUTCOMES]) do
+  for _, o in ipairs(outcomes(c)) do
     if o[O_DIGEST] ~= '' then
       add_run(kind, o[O_DURATION])
       if o[O_INPUTS] ~= NO_INPUTS then ran(key, c, o, {false}) end
     end
   end
-  if c[DROPPED] then bar(key, c) end
+  if c[DROPPED] ~= '' then bar(key, c) end
   tally_as(c, WITHDRAWN)
   alter(key)
   visit_later(key)
@@ -77,7 +76,7 @@ for _, row in ipairs(rows) do
     keys[#keys + 1] = key
     local c = card(key)
     if c[KIND] == 0 then
-      submitted(key, row[2], row[3], row[4], row[5])
+      submitted(key, row[2], row[3], row[4], row[5], row[6])
       new[#new + 1] = key
     elseif c[STATE] == FINISHED then
       finished = finished + 1
@@ -92,7 +91,7 @@ run_later('ZADD')  -- who needs whom is to be read
 flow()
 local reused = 0
 for _, key in ipairs(new) do
-  if card(key)[TAKEN] then reused = reused + 1 end
+  if card(key)[WHOSE] ~= '' then reused = reused + 1 end
 end
 local ver, more = finish()
 return {ver, more, counter, #new - reused, finished + reused}

@@ -18,15 +18,15 @@ local found = {}
 for _, key in ipairs(keys) do
   local c = card(key)
   if c[KIND] ~= 0 and (told[4] == '' or has_label(c[GROUP], told[4])) and (told[5] < 0 or told[5] == c[STATE]) then
-    local has = held(key)
-    if has then
-      local o = has[2]
+    local whose, number = held(key)
+    if whose then
+      local o = outcome_of(whose, number)
       found[#found + 1] = {
         key, c[KIND], c[SEQ], c[STATE], o[O_WORKER], format('%.17g', o[O_STARTED]), format('%.17g', o[O_DURATION]),
-        o[O_ATTEMPT], c[TAKEN] and has[1] or ''
+        o[O_ATTEMPT], c[WHOSE]
       }
     else
-      found[#found + 1] = {key, c[KIND], c[SEQ], c[STATE], #c[ATTEMPTS] > 0 and runner(c) or '', '0', '0', 0, ''}
+      found[#found + 1] = {key, c[KIND], c[SEQ], c[STATE], runner(c), '0', '0', 0, ''}
     end
   end
 end

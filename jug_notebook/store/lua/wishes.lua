@@ -24,26 +24,24 @@ local function wish(keys, origin, given, wanted)
   for _, key in ipairs(keys) do
     local c = card(key)
     if not (wanted and is_wished(c, number)) then
+      local list, said = wishes(c), {number, counter, wanted and 1 or 0}
       local known = false
-      for i, each in ipairs(c[WISHES]) do
-        if each[1] == number then
+      for i, each in ipairs(list) do
+        if each[W_ORIGIN] == number then
           known = true
-          if counter > each[2] or (counter == each[2] and wanted and not each[3]) then
-            c[WISHES][i] = {number, counter, wanted}
-          end
+          if counter > each[W_COUNTER] or (counter == each[W_COUNTER] and wanted) then list[i] = said end
         end
       end
-      if not known then table.insert(c[WISHES], {number, counter, wanted}) end
-      if wanted then
-        later('SADD', 'wo:' .. number, key)
+      if not known then table.insert(list, said) end
+      if #list == 1 then
+        later(wanted and 'SADD' or 'SREM', 'wo:' .. number, key)
       else
-        later('SREM', 'wo:' .. number, key)
-        for _, each in ipairs(c[WISHES]) do
-          if each[3] and each[2] < counter and bars({number, counter, wanted}, each[1]) then
-            later('SREM', 'wo:' .. each[1], key)
-          end
+        for _, each in ipairs(list) do  -- one origin's wish may bar another's, or no longer
+          local stands = is_wished(c, each[W_ORIGIN])
+          later(stands and 'SADD' or 'SREM', 'wo:' .. each[W_ORIGIN], key)
         end
       end
+      c[WISHED] = is_wished(c) and 1 or 0
       alter(key)
       visit_later(key)
     end
