@@ -273,6 +273,14 @@ class SubmitReport(Struct, frozen=True):
     finished: int = 0
 
 
+class SweepReport(Struct, frozen=True):
+    """What tidying up came to: tasks forgotten, blobs removed, bytes freed."""
+
+    tasks: int = 0
+    blobs: int = 0
+    size: int = 0
+
+
 class Grant(Struct, frozen=True, array_like=True):
     """The right to make one attempt at a task."""
 

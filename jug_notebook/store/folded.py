@@ -374,7 +374,7 @@ class FoldedStore(ABC):
             notes=tuple(
                 dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
-            starting=_starting(processes),
+            starting=starting(processes),
         )
 
     def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
@@ -459,7 +459,7 @@ class FoldedStore(ABC):
         self._board.fold(fact, self._keep(fact, bodies))
 
 
-def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
     """How many workers live supervisors are to keep that are not there yet."""
     wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
     for info, alive, _ in processes:
