@@ -231,7 +231,9 @@ class Bench:
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._runners: dict[str, Callable[..., Any]] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
-        self._blobs: Shelf[Address, memoryview] = Shelf(64, 256 << 20)
+        self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
+        self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
+        self._buffer = codec.own(self._mapped)
         self._spec = msgspec.msgpack.Decoder(Spec)
         self._recipe = msgspec.msgpack.Decoder(Recipe)
         self._parcel = msgspec.msgpack.Decoder(Parcel)
@@ -262,7 +264,7 @@ class Bench:
                 values = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
-                args, kwargs = codec.load_call(spec.arguments, values, self._blob)
+                args, kwargs = codec.load_call(spec.arguments, values, self._blob, self._buffer)
                 del values
                 kind = "raised"
                 if recipe.runner:
@@ -372,7 +374,7 @@ class Bench:
         value = self._values.get(name)
         if value is None:
             try:
-                value = codec.load_value(need.value, self._blob)
+                value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
                 self._store.invalidate([key], Why.LOST, self._me.user)
                 raise _Stale from None
@@ -383,8 +385,16 @@ class Bench:
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)
         if data is None:
-            data = self._store.get_blob(address)
+            data = self._store.get_blob(address).toreadonly()
             self._blobs.put(address, data, data.nbytes)
+        return data
+
+    def _mapped(self, address: Address) -> memoryview:
+        """Proven once for all the tasks that need it; each gets a copy of its own."""
+        data = self._maps.get(address)
+        if data is None:
+            data = self._store.map_blob(address)
+            self._maps.put(address, data, data.nbytes)
         return data
 
     def _go_to(self, folder: str) -> None:
