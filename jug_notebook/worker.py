@@ -240,6 +240,7 @@ class Bench:
         self._finished = msgspec.msgpack.Decoder(Finished)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
+        self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
 
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
@@ -312,6 +313,7 @@ class Bench:
         body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._slot.end()
+        self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return Settlement(verdict, body)
@@ -504,7 +506,9 @@ def work(
 
     try:
         while not over():
-            limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
+            limit = 1 if bench.met_a_long_one else BATCH
+            if max_tasks is not None:
+                limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
             if tray.done:
                 claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)

@@ -65,12 +65,18 @@ class Naming(NamedTuple):
     call: bytes
 
 
+_VALUE = SCHEME + b"value"
+
+
 def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
     """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is.
 
     ``hashed``: buffers in it whose bytes were hashed a moment ago.
     """
-    out = bytearray(SCHEME + b"value")
+    if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
+        plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
+        return plain
+    out = bytearray(_VALUE)
     try:
         Encoder(out, hashed=hashed).add(value)
     except Refused as refused:

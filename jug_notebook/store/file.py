@@ -12,12 +12,14 @@ never taken back; a dead worker's task is claimed under the next attempt's name,
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import secrets
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -98,10 +100,16 @@ class FileStore(FoldedStore):
             self._writer.sync()
 
     def _commit(self, busy: float | None) -> None:
-        if self._writer.unsynced and (
-            busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP
-        ):
+        if not self._writer.unsynced:
+            return
+        if busy is not None and busy > GROUP:  # the disk's work goes on beside the worker's
+            _thread.start_new_thread(self._sync_beside, ())  # `threading` would wait until it runs
+        elif busy is None or self._clock.monotonic() - self._unsynced_since > GROUP:
             self._writer.sync()
+
+    def _sync_beside(self) -> None:
+        with suppress(StoreError):  # what could not be synced still is to be: the next `sync` says what is wrong
+            self.sync()
 
     def _news(self) -> None:
         now = self._clock.monotonic()
