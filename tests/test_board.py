@@ -253,7 +253,7 @@ def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_tha
     board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
     assert len(board.ready(100, 0.0)) == 1
     for name in range(50):
-        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10)))
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
     assert len(board.ready(100, 0.0)) == 10
 
 
