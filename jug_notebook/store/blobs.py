@@ -12,7 +12,6 @@ import errno
 import functools
 import mmap
 import os
-import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -198,7 +197,7 @@ class _Aside:
     """A file that nobody sees yet."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / f".{secrets.token_hex(8)}"
+        self._path = folder / f".{os.urandom(8).hex()}"
         self._fd = -1
         self._written = 0
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import _thread
 import errno
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -229,7 +228,7 @@ class FileStore(FoldedStore):
         """A file that names the worker, to link claims to."""
         path, links = self._owners.get(worker, (None, 0))
         if path is None or links >= LINKS:
-            path = self.folder / "owners" / f"{worker}.{secrets.token_hex(4)}"
+            path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
             links = 0
         self._owners[worker] = (path, links + 1)
@@ -387,8 +386,8 @@ def _make(folder: Path, shown: str) -> None:
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
     (folder / ".gitignore").write_text("*\n")
-    aside = folder / f".store.{secrets.token_hex(8)}"
-    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, secrets.token_hex(16))) + b"\n")
+    aside = folder / f".store.{os.urandom(8).hex()}"
+    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, os.urandom(16).hex())) + b"\n")
     try:
         os.link(aside, folder / "store.json")  # somebody else may be making it at this moment: one id wins
     except FileExistsError:
@@ -402,7 +401,7 @@ def _make(folder: Path, shown: str) -> None:
 
 def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False) -> None:
     """Write aside, then appear: a reader sees all of a file or none."""
-    aside = path.parent / f".{secrets.token_hex(8)}"
+    aside = path.parent / f".{os.urandom(8).hex()}"
     try:
         with aside.open("wb", buffering=0) as file:
             for piece in pieces:
