@@ -475,16 +475,18 @@ class Board:
         heads.sort(key=lambda h: h[:2])
         offers: list[Offer] = []
         passed: list[Card] = []
+        given: dict[Kind, int] = {}
         budget = BUDGET
         while heads and len(offers) < limit:
             priority, _, kind = heads[0]
             mean = kind.mean
-            if offers and (mean is None or mean > budget):
-                break
+            if offers and (mean is None or mean > budget or given.get(kind, 0) >= kind.done):
+                break  # few that were short don't promise that many will be
             card = heapq.heappop(kind.queue)[1]
             card.queued = False
             if allowed is None or card.key in allowed:
                 offers.append(self._offer(card))
+                given[kind] = given.get(kind, 0) + 1
                 budget -= BUDGET if mean is None else mean
             else:
                 passed.append(card)

@@ -252,8 +252,16 @@ def test_priority_comes_first_then_the_order_of_submission() -> None:
 def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
     board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
     assert len(board.ready(100, 0.0)) == 1
-    board.fold(*settled(finished("0", b"1", duration=BUDGET / 10)))
+    for name in range(50):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
     assert len(board.ready(100, 0.0)) == 10
+
+
+def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
+    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
+    for name in range(3):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
+    assert len(board.ready(100, 0.0)) == 3
 
 
 def test_tasks_of_another_python_are_left_alone_and_counted() -> None:

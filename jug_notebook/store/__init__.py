@@ -159,7 +159,17 @@ class Store(Protocol):
         ...
 
     def get_blob(self, address: Address) -> memoryview:
-        """Raises ValueLost where the bytes are missing or are not what they were. Large blobs are memory-mapped."""
+        """Raises ValueLost where the bytes are missing or are not what they were.
+
+        A view that isn't read-only is the caller's own, to change at will.
+        """
+        ...
+
+    def map_blob(self, address: Address) -> memoryview:
+        """A read-only view of what the store holds, where it can give one; raises as `get_blob`.
+
+        The bytes were hashed once on this machine, and their file hasn't been touched since; they aren't hashed again.
+        """
         ...
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:

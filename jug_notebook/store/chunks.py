@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from blake3 import blake3
 
+from jug_notebook import pages
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store.link import Link
@@ -51,8 +52,7 @@ class Chunks:
         for chunk in _chunks(pieces):
             self._link.do("SET", self._link.key(f"c:{address}:{count}"), chunk, "EX", TEMPORARY)
             count += 1
-        chunks = self._link.run("put", address, size, TEMPORARY, b"+%d" % count)
-        return chunks
+        return int(self._link.run("put", address, size, TEMPORARY, b"+%d" % count))
 
     def get_blob(self, address: Address) -> memoryview:
         found: bytes | None = self._link.do("GET", self._link.key(f"v:{address}"))
@@ -64,6 +64,10 @@ class Chunks:
         if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
             raise self._damaged(address)
         return data
+
+    def map_blob(self, address: Address) -> memoryview:
+        view = self.get_blob(address)
+        return (pages.copied(view) if view.readonly else view).toreadonly()  # what came behind a tag isn't aligned
 
     def _gathered(self, address: Address, count: int) -> memoryview:
         size = int(self._link.do("HGET", self._link.key("sizes"), address) or 0)
@@ -79,7 +83,7 @@ class Chunks:
             at += len(chunk)
         if at != size or hasher.hexdigest(length=20) != address:
             raise self._damaged(address)
-        return data.toreadonly()
+        return data
 
     def _damaged(self, address: Address) -> ValueLost:
         """It is no use any more: who computes it again is to find nothing there."""

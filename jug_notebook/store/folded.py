@@ -109,6 +109,9 @@ class FoldedStore(ABC):
     @abstractmethod
     def get_blob(self, address: Address) -> memoryview: ...
 
+    def map_blob(self, address: Address) -> memoryview:
+        return self.get_blob(address).toreadonly()
+
     @abstractmethod
     def notice(self, process: WorkerId, text: str) -> None: ...
 

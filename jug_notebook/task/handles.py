@@ -71,7 +71,12 @@ class Handle:
         return self.state.settled
 
     def value(self, mmap: bool = False) -> Any:
-        """The value, at once; ``mmap`` maps large arrays, read-only. Raises NotReady, naming the state, TaskFailed."""
+        """The value, at once. Raises NotReady, naming the state, and TaskFailed.
+
+        ``mmap``: large arrays are read-only views of the store's files, at no cost whatever their size. Their bytes
+        were hashed when they were written, or are when first mapped; they aren't again while the file stays untouched
+        on this machine, so damage to the disk below goes unseen. Without it, all bytes are hashed each time.
+        """
         task = self.task
         task._warn_if_former()
         return self.take(task._desk.collect([task.key], wait=False, mmap=mmap)[0])
