@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jug_notebook.store import Store
 
 Arguments = argparse.Namespace
-FAILURES = 100  #: so many of the latest are read; what shows them groups and cuts them
+FAILURES = 100  #: so many of the latest are told one by one
 LOGS = 20  #: so many tasks are shown in one log
 
 
@@ -374,7 +374,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _picture(url: str, failures: int = 0) -> Snapshot:
     """The store's picture, with so many of its latest failures: they alone need what opens sealed bytes."""
-    from jug_notebook.model import State
+    from jug_notebook.model import Scope, State
     from jug_notebook.store import open_store
 
     gc.disable()  # what is folded stays to the end, which is near; looking for garbage costs a sixth of the time
@@ -388,8 +388,11 @@ def _picture(url: str, failures: int = 0) -> Snapshot:
         except StoreError as unknown:  # the picture is no secret
             picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
         else:
-            latest = store.tasks(state=State.FAILED, limit=failures)
-            picture = replace(picture, failures=tuple(opener.failures(latest)))
+            from jug_notebook.session.failing import Failing
+
+            failing = Failing(store, opener)
+            latest = failing.latest(Scope())
+            picture = replace(picture, failures=failing.told(latest, failures), kinds=failing.kinds(latest))
     store.close()
     return picture
 

@@ -467,6 +467,23 @@ class FailureView(Struct, frozen=True):
     output: str = ""
 
 
+class Like(Struct, frozen=True):
+    """A failure like another that is told of whole."""
+
+    key: Key
+    shown: str
+    error: str
+
+
+class FailureKind(Struct, frozen=True):
+    """Failures of one function whose errors are alike but for numbers, addresses and quoted words."""
+
+    about: str  #: what their errors have in common
+    newest: FailureView  #: the one told of
+    keys: tuple[Key, ...]  #: of all of them, the newest first
+    others: tuple[Like, ...] = ()  #: the next few
+
+
 class RunView(Struct, frozen=True):
     """One run that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
 
@@ -556,6 +573,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers on their way
+    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, the newest first, as far as it has been read
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

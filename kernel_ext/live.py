@@ -165,10 +165,9 @@ def _look(picture: Picture) -> Snapshot | str:
     if picture.session.closed:
         return "the session is closed"
     try:
-        snapshot: Snapshot = picture.session.status(picture.all).snapshot
+        return picture.session.glance(picture.all)
     except (jn.JugError, OSError) as error:  # the next verb will meet it where it can be told
         return str(error)
-    return snapshot
 
 
 def _busy(snapshot: Snapshot) -> bool:
@@ -180,8 +179,8 @@ def gist(snapshot: Snapshot) -> Any:
     workers = tuple(
         (view.info.id, view.alive, view.info.task, view.info.done, view.info.progress) for view in snapshot.workers
     )
-    failures = tuple((failure.key, failure.started) for failure in snapshot.failures)
-    return snapshot.functions, workers, failures, snapshot.notes, snapshot.starting
+    kinds = tuple((kind.newest.key, kind.newest.started, len(kind.keys)) for kind in snapshot.kinds)
+    return snapshot.functions, workers, kinds, snapshot.notes, snapshot.starting
 
 
 def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> None:

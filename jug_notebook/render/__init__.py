@@ -3,7 +3,8 @@
 What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, alike, plain
+from jug_notebook.render.alike import kinds, pattern, sorted_out
+from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, plain
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.page import (
     advice_html,
@@ -31,7 +32,6 @@ __all__ = [
     "Hints",
     "advice_html",
     "ago",
-    "alike",
     "as_text",
     "base64_of",
     "duration",
@@ -45,13 +45,16 @@ __all__ = [
     "history_html",
     "history_text",
     "html",
+    "kinds",
     "origin_text",
     "page",
+    "pattern",
     "plain",
     "short",
     "shown_html",
     "shown_text",
     "size",
+    "sorted_out",
     "story_html",
     "svg",
     "tasks_html",

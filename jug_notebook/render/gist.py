@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jug_notebook.model import FailureView, FunctionView, Snapshot, State, WorkerInfo, WorkerView
+from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, WorkerView
 from jug_notebook.render.words import duration, number, plural
 
-FUNCTIONS = 30  #: so many rows of functions are shown,
-WORKERS = 20  #: of workers,
-FAILURES = 10  #: of (groups of equal) failures,
+FUNCTIONS = 20  #: so many rows of functions are shown,
+WORKERS = 16  #: of workers,
+FAILURES = 10  #: of kinds of failures,
 TASKS = 100  #: and of tasks in a listing
 
 
@@ -127,14 +127,6 @@ def cut_workers(workers: Sequence[WorkerView]) -> tuple[list[WorkerView], list[W
     ranked = sorted(order, key=lambda view: (view.alive, not view.info.task))
     kept = {id(view) for view in ranked[:WORKERS]}
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
-
-
-def alike(failures: Sequence[FailureView]) -> list[list[FailureView]]:
-    """Failures grouped where function and error are the same: a thousand of one kind are one thing to read."""
-    groups: dict[tuple[str, str], list[FailureView]] = {}
-    for failure in failures:
-        groups.setdefault((failure.name, failure.error), []).append(failure)
-    return list(groups.values())
 
 
 def time_left(function: FunctionView, alive: int) -> float | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jug_notebook.model import FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot, State, TaskView
+from jug_notebook.render.alike import kinds
 from jug_notebook.render.gist import (
     FAILURES,
     LOOKS,
@@ -17,7 +18,6 @@ from jug_notebook.render.gist import (
     Hints,
     added,
     advise,
-    alike,
     call,
     crowd,
     cut_functions,
@@ -47,6 +47,8 @@ from jug_notebook.render.words import (
     size,
 )
 
+STORIES = 5  #: so many kinds of failures open; the others are a line
+
 _FAINT = "opacity:.65"
 _LINE = "1px solid rgba(128,128,128,.28)"
 _CELL = "padding:3px 10px 3px 0"
@@ -60,17 +62,19 @@ def _span(style: str, inner: str) -> str:
     return f'<span style="{style}">{inner}</span>'
 
 
-def _bar(counts: Mapping[State, int], height: int, cells: int, least: int) -> str:
-    """One stacked bar; see `shares`."""
-    parts = [
-        f'<span title="{state.value} {number(counts[state])}" style="display:inline-block;height:{height}px;'
-        f'width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"></span>'
-        for state, width in shares(counts, cells, least)
-    ]
-    return (
-        f'<div style="height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
-        f'background:rgba(128,128,128,.2)">{"".join(parts)}</div>'
-    )
+def _bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: str = "", titled: bool = True) -> str:
+    """One stacked bar; see `shares`. Those in a table need no titles: the numbers stand beside them."""
+    parts = []
+    for state, width in shares(counts, cells, least):
+        title = f' title="{state.value} {number(counts[state])}"' if titled else ""
+        look = f"display:inline-block;height:{height}px;width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"
+        parts.append(f'<span{title} style="{look}"></span>')
+    look = f"height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px"
+    return f'<div style="{look};background:rgba(128,128,128,.2){more}">{"".join(parts)}</div>'
+
+
+def _small_bar(counts: Mapping[State, int]) -> str:
+    return _bar(counts, 8, 100, 4, ";width:110px;margin-right:6px", titled=False)
 
 
 def _solid(said: str) -> str:
@@ -89,12 +93,13 @@ def _table(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> 
     """Heads with whether their column stands left; cells are HTML."""
 
     def cell(tag: str, inner: str, left: bool) -> str:
+        side = ";text-align:left" if left else ";text-align:right" if tag == "th" else ""
         faint = f";{_FAINT};font-weight:normal" if tag == "th" else ""
-        return f'<{tag} style="{_CELL};text-align:{"left" if left else "right"}{faint}">{inner}</{tag}>'
+        return f'<{tag} style="{_CELL}{side}{faint}">{inner}</{tag}>'
 
     head = "".join(cell("th", inner, left) for inner, left in heads)
     body = "".join(
-        f'<tr style="background:none;border-top:{_LINE}">'
+        f'<tr style="background:none;border-top:{_LINE};text-align:right">'
         + "".join(cell("td", inner, left) for inner, (_, left) in zip(row, heads, strict=True))
         + "</tr>"
         for row in rows
@@ -165,12 +170,13 @@ def functions_html(snapshot: Snapshot) -> str:
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) for state in states]
-        return [name, f'<div style="width:110px;margin-right:6px">{_bar(counts, 8, 100, 4)}</div>', *cells, mean, left]
+        return [name, _small_bar(counts), *cells, mean, left]
 
     rows = []
     for function in shown:
         left = time_left(function, alive)
-        name = f'<b title="{escape(function.name)}">{escape(elide(function.name, 40))}</b>'
+        whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
+        name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
         mean = "" if function.mean is None else _solid(duration(function.mean))
         rows.append(row(name, function.counts, mean, "" if left is None else _solid(duration(left))))
     if rest:
@@ -239,36 +245,50 @@ def failures_html(snapshot: Snapshot) -> str:
     count = snapshot.counts[State.FAILED]
     if not count:
         return ""
-    groups = alike(snapshot.failures)
+    told = kinds(snapshot)[:FAILURES]
     parts = [_title(plural(count, "failure"))]
-    for group in groups[:FAILURES]:
-        first = group[0]
+    for place, kind in enumerate(told):
+        first = kind.newest
         when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
-        parts.append(_details(first, when, group[1:]))
-    left = count - sum(len(group) for group in groups[:FAILURES])
-    if left > 0 and groups:
+        parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
+    left = count - sum(len(kind.keys) for kind in told)
+    if left > 0 and told:
         parts.append(f'<div style="{_FAINT}">and {number(left)} more</div>')
     return "".join(parts)
 
 
-def _details(
-    view: FailureView, when: str, like: Sequence[FailureView] = (), opened: bool = False, limit: int = 3_000
-) -> str:
-    more = _span(f"{_FAINT};margin-left:8px", f"and {number(len(like))} more like it") if like else ""
-    line = (
+def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
+    more = f" · and {number(len(kind.keys) - 1)} more like it" if kind is not None and len(kind.keys) > 1 else ""
+    return (
         f"{_span(f'color:{LOOKS[State.FAILED].colour};font-weight:bold', '×')} "
-        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>"
-        f"{_span(f'{_FAINT};margin-left:8px', when)}{more}"
+        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
+        f"{_span(f'{_FAINT};margin-left:8px', when)}"
     )
+
+
+def _details(
+    view: FailureView, when: str, kind: FailureKind | None = None, opened: bool = False, limit: int = EXCERPT
+) -> str:
+    story = story_html(view, kind.others[:5] if kind else (), len(kind.keys) if kind else 1, limit)
     return (
         f'<details{" open" if opened else ""} style="margin:0;padding:3px 0;border-top:{_LINE}">'
-        f'<summary style="cursor:pointer">{line}</summary>'
-        f'<div style="padding:6px 0 2px 18px">{story_html(view, like, limit)}</div></details>'
+        f'<summary style="cursor:pointer">{_summary(view, when, kind)}</summary>'
+        f'<div style="padding:6px 0 2px 18px">{story}</div></details>'
     )
 
 
-def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int = 3_000) -> str:
-    """What there is to say about a failure below its line: where, with what, why, what it printed."""
+def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
+    """One that has a line and no story."""
+    place = where_raised(clean(view.traceback))
+    at = _span(f"{_FAINT};margin-left:8px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
+    return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
+
+
+def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, limit: int = 3_000) -> str:
+    """What there is to say about a failure below its line: where, with what, why, what it printed.
+
+    ``count``: how many there are of its kind, itself included; ``like`` are some of the others.
+    """
     place = where_raised(clean(view.traceback))
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
@@ -278,7 +298,6 @@ def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int =
             f"{escape(view.host)}, pid {view.pid}, started {moment(view.started)}, ran {duration(view.duration)}",
         ),
         ("key", f"<code>{escape(view.key)}</code>"),
-        ("like it", ", ".join(f"<code>{view.key[:8]}</code>" for view in like[:20]) + (" …" if len(like) > 20 else "")),
     ]
     rows = "".join(
         f"<div>{_span(f'display:inline-block;width:80px;{_FAINT}', head)}{inner}</div>"
@@ -292,7 +311,22 @@ def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int =
     if view.output:
         pre = f'<pre style="{_PRE}">{escape(excerpt(clean(view.output), limit)).rstrip()}</pre>'
         printed = f'<div style="{_FAINT}">what it printed</div>{pre}'
-    return f"{rows}{traceback}{printed}"
+    return f"{rows}{traceback}{printed}{_like_html(view, like, count)}"
+
+
+def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
+    """The others of its kind: which, and where it differs, why."""
+    if not like:
+        return ""
+    lines = [
+        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.shown), 60))}"
+        + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
+        for one in like
+    ]
+    left = count - 1 - len(like)
+    lines += [_span(_FAINT, f"and {number(left)} more")] if left > 0 else []
+    head = f'<div style="{_FAINT}">like it: {number(count - 1)}</div>'
+    return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'
 
 
 def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
@@ -330,7 +364,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
 
 def failure_html(view: FailureView) -> str:
     """One failure, whole and open."""
-    return _block(_details(view, escape(view.host), opened=True, limit=EXCERPT))
+    return _block(_details(view, escape(view.host), opened=True))
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:

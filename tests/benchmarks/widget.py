@@ -29,7 +29,7 @@ comm.create_comm = Counting
 
 
 def picture(
-    tasks: int = 10_000, functions: int = 200, workers: int = 64, failures: int = 20, step: int = 0
+    tasks: int = 10_000, functions: int = 200, workers: int = 64, failures: int = 1000, step: int = 0
 ) -> Snapshot:
     each = tasks // functions
     rows = tuple(
@@ -55,13 +55,15 @@ def picture(
     )  # fmt: skip
     wrong = tuple(
         FailureView(
-            f"{n:040x}", rows[n % functions].name, f"n={n}, path='/data/{n}.csv'", f"ValueError: no data in run {n}",
+            f"{n:040x}", rows[n % 12].name, f"n={n}, path='/data/{n}.csv'",
+            f"ValueError: no data in run {n}",
             "Traceback (most recent call last):\n" + '  File "x.py", line 3, in f\n    return g(x)\n' * 12,
             "node-1", 3, 1e9, 0.2, "reading\n" * 40,
         )
         for n in range(failures)
     )  # fmt: skip
-    return Snapshot("file:jugdata", 1e9 + step / 4, "this notebook", rows, crew, wrong)
+    kinds = tuple(render.sorted_out(wrong))
+    return Snapshot("file:jugdata", 1e9 + step / 4, "this notebook", rows, crew, wrong, kinds=kinds)
 
 
 def main() -> None:
@@ -79,8 +81,8 @@ def main() -> None:
     fallback = len(render.html(first)) + len(render.text(first))
     print(f"saved picture {1000 * (time.perf_counter() - start):6.1f} ms  {fallback / 1000:6.1f} kB")
     times, sizes, counts = [], [], []
-    for step in range(1, 60):
-        snapshot = picture(step=step)
+    for step in range(1, 120):
+        snapshot = picture(step=step, failures=1000 if step < 60 else 3)
         sent.clear()
         start = time.perf_counter()
         panel.show(snapshot)
