@@ -570,7 +570,7 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="a function's name, a task's key or its beginning, or /regex/ on function names",
     )
-    parser.add_argument("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    parser.add_argument("--history", action="store_true", help="who ran what when: the latest attempts that ended")
 
 
 def _log(arguments: Arguments) -> int:

@@ -327,6 +327,14 @@ class Held(Struct, frozen=True):
     proof: tuple[bytes, ...] = ()
 
 
+class Ended(Struct, frozen=True):
+    """An attempt at a task that came to something, whether or not that still ``counts``."""
+
+    verdict: Verdict
+    body: bytes
+    counts: bool
+
+
 class Target(Struct, frozen=True):
     """Which tasks are meant: those of these functions, and these. What they need is always included."""
 
@@ -485,7 +493,7 @@ class FailureKind(Struct, frozen=True):
 
 
 class RunView(Struct, frozen=True):
-    """One run that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
+    """One attempt that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
 
     key: Key
     name: str
@@ -497,6 +505,7 @@ class RunView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     said: str = ""
+    fate: str = ""  #: of one that doesn't count: "tried again", "dropped"
 
 
 class Graph(Struct, frozen=True):

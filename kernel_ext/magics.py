@@ -450,7 +450,7 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
-    @option("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    @option("--history", action="store_true", help="who ran what when: the latest attempts that ended")
     @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
         """List tasks: state, arguments, time, and the result or error in short.

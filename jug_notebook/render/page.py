@@ -368,7 +368,7 @@ def failure_html(view: FailureView) -> str:
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one run a row, in the order given; ``total`` is how many there are, shown or not."""
+    """Who ran what when: one attempt a row, in the order given; ``total`` is how many there are, shown or not."""
     if not runs:
         return _block(_span(_FAINT, "nothing was run yet"))
     rows = [
@@ -377,7 +377,7 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
             _solid(duration(run.duration)),
             _solid(elide(run.user, 24)),
             _solid(elide(run.host, 32)),
-            f"{_swatch(run.state)}{run.state.value}",
+            f"{_swatch(run.state)}{run.state.value}" + (f", {escape(run.fate)}" if run.fate else ""),
             escape(elide(call(run.name, run.shown), 60)),
             escape(elide(run.said, 60)),
             f"<code>{escape(run.key[:8])}</code>",

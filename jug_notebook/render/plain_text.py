@@ -196,7 +196,7 @@ def failure_text(view: FailureView) -> str:
 
 
 def history_text(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one run a line, in the order given; ``total`` is how many there are, shown or not."""
+    """Who ran what when: one attempt a line, in the order given; ``total`` is how many there are, shown or not."""
     if not runs:
         return "nothing was run yet"
     rows = [
@@ -205,7 +205,7 @@ def history_text(runs: Sequence[RunView], total: int) -> str:
             duration(run.duration),
             elide(run.user, 16),
             elide(run.host, 24),
-            run.state.value,
+            run.state.value + (f", {run.fate}" if run.fate else ""),
             elide(call(run.name, run.shown), 40),
             elide(run.said, 40),
             run.key[:8],
