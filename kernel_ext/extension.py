@@ -31,7 +31,7 @@ class Extension:
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
         completion.add(shell, self.magics, self.inquiry)
-        self._tables = tables.add(shell)
+        self._tables = tables.add(shell, lambda: self.magics.as_text, self.magics.show_crew)
         self.sources.load()
         self.magics.cell = cell_now(shell)
         self.magics.open()

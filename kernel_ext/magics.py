@@ -682,7 +682,7 @@ class JugMagics(Magics):
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
-        snapshot: Snapshot = session.status(all).snapshot
+        snapshot: Snapshot = session.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)
         chosen = wanted(self.display)
 
@@ -697,14 +697,23 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            view = panel.box._repr_mimebundle_()
-            handle = show({**view, **draw(snapshot)}, display_id=True)
-            panel.kept = lambda snapshot: handle.update({**view, **draw(snapshot)}, raw=True)
+            still = show(panel.still(draw(snapshot)), display_id=True)
+            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Drawing(session, all, handle, draw))
+
+    def show_crew(self, crew: Any) -> None:
+        """A crew shows as the live picture of its store, or as its line where that must be text."""
+        if self.as_text:
+            print(repr(crew))
+            return
+        session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)
+        _glance(crew)
+        self._picture(session, all=False)
 
     def _presses_wait(self) -> bool:
         """Does a press of a button wait until the running cell has ended?"""

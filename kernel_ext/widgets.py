@@ -8,8 +8,9 @@ under the panel's lock alone.
 from __future__ import annotations
 
 import functools
+import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from jug_notebook.model import FailureKind, Snapshot, WorkerView
 from kernel_ext.live import OPEN
 from kernel_ext.outputs import plural
 
-STILL = 30.0  #: seconds between two renewals of the saved picture while things go on
+STILL = 10.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news
 AT_ONCE = 2  #: so many failures, or stories of failures, are put on the page in one update: each is several messages
 KEPT = 40  #: failures that went are kept, to be as they were when they come back
@@ -40,7 +41,7 @@ STYLE = """<style>
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
 .jug-panel .jug-bar select {margin: 0}
-.jug-panel .jug-style {display: none}
+.jug-panel .jug-style, .MASK, .jp-OutputArea-child:has(> * > .MASK), .jp-OutputArea-child:has(> .MASK) {display: none}
 .jug-panel .jug-failure {border-top: 1px solid rgba(128,128,128,.28); margin: 0}
 .jug-panel .jug-failure .jupyter-widget-Collapse-header {background: none; border: none; padding: 3px 0; color: inherit;
   font-size: 13px; font-weight: normal; cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
@@ -72,11 +73,20 @@ BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 
 
 LIVE = '<span style="color:#009e73">●</span> live'
 WAITS = " · buttons act after the running cell; <code>jug-notebook stop</code> in a shell acts at once"
+SAVED = (
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> A “model not found” below says that '
+    "the kernel which moved it has ended. Run the cell again to see how things are.</div>"
+)
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
 
 class Panel:
-    """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed."""
+    """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed.
+
+    A front end shows a widget, or that its model is gone, whatever else its output holds. So the saved picture is an
+    output of its own before it, `still`, which the widget hides as long as it is on the page: once the kernel has ended
+    and the page is loaded anew, the last state stands there.
+    """
 
     def __init__(
         self,
@@ -111,7 +121,8 @@ class Panel:
         self._bar = _row([self._grow, self._end, self._cut, self._again, self._drop])
         hidden = w.Layout(flex_flow="row wrap", align_items="center", display="none")
         self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not], hidden)
-        style = _html(STYLE)
+        self._mask = f"jug-still-{secrets.token_hex(6)}"
+        style = _html(STYLE.replace("MASK", self._mask))
         style.add_class("jug-style")
         self.box = _column(
             [style, self._head, self._functions, self._failures.box, self._workers, self._bar, self._confirm,
@@ -122,6 +133,10 @@ class Panel:
         self._renew(snapshot, room=0)
         for widget in _all(self.box):
             route_to_asker(widget)
+
+    def still(self, forms: Mapping[str, str]) -> dict[str, str]:
+        """The saved picture, as what is hidden while the widget is there."""
+        return {**forms, "text/html": f'<div class="{self._mask}">{SAVED}{forms["text/html"]}</div>'}
 
     # -- renewed by the poller -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,11 +363,12 @@ class _Eye:
     def __init__(self, *pictures: Any) -> None:
         self.pictures = list(pictures)
 
-    def status(self, all: bool) -> Any:
+    def glance(self, all: bool) -> Snapshot:
         shown = self.pictures[0] if len(self.pictures) == 1 else self.pictures.pop(0)
         if isinstance(shown, Exception):
             raise shown
-        return types.SimpleNamespace(snapshot=shown)
+        assert isinstance(shown, Snapshot)
+        return shown
 
     def watch(self, seen: int, timeout: float) -> int:
         return seen

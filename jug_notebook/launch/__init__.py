@@ -9,7 +9,7 @@ from typing import IO
 
 from blake3 import blake3
 
-from jug_notebook import process
+from jug_notebook import process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
@@ -169,6 +169,9 @@ class Crew:
                 return self.store.idle()
             seen = self.store.watch(seen, left)
         return idle
+
+    def _repr_html_(self) -> str:
+        return render.html(self.store.snapshot())
 
     def __repr__(self) -> str:
         workers = self.workers

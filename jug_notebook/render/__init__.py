@@ -6,6 +6,7 @@ What there is too much of is cut, and says by how much; what a task wrote is cle
 from jug_notebook.render.alike import kinds, pattern, sorted_out
 from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, plain
 from jug_notebook.render.graph import graph_html, graph_text, svg
+from jug_notebook.render.handles import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
 from jug_notebook.render.page import (
     advice_html,
     failure_html,
@@ -26,12 +27,16 @@ from jug_notebook.render.words import ago, duration, size
 
 __all__ = [
     "FAILURES",
+    "LISTED",
+    "NEEDS",
     "NOTEBOOK",
     "SHELL",
     "TASKS",
     "Hints",
+    "Item",
     "advice_html",
     "ago",
+    "as_it_is",
     "as_text",
     "base64_of",
     "duration",
@@ -46,6 +51,8 @@ __all__ = [
     "history_text",
     "html",
     "kinds",
+    "list_html",
+    "list_text",
     "origin_text",
     "page",
     "pattern",
@@ -57,6 +64,7 @@ __all__ = [
     "sorted_out",
     "story_html",
     "svg",
+    "task_html",
     "tasks_html",
     "tasks_text",
     "text",

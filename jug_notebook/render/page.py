@@ -62,7 +62,7 @@ def _span(style: str, inner: str) -> str:
     return f'<span style="{style}">{inner}</span>'
 
 
-def _bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: str = "", titled: bool = True) -> str:
+def bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: str = "", titled: bool = True) -> str:
     """One stacked bar; see `shares`. Those in a table need no titles: the numbers stand beside them."""
     parts = []
     for state, width in shares(counts, cells, least):
@@ -73,23 +73,27 @@ def _bar(counts: Mapping[State, int], height: int, cells: int, least: int, more:
     return f'<div style="{look};background:rgba(128,128,128,.2){more}">{"".join(parts)}</div>'
 
 
-def _small_bar(counts: Mapping[State, int]) -> str:
-    return _bar(counts, 8, 100, 4, ";width:110px;margin-right:6px", titled=False)
+def small_bar(counts: Mapping[State, int]) -> str:
+    return bar(counts, 8, 100, 4, ";width:110px;margin-right:6px", titled=False)
 
 
-def _solid(said: str) -> str:
+def faint(inner: str) -> str:
+    return _span(_FAINT, inner)
+
+
+def solid(said: str) -> str:
     """Escaped, and not to be broken over lines."""
     return escape(said).replace(" ", "\u00a0")
 
 
-def _swatch(state: State) -> str:
+def swatch(state: State) -> str:
     return _span(
         f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{LOOKS[state].colour}",
         "",
     )
 
 
-def _table(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
+def tabled(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
     """Heads with whether their column stands left; cells are HTML."""
 
     def cell(tag: str, inner: str, left: bool) -> str:
@@ -110,7 +114,7 @@ def _table(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> 
     )
 
 
-def _block(inner: str) -> str:
+def block(inner: str) -> str:
     """What a display stands in: it scrolls sideways rather than breaking its rows."""
     return f'<div style="font-size:13px;line-height:1.5;overflow-x:auto;max-width:960px;padding:2px 0">{inner}</div>'
 
@@ -128,7 +132,7 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         workers_html(snapshot),
         advice_html(snapshot, hints),
     ]
-    return _block("".join(parts))
+    return block("".join(parts))
 
 
 def page(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
@@ -150,14 +154,14 @@ def head_html(snapshot: Snapshot) -> str:
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
     done = finished(snapshot)
     legend = "".join(
-        _span("display:inline-block;margin-right:16px", f"{_swatch(state)}{state.value} <b>{number(counts[state])}</b>")
+        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
         for state in LOOKS
         if counts[state]
     )
     return (
         f'<div style="{_FAINT}">{where}</div>'
         f"<div>{big}{done} · <b>{outlook(snapshot)}</b></div>"
-        f'<div style="margin:4px 0 6px">{_bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
+        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
     )
 
 
@@ -170,15 +174,15 @@ def functions_html(snapshot: Snapshot) -> str:
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) for state in states]
-        return [name, _small_bar(counts), *cells, mean, left]
+        return [name, small_bar(counts), *cells, mean, left]
 
     rows = []
     for function in shown:
         left = time_left(function, alive)
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
         name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
-        mean = "" if function.mean is None else _solid(duration(function.mean))
-        rows.append(row(name, function.counts, mean, "" if left is None else _solid(duration(left))))
+        mean = "" if function.mean is None else solid(duration(function.mean))
+        rows.append(row(name, function.counts, mean, "" if left is None else solid(duration(left))))
     if rest:
         rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), added(rest), "", ""))
     heads = [
@@ -188,7 +192,7 @@ def functions_html(snapshot: Snapshot) -> str:
         ("mean\u00a0time", False),
         ("time\u00a0left", False),
     ]
-    return f'<div style="margin-top:10px">{_table(heads, rows)}</div>'
+    return f'<div style="margin-top:10px">{tabled(heads, rows)}</div>'
 
 
 def _number(count: int, state: State) -> str:
@@ -215,13 +219,13 @@ def workers_html(snapshot: Snapshot) -> str:
         )
         doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
-            _solid(elide(info.host, 32)),
+            solid(elide(info.host, 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
-            _solid(duration(snapshot.at - info.since)) if busy and info.since else "",
-            _solid(size(info.memory)) if info.memory else "",
+            solid(duration(snapshot.at - info.since)) if busy and info.since else "",
+            solid(size(info.memory)) if info.memory else "",
             number(info.done),
-            _solid(ago(view.beat_age)),
+            solid(ago(view.beat_age)),
         ]
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = [
@@ -237,7 +241,7 @@ def workers_html(snapshot: Snapshot) -> str:
     if rest:
         working = sum(bool(view.info.task) for view in rest)
         more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
-    return _title(escape(crowd(snapshot.workers))) + _table([*heads, ("", True)] if notes else heads, rows) + more
+    return _title(escape(crowd(snapshot.workers))) + tabled([*heads, ("", True)] if notes else heads, rows) + more
 
 
 def failures_html(snapshot: Snapshot) -> str:
@@ -344,13 +348,13 @@ def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 def tasks_html(views: Sequence[TaskView], total: int) -> str:
     """A listing: one task a row, in the order given; ``total`` is how many there are, shown or not."""
     if not views:
-        return _block(_span(_FAINT, "no tasks"))
+        return block(_span(_FAINT, "no tasks"))
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            f"{_swatch(view.state)}{'reused' if view.source else view.state.value}",
+            f"{swatch(view.state)}{'reused' if view.source else view.state.value}",
             escape(elide(call(view.name, view.shown), 72)),
-            _solid(duration(view.duration)) if view.duration else "",
+            solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
         ]
         for view in views[:TASKS]
@@ -359,25 +363,25 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     more = (
         f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
     )
-    return _block(_table(heads, rows) + more)
+    return block(tabled(heads, rows) + more)
 
 
 def failure_html(view: FailureView) -> str:
     """One failure, whole and open."""
-    return _block(_details(view, escape(view.host), opened=True))
+    return block(_details(view, escape(view.host), opened=True))
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:
     """Who ran what when: one attempt a row, in the order given; ``total`` is how many there are, shown or not."""
     if not runs:
-        return _block(_span(_FAINT, "nothing was run yet"))
+        return block(_span(_FAINT, "nothing was run yet"))
     rows = [
         [
-            _solid(moment(run.started)),
-            _solid(duration(run.duration)),
-            _solid(elide(run.user, 24)),
-            _solid(elide(run.host, 32)),
-            f"{_swatch(run.state)}{run.state.value}" + (f", {escape(run.fate)}" if run.fate else ""),
+            solid(moment(run.started)),
+            solid(duration(run.duration)),
+            solid(elide(run.user, 24)),
+            solid(elide(run.host, 32)),
+            f"{swatch(run.state)}{run.state.value}" + (f", {escape(run.fate)}" if run.fate else ""),
             escape(elide(call(run.name, run.shown), 60)),
             escape(elide(run.said, 60)),
             f"<code>{escape(run.key[:8])}</code>",
@@ -396,4 +400,4 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
     ]
     left = total - len(rows)
     more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
-    return _block(_table(heads, rows) + more)
+    return block(tabled(heads, rows) + more)

@@ -92,17 +92,21 @@ class Opener:
 
     def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
         shown, summary, error, source = view.shown, "", "", ""
+        started, duration = view.started, view.duration
         try:
             if body is not None:
                 shown = self.spec(view.key, body).shown
             if held is not None:
                 outcome = self.outcome(view.key, held)
                 source = "" if held.verdict.key == view.key else held.verdict.key
+                started, duration = held.verdict.started, held.verdict.duration
                 summary = outcome.summary if isinstance(outcome, Finished) else ""
                 error = outcome.error if isinstance(outcome, Failed) else ""
         except SignatureError as refused:
             error = f"not shown: {refused}"
-        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source)
+        return msgspec.structs.replace(
+            view, shown=shown, summary=summary, error=error, source=source, started=started, duration=duration
+        )
 
     def pieces(self, run: Run) -> list[tuple[str, Any]]:
         """What a run printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
