@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import jug_notebook as jn
-from kernel_ext import completion, tables
+from kernel_ext import completion, replay, tables
 from kernel_ext.frontend import cell_name, cell_now
 from kernel_ext.inquiry import InquiryMagics
 from kernel_ext.live import Live
@@ -32,6 +32,7 @@ class Extension:
         shell.events.register("post_run_cell", self.after)
         completion.add(shell, self.magics, self.inquiry)
         self._tables = tables.add(shell, lambda: self.magics.as_text, self.magics.show_crew)
+        self._record = replay.record(shell)
         self.sources.load()
         self.magics.cell = cell_now(shell)
         self.magics.open()
@@ -44,6 +45,7 @@ class Extension:
         shell.events.unregister("post_run_cell", self.after)
         completion.remove(shell, self.magics, self.inquiry)
         self._tables()
+        self._record()
         self.sources.unload()
         for magics in (self.magics, self.inquiry):
             for kind in ("line", "cell"):

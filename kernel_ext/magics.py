@@ -47,7 +47,7 @@ from kernel_ext.outputs import (
     wanted,
     widgets_work,
 )
-from kernel_ext.replay import play, promise, recorded, replay
+from kernel_ext.replay import play, promise, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -286,9 +286,8 @@ class JugMagics(Magics):
             replay(session, task, self.as_text)
         elif now:
             print(f"{about}; it runs here")
-            with recorded(self.shell):
-                self._ran_here += 1
-                session.run_here(task)
+            self._ran_here += 1
+            session.run_here(task)
             if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
                 play(session.outputs(task.key))
             task.result()

@@ -22,7 +22,7 @@ from jug_notebook.model import FailureKind, Snapshot, WorkerView
 from kernel_ext.live import OPEN
 from kernel_ext.outputs import plural
 
-STILL = 10.0  #: seconds between two renewals of the saved picture while things go on
+STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news
 AT_ONCE = 2  #: so many failures, or stories of failures, are put on the page in one update: each is several messages
 KEPT = 40  #: failures that went are kept, to be as they were when they come back
