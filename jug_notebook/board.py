@@ -163,6 +163,7 @@ class Board:
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
         self._gone: set[WorkerId] = set()
         self._presumed: set[WorkerId] = set()
+        self._failed: dict[Card, float] = {}  # and when that was
         self._work: deque[Card] = deque()
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
@@ -371,6 +372,11 @@ class Board:
                     self._weigh_inputs(above)
                     work.append(above)
             if state != card.state:
+                if card.state == FAILED:
+                    del self._failed[card]
+                elif state == FAILED:
+                    held = _heaviest(card)
+                    self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
                 was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
                 card.state = state
                 if was != now:
@@ -700,6 +706,21 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
+
+
+    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[Card]:
+        """The tasks that failed, the latest first. Costs what failed, not what there is."""
+        cards = [
+            (ended, card)
+            for card, ended in self._failed.items()
+            if scope.notebook is None or scope.notebook in card.notebooks
+        ]
+        latest = heapq.nlargest(limit, cards, key=_when) if limit else sorted(cards, key=_when, reverse=True)
+        return [card for _, card in latest]
+
+
+def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
+    return failed[0], failed[1].key
 
 
 def _retry_at(card: Card) -> float:

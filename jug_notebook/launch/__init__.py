@@ -88,6 +88,7 @@ class Crew:
         self._log = log
         self._clock = clock
         self._since = clock.monotonic()
+        self._begun = False  # has a worker of it been seen?
 
     # -- looking
 
@@ -108,7 +109,10 @@ class Crew:
     @property
     def starting(self) -> bool:
         """Are workers on their way? Raises LaunchError, saying why, where they could not be started."""
+        if self._begun:
+            return False
         supervisors, workers = self._crew()
+        self._begun = bool(workers)
         late = self._clock.monotonic() - self._since > STARTING
         if supervisors:
             self._done_starting()

@@ -119,13 +119,15 @@ def cut_functions(
     )
 
 
-def cut_workers(workers: Sequence[WorkerView]) -> tuple[list[WorkerView], list[WorkerView]]:
+def cut_workers(
+    workers: Sequence[WorkerView], limit: int = WORKERS
+) -> tuple[list[WorkerView], list[WorkerView]]:
     """(shown, left out): by host; where there are too many, the busy and the lately ended stay."""
     order = in_sight(workers)
-    if len(order) <= WORKERS:
+    if len(order) <= limit:
         return order, []
     ranked = sorted(order, key=lambda view: (view.alive, not view.info.task))
-    kept = {id(view) for view in ranked[:WORKERS]}
+    kept = {id(view) for view in ranked[:limit]}
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
 
 

@@ -12,9 +12,11 @@ from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot
 from jug_notebook.render.alike import kinds
 from jug_notebook.render.gist import (
     FAILURES,
+    FUNCTIONS,
     LOOKS,
     NOTEBOOK,
     TASKS,
+    WORKERS,
     Hints,
     added,
     advise,
@@ -47,7 +49,8 @@ from jug_notebook.render.words import (
     size,
 )
 
-STORIES = 5  #: so many kinds of failures open; the others are a line
+ROWS = 12  #: of functions and of workers in a picture that is saved: it is sent whole
+STORIES = 4  #: so many kinds of failures open; the others are a line
 
 _FAINT = "opacity:.65"
 _LINE = "1px solid rgba(128,128,128,.28)"
@@ -127,9 +130,9 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """The whole picture for a page. Its parts are there one by one too, for a display that renews them apart."""
     parts = [
         head_html(snapshot),
-        functions_html(snapshot),
+        functions_html(snapshot, ROWS),
         failures_html(snapshot),
-        workers_html(snapshot),
+        workers_html(snapshot, ROWS),
         advice_html(snapshot, hints),
     ]
     return block("".join(parts))
@@ -165,12 +168,12 @@ def head_html(snapshot: Snapshot) -> str:
     )
 
 
-def functions_html(snapshot: Snapshot) -> str:
+def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS) -> str:
     """A row per function."""
     if not snapshot.functions:
         return ""
     states, alive = states_shown(snapshot.counts), living(snapshot)
-    shown, rest = cut_functions(snapshot.functions)
+    shown, rest = cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) for state in states]
@@ -202,11 +205,11 @@ def _number(count: int, state: State) -> str:
     return f"<b>{number(count)}</b>" if wrong else number(count)
 
 
-def workers_html(snapshot: Snapshot) -> str:
+def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
     """Which worker does what."""
     if not in_sight(snapshot.workers):
         return ""
-    shown, rest = cut_workers(snapshot.workers)
+    shown, rest = cut_workers(snapshot.workers, limit)
     notes = any(view.info.note for view in shown)
     rows = []
     for view in shown:

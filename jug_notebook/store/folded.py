@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -332,12 +331,12 @@ class FoldedStore(ABC):
     ) -> list[TaskView]:
         with self._lock:
             self._news()
-            cards = self._board.listing(scope, target, state)
-            if state is State.FAILED:
-                held = [(outcome, card) for card in cards if (outcome := self._board.held(card.key)) is not None]
-                held.sort(key=lambda pair: pair[0][0].started + pair[0][0].duration, reverse=True)
-                cards = iter([card for _, card in held])
-            return [self._view(card) for card in (islice(cards, limit) if limit else cards)]
+            if state is State.FAILED and target is None:
+                return [self._view(card) for card in self._board.failed(scope, limit)]
+            views = [self._view(card) for card in self._board.listing(scope, target, state)]
+        if state is State.FAILED:
+            views.sort(key=lambda view: view.started + view.duration, reverse=True)
+        return views[:limit] if limit else views
 
     def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
         with self._lock:
