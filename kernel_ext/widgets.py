@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -72,10 +73,11 @@ SHORTER = (
 BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
 
 LIVE = '<span style="color:#009e73">●</span> live'
-WAITS = " · buttons act after the running cell; <code>jug-notebook stop</code> in a shell acts at once"
+WAITS = " · buttons act after the running cell"
+AT_ONCE_ELSEWHERE = "; in a shell, this stops at once: <code>{}</code>"
 SAVED = (
-    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> A “model not found” below says that '
-    "the kernel which moved it has ended. Run the cell again to see how things are.</div>"
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> “Model not found” or “loading” below '
+    "says that the kernel which moved it has ended. Run the cell again to see how things are.</div>"
 )
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
@@ -101,6 +103,7 @@ class Panel:
         self.all = all
         self.kept: Callable[[Snapshot], None] = lambda snapshot: None
         self._waiting = waiting  #: do presses of buttons wait for a running cell?
+        self._waits = WAITS + _stop_in_a_shell(session.url)
         self._lock = threading.RLock()
         self._closed = False
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
@@ -199,7 +202,7 @@ class Panel:
         self._tell_live()
 
     def _tell_live(self) -> None:
-        _set(self._mark, _line(LIVE + (WAITS if self._waiting() else ""), ""))
+        _set(self._mark, _line(LIVE + (self._waits if self._waiting() else ""), ""))
 
     # -- buttons -------------------------------------------------------------------------------------------------------
 
@@ -347,7 +350,7 @@ class Failure:
         self._kind = kind
         newest, count = kind.newest, len(kind.keys)
         more = f"  ·  and {count - 1:,} more like it" if count > 1 else ""
-        title = f"{_short(f'{newest.name}({newest.shown})', 60)}  ·  {_short(newest.error, 90)}{more}"
+        title = f"{_short(render.call(newest.name, newest.shown), 60)}  ·  {_short(newest.error, 90)}{more}"
         if self.box.titles != (title,):
             self.box.titles = (title,)
 
@@ -374,6 +377,13 @@ def route_to_asker(widget: Any) -> None:
     comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda data, default: default
+
+
+def _stop_in_a_shell(url: str) -> str:
+    """How to stop workers where the kernel is busy; a password stays where it is."""
+    if url.startswith("memory:"):
+        return ""
+    return AT_ONCE_ELSEWHERE.format(escape(f"jug-notebook stop --jugdir {'URL' if '@' in url else shlex.quote(url)}"))
 
 
 def _calmed(snapshot: Snapshot) -> Snapshot:

@@ -4,7 +4,7 @@ What there is too much of is cut, and says by how much; what a task wrote is cle
 """
 
 from jug_notebook.render.alike import kinds, pattern, sorted_out
-from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, plain
+from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.handles import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
 from jug_notebook.render.page import (
@@ -39,6 +39,7 @@ __all__ = [
     "as_it_is",
     "as_text",
     "base64_of",
+    "call",
     "duration",
     "failure_html",
     "failure_text",

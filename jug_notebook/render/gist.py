@@ -13,6 +13,7 @@ FUNCTIONS = 20  #: so many rows of functions are shown,
 WORKERS = 16  #: of workers,
 FAILURES = 10  #: of kinds of failures,
 TASKS = 100  #: and of tasks in a listing
+NAME = 40  #: characters of a function's name before its arguments
 
 
 class Look(NamedTuple):
@@ -67,8 +68,8 @@ def percent(snapshot: Snapshot) -> str:
 
 
 def call(name: str, shown: str) -> str:
-    """A task as people write it: "fit(n=3)"."""
-    return f"{name}({shown})"
+    """A task as people write it: "fit(n=3)". A long name leaves room for the arguments."""
+    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({shown})"
 
 
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:

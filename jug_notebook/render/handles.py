@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jug_notebook.model import State, TaskView
 from jug_notebook.render.gist import LOOKS, call, shares
-from jug_notebook.render.page import bar, block, faint, small_bar, solid, swatch, tabled
+from jug_notebook.render.page import bar, block, faint, small_bar, solid, stated, swatch, tabled
 from jug_notebook.render.plain_text import table
 from jug_notebook.render.words import duration, elide, escape, number, plural
 
@@ -100,7 +100,7 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
     cells = [
         [
             faint(escape(elide(item.label, 24))),
-            f"{swatch(item.view.state)}{item.view.state.value}",
+            stated(item.view.state),
             escape(elide(item.call, 72)),
             solid(duration(item.view.duration)) if item.view.duration else "",
             f"<b>{escape(elide(_said(item), 80))}</b>" if item.view.error else escape(elide(_said(item), 80)),
@@ -124,7 +124,7 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
     ]
     if count:
         named = " · ".join(
-            f"{swatch(need.state)}{escape(elide(call(need.name, need.shown), 48))} {faint(need.state.value)}"
+            f"{stated(need.state, escape(elide(call(need.name, need.shown), 48)))} {faint(need.state.value)}"
             for need in needs
         )
         more = f" · and {number(count - len(needs))} more" if count > len(needs) else ""

@@ -89,6 +89,11 @@ def solid(said: str) -> str:
     return escape(said).replace(" ", "\u00a0")
 
 
+def stated(state: State, said: str = "") -> str:
+    """A state with its colour, in one piece."""
+    return _span("white-space:nowrap", f"{swatch(state)}{said or state.value}")
+
+
 def swatch(state: State) -> str:
     return _span(
         f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{LOOKS[state].colour}",
@@ -355,7 +360,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            f"{swatch(view.state)}{'reused' if view.source else view.state.value}",
+            stated(view.state, "reused" if view.source else ""),
             escape(elide(call(view.name, view.shown), 72)),
             solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
@@ -384,7 +389,7 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
             solid(duration(run.duration)),
             solid(elide(run.user, 24)),
             solid(elide(run.host, 32)),
-            f"{swatch(run.state)}{run.state.value}" + (f", {escape(run.fate)}" if run.fate else ""),
+            stated(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
             escape(elide(call(run.name, run.shown), 60)),
             escape(elide(run.said, 60)),
             f"<code>{escape(run.key[:8])}</code>",

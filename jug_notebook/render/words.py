@@ -10,10 +10,12 @@ EXCERPT = 6_000  #: characters of a traceback or an output; of longer ones the m
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    """Two units at most: "40 µs", "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min", "3 d 4 h"."""
     seconds = max(0.0, seconds)
     if seconds < 0.9995:
         milli = seconds * 1000
+        if 0 < milli < 0.0995:
+            return f"{milli * 1000:.0f} µs"
         return f"{milli:.0f} ms" if milli >= 9.95 or milli == 0 else f"{milli:.1f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"

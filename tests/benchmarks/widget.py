@@ -76,6 +76,7 @@ def drawing() -> None:
     from kernel_ext.widgets import Panel
 
     class Nobody:
+        url = "file:/bench"
         closed = False
 
     start = time.thread_time()
