@@ -23,7 +23,7 @@ from jug_notebook.render.page import (
 from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.shown import as_text, base64_of, origin_text, shown_html, shown_text
-from jug_notebook.render.words import ago, duration, size
+from jug_notebook.render.words import ago, duration, elide_columns, size
 
 __all__ = [
     "FAILURES",
@@ -41,6 +41,7 @@ __all__ = [
     "base64_of",
     "call",
     "duration",
+    "elide_columns",
     "failure_html",
     "failure_text",
     "failures_html",

@@ -94,6 +94,20 @@ def elide(line: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
+def elide_columns(line: str, width: int) -> str:
+    """A line cut to what a terminal of that width shows in one row; its spaces stay."""
+    if columns(line) <= width:
+        return line
+    room = width - 1
+    kept = []
+    for character in line:
+        room -= columns(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
 def columns(written: str) -> int:
     """How wide a terminal shows it."""
     if written.isascii():
