@@ -19,6 +19,7 @@ from jug_notebook.model import (
     Acceptance,
     Address,
     Claim,
+    Ended,
     Grant,
     Held,
     Invalidation,
@@ -121,6 +122,13 @@ class Store(Protocol):
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
     ) -> list[TaskView]:
         """A listing, in order of submission; of failed tasks, the latest first."""
+        ...
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
+
+        Answers them, and how many there are.
+        """
         ...
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
