@@ -209,7 +209,7 @@ def workers_html(snapshot: Snapshot) -> str:
         )
         doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
-            _solid(elide(info.host, 32)),
+            _solid(elide(info.where, 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
             _solid(duration(snapshot.at - info.since)) if busy and info.since else "",

@@ -118,7 +118,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
         task += f" {far(info)}" if far(info) else ""
         rows.append(
             [
-                elide(info.host, 24),
+                elide(info.where, 24),
                 str(info.pid),
                 task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",

@@ -34,6 +34,7 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
+from jug_notebook.session import starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
 from jug_notebook.session.closer import Closer
@@ -50,7 +51,8 @@ from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
 
 if TYPE_CHECKING:
-    from jug_notebook.launch import Crew
+    from jug_notebook.launch import Crew, CrewOptions
+    from jug_notebook.launch.preflight import Report
 
 FAILURES = 20  #: so many are opened for a picture
 LOGS = 20  #: so many tasks are shown in one log
@@ -300,6 +302,8 @@ class Session(Closer):
         self,
         workers: int | None = None,
         *,
+        hosts: Iterable[str] = (),
+        on: Any = None,
         wait: bool = False,
         target: Any = None,
         max_tasks: int | None = None,
@@ -307,38 +311,66 @@ class Session(Closer):
         idle_timeout: float = 600,
         memory_limit: int | None = None,
         python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
         here: bool = False,
         namespace: Mapping[str, Any] | None = None,
     ) -> Crew:
-        """Start workers on this host, in the background; answers at once with their crew.
+        """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Answers at once.
 
-        ``workers`` is the total to have with equal options (all cores, if not given); asking twice starts none twice.
+        ``workers`` is the total to have on each host with equal options (all cores, if not given); asking twice starts
+        none twice. ``hosts`` are reached by ssh: "host", "user@host", "user@host:8". There, ``python`` is the Python to
+        run, ``setup`` shell commands to run before, ``remote_dir`` where this notebook's folder is ("/there"), or
+        another ("/here=/there"). ``on`` is whatever has a ``submit``: a Dask client, an executor (also submitit's), an
+        ipyparallel view; whoever runs that can run code as you, and you as they.
         ``target`` runs these tasks and what they need, and no others; ``max_tasks`` and ``max_time`` (seconds) are a
         worker's and a crew's limits, ``memory_limit`` a task's in bytes; ``idle_timeout`` ends them so many seconds
         after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. With ``here``,
-        none is started: see `run_here`. Raises LaunchError.
+        none is started: see `run_here`. Raises LaunchError; what goes wrong on other hosts, `Crew.failures` tells.
         """
-        from jug_notebook.launch import Crew, CrewOptions, local
+        from jug_notebook.launch import Crew
 
         if here:
             self.run_here(target, max_tasks, max_time, namespace)
-            return Crew(self._store, "", clock=self._clock)
+            return Crew(self._store, clock=self._clock)
         self.flush()
-        options = CrewOptions(
-            size=workers if workers is not None else len(os.sched_getaffinity(0)),
+        hosts = starting.read_hosts(hosts)
+        elsewhere = bool(hosts) or on is not None
+        options = self._options(
+            workers if workers is not None else 0 if elsewhere else starting.cores(),
             idle_timeout=idle_timeout,
             max_tasks=max_tasks,
             max_time=max_time,
             memory_limit=memory_limit,
             target=None if target is None else self._target(target, namespace),
             python=python,
-            tied_to=self._info.id if self.headless else "",
+            setup=setup or "",
+            remote_dir=remote_dir,
         )
-        crew = local.launch(self._store, options)
+        crew = starting.start(self._store, self.folder, options, hosts, on, self._clock)
         self.crews.append(crew)
         if wait:
             self.barrier()
         return crew
+
+    def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> CrewOptions:
+        from jug_notebook.launch import CrewOptions
+
+        folders = starting.folders_of(remote_dir, self.folder)
+        return CrewOptions(size, **asked, folders=folders, tied_to=self._info.id if self.headless else "")
+
+    def look(
+        self,
+        hosts: Iterable[str],
+        workers: int = 0,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+    ) -> list[Report]:
+        """What would stand in the way of workers on these hosts. Starts nothing. Raises LaunchError."""
+        self.flush()
+        options = self._options(workers, remote_dir, python=python, setup=setup or "")
+        return starting.look(self._store, self.folder, options, hosts, self._clock)
 
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
         if isinstance(target, TaskFunction):
@@ -364,9 +396,10 @@ class Session(Closer):
         failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
         failures = tuple(self._opener.failures(failed))
         snapshot = self._store.snapshot(scope)
-        starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
+        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.starting)
+        notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
         return Status(
-            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=starting)
+            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=coming, notes=notes)
         )
 
     def status_of(self, keys: Sequence[Key]) -> Status:
@@ -451,7 +484,7 @@ class Session(Closer):
         return render.shown_text(self._opener.pieces(run) if run.displays else run.output).rstrip("\n")
 
     def _host_log(self, host: str) -> str:
-        there = [info for info, _, _ in self._store.processes() if info.host == host and info.kind != "session"]
+        there = [info for info, _, _ in self._store.processes() if info.is_on(host) and info.kind != "session"]
         if not there:
             raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self.hosts()) or 'none'}")
         parts = []
@@ -466,7 +499,7 @@ class Session(Closer):
         told = [
             info
             for info, alive, _ in self._store.processes()
-            if alive and info.kind == "supervisor" and host in (None, info.host)
+            if alive and info.kind == "supervisor" and info.is_on(host)
         ]
         if told:
             from jug_notebook.launch import tell
