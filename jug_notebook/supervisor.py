@@ -424,8 +424,8 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setpgid(0, 0)
             os.close(self._held)
-            if self.lead is not None:
-                os.close(self.lead)
+            if self.lead:
+                os.close(self.lead)  # as for 0, /dev/null takes its place
             _die_with(parent, self._leash)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)

@@ -488,9 +488,9 @@ def work(
     ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
     clock: no task begins after it, nor one that by those before it would not end in time. Tasks whose folder is below
     the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running that
-    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays go
-    into ``book``. A ``guest`` works in somebody
-    else's process: it leaves the folder and the warnings as they are, and Ctrl-C ends the loop, giving the task back.
+    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
+    go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
+    and Ctrl-C ends the loop, giving the task back.
     """
     listener = listener or Deaf()
     book = book or Album(listener)

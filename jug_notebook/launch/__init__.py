@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -86,6 +87,7 @@ class Post:
     """
 
     failure = ""  #: why nothing comes of it, in a line
+    said = ""  #: what came of it, in a line
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
@@ -93,6 +95,7 @@ class Post:
         self.place = place or process.host()  #: what whoever asked for it calls it
         self.size = size  #: workers asked for when it was started; 0: not known yet
         self.clock = clock
+        self.over = threading.Event()  #: it is known what came of it
         self._since = clock.monotonic()
 
     def holds(self, supervisor: WorkerInfo) -> bool:
@@ -159,6 +162,16 @@ class Crew:
     def failures(self) -> list[str]:
         """A line for each place where no worker could be started: which, why, and the way out."""
         return [post.failure for post, *_ in self._looked_after() if post.failure]
+
+    def told(self, patience: float) -> list[str]:
+        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that."""
+        until = self._clock.monotonic() + patience
+        lines = []
+        for post in self.posts:
+            post.over.wait(max(0.0, until - self._clock.monotonic()))
+            waits = "" if post.over.is_set() else f"{post.place}: no answer yet; the status will tell"
+            lines.append(post.failure or waits or post.said)
+        return [line for line in lines if line]
 
     @property
     def starting(self) -> bool:

@@ -123,6 +123,15 @@ def land(request: object) -> None:
         _detach(asked, url, size)
 
 
+def look_around(asked: Request) -> list[Check]:
+    """What is found on this host."""
+    checks: list[Check] = []
+    store = _looked_around(asked, checks)
+    if store is not None:
+        store.close()
+    return checks
+
+
 def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
     """Fills in what it finds; answers the store where nothing is wrong."""
     store = None
@@ -134,9 +143,17 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
                 _keep_key(asked)
             checks.append(Check("key", "is there" if _has_key(asked) else "goes there with the first workers"))
             checks += _packages(asked)
+            if asked.check:
+                checks.append(_workers(store, asked))
     except JugError as error:
         checks.append(Check("store", str(error), "see what it says", True))
     return store if store is not None and not any(check.wrong for check in checks) else None
+
+
+def _workers(store: Store, asked: Request) -> Check:
+    there = sum(info.size for info in living(store, asked.crew) if process.running(info))
+    size = asked.size or len(os.sched_getaffinity(0))
+    return Check("workers", f"{there} are there, {max(0, size - there)} would be started")
 
 
 def _opened(asked: Request, checks: list[Check]) -> Store | None:
@@ -171,7 +188,8 @@ def _keep_key(asked: Request) -> None:
     if asked.secret:
         secret = bytes.fromhex(asked.secret)
         if keyring.put(asked.store, secret, lasting=asked.lasting) != secret:
-            raise StoreError(f"{keyring.folder()} has another key of store {asked.store[:8]}; move that file away first")
+            other = f"{keyring.folder()} has another key of store {asked.store[:8]} there"
+            raise StoreError(f"{other}; move that file away first")
     keyring.secret(asked.store)
 
 
@@ -188,7 +206,8 @@ def _packages(asked: Request) -> list[Check]:
     missing = [name for name in sorted(asked.packages) if importlib.util.find_spec(name) is None]
     if missing:
         names = " ".join(missing)
-        return [Check("modules", f"no package {names} there", f"install it: {sys.executable} -m pip install {names}", True)]
+        install = f"install it there: {sys.executable} -m pip install {names}"
+        return [Check("modules", f"no package {names} there", install, True)]
     other = []
     for name, version in sorted(asked.packages.items()):
         theirs = version_of(name)
@@ -292,4 +311,4 @@ def answers(lines: Sequence[bytes]) -> list[Answer]:
     return [msgspec.json.decode(line[len(mark) :], type=Answer) for line in lines if line.startswith(mark)]
 
 
-__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "version_of"]
+__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "version_of"]

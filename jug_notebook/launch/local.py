@@ -26,7 +26,6 @@ from jug_notebook.store import Store, keyring, split
 from jug_notebook.supervisor import TICK
 from jug_notebook.worker import Slot, work
 
-
 TAIL = 2000  #: bytes of a failed start's output that people are shown
 
 
@@ -103,11 +102,11 @@ class Started(Post):
 def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Post:
     command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker"]
     command += [*arguments(options), "--crew", name, "--detached"]
-    environment = _environment()
+    surroundings = environment()
     if split(store.url)[0] == "file":
         command.append(store.url)
     else:  # it may hold a password, and everybody can read the commands that run
-        environment["JUG_STORE"] = store.url
+        surroundings["JUG_STORE"] = store.url
     log = tempfile.TemporaryFile()  # noqa: SIM115  # the crew reads it, should the start fail
     try:
         started = subprocess.Popen(
@@ -116,7 +115,7 @@ def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Po
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment,
+            env=surroundings,
         )
     except OSError as error:
         log.close()
@@ -124,7 +123,7 @@ def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Po
     return Started(store, name, options.size, started, log, clock)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, and where to find this package, should it be neither installed nor on the path."""
     home = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH", "")

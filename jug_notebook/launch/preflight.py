@@ -42,6 +42,13 @@ class Report(Struct, frozen=True):
         return f"{self.place}: {check.said}; {check.remedy}"
 
 
+class Preflight(list[Report]):
+    """What was found on some hosts; as text, a table."""
+
+    def __repr__(self) -> str:
+        return table(self)
+
+
 def table(reports: Sequence[Report]) -> str:
     """The same for all hosts, in full."""
     width = max((len(check.what) for report in reports for check in report.checks), default=0)
@@ -140,4 +147,4 @@ def compiled(names: Sequence[str]) -> Check:
     return Check("modules", said, f"install it on every host as a package: pip install ./{names[0]}", True)
 
 
-__all__ = ["Check", "Report", "table"]
+__all__ = ["Check", "Preflight", "Report", "table"]

@@ -190,10 +190,19 @@ class Away(Post):
         super().__init__(call.store, call.name(host), host.place, host.size or call.options.size, call.clock)
         self.report = Report(host.place)
         self.answer: Answer | None = None
-        self.over = threading.Event()
         self._call, self._host, self._gate, self._check = call, host, gate, check
         self._stop: Stop | None = None
         threading.Thread(target=self._run, name=f"jug-ssh {host.place}", daemon=True).start()
+
+    @property
+    def said(self) -> str:  # type: ignore[override]
+        if self.answer is None:
+            return ""
+        before, size = self.answer.before, self.answer.size
+        there = f"{_workers(before)} {'is' if before == 1 else 'are'} there already"
+        more = f"started {size - before} more: {size} in all" if before else f"started {_workers(size)}"
+        line = f"{self.place}: {there if before >= size else more}"
+        return "\n".join([line, *self.report.warnings])
 
     def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if not self.over.is_set():
@@ -293,6 +302,10 @@ class Away(Post):
             self._note(*answer.checks)
             if answer.now:
                 self._note(preflight.clock(preflight.offset(answer.now, asked, answered)))
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def launch(call: Call, hosts: Sequence[Host]) -> list[Away]:

@@ -52,7 +52,7 @@ from jug_notebook.task.handles import SHORT, Task, handle
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew, CrewOptions
-    from jug_notebook.launch.preflight import Report
+    from jug_notebook.launch.preflight import Preflight
 
 FAILURES = 20  #: so many are opened for a picture
 LOGS = 20  #: so many tasks are shown in one log
@@ -302,7 +302,7 @@ class Session(Closer):
         self,
         workers: int | None = None,
         *,
-        hosts: Iterable[str] = (),
+        hosts: Iterable[str | Path] = (),
         on: Any = None,
         wait: bool = False,
         target: Any = None,
@@ -319,7 +319,8 @@ class Session(Closer):
         """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Answers at once.
 
         ``workers`` is the total to have on each host with equal options (all cores, if not given); asking twice starts
-        none twice. ``hosts`` are reached by ssh: "host", "user@host", "user@host:8". There, ``python`` is the Python to
+        none twice. ``hosts`` are reached by ssh: "host", "user@host", "user@host:8", or a Path of a
+        file with one a line. There, ``python`` is the Python to
         run, ``setup`` shell commands to run before, ``remote_dir`` where this notebook's folder is ("/there"), or
         another ("/here=/there"). ``on`` is whatever has a ``submit``: a Dask client, an executor (also submitit's), an
         ipyparallel view; whoever runs that can run code as you, and you as they.
@@ -334,8 +335,8 @@ class Session(Closer):
             self.run_here(target, max_tasks, max_time, namespace)
             return Crew(self._store, clock=self._clock)
         self.flush()
-        hosts = starting.read_hosts(hosts)
-        elsewhere = bool(hosts) or on is not None
+        named = starting.read_hosts(hosts, self.folder)
+        elsewhere = bool(named) or on is not None
         options = self._options(
             workers if workers is not None else 0 if elsewhere else starting.cores(),
             idle_timeout=idle_timeout,
@@ -347,7 +348,7 @@ class Session(Closer):
             setup=setup or "",
             remote_dir=remote_dir,
         )
-        crew = starting.start(self._store, self.folder, options, hosts, on, self._clock)
+        crew = starting.start(self._store, self.folder, options, named, on, self._clock)
         self.crews.append(crew)
         if wait:
             self.barrier()
@@ -361,16 +362,17 @@ class Session(Closer):
 
     def look(
         self,
-        hosts: Iterable[str],
+        hosts: Iterable[str | Path],
         workers: int = 0,
         python: str | None = None,
         setup: str | None = None,
         remote_dir: str | None = None,
-    ) -> list[Report]:
+    ) -> Preflight:
         """What would stand in the way of workers on these hosts. Starts nothing. Raises LaunchError."""
         self.flush()
         options = self._options(workers, remote_dir, python=python, setup=setup or "")
-        return starting.look(self._store, self.folder, options, hosts, self._clock)
+        named = starting.read_hosts(hosts, self.folder)
+        return starting.look(self._store, self.folder, options, named, self._clock)
 
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
         if isinstance(target, TaskFunction):

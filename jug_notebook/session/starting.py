@@ -19,17 +19,16 @@ from jug_notebook.task import definitions
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew, CrewOptions
-    from jug_notebook.launch.preflight import Report
+    from jug_notebook.launch.preflight import Preflight
     from jug_notebook.launch.ssh import Call, Host
 
 
 def start(
-    store: Store, folder: Path, options: CrewOptions, hosts: Iterable[str], on: Any, clock: Clock
+    store: Store, folder: Path, options: CrewOptions, named: Sequence[Host], on: Any, clock: Clock
 ) -> Crew:
     """Start what is asked for; see `Session.execute`. Raises LaunchError."""
     from jug_notebook.launch import Crew, local
 
-    named = read_hosts(hosts)
     if on is not None:
         from jug_notebook.launch import pool
 
@@ -45,11 +44,12 @@ def start(
     return local.launch(store, options, clock)
 
 
-def look(store: Store, folder: Path, options: CrewOptions, hosts: Iterable[str], clock: Clock) -> list[Report]:
+def look(store: Store, folder: Path, options: CrewOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:
     """What stands in the way on these hosts; nothing is started."""
     from jug_notebook.launch import ssh
+    from jug_notebook.launch.preflight import Preflight
 
-    return ssh.look(call(store, folder, options, clock), read_hosts(hosts))
+    return Preflight(ssh.look(call(store, folder, options, clock), hosts))
 
 
 def call(store: Store, folder: Path, options: CrewOptions, clock: Clock) -> Call:
@@ -73,15 +73,16 @@ def folders_of(remote_dir: str | None, folder: Path) -> tuple[tuple[str, str], .
     return ((os.path.abspath(os.path.expanduser(here)) if equals else str(folder), there),)
 
 
-def read_hosts(words: Iterable[str]) -> list[Host]:
-    """Each of them ``host``, ``user@host`` or ``user@host:8``. Raises LaunchError."""
+def read_hosts(words: Iterable[str | Path] | str | Path, folder: Path) -> list[Host]:
+    """Each of them ``host``, ``user@host``, ``user@host:8``, or the path of a file of hosts. Raises LaunchError."""
+    if not words:
+        return []
     from jug_notebook.launch import ssh
 
-    return [word if isinstance(word, ssh.Host) else ssh.host_of(word) for word in _one_or_many(words)]
-
-
-def _one_or_many(words: Iterable[str]) -> Iterable[str]:
-    return words.split(",") if isinstance(words, str) else words
+    found = []
+    for word in words.split(",") if isinstance(words, str) else [words] if isinstance(words, Path) else words:
+        found += ssh.hosts_in(folder / word.expanduser()) if isinstance(word, Path) else [ssh.host_of(word)]
+    return found
 
 
 # -- what tasks import -------------------------------------------------------------------------------------------------

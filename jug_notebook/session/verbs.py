@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.model import State
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def execute(
     workers: int | None = None,
     *,
-    hosts: Iterable[str] = (),
+    hosts: Iterable[str | Path] = (),
     on: Any = None,
     wait: bool = False,
     target: Any = None,
