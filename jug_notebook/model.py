@@ -443,6 +443,7 @@ class TaskView(Struct, frozen=True):
     summary: str = ""
     error: str = ""
     source: Key = ""  #: where the value was taken over: whose run it is
+    user: str = ""  #: who made it
 
 
 class FunctionView(Struct, frozen=True):

@@ -127,7 +127,8 @@ def port_of(on: Any) -> Port:
 def _dask(client: Any) -> Port:
     if getattr(client, "asynchronous", False):
         raise LaunchError("that Dask client is asynchronous; give one that isn't: Client(address)")
-    info = client.scheduler_info(n_workers=-1) if _takes(client.scheduler_info, "n_workers") else client.scheduler_info()
+    all_workers = {"n_workers": -1} if _takes(client.scheduler_info, "n_workers") else {}
+    info = client.scheduler_info(**all_workers)
     distributed = importlib.import_module("distributed")
 
     def submit(shift: Shift) -> Ticket:

@@ -34,7 +34,7 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
-from jug_notebook.session import starting
+from jug_notebook.session import sharing, starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
 from jug_notebook.session.closer import Closer
@@ -71,6 +71,7 @@ class Session(Closer):
         *,
         notebook: str | Path | None = None,
         headless: bool = False,
+        shared: str | None = None,
         clock: Clock = CLOCK,
     ) -> None:
         self.notebook = _notebook(notebook)
@@ -79,6 +80,8 @@ class Session(Closer):
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
         self._store = open_store(resolve_url(url, self.folder), clock)
+        if shared is not None:
+            sharing.join(self._store, shared, self._secret)
         self._seal = Seal(self._secret(), self._store.id)
         self._opener = Opener(self._store, self._seal)
         self._reader = Reader(self._store, self._opener, clock, self._starting)
@@ -101,6 +104,8 @@ class Session(Closer):
         try:
             return keyring.secret(self._store.id, make=not lasting, lasting=lasting)
         except StoreError:
+            if advice := sharing.advice(self._store):
+                raise StoreError(advice) from None
             if self._store.snapshot().functions:
                 raise
         return keyring.secret(self._store.id, make=True)  # nobody has written to it yet: it is ours
@@ -607,8 +612,17 @@ _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 _current: Session | None = None
 
 
-def connect(url: str | Path = "jugdata", *, notebook: str | Path | None = None, headless: bool = False) -> Session:
+def connect(
+    url: str | Path = "jugdata",
+    *,
+    shared: str | None = None,
+    notebook: str | Path | None = None,
+    headless: bool = False,
+) -> Session:
     """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+
+    ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
+    of their own. They can run code as each other.
 
     Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
     Raises StoreError.
@@ -619,11 +633,11 @@ def connect(url: str | Path = "jugdata", *, notebook: str | Path | None = None, 
     if before is not None and not before.closed:
         before.flush()
         same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
-        if same:
+        if same and shared is None:
             before.headless = before.headless or headless
             desk.sit(before)
             return before
-    _current = Session(url, notebook=notebook, headless=headless)
+    _current = Session(url, notebook=notebook, headless=headless, shared=shared)
     desk.sit(_current)
     return _current
 

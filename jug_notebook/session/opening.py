@@ -91,10 +91,11 @@ class Opener:
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
     def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
-        shown, summary, error, source = view.shown, "", "", ""
+        shown, summary, error, source, user = view.shown, "", "", "", ""
         try:
             if body is not None:
-                shown = self.spec(view.key, body).shown
+                spec = self.spec(view.key, body)
+                shown, user = spec.shown, spec.origin.user
             if held is not None:
                 outcome = self.outcome(view.key, held)
                 source = "" if held.verdict.key == view.key else held.verdict.key
@@ -102,7 +103,7 @@ class Opener:
                 error = outcome.error if isinstance(outcome, Failed) else ""
         except SignatureError as refused:
             error = f"not shown: {refused}"
-        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source)
+        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source, user=user)
 
     def pieces(self, run: Run) -> list[tuple[str, Any]]:
         """What a run printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
