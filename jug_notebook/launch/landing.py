@@ -206,8 +206,8 @@ def _packages(asked: Request) -> list[Check]:
     missing = [name for name in sorted(asked.packages) if importlib.util.find_spec(name) is None]
     if missing:
         names = " ".join(missing)
-        install = f"install it there: {sys.executable} -m pip install {names}"
-        return [Check("modules", f"no package {names} there", install, True)]
+        remedy = f"tasks that import it will fail; install it there: {sys.executable} -m pip install {names}"
+        return [Check("modules", f"no package {names} there", remedy)]
     other = []
     for name, version in sorted(asked.packages.items()):
         theirs = version_of(name)

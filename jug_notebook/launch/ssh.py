@@ -47,6 +47,9 @@ _READ = (
 )
 
 
+_HAS_US = 'import sys, importlib.util as u; sys.exit(not u.find_spec("jug_notebook"))'
+
+
 class Host(NamedTuple):
     """A host as ssh takes it, and how many workers it shall have (0: not said)."""
 
@@ -145,13 +148,17 @@ class Call:
         """Which to look for, in order."""
         if self.options.python:
             return [self.options.python]
-        return ["python3", "python"] if self.options.setup else [sys.executable, f"python{process.python()}", "python3"]
+        if self.options.setup:
+            return ["python3", "python", sys.executable]
+        return [sys.executable, f"python{process.python()}", "python3"]
 
     def script(self) -> str:
         """For the shell there: it runs the setup, finds Python, and becomes that."""
-        find = f"for p in {' '.join(map(shlex.quote, self.pythons))}; do q=$(command -v \"$p\") && break; q=; done"
-        lines = [
-            find,
+        names = " ".join(map(shlex.quote, self.pythons))
+        lines = [f"for p in {names}; do q=$(command -v \"$p\") && break; q=; done"]
+        if self.options.setup and not self.options.python:  # it may have made another one ours, or not
+            lines.append(f"for p in {names}; do \"$p\" -c '{_HAS_US}' 2>/dev/null && {{ q=$p; break; }}; done")
+        lines += [
             "[ -n \"$q\" ] || { echo 'jn1 {\"error\":\"none\"}' >&4; exit 1; }",
             "exec \"$q\" -c 'import sys, json; exec(json.loads(sys.stdin.readline()))' jug-notebook worker"
             " <&3 >&4 3<&- 4>&-",
