@@ -130,10 +130,15 @@ def python(theirs: str, path: str, wanted: str) -> Check:
     )  # fmt: skip
 
 
-def package(theirs: str, path: str, wanted: str) -> Check:
+def package(theirs: str, path: str, wanted: str, error: str = "") -> Check:
     if theirs == wanted:
         return Check("package", f"jug_notebook {theirs}")
-    said = f"jug_notebook {theirs} there, and {wanted} here" if theirs else f"{path} has no jug_notebook"
+    if theirs:
+        said = f"jug_notebook {theirs} there, and {wanted} here"
+    elif "jug_notebook" in error:
+        said = f"{path} has no jug_notebook"
+    else:
+        said = f"{path} can't import jug_notebook ({error})"
     return Check("package", said, f"install it there: {path} -m pip install jug-notebook=={wanted}", True)
 
 

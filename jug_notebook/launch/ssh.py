@@ -47,7 +47,7 @@ _READ = (
 )
 
 
-_HAS_US = 'import sys, importlib.util as u; sys.exit(not u.find_spec("jug_notebook"))'
+_HAS_US = 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("jug_notebook", "msgspec"))))'
 
 
 class Host(NamedTuple):
@@ -302,7 +302,7 @@ class Away(Post):
         elif answer.python:
             self._note(preflight.python(answer.python, answer.path, wanted.python))
             if not self.failed:
-                self._note(preflight.package(answer.package, answer.path, wanted.version))
+                self._note(preflight.package(answer.package, answer.path, wanted.version, answer.error))
         elif answer.host:
             self.answer, self.size = answer, answer.size
         else:
