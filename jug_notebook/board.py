@@ -16,13 +16,17 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
+from itertools import compress
 from typing import Any, NamedTuple
+
+import msgspec
 
 from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
     Claimed,
     Fact,
+    Forgotten,
     Gone,
     Grant,
     Invalidated,
@@ -87,6 +91,7 @@ class Card:
         "queued",
         "round",
         "seq",
+        "since",
         "spec",
         "state",
         "taken",
@@ -106,6 +111,7 @@ class Card:
         self.dependents: list[Card] = []
         self.form = b""
         self.seq = 0
+        self.since = 0  # the highest counter of its submissions
         self.spec: Any = None
         self.round = 0
         self.inputs: bytes | None = None
@@ -165,6 +171,8 @@ class Board:
         self._work: deque[Card] = deque()
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
+        self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which all is void
+        self.moved: dict[Any, Any] | None = None  #: where bodies went whose facts came again, if anybody asks
         self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
@@ -172,6 +180,8 @@ class Board:
     def fold(self, fact: Fact, bodies: Sequence[Any] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
         self.version += 1
+        if self.forgotten:
+            fact, bodies = self._not_forgotten(fact, bodies)
         if type(fact) is Settled:
             for verdict, body in zip(fact.verdicts, bodies, strict=True):
                 self._settled(verdict, body, fact.worker)
@@ -200,6 +210,9 @@ class Board:
         elif type(fact) is Gone:
             self._gone.add(fact.worker)
             self._work.extend(self._held.pop(fact.worker, ()))
+        elif type(fact) is Forgotten:
+            self.counter = max(self.counter, fact.counter)
+            self._forget(fact)
         self._flow()
 
     def presume(self, worker: WorkerId, dead: bool) -> None:
@@ -215,6 +228,8 @@ class Board:
         card = self.cards.get(key)
         if card is None:
             card = self.cards[key] = Card(key)
+            if key in self.forgotten:
+                card.round = self.forgotten[key][1] + 1
         return card
 
     def _submitted(self, fact: Submitted, bodies: Sequence[Any]) -> None:
@@ -224,7 +239,11 @@ class Board:
             kind = self._kinds[kind_key] = Kind(*kind_key)
         for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
             card = self._card(key)
+            card.since = max(card.since, fact.counter)
             if card.state != UNKNOWN:
+                if self.moved is not None:
+                    self.moved[card.spec] = body
+                card.spec = body
                 continue
             card.kind = kind
             card.form = form
@@ -301,8 +320,9 @@ class Board:
 
     def _settled(self, verdict: Verdict, body: Any, worker: WorkerId) -> None:
         card = self._card(verdict.key)
-        for known, _, by in card.outcomes:
-            if known == verdict and by == worker:
+        for known in card.outcomes:
+            if known[0] == verdict and known[2] == worker:
+                self._move(card, known, body)
                 return
         if card.attempts is not None:
             for attempt in card.attempts:
@@ -331,6 +351,14 @@ class Board:
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
+    def _move(self, card: Card, known: Outcome, body: Any) -> None:
+        """A fact came again from elsewhere: its body is there from now on, and where it was it may go."""
+        if self.moved is not None:
+            self.moved[known[1]] = body
+        here = (known[0], body, known[2])
+        card.outcomes = tuple(here if outcome is known else outcome for outcome in card.outcomes)
+        self._reuse.moved(card, known[0])
+
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
@@ -344,6 +372,83 @@ class Board:
             card.lost = max(card.lost, from_round)
         self._new_round(card, from_round + 1)
         self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
+
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def _not_forgotten(self, fact: Fact, bodies: Sequence[Any]) -> tuple[Fact, Sequence[Any]]:
+        """What is left of a fact without what was said of tasks before they were forgotten."""
+        if isinstance(fact, Gone | Forgotten):
+            return fact, bodies
+        void = self.forgotten
+        stays: list[bool]
+        if isinstance(fact, Submitted | Wished | Accepted):
+            counter = fact.wish.counter if isinstance(fact, Wished) else fact.counter
+            stays = [key not in void or counter > void[key][0] for key in fact.keys]
+        elif isinstance(fact, Invalidated):
+            rows = zip(fact.keys, fact.from_rounds, strict=True)
+            stays = [key not in void or round > void[key][1] for key, round in rows]
+        else:
+            grants = fact.verdicts if isinstance(fact, Settled) else fact.grants
+            stays = [one.key not in void or one.round > void[one.key][1] for one in grants]
+        if all(stays):
+            return fact, bodies
+        return part_of(fact, stays), list(compress(bodies, stays))
+
+    def _forget(self, fact: Forgotten) -> None:
+        gone: list[Card] = []
+        for key, round in zip(fact.keys, fact.rounds, strict=True):
+            before = self.forgotten.get(key, (-1, -1))
+            counter, round = self.forgotten[key] = max(before[0], fact.counter), max(before[1], round)
+            card = self.cards.get(key)
+            if card is None:
+                continue
+            self._invalidations.pop(key, None)
+            self._reuse.forget(card, counter, round)
+            for attempt in card.attempts or ():
+                if attempt.round <= round and (held := self._held.get(attempt.worker)) is not None:
+                    held.discard(card)
+            card.attempts = [one for one in card.attempts or () if one.round > round] or None
+            for verdict, _, _ in card.outcomes:
+                if verdict.round <= round and verdict.digest and card.state != UNKNOWN:
+                    card.kind.done -= 1
+                    card.kind.spent -= verdict.duration
+            card.outcomes = tuple(outcome for outcome in card.outcomes if outcome[0].round > round)
+            card.wishes = tuple(wish for wish in card.wishes if wish[1] > counter)
+            card.round = max(card.round, round + 1)
+            card.direct = card.direct if card.direct > round else -1
+            card.lost = card.lost if card.lost > round else -1
+            if card.state != UNKNOWN and card.since <= counter:
+                gone.append(card)
+            else:
+                self._work.append(card)
+        self._withdraw(gone)
+        for card in gone:
+            if not (card.dependents or card.wishes or card.outcomes or card.attempts):
+                del self.cards[card.key]
+
+    def _withdraw(self, gone: Sequence[Card]) -> None:
+        """These cards are of tasks that nobody has submitted."""
+        going, needs = set(gone), {need for card in gone for need in card.needs}
+        for need in needs:
+            need.dependents = [above for above in need.dependents if above not in going]
+        for card in gone:
+            blocked = card.state in (FAILED, BLOCKED)
+            if card.tally is not None:
+                card.tally[card.tallied] -= 1
+            for need in card.needs:
+                need.wanters -= card.wanted
+                self._work.append(need)
+            for above in card.dependents:
+                above.missing += bool(card.worth)
+                above.blocking -= blocked
+                self._weigh_inputs(above)
+                self._work.append(above)
+            card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
+            card.needs, card.form, card.spec, card.inputs, card.worth, card.taken = (), b"", None, None, b"", None
+            card.since = card.missing = card.blocking = 0
+            notebooks = {origin.notebook for origin, _, wanted in card.wishes if wanted}
+            card.notebooks = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
+            self._work.append(card)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
@@ -532,6 +637,10 @@ class Board:
                 top = max(top, attempt.attempt)
         return Offer(card, Grant(card.key, card.round, card.inputs, top + 1), failures, deaths)
 
+    def stands(self, offer: Offer) -> bool:
+        """Is it still what would be offered? Asked of one that was taken off the queue."""
+        return offer.card.state == READY and self._offer(offer.card) == offer
+
     def next_retry(self) -> float | None:
         """When the first delayed task may be tried again, seconds since the epoch."""
         return self._delayed[0][0] if self._delayed else None
@@ -610,6 +719,15 @@ class Board:
             if card.wishes and _wished_by_any(tuple(w for w in card.wishes if w[0] == origin or _is_bar(w, origin)))
         ]
 
+    def origins(self) -> list[Origin]:
+        """Who wants something now."""
+        found: dict[Origin, None] = {}
+        for wishes in {card.wishes for card in self.cards.values()}:
+            for origin, _, wanted in wishes:
+                if wanted and _wished_by_any(tuple(w for w in wishes if w[0] == origin or _is_bar(w, origin))):
+                    found[origin] = None
+        return list(found)
+
     def wish(self, origin: Origin, wanted: bool) -> Wish:
         """A wish that outweighs all seen so far."""
         return Wish(origin, self.counter + 1, wanted)
@@ -684,6 +802,16 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
+
+
+def part_of(fact: Fact, stays: Sequence[bool]) -> Fact:
+    """A fact about some of its tasks alone."""
+    columns = {}
+    for name in fact.__struct_fields__:
+        column = getattr(fact, name)
+        if isinstance(column, list) and column:
+            columns[name] = list(compress(column, stays))
+    return msgspec.structs.replace(fact, **columns)
 
 
 def _retry_at(card: Card) -> float:

@@ -85,6 +85,37 @@ class Reuse:
         elif peers is not None:
             del self._peers[name]
 
+    def moved(self, card: Card, verdict: Verdict) -> None:
+        """The body of an outcome is elsewhere now: who has taken it over is to know."""
+        if may_be_reused(verdict):
+            self._wake(self._peers.get(card.form + verdict.inputs, ()))
+        self._wake_leaning(card)
+
+    def forget(self, card: Card, counter: int, round: int) -> None:
+        """A task is forgotten, with its acceptances up to ``counter`` and its runs up to ``round``."""
+        said = self._accepted.get(card.key)
+        if said is not None and said.counter <= counter:
+            del self._accepted[card.key]
+        names = {card.form + verdict.inputs for verdict, _, _ in card.outcomes}
+        names |= {card.form + inputs for inputs in self._dropped.pop(card, ())}
+        if card.inputs is not None:
+            names.add(card.form + card.inputs)
+        for name in names:
+            runs = tuple(run for run in self._runs.get(name, ()) if run is not card)
+            left = any(v.round > round and card.form + v.inputs == name and v.digest for v, _, _ in card.outcomes)
+            if runs or left:
+                self._runs[name] = (*runs, card) if left else runs
+            else:
+                self._runs.pop(name, None)
+            for table in (self._bars, self._peers):
+                cards = table.get(name)
+                if cards is not None:
+                    cards.discard(card)
+                    if not cards:
+                        del table[name]
+            self._wake(self._peers.get(name, ()))
+        self._wake_leaning(card)
+
     def invalidated(self, card: Card, why: Why, inputs: bytes, known: bool) -> None:
         """Outcomes of a task count for nothing any more. ``inputs``: those on which it had taken over its value."""
         if inputs and why is Why.DIRECT:
@@ -109,12 +140,12 @@ class Reuse:
         for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
             standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
             known = self._accepted.get(key)
-            if known is None or standing[:-1] > known[:-1]:
+            if known is None or standing[:-1] >= known[:-1]:
                 self._accepted[key] = standing
             self._leaning.setdefault(source, set()).add(key)
 
     def _wake_leaning(self, card: Card) -> None:
-        self._wake([self._cards[key] for key in self._leaning.get(card.key, ())])
+        self._wake([self._cards[key] for key in self._leaning.get(card.key, ()) if key in self._cards])
 
     # -- what follows --------------------------------------------------------------------------------------------------
 

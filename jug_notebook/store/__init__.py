@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from jug_notebook.model import (
     State,
     Submission,
     SubmitReport,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -56,6 +57,10 @@ class Store(Protocol):
 
     def wished(self, origin: Origin) -> list[Key]:
         """What exactly this origin (user, notebook and cell) wants now."""
+        ...
+
+    def origins(self) -> list[Origin]:
+        """Every origin that wants something now."""
         ...
 
     def claim(
@@ -155,6 +160,24 @@ class Store(Protocol):
 
     def get_blob(self, address: Address) -> memoryview:
         """Raises ValueLost where the bytes are missing or are not what they were. Large blobs are memory-mapped."""
+        ...
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        """Forget tasks altogether, as if never submitted; remove blobs that are not to be kept.
+
+        Tasks that somebody wants by now, or that run, stay. So do blobs written, or put again, within the last
+        ``older_than`` seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` only tells.
+        """
+        ...
+
+    def compact(self) -> int:
+        """Put what has gathered into less space, while others go on working; answer how many bytes that saved."""
+        ...
+
+    def crowded(self) -> bool:
+        """Has so much gathered that somebody should `compact`?"""
         ...
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:

@@ -5,9 +5,10 @@ A subclass says how facts are kept and read, how a claim is won, and what rings 
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from jug_notebook.model import (
     Claim,
     Claimed,
     Fact,
+    Forgotten,
     FunctionView,
     Gone,
     Grant,
@@ -40,6 +42,7 @@ from jug_notebook.model import (
     Submission,
     SubmitReport,
     Submitted,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -52,6 +55,7 @@ from jug_notebook.reuse import Outcome
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
+_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")  # as msgpack writes the name of a blob
 
 
 class FoldedStore(ABC):
@@ -110,6 +114,20 @@ class FoldedStore(ABC):
     def get_blob(self, address: Address) -> memoryview: ...
 
     @abstractmethod
+    def compact(self) -> int: ...
+
+    @abstractmethod
+    def crowded(self) -> bool: ...
+
+    @abstractmethod
+    def _size(self, place: Any) -> int:
+        """How many bytes a body has."""
+
+    @abstractmethod
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        """Remove blobs; answer how many, and how many bytes."""
+
+    @abstractmethod
     def notice(self, process: WorkerId, text: str) -> None: ...
 
     @abstractmethod
@@ -140,10 +158,14 @@ class FoldedStore(ABC):
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-                    fact = Submitted(name, priority, python, keys, needs, forms)
+                    fact = Submitted(name, priority, python, keys, needs, forms, self._board.counter + 1)
                     self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
+            self._news()
+            again = [s for s in submissions if s.key not in cards or cards[s.key].state < 0]
+            if again:  # somebody forgot them meanwhile
+                self.submit(again, origin)
             reused = sum(
                 cards[s.key].taken is not None for group in new.values() for s in group if s.needs
             )  # finished before anybody could claim them
@@ -167,6 +189,11 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             return self._board.wished(origin)
+
+    def origins(self) -> list[Origin]:
+        with self._lock:
+            self._news()
+            return self._board.origins()
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -453,10 +480,69 @@ class FoldedStore(ABC):
             said = [self._board.accepted(key) for key in keys]
             return self._bodies([None if one is None else one.place for one in said])
 
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        with self._lock:
+            self._news()
+            cards = self._board.cards
+            going = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and _idle(card)]
+            size = sum(self._size(place) for card in going for place in _places(card))
+            keep = set(keep) | self._mentioned(set(going))
+            if going and not dry_run:
+                self._forget(going)
+        blobs, freed = self._sweep_blobs(keep, older_than, dry_run)
+        return SweepReport(len(going), blobs, size + freed)
+
+    def _forget(self, going: Sequence[Card]) -> None:
+        """Say so; and take it back for those that somebody, in the same moment, wished again."""
+        specs = dict(zip([card.key for card in going], self._read([card.spec for card in going]), strict=True))
+        kinds = {card.key: (card.kind, tuple(need.key for need in card.needs), card.form) for card in going}
+        for part in _parts(going):
+            self._record(Forgotten(self._board.counter, [c.key for c in part], [c.round for c in part]))
+        self.sync()
+        self._news()
+        for key, (kind, needs, form) in kinds.items():
+            card = self._board.cards.get(key)
+            if card is not None and card.state < 0 and card.wanted:
+                counter = self._board.counter + 1
+                fact = Submitted(kind.name, kind.priority, kind.python, [key], [needs], [form], counter)
+                self._record(fact, [specs[key]])
+        self.sync()
+
+    def _mentioned(self, going: Collection[Card]) -> set[Address]:
+        """Blobs of outcomes that don't hold, and may again: of tasks that stay and fell back, or ran before."""
+        board = self._board
+        places = [
+            outcome[1]
+            for card in board.cards.values()
+            if card.outcomes and card not in going
+            for outcome in card.outcomes
+            if outcome is not board.held(card.key)
+        ]
+        found: set[Address] = set()
+        for part in _parts(places):
+            for body in self._read(part):
+                found.update(name.decode() for name in _ADDRESS.findall(body))
+        return found
+
     # -- recording -----------------------------------------------------------------------------------------------------
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
+
+
+def _idle(card: Card) -> bool:
+    """Submitted, and neither wanted nor running."""
+    return card.state >= 0 and not card.wanted and STATES[card.state] is not State.RUNNING
+
+
+def _places(card: Card) -> Iterator[Any]:
+    yield card.spec
+    for outcome in card.outcomes:
+        yield outcome[1]
 
 
 def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -34,6 +34,7 @@ class MemoryStore(FoldedStore):
         self._name = name
         self._rung = threading.Condition(self._lock)
         self._blobs: dict[Address, bytes] = {}
+        self._touched: dict[Address, float] = {}
         self._processes: dict[WorkerId, WorkerInfo] = {}
         self._beats: dict[WorkerId, float] = {}
         self._left: set[WorkerId] = set()
@@ -98,7 +99,9 @@ class MemoryStore(FoldedStore):
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         data = b"".join(parts)
         address = blake3(data).hexdigest(length=20)
-        self._blobs[address] = data
+        with self._lock:
+            self._blobs[address] = data
+            self._touched[address] = self._clock.monotonic()
         return address
 
     def get_blob(self, address: Address) -> memoryview:
@@ -106,6 +109,25 @@ class MemoryStore(FoldedStore):
             return memoryview(self._blobs[address])
         except KeyError:
             raise ValueLost(f"blob {address[:12]} is not in {self.shown}") from None
+
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        with self._lock:
+            before = self._clock.monotonic() - older_than
+            old = [name for name, at in self._touched.items() if at <= before and name not in keep]
+            size = sum(len(self._blobs[name]) for name in old)
+            if not dry_run:
+                for name in old:
+                    del self._blobs[name], self._touched[name]
+            return len(old), size
+
+    def _size(self, place: bytes) -> int:
+        return len(place)
+
+    def compact(self) -> int:
+        return 0  # nothing is kept that doesn't count
+
+    def crowded(self) -> bool:
+        return False
 
     def notice(self, process: WorkerId, text: str) -> None:
         self._logs.setdefault(process, []).append(text)
