@@ -284,8 +284,7 @@ class Board:
                     break
             else:
                 card.wishes += ((origin, counter, wanted),)
-            if wanted:
-                self._spread(card, (origin.notebook,))
+            self._spread(card, (origin.notebook,))
             self._work.append(card)
 
     def _spread(self, card: Card, notebooks: tuple[str, ...]) -> None:
@@ -396,6 +395,7 @@ class Board:
 
     def _forget(self, fact: Forgotten) -> None:
         gone: list[Card] = []
+        stays: list[Card] = []
         for key, round in zip(fact.keys, fact.rounds, strict=True):
             before = self.forgotten.get(key, (-1, -1))
             counter, round = self.forgotten[key] = max(before[0], fact.counter), max(before[1], round)
@@ -421,7 +421,9 @@ class Board:
                 gone.append(card)
             else:
                 self._work.append(card)
+                stays.append(card)
         self._withdraw(gone)
+        self._gather(stays)
         for card in gone:
             if not (card.dependents or card.wishes or card.outcomes or card.attempts):
                 del self.cards[card.key]
@@ -446,9 +448,20 @@ class Board:
             card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
             card.needs, card.form, card.spec, card.inputs, card.worth, card.taken = (), b"", None, None, b"", None
             card.since = card.missing = card.blocking = 0
-            notebooks = {origin.notebook for origin, _, wanted in card.wishes if wanted}
-            card.notebooks = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
             self._work.append(card)
+        self._gather([*gone, *needs])
+
+    def _gather(self, below: list[Card]) -> None:
+        """Tell again to which notebooks these tasks belong, and those they need."""
+        while below:
+            card = below.pop()
+            notebooks = {origin.notebook for origin, _, _ in card.wishes}
+            told = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
+            if told != card.notebooks:
+                card.notebooks = told
+                if card.state != UNKNOWN:
+                    self._retally(card)
+                below.extend(card.needs)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 

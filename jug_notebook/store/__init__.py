@@ -211,6 +211,12 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def addresses_in(body: bytes | memoryview) -> set[Address]:
+    """The names of blobs that sealed bytes, or a blob, mention, as msgpack writes them; and other such names, too."""
+    return {name.decode() for name in _ADDRESS.findall(body)}
+
+
+_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -232,4 +238,4 @@ def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     return store
 
 
-__all__ = ["Store", "open_store", "split"]
+__all__ = ["Store", "addresses_in", "open_store", "split"]

@@ -506,7 +506,18 @@ class FileStore(FoldedStore):
         return True
 
     def crowded(self) -> bool:
-        return len(_listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD
+        if len(_listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD:
+            return True
+        return self._are_left_over()
+
+    def _are_left_over(self) -> bool:
+        """Are there logs that sealed ones stand for, and everybody has had the time to see that?"""
+        from jug_notebook.store.compaction import GRACE, server_time
+
+        if not _listed(self.folder / "sealing"):
+            return False
+        sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in _listed(self.folder / "sealed")]
+        return bool(sealed) and server_time(self.folder) - max(sealed) > GRACE
 
     def _count_ended(self) -> int:
         from jug_notebook.store.compaction import server_time

@@ -5,7 +5,6 @@ A subclass says how facts are kept and read, how a claim is won, and what rings 
 
 from __future__ import annotations
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -52,10 +51,10 @@ from jug_notebook.model import (
     WorkerView,
 )
 from jug_notebook.reuse import Outcome
+from jug_notebook.store import addresses_in
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
-_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")  # as msgpack writes the name of a blob
 
 
 class FoldedStore(ABC):
@@ -525,7 +524,7 @@ class FoldedStore(ABC):
         found: set[Address] = set()
         for part in _parts(places):
             for body in self._read(part):
-                found.update(name.decode() for name in _ADDRESS.findall(body))
+                found |= addresses_in(body)
         return found
 
     # -- recording -----------------------------------------------------------------------------------------------------
