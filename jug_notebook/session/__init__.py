@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import guard, process, render
+from jug_notebook import code, guard, process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -83,9 +83,10 @@ class Session(Closer):
         self._reader = Reader(self._store, self._opener, clock, self._starting)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
-        self._again = Again(self._store, self._opener, self._reader, self._user)
+        self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        code.notice(self.folder)
         self._info = process.me("session", clock)
         self._store.renew([self._info])
         self._ended = threading.Event()
@@ -198,6 +199,7 @@ class Session(Closer):
         ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
         its tasks are taken back.
         """
+        code.notice(self.folder)
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
@@ -295,7 +297,9 @@ class Session(Closer):
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
-        return keys_of(target, self._store, self._scope, namespace)
+        keys = keys_of(target, self._store, self._scope, namespace)
+        self.flush()  # the expression may have made some
+        return keys
 
     def execute(
         self,
