@@ -23,6 +23,7 @@ from kernel_ext.cells import Record
 from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
+    age,
     attempts,
     cell_magic,
     count,
@@ -643,7 +644,7 @@ class JugMagics(Magics):
     @options()
     @option("target", nargs="*", help=TARGET)
     @option("--dry-run", action="store_true", help="only say what would go")
-    @option("--older-than", type=seconds, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
     def jug_cleanup(self, line: str) -> None:
         """Forget the tasks that no notebook wants any more, with what only they had stored.
 

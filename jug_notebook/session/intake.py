@@ -124,10 +124,11 @@ class Intake:
     def parcels(self) -> set[Address]:
         """Blobs of functions that may be called again, whether or not the store has tasks of theirs."""
         with self._lock:
+            editions = {*self._last.values(), *self._editions.values(), *(draft[0] for draft in self._buffer)}
             return {
                 name
-                for edition, (parts, _) in self._parcels.items()
-                for data in (edition.recipe, *parts)
+                for edition in editions
+                for data in (edition.recipe, *self._parcels[edition][0])
                 for name in addresses_in(data)
             }
 
