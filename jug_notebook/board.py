@@ -45,7 +45,8 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.reuse import Outcome, Reuse, Standing, may_be_reused
+from jug_notebook.record import Outcome, Place, digest_of, holds, of_digest, opened, packed
+from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
@@ -72,7 +73,10 @@ class Kind:
 
 
 class Card:
-    """One task. ``worth`` is the digest of the value it has now, empty without; ``spec`` tells where its body is."""
+    """One task, in little space. ``spec`` tells where its body is; ``records`` are its outcomes, packed: one or several.
+
+    ``worth`` is the record of the value that it has now, empty without.
+    """
 
     __slots__ = (
         "attempts",
@@ -87,8 +91,8 @@ class Card:
         "missing",
         "needs",
         "notebooks",
-        "outcomes",
         "queued",
+        "records",
         "round",
         "seq",
         "since",
@@ -108,17 +112,17 @@ class Card:
         self.state = UNKNOWN
         self.kind: Kind = NO_KIND
         self.needs: tuple[Card, ...] = ()
-        self.dependents: list[Card] = []
+        self.dependents: list[Card] | tuple[()] = ()
         self.form = b""
         self.seq = 0
         self.since = 0  # the highest counter of its submissions
-        self.spec: Any = None
+        self.spec: Place = 0
         self.round = 0
         self.inputs: bytes | None = None
         self.missing = 0
         self.blocking = 0
         self.worth = b""
-        self.outcomes: tuple[Outcome, ...] = ()
+        self.records: bytes | tuple[bytes, ...] = b""
         self.taken: Outcome | None = None  # over from another run
         self.direct = self.lost = -1  # the last round that was invalidated directly, or whose value was lost
         self.attempts: list[Attempt] | None = None
@@ -129,6 +133,23 @@ class Card:
         self.notebooks: tuple[str, ...] = ()
         self.tally: list[int] | None = None
         self.tallied = 0
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        records = self.records
+        if isinstance(records, bytes):
+            return (opened(self.key, records),) if records else ()
+        return tuple([opened(self.key, record) for record in records])
+
+    @outcomes.setter
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        records = tuple([packed(*outcome) for outcome in outcomes])
+        self.records = records if len(records) > 1 else records[0] if records else b""
+
+    def came_to(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
+        """One more outcome."""
+        record, records = packed(verdict, place, worker), self.records
+        self.records = (*(records if isinstance(records, tuple) else (records,)), record) if records else record
 
 
 class Attempt:
@@ -163,6 +184,7 @@ class Board:
         self.counter = 0  #: the highest counter of any wish
         self._kinds: dict[tuple[str, int, str], Kind] = {}
         self._tallies: dict[tuple[Kind, tuple[str, ...]], list[int]] = {}
+        self._notebooks: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
@@ -172,12 +194,12 @@ class Board:
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which all is void
-        self.moved: dict[Any, Any] | None = None  #: where bodies went whose facts came again, if anybody asks
+        self.moved: dict[Place, Place] | None = None  #: where bodies went whose facts came again, if anybody asks
         self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
-    def fold(self, fact: Fact, bodies: Sequence[Any] = ()) -> None:
+    def fold(self, fact: Fact, bodies: Sequence[Place] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
         self.version += 1
         if self.forgotten:
@@ -232,7 +254,7 @@ class Board:
                 card.round = self.forgotten[key][1] + 1
         return card
 
-    def _submitted(self, fact: Submitted, bodies: Sequence[Any]) -> None:
+    def _submitted(self, fact: Submitted, bodies: Sequence[Place]) -> None:
         kind_key = (fact.name, fact.priority, fact.python)
         kind = self._kinds.get(kind_key)
         if kind is None:
@@ -246,14 +268,17 @@ class Board:
                 card.spec = body
                 continue
             card.kind = kind
-            card.form = form
+            card.form = form if needs else b""  # without needs, no other's run stands for it by its form
             card.spec = body
             self._sequence += 1
             card.seq = self._sequence
             card.state = WITHDRAWN
             card.needs = tuple(map(self._card, needs))
             for need in card.needs:
-                need.dependents.append(card)
+                if isinstance(need.dependents, list):
+                    need.dependents.append(card)
+                else:
+                    need.dependents = [card]
                 card.missing += not need.worth
                 card.blocking += need.state in (FAILED, BLOCKED)
                 self._spread(need, card.notebooks)
@@ -261,7 +286,7 @@ class Board:
                     need.wanters += 1
                     self._work.append(need)
             self._weigh_inputs(card)
-            for verdict, _, _ in card.outcomes:
+            for verdict, _, _ in card.outcomes if card.records else ():
                 if verdict.digest:
                     kind.done += 1
                     kind.spent += verdict.duration
@@ -275,16 +300,21 @@ class Board:
     def _wished(self, fact: Wished) -> None:
         origin, counter, wanted = fact.wish.origin, fact.wish.counter, fact.wish.wanted
         self.counter = max(self.counter, counter)
+        alone, notebooks = ((origin, counter, wanted),), (origin.notebook,)  # shared by all
         for key in fact.keys:
             card = self._card(key)
-            for wish in card.wishes:
-                if wish[0] == origin:
-                    if (counter, wanted) > wish[1:]:
-                        card.wishes = (*(w for w in card.wishes if w is not wish), (origin, counter, wanted))
-                    break
+            if not card.wishes:
+                card.wishes = alone
             else:
-                card.wishes += ((origin, counter, wanted),)
-            self._spread(card, (origin.notebook,))
+                for wish in card.wishes:
+                    if wish[0] == origin:
+                        if (counter, wanted) > wish[1:]:
+                            card.wishes = (*(w for w in card.wishes if w is not wish), *alone)
+                        break
+                else:
+                    card.wishes += alone
+            if card.notebooks != notebooks:
+                self._spread(card, notebooks)
             self._work.append(card)
 
     def _spread(self, card: Card, notebooks: tuple[str, ...]) -> None:
@@ -293,15 +323,16 @@ class Board:
         while below:
             card = below.pop()
             if not set(notebooks) <= set(card.notebooks):
-                card.notebooks = tuple(sorted({*card.notebooks, *notebooks}))
+                told = tuple(sorted({*card.notebooks, *notebooks}))
+                card.notebooks = self._notebooks.setdefault(told, told)
                 if card.state != UNKNOWN:
                     self._retally(card)
                 below.extend(card.needs)
 
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
         card = self._card(grant.key)
-        if any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
-               for v, _, _ in card.outcomes):
+        if card.records and any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
+                                for v, _, _ in card.outcomes):  # fmt: skip
             return
         self._attempt(card, grant).worker = worker
         if worker not in self._gone:
@@ -317,9 +348,9 @@ class Board:
         card.attempts.append(Attempt(grant.round, grant.inputs, grant.attempt))
         return card.attempts[-1]
 
-    def _settled(self, verdict: Verdict, body: Any, worker: WorkerId) -> None:
+    def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
         card = self._card(verdict.key)
-        for known in card.outcomes:
+        for known in card.outcomes if card.records else ():
             if known[0] == verdict and known[2] == worker:
                 self._move(card, known, body)
                 return
@@ -339,7 +370,7 @@ class Board:
                 card.attempts = None
         if verdict.round < card.round and not may_be_reused(verdict):
             return
-        card.outcomes += ((verdict, body, worker),)
+        card.came_to(verdict, body, worker)
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
@@ -350,18 +381,20 @@ class Board:
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
-    def _move(self, card: Card, known: Outcome, body: Any) -> None:
+    def _move(self, card: Card, known: Outcome, body: Place) -> None:
         """A fact came again from elsewhere: its body is there from now on, and where it was it may go."""
         if self.moved is not None:
             self.moved[known[1]] = body
         here = (known[0], body, known[2])
-        card.outcomes = tuple(here if outcome is known else outcome for outcome in card.outcomes)
+        card.outcomes = [here if outcome == known else outcome for outcome in card.outcomes]
+        if card.worth:
+            self._work.append(card)
         self._reuse.moved(card, known[0])
 
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
+            card.outcomes = [o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0])]
         self._work.append(card)
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
@@ -374,7 +407,7 @@ class Board:
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
 
-    def _not_forgotten(self, fact: Fact, bodies: Sequence[Any]) -> tuple[Fact, Sequence[Any]]:
+    def _not_forgotten(self, fact: Fact, bodies: Sequence[Place]) -> tuple[Fact, Sequence[Any]]:
         """What is left of a fact without what was said of tasks before they were forgotten."""
         if isinstance(fact, Gone | Forgotten):
             return fact, bodies
@@ -412,7 +445,7 @@ class Board:
                 if verdict.round <= round and verdict.digest and card.state != UNKNOWN:
                     card.kind.done -= 1
                     card.kind.spent -= verdict.duration
-            card.outcomes = tuple(outcome for outcome in card.outcomes if outcome[0].round > round)
+            card.outcomes = [outcome for outcome in card.outcomes if outcome[0].round > round]
             card.wishes = tuple(wish for wish in card.wishes if wish[1] > counter)
             card.round = max(card.round, round + 1)
             card.direct = card.direct if card.direct > round else -1
@@ -425,7 +458,7 @@ class Board:
         self._withdraw(gone)
         self._gather(stays)
         for card in gone:
-            if not (card.dependents or card.wishes or card.outcomes or card.attempts):
+            if not (card.dependents or card.wishes or card.records or card.attempts):
                 del self.cards[card.key]
 
     def _withdraw(self, gone: Sequence[Card]) -> None:
@@ -446,7 +479,7 @@ class Board:
                 self._weigh_inputs(above)
                 self._work.append(above)
             card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
-            card.needs, card.form, card.spec, card.inputs, card.worth, card.taken = (), b"", None, None, b"", None
+            card.needs, card.form, card.spec, card.inputs, card.worth, card.taken = (), b"", 0, None, b"", None
             card.since = card.missing = card.blocking = 0
             self._work.append(card)
         self._gather([*gone, *needs])
@@ -458,7 +491,7 @@ class Board:
             notebooks = {origin.notebook for origin, _, _ in card.wishes}
             told = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
             if told != card.notebooks:
-                card.notebooks = told
+                card.notebooks = self._notebooks.setdefault(told, told)
                 if card.state != UNKNOWN:
                     self._retally(card)
                 below.extend(card.needs)
@@ -511,16 +544,16 @@ class Board:
         inputs = card.inputs
         card.taken = None
         if inputs is not None:
-            held = _heaviest(card)
-            if held is not None and held[0].digest:
-                return FINISHED, held[0].digest
-            if held is None and self.runner(card):
+            held = _heaviest_record(card, inputs)
+            if held and digest_of(held):
+                return FINISHED, held
+            if not held and self.runner(card):
                 return RUNNING, b""
             if card.needs or self._reuse.accepts:
                 card.taken = self._reuse.stands_for(card)
                 if card.taken is not None:
-                    return FINISHED, card.taken[0].digest
-            if held is not None and card.wanted:
+                    return FINISHED, of_digest(card.taken[0].digest)
+            if held and card.wanted:
                 return FAILED, b""
         if not card.wanted:
             return WITHDRAWN, b""
@@ -542,6 +575,8 @@ class Board:
                 latest = attempt
         if latest is None or latest.over or latest.worker in self._gone or latest.worker in self._presumed:
             return ""
+        if not card.records:
+            return latest.worker
         settled = max((v.attempt for v in _current(card)), default=0)
         return "" if settled > latest.attempt else latest.worker
 
@@ -550,7 +585,7 @@ class Board:
         if card.missing:
             card.inputs = None
         elif card.needs:
-            card.inputs = sha1(b"".join([need.worth for need in card.needs])).digest()
+            card.inputs = sha1(b"".join([digest_of(need.worth) for need in card.needs])).digest()
         else:
             card.inputs = NO_INPUTS
 
@@ -571,7 +606,7 @@ class Board:
 
     def _enqueue(self, card: Card) -> None:
         card.queued = True
-        if card.outcomes and (retry_at := _retry_at(card)):
+        if card.records and (retry_at := _retry_at(card)):
             heapq.heappush(self._delayed, (retry_at, card.seq, card))
         else:
             heapq.heappush(card.kind.queue, (card.seq, card))
@@ -627,7 +662,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.outcomes and _retry_at(card) > now
+            delayed = card.records and _retry_at(card) > now
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)
@@ -798,6 +833,10 @@ class Board:
                 counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
         return counts
 
+    def acceptances(self) -> set[Place]:
+        """Where the sealed acceptances are that may still count."""
+        return self._reuse.places()
+
     def accepted(self, key: Key) -> Standing | None:
         """The acceptance that stands for what a task is now, whether or not it needs one."""
         return self._reuse.accepted(key)
@@ -841,14 +880,22 @@ def _current(card: Card) -> Iterator[Verdict]:
 
 def _heaviest(card: Card) -> Outcome | None:
     """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
+    record = b"" if card.inputs is None else _heaviest_record(card, card.inputs)
+    return opened(card.key, record) if record else None
+
+
+def _heaviest_record(card: Card, inputs: bytes) -> bytes:
+    records = card.records
+    if isinstance(records, bytes):
+        return records if records and holds(records, card.round, inputs) else b""
     best = None
-    for outcome in card.outcomes:
-        verdict = outcome[0]
-        if verdict.final and verdict.round == card.round and verdict.inputs == card.inputs:
-            weight = (bool(verdict.digest), verdict.attempt, verdict.digest, outcome[2])
+    for record in records:
+        if holds(record, card.round, inputs):
+            verdict, _, worker = opened(card.key, record)
+            weight = (bool(verdict.digest), verdict.attempt, verdict.digest, worker)
             if best is None or weight > best[0]:
-                best = (weight, outcome)
-    return None if best is None else best[1]
+                best = (weight, record)
+    return b"" if best is None else best[1]
 
 
 def _is_bar(wish: tuple[Origin, int, bool], origin: Origin) -> bool:

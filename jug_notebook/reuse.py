@@ -13,14 +13,13 @@ none to take over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why, WorkerId
+from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
+from jug_notebook.record import Outcome, Place
 
 if TYPE_CHECKING:
     from jug_notebook.board import Card
-
-Outcome: TypeAlias = tuple[Verdict, Any, WorkerId]  #: verdict, where its body is, whose it is
 
 
 class Standing(NamedTuple):
@@ -33,7 +32,7 @@ class Standing(NamedTuple):
     source: Key
     source_round: int
     digest: bytes
-    place: Any
+    place: Place
 
 
 def may_be_reused(verdict: Verdict) -> bool:
@@ -80,7 +79,7 @@ class Reuse:
         if verdict.round <= card.direct:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            if self._source(name) is not before:
+            if self._source(name) != before:
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]
@@ -133,7 +132,7 @@ class Reuse:
         for inputs in wrong | {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest}:
             self._wake(self._peers.get(card.form + inputs, ()))
 
-    def accept(self, fact: Accepted, bodies: Sequence[Any]) -> None:
+    def accept(self, fact: Accepted, bodies: Sequence[Place]) -> None:
         """Somebody has said that runs stand for tasks, or no longer do."""
         self.accepts = True
         rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
@@ -198,6 +197,10 @@ class Reuse:
                 if best is None or weight < best[0]:
                     best = (weight, outcome)
         return None if best is None else best[1]
+
+    def places(self) -> set[Place]:
+        """Where the sealed acceptances are."""
+        return {said.place for said in self._accepted.values()}
 
     def accepted(self, key: Key) -> Standing | None:
         """The acceptance that stands for what a task is now, whether or not it needs one."""

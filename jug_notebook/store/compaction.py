@@ -38,6 +38,7 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.record import Place
 from jug_notebook.store.journal import (
     CHUNK,
     HEAD,
@@ -45,10 +46,12 @@ from jug_notebook.store.journal import (
     TRAILER,
     Frame,
     Log,
-    Place,
     Sealed,
     SealedLog,
     encode,
+    log_of,
+    offset_of,
+    size_of,
     sync_folder,
 )
 
@@ -302,7 +305,7 @@ def merge(
     writer = SealedWriter(path.parent, path.name, replaces)
 
     def append(fact: Fact, places: Sequence[Place]) -> None:
-        writer.append(fact, [place.log.read(place.offset, place.size) for place in places])
+        writer.append(fact, [log_of(place).read(offset_of(place), size_of(place)) for place in places])
 
     try:
         merger = Merger(board, append, alone)
@@ -368,7 +371,7 @@ def _is_over(board: Board, key: Key, round: int, inputs: bytes, attempt: int) ->
         or any(
             (verdict.round, verdict.inputs) == (round, inputs)
             and verdict.attempt >= attempt
-            and place.log.path.parent.name != "log"
+            and log_of(place).path.parent.name != "log"
             for verdict, place, _ in card.outcomes
         )
     )

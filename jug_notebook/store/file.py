@@ -45,9 +45,10 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.record import Place
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
-from jug_notebook.store.journal import Log, Place, SealedLog, Vanished, Writer, sync_folder
+from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
@@ -202,8 +203,10 @@ class FileStore(FoldedStore):
         self._board.moved = moved
         for log in passed:
             try:
-                for fact, places in SealedLog(log.path).news():
-                    self._board.fold(fact, [Place(log, place.offset, place.size) for place in places])
+                log.closed = False
+                for fact, places in log.news():
+                    self._board.fold(fact, places)
+                log.shut()
             except Vanished:
                 continue  # another stands for it
         self._board.moved = None
@@ -239,26 +242,26 @@ class FileStore(FoldedStore):
             return self._read_here(now)
 
     def _size(self, place: Place) -> int:
-        return place.size
+        return size_of(place)
 
     def _read_here(self, places: Sequence[Place]) -> list[bytes]:
         if len(places) < 16:
-            return [log.read(offset, size) for log, offset, size in places]
+            return [log_of(place).read(offset_of(place), size_of(place)) for place in places]
         found: list[bytes] = [b""] * len(places)
         by_log: dict[Log, list[int]] = {}
         for index, place in enumerate(places):
-            by_log.setdefault(place.log, []).append(index)
+            by_log.setdefault(log_of(place), []).append(index)
         for log, indexes in by_log.items():
-            start = min(places[i].offset for i in indexes)
-            end = max(places[i].offset + places[i].size for i in indexes)
-            if end - start <= 2 * sum(places[i].size for i in indexes) + MAPPED:
+            spans = [(offset_of(places[i]), size_of(places[i])) for i in indexes]
+            start = min(offset for offset, _ in spans)
+            end = max(offset + size for offset, size in spans)
+            if end - start <= 2 * sum(size for _, size in spans) + MAPPED:
                 data = log.read(start, end - start)
-                for i in indexes:
-                    offset = places[i].offset - start
-                    found[i] = data[offset : offset + places[i].size]
+                for i, (offset, size) in zip(indexes, spans, strict=True):
+                    found[i] = data[offset - start : offset - start + size]
             else:
-                for i in indexes:
-                    found[i] = log.read(places[i].offset, places[i].size)
+                for i, (offset, size) in zip(indexes, spans, strict=True):
+                    found[i] = log.read(offset, size)
         return found
 
     def watch(self, seen: int, timeout: float) -> int:

@@ -50,7 +50,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.reuse import Outcome
+from jug_notebook.record import Outcome, Place
 from jug_notebook.store import addresses_in
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
@@ -72,7 +72,7 @@ class FoldedStore(ABC):
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Any]:
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         """Remember a fact with its bodies; answer where each body is."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ class FoldedStore(ABC):
         """Try to claim; True where this worker has it now. Where it has not, the board must come to know who has."""
 
     @abstractmethod
-    def _read(self, places: Sequence[Any]) -> list[bytes]:
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
         """The bodies at these places."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ class FoldedStore(ABC):
     def crowded(self) -> bool: ...
 
     @abstractmethod
-    def _size(self, place: Any) -> int:
+    def _size(self, place: Place) -> int:
         """How many bytes a body has."""
 
     @abstractmethod
@@ -281,7 +281,7 @@ class FoldedStore(ABC):
             return ()
         cards = self._board.cards
         task, source = cards[key], cards[held[0].key]
-        if task.form == source.form:
+        if task.needs and task.form == source.form:
             return tuple(self._read([task.spec, source.spec]))
         said = self._board.accepted(key)
         assert said is not None, "nothing else is taken over"
@@ -320,7 +320,7 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             cards = [self._board.cards.get(key) for key in keys]
-            return self._bodies([None if card is None else card.spec for card in cards])
+            return self._bodies([None if card is None or card.state < 0 else card.spec for card in cards])
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
         with self._lock:
@@ -332,7 +332,7 @@ class FoldedStore(ABC):
                 for key, h, body in zip(keys, held, bodies, strict=True)
             ]
 
-    def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
+    def _bodies(self, places: Sequence[Place | None]) -> list[bytes | None]:
         found = iter(self._read([place for place in places if place is not None]))
         return [None if place is None else next(found) for place in places]
 
@@ -488,7 +488,7 @@ class FoldedStore(ABC):
             self._news()
             cards = self._board.cards
             going = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and _idle(card)]
-            size = sum(self._size(place) for card in going for place in _places(card))
+            size = sum(self._size(place) for card in going for place in places_of(card))
             keep = set(keep) | self._mentioned(set(going))
             if going and not dry_run:
                 self._forget(going)
@@ -517,9 +517,9 @@ class FoldedStore(ABC):
         places = [
             outcome[1]
             for card in board.cards.values()
-            if card.outcomes and card not in going
+            if card.records and card.records is not card.worth and card not in going
             for outcome in card.outcomes
-            if outcome is not board.held(card.key)
+            if outcome != board.held(card.key)
         ]
         found: set[Address] = set()
         for part in _parts(places):
@@ -538,7 +538,8 @@ def _idle(card: Card) -> bool:
     return card.state >= 0 and not card.wanted and STATES[card.state] is not State.RUNNING
 
 
-def _places(card: Card) -> Iterator[Any]:
+def places_of(card: Card) -> Iterator[Place]:
+    """Where the bodies of a submitted task are."""
     yield card.spec
     for outcome in card.outcomes:
         yield outcome[1]

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Union
 
 import msgspec
 from msgspec import Struct
 
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Fact, Released
+from jug_notebook.record import Place
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -47,12 +48,25 @@ class Vanished(ValueLost):
     """A log is no longer where it was."""
 
 
-class Place(NamedTuple):
-    """Where a body is."""
+#: a place: which log (28 bits), from which byte on (40), how many (28)
+_OFFSET, _SIZE = 40, 28
+_LARGEST = 1 << _SIZE
+_logs: list[weakref.ref[Log]] = []
 
-    log: Log
-    offset: int
-    size: int
+
+def log_of(place: Place) -> Log:
+    """The log in which a body is."""
+    log = _logs[place >> _OFFSET + _SIZE]()
+    assert log is not None, "whoever keeps a place keeps its log"
+    return log
+
+
+def offset_of(place: Place) -> int:
+    return place >> _SIZE & (1 << _OFFSET) - 1
+
+
+def size_of(place: Place) -> int:
+    return place & _LARGEST - 1
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -68,6 +82,8 @@ class Log:
         self.offset = 0
         self.closed = False
         self._fd = -1
+        self._number = len(_logs) << _OFFSET + _SIZE
+        _logs.append(weakref.ref(self))
 
     def news(self) -> Iterator[tuple[Fact, list[Place]]]:
         """What was appended since the last call. A log that has vanished has no news."""
@@ -100,9 +116,12 @@ class Log:
                 return
 
     def _places(self, sizes: Sequence[int], end: int) -> list[Place]:
-        start = end - sum(sizes)
-        offsets = accumulate(sizes, initial=start)
-        return [Place(self, offset, size) for offset, size in zip(offsets, sizes, strict=False)]
+        at = self._number | end - sum(sizes) << _SIZE
+        places = []
+        for size in sizes:
+            places.append(at | size)
+            at += size << _SIZE
+        return places
 
     def read(self, offset: int, size: int) -> bytes:
         """Raises ValueLost where the bytes are no longer there."""
@@ -217,6 +236,7 @@ class Writer:
         self._fd = -1
         self._size = 0
         self._unsynced: list[bytes] = []
+        self._former: list[Log] = []
         self.log = Log(folder / f"{name}.log", local=True)
 
     @property
@@ -226,13 +246,16 @@ class Writer:
 
     def append(self, fact: Fact | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
         """Raises StoreError where the disk is full; nothing of the fact is left behind then."""
-        head = encode(Frame(fact, [len(body) for body in bodies]))
+        sizes = [len(body) for body in bodies]
+        if sizes and max(sizes) >= _LARGEST:
+            raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
+        head = encode(Frame(fact, sizes))
         content = b"".join((head, *bodies))
         frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
         self._write(frame)
         if not isinstance(fact, (Claimed, Released)):
             self._unsynced.append(frame)
-        return self.log._places([len(body) for body in bodies], self._size)
+        return self.log._places(sizes, self._size)
 
     def _write(self, frame: bytes) -> None:
         if self._fd < 0:
@@ -255,6 +278,7 @@ class Writer:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
         self._turn += 1
+        self._former.append(self.log)  # places in it go on meaning something
         self.log = Log(path, local=True)
         sync_folder(self._folder)
 

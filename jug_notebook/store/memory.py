@@ -13,7 +13,8 @@ from jug_notebook.board import Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
-from jug_notebook.store.folded import FoldedStore
+from jug_notebook.record import Place
+from jug_notebook.store.folded import FoldedStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
 
@@ -33,6 +34,7 @@ class MemoryStore(FoldedStore):
         self.id = secrets.token_hex(16)
         self._name = name
         self._rung = threading.Condition(self._lock)
+        self._bodies_kept: list[bytes] = []
         self._blobs: dict[Address, bytes] = {}
         self._touched: dict[Address, float] = {}
         self._processes: dict[WorkerId, WorkerInfo] = {}
@@ -41,9 +43,11 @@ class MemoryStore(FoldedStore):
         self._orders: dict[WorkerId, list[Order]] = {}
         self._logs: dict[WorkerId, list[str]] = {}
 
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[bytes]:
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         self._rung.notify_all()
-        return bodies
+        first = len(self._bodies_kept)
+        self._bodies_kept += bodies
+        return range(first, len(self._bodies_kept))
 
     def _news(self) -> None:
         """There are no others."""
@@ -51,8 +55,8 @@ class MemoryStore(FoldedStore):
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         return [True] * len(offers)  # whoever has the lock
 
-    def _read(self, places: Sequence[bytes]) -> list[bytes]:
-        return list(places)
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
+        return [self._bodies_kept[place] for place in places]
 
     def watch(self, seen: int, timeout: float) -> int:
         with self._rung:
@@ -120,11 +124,19 @@ class MemoryStore(FoldedStore):
                     del self._blobs[name], self._touched[name]
             return len(old), size
 
-    def _size(self, place: bytes) -> int:
-        return len(place)
+    def _size(self, place: Place) -> int:
+        return len(self._bodies_kept[place])
 
     def compact(self) -> int:
-        return 0  # nothing is kept that doesn't count
+        with self._lock:
+            used = {place for card in self._board.cards.values() for place in places_of(card)}
+            used |= self._board.acceptances()
+            saved = 0
+            for place, body in enumerate(self._bodies_kept):
+                if place not in used:
+                    saved += len(body)
+                    self._bodies_kept[place] = b""
+            return saved
 
     def crowded(self) -> bool:
         return False
