@@ -48,6 +48,7 @@ from jug_notebook.model import (
 from jug_notebook.record import Outcome, Place, digest_of, holds, of_digest, opened, packed
 from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
+STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
 STATES = list(State)
@@ -56,14 +57,20 @@ UNKNOWN = -1  # mentioned by a fact, not yet submitted
 REUSED = len(STATES)  # in tallies alone: finished, by another's run
 
 
+NO_MARKS = (-1, -1)
+_PLACE = 96  # bits of a place
+_SPEC = (1 << _PLACE) - 1
+
+
 class Kind:
     """What tasks of one function have in common, and how they fare. ``queue`` holds its ready tasks, oldest first."""
 
-    __slots__ = ("done", "name", "priority", "python", "queue", "spent")
+    __slots__ = ("done", "name", "priority", "python", "queue", "spent", "stale")
 
     def __init__(self, name: str, priority: int, python: str) -> None:
         self.name, self.priority, self.python = name, priority, python
         self.queue: list[tuple[int, Card]] = []
+        self.stale = 0  # so many of the queue are no longer ready, or were offered
         self.done = 0
         self.spent = 0.0
 
@@ -73,7 +80,7 @@ class Kind:
 
 
 class Card:
-    """One task, in little space. ``spec`` tells where its body is; ``records`` are its outcomes, packed: one or several.
+    """One task, in little space. ``records`` are its outcomes, packed: one or more.
 
     ``worth`` is the record of the value that it has now, empty without.
     """
@@ -82,21 +89,19 @@ class Card:
         "attempts",
         "blocking",
         "dependents",
-        "direct",
         "form",
         "inputs",
         "key",
         "kind",
-        "lost",
+        "marks",
         "missing",
         "needs",
         "notebooks",
         "queued",
         "records",
         "round",
-        "seq",
         "since",
-        "spec",
+        "spot",
         "state",
         "taken",
         "tallied",
@@ -114,9 +119,8 @@ class Card:
         self.needs: tuple[Card, ...] = ()
         self.dependents: list[Card] | tuple[()] = ()
         self.form = b""
-        self.seq = 0
         self.since = 0  # the highest counter of its submissions
-        self.spec: Place = 0
+        self.spot = 0  # turn and spec in one
         self.round = 0
         self.inputs: bytes | None = None
         self.missing = 0
@@ -124,7 +128,7 @@ class Card:
         self.worth = b""
         self.records: bytes | tuple[bytes, ...] = b""
         self.taken: Outcome | None = None  # over from another run
-        self.direct = self.lost = -1  # the last round that was invalidated directly, or whose value was lost
+        self.marks = NO_MARKS
         self.attempts: list[Attempt] | None = None
         self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
         self.wanters = 0
@@ -133,6 +137,26 @@ class Card:
         self.notebooks: tuple[str, ...] = ()
         self.tally: list[int] | None = None
         self.tallied = 0
+
+    @property
+    def seq(self) -> int:
+        """Its turn among those submitted."""
+        return self.spot >> _PLACE
+
+    @property
+    def spec(self) -> Place:
+        """Where its body is."""
+        return self.spot & _SPEC
+
+    @property
+    def direct(self) -> int:
+        """The last round that was invalidated directly."""
+        return self.marks[0]
+
+    @property
+    def lost(self) -> int:
+        """The last round whose value was lost."""
+        return self.marks[1]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -265,13 +289,12 @@ class Board:
             if card.state != UNKNOWN:
                 if self.moved is not None:
                     self.moved[card.spec] = body
-                card.spec = body
+                card.spot = card.seq << _PLACE | body
                 continue
             card.kind = kind
             card.form = form if needs else b""  # without needs, no other's run stands for it by its form
-            card.spec = body
             self._sequence += 1
-            card.seq = self._sequence
+            card.spot = self._sequence << _PLACE | body
             card.state = WITHDRAWN
             card.needs = tuple(map(self._card, needs))
             for need in card.needs:
@@ -399,9 +422,9 @@ class Board:
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
         if why is Why.DIRECT:
-            card.direct = max(card.direct, from_round)
+            card.marks = (max(card.direct, from_round), card.lost)
         elif why is Why.LOST:
-            card.lost = max(card.lost, from_round)
+            card.marks = (card.direct, max(card.lost, from_round))
         self._new_round(card, from_round + 1)
         self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
 
@@ -448,8 +471,7 @@ class Board:
             card.outcomes = [outcome for outcome in card.outcomes if outcome[0].round > round]
             card.wishes = tuple(wish for wish in card.wishes if wish[1] > counter)
             card.round = max(card.round, round + 1)
-            card.direct = card.direct if card.direct > round else -1
-            card.lost = card.lost if card.lost > round else -1
+            card.marks = (card.direct if card.direct > round else -1, card.lost if card.lost > round else -1)
             if card.state != UNKNOWN and card.since <= counter:
                 gone.append(card)
             else:
@@ -479,8 +501,9 @@ class Board:
                 self._weigh_inputs(above)
                 self._work.append(above)
             card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
-            card.needs, card.form, card.spec, card.inputs, card.worth, card.taken = (), b"", 0, None, b"", None
+            card.needs, card.form, card.spot, card.inputs, card.worth, card.taken = (), b"", 0, None, b"", None
             card.since = card.missing = card.blocking = 0
+            card.queued = False
             self._work.append(card)
         self._gather([*gone, *needs])
 
@@ -500,6 +523,7 @@ class Board:
 
     def _flow(self) -> None:
         work = self._work
+        stale: set[Kind] = set()
         while work:
             card = work.popleft()
             self._want(card)
@@ -514,6 +538,10 @@ class Board:
                     self._weigh_inputs(above)
                     work.append(above)
             if state != card.state:
+                if card.state == READY and card.queued:
+                    card.kind.stale += 1
+                    if card.kind.stale > STALE and 2 * card.kind.stale > len(card.kind.queue):
+                        stale.add(card.kind)
                 was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
                 card.state = state
                 if was != now:
@@ -529,6 +557,21 @@ class Board:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
                 card.tallied = tallied
+        for kind in stale:
+            self._freshen(kind)
+
+    @staticmethod
+    def _freshen(kind: Kind) -> None:
+        """Those that are no longer ready fall out of the queue where they are many; few do so when they are met."""
+        ready = []
+        for head in kind.queue:
+            if head[1].state == READY:
+                ready.append(head)
+            else:
+                head[1].queued = False
+        heapq.heapify(ready)
+        kind.queue = ready
+        kind.stale = 0
 
     def _want(self, card: Card) -> None:
         """Wanting flows to needs."""
