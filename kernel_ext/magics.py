@@ -24,6 +24,7 @@ from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
+    age,
     attempts,
     cell_magic,
     count,
@@ -679,6 +680,28 @@ class JugMagics(Magics):
         target = self._demanded(self.jug_accept, asked.target)
         print(
             self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+        )
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--dry-run", action="store_true", help="only say what would go")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    def jug_cleanup(self, line: str) -> None:
+        """Forget the tasks that no notebook wants any more, with what only they had stored.
+
+        %jug_cleanup --dry-run              what would go?
+        %jug_cleanup                        let it go
+        %jug_cleanup fit --older-than 30d   of one function, and only what is older than a month
+
+        What is wanted stays, with all that it needs; so does what runs.
+        """
+        asked = read(self.jug_cleanup, line)
+        target = joined(asked.target)
+        print(
+            self.meant(
+                lambda: self.session.cleanup(asked.older_than, asked.dry_run, target, namespace=self.shell.user_ns)
+            )
         )
 
     # -- what they share -----------------------------------------------------------------------------------------------

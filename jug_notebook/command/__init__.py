@@ -50,6 +50,10 @@ ROOMS = {
     "log": "looking",
     "graph": "looking",
     "why": "looking",
+    "count": "keeping",
+    "cleanup": "keeping",
+    "copy": "keeping",
+    "pack": "keeping",
     "key": "keys",
     "doctor": "hosts",
 }

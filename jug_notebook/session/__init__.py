@@ -39,6 +39,7 @@ from jug_notebook.model import (
 from jug_notebook.session import sharing, starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
+from jug_notebook.session.cleaning import Cleaned, clean
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
@@ -589,6 +590,23 @@ class Session(Closer):
             self._store.wish(unwanted, Origin(self._user, self.notebook), False)
         return sum(state in PENDING for state in states)
 
+    def cleanup(
+        self,
+        older_than: float | None = None,
+        dry_run: bool = False,
+        target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Cleaned:
+        """Forget tasks that nobody wants any more, in any notebook, and remove what only they had stored.
+
+        What is wanted stays, with all that it needs and all whose runs it has taken over, and so does what runs.
+        ``older_than``: only tasks made and run before so many seconds; ``target``: only these; ``dry_run`` only tells.
+        """
+        among = None if target is None else set(self._keys(target, namespace))
+        self.flush()
+        parcels = self._intake.parcels()
+        return clean(self._store, self._clock.now(), among, older_than, parcels, dry_run)
+
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
@@ -667,6 +685,11 @@ def current() -> Session:
     return _current
 
 
+def using() -> Session | None:
+    """The session in use, where there is one; asking makes none."""
+    return None if _current is None or _current.closed else _current
+
+
 def resolve_url(url: str | Path, folder: Path) -> str:
     """A store's URL, with a relative path taken from the notebook's folder."""
     scheme, rest = split(str(url))
@@ -702,4 +725,4 @@ def _close_all() -> None:
 
 desk.on_first_need(current)
 
-__all__ = ["CellReport", "Session", "connect", "current", "resolve_url"]
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]

@@ -180,6 +180,24 @@ class Store(Protocol):
         """
         ...
 
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        """Forget tasks altogether, as if never submitted; remove blobs that are not to be kept.
+
+        Tasks that somebody wants by now, or that run, stay. So do blobs written, or put again, within the last
+        ``older_than`` seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` only tells.
+        """
+        ...
+
+    def compact(self) -> int:
+        """Put what has gathered into less space, while others go on working; answer how many bytes that saved."""
+        ...
+
+    def crowded(self) -> bool:
+        """Has so much gathered that somebody should `compact`?"""
+        ...
+
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         """Counts and workers; failures are left to who can open them. Costs what changed, not what there is."""
         ...
@@ -194,20 +212,6 @@ class Store(Protocol):
 
     def foreign(self, python: str) -> dict[str, int]:
         """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
-        ...
-
-    def sweep(
-        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
-    ) -> SweepReport:
-        """Forget these tasks altogether, as if they had never been submitted, and remove blobs.
-
-        Those that are not among ``keep`` and were not written or touched for ``older_than`` seconds. With ``dry_run``,
-        only tell.
-        """
-        ...
-
-    def compact(self) -> int:
-        """Rewrite what the store keeps without what no longer counts; answer the bytes saved."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:
@@ -225,6 +229,12 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def addresses_in(body: bytes | memoryview) -> set[Address]:
+    """The names of blobs that sealed bytes, or a blob, mention, as msgpack writes them; and other such names, too."""
+    return {name.decode() for name in _ADDRESS.findall(body)}
+
+
+_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -246,4 +256,4 @@ def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     return store
 
 
-__all__ = ["Store", "open_store", "split"]
+__all__ = ["Store", "addresses_in", "open_store", "split"]

@@ -441,6 +441,9 @@ class RedisStore(Chunks):
 
     # -- what is printed -----------------------------------------------------------------------------------------------
 
+    def crowded(self) -> bool:
+        return False
+
     def notice(self, process: WorkerId, text: str) -> None:
         self._link.run("notice", process, text.encode(errors="replace"))
 
