@@ -124,7 +124,7 @@ local function take(key, c)
   table.insert(attempts(c), {c[ROUND], attempt, 0, c[INPUTS], worker})
   c[STATE], c[HELD] = RUNNING, 0
   tally_as(c, RUNNING)
-  later('ZADD', 'h:' .. worker, c[SEQ], key)
+  later('ZADD', 'h:' .. worker, number_of_task(c), key)
   given_names[#given_names + 1] = key
   return true
 end
