@@ -180,12 +180,9 @@ def _url(arguments: Arguments, named: str | None = None) -> str:
 
 
 def _is_there(url: str) -> bool:
-    from jug_notebook.store import split
+    from jug_notebook.store import exists
 
-    scheme, rest = split(url)
-    if scheme == "memory":
-        raise StoreError(f"{url!r} lives in the process that made it; no other can look into it")
-    return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
+    return exists(url)
 
 
 def _existing(url: str) -> str:
@@ -347,10 +344,9 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
 
 def _absolute(url: str) -> str:
     """A relative folder means ours here, and the notebook's there."""
-    from jug_notebook.store import split
+    from jug_notebook.store import absolute
 
-    scheme, rest = split(url)
-    return f"file:{Path(rest).expanduser().absolute()}" if scheme == "file" else url
+    return absolute(url)
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,7 @@ from jug_notebook.errors import LaunchError
 from jug_notebook.fate import first_of_crew
 from jug_notebook.launch import Crew, CrewOptions, arguments, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
-from jug_notebook.store import Store, keyring, split
+from jug_notebook.store import HIDDEN, Store, keyring, split
 from jug_notebook.supervisor import TICK
 from jug_notebook.worker import Slot, work
 
@@ -56,7 +56,8 @@ def _living(store: Store, name: str) -> list[WorkerInfo]:
 
 
 def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Crew:
-    command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker", store.url]
+    secret = HIDDEN in store.shown  # a command line can be read by all, what is in the environment can't
+    command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker", *([] if secret else [store.url])]
     command += [*arguments(options), "--crew", name, "--detached"]
     log = tempfile.TemporaryFile()  # noqa: SIM115  # the crew reads it, should the start fail
     try:
@@ -66,7 +67,7 @@ def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Cr
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(),
+            env={**_environment(), **({"JUG_STORE": store.url} if secret else {})},
         )
     except OSError as error:
         log.close()

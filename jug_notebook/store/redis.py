@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import process
-from jug_notebook.clock import Clock
+from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
     BEAT,
@@ -63,6 +63,16 @@ _info = msgspec.msgpack.Decoder(WorkerInfo)
 def open(rest: str, clock: Clock) -> RedisStore:
     """Open the store of that project, making it if it's new."""
     return RedisStore("redis", rest, clock)
+
+
+def exists(rest: str) -> bool:
+    """Is that project there?"""
+    return bool(Link(place("redis", rest), CLOCK, make=False).id)
+
+
+def absolute(rest: str) -> str:
+    """With the project, and whole paths."""
+    return place("redis", rest).url
 
 
 class RedisStore(Chunks):
@@ -118,7 +128,7 @@ class RedisStore(Chunks):
     ) -> list[Claim]:
         until = self._clock.monotonic() + wait
         label = "" if target is None else self._label(target)
-        outcomes: list[bytes] = []
+        outcomes: list[Any] = []
         blobs: list[str] = []
         if settled:
             blobs = self._unkept()
@@ -330,7 +340,9 @@ class RedisStore(Chunks):
         processes = self.processes()
         asked = [(info.id, info.task) for info, _, _ in processes]
         kinds, counted, stats, busy = self._tallies(_label_of(scope), asked)
-        processes = [(_up_to_date(info, row), alive, age) for (info, alive, age), row in zip(processes, busy, strict=True)]
+        processes = [
+            (_up_to_date(info, row), alive, age) for (info, alive, age), row in zip(processes, busy, strict=True)
+        ]
         counts: dict[str, dict[State, int]] = {name: {} for name, _, _ in kinds}
         reused = dict.fromkeys(counts, 0)
         for kind, state, count in counted:
@@ -377,7 +389,7 @@ class RedisStore(Chunks):
                 return version
             self._link.wait(waiter, min(left, 5.0))
 
-    # -- taking back, taking over ----------------------------------------------------------------------------------------
+    # -- taking back, taking over --------------------------------------------------------------------------------------
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         lost: list[Key] = []
@@ -405,7 +417,8 @@ class RedisStore(Chunks):
         found: list[Grant | None] = []
         for part in _parts(keys):
             rows = self._link.ask("standing", packed(part))[2]
-            found += (Grant(key, row[0], _inputs(row[1]), 0) if row else None for key, row in zip(part, rows, strict=True))
+            for key, row in zip(part, rows, strict=True):
+                found.append(Grant(key, row[0], _inputs(row[1]), 0) if row else None)
         return found
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
@@ -455,7 +468,7 @@ class RedisStore(Chunks):
         self._link.close()
 
 
-# -- reading answers -----------------------------------------------------------------------------------------------------
+# -- reading answers ---------------------------------------------------------------------------------------------------
 
 
 def _claims(names: Sequence[Any], bodies: Sequence[bytes], rows: Sequence[Any]) -> list[Claim]:

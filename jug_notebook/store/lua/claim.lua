@@ -35,8 +35,9 @@ local function settle(key, numbers, inputs, digest, raw, body)
       break
     end
   end
-  news, settlements = true, settlements + 1
+  news = true
   if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
+  settlements = settlements + 1
   if c[QUEUED] ~= 0 then dequeue(key, c) end
   local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
