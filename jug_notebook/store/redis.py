@@ -55,7 +55,7 @@ SLICE = 1.0  #: seconds for which an idle worker sleeps at most; should a call t
 STATES = list(State)
 REUSED = len(STATES)
 
-_numbers = struct.Struct(">IIdd??d").pack  # of a verdict, as claim.lua reads them
+_numbers = struct.Struct(">IIdd??d").pack
 _verdict = msgspec.msgpack.Decoder(Verdict)
 _info = msgspec.msgpack.Decoder(WorkerInfo)
 
@@ -134,8 +134,7 @@ class RedisStore(Chunks):
             blobs = self._unkept()
             for settlement in settled:
                 v = settlement.verdict
-                numbers = _numbers(v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
-                outcomes += (v.key, numbers, _named(v.inputs), v.digest, packed(v), settlement.body)
+                outcomes += (v.key, self.numbers_of(v), _named(v.inputs), v.digest, packed(v), settlement.body)
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
@@ -150,6 +149,11 @@ class RedisStore(Chunks):
             retry = float(reply[2])
             self._link.wait(worker, min(left, SLICE, retry if retry >= 0 else SLICE))
             self._look_for_the_dead()
+
+    @staticmethod
+    def numbers_of(v: Verdict) -> bytes:
+        """What `claim.lua` reads of a verdict."""
+        return _numbers(v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
 
     def _look_for_the_dead(self) -> None:
         """One worker of a machine, once a second: who of its processes has ended, and nobody said so?"""
