@@ -241,7 +241,10 @@ class Link:
             return self._free.pop()
         except IndexError:
             pass
-        connection = self._pool.make_connection()
+        try:
+            connection = self._pool.make_connection()
+        except TypeError as error:  # it is made only now, from the options in the URL
+            raise StoreError(f"{self.shown} can't be used: {error}") from None
         connection.connect()  # type: ignore[no-untyped-call]
         if self._sure is threading.current_thread():
             return connection
@@ -270,20 +273,18 @@ class Link:
             except wrong.BusyLoadingError as error:
                 self._drop()
                 limit, said = max(patience, LOADING), f"is still loading its data: {error}"
-            except (wrong.ConnectionError, wrong.TimeoutError, OSError) as error:
+            except (wrong.ConnectionError, wrong.TimeoutError, wrong.ReadOnlyError, OSError) as error:
                 self._drop()
                 if "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
                     patience = 0.0
                 limit, said = patience, f"can't be reached: {_in_a_line(error)}"
             except wrong.ResponseError as error:
                 text = _in_a_line(error)
-                if text.startswith(("BUSY ", "TRYAGAIN", "READONLY", "MASTERDOWN", "LOADING")):
+                if text.startswith(("BUSY ", "TRYAGAIN", "MASTERDOWN")):
                     self._drop()
                     limit, said = patience, f"doesn't do what it is asked: {text}"
                 else:
                     raise self._refused(error) from None
-            except TypeError as error:
-                raise StoreError(f"{self.shown} can't be used: {error}") from None
             now = self._clock.monotonic()
             began = began or now
             if now - began >= limit:
@@ -299,15 +300,17 @@ class Link:
             connection.disconnect()
 
     def _refused(self, error: Exception) -> StoreError:
+        from redis.exceptions import NoPermissionError
+
         text = _in_a_line(error)
-        if "OOM" in text:
+        if "maxmemory" in text:
             return StoreError(f"the server of {self.shown} is full: raise its maxmemory, or %jug_cleanup ({text})")
-        if "NOPERM" in text or "no permissions" in text:
+        if isinstance(error, NoPermissionError) or "no permissions" in text:
             return StoreError(
                 f"the server of {self.shown} refuses: {text}; the user's ACL must allow ~{self._prefix}* "
                 "+@read +@write +@scripting +@connection +time +info"
             )
-        if "AUTH" in text or "WRONGPASS" in text or "password" in text:
+        if "AUTH" in text.upper() or "WRONGPASS" in text or "password" in text:
             return StoreError(f"the server of {self.shown} doesn't know this user or password: {text}")
         return StoreError(f"the server of {self.shown} refuses: {text}")
 
@@ -346,7 +349,7 @@ class Link:
         if id.decode() != self.id:
             raise StoreError(f"there is another store now at {self.shown}; connect again: %jug_store")
         for told in list(self._told):
-            self.change(told.script, *told.arguments)
+            (self.run if told.script == "put" else self.change)(told.script, *told.arguments)
 
     def _ask_about_server(self) -> None:
         """Who is it, and does it keep what it is given?"""

@@ -144,6 +144,8 @@ class RedisStore(Chunks):
                 self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs)), *outcomes)
                 self._kept(blobs)
                 outcomes, blobs = [], []
+            if reply[1] and not reply[5] and limit > 0:
+                continue  # what followed from what was settled came only after we had asked
             if reply[5] or left <= 0 or limit <= 0:
                 return _claims(reply[3], reply[4], reply[5])
             retry = float(reply[2])
