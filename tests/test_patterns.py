@@ -329,6 +329,22 @@ def test_a_class_that_names_its_instances_itself_is_believed(session: Session) -
     assert spell(Grid("a", 1)).key == spell(Grid("a", 2)).key != spell(Grid("b", 1)).key
 
 
+def test_a_figure_is_a_result_and_as_an_argument_is_refused_in_one_line(session: Session) -> None:
+    @jn.task
+    def draw() -> Any:
+        from matplotlib.figure import Figure
+
+        figure = Figure(layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([1, 2, 3])
+        right.scatter([1, 2], [3, 4])
+        return figure, left, right
+
+    assert len(draw().result()[0].axes) == 2
+    with pytest.raises(jn.Unhashable, match="argument 'thing'"):
+        spell(draw().result())
+
+
 def test_no_hash_and_custom_hash_hand_on_what_they_hold(session: Session) -> None:
     assert spell(jn.NoHash([1])).result() == spell(jn.NoHash([2])).result() == "[1]"
     assert spell(jn.CustomHash({"a": 1}, lambda d: sorted(d)[0])).result() == "{'a': 1}"

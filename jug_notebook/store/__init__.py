@@ -1,7 +1,8 @@
 """Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
-A new store is one file here, ``<scheme>.py``, with a function ``open(url, clock) -> Store``.
+A new store is one file here, ``<scheme>.py``, with a function ``open(rest, clock) -> Store``; or, of one's own, a
+module ``jug_store_<scheme>`` wherever Python finds modules.
 """
 
 from __future__ import annotations
@@ -202,9 +203,13 @@ def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     scheme, rest = split(str(url))
     if not rest and scheme != "memory":
         raise StoreError(f"{str(url)!r} names no store; give a folder, as in 'jugdata'")
-    room = f"{__name__}.{scheme}"
-    if importlib.util.find_spec(room) is None:
-        raise StoreError(f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:'")
+    own = f"jug_store_{scheme.replace('+', '_')}"
+    room = next((room for room in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(room) is not None), None)
+    if room is None:
+        raise StoreError(
+            f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:' (a store of your own is "
+            f"a module {own} on PYTHONPATH)"
+        )
     store: Store = importlib.import_module(room).open(rest, clock)
     return store
 
