@@ -11,7 +11,6 @@ import ctypes
 import faulthandler
 import gc
 import os
-import secrets
 import select
 import signal
 import sys
@@ -351,7 +350,7 @@ class Supervisor:
         self._beat_all()
 
     def _fork(self, end: float | None) -> None:
-        slot, files, tail = Slot(), Files(), secrets.token_hex(3)
+        slot, files, tail = Slot(), Files(), os.urandom(3).hex()
         sys.stdout.flush()
         sys.stderr.flush()
         mine = os.getpid()

@@ -234,13 +234,16 @@ class Bench:
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._runners: dict[str, Callable[..., Any]] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
-        self._blobs: Shelf[Address, memoryview] = Shelf(64, 256 << 20)
+        self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
+        self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
+        self._buffer = codec.own(self._mapped)
         self._spec = msgspec.msgpack.Decoder(Spec)
         self._recipe = msgspec.msgpack.Decoder(Recipe)
         self._parcel = msgspec.msgpack.Decoder(Parcel)
         self._finished = msgspec.msgpack.Decoder(Finished)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
+        self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
 
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
@@ -265,7 +268,7 @@ class Bench:
                 needs = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
-                args, kwargs = codec.load_call(spec.arguments, needs, self._blob)
+                args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
                 kind = "raised"
                 if recipe.runner:
@@ -316,6 +319,7 @@ class Bench:
         body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._slot.end()
+        self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return Settlement(verdict, body)
@@ -380,7 +384,7 @@ class Bench:
         value = self._values.get(name)
         if value is None:
             try:
-                value = codec.load_value(need.value, self._blob)
+                value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
                 self._lost = True
                 self._store.invalidate([key], Why.LOST, self._me.user)
@@ -392,8 +396,16 @@ class Bench:
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)
         if data is None:
-            data = self._store.get_blob(address)
+            data = self._store.get_blob(address).toreadonly()
             self._blobs.put(address, data, data.nbytes)
+        return data
+
+    def _mapped(self, address: Address) -> memoryview:
+        """Proven once for all the tasks that need it; each gets a copy of its own."""
+        data = self._maps.get(address)
+        if data is None:
+            data = self._store.map_blob(address)
+            self._maps.put(address, data, data.nbytes)
         return data
 
     def _go_to(self, folder: str) -> None:
@@ -503,7 +515,9 @@ def work(
 
     try:
         while not over():
-            limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
+            limit = 1 if bench.met_a_long_one else BATCH
+            if max_tasks is not None:
+                limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
             if tray.done:
                 claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)

@@ -6,7 +6,6 @@ import os
 import site
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -58,6 +57,8 @@ def _living(store: Store, name: str) -> list[WorkerInfo]:
 def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Crew:
     command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker", store.url]
     command += [*arguments(options), "--crew", name, "--detached"]
+    import tempfile  # it takes long to import, and workers have no use for it
+
     log = tempfile.TemporaryFile()  # noqa: SIM115  # the crew reads it, should the start fail
     try:
         started = subprocess.Popen(

@@ -133,7 +133,10 @@ class Closer(ABC):
         return GraphPicture(graph)
 
     def history(self, all: bool = False, limit: int = 50) -> History:
-        """Who ran what when: the latest runs that ended, of this notebook's tasks or of the whole store's."""
+        """Who ran what when: the latest attempts that ended, of this notebook's tasks or of the whole store's.
+
+        Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
+        """
         self.flush()
         return History(*origins.history(self._store, self._opener, Scope() if all else self._scope, limit))
 

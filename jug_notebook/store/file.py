@@ -12,22 +12,22 @@ never taken back; a dead worker's task is claimed under the next attempt's name,
 
 from __future__ import annotations
 
+import _thread
+import builtins
 import errno
-import mmap
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from blake3 import blake3
 
 from jug_notebook import process
 from jug_notebook.board import Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     BEAT,
     LEASE,
@@ -38,6 +38,7 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
 from jug_notebook.store.journal import Log, Place, Writer, sync_folder
@@ -46,7 +47,7 @@ FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
-MAPPED = 1 << 20  #: blobs from this size on are memory-mapped
+SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 _FOLDERS = ("log", "claims", "owners", "blobs", "workers", "workers/gone", "orders", "output")
 
 
@@ -85,7 +86,7 @@ class FileStore(FoldedStore):
         self._beats: dict[WorkerId, tuple[int, float]] = {}
         self._census_at = 0.0
         self._owners: dict[WorkerId, tuple[Path, int]] = {}
-        self._verified: set[tuple[Address, int, int]] = set()
+        self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id))
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -99,10 +100,16 @@ class FileStore(FoldedStore):
             self._writer.sync()
 
     def _commit(self, busy: float | None) -> None:
-        if self._writer.unsynced and (
-            busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP
-        ):
+        if not self._writer.unsynced:
+            return
+        if busy is not None and busy > GROUP:  # the disk's work goes on beside the worker's
+            _thread.start_new_thread(self._sync_beside, ())  # `threading` would wait until it runs
+        elif busy is None or self._clock.monotonic() - self._unsynced_since > GROUP:
             self._writer.sync()
+
+    def _sync_beside(self) -> None:
+        with suppress(StoreError):  # what could not be synced still is to be: the next `sync` says what is wrong
+            self.sync()
 
     def _news(self) -> None:
         now = self._clock.monotonic()
@@ -169,7 +176,7 @@ class FileStore(FoldedStore):
         for log, indexes in by_log.items():
             start = min(places[i].offset for i in indexes)
             end = max(places[i].offset + places[i].size for i in indexes)
-            if end - start <= 2 * sum(places[i].size for i in indexes) + MAPPED:
+            if end - start <= 2 * sum(places[i].size for i in indexes) + SPREAD:
                 data = log.read(start, end - start)
                 for i in indexes:
                     offset = places[i].offset - start
@@ -222,7 +229,7 @@ class FileStore(FoldedStore):
         """A file that names the worker, to link claims to."""
         path, links = self._owners.get(worker, (None, 0))
         if path is None or links >= LINKS:
-            path = self.folder / "owners" / f"{worker}.{secrets.token_hex(4)}"
+            path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
             links = 0
         self._owners[worker] = (path, links + 1)
@@ -240,7 +247,7 @@ class FileStore(FoldedStore):
             self._board.presume(worker, dead=info is None or not self._alive(info, now))
 
     def _said(self, worker: WorkerId) -> WorkerInfo | None:
-        return _read_info(self.folder / "workers" / worker)
+        return _read_info(f"{self.folder}/workers/{worker}")
 
     def _alive(self, info: WorkerInfo, now: float) -> bool:
         beat, since = self._beats.get(info.id, (-1, now))
@@ -298,12 +305,12 @@ class FileStore(FoldedStore):
                 with self._lock:
                     alive = self._alive(info, now)
                 found.append((info, alive, now - self._beats[info.id][1]))
-                if process.running(info) is False:
+                if not alive and process.running(info) is False:
                     self._retire(info.id)
         with os.scandir(self.folder / "workers" / "gone") as entries:
             for entry in entries:
                 age = today - entry.stat().st_mtime
-                if age < LATELY and (info := _read_info(Path(entry.path))) is not None:
+                if age < LATELY and (info := _read_info(entry.path)) is not None:
                     found.append((info, False, max(0.0, age)))
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
@@ -326,42 +333,13 @@ class FileStore(FoldedStore):
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
-        pieces = list(parts)
-        hasher = blake3(max_threads=blake3.AUTO)
-        for piece in pieces:
-            hasher.update(piece)
-        address = hasher.hexdigest(length=20)
-        path = self._blob(address)
-        try:
-            if os.stat(path).st_size == sum(memoryview(piece).nbytes for piece in pieces):
-                os.utime(path)  # in use again: not to be swept
-                return address
-        except FileNotFoundError:
-            pass
-        path.parent.mkdir(exist_ok=True)
-        _appear(path, *pieces, durable=True)
-        return address
+        return self._blobs.put(parts)
 
     def get_blob(self, address: Address) -> memoryview:
-        path = self._blob(address)
-        try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_size >= MAPPED:
-                    data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                else:
-                    data = memoryview(file.read())
-        except FileNotFoundError:
-            raise ValueLost(f"blob {address[:12]} is missing in {self.shown}") from None
-        proof = (address, stat.st_mtime_ns, stat.st_size)
-        if proof not in self._verified:
-            if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
-                raise ValueLost(f"blob {address[:12]} in {self.shown} is damaged")
-            self._verified.add(proof)
-        return data
+        return self._blobs.get(address)
 
-    def _blob(self, address: Address) -> Path:
-        return self.folder / "blobs" / address[:2] / address[2:]
+    def map_blob(self, address: Address) -> memoryview:
+        return self._blobs.map(address)
 
     def close(self) -> None:
         with self._lock:
@@ -409,8 +387,8 @@ def _make(folder: Path, shown: str) -> None:
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
     (folder / ".gitignore").write_text("*\n")
-    aside = folder / f".store.{secrets.token_hex(8)}"
-    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, secrets.token_hex(16))) + b"\n")
+    aside = folder / f".store.{os.urandom(8).hex()}"
+    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, os.urandom(16).hex())) + b"\n")
     try:
         os.link(aside, folder / "store.json")  # somebody else may be making it at this moment: one id wins
     except FileExistsError:
@@ -424,7 +402,7 @@ def _make(folder: Path, shown: str) -> None:
 
 def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False) -> None:
     """Write aside, then appear: a reader sees all of a file or none."""
-    aside = path.parent / f".{secrets.token_hex(8)}"
+    aside = path.parent / f".{os.urandom(8).hex()}"
     try:
         with aside.open("wb", buffering=0) as file:
             for piece in pieces:
@@ -472,10 +450,11 @@ def _write_info(path: Path, info: WorkerInfo) -> None:
         os.close(fd)
 
 
-def _read_info(path: Path) -> WorkerInfo | None:
+def _read_info(path: str) -> WorkerInfo | None:
     for _ in range(3):
         try:
-            raw = path.read_bytes()
+            with builtins.open(path, "rb", buffering=0) as file:
+                raw = file.read()
         except (FileNotFoundError, IsADirectoryError):
             return None
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
