@@ -8,6 +8,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,38 @@ import numpy as np
 import pytest
 
 import jug_notebook as jn
+from jug_notebook import outside
 from jug_notebook.model import State
 from jug_notebook.session import Session
+from jug_notebook.task.files import Lookout
 from tests.crews import working
 from tests.kernels import Kernel
 from tests.workbench import cell
 
 
-@pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    monkeypatch.chdir(tmp_path)
-    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "work.ipynb")
+@contextmanager
+def opened(url: str | Path, folder: Path) -> Iterator[Session]:
+    session = jn.connect(url, notebook=folder / "work.ipynb")
     with working(session, 2):
         yield session
     session.close()
+
+
+@pytest.fixture(params=["file", "redis"])
+def session(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """A session with two workers, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    url = request.getfixturevalue("redis_server").url() if request.param == "redis" else tmp_path / "jugdata"
+    with opened(url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """The same on a file store."""
+    monkeypatch.chdir(tmp_path)
+    with opened(tmp_path / "jugdata", tmp_path) as made:
+        yield made
 
 
 @jn.task
@@ -407,7 +426,7 @@ def test_what_is_not_loaded_is_not_read(session: Session, monkeypatch: pytest.Mo
 
 
 def test_a_value_that_is_lost_when_it_is_asked_for_is_computed_again_whatever_the_task_makes_of_that(
-    session: Session,
+    in_a_folder: Session,
 ) -> None:
     heavy = jn.Task(np.ones, 100_000)
     heavy.result()
@@ -500,7 +519,8 @@ def test_a_command_in_another_folder_is_another_task(session: Session, tmp_path:
     other.close()
 
 
-def test_a_word_that_is_a_files_path_is_said_once(session: Session) -> None:
+def test_a_word_that_is_a_files_path_is_said_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "_LOOKOUT", Lookout("shell"))  # others may have seen it
     Path("data.txt").write_text("one\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
