@@ -95,6 +95,16 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     done: int = 0  #: tasks settled so far
     memory: int = 0  #: resident bytes
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
+    place: str = ""  #: what whoever started it calls the host (an ssh alias), where that isn't its own name
+
+    @property
+    def where(self) -> str:
+        """Its host, as people know it."""
+        return f"{self.place} ({self.host})" if self.place else self.host
+
+    def is_on(self, host: str | None) -> bool:
+        """Is it on that host, by either of its names? On any, for None."""
+        return host is None or host in (self.host, self.place)
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -454,6 +464,7 @@ class TaskView(Struct, frozen=True):
     summary: str = ""
     error: str = ""
     source: Key = ""  #: where the value was taken over: whose run it is
+    user: str = ""  #: who made it
 
 
 class FunctionView(Struct, frozen=True):

@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
@@ -217,6 +217,7 @@ class Bench:
         listener: Listener,
         guest: bool,
         book: Album | None = None,
+        folders: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._store = store
         self._seal = seal
@@ -230,6 +231,7 @@ class Bench:
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
         self._lost = False  #: the value of a need, while this task ran
+        self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._runners: dict[str, Callable[..., Any]] = {}
@@ -244,6 +246,10 @@ class Bench:
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
+
+    def pace(self, name: str) -> float:
+        """Seconds that a task of this function took here so far; 0 where none was."""
+        return self._pace.get(name, 0.0)
 
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
@@ -409,6 +415,7 @@ class Bench:
         return data
 
     def _go_to(self, folder: str) -> None:
+        folder = mapped(folder, self._folders)
         if os.getcwd() == folder:
             return
         try:
@@ -425,6 +432,15 @@ class Bench:
             grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), report, run,
             codec.dump_exception(error) if kind == "raised" else b"",
         )  # fmt: skip
+
+
+def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
+    """Where a path of another machine is on this one: the longest folder that it is below counts."""
+    for before, after in sorted(folders, key=lambda pair: len(pair[0]), reverse=True):
+        before = before.rstrip("/")
+        if path == before or path.startswith(before + "/"):
+            return after.rstrip("/") + path[len(before) :] or "/"
+    return path
 
 
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
@@ -486,18 +502,20 @@ def work(
     book: Album | None = None,
     guest: bool = False,
     wait: float = WAIT,
+    folders: Sequence[tuple[str, str]] = (),
 ) -> int:
     """Run tasks until told to stop; answer how many.
 
     ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
-    clock: no task begins after it. ``until_idle`` ends when nothing is ready or running that this worker could run or
-    wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays go
-    into ``book``. A ``guest`` works in somebody
-    else's process: it leaves the folder and the warnings as they are, and Ctrl-C ends the loop, giving the task back.
+    clock: no task begins after it, nor one that by those before it would not end in time. Tasks whose folder is below
+    the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running that
+    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
+    go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
+    and Ctrl-C ends the loop, giving the task back.
     """
     listener = listener or Deaf()
     book = book or Album(listener)
-    bench = Bench(store, seal, me, slot, clock, listener, guest, book)
+    bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
     stop = stop or _never
     tray = Tray(store, me.id)
     count = 0
@@ -530,6 +548,9 @@ def work(
             settled_at = monotonic()
             tray.fill(claims)
             while not over() and (claim := tray.next()) is not None:
+                if deadline is not None and monotonic() + bench.pace(claim.name) > deadline:
+                    store.release([claim.grant])
+                    return count
                 if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
                     tray.settle()
                     settled_at = monotonic()

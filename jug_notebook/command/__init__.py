@@ -51,6 +51,7 @@ ROOMS = {
     "graph": "looking",
     "why": "looking",
     "key": "keys",
+    "doctor": "hosts",
 }
 
 

@@ -148,6 +148,11 @@ def far(info: WorkerInfo) -> str:
     return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
 
 
+def lodging(info: WorkerInfo, several: bool) -> str:
+    """Where a worker is; with ``several`` users, whose it is."""
+    return f"{info.user} on {info.where}" if several else info.where
+
+
 def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
     """Workers by host. Of those that have ended only the ones with something to tell.
 

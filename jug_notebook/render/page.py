@@ -28,6 +28,7 @@ from jug_notebook.render.gist import (
     finished,
     in_sight,
     living,
+    lodging,
     outlook,
     percent,
     shares,
@@ -216,6 +217,7 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
         return ""
     shown, rest = cut_workers(snapshot.workers, limit)
     notes = any(view.info.note for view in shown)
+    several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in shown:
         info = view.info
@@ -227,7 +229,7 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
         )
         doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
-            solid(elide(info.host, 32)),
+            solid(elide(lodging(info, several), 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
             solid(duration(snapshot.at - info.since)) if busy and info.since else "",
@@ -357,6 +359,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     """A listing: one task a row, in the order given; ``total`` is how many there are, shown or not."""
     if not views:
         return block(_span(_FAINT, "no tasks"))
+    several = len({view.user for view in views}) > 1
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
@@ -364,10 +367,12 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
             escape(elide(call(view.name, view.shown), 72)),
             solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
+            *([solid(elide(view.user, 20))] if several else []),
         ]
         for view in views[:TASKS]
     ]
     heads = [("key", True), ("state", True), ("task", True), ("time", False), ("result", True)]
+    heads += [("made by", True)] if several else []
     more = (
         f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
     )

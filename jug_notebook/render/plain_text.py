@@ -22,6 +22,7 @@ from jug_notebook.render.gist import (
     finished,
     in_sight,
     living,
+    lodging,
     outlook,
     percent,
     shares,
@@ -111,6 +112,7 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
 
 def _workers_text(snapshot: Snapshot) -> list[str]:
     shown, rest = cut_workers(snapshot.workers)
+    several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in shown:
         info = view.info
@@ -118,7 +120,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
         task += f" {far(info)}" if far(info) else ""
         rows.append(
             [
-                elide(info.host, 24),
+                elide(lodging(info, several), 24),
                 str(info.pid),
                 task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
@@ -165,6 +167,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
     """A listing: one task a line, in the order given; ``total`` is how many there are, shown or not."""
     if not views:
         return "no tasks"
+    several = len({view.user for view in views}) > 1
     rows = [
         [
             view.key[:8],
@@ -172,10 +175,12 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
             elide(call(view.name, view.shown), 48),
             duration(view.duration) if view.duration else "",
             elide(view.error or view.summary, 48),
+            *([elide(view.user, 16)] if several else []),
         ]
         for view in views[:TASKS]
     ]
-    lines = table(["key", "state", "task", "time", "result"], rows, left=(0, 1, 2, 4))
+    heads = ["key", "state", "task", "time", "result", *(["made by"] if several else [])]
+    lines = table(heads, rows, left=(0, 1, 2, 4, 5))
     if total > len(rows):
         lines.append(f"and {number(total - len(rows))} more")
     return "\n".join(lines)

@@ -78,7 +78,8 @@ class Closer(ABC):
 
     def hosts(self) -> list[str]:
         """Where workers are, or were lately."""
-        return sorted({info.host for info, _, _ in self._store.processes() if info.kind != "session"})
+        known = [info for info, _, _ in self._store.processes() if info.kind != "session"]
+        return sorted({info.place or info.host for info in known})
 
     def run_here(
         self,

@@ -91,11 +91,12 @@ class Opener:
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
     def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
-        shown, summary, error, source = view.shown, "", "", ""
+        shown, summary, error, source, user = view.shown, "", "", "", ""
         started, duration = view.started, view.duration
         try:
             if body is not None:
-                shown = self.spec(view.key, body).shown
+                spec = self.spec(view.key, body)
+                shown, user = spec.shown, spec.origin.user
             if held is not None:
                 outcome = self.outcome(view.key, held)
                 source = "" if held.verdict.key == view.key else held.verdict.key
@@ -105,7 +106,14 @@ class Opener:
         except SignatureError as refused:
             error = f"not shown: {refused}"
         return msgspec.structs.replace(
-            view, shown=shown, summary=summary, error=error, source=source, started=started, duration=duration
+            view,
+            shown=shown,
+            summary=summary,
+            error=error,
+            source=source,
+            started=started,
+            duration=duration,
+            user=user,
         )
 
     def pieces(self, run: Run) -> list[tuple[str, Any]]:

@@ -35,7 +35,8 @@ _SYNC_FILE_RANGE_WRITE = 2
 class Blobs:
     """``shown`` names the store to people."""
 
-    def __init__(self, folder: Path, shown: str, proofs: Proofs) -> None:
+    def __init__(self, folder: Path, shown: str, proofs: Proofs, mode: int = 0o600) -> None:
+        self.mode = mode  #: of its files; where a group may read them, its folders are the group's too
         self._folder = folder
         self._shown = shown
         self._proofs = proofs
@@ -50,9 +51,9 @@ class Blobs:
         if size < LARGE:
             address = _hashed(pieces)
             if not self._known(address, size):
-                self._appear(address, _Aside(self._folder), pieces)
+                self._appear(address, _Aside(self._folder, self.mode), pieces)
             return address
-        aside = _Aside(self._folder)
+        aside = _Aside(self._folder, self.mode)
         found: list[tuple[Address, bool]] = []
         hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
         hasher.start()
@@ -196,8 +197,9 @@ class Proofs:
 class _Aside:
     """A file that nobody sees yet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: int) -> None:
         self._path = folder / f".{os.urandom(8).hex()}"
+        self._mode = mode
         self._fd = -1
         self._written = 0
 
@@ -205,7 +207,8 @@ class _Aside:
         """Large ones start on their way to the disk while the rest is written. Ends early once it is ``over``."""
         try:
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
+                os.fchmod(self._fd, self._mode)  # whatever the umask takes away
             for piece in pieces:
                 at = 0
                 while at < piece.nbytes and not over():
@@ -223,6 +226,8 @@ class _Aside:
         try:
             os.fsync(self._fd)
             path.parent.mkdir(exist_ok=True)
+            if self._mode & 0o060 and path.parent.stat().st_uid == os.getuid():
+                os.chmod(path.parent, 0o2770)
             os.rename(self._path, path)
             sync_folder(path.parent)
             os.close(self._fd)

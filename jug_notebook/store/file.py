@@ -56,6 +56,7 @@ class _Identity(msgspec.Struct):
 
     format: int
     id: str
+    shared: str = ""  #: with whom: "group", or nobody
 
 
 def open(rest: str, clock: Clock) -> FileStore:
@@ -69,8 +70,10 @@ class FileStore(FoldedStore):
         self.folder = folder.expanduser().absolute()
         self.url = f"file:{self.folder}"
         self.shown = f"file:{folder}"
-        self.id = _identity(self.folder, self.shown)
-        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}")
+        identity = _identity(self.folder, self.shown)
+        self.id = identity.id
+        self.shared = identity.shared  #: with whom: "group", or nobody
+        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
         self._bell = Doorbell(
@@ -86,7 +89,51 @@ class FileStore(FoldedStore):
         self._beats: dict[WorkerId, tuple[int, float]] = {}
         self._census_at = 0.0
         self._owners: dict[WorkerId, tuple[Path, int]] = {}
-        self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id))
+        self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id), self._mode)
+
+    # -- whose it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _mode(self) -> int:
+        """Of files that others of the store must read, or touch."""
+        return 0o660 if self.shared else 0o600
+
+    def share(self, secret: bytes) -> None:
+        """Open it to the group that its folder belongs to, its key with it. Raises StoreError where that can't be."""
+        if any(alive for _, alive, _ in self.processes()):
+            raise StoreError(f"{self.shown} is in use; to share it, stop its workers and close its notebooks first")
+        try:
+            for name, _, files in os.walk(self.folder):
+                os.chmod(name, 0o2770)
+                for file in files:
+                    os.chmod(Path(name) / file, 0o660)
+            _appear(self.folder / "key", f"{self.id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
+            identity = _Identity(FORMAT, self.id, "group")
+            _appear(self.folder / "store.json", msgspec.json.encode(identity) + b"\n", durable=True, mode=0o660)
+        except PermissionError as error:
+            raise StoreError(f"{self.shown} has files of others, so only they can share it: {error}") from error
+        self.shared = "group"
+        self._writer.mode = self._blobs.mode = self._mode
+
+    def shared_key(self) -> bytes:
+        """The key that lies in a shared store."""
+        try:
+            store, secret = (self.folder / "key").read_text().split()
+            if store != self.id:
+                raise ValueError
+            return bytes.fromhex(secret)
+        except PermissionError as error:
+            raise StoreError(f"{self.shown} is shared with group {self.group}, and you are not in it") from error
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the key of {self.shown} can't be read: {error or 'it is damaged'}") from error
+
+    @property
+    def group(self) -> str:
+        """The group that its folder belongs to."""
+        try:
+            return self.folder.group()
+        except KeyError:
+            return str(self.folder.stat().st_gid)
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -219,7 +266,7 @@ class FileStore(FoldedStore):
             refused = error
         owner = _owner_of(name)
         if owner is None and refused.errno != errno.EEXIST:
-            owner = _create_exclusively(name, worker, refused)
+            owner = _create_exclusively(name, worker, refused, self._mode)
         if owner == worker:
             return True
         self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
@@ -231,6 +278,8 @@ class FileStore(FoldedStore):
         if path is None or links >= LINKS:
             path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
+            if self.shared:
+                os.chmod(path, self._mode)
             links = 0
         self._owners[worker] = (path, links + 1)
         return path
@@ -260,7 +309,7 @@ class FileStore(FoldedStore):
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         try:
             for info in processes:
-                _write_info(self.folder / "workers" / info.id, info)
+                _write_info(self.folder / "workers" / info.id, info, self._mode)
             return self._orders(processes[0].id) if processes else []
         except FileNotFoundError:
             raise self._gone() from None
@@ -280,7 +329,7 @@ class FileStore(FoldedStore):
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         for supervisor in supervisors:
             name = f"{supervisor}.{time.time_ns():020d}"
-            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order))
+            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order), mode=self._mode)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         super().leave(processes)
@@ -317,6 +366,8 @@ class FileStore(FoldedStore):
     def notice(self, process: WorkerId, text: str) -> None:
         with self.log_path(process).open("a") as log:
             log.write(text)
+            if self.shared:
+                os.chmod(log.fileno(), self._mode)
 
     def log(self, process: WorkerId) -> str:
         try:
@@ -351,8 +402,8 @@ class FileStore(FoldedStore):
                 path.unlink(missing_ok=True)
 
 
-def _identity(folder: Path, shown: str) -> str:
-    """The id in store.json; makes the store where there is none. Raises StoreError that says what stands in the way."""
+def _identity(folder: Path, shown: str) -> _Identity:
+    """What is in store.json; makes a store where there is none. Raises StoreError that says what stands in the way."""
     path = folder / "store.json"
     try:
         if not path.exists():
@@ -373,7 +424,7 @@ def _identity(folder: Path, shown: str) -> str:
         )
     if not os.access(folder / "log", os.W_OK | os.X_OK):
         raise StoreError(f"{shown} is not yours to write; give another path")
-    return identity.id
+    return identity
 
 
 def _make(folder: Path, shown: str) -> None:
@@ -400,11 +451,12 @@ def _make(folder: Path, shown: str) -> None:
     sync_folder(folder)
 
 
-def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False) -> None:
+def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> None:
     """Write aside, then appear: a reader sees all of a file or none."""
     aside = path.parent / f".{os.urandom(8).hex()}"
     try:
         with aside.open("wb", buffering=0) as file:
+            os.chmod(file.fileno(), mode)
             for piece in pieces:
                 rest = memoryview(piece).cast("B")
                 while rest.nbytes:
@@ -427,24 +479,27 @@ def _owner_of(name: Path) -> WorkerId | None:
         return None
 
 
-def _create_exclusively(name: Path, worker: WorkerId, refused: OSError) -> WorkerId | None:
+def _create_exclusively(name: Path, worker: WorkerId, refused: OSError, mode: int) -> WorkerId | None:
     """Where hard links are refused: create the name itself. Answers whose it is then."""
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.EPERM) and name.exists():
             return _owner_of(name)
         raise StoreError(f"can't claim in {name.parent}: {refused.strerror}") from error
     with os.fdopen(fd, "w") as file:
+        os.chmod(fd, mode)  # whatever the umask takes away
         file.write(worker)
     return worker
 
 
-def _write_info(path: Path, info: WorkerInfo) -> None:
+def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
     """In place, in one write: the checksum tells a reader when it saw half of it."""
     data = msgspec.msgpack.encode(info)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
+        if mode != 0o600 and info.beat == 0:
+            os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:
         os.close(fd)

@@ -391,7 +391,7 @@ class FoldedStore(ABC):
                 if info.kind == "worker" and (alive or age < LATELY)
             ),
             notes=tuple(
-                dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
+                dict.fromkeys(f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
             starting=starting(processes),
         )
