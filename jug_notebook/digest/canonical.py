@@ -135,10 +135,10 @@ def _find(kind: type) -> Entry:
 
     if issubclass(kind, type):
         return _builtin[type]
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash
     if hasattr(kind, "__jug_reference__"):
         return _reference
+    if hasattr(kind, "__jug_hash__"):
+        return own_hash
     for base in kind.__mro__[:-1]:
         found = _registered(base)
         if found is None:

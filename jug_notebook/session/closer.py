@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.model import Graph, Key, Scope, State, Target, WorkerInfo
+from jug_notebook.model import Claim, Graph, Key, Scope, Settlement, State, Target, WorkerInfo
 from jug_notebook.session import ahead, here, origins
 from jug_notebook.session.again import Again, Call, Verified
 from jug_notebook.session.ahead import Plan
+from jug_notebook.session.byhand import ByHand
 from jug_notebook.session.display import GraphPicture, History
 from jug_notebook.session.opening import Opener
 from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store
+from jug_notebook.worker import Bench
 
 
 class Closer(ABC):
@@ -79,14 +81,29 @@ class Closer(ABC):
         max_tasks: int | None = None,
         max_time: float | None = None,
         namespace: Mapping[str, Any] | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
     ) -> int:
         """Run tasks in this process, one after another, until nothing is left that can run; answer how many ran.
 
-        What they print is shown, and kept. Raises WaitInterrupted on Ctrl-C; the task that ran is given back.
+        What they print is shown, and kept. ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C;
+        the task that ran is given back.
         """
         self.flush()
-        wanted = None if target is None else self._target(target, namespace)
-        return here.work_here(self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time)
+        wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
+        return here.work_here(
+            self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, stop, each
+        )  # fmt: skip
+
+    def by_hand(self) -> ByHand:
+        """One task at a time, in this process: to lock it, run it, give it a value, or fail it."""
+        return ByHand(self._store, self._seal, self._clock, self._guests)
+
+    def known(self, keys: Sequence[Key]) -> list[State | None]:
+        """Where tasks stand; None where the store does not know them."""
+        self.flush()
+        return self._store.states(keys)
 
     def plan(
         self, workers: int | None = None, *, target: Any = None, namespace: Mapping[str, Any] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.code import Code
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
-from jug_notebook.model import Key, Origin, Recipe, Scope, Spec, State, Submission
+from jug_notebook.model import Address, Key, Origin, Recipe, Scope, Spec, State, Submission
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction, definitions
@@ -45,7 +45,17 @@ class CellReport(msgspec.Struct, frozen=True):
 class Intake:
     """The way in for the tasks of one notebook. Safe to use from several threads."""
 
-    def __init__(self, store: Store, seal: Seal, clock: Clock, user: str, notebook: str, folder: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        seal: Seal,
+        clock: Clock,
+        user: str,
+        notebook: str,
+        folder: Path,
+        runner: str = "",
+        looking: bool = False,
+    ) -> None:
         self._store = store
         self._seal = seal
         self._opener = Opener(store, seal)
@@ -53,6 +63,8 @@ class Intake:
         self._user = user
         self._notebook = notebook
         self._folder = folder
+        self._runner = runner  #: for functions that name none
+        self._looking = looking  #: tasks are only named
         self._lock = threading.RLock()
         self._buffer: list[Draft] = []
         self._since = 0.0
@@ -78,14 +90,14 @@ class Intake:
         code = self._code(function)
         edition = self._last.get(function)
         if edition is None or edition.code != code.digest or function.hidden:
-            parcel = codec.dump_function(function.__jug_function__, code, self._store.put_blob, self.label_of)
-            address = self._store.put_blob([msgspec.msgpack.encode(parcel)])
+            parcel = codec.dump_function(function.__jug_function__, code, self.put, self.label_of)
+            address = self.put([msgspec.msgpack.encode(parcel)])
             bound = Recipe(
                 name=function.name,
                 code=code.digest,
                 parcel=address,
                 python=process.python(),
-                runner=function.runner,
+                runner=function.runner or self._runner,
                 retries=function.retries,
                 timeout=function.timeout,
                 priority=function.priority,
@@ -104,6 +116,10 @@ class Intake:
         self._editions[function] = edition
         self._former += self._take_back_former(function, code)
         return edition
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """See `Desk`."""
+        return "" if self._looking else self._store.put_blob(parts)
 
     def _code(self, function: TaskFunction) -> Code:
         code = self._codes.get(function)
@@ -128,6 +144,9 @@ class Intake:
         with self._lock:
             if self._closed:
                 raise StoreError(f"the session of {self._store.shown} is closed; connect() again")
+            if self._looking:
+                self._made.update((draft[1], draft[0]) for draft in drafts)
+                return
             now = self._clock.monotonic()
             if not self._buffer:
                 self._since = now
@@ -214,7 +233,7 @@ class Intake:
             try:
                 taken_back = self._end_of_run()
                 taken_back += self._former
-                if success:
+                if success and not self._looking:
                     taken_back += self._redefined() + self._no_longer_made(cell)
                 return msgspec.structs.replace(self._handed, taken_back=taken_back)
             finally:
@@ -231,7 +250,7 @@ class Intake:
             gone = [key for key, edition in self._made.items() if edition in changed]
             try:
                 self._deliver()
-                if gone:
+                if gone and not self._looking:
                     self._store.wish(gone, Origin(self._user, self._notebook, self._cell or ""), False)
             finally:
                 self._unpin()
@@ -289,7 +308,7 @@ class Intake:
 
         What is finished stays in the store, but is no longer counted as this notebook's work.
         """
-        if keys:
+        if keys and not self._looking:
             pending = sum(state in PENDING for state in self._store.states(keys))
             self._store.wish(keys, origin, False)
             return pending
