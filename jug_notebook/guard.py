@@ -60,8 +60,15 @@ class Names(msgspec.Struct, frozen=True):
 class _Reader(Unpickler):
     """Decodes a call without the values of its needs: references stay references."""
 
-    def need(self, slot: int, steps: Any) -> Any:
-        return _Stub(Reference(self._values[slot], tuple(steps)))
+    def __init__(self, data: Any, get: codec.Get, needs: Sequence[Key], buffers: Iterator[Any]) -> None:
+        super().__init__(data, get, None, buffers)
+        self._needs = needs
+
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        return _Stub(Reference(self._needs[slot], steps))
+
+    def worth(self, value: Any) -> Any:
+        return value
 
 
 class _Stub:

@@ -113,8 +113,13 @@ class Scale(Struct, frozen=True, tag="scale"):
 Order: TypeAlias = Union[Stop, Scale]
 
 
+UNLOADED: tuple[str, Any] = ("unloaded", None)
+
+
 class Reference(Struct, frozen=True):
     """How an argument points at another task's value: take it, then each step, ("item", i) or ("call", function).
+
+    Where the last step is `UNLOADED`, the function gets the task itself, and loads its value when it wants it.
 
     Whatever has a method ``__jug_reference__()`` that answers one of these is a need, wherever in the arguments it is.
     """

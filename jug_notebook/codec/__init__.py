@@ -19,7 +19,7 @@ from blake3 import blake3
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
@@ -27,6 +27,7 @@ from jug_notebook.model import Address, Key, Parcel, Payload
 __all__ = [
     "INLINE",
     "Get",
+    "Needs",
     "Put",
     "Seal",
     "describe_arguments",
@@ -104,7 +105,7 @@ def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
     return Payload(form, data, (*pickler.addresses, *pickler.blobs))
 
 
-def _load(payload: Payload, get: Get, mmap: bool = False, values: Sequence[Any] = ()) -> Any:
+def _load(payload: Payload, get: Get, mmap: bool = False, values: Needs | None = None) -> Any:
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
@@ -141,7 +142,6 @@ def dump_call(
                 data = _dumps((args, kwargs), 5)
                 if len(data) <= INLINE:
                     return Payload(_PLAIN, data)
-        return _payload((args, kwargs), put, path)
     return _payload((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})
 
 
@@ -153,7 +153,7 @@ def share(value: Any, put: Put) -> Any:
     if type(value) in _SCALARS and not isinstance(value, str | bytes):
         return value
     try:
-        payload = _payload(value, put, "argument")
+        payload = _payload(value, put, "argument", {})
     except JugError:
         return value
     return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
@@ -178,8 +178,8 @@ def once(put: Put) -> Put:
     return put_once
 
 
-def load_call(payload: Payload, values: Sequence[Any], get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call; ``values`` are those of its needs, by number."""
+def load_call(payload: Payload, values: Needs | None, get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met."""
     args, kwargs = _load(payload, get, values=values)
     return args, kwargs
 
@@ -187,8 +187,11 @@ def load_call(payload: Payload, values: Sequence[Any], get: Get) -> tuple[tuple[
 class _Looker(Unpickler):
     """Where a call refers to another task, puts what stands for it there."""
 
-    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
-        return self._stand_in(slot, tuple(steps))
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        return self._stand_in(slot, steps)
+
+    def worth(self, value: Any) -> Any:
+        return value
 
     _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
 
@@ -201,7 +204,7 @@ def look_at_call(
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
-    looker = _Looker(data, get, (), _buffers(addresses, get, True))
+    looker = _Looker(data, get, None, _buffers(addresses, get, True))
     looker._stand_in = stand_in
     args, kwargs = looker.load()
     return args, kwargs

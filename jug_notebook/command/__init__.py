@@ -51,6 +51,11 @@ ROOMS = {
     "graph": "looking",
     "why": "looking",
     "key": "keys",
+    "sleep-until": "jugfiles",
+    "import-jugdata": "jugfiles",
+    "demo": "jugfiles",
+    "test-jug": "jugfiles",
+    "install-skills": "jugfiles",
 }
 
 

@@ -65,8 +65,8 @@ def refuse_jugs_own(url: str, folder: Path) -> None:
     if scheme != "file" or not rest or not is_jugs_own(path):
         return
     raise NotOurs(
-        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn (or move "
-        f"that one away); its results can be taken over: jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
+        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or move "
+        f"that one away; its results can be taken over: jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
     )
 
 
@@ -92,6 +92,10 @@ class Jugdir:
         self._session: Session | None = None
         self._hand: ByHand | None = None
         self.claims: dict[Key, Claim] = {}  #: locks that were taken by hand
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None
 
     @property
     def session(self) -> Session:
@@ -151,12 +155,12 @@ class Jugdir:
 
     def list(self) -> Iterator[bytes]:
         """The names of all that has a value."""
-        for view in self.session.tasks(state=State.FINISHED, limit=0).views:
+        for view in self.session.listed(State.FINISHED):
             yield view.key.encode()
 
     def listlocks(self) -> Iterator[bytes]:
         for state in (State.RUNNING, State.FAILED):
-            for view in self.session.tasks(state=state, limit=0).views:
+            for view in self.session.listed(state):
                 yield view.key.encode()
 
     def remove(self, name: bytes | str) -> bool:
@@ -178,11 +182,11 @@ class Jugdir:
 
     def forget(self, kept: set[Key]) -> int:
         """Take back the wish for all tasks of this script but ``kept``; answers how many of them have values."""
-        views = self.session.tasks(limit=0).views
+        views = self.session.listed()
         gone = [view.key for view in views if view.key not in kept and view.state is not State.WITHDRAWN]
         had = sum(view.state is State.FINISHED for view in views if view.key not in kept)
         if gone:
-            self.session.cancel_all(gone)
+            self.session.unwish(gone)
         return had
 
     def remove_locks(self) -> int:

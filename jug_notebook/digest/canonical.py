@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.model import Key, Reference
+from jug_notebook.model import UNLOADED, Key, Reference
 
 SCHEME = b"jn1"  #: version of the canonical form, inside every digest
 SIZE = 20  #: bytes of a digest
@@ -139,6 +139,12 @@ def _find(kind: type) -> Entry:
         return _reference
     if hasattr(kind, "__jug_hash__"):
         return own_hash
+    entry = _entry_of(kind)
+    return functools.partial(_dependent, entry) if hasattr(kind, "__jug_dependencies__") else entry
+
+
+def _entry_of(kind: type) -> Entry:
+    """What is registered for a type, or for the nearest of its bases."""
     for base in kind.__mro__[:-1]:
         found = _registered(base)
         if found is None:
@@ -402,6 +408,37 @@ def own_hash(encoder: Encoder, value: Any, path: str) -> None:
     encoder.out += b"J"
     encoder.text(type(value).__qualname__)
     encoder.add(str(answer) if isinstance(answer, str) else bytes(answer), path)
+    if hasattr(type(value), "__jug_dependencies__"):
+        _needed(encoder, value, path)
+
+
+def _dependent(entry: Entry, encoder: Encoder, value: Any, path: str) -> None:
+    """Something that tells itself which tasks its value hangs on."""
+    if hasattr(type(value), "__jug_hash__"):  # given after the type was first met
+        return own_hash(encoder, value, path)
+    entry(encoder, value, path)
+    return _needed(encoder, value, path)
+
+
+def _needed(encoder: Encoder, value: Any, path: str) -> None:
+    found: list[Any] = []
+    _gather(encoder, value, value.__jug_dependencies__(), path, found)
+    encoder.tagged("needs", found, path)
+
+
+def _gather(encoder: Encoder, value: Any, told: Any, path: str, found: list[Any]) -> None:
+    """The tasks in what ``__jug_dependencies__`` answers. What else is in it says nothing, as in Jug."""
+    try:
+        items = list(told.values() if isinstance(told, dict) else told)
+    except TypeError:
+        encoder.refuse(value, path, f"its __jug_dependencies__ answers {_described(told)}, not a list of tasks")
+    for item in items:
+        if hasattr(type(item), "__jug_reference__"):
+            found.append(item)
+        elif hasattr(type(item), "__jug_dependencies__"):
+            _gather(encoder, item, item.__jug_dependencies__(), path, found)
+        elif isinstance(item, list | tuple | set | frozenset | dict):
+            _gather(encoder, value, item, path, found)
 
 
 def _reference(encoder: Encoder, value: Any, path: str) -> None:
@@ -412,6 +449,8 @@ def _reference(encoder: Encoder, value: Any, path: str) -> None:
         encoder.text(reference.key)
     else:
         encoder.out += b"r" + short(encoder.slots[reference.key])
+        if reference.steps and reference.steps[-1] == UNLOADED:  # the function may look at the task, not only its value
+            encoder.text(reference.key)
     encoder.out += count(len(reference.steps))
     for kind, what in reference.steps:
         encoder.text(kind)

@@ -89,7 +89,7 @@ class Session(Closer):
         self._reader = Reader(self._store, self._opener, clock, self._starting)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
-        self._again = Again(self._store, self._opener, self._reader, self._user)
+        self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._intake = Intake(
             self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, looking

@@ -9,7 +9,7 @@ from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.model import Claim, Graph, Key, Scope, Settlement, State, Target, WorkerInfo
+from jug_notebook.model import Claim, Graph, Key, Origin, Scope, Settlement, Spec, State, Target, TaskView, WorkerInfo
 from jug_notebook.session import ahead, here, origins
 from jug_notebook.session.again import Again, Call, Verified
 from jug_notebook.session.ahead import Plan
@@ -25,6 +25,7 @@ class Closer(ABC):
     """What a `Session` answers about its tasks."""
 
     headless: bool
+    notebook: str
     _store: Store
     _seal: Seal
     _opener: Opener
@@ -48,6 +49,13 @@ class Closer(ABC):
 
     @abstractmethod
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target: ...
+
+    def kept(self, key: Key) -> Spec | None:
+        """See `Desk`."""
+        self.flush()
+        if self._store.states([key])[0] is not State.FINISHED:
+            return None
+        return self._opener.specs([key])[0]
 
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `Desk`."""
@@ -99,6 +107,16 @@ class Closer(ABC):
     def by_hand(self) -> ByHand:
         """One task at a time, in this process: to lock it, run it, give it a value, or fail it."""
         return ByHand(self._store, self._seal, self._clock, self._guests)
+
+    def unwish(self, keys: Sequence[Key]) -> None:
+        """This script or notebook no longer wants these tasks, finished ones too: they may be cleaned away."""
+        self.flush()
+        self._store.wish(keys, Origin(self._info.user, self.notebook), False)
+
+    def listed(self, state: State | None = None, all: bool = False) -> list[TaskView]:
+        """Tasks of this script or notebook, or of the whole store, with nothing opened of them: names and states."""
+        self.flush()
+        return self._store.tasks(Scope() if all else self._scope, state=state)
 
     def known(self, keys: Sequence[Key]) -> list[State | None]:
         """Where tasks stand; None where the store does not know them."""

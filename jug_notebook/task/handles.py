@@ -12,7 +12,7 @@ from typing import Any, NoReturn, overload
 
 from jug_notebook import digest
 from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
-from jug_notebook.model import Key, Reference, State
+from jug_notebook.model import UNLOADED, Key, Reference, State
 from jug_notebook.task import desk
 from jug_notebook.task.desk import Desk, Edition, Problem
 
@@ -311,7 +311,7 @@ class Tasklet(Handle):
     steps: tuple[tuple[str, Any], ...]
 
     def __init__(self, base: Handle, function: Callable[[Any], Any]) -> None:
-        if not isinstance(base, Handle):
+        if not isinstance(base, Handle) or isinstance(base, NoLoad):
             raise BadTask(f"a tasklet is made from a task, not from {type(base).__name__}")
         self.base = base.task
         self.steps = (*(base.steps if isinstance(base, Tasklet) else ()), ("call", function))
@@ -351,6 +351,54 @@ class Tasklet(Handle):
 
     def __jug_reference__(self) -> Reference:
         return Reference(self.base.__jug_reference__().key, self.steps)
+
+
+class NoLoad(Handle):
+    """A task as an argument that is not loaded: the function gets the task itself, once it is done.
+
+    ``jn.value(t)`` inside the function loads its value if it is wanted; ``t.key``, ``t.name`` and ``t.provenance()``
+    cost no loading. Inside a task, where calls are plain, ``NoLoad(x)`` is ``x``.
+    """
+
+    __slots__ = ("base",)
+
+    base: Handle
+
+    def __new__(cls, base: Any) -> Any:
+        if isinstance(base, NoLoad) or (desk.in_task.on and not isinstance(base, Handle)):
+            return base
+        if not isinstance(base, Handle):
+            raise BadTask(f"NoLoad takes a task that is not to be loaded, not {type(base).__name__}")
+        return unloaded(base)
+
+    @property
+    def task(self) -> Task:
+        return self.base.task
+
+    def take(self, value: Any) -> Any:
+        return self.base.take(value)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise BadTask(f"{self._short()} is not loaded, so it has no parts; take NoLoad(task[{index!r}]), or its value")
+
+    def _short(self) -> str:
+        return f"NoLoad({self.base._short()})"
+
+    def __repr__(self) -> str:
+        return self._short() if _briefly.on else f"<NoLoad {self.base!r}>"
+
+    def __jug_reference__(self) -> Reference:
+        reference = self.base.__jug_reference__()
+        return Reference(reference.key, (*reference.steps, UNLOADED))
+
+
+def unloaded(base: Handle, steps: tuple[tuple[str, Any], ...] = ()) -> NoLoad:
+    """A task that is not loaded, or what the steps take of it."""
+    for step in steps:
+        base = Tasklet._of(base, step)
+    made = _allocate(NoLoad)
+    made.base = base
+    return made
 
 
 def _slice(step: slice) -> str:

@@ -16,7 +16,6 @@ from jug_notebook.errors import IsATask, TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import desk as seat
-from jug_notebook.task.values import tasks_in
 from jug_notebook.task.values import value as values
 from jug_notebook.task.desk import in_task
 from jug_notebook.task.handles import Handle, briefly
