@@ -43,7 +43,7 @@ def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
     made = []
     for part in _parts(sequence, map_step):
         block = _block("map_curry", mapper, [tuple(args) for args in part])
-        made += [block[i] for i in range(len(part))]
+        made += _items(block, len(part))
     return made
 
 
@@ -52,6 +52,11 @@ def _block(kind: str, mapper: Any, calls: list[tuple[Any, ...]]) -> Task:
     return Task.around(
         f"jug.mapreduce._jug_{kind}", mapper, (mapper, calls), {}, lambda: function.starmap(calls, len(calls))[0].task
     )
+
+
+def _items(block: Task, size: int) -> list[Any]:
+    """What stands for each call of a block. A block of one is that call's task itself."""
+    return [block] if size == 1 else [block[i] for i in range(size)]
 
 
 def reduce(reducer: Any, inputs: Any, reduce_step: int = 8) -> Any:
@@ -101,7 +106,11 @@ class block_access:
         if not isinstance(p, int):
             raise TypeError(f"an index is a number, not {type(p).__name__}")
         at = range(self.len)[p]
-        return self.blocks[at // self.block_size][at % self.block_size]
+        number = at // self.block_size
+        return _items(self.blocks[number], self._size(number))[at % self.block_size]
+
+    def _size(self, number: int) -> int:
+        return min(self.block_size, self.len - number * self.block_size)
 
     def __len__(self) -> int:
         return self.len
@@ -118,4 +127,8 @@ class block_access:
     def __jug_value__(self) -> list[Any]:
         from jug_notebook.compat.jug.task import value
 
-        return [item for block in value(self.blocks) for item in block]
+        found: list[Any] = []
+        for number, block in enumerate(self.blocks):
+            held = value(block)
+            found += [held] if self._size(number) == 1 else held
+        return found
