@@ -39,7 +39,7 @@ def _dispatch(argv: list[str]) -> int:
         rest = _in_its_store(name, rest)
     parser = _parser(f"jug-notebook {name}", found.help)
     found.add_arguments(parser)
-    return found.run(parser.parse_args(rest))
+    return found.run(parser.parse_intermixed_args(rest) if found.mixed else parser.parse_args(rest))
 
 
 def _about_script(name: str, words: list[str]) -> Command | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -10,7 +12,7 @@ class Case(NamedTuple):
     look: tuple[str, ...] = ()  #: names of which the values are compared
     arguments: tuple[str, ...] = ()  #: for the script
     options: tuple[str, ...] = ()  #: for ``execute``
-    files: dict[str, str] = {}  #: beside the script
+    files: Mapping[str, str] = MappingProxyType({})  #: beside the script
     written: tuple[str, ...] = ()  #: files that tasks write, to be compared
 
 
@@ -270,7 +272,7 @@ def double(x):
 def note(x, name):
     with open(name + ".tmp", "w") as out:
         out.write(f"it is {x}")
-    sync_move(name + ".tmp", name)
+    sync_move(name + ".tmp", "./" + name)
     return name
 
 x = double(double(4))

@@ -71,8 +71,13 @@ class Side:
         where = ["--jugdir", self.jugdir] if self.jugdir else []
         return subprocess.run(
             [*self._program, command, *where, *words],
-            cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def values(self, case: Case) -> dict[str, object]:
         jugdir = self.jugdir or "jugfile.jugdata"
@@ -128,3 +133,45 @@ def test_a_script_comes_to_the_same_as_with_jug(name: str, theirs: Side, ours: S
     assert ours.counts(*case.arguments) == theirs.counts(*case.arguments)
     for file in case.written:
         assert (ours.folder / file).read_bytes() == (theirs.folder / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ALL_RIGHT)
+def test_workers_come_to_the_same(name: str, ours: Side) -> None:
+    case = CASES[name]
+    ran = ours.write(case).run("execute", "-n", "2", "jugfile.py", *case.arguments)
+    assert ran.returncode == 0, ran.stderr
+    assert ours.run("check", "jugfile.py", *case.arguments).returncode == 0
+    again = ours.run("execute", "jugfile.py", *case.arguments)
+    assert again.returncode == 0
+    assert not any(executed for executed, _ in table(again.stdout).values()), "everything was stored"
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("failures.")])
+def test_failures_end_as_with_jug(name: str, theirs: Side, ours: Side) -> None:
+    case = CASES[name]
+    ran = theirs.write(case).run("execute", "--will-cite", "--nr-wait-cycles", "0", *case.options, "jugfile.py")
+    mine = ours.write(case).run("execute", "--nr-wait-cycles", "0", *case.options, "jugfile.py")
+    assert ran.returncode == mine.returncode == 1
+    assert "ValueError" in mine.stderr
+    status = ours.run("status", "jugfile.py")
+    assert status.returncode == theirs.run("status", "jugfile.py").returncode == 1
+    if "--keep-failed" in case.options:
+        assert table(status.stdout) == theirs.counts()
+    assert ours.run("check", "jugfile.py").returncode == theirs.run("check", "jugfile.py").returncode == 1
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("hooks.")])
+def test_hooks_stop_as_with_jug_but_never_say_that_all_is_well(name: str, theirs: Side, ours: Side) -> None:
+    case = CASES[name]
+    ran = theirs.write(case).run("execute", "--will-cite", "jugfile.py")
+    mine = ours.write(case).run("execute", "jugfile.py")
+    assert mine.returncode == (ran.returncode or 1), mine.stderr
+    assert ours.counts() == theirs.counts()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("scripts.")])
+@pytest.mark.parametrize("command", ["execute", "status", "check", "count"])
+def test_scripts_that_do_not_load_end_as_with_jug(name: str, command: str, theirs: Side, ours: Side) -> None:
+    case = CASES[name]
+    ran = theirs.write(case).run(command, "jugfile.py")
+    assert ours.write(case).run(command, "jugfile.py").returncode == ran.returncode

@@ -85,7 +85,7 @@ def _command(name: str, script: Script, defaults: dict[str, object] | None = Non
         options.update({"jugdir_given": arguments.jugdir is not None})
         return script.run(options)
 
-    return Command(script.help, add, run)
+    return Command(script.help, add, run, mixed=True)
 
 
 COMMANDS = {name: _command(name, script) for name, script in {**SCRIPTS, **ALONE}.items()}

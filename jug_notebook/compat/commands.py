@@ -299,7 +299,7 @@ def _execute(options: Any) -> int:
 
 def _again(options: Any) -> list[str]:
     """The command line of an execution like this one, in one process."""
-    words = ["execute", options.jugfile, "--jugdir", options.jugdir.replace("%", "%%")]
+    words = ["execute", "--part", "--jugdir", options.jugdir.replace("%", "%%")]
     for name in ("name", "pattern"):
         if (value := getattr(options, f"execute_{name}")) is not None:
             words += [f"--{name}", value]
@@ -309,13 +309,12 @@ def _again(options: Any) -> list[str]:
         words += [f"--{flag.replace('_', '-')}"] * bool(getattr(options, f"execute_{flag}"))
     words += ["--keep-failed"]  # they are tried again by the one that started these
     words += ["--debug"] * bool(options.debug)
-    return [*words, "--", *options.user_args]
+    return [*words, options.jugfile, *(["--", *options.user_args] if options.user_args else [])]
 
 
 def _tell_failures(keys: list[str]) -> None:
     from jug_notebook import render
     from jug_notebook.compat.jug.task import Task
-    from jug_notebook.model import Target
 
     shown = keys[:20]
     for key in shown if keys else ():
@@ -324,7 +323,6 @@ def _tell_failures(keys: list[str]) -> None:
             print(render.failure_text(failure), end="\n\n", file=sys.stderr)
     if len(keys) > len(shown):
         print(f"and {len(keys) - len(shown)} more failures", file=sys.stderr)
-    _ = Target
 
 
 def _invalidate(options: Any) -> int:
@@ -422,7 +420,7 @@ def as_store(jugfile: str, jugdir: str | None) -> str:
 
 # -- without a script --------------------------------------------------------------------------------------------------
 
-PRIMES = '''\
+PRIMES = """\
 from time import sleep
 
 from jug import TaskGenerator
@@ -446,7 +444,7 @@ def write(n):
 
 
 write(count([is_prime(n) for n in range(1, 101)]))
-'''
+"""
 
 
 def _demo(options: Any) -> int:
@@ -492,7 +490,9 @@ def _test(options: Any) -> int:
         os.chdir(folder)
         try:
             Path("selftest.py").write_text(SELF_TEST)
-            given = argparse.Namespace(jugfile="selftest.py", jugdir="selftest.jugdata", user_args=[], execute_workers=2)
+            given = argparse.Namespace(
+                jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2
+            )
             status = _execute(settled("execute", given))
             with loaded(settled("status", given), looking=True) as space:
                 found = space["total"].value()
@@ -554,5 +554,7 @@ SCRIPTS = {
 ALONE = {
     "demo": Script("write a small jugfile to try things with", _add_nothing, _demo),
     "test-jug": Script("run a small jugfile, to see that all is well", _add_nothing, _test),
-    "install-skills": Script("write down how to use jugfiles, where programs look for that", _add_install, _install_skills),
+    "install-skills": Script(
+        "write down how to use jugfiles, for programs to read", _add_install, _install_skills
+    ),
 }

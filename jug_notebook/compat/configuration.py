@@ -79,7 +79,9 @@ def read(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
             try:
                 found[name] = text if default is None else _like(text, default)
             except ValueError as wrong:
-                raise BadConfiguration(f"{path}: {key} = {text!r} in [{section}] is no {type(default).__name__}") from wrong
+                raise BadConfiguration(
+                    f"{path}: {key} = {text!r} in [{section}] is no {type(default).__name__}"
+                ) from wrong
     return found
 
 

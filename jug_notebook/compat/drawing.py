@@ -14,8 +14,13 @@ from jug_notebook import render
 from jug_notebook.compat.jug.task import Tasklet
 from jug_notebook.model import FunctionView, Graph, State
 
-_LETTERS = (("Failed", "F", "#c0392b"), ("Waiting", "W", "#7f8c8d"), ("Ready", "R", "#d68910"), ("Active", "A", "#2e6da4"),
-            ("Complete", "C", "#2e8b57"))  # fmt: skip
+_LETTERS = (
+    ("Failed", "F", "#c0392b"),
+    ("Waiting", "W", "#7f8c8d"),
+    ("Ready", "R", "#d68910"),
+    ("Active", "A", "#2e6da4"),
+    ("Complete", "C", "#2e8b57"),
+)
 _STATES = {
     "Failed": State.FAILED,
     "Waiting": State.WAITING,

@@ -57,6 +57,7 @@ class Execution:
         self._failed: dict[Key, None] = {}  #: in this run
         self._ended: BaseException | None = None  #: what a hook raised
         self._halted = False
+        self._twins: list[tasks.Task] = []  #: equal to tasks that have run
         self._by_key: dict[Key, list[tasks.Task]] = {}
 
     def run(self) -> int:
@@ -85,6 +86,9 @@ class Execution:
             first = False
             if self._by_key:
                 self._work()
+            for one in self._twins:
+                self._is_there(one)
+            self._twins.clear()
             left = [key for key, state in self._states().items() if state is not State.FINISHED]
             wanted = [key for key in left if self._is_meant(key)]
             if loading.BARRIER not in space or self._ended is not None or self._halted:
@@ -182,7 +186,7 @@ class Execution:
         version = self._store.session.watch(-1, 0.0)
         if version != self._version:
             self._version, self._moved = version, now
-        return now - self._moved >= self._patience
+        return bool(now - self._moved >= self._patience)
 
     def _attempt(self, bench: Bench, claim: Claim) -> Settlement | None:
         """One task, with the hooks around it."""
@@ -208,8 +212,7 @@ class Execution:
         for one in mine[:1]:
             self._executed[one.name] += 1
             self._tell("execute.task-executed1", one)
-        for one in mine[1:]:
-            self._is_there(one)
+        self._twins += mine[1:]
 
     def _has_failed(self, key: Key) -> None:
         self._failed[key] = None
@@ -252,7 +255,7 @@ class Execution:
     def _in_processes(self, size: int) -> None:
         """In executions like this one, each a process of its own."""
         before = {key for key, state in self._states().items() if state is State.FINISHED}
-        command = [sys.executable, "-m", "jug_notebook", *self._options.again, "--part"]
+        command = [sys.executable, "-m", "jug_notebook", *self._options.again]
         started = [subprocess.Popen(command) for _ in range(size)]
         try:
             statuses = [each.wait() for each in started]
@@ -281,7 +284,9 @@ class Execution:
         if ended.code not in (0, None):
             raise ended
         if left:
-            print(f"stopped as a hook said; {left} task{'s have' if left != 1 else ' has'} no value yet", file=sys.stderr)
+            print(
+                f"stopped as a hook said; {left} task{'s have' if left != 1 else ' has'} no value yet", file=sys.stderr
+            )
         return 1 if left else 0
 
     def failures(self) -> list[Key]:

@@ -65,8 +65,9 @@ def refuse_jugs_own(url: str, folder: Path) -> None:
     if scheme != "file" or not rest or not is_jugs_own(path):
         return
     raise NotOurs(
-        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or move "
-        f"that one away; its results can be taken over: jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
+        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or "
+        "move that one away; its results can be taken over: "
+        f"jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
     )
 
 

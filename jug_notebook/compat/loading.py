@@ -17,11 +17,15 @@ import cloudpickle
 
 from jug_notebook.code.modules import scripts
 from jug_notebook.compat import answering, jugdir
-from jug_notebook.errors import ChangedInCell, OnlyAPath
+from jug_notebook.errors import ChangedInCell, OnlyAPath, StoreError
 
 running = False  #: is a script run by one of our commands?
 
 BARRIER = "__jug__hasbarrier__"  #: set in a script's namespace where it has stopped at a barrier
+
+
+def is_running() -> bool:
+    return running
 
 
 @contextmanager
@@ -70,6 +74,8 @@ def load(jugfile: str, on_error: str = "exit") -> dict[str, Any]:
             if deferred:
                 _failed(jugfile, changed, on_error)
                 raise
+        except StoreError:
+            raise  # it isn't the script's fault
         except Exception as error:
             _failed(jugfile, error, on_error)
             raise

@@ -68,6 +68,7 @@ def shell(space: dict[str, Any], script: str) -> int:
 
     module = sys.modules[Path(script).name.removesuffix(".py")]
     space.update(helpers(space))
-    embedded = InteractiveShellEmbed(config=load_default_config(), banner1=BANNER.format(script=script))
-    embedded(module=module, local_ns=space)
+    load: Any = load_default_config
+    make: Any = InteractiveShellEmbed
+    make(config=load(), banner1=BANNER.format(script=script))(module=module, local_ns=space)
     return 0

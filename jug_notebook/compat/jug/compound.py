@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from jug_notebook.compat.jug.task import Task, TaskGenerator
+from jug_notebook.compat.jug.task import Task, TaskGenerator, name_of
 from jug_notebook.compound import CompoundTask as compound
 from jug_notebook.task.desk import in_task
 
@@ -18,8 +18,13 @@ def CompoundTask(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     plain = f.f if isinstance(f, TaskGenerator) else f
     if in_task.on:
         return plain(*args, **kwargs)
-    name = f"{getattr(plain, '__module__', None)}.{getattr(plain, '__name__', type(plain).__name__)}"
-    return Task.around(name, plain, args, kwargs, lambda: compound(plain, *args, **kwargs))
+    task = Task.around(_TO_BE, plain, args, kwargs, lambda: compound(plain, *args, **kwargs))
+    if task.can_load():
+        task.name = name_of(plain)
+    return task
+
+
+_TO_BE = "jug.compound.compound_task_execute"  #: what a task is called that is yet to be put together
 
 
 def CompoundTaskGenerator(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata
         task: handles.Task = outside.write_task_out(result, oname, metadata_fname, form)
         return task
 
-    return Task.around(name, write_task_out, (result, oname, metadata_fname, metadata_format), {}, make)
+    return Task.around(name, write_task_out, (result, NoLoad(result), oname, metadata_fname), {}, make)
 
 
 def write_metadata(result: Any, metadata_fname: Any, metadata_format: str = "yaml") -> Any:

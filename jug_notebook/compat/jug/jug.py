@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook.compat import loading
 from jug_notebook.compat.jug.options import set_jugdir
 from jug_notebook.compat.jug.task import Task
+from jug_notebook.compat.loading import is_running, load
 
 __all__ = ["init", "is_jug_running"]
 
 
 def is_jug_running() -> bool:
     """Is this script loaded by a command, and not by Python itself?"""
-    return loading.running
+    return is_running()
 
 
 def init(
@@ -22,5 +22,5 @@ def init(
     """Load a script; answers its store and what it defines. ``on_error`` is "exit" or "propagate"."""
     assert on_error in ("exit", "propagate"), "on_error is 'exit' or 'propagate'"
     set_jugdir(jugdir if store is None else store)
-    space = loading.load(jugfile or "jugfile.py", on_error)
+    space = load(jugfile or "jugfile.py", on_error)
     return Task.store, space

@@ -29,7 +29,7 @@ def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
         return [mapper(item) for item in sequence]
     if map_step == 1:
         return [Task(mapper, item) for item in sequence]
-    blocks = [_block("map", mapper, [(item,) for item in part]) for part in _parts(sequence, map_step)]
+    blocks = [_block("map", mapper, part, [(item,) for item in part]) for part in _parts(sequence, map_step)]
     return block_access(blocks, map_step, len(sequence))
 
 
@@ -42,15 +42,15 @@ def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
         return [Task(mapper, *args) for args in sequence]
     made = []
     for part in _parts(sequence, map_step):
-        block = _block("map_curry", mapper, [tuple(args) for args in part])
+        block = _block("map_curry", mapper, part, [tuple(args) for args in part])
         made += _items(block, len(part))
     return made
 
 
-def _block(kind: str, mapper: Any, calls: list[tuple[Any, ...]]) -> Task:
+def _block(kind: str, mapper: Any, part: Any, calls: list[tuple[Any, ...]]) -> Task:
     function = function_of(mapper)
     return Task.around(
-        f"jug.mapreduce._jug_{kind}", mapper, (mapper, calls), {}, lambda: function.starmap(calls, len(calls))[0].task
+        f"jug.mapreduce._jug_{kind}", mapper, (mapper, part), {}, lambda: function.starmap(calls, len(calls))[0].task
     )
 
 
@@ -60,7 +60,7 @@ def _items(block: Task, size: int) -> list[Any]:
 
 
 def reduce(reducer: Any, inputs: Any, reduce_step: int = 8) -> Any:
-    """One task with the value ``functools.reduce(reducer, inputs)``: a tree of tasks, each of ``reduce_step`` values."""
+    """One task with the value ``functools.reduce(reducer, inputs)``: a tree of tasks of ``reduce_step`` values each."""
     return mapreduce(reducer, None, inputs, reduce_step=reduce_step)
 
 
@@ -73,15 +73,17 @@ def mapreduce(reducer: Any, mapper: Any, inputs: Any, map_step: int = 4, reduce_
         raise ValueError("a task must bring at least 2 values down to one, and map at least 1")
     if len(inputs) == 0:
         return identity([])
-    level = [_down("map_reduce", reducer, mapper, part, map_step) for part in _parts(inputs, map_step)]
+    level = [_down(reducer, (mapper,), part) for part in _parts(inputs, map_step)]
     while len(level) > 1:
-        level = [_down("reduce", reducer, None, part, reduce_step) for part in _parts(level, reduce_step)]
+        level = [_down(reducer, (), part) for part in _parts(level, reduce_step)]
     return level[0]
 
 
-def _down(kind: str, reducer: Any, mapper: Any, part: Any, step: int) -> Task:
-    bring, first = function_of(reducer), None if mapper is None else function_of(mapper)
+def _down(reducer: Any, mapper: tuple[Any, ...], part: Any) -> Task:
+    """One task of a tree. In its first level a mapper is named, if only None."""
+    bring, first = function_of(reducer), None if mapper in ((), (None,)) else function_of(mapper[0])
     items = list(part)
+    kind = "map_reduce" if mapper else "reduce"
 
     def make() -> Any:
         # so many inputs are one task of the engine's tree
@@ -89,7 +91,7 @@ def _down(kind: str, reducer: Any, mapper: Any, part: Any, step: int) -> Task:
             return engine.reduce(bring, items, max(2, len(items)))
         return engine.mapreduce(bring, first, items, len(items))
 
-    return Task.around(f"jug.mapreduce._jug_{kind}", reducer, (reducer, mapper, items), {}, make)
+    return Task.around(f"jug.mapreduce._jug_{kind}", reducer, (reducer, *mapper, part), {}, make)
 
 
 class block_access:

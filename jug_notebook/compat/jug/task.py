@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-from jug_notebook import patterns
 from jug_notebook.compat.jugdir import Jugdir
-from jug_notebook.errors import IsATask, TaskFailed
+from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import desk as seat
-from jug_notebook.task.values import value as values
 from jug_notebook.task.desk import in_task
 from jug_notebook.task.handles import Handle, briefly
+from jug_notebook.task.values import value as values
 
 __all__ = [
     "CachedFunction",
@@ -36,6 +35,8 @@ __all__ = [
 
 alltasks: list[Task] = []  #: those that the script has made so far
 
+on_made: Callable[[Task], None] | None = None  #: is told of each task
+
 _functions: dict[int, tuple[Any, TaskFunction]] = {}
 
 deferred = False
@@ -52,6 +53,17 @@ def function_of(f: Any) -> TaskFunction:
     if known is None or known[0] is not f:
         known = _functions[id(f)] = (f, TaskFunction(f))
     return known[1]
+
+
+_HOME = __name__.removesuffix(".task")
+
+
+def name_of(f: Any) -> str:
+    """What a function's tasks are called in tables: module and name."""
+    module = str(getattr(f, "__module__", None))
+    if module.startswith(_HOME):
+        module = "jug" + module.removeprefix(_HOME)
+    return f"{module}.{getattr(f, '__name__', type(f).__name__)}"
 
 
 def forget_functions() -> None:
@@ -105,7 +117,7 @@ class Task(TaskletMixin):
         while isinstance(f, functools.partial):
             f, args, kwargs = f.func, f.args + args, {**f.keywords, **kwargs}
         plain = f.__jug_function__ if isinstance(f, TaskFunction | TaskGenerator) else f
-        self._begin(plain, args, kwargs, lambda: _make(f, args, kwargs))
+        self._begin(name_of(plain), plain, args, kwargs, lambda: _make(f, args, kwargs))
 
     @classmethod
     def around(
@@ -113,18 +125,21 @@ class Task(TaskletMixin):
     ) -> Task:
         """A task that is made in another way than by a call of ``f``."""
         task: Task = object.__new__(cls)
-        task._begin(f, args, kwargs, make)
-        task.name = name
+        task._begin(name, f, args, kwargs, make)
         return task
 
-    def _begin(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]) -> None:
+    def _begin(
+        self, name: str, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]
+    ) -> None:
         self.f, self.args, self.kwargs = f, args, kwargs
-        self._name = f"{getattr(f, '__module__', None)}.{getattr(f, '__name__', type(f).__name__)}"
+        self._name = name
         self._make = make
         self._made: tuple[Any, handles.Task] | None = None
         if not deferred:
             _ = self.task
         alltasks.append(self)
+        if on_made is not None:
+            on_made(self)
 
     # -- as a handle ---------------------------------------------------------------------------------------------------
 
@@ -167,7 +182,7 @@ class Task(TaskletMixin):
     # -- values --------------------------------------------------------------------------------------------------------
 
     @property
-    def result(self) -> Any:  # type: ignore[override]
+    def result(self) -> Any:
         """The value. Raises NotReady where there is none yet, TaskFailed."""
         if not self.is_loaded():
             self.load()

@@ -1,4 +1,4 @@
-"""Sub-commands of users' own: a class derived from `SubCommand`, made once, in ``~/.config/jug/jug_user_commands.py``."""
+"""Sub-commands of users' own: classes derived from `SubCommand`, in ``~/.config/jug/jug_user_commands.py``."""
 
 from __future__ import annotations
 
