@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jug_notebook.compat import configuration
 from jug_notebook.errors import JugError
+
+if TYPE_CHECKING:
+    from jug_notebook.session import Session
 
 
 class Asked(argparse.Namespace):
@@ -137,7 +140,7 @@ def loaded(options: Any, looking: bool) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def serving(options: Any, looking: bool) -> Iterator[None]:
+def serving(options: Any, looking: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
     """Within, scripts can be loaded: ``sys.argv``, the store and what they import are theirs."""
     from jug_notebook.compat import jugdir, loading, running
     from jug_notebook.compat.jug.options import set_jugdir
@@ -147,7 +150,8 @@ def serving(options: Any, looking: bool) -> Iterator[None]:
         print(f"jug-notebook: no jugfile at {options.jugfile!r}", file=sys.stderr)
         sys.exit(1)
     arguments = list(options.user_args)
-    purpose = jugdir.Purpose(os.path.abspath(script), " ".join(arguments), Path.cwd(), looking)
+    owner = "" if connect else os.path.abspath(script)  # a notebook's cell is not the script's to begin and end
+    purpose = jugdir.Purpose(owner, " ".join(arguments), Path.cwd(), looking, connect=connect)
     before = sys.argv[:]
     if options.debug:
         os.environ[running.CHECK] = "1"

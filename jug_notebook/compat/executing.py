@@ -86,6 +86,8 @@ class Execution:
             first = False
             if self._by_key:
                 self._work()
+            elif loading.BARRIER not in space:
+                print(f"{self._jugfile} makes no tasks", file=sys.stderr)
             for one in self._twins:
                 self._is_there(one)
             self._twins.clear()

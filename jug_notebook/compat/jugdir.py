@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +30,8 @@ class Purpose:
     folder: Path = field(default_factory=Path.cwd)
     looking: bool = False
     headless: bool = True
-    #: how a store is opened instead, where somebody else's session is to be used
-    sessions: dict[str, Session] = field(default_factory=dict)
+    #: opens a store by its URL, where somebody else's session is to be used, who closes it
+    connect: Callable[[str], Session] | None = None
 
 
 purpose = Purpose()
@@ -107,9 +107,9 @@ class Jugdir:
         return self._session
 
     def _opened(self) -> Session:
-        if self.url in purpose.sessions:
-            return purpose.sessions[self.url]
         refuse_jugs_own(self.url, purpose.folder)
+        if purpose.connect is not None:
+            return purpose.connect(self.url)
         url = self.url
         if purpose.looking and not _is_there(url, purpose.folder):
             url = f"memory:nothing-there-{os.getpid()}"  # looking makes no store
@@ -221,7 +221,7 @@ class Jugdir:
         if self._hand is not None:
             self._hand.close()
             self._hand = None
-        if self._session is not None and self.url not in purpose.sessions:
+        if self._session is not None and purpose.connect is None:
             self._session.close()
         self._session = None
 

@@ -10,14 +10,18 @@ import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
+from jug_notebook import errors
 from jug_notebook.code.modules import scripts
 from jug_notebook.compat import answering, jugdir
-from jug_notebook.errors import ChangedInCell, OnlyAPath, StoreError
+from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError
+from jug_notebook.session import Session, current
+from jug_notebook.task import desk as seat
 
 running = False  #: is a script run by one of our commands?
 
@@ -36,11 +40,24 @@ def serving(purpose: jugdir.Purpose) -> Iterator[None]:
     with answering(), warnings.catch_warnings():
         warnings.simplefilter("ignore", OnlyAPath)  # in Jug's scripts a path is a path
         jugdir.purpose, running = purpose, True
+        desk = seat.current
+        seat.sit(None)
+        seat.on_first_need(_desk)
         try:
             yield
         finally:
-            jugdir.purpose, running = before
             _close()
+            jugdir.purpose, running = before
+            seat.on_first_need(current)
+            seat.sit(desk)
+
+
+def _desk() -> seat.Desk:
+    """Where tasks go that a script makes by our own names."""
+    from jug_notebook.compat.jug.task import Task
+
+    session: Session = Task.store.session
+    return session
 
 
 def _close() -> None:
@@ -61,7 +78,8 @@ def load(jugfile: str, on_error: str = "exit") -> dict[str, Any]:
     from jug_notebook.compat.jug import task
 
     start = len(task.alltasks)
-    for deferred in (False, True):
+    in_a_cell = not jugdir.purpose.script  # of a notebook: what its functions are in the end, is told at its end
+    for deferred in (True,) if in_a_cell else (False, True):
         task.forget_functions()
         del task.alltasks[start:]
         task.deferred = deferred
@@ -86,6 +104,10 @@ def load(jugfile: str, on_error: str = "exit") -> dict[str, Any]:
     raise AssertionError("the second attempt answers or raises")
 
 
+class Elsewhere(StoreError):
+    """The script uses a store of its own."""
+
+
 def _begin(store: Any) -> None:
     if isinstance(store, jugdir.Jugdir) and store.is_open and jugdir.purpose.script:
         store.session.begin_cell(jugdir.purpose.arguments or "jugfile")
@@ -95,10 +117,23 @@ def _hand_in(start: int, complete: bool) -> None:
     from jug_notebook.compat.jug import task
 
     store = task.Task.store
-    for one in task.alltasks[start:]:
-        _ = one.task
+    known = {one.key: one for one in task.alltasks}  # asking for the keys names those that were not named yet
+    if isinstance(seat.current, Session) and isinstance(store, jugdir.Jugdir) and seat.current is not store.session:
+        raise Elsewhere(
+            f"the script connects to {seat.current.shown} itself, so its tasks are not ours to run: run it "
+            "with python, or let it connect under: if __name__ == '__main__'"
+        )
+    if isinstance(store, jugdir.Jugdir) and store.is_open and jugdir.purpose.script:
+        for handle, needs in store.session.made():  # also by our own names, as in @jn.task
+            if handle.key not in known:
+                needed = tuple(known[need] for need in needs if need in known)
+                known[handle.key] = task.Task.around(handle.name, None, needed, {}, partial(_itself, handle))
     if jugdir.purpose.script and isinstance(store, jugdir.Jugdir) and (task.alltasks or store.is_open):
         store.session.end_cell(success=complete)
+
+
+def _itself(handle: Any) -> Any:
+    return handle
 
 
 def _run(jugfile: str) -> dict[str, Any]:
@@ -117,7 +152,7 @@ def _run(jugfile: str) -> dict[str, Any]:
     cloudpickle.register_pickle_by_value(module)
     try:
         exec(compile(text, path, "exec"), space)
-    except BarrierError:
+    except (BarrierError, errors.BarrierError, NotReady):  # Jug's, and what our own waiting and asking raise
         space[BARRIER] = True
     return space
 

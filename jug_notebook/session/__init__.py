@@ -213,6 +213,10 @@ class Session(Closer):
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
 
+    def made(self) -> list[tuple[Task, tuple[Key, ...]]]:
+        """The tasks that the cell that runs has made so far, each with the keys of what it needs."""
+        return [(handle(self, edition, key, needs, ""), needs) for key, edition, needs in self._intake.made()]
+
     def check_keys(self, on: bool = True) -> None:
         """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
         if on != (self._intake.sample is not None):

@@ -118,6 +118,12 @@ class Closer(ABC):
         self.flush()
         return self._store.tasks(Scope() if all else self._scope, state=state)
 
+    def wanted(self) -> dict[Key, str]:
+        """The tasks that this notebook wants, each with the cell that made it."""
+        keys = [view.key for view in self.listed() if view.state is not State.WITHDRAWN]
+        specs = self._opener.specs(keys)
+        return {key: spec.origin.cell for key, spec in zip(keys, specs, strict=True) if spec is not None}
+
     def known(self, keys: Sequence[Key]) -> list[State | None]:
         """Where tasks stand; None where the store does not know them."""
         self.flush()

@@ -71,6 +71,7 @@ class Intake:
         self._closed = False
         self._cell: str | None = None
         self._made: dict[Key, Edition] = {}
+        self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
         self._handed = CellReport()
         self._editions: dict[TaskFunction, Edition] = {}
         self._codes: dict[TaskFunction, Code] = {}
@@ -145,7 +146,7 @@ class Intake:
             if self._closed:
                 raise StoreError(f"the session of {self._store.shown} is closed; connect() again")
             if self._looking:
-                self._made.update((draft[1], draft[0]) for draft in drafts)
+                self._note(drafts)
                 return
             now = self._clock.monotonic()
             if not self._buffer:
@@ -174,7 +175,7 @@ class Intake:
             origin = Origin(self._user, self._notebook, self._cell or "")
             report = self._store.submit(self._submissions(drafts, origin), origin)
             if self._cell is not None:
-                self._made.update((draft[1], draft[0]) for draft in drafts)
+                self._note(drafts)
             self._buffer = []
             self._handed = msgspec.structs.replace(
                 self._handed,
@@ -213,7 +214,7 @@ class Intake:
         with self._lock:
             self._deliver()
             self._cell = cell
-            self._made = {}
+            self._made, self._needs = {}, {}
             self._handed = CellReport()
             self._former = 0
             self._unpin()
@@ -238,7 +239,17 @@ class Intake:
                 return msgspec.structs.replace(self._handed, taken_back=taken_back)
             finally:
                 self._cell = None
-                self._made = {}
+                self._made, self._needs = {}, {}
+
+    def _note(self, drafts: Sequence[Draft]) -> None:
+        self._made.update((draft[1], draft[0]) for draft in drafts)
+        self._needs.update((draft[1], draft[3]) for draft in drafts)
+
+    def made(self) -> list[tuple[Key, Edition, tuple[Key, ...]]]:
+        """What the cell that runs has made so far, each with what it needs."""
+        with self._lock:
+            self.flush()
+            return [(key, edition, self._needs[key]) for key, edition in self._made.items()]
 
     def _end_of_run(self) -> int:
         """Compare what was pinned with what is, hand in, forget the pins."""

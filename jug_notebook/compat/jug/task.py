@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jug_notebook.compat.jugdir import Jugdir
+from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
@@ -51,7 +51,7 @@ def function_of(f: Any) -> TaskFunction:
         return f
     known = _functions.get(id(f))
     if known is None or known[0] is not f:
-        known = _functions[id(f)] = (f, TaskFunction(f))
+        known = _functions[id(f)] = (f, TaskFunction(f, runner=RUNNER))
     return known[1]
 
 
