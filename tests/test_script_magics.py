@@ -113,7 +113,8 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     run("def helped(x):\n    return math.floor(x)", "helper")
     run("@jn.task\ndef total(xs):\n    return sum(xs)", "more")
     run("params = {'n': 2}\nparams['n'] += 2", "params")
-    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status\nall_of_it = total([*rows, scaled(params['n'])])", "make")
+    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status", "rows")
+    run("all_of_it = total([*rows, scaled(params['n'])])", "total")
     run("%%jugtask cell\nanswer = SCALE + 1", "cell")
     run("%jug_execute --here", "run")
     told = run("%jug_export pipeline.py", "export").out
@@ -126,5 +127,5 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     assert status.stdout == "All tasks complete (3 tasks).\n", status.stderr
     executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")
     assert executed.returncode == 0, executed.stderr
-    assert at.shell("-c", "import runpy; ns = runpy.run_path('pipeline.py', run_name='__main__'); "
-                    "print(ns['all_of_it'].value(), ns['all_of_it'].state.value)").stdout == "21 finished\n"  # fmt: skip
+    look = "ns = runpy.run_path('pipeline.py', run_name='__main__'); t = ns['all_of_it']; print(t.value(), t.state.value)"
+    assert at.shell("-c", f"import runpy; {look}").stdout == "21 finished\n"

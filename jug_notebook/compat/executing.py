@@ -5,6 +5,7 @@ Tasks run in this process, as Jug runs them, or in workers. Any number of execut
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -120,6 +121,7 @@ class Execution:
 
     def _is_there(self, one: tasks.Task) -> None:
         if self._matches is None or self._matches(one.name):
+            logging.info("Loadable %s...", one.name)
             self._loaded[one.name] += 1
             self._tell("execute.task-loadable", one)
 
@@ -194,6 +196,7 @@ class Execution:
         """One task, with the hooks around it."""
         mine = self._by_key.get(claim.grant.key, [])
         if mine:
+            logging.info("Executing %s...", mine[0].name)
             self._tell("execute.task-pre-execute", mine[0])
         if self._ended is not None:
             self._store.hand.release(claim)

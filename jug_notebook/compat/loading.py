@@ -151,7 +151,7 @@ def _run(jugfile: str) -> dict[str, Any]:
     scripts.add(name)
     cloudpickle.register_pickle_by_value(module)
     try:
-        exec(compile(text, path, "exec"), space)
+        exec(compile(text, path, "exec", dont_inherit=True), space)
     except (BarrierError, errors.BarrierError, NotReady):  # Jug's, and what our own waiting and asking raise
         space[BARRIER] = True
     return space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ The names of {script}, and
 """
 
 
-def helpers(space: dict[str, Any]) -> dict[str, Any]:
-    """The functions that a shell adds to a script's names."""
+def helpers(names: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The functions that a shell adds to a script's names, which are ``names()``."""
 
     def load_all() -> None:
         """Put its value in the place of each task that has one."""
+        space = names()
         for name, held in list(space.items()):
             if name.startswith("__") or name in found:
                 continue
@@ -67,8 +69,8 @@ def shell(space: dict[str, Any], script: str) -> int:
     from IPython.terminal.ipapp import load_default_config
 
     module = sys.modules[Path(script).name.removesuffix(".py")]
-    space.update(helpers(space))
     load: Any = load_default_config
     make: Any = InteractiveShellEmbed
-    make(config=load(), banner1=BANNER.format(script=script))(module=module, local_ns=space)
+    embedded = make(config=load(), banner1=BANNER.format(script=script))
+    embedded(module=module, local_ns={**space, **helpers(lambda: embedded.user_ns)})
     return 0
