@@ -127,5 +127,5 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     assert status.stdout == "All tasks complete (3 tasks).\n", status.stderr
     executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")
     assert executed.returncode == 0, executed.stderr
-    look = "ns = runpy.run_path('pipeline.py', run_name='__main__'); t = ns['all_of_it']; print(t.value(), t.state.value)"
+    look = "t = runpy.run_path('pipeline.py', run_name='__main__')['all_of_it']; print(t.value(), t.state.value)"
     assert at.shell("-c", f"import runpy; {look}").stdout == "21 finished\n"

@@ -143,7 +143,7 @@ def loaded(options: Any, looking: bool) -> Iterator[dict[str, Any]]:
 def serving(options: Any, looking: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
     """Within, scripts can be loaded: ``sys.argv``, the store and what they import are theirs."""
     from jug_notebook.compat import jugdir, loading, running
-    from jug_notebook.compat.jug.options import set_jugdir
+    from jug_notebook.compat.jug.task import Task
 
     script = Path(options.jugfile)
     if not script.is_file():
@@ -158,7 +158,7 @@ def serving(options: Any, looking: bool, connect: Callable[[str], Session] | Non
     with loading.serving(purpose):
         sys.argv[:] = [options.jugfile, *arguments]
         try:
-            set_jugdir(options.jugdir)
+            Task.store = jugdir.Jugdir(options.jugdir)
             yield
         finally:
             sys.argv[:] = before

@@ -224,6 +224,7 @@ class Jugdir:
         if self._session is not None and purpose.connect is None:
             self._session.close()
         self._session = None
+        self.claims.clear()
 
     @staticmethod
     def remove_store(jugdir: str) -> None:
