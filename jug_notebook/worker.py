@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
 from struct import Struct
@@ -204,6 +204,20 @@ class _Function(NamedTuple):
     parcel: Parcel  #: without the function's bytes
 
 
+class Runner(NamedTuple):
+    """Calls a task's function instead of a plain call. What it needs around that, loading included, is its `stage`."""
+
+    call: Callable[..., Any]
+    stage: Callable[[], AbstractContextManager[Any]] | None
+
+
+def runner_of(name: str) -> Runner:
+    """The runner "module:function"; the stage is that module's ``stage``, if it has one."""
+    module, _, attribute = name.partition(":")
+    room = importlib.import_module(module)
+    return Runner(getattr(room, attribute), getattr(room, "stage", None))
+
+
 class Bench:
     """Where one worker runs tasks, with what it keeps at hand for the next one."""
 
@@ -234,7 +248,7 @@ class Bench:
         self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
-        self._runners: dict[str, Callable[..., Any]] = {}
+        self._runners: dict[str, Runner] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
         self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
         self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
@@ -251,6 +265,10 @@ class Bench:
         """Seconds that a task of this function took here so far; 0 where none was."""
         return self._pace.get(name, 0.0)
 
+    def hand_in(self, settlement: Settlement) -> None:
+        """Settle at once, for who wants to look at the value. Settling again later is fine."""
+        self._store.claim(self._me.id, 0, 0.0, [settlement])
+
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
         return self._pace.get(name, HURRY) < HURRY
@@ -265,20 +283,25 @@ class Bench:
         if stray:  # threads or subprocesses that a task left behind
             self._store.notice(self._me.id, "".join(text for _, text in stray))
         try:
-            with running(), self._warnings():  # a warning shows in each task, not once in a worker's life
+            with ExitStack() as around:
+                around.enter_context(running())
+                around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
                 spec = self._spec.decode(self._seal.open("spec", grant.key, 0, b"", claim.body))
                 recipe = self._known_recipe(spec.recipe)
                 self._slot.begin(claim, recipe, started, since)
                 if not self._guest:
                     self._go_to(spec.folder)
+                runner = self._runner(recipe.runner) if recipe.runner else None
+                if runner is not None and runner.stage is not None:
+                    around.enter_context(runner.stage())
                 needs = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
                 args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
                 kind = "raised"
-                if recipe.runner:
-                    value = self._runner(recipe.runner)(function.call, args, kwargs)
+                if runner is not None:
+                    value = runner.call(function.call, args, kwargs)
                 else:
                     value = function.call(*args, **kwargs)
                 kind = "result"
@@ -361,11 +384,10 @@ class Bench:
             self._functions.put(address, function)
         return function
 
-    def _runner(self, name: str) -> Callable[..., Any]:
+    def _runner(self, name: str) -> Runner:
         runner = self._runners.get(name)
         if runner is None:
-            module, _, attribute = name.partition(":")
-            runner = self._runners[name] = getattr(importlib.import_module(module), attribute)
+            runner = self._runners[name] = runner_of(name)
         return runner
 
     def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
@@ -503,6 +525,7 @@ def work(
     guest: bool = False,
     wait: float = WAIT,
     folders: Sequence[tuple[str, str]] = (),
+    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
 ) -> int:
     """Run tasks until told to stop; answer how many.
 
@@ -512,6 +535,7 @@ def work(
     this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
     go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
     and Ctrl-C ends the loop, giving the task back.
+    ``each`` makes one attempt: see `Bench.attempt`.
     """
     listener = listener or Deaf()
     book = book or Album(listener)
@@ -554,7 +578,7 @@ def work(
                 if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
                     tray.settle()
                     settled_at = monotonic()
-                settlement = bench.attempt(claim)
+                settlement = each(bench, claim)
                 if settlement is not None:
                     tray.done.append(settlement)
                     count += 1

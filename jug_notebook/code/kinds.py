@@ -48,7 +48,7 @@ def travels(value: Any) -> bool:
     """True for functions and classes that a worker can't import: they travel by value."""
     name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
     home = getattr(value, "__module__", None)
-    if home is None or home == "__main__":
+    if home is None or home in modules.scripts:
         return True
     module = sys.modules.get(home)
     if module is None:

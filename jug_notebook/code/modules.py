@@ -24,6 +24,10 @@ from jug_notebook.errors import BadTask
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
 
+#: Scripts that run under a name of their own instead of ``__main__``: nobody must import them to run their tasks, so
+#: what they define travels by value, and is called by its name alone, as in a notebook.
+scripts: set[str] = {"__main__"}
+
 
 def root_of(name: str) -> str:
     """The top-level name of a dotted one."""
@@ -57,7 +61,7 @@ def of_project(name: str, project: Path | None) -> bool:
     root = root_of(name)
     if _carried is not None and root in _carried.active:
         return True
-    if project is None or root in _NEVER or root in sys.stdlib_module_names:
+    if project is None or root in _NEVER or root in scripts or root in sys.stdlib_module_names:
         return False
     module = sys.modules.get(root)
     known = _belongs.get((root, project))

@@ -390,7 +390,7 @@ class Walk:
                 f"{whose} writes the global {name!r}: a worker does that in its own copy, which is lost. "
                 f"Return the value instead.",
             )
-        shown = f"{prefix}." if prefix and prefix != "__main__" else ""
+        shown = f"{prefix}." if prefix and prefix not in modules.scripts else ""
         for name in reads.names:
             value = space.get(name, ABSENT)
             if value is ABSENT:

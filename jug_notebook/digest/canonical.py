@@ -140,10 +140,10 @@ def _find(kind: type) -> Entry:
 
     if issubclass(kind, type):
         return _builtin[type]
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash
     if hasattr(kind, "__jug_reference__"):
         return _reference
+    if hasattr(kind, "__jug_hash__"):
+        return own_hash
     entry = _entry_of(kind)
     return functools.partial(_dependent, entry) if hasattr(kind, "__jug_dependencies__") else entry
 

@@ -77,9 +77,16 @@ class Session(Closer):
         headless: bool = False,
         shared: str | None = None,
         clock: Clock = CLOCK,
+        folder: Path | None = None,
+        runner: str = "",
+        looking: bool = False,
     ) -> None:
+        """``folder``: where tasks run, if not beside the notebook; ``runner`` calls those that name none; ``looking``:
+        tasks that are made are named and not handed in, and nobody hears of the session.
+        """
         self.notebook = _notebook(notebook)
-        self.folder = _folder(self.notebook)
+        self.folder = folder or _folder(self.notebook)
+        self.looking = looking
         self.headless = headless  #: nobody watches: `close` stops the crews that it started
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
@@ -94,16 +101,20 @@ class Session(Closer):
         self._user = process.user()
         self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
-        self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        self._intake = Intake(
+            self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, looking
+        )  # fmt: skip
         code.notice(self.folder)
         self._info = process.me("session", clock)
-        self._store.renew([self._info])
         self._ended = threading.Event()
+        _OPEN.add(self)
+        if looking:
+            return
+        self._store.renew([self._info])
         self._pulse = threading.Thread(
             target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
         )
         self._pulse.start()
-        _OPEN.add(self)
 
     def _secret(self) -> bytes:
         lasting = not self._store.url.startswith("memory:")
@@ -164,9 +175,10 @@ class Session(Closer):
             if self.headless:
                 for crew in self.crews:
                     crew.stop()
-            if self._pulse is not threading.current_thread():
-                self._pulse.join()
-            self._store.leave([self._info.id])
+            if not self.looking:
+                if self._pulse is not threading.current_thread():
+                    self._pulse.join()
+                self._store.leave([self._info.id])
             self._store.close()
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
@@ -181,7 +193,7 @@ class Session(Closer):
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """See `Desk`."""
-        return self._store.put_blob(parts)
+        return self._intake.put(parts)
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """See `Desk`."""
@@ -214,6 +226,10 @@ class Session(Closer):
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
+
+    def made(self) -> list[tuple[Task, tuple[Key, ...]]]:
+        """The tasks that the cell that runs has made so far, each with the keys of what it needs."""
+        return [(handle(self, edition, key, needs, ""), needs) for key, edition, needs in self._intake.made()]
 
     def check_keys(self, on: bool = True) -> None:
         """From now on keep some calls of each function, for `unstable_keys`; or no longer."""

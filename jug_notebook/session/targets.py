@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jug_notebook.errors import NoSuchTask
-from jug_notebook.model import Key, Scope
+from jug_notebook.model import Key, Scope, Target
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.values import tasks_in
@@ -50,6 +50,8 @@ def names_in(store: Store, scope: Scope) -> list[str]:
 
 
 def _of_object(target: Any, store: Store, scope: Scope) -> list[Key]:
+    if isinstance(target, Target):
+        return [view.key for view in store.tasks(target=target)]
     if isinstance(target, TaskFunction):
         keys = store.keys_named(target.name, scope)
         if not keys:

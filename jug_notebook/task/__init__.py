@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest
 from jug_notebook.code import Code, examine
+from jug_notebook.code.modules import scripts
 from jug_notebook.describe import describe_arguments
 from jug_notebook.errors import BadTask
 from jug_notebook.task import desk as seat
@@ -434,7 +435,7 @@ def name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
     name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
     module = getattr(function, "__module__", None)
-    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
+    return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
 
 
 def _no_lazy_function(function: Callable[..., Any]) -> None:
