@@ -23,8 +23,8 @@ from pathlib import Path
 from harness import Figures, Missing, Row, markdown, measure, redis_server
 
 FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "hashing", "starting")
-PEERS = "jug-notebook jug joblib dask distributed huey rq diskcache redun redis".split()
-PEERS += "numpy pandas msgspec cloudpickle blake3 xxhash".split()
+PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
+PEERS += ["numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
 PROGRAMS = ("growth.py", "swarm.py", "widget.py")  #: print tables of their own
 
 
