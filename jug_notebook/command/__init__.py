@@ -51,6 +51,9 @@ ROOMS = {
     "graph": "looking",
     "why": "looking",
     "key": "keys",
+    "webstatus": "watching",
+    "shell": "interactive",
+    "completion": "completing",
 }
 
 
