@@ -160,11 +160,14 @@ class Board:
         self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
+        self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
         self._gone: set[WorkerId] = set()
         self._presumed: set[WorkerId] = set()
+        self._failed: dict[Card, float] = {}  # and when that was
         self._work: deque[Card] = deque()
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
+        self._past: dict[Key, dict[tuple[Verdict, WorkerId], Any]] = {}  # runs that are not even sources any more
         self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
@@ -318,7 +321,9 @@ class Board:
                     break
             if not card.attempts:
                 card.attempts = None
+        self.ended_by[worker] = max(self.ended_by.get(worker, 0.0), verdict.started + verdict.duration)
         if verdict.round < card.round and not may_be_reused(verdict):
+            self._past.setdefault(card.key, {})[verdict, worker] = body
             return
         card.outcomes += ((verdict, body, worker),)
         if verdict.digest and card.state != UNKNOWN:
@@ -334,7 +339,11 @@ class Board:
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
+            kept = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
+            if len(kept) < len(card.outcomes):
+                past = self._past.setdefault(card.key, {})
+                past.update({(v, worker): body for v, body, worker in card.outcomes if (v, body, worker) not in kept})
+            card.outcomes = kept
         self._work.append(card)
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
@@ -363,6 +372,11 @@ class Board:
                     self._weigh_inputs(above)
                     work.append(above)
             if state != card.state:
+                if card.state == FAILED:
+                    del self._failed[card]
+                elif state == FAILED:
+                    held = _heaviest(card)
+                    self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
                 was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
                 card.state = state
                 if was != now:
@@ -581,6 +595,14 @@ class Board:
         card = self.cards.get(key)
         return None if card is None or card.inputs is None else card.taken or _heaviest(card)
 
+    def runs(self, scope: Scope = Scope()) -> Iterator[tuple[Card, Outcome]]:
+        """All attempts that came to something, of former rounds too."""
+        for card in self.listing(scope):
+            for outcome in card.outcomes:
+                yield card, outcome
+            for (verdict, worker), body in self._past.get(card.key, {}).items():
+                yield card, (verdict, body, worker)
+
     def running_of(self, worker: WorkerId) -> Card | None:
         """The task that a worker runs, or the first of those it will run next."""
         cards = [card for card in self._held.get(worker, ()) if self.runner(card) == worker]
@@ -686,6 +708,21 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
+
+
+    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[Card]:
+        """The tasks that failed, the latest first. Costs what failed, not what there is."""
+        cards = [
+            (ended, card)
+            for card, ended in self._failed.items()
+            if scope.notebook is None or scope.notebook in card.notebooks
+        ]
+        latest = heapq.nlargest(limit, cards, key=_when) if limit else sorted(cards, key=_when, reverse=True)
+        return [card for _, card in latest]
+
+
+def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
+    return failed[0], failed[1].key
 
 
 def _retry_at(card: Card) -> float:

@@ -47,7 +47,7 @@ from kernel_ext.outputs import (
     wanted,
     widgets_work,
 )
-from kernel_ext.replay import play, promise, recorded, replay
+from kernel_ext.replay import play, promise, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -286,9 +286,8 @@ class JugMagics(Magics):
             replay(session, task, self.as_text)
         elif now:
             print(f"{about}; it runs here")
-            with recorded(self.shell):
-                self._ran_here += 1
-                session.run_here(task)
+            self._ran_here += 1
+            session.run_here(task)
             if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
                 play(session.outputs(task.key))
             task.result()
@@ -450,7 +449,7 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
-    @option("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    @option("--history", action="store_true", help="who ran what when: the latest attempts that ended")
     @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
         """List tasks: state, arguments, time, and the result or error in short.
@@ -682,7 +681,7 @@ class JugMagics(Magics):
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
-        snapshot: Snapshot = session.status(all).snapshot
+        snapshot: Snapshot = session.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)
         chosen = wanted(self.display)
 
@@ -697,14 +696,23 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            view = panel.box._repr_mimebundle_()
-            handle = show({**view, **draw(snapshot)}, display_id=True)
-            panel.kept = lambda snapshot: handle.update({**view, **draw(snapshot)}, raw=True)
+            still = show(panel.still(draw(snapshot)), display_id=True)
+            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Drawing(session, all, handle, draw))
+
+    def show_crew(self, crew: Any) -> None:
+        """A crew shows as the live picture of its store, or as its line where that must be text."""
+        if self.as_text:
+            print(repr(crew))
+            return
+        session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)
+        _glance(crew)
+        self._picture(session, all=False)
 
     def _presses_wait(self) -> bool:
         """Does a press of a button wait until the running cell has ended?"""

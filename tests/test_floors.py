@@ -17,9 +17,9 @@ HOUSE = ("jug_notebook", "kernel_ext")
 FLOORS = [
     "model errors clock",
     "process progress describe digest hints code codec alias reuse board render pages",
-    "task patterns",
+    "task patterns mapreduce compound outside",
     "store",
-    "guard capture fate album figures arrivals worker supervisor",
+    "guard capture fate album figures arrivals unloaded worker supervisor",
     "launch",
     "session __init__",
     "headless command __main__",

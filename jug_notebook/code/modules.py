@@ -92,6 +92,20 @@ def edited(name: str) -> bool:
     return False
 
 
+def notice(project: Path) -> None:
+    """Note the texts of the project's modules that were imported since the last time: what is on the disk by now is
+    what they were made from."""
+    global _noticed
+    here = set(sys.modules)
+    for name in here - _noticed:
+        if of_project(name, project):
+            edited(name)
+    _noticed = here
+
+
+_noticed: set[str] = set()
+
+
 def written(name: str, attribute: str) -> tuple[Any, ...]:
     """The plain value that a loaded module's text gives to a name; nothing where it gives none."""
     text = _text(name)

@@ -20,7 +20,7 @@ from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
@@ -28,6 +28,7 @@ from jug_notebook.model import Address, Key, Parcel, Payload
 __all__ = [
     "INLINE",
     "Get",
+    "Needs",
     "Put",
     "Seal",
     "describe_arguments",
@@ -110,7 +111,7 @@ def _encoded(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
     return Payload(form, data, (*pickler.addresses, *pickler.blobs)), pickler.hashed
 
 
-def _load(payload: Payload, get: Get, buffer: Get | None, values: Sequence[Any] = ()) -> Any:
+def _load(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
@@ -150,7 +151,6 @@ def dump_call(
                 data = _dumps((args, kwargs), 5)
                 if len(data) <= INLINE:
                     return Payload(_PLAIN, data)
-        return _payload((args, kwargs), put, path)
     return _payload((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})
 
 
@@ -162,7 +162,7 @@ def share(value: Any, put: Put) -> Any:
     if type(value) in _SCALARS and not isinstance(value, str | bytes):
         return value
     try:
-        payload = _payload(value, put, "argument")
+        payload = _payload(value, put, "argument", {})
     except JugError:
         return value
     return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
@@ -188,9 +188,12 @@ def once(put: Put) -> Put:
 
 
 def load_call(
-    payload: Payload, values: Sequence[Any], get: Get, buffer: Get | None = None
+    payload: Payload, values: Needs | None, get: Get, buffer: Get | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call; ``values`` are those of its needs, by number. For ``buffer`` see `load_value`."""
+    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met.
+
+    For ``buffer`` see `load_value`.
+    """
     args, kwargs = _load(payload, get, buffer, values)
     return args, kwargs
 
@@ -198,8 +201,11 @@ def load_call(
 class _Looker(Unpickler):
     """Where a call refers to another task, puts what stands for it there."""
 
-    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
-        return self._stand_in(slot, tuple(steps))
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        return self._stand_in(slot, steps)
+
+    def worth(self, value: Any) -> Any:
+        return value
 
     _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
 
@@ -212,7 +218,7 @@ def look_at_call(
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
-    looker = _Looker(data, get, (), addresses, get)
+    looker = _Looker(data, get, None, addresses, get)
     looker._stand_in = stand_in
     args, kwargs = looker.load()
     return args, kwargs

@@ -9,7 +9,7 @@ from typing import IO
 
 from blake3 import blake3
 
-from jug_notebook import process
+from jug_notebook import process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
@@ -88,6 +88,7 @@ class Crew:
         self._log = log
         self._clock = clock
         self._since = clock.monotonic()
+        self._begun = False  # has a worker of it been seen?
 
     # -- looking
 
@@ -108,7 +109,10 @@ class Crew:
     @property
     def starting(self) -> bool:
         """Are workers on their way? Raises LaunchError, saying why, where they could not be started."""
+        if self._begun:
+            return False
         supervisors, workers = self._crew()
+        self._begun = bool(workers)
         late = self._clock.monotonic() - self._since > STARTING
         if supervisors:
             self._done_starting()
@@ -169,6 +173,9 @@ class Crew:
                 return self.store.idle()
             seen = self.store.watch(seen, left)
         return idle
+
+    def _repr_html_(self) -> str:
+        return render.html(self.store.snapshot())
 
     def __repr__(self) -> str:
         workers = self.workers

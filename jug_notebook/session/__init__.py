@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import guard, process, render
+from jug_notebook import code, guard, process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -21,12 +21,14 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
+    FailureKind,
     FunctionView,
     Key,
     Origin,
     Run,
     Scale,
     Scope,
+    Snapshot,
     State,
     Stop,
     Target,
@@ -39,6 +41,7 @@ from jug_notebook.session.again import Again
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.failing import KNOWN, Failing
 from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, recipe
@@ -52,7 +55,7 @@ from jug_notebook.task.handles import SHORT, Task, handle
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
 
-FAILURES = 20  #: so many are opened for a picture
+AT_A_GLANCE = 60  #: so many failures are read for a picture that will be renewed
 LOGS = 20  #: so many tasks are shown in one log
 OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
@@ -80,11 +83,13 @@ class Session(Closer):
         self._seal = Seal(self._secret(), self._store.id)
         self._opener = Opener(self._store, self._seal)
         self._reader = Reader(self._store, self._opener, clock, self._starting)
+        self._failing = Failing(self._store, self._opener)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
-        self._again = Again(self._store, self._opener, self._reader, self._user)
+        self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        code.notice(self.folder)
         self._info = process.me("session", clock)
         self._store.renew([self._info])
         self._ended = threading.Event()
@@ -197,6 +202,7 @@ class Session(Closer):
         ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
         its tasks are taken back.
         """
+        code.notice(self.folder)
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
@@ -294,7 +300,9 @@ class Session(Closer):
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
-        return keys_of(target, self._store, self._scope, namespace)
+        keys = keys_of(target, self._store, self._scope, namespace)
+        self.flush()  # the expression may have made some
+        return keys
 
     def execute(
         self,
@@ -361,13 +369,20 @@ class Session(Closer):
         """The picture now: this notebook's tasks, or with ``all`` the whole store's."""
         self.flush()
         scope = Scope() if all else self._scope
-        failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
-        failures = tuple(self._opener.failures(failed))
+        failed = self._failing.latest(scope)
+        picture = self._picture(scope, self._failing.kinds(failed))
+        return Status(msgspec.structs.replace(picture, failures=self._failing.told(failed)))
+
+    def glance(self, all: bool = False) -> Snapshot:
+        """The picture for who looks again soon: few failures are read at a time, and none is told but by its kind."""
+        self.flush()
+        scope = Scope() if all else self._scope
+        return self._picture(scope, self._failing.kinds(self._failing.latest(scope), AT_A_GLANCE))
+
+    def _picture(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot = self._store.snapshot(scope)
         starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
-        return Status(
-            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=starting)
-        )
+        return msgspec.structs.replace(snapshot, store=self.shown, kinds=kinds, starting=starting)
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -377,13 +392,16 @@ class Session(Closer):
         rows: dict[str, list[TaskView]] = {}
         for view in views:
             rows.setdefault(view.name, []).append(view)
-        failed = [view for view in views if view.state is State.FAILED][:FAILURES]
+        failed = sorted(
+            (view for view in views if view.state is State.FAILED), key=lambda view: -view.started - view.duration
+        )[:KNOWN]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
             store=self.shown,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
-            failures=tuple(self._opener.failures(failed)),
+            failures=self._failing.told(failed),
+            kinds=self._failing.kinds(failed),
         )
         return Status(snapshot)
 

@@ -400,7 +400,8 @@ _ALIKE = Reason(
 
 
 def _steps(steps: Iterable[tuple[str, Any]]) -> str:
-    return "".join(f"[{what!r}]" if verb == "item" else f" | {getattr(what, '__name__', what)}" for verb, what in steps)
+    said = {"item": "[{!r}]", "call": " | {}", "unloaded": ", not loaded"}
+    return "".join(said[verb].format(getattr(what, "__name__", what)) for verb, what in steps)
 
 
 def _payload_distance(before: Payload, now: Payload) -> int:

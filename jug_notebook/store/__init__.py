@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from jug_notebook.model import (
     Acceptance,
     Address,
     Claim,
+    Ended,
     Grant,
     Held,
     Invalidation,
@@ -31,6 +32,7 @@ from jug_notebook.model import (
     State,
     Submission,
     SubmitReport,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -56,6 +58,10 @@ class Store(Protocol):
 
     def wished(self, origin: Origin) -> list[Key]:
         """What exactly this origin (user, notebook and cell) wants now."""
+        ...
+
+    def origins(self) -> list[Origin]:
+        """Every origin (user, notebook and cell) that wishes something now."""
         ...
 
     def claim(
@@ -116,6 +122,13 @@ class Store(Protocol):
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
     ) -> list[TaskView]:
         """A listing, in order of submission; of failed tasks, the latest first."""
+        ...
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
+
+        Answers them, and how many there are.
+        """
         ...
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
@@ -181,6 +194,20 @@ class Store(Protocol):
 
     def foreign(self, python: str) -> dict[str, int]:
         """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
+        ...
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        """Forget these tasks altogether, as if they had never been submitted, and remove blobs.
+
+        Those that are not among ``keep`` and were not written or touched for ``older_than`` seconds. With ``dry_run``,
+        only tell.
+        """
+        ...
+
+    def compact(self) -> int:
+        """Rewrite what the store keeps without what no longer counts; answer the bytes saved."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:

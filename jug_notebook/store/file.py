@@ -13,6 +13,7 @@ never taken back; a dead worker's task is claimed under the next attempt's name,
 from __future__ import annotations
 
 import _thread
+import builtins
 import errno
 import os
 import time
@@ -246,7 +247,7 @@ class FileStore(FoldedStore):
             self._board.presume(worker, dead=info is None or not self._alive(info, now))
 
     def _said(self, worker: WorkerId) -> WorkerInfo | None:
-        return _read_info(self.folder / "workers" / worker)
+        return _read_info(f"{self.folder}/workers/{worker}")
 
     def _alive(self, info: WorkerInfo, now: float) -> bool:
         beat, since = self._beats.get(info.id, (-1, now))
@@ -304,12 +305,12 @@ class FileStore(FoldedStore):
                 with self._lock:
                     alive = self._alive(info, now)
                 found.append((info, alive, now - self._beats[info.id][1]))
-                if process.running(info) is False:
+                if not alive and process.running(info) is False:
                     self._retire(info.id)
         with os.scandir(self.folder / "workers" / "gone") as entries:
             for entry in entries:
                 age = today - entry.stat().st_mtime
-                if age < LATELY and (info := _read_info(Path(entry.path))) is not None:
+                if age < LATELY and (info := _read_info(entry.path)) is not None:
                     found.append((info, False, max(0.0, age)))
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
@@ -449,10 +450,11 @@ def _write_info(path: Path, info: WorkerInfo) -> None:
         os.close(fd)
 
 
-def _read_info(path: Path) -> WorkerInfo | None:
+def _read_info(path: str) -> WorkerInfo | None:
     for _ in range(3):
         try:
-            raw = path.read_bytes()
+            with builtins.open(path, "rb", buffering=0) as file:
+                raw = file.read()
         except (FileNotFoundError, IsADirectoryError):
             return None
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]

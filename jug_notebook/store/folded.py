@@ -21,6 +21,7 @@ from jug_notebook.model import (
     Address,
     Claim,
     Claimed,
+    Ended,
     Fact,
     FunctionView,
     Gone,
@@ -333,10 +334,25 @@ class FoldedStore(ABC):
     ) -> list[TaskView]:
         with self._lock:
             self._news()
+            if state is State.FAILED and target is None:
+                return [self._view(card) for card in self._board.failed(scope, limit)]
             views = [self._view(card) for card in self._board.listing(scope, target, state)]
         if state is State.FAILED:
             views.sort(key=lambda view: view.started + view.duration, reverse=True)
         return views[:limit] if limit else views
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        with self._lock:
+            self._news()
+            ended = [(outcome, card) for card, outcome in self._board.runs(scope)]
+            ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
+            latest = ended[:limit] if limit else ended
+            bodies = self._read([outcome[1] for outcome, _ in latest])
+            counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
+        return [
+            Ended(outcome[0], body, counts)
+            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+        ], len(ended)
 
     def _view(self, card: Card) -> TaskView:
         held = self._board.held(card.key)
@@ -354,8 +370,8 @@ class FoldedStore(ABC):
             self._news()
             counts = self._board.counts(scope)
             reused = self._board.reused(scope)
-            processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
-        now = self._clock.now()
+            now = self._clock.now()
+            processes = [(self._up_to_date(info, now - age), alive, age) for info, alive, age in processes]
         return Snapshot(
             store=self.shown,
             at=now,
@@ -377,11 +393,14 @@ class FoldedStore(ABC):
             notes=tuple(
                 dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
-            starting=_starting(processes),
+            starting=starting(processes),
         )
 
-    def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
-        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
+    def _up_to_date(self, info: WorkerInfo, beat: float) -> WorkerInfo:
+        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs.
+
+        When what it runs now began no fact tells: it was after its last ``beat``, and after its last run had ended.
+        """
         done = max(info.done, self._board.settled_by.get(info.id, 0))
         card = self._board.running_of(info.id)
         if card is None:
@@ -389,7 +408,10 @@ class FoldedStore(ABC):
         said = self._board.cards.get(info.task)
         if said is not None and self._board.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        return msgspec.structs.replace(info, done=done, task=card.key, task_name=card.kind.name, since=0.0)
+        since = max(beat, self._board.ended_by.get(info.id, 0.0))
+        return msgspec.structs.replace(
+            info, done=done, task=card.key, task_name=card.kind.name, since=since, progress=(0, 0)
+        )
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -462,7 +484,7 @@ class FoldedStore(ABC):
         self._board.fold(fact, self._keep(fact, bodies))
 
 
-def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
     """How many workers live supervisors are to keep that are not there yet."""
     wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
     for info, alive, _ in processes:
