@@ -51,8 +51,8 @@ class View:
         latest = self.store.tasks(state=State.FAILED, limit=FAILURES)
         known = self._failures
         new = [view for view in latest if (view.key, view.started) not in known]
-        opened = {failure.key: failure for failure in self._opener.failures(new)}
-        known.update({(view.key, view.started): opened.get(view.key) for view in new})
+        for view, failure in zip(new, self._opener.failures(new), strict=True):
+            known[view.key, view.started] = failure
         shown = [known[view.key, view.started] for view in latest]
         return replace(picture, failures=tuple(failure for failure in shown if failure is not None))
 
@@ -99,7 +99,7 @@ def _redraw(out: TextIO) -> Callable[[Snapshot], None]:
     def draw(picture: Snapshot) -> None:
         columns, rows = shutil.get_terminal_size()
         lines = fitted(render.text(picture, render.SHELL).splitlines(), columns, rows - 1)
-        up = sum(max(1, -(-len(line) // columns)) for line in before)  # it may have been made narrower since
+        up = sum(max(1, -(-len(line) // columns)) for line in before)  # the window may be narrower than it was
         out.write((f"\x1b[{up}F" if up else "") + "\x1b[J" + "".join(f"{line}\n" for line in lines))
         out.flush()
         before[:] = lines
@@ -109,9 +109,11 @@ def _redraw(out: TextIO) -> Callable[[Snapshot], None]:
 
 def fitted(lines: list[str], columns: int, rows: int) -> list[str]:
     """As much of it as there is room for."""
+    from jug_notebook.render import elide_columns
+
     if len(lines) > rows > 1:
         lines = [*lines[: rows - 1], f"… and {len(lines) - rows + 1} more lines: make the window taller"]
-    return [line if len(line) <= columns else line[: columns - 1] + "…" for line in lines]
+    return [elide_columns(line, columns) for line in lines]
 
 
 def _a_line_a_change(out: TextIO) -> Callable[[Snapshot], None]:
