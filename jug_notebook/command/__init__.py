@@ -62,6 +62,9 @@ ROOMS = {
     "demo": "jugfiles",
     "test-jug": "jugfiles",
     "install-skills": "jugfiles",
+    "webstatus": "watching",
+    "shell": "interactive",
+    "completion": "completing",
 }
 
 

@@ -318,9 +318,15 @@ class Session(Closer):
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
 
-    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None) -> list[Task]:
-        """The tasks that a target means: see `keys_of`. Raises NoSuchTask, which names what comes near."""
-        return self._found(self._keys(target, namespace))
+    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None, all: bool = False) -> list[Task]:
+        """The tasks that a target means, with ``all`` in the whole store: see `keys_of`.
+
+        Raises NoSuchTask, which names what comes near.
+        """
+        if not all:
+            return self._found(self._keys(target, namespace))
+        self.flush()
+        return self._found(keys_of(target, self._store, Scope(), namespace))
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
