@@ -704,7 +704,7 @@ class JugMagics(Magics):
     def _if_nobody(self) -> str:
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
-        return "" if busy or any(crew.starting for crew in session.crews) else f"; no worker: {START}"
+        return "" if busy or any(crew.coming for crew in session.crews) else f"; no worker: {START}"
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))

@@ -136,6 +136,11 @@ class Hosts:
             except ProcessLookupError:
                 continue
 
+    def leave(self) -> None:
+        """Close the connections that are kept."""
+        for path in self.folder.glob("cm-*"):
+            subprocess.run([*self.command.split(), "-O", "exit", path.name[3:]], capture_output=True, check=False)
+
     def close(self) -> None:
         for name, host in self._hosts.items():
             self._signal(name, signal.SIGKILL)

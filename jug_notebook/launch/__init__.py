@@ -164,18 +164,27 @@ class Crew:
         return [post.failure for post, *_ in self._looked_after() if post.failure]
 
     def told(self, patience: float) -> list[str]:
-        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that."""
+        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that.
+
+        What failed has been said with this: `starting` doesn't raise it.
+        """
         until = self._clock.monotonic() + patience
         lines = []
         for post in self.posts:
             post.over.wait(max(0.0, until - self._clock.monotonic()))
             waits = "" if post.over.is_set() else f"{post.place}: no answer yet; the status will tell"
             lines.append(post.failure or waits or post.said)
+        self._told = self._told or all(post.failure for post in self.posts)
         return [line for line in lines if line]
 
     @property
+    def coming(self) -> bool:
+        """Are workers on their way?"""
+        return any(coming for *_, coming in self._looked_after())
+
+    @property
     def starting(self) -> bool:
-        """Are workers on their way? Raises LaunchError, once, saying why, where none could be started anywhere."""
+        """The same. Raises LaunchError, once, saying why, where none could be started anywhere."""
         looked = self._looked_after()
         if any(coming for *_, coming in looked):
             return True

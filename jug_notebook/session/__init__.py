@@ -403,7 +403,7 @@ class Session(Closer):
         failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
         failures = tuple(self._opener.failures(failed))
         snapshot = self._store.snapshot(scope)
-        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.starting)
+        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.coming)
         notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
         return Status(
             msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=coming, notes=notes)
