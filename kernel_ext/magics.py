@@ -415,7 +415,7 @@ class JugMagics(Magics):
             print("\n".join(told))
         else:
             _glance(crew)
-            self._picture(session, all=False, said="\n".join(told))
+            self._picture(session, all=False, said=" · ".join(told))
         if asked.wait:
             session.barrier()
             self._say_how_it_ended(session.status().counts)
@@ -730,7 +730,7 @@ class JugMagics(Magics):
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em;white-space:pre-line">{escape(said)}</div>' if said else ""
+            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),

@@ -259,6 +259,17 @@ def test_asking_twice_is_asking_once_and_more_are_added(field: Field) -> None:
 
 
 @needs_sshd
+def test_workers_that_have_ended_come_again_when_more_are_wanted(field: Field) -> None:
+    crew = field.session.execute(1, hosts=[field.host()])
+    crew.told(PATIENCE)
+    field.session.stop(now=True)
+    field.until_gone()
+    crew.scale(2)
+    assert crew.told(PATIENCE) == ["a: started 2 workers"]
+    wait_until(crew.store, lambda: crew.alive() == 2)
+
+
+@needs_sshd
 def test_workers_that_are_there_are_told_through_the_store_when_ssh_fails(field: Field) -> None:
     host = field.host()
     field.session.execute(1, hosts=[host]).told(PATIENCE)
