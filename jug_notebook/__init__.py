@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from jug_notebook import mapreduce
+from jug_notebook.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
 from jug_notebook.errors import (
     BadTask,
     BarrierError,
     ChangedInCell,
     ClaimLost,
+    CommandFailed,
     FileChanged,
     FormerDefinition,
     IsATask,
@@ -39,6 +42,7 @@ from jug_notebook.errors import (
     Withdrawn,
 )
 from jug_notebook.model import State
+from jug_notebook.outside import Ran, cached_glob, shell, write_task_out
 from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.progress import track
 from jug_notebook.session import CellReport, Session, connect, current
@@ -46,6 +50,8 @@ from jug_notebook.session.verbs import (
     accept,
     barrier,
     cancel,
+    cleanup,
+    copy,
     execute,
     graph,
     history,
@@ -62,7 +68,7 @@ from jug_notebook.session.verbs import (
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
 from jug_notebook.task.desk import in_task
 from jug_notebook.task.files import file, timed_path
-from jug_notebook.task.handles import Handle, Task, Tasklet, TaskList
+from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet, TaskList
 from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"
@@ -85,9 +91,13 @@ def unload_ipython_extension(ip: Any) -> None:
 __all__ = [
     "BadTask",
     "BarrierError",
+    "CachedFunction",
     "CellReport",
     "ChangedInCell",
     "ClaimLost",
+    "CommandFailed",
+    "CompoundTask",
+    "CompoundTaskGenerator",
     "CustomHash",
     "FileChanged",
     "FormerDefinition",
@@ -97,10 +107,12 @@ __all__ = [
     "KeyAdvice",
     "LaunchError",
     "NoHash",
+    "NoLoad",
     "NoSuchTask",
     "NotReady",
     "OnlyAPath",
     "Opaque",
+    "Ran",
     "Session",
     "SignatureError",
     "State",
@@ -122,8 +134,11 @@ __all__ = [
     "as_completed",
     "barrier",
     "bvalue",
+    "cached_glob",
     "cancel",
+    "cleanup",
     "connect",
+    "copy",
     "current",
     "definitions",
     "execute",
@@ -136,9 +151,11 @@ __all__ = [
     "iteratetask",
     "load_ipython_extension",
     "log",
+    "mapreduce",
     "resolve",
     "retry",
     "return_tuple",
+    "shell",
     "status",
     "stop",
     "task",
@@ -151,4 +168,5 @@ __all__ = [
     "verify",
     "wait",
     "why",
+    "write_task_out",
 ]

@@ -101,6 +101,10 @@ class LaunchError(JugError):
     """Workers could not be started."""
 
 
+class CommandFailed(JugError):
+    """A command ended with an exit status other than 0, or did not write a file that it should."""
+
+
 class NoSuchTask(JugError, LookupError):
     """No such task. %jug_tasks lists them."""
 

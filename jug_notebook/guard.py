@@ -60,8 +60,15 @@ class Names(msgspec.Struct, frozen=True):
 class _Reader(Unpickler):
     """Decodes a call without the values of its needs: references stay references."""
 
-    def need(self, slot: int, steps: Any) -> Any:
-        return _Stub(Reference(self._values[slot], tuple(steps)))
+    def __init__(self, data: Any, get: codec.Get, needs: Sequence[Key], addresses: Sequence[Address]) -> None:
+        super().__init__(data, get, None, addresses, lambda address: memoryview(bytearray(get(address))))
+        self._needs = needs
+
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        return _Stub(Reference(self._needs[slot], steps))
+
+    def worth(self, value: Any) -> Any:
+        return value
 
 
 class _Stub:
@@ -121,8 +128,7 @@ def _arguments(call: Call, blobs: Mapping[Address, memoryview]) -> tuple[tuple[A
     addresses = call.arguments.buffers
     if not data:
         data, addresses = blobs[addresses[0]], addresses[1:]
-    buffers: Iterator[Any] = (bytearray(blobs[address]) for address in addresses)
-    args, kwargs = _Reader(data, blobs.__getitem__, call.needs, buffers).load()
+    args, kwargs = _Reader(data, blobs.__getitem__, call.needs, addresses).load()
     return args, kwargs
 
 

@@ -123,8 +123,13 @@ class Scale(Struct, frozen=True, tag="scale"):
 Order: TypeAlias = Union[Stop, Scale]
 
 
+UNLOADED: tuple[str, Any] = ("unloaded", None)
+
+
 class Reference(Struct, frozen=True):
     """How an argument points at another task's value: take it, then each step, ("item", i) or ("call", function).
+
+    Where the last step is `UNLOADED`, the function gets the task itself, and loads its value when it wants it.
 
     Whatever has a method ``__jug_reference__()`` that answers one of these is a need, wherever in the arguments it is.
     """
@@ -337,6 +342,22 @@ class Held(Struct, frozen=True):
     proof: tuple[bytes, ...] = ()
 
 
+class Ended(Struct, frozen=True):
+    """An attempt at a task that came to something, whether or not that still ``counts``."""
+
+    verdict: Verdict
+    body: bytes
+    counts: bool
+
+
+class SweepReport(Struct, frozen=True):
+    """What a sweep removed, or would: tasks, blobs, and the bytes of both."""
+
+    tasks: int = 0
+    blobs: int = 0
+    size: int = 0
+
+
 class Target(Struct, frozen=True):
     """Which tasks are meant: those of these functions, and these. What they need is always included."""
 
@@ -363,6 +384,7 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     keys: list[Key]
     needs: list[tuple[Key, ...]]
     forms: list[bytes]
+    counter: int = 0  #: one more than that of any wish seen before
 
 
 class Wished(Struct, frozen=True, array_like=True, tag="wished"):
@@ -423,7 +445,18 @@ class Gone(Struct, frozen=True, array_like=True, tag="gone"):
     worker: WorkerId
 
 
-Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone]
+class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
+    """These tasks are as if never submitted: what was said of these rounds and earlier counts for nothing.
+
+    Nor do submissions, wishes and acceptances up to ``counter``. Merged by max.
+    """
+
+    counter: int
+    keys: list[Key]
+    rounds: list[int]
+
+
+Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone, Forgotten]
 
 
 # -- views: the picture at one instant --------------------------------------------------------------------------------
@@ -478,8 +511,25 @@ class FailureView(Struct, frozen=True):
     output: str = ""
 
 
+class Like(Struct, frozen=True):
+    """A failure like another that is told of whole."""
+
+    key: Key
+    shown: str
+    error: str
+
+
+class FailureKind(Struct, frozen=True):
+    """Failures of one function whose errors are alike but for numbers, addresses and quoted words."""
+
+    about: str  #: what their errors have in common
+    newest: FailureView  #: the one told of
+    keys: tuple[Key, ...]  #: of all of them, the newest first
+    others: tuple[Like, ...] = ()  #: the next few
+
+
 class RunView(Struct, frozen=True):
-    """One run that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
+    """One attempt that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
 
     key: Key
     name: str
@@ -491,6 +541,7 @@ class RunView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     said: str = ""
+    fate: str = ""  #: of one that doesn't count: "tried again", "dropped"
 
 
 class Graph(Struct, frozen=True):
@@ -567,6 +618,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers on their way
+    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, the newest first, as far as it has been read
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

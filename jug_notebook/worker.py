@@ -16,6 +16,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from hashlib import sha1
 from struct import Struct
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -51,6 +52,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store
 from jug_notebook.task.desk import running
+from jug_notebook.unloaded import Needs
 
 BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
 HURRY = 0.02  #: seconds after which a batch settles what it has
@@ -228,18 +230,22 @@ class Bench:
         self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
+        self._lost = False  #: the value of a need, while this task ran
         self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._runners: dict[str, Callable[..., Any]] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
-        self._blobs: Shelf[Address, memoryview] = Shelf(64, 256 << 20)
+        self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
+        self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
+        self._buffer = codec.own(self._mapped)
         self._spec = msgspec.msgpack.Decoder(Spec)
         self._recipe = msgspec.msgpack.Decoder(Recipe)
         self._parcel = msgspec.msgpack.Decoder(Parcel)
         self._finished = msgspec.msgpack.Decoder(Finished)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
+        self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
 
     def pace(self, name: str) -> float:
         """Seconds that a task of this function took here so far; 0 where none was."""
@@ -265,11 +271,11 @@ class Bench:
                 self._slot.begin(claim, recipe, started, since)
                 if not self._guest:
                     self._go_to(spec.folder)
-                values = self._needed(claim, spec)
+                needs = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
-                args, kwargs = codec.load_call(spec.arguments, values, self._blob)
-                del values
+                args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
+                needs = None
                 kind = "raised"
                 if recipe.runner:
                     value = self._runner(recipe.runner)(function.call, args, kwargs)
@@ -295,6 +301,9 @@ class Bench:
             failure = error
         if os.getpid() != self._me.pid:
             os._exit(failure is not None)  # the task forked and this is the copy: the task's outcome is not its to tell
+        if self._lost:  # what it asked for was not there, whatever it made of that
+            self._give_back(claim)
+            return None
         if not self._guest:
             self._album.add_figures()
         duration = clock.monotonic() - since
@@ -316,6 +325,7 @@ class Bench:
         body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._slot.end()
+        self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return Settlement(verdict, body)
@@ -358,10 +368,11 @@ class Bench:
             runner = self._runners[name] = getattr(importlib.import_module(module), attribute)
         return runner
 
-    def _needed(self, claim: Claim, spec: Spec) -> list[Any]:
-        """The values of the needs, in slot order. Raises _Stale where they are not what was claimed."""
+    def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
+        """The needs, of which values are loaded when they are asked for. Raises _Stale where they aren't as claimed."""
+        self._lost = False
         if not spec.needs and claim.grant.inputs == NO_INPUTS:
-            return []
+            return None
         opened: list[Finished] = []
         for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
             said = self._finished.decode(memoryview(body)[32:])  # unproven; says what the signature must cover
@@ -371,15 +382,17 @@ class Bench:
                 alias.prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
         if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
             raise _Stale
-        return [self._value(key, need) for key, need in zip(spec.needs, opened, strict=True)]
+        loads = [partial(self._value, key, need) for key, need in zip(spec.needs, opened, strict=True)]
+        return Needs(spec.needs, loads, self._store, self._seal)
 
     def _value(self, key: Key, need: Finished) -> Any:
         name = (key, need.digest)
         value = self._values.get(name)
         if value is None:
             try:
-                value = codec.load_value(need.value, self._blob)
+                value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
+                self._lost = True
                 self._store.invalidate([key], Why.LOST, self._me.user)
                 raise _Stale from None
             if type(value) in _IMMUTABLE:  # whatever can be changed in place is made anew for each task
@@ -389,8 +402,16 @@ class Bench:
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)
         if data is None:
-            data = self._store.get_blob(address)
+            data = self._store.get_blob(address).toreadonly()
             self._blobs.put(address, data, data.nbytes)
+        return data
+
+    def _mapped(self, address: Address) -> memoryview:
+        """Proven once for all the tasks that need it; each gets a copy of its own."""
+        data = self._maps.get(address)
+        if data is None:
+            data = self._store.map_blob(address)
+            self._maps.put(address, data, data.nbytes)
         return data
 
     def _go_to(self, folder: str) -> None:
@@ -512,7 +533,9 @@ def work(
 
     try:
         while not over():
-            limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
+            limit = 1 if bench.met_a_long_one else BATCH
+            if max_tasks is not None:
+                limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
             if tray.done:
                 claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)

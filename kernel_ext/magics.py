@@ -24,6 +24,7 @@ from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
+    age,
     attempts,
     cell_magic,
     count,
@@ -48,7 +49,7 @@ from kernel_ext.outputs import (
     wanted,
     widgets_work,
 )
-from kernel_ext.replay import play, promise, recorded, replay
+from kernel_ext.replay import play, promise, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -287,9 +288,8 @@ class JugMagics(Magics):
             replay(session, task, self.as_text)
         elif now:
             print(f"{about}; it runs here")
-            with recorded(self.shell):
-                self._ran_here += 1
-                session.run_here(task)
+            self._ran_here += 1
+            session.run_here(task)
             if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
                 play(session.outputs(task.key))
             task.result()
@@ -304,12 +304,13 @@ class JugMagics(Magics):
 
     @line_magic
     @options()
-    @option("url", nargs="?", help="a folder (made if it is new), file:FOLDER, or memory:")
+    @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
     def jug_store(self, line: str) -> None:
         """Use another store, or say which one is in use.
 
         %jug_store                    which store is this?
         %jug_store results            a folder, from the notebook's folder on
+        %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying out: it ends with the kernel
 
         Tasks made from now on go there; handles of the former store go on reading theirs.
@@ -485,7 +486,7 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
-    @option("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    @option("--history", action="store_true", help="who ran what when: the latest attempts that ended")
     @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
         """List tasks: state, arguments, time, and the result or error in short.
@@ -682,6 +683,28 @@ class JugMagics(Magics):
             self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
         )
 
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--dry-run", action="store_true", help="only say what would go")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    def jug_cleanup(self, line: str) -> None:
+        """Forget the tasks that no notebook wants any more, with what only they had stored.
+
+        %jug_cleanup --dry-run              what would go?
+        %jug_cleanup                        let it go
+        %jug_cleanup fit --older-than 30d   of one function, and only what is older than a month
+
+        What is wanted stays, with all that it needs; so does what runs.
+        """
+        asked = read(self.jug_cleanup, line)
+        target = joined(asked.target)
+        print(
+            self.meant(
+                lambda: self.session.cleanup(asked.older_than, asked.dry_run, target, namespace=self.shell.user_ns)
+            )
+        )
+
     # -- what they share -----------------------------------------------------------------------------------------------
 
     def meant(self, act: Callable[[], Any]) -> Any:
@@ -725,7 +748,7 @@ class JugMagics(Magics):
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
-        snapshot: Snapshot = session.status(all).snapshot
+        snapshot: Snapshot = session.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)
         chosen = wanted(self.display)
 
@@ -740,14 +763,23 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            view = panel.box._repr_mimebundle_()
-            handle = show({**view, **draw(snapshot)}, display_id=True)
-            panel.kept = lambda snapshot: handle.update({**view, **draw(snapshot)}, raw=True)
+            still = show(panel.still(draw(snapshot)), display_id=True)
+            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Drawing(session, all, handle, draw))
+
+    def show_crew(self, crew: Any) -> None:
+        """A crew shows as the live picture of its store, or as its line where that must be text."""
+        if self.as_text:
+            print(repr(crew))
+            return
+        session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)
+        _glance(crew)
+        self._picture(session, all=False)
 
     def _presses_wait(self) -> bool:
         """Does a press of a button wait until the running cell has ended?"""

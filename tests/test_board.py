@@ -15,6 +15,7 @@ from jug_notebook.model import (
     Accepted,
     Claimed,
     Fact,
+    Forgotten,
     Gone,
     Grant,
     Invalidated,
@@ -36,11 +37,21 @@ HERE = Origin("ann", "/a.ipynb", "cell-1")
 THERE = Origin("bob", "/b.ipynb", "cell-1")
 
 
+PLACES: list[str] = []
+
+
+def at(text: str) -> int:
+    """Where a body is, as a store would number it."""
+    if text not in PLACES:
+        PLACES.append(text)
+    return PLACES.index(text)
+
+
 def submitted(
     key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11", form: bytes = b""
-) -> tuple[Fact, list[str]]:
+) -> tuple[Fact, list[int]]:
     forms = [form or b"form of " + key.encode()]
-    return Submitted(name, priority, python, [key], [needs], forms), [f"spec of {key}"]
+    return Submitted(name, priority, python, [key], [needs], forms), [at(f"spec of {key}")]
 
 
 def wished(*keys: str, origin: Origin = HERE, counter: int = 1, wanted: bool = True) -> Fact:
@@ -64,10 +75,10 @@ def invalidated(key: str, round: int = 0, why: Why = Why.DIRECT, inputs: bytes =
 def accepted(
     key: str, source: str, digest: bytes, *needs: bytes, round: int = 0, counter: int = 1, undone: bool = False,
     source_round: int = 0,
-) -> tuple[Fact, list[str]]:  # fmt: skip
+) -> tuple[Fact, list[int]]:  # fmt: skip
     inputs = [inputs_of(*needs)]
     fact = Accepted(counter, undone, "ann", 9.0, [key], [round], inputs, [source], [source_round], [digest])
-    return fact, [f"acceptance of {source} for {key}"]
+    return fact, [at(f"acceptance of {source} for {key}")]
 
 
 def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: bool = True, died: bool = False,
@@ -75,11 +86,11 @@ def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: boo
     return Verdict(key, round, inputs_of(*needs), attempt, final=final, died=died, retry_at=retry_at)
 
 
-def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Fact, list[str]]:
-    return Settled(worker, list(verdicts)), [f"outcome of {v.key}" for v in verdicts]
+def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Fact, list[int]]:
+    return Settled(worker, list(verdicts)), [at(f"outcome of {v.key}") for v in verdicts]
 
 
-def board_of(*facts: Fact | tuple[Fact, list[str]]) -> Board:
+def board_of(*facts: Fact | tuple[Fact, list[int]]) -> Board:
     board = Board()
     for fact in facts:
         if isinstance(fact, tuple):
@@ -187,6 +198,16 @@ def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
     assert board.state("a") is State.READY
 
 
+def test_attempts_that_count_for_nothing_are_still_told_each_once() -> None:
+    verdicts = [failed("a", final=False), failed("a", attempt=2), finished("a", b"1", round=1)]
+    board = board_of(submitted("a"), wished("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
+    board.fold(*settled(verdicts[2]))
+    board.fold(invalidated("a", round=1))
+    board.fold(*settled(verdicts[0]))
+    assert sorted((outcome[0].round, outcome[0].attempt) for _, outcome in board.runs()) == [(0, 1), (0, 2), (1, 1)]
+    assert list(board.runs(Scope(THERE.notebook))) == []
+
+
 def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offered() -> None:
     board = board_of(submitted("a"), wished("a"))
     grant = board.ready(1, 0.0)[0].grant
@@ -252,8 +273,16 @@ def test_priority_comes_first_then_the_order_of_submission() -> None:
 def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
     board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
     assert len(board.ready(100, 0.0)) == 1
-    board.fold(*settled(finished("0", b"1", duration=BUDGET / 10)))
+    for name in range(50):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
     assert len(board.ready(100, 0.0)) == 10
+
+
+def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
+    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
+    for name in range(3):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
+    assert len(board.ready(100, 0.0)) == 3
 
 
 def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
@@ -447,8 +476,8 @@ DIGESTS = [b"1", b"2"]
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
-    facts: list[tuple[Fact, list[str]]] = [submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS]
+def histories(draw: st.DrawFn) -> list[tuple[Fact, list[int]]]:
+    facts: list[tuple[Fact, list[int]]] = [submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS]
     digests = st.sampled_from(DIGESTS)
     keys = st.sampled_from(KEYS)
     rounds = st.integers(0, 2)
@@ -482,10 +511,13 @@ def histories(draw: st.DrawFn) -> list[tuple[Fact, list[str]]]:
                     ),
                     said,
                     Gone(worker),
+                    Forgotten(draw(st.integers(0, 3)), [key], [draw(rounds)]),
+                    Submitted("f", 0, "3.11", [key], [NEEDS[key]], [FORMS[key]], draw(st.integers(1, 3))),
                 ]
             )
         )
-        facts.append((fact, [f"{verdict}"] if isinstance(fact, Settled | Accepted) else []))
+        bodies = [at(f"{verdict}")] if isinstance(fact, Settled | Accepted) else []
+        facts.append((fact, [at(f"spec of {key}")] if isinstance(fact, Submitted) else bodies))
     return facts
 
 
@@ -495,6 +527,7 @@ def picture(board: Board) -> object:
         return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
     return (
+        {(verdict, worker) for _, (verdict, _, worker) in board.runs()},
         _sorted_reused(board),
         [(key, board.state(key), value(key), board.blame(key)) for key in KEYS],
         {scope: _sorted(board.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
@@ -520,7 +553,7 @@ def _all_ready(board: Board) -> Sequence[object]:
 @settings(max_examples=500, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_order_and_any_repeats_of_facts_give_one_picture(
-    facts: list[tuple[Fact, list[str]]], rng: random.Random
+    facts: list[tuple[Fact, list[int]]], rng: random.Random
 ) -> None:
     mixed = facts + rng.sample(facts, rng.randint(0, len(facts)))
     rng.shuffle(mixed)
@@ -529,7 +562,7 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
 
 @settings(max_examples=300, deadline=None)
 @given(histories())
-def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: list[tuple[Fact, list[str]]]) -> None:
+def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: list[tuple[Fact, list[int]]]) -> None:
     board = board_of(*facts)
     verdicts = [verdict for fact, _ in facts if isinstance(fact, Settled) for verdict in fact.verdicts]
     runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}
@@ -540,9 +573,8 @@ def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: li
         for round in range(fact.from_rounds[0] + 1)
     }
     for key in KEYS:
-        card = board.cards[key]
-        held = board.held(key)
-        if held is not None and card.taken is held:
+        card, held = board.cards.get(key), board.held(key)
+        if held is not None and card is not None and card.taken == held and card.taken is not None:
             verdict = held[0]
             assert verdict.digest
             assert (verdict.key, verdict.round, verdict.inputs, verdict.digest) in runs
@@ -552,16 +584,16 @@ def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: li
 
 @settings(max_examples=200, deadline=None)
 @given(histories())
-def test_counts_by_state_agree_with_the_states_of_the_tasks(facts: list[tuple[Fact, list[str]]]) -> None:
+def test_counts_by_state_agree_with_the_states_of_the_tasks(facts: list[tuple[Fact, list[int]]]) -> None:
     board = board_of(*facts)
-    counts = board.counts()["f"][0]
+    counts = board.counts().get("f", ([0] * len(STATES), None))[0]
     for code, state in enumerate(STATES):
         tasks = [
             key
             for key in KEYS
             if (
                 State.WITHDRAWN
-                if board.state(key) is State.FINISHED and not board.cards[key].wanted
+                if board.state(key) is State.FINISHED and not (key in board.cards and board.cards[key].wanted)
                 else board.state(key)
             )
             is state

@@ -20,6 +20,7 @@ import pickle
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jug_notebook.digest import Encoder, canonical, digest, list_body, name_call, remembering
+from jug_notebook.digest import Encoder, canonical, digest, name_call, remembering
 from jug_notebook.errors import Unhashable
 from jug_notebook.model import Reference
 
@@ -399,11 +400,99 @@ def test_digests_are_what_they_were() -> None:
 
 
 KNOWN = {
-    "14da8f677f4c3db02e61a2e0396b7724111cdfed",
-    "389479e0661c2b264a5c0035661fba443ac4995b",
-    "84e30d50b3459f633297c1879de07ad4e3b8d003",
-    "ce74d3137df64884838d9015d9d1a3022486bb4b",
+    "f8ed5ad981086c5ba61edc67526263e73935db2b",
+    "d3000953e5afc4a8ee259a8b8878e5b5d97ec1e7",
+    "968ef0549d8b2244a4df2945e965cf926b6bd75e",
+    "c662c0c77e04e961f092da19834b14437448ad3b",
 }
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+ODD_ONES_OUT = [
+    Level.LOW,
+    MyInt(1),
+    Plain(),
+    np.array([1]),
+    True,
+    1.0,
+    "1",
+    None,
+    b"1",
+    np.int64(1),
+    decimal.Decimal(1),
+    2**70,
+    [1],
+    (),
+    Word.A,
+]
+
+
+@pytest.mark.parametrize("plain", [1, 1.5, "a"])
+@pytest.mark.parametrize("odd", ODD_ONES_OUT, ids=repr)
+@pytest.mark.parametrize("length", [3, 10_000])
+def test_one_odd_item_among_many_alike_is_seen(plain: Any, odd: Any, length: int) -> None:
+    alike = [plain] * length
+    other = [*alike[:-1], odd]
+    assert digest(other) != digest(alike)
+    assert digest({str(n): item for n, item in enumerate(other)}) != digest(
+        dict.fromkeys(map(str, range(length)), plain)
+    )
+
+
+def test_halves_of_characters_and_numbers_beyond_64_bits_are_told_apart() -> None:
+    values = [["\ud800"], ["\ud801"], ["?"], [2**64], [2**64 + 1], [-(2**63) - 1], [float(2**64)]]
+    assert len({digest(value) for value in values}) == len(values)
+    assert len({digest({"a": value[0], value[0]: 1}) for value in values}) == len(values)
+
+
+def test_the_head_of_a_tuple_is_not_taken_for_true_and_a_number() -> None:
+    nones = ord("g")
+    spelled = [True, struct.unpack("<d", b"\0" * 7 + b"N")[0], *[None] * (nones - 1)]
+    packed = (None,) * nones
+    assert digest([*spelled, packed]) != digest([packed, *spelled])
+
+
+def test_no_form_of_ours_starts_as_a_scalar_does() -> None:
+    import marshal
+
+    point = collections.namedtuple("point", "x")
+    ours = [
+        [1],
+        (1,),
+        {1},
+        frozenset([1]),
+        {"a": 1},
+        {1: 1},
+        b"a",
+        1j,
+        point(1),
+        Plain(a=1),
+        dt.date(2024, 1, 1),
+        len,
+        int,
+    ]
+    scalars = [None, True, False, ..., 1, 2**70, 1.0, "a"]
+
+    def tag(value: Any) -> bytes:
+        out = bytearray()
+        Encoder(out).add(value)
+        return bytes(out[:1])
+
+    assert {tag(value) for value in scalars} == {marshal.dumps(value, 2)[:1] for value in scalars}
+    assert {tag(value) for value in ours}.isdisjoint(map(tag, scalars))
+
+
+def test_message_pack_still_writes_what_runs_are_made_of() -> None:
+    assert canonical.pack([1, -1, 300, 2**40, 2.0, "é", None, True]) == (
+        b"\x98\x01\xff\xcd\x01,\xcf\x00\x00\x01\x00\x00\x00\x00\x00\xcb@\x00\x00\x00\x00\x00\x00\x00\xa2\xc3\xa9\xc0\xc3"
+    )
 
 
 def test_marshal_still_writes_what_the_form_was_made_of() -> None:
@@ -507,30 +596,10 @@ ROUTES: dict[str, tuple[list[Any], list[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", ROUTES)
-def test_a_long_list_is_written_as_its_items_one_by_one(kind: str) -> None:
+def test_a_long_list_is_the_same_by_any_route(kind: str) -> None:
     items, again = ROUTES[kind]
-    assert digest(items) == digest(again)
-    body = bytearray()
-    encoder = Encoder(body)
-    for item in items:
-        encoder.add(item)
-    bulk = canonical.scalars(items)
-    assert bulk is not None
-    assert bytes(bulk) == bytes(body)
-
-
-@pytest.mark.parametrize("stranger", [True, np.int64(7), MyInt(7), 7.0, "7", None, [7], b"7", np.array([7]), Plain()])
-def test_one_stranger_in_a_long_list_is_seen(stranger: Any) -> None:
-    items: list[Any] = [7] * 6000
-    items[1234] = stranger
-    body = bytearray()
-    encoder = Encoder(body)
-    for item in items:
-        encoder.add(item)
-    start = bytearray()
-    list_body(Encoder(start), items, "")
-    assert start[9:] == body
-    assert digest(items) != digest([7] * 6000)
+    assert digest(items) == digest(again) == digest(list(iter(items)))
+    assert digest(items[:-1]) != digest(items)
 
 
 def test_a_list_that_holds_itself_in_the_middle_does_not_stop_the_bulk_path() -> None:

@@ -162,6 +162,16 @@ def test_what_a_module_computes_is_watched_too(kernel: Kernel, folder: Path) -> 
     assert kernel.run("f(7).result()").result == "1.0"
 
 
+def test_what_a_module_computes_is_watched_from_its_import_on(kernel: Kernel, folder: Path) -> None:
+    write(folder / "rates.py", "RATES = dict(a=1)\n\n\ndef rate(x):\n    return x * RATES['a']\n")
+    kernel.run("import rates")
+    write(folder / "rates.py", "RATES = dict(a=2)\n\n\ndef rate(x):\n    return x * RATES['a']\n")
+    kernel.run("%%jugtask\ndef r(x):\n    return rates.rate(x)")
+    assert "was edited after rates was imported" in kernel.run("r(3)").message
+    kernel.run("importlib.reload(rates)")
+    assert kernel.run("r(3).result()").result == "6"
+
+
 def test_a_comment_that_was_not_reloaded_is_no_edit(kernel: Kernel, folder: Path) -> None:
     write(folder / "scaling.py", "# moved\n\nTABLE = dict(a=7)\n\ndef norm(x):\n    # hm\n    return x / TABLE['a']\n")
     assert kernel.run("f(7).state.value").result == "'finished'"

@@ -28,6 +28,7 @@ from jug_notebook.model import (
     Stop,
     Submission,
     SubmitReport,
+    SweepReport,
     Target,
     Verdict,
     Why,
@@ -190,6 +191,36 @@ def test_retry_is_for_failed_tasks_only(store: Store) -> None:
     assert store.invalidate([key("a"), key("b")], Why.RETRY, "ann") == [key("a")]
 
 
+def test_every_attempt_that_ended_is_told_whether_or_not_it_counts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    for round, (digest, final) in enumerate([(b"", False), (b"", True), (b"1", True), (b"2", True)]):
+        (claim,) = store.claim(worker.id, 1, 0.0, target=Target(keys=frozenset([key("a")])))
+        verdict = msgspec.structs.replace(outcome(claim, digest).verdict, final=final, started=5.0 + round)
+        store.claim(worker.id, 0, 0.0, [Settlement(verdict, b"outcome %d" % round)])
+        if final and round < 3:
+            store.invalidate([key("a")], Why.DIRECT if digest else Why.RETRY, "ann")
+    ended, total = store.runs()
+    assert [(run.body, run.counts) for run in ended] == [
+        (b"outcome 3", True), (b"outcome 2", False), (b"outcome 1", False), (b"outcome 0", False),
+    ]  # fmt: skip
+    assert ([run.body for run in store.runs(limit=1)[0]], total) == ([b"outcome 3"], 4)
+    assert store.runs(Scope("/b.ipynb")) == ([], 0)
+
+
+def test_since_when_a_worker_runs_what_its_last_beat_does_not_tell_follows_from_facts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    ended = store.snapshot().at + 60.0  # of a clock that is ahead
+    late = msgspec.structs.replace(outcome(claim).verdict, started=ended - 1.0, duration=1.0)
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since > 1e9) == (key("a"), True)
+    (claim,) = store.claim(worker.id, 1, 0.0, [Settlement(late, b"outcome")])
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since) == (key("b"), ended)
+
+
 def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
     with pytest.raises(NoSuchTask, match=key("nothing")[:12]):
         store.invalidate([key("nothing")], Why.DIRECT, "ann")
@@ -332,6 +363,96 @@ def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: st
     assert store.states([key("new")]) == [State.FINISHED]
 
 
+# -- forgetting --------------------------------------------------------------------------------------------------------
+
+
+def test_the_origins_are_those_who_want_something_now(store: Store) -> None:
+    assert store.origins() == []
+    bob = Origin("bob", "/b.ipynb", "cell-2")
+    store.submit([task("a"), task("b")], HERE)
+    store.submit([task("a"), task("c")], bob)
+    assert sorted(store.origins(), key=lambda origin: origin.user) == [HERE, bob]
+    store.wish([key("a"), key("b")], Origin(HERE.user, HERE.notebook), wanted=False)
+    assert store.origins() == [bob]
+    assert store.wished(HERE) == []
+
+
+def test_a_forgotten_task_is_as_if_never_submitted(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c"), task("d", "c")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("nothing")], [], 0.0, dry_run=True).tasks == 2
+    assert store.states([key("a")]) == [State.FINISHED]
+    report = store.sweep([key("a"), key("b"), key("nothing")], [], 0.0)
+    assert report.tasks == 2
+    assert report.size > 0
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c"), key("d")]) == [None, None, State.FINISHED, State.FINISHED]
+        assert seen.specs([key("a")]) == seen.outcomes([key("a")]) == [None]
+        assert seen.keys_named("f") == [key("c"), key("d")]
+        assert sum(seen.snapshot().counts.values()) == 2
+        assert len(seen.edges()) == 1
+    assert store.sweep([key("a")], [], 0.0) == SweepReport()
+
+
+def test_a_forgotten_task_that_is_submitted_again_is_new_and_runs_again(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.sweep([key("a"), key("b")], [], 0.0)
+    assert store.submit([task("a"), task("b", "a")], HERE) == SubmitReport(new=2)
+    assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
+    assert run_all(store, b"2") == 2
+    held = store.outcomes([key("a"), key("b")])
+    assert [one and one.body for one in held] == [b"outcome 2", b"outcome 2"]
+
+
+def test_a_need_that_is_forgotten_and_comes_back_lets_go_on_what_waits_for_it(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    store.submit([task("b", "a")], HERE)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a")], [], 0.0).tasks == 1
+    store.wish([key("b")], HERE, wanted=True)
+    assert store.states([key("a"), key("b")]) == [None, State.WAITING]
+    store.submit([task("a")], HERE)
+    assert run_all(store) == 2
+
+
+def test_what_is_wanted_or_runs_is_not_forgotten(store: Store) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    worker = worker_of(store)
+    claims = [claim for _ in range(2) for claim in store.claim(worker.id, 1, 0.0)]
+    assert {claim.grant.key for claim in claims} == {key("a"), key("c")}
+    store.wish([key("a"), key("c")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("c")], [], 0.0) == SweepReport()
+    assert store.states([key("a"), key("b"), key("c")]) == [State.RUNNING, State.WAITING, State.RUNNING]
+
+
+def test_blobs_go_that_are_old_and_not_to_be_kept(store: Store) -> None:
+    kept, gone = store.put_blob([b"kept"]), store.put_blob([b"gone away"])
+    assert store.sweep([], [], 3600.0) == SweepReport()
+    assert store.sweep([], [kept], -1.0, dry_run=True) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport()
+    assert bytes(store.get_blob(kept)) == b"kept"
+    assert store.put_blob([b"gone away"]) == gone
+    assert bytes(store.get_blob(gone)) == b"gone away"
+
+
+def test_compacting_changes_nothing_that_one_can_ask(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    run_all(store)
+    store.invalidate([key("c")], Why.DIRECT, "ann")
+    store.wish([key("b")], HERE, wanted=False)
+    before = store.states([key("a"), key("b"), key("c")])
+    assert store.compact() >= 0
+    assert not store.crowded()
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c")]) == before
+        assert [held and held.body for held in seen.outcomes([key("a"), key("b")])] == [b"outcome 1", b"outcome 1"]
+    assert run_all(store) == 1
+
+
 # -- the file store alone ----------------------------------------------------------------------------------------------
 
 
@@ -357,6 +478,18 @@ def test_everything_is_found_again_by_a_process_that_comes_later(folder: Path) -
     store.close()
     later = open_store(folder)
     assert later.submit([task("a"), task("b", "a")], HERE) == SubmitReport(finished=2)
+
+
+def test_what_was_dropped_is_still_told_of_by_a_process_that_comes_later(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    run_all(store)
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    run_all(store, b"2")
+    store.close()
+    ended, total = open_store(folder).runs()
+    assert sorted((run.body, run.counts) for run in ended) == [(b"outcome 1", False), (b"outcome 2", True)]
+    assert total == 2
 
 
 def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path) -> None:

@@ -18,8 +18,9 @@ from blake3 import blake3
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
+from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
@@ -27,6 +28,7 @@ from jug_notebook.model import Address, Key, Parcel, Payload
 __all__ = [
     "INLINE",
     "Get",
+    "Needs",
     "Put",
     "Seal",
     "describe_arguments",
@@ -40,6 +42,7 @@ __all__ = [
     "load_value",
     "look_at_call",
     "once",
+    "own",
     "share",
     "summarise",
     "use_modules",
@@ -92,6 +95,10 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:
+    return _encoded(value, put, path, slots)[0]
+
+
+def _encoded(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> tuple[Payload, canon.Hashed]:
     try:
         data, pickler = stream(value, put, slots)
     except JugError:
@@ -100,29 +107,32 @@ def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
         raise _unstorable(value, path, error, slots) from error
     form = _BOUND if pickler.bound else _PLAIN
     if len(data) > INLINE:
-        return Payload(form, b"", (put([data]), *pickler.addresses, *pickler.blobs))
-    return Payload(form, data, (*pickler.addresses, *pickler.blobs))
+        return Payload(form, b"", (put([data]), *pickler.addresses, *pickler.blobs)), pickler.hashed
+    return Payload(form, data, (*pickler.addresses, *pickler.blobs)), pickler.hashed
 
 
-def _load(payload: Payload, get: Get, mmap: bool = False, values: Sequence[Any] = ()) -> Any:
+def _load(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
     if payload.format == _PLAIN:
-        return pickle.loads(data, buffers=_buffers(addresses, get, mmap))
+        return pickle.loads(data, buffers=map(buffer or own(get), addresses))
     if payload.format != _BOUND:
         raise StoreError(
             f"a value is stored as {payload.format!r}, which this version of jug_notebook doesn't read. Update it here."
         )
-    return Unpickler(data, get, values, _buffers(addresses, get, mmap)).load()
+    return Unpickler(data, get, values, addresses, buffer or own(get)).load()
 
 
-def _buffers(addresses: Iterable[Address], get: Get, mmap: bool) -> Iterator[Any]:
-    """The buffers as pickle asks for them: a copy of one's own to write to, or a view of what the store holds."""
-    for address in addresses:
+def own(get: Get) -> Get:
+    """A buffer that the value it becomes may write to: as ``get`` gives it, or a copy where that is read-only."""
+
+    def got(address: Address) -> memoryview:
         view = get(address)
-        yield view.toreadonly() if mmap else bytearray(view)
+        return pages.copied(view) if view.readonly else view
+
+    return got
 
 
 # -- calls and values --------------------------------------------------------------------------------------------------
@@ -141,7 +151,6 @@ def dump_call(
                 data = _dumps((args, kwargs), 5)
                 if len(data) <= INLINE:
                     return Payload(_PLAIN, data)
-        return _payload((args, kwargs), put, path)
     return _payload((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})
 
 
@@ -153,7 +162,7 @@ def share(value: Any, put: Put) -> Any:
     if type(value) in _SCALARS and not isinstance(value, str | bytes):
         return value
     try:
-        payload = _payload(value, put, "argument")
+        payload = _payload(value, put, "argument", {})
     except JugError:
         return value
     return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
@@ -178,17 +187,25 @@ def once(put: Put) -> Put:
     return put_once
 
 
-def load_call(payload: Payload, values: Sequence[Any], get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call; ``values`` are those of its needs, by number."""
-    args, kwargs = _load(payload, get, values=values)
+def load_call(
+    payload: Payload, values: Needs | None, get: Get, buffer: Get | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met.
+
+    For ``buffer`` see `load_value`.
+    """
+    args, kwargs = _load(payload, get, buffer, values)
     return args, kwargs
 
 
 class _Looker(Unpickler):
     """Where a call refers to another task, puts what stands for it there."""
 
-    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
-        return self._stand_in(slot, tuple(steps))
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        return self._stand_in(slot, steps)
+
+    def worth(self, value: Any) -> Any:
+        return value
 
     _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
 
@@ -201,7 +218,7 @@ def look_at_call(
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
-    looker = _Looker(data, get, (), _buffers(addresses, get, True))
+    looker = _Looker(data, get, None, addresses, get)
     looker._stand_in = stand_in
     args, kwargs = looker.load()
     return args, kwargs
@@ -213,19 +230,19 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
         data = _dumps(value, 5)
         if len(data) <= INLINE:
             return Payload(_PLAIN, data), b"c" + canon.digest(value)
-    payload = _payload(value, put, "result")
+    payload, hashed = _encoded(value, put, "result")
     try:
-        return payload, b"c" + canon.digest(value, "result")
+        return payload, b"c" + canon.digest(value, "result", hashed)
     except Unhashable:
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
 
 
-def load_value(payload: Payload, get: Get, mmap: bool = False) -> Any:
-    """The value again. ``mmap``: large arrays are read-only views of what the store holds, at no cost."""
+def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
+    """The value again. ``buffer`` gives what large arrays stand on: by default memory of their own, to write to."""
     if payload.format == _PLAIN and not payload.buffers:
         return pickle.loads(payload.data)
-    return _load(payload, get, mmap)
+    return _load(payload, get, buffer)
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ else one built here before, and only else builds it from the blob with its defin
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import functools
 import importlib
@@ -15,8 +16,8 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import cloudpickle
 import msgspec
@@ -24,8 +25,9 @@ from cloudpickle import cloudpickle as pickling
 
 from jug_notebook import code as coding
 from jug_notebook.code import modules, syntax
+from jug_notebook.digest import Hashed
 from jug_notebook.errors import JugError
-from jug_notebook.model import Address, Key
+from jug_notebook.model import UNLOADED, Address, Key
 
 INLINE = 64 * 1024  #: larger parts go to blobs of their own
 
@@ -124,6 +126,30 @@ def _part(*_: Any) -> Any:
     raise pickle.UnpicklingError("a shared part of a call can only be loaded by this codec")
 
 
+def _worth(*_: Any) -> Any:
+    raise pickle.UnpicklingError("an argument that tells its own value can only be loaded by this codec")
+
+
+class _Made(NamedTuple):
+    """An object as it is pickled, in place of itself."""
+
+    maker: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    rest: tuple[Any, ...]
+
+
+def _new(cls: type, *arguments: Any) -> Any:
+    return cls.__new__(cls, *arguments)
+
+
+def _new_ex(cls: type, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return cls.__new__(cls, *arguments, **named)
+
+
+#: pickle takes these only for an object of that very class
+_MAKERS = {getattr(copyreg, "__newobj__"): _new, getattr(copyreg, "__newobj_ex__"): _new_ex}  # noqa: B009
+
+
 class Shared(NamedTuple):
     """Stands in a call for an argument that was stored before, for many calls."""
 
@@ -143,10 +169,14 @@ _IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what a worker can't import. ``put`` None: everything goes into the one stream."""
+    """Pickles by value what a worker can't import. ``put`` None: everything goes into the one stream.
+
+    ``slots`` are the numbers of a call's needs; None for what is no call.
+    """
 
     def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
         self.addresses: list[Address] = []
+        self.hashed: Hashed = {}
         self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
         self.bound = False
         self.files: dict[str, None] = {}
@@ -159,7 +189,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if raw.nbytes <= INLINE:
                 return True
             assert self._put is not None
-            self.addresses.append(self._put([raw]))
+            address = self._put([raw])
+            self.addresses.append(address)
+            self.hashed[id(raw.obj)] = (raw.obj, raw.nbytes, bytes.fromhex(address))
         return False
 
     def reducer_override(self, value: Any) -> Any:
@@ -180,6 +212,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._of_project(value) or NotImplemented
         if hasattr(kind, "__jug_reference__"):
             return self._reference(value)
+        if kind is _Made:
+            return value.maker, value.arguments, *value.rest
+        if hasattr(kind, "__jug_value__") and self._slots is not None:
+            return self._own_value(value)
         function = coding.plain(value)
         if function is not value:
             # the same object each time, so that the memo knows it
@@ -195,6 +231,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise Forbidden("cannot pickle a task here; hand it to the function as an argument")
         self.bound = True
         return _need, (slot, reference.steps)
+
+    def _own_value(self, value: Any) -> Any:
+        """An argument that tells itself what the function gets, once the tasks in it have values."""
+        reduced = value.__reduce_ex__(5)
+        if isinstance(reduced, str):
+            raise Forbidden("its __jug_value__ can't be asked in a worker: it is pickled by name")
+        maker, arguments, *rest = reduced
+        self.bound = True
+        return _worth, (_Made(_MAKERS.get(maker, maker), arguments, tuple(rest)),)
 
     def _class(self, cls: type) -> Any:
         if cls.__module__ == "builtins" or pickling._should_pickle_by_reference(cls):
@@ -316,15 +361,35 @@ _OURS = {
     "_fill": "fill",
     "_need": "need",
     "_part": "part",
+    "_worth": "worth",
 }
+
+
+class Needs(Protocol):
+    """The values of a call's needs, by slot."""
+
+    def __getitem__(self, slot: int, /) -> Any: ...
+
+    def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        """The task itself, of which the function may load the value."""
+        ...
 
 
 class Unpickler(pickle.Unpickler):
     """Knows classes by identity, and the values that a call needs."""
 
-    def __init__(self, data: Any, get: Get | None, values: Sequence[Any] = (), buffers: Iterable[Any] = ()) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
+    def __init__(
+        self,
+        data: Any,
+        get: Get | None,
+        values: Needs | None = None,
+        addresses: Iterable[Address] = (),
+        buffer: Get | None = None,
+    ) -> None:
+        """``buffer`` gives what the arrays at ``addresses`` stand on."""
+        super().__init__(io.BytesIO(data), buffers=() if buffer is None else map(buffer, addresses))
         self._get = get
+        self._buffer = buffer
         self._values = values
         self._making: dict[ClassName, type] = {}
         self._filled: set[ClassName] = set()
@@ -386,9 +451,16 @@ class Unpickler(pickle.Unpickler):
         whole: Any = data
         if not data:
             whole, addresses = get(addresses[0]), addresses[1:]
-        return Unpickler(whole, get, (), (bytearray(get(address)) for address in addresses)).load()
+        return Unpickler(whole, get, None, addresses, self._buffer).load()
 
-    def need(self, slot: int, steps: Iterable[tuple[str, Any]]) -> Any:
+    def worth(self, value: Any) -> Any:
+        """What an argument says that it is worth."""
+        return value.__jug_value__()
+
+    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        assert self._values is not None
+        if steps and steps[-1] == UNLOADED:
+            return self._values.unloaded(slot, steps[:-1])
         value = self._values[slot]
         for verb, what in steps:
             value = value[what] if verb == "item" else what(value)

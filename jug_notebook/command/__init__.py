@@ -50,6 +50,10 @@ ROOMS = {
     "log": "looking",
     "graph": "looking",
     "why": "looking",
+    "count": "keeping",
+    "cleanup": "keeping",
+    "copy": "keeping",
+    "pack": "keeping",
     "key": "keys",
     "doctor": "hosts",
 }
@@ -121,12 +125,9 @@ def url_of(arguments: Arguments, named: str | None = None) -> str:
 
 
 def is_there(url: str) -> bool:
-    from jug_notebook.store import split
+    from jug_notebook.store import exists
 
-    scheme, rest = split(url)
-    if scheme == "memory":
-        raise StoreError(f"{url!r} lives in the process that made it; no other can look into it")
-    return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
+    return exists(url)
 
 
 def existing(url: str) -> str:
@@ -171,7 +172,7 @@ def opener_of(store: Store) -> Opener:
 
 def picture_of(url: str, failures: int = 0) -> Snapshot:
     """The store's picture, with so many of its latest failures: they alone need what opens sealed bytes."""
-    from jug_notebook.model import State
+    from jug_notebook.model import Scope, State
     from jug_notebook.store import open_store
 
     gc.disable()  # what is folded stays to the end, which is near; looking for garbage costs a sixth of the time
@@ -185,8 +186,11 @@ def picture_of(url: str, failures: int = 0) -> Snapshot:
         except StoreError as unknown:  # the picture is no secret
             picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
         else:
-            latest = store.tasks(state=State.FAILED, limit=failures)
-            picture = replace(picture, failures=tuple(opener.failures(latest)))
+            from jug_notebook.session.failing import Failing
+
+            failing = Failing(store, opener)
+            latest = failing.latest(Scope())
+            picture = replace(picture, failures=failing.told(latest, failures), kinds=failing.kinds(latest))
     store.close()
     return picture
 

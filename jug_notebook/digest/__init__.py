@@ -4,8 +4,8 @@ A value is written in a canonical form and hashed once. The rules of the form:
 
 - every container starts with a tag and its length, so no two values run into each other; a class is part of the form
   of its instances, so ``1``, ``True``, ``1.0`` and ``numpy.int64(1)`` are four things;
-- plain scalars are written as ``marshal`` (version 2) writes them, so a long list of them is written at C speed
-  and yet byte for byte as one element after the other would be;
+- a plain scalar is written as ``marshal`` (version 2) writes it, and a sequence of nothing but plain scalars as one
+  run of MessagePack, at C speed. The tags ``. F N T g i l u`` are marshal's; no form of ours starts with one of them;
 - a part that is longer than `LIMIT` is replaced by its hash. Whether it is depends on the value alone, so a part that
   is met twice may be hashed once, and a structure that shares its parts a million times over stays small;
 - sharing is not seen. A part that contains itself is written as "the one so many levels up".
@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import countOf, itemgetter
 from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from jug_notebook.digest.canonical import (
     THREADS,
     Encoder,
     Entry,
+    Hashed,
     Memory,
     Refused,
     columns,
@@ -48,7 +49,7 @@ from jug_notebook.digest.canonical import (
 )
 from jug_notebook.model import Key
 
-__all__ = ["SCHEME", "SIZE", "Encoder", "Naming", "digest", "name_call", "register", "remembering"]
+__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "register", "remembering"]
 
 
 class Naming(NamedTuple):
@@ -64,11 +65,20 @@ class Naming(NamedTuple):
     call: bytes
 
 
-def digest(value: Any, path: str = "value") -> bytes:
-    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is."""
-    out = bytearray(SCHEME + b"value")
+_VALUE = SCHEME + b"value"
+
+
+def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
+    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is.
+
+    ``hashed``: buffers in it whose bytes were hashed a moment ago.
+    """
+    if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
+        plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
+        return plain
+    out = bytearray(_VALUE)
     try:
-        Encoder(out).add(value)
+        Encoder(out, hashed=hashed).add(value)
     except Refused as refused:
         raise refused.unhashable(path) from None
     return fingerprint(out)
@@ -166,13 +176,15 @@ def _bytes(encoder: Encoder, value: bytes, path: str) -> None:
 
 
 def list_body(encoder: Encoder, value: list[Any], path: str) -> None:
+    start = len(encoder.out)
     encoder.out += b"L" + count(len(value))
-    parts(encoder, value, path)
+    parts(encoder, value, path, start)
 
 
 def tuple_body(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
-    encoder.out += b"T" + count(len(value))
-    parts(encoder, value, path)
+    start = len(encoder.out)
+    encoder.out += b"(" + count(len(value))
+    parts(encoder, value, path, start)
 
 
 @exactly(list)
@@ -187,9 +199,9 @@ def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
 
 def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     """A dict, whose order doesn't count."""
-    if set(map(type, value)) <= {str}:
+    if countOf(map(type, value), str) == len(value):
         keys = sorted(value)
-        columns(encoder, keys, picked(value, keys), step, path)
+        columns(encoder, keys, picked(value, keys), step, path, len(encoder.out))
         return
     rows = []
     for key, item in value.items():
@@ -242,7 +254,7 @@ def _either_set(tag: bytes) -> Entry:
 
 
 exactly(set)(register("builtins.set")(_either_set(b"S")))
-exactly(frozenset)(register("builtins.frozenset")(_either_set(b"F")))
+exactly(frozenset)(register("builtins.frozenset")(_either_set(b"{")))
 
 
 @exactly(type)

@@ -17,12 +17,13 @@ from contextvars import ContextVar, copy_context
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.model import Key, Reference
+from jug_notebook.model import UNLOADED, Key, Reference
 
-SCHEME = b"jn1"  #: version of the canonical form, inside every digest
+SCHEME = b"jn2"  #: version of the canonical form, inside every digest
 SIZE = 20  #: bytes of a digest
 
 LIMIT = 256  #: a part whose form is longer is replaced by its hash
@@ -33,7 +34,11 @@ TANGLED = 1_000_000  #: visits after which we start to look whether the same thi
 
 Entry: TypeAlias = Callable[["Encoder", Any, str], None]
 
+#: by the id of what owns a buffer: that, its size, and the hash of all its bytes as they lie
+Hashed: TypeAlias = dict[int, tuple[Any, int, bytes]]
+
 dumps = marshal.dumps
+pack = msgspec.msgpack.Encoder().encode
 NAN = struct.pack("<d", math.nan)
 count = struct.Struct("<Q").pack
 short = struct.Struct("<I").pack
@@ -139,6 +144,12 @@ def _find(kind: type) -> Entry:
         return own_hash
     if hasattr(kind, "__jug_reference__"):
         return _reference
+    entry = _entry_of(kind)
+    return functools.partial(_dependent, entry) if hasattr(kind, "__jug_dependencies__") else entry
+
+
+def _entry_of(kind: type) -> Entry:
+    """What is registered for a type, or for the nearest of its bases."""
     for base in kind.__mro__[:-1]:
         found = _registered(base)
         if found is None:
@@ -205,10 +216,19 @@ def remembering() -> Iterator[Memory]:
 class Encoder:
     """Writes the canonical form of values to ``out``. Entries call `add` for the parts, `tag` and `text` beside."""
 
-    __slots__ = ("_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits", "memory", "met", "out", "slots")
+    __slots__ = (
+        "_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits", "hashed", "memory", "met", "out", "slots",
+    )  # fmt: skip
 
-    def __init__(self, out: bytearray, memory: Memory | None = None, slots: dict[Key, int] | None = None) -> None:
+    def __init__(
+        self,
+        out: bytearray,
+        memory: Memory | None = None,
+        slots: dict[Key, int] | None = None,
+        hashed: Hashed | None = None,
+    ) -> None:
         self.out = out
+        self.hashed = hashed
         self.met: list[Key] = []  #: keys of references, as they were met
         self.slots = slots  #: number of each need: write that instead of its key
         self.memory = memory or _memory.get() or Memory()
@@ -251,15 +271,20 @@ class Encoder:
             else:
                 self.out += view
 
-    def stream(self, size: int, chunks: Iterable[Any]) -> None:
-        """As `data`, for bytes that come in pieces."""
+    def stream(self, size: int, chunks: Iterable[Any], owner: Any = None) -> None:
+        """As `data`, for bytes that come in pieces; all those of ``owner``, as they lie, where one is named."""
         if size <= LIMIT:
             return self.data(b"".join(bytes(chunk) for chunk in chunks))
-        digest = blake3(max_threads=blake3.AUTO)
-        for chunk in chunks:
-            digest.update(chunk)
+        known = None if self.hashed is None or owner is None else self.hashed.get(id(owner))
+        if known is not None and known[0] is owner and known[1] == size:
+            hashed = known[2]
+        else:
+            digest = blake3(max_threads=blake3.AUTO)
+            for chunk in chunks:
+                digest.update(chunk)
+            hashed = digest.digest(SIZE)
         self._fed += size
-        self.out += b"B" + count(size) + digest.digest(SIZE)
+        self.out += b"B" + count(size) + hashed
         return None
 
     def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
@@ -304,14 +329,22 @@ class Encoder:
         size = len(out) - start
         self._fed += size
         if size > LIMIT:
-            with memoryview(out) as view, view[start:] as part:
-                seal = blake3(part, max_threads=blake3.AUTO if size > THREADS else 1).digest(SIZE)
-            del out[start:]
-            out += b"#"
-            out += seal
+            self.seal(start)
         # a part with a reference must be walked again to find it, and one with a loop looks otherwise from elsewhere
         if self._fed - fed > HEAVY and self._loops == loops and len(self.met) == met:
             self._parts[me] = (value, bytes(out[start:]))
+
+    def seal(self, start: int, tail: bytes = b"") -> None:
+        """Put the hash of all from ``start`` on, and of what would have followed, in its place."""
+        out = self.out
+        size = len(out) - start + len(tail)
+        with memoryview(out) as view, view[start:] as part:
+            hasher = blake3(part, max_threads=blake3.AUTO if size > THREADS else 1)
+        hasher.update(tail)
+        self._fed += len(tail)
+        del out[start:]
+        out += b"#"
+        out += hasher.digest(SIZE)
 
     def attributes(self, held: dict[str, Any], path: str = "") -> None:
         """Write what an object holds by name, in the order of the names."""
@@ -402,6 +435,37 @@ def own_hash(encoder: Encoder, value: Any, path: str) -> None:
     encoder.out += b"J"
     encoder.text(type(value).__qualname__)
     encoder.add(str(answer) if isinstance(answer, str) else bytes(answer), path)
+    if hasattr(type(value), "__jug_dependencies__"):
+        _needed(encoder, value, path)
+
+
+def _dependent(entry: Entry, encoder: Encoder, value: Any, path: str) -> None:
+    """Something that tells itself which tasks its value hangs on."""
+    if hasattr(type(value), "__jug_hash__"):  # given after the type was first met
+        return own_hash(encoder, value, path)
+    entry(encoder, value, path)
+    return _needed(encoder, value, path)
+
+
+def _needed(encoder: Encoder, value: Any, path: str) -> None:
+    found: list[Any] = []
+    _gather(encoder, value, value.__jug_dependencies__(), path, found)
+    encoder.tagged("needs", found, path)
+
+
+def _gather(encoder: Encoder, value: Any, told: Any, path: str, found: list[Any]) -> None:
+    """The tasks in what ``__jug_dependencies__`` answers. What else is in it says nothing, as in Jug."""
+    try:
+        items = list(told.values() if isinstance(told, dict) else told)
+    except TypeError:
+        encoder.refuse(value, path, f"its __jug_dependencies__ answers {_described(told)}, not a list of tasks")
+    for item in items:
+        if hasattr(type(item), "__jug_reference__"):
+            found.append(item)
+        elif hasattr(type(item), "__jug_dependencies__"):
+            _gather(encoder, item, item.__jug_dependencies__(), path, found)
+        elif isinstance(item, list | tuple | set | frozenset | dict):
+            _gather(encoder, value, item, path, found)
 
 
 def _reference(encoder: Encoder, value: Any, path: str) -> None:
@@ -412,6 +476,8 @@ def _reference(encoder: Encoder, value: Any, path: str) -> None:
         encoder.text(reference.key)
     else:
         encoder.out += b"r" + short(encoder.slots[reference.key])
+        if reference.steps and reference.steps[-1] == UNLOADED:  # the function may look at the task, not only its value
+            encoder.text(reference.key)
     encoder.out += count(len(reference.steps))
     for kind, what in reference.steps:
         encoder.text(kind)
@@ -420,56 +486,45 @@ def _reference(encoder: Encoder, value: Any, path: str) -> None:
 
 # -- many at once ------------------------------------------------------------------------------------------------------
 
-PLAIN = frozenset({int, float, bool, NoneType, str})  #: what `marshal` writes for us, but for NaN
+PLAIN = frozenset({int, float, bool, NoneType, str})  #: what a run of scalars may hold
+LONG = 4096  #: bytes of a run that are worth not copying
 
 
-def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | memoryview | None:
-    """The forms of a list of plain scalars, one after the other, at C speed; None where there is anything else.
+def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | None:
+    """The form of a run of plain scalars, at C speed; None where there is anything else among them.
 
-    `marshal` writes what it takes for bytes as bytes, and follows containers without end, so the types are proved:
-    by a look at each, or, where that would cost more than the rest, by a sum (which containers can't be part of), and
-    a look at each tag in what was written.
+    MessagePack keeps int, float, bool, None and str apart, and writes each in one way only. It writes members of enums
+    as their values, and much else as strings, so the types are proved first: by a look at each.
     """
     first = type(items[0])
     if first not in PLAIN:
         return None
-    if len(items) > 4096 and first in (int, float) and first is type(items[-1]) is type(items[len(items) // 2]):
-        try:
-            total = sum(items)
-        except Exception:  # among numbers there may be anything, with a + of its own
-            total = None
-        if type(total) is first and total == total:
-            try:
-                data = dumps(items, 2)
-            except ValueError:
-                return None
-            width, mark = (5, b"i") if first is int else (9, b"g")
-            if len(data) == 5 + width * len(items) and data[5::width].count(mark) == len(items):
-                return memoryview(data)[5:]
-    kinds = set(map(type, items))
-    if not kinds <= PLAIN:
-        return None
-    if float in kinds and not (len(kinds) == 1 and (total := sum(items)) == total):
-        items = [item if item == item else math.nan for item in items]
-    return written(items)
+    if list(map(type, items)).count(first) == len(items):  # nothing tells all types in less time
+        hazy = first is float and (total := sum(items)) != total
+    else:
+        kinds = set(map(type, items))
+        if not kinds <= PLAIN:
+            return None
+        hazy = float in kinds
+    return written([item if item == item else math.nan for item in items] if hazy else items)
 
 
-def written(items: list[Any] | tuple[Any, ...]) -> bytes | memoryview | None:
-    """The forms of plain scalars. None where one is a string of two gigabytes, too long for `marshal`."""
+def written(items: list[Any] | tuple[Any, ...]) -> bytes | None:
+    """The form of a run of plain scalars. None where one has no place in MessagePack: 64 bits, half a character."""
     try:
-        data = dumps(items, 2)
-    except ValueError:
+        return pack(items)
+    except (OverflowError, ValueError):
         return None
-    return data[5:] if len(data) < 1000 else memoryview(data)[5:]
 
 
-def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str) -> None:
-    """Write the items of a sequence, one after the other."""
+def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str, start: int | None = None) -> None:
+    """Write the items of a sequence, one after the other.
+
+    ``start`` is where the form begins that these items end, if they do: it may be sealed at once.
+    """
     if not items:
         return
-    bulk = scalars(items)
-    if bulk is not None:
-        encoder.out += bulk
+    if _run(encoder, items, start):
         return
     index = 0
     try:
@@ -480,8 +535,28 @@ def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str) -> No
         raise
 
 
-def columns(encoder: Encoder, keys: list[str], items: list[Any], step: Callable[[str], str], path: str) -> None:
-    """The keys of a mapping, then its items."""
+def _run(encoder: Encoder, items: list[Any] | tuple[Any, ...], start: int | None) -> bool:
+    """Write the items as a run, if they are one. Its tag is no item's, so a run is never taken for its items."""
+    bulk = scalars(items)
+    if bulk is None:
+        return False
+    encoder.out += b"P"
+    if start is not None and len(bulk) > LONG:
+        encoder.seal(start, bulk)
+    else:
+        encoder.out += bulk
+    return True
+
+
+def columns(
+    encoder: Encoder,
+    keys: list[str],
+    items: list[Any],
+    step: Callable[[str], str],
+    path: str,
+    start: int | None = None,
+) -> None:
+    """The keys of a mapping, then its items. ``start`` as for `parts`."""
     encoder.out += b"D" + count(len(keys))
     if not keys:
         return
@@ -489,10 +564,9 @@ def columns(encoder: Encoder, keys: list[str], items: list[Any], step: Callable[
     if bulk is None:
         parts(encoder, keys, "")
     else:
+        encoder.out += b"P"
         encoder.out += bulk
-    bulk = scalars(items)
-    if bulk is not None:
-        encoder.out += bulk
+    if _run(encoder, items, start):
         return
     index = 0
     try:

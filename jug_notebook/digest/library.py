@@ -22,7 +22,7 @@ def _namedtuple(encoder: Encoder, value: Any, path: str) -> None:
 
 
 def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.out += b"N"
+    encoder.out += b"n"
     encoder.class_part(type(value), path)
     items = list(tuple.__iter__(value))
     names = list(type(value)._fields)
@@ -63,12 +63,14 @@ def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
         encoder.out += named(b"G", getattr(value, "__module__", None) or kind.__module__, reduced)
         return
     maker, made_of, state, items, pairs, *setter = (*reduced, None, None, None)[:6]
-    encoder.out += b"O"
+    usual = maker is getattr(copyreg, "__newobj__") and made_of[0] is kind  # noqa: B009  (mypy knows no such name)
+    set_by = setter[0] if setter else None
+    given = (not usual, items is not None, pairs is not None, set_by is not None)  # what of it follows
+    encoder.out += b"O" + bytes(given)
     encoder.class_part(kind, path)
-    if maker is getattr(copyreg, "__newobj__") and made_of[0] is kind:  # noqa: B009  (mypy knows no such name)
+    if usual:
         made_of = made_of[1:]
     else:
-        encoder.out += b"m"
         _maker(encoder, maker, path)
     if made_of:
         encoder.nested(made_of, path, tuple_body)
@@ -76,14 +78,11 @@ def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
         tuple_body(encoder, (), path)
     _state(encoder, kind, state, path)
     if items is not None:
-        encoder.out += b"i"
         encoder.nested(list(items), path, list_body)
     if pairs is not None:
-        encoder.out += b"p"
         encoder.nested(dict(pairs), path, mapping_body)
-    if setter and setter[0] is not None:
-        encoder.out += b"s"
-        _maker(encoder, setter[0], path)
+    if set_by is not None:
+        _maker(encoder, set_by, path)
 
 
 def _reduced(encoder: Encoder, value: Any, path: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
-from jug_notebook import process
+from jug_notebook import process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
@@ -88,6 +88,7 @@ class Post:
 
     failure = ""  #: why nothing comes of it, in a line
     said = ""  #: what came of it, in a line
+    begins_once = True  #: where workers have been seen, none is on its way any more
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
@@ -129,6 +130,7 @@ class Crew:
     def __init__(self, store: Store, posts: Sequence[Post] = (), clock: Clock = CLOCK) -> None:
         self.store = store
         self.posts = tuple(posts)
+        self._begun = False  # have workers been seen in each place?
         self._clock = clock
         self._told = False
 
@@ -195,7 +197,11 @@ class Crew:
         return False
 
     def _looked_after(self) -> list[tuple[Post, bool]]:
-        return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in self._crew()]
+        if self._begun:
+            return [(post, False) for post in self.posts]
+        crew = self._crew()
+        self._begun = all(workers and post.begins_once for post, _, workers in crew)
+        return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in crew]
 
     def _crew(self) -> list[tuple[Post, list[WorkerInfo], list[WorkerInfo]]]:
         alive = [info for info, alive, _ in self.store.processes() if alive]
@@ -210,6 +216,7 @@ class Crew:
 
     def scale(self, size: int) -> None:
         """Have so many workers on each host, or so many in all on an executor; surplus ones end after their task."""
+        self._begun = False
         for post, supervisors, _ in self._crew():
             post.scale(size, supervisors)
 
@@ -228,6 +235,9 @@ class Crew:
                 return self.store.idle()
             seen = self.store.watch(seen, left)
         return idle
+
+    def _repr_html_(self) -> str:
+        return render.html(self.store.snapshot())
 
     def __repr__(self) -> str:
         looked = [(*one, one[0].coming(one[1], one[2])) for one in self._crew()]

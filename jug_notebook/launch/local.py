@@ -6,7 +6,6 @@ import os
 import site
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +101,8 @@ class Started(Post):
 def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Post:
     command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker"]
     command += [*arguments(options), "--crew", name, "--detached"]
+    import tempfile  # it takes long to import, and workers have no use for it
+
     surroundings = environment()
     if split(store.url)[0] == "file":
         command.append(store.url)

@@ -147,6 +147,8 @@ def _takes(function: Any, name: str) -> bool:
 class Loops(Post):
     """The workers of one crew on an executor: each a supervisor with one worker, under a name of its own."""
 
+    begins_once = False  # some may work while others wait in a queue
+
     def __init__(self, store: Store, port: Port, options: CrewOptions, clock: Clock) -> None:
         super().__init__(store, port.name + options.suffix, port.place, clock=clock)
         self.over.set()

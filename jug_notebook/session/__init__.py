@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jug_notebook import guard, process, render
+from jug_notebook import code, guard, process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
@@ -21,12 +21,14 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
+    FailureKind,
     FunctionView,
     Key,
     Origin,
     Run,
     Scale,
     Scope,
+    Snapshot,
     State,
     Stop,
     Target,
@@ -37,15 +39,17 @@ from jug_notebook.model import (
 from jug_notebook.session import sharing, starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
+from jug_notebook.session.cleaning import Cleaned, clean
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.failing import KNOWN, Failing
 from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
-from jug_notebook.store import keyring, open_store, split
+from jug_notebook.store import absolute, keyring, open_store, split
 from jug_notebook.task import TaskFunction, definitions, desk
 from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
     from jug_notebook.launch import Crew, CrewOptions
     from jug_notebook.launch.preflight import Preflight
 
-FAILURES = 20  #: so many are opened for a picture
+AT_A_GLANCE = 60  #: so many failures are read for a picture that will be renewed
 LOGS = 20  #: so many tasks are shown in one log
 OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
@@ -85,11 +89,13 @@ class Session(Closer):
         self._seal = Seal(self._secret(), self._store.id)
         self._opener = Opener(self._store, self._seal)
         self._reader = Reader(self._store, self._opener, clock, self._starting)
+        self._failing = Failing(self._store, self._opener)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
-        self._again = Again(self._store, self._opener, self._reader, self._user)
+        self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        code.notice(self.folder)
         self._info = process.me("session", clock)
         self._store.renew([self._info])
         self._ended = threading.Event()
@@ -204,6 +210,7 @@ class Session(Closer):
         ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
         its tasks are taken back.
         """
+        code.notice(self.folder)
         report = self._intake.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
@@ -301,7 +308,9 @@ class Session(Closer):
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
-        return keys_of(target, self._store, self._scope, namespace)
+        keys = keys_of(target, self._store, self._scope, namespace)
+        self.flush()  # the expression may have made some
+        return keys
 
     def execute(
         self,
@@ -400,14 +409,21 @@ class Session(Closer):
         """The picture now: this notebook's tasks, or with ``all`` the whole store's."""
         self.flush()
         scope = Scope() if all else self._scope
-        failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
-        failures = tuple(self._opener.failures(failed))
+        failed = self._failing.latest(scope)
+        picture = self._picture(scope, self._failing.kinds(failed))
+        return Status(msgspec.structs.replace(picture, failures=self._failing.told(failed)))
+
+    def glance(self, all: bool = False) -> Snapshot:
+        """The picture for who looks again soon: few failures are read at a time, and none is told but by its kind."""
+        self.flush()
+        scope = Scope() if all else self._scope
+        return self._picture(scope, self._failing.kinds(self._failing.latest(scope), AT_A_GLANCE))
+
+    def _picture(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot = self._store.snapshot(scope)
         coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.coming)
         notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
-        return Status(
-            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=coming, notes=notes)
-        )
+        return msgspec.structs.replace(snapshot, store=self.shown, kinds=kinds, starting=coming, notes=notes)
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -417,13 +433,16 @@ class Session(Closer):
         rows: dict[str, list[TaskView]] = {}
         for view in views:
             rows.setdefault(view.name, []).append(view)
-        failed = [view for view in views if view.state is State.FAILED][:FAILURES]
+        failed = sorted(
+            (view for view in views if view.state is State.FAILED), key=lambda view: -view.started - view.duration
+        )[:KNOWN]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
             store=self.shown,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
-            failures=tuple(self._opener.failures(failed)),
+            failures=self._failing.told(failed),
+            kinds=self._failing.kinds(failed),
         )
         return Status(snapshot)
 
@@ -571,6 +590,23 @@ class Session(Closer):
             self._store.wish(unwanted, Origin(self._user, self.notebook), False)
         return sum(state in PENDING for state in states)
 
+    def cleanup(
+        self,
+        older_than: float | None = None,
+        dry_run: bool = False,
+        target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Cleaned:
+        """Forget tasks that nobody wants any more, in any notebook, and remove what only they had stored.
+
+        What is wanted stays, with all that it needs and all whose runs it has taken over, and so does what runs.
+        ``older_than``: only tasks made and run before so many seconds; ``target``: only these; ``dry_run`` only tells.
+        """
+        among = None if target is None else set(self._keys(target, namespace))
+        self.flush()
+        parcels = self._intake.parcels()
+        return clean(self._store, self._clock.now(), among, older_than, parcels, dry_run)
+
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
@@ -619,12 +655,13 @@ def connect(
     notebook: str | Path | None = None,
     headless: bool = False,
 ) -> Session:
-    """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+    """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
     ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
     of their own. They can run code as each other.
 
-    Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
+    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
+    reading theirs. Connecting twice is one session.
     Raises StoreError.
     """
     global _current
@@ -632,7 +669,7 @@ def connect(
     before = _current
     if before is not None and not before.closed:
         before.flush()
-        same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
+        same = before.url == absolute(resolve_url(url, _folder(path))) and before.notebook == path
         if same and shared is None:
             before.headless = before.headless or headless
             desk.sit(before)
@@ -649,15 +686,15 @@ def current() -> Session:
     return _current
 
 
+def using() -> Session | None:
+    """The session in use, where there is one; asking makes none."""
+    return None if _current is None or _current.closed else _current
+
+
 def resolve_url(url: str | Path, folder: Path) -> str:
     """A store's URL, with a relative path taken from the notebook's folder."""
     scheme, rest = split(str(url))
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
-
-
-def _absolute(url: str) -> str:
-    scheme, rest = split(url)
-    return f"file:{Path(rest).absolute()}" if scheme == "file" else url
 
 
 def _notebook(given: str | Path | None) -> str:
@@ -684,4 +721,4 @@ def _close_all() -> None:
 
 desk.on_first_need(current)
 
-__all__ = ["CellReport", "Session", "connect", "current", "resolve_url"]
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]

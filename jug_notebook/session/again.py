@@ -8,18 +8,21 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
 from jug_notebook import codec
+from jug_notebook.codec import Seal
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Address, Finished, Key, Parcel, State
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.store import Store
 from jug_notebook.task.desk import running
+from jug_notebook.unloaded import Needs
 from jug_notebook.worker import in_a_line
 
 _SIZE = 20  #: bytes of a blob's address
@@ -68,8 +71,9 @@ class Verified:
 class Again:
     """Makes stored calls in this process. Nothing of it reaches the store."""
 
-    def __init__(self, store: Store, opener: Opener, reader: Reader, user: str) -> None:
+    def __init__(self, store: Store, seal: Seal, opener: Opener, reader: Reader, user: str) -> None:
         self._store = store
+        self._seal = seal
         self._opener = opener
         self._reader = reader
         self._user = user
@@ -96,7 +100,8 @@ class Again:
         parcel = msgspec.msgpack.decode(self._store.get_blob(known.parcel), type=Parcel)
         function = codec.load_function(parcel, self._store.get_blob)
         codec.use_modules(parcel)
-        args, kwargs = codec.load_call(spec.arguments, values, self._store.get_blob)
+        needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._store, self._seal)
+        args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
         return Call(function, args, kwargs), known.runner
 
     def verify(self, keys: Sequence[Key], fraction: float) -> Verified:
@@ -129,6 +134,10 @@ class Again:
         if digest[:1] != b"c" or outcome.digest[:1] != b"c":
             told += " (compared by their pickles, which may differ for equal values of its type)"
         return told
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _address(parts: Iterable[bytes | memoryview]) -> Address:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.model import Graph, Key, Scope, State, Target, WorkerInfo
+from jug_notebook.model import Graph, Key, Scope, Spec, State, Target, WorkerInfo
 from jug_notebook.session import ahead, here, origins
 from jug_notebook.session.again import Again, Call, Verified
 from jug_notebook.session.ahead import Plan
@@ -46,6 +46,13 @@ class Closer(ABC):
 
     @abstractmethod
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target: ...
+
+    def kept(self, key: Key) -> Spec | None:
+        """See `Desk`."""
+        self.flush()
+        if self._store.states([key])[0] is not State.FINISHED:
+            return None
+        return self._opener.specs([key])[0]
 
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `Desk`."""
@@ -127,7 +134,10 @@ class Closer(ABC):
         return GraphPicture(graph)
 
     def history(self, all: bool = False, limit: int = 50) -> History:
-        """Who ran what when: the latest runs that ended, of this notebook's tasks or of the whole store's."""
+        """Who ran what when: the latest attempts that ended, of this notebook's tasks or of the whole store's.
+
+        Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
+        """
         self.flush()
         return History(*origins.history(self._store, self._opener, Scope() if all else self._scope, limit))
 

@@ -215,7 +215,7 @@ class Inquiry:
                 if self._left <= 0:
                     return False
                 try:
-                    self._sizes[address] = self._store.get_blob(address).nbytes
+                    self._sizes[address] = self._store.map_blob(address).nbytes
                 except ValueLost:
                     self._sizes[address] = HEAVY
                 self._left -= self._sizes[address]
@@ -400,7 +400,8 @@ _ALIKE = Reason(
 
 
 def _steps(steps: Iterable[tuple[str, Any]]) -> str:
-    return "".join(f"[{what!r}]" if verb == "item" else f" | {getattr(what, '__name__', what)}" for verb, what in steps)
+    said = {"item": "[{!r}]", "call": " | {}", "unloaded": ", not loaded"}
+    return "".join(said[verb].format(getattr(what, "__name__", what)) for verb, what in steps)
 
 
 def _payload_distance(before: Payload, now: Payload) -> int:

@@ -2,120 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
-from jug_notebook import alias
-from jug_notebook.codec import Seal
-from jug_notebook.errors import NoSuchTask, SignatureError
-from jug_notebook.model import Finished, Key, Outcome, Parcel, RunView, Scope, Spec, State, TaskView
+from jug_notebook.errors import SignatureError
+from jug_notebook.model import Ended, Finished, Held, RunView, Scope, State
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.store import Store
-
-UPSTREAM = 1000  #: so many needed tasks are told of
-
-
-def provenance(key: Key, store: Store, opener: Opener, seal: Seal) -> dict[str, Any]:
-    """All that is known of where a task's value comes from: plain data, fit for JSON. Times are seconds.
-
-    ``needs`` are keys; what is known of these, and of what they need in turn, stands in ``upstream``, each once, the
-    nearest first, at most a thousand: ``upstream_complete`` says whether that is all. Where another task's run stands
-    for this one, ``reused from`` is its key, and ``accepted by`` and ``accepted at`` tell who said so.
-    """
-    [spec] = opener.specs([key])
-    if spec is None:
-        raise NoSuchTask(f"no task {key[:12]} in {store.shown}")
-    [outcome] = opener.outcomes([key])
-    [state] = store.states([key])
-    told = _facts(spec, outcome, state)
-    told |= _reuse(key, outcome, store, seal)
-    parcel = msgspec.msgpack.decode(store.get_blob(recipe(spec.recipe).parcel), type=Parcel)
-    told["parts"] = dict(parcel.parts)
-    upstream: dict[Key, dict[str, Any]] = {}
-    missing = False
-    row = [need for need in dict.fromkeys(spec.needs) if need != key]
-    while row:
-        missing = missing or len(upstream) + len(row) > UPSTREAM
-        row = row[: UPSTREAM - len(upstream)]
-        following: dict[Key, None] = {}
-        known = zip(row, opener.specs(row), opener.outcomes(row), store.states(row), strict=True)
-        for need, found, came, state in known:
-            upstream[need] = {"key": need} if found is None else _facts(found, came, state)
-            following.update(dict.fromkeys(() if found is None else found.needs))
-        row = [need for need in following if need not in upstream and need != key]
-    return {**told, "upstream": upstream, "upstream_complete": not missing}
-
-
-def _reuse(key: Key, outcome: Outcome | None, store: Store, seal: Seal) -> dict[str, Any]:
-    """Whose run it is, where that isn't its own."""
-    if outcome is None or outcome.key == key:
-        return {}
-    told: dict[str, Any] = {"reused from": outcome.key}
-    [said] = store.acceptances([key])
-    if said is not None and isinstance(outcome, Finished):
-        by = alias.opened(seal, key, said)
-        if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
-            told |= {"accepted by": by.user, "accepted at": by.at}
-    return told
-
-
-def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str, Any]:
-    known = recipe(spec.recipe)
-    told: dict[str, Any] = {
-        "key": spec.key,
-        "name": known.name,
-        "state": (state or State.WITHDRAWN).value,
-        "arguments": spec.shown,
-        "code": known.code,
-        "made": spec.made,
-        "by": spec.origin.user,
-        "notebook": spec.origin.notebook,
-        "cell": spec.origin.cell,
-        "folder": spec.folder,
-        "python": known.python,
-        "needs": list(spec.needs),
-        "run": None,
-    }
-    if outcome is not None:
-        run = outcome.run
-        told["run"] = {
-            "user": run.user,
-            "host": run.host,
-            "pid": run.pid,
-            "python": run.python,
-            "started": run.started,
-            "duration": run.duration,
-            "cpu": run.cpu,
-            "attempt": run.attempt,
-        }
-        if isinstance(outcome, Finished):
-            told["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
-        else:
-            told["error"] = outcome.error
-    return told
+from jug_notebook.unloaded import provenance
 
 
 def history(store: Store, opener: Opener, scope: Scope, limit: int) -> tuple[list[RunView], int]:
-    """The latest runs that ended, latest first, and how many are known. One of each task: the one that counts."""
-    ended = [view for view in store.tasks(scope) if view.started]
-    ended.sort(key=lambda view: view.started + view.duration, reverse=True)
-    return [_run(view, opener) for view in opener.filled(ended[:limit] if limit else ended)], len(ended)
+    """The latest attempts that ended, latest first, and how many are known; those that no longer count among them."""
+    ended, total = store.runs(scope, limit)
+    bodies = store.specs([run.verdict.key for run in ended])
+    return [_run(run, body, opener) for run, body in zip(ended, bodies, strict=True)], total
 
 
-def _run(view: TaskView, opener: Opener) -> RunView:
+def _run(ended: Ended, body: bytes | None, opener: Opener) -> RunView:
+    verdict = ended.verdict
+    key = verdict.key
+    state = State.FINISHED if verdict.finished else State.FAILED
+    fate = "" if ended.counts else "dropped" if verdict.finished else "tried again"
     try:
-        [outcome] = opener.outcomes([view.key])
-    except SignatureError:
-        outcome = None
-    if outcome is None:
-        return RunView(view.key, view.name, view.state, view.shown, started=view.started, duration=view.duration)
+        spec = None if body is None else opener.spec(key, body)
+        outcome = opener.outcome(key, Held(verdict, ended.body))
+    except SignatureError as refused:
+        return RunView(
+            key, "", state, started=verdict.started, duration=verdict.duration, said=f"not shown: {refused}", fate=fate
+        )
+    name, shown = ("", "") if spec is None else (recipe(spec.recipe).name, spec.shown)
+    said = outcome.summary if isinstance(outcome, Finished) else outcome.error
     run = outcome.run
-    said = view.error or view.summary
-    state = State.FINISHED if isinstance(outcome, Finished) else State.FAILED
-    return RunView(
-        view.key, view.name, state, view.shown, run.user, run.host, run.pid, run.started, run.duration, said
-    )  # fmt: skip
+    return RunView(key, name, state, shown, run.user, run.host, run.pid, run.started, run.duration, said, fate)
 
 
 __all__ = ["history", "provenance"]

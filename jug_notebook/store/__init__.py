@@ -1,7 +1,8 @@
 """Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
-A new store is one file here, ``<scheme>.py``, with a function ``open(url, clock) -> Store``.
+A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
+and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
@@ -19,6 +20,7 @@ from jug_notebook.model import (
     Acceptance,
     Address,
     Claim,
+    Ended,
     Grant,
     Held,
     Invalidation,
@@ -31,6 +33,7 @@ from jug_notebook.model import (
     State,
     Submission,
     SubmitReport,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -56,6 +59,10 @@ class Store(Protocol):
 
     def wished(self, origin: Origin) -> list[Key]:
         """What exactly this origin (user, notebook and cell) wants now."""
+        ...
+
+    def origins(self) -> list[Origin]:
+        """Every origin (user, notebook and cell) that wishes something now."""
         ...
 
     def claim(
@@ -118,6 +125,13 @@ class Store(Protocol):
         """A listing, in order of submission; of failed tasks, the latest first."""
         ...
 
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
+
+        Answers them, and how many there are.
+        """
+        ...
+
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """The tasks of one function."""
         ...
@@ -154,7 +168,35 @@ class Store(Protocol):
         ...
 
     def get_blob(self, address: Address) -> memoryview:
-        """Raises ValueLost where the bytes are missing or are not what they were. Large blobs are memory-mapped."""
+        """Raises ValueLost where the bytes are missing or are not what they were.
+
+        A view that isn't read-only is the caller's own, to change at will.
+        """
+        ...
+
+    def map_blob(self, address: Address) -> memoryview:
+        """A read-only view of what the store holds, where it can give one; raises as `get_blob`.
+
+        The bytes were hashed once on this machine, and their file hasn't been touched since; they aren't hashed again.
+        """
+        ...
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        """Forget tasks altogether, as if never submitted; remove blobs that are not to be kept.
+
+        Tasks that somebody wants by now, or that run, stay. So do blobs written, or put again, within the last
+        ``older_than`` seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` only tells.
+        """
+        ...
+
+    def compact(self) -> int:
+        """Put what has gathered into less space, while others go on working; answer how many bytes that saved."""
+        ...
+
+    def crowded(self) -> bool:
+        """Has so much gathered that somebody should `compact`?"""
         ...
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
@@ -188,6 +230,16 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def addresses_in(body: bytes | memoryview) -> set[Address]:
+    """The names of blobs that sealed bytes, or a blob, mention, as msgpack writes them; and other such names, too."""
+    return {name.decode() for name in _ADDRESS.findall(body)}
+
+
+_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
+
+
+HIDDEN = "***"  #: what people read in a URL in the place of a password
+_SECRET = re.compile(r"//[^/]*@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -199,14 +251,35 @@ def split(url: str) -> tuple[str, str]:
 
 def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
-    scheme, rest = split(str(url))
-    if not rest and scheme != "memory":
-        raise StoreError(f"{str(url)!r} names no store; give a folder, as in 'jugdata'")
-    room = f"{__name__}.{scheme}"
-    if importlib.util.find_spec(room) is None:
-        raise StoreError(f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:'")
-    store: Store = importlib.import_module(room).open(rest, clock)
+    room, rest = _room(str(url))
+    store: Store = room.open(rest, clock)
     return store
 
 
-__all__ = ["Store", "open_store", "split"]
+def exists(url: str) -> bool:
+    """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
+    room, rest = _room(url)
+    there: bool = room.exists(rest)
+    return there
+
+
+def absolute(url: str) -> str:
+    """The URL as an open store has it, so that two that mean one store can be compared."""
+    room, rest = _room(url)
+    whole: str = room.absolute(rest)
+    return whole
+
+
+def _room(url: str) -> tuple[Any, str]:
+    """The module that has stores of that kind, and what it makes of the URL."""
+    scheme, rest = split(url)
+    if not rest and scheme != "memory":
+        raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
+    name = f"{__name__}.{scheme}"
+    if importlib.util.find_spec(name) is None:
+        masked = _SECRET.sub(f"//{HIDDEN}@", url)
+        raise StoreError(f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:'")
+    return importlib.import_module(name), rest
+
+
+__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]

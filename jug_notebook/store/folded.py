@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import NoSuchTask
+from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
     Acceptance,
     Accepted,
     Address,
     Claim,
     Claimed,
+    Ended,
     Fact,
+    Forgotten,
     FunctionView,
     Gone,
     Grant,
@@ -40,6 +42,7 @@ from jug_notebook.model import (
     Submission,
     SubmitReport,
     Submitted,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -48,7 +51,8 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.reuse import Outcome
+from jug_notebook.record import Outcome, Place
+from jug_notebook.store import addresses_in
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
@@ -69,7 +73,7 @@ class FoldedStore(ABC):
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Any]:
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         """Remember a fact with its bodies; answer where each body is."""
 
     @abstractmethod
@@ -81,7 +85,7 @@ class FoldedStore(ABC):
         """Try to claim; True where this worker has it now. Where it has not, the board must come to know who has."""
 
     @abstractmethod
-    def _read(self, places: Sequence[Any]) -> list[bytes]:
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
         """The bodies at these places."""
 
     @abstractmethod
@@ -108,6 +112,23 @@ class FoldedStore(ABC):
 
     @abstractmethod
     def get_blob(self, address: Address) -> memoryview: ...
+
+    def map_blob(self, address: Address) -> memoryview:
+        return self.get_blob(address).toreadonly()
+
+    @abstractmethod
+    def compact(self) -> int: ...
+
+    @abstractmethod
+    def crowded(self) -> bool: ...
+
+    @abstractmethod
+    def _size(self, place: Place) -> int:
+        """How many bytes a body has."""
+
+    @abstractmethod
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        """Remove blobs; answer how many, and how many bytes."""
 
     @abstractmethod
     def notice(self, process: WorkerId, text: str) -> None: ...
@@ -140,10 +161,14 @@ class FoldedStore(ABC):
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-                    fact = Submitted(name, priority, python, keys, needs, forms)
+                    fact = Submitted(name, priority, python, keys, needs, forms, self._board.counter + 1)
                     self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
+            self._news()
+            again = [s for s in submissions if s.key not in cards or cards[s.key].state < 0]
+            if again:  # somebody forgot them meanwhile
+                self.submit(again, origin)
             reused = sum(
                 cards[s.key].taken is not None for group in new.values() for s in group if s.needs
             )  # finished before anybody could claim them
@@ -167,6 +192,11 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             return self._board.wished(origin)
+
+    def origins(self) -> list[Origin]:
+        with self._lock:
+            self._news()
+            return self._board.origins()
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +285,7 @@ class FoldedStore(ABC):
             return ()
         cards = self._board.cards
         task, source = cards[key], cards[held[0].key]
-        if task.form == source.form:
+        if task.needs and task.form == source.form:
             return tuple(self._read([task.spec, source.spec]))
         said = self._board.accepted(key)
         assert said is not None, "nothing else is taken over"
@@ -294,7 +324,7 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             cards = [self._board.cards.get(key) for key in keys]
-            return self._bodies([None if card is None else card.spec for card in cards])
+            return self._bodies([None if card is None or card.state < 0 else card.spec for card in cards])
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
         with self._lock:
@@ -306,7 +336,7 @@ class FoldedStore(ABC):
                 for key, h, body in zip(keys, held, bodies, strict=True)
             ]
 
-    def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
+    def _bodies(self, places: Sequence[Place | None]) -> list[bytes | None]:
         found = iter(self._read([place for place in places if place is not None]))
         return [None if place is None else next(found) for place in places]
 
@@ -330,10 +360,30 @@ class FoldedStore(ABC):
     ) -> list[TaskView]:
         with self._lock:
             self._news()
+            if state is State.FAILED and target is None:
+                return [self._view(card) for card in self._board.failed(scope, limit)]
             views = [self._view(card) for card in self._board.listing(scope, target, state)]
         if state is State.FAILED:
             views.sort(key=lambda view: view.started + view.duration, reverse=True)
         return views[:limit] if limit else views
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        with self._lock:
+            self._news()
+            ended = [(outcome, card) for card, outcome in self._board.runs(scope)]
+            ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
+            latest = ended[:limit] if limit else ended
+            try:
+                bodies = self._read([outcome[1] for outcome, _ in latest])
+            except ValueLost:  # a compaction has dropped what counts for nothing
+                if not self._board.drop_past():
+                    raise
+                return self.runs(scope, limit)
+            counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
+        return [
+            Ended(outcome[0], body, counts)
+            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+        ], len(ended)
 
     def _view(self, card: Card) -> TaskView:
         held = self._board.held(card.key)
@@ -351,8 +401,8 @@ class FoldedStore(ABC):
             self._news()
             counts = self._board.counts(scope)
             reused = self._board.reused(scope)
-            processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
-        now = self._clock.now()
+            now = self._clock.now()
+            processes = [(self._up_to_date(info, now - age), alive, age) for info, alive, age in processes]
         return Snapshot(
             store=self.shown,
             at=now,
@@ -374,11 +424,14 @@ class FoldedStore(ABC):
             notes=tuple(
                 dict.fromkeys(f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
-            starting=_starting(processes),
+            starting=starting(processes),
         )
 
-    def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
-        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
+    def _up_to_date(self, info: WorkerInfo, beat: float) -> WorkerInfo:
+        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs.
+
+        When what it runs now began no fact tells: it was after its last ``beat``, and after its last run had ended.
+        """
         done = max(info.done, self._board.settled_by.get(info.id, 0))
         card = self._board.running_of(info.id)
         if card is None:
@@ -386,7 +439,10 @@ class FoldedStore(ABC):
         said = self._board.cards.get(info.task)
         if said is not None and self._board.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        return msgspec.structs.replace(info, done=done, task=card.key, task_name=card.kind.name, since=0.0)
+        since = max(beat, self._board.ended_by.get(info.id, 0.0))
+        return msgspec.structs.replace(
+            info, done=done, task=card.key, task_name=card.kind.name, since=since, progress=(0, 0)
+        )
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -453,13 +509,73 @@ class FoldedStore(ABC):
             said = [self._board.accepted(key) for key in keys]
             return self._bodies([None if one is None else one.place for one in said])
 
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        with self._lock:
+            self._news()
+            cards = self._board.cards
+            going = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and _idle(card)]
+            size = sum(self._size(place) for card in going for place in places_of(card))
+            keep = set(keep) | self._mentioned(set(going))
+            if going and not dry_run:
+                self._forget(going)
+        blobs, freed = self._sweep_blobs(keep, older_than, dry_run)
+        return SweepReport(len(going), blobs, size + freed)
+
+    def _forget(self, going: Sequence[Card]) -> None:
+        """Say so; and take it back for those that somebody, in the same moment, wished again."""
+        specs = dict(zip([card.key for card in going], self._read([card.spec for card in going]), strict=True))
+        kinds = {card.key: (card.kind, tuple(need.key for need in card.needs), card.form) for card in going}
+        for part in _parts(going):
+            self._record(Forgotten(self._board.counter, [c.key for c in part], [c.round for c in part]))
+        self.sync()
+        self._news()
+        for key, (kind, needs, form) in kinds.items():
+            card = self._board.cards.get(key)
+            if card is not None and card.state < 0 and card.wanted:
+                counter = self._board.counter + 1
+                fact = Submitted(kind.name, kind.priority, kind.python, [key], [needs], [form], counter)
+                self._record(fact, [specs[key]])
+        self.sync()
+
+    def _mentioned(self, going: Collection[Card]) -> set[Address]:
+        """Blobs of outcomes that don't hold, and may again: of tasks that stay and fell back, or ran before."""
+        board = self._board
+        places = [
+            outcome[1]
+            for card in board.cards.values()
+            if card.records and card.records is not card.worth and card not in going
+            for outcome in card.outcomes
+            if outcome != board.held(card.key)
+        ]
+        found: set[Address] = set()
+        for part in _parts(places):
+            for body in self._read(part):
+                found |= addresses_in(body)
+        return found
+
     # -- recording -----------------------------------------------------------------------------------------------------
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
 
 
-def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+def _idle(card: Card) -> bool:
+    """Submitted, and neither wanted nor running."""
+    return card.state >= 0 and not card.wanted and STATES[card.state] is not State.RUNNING
+
+
+def places_of(card: Card) -> Iterator[Place]:
+    """Where the bodies of a submitted task are."""
+    yield card.spec
+    for outcome in card.outcomes:
+        yield outcome[1]
+
+
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
     """How many workers live supervisors are to keep that are not there yet."""
     wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
     for info, alive, _ in processes:

@@ -7,7 +7,7 @@ import gc
 import inspect
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
@@ -123,7 +123,7 @@ class TaskFunction:
         Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and all the rest are constants.
         A list that is one value goes into another: ``cfg=[[1, 2]]``.
         """
-        names = [name for name, axis in axes.items() if _is_axis(axis)]
+        names = [name for name, axis in axes.items() if is_axis(axis)]
         constants = {name: value for name, value in axes.items() if name not in names}
         points = product(*(axes[name] for name in names))
         if in_task.on:
@@ -364,17 +364,41 @@ class Chunk:
         return results
 
 
-class _ChunkFunction(TaskFunction):
+class Around(TaskFunction):
+    """Tasks that call ``functions`` in a way of ours: their code is the functions' code."""
+
+    def __init__(self, call: Callable[..., Any], functions: Sequence[TaskFunction], **options: Any) -> None:
+        super().__init__(call, **options)
+        self._functions = functions
+
+    def examine(self, project: Path) -> Code:
+        codes = [function.examine(project) for function in self._functions]
+        if len(codes) == 1:
+            return codes[0]
+        parts: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        for number, code in enumerate(codes, 1):
+            for label, part in code.parts.items():
+                label = label if parts.get(label, part) == part else f"{label} ({number})"
+                parts[label] = part
+                if text := code.texts.get(label):
+                    texts[label] = text
+        whole = digest.digest([code.digest for code in codes]).hex()
+        return Code(whole, parts, frozenset().union(*(code.modules for code in codes)), texts)
+
+    @property
+    def hidden(self) -> bool:
+        return any(function.hidden for function in self._functions)
+
+
+class _ChunkFunction(Around):
     """A function's chunks: named and examined as the function itself."""
 
     def __init__(self, function: TaskFunction) -> None:
         options = {**function._options(), "nout": None, "ignore": ()}
-        super().__init__(Chunk(function.__jug_function__), **options)
+        super().__init__(Chunk(function.__jug_function__), [function], **options)
         self._whole = function
         self.defines = function.defines
-
-    def examine(self, project: Path) -> Code:
-        return self._whole.examine(project)
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         calls, constants = args
@@ -420,7 +444,8 @@ def _no_lazy_function(function: Callable[..., Any]) -> None:
         raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
 
 
-def _is_axis(value: Any) -> bool:
+def is_axis(value: Any) -> bool:
+    """Does `TaskFunction.grid` go over it? The rest are constants."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | set | frozenset | Handle)
 
 

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from jug_notebook import hints
 from jug_notebook.errors import BadTask, JugError
-from jug_notebook.model import Address, Key, Payload, State, TaskView
+from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
 
 if TYPE_CHECKING:
     from jug_notebook.task import TaskFunction
@@ -27,7 +28,7 @@ Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, by
 class Edition:
     """A task function with its code as it was at one moment: what all tasks made then have in common."""
 
-    __slots__ = ("code", "function", "name", "nout", "parts", "priority", "recipe")
+    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "recipe")
 
     def __init__(
         self,
@@ -68,6 +69,11 @@ class Desk(Protocol):
         """The store's URL for people."""
         ...
 
+    @property
+    def folder(self) -> Path:
+        """Where tasks run: the notebook's folder."""
+        ...
+
     def edition(self, function: TaskFunction) -> Edition:
         """The function's code, pinned until the cell ends."""
         ...
@@ -78,6 +84,14 @@ class Desk(Protocol):
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """Take in tasks; they reach the store soon, and before anything is read from it."""
+        ...
+
+    def kept(self, key: Key) -> Spec | None:
+        """What a finished task was handed in with; None where it isn't finished."""
+        ...
+
+    def run_here(self, target: Any) -> int:
+        """Run tasks, and what they need, in this process; answers how many ran."""
         ...
 
     def states(self, keys: Sequence[Key]) -> list[State]: ...

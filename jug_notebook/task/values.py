@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import WaitTimeout
+from jug_notebook.errors import JugError, WaitTimeout
 from jug_notebook.model import Key
 from jug_notebook.task.desk import Desk, Problem
 from jug_notebook.task.handles import Handle, Task
@@ -30,6 +30,7 @@ _SKIPPED = _Skipped()
 def value(x: Any, on_error: str = "raise") -> Any:
     """The value of ``x``, where lists, tuples, dicts and sets may hold tasks anywhere in them. Does not wait.
 
+    What has a method ``__jug_value__`` is asked for its value. Inside a task, loads what it was given as `NoLoad`.
     Raises NotReady, which names the state, and TaskFailed. With ``on_error="skip"`` what has no value is left out, with
     ``"return"`` the error stands in its place.
     """
@@ -97,6 +98,8 @@ def _gather(x: Any, found: list[Handle]) -> None:
         for key, item in x.items():
             _gather(key, found)
             _gather(item, found)
+    elif hasattr(type(x), "__jug_dependencies__"):
+        _gather(list(x.__jug_dependencies__()), found)
 
 
 def _by_desk(handles: list[Handle]) -> list[tuple[Desk, list[Key]]]:
@@ -152,6 +155,13 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
     if isinstance(x, dict):
         pairs = [(_fill(key, loaded, on_error), _fill(item, loaded, on_error)) for key, item in x.items()]
         return {key: item for key, item in pairs if key is not _SKIPPED and item is not _SKIPPED}
+    if hasattr(type(x), "__jug_value__"):
+        try:
+            return x.__jug_value__()
+        except JugError as error:
+            if on_error == "raise":
+                raise
+            return _SKIPPED if on_error == "skip" else error
     return x
 
 
