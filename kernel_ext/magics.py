@@ -416,7 +416,7 @@ class JugMagics(Magics):
             print("\n".join(told))
         else:
             _glance(crew)
-            self._picture(session, all=False, said="\n".join(told))
+            self._picture(session, all=False, said=" · ".join(told))
         if asked.wait:
             session.barrier()
             self._say_how_it_ended(session.status().counts)
@@ -727,7 +727,7 @@ class JugMagics(Magics):
     def _if_nobody(self) -> str:
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
-        return "" if busy or any(crew.starting for crew in session.crews) else f"; no worker: {START}"
+        return "" if busy or any(crew.coming for crew in session.crews) else f"; no worker: {START}"
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))
@@ -753,7 +753,7 @@ class JugMagics(Magics):
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em;white-space:pre-line">{escape(said)}</div>' if said else ""
+            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),

@@ -25,7 +25,7 @@ def _add_shell(parser: argparse.ArgumentParser) -> None:
 
 
 def _shell(arguments: Arguments) -> int:
-    from jug_notebook.command.running import absolute
+    from jug_notebook.store import absolute
 
     url = absolute(existing(url_of(arguments, arguments.url)))
     os.environ["JUG_STORE"] = url  # what the extension connects to

@@ -166,7 +166,7 @@ def crowd(workers: Sequence[WorkerView]) -> str:
     """ "4 workers on 2 hosts, 3 busy, 1 ended lately"."""
     alive = [view for view in workers if view.alive]
     ended = len(in_sight(workers)) - len(alive)
-    hosts = len({view.info.host for view in alive})
+    hosts = len({view.info.where for view in alive})
     said = plural(len(alive), "worker") if alive else "no worker"
     said += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
     said += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""

@@ -443,7 +443,7 @@ class Session(Closer):
 
     def _picture(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot = self._store.snapshot(scope)
-        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.starting)
+        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.coming)
         notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(snapshot, store=self.shown, kinds=kinds, starting=coming, notes=notes)
 
