@@ -181,7 +181,8 @@ def test_the_saved_notebook_shows_the_last_state_as_text_and_html(tab: Tab) -> N
     still, view = tab.save().cells[EXECUTE].outputs
     assert "ready 2" in still.data["text/plain"]
     assert "ready <b>2</b>" in still.data["text/html"]
-    assert list(view.data) == ["application/vnd.jupyter.widget-view+json"]
+    assert set(view.data) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert not view.data["text/plain"]
 
 
 def test_a_tab_opened_again_is_live(tab: Tab, shot: Callable[[str], None]) -> None:
