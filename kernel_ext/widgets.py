@@ -107,6 +107,7 @@ class Panel:
         self._lock = threading.RLock()
         self._closed = False
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
+        self._last = snapshot
         self._names: tuple[str, ...] = ()
 
         self._head, self._functions, self._workers, self._mark, self._said = (_html() for _ in range(5))
@@ -149,7 +150,7 @@ class Panel:
             if self._closed:
                 return
             self._renew(snapshot)
-            self._fresh = False
+            self._fresh, self._last = False, snapshot
             if snapshot.at - self._saved_at >= STILL:
                 self._save(snapshot)
 
@@ -174,6 +175,8 @@ class Panel:
     def close(self) -> None:
         """See `Picture`. The front end lets go of it."""
         with self._lock:
+            if not self._closed and not self._fresh:
+                self._save(self._last)
             self._closed = True
             for widget in [*_all(self.box), *self._failures.gone()]:
                 widget.close()
@@ -292,7 +295,7 @@ class Failures:
                 self._shown[about] = kept or Failure(self._again)
         for about, failure in self._shown.items():
             failure.renew(kinds[about])
-        for failure in sorted(self._shown.values(), key=lambda failure: failure.told):
+        for failure in sorted(self._shown.values(), key=lambda failure: (not failure.open, failure.told)):
             if room and failure.tell():
                 room -= 1
         left = count - sum(len(kinds[about].keys) for about in self._shown)
@@ -324,7 +327,7 @@ class Failure:
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
         self._kind: FailureKind | None = None
         self._story_of: FailureKind | None = None
-        self._story = _html()
+        self._story = _html(BLOCK.format("…"))
         retry = _plain_button("retry", "try these again")
         drop = _plain_button("invalidate", "compute these again, with all that was made from them")
         retry.on_click(lambda _: again("retry", self._keys))
@@ -343,6 +346,11 @@ class Failure:
         """Has it a story by now?"""
         return self._story_of is not None
 
+    @property
+    def open(self) -> bool:
+        """Does somebody read it?"""
+        return self.box.selected_index is not None
+
     def renew(self, kind: FailureKind) -> None:
         """The line: the newest of them, and how many there are."""
         if self._kind == kind:
@@ -359,7 +367,7 @@ class Failure:
         told, kind = self._story_of, self._kind
         if kind is None or told == kind:
             return False
-        if told is not None and self.box.selected_index is not None and told.newest.key in kind.keys:
+        if told is not None and self.open and told.newest.key in kind.keys:
             return False
         self._story_of = kind
         story = BLOCK.format(render.story_html(kind.newest, kind.others, len(kind.keys)))

@@ -79,7 +79,7 @@ def titles(panel: Panel) -> list[str]:
 
 
 def stories(panel: Panel) -> int:
-    return sum(bool(failure._story.value) for failure in panel._failures._shown.values())
+    return sum(failure.told for failure in panel._failures._shown.values())
 
 
 def test_failures_come_a_few_at_a_time_and_their_stories_after_them(
@@ -180,6 +180,10 @@ def test_the_saved_picture_follows_and_is_hidden_by_the_widget_alone(panel_of: C
     assert kept == []
     panel.show(picture(done=3, at=AT + 20))
     assert [snapshot.at for snapshot in kept] == [AT + 20]
+    panel.show(picture(done=4, at=AT + 21))
+    panel.close()
+    panel.close()
+    assert [snapshot.at for snapshot in kept] == [AT + 20, AT + 21]
     still = panel.still({"text/plain": "so far", "text/html": "<p>so far</p>"})
     assert still["text/plain"] == "so far"
     style, others = panel.box.children[0].value, other.box.children[0].value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Failing:
     def __init__(self, store: Store, opener: Opener) -> None:
         self._store = store
         self._opener = opener
+        self._lock = threading.Lock()  # a notebook's pictures look from a thread of their own
         self._read: dict[Key, _Read] = {}
         self._whole: dict[tuple[Key, tuple[float, int]], FailureView] = {}
 
@@ -39,10 +41,15 @@ class Failing:
 
     def told(self, failed: Sequence[TaskView], limit: int = SHOWN) -> tuple[FailureView, ...]:
         """The latest few, whole."""
-        return tuple(self._opened(failed[:limit]))
+        with self._lock:
+            return tuple(self._opened(failed[:limit]))
 
     def kinds(self, failed: Sequence[TaskView], at_once: int = KNOWN) -> tuple[FailureKind, ...]:
         """Kinds of failures, that of the latest first. Opens at most so many that were not opened before."""
+        with self._lock:
+            return self._kinds(failed, at_once)
+
+    def _kinds(self, failed: Sequence[TaskView], at_once: int) -> tuple[FailureKind, ...]:
         new = [view for view in failed if (known := self._read.get(view.key)) is None or known.at != _at(view)]
         self._take_in(new[:at_once])
         groups: dict[tuple[str, str], list[TaskView]] = {}
