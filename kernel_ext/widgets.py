@@ -75,9 +75,11 @@ BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 
 LIVE = '<span style="color:#009e73">●</span> live'
 WAITS = " · buttons act after the running cell"
 AT_ONCE_ELSEWHERE = "; in a shell, this stops at once: <code>{}</code>"
+#: Above the saved picture. Below it a front end says that there is no widget (or that it loads it, for ever).
 SAVED = (
-    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> “Model not found” or “loading” below '
-    "says that the kernel which moved it has ended. Run the cell again to see how things are.</div>"
+    "<style>.jp-OutputArea-child:has(.MASK) + .jp-OutputArea-child:not(:has(.jug-panel)) {display: none}</style>"
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live:</b> '
+    "the kernel that kept it up to date has ended. Run the cell again to see how things are.</div>"
 )
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
@@ -140,7 +142,8 @@ class Panel:
 
     def still(self, forms: Mapping[str, str]) -> dict[str, str]:
         """The saved picture, as what is hidden while the widget is there."""
-        return {**forms, "text/html": f'<div class="{self._mask}">{SAVED}{forms["text/html"]}</div>'}
+        above = SAVED.replace("MASK", self._mask)
+        return {**forms, "text/html": f'<div class="{self._mask}">{above}{forms["text/html"]}</div>'}
 
     # -- renewed by the poller -----------------------------------------------------------------------------------------
 

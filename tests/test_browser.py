@@ -224,7 +224,9 @@ def test_a_notebook_whose_kernel_has_ended_shows_the_saved_picture(tab: Tab, sho
     tab.open()
     saved = tab.page.locator("[class*=jug-still]").last
     saved.wait_for(state="visible")
-    tab.page.get_by_text("model not found").last.wait_for()
+    missing = tab.page.get_by_text("model not found").last
+    missing.wait_for(state="attached")
+    assert not missing.is_visible()
     said = " ".join(saved.inner_text().split())
     assert "Saved picture, not live" in said
     assert "all done" in said

@@ -407,6 +407,43 @@ def test_a_failure_tells_what_where_and_why(session):
     assert (failure.name, failure.shown) == ("f", "x=3")
 
 
+def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(session, monkeypatch):
+    f = define("def f(n, why='bad'):\n    raise ValueError(f'{why} row {n}')")
+    tasks = f.map(range(150))
+    with working(session):
+        tasks.wait()
+    read = []
+    fill = session._opener.filled
+    monkeypatch.setattr(session._opener, "filled", lambda views: read.extend(views) or fill(views))
+    seen = []
+    while not seen or seen[-1] < 150:
+        [kind] = session.glance().kinds
+        seen.append(len(kind.keys))
+    assert seen == [60, 120, 150]
+    assert session.glance().kinds == session.status().kinds == (kind,)
+    assert (len(read), len(session.status().failures)) == (150, 20)
+    assert kind.about == "ValueError: bad row #"
+    assert set(kind.keys) == {task.key for task in tasks}
+    assert kind.newest.key == kind.keys[0]
+    assert [like.key for like in kind.others] == list(kind.keys[1:13])
+    assert "and 149 more like it" in repr(session.status())
+
+
+def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
+    f = define("import os\ndef f(path):\n    raise (KeyError if os.path.exists(path) else ValueError)('it')")
+    task, gate = f(tmp_path / "gate"), tmp_path / "gate"
+    with working(session):
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "ValueError: it"
+        gate.touch()
+        assert task.retry() == 1
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "KeyError: '…'"
+    assert [run.fate for run in session.history()] == ["", "tried again"]
+
+
 def test_a_lost_value_is_computed_again(session):
     f = define("def f(n): return bytes(n)")
     task = f(200_000)
