@@ -109,11 +109,11 @@ class Crew:
     @property
     def starting(self) -> bool:
         """Are workers on their way? Raises LaunchError, saying why, where they could not be started."""
-        if self._begun:
+        late = self._clock.monotonic() - self._since > STARTING
+        if self._begun or (late and self._started is None):
             return False
         supervisors, workers = self._crew()
         self._begun = bool(workers)
-        late = self._clock.monotonic() - self._since > STARTING
         if supervisors:
             self._done_starting()
             return not workers and not late and any(info.size > 0 for info in supervisors)
