@@ -429,6 +429,21 @@ def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(sessi
     assert "and 149 more like it" in repr(session.status())
 
 
+def test_kinds_of_failures_that_were_told_keep_their_place(session):
+    f = define("def f(word):\n    raise ValueError(word)")
+    words = [f"{a}{b}" for a in "abcdef" for b in "uvwxyz"]
+    with working(session):
+        f.map(words[:3]).wait()
+        first = [kind.about for kind in session.glance().kinds]
+        f.map(words[3:]).wait()
+        kinds = session.glance().kinds
+        assert [kind.about for kind in kinds[:3]] == first
+        assert len(kinds) == 10
+        again = f(words[0] + "!")
+        again.exception()
+        assert session.glance().kinds == kinds
+
+
 def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
     f = define("import os\ndef f(path):\n    raise (KeyError if os.path.exists(path) else ValueError)('it')")
     task, gate = f(tmp_path / "gate"), tmp_path / "gate"
