@@ -78,8 +78,8 @@ AT_ONCE_ELSEWHERE = "; in a shell, this stops at once: <code>{}</code>"
 #: Above the saved picture. Below it a front end says that there is no widget (or that it loads it, for ever).
 SAVED = (
     "<style>.jp-OutputArea-child:has(.MASK) + .jp-OutputArea-child:not(:has(.jug-panel)) {display: none}</style>"
-    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live:</b> '
-    "the kernel that kept it up to date has ended. Run the cell again to see how things are.</div>"
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> '
+    "If its kernel has ended, run the cell again to see how things are.</div>"
 )
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
@@ -110,6 +110,7 @@ class Panel:
         self._closed = False
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
         self._last = snapshot
+        self._first = True  # the saved picture does not say yet that it is one
         self._names: tuple[str, ...] = ()
 
         self._head, self._functions, self._workers, self._mark, self._said = (_html() for _ in range(5))
@@ -140,9 +141,9 @@ class Panel:
         for widget in _all(self.box):
             route_to_asker(widget)
 
-    def still(self, forms: Mapping[str, str]) -> dict[str, str]:
-        """The saved picture, as what is hidden while the widget is there."""
-        above = SAVED.replace("MASK", self._mask)
+    def still(self, forms: Mapping[str, str], first: bool = False) -> dict[str, str]:
+        """The saved picture, as what is hidden while the widget is there. The first is seen until that is drawn."""
+        above = "" if first else SAVED.replace("MASK", self._mask)
         return {**forms, "text/html": f'<div class="{self._mask}">{above}{forms["text/html"]}</div>'}
 
     # -- renewed by the poller -----------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class Panel:
                 return
             self._renew(snapshot)
             self._fresh, self._last = False, snapshot
-            if snapshot.at - self._saved_at >= STILL:
+            if self._first or snapshot.at - self._saved_at >= STILL:
                 self._save(snapshot)
 
     def rest(self, snapshot: Snapshot) -> None:
@@ -165,7 +166,7 @@ class Panel:
             self._failures.renew(snapshot)
             self._tell_live()
             at_rest = not any(snapshot.counts[state] for state in OPEN) or not any(v.alive for v in snapshot.workers)
-            if not self._fresh and at_rest:
+            if self._first or (not self._fresh and at_rest):
                 self._save(snapshot)
 
     def lost(self, why: str) -> None:
@@ -186,7 +187,7 @@ class Panel:
 
     def _save(self, snapshot: Snapshot) -> None:
         self.kept(snapshot)
-        self._fresh, self._saved_at = True, snapshot.at
+        self._first, self._fresh, self._saved_at = False, True, snapshot.at
 
     def _renew(self, snapshot: Snapshot, room: int = AT_ONCE) -> None:
         calm = _calmed(snapshot)

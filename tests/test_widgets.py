@@ -176,8 +176,12 @@ def test_the_saved_picture_follows_and_is_hidden_by_the_widget_alone(panel_of: C
     panel, other = panel_of(picture()), panel_of(picture())
     kept: list[Snapshot] = []
     panel.kept = kept.append
+    assert "not live" not in panel.still({"text/plain": "", "text/html": ""}, first=True)["text/html"]
+    assert "not live" in panel.still({"text/plain": "", "text/html": ""})["text/html"]
     panel.show(picture(done=2, at=AT + 1))
-    assert kept == []
+    panel.show(picture(done=2, at=AT + 2))
+    assert [snapshot.at for snapshot in kept] == [AT + 1]
+    kept.clear()
     panel.show(picture(done=3, at=AT + 20))
     assert [snapshot.at for snapshot in kept] == [AT + 20]
     panel.show(picture(done=4, at=AT + 21))
