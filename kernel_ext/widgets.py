@@ -19,7 +19,7 @@ import ipywidgets as w
 
 import jug_notebook as jn
 from jug_notebook import State, render
-from jug_notebook.model import FailureKind, Snapshot, WorkerView
+from jug_notebook.model import FailureKind, Snapshot, Target, WorkerView
 from kernel_ext.live import OPEN
 from kernel_ext.outputs import plural
 
@@ -223,7 +223,7 @@ class Panel:
         again = self.session.retry if verb == "retry" else self.session.invalidate
 
         def act() -> str:
-            found = sum(again(key) for key in keys)
+            found = again(Target(keys=frozenset(keys)))
             return f"{plural(found)} will be {'tried again' if verb == 'retry' else 'computed again'}"
 
         self._press(act)
@@ -268,7 +268,9 @@ class Panel:
         self._keep()
         if not name:
             return ""
-        return f"dropped {plural(self.session.invalidate(name), 'result')} of {name}, to be computed again"
+        target = Target(names=frozenset([name]))
+        dropped = self.session.invalidate(target, all=self.all)
+        return f"dropped {plural(dropped, 'result')} of {name}, to be computed again"
 
     def _keep(self) -> str:
         with self._lock:

@@ -15,7 +15,7 @@ from crews import working
 
 import jug_notebook as jn
 from jug_notebook.clock import FakeClock
-from jug_notebook.model import Origin, State
+from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import keyring
 
 
@@ -442,6 +442,21 @@ def test_kinds_of_failures_that_were_told_keep_their_place(session):
         again = f(words[0] + "!")
         again.exception()
         assert session.glance().kinds == kinds
+
+
+def test_a_target_may_be_keys_and_functions_of_any_notebook(session, tmp_path):
+    f = define("def f(n):\n    if n: raise ValueError(n)")
+    tasks = f.map(range(40))
+    with working(session):
+        tasks.wait()
+    failed = frozenset(kind_key for kind in session.glance().kinds for kind_key in kind.keys)
+    assert session.retry(Target(keys=failed)) == 39
+    assert session.retry(Target(keys=failed)) == 0
+    other = jn.Session(session.url, notebook=tmp_path / "other.ipynb")
+    name = Target(names=frozenset([f.name]))
+    assert other.invalidate(name) == 0
+    assert other.invalidate(name, all=True) == 1
+    other.close()
 
 
 def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
