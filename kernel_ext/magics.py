@@ -763,8 +763,8 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            still = show(panel.still(draw(snapshot)), display_id=True)
-            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            still = show(panel.still(draw(snapshot), first=True), display_id=True)
+            show({**panel.box._repr_mimebundle_(), "text/plain": ""})
             panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return

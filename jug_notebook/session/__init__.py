@@ -586,9 +586,15 @@ class Session(Closer):
             keys = list(dict.fromkeys(key for key in culprits if key is not None))
         return len(self._store.invalidate(keys, Why.RETRY, self._user)) if keys else 0
 
-    def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
-        """These values are wrong: compute them again, and what was made from them. Answers how many were dropped."""
-        keys = self._keys(target, namespace)
+    def invalidate(
+        self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False
+    ) -> int:
+        """These values are wrong: compute them again, and what was made from them. Answers how many were dropped.
+
+        A function's name means its tasks of this notebook, or with ``all`` of the store.
+        """
+        self.flush()
+        keys = keys_of(target, self._store, Scope() if all else self._scope, namespace)
         return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
 
     def accept(
