@@ -217,6 +217,166 @@ def test_partials_methods_and_wrappers_count_with_all_they_hold() -> None:
     assert examine(model(1).run).digest == examine(model(1).run).digest
 
 
+SECRETS = {
+    "a method for one type": """
+        import functools
+        class A:
+            @functools.singledispatchmethod
+            def g(self, x): return 0
+            @g.register
+            def _(self, x: int): return 1
+            @g.register
+            def _(self, x: str): return 2
+        def f(): return A().g(1)
+    """,
+    "what positions mean in a pattern": """
+        class P:
+            x, y = 1, 2
+            __match_args__ = ("x", "y")
+        def f():
+            match P():
+                case P(a, b): return a
+    """,
+    "the boundary of a flag": """
+        import enum
+        class P(enum.Flag, boundary=enum.KEEP):
+            A = 1
+        def f(): return P(8)
+    """,
+    "a method made by exec": """
+        made = {}
+        exec("def area(self): return 1", made)
+        class P: area = made["area"]
+        def f(): return P().area()
+    """,
+    "an __init__ made by exec": """
+        made = {}
+        exec("def __init__(self): self.area = 1", made)
+        class P: __init__ = made["__init__"]
+        def f(): return P().area
+    """,
+    "what a member of an enum got later": """
+        import enum
+        class E(enum.Enum): A = 0
+        E.A.weight = 1
+        def f(): return E.A.weight
+    """,
+    "a docstring that a decorator reads": """
+        def template(g):
+            def call(**names): return g.__doc__.format(**names)
+            return call
+        @template
+        def f(): "hello 1"
+    """,
+    "a docstring of a helper": """
+        def g(): "hello 1"
+        def f(): return g.__doc__
+    """,
+    "a docstring of a function in a table": """
+        def g(): "hello 1"
+        TABLE = [g]
+        def f(): return [each.__doc__ for each in TABLE]
+    """,
+    "a docstring of a class": """
+        class C: "hello 1"
+        def f(): return C.__doc__
+    """,
+    "an annotation of a helper": """
+        import typing
+        def g(x: "x 1"): return x
+        def f(): return typing.get_type_hints(g)
+    """,
+    "the name of a helper": """
+        def g_1(): return 0
+        TABLE = [g_1]
+        def f(): return {g.__name__: g() for g in TABLE}
+    """,
+    "the order of attributes": """
+        class C: a_1 = a_3 = a_2 = 0
+        def f(): return list(vars(C))
+    """,
+    "a global behind a name that a class body sets and takes back": """
+        A = 1
+        def f():
+            class B:
+                A = 5
+                del A
+                b = A
+            return B.b
+    """,
+    "a global behind a name that a class body may set": """
+        A = 1
+        def f(often=()):
+            class B:
+                for A in often: pass
+                b = A
+            return B.b
+    """,
+    "a class derived from property": """
+        class prop(property): pass
+        class P:
+            @prop
+            def area(self): return 1
+        def f(): return P().area
+    """,
+    "what an object of a class derived from partial holds": """
+        import functools
+        class Part(functools.partial): pass
+        part = Part(int)
+        part.note = 1
+        def f(): return part.note
+    """,
+    "what a partial holds beside": """
+        import functools
+        part = functools.partial(int)
+        part.note = 1
+        def f(): return part.note
+    """,
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_what_is_hard_to_see_counts(secret: str) -> None:
+    source = SECRETS[secret]
+    assert name_of(source) == name_of(source)
+    assert name_of(source) != name_of(source.replace("KEEP", "EJECT").replace("1", "4"))
+
+
+def test_a_name_that_a_class_body_may_set_need_not_be_known() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = examine(cell("def f():\n    class B:\n        for i in []: pass\n        b = i")["f"])
+    assert "undefined name i" not in found.parts
+
+
+def test_examining_again_sees_what_a_class_has_lost_and_got() -> None:
+    space = cell("""
+        import enum
+        class A: old = 1
+        class B: pass
+        class C(A): pass
+        class E(enum.Enum): X = 1
+        def f(): return hasattr(A, "old"), C.__mro__, E.X, g.__name__
+        def g(): "hello"
+    """)
+    found = [examine(space["f"]).digest]
+
+    def change(act: Callable[[], Any]) -> None:
+        act()
+        found.append(examine(space["f"]).digest)
+
+    def swap() -> None:
+        del space["A"].old
+        space["A"].new = 2
+
+    change(swap)
+    change(lambda: setattr(space["C"], "__bases__", (space["B"],)))
+    change(lambda: setattr(space["E"].X, "weight", 1))
+    change(lambda: setattr(space["E"].X, "weight", 2))
+    change(lambda: setattr(space["g"], "__name__", "h"))
+    assert len(set(found)) == 6
+
+
 def test_the_shell_is_never_followed() -> None:
     source = "def f(): return get_ipython().system('ls')"
     space = cell(source)

@@ -27,10 +27,13 @@ Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 
 #: a function that reads one of these may care for what is otherwise left out
 _READS_DOC = frozenset({"__doc__", "getdoc"})
-_READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature"})
+_READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature", "getfullargspec"})
+_READS_ORDER = frozenset({"vars", "__dict__"})
+_LOOKS = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 _PADDING = frozenset({"EXTENDED_ARG", "CACHE", "PRECALL", "PUSH_NULL", "NOP"})
 
 #: Every module has its own; they tell where code lies, not what it does. And the shell: whoever runs the code has one.
@@ -50,6 +53,8 @@ class Reads(NamedTuple):
     chains: dict[str, tuple[tuple[str, ...], ...]]  #: per name: the attributes taken from it; () is the thing itself
     writes: tuple[str, ...]  #: globals it writes
     imports: tuple[tuple[str, int, tuple[str, ...]], ...]  #: (module, level, names taken from it)
+    maybe: tuple[str, ...] = ()  #: read in class bodies which may have set them, or not: globals where there are any
+    looks: frozenset[str] = frozenset()  #: what it reads of other functions and classes, beside what they do
 
 
 class Form(NamedTuple):
@@ -549,8 +554,12 @@ def _scan(code: CodeType) -> Reads:
     chains: dict[str, dict[tuple[str, ...], None]] = {}
     writes: dict[str, None] = {}
     imports: dict[tuple[str, int, tuple[str, ...]], None] = {}
+    looks: set[str] = set()
+    surely: set[str] = set()
     for one in nested(code):
-        stored: set[str] = set()  # a class body sees its own names first
+        looks.update(one.co_names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
+        stored: set[str] = set()  # a class body sees its own names first, where it has got to set them
+        straight = not one.co_exceptiontable
         chain: list[str] = []
         consts: list[Any] = [None, None]
 
@@ -568,10 +577,17 @@ def _scan(code: CodeType) -> Reads:
                 continue
             close(chain)
             if operation in _LOADS:
-                if argument not in _PLACES and not (operation != "LOAD_GLOBAL" and argument in stored):
+                own = operation != "LOAD_GLOBAL" and argument in stored
+                if argument not in _PLACES and not (own and straight):
                     chain.append(argument)
+                    if not own:
+                        surely.add(argument)
             elif operation == "STORE_NAME":
                 stored.add(argument)
+            elif operation == "DELETE_NAME":
+                stored.discard(argument)
+            elif step.opcode in _JUMPS:
+                straight = False
             elif operation == "STORE_GLOBAL":
                 writes[argument] = None
             elif operation == "IMPORT_NAME":
@@ -581,10 +597,12 @@ def _scan(code: CodeType) -> Reads:
                 consts.append(argument)
         close(chain)
     return Reads(
-        tuple(sorted(chains)),
+        tuple(sorted(surely)),
         {name: tuple(sorted(found)) for name, found in chains.items()},
         tuple(sorted(writes)),
         tuple(imports),
+        tuple(sorted(chains.keys() - surely)),
+        frozenset(what for what, by in _LOOKS.items() if by & looks),
     )
 
 

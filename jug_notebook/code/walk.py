@@ -27,9 +27,11 @@ from jug_notebook.code.kinds import (
     COMPOSITE,
     LITERATE,
     SCALARS,
+    added,
     annotation,
     attributes,
     by_name,
+    composite,
     defaults,
     dispatches,
     generated,
@@ -62,10 +64,10 @@ _DERIVED = frozenset(
             "__slotnames__",
         ),
         *("__static_attributes__", "__orig_bases__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
-        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__", "__match_args__"),
+        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__"),
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
-        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_"),
         *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
         *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
         *("__init_subclass__", "__subclasshook__"),
@@ -125,6 +127,8 @@ class Walk:
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
         self.by_value = True  #: does what is looked at now?
+        self._looks: frozenset[str] = frozenset()  #: what the functions met look at in others, beside what they do
+        self._inside: list[_Unit] = []  #: units of the walks through values that were met
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
@@ -154,7 +158,32 @@ class Walk:
                     unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
                 )
             whole.append(hashed(own, *(item for edge in unit.edges for item in edge)))
+        if self._looks:
+            whole.append(self._looked_at())
         return hashed(canon.SCHEME, "code", *whole)
+
+    def _looked_at(self) -> bytes:
+        """Some function reads docstrings, annotations or the order of attributes: of which things, who could tell?"""
+        found: list[bytes | str] = []
+        for unit in (*self.units, *self._inside):
+            thing = unit.subject
+            if "docstrings" in self._looks and isinstance(thing, FunctionType | type):
+                self._pin(thing, "__doc__", thing.__doc__)
+                found.append(repr(thing.__doc__))
+            if "annotations" in self._looks and isinstance(thing, FunctionType):
+                self.pins = None
+                found += (item for name, note in thing.__annotations__.items() for item in (name, annotation(note)))
+            if "order" in self._looks and isinstance(thing, type):
+                self.pins = None
+                found += thing.__dict__
+        seen = hashed(*found)
+        self._part(" and ".join(sorted(self._looks)), seen.hex())
+        return seen
+
+    def met(self, inner: Walk) -> None:
+        """A value was met that holds functions or classes of its own."""
+        self.roots.update(inner.roots)
+        self._inside += inner.units + inner._inside
 
     # edges: what one thing says of another that it uses
 
@@ -180,7 +209,7 @@ class Walk:
         if named is not None:
             self._part(label, named)
             return hashed("name", named)
-        if kind in COMPOSITE:
+        if composite(kind) is not None:
             return self._unit(value, label)
         if kind in LITERATE:
             return hashed("annotation", repr(value))
@@ -275,7 +304,14 @@ class Walk:
             unit.own.append(type(subject).__qualname__)
             if hasattr(subject, "keywords"):  # a partial's may change in place
                 self.pins = None
-            for name, value in COMPOSITE[type(subject)](subject):
+            kind = type(subject)
+            base = composite(kind)
+            assert base is not None, "nothing else becomes a unit"
+            fields = COMPOSITE[base](subject)
+            if kind is not base:
+                self.pins = None
+                fields += [("class", kind), *added(subject)]
+            for name, value in fields:
                 self._pin(subject, name, value)
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
@@ -288,13 +324,18 @@ class Walk:
         of = "" if root else f" of {_bare(unit.label)}"
         whose = f"{_bare(unit.label)}()"
         self._pin(function, "__code__", code)
+        self._pin(function, "__name__", function.__name__)
         self._pin(function, "__defaults__", function.__defaults__)
         self._pin(function, "__kwdefaults__", function.__kwdefaults__)
         self._pin(function, COUNT, len(function.__dict__))
         for name, value in function.__dict__.items():
             self._pin(function.__dict__, name, value)
+        if not syntax.of_library(code.co_filename):
+            self._looks |= syntax.reads(code).looks
         form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
+        if not root:  # what runs is named by its task; others may be asked for their names
+            unit.own.append(function.__name__)
         home = function.__module__ or ""
         as_text = not self.by_value and not syntax.of_library(code.co_filename)
         if as_text and modules.of_project(home, self.project) and syntax.edited(code):
@@ -391,8 +432,11 @@ class Walk:
                 f"Return the value instead.",
             )
         shown = f"{prefix}." if prefix and prefix != "__main__" else ""
-        for name in reads.names:
+        for name in (*reads.names, *reads.maybe):
             value = space.get(name, ABSENT)
+            if value is ABSENT and name in reads.maybe:
+                self._pin(space, name, value)
+                continue
             if value is ABSENT:
                 self._builtin(unit, name, code, space, whose)
                 continue
@@ -475,6 +519,7 @@ class Walk:
     def _describe_class(self, unit: _Unit, cls: type) -> None:
         unit.own += ("class", cls.__name__)
         self._pin(cls, COUNT, len(cls.__dict__))
+        self._pin(cls, "__bases__", cls.__bases__)
         where = f"class {cls.__qualname__}"
         meta = type(cls)
         unit.edges.append(("metaclass", self.edge(meta, f"class {meta.__qualname__}", where)))
@@ -498,18 +543,24 @@ class Walk:
                 content.pop(name, None)
                 unit.own.append(name)
                 content[f"member {name}"] = member._value_
+                self._pin(member, COUNT, len(member.__dict__))
+                for held, what in member.__dict__.items():
+                    self._pin(member.__dict__, held, what)
+                    if not held.startswith("_"):
+                        content[f"{held} of member {name}"] = what
         slots = content.get("__slots__", ())
         hidden = {slots} if isinstance(slots, str) else set(slots)
         for name in sorted(content):
             value = content[name]
-            self._pin(cls, name, value)
+            if name in cls.__dict__:
+                self._pin(cls, name, value)
             if name in _DERIVED and not (name in _ALWAYS and type(value) is classmethod):
                 continue
             if name in hidden or name in self.ignored or f"{cls.__name__}.{name}" in self.ignored:
                 continue
             if type(value).__module__ == "dataclasses" and not isinstance(value, type):
                 continue  # MISSING and its like
-            if generated(value):
+            if generated(cls, value):
                 continue
             unit.edges.append((name, self._class_value(cls, name, value)))
 
