@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from jug_notebook import code as coding
+from jug_notebook import hints
 from jug_notebook.code import Opaque, bundle, cell_function, cell_names, class_digest, examine, source_of, travels
 from jug_notebook.digest import digest
 from jug_notebook.errors import BadTask, Unhashable
@@ -635,6 +636,72 @@ def test_an_edited_module_that_was_not_reloaded_is_refused(project: Callable[[st
     (tmp_path / "jnmod.py").write_text(MODULE.replace("inner(x) +", "inner(x) -"))
     with pytest.raises(BadTask, match="Reload it"):
         examine(space["f"], project=tmp_path)
+
+
+SET_FROM_OUTSIDE = """
+TABLE = {"a": {"b": 1}}
+GROWN = {}
+GROWN["a"] = 1
+ALIASED = [1]
+OTHER = ALIASED
+OTHER.append(2)
+def norm(x): return x
+class Model:
+    layers = 2
+    sizes = [1, 2]
+    def run(self, x): return x * self.layers
+def use(x): return norm(x), TABLE["a"]["b"], GROWN, ALIASED, Model().run(x), MADE
+MADE = sum([1, 2])
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param("jnmod.TABLE['a']['b'] = 2", id="in a dict"),
+        pytest.param("jnmod.TABLE = 3", id="a name"),
+        pytest.param("jnmod.norm = lambda x: -x", id="a function"),
+        pytest.param("jnmod.Model.layers = 3", id="an attribute of a class"),
+        pytest.param("jnmod.Model.sizes.append(3)", id="in an attribute of a class"),
+        pytest.param("def run(self, x): return x\njnmod.Model.run = run", id="a method"),
+        pytest.param("class Mine: run = abs\njnmod.Model = Mine", id="a class"),
+    ],
+)
+@pytest.mark.parametrize("user", ["jnmod.use(1)", "(jnmod.norm, jnmod.TABLE['a'], jnmod.Model.layers)"])
+def test_what_was_set_in_a_module_from_outside_is_refused_since_workers_have_its_text(
+    project: Callable[[str, str], None], tmp_path: Path, act: str, user: str
+) -> None:
+    project("jnmod.py", SET_FROM_OUTSIDE)
+    space = cell(f"import jnmod\ndef f(): return {user}")
+    assert examine(space["f"], project=tmp_path).digest
+    cell(act, space)
+    with pytest.raises(BadTask, match=r"jnmod\.\w+.*(the text of jnmod says|of the notebook)"):
+        examine(space["f"], project=tmp_path)
+
+
+def test_what_a_module_computed_and_was_changed_since_is_told(
+    project: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    project("jnmod.py", SET_FROM_OUTSIDE)
+    space = cell("import jnmod\ndef f(): return jnmod.use(1)\ndef g(): return jnmod.MADE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        examine(space["f"], project=tmp_path)
+        examine(space["f"], project=tmp_path)
+    cell("jnmod.MADE = 4", space)
+    for name in "fg":
+        with pytest.warns(Opaque, match=r"jnmod\.MADE was changed here since it was first used"):
+            examine(space[name], project=tmp_path)
+        hints._told.clear()
+
+
+def test_what_a_module_answers_when_it_is_asked_counts(project: Callable[[str, str], None], tmp_path: Path) -> None:
+    module = "def __getattr__(name):\n    if name == 'beta': return 7\n    raise AttributeError(name)\n"
+    found = set()
+    for text in (module, module.replace("7", "8")):
+        project("jnmod.py", text)
+        found.add(examine(cell("import jnmod\ndef f(): return jnmod.beta")["f"], project=tmp_path).digest)
+    assert len(found) == 2
 
 
 def test_a_bundle_takes_along_what_its_modules_import(project: Callable[[str, str], None], tmp_path: Path) -> None:

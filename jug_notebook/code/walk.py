@@ -450,7 +450,25 @@ class Walk:
             if shown and not self.by_value and modules.of_project(prefix, self.project):
                 _as_written(prefix, name, value)
             path = f"global {name!r} read by {whose}"
-            unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
+            edge = self._edge_or_advice(value, _label(value, shown + name), path, name)
+            unit.edges.append((name, edge))
+            if shown and not self.by_value and self._is_ours(prefix):
+                self._watch(prefix, name, value, edge)
+
+    def _is_ours(self, module: str) -> bool:
+        return modules.of_project(module, self.project)
+
+    def _watch(self, module: str, name: str, value: Any, edge: bytes) -> None:
+        """What a module computed, workers compute anew. Say so where it was changed here since it was first used."""
+        if edge[:1] != b"v" or self.blind or not self._is_ours(module) or not modules.changed(module, name, edge):
+            return
+        shown = f"{module}.{name}"
+        _warn_once(
+            ("changed", module, name, edge),
+            f"{shown} was changed here since it was first used, and workers get what the text of {module} makes. Hand "
+            f"it over as an argument, or reload {module}. If it doesn't matter for the result, as a cache doesn't: "
+            f"@jn.task(ignore_globals=[{shown!r}])",
+        )
 
     def _builtin(self, unit: _Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
         self._pin(space, name, ABSENT)
@@ -474,25 +492,31 @@ class Walk:
         found: list[bytes | str] = []
         for chain in chains:
             at: Any = module
+            holder = module
             steps = [name]
             for step in chain:
                 if type(at) is not ModuleType:
                     break
                 holder, at = at, at.__dict__.get(step, ABSENT)
-                if modules.of_project(holder.__name__, self.project):
-                    _current(holder.__name__)
-                    _as_written(holder.__name__, step, at)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
+                if self._is_ours(holder.__name__) and ".".join(steps) not in self.ignored:
+                    _current(holder.__name__)
+                    _as_written(holder.__name__, step, at)
             shown = ".".join(steps)
-            if at is ABSENT:
+            if at is ABSENT and "__getattr__" in holder.__dict__ and self._is_ours(holder.__name__):
+                found += (shown, self._whole_module(holder.__name__))
+            elif at is ABSENT:
                 self._part(f"undefined name {shown}", "undefined")
                 found.append(f"undefined name {shown}")
             elif shown in self.ignored:
                 self._overlook(at)
             else:
                 path = f"global {shown!r} read by {whose}"
-                found += (".".join(chain), self._edge_or_advice(at, _label(at, shown), path, shown))
+                edge = self._edge_or_advice(at, _label(at, shown), path, shown)
+                found += (".".join(chain), edge)
+                if chain and at is holder.__dict__.get(chain[-1], ABSENT):
+                    self._watch(holder.__name__, chain[-1], at, edge)
         return hashed("module", *found)
 
     def _decorators(self, unit: _Unit, chains: Iterable[tuple[str, ...]], space: dict[str, Any]) -> None:
@@ -548,6 +572,7 @@ class Walk:
                     self._pin(member.__dict__, held, what)
                     if not held.startswith("_"):
                         content[f"{held} of member {name}"] = what
+        ours = not self.by_value and modules.of_project(cls.__module__, self.project)
         slots = content.get("__slots__", ())
         hidden = {slots} if isinstance(slots, str) else set(slots)
         for name in sorted(content):
@@ -562,6 +587,8 @@ class Walk:
                 continue  # MISSING and its like
             if generated(cls, value):
                 continue
+            if ours and name in cls.__dict__:
+                _as_written(cls.__module__, name, value, cls.__qualname__)
             unit.edges.append((name, self._class_value(cls, name, value)))
 
     def _class_value(self, cls: type, name: str, value: Any) -> bytes:
@@ -585,17 +612,35 @@ def _current(module: str) -> None:
         raise BadTask(_edited(module, modules.source_path(module) or module))
 
 
-def _as_written(module: str, name: str, value: Any) -> None:
-    """The same of a plain value, which may also have been set from outside."""
-    if type(value) not in SCALARS:
+def _as_written(module: str, name: str, value: Any, cls: str = "") -> None:
+    """The same of a value, function or class, which may also have been set from outside."""
+    value = plain(value)
+    shown = f"{module}.{cls}.{name}" if cls else f"{module}.{name}"
+    home = value.__module__ if isinstance(value, FunctionType | type) else None
+    if home == "__main__":
+        raise BadTask(
+            f"{shown} was set to {value.__qualname__} of the notebook, and workers get what the text of {module} "
+            f"makes. Reload it (importlib.reload({module})), and hand over {value.__qualname__} as an argument."
+        )
+    if type(value) not in SCALARS and type(value) not in (dict, list, set, tuple):
         return
-    for text in modules.written(module, name):
-        if type(text) is type(value) and repr(text) == repr(value):
+    for text in modules.written(module, name, cls):
+        if _alike(value, text):
             continue
         raise BadTask(
-            f"{module}.{name} is {value!r} here, but the text of {module} says {text!r}, and that is what workers get. "
-            f"Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an argument."
+            f"{shown} is {brief(value, 60)} here, but the text of {module} says {brief(text, 60)}, and that is what "
+            f"workers get. Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an "
+            f"argument."
         )
+
+
+def _alike(value: Any, text: Any) -> bool:
+    if type(value) in SCALARS or type(text) in SCALARS:
+        return type(text) is type(value) and repr(text) == repr(value)
+    try:
+        return canon.digest(value) == canon.digest(text)
+    except Unhashable:
+        return True  # that will be said in better words
 
 
 def _bare(label: str) -> str:
