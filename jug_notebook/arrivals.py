@@ -17,7 +17,7 @@ from typing import Any
 
 from jug_notebook.progress import teller
 
-SHELL = "kernel_ext.runner:shell"  #: makes the shell that a worker has on first need
+SHELL = "kernel_ext.shell:shell"  #: makes the shell that a worker has on first need
 
 
 def meet() -> None:

@@ -212,11 +212,14 @@ class Board:
         self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
+        self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
         self._gone: set[WorkerId] = set()
         self._presumed: set[WorkerId] = set()
+        self._failed: dict[Card, float] = {}  # and when that was
         self._work: deque[Card] = deque()
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
+        self._past: dict[Key, dict[tuple[Verdict, WorkerId], Any]] = {}  # runs that are not even sources any more
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which all is void
         self.moved: dict[Place, Place] | None = None  #: where bodies went whose facts came again, if anybody asks
         self._reuse = Reuse(self.cards, self._work.extend)
@@ -428,7 +431,9 @@ class Board:
                     break
             if not card.attempts:
                 card.attempts = None
+        self.ended_by[worker] = max(self.ended_by.get(worker, 0.0), verdict.started + verdict.duration)
         if verdict.round < card.round and not may_be_reused(verdict):
+            self._past.setdefault(card.key, {})[verdict, worker] = body
             return
         card.came_to(verdict, body, worker)
         if verdict.digest and card.state != UNKNOWN:
@@ -454,7 +459,14 @@ class Board:
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            card.outcomes = [o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0])]
+            outcomes = card.outcomes
+            kept = [o for o in outcomes if o[0].round >= round or may_be_reused(o[0])]
+            if len(kept) < len(outcomes):
+                past = self._past.setdefault(card.key, {})
+                past.update({(verdict, worker): body for verdict, body, worker in outcomes if verdict.round < round})
+                for verdict, _, worker in kept:
+                    past.pop((verdict, worker), None)
+            card.outcomes = kept
         self._work.append(card)
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
@@ -496,6 +508,7 @@ class Board:
             if card is None:
                 continue
             self._invalidations.pop(key, None)
+            self._past.pop(key, None)
             self._reuse.forget(card, counter, round)
             for attempt in card.attempts or ():
                 if attempt.round <= round and (held := self._held.get(attempt.worker)) is not None:
@@ -526,6 +539,7 @@ class Board:
         for need in needs:
             need.dependents = [above for above in need.dependents if above not in going]
         for card in gone:
+            self._failed.pop(card, None)
             blocked = card.state in (FAILED, BLOCKED)
             if card.tally is not None:
                 card.tally[card.tallied] -= 1
@@ -575,6 +589,11 @@ class Board:
                     self._weigh_inputs(above)
                     work.append(above)
             if state != card.state:
+                if card.state == FAILED:
+                    del self._failed[card]
+                elif state == FAILED:
+                    held = _heaviest(card)
+                    self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
                 if card.state == READY and card.queued:
                     card.kind.stale += 1
                     if card.kind.stale > STALE and 2 * card.kind.stale > len(card.kind.queue):
@@ -708,16 +727,18 @@ class Board:
         heads.sort(key=lambda h: h[:2])
         offers: list[Offer] = []
         passed: list[Card] = []
+        given: dict[Kind, int] = {}
         budget = BUDGET
         while heads and len(offers) < limit:
             priority, _, kind = heads[0]
             mean = kind.mean
-            if offers and (mean is None or mean > budget):
-                break
+            if offers and (mean is None or mean > budget or given.get(kind, 0) >= kind.done):
+                break  # few that were short don't promise that many will be
             card = heapq.heappop(kind.queue)[1]
             card.queued = False
             if allowed is None or card.key in allowed:
                 offers.append(self._offer(card))
+                given[kind] = given.get(kind, 0) + 1
                 budget -= BUDGET if mean is None else mean
             else:
                 passed.append(card)
@@ -815,6 +836,14 @@ class Board:
         """The outcome that holds now: verdict, where its body is, whose it is. An alias has another task's verdict."""
         card = self.cards.get(key)
         return None if card is None or card.inputs is None else card.taken or _heaviest(card)
+
+    def runs(self, scope: Scope = Scope()) -> Iterator[tuple[Card, Outcome]]:
+        """All attempts that came to something, of former rounds too."""
+        for card in self.listing(scope):
+            for outcome in card.outcomes:
+                yield card, outcome
+            for (verdict, worker), body in self._past.get(card.key, {}).items():
+                yield card, (verdict, body, worker)
 
     def running_of(self, worker: WorkerId) -> Card | None:
         """The task that a worker runs, or the first of those it will run next."""
@@ -934,6 +963,27 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
+
+
+    def drop_past(self) -> bool:
+        """Know no more of attempts that are not even sources; False where there were none."""
+        some = bool(self._past)
+        self._past.clear()
+        return some
+
+    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[Card]:
+        """The tasks that failed, the latest first. Costs what failed, not what there is."""
+        cards = [
+            (ended, card)
+            for card, ended in self._failed.items()
+            if scope.notebook is None or scope.notebook in card.notebooks
+        ]
+        latest = heapq.nlargest(limit, cards, key=_when) if limit else sorted(cards, key=_when, reverse=True)
+        return [card for _, card in latest]
+
+
+def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
+    return failed[0], failed[1].key
 
 
 def part_of(fact: Fact, stays: Sequence[bool]) -> Fact:

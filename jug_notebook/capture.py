@@ -11,7 +11,6 @@ import ctypes
 import io
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable
 from typing import Any, Protocol, TextIO, TypeAlias
@@ -185,6 +184,8 @@ def _unnamed_file(name: str) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name)
     else:
+        import tempfile  # it takes long to import
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     import fcntl

@@ -53,6 +53,9 @@ def _brief(value: Any, width: int, depth: int) -> str:
         return value.__name__
     if hasattr(kind, "__jug_reference__"):
         return repr(value)
+    if hasattr(kind, "__jug_brief__"):
+        said: str = value.__jug_brief__()
+        return said
     measured = _measured(value)
     if measured:
         return f"<{measured}>"

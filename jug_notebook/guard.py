@@ -60,8 +60,8 @@ class Names(msgspec.Struct, frozen=True):
 class _Reader(Unpickler):
     """Decodes a call without the values of its needs: references stay references."""
 
-    def __init__(self, data: Any, get: codec.Get, needs: Sequence[Key], buffers: Iterator[Any]) -> None:
-        super().__init__(data, get, None, buffers)
+    def __init__(self, data: Any, get: codec.Get, needs: Sequence[Key], addresses: Sequence[Address]) -> None:
+        super().__init__(data, get, None, addresses, lambda address: memoryview(bytearray(get(address))))
         self._needs = needs
 
     def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
@@ -128,8 +128,7 @@ def _arguments(call: Call, blobs: Mapping[Address, memoryview]) -> tuple[tuple[A
     addresses = call.arguments.buffers
     if not data:
         data, addresses = blobs[addresses[0]], addresses[1:]
-    buffers: Iterator[Any] = (bytearray(blobs[address]) for address in addresses)
-    args, kwargs = _Reader(data, blobs.__getitem__, call.needs, buffers).load()
+    args, kwargs = _Reader(data, blobs.__getitem__, call.needs, addresses).load()
     return args, kwargs
 
 

@@ -95,6 +95,16 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     done: int = 0  #: tasks settled so far
     memory: int = 0  #: resident bytes
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
+    place: str = ""  #: what whoever started it calls the host (an ssh alias), where that isn't its own name
+
+    @property
+    def where(self) -> str:
+        """Its host, as people know it."""
+        return f"{self.place} ({self.host})" if self.place else self.host
+
+    def is_on(self, host: str | None) -> bool:
+        """Is it on that host, by either of its names? On any, for None."""
+        return host is None or host in (self.host, self.place)
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -332,6 +342,14 @@ class Held(Struct, frozen=True):
     proof: tuple[bytes, ...] = ()
 
 
+class Ended(Struct, frozen=True):
+    """An attempt at a task that came to something, whether or not that still ``counts``."""
+
+    verdict: Verdict
+    body: bytes
+    counts: bool
+
+
 class SweepReport(Struct, frozen=True):
     """What a sweep removed, or would: tasks, blobs, and the bytes of both."""
 
@@ -458,6 +476,7 @@ class TaskView(Struct, frozen=True):
     summary: str = ""
     error: str = ""
     source: Key = ""  #: where the value was taken over: whose run it is
+    user: str = ""  #: who made it
 
 
 class FunctionView(Struct, frozen=True):
@@ -492,8 +511,25 @@ class FailureView(Struct, frozen=True):
     output: str = ""
 
 
+class Like(Struct, frozen=True):
+    """A failure like another that is told of whole."""
+
+    key: Key
+    shown: str
+    error: str
+
+
+class FailureKind(Struct, frozen=True):
+    """Failures of one function whose errors are alike but for numbers, addresses and quoted words."""
+
+    about: str  #: what their errors have in common
+    newest: FailureView  #: the one told of
+    keys: tuple[Key, ...]  #: of all of them, the newest first
+    others: tuple[Like, ...] = ()  #: the next few
+
+
 class RunView(Struct, frozen=True):
-    """One run that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
+    """One attempt that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
 
     key: Key
     name: str
@@ -505,6 +541,7 @@ class RunView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     said: str = ""
+    fate: str = ""  #: of one that doesn't count: "tried again", "dropped"
 
 
 class Graph(Struct, frozen=True):
@@ -581,6 +618,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers on their way
+    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, the newest first, as far as it has been read
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

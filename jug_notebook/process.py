@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import getpass
 import os
-import secrets
 import socket
 import sys
 from pathlib import Path
@@ -61,7 +60,7 @@ def born(pid: int) -> int | None:
 
 def new_id() -> str:
     """A name for a worker, a supervisor or a session of this process."""
-    return f"{host()}-{os.getpid()}-{secrets.token_hex(3)}"
+    return f"{host()}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def me(kind: str, clock: Clock = CLOCK, **more: object) -> WorkerInfo:

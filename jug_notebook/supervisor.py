@@ -11,15 +11,15 @@ import ctypes
 import faulthandler
 import gc
 import os
-import secrets
 import select
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -54,6 +54,12 @@ NUDGE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process tha
 GIVE_UP = 5  #: so many workers in a row that died before their first task: something is wrong with this host
 BRAKE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
 
+#: batch systems give notice with these, to the whole job: no new task, but what runs may end (Slurm's --signal, SGE's
+#: -notify, limits of processor time). Workers don't hear them; their supervisor does.
+NOTICE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU) if hasattr(signal, "SIGUSR1") else ()
+ENDING = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}
+DOUBT = 0.5  #: seconds for which a worker that was asked to end may be one of a whole job that is
+
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -69,6 +75,11 @@ def supervise(
     max_time: float | None = None,
     memory_limit: int | None = None,
     target: Target | None = None,
+    place: str = "",
+    folders: Sequence[tuple[str, str]] = (),
+    stop_files: Sequence[Path] = (),
+    ready: Callable[[WorkerInfo], None] | None = None,
+    lead: int | None = None,
     clock: Clock = CLOCK,
 ) -> int:
     """Keep ``size`` workers for the store at ``url`` until told to stop; answer the exit status. The main thread only.
@@ -76,15 +87,23 @@ def supervise(
     Of several supervisors with one ``crew`` on one store one stays; the others pass their ``size`` on to it and end.
     ``detached``: there is no terminal, so what there is to say goes into the store. ``tied_to`` is a session: with it
     the supervisor ends. ``idle_timeout``: so many seconds with nothing to do and no session attached end it; with 0,
-    sessions are not asked after. ``max_tasks`` are for each worker; ``max_time`` (seconds; no task begins afterwards)
-    and ``memory_limit`` (bytes, a task with its subprocesses) for all. SIGTERM ends the workers at once, giving their
-    tasks back; SIGINT lets them finish what they run, a second one does not.
+    sessions are not asked after. ``max_tasks`` are for each worker; ``max_time`` (seconds; no task begins afterwards,
+    nor one that by those before it would not end in time) and ``memory_limit`` (bytes, a task with its subprocesses)
+    for all. SIGTERM ends the workers at once, giving their tasks back; SIGINT lets them finish what they run, a second
+    one does not; SIGUSR1 and SIGUSR2 are the notice that batch systems give: no new task. So does one of
+    ``stop_files`` when it is there.
+
+    ``place`` is what whoever starts it calls this host; tasks whose folder is below the first of a pair of ``folders``
+    run below the second. ``ready`` is called once it has registered. ``lead`` is a descriptor whose other end somebody
+    holds: when that is gone, so is the supervisor.
     """
     if not hasattr(os, "fork"):
         raise LaunchError("workers can't be started on Windows; use WSL, or a host that has them: %jug_execute --host")
     store = open_store(url, clock)
-    limits = Limits(idle_timeout, max_tasks, max_time, memory_limit)
-    supervisor = Supervisor(store, size, crew, detached, tied_to, limits, target, clock)
+    limits = Limits(idle_timeout, max_tasks, max_time, memory_limit, tuple(stop_files))
+    supervisor = Supervisor(
+        store, size, crew, detached, tied_to, limits, target, clock, place, tuple(folders), ready, lead
+    )
     try:
         return supervisor.run()
     finally:
@@ -97,6 +116,7 @@ class Limits:
     max_tasks: int | None
     max_time: float | None
     memory: int | None
+    stop_files: tuple[Path, ...] = ()
 
 
 # -- the supervisor ----------------------------------------------------------------------------------------------------
@@ -143,6 +163,10 @@ class Supervisor:
     limits: Limits
     target: Target | None
     clock: Clock
+    place: str = ""
+    folders: tuple[tuple[str, str], ...] = ()
+    ready: Callable[[WorkerInfo], None] | None = None
+    lead: int | None = None
 
     _hands: dict[int, Hand] = field(default_factory=dict)
     _ending: bool = False  #: no worker is replaced any more
@@ -151,10 +175,12 @@ class Supervisor:
     _housekeeper: int = 0  #: a pid, while it is at work
     _fork_at: float = 0.0
     _note: str = ""
+    _cut_short: bool = False  #: told to end at once
+    _doubtful: list[tuple[Hand, int, float]] = field(default_factory=list)  #: asked to end, not by us; until when
     _signals: list[int] = field(default_factory=list)
 
     def run(self) -> int:
-        self._me = process.me("supervisor", self.clock, crew=self.crew, size=self.size)
+        self._me = process.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
         self._seal = Seal(_secret(self.store), self.store.id)
         self._threads_set = {name for name in _THREADS if name in os.environ}
         self._bell, self._ringer = os.pipe()
@@ -166,6 +192,8 @@ class Supervisor:
             self._renew()
             if self._is_second():
                 return 0
+            if self.ready is not None:
+                self.ready(self._said())
             self._keep_house()
             gc.collect()
             gc.freeze()  # or the first collection in each worker would copy all our pages
@@ -197,11 +225,12 @@ class Supervisor:
             self._reap()
             for number in self._take_signals():
                 self._on_signal(number)
+            self._judge(now)
             if end is not None and now >= end:
                 self._end()
             if not self._ending and now >= self._fork_at:
                 self._fill(end)
-            if self._ending and not self._hands:
+            if self._ending and not self._hands and not self._doubtful:
                 return 1 if self._quick_deaths >= GIVE_UP else 0
             self._look(now)
             if now >= next_beat:
@@ -213,6 +242,7 @@ class Supervisor:
                         self._end()
                 if self.tied_to and not self._lives(self.tied_to):
                     self._end(at_once=True)
+                self._look_for_stop_files()
             if not all(hand.slot.waiting for hand in self._hands.values()):
                 idle_since = now
             elif now >= next_idle and not self._ending:
@@ -224,17 +254,27 @@ class Supervisor:
             self._pause(TICK)
 
     def _pause(self, seconds: float) -> None:
-        ready, _, _ = select.select([self._bell], [], [], seconds)
-        if ready:
+        held = [self._bell] if self.lead is None else [self._bell, self.lead]
+        ready, _, _ = select.select(held, [], [], seconds)
+        if self.lead in ready and not os.read(self.lead or 0, 4096):
+            self.lead = None
+            self._end(at_once=True)
+        if self._bell in ready:
             try:
                 os.read(self._bell, 4096)
             except BlockingIOError:
                 return
 
+    def _look_for_stop_files(self) -> None:
+        there = next((path for path in self.limits.stop_files if path.exists()), None)
+        if there is not None and not self._ending:
+            self._say(f"{there} is there: stopping after the current tasks\n")
+            self._end()
+
     # -- signals
 
     def _catch_signals(self) -> dict[int, Any]:
-        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]
+        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *NOTICE]
         if NUDGE is not None:
             wanted.append(NUDGE)
         if threading.current_thread() is not threading.main_thread():
@@ -260,6 +300,9 @@ class Supervisor:
             self._renew()
         elif number == signal.SIGINT and not self._ending:
             self._say("stopping after the current tasks; press Ctrl-C again to stop at once\n")
+            self._end()
+        elif number in NOTICE and not self._ending:
+            self._say(f"{signal.Signals(number).name}: stopping after the current tasks\n")
             self._end()
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._end(at_once=True)
@@ -381,7 +424,7 @@ class Supervisor:
         self._beat_all()
 
     def _fork(self, end: float | None) -> None:
-        slot, files, tail = Slot(), Files(), secrets.token_hex(3)
+        slot, files, tail = Slot(), Files(), os.urandom(3).hex()
         sys.stdout.flush()
         sys.stderr.flush()
         mine = os.getpid()
@@ -405,9 +448,13 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *((NUDGE,) if NUDGE else ())):
                 signal.signal(number, signal.SIG_DFL)
+            for number in NOTICE:
+                signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setpgid(0, 0)
             os.close(self._held)
+            if self.lead:
+                os.close(self.lead)  # as for 0, /dev/null takes its place
             _die_with(parent, self._leash)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
@@ -426,10 +473,12 @@ class Supervisor:
             store.renew([me])  # before it claims: who is not known does not live
             count = work(
                 store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=self.limits.max_tasks,
-                deadline=end, stop=lambda: slot.told_to_stop, listener=capture, book=book,
+                deadline=end, stop=lambda: slot.told_to_stop, listener=capture, book=book, folders=self.folders,
             )  # fmt: skip
             store.close()
-            status = DONE if self.limits.max_tasks is not None and count >= self.limits.max_tasks else 0
+            spent = self.limits.max_tasks is not None and count >= self.limits.max_tasks
+            out_of_time = end is not None and not slot.told_to_stop
+            status = DONE if spent or out_of_time else 0
         except JugError as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         except BaseException:  # whatever it is, the supervisor tells, and the parent's code must not run on here
@@ -442,6 +491,7 @@ class Supervisor:
     def _end(self, at_once: bool = False) -> None:
         """Workers are not replaced from here on."""
         self._ending = True
+        self._cut_short = self._cut_short or at_once
         for hand in self._hands.values():
             if not hand.leaving:
                 self._dismiss(hand)
@@ -465,7 +515,7 @@ class Supervisor:
         if self._housekeeper:
             os.kill(self._housekeeper, signal.SIGKILL)  # the next one takes up what it was at
             os.waitpid(self._housekeeper, 0)
-        ended = [hand.info.id for hand in self._hands.values()]
+        ended = [hand.info.id for hand in (*self._hands.values(), *(hand for hand, *_ in self._doubtful))]
         self._hands.clear()
         return ended
 
@@ -498,7 +548,24 @@ class Supervisor:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 _signal_group(pid, signal.SIGKILL)  # what it left behind; the group is ours until we have waited
                 _, status = os.waitpid(pid, 0)
-                self._bury(self._hands.pop(pid), status)
+                hand = self._hands.pop(pid)
+                if os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING and hand.doom is None and not hand.killed:
+                    self._doubtful.append((hand, status, self.clock.monotonic() + DOUBT))
+                else:
+                    self._bury(hand, status)
+
+    def _judge(self, now: float) -> None:
+        """A batch system that ends a job tells all its processes, the workers too: that is no death in a task.
+
+        It may tell them before us, so whether that was it shows a moment later.
+        """
+        told = bool(ENDING.intersection(self._signals)) or self._cut_short
+        for one in list(self._doubtful):
+            hand, status, until = one
+            if told or now >= until:
+                self._doubtful.remove(one)
+                hand.killed = told
+                self._bury(hand, status)
 
     def _bury(self, hand: Hand, status: int) -> None:
         """Say at once what is known of a worker's death, and open its claims to others."""
@@ -550,7 +617,7 @@ class Supervisor:
         self._say(f"{running.name} {grant.key[:8]} in worker {me.id}: {text}\n")
 
 
-DONE = 64  #: exit status of a worker that has run its ``max_tasks``
+DONE = 64  #: exit status of a worker that may begin no more: its tasks or its time are used up
 
 
 def _secret(store: Store) -> bytes:

@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
@@ -217,6 +217,7 @@ class Bench:
         listener: Listener,
         guest: bool,
         book: Album | None = None,
+        folders: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._store = store
         self._seal = seal
@@ -230,17 +231,25 @@ class Bench:
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
         self._lost = False  #: the value of a need, while this task ran
+        self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._runners: dict[str, Callable[..., Any]] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
-        self._blobs: Shelf[Address, memoryview] = Shelf(64, 256 << 20)
+        self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
+        self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
+        self._buffer = codec.own(self._mapped)
         self._spec = msgspec.msgpack.Decoder(Spec)
         self._recipe = msgspec.msgpack.Decoder(Recipe)
         self._parcel = msgspec.msgpack.Decoder(Parcel)
         self._finished = msgspec.msgpack.Decoder(Finished)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
+        self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
+
+    def pace(self, name: str) -> float:
+        """Seconds that a task of this function took here so far; 0 where none was."""
+        return self._pace.get(name, 0.0)
 
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
@@ -265,7 +274,7 @@ class Bench:
                 needs = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
-                args, kwargs = codec.load_call(spec.arguments, needs, self._blob)
+                args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
                 kind = "raised"
                 if recipe.runner:
@@ -316,6 +325,7 @@ class Bench:
         body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._slot.end()
+        self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return Settlement(verdict, body)
@@ -380,7 +390,7 @@ class Bench:
         value = self._values.get(name)
         if value is None:
             try:
-                value = codec.load_value(need.value, self._blob)
+                value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
                 self._lost = True
                 self._store.invalidate([key], Why.LOST, self._me.user)
@@ -392,11 +402,20 @@ class Bench:
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)
         if data is None:
-            data = self._store.get_blob(address)
+            data = self._store.get_blob(address).toreadonly()
             self._blobs.put(address, data, data.nbytes)
         return data
 
+    def _mapped(self, address: Address) -> memoryview:
+        """Proven once for all the tasks that need it; each gets a copy of its own."""
+        data = self._maps.get(address)
+        if data is None:
+            data = self._store.map_blob(address)
+            self._maps.put(address, data, data.nbytes)
+        return data
+
     def _go_to(self, folder: str) -> None:
+        folder = mapped(folder, self._folders)
         if os.getcwd() == folder:
             return
         try:
@@ -413,6 +432,15 @@ class Bench:
             grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), report, run,
             codec.dump_exception(error) if kind == "raised" else b"",
         )  # fmt: skip
+
+
+def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
+    """Where a path of another machine is on this one: the longest folder that it is below counts."""
+    for before, after in sorted(folders, key=lambda pair: len(pair[0]), reverse=True):
+        before = before.rstrip("/")
+        if path == before or path.startswith(before + "/"):
+            return after.rstrip("/") + path[len(before) :] or "/"
+    return path
 
 
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
@@ -474,18 +502,20 @@ def work(
     book: Album | None = None,
     guest: bool = False,
     wait: float = WAIT,
+    folders: Sequence[tuple[str, str]] = (),
 ) -> int:
     """Run tasks until told to stop; answer how many.
 
     ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
-    clock: no task begins after it. ``until_idle`` ends when nothing is ready or running that this worker could run or
-    wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays go
-    into ``book``. A ``guest`` works in somebody
-    else's process: it leaves the folder and the warnings as they are, and Ctrl-C ends the loop, giving the task back.
+    clock: no task begins after it, nor one that by those before it would not end in time. Tasks whose folder is below
+    the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running that
+    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
+    go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
+    and Ctrl-C ends the loop, giving the task back.
     """
     listener = listener or Deaf()
     book = book or Album(listener)
-    bench = Bench(store, seal, me, slot, clock, listener, guest, book)
+    bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
     stop = stop or _never
     tray = Tray(store, me.id)
     count = 0
@@ -503,7 +533,9 @@ def work(
 
     try:
         while not over():
-            limit = BATCH if max_tasks is None else min(BATCH, max_tasks - count)
+            limit = 1 if bench.met_a_long_one else BATCH
+            if max_tasks is not None:
+                limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
             if tray.done:
                 claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)
@@ -516,6 +548,9 @@ def work(
             settled_at = monotonic()
             tray.fill(claims)
             while not over() and (claim := tray.next()) is not None:
+                if deadline is not None and monotonic() + bench.pace(claim.name) > deadline:
+                    store.release([claim.grant])
+                    return count
                 if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
                     tray.settle()
                     settled_at = monotonic()

@@ -1,79 +1,16 @@
-"""The notebook's side: magics, what happens before and after each cell, and pictures that follow the store."""
+"""The notebook's side: magics, what happens before and after each cell, and pictures that follow the store.
+
+A worker that runs a cell task comes through here too, and needs none of it: what is heavy is imported by who loads it.
+"""
 
 from __future__ import annotations
 
-import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jug_notebook as jn
-from kernel_ext import completion, tables
-from kernel_ext.frontend import cell_name, cell_now
-from kernel_ext.inquiry import InquiryMagics
-from kernel_ext.live import Live
-from kernel_ext.magics import JugMagics, Memory
-from kernel_ext.sources import Sources
-
-
-class Extension:
-    """All that is ours in one shell."""
-
-    def __init__(self, shell: Any, memory: Memory) -> None:
-        self.shell = shell
-        self.live = Live()
-        self.magics = JugMagics(shell, self.live, memory)
-        self.inquiry = InquiryMagics(shell, self.magics)
-        self.sources = Sources(shell, lambda: self.magics.typed)
-        self._depth = 0
-
-    def load(self) -> None:
-        shell = self.shell
-        shell.register_magics(self.magics, self.inquiry)
-        shell.events.register("pre_run_cell", self.before)
-        shell.events.register("post_run_cell", self.after)
-        completion.add(shell, self.magics, self.inquiry)
-        self._tables = tables.add(shell)
-        self.sources.load()
-        self.magics.cell = cell_now(shell)
-        self.magics.open()
-
-    def unload(self) -> None:
-        """Take back all that `load` did, end threads and leave the store; workers go on."""
-        shell = self.shell
-        self.live.stop()
-        shell.events.unregister("pre_run_cell", self.before)
-        shell.events.unregister("post_run_cell", self.after)
-        completion.remove(shell, self.magics, self.inquiry)
-        self._tables()
-        self.sources.unload()
-        for magics in (self.magics, self.inquiry):
-            for kind in ("line", "cell"):
-                for name in magics.magics[kind]:
-                    shell.magics_manager.magics[kind].pop(name, None)
-            shell.magics_manager.registry.pop(type(magics).__name__, None)
-            if magics in shell.configurables:
-                shell.configurables.remove(magics)
-        self.magics.leave()
-
-    def before(self, info: Any) -> None:
-        """A cell starts. One that another cell runs belongs to that."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._depth += 1
-        if self._depth == 1:
-            self.magics.begin(cell_name(getattr(info, "cell_id", None), info.raw_cell), info.raw_cell)
-
-    def after(self, result: Any) -> None:
-        """A cell has ended: its tasks are handed in, and what there is to say of them is said under it."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._depth = max(0, self._depth - 1)  # the cell that loaded us was not seen to begin
-        if self._depth == 0 and self.magics.in_cell:
-            try:
-                self.magics.end(success=result is not None and bool(result.success))
-            except (jn.JugError, OSError) as error:
-                self.shell.showtraceback((type(error), error, error.__traceback__))
-
+if TYPE_CHECKING:
+    from kernel_ext.extension import Extension
+    from kernel_ext.magics import Memory
 
 _loaded: weakref.WeakKeyDictionary[Any, Extension] = weakref.WeakKeyDictionary()
 _memories: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
@@ -81,6 +18,9 @@ _memories: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext jug_notebook``. Loading twice is loading once."""
+    from kernel_ext.extension import Extension
+    from kernel_ext.magics import Memory
+
     if shell in _loaded:
         return
     extension = Extension(shell, _memories.setdefault(shell, Memory()))

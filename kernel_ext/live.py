@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import weakref
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jug_notebook as jn
-from jug_notebook import State
+from jug_notebook import State, render
 from jug_notebook.model import Snapshot
 
 PAUSE = 0.25  #: seconds between two updates, at least
@@ -165,10 +166,9 @@ def _look(picture: Picture) -> Snapshot | str:
     if picture.session.closed:
         return "the session is closed"
     try:
-        snapshot: Snapshot = picture.session.status(picture.all).snapshot
+        return picture.session.glance(picture.all)
     except (jn.JugError, OSError) as error:  # the next verb will meet it where it can be told
         return str(error)
-    return snapshot
 
 
 def _busy(snapshot: Snapshot) -> bool:
@@ -180,22 +180,24 @@ def gist(snapshot: Snapshot) -> Any:
     workers = tuple(
         (view.info.id, view.alive, view.info.task, view.info.done, view.info.progress) for view in snapshot.workers
     )
-    failures = tuple((failure.key, failure.started) for failure in snapshot.failures)
-    return snapshot.functions, workers, failures, snapshot.notes, snapshot.starting
+    kinds = tuple((kind.newest.key, kind.newest.started, len(kind.keys)) for kind in snapshot.kinds)
+    return snapshot.functions, workers, kinds, snapshot.notes, snapshot.starting
 
 
 def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
     """Draw the picture as text over the last one, until nothing is left that could change. Ctrl-C ends it before.
 
-    Where nothing can be redrawn, in a file or a pipe, only the last picture is shown.
+    Where nothing can be redrawn, in a file or a pipe, only the last picture is shown. In a terminal what doesn't fit is
+    cut while it moves; the last picture is whole.
     """
     terminal = sys.stdout.isatty()
-    shown, seen = "", -1
+    whole, shown, seen = "", "", -1
     try:
         while True:
             seen = session.watch(seen, PAUSE)
-            snapshot = session.status(all).snapshot
-            shown = _over(shown, draw(snapshot)) if terminal else draw(snapshot)
+            snapshot = session.glance(all)
+            whole = draw(snapshot)
+            shown = _over(shown, fitting(whole, *shutil.get_terminal_size())) if terminal else whole
             able = snapshot.starting or any(view.alive for view in snapshot.workers)
             if not able or not any(snapshot.counts[state] for state in OPEN):
                 break
@@ -203,14 +205,25 @@ def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> No
                 threading.Event().wait(PAUSE)
     except KeyboardInterrupt:
         pass
-    if not terminal:
-        print(shown)
+    if terminal and shown != whole:
+        _over(shown, whole)
+    elif not terminal:
+        print(whole)
+
+
+def fitting(text: str, columns: int, lines: int) -> str:
+    """As much of a picture as can be drawn over in a terminal of that size: no line breaks, none scrolls away."""
+    rows = [render.elide_columns(row, columns) for row in text.splitlines()]
+    if len(rows) >= lines:
+        left = len(rows) - max(1, lines - 2)
+        rows = [*rows[: max(1, lines - 2)], render.elide_columns(f"… {left} more lines", columns)]
+    return "\n".join(rows)
 
 
 def _over(former: str, text: str) -> str:
-    """Print over what was printed before."""
-    back = f"\x1b[{len(former.splitlines())}A\x1b[J" if former else ""
-    print(back + text, flush=True)
+    """Print over what was printed before, line by line: a screen that is cleared goes into the scrollback."""
+    back = f"\r\x1b[{len(former.splitlines())}A" if former else ""
+    print(back + "\x1b[K\n".join(text.splitlines()) + "\x1b[K\n\x1b[J", end="", flush=True)
     return text
 
 

@@ -18,9 +18,10 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 import jug_notebook as jn
 from jug_notebook import State, render
 from jug_notebook.model import Snapshot
-from kernel_ext import cells
+from kernel_ext import cells, launching
 from kernel_ext.cells import Record
 from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
+from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
     age,
@@ -48,7 +49,7 @@ from kernel_ext.outputs import (
     wanted,
     widgets_work,
 )
-from kernel_ext.replay import play, promise, recorded, replay
+from kernel_ext.replay import play, promise, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -287,9 +288,8 @@ class JugMagics(Magics):
             replay(session, task, self.as_text)
         elif now:
             print(f"{about}; it runs here")
-            with recorded(self.shell):
-                self._ran_here += 1
-                session.run_here(task)
+            self._ran_here += 1
+            session.run_here(task)
             if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
                 play(session.outputs(task.key))
             task.result()
@@ -333,6 +333,14 @@ class JugMagics(Magics):
         help="seconds with nothing to do and no notebook attached after which they end (600)",
     )  # fmt: skip
     @option("--python", metavar="P", help="the Python to run them with: the same minor version, other packages")
+    @option(
+        "--host", action="append", default=[], metavar="H[:N]",
+        help="start them there, over ssh: host, user@host, user@host:8; may be given again",
+    )  # fmt: skip
+    @option("--hosts-file", metavar="F", help="start them on the hosts in a file, one a line")
+    @option("--setup", metavar="CMD", help="shell commands to run there first: 'module load python; source env/…'")
+    @option("--remote-dir", metavar="D", help="where this notebook's folder is there; HERE=THERE for another one")
+    @option("--on", metavar="VAR", help="run them on what a variable holds: a Dask client, an executor, a view")
     @option("--here", action="store_true", help="run the tasks in this kernel, one after another; nothing is started")
     @option("--dry-run", action="store_true", help="only say what would run, what is stored, how long it would take")
     def jug_execute(self, line: str) -> None:
@@ -343,11 +351,18 @@ class JugMagics(Magics):
         %jug_execute -n 4 --wait                 wait until all is done
         %jug_execute -n 4 --dry-run              what would run, and for how long?
         %jug_execute --here                      no workers: run the tasks in this kernel, now
+        %jug_execute -n 8 --host a --host me@b:4 eight on a and four on b, over ssh; --dry-run looks what is in the way
+        %jug_execute -n 8 --on client            on a Dask client or an executor: these and you trust each other
 
         %jug_stop ends them.
         """
         asked = read(self.jug_execute, line)
         session = self.session
+        if elsewhere(asked):
+            self._execute_there(session, asked)
+            return
+        if asked.setup or asked.remote_dir:
+            raise UsageError("%jug_execute: --setup and --remote-dir are for other hosts: --host H")
         if asked.dry_run:
             target = joined([asked.target or ""])
             plan = self.meant(lambda: session.plan(asked.workers, target=target, namespace=self.shell.user_ns))
@@ -389,6 +404,22 @@ class JugMagics(Magics):
             session.barrier()
             self._say_how_it_ended(session.status().counts)
 
+    def _execute_there(self, session: jn.Session, asked: Any) -> None:
+        if asked.here:
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host and --on")
+        if asked.dry_run:
+            print(self.meant(lambda: launching.dry_run(session, asked, self.shell.user_ns, self.as_text)))
+            return
+        crew, told = self.meant(lambda: launching.launch(session, asked, self.shell.user_ns))
+        if self.as_text:
+            print("\n".join(told))
+        else:
+            _glance(crew)
+            self._picture(session, all=False, said="\n".join(told))
+        if asked.wait:
+            session.barrier()
+            self._say_how_it_ended(session.status().counts)
+
     def _execute_here(self, asked: Any) -> None:
         if asked.workers or asked.python:
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
@@ -404,19 +435,22 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("--now", action="store_true", help="at once: what they run is given back, and tried again by others")
+    @option("--host", metavar="H", help="only those of this host")
     def jug_stop(self, line: str) -> None:
         """Stop the workers on this store.
 
         %jug_stop               after their current task
         %jug_stop --now         at once; nothing is lost but the work on current tasks
+        %jug_stop --host a      only those of one host
         """
         asked = read(self.jug_stop, line)
-        told = self.session.stop(now=asked.now)
+        told = self.session.stop(now=asked.now, host=asked.host)
         self._asked.clear()
+        there = f" on {asked.host}" if asked.host else ""
         if told:
-            print(f"{plural(told, 'worker')} will stop {'now' if asked.now else 'after the current task'}")
+            print(f"{plural(told, 'worker')}{there} will stop {'now' if asked.now else 'after the current task'}")
         else:
-            print("no worker to stop")
+            print(f"no worker to stop{there}")
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -451,7 +485,7 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
-    @option("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    @option("--history", action="store_true", help="who ran what when: the latest attempts that ended")
     @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
         """List tasks: state, arguments, time, and the result or error in short.
@@ -485,14 +519,22 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
+    @option("--host", metavar="H", help="what the workers of this host said of themselves")
     def jug_log(self, line: str) -> None:
         """What tasks printed, with the traceback of failed ones.
 
         %jug_log                        of those that ended last
         %jug_log primes[3]              of these
+        %jug_log --host a               what the workers of a host said of themselves
         """
-        target = joined(read(self.jug_log, line).target)
+        asked = read(self.jug_log, line)
+        target = joined(asked.target)
         session = self.session
+        if asked.host:
+            if target:
+                raise UsageError("%jug_log: --host is about workers; leave TARGET out")
+            print(self.meant(lambda: session.log(host=asked.host)))
+            return
         listing = self.meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
         ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
         said = [(view, session.outputs(view.key)) for view in ended]
@@ -705,12 +747,12 @@ class JugMagics(Magics):
 
     def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
-        snapshot: Snapshot = session.status(all).snapshot
+        snapshot: Snapshot = session.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
+            above = f'<div style="margin-bottom:.4em;white-space:pre-line">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),
@@ -720,14 +762,23 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            view = panel.box._repr_mimebundle_()
-            handle = show({**view, **draw(snapshot)}, display_id=True)
-            panel.kept = lambda snapshot: handle.update({**view, **draw(snapshot)}, raw=True)
+            still = show(panel.still(draw(snapshot)), display_id=True)
+            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return
         handle = show(draw(snapshot), display_id=watched)
         if handle is not None:
             self.live.follow(self.cell, snapshot, Drawing(session, all, handle, draw))
+
+    def show_crew(self, crew: Any) -> None:
+        """A crew shows as the live picture of its store, or as its line where that must be text."""
+        if self.as_text:
+            print(repr(crew))
+            return
+        session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)
+        _glance(crew)
+        self._picture(session, all=False)
 
     def _presses_wait(self) -> bool:
         """Does a press of a button wait until the running cell has ended?"""

@@ -88,7 +88,10 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
 
 def steady_history(runs: Sequence[RunView], total: int) -> str:
     """Runs without keys, times and hosts, by name."""
-    lines = sorted(f"{run.name}({run.shown})  {run.state.value}  {run.said}".rstrip() for run in runs)
+    lines = sorted(
+        f"{run.name}({run.shown})  {run.state.value}{', ' * bool(run.fate)}{run.fate}  {run.said}".rstrip()
+        for run in runs
+    )
     if total > len(lines):
         lines.append(f"and {total - len(lines)} before")
     return "\n".join(lines) or "nothing was run yet"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jug_notebook as jn
@@ -29,11 +29,17 @@ def _sendable(form: str, data: Any) -> Any:
     return data.decode(errors="replace") if isinstance(data, bytes) else data
 
 
-@contextmanager
-def recorded(shell: Any) -> Iterator[None]:
-    """Within, what a task displays that runs here is kept with it as well as shown."""
+def record(shell: Any) -> Callable[[], None]:
+    """From now on, what a task displays that runs in this kernel is kept with it; answers how to take that back.
+
+    What runs in the main thread (``--here``, ``--now``) is shown as well. Workers that are threads (``memory:``) show
+    nothing: it would land under whatever cell runs then, and their `clear_output` would clear that.
+    """
     publisher = shell.display_pub
-    publish = publisher.publish
+    publish, clear = publisher.publish, publisher.clear_output
+
+    def unseen() -> bool:
+        return threading.current_thread() is not threading.main_thread()
 
     def both(data: dict[str, Any], metadata: Any = None, *args: Any, **more: Any) -> None:
         book, name = album.current(), (more.get("transient") or {}).get("display_id", "")
@@ -41,13 +47,22 @@ def recorded(shell: Any) -> Iterator[None]:
             book.update(data, metadata, name)
         elif book is not None:
             book.add(data, metadata, name)
-        publish(data, metadata, *args, **more)
+        if book is None or not unseen():
+            publish(data, metadata, *args, **more)
 
-    publisher.publish = both
-    try:
-        yield
-    finally:
-        del publisher.publish
+    def cleared(wait: bool = False) -> None:
+        book = album.current()
+        if book is not None:
+            book.clear(wait)
+        if book is None or not unseen():
+            clear(wait)
+
+    publisher.publish, publisher.clear_output = both, cleared
+
+    def remove() -> None:
+        del publisher.publish, publisher.clear_output
+
+    return remove
 
 
 def replay(session: jn.Session, task: Any, steady: bool) -> None:

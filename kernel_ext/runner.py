@@ -1,12 +1,11 @@
 """Calls the function of a cell task in a worker: watches its inputs, and lets each output stand or fall by itself.
 
-Loaded only where such tasks run. The function says in its attribute ``jug_cell`` which names are outputs,
-and which of them were declared.
+Loaded only where such tasks run, and light: IPython comes when a cell asks for it (`kernel_ext.shell`). The function
+says in its attribute ``jug_cell`` which names are outputs, and which of them were declared.
 """
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import inspect
 import os
@@ -19,12 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import IPython
 from blake3 import blake3
-from IPython.core.displaypub import DisplayPublisher
-from IPython.core.interactiveshell import InteractiveShell
 
-from jug_notebook import JugError, album
+from jug_notebook import JugError
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -51,82 +47,19 @@ class Outputs(dict[str, Any]):
         return Outputs, (dict(self), self.absent)
 
 
-class Publisher(DisplayPublisher):
-    """What a task displays goes into its album."""
-
-    def publish(
-        self,
-        data: dict[str, Any],
-        metadata: dict[str, Any] | None = None,
-        source: Any = None,
-        *,
-        transient: dict[str, Any] | None = None,
-        update: bool = False,
-        **_: Any,
-    ) -> None:
-        book, name = album.current(), (transient or {}).get("display_id", "")
-        if book is None:
-            print(data.get("text/plain", ""))
-        elif update:
-            book.update(data, metadata, name)
-        else:
-            book.add(data, metadata, name)
-
-    def clear_output(self, wait: bool = False) -> None:
-        book = album.current()
-        if book is not None:
-            book.clear(wait)
-
-
-def shell() -> Any:
-    """The shell in use. A worker has none until a task needs it, for a magic, a command or something to display."""
-    if not InteractiveShell.initialized():
-        from traitlets.config import Config
-
-        quiet = Config()
-        quiet.HistoryManager.enabled = False
-        quiet.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
-        made = _Shell.instance(config=quiet, user_module=sys.modules["__main__"])
-        _draw_figures(made)
-    return InteractiveShell.instance()
-
-
-class _Shell(InteractiveShell):
-    """A shell without a history, which leaves the process as it is."""
-
-    display_pub_class = Publisher
-    system = InteractiveShell.system_raw  # through a terminal of its own, lines would end in carriage returns
-
-    def init_sys_modules(self) -> None:
-        """``__main__`` stays what it was."""
-
-    def init_traceback_handlers(self, custom_exceptions: Any) -> None:
-        super().init_traceback_handlers(custom_exceptions)
-        sys.excepthook = sys.__excepthook__
-
-
-def _draw_figures(made: Any) -> None:
-    """``display(figure)`` shows the picture."""
-    pictures = made.display_formatter.formatters["image/png"]
-    pictures.for_type_by_name("matplotlib.figure", "Figure", album.drawn)
-
-
 def get_ipython() -> Any:
     """What ``!command`` and ``%magic`` in a cell task ask for."""
+    from kernel_ext.shell import shell
+
     return shell()
 
 
 def show_last(value: Any) -> None:
     """The value of a cell's last expression, as under any cell."""
-    if value is None:
-        return
-    here: Any = shell()
-    shown = here.display_formatter.format(value)
-    book = album.current()
-    if book is not None and isinstance(here, _Shell):
-        book.add(*shown)
-    else:
-        here.display_pub.publish(*shown)
+    if value is not None:
+        from kernel_ext.shell import publish
+
+        publish(value)
 
 
 def _awaited(coroutine: Any) -> Any:
@@ -134,6 +67,8 @@ def _awaited(coroutine: Any) -> Any:
 
     In a kernel a loop runs in this thread already. It is set aside meanwhile: another thread would not be listened to.
     """
+    import asyncio  # it costs as much to import as all the rest
+
     outer = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     loop = asyncio.new_event_loop()
@@ -187,8 +122,10 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     vars(builtins).setdefault("display", _display)
     outputs, declared = function.jug_cell  # type: ignore[attr-defined]
     watched = {name: fingerprint(value) for name, value in kwargs.items() if name not in outputs}
-    if InteractiveShell.initialized() and isinstance(InteractiveShell.instance(), _Shell):
-        InteractiveShell.instance().user_ns = function.__globals__
+    if "kernel_ext.shell" in sys.modules:
+        from kernel_ext.shell import work_in
+
+        work_in(function.__globals__)
     values = function(*args, **kwargs)
     if inspect.iscoroutine(values):
         values = _awaited(values)

@@ -8,22 +8,24 @@ under the panel's lock alone.
 from __future__ import annotations
 
 import functools
+import secrets
+import shlex
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as w
 
 import jug_notebook as jn
 from jug_notebook import State, render
-from jug_notebook.model import FailureView, Snapshot, WorkerView
+from jug_notebook.model import FailureKind, Snapshot, WorkerView
 from kernel_ext.live import OPEN
 from kernel_ext.outputs import plural
 
-STILL = 30.0  #: seconds between two renewals of the saved picture while things go on
+STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news
-AT_ONCE = 2  #: so many failures are put on the page in one update: each is several messages
+AT_ONCE = 2  #: so many failures, or stories of failures, are put on the page in one update: each is several messages
 KEPT = 40  #: failures that went are kept, to be as they were when they come back
 
 STYLE = """<style>
@@ -34,11 +36,13 @@ STYLE = """<style>
 .jug-panel td.l {text-align: left}
 .jug-panel td i {opacity: .35; font-style: normal}
 .jug-panel tbody tr {border-top: 1px solid rgba(128,128,128,.28)}
-.jug-panel td div span {display: inline-block; height: 8px}
+.jug-panel .b {height: 8px; font-size: 0; line-height: 0; white-space: nowrap; overflow: hidden; border-radius: 3px;
+  background: rgba(128,128,128,.2); width: 110px; margin-right: 6px}
+.jug-panel .b span {display: inline-block; height: 8px}
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
 .jug-panel .jug-bar select {margin: 0}
-.jug-panel .jug-style {display: none}
+.jug-panel .jug-style, .MASK, .jp-OutputArea-child:has(> * > .MASK), .jp-OutputArea-child:has(> .MASK) {display: none}
 .jug-panel .jug-failure {border-top: 1px solid rgba(128,128,128,.28); margin: 0}
 .jug-panel .jug-failure .jupyter-widget-Collapse-header {background: none; border: none; padding: 3px 0; color: inherit;
   font-size: 13px; font-weight: normal; cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
@@ -54,22 +58,37 @@ STYLE = """<style>
 
 #: What `render` says in each cell anew, in short, by the style above. What is not found here is just longer.
 SHORTER = (
-    (' style="padding:3px 10px 3px 0;text-align:right"', ""),
+    (' style="padding:3px 10px 3px 0"', ""),
     (' style="padding:3px 10px 3px 0;text-align:left"', ' class="l"'),
-    (' style="background:none;border-top:1px solid rgba(128,128,128,.28)"', ""),
+    (' style="background:none;border-top:1px solid rgba(128,128,128,.28);text-align:right"', ""),
     ('<span style="opacity:.35">·</span>', "<i>·</i>"),
+    (
+        ' style="height:8px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
+        'background:rgba(128,128,128,.2);width:110px;margin-right:6px"',
+        ' class="b"',
+    ),
     ('style="display:inline-block;height:8px;width', 'style="width'),
 )
 
 BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
 
 LIVE = '<span style="color:#009e73">●</span> live'
-WAITS = " · buttons act after the running cell; <code>jug-notebook stop</code> in a shell acts at once"
+WAITS = " · buttons act after the running cell"
+AT_ONCE_ELSEWHERE = "; in a shell, this stops at once: <code>{}</code>"
+SAVED = (
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> “Model not found” or “loading” below '
+    "says that the kernel which moved it has ended. Run the cell again to see how things are.</div>"
+)
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
 
 class Panel:
-    """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed."""
+    """One status widget. ``kept`` is called with a snapshot where the saved picture should be renewed.
+
+    A front end shows a widget, or that its model is gone, whatever else its output holds. So the saved picture is an
+    output of its own before it, `still`, which the widget hides as long as it is on the page: once the kernel has ended
+    and the page is loaded anew, the last state stands there.
+    """
 
     def __init__(
         self,
@@ -84,6 +103,7 @@ class Panel:
         self.all = all
         self.kept: Callable[[Snapshot], None] = lambda snapshot: None
         self._waiting = waiting  #: do presses of buttons wait for a running cell?
+        self._waits = WAITS + _stop_in_a_shell(session.url)
         self._lock = threading.RLock()
         self._closed = False
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
@@ -102,19 +122,24 @@ class Panel:
         self._sure.button_style = "danger"
         self._not = self._button("keep them", "change nothing", self._keep)
         self._bar = _row([self._grow, self._end, self._cut, self._again, self._drop])
-        self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not])
-        self._confirm.layout.display = "none"
-        style = _html(STYLE)
+        hidden = w.Layout(flex_flow="row wrap", align_items="center", display="none")
+        self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not], hidden)
+        self._mask = f"jug-still-{secrets.token_hex(6)}"
+        style = _html(STYLE.replace("MASK", self._mask))
         style.add_class("jug-style")
-        self.box = w.VBox(
+        self.box = _column(
             [style, self._head, self._functions, self._failures.box, self._workers, self._bar, self._confirm,
              self._said, self._mark]
         )  # fmt: skip
         self.box.add_class("jug-panel")
         self._say(said)
-        self._renew(snapshot)
+        self._renew(snapshot, room=0)
         for widget in _all(self.box):
             route_to_asker(widget)
+
+    def still(self, forms: Mapping[str, str]) -> dict[str, str]:
+        """The saved picture, as what is hidden while the widget is there."""
+        return {**forms, "text/html": f'<div class="{self._mask}">{SAVED}{forms["text/html"]}</div>'}
 
     # -- renewed by the poller -----------------------------------------------------------------------------------------
 
@@ -157,7 +182,7 @@ class Panel:
         self.kept(snapshot)
         self._fresh, self._saved_at = True, snapshot.at
 
-    def _renew(self, snapshot: Snapshot) -> None:
+    def _renew(self, snapshot: Snapshot, room: int = AT_ONCE) -> None:
         calm = _calmed(snapshot)
         counts = snapshot.counts
         alive = any(view.alive for view in snapshot.workers) or bool(snapshot.starting)
@@ -165,7 +190,7 @@ class Panel:
         _set(self._head, BLOCK.format(render.head_html(calm)))
         _set(self._functions, BLOCK.format(_shorter(render.functions_html(calm))) if self._names else "")
         _set(self._workers, BLOCK.format(_shorter(render.workers_html(calm)) or NOBODY))
-        self._failures.renew(snapshot)
+        self._failures.renew(snapshot, room)
         for button, useful in (
             (self._end, alive),
             (self._cut, alive),
@@ -177,7 +202,7 @@ class Panel:
         self._tell_live()
 
     def _tell_live(self) -> None:
-        _set(self._mark, _line(LIVE + (WAITS if self._waiting() else ""), ""))
+        _set(self._mark, _line(LIVE + (self._waits if self._waiting() else ""), ""))
 
     # -- buttons -------------------------------------------------------------------------------------------------------
 
@@ -245,32 +270,32 @@ class Panel:
 
 
 class Failures:
-    """The failures, equal ones together: each a line that opens, as a part of its own."""
+    """What failed, by kinds: each a line that opens, as a part of its own."""
 
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
         self._again = again
         self._title, self._more = _html(), _html()
         self._shown: dict[tuple[str, str], Failure] = {}
         self._kept: dict[tuple[str, str], Failure] = {}
-        self.box = w.VBox([self._title, self._more])
+        self.box = _column([self._title, self._more])
 
-    def renew(self, snapshot: Snapshot) -> None:
-        """Put what failed on the page. Those there keep their place and stay as they are; a few new ones a time."""
+    def renew(self, snapshot: Snapshot, room: int = AT_ONCE) -> None:
+        """Put what failed on the page. Kinds there keep their place; a few new ones, or stories, a time."""
         count = snapshot.counts[State.FAILED]
-        groups = {(group[0].name, group[0].error): group for group in render.alike(snapshot.failures) if count}
-        wanted = list(groups)[: render.FAILURES]
-        for about in [about for about in self._shown if about not in groups]:
+        kinds = {(kind.newest.name, kind.about): kind for kind in render.kinds(snapshot)} if count else {}
+        for about in [about for about in self._shown if about not in kinds]:
             self._keep(about, self._shown.pop(about))
-        room = AT_ONCE
-        for about in wanted:
+        for about in kinds:
             if about not in self._shown and room and len(self._shown) < render.FAILURES:
                 kept = self._kept.pop(about, None)
                 room -= kept is None
                 self._shown[about] = kept or Failure(self._again)
-                self._shown[about].renew(groups[about])
         for about, failure in self._shown.items():
-            failure.renew(groups[about])
-        left = count - sum(len(groups[about]) for about in self._shown)
+            failure.renew(kinds[about])
+        for failure in sorted(self._shown.values(), key=lambda failure: failure.told):
+            if room and failure.tell():
+                room -= 1
+        left = count - sum(len(kinds[about].keys) for about in self._shown)
         title = f'<div style="margin-top:8px;font-weight:bold">{plural(count, "failure")}</div>'
         _set(self._title, BLOCK.format(title) if count else "")
         _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._shown else "")
@@ -291,35 +316,57 @@ class Failures:
 
 
 class Failure:
-    """Failures of one kind: a line; it opens to the story of one of them, and what can be done."""
+    """Failures of one kind: a line; it opens to the story of the newest, and what can be done.
+
+    One that is open keeps its story as long as that failure is among them: somebody reads it.
+    """
 
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
-        self._views: list[FailureView] = []
-        self._told: FailureView | None = None
+        self._kind: FailureKind | None = None
+        self._story_of: FailureKind | None = None
         self._story = _html()
-        retry = _plain_button("retry", "try again")
-        drop = _plain_button("invalidate", "compute again, with all that was made from it")
-        retry.on_click(lambda _: again("retry", [view.key for view in self._views]))
-        drop.on_click(lambda _: again("invalidate", [view.key for view in self._views]))
-        self.box = w.Accordion([w.VBox([self._story, _row([retry, drop])])], selected_index=None)
+        retry = _plain_button("retry", "try these again")
+        drop = _plain_button("invalidate", "compute these again, with all that was made from them")
+        retry.on_click(lambda _: again("retry", self._keys))
+        drop.on_click(lambda _: again("invalidate", self._keys))
+        self.box = w.Accordion([_column([self._story, _row([retry, drop])])], selected_index=None, layout=_shared().any)
         self.box.add_class("jug-failure")
         for widget in _all(self.box):
             route_to_asker(widget)
 
-    def renew(self, views: Sequence[FailureView]) -> None:
-        """The one told of stays the same as long as it is among them."""
-        if self._views == views:
+    @property
+    def _keys(self) -> Sequence[str]:
+        return () if self._kind is None else self._kind.keys
+
+    @property
+    def told(self) -> bool:
+        """Has it a story by now?"""
+        return self._story_of is not None
+
+    def renew(self, kind: FailureKind) -> None:
+        """The line: the newest of them, and how many there are."""
+        if self._kind == kind:
             return
-        self._views = list(views)
-        if self._told not in views:
-            self._told = views[0]
-        told = self._told
-        assert told is not None
-        _set(self._story, BLOCK.format(render.story_html(told, [view for view in views if view is not told])))
-        more = f"  and {len(views) - 1:,} more like it" if len(views) > 1 else ""
-        title = f"{_short(f'{told.name}({told.shown})', 60)}  ·  {_short(told.error, 90)}{more}"
+        self._kind = kind
+        newest, count = kind.newest, len(kind.keys)
+        more = f"  ·  and {count - 1:,} more like it" if count > 1 else ""
+        title = f"{_short(render.call(newest.name, newest.shown), 60)}  ·  {_short(newest.error, 90)}{more}"
         if self.box.titles != (title,):
             self.box.titles = (title,)
+
+    def tell(self) -> bool:
+        """Write its story, unless that is the one that stands there. Answers whether it was written."""
+        told, kind = self._story_of, self._kind
+        if kind is None or told == kind:
+            return False
+        if told is not None and self.box.selected_index is not None and told.newest.key in kind.keys:
+            return False
+        self._story_of = kind
+        story = BLOCK.format(render.story_html(kind.newest, kind.others, len(kind.keys)))
+        if self._story.value == story:
+            return False
+        self._story.value = story
+        return True
 
 
 def route_to_asker(widget: Any) -> None:
@@ -332,6 +379,13 @@ def route_to_asker(widget: Any) -> None:
         comm._reply_subshell_for = lambda data, default: default
 
 
+def _stop_in_a_shell(url: str) -> str:
+    """How to stop workers where the kernel is busy; a password stays where it is."""
+    if url.startswith("memory:"):
+        return ""
+    return AT_ONCE_ELSEWHERE.format(escape(f"jug-notebook stop --jugdir {'URL' if '@' in url else shlex.quote(url)}"))
+
+
 def _calmed(snapshot: Snapshot) -> Snapshot:
     """Without what changes by itself and says nothing: how long ago the last of regular beats was."""
     from msgspec.structs import replace
@@ -342,24 +396,39 @@ def _calmed(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, workers=tuple(map(calmed, snapshot.workers)))
 
 
-@functools.cache
-def _shared() -> tuple[Any, Any, Any, Any]:
+class _Shared(NamedTuple):
     """Layouts and styles that many use: each is a model of its own on the page."""
-    return w.Layout(width="100%"), w.HTML().style, w.Layout(width="auto"), w.Button().style
+
+    any: Any
+    wide: Any
+    narrow: Any
+    row: Any
+    html: Any
+    button: Any
+
+
+@functools.cache
+def _shared() -> _Shared:
+    return _Shared(
+        w.Layout(), w.Layout(width="100%"), w.Layout(width="auto"),
+        w.Layout(flex_flow="row wrap", align_items="center"), w.HTML().style, w.Button().style,
+    )  # fmt: skip
 
 
 def _html(value: str = "") -> Any:
-    wide, style, _, _ = _shared()
-    return w.HTML(value, layout=wide, style=style)
+    return w.HTML(value, layout=_shared().wide, style=_shared().html)
 
 
 def _plain_button(label: str, tip: str) -> Any:
-    _, _, narrow, style = _shared()
-    return w.Button(description=label, tooltip=tip, layout=narrow, style=style)
+    return w.Button(description=label, tooltip=tip, layout=_shared().narrow, style=_shared().button)
 
 
-def _row(widgets: Sequence[Any]) -> Any:
-    row = w.HBox(widgets, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+def _column(widgets: Sequence[Any]) -> Any:
+    return w.VBox(widgets, layout=_shared().any)
+
+
+def _row(widgets: Sequence[Any], layout: Any = None) -> Any:
+    row = w.HBox(widgets, layout=layout or _shared().row)
     row.add_class("jug-bar")
     return row
 

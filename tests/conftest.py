@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import redis_server
 
 from jug_notebook import hints
 from jug_notebook.store import Store, open_store
+
+__all__ = ["redis_server"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +29,12 @@ def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hints, "_told", set())
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A URL of each kind of store."""
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis_server").url()
+        return url
     return {"memory": f"memory:{tmp_path.name}", "file": f"file:{tmp_path / 'jugdata'}"}[request.param]
 
 

@@ -198,6 +198,16 @@ def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
     assert board.state("a") is State.READY
 
 
+def test_attempts_that_count_for_nothing_are_still_told_each_once() -> None:
+    verdicts = [failed("a", final=False), failed("a", attempt=2), finished("a", b"1", round=1)]
+    board = board_of(submitted("a"), wished("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
+    board.fold(*settled(verdicts[2]))
+    board.fold(invalidated("a", round=1))
+    board.fold(*settled(verdicts[0]))
+    assert sorted((outcome[0].round, outcome[0].attempt) for _, outcome in board.runs()) == [(0, 1), (0, 2), (1, 1)]
+    assert list(board.runs(Scope(THERE.notebook))) == []
+
+
 def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offered() -> None:
     board = board_of(submitted("a"), wished("a"))
     grant = board.ready(1, 0.0)[0].grant
@@ -263,8 +273,16 @@ def test_priority_comes_first_then_the_order_of_submission() -> None:
 def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
     board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
     assert len(board.ready(100, 0.0)) == 1
-    board.fold(*settled(finished("0", b"1", duration=BUDGET / 10)))
+    for name in range(50):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
     assert len(board.ready(100, 0.0)) == 10
+
+
+def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
+    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
+    for name in range(3):
+        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
+    assert len(board.ready(100, 0.0)) == 3
 
 
 def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
@@ -509,6 +527,7 @@ def picture(board: Board) -> object:
         return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
     return (
+        {(verdict, worker) for _, (verdict, _, worker) in board.runs()},
         _sorted_reused(board),
         [(key, board.state(key), value(key), board.blame(key)) for key in KEYS],
         {scope: _sorted(board.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},

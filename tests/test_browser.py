@@ -15,7 +15,7 @@ from browser import KERNEL, NOTEBOOK, Lab, Tab, browser, missing
 from jug_notebook.store import Store, open_store
 
 CELLS = [
-    "%load_ext jug_notebook",
+    "%load_ext jug_notebook\nimport jug_notebook as jn",
     """%%jugtask
 import os, time
 def held(gate, n=0):
@@ -33,7 +33,7 @@ def picky(file, odd="<script>window.bad = 1</script>"):
     "%jug_execute -n 2",
     "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.01)",
     "later = held('third', 1)",
-    "%jug_execute -n 1",
+    "jn.execute(1)",
     "%jug_status",
     "%%capture caught\n%jug_stop --now",
 ]
@@ -178,10 +178,10 @@ def test_the_saved_notebook_shows_the_last_state_as_text_and_html(tab: Tab) -> N
     tab.page.wait_for_function(
         f"{NOTEBOOK}.content.widgets[{EXECUTE}].model.outputs.get(0).data['text/plain'].includes('ready 2')"
     )
-    [output] = tab.save().cells[EXECUTE].outputs
-    assert "ready 2" in output.data["text/plain"]
-    assert "ready <b>2</b>" in output.data["text/html"]
-    assert "application/vnd.jupyter.widget-view+json" in output.data
+    still, view = tab.save().cells[EXECUTE].outputs
+    assert "ready 2" in still.data["text/plain"]
+    assert "ready <b>2</b>" in still.data["text/html"]
+    assert list(view.data) == ["application/vnd.jupyter.widget-view+json"]
 
 
 def test_a_tab_opened_again_is_live(tab: Tab, shot: Callable[[str], None]) -> None:
@@ -197,6 +197,11 @@ def test_a_tab_opened_again_is_live(tab: Tab, shot: Callable[[str], None]) -> No
     shot("opened-again")
 
 
+def test_while_a_widget_is_there_its_saved_picture_is_hidden(tab: Tab) -> None:
+    assert tab.page.locator("[class*=jug-still]").count() == 2
+    assert not tab.page.locator("[class*=jug-still]").first.is_visible()
+
+
 def test_a_restarted_kernel_finds_the_work_in_flight(tab: Tab, shot: Callable[[str], None]) -> None:
     tab.restart_kernel()
     tab.page.wait_for_function("document.querySelector('.jug-panel')?.matches('.jupyter-widgets-disconnected') ?? true")
@@ -207,3 +212,21 @@ def test_a_restarted_kernel_finds_the_work_in_flight(tab: Tab, shot: Callable[[s
     touch(tab, "third")
     shows(tab, "finished 5", "all done")
     shot("after-the-restart")
+
+
+def test_a_notebook_whose_kernel_has_ended_shows_the_saved_picture(tab: Tab, shot: Callable[[str], None]) -> None:
+    tab.page.wait_for_function(
+        f"{NOTEBOOK}.content.widgets[{STATUS}].model.outputs.get(0).data['text/plain'].includes('all done')"
+    )
+    tab.save()
+    tab.restart_kernel()
+    tab.open()
+    saved = tab.page.locator("[class*=jug-still]").last
+    saved.wait_for(state="visible")
+    tab.page.get_by_text("model not found").last.wait_for()
+    said = " ".join(saved.inner_text().split())
+    assert "Saved picture, not live" in said
+    assert "all done" in said
+    assert "held" in said
+    shot("kernel-ended-and-opened-again")
+    tab.run(0)

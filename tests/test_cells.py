@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import jug_notebook as jn
 from jug_notebook.model import FunctionView, Snapshot, State
 from kernel_ext import load_ipython_extension, unload_ipython_extension
 from kernel_ext.frontend import cell_name, headless, notebook_path
-from kernel_ext.live import Drawing, Live
+from kernel_ext.live import Drawing, Live, fitting
 from kernel_ext.runner import ChangedInPlace, NoSuchOutput, Outputs, fingerprint, run
 
 
@@ -364,11 +363,12 @@ class _Eye:
     def __init__(self, *pictures: Any) -> None:
         self.pictures = list(pictures)
 
-    def status(self, all: bool) -> Any:
+    def glance(self, all: bool) -> Snapshot:
         shown = self.pictures[0] if len(self.pictures) == 1 else self.pictures.pop(0)
         if isinstance(shown, Exception):
             raise shown
-        return types.SimpleNamespace(snapshot=shown)
+        assert isinstance(shown, Snapshot)
+        return shown
 
     def watch(self, seen: int, timeout: float) -> int:
         return seen
@@ -394,6 +394,14 @@ def test_a_picture_is_redrawn_only_when_there_is_news() -> None:
     assert handle.drawn == [{"text/plain": "4"}]
     live.stop()
     assert not live.running
+
+
+def test_a_picture_that_moves_in_a_terminal_fits_into_it() -> None:
+    text = "\n".join(["x" * 30, "短" * 10, "  a  b", *map(str, range(20))])
+    assert fitting(text, 100, 40) == text
+    cut = fitting(text, 12, 8).splitlines()
+    assert cut == ["x" * 11 + "…", "短" * 5 + "…", "  a  b", "0", "1", "2", "… 17 more l…"]
+    assert fitting("a\nb\nc", 10, 1) == "a\n… 2 more …"
 
 
 def test_a_store_that_is_out_of_reach_leaves_the_picture_as_it_is() -> None:

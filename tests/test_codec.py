@@ -193,7 +193,7 @@ def test_large_arrays_go_to_blobs_of_their_own_once(blobs: Blobs) -> None:
 def test_mapped_arrays_are_views_of_the_store_and_read_only(blobs: Blobs) -> None:
     payload, _ = dump_value(np.zeros(INLINE), blobs.put)
     held = blobs[payload.buffers[0]]
-    found = load_value(payload, blobs.get, mmap=True)
+    found = load_value(payload, blobs.get, blobs.get)
     assert not found.flags.writeable
     assert found.__array_interface__["data"][0] == np.frombuffer(held).__array_interface__["data"][0]
 

@@ -197,6 +197,25 @@ def test_history_tells_who_ran_what_when_and_survives_the_session(session, cell,
     assert "int 2" in runs._repr_html_()
 
 
+def test_history_tells_of_attempts_that_no_longer_count(session, cell):
+    task = cell["divide"](1, 0)
+    session.run_here()
+    assert task.retry() == 1
+    session.run_here()
+    value = cell["walk"](1)
+    session.run_here()
+    value.invalidate()
+    session.run_here()
+    told = [(run.name, run.state.value, run.fate, run.said) for run in reversed(jn.history())]
+    wrong = "ZeroDivisionError: division by zero"
+    assert told == [
+        ("divide", "failed", "tried again", wrong), ("divide", "failed", "", wrong),
+        ("walk", "finished", "dropped", "int 2"), ("walk", "finished", "", "int 2"),
+    ]  # fmt: skip
+    assert "failed, tried again" in repr(jn.history())
+    assert "finished, dropped" in jn.history()._repr_html_()
+
+
 def test_provenance_is_plain_data_with_all_that_went_in(session, cell):
     rows = cell["load"].map(range(2))
     answer = cell["total"](rows)

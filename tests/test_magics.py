@@ -413,3 +413,36 @@ def test_a_headless_kernel_takes_its_crew_along(folder: Path, kernel: Kernel, tm
     while any(alive for info, alive, _ in store.processes() if info.kind == "supervisor"):
         seen = store.watch(seen, 1.0)
     store.close()
+
+
+THREADS = """%%jugtask
+def shown(n):
+    from IPython.display import HTML, clear_output, display
+    print("at first")
+    clear_output()
+    print("then", n)
+    display(HTML(f"<b>{n}</b>"), display_id="it")
+    display(HTML(f"<i>{n}</i>"), display_id="it", update=True)
+    print("last")
+    return n
+"""
+
+
+def test_workers_that_are_threads_of_the_kernel_keep_what_tasks_display(tmp_path: Path) -> None:
+    settings = str(tmp_path / "settings")
+    kernel = Kernel(tmp_path, JUG_STORE="memory:", XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text")
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
+        kernel.run(THREADS)
+        ran = kernel.run("task = shown(1)\ncrew = jn.execute(1)\ntask.result()")
+        assert (ran.result, ran.out, ran.displays) == ("1", "", [])
+        forms = "[(kind, piece if kind == 'stdout' else piece['text/html']) for kind, piece in task.outputs()]"
+        said = kernel.run(forms)
+        assert said.result == r"[('stdout', 'then 1\n'), ('display', '<i>1</i>'), ('stdout', 'last\n')]"
+        kernel.run("%jug_stop --now\nseen = -1\nwhile crew.supervisors: seen = crew.store.watch(seen, 0.05)")
+        here = kernel.run("again = shown(2)\n%jug_execute --here")
+        assert "then 2" in here.out
+        assert [shown["data"]["text/html"] for shown in here.displays] == ["<b>2</b>"]
+        assert kernel.run("again.outputs()[1][1]['text/html']").result == "'<i>2</i>'"
+    finally:
+        kernel.close()

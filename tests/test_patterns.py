@@ -378,8 +378,8 @@ def test_what_is_not_loaded_is_not_read(session: Session, monkeypatch: pytest.Mo
     heavy = jn.Task(np.zeros, 100_000)
     heavy.result()
     read = []
-    get = session._store.get_blob
-    monkeypatch.setattr(session._store, "get_blob", lambda address: read.append(address) or get(address))
+    get = session._store.map_blob
+    monkeypatch.setattr(session._store, "map_blob", lambda address: read.append(address) or get(address))
 
     def blobs() -> int:
         return sum(len(get(address)) >= 800_000 for address in read)

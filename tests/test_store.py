@@ -191,6 +191,36 @@ def test_retry_is_for_failed_tasks_only(store: Store) -> None:
     assert store.invalidate([key("a"), key("b")], Why.RETRY, "ann") == [key("a")]
 
 
+def test_every_attempt_that_ended_is_told_whether_or_not_it_counts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    for round, (digest, final) in enumerate([(b"", False), (b"", True), (b"1", True), (b"2", True)]):
+        (claim,) = store.claim(worker.id, 1, 0.0, target=Target(keys=frozenset([key("a")])))
+        verdict = msgspec.structs.replace(outcome(claim, digest).verdict, final=final, started=5.0 + round)
+        store.claim(worker.id, 0, 0.0, [Settlement(verdict, b"outcome %d" % round)])
+        if final and round < 3:
+            store.invalidate([key("a")], Why.DIRECT if digest else Why.RETRY, "ann")
+    ended, total = store.runs()
+    assert [(run.body, run.counts) for run in ended] == [
+        (b"outcome 3", True), (b"outcome 2", False), (b"outcome 1", False), (b"outcome 0", False),
+    ]  # fmt: skip
+    assert ([run.body for run in store.runs(limit=1)[0]], total) == ([b"outcome 3"], 4)
+    assert store.runs(Scope("/b.ipynb")) == ([], 0)
+
+
+def test_since_when_a_worker_runs_what_its_last_beat_does_not_tell_follows_from_facts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    ended = store.snapshot().at + 60.0  # of a clock that is ahead
+    late = msgspec.structs.replace(outcome(claim).verdict, started=ended - 1.0, duration=1.0)
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since > 1e9) == (key("a"), True)
+    (claim,) = store.claim(worker.id, 1, 0.0, [Settlement(late, b"outcome")])
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since) == (key("b"), ended)
+
+
 def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
     with pytest.raises(NoSuchTask, match=key("nothing")[:12]):
         store.invalidate([key("nothing")], Why.DIRECT, "ann")
@@ -448,6 +478,18 @@ def test_everything_is_found_again_by_a_process_that_comes_later(folder: Path) -
     store.close()
     later = open_store(folder)
     assert later.submit([task("a"), task("b", "a")], HERE) == SubmitReport(finished=2)
+
+
+def test_what_was_dropped_is_still_told_of_by_a_process_that_comes_later(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    run_all(store)
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    run_all(store, b"2")
+    store.close()
+    ended, total = open_store(folder).runs()
+    assert sorted((run.body, run.counts) for run in ended) == [(b"outcome 1", False), (b"outcome 2", True)]
+    assert total == 2
 
 
 def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path) -> None:

@@ -305,11 +305,22 @@ def test_a_list_of_tasks_shows_as_one_table(session):
     many = double.map(range(500)) + fails.map(range(3))
     assert "500 of " in repr(many)
     assert len(repr(many)) < 300
-    assert many._repr_html_().count("<tr>") == 3
+    for shown in (many.as_text(), many.as_html()):
+        assert all(part in shown for part in ("503", "500 ready", "x=7, y=2", "and 495 more"))
+        assert "x=8, y=2" not in shown
+    assert "503 tasks of " in repr(total(many))
     with working(session):
         many.wait()
     assert (len(many.done), len(many.failed), len(many[:10])) == (503, 3, 10)
     assert isinstance(many[:10], jn.TaskList)
+    page = many._repr_html_()
+    assert page.count("<tr ") == 1 + 2 + 1 + 8  # by function, and the first few
+    assert "int 14" in page
+    assert "\u00a0ms" in page
+    assert "int 14" in many.as_text(steady=True)
+    assert " ms" not in many.as_text(steady=True)
+    assert "'seven' " in jn.TaskList(many[7:8]).as_text(["seven"])
+    assert "Error" in many[-1:]._repr_html_()
     counts = many.status().counts
     assert (counts[jn.State.FINISHED], counts[jn.State.FAILED]) == (500, 3)
 
@@ -390,6 +401,24 @@ def test_the_repr_tells_state_key_arguments_and_value(session):
     assert repr(outer).endswith("· int 7>")
     session.close()
     assert repr(outer).startswith("<Task ")
+
+
+def test_a_task_shows_on_a_page_with_state_value_and_what_it_needs(session):
+    many = double.map(range(8))
+    outer = total(many)
+    page = outer._repr_html_()
+    assert all(said in page for said in ("waiting", outer.key[:8], "x=4, y=2", "and 3 more", "ready"))
+    assert "x=5, y=2" not in page
+    with working(session):
+        outer.result()
+    page = outer._repr_html_()
+    assert "finished" in page
+    assert "int 56" in page
+    assert outer[0]._repr_html_().startswith("<pre")
+    evil = double("<script>x</script>")
+    assert "<script>" not in evil._repr_html_() + jn.TaskList([evil])._repr_html_()
+    session.close()
+    assert "total" in outer._repr_html_()
 
 
 def test_inside_a_running_task_calls_are_plain(session):

@@ -67,6 +67,41 @@ def test_a_task_does_not_see_what_another_did_to_a_shared_need(tasks: Submitter,
     assert [tasks.value(key) for key in users] == [[1, 7], [1, 8]]
 
 
+def test_a_large_need_is_fetched_once_and_each_task_has_its_own(
+    tasks: Submitter, me: WorkerInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numpy")
+    shared = tasks.submit("def f(): import numpy; return numpy.zeros(20_000)")
+    users = [tasks.submit("def f(a, i): a[i] = 1; return float(a.sum())", Need(shared), i) for i in range(5)]
+    fetched: list[str] = []
+    really = tasks.store.map_blob
+    monkeypatch.setattr(tasks.store, "map_blob", lambda address: fetched.append(address) or really(address))
+    run_all(tasks, me)
+    assert [tasks.value(key) for key in users] == [1.0] * 5
+    assert len(fetched) == 1
+
+
+@pytest.mark.parametrize(("hurry", "most"), [(0.0, 1), (1e9, worker.BATCH)], ids=["long", "short"])
+def test_behind_a_long_task_none_is_claimed_in_advance(
+    tasks: Submitter, me: WorkerInfo, monkeypatch: pytest.MonkeyPatch, hurry: float, most: int
+) -> None:
+    monkeypatch.setattr(worker, "HURRY", hurry)
+    for i in range(6):
+        tasks.submit("def f(x): return x", i)
+    limits: list[int] = []
+    really = tasks.store.claim
+
+    def claim(who: str, limit: int, *rest: Any) -> list[Claim]:
+        claims = really(who, limit, *rest)
+        if claims:
+            limits.append(limit)
+        return claims
+
+    monkeypatch.setattr(tasks.store, "claim", claim)
+    assert run_all(tasks, me) == 6
+    assert set(limits[1:]) == {most}
+
+
 def test_a_failure_shows_the_cells_lines_and_none_of_ours(tasks: Submitter, me: WorkerInfo) -> None:
     function = cell(
         """

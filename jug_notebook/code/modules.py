@@ -7,7 +7,6 @@ changes from one version to another without mixing the two.
 from __future__ import annotations
 
 import ast
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import linecache
@@ -17,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from jug_notebook.code.syntax import beside_functions, literals, of_library, text_of
 from jug_notebook.errors import BadTask
@@ -214,7 +213,7 @@ def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
 # -- in the worker -----------------------------------------------------------------------------------------------------
 
 
-class _Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class _Carried:  # `importlib.abc` would be half of what a worker needs to start
     """Imports modules from the bundles that travelled here, before any that lie on the disk."""
 
     def __init__(self) -> None:
@@ -259,9 +258,12 @@ class _Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         place, package = found
         # The place as it is in the notebook's folder, where the worker runs: so files beside the module are found.
         origin = os.path.abspath(place) if place else None
-        spec = importlib.machinery.ModuleSpec(name, self, origin=origin, is_package=package)
+        spec = importlib.machinery.ModuleSpec(name, cast(Any, self), origin=origin, is_package=package)
         spec.has_location = origin is not None
         return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None  # as usual
 
     def is_package(self, name: str) -> bool:
         found = self._find(name)

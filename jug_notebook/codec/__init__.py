@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
+from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
 from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
@@ -41,6 +42,7 @@ __all__ = [
     "load_value",
     "look_at_call",
     "once",
+    "own",
     "share",
     "summarise",
     "use_modules",
@@ -93,6 +95,10 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:
+    return _encoded(value, put, path, slots)[0]
+
+
+def _encoded(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> tuple[Payload, canon.Hashed]:
     try:
         data, pickler = stream(value, put, slots)
     except JugError:
@@ -101,29 +107,32 @@ def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
         raise _unstorable(value, path, error, slots) from error
     form = _BOUND if pickler.bound else _PLAIN
     if len(data) > INLINE:
-        return Payload(form, b"", (put([data]), *pickler.addresses, *pickler.blobs))
-    return Payload(form, data, (*pickler.addresses, *pickler.blobs))
+        return Payload(form, b"", (put([data]), *pickler.addresses, *pickler.blobs)), pickler.hashed
+    return Payload(form, data, (*pickler.addresses, *pickler.blobs)), pickler.hashed
 
 
-def _load(payload: Payload, get: Get, mmap: bool = False, values: Needs | None = None) -> Any:
+def _load(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
     if payload.format == _PLAIN:
-        return pickle.loads(data, buffers=_buffers(addresses, get, mmap))
+        return pickle.loads(data, buffers=map(buffer or own(get), addresses))
     if payload.format != _BOUND:
         raise StoreError(
             f"a value is stored as {payload.format!r}, which this version of jug_notebook doesn't read. Update it here."
         )
-    return Unpickler(data, get, values, _buffers(addresses, get, mmap)).load()
+    return Unpickler(data, get, values, addresses, buffer or own(get)).load()
 
 
-def _buffers(addresses: Iterable[Address], get: Get, mmap: bool) -> Iterator[Any]:
-    """The buffers as pickle asks for them: a copy of one's own to write to, or a view of what the store holds."""
-    for address in addresses:
+def own(get: Get) -> Get:
+    """A buffer that the value it becomes may write to: as ``get`` gives it, or a copy where that is read-only."""
+
+    def got(address: Address) -> memoryview:
         view = get(address)
-        yield view.toreadonly() if mmap else bytearray(view)
+        return pages.copied(view) if view.readonly else view
+
+    return got
 
 
 # -- calls and values --------------------------------------------------------------------------------------------------
@@ -178,9 +187,14 @@ def once(put: Put) -> Put:
     return put_once
 
 
-def load_call(payload: Payload, values: Needs | None, get: Get) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met."""
-    args, kwargs = _load(payload, get, values=values)
+def load_call(
+    payload: Payload, values: Needs | None, get: Get, buffer: Get | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met.
+
+    For ``buffer`` see `load_value`.
+    """
+    args, kwargs = _load(payload, get, buffer, values)
     return args, kwargs
 
 
@@ -204,7 +218,7 @@ def look_at_call(
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
-    looker = _Looker(data, get, None, _buffers(addresses, get, True))
+    looker = _Looker(data, get, None, addresses, get)
     looker._stand_in = stand_in
     args, kwargs = looker.load()
     return args, kwargs
@@ -216,19 +230,19 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
         data = _dumps(value, 5)
         if len(data) <= INLINE:
             return Payload(_PLAIN, data), b"c" + canon.digest(value)
-    payload = _payload(value, put, "result")
+    payload, hashed = _encoded(value, put, "result")
     try:
-        return payload, b"c" + canon.digest(value, "result")
+        return payload, b"c" + canon.digest(value, "result", hashed)
     except Unhashable:
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
 
 
-def load_value(payload: Payload, get: Get, mmap: bool = False) -> Any:
-    """The value again. ``mmap``: large arrays are read-only views of what the store holds, at no cost."""
+def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
+    """The value again. ``buffer`` gives what large arrays stand on: by default memory of their own, to write to."""
     if payload.format == _PLAIN and not payload.buffers:
         return pickle.loads(payload.data)
-    return _load(payload, get, mmap)
+    return _load(payload, get, buffer)
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from cloudpickle import cloudpickle as pickling
 
 from jug_notebook import code as coding
 from jug_notebook.code import modules, syntax
+from jug_notebook.digest import Hashed
 from jug_notebook.errors import JugError
 from jug_notebook.model import UNLOADED, Address, Key
 
@@ -175,6 +176,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
         self.addresses: list[Address] = []
+        self.hashed: Hashed = {}
         self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
         self.bound = False
         self.files: dict[str, None] = {}
@@ -187,7 +189,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if raw.nbytes <= INLINE:
                 return True
             assert self._put is not None
-            self.addresses.append(self._put([raw]))
+            address = self._put([raw])
+            self.addresses.append(address)
+            self.hashed[id(raw.obj)] = (raw.obj, raw.nbytes, bytes.fromhex(address))
         return False
 
     def reducer_override(self, value: Any) -> Any:
@@ -374,9 +378,18 @@ class Needs(Protocol):
 class Unpickler(pickle.Unpickler):
     """Knows classes by identity, and the values that a call needs."""
 
-    def __init__(self, data: Any, get: Get | None, values: Needs | None = None, buffers: Iterable[Any] = ()) -> None:
-        super().__init__(io.BytesIO(data), buffers=buffers)
+    def __init__(
+        self,
+        data: Any,
+        get: Get | None,
+        values: Needs | None = None,
+        addresses: Iterable[Address] = (),
+        buffer: Get | None = None,
+    ) -> None:
+        """``buffer`` gives what the arrays at ``addresses`` stand on."""
+        super().__init__(io.BytesIO(data), buffers=() if buffer is None else map(buffer, addresses))
         self._get = get
+        self._buffer = buffer
         self._values = values
         self._making: dict[ClassName, type] = {}
         self._filled: set[ClassName] = set()
@@ -438,7 +451,7 @@ class Unpickler(pickle.Unpickler):
         whole: Any = data
         if not data:
             whole, addresses = get(addresses[0]), addresses[1:]
-        return Unpickler(whole, get, None, (bytearray(get(address)) for address in addresses)).load()
+        return Unpickler(whole, get, None, addresses, self._buffer).load()
 
     def worth(self, value: Any) -> Any:
         """What an argument says that it is worth."""

@@ -55,6 +55,7 @@ ROOMS = {
     "copy": "keeping",
     "pack": "keeping",
     "key": "keys",
+    "doctor": "hosts",
 }
 
 
@@ -174,7 +175,7 @@ def opener_of(store: Store) -> Opener:
 
 def picture_of(url: str, failures: int = 0) -> Snapshot:
     """The store's picture, with so many of its latest failures: they alone need what opens sealed bytes."""
-    from jug_notebook.model import State
+    from jug_notebook.model import Scope, State
     from jug_notebook.store import open_store
 
     gc.disable()  # what is folded stays to the end, which is near; looking for garbage costs a sixth of the time
@@ -188,8 +189,11 @@ def picture_of(url: str, failures: int = 0) -> Snapshot:
         except StoreError as unknown:  # the picture is no secret
             picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
         else:
-            latest = store.tasks(state=State.FAILED, limit=failures)
-            picture = replace(picture, failures=tuple(opener.failures(latest)))
+            from jug_notebook.session.failing import Failing
+
+            failing = Failing(store, opener)
+            latest = failing.latest(Scope())
+            picture = replace(picture, failures=failing.told(latest, failures), kinds=failing.kinds(latest))
     store.close()
     return picture
 

@@ -80,13 +80,13 @@ def _stop(arguments: Arguments) -> int:
     from jug_notebook.model import Stop
 
     store = store_of(arguments)
-    living = [info for info, alive, _ in store.processes() if alive and arguments.host in (None, info.host)]
+    living = [info for info, alive, _ in store.processes() if alive and info.is_on(arguments.host)]
     supervisors = [info for info in living if info.kind == "supervisor"]
     tell(store, supervisors, Stop(now=arguments.now))
     store.close()
     if supervisors:
         workers = sum(info.kind == "worker" for info in living)
-        hosts = ", ".join(sorted({info.host for info in supervisors}))
+        hosts = ", ".join(sorted({info.where for info in supervisors}))
         how = "at once" if arguments.now else "after their current tasks"
         print(f"{workers} worker{'' if workers == 1 else 's'} on {hosts} will stop {how}")
     else:

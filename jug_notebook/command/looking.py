@@ -21,7 +21,7 @@ from jug_notebook.command import (
     write,
 )
 
-FAILURES = 100  #: so many of the latest are read; what shows them groups and cuts them
+FAILURES = 100  #: so many of the latest are told one by one
 LOGS = 20  #: so many tasks are shown in one log
 
 
@@ -75,7 +75,7 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="a function's name, a task's key or its beginning, or /regex/ on function names",
     )
-    parser.add_argument("--history", action="store_true", help="who ran what when: the latest runs that ended")
+    parser.add_argument("--history", action="store_true", help="who ran what when: the latest attempts that ended")
 
 
 def _log(arguments: Arguments) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from jug_notebook.command import (
 if TYPE_CHECKING:
     from jug_notebook.model import Target
 
+STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are started: they end
+
 
 def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
     parser.add_argument(
@@ -35,7 +38,10 @@ def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
     )
     parser.add_argument("--max-tasks", type=count, metavar="N", help="each worker ends after so many tasks")
     parser.add_argument(
-        "--max-time", type=seconds, metavar="TIME", help="start no task after this time: 600, 90s, 10min, 2h"
+        "--max-time",
+        type=seconds,
+        metavar="TIME",
+        help="start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h",
     )
     parser.add_argument("--memory-limit", type=size, metavar="SIZE", help="end a task that takes more: 500MB, 2G, 2GiB")
     parser.add_argument(
@@ -55,6 +61,53 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detached", action="store_true", help="go on without a terminal, in a session of its own")
     parser.add_argument("--tied-to", default="", metavar="ID", help="end when this process is gone")
+    parser.add_argument(
+        "--remote-dir",
+        action="append",
+        default=[],
+        type=folders,
+        metavar="HERE=THERE",
+        help="tasks of notebooks below HERE run below THERE, where this host has the same; may be given again",
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = ENVIRONMENT
+
+
+ENVIRONMENT = f"""\
+environment, where an option isn't given: JUG_MAX_TASKS; JUG_MAX_HOURS, JUG_MAX_MINUTES, JUG_MAX_SECONDS (added up);
+JUG_EXIT_IF_FILE_EXISTS, a file: when it is there, workers end after their current tasks, as with {STOP_FILE}
+
+signals: SIGUSR1, SIGUSR2 (the notice of a batch system), Ctrl-C: end after the current tasks; SIGTERM: at once, giving
+these back. Neither counts as a failure of a task."""
+
+
+def folders(written: str) -> tuple[str, str]:
+    before, _, after = written.partition("=")
+    if not (before.startswith("/") and after.startswith("/")):
+        raise argparse.ArgumentTypeError(f"{written!r} is not HERE=THERE, two absolute paths")
+    return before, after
+
+
+def heed_environment(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Fill in the limits that Jug's variables set and no option does; answer the stop files."""
+    if arguments.max_tasks is None and (told := _number(environ, "JUG_MAX_TASKS")) is not None:
+        arguments.max_tasks = told
+    if arguments.max_time is None:
+        units = {"JUG_MAX_HOURS": 3600, "JUG_MAX_MINUTES": 60, "JUG_MAX_SECONDS": 1}
+        told_times = [(_number(environ, name) or 0) * unit for name, unit in units.items()]
+        if any(told_times):
+            arguments.max_time = float(sum(told_times))
+    files = [STOP_FILE, environ.get("JUG_EXIT_IF_FILE_EXISTS", "")]
+    return [Path(file).absolute() for file in files if file]
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    written = environ.get(name, "")
+    if not written:
+        return None
+    if not written.isdecimal():
+        raise UsageError(f"the environment says {name}={written}, which is no whole number")
+    return int(written)
 
 
 def _worker(arguments: Arguments) -> int:
@@ -77,6 +130,7 @@ def make_if_new(url: str) -> None:
 def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = False, tied_to: str = "") -> int:
     from jug_notebook.supervisor import supervise
 
+    stop_files = heed_environment(arguments)
     return supervise(
         url,
         arguments.n,
@@ -88,6 +142,8 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
         max_time=arguments.max_time,
         memory_limit=arguments.memory_limit,
         target=target_of(arguments.target, url),
+        folders=getattr(arguments, "remote_dir", ()),
+        stop_files=stop_files,
     )
 
 

@@ -33,6 +33,7 @@ from jug_notebook.digest.canonical import (
     THREADS,
     Encoder,
     Entry,
+    Hashed,
     Memory,
     Refused,
     columns,
@@ -48,7 +49,7 @@ from jug_notebook.digest.canonical import (
 )
 from jug_notebook.model import Key
 
-__all__ = ["SCHEME", "SIZE", "Encoder", "Naming", "digest", "name_call", "register", "remembering"]
+__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "register", "remembering"]
 
 
 class Naming(NamedTuple):
@@ -64,11 +65,20 @@ class Naming(NamedTuple):
     call: bytes
 
 
-def digest(value: Any, path: str = "value") -> bytes:
-    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is."""
-    out = bytearray(SCHEME + b"value")
+_VALUE = SCHEME + b"value"
+
+
+def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
+    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is.
+
+    ``hashed``: buffers in it whose bytes were hashed a moment ago.
+    """
+    if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
+        plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
+        return plain
+    out = bytearray(_VALUE)
     try:
-        Encoder(out).add(value)
+        Encoder(out, hashed=hashed).add(value)
     except Refused as refused:
         raise refused.unhashable(path) from None
     return fingerprint(out)

@@ -75,7 +75,7 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
     elif _padded(dtype):
         encoder.data(np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, 16)[:, :10].tobytes())
     else:
-        encoder.stream(array.nbytes, _chunks(array))
+        encoder.stream(array.nbytes, _chunks(array), array if array.flags.c_contiguous else None)
 
 
 def _array_body(encoder: Encoder, value: Any, path: str) -> None:

@@ -34,6 +34,9 @@ TANGLED = 1_000_000  #: visits after which we start to look whether the same thi
 
 Entry: TypeAlias = Callable[["Encoder", Any, str], None]
 
+#: by the id of what owns a buffer: that, its size, and the hash of all its bytes as they lie
+Hashed: TypeAlias = dict[int, tuple[Any, int, bytes]]
+
 dumps = marshal.dumps
 pack = msgspec.msgpack.Encoder().encode
 NAN = struct.pack("<d", math.nan)
@@ -213,10 +216,19 @@ def remembering() -> Iterator[Memory]:
 class Encoder:
     """Writes the canonical form of values to ``out``. Entries call `add` for the parts, `tag` and `text` beside."""
 
-    __slots__ = ("_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits", "memory", "met", "out", "slots")
+    __slots__ = (
+        "_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits", "hashed", "memory", "met", "out", "slots",
+    )  # fmt: skip
 
-    def __init__(self, out: bytearray, memory: Memory | None = None, slots: dict[Key, int] | None = None) -> None:
+    def __init__(
+        self,
+        out: bytearray,
+        memory: Memory | None = None,
+        slots: dict[Key, int] | None = None,
+        hashed: Hashed | None = None,
+    ) -> None:
         self.out = out
+        self.hashed = hashed
         self.met: list[Key] = []  #: keys of references, as they were met
         self.slots = slots  #: number of each need: write that instead of its key
         self.memory = memory or _memory.get() or Memory()
@@ -259,15 +271,20 @@ class Encoder:
             else:
                 self.out += view
 
-    def stream(self, size: int, chunks: Iterable[Any]) -> None:
-        """As `data`, for bytes that come in pieces."""
+    def stream(self, size: int, chunks: Iterable[Any], owner: Any = None) -> None:
+        """As `data`, for bytes that come in pieces; all those of ``owner``, as they lie, where one is named."""
         if size <= LIMIT:
             return self.data(b"".join(bytes(chunk) for chunk in chunks))
-        digest = blake3(max_threads=blake3.AUTO)
-        for chunk in chunks:
-            digest.update(chunk)
+        known = None if self.hashed is None or owner is None else self.hashed.get(id(owner))
+        if known is not None and known[0] is owner and known[1] == size:
+            hashed = known[2]
+        else:
+            digest = blake3(max_threads=blake3.AUTO)
+            for chunk in chunks:
+                digest.update(chunk)
+            hashed = digest.digest(SIZE)
         self._fed += size
-        self.out += b"B" + count(size) + digest.digest(SIZE)
+        self.out += b"B" + count(size) + hashed
         return None
 
     def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:

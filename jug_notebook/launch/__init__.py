@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import IO
 
 from blake3 import blake3
 
-from jug_notebook import process
+from jug_notebook import process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
@@ -17,12 +16,15 @@ from jug_notebook.store import Store
 from jug_notebook.supervisor import nudge
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
-TAIL = 2000  #: bytes of a failed start's output that people are shown
 
 
 @dataclass(frozen=True)
 class CrewOptions:
-    """What is asked of a launcher. ``size`` is the total to have on the host with otherwise equal options."""
+    """What is asked of a launcher. ``size`` is the total to have on each host with otherwise equal options.
+
+    0 is one a core of that host. ``setup`` is run in a shell there before; ``folders`` are pairs of a folder here and
+    where that is there.
+    """
 
     size: int
     idle_timeout: float = 600
@@ -32,6 +34,8 @@ class CrewOptions:
     target: Target | None = None
     python: str | None = None
     tied_to: WorkerId = ""
+    setup: str = ""
+    folders: tuple[tuple[str, str], ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -39,9 +43,11 @@ class CrewOptions:
         if replace(self, size=0) == CrewOptions(size=0):
             return ""
         target = self.target and (sorted(self.target.names), sorted(self.target.keys))
-        told = (
+        told: tuple[object, ...] = (
             self.idle_timeout, self.max_tasks, self.max_time, self.memory_limit, target, self.python, self.tied_to
         )  # fmt: skip
+        if self.setup or self.folders:
+            told += (self.setup, self.folders)
         return "-" + blake3(repr(told).encode()).hexdigest(length=4)
 
 
@@ -69,95 +75,144 @@ def tell(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
         nudge(info)
 
 
-class Crew:
-    """The workers that one request for workers is about. They live on without it."""
+def living(store: Store, name: str) -> list[WorkerInfo]:
+    """The live supervisors of a crew of that name."""
+    return [info for info, alive, _ in store.processes() if alive and info.kind == "supervisor" and info.crew == name]
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        started: subprocess.Popen[bytes] | None = None,
-        size: int = 0,
-        log: IO[bytes] | None = None,
-        clock: Clock = CLOCK,
-    ) -> None:
+
+class Post:
+    """One place where a crew has workers: a host, an executor. ``name`` is what supervisors there carry as crew.
+
+    This one has nothing on its way: its supervisors were there already.
+    """
+
+    failure = ""  #: why nothing comes of it, in a line
+    said = ""  #: what came of it, in a line
+
+    def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
         self.name = name
-        self.size = size  #: workers asked for when it was started
-        self._started = started
-        self._log = log
-        self._clock = clock
+        self.place = place or process.host()  #: what whoever asked for it calls it
+        self.size = size  #: workers asked for when it was started; 0: not known yet
+        self.clock = clock
+        self.over = threading.Event()  #: it is known what came of it
         self._since = clock.monotonic()
+
+    def holds(self, supervisor: WorkerInfo) -> bool:
+        """Is that one of this post?"""
+        return supervisor.crew == self.name
+
+    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+        """Are workers on their way? ``supervisors`` and ``workers`` are those of this post that live.
+
+        Where nothing came of it, `failure` says why from now on.
+        """
+        return bool(supervisors) and not workers and not self._late and any(info.size > 0 for info in supervisors)
+
+    @property
+    def _late(self) -> bool:
+        return self.clock.monotonic() - self._since > STARTING
+
+    def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
+        """Have so many workers here; surplus ones end after their current task."""
+        self._since = self.clock.monotonic()
+        tell(self.store, supervisors, Scale(size))
+
+    def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
+        """End the workers here, those too that are still on their way."""
+        tell(self.store, supervisors, Stop(now))
+
+
+class Crew:
+    """The workers that one request for workers is about, on one host or several. They live on without it."""
+
+    def __init__(self, store: Store, posts: Sequence[Post] = (), clock: Clock = CLOCK) -> None:
+        self.store = store
+        self.posts = tuple(posts)
+        self._begun = False  # have workers been seen in each place?
+        self._clock = clock
+        self._told = False
+
+    @property
+    def name(self) -> str:
+        """Names the request: equal ones are about the same workers."""
+        return " ".join(post.name for post in self.posts)
+
+    @property
+    def size(self) -> int:
+        """Workers asked for when it was started."""
+        return sum(post.size for post in self.posts)
 
     # -- looking
 
     @property
     def supervisors(self) -> list[WorkerInfo]:
-        """Those that serve this crew now: mostly one, for a moment perhaps two."""
-        return self._crew()[0]
+        """Those that serve this crew now: mostly one a host, for a moment perhaps two."""
+        return [info for _, supervisors, _ in self._crew() for info in supervisors]
 
     @property
     def workers(self) -> list[WorkerInfo]:
         """The live ones."""
-        return self._crew()[1]
+        return [info for _, _, workers in self._crew() for info in workers]
 
     def alive(self) -> int:
         """How many workers are alive."""
         return len(self.workers)
 
     @property
+    def failures(self) -> list[str]:
+        """A line for each place where no worker could be started: which, why, and the way out."""
+        return [post.failure for post, *_ in self._looked_after() if post.failure]
+
+    def told(self, patience: float) -> list[str]:
+        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that."""
+        until = self._clock.monotonic() + patience
+        lines = []
+        for post in self.posts:
+            post.over.wait(max(0.0, until - self._clock.monotonic()))
+            waits = "" if post.over.is_set() else f"{post.place}: no answer yet; the status will tell"
+            lines.append(post.failure or waits or post.said)
+        return [line for line in lines if line]
+
+    @property
     def starting(self) -> bool:
-        """Are workers on their way? Raises LaunchError, saying why, where they could not be started."""
-        supervisors, workers = self._crew()
-        late = self._clock.monotonic() - self._since > STARTING
-        if supervisors:
-            self._done_starting()
-            return not workers and not late and any(info.size > 0 for info in supervisors)
-        if self._started is None:
-            return False
-        status = self._started.poll()
-        if status is None:
-            return not late
-        said = self._said()
-        self._done_starting()
-        if status != 0:
-            raise LaunchError(f"the workers' process ended with status {status} before any began. It said:\n{said}")
+        """Are workers on their way? Raises LaunchError, once, saying why, where none could be started anywhere."""
+        looked = self._looked_after()
+        if any(coming for *_, coming in looked):
+            return True
+        failures = [post.failure for post, *_ in looked if post.failure]
+        if failures and len(failures) == len(looked) and not self._told:
+            self._told = True
+            raise LaunchError("\n".join(failures))
         return False
 
-    def _crew(self) -> tuple[list[WorkerInfo], list[WorkerInfo]]:
+    def _looked_after(self) -> list[tuple[Post, bool]]:
+        if self._begun:
+            return [(post, False) for post in self.posts]
+        crew = self._crew()
+        self._begun = all(workers for *_, workers in crew)
+        return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in crew]
+
+    def _crew(self) -> list[tuple[Post, list[WorkerInfo], list[WorkerInfo]]]:
         alive = [info for info, alive, _ in self.store.processes() if alive]
-        supervisors = [info for info in alive if info.kind == "supervisor" and info.crew == self.name]
-        ids = {info.id for info in supervisors}
-        return supervisors, [info for info in alive if info.kind == "worker" and info.supervisor in ids]
-
-    def _said(self) -> str:
-        if self._log is None:
-            return "nothing"
-        self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
-        return self._log.read().decode(errors="replace").strip() or "nothing"
-
-    def _done_starting(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-        if self._started is not None and self._started.poll() is not None:
-            self._started = None
+        found = []
+        for post in self.posts:
+            supervisors = [info for info in alive if info.kind == "supervisor" and post.holds(info)]
+            ids = {info.id for info in supervisors}
+            found.append((post, supervisors, [i for i in alive if i.kind == "worker" and i.supervisor in ids]))
+        return found
 
     # -- acting
 
     def scale(self, size: int) -> None:
-        """Have so many workers; surplus ones end after their current task."""
-        self._tell(Scale(size))
+        """Have so many workers on each host, or so many in all on an executor; surplus ones end after their task."""
+        for post, supervisors, _ in self._crew():
+            post.scale(size, supervisors)
 
     def stop(self, now: bool = False) -> None:
         """End the workers after their current tasks, or at once, giving those back."""
-        if not self._tell(Stop(now)) and self._started is not None and self._started.poll() is None:
-            self._started.terminate()  # it has not even begun
-
-    def _tell(self, order: Order) -> bool:
-        supervisors = self.supervisors
-        tell(self.store, supervisors, order)
-        return bool(supervisors)
+        for post, supervisors, _ in self._crew():
+            post.stop(now, supervisors)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing left to do, or no worker to do it; answer whether nothing is left."""
@@ -170,11 +225,17 @@ class Crew:
             seen = self.store.watch(seen, left)
         return idle
 
+    def _repr_html_(self) -> str:
+        return render.html(self.store.snapshot())
+
     def __repr__(self) -> str:
-        workers = self.workers
-        hosts = ", ".join(sorted({info.host for info in workers})) or process.host()
-        state = ", starting" if not workers and self._started is not None and self._started.poll() is None else ""
-        return f"<Crew of {len(workers)} worker{'' if len(workers) == 1 else 's'} on {hosts}{state}>"
+        looked = [(*one, one[0].coming(one[1], one[2])) for one in self._crew()]
+        count = sum(len(workers) for _, _, workers, _ in looked)
+        hosts = sorted({info.where for *_, workers, _ in looked for info in workers}) or [p.place for p in self.posts]
+        state = ", starting" if any(coming for *_, coming in looked) else ""
+        wrong = "".join(f"; {post.failure.partition(': ')[0]} failed" for post in self.posts if post.failure)
+        there = f" on {', '.join(hosts)}" if hosts else ""
+        return f"<Crew of {count} worker{'' if count == 1 else 's'}{there}{state}{wrong}>"
 
 
-__all__ = ["Crew", "CrewOptions", "arguments", "tell"]
+__all__ = ["Crew", "CrewOptions", "Post", "arguments", "living", "tell"]

@@ -6,9 +6,10 @@ import os
 import site
 import subprocess
 import sys
-import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -18,11 +19,13 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
 from jug_notebook.fate import first_of_crew
-from jug_notebook.launch import Crew, CrewOptions, arguments, tell
+from jug_notebook.launch import Crew, CrewOptions, Post, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.supervisor import TICK
 from jug_notebook.worker import Slot, work
+
+TAIL = 2000  #: bytes of a failed start's output that people are shown
 
 
 def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
@@ -31,11 +34,11 @@ def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
     living = _living(store, name)
     if living:
         tell(store, living[:1], Scale(options.size, at_least=True))
-        return Crew(store, name, clock=clock)
+        return Crew(store, [Post(store, name, clock=clock)], clock)
     if split(store.url)[0] == "memory":
         Captain(store, name, options, clock).start()
-        return Crew(store, name, clock=clock)
-    return _detached(store, name, options, clock)
+        return Crew(store, [Post(store, name, clock=clock)], clock)
+    return Crew(store, [_detached(store, name, options, clock)], clock)
 
 
 def there(store: Store, options: CrewOptions) -> int:
@@ -48,16 +51,63 @@ def _name(options: CrewOptions) -> str:
 
 
 def _living(store: Store, name: str) -> list[WorkerInfo]:
-    return [
-        info
-        for info, alive, _ in store.processes()
-        if alive and info.kind == "supervisor" and info.crew == name and info.user == process.user()
-    ]
+    return [info for info in living(store, name) if info.user == process.user()]
 
 
-def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Crew:
-    command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker", store.url]
+class Started(Post):
+    """A supervisor that is a process of ours until it has registered."""
+
+    def __init__(
+        self, store: Store, name: str, size: int, started: subprocess.Popen[bytes], log: IO[bytes], clock: Clock
+    ) -> None:
+        super().__init__(store, name, size=size, clock=clock)
+        self._started: subprocess.Popen[bytes] | None = started
+        self._log: IO[bytes] | None = log
+
+    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+        if supervisors:
+            self._done_starting()
+            return super().coming(supervisors, workers)
+        if self._started is None:
+            return False
+        status = self._started.poll()
+        if status is None:
+            return not self._late
+        said = self._said()
+        self._done_starting()
+        if status != 0:
+            self.failure = f"the workers' process ended with status {status} before any began. It said:\n{said}"
+        return False
+
+    def _said(self) -> str:
+        if self._log is None:
+            return "nothing"
+        self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
+        return self._log.read().decode(errors="replace").strip() or "nothing"
+
+    def _done_starting(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._started is not None and self._started.poll() is not None:
+            self._started = None
+
+    def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
+        super().stop(now, supervisors)
+        if not supervisors and self._started is not None and self._started.poll() is None:
+            self._started.terminate()  # it has not even begun
+
+
+def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Post:
+    command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker"]
     command += [*arguments(options), "--crew", name, "--detached"]
+    import tempfile  # it takes long to import, and workers have no use for it
+
+    surroundings = environment()
+    if split(store.url)[0] == "file":
+        command.append(store.url)
+    else:  # it may hold a password, and everybody can read the commands that run
+        surroundings["JUG_STORE"] = store.url
     log = tempfile.TemporaryFile()  # noqa: SIM115  # the crew reads it, should the start fail
     try:
         started = subprocess.Popen(
@@ -66,15 +116,15 @@ def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Cr
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(),
+            env=surroundings,
         )
     except OSError as error:
         log.close()
         raise LaunchError(f"{command[0]} can't be started: {error.strerror}; give another python") from error
-    return Crew(store, name, started, options.size, log, clock)
+    return Started(store, name, options.size, started, log, clock)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, and where to find this package, should it be neither installed nor on the path."""
     home = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH", "")

@@ -3,8 +3,10 @@
 What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, alike, plain
+from jug_notebook.render.alike import kinds, pattern, sorted_out
+from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
 from jug_notebook.render.graph import graph_html, graph_text, svg
+from jug_notebook.render.handles import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
 from jug_notebook.render.page import (
     advice_html,
     failure_html,
@@ -21,20 +23,25 @@ from jug_notebook.render.page import (
 from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.reasons import why_html, why_text
 from jug_notebook.render.shown import as_text, base64_of, origin_text, shown_html, shown_text
-from jug_notebook.render.words import ago, duration, size
+from jug_notebook.render.words import ago, duration, elide_columns, size
 
 __all__ = [
     "FAILURES",
+    "LISTED",
+    "NEEDS",
     "NOTEBOOK",
     "SHELL",
     "TASKS",
     "Hints",
+    "Item",
     "advice_html",
     "ago",
-    "alike",
+    "as_it_is",
     "as_text",
     "base64_of",
+    "call",
     "duration",
+    "elide_columns",
     "failure_html",
     "failure_text",
     "failures_html",
@@ -45,15 +52,21 @@ __all__ = [
     "history_html",
     "history_text",
     "html",
+    "kinds",
+    "list_html",
+    "list_text",
     "origin_text",
     "page",
+    "pattern",
     "plain",
     "short",
     "shown_html",
     "shown_text",
     "size",
+    "sorted_out",
     "story_html",
     "svg",
+    "task_html",
     "tasks_html",
     "tasks_text",
     "text",

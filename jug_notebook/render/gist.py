@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jug_notebook.model import FailureView, FunctionView, Snapshot, State, WorkerInfo, WorkerView
+from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, WorkerView
 from jug_notebook.render.words import duration, number, plural
 
-FUNCTIONS = 30  #: so many rows of functions are shown,
-WORKERS = 20  #: of workers,
-FAILURES = 10  #: of (groups of equal) failures,
+FUNCTIONS = 20  #: so many rows of functions are shown,
+WORKERS = 16  #: of workers,
+FAILURES = 10  #: of kinds of failures,
 TASKS = 100  #: and of tasks in a listing
+NAME = 40  #: characters of a function's name before its arguments
 
 
 class Look(NamedTuple):
@@ -67,8 +68,8 @@ def percent(snapshot: Snapshot) -> str:
 
 
 def call(name: str, shown: str) -> str:
-    """A task as people write it: "fit(n=3)"."""
-    return f"{name}({shown})"
+    """A task as people write it: "fit(n=3)". A long name leaves room for the arguments."""
+    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({shown})"
 
 
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:
@@ -119,22 +120,16 @@ def cut_functions(
     )
 
 
-def cut_workers(workers: Sequence[WorkerView]) -> tuple[list[WorkerView], list[WorkerView]]:
+def cut_workers(
+    workers: Sequence[WorkerView], limit: int = WORKERS
+) -> tuple[list[WorkerView], list[WorkerView]]:
     """(shown, left out): by host; where there are too many, the busy and the lately ended stay."""
     order = in_sight(workers)
-    if len(order) <= WORKERS:
+    if len(order) <= limit:
         return order, []
     ranked = sorted(order, key=lambda view: (view.alive, not view.info.task))
-    kept = {id(view) for view in ranked[:WORKERS]}
+    kept = {id(view) for view in ranked[:limit]}
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
-
-
-def alike(failures: Sequence[FailureView]) -> list[list[FailureView]]:
-    """Failures grouped where function and error are the same: a thousand of one kind are one thing to read."""
-    groups: dict[tuple[str, str], list[FailureView]] = {}
-    for failure in failures:
-        groups.setdefault((failure.name, failure.error), []).append(failure)
-    return list(groups.values())
 
 
 def time_left(function: FunctionView, alive: int) -> float | None:
@@ -151,6 +146,11 @@ def far(info: WorkerInfo) -> str:
     """How far its task is by its own account: "37/100", "37" where the end isn't known, or nothing."""
     done, total = info.progress
     return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+
+
+def lodging(info: WorkerInfo, several: bool) -> str:
+    """Where a worker is; with ``several`` users, whose it is."""
+    return f"{info.user} on {info.where}" if several else info.where
 
 
 def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:

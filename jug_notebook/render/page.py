@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jug_notebook.model import FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot, State, TaskView
+from jug_notebook.render.alike import kinds
 from jug_notebook.render.gist import (
     FAILURES,
+    FUNCTIONS,
     LOOKS,
     NOTEBOOK,
     TASKS,
+    WORKERS,
     Hints,
     added,
     advise,
-    alike,
     call,
     crowd,
     cut_functions,
@@ -26,6 +28,7 @@ from jug_notebook.render.gist import (
     finished,
     in_sight,
     living,
+    lodging,
     outlook,
     percent,
     shares,
@@ -47,6 +50,9 @@ from jug_notebook.render.words import (
     size,
 )
 
+ROWS = 12  #: of functions and of workers in a picture that is saved: it is sent whole
+STORIES = 4  #: so many kinds of failures open; the others are a line
+
 _FAINT = "opacity:.65"
 _LINE = "1px solid rgba(128,128,128,.28)"
 _CELL = "padding:3px 10px 3px 0"
@@ -60,41 +66,53 @@ def _span(style: str, inner: str) -> str:
     return f'<span style="{style}">{inner}</span>'
 
 
-def _bar(counts: Mapping[State, int], height: int, cells: int, least: int) -> str:
-    """One stacked bar; see `shares`."""
-    parts = [
-        f'<span title="{state.value} {number(counts[state])}" style="display:inline-block;height:{height}px;'
-        f'width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"></span>'
-        for state, width in shares(counts, cells, least)
-    ]
-    return (
-        f'<div style="height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
-        f'background:rgba(128,128,128,.2)">{"".join(parts)}</div>'
-    )
+def bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: str = "", titled: bool = True) -> str:
+    """One stacked bar; see `shares`. Those in a table need no titles: the numbers stand beside them."""
+    parts = []
+    for state, width in shares(counts, cells, least):
+        title = f' title="{state.value} {number(counts[state])}"' if titled else ""
+        look = f"display:inline-block;height:{height}px;width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"
+        parts.append(f'<span{title} style="{look}"></span>')
+    look = f"height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px"
+    return f'<div style="{look};background:rgba(128,128,128,.2){more}">{"".join(parts)}</div>'
 
 
-def _solid(said: str) -> str:
+def small_bar(counts: Mapping[State, int]) -> str:
+    return bar(counts, 8, 100, 4, ";width:110px;margin-right:6px", titled=False)
+
+
+def faint(inner: str) -> str:
+    return _span(_FAINT, inner)
+
+
+def solid(said: str) -> str:
     """Escaped, and not to be broken over lines."""
     return escape(said).replace(" ", "\u00a0")
 
 
-def _swatch(state: State) -> str:
+def stated(state: State, said: str = "") -> str:
+    """A state with its colour, in one piece."""
+    return _span("white-space:nowrap", f"{swatch(state)}{said or state.value}")
+
+
+def swatch(state: State) -> str:
     return _span(
         f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{LOOKS[state].colour}",
         "",
     )
 
 
-def _table(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
+def tabled(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
     """Heads with whether their column stands left; cells are HTML."""
 
     def cell(tag: str, inner: str, left: bool) -> str:
+        side = ";text-align:left" if left else ";text-align:right" if tag == "th" else ""
         faint = f";{_FAINT};font-weight:normal" if tag == "th" else ""
-        return f'<{tag} style="{_CELL};text-align:{"left" if left else "right"}{faint}">{inner}</{tag}>'
+        return f'<{tag} style="{_CELL}{side}{faint}">{inner}</{tag}>'
 
     head = "".join(cell("th", inner, left) for inner, left in heads)
     body = "".join(
-        f'<tr style="background:none;border-top:{_LINE}">'
+        f'<tr style="background:none;border-top:{_LINE};text-align:right">'
         + "".join(cell("td", inner, left) for inner, (_, left) in zip(row, heads, strict=True))
         + "</tr>"
         for row in rows
@@ -105,7 +123,7 @@ def _table(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> 
     )
 
 
-def _block(inner: str) -> str:
+def block(inner: str) -> str:
     """What a display stands in: it scrolls sideways rather than breaking its rows."""
     return f'<div style="font-size:13px;line-height:1.5;overflow-x:auto;max-width:960px;padding:2px 0">{inner}</div>'
 
@@ -118,12 +136,12 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """The whole picture for a page. Its parts are there one by one too, for a display that renews them apart."""
     parts = [
         head_html(snapshot),
-        functions_html(snapshot),
+        functions_html(snapshot, ROWS),
         failures_html(snapshot),
-        workers_html(snapshot),
+        workers_html(snapshot, ROWS),
         advice_html(snapshot, hints),
     ]
-    return _block("".join(parts))
+    return block("".join(parts))
 
 
 def page(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
@@ -145,34 +163,35 @@ def head_html(snapshot: Snapshot) -> str:
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
     done = finished(snapshot)
     legend = "".join(
-        _span("display:inline-block;margin-right:16px", f"{_swatch(state)}{state.value} <b>{number(counts[state])}</b>")
+        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
         for state in LOOKS
         if counts[state]
     )
     return (
         f'<div style="{_FAINT}">{where}</div>'
         f"<div>{big}{done} · <b>{outlook(snapshot)}</b></div>"
-        f'<div style="margin:4px 0 6px">{_bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
+        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
     )
 
 
-def functions_html(snapshot: Snapshot) -> str:
+def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS) -> str:
     """A row per function."""
     if not snapshot.functions:
         return ""
     states, alive = states_shown(snapshot.counts), living(snapshot)
-    shown, rest = cut_functions(snapshot.functions)
+    shown, rest = cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) for state in states]
-        return [name, f'<div style="width:110px;margin-right:6px">{_bar(counts, 8, 100, 4)}</div>', *cells, mean, left]
+        return [name, small_bar(counts), *cells, mean, left]
 
     rows = []
     for function in shown:
         left = time_left(function, alive)
-        name = f'<b title="{escape(function.name)}">{escape(elide(function.name, 40))}</b>'
-        mean = "" if function.mean is None else _solid(duration(function.mean))
-        rows.append(row(name, function.counts, mean, "" if left is None else _solid(duration(left))))
+        whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
+        name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
+        mean = "" if function.mean is None else solid(duration(function.mean))
+        rows.append(row(name, function.counts, mean, "" if left is None else solid(duration(left))))
     if rest:
         rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), added(rest), "", ""))
     heads = [
@@ -182,7 +201,7 @@ def functions_html(snapshot: Snapshot) -> str:
         ("mean\u00a0time", False),
         ("time\u00a0left", False),
     ]
-    return f'<div style="margin-top:10px">{_table(heads, rows)}</div>'
+    return f'<div style="margin-top:10px">{tabled(heads, rows)}</div>'
 
 
 def _number(count: int, state: State) -> str:
@@ -192,12 +211,13 @@ def _number(count: int, state: State) -> str:
     return f"<b>{number(count)}</b>" if wrong else number(count)
 
 
-def workers_html(snapshot: Snapshot) -> str:
+def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
     """Which worker does what."""
     if not in_sight(snapshot.workers):
         return ""
-    shown, rest = cut_workers(snapshot.workers)
+    shown, rest = cut_workers(snapshot.workers, limit)
     notes = any(view.info.note for view in shown)
+    several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in shown:
         info = view.info
@@ -209,13 +229,13 @@ def workers_html(snapshot: Snapshot) -> str:
         )
         doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
-            _solid(elide(info.host, 32)),
+            solid(elide(lodging(info, several), 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
-            _solid(duration(snapshot.at - info.since)) if busy and info.since else "",
-            _solid(size(info.memory)) if info.memory else "",
+            solid(duration(snapshot.at - info.since)) if busy and info.since else "",
+            solid(size(info.memory)) if info.memory else "",
             number(info.done),
-            _solid(ago(view.beat_age)),
+            solid(ago(view.beat_age)),
         ]
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = [
@@ -231,7 +251,7 @@ def workers_html(snapshot: Snapshot) -> str:
     if rest:
         working = sum(bool(view.info.task) for view in rest)
         more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
-    return _title(escape(crowd(snapshot.workers))) + _table([*heads, ("", True)] if notes else heads, rows) + more
+    return _title(escape(crowd(snapshot.workers))) + tabled([*heads, ("", True)] if notes else heads, rows) + more
 
 
 def failures_html(snapshot: Snapshot) -> str:
@@ -239,36 +259,50 @@ def failures_html(snapshot: Snapshot) -> str:
     count = snapshot.counts[State.FAILED]
     if not count:
         return ""
-    groups = alike(snapshot.failures)
+    told = kinds(snapshot)[:FAILURES]
     parts = [_title(plural(count, "failure"))]
-    for group in groups[:FAILURES]:
-        first = group[0]
+    for place, kind in enumerate(told):
+        first = kind.newest
         when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
-        parts.append(_details(first, when, group[1:]))
-    left = count - sum(len(group) for group in groups[:FAILURES])
-    if left > 0 and groups:
+        parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
+    left = count - sum(len(kind.keys) for kind in told)
+    if left > 0 and told:
         parts.append(f'<div style="{_FAINT}">and {number(left)} more</div>')
     return "".join(parts)
 
 
-def _details(
-    view: FailureView, when: str, like: Sequence[FailureView] = (), opened: bool = False, limit: int = 3_000
-) -> str:
-    more = _span(f"{_FAINT};margin-left:8px", f"and {number(len(like))} more like it") if like else ""
-    line = (
+def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
+    more = f" · and {number(len(kind.keys) - 1)} more like it" if kind is not None and len(kind.keys) > 1 else ""
+    return (
         f"{_span(f'color:{LOOKS[State.FAILED].colour};font-weight:bold', '×')} "
-        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>"
-        f"{_span(f'{_FAINT};margin-left:8px', when)}{more}"
+        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
+        f"{_span(f'{_FAINT};margin-left:8px', when)}"
     )
+
+
+def _details(
+    view: FailureView, when: str, kind: FailureKind | None = None, opened: bool = False, limit: int = EXCERPT
+) -> str:
+    story = story_html(view, kind.others[:5] if kind else (), len(kind.keys) if kind else 1, limit)
     return (
         f'<details{" open" if opened else ""} style="margin:0;padding:3px 0;border-top:{_LINE}">'
-        f'<summary style="cursor:pointer">{line}</summary>'
-        f'<div style="padding:6px 0 2px 18px">{story_html(view, like, limit)}</div></details>'
+        f'<summary style="cursor:pointer">{_summary(view, when, kind)}</summary>'
+        f'<div style="padding:6px 0 2px 18px">{story}</div></details>'
     )
 
 
-def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int = 3_000) -> str:
-    """What there is to say about a failure below its line: where, with what, why, what it printed."""
+def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
+    """One that has a line and no story."""
+    place = where_raised(clean(view.traceback))
+    at = _span(f"{_FAINT};margin-left:8px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
+    return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
+
+
+def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, limit: int = 3_000) -> str:
+    """What there is to say about a failure below its line: where, with what, why, what it printed.
+
+    ``count``: how many there are of its kind, itself included; ``like`` are some of the others.
+    """
     place = where_raised(clean(view.traceback))
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
@@ -278,7 +312,6 @@ def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int =
             f"{escape(view.host)}, pid {view.pid}, started {moment(view.started)}, ran {duration(view.duration)}",
         ),
         ("key", f"<code>{escape(view.key)}</code>"),
-        ("like it", ", ".join(f"<code>{view.key[:8]}</code>" for view in like[:20]) + (" …" if len(like) > 20 else "")),
     ]
     rows = "".join(
         f"<div>{_span(f'display:inline-block;width:80px;{_FAINT}', head)}{inner}</div>"
@@ -292,7 +325,22 @@ def story_html(view: FailureView, like: Sequence[FailureView] = (), limit: int =
     if view.output:
         pre = f'<pre style="{_PRE}">{escape(excerpt(clean(view.output), limit)).rstrip()}</pre>'
         printed = f'<div style="{_FAINT}">what it printed</div>{pre}'
-    return f"{rows}{traceback}{printed}"
+    return f"{rows}{traceback}{printed}{_like_html(view, like, count)}"
+
+
+def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
+    """The others of its kind: which, and where it differs, why."""
+    if not like:
+        return ""
+    lines = [
+        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.shown), 60))}"
+        + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
+        for one in like
+    ]
+    left = count - 1 - len(like)
+    lines += [_span(_FAINT, f"and {number(left)} more")] if left > 0 else []
+    head = f'<div style="{_FAINT}">like it: {number(count - 1)}</div>'
+    return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'
 
 
 def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
@@ -310,40 +358,43 @@ def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 def tasks_html(views: Sequence[TaskView], total: int) -> str:
     """A listing: one task a row, in the order given; ``total`` is how many there are, shown or not."""
     if not views:
-        return _block(_span(_FAINT, "no tasks"))
+        return block(_span(_FAINT, "no tasks"))
+    several = len({view.user for view in views}) > 1
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            f"{_swatch(view.state)}{'reused' if view.source else view.state.value}",
+            stated(view.state, "reused" if view.source else ""),
             escape(elide(call(view.name, view.shown), 72)),
-            _solid(duration(view.duration)) if view.duration else "",
+            solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
+            *([solid(elide(view.user, 20))] if several else []),
         ]
         for view in views[:TASKS]
     ]
     heads = [("key", True), ("state", True), ("task", True), ("time", False), ("result", True)]
+    heads += [("made by", True)] if several else []
     more = (
         f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
     )
-    return _block(_table(heads, rows) + more)
+    return block(tabled(heads, rows) + more)
 
 
 def failure_html(view: FailureView) -> str:
     """One failure, whole and open."""
-    return _block(_details(view, escape(view.host), opened=True, limit=EXCERPT))
+    return block(_details(view, escape(view.host), opened=True))
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one run a row, in the order given; ``total`` is how many there are, shown or not."""
+    """Who ran what when: one attempt a row, in the order given; ``total`` is how many there are, shown or not."""
     if not runs:
-        return _block(_span(_FAINT, "nothing was run yet"))
+        return block(_span(_FAINT, "nothing was run yet"))
     rows = [
         [
-            _solid(moment(run.started)),
-            _solid(duration(run.duration)),
-            _solid(elide(run.user, 24)),
-            _solid(elide(run.host, 32)),
-            f"{_swatch(run.state)}{run.state.value}",
+            solid(moment(run.started)),
+            solid(duration(run.duration)),
+            solid(elide(run.user, 24)),
+            solid(elide(run.host, 32)),
+            stated(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
             escape(elide(call(run.name, run.shown), 60)),
             escape(elide(run.said, 60)),
             f"<code>{escape(run.key[:8])}</code>",
@@ -362,4 +413,4 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
     ]
     left = total - len(rows)
     more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
-    return _block(_table(heads, rows) + more)
+    return block(tabled(heads, rows) + more)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jug_notebook.model import FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.model import FailureKind, FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.render.alike import kinds
 from jug_notebook.render.gist import (
     FAILURES,
     LOOKS,
@@ -13,7 +14,6 @@ from jug_notebook.render.gist import (
     Hints,
     added,
     advise,
-    alike,
     call,
     crowd,
     cut_functions,
@@ -22,6 +22,7 @@ from jug_notebook.render.gist import (
     finished,
     in_sight,
     living,
+    lodging,
     outlook,
     percent,
     shares,
@@ -111,6 +112,7 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
 
 def _workers_text(snapshot: Snapshot) -> list[str]:
     shown, rest = cut_workers(snapshot.workers)
+    several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in shown:
         info = view.info
@@ -118,7 +120,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
         task += f" {far(info)}" if far(info) else ""
         rows.append(
             [
-                elide(info.host, 24),
+                elide(lodging(info, several), 24),
                 str(info.pid),
                 task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
@@ -136,30 +138,36 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
 
 def _failures_text(snapshot: Snapshot) -> list[str]:
     count = snapshot.counts[State.FAILED]
-    groups = alike(snapshot.failures)
+    told = kinds(snapshot)[:FAILURES]
     lines = [plural(count, "failure")]
-    for group in groups[:FAILURES]:
-        first = group[0]
-        lines.append(f"× {elide(call(first.name, first.shown), 48)}  {elide(first.error, 72)}")
+    for kind in told:
+        first = kind.newest
+        more = f" · {_more_like(kind)}" if len(kind.keys) > 1 else ""
+        lines.append(f"× {elide(call(first.name, first.shown), 48)}  {elide(first.error, 72)}{more}")
         if place := where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
         lines.append(
             f"    on {clean(first.host)}, {ago(snapshot.at - first.started - first.duration)},"
             f" after {duration(first.duration)} · key {first.key[:8]}"
         )
-        if len(group) > 1:
-            others = ", ".join(failure.key[:8] for failure in group[1:4])
-            lines.append(f"    and {number(len(group) - 1)} more like it: {others}{', …' if len(group) > 4 else ''}")
-    left = count - sum(len(group) for group in groups[:FAILURES])
-    if left > 0 and groups:
+        if kind.others:
+            others = ", ".join(f"{like.key[:8]} ({elide(like.shown, 24)})" for like in kind.others[:3])
+            lines.append(f"    like it: {others}{', …' if len(kind.keys) > 4 else ''}")
+    left = count - sum(len(kind.keys) for kind in told)
+    if left > 0 and told:
         lines.append(f"  and {number(left)} more")
     return lines
+
+
+def _more_like(kind: FailureKind) -> str:
+    return f"and {number(len(kind.keys) - 1)} more like it"
 
 
 def tasks_text(views: Sequence[TaskView], total: int) -> str:
     """A listing: one task a line, in the order given; ``total`` is how many there are, shown or not."""
     if not views:
         return "no tasks"
+    several = len({view.user for view in views}) > 1
     rows = [
         [
             view.key[:8],
@@ -167,10 +175,12 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
             elide(call(view.name, view.shown), 48),
             duration(view.duration) if view.duration else "",
             elide(view.error or view.summary, 48),
+            *([elide(view.user, 16)] if several else []),
         ]
         for view in views[:TASKS]
     ]
-    lines = table(["key", "state", "task", "time", "result"], rows, left=(0, 1, 2, 4))
+    heads = ["key", "state", "task", "time", "result", *(["made by"] if several else [])]
+    lines = table(heads, rows, left=(0, 1, 2, 4, 5))
     if total > len(rows):
         lines.append(f"and {number(total - len(rows))} more")
     return "\n".join(lines)
@@ -191,7 +201,7 @@ def failure_text(view: FailureView) -> str:
 
 
 def history_text(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one run a line, in the order given; ``total`` is how many there are, shown or not."""
+    """Who ran what when: one attempt a line, in the order given; ``total`` is how many there are, shown or not."""
     if not runs:
         return "nothing was run yet"
     rows = [
@@ -200,7 +210,7 @@ def history_text(runs: Sequence[RunView], total: int) -> str:
             duration(run.duration),
             elide(run.user, 16),
             elide(run.host, 24),
-            run.state.value,
+            run.state.value + (f", {run.fate}" if run.fate else ""),
             elide(call(run.name, run.shown), 40),
             elide(run.said, 40),
             run.key[:8],

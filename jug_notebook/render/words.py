@@ -10,10 +10,12 @@ EXCERPT = 6_000  #: characters of a traceback or an output; of longer ones the m
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    """Two units at most: "40 µs", "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min", "3 d 4 h"."""
     seconds = max(0.0, seconds)
     if seconds < 0.9995:
         milli = seconds * 1000
+        if 0 < milli < 0.0995:
+            return f"{milli * 1000:.0f} µs"
         return f"{milli:.0f} ms" if milli >= 9.95 or milli == 0 else f"{milli:.1f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -90,6 +92,20 @@ def elide(line: str, width: int) -> str:
     """One line of at most ``width`` columns."""
     line = " ".join(clean(line).split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def elide_columns(line: str, width: int) -> str:
+    """A line cut to what a terminal of that width shows in one row; its spaces stay."""
+    if columns(line) <= width:
+        return line
+    room = width - 1
+    kept = []
+    for character in line:
+        room -= columns(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
 
 
 def columns(written: str) -> int:

@@ -21,12 +21,14 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Failed,
+    FailureKind,
     FunctionView,
     Key,
     Origin,
     Run,
     Scale,
     Scope,
+    Snapshot,
     State,
     Stop,
     Target,
@@ -34,12 +36,14 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
+from jug_notebook.session import sharing, starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
 from jug_notebook.session.cleaning import Cleaned, clean
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
+from jug_notebook.session.failing import KNOWN, Failing
 from jug_notebook.session.inquiry import Inquiry
 from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, recipe
@@ -51,9 +55,10 @@ from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
 
 if TYPE_CHECKING:
-    from jug_notebook.launch import Crew
+    from jug_notebook.launch import Crew, CrewOptions
+    from jug_notebook.launch.preflight import Preflight
 
-FAILURES = 20  #: so many are opened for a picture
+AT_A_GLANCE = 60  #: so many failures are read for a picture that will be renewed
 LOGS = 20  #: so many tasks are shown in one log
 OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
@@ -70,6 +75,7 @@ class Session(Closer):
         *,
         notebook: str | Path | None = None,
         headless: bool = False,
+        shared: str | None = None,
         clock: Clock = CLOCK,
     ) -> None:
         self.notebook = _notebook(notebook)
@@ -78,9 +84,12 @@ class Session(Closer):
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
         self._store = open_store(resolve_url(url, self.folder), clock)
+        if shared is not None:
+            sharing.join(self._store, shared, self._secret)
         self._seal = Seal(self._secret(), self._store.id)
         self._opener = Opener(self._store, self._seal)
         self._reader = Reader(self._store, self._opener, clock, self._starting)
+        self._failing = Failing(self._store, self._opener)
         self._scope = Scope(notebook=self.notebook)
         self._user = process.user()
         self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
@@ -101,6 +110,8 @@ class Session(Closer):
         try:
             return keyring.secret(self._store.id, make=not lasting, lasting=lasting)
         except StoreError:
+            if advice := sharing.advice(self._store):
+                raise StoreError(advice) from None
             if self._store.snapshot().functions:
                 raise
         return keyring.secret(self._store.id, make=True)  # nobody has written to it yet: it is ours
@@ -305,6 +316,8 @@ class Session(Closer):
         self,
         workers: int | None = None,
         *,
+        hosts: Iterable[str | Path] = (),
+        on: Any = None,
         wait: bool = False,
         target: Any = None,
         max_tasks: int | None = None,
@@ -312,38 +325,68 @@ class Session(Closer):
         idle_timeout: float = 600,
         memory_limit: int | None = None,
         python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
         here: bool = False,
         namespace: Mapping[str, Any] | None = None,
     ) -> Crew:
-        """Start workers on this host, in the background; answers at once with their crew.
+        """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Answers at once.
 
-        ``workers`` is the total to have with equal options (all cores, if not given); asking twice starts none twice.
+        ``workers`` is the total to have on each host with equal options (all cores, if not given); asking twice starts
+        none twice. ``hosts`` are reached by ssh: "host", "user@host", "user@host:8", or a Path of a
+        file with one a line. There, ``python`` is the Python to
+        run, ``setup`` shell commands to run before, ``remote_dir`` where this notebook's folder is ("/there"), or
+        another ("/here=/there"). ``on`` is whatever has a ``submit``: a Dask client, an executor (also submitit's), an
+        ipyparallel view; whoever runs that can run code as you, and you as they.
         ``target`` runs these tasks and what they need, and no others; ``max_tasks`` and ``max_time`` (seconds) are a
         worker's and a crew's limits, ``memory_limit`` a task's in bytes; ``idle_timeout`` ends them so many seconds
         after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. With ``here``,
-        none is started: see `run_here`. Raises LaunchError.
+        none is started: see `run_here`. Raises LaunchError; what goes wrong on other hosts, `Crew.failures` tells.
         """
-        from jug_notebook.launch import Crew, CrewOptions, local
+        from jug_notebook.launch import Crew
 
         if here:
             self.run_here(target, max_tasks, max_time, namespace)
-            return Crew(self._store, "", clock=self._clock)
+            return Crew(self._store, clock=self._clock)
         self.flush()
-        options = CrewOptions(
-            size=workers if workers is not None else len(os.sched_getaffinity(0)),
+        named = starting.read_hosts(hosts, self.folder)
+        elsewhere = bool(named) or on is not None
+        options = self._options(
+            workers if workers is not None else 0 if elsewhere else starting.cores(),
             idle_timeout=idle_timeout,
             max_tasks=max_tasks,
             max_time=max_time,
             memory_limit=memory_limit,
             target=None if target is None else self._target(target, namespace),
             python=python,
-            tied_to=self._info.id if self.headless else "",
+            setup=setup or "",
+            remote_dir=remote_dir,
         )
-        crew = local.launch(self._store, options)
+        crew = starting.start(self._store, self.folder, options, named, on, self._clock)
         self.crews.append(crew)
         if wait:
             self.barrier()
         return crew
+
+    def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> CrewOptions:
+        from jug_notebook.launch import CrewOptions
+
+        folders = starting.folders_of(remote_dir, self.folder)
+        return CrewOptions(size, **asked, folders=folders, tied_to=self._info.id if self.headless else "")
+
+    def look(
+        self,
+        hosts: Iterable[str | Path],
+        workers: int = 0,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+    ) -> Preflight:
+        """What would stand in the way of workers on these hosts. Starts nothing. Raises LaunchError."""
+        self.flush()
+        options = self._options(workers, remote_dir, python=python, setup=setup or "")
+        named = starting.read_hosts(hosts, self.folder)
+        return starting.look(self._store, self.folder, options, named, self._clock)
 
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target:
         if isinstance(target, TaskFunction):
@@ -366,13 +409,21 @@ class Session(Closer):
         """The picture now: this notebook's tasks, or with ``all`` the whole store's."""
         self.flush()
         scope = Scope() if all else self._scope
-        failed = self._store.tasks(scope, state=State.FAILED, limit=FAILURES)
-        failures = tuple(self._opener.failures(failed))
+        failed = self._failing.latest(scope)
+        picture = self._picture(scope, self._failing.kinds(failed))
+        return Status(msgspec.structs.replace(picture, failures=self._failing.told(failed)))
+
+    def glance(self, all: bool = False) -> Snapshot:
+        """The picture for who looks again soon: few failures are read at a time, and none is told but by its kind."""
+        self.flush()
+        scope = Scope() if all else self._scope
+        return self._picture(scope, self._failing.kinds(self._failing.latest(scope), AT_A_GLANCE))
+
+    def _picture(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot = self._store.snapshot(scope)
-        starting = snapshot.starting or sum(crew.size for crew in self.crews if crew.starting)
-        return Status(
-            msgspec.structs.replace(snapshot, store=self.shown, failures=failures, starting=starting)
-        )
+        coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.starting)
+        notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
+        return msgspec.structs.replace(snapshot, store=self.shown, kinds=kinds, starting=coming, notes=notes)
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -382,13 +433,16 @@ class Session(Closer):
         rows: dict[str, list[TaskView]] = {}
         for view in views:
             rows.setdefault(view.name, []).append(view)
-        failed = [view for view in views if view.state is State.FAILED][:FAILURES]
+        failed = sorted(
+            (view for view in views if view.state is State.FAILED), key=lambda view: -view.started - view.duration
+        )[:KNOWN]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
             store=self.shown,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
-            failures=tuple(self._opener.failures(failed)),
+            failures=self._failing.told(failed),
+            kinds=self._failing.kinds(failed),
         )
         return Status(snapshot)
 
@@ -456,7 +510,7 @@ class Session(Closer):
         return render.shown_text(self._opener.pieces(run) if run.displays else run.output).rstrip("\n")
 
     def _host_log(self, host: str) -> str:
-        there = [info for info, _, _ in self._store.processes() if info.host == host and info.kind != "session"]
+        there = [info for info, _, _ in self._store.processes() if info.is_on(host) and info.kind != "session"]
         if not there:
             raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self.hosts()) or 'none'}")
         parts = []
@@ -471,7 +525,7 @@ class Session(Closer):
         told = [
             info
             for info, alive, _ in self._store.processes()
-            if alive and info.kind == "supervisor" and host in (None, info.host)
+            if alive and info.kind == "supervisor" and info.is_on(host)
         ]
         if told:
             from jug_notebook.launch import tell
@@ -594,8 +648,17 @@ _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 _current: Session | None = None
 
 
-def connect(url: str | Path = "jugdata", *, notebook: str | Path | None = None, headless: bool = False) -> Session:
+def connect(
+    url: str | Path = "jugdata",
+    *,
+    shared: str | None = None,
+    notebook: str | Path | None = None,
+    headless: bool = False,
+) -> Session:
     """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+
+    ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
+    of their own. They can run code as each other.
 
     Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
     Raises StoreError.
@@ -606,11 +669,11 @@ def connect(url: str | Path = "jugdata", *, notebook: str | Path | None = None, 
     if before is not None and not before.closed:
         before.flush()
         same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
-        if same:
+        if same and shared is None:
             before.headless = before.headless or headless
             desk.sit(before)
             return before
-    _current = Session(url, notebook=notebook, headless=headless)
+    _current = Session(url, notebook=notebook, headless=headless, shared=shared)
     desk.sit(_current)
     return _current
 

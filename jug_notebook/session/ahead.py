@@ -38,10 +38,10 @@ class Plan(msgspec.Struct, frozen=True):
             return None
         return sum(_open(view) * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
 
-    def text(self, timed: bool = True) -> str:
-        """For people; without times it is the same in every run."""
+    def text(self, timed: bool = True, who: bool = True) -> str:
+        """For people; without times it is the same in every run. ``who``: also how many workers would do it."""
         if not self.functions:
-            return "no task yet: nothing would run, no worker would be started"
+            return "no task yet: nothing would run" + (", no worker would be started" if who else "")
         left_out = sum(view.counts.get(s, 0) for view in self.functions for s in (State.FAILED, State.BLOCKED))
         lines = [f"{self.to_run:,} to run, {self.stored:,} stored" + (f", {left_out:,} failed" if left_out else "")]
         width = max(len(view.name) for view in self.functions)
@@ -54,7 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
                 parts.append("not timed yet" if view.mean is None else f"{duration(view.mean)} each")
             if parts:
                 lines.append(f"  {view.name:<{width}}  {', '.join(parts)}")
-        lines.append(self._when() if timed else self._who())
+        if who:
+            lines.append(self._when() if timed else self._who())
         return "\n".join(lines)
 
     def _who(self) -> str:

@@ -78,7 +78,8 @@ class Closer(ABC):
 
     def hosts(self) -> list[str]:
         """Where workers are, or were lately."""
-        return sorted({info.host for info, _, _ in self._store.processes() if info.kind != "session"})
+        known = [info for info, _, _ in self._store.processes() if info.kind != "session"]
+        return sorted({info.place or info.host for info in known})
 
     def run_here(
         self,
@@ -133,7 +134,10 @@ class Closer(ABC):
         return GraphPicture(graph)
 
     def history(self, all: bool = False, limit: int = 50) -> History:
-        """Who ran what when: the latest runs that ended, of this notebook's tasks or of the whole store's."""
+        """Who ran what when: the latest attempts that ended, of this notebook's tasks or of the whole store's.
+
+        Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
+        """
         self.flush()
         return History(*origins.history(self._store, self._opener, Scope() if all else self._scope, limit))
 

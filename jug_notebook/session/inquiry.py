@@ -215,7 +215,7 @@ class Inquiry:
                 if self._left <= 0:
                     return False
                 try:
-                    self._sizes[address] = self._store.get_blob(address).nbytes
+                    self._sizes[address] = self._store.map_blob(address).nbytes
                 except ValueLost:
                     self._sizes[address] = HEAVY
                 self._left -= self._sizes[address]

@@ -91,18 +91,30 @@ class Opener:
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
     def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
-        shown, summary, error, source = view.shown, "", "", ""
+        shown, summary, error, source, user = view.shown, "", "", "", ""
+        started, duration = view.started, view.duration
         try:
             if body is not None:
-                shown = self.spec(view.key, body).shown
+                spec = self.spec(view.key, body)
+                shown, user = spec.shown, spec.origin.user
             if held is not None:
                 outcome = self.outcome(view.key, held)
                 source = "" if held.verdict.key == view.key else held.verdict.key
+                started, duration = held.verdict.started, held.verdict.duration
                 summary = outcome.summary if isinstance(outcome, Finished) else ""
                 error = outcome.error if isinstance(outcome, Failed) else ""
         except SignatureError as refused:
             error = f"not shown: {refused}"
-        return msgspec.structs.replace(view, shown=shown, summary=summary, error=error, source=source)
+        return msgspec.structs.replace(
+            view,
+            shown=shown,
+            summary=summary,
+            error=error,
+            source=source,
+            started=started,
+            duration=duration,
+            user=user,
+        )
 
     def pieces(self, run: Run) -> list[tuple[str, Any]]:
         """What a run printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
@@ -123,21 +135,21 @@ class Opener:
             return {"text/plain": "[a display that the store has lost]"}
         return forms
 
-    def failures(self, views: Sequence[TaskView]) -> list[FailureView]:
-        """Failed tasks as people see them. What isn't signed says so in its place."""
+    def failures(self, views: Sequence[TaskView]) -> list[FailureView | None]:
+        """Failed tasks as people see them; None for one that no longer is. What isn't signed says so in its place."""
         keys = [view.key for view in views]
-        found = []
-        for view, held in zip(views, self._store.outcomes(keys), strict=True):
-            if held is None or held.verdict.finished:
-                continue
-            try:
-                outcome = self.outcome(view.key, held)
-                assert isinstance(outcome, Failed)
-                [spec] = self.specs([view.key])
-                found.append(failure(outcome, view.name, "" if spec is None else spec.shown))
-            except SignatureError as refused:
-                found.append(FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0))
-        return found
+        bodies, helds = self._store.specs(keys), self._store.outcomes(keys)
+        return [self._failure(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
+
+    def _failure(self, view: TaskView, body: bytes | None, held: Held | None) -> FailureView | None:
+        if held is None or held.verdict.finished:
+            return None
+        try:
+            outcome = self.outcome(view.key, held)
+            assert isinstance(outcome, Failed)
+            return failure(outcome, view.name, "" if body is None else self.spec(view.key, body).shown)
+        except SignatureError as refused:
+            return FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0)
 
 
 def failure(failed: Failed, name: str, shown: str) -> FailureView:

@@ -185,7 +185,7 @@ class Reader:
             raise _NoValue
         outcome = self._opener.outcome(key, held)
         assert type(outcome) is Finished
-        return codec.load_value(outcome.value, self._store.get_blob, mmap)
+        return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
 
     def problem(self, key: Key) -> JugError:
         """Why a task has no value."""

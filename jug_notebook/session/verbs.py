@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def execute(
     workers: int | None = None,
     *,
+    hosts: Iterable[str | Path] = (),
+    on: Any = None,
     wait: bool = False,
     target: Any = None,
     max_tasks: int | None = None,
@@ -29,11 +31,15 @@ def execute(
     idle_timeout: float = 600,
     memory_limit: int | None = None,
     python: str | None = None,
+    setup: str | None = None,
+    remote_dir: str | None = None,
     here: bool = False,
 ) -> Crew:
     """Start workers in the background: see `Session.execute`. Raises LaunchError."""
     return current().execute(
         workers,
+        hosts=hosts,
+        on=on,
         wait=wait,
         target=target,
         max_tasks=max_tasks,
@@ -41,6 +47,8 @@ def execute(
         idle_timeout=idle_timeout,
         memory_limit=memory_limit,
         python=python,
+        setup=setup,
+        remote_dir=remote_dir,
         here=here,
     )
 

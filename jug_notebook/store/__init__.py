@@ -19,6 +19,7 @@ from jug_notebook.model import (
     Acceptance,
     Address,
     Claim,
+    Ended,
     Grant,
     Held,
     Invalidation,
@@ -60,7 +61,7 @@ class Store(Protocol):
         ...
 
     def origins(self) -> list[Origin]:
-        """Every origin that wants something now."""
+        """Every origin (user, notebook and cell) that wishes something now."""
         ...
 
     def claim(
@@ -123,6 +124,13 @@ class Store(Protocol):
         """A listing, in order of submission; of failed tasks, the latest first."""
         ...
 
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
+
+        Answers them, and how many there are.
+        """
+        ...
+
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """The tasks of one function."""
         ...
@@ -159,7 +167,17 @@ class Store(Protocol):
         ...
 
     def get_blob(self, address: Address) -> memoryview:
-        """Raises ValueLost where the bytes are missing or are not what they were. Large blobs are memory-mapped."""
+        """Raises ValueLost where the bytes are missing or are not what they were.
+
+        A view that isn't read-only is the caller's own, to change at will.
+        """
+        ...
+
+    def map_blob(self, address: Address) -> memoryview:
+        """A read-only view of what the store holds, where it can give one; raises as `get_blob`.
+
+        The bytes were hashed once on this machine, and their file hasn't been touched since; they aren't hashed again.
+        """
         ...
 
     def sweep(

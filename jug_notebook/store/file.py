@@ -18,10 +18,10 @@ and where it has changed, reads all there is before it relies on what it won.
 
 from __future__ import annotations
 
+import _thread
+import builtins
 import errno
-import mmap
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Collection, Iterable, Sequence
@@ -29,12 +29,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from blake3 import blake3
 
 from jug_notebook import process
 from jug_notebook.board import Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     BEAT,
     LEASE,
@@ -46,6 +45,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.record import Place
+from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
 from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
@@ -55,7 +55,7 @@ GROUP = 0.02  #: seconds that a settled result may wait, under load, for others 
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
 TOGETHER = 40_000  #: so many rows of facts are folded at once
-MAPPED = 1 << 20  #: blobs from this size on are memory-mapped
+SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 CROWD = 100  #: so many logs of writers that have ended are worth a compaction
 FORGOTTEN_WRITER = 86_400.0  #: seconds without a word after which another machine's writer has ended
 _FOLDERS = (
@@ -68,6 +68,7 @@ class _Identity(msgspec.Struct):
 
     format: int
     id: str
+    shared: str = ""  #: with whom: "group", or nobody
 
 
 def open(rest: str, clock: Clock) -> FileStore:
@@ -81,9 +82,11 @@ class FileStore(FoldedStore):
         self.folder = folder.expanduser().absolute()
         self.url = f"file:{self.folder}"
         self.shown = f"file:{folder}"
-        self.id = _identity(self.folder, self.shown)
+        identity = _identity(self.folder, self.shown)
+        self.id = identity.id
+        self.shared = identity.shared  #: with whom: "group", or nobody
         self._epoch_path = str(self.folder / "epoch")
-        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}")
+        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
         self._bell = Doorbell(
@@ -99,9 +102,53 @@ class FileStore(FoldedStore):
         self._beats: dict[WorkerId, tuple[int, float]] = {}
         self._census_at = 0.0
         self._owners: dict[WorkerId, tuple[Path, int]] = {}
-        self._verified: set[tuple[Address, int, int]] = set()
+        self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id), self._mode)
         self._epoch = b""
         self._passed: list[SealedLog] = []
+
+    # -- whose it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _mode(self) -> int:
+        """Of files that others of the store must read, or touch."""
+        return 0o660 if self.shared else 0o600
+
+    def share(self, secret: bytes) -> None:
+        """Open it to the group that its folder belongs to, its key with it. Raises StoreError where that can't be."""
+        if any(alive for _, alive, _ in self.processes()):
+            raise StoreError(f"{self.shown} is in use; to share it, stop its workers and close its notebooks first")
+        try:
+            for name, _, files in os.walk(self.folder):
+                os.chmod(name, 0o2770)
+                for file in files:
+                    os.chmod(Path(name) / file, 0o660)
+            _appear(self.folder / "key", f"{self.id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
+            identity = _Identity(FORMAT, self.id, "group")
+            _appear(self.folder / "store.json", msgspec.json.encode(identity) + b"\n", durable=True, mode=0o660)
+        except PermissionError as error:
+            raise StoreError(f"{self.shown} has files of others, so only they can share it: {error}") from error
+        self.shared = "group"
+        self._writer.mode = self._blobs.mode = self._mode
+
+    def shared_key(self) -> bytes:
+        """The key that lies in a shared store."""
+        try:
+            store, secret = (self.folder / "key").read_text().split()
+            if store != self.id:
+                raise ValueError
+            return bytes.fromhex(secret)
+        except PermissionError as error:
+            raise StoreError(f"{self.shown} is shared with group {self.group}, and you are not in it") from error
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the key of {self.shown} can't be read: {error or 'it is damaged'}") from error
+
+    @property
+    def group(self) -> str:
+        """The group that its folder belongs to."""
+        try:
+            return self.folder.group()
+        except KeyError:
+            return str(self.folder.stat().st_gid)
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -115,10 +162,16 @@ class FileStore(FoldedStore):
             self._writer.sync()
 
     def _commit(self, busy: float | None) -> None:
-        if self._writer.unsynced and (
-            busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP
-        ):
+        if not self._writer.unsynced:
+            return
+        if busy is not None and busy > GROUP:  # the disk's work goes on beside the worker's
+            _thread.start_new_thread(self._sync_beside, ())  # `threading` would wait until it runs
+        elif busy is None or self._clock.monotonic() - self._unsynced_since > GROUP:
             self._writer.sync()
+
+    def _sync_beside(self) -> None:
+        with suppress(StoreError):  # what could not be synced still is to be: the next `sync` says what is wrong
+            self.sync()
 
     def _news(self) -> None:
         now = self._clock.monotonic()
@@ -266,7 +319,7 @@ class FileStore(FoldedStore):
             spans = [(offset_of(places[i]), size_of(places[i])) for i in indexes]
             start = min(offset for offset, _ in spans)
             end = max(offset + size for offset, size in spans)
-            if end - start <= 2 * sum(size for _, size in spans) + MAPPED:
+            if end - start <= 2 * sum(size for _, size in spans) + SPREAD:
                 data = log.read(start, end - start)
                 for i, (offset, size) in zip(indexes, spans, strict=True):
                     found[i] = data[offset - start : offset - start + size]
@@ -323,7 +376,7 @@ class FileStore(FoldedStore):
             refused = error
         owner = _owner_of(name)
         if owner is None and refused.errno != errno.EEXIST:
-            owner = _create_exclusively(name, worker, refused)
+            owner = _create_exclusively(name, worker, refused, self._mode)
         if owner == worker:
             return True
         self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
@@ -333,8 +386,10 @@ class FileStore(FoldedStore):
         """A file that names the worker, to link claims to."""
         path, links = self._owners.get(worker, (None, 0))
         if path is None or links >= LINKS:
-            path = self.folder / "owners" / f"{worker}.{secrets.token_hex(4)}"
+            path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
+            if self.shared:
+                os.chmod(path, self._mode)
             links = 0
         self._owners[worker] = (path, links + 1)
         return path
@@ -351,7 +406,7 @@ class FileStore(FoldedStore):
             self._board.presume(worker, dead=info is None or not self._alive(info, now))
 
     def _said(self, worker: WorkerId) -> WorkerInfo | None:
-        return _read_info(self.folder / "workers" / worker)
+        return _read_info(f"{self.folder}/workers/{worker}")
 
     def _alive(self, info: WorkerInfo, now: float) -> bool:
         beat, since = self._beats.get(info.id, (-1, now))
@@ -364,7 +419,7 @@ class FileStore(FoldedStore):
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         try:
             for info in processes:
-                _write_info(self.folder / "workers" / info.id, info)
+                _write_info(self.folder / "workers" / info.id, info, self._mode)
             return self._orders(processes[0].id) if processes else []
         except FileNotFoundError:
             raise self._gone() from None
@@ -384,7 +439,7 @@ class FileStore(FoldedStore):
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         for supervisor in supervisors:
             name = f"{supervisor}.{time.time_ns():020d}"
-            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order))
+            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order), mode=self._mode)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         super().leave(processes)
@@ -409,18 +464,20 @@ class FileStore(FoldedStore):
                 with self._lock:
                     alive = self._alive(info, now)
                 found.append((info, alive, now - self._beats[info.id][1]))
-                if process.running(info) is False:
+                if not alive and process.running(info) is False:
                     self._retire(info.id)
         with os.scandir(self.folder / "workers" / "gone") as entries:
             for entry in entries:
                 age = today - entry.stat().st_mtime
-                if age < LATELY and (info := _read_info(Path(entry.path))) is not None:
+                if age < LATELY and (info := _read_info(entry.path)) is not None:
                     found.append((info, False, max(0.0, age)))
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     def notice(self, process: WorkerId, text: str) -> None:
         with self.log_path(process).open("a") as log:
             log.write(text)
+            if self.shared:
+                os.chmod(log.fileno(), self._mode)
 
     def log(self, process: WorkerId) -> str:
         try:
@@ -437,51 +494,24 @@ class FileStore(FoldedStore):
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
-        pieces = list(parts)
-        hasher = blake3(max_threads=blake3.AUTO)
-        for piece in pieces:
-            hasher.update(piece)
-        address = hasher.hexdigest(length=20)
-        path = self._blob(address)
-        try:
-            if os.stat(path).st_size == sum(memoryview(piece).nbytes for piece in pieces):
-                os.utime(path)  # in use again: not to be swept
-                return address
-        except FileNotFoundError:
-            pass
-        path.parent.mkdir(exist_ok=True)
-        _appear(path, *pieces, durable=True)
-        return address
+        return self._blobs.put(parts)
 
     def get_blob(self, address: Address) -> memoryview:
-        path = self._blob(address)
-        if not path.exists():
-            self._take_out_of_the_trash(path, address)
-        try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_size >= MAPPED:
-                    data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                else:
-                    data = memoryview(file.read())
-        except FileNotFoundError:
-            raise ValueLost(f"blob {address[:12]} is missing in {self.shown}") from None
-        proof = (address, stat.st_mtime_ns, stat.st_size)
-        if proof not in self._verified:
-            if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
-                raise ValueLost(f"blob {address[:12]} in {self.shown} is damaged")
-            self._verified.add(proof)
-        return data
+        self._take_out_of_the_trash(address)
+        return self._blobs.get(address)
 
-    def _take_out_of_the_trash(self, path: Path, address: Address) -> None:
+    def map_blob(self, address: Address) -> memoryview:
+        self._take_out_of_the_trash(address)
+        return self._blobs.map(address)
+
+    def _take_out_of_the_trash(self, address: Address) -> None:
         """Somebody reads what was swept, so it was wanted after all."""
-        with suppress(FileNotFoundError):
-            os.utime(self.folder / "trash" / address)
-            path.parent.mkdir(exist_ok=True)
-            os.rename(self.folder / "trash" / address, path)
-
-    def _blob(self, address: Address) -> Path:
-        return self.folder / "blobs" / address[:2] / address[2:]
+        path = self._blobs.path(address)
+        if not path.exists():
+            with suppress(FileNotFoundError):
+                os.utime(self.folder / "trash" / address)
+                path.parent.mkdir(exist_ok=True)
+                os.rename(self.folder / "trash" / address, path)
 
     # -- taking less space ---------------------------------------------------------------------------------------------
 
@@ -612,8 +642,8 @@ def _pid_of(log: str) -> int:
     return int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
 
 
-def _identity(folder: Path, shown: str) -> str:
-    """The id in store.json; makes the store where there is none. Raises StoreError that says what stands in the way."""
+def _identity(folder: Path, shown: str) -> _Identity:
+    """What is in store.json; makes a store where there is none. Raises StoreError that says what stands in the way."""
     path = folder / "store.json"
     try:
         if not path.exists():
@@ -634,7 +664,7 @@ def _identity(folder: Path, shown: str) -> str:
         )
     if not os.access(folder / "log", os.W_OK | os.X_OK):
         raise StoreError(f"{shown} is not yours to write; give another path")
-    return identity.id
+    return identity
 
 
 def _make(folder: Path, shown: str) -> None:
@@ -648,8 +678,8 @@ def _make(folder: Path, shown: str) -> None:
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
     (folder / ".gitignore").write_text("*\n")
-    aside = folder / f".store.{secrets.token_hex(8)}"
-    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, secrets.token_hex(16))) + b"\n")
+    aside = folder / f".store.{os.urandom(8).hex()}"
+    aside.write_bytes(msgspec.json.encode(_Identity(FORMAT, os.urandom(16).hex())) + b"\n")
     try:
         os.link(aside, folder / "store.json")  # somebody else may be making it at this moment: one id wins
     except FileExistsError:
@@ -661,11 +691,12 @@ def _make(folder: Path, shown: str) -> None:
     sync_folder(folder)
 
 
-def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False) -> None:
+def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> None:
     """Write aside, then appear: a reader sees all of a file or none."""
-    aside = path.parent / f".{secrets.token_hex(8)}"
+    aside = path.parent / f".{os.urandom(8).hex()}"
     try:
         with aside.open("wb", buffering=0) as file:
+            os.chmod(file.fileno(), mode)
             for piece in pieces:
                 rest = memoryview(piece).cast("B")
                 while rest.nbytes:
@@ -688,33 +719,37 @@ def _owner_of(name: Path) -> WorkerId | None:
         return None
 
 
-def _create_exclusively(name: Path, worker: WorkerId, refused: OSError) -> WorkerId | None:
+def _create_exclusively(name: Path, worker: WorkerId, refused: OSError, mode: int) -> WorkerId | None:
     """Where hard links are refused: create the name itself. Answers whose it is then."""
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.EPERM) and name.exists():
             return _owner_of(name)
         raise StoreError(f"can't claim in {name.parent}: {refused.strerror}") from error
     with os.fdopen(fd, "w") as file:
+        os.chmod(fd, mode)  # whatever the umask takes away
         file.write(worker)
     return worker
 
 
-def _write_info(path: Path, info: WorkerInfo) -> None:
+def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
     """In place, in one write: the checksum tells a reader when it saw half of it."""
     data = msgspec.msgpack.encode(info)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
+        if mode != 0o600 and info.beat == 0:
+            os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:
         os.close(fd)
 
 
-def _read_info(path: Path) -> WorkerInfo | None:
+def _read_info(path: str) -> WorkerInfo | None:
     for _ in range(3):
         try:
-            raw = path.read_bytes()
+            with builtins.open(path, "rb", buffering=0) as file:
+                raw = file.read()
         except (FileNotFoundError, IsADirectoryError):
             return None
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]

@@ -14,13 +14,14 @@ import msgspec
 
 from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import NoSuchTask
+from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
     Acceptance,
     Accepted,
     Address,
     Claim,
     Claimed,
+    Ended,
     Fact,
     Forgotten,
     FunctionView,
@@ -111,6 +112,9 @@ class FoldedStore(ABC):
 
     @abstractmethod
     def get_blob(self, address: Address) -> memoryview: ...
+
+    def map_blob(self, address: Address) -> memoryview:
+        return self.get_blob(address).toreadonly()
 
     @abstractmethod
     def compact(self) -> int: ...
@@ -356,10 +360,30 @@ class FoldedStore(ABC):
     ) -> list[TaskView]:
         with self._lock:
             self._news()
+            if state is State.FAILED and target is None:
+                return [self._view(card) for card in self._board.failed(scope, limit)]
             views = [self._view(card) for card in self._board.listing(scope, target, state)]
         if state is State.FAILED:
             views.sort(key=lambda view: view.started + view.duration, reverse=True)
         return views[:limit] if limit else views
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        with self._lock:
+            self._news()
+            ended = [(outcome, card) for card, outcome in self._board.runs(scope)]
+            ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
+            latest = ended[:limit] if limit else ended
+            try:
+                bodies = self._read([outcome[1] for outcome, _ in latest])
+            except ValueLost:  # a compaction has dropped what counts for nothing
+                if not self._board.drop_past():
+                    raise
+                return self.runs(scope, limit)
+            counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
+        return [
+            Ended(outcome[0], body, counts)
+            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+        ], len(ended)
 
     def _view(self, card: Card) -> TaskView:
         held = self._board.held(card.key)
@@ -377,8 +401,8 @@ class FoldedStore(ABC):
             self._news()
             counts = self._board.counts(scope)
             reused = self._board.reused(scope)
-            processes = [(self._up_to_date(info), alive, age) for info, alive, age in processes]
-        now = self._clock.now()
+            now = self._clock.now()
+            processes = [(self._up_to_date(info, now - age), alive, age) for info, alive, age in processes]
         return Snapshot(
             store=self.shown,
             at=now,
@@ -398,13 +422,16 @@ class FoldedStore(ABC):
                 if info.kind == "worker" and (alive or age < LATELY)
             ),
             notes=tuple(
-                dict.fromkeys(f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
+                dict.fromkeys(f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
             ),
-            starting=_starting(processes),
+            starting=starting(processes),
         )
 
-    def _up_to_date(self, info: WorkerInfo) -> WorkerInfo:
-        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs."""
+    def _up_to_date(self, info: WorkerInfo, beat: float) -> WorkerInfo:
+        """A beat is up to a second old; the facts may know better what a worker has done and what it no longer runs.
+
+        When what it runs now began no fact tells: it was after its last ``beat``, and after its last run had ended.
+        """
         done = max(info.done, self._board.settled_by.get(info.id, 0))
         card = self._board.running_of(info.id)
         if card is None:
@@ -412,7 +439,10 @@ class FoldedStore(ABC):
         said = self._board.cards.get(info.task)
         if said is not None and self._board.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        return msgspec.structs.replace(info, done=done, task=card.key, task_name=card.kind.name, since=0.0)
+        since = max(beat, self._board.ended_by.get(info.id, 0.0))
+        return msgspec.structs.replace(
+            info, done=done, task=card.key, task_name=card.kind.name, since=since, progress=(0, 0)
+        )
 
     # -- taking back ---------------------------------------------------------------------------------------------------
 
@@ -545,7 +575,7 @@ def places_of(card: Card) -> Iterator[Place]:
         yield outcome[1]
 
 
-def _starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
     """How many workers live supervisors are to keep that are not there yet."""
     wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
     for info, alive, _ in processes:

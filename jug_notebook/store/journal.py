@@ -229,7 +229,8 @@ def _frame(data: bytes, start: int, end: int) -> Frame | None:
 class Writer:
     """The one writer of a log. Appends at once, so others see it; `sync` makes it outlive a crash of the host."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, mode: int = 0o600) -> None:
+        self.mode = mode  #: of the files that it makes
         self._folder = folder
         self._name = name
         self._turn = 0
@@ -273,7 +274,9 @@ class Writer:
         path = self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o600)
+            self._fd = os.open(path, flags, self.mode)
+            if self.mode != 0o600:
+                os.fchmod(self._fd, self.mode)  # whatever the umask takes away
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0

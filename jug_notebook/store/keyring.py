@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from pathlib import Path
 
 from jug_notebook.errors import StoreError
@@ -34,7 +33,7 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
                 f"the key of store {store_id[:12]} is not in {folder()}, so its tasks can't be trusted or signed; "
                 "copy the file of that name from the account that made the store, or use a new store"
             )
-        return put(store_id, secrets.token_bytes(SIZE), lasting)
+        return put(store_id, os.urandom(SIZE), lasting)
     _here[store_id] = known
     return known
 
@@ -74,7 +73,7 @@ def _read(store_id: str) -> bytes | None:
 def _write(store_id: str, value: bytes) -> bytes:
     """Written aside, then linked: whoever is first made the key, and nobody reads half of one."""
     path = _path(store_id)
-    aside = path.with_name(f".{secrets.token_hex(8)}")
+    aside = path.with_name(f".{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
 
@@ -31,7 +31,7 @@ class MemoryStore(FoldedStore):
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
         self.url = self.shown = f"memory:{name}"
-        self.id = secrets.token_hex(16)
+        self.id = os.urandom(16).hex()
         self._name = name
         self._rung = threading.Condition(self._lock)
         self._bodies_kept: list[bytes] = []

@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
 
-from jug_notebook import digest
+from jug_notebook import digest, render
 from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
-from jug_notebook.model import UNLOADED, Key, Reference, State
+from jug_notebook.model import UNLOADED, Key, Reference, State, TaskView
 from jug_notebook.task import desk
 from jug_notebook.task.desk import Desk, Edition, Problem
 
@@ -71,7 +71,12 @@ class Handle:
         return self.state.settled
 
     def value(self, mmap: bool = False) -> Any:
-        """The value, at once; ``mmap`` maps large arrays, read-only. Raises NotReady, naming the state, TaskFailed."""
+        """The value, at once. Raises NotReady, naming the state, and TaskFailed.
+
+        ``mmap``: large arrays are read-only views of the store's files, at no cost whatever their size. Their bytes
+        were hashed when they were written, or are when first mapped; they aren't again while the file stays untouched
+        on this machine, so damage to the disk below goes unseen. Without it, all bytes are hashed each time.
+        """
         task = self.task
         task._warn_if_former()
         return self.take(task._desk.collect([task.key], wait=False, mmap=mmap)[0])
@@ -278,6 +283,17 @@ class Task(Handle):
             parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
         return f"<{' · '.join(parts)}>"
 
+    def _repr_html_(self) -> str:
+        notes = ["of a former definition"] if self._desk.former(self._edition) else []
+        try:
+            view, *needs = self._desk.views([self._key, *self._needs[: render.NEEDS]])
+        except (JugError, OSError):  # a handle can always be shown
+            return render.as_it_is(repr(self))
+        if not view.name:  # the store doesn't know it
+            return render.as_it_is(repr(self))
+        notes += [f"reused from {view.source[:SHORT]}"] if view.source else []
+        return render.task_html(view, needs, len(self._needs), notes)
+
     def __jug_reference__(self) -> Reference:
         here = desk.current
         if self._desk is not here and here is not None and self._desk.identity != here.identity:
@@ -348,6 +364,9 @@ class Tasklet(Handle):
             return f"<Tasklet {self._short()} · {self.state.value} · of {self.base.key[:SHORT]}>"
         except (JugError, OSError) as error:
             return f"<Tasklet {self._short()} · {type(error).__name__}: {error}>"
+
+    def _repr_html_(self) -> str:
+        return render.as_it_is(repr(self))
 
     def __jug_reference__(self) -> Reference:
         return Reference(self.base.__jug_reference__().key, self.steps)
@@ -440,7 +459,7 @@ def _unwrapped(
 
 
 class TaskList(list[Any]):
-    """A list of tasks, as ``.map`` gives it. Shows as one line or table, however long it is."""
+    """A list of tasks, as ``.map`` gives it. Shows as counts and the first few, however long it is."""
 
     def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
         """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
@@ -530,10 +549,13 @@ class TaskList(list[Any]):
                 counts[state] = counts.get(state, 0) + 1
         return list(rows.items())
 
+    def __jug_brief__(self) -> str:
+        names = dict.fromkeys(handle.name for handle in self if isinstance(handle, Handle))
+        return f"{len(self)} tasks of {', '.join(names)}" if names else f"TaskList of {len(self)}"
+
     def __repr__(self) -> str:
         if _briefly.on:
-            names = dict.fromkeys(handle.name for handle in self if isinstance(handle, Handle))
-            return f"{len(self)} tasks of {', '.join(names)}"
+            return self.__jug_brief__()
         try:
             rows = self._rows()
         except (JugError, OSError) as error:
@@ -547,25 +569,44 @@ class TaskList(list[Any]):
         ]
         return f"<{len(self)} tasks · {' · '.join(lines)}>"
 
-    def _repr_html_(self) -> str:
-        from html import escape
+    def _items(self, labels: Iterable[Any] | None) -> list[render.Item]:
+        """The first few, one by one."""
+        few = [item for item in self if isinstance(item, Handle)][: render.LISTED]
+        views: dict[Key, TaskView] = {}
+        for at, tasks in TaskList(few)._by_desk():
+            keys = [task.key for task in tasks]
+            views.update(zip(keys, at.views(keys), strict=True))
+        names = map(repr, labels) if labels is not None else (f"[{number}]" for number in range(len(few)))
+        return [
+            render.Item(name, item._short(), views[item.key], isinstance(item, Task))
+            for name, item in zip(names, few, strict=False)
+        ]
 
+    def as_text(self, labels: Iterable[Any] | None = None, steady: bool = False) -> str:
+        """Counts by state and the first few; ``labels`` in the place of numbers. ``steady``: without times."""
         try:
-            rows = self._rows()
-        except (JugError, OSError) as error:
-            return f"<pre>{escape(f'{len(self)} tasks · {error}')}</pre>"
-        states = [state for state in State if any(state in counts for _, counts in rows)]
-        head = "".join(f"<th>{escape(title)}</th>" for title in ("function", "tasks", *(s.value for s in states)))
-        body = "".join(
-            f"<tr><td>{escape(name)}</td><td>{sum(counts.values())}</td>"
-            + "".join(f"<td>{counts.get(state, '')}</td>" for state in states)
-            + "</tr>"
-            for name, counts in rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            count = sum(isinstance(item, Handle) for item in self)
+            return render.list_text(self._rows(), self._items(labels), count, steady) if count else repr(self)
+        except (JugError, OSError):
+            return repr(self)
+
+    def as_html(self, labels: Iterable[Any] | None = None) -> str:
+        """The same for a page."""
+        try:
+            count = sum(isinstance(item, Handle) for item in self)
+            if count:
+                return render.list_html(self._rows(), self._items(labels), count)
+        except (JugError, OSError):  # a handle can always be shown
+            pass
+        return render.as_it_is(repr(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text("TaskList(...)" if cycle else self.as_text())
+
+    def _repr_html_(self) -> str:
+        return self.as_html()
 
 
-@digest.register("jug_notebook.TaskList")
 @digest.register("jug_notebook.TaskList")
 def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
     encoder.add(list(value), path)

@@ -1,0 +1,427 @@
+"""Workers on other hosts, over the user's own OpenSSH: its configuration, agent, jump hosts and running connections.
+
+One call a host: a shell there reads what to do from its input, looks around (see `landing`) and leaves a supervisor
+behind, which needs neither the connection nor us any more. Whatever is to be said to it later goes through the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from jug_notebook import process
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import JugError, LaunchError, StoreError
+from jug_notebook.launch import CrewOptions, Post, living, preflight, tell
+from jug_notebook.launch.landing import BOOT, Answer, Request, answers
+from jug_notebook.launch.preflight import Check, Report
+from jug_notebook.model import Scale, Stop, WorkerInfo
+from jug_notebook.store import Store, split
+from jug_notebook.worker import mapped
+
+TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
+SETUP = 120.0  #: seconds for that
+AT_ONCE = 32  #: so many hosts are called at once
+PERSIST = 120  #: seconds for which a connection is kept for the next call
+COMMAND = "JUG_NOTEBOOK_SSH"  #: environment variable: another command than ``ssh``, options included
+
+_OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "8", "ServerAliveInterval": "3", "ServerAliveCountMax": "3"}
+
+#: Reads the script from its input up to a line "---", and runs it. It must mean the same in everybody's login shell.
+_READ = (
+    "sh -c 's=; n=$(printf \"\\012.\"); n=${n%.}; "
+    'while IFS= read -r l; do [ "$l" = --- ] && break; s="$s$l$n"; done; eval "$s"\''
+)
+
+
+_HAS_US = 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("jug_notebook", "msgspec"))))'
+
+
+class Host(NamedTuple):
+    """A host as ssh takes it, and how many workers it shall have (0: not said)."""
+
+    login: str
+    size: int = 0
+
+    @property
+    def place(self) -> str:
+        return self.login.rpartition("@")[2]
+
+
+_HOST = re.compile(r"((?:[^@\s:]+@)?(?:\[[0-9A-Fa-f:.%\w]+\]|[^@\s:\[\]]+))(?::(\d+))?")
+
+
+def host_of(word: str) -> Host:
+    """``host``, ``user@host`` or ``user@host:8``. Raises LaunchError."""
+    match = _HOST.fullmatch(word.strip())
+    if match is None or match[1].startswith("-") or match[2] == "0":
+        raise LaunchError(f"{word!r} is no host; give HOST, USER@HOST or HOST:8, for 8 workers (IPv6: [::1]:8)")
+    return Host(match[1].replace("[", "").replace("]", ""), int(match[2] or 0))
+
+
+def hosts_in(path: Path) -> list[Host]:
+    """Those of a file, one a line: as for `host_of`, or "host 8", or "host slots=8". Raises LaunchError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise LaunchError(f"the hosts in {str(path)!r} can't be read: {said}") from error
+    hosts = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        counts = [word.removeprefix("slots=") for word in words[1:]]
+        if len(words) > 2 or not all(count.isdigit() for count in counts):
+            raise LaunchError(f"{path.name}, line {number}: {line.strip()!r} is no host; give HOST, or HOST:8")
+        hosts.append(host_of(":".join([words[0], *counts])))
+    if not hosts:
+        raise LaunchError(f"no host in {str(path)!r}; give one a line")
+    return hosts
+
+
+class Call:
+    """What one launch says to all of its hosts."""
+
+    def __init__(
+        self,
+        store: Store,
+        options: CrewOptions,
+        secret: bytes,
+        version: str,
+        packages: Mapping[str, str] | None = None,
+        compiled: Sequence[str] = (),
+        clock: Clock = CLOCK,
+    ) -> None:
+        self.store = store
+        self.options = options
+        self.compiled = compiled
+        self.clock = clock
+        target = options.target
+        self._request = Request(
+            python=process.python(),
+            version=version,
+            url=_there(store.url, options.folders),
+            store=store.id,
+            secret=secret.hex(),
+            idle_timeout=options.idle_timeout,
+            max_tasks=options.max_tasks,
+            max_time=options.max_time,
+            memory_limit=options.memory_limit,
+            names=tuple(sorted(target.names)) if target else (),
+            keys=tuple(sorted(target.keys)) if target else (),
+            targeted=target is not None,
+            tied_to=options.tied_to,
+            folders=options.folders,
+            packages=dict(packages or {}),
+        )
+
+    def name(self, host: Host) -> str:
+        """Of the crew there."""
+        return f"ssh-{host.login}-{process.user()}-{process.python()}{self.options.suffix}"
+
+    def request(self, host: Host, check: bool) -> Request:
+        return msgspec.structs.replace(
+            self._request,
+            crew=self.name(host),
+            place=host.place,
+            size=host.size or self.options.size,
+            check=check,
+            secret="" if check else self._request.secret,
+        )
+
+    @property
+    def pythons(self) -> list[str]:
+        """Which to look for, in order."""
+        if self.options.python:
+            return [self.options.python]
+        if self.options.setup:
+            return ["python3", "python", sys.executable]
+        return [sys.executable, f"python{process.python()}", "python3"]
+
+    def script(self) -> str:
+        """For the shell there: it runs the setup, finds Python, and becomes that."""
+        names = " ".join(map(shlex.quote, self.pythons))
+        lines = [f"for p in {names}; do q=$(command -v \"$p\") && break; q=; done"]
+        if self.options.setup and not self.options.python:  # it may have made another one ours, or not
+            lines.append(f"for p in {names}; do \"$p\" -c '{_HAS_US}' 2>/dev/null && {{ q=$p; break; }}; done")
+        lines += [
+            "[ -n \"$q\" ] || { echo 'jn1 {\"error\":\"none\"}' >&4; exit 1; }",
+            "exec \"$q\" -c 'import sys, json; exec(json.loads(sys.stdin.readline()))' jug-notebook worker"
+            " <&3 >&4 3<&- 4>&-",
+        ]
+        begin = "exec 3<&0 4>&1 </dev/null 1>&2"  # neither a profile nor the setup shall read or print between
+        if not self.options.setup:
+            return "\n".join([begin, *lines])
+        failed = "s=$?; [ $s = 0 ] || { echo 'jn1 {\"setup\":\"'$s'\"}' >&4; exit 1; }"
+        inner = shlex.quote("\n".join([self.options.setup, failed, *lines]))
+        shell = f"if command -v bash >/dev/null; then exec bash -lc {inner}; else exec sh -lc {inner}; fi"
+        return f"{begin}\n{shell}"
+
+    def said(self, host: Host, check: bool) -> bytes:
+        """All that goes to the shell's input."""
+        request = msgspec.json.encode(self.request(host, check)).decode()
+        return f"{self.script()}\n---\n{json.dumps(BOOT)}\n{request}\n".encode()
+
+
+def _there(url: str, folders: Iterable[tuple[str, str]]) -> str:
+    scheme, rest = split(url)
+    if scheme == "memory":
+        raise LaunchError("memory: lives in this process alone, so no other host can see it; use a folder: %jug_store")
+    if scheme != "file" or not folders:
+        return url
+    there = mapped(rest, folders)
+    if there == rest and not any(before.rstrip("/") == after.rstrip("/") for before, after in folders):
+        before = ", ".join(before for before, _ in folders)
+        raise LaunchError(f"the store, {rest}, is not below {before}; say what is where: --remote-dir HERE=THERE")
+    return f"file:{there}"
+
+
+class Away(Post):
+    """The workers on one host, from the call on."""
+
+    def __init__(self, call: Call, host: Host, gate: threading.Semaphore, check: bool = False) -> None:
+        super().__init__(call.store, call.name(host), host.place, host.size or call.options.size, call.clock)
+        self.report = Report(host.place)
+        self.answer: Answer | None = None
+        self._call, self._host, self._gate, self._check = call, host, gate, check
+        self._stop: Stop | None = None
+        threading.Thread(target=self._run, name=f"jug-ssh {host.place}", daemon=True).start()
+
+    @property
+    def said(self) -> str:  # type: ignore[override]
+        if self.answer is None:
+            return ""
+        before, size = self.answer.before, self.answer.size
+        there = f"{_workers(before)} {'is' if before == 1 else 'are'} there already"
+        more = f"started {size - before} more: {size} in all" if before else f"started {_workers(size)}"
+        line = f"{self.place}: {there if before >= size else more}"
+        return "\n".join([line, *self.report.warnings])
+
+    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+        if not self.over.is_set():
+            return True
+        if self.failure or self.answer is None:
+            return False
+        return not workers and not self._late and self._stop is None
+
+    def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
+        self._stop = Stop(now)
+        super().stop(now, supervisors)
+
+    def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
+        self._stop = None
+        self.size = size
+        super().scale(size, supervisors)
+
+    def _run(self) -> None:
+        try:
+            with self._gate:
+                self._reach()
+        except JugError as error:
+            self._note(Check("ssh", str(error), "see what it says", True))
+        except Exception as error:  # a thread's traceback would land in somebody's cell
+            self._note(Check("ssh", f"{type(error).__name__}: {error}", "see what it says", True))
+        finally:
+            self.failure = self.report.failure
+            if self.failure and not self._check:
+                self._tell_through_the_store()
+            self._since = self.clock.monotonic()
+            self.over.set()
+
+    def _tell_through_the_store(self) -> None:
+        """Workers that are there already can be told without ssh."""
+        with suppress(StoreError, OSError):
+            there = living(self.store, self.name)
+            if there:
+                tell(self.store, there[:1], Scale(self.size, at_least=True))
+                one = there[0]
+                self.answer = Answer(host=one.host, supervisor=one.id, size=self.size, before=one.size)
+                said = self.failure.partition(": ")[2].partition("; ")[0]
+                self.report = Report(
+                    self.place, (Check("ssh", said, "its workers live, and were told through the store"),)
+                )
+                self.failure = ""
+
+    def _note(self, *checks: Check) -> None:
+        self.report = Report(self.place, (*self.report.checks, *checks))
+
+    def _reach(self) -> None:
+        call, clock = self._call, self.clock
+        asked = clock.now()
+        if call.compiled:
+            self._note(preflight.compiled(call.compiled))
+            return
+        timeout = TIMEOUT + (SETUP if call.options.setup else 0)
+        heard: list[tuple[Answer, float]] = []
+        status, said = converse(
+            [*command(self._host.login), "--", self._host.login, _READ],
+            call.said(self._host, self._check),
+            lambda line: heard.extend((one, clock.now()) for one in answers([line])),
+            timeout,
+        )
+        wanted = self._call.request(self._host, True)
+        if not heard:
+            if status is None:
+                self._note(preflight.silent(self.place, timeout))
+            else:
+                self._note(preflight.refused(self._host.login, said))
+            return
+        self._note(Check("ssh", f"answers as {self._host.login}"))
+        for answer, answered in heard:
+            self._hear(answer, wanted, asked, answered, said)
+        if not self.failed and not self._check and self.answer is None:
+            lost = "went silent" if status is None else f"ended with status {status}"
+            last = said.strip().rpartition("\n")[2] or "it said nothing"
+            self._note(Check("workers", f"the call {lost} before any began: {last[:300]}", "see what it says", True))
+        if self._stop is not None and self.answer is not None:
+            self.store.order([self.answer.supervisor], self._stop)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.report.failure)
+
+    def _hear(self, answer: Answer, wanted: Request, asked: float, answered: float, said: str) -> None:
+        if answer.setup:
+            self._note(preflight.setup_failed(answer.setup, said))
+        elif answer.error and not answer.python:
+            self._note(preflight.no_python(self._call.pythons, wanted.python))
+        elif answer.python:
+            self._note(preflight.python(answer.python, answer.path, wanted.python))
+            if not self.failed:
+                self._note(preflight.package(answer.package, answer.path, wanted.version, answer.error))
+        elif answer.host:
+            self.answer, self.size = answer, answer.size
+        else:
+            self._note(*answer.checks)
+            if answer.now:
+                self._note(preflight.clock(preflight.offset(answer.now, asked, answered)))
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def launch(call: Call, hosts: Sequence[Host]) -> list[Away]:
+    """Start on all hosts at once; returns before any has answered."""
+    return _begun(call, hosts, check=False)
+
+
+def look(call: Call, hosts: Sequence[Host]) -> list[Report]:
+    """Look around on all hosts, and start nothing."""
+    posts = _begun(call, hosts, check=True)
+    for post in posts:
+        post.over.wait()
+    return [post.report for post in posts]
+
+
+def _begun(call: Call, hosts: Sequence[Host], check: bool) -> list[Away]:
+    gate = threading.BoundedSemaphore(AT_ONCE)
+    return [Away(call, host, gate, check) for host in dict.fromkeys(hosts)]
+
+
+# -- one call ----------------------------------------------------------------------------------------------------------
+
+
+def command(login: str) -> list[str]:
+    """How ssh is called for this host: what the user has configured for it stays."""
+    words = shlex.split(os.environ.get(COMMAND, "")) or ["ssh"]
+    theirs = _configured(words, login)
+    options = {name: value for name, value in _OPTIONS.items() if theirs.get(name.lower(), "none") in _UNSET[name]}
+    if theirs.get("controlmaster", "false") in ("false", "no") and theirs.get("controlpath", "none") == "none":
+        options |= {"ControlMaster": "auto", "ControlPath": f"{_sockets()}/%C", "ControlPersist": str(PERSIST)}
+    return [*words, "-T", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+
+
+#: what ``ssh -G`` says of an option that nobody has set
+_UNSET = {
+    "BatchMode": ("none", "no", "yes"), "ConnectTimeout": ("none", "0"), "ServerAliveInterval": ("none", "0"),
+    "ServerAliveCountMax": ("none", "3"),
+}  # fmt: skip
+
+
+def _configured(words: Sequence[str], login: str) -> dict[str, str]:
+    try:
+        ran = subprocess.run([*words, "-G", "--", login], capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        raise LaunchError(f"{words[0]!r} is not installed here; install OpenSSH's client") from None
+    except subprocess.TimeoutExpired:
+        return {}
+    return {name: value for name, _, value in (line.partition(" ") for line in ran.stdout.splitlines())}
+
+
+def _sockets() -> str:
+    """A folder of ours for the sockets of connections. Its path must be short."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"jug-ssh-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    about = folder.lstat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise LaunchError(f"{folder} is not yours alone, so connections can't be kept there; remove it")
+    return str(folder)
+
+
+def converse(
+    words: Sequence[str], said: bytes, hear: Callable[[bytes], None], timeout: float, clock: Clock = CLOCK
+) -> tuple[int | None, str]:
+    """Run a command, say all of ``said`` to it, and hear its lines as they come.
+
+    Answers its exit status (None where it took too long and was ended) and what it said as its error output. That goes
+    to a file: a connection that is kept for later calls would hold a pipe open for as long.
+    """
+    until = clock.monotonic() + timeout
+    with tempfile.TemporaryFile() as errors:
+        ran = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        )
+        assert ran.stdin is not None
+        assert ran.stdout is not None
+        os.set_blocking(ran.stdin.fileno(), False)
+        rest, heard = memoryview(said), b""
+        with selectors.DefaultSelector() as ready:
+            ready.register(ran.stdout, selectors.EVENT_READ)
+            ready.register(ran.stdin, selectors.EVENT_WRITE)
+            while (left := until - clock.monotonic()) > 0:
+                which = {key.fileobj for key, _ in ready.select(left)}
+                if ran.stdin in which:
+                    try:
+                        rest = rest[os.write(ran.stdin.fileno(), rest) :]
+                    except BrokenPipeError:  # it has ended, and its output says why
+                        rest = rest[:0]
+                    if not rest:
+                        ready.unregister(ran.stdin)
+                        ran.stdin.close()
+                if ran.stdout in which:
+                    data = os.read(ran.stdout.fileno(), 1 << 16)
+                    if not data:
+                        break
+                    *lines, heard = (heard + data).split(b"\n")
+                    for line in lines:
+                        hear(line)
+        ran.stdin.close()
+        status: int | None
+        try:
+            status = ran.wait(max(0.0, until - clock.monotonic()))
+        except subprocess.TimeoutExpired:
+            ran.kill()
+            ran.wait()
+            status = None
+        ran.stdout.close()
+        errors.seek(0)
+        return status, errors.read().decode(errors="replace")
+
+
+__all__ = ["Away", "Call", "Host", "host_of", "hosts_in", "launch", "look"]

@@ -1,0 +1,60 @@
+"""A store of several people: one key for all of a group, which lies in the store itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jug_notebook.errors import StoreError
+from jug_notebook.store import Store, keyring
+
+
+def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
+    """Share a store of one's own with its group, or take the key of one that a colleague shares. Raises StoreError.
+
+    That is mutual trust: whoever has the key can run code as everybody who works for the store. It is said once.
+    """
+    if shared != "group":
+        raise StoreError(f"shared={shared!r} means nothing; give shared='group', or leave it out")
+    file: Any = store
+    if not hasattr(store, "share"):
+        raise StoreError(
+            f"{store.shown} has no group; share it by its key: jug-notebook key export, jug-notebook key import"
+        )
+    new = not file.shared
+    if new:
+        file.share(secret())
+    given = file.shared_key()
+    known = _known(store)
+    if keyring.put(store.id, given) != given:
+        raise StoreError(f"{keyring.folder()} has another key of store {store.id[:8]}; move that file away first")
+    if new or not known:
+        print(
+            f"jug_notebook: {store.shown} is shared with group {file.group}: whoever is in it can run code as you, "
+            "and you as they",
+            file=sys.stderr,
+        )
+
+
+def advice(store: Store) -> str:
+    """What to do about a missing key, where the store is shared; else nothing."""
+    if not getattr(store, "shared", ""):
+        return ""
+    file: Any = store
+    return (
+        f"{store.shown} is shared with group {file.group}: whoever is in it could run code as you, and you as they. If "
+        f"that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
+        f"jug-notebook key import < {file.folder}/key"
+    )
+
+
+def _known(store: Store) -> bool:
+    try:
+        keyring.secret(store.id)
+    except StoreError:
+        return False
+    return True
+
+
+__all__ = ["advice", "join"]

@@ -1,0 +1,221 @@
+-- after: board reuse leases
+-- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
+-- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept};
+-- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.
+-- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
+-- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
+local BUDGET = 0.02
+take_up()
+local told = unpacked(ARGV[1])
+local worker, limit, waits, label, python, this = told[1], told[2], told[3], told[4], told[5], told[6]
+
+local settlements = 0
+
+local function settle(key, numbers, inputs, digest, raw, body)
+  local round, attempt, started, duration, final, died, retry = struct.unpack('>I4I4ddBBd', numbers)
+  local c = card(key)
+  if attempt > 1 and c[WHOSE] == '' then
+    local own = c[INPUTS] ~= '' and heaviest(c)
+    if own and own[O_DIGEST] ~= '' and own[O_INPUTS] == inputs then
+      return  -- the former owner was alive after all, and was first: one value is enough
+    end
+  end
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_ROUND] == round and o[O_INPUTS] == inputs and o[O_ATTEMPT] == attempt and o[O_DIGEST] == digest
+      and o[O_STARTED] == started and o[O_DURATION] == duration and o[O_FINAL] == final and o[O_DIED] == died
+      and o[O_RETRY] == retry and o[O_WORKER] == worker then
+      return
+    end
+  end
+  for i, a in ipairs(attempts(c)) do
+    if a[A_ATTEMPT] == attempt and a[A_ROUND] == round and a[A_INPUTS] == inputs then
+      later('ZREM', 'h:' .. a[A_WORKER], key)
+      table.remove(c[ATTEMPTS], i)
+      alter(key)
+      break
+    end
+  end
+  news, settlements = true, settlements + 1
+  if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
+  if c[QUEUED] ~= 0 then dequeue(key, c) end
+  local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
+  local counts = digest ~= '' and c[KIND] ~= 0
+  local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
+  table.insert(outcomes(c), o)
+  if final == 1 then
+    fresh[#fresh + 1] = P .. 'o:' .. key .. ':' .. c[NEXT]
+    fresh[#fresh + 1] = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body
+  end
+  c[NEXT] = c[NEXT] + 1
+  if counts then
+    add_run(c[KIND], duration)
+    if inputs ~= NO_INPUTS then ran(key, c, o, was) end
+  end
+  wake_leaning(key)
+  new_round(key, c, round)
+end
+
+if #ARGV > 1 then
+  local keys = {}
+  for i = 2, #ARGV, 6 do keys[#keys + 1] = ARGV[i] end
+  prefetch(keys)
+  for i = 2, #ARGV, 6 do settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
+  if settlements > 0 then call('HINCRBY', P .. 'done', worker, settlements) end
+  for _, name in ipairs(told[7]) do call('PERSIST', P .. name) end
+end
+flow()
+
+local claims, named, given_names = {}, {}, {}
+local names = {}
+
+-- How the need's value is shown, or nothing where it has none at this moment.
+local function bodies_of_needs(key, c)
+  local numbers, worths = {}, {}
+  if c[COUNT] == 0 then return numbers end
+  local of = needs(key)
+  if #of > 1 then prefetch(of) end
+  for i, need in ipairs(of) do
+    worths[i] = card(need)[WORTH]
+    if worths[i] == '' then return false end
+  end
+  if began_with_work and redis.sha1hex(table.concat(worths)) ~= c[INPUTS] then return false end
+  for i, need in ipairs(of) do
+    local whose, number = held(need)
+    if not whose then return false end
+    numbers[i] = bodies_of(need, whose, number)
+  end
+  return numbers
+end
+
+local function give(key, c, attempt)
+  local needed = bodies_of_needs(key, c)
+  if not needed then return false end
+  local failures, deaths = 0, 0
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then
+      attempt = math.max(attempt, o[O_ATTEMPT] + 1)
+      if o[O_DIED] == 1 then deaths = deaths + 1 else failures = failures + 1 end
+    end
+  end
+  if not names[c[KIND]] then
+    names[c[KIND]] = true
+    named[#named + 1] = c[KIND]
+    named[#named + 1] = kind_of(c[KIND])[1]
+  end
+  claims[#claims + 1] = {
+    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of(P .. 's:' .. key), needed
+  }
+  return attempt
+end
+
+local function take(key, c)
+  local top = 0
+  for _, a in ipairs(attempts(c)) do
+    if a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then top = math.max(top, a[A_ATTEMPT]) end
+  end
+  c[QUEUED] = 0
+  alter(key)
+  local attempt = give(key, c, top + 1)
+  if not attempt then  -- what it needs has just changed, and that is still to reach it
+    for _, need in ipairs(needs(key)) do look_at_need(key, need) end
+    visit_later(key)
+    return false
+  end
+  table.insert(attempts(c), {c[ROUND], attempt, 0, c[INPUTS], worker})
+  c[STATE], c[HELD] = RUNNING, 0
+  tally_as(c, RUNNING)
+  later('ZADD', 'h:' .. worker, c[SEQ], key)
+  given_names[#given_names + 1] = key
+  return true
+end
+
+local function heads()
+  local found = {}
+  for _, row in ipairs(call('SMEMBERS', P .. 'queues')) do
+    local first = call('ZRANGE', P .. 'q:' .. row, 0, 0, 'WITHSCORES')
+    if #first == 0 then
+      call('SREM', P .. 'queues', row)
+    elseif fits(row, python, label) then
+      local number = tonumber(row:match('%d+'))
+      found[#found + 1] = {-kind_of(number)[2], tonumber(first[2]), row, number}
+    end
+  end
+  table.sort(found, function(a, b) return row_before({a[1], a[2]}, {b[1], b[2]}) end)
+  return found
+end
+
+local function claim()
+  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', format('%.17g', now), 'LIMIT', 0, STEP)
+  for _, key in ipairs(due) do
+    call('ZREM', P .. 'delayed', key)
+    into_queue(key, card(key))
+  end
+  fill_queues()
+  local rows, budget, looked = heads(), BUDGET, 0
+  while #rows > 0 and #claims < limit and looked < STEP do
+    local best, second = rows[1], rows[2]
+    local known = stat(best[4])
+    local mean = known[1] > 0 and known[2] / known[1] or false
+    if #claims > 0 and (not mean or mean > budget) then return end
+    local size = limit - #claims
+    if not mean then size = 1 elseif mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
+    local upto = second and second[1] == best[1] and format('(%.17g', second[2]) or '+inf'
+    local keys = call('ZRANGEBYSCORE', P .. 'q:' .. best[3], '-inf', upto, 'LIMIT', 0, size)
+    prefetch(keys)
+    if #keys > 0 then call('ZREM', P .. 'q:' .. best[3], unpack(keys)) end
+    looked = looked + #keys
+    for _, key in ipairs(keys) do
+      if take(key, card(key)) then budget = budget - (mean or BUDGET) end
+    end
+    local first = call('ZRANGE', P .. 'q:' .. best[3], 0, 0, 'WITHSCORES')
+    if #first == 0 then
+      call('SREM', P .. 'queues', best[3])
+      table.remove(rows, 1)
+    else
+      best[2] = tonumber(first[2])
+      table.sort(rows, function(a, b) return row_before({a[1], a[2]}, {b[1], b[2]}) end)
+    end
+  end
+end
+
+local retry = -1
+if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
+  call('HDEL', P .. 'idle', worker)
+  call('DEL', P .. 'w:' .. worker)
+  if call('SISMEMBER', P .. 'presumed', worker) == 1 then
+    hear(worker)
+    flow()
+  end
+  local last = call('GET', P .. 'last:' .. worker)
+  last = last and unpacked(last)
+  if last and last[1] == this then  -- it has not heard our answer
+    for _, key in ipairs(last[2]) do
+      local c = card(key)
+      for _, a in ipairs(attempts(c)) do
+        if a[A_WORKER] == worker and a[A_OVER] == 0 and a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then
+          give(key, c, a[A_ATTEMPT])
+        end
+      end
+    end
+  else
+    claim()
+    if #claims == 0 then
+      expire()
+      flow()
+      claim()
+    end
+  end
+  if #claims > 0 then
+    if #given_names > 0 then
+      call('SET', P .. 'last:' .. worker, pack({this, given_names}), 'EX', 3600)
+      call('ZADD', P .. 'beats', 'NX', format('%.17g', now), worker)
+    end
+  else
+    local first = call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')
+    if #first > 0 then retry = math.max(0, tonumber(first[2]) - now) end
+    if waits then call('HSET', P .. 'idle', worker, python .. '|' .. label) end
+  end
+end
+flow()
+local ver, more = finish()
+return {ver, more, format('%.6f', retry), named, read_bodies(), claims}

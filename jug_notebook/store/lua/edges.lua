@@ -1,0 +1,31 @@
+-- after: board reuse
+-- What tasks of a function need, from a number on, a thousand tasks at a time. ARGV: {function, from, label}.
+-- Answers version, more to follow, {function needed, number of the first that needs it, how often}, where to go on or -1.
+take_up()
+flow()
+local told = unpacked(ARGV[1])
+local rows = call('ZRANGEBYSCORE', P .. 'kind:' .. told[1], format('(%.17g', told[2]), '+inf', 'WITHSCORES', 'LIMIT', 0, STEP)
+local keys, counts, firsts, order = {}, {}, {}, {}
+for i = 1, #rows, 2 do keys[#keys + 1] = rows[i] end
+prefetch(keys)
+for _, key in ipairs(keys) do
+  local c = card(key)
+  if c[COUNT] > 0 and c[TALLIED] ~= WITHDRAWN and (told[3] == '' or has_label(c[GROUP], told[3])) then
+    local of = needs(key)
+    prefetch(of)
+    for _, need in ipairs(of) do
+      local kind = card(need)[KIND]
+      if kind ~= 0 then
+        if not counts[kind] then
+          counts[kind], firsts[kind] = 0, c[SEQ]
+          order[#order + 1] = kind
+        end
+        counts[kind] = counts[kind] + 1
+      end
+    end
+  end
+end
+local found = {}
+for _, kind in ipairs(order) do found[#found + 1] = {kind, firsts[kind], counts[kind]} end
+local ver, more = finish()
+return {ver, more, found, #keys == STEP and tonumber(rows[#rows]) or -1}

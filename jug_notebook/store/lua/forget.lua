@@ -1,0 +1,62 @@
+-- after: board reuse
+-- Forgets tasks, as if they had never been submitted. ARGV: keys, packed; 1 to only tell.
+-- Answers version, more to follow, how many there were.
+take_up()
+flow()
+local keys, forgotten = unpacked(ARGV[1]), 0
+prefetch(keys)
+
+local function forget(key, c)
+  local name = P .. '%s:' .. key
+  if c[QUEUED] ~= 0 then dequeue(key, c) end
+  tally_as(c, -1)
+  if c[COUNT] > 0 then
+    for _, need in ipairs(needs(key)) do
+      call('ZREM', P .. 'd:' .. need, key)
+      if c[WANTED] == 1 then
+        card(need)[WANTERS] = card(need)[WANTERS] - 1
+        alter(need)
+        visit_later(need)
+      end
+    end
+  end
+  local inputs = {[c[INPUTS]] = true}
+  for _, o in ipairs(outcomes(c)) do
+    inputs[o[O_INPUTS]] = true
+    call('UNLINK', P .. 'o:' .. key .. ':' .. o[O_NUMBER])
+  end
+  for _, each in ipairs(dropped(c)) do inputs[each] = true end
+  for each in pairs(inputs) do
+    call('ZREM', P .. 'r:' .. c[FORM] .. each, key)
+    call('ZREM', P .. 'p:' .. c[FORM] .. each, key)
+    call('SREM', P .. 'x:' .. c[FORM] .. each, key)
+    walk_later('p:' .. c[FORM] .. each, 'v')
+  end
+  for _, a in ipairs(attempts(c)) do call('ZREM', P .. 'h:' .. a[A_WORKER], key) end
+  for _, wish in ipairs(wishes(c)) do call('SREM', P .. 'wo:' .. wish[W_ORIGIN], key) end
+  call('ZREM', P .. 'kind:' .. c[KIND], key)
+  call('ZREM', P .. 'failed', key)
+  for _, prefix in ipairs({'s', 'n', 'm', 'b', 'i', 'a', 'y'}) do call('UNLINK', (name:format(prefix))) end
+  wake_leaning(key)
+  local wanters = c[WANTERS]
+  local blank = stub()
+  for i = 1, #blank do c[i] = blank[i] end
+  c[WANTERS] = wanters
+  if call('EXISTS', P .. 'd:' .. key) == 1 then
+    c[ABOVE] = 1
+    walk_later('d:' .. key, 'e', key)
+  end
+  erase(key)
+  visit_later(key)
+end
+
+for _, key in ipairs(keys) do
+  local c = card(key)
+  if c[KIND] ~= 0 then
+    forgotten = forgotten + 1
+    if ARGV[2] ~= '1' then forget(key, c) end
+  end
+end
+flow()
+local ver, more = finish()
+return {ver, more, forgotten}

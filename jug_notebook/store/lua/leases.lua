@@ -1,0 +1,35 @@
+-- Who has not been heard of for a lease, by the server's clock. Comes after board.lua.
+
+local LEASE = 30
+local AWAY = 5   -- after so many seconds in which nobody beat, the server itself was away, and all may be alive
+local GRACE = 3  -- seconds in which they can say so
+
+-- Presume dead who has been silent for too long: what they hold is open to others.
+local function expire()
+  local last = tonumber(call('GET', P .. 'tick') or 0)
+  call('SET', P .. 'tick', format('%.17g', now))
+  if now - last > AWAY then
+    call('SET', P .. 'grace', 1, 'EX', GRACE)
+    return
+  end
+  local silent = call('ZRANGEBYSCORE', P .. 'beats', '-inf', format('%.17g', now - LEASE), 'WITHSCORES', 'LIMIT', 0, 20)
+  if #silent == 0 or call('EXISTS', P .. 'grace') == 1 then return end
+  for i = 1, #silent, 2 do
+    local process = silent[i]
+    call('ZREM', P .. 'beats', process)
+    call('ZADD', P .. 'late', silent[i + 1], process)
+    call('SADD', P .. 'presumed', process)
+    gone[process] = true
+    walk_later('h:' .. process, 'v')
+  end
+end
+
+-- It lives. What it held is its own again, unless others took it.
+local function hear(process)
+  call('ZADD', P .. 'beats', format('%.17g', now), process)
+  if call('SREM', P .. 'presumed', process) == 1 then
+    call('ZREM', P .. 'late', process)
+    gone[process] = nil
+    walk_later('h:' .. process, 'v')
+  end
+end

@@ -1,0 +1,21 @@
+-- after: board reuse
+-- Every origin that wishes something now. Answers version, more to follow, (user, notebook, cell) of each.
+take_up()
+flow()
+local found = {}
+for number = 1, call('LLEN', P .. 'origins') do
+  local cursor = '0'
+  repeat
+    local part = call('SSCAN', P .. 'wo:' .. number, cursor, 'COUNT', 100)
+    cursor = part[1]
+    for _, key in ipairs(part[2]) do
+      if is_wished(card(key), number) then
+        found[#found + 1] = origin_of(number)
+        cursor = '0'
+        break
+      end
+    end
+  until cursor == '0'
+end
+local ver, more = finish()
+return {ver, more, found}

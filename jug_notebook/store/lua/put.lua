@@ -1,0 +1,20 @@
+-- Keeps a blob, or says that it is there already. It goes after a while, unless what names it is kept, too.
+-- ARGV: address; size; seconds that it is kept for; what to write, if anything: "=" and its bytes, or "+" and the number
+-- of chunks that were written as c:ADDRESS:N. Answers -1 where there is none now, else the number of its chunks.
+local P, call = KEYS[1], redis.call
+local name = P .. 'v:' .. ARGV[1]
+if call('EXISTS', name) == 0 then
+  if #ARGV < 4 then return -1 end
+  call('SET', name, ARGV[4], 'EX', ARGV[3])
+end
+local chunks = tonumber(call('GETRANGE', name, 0, 20):match('^%+(%d+)$') or 0)
+local names = {name}
+for i = 1, chunks do names[i + 1] = P .. 'c:' .. ARGV[1] .. ':' .. i - 1 end
+for _, each in ipairs(names) do
+  local left = call('TTL', each)
+  if left == -2 then return -1 end
+  if left >= 0 then call('EXPIRE', each, ARGV[3]) end
+end
+call('ZADD', P .. 'blobs', call('TIME')[1], ARGV[1])
+call('HSET', P .. 'sizes', ARGV[1], ARGV[2])
+return chunks

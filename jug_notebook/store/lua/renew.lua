@@ -1,0 +1,46 @@
+-- after: board reuse leases
+-- Processes beat; the first learns what it is to do.
+-- ARGV: number of the last order that the first has heard; then name and packed `WorkerInfo` of each.
+-- Answers version, more to follow, orders {number, order} not heard yet.
+local SHOWN, KEPT = 60, 86400  -- seconds for which who has left is shown, and known to have left
+take_up()
+local said = {}
+for i = 2, #ARGV, 2 do
+  if not call('ZSCORE', P .. 'left', ARGV[i]) then
+    said[#said + 1] = ARGV[i]
+    said[#said + 1] = ARGV[i + 1]
+    hear(ARGV[i])
+  end
+end
+if #said > 0 then call('HSET', P .. 'info', unpack(said)) end
+expire()
+for _, set in ipairs({'left', 'late'}) do
+  local before = format('(%.17g', now - (set == 'left' and SHOWN or KEPT))
+  for _, process in ipairs(call('ZRANGEBYSCORE', P .. set, '-inf', before, 'LIMIT', 0, 100)) do
+    if call('HDEL', P .. 'info', process) == 1 then
+      call('HDEL', P .. 'done', process)
+      call('DEL', P .. 'last:' .. process, P .. 'orders:' .. process)
+    end
+    if set == 'late' then
+      call('ZREM', P .. 'late', process)
+      call('ZADD', P .. 'left', format('%.17g', now), process)
+      walk_later('h:' .. process, 'o', process)
+    end
+  end
+end
+call('ZREMRANGEBYSCORE', P .. 'left', '-inf', format('(%.17g', now - KEPT))
+local orders = {}
+if #ARGV > 1 then
+  local name, heard = P .. 'orders:' .. ARGV[2], tonumber(ARGV[1])
+  for _, raw in ipairs(call('LRANGE', name, 0, -1)) do
+    local number, order = raw:match('^(%d+):(.*)$')
+    if tonumber(number) <= heard then
+      call('LPOP', name)
+    else
+      orders[#orders + 1] = {number, order}
+    end
+  end
+end
+flow()
+local ver, more = finish()
+return {ver, more, orders}

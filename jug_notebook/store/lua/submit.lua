@@ -1,0 +1,97 @@
+-- after: board reuse wishes
+-- Makes tasks known and wanted.
+-- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
+-- its function among these, keys of its needs with commas, form, sealed spec.
+-- Answers version, more to follow, the wish's counter, how many were new, how many are finished.
+take_up()
+local told = unpacked(ARGV[1])
+local functions, rows, touched = told[4], {}, {}
+for i = 2, #ARGV, 5 do
+  local of = {}
+  for need in ARGV[i + 2]:gmatch('[^,]+') do
+    of[#of + 1] = need
+    touched[#touched + 1] = need
+  end
+  rows[#rows + 1] = {ARGV[i], functions[tonumber(ARGV[i + 1])], of, ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]}
+  touched[#touched + 1] = ARGV[i]
+end
+prefetch(touched)
+local keys, numbers = {}, {}
+local seq = call('INCRBY', P .. 'seq', #rows) - #rows
+local targets = call('EXISTS', P .. 'targets') == 1
+
+local function submitted(key, shared, of, written_needs, form, body)
+  local c = card(key)
+  numbers[shared] = numbers[shared] or number_of('kinds', 'kindnames', shared)
+  local kind = numbers[shared]
+  seq = seq + 1
+  c[KIND], c[SEQ], c[FORM], c[COUNT] = kind, seq, form, #of
+  fresh[#fresh + 1] = P .. 's:' .. key
+  fresh[#fresh + 1] = body
+  c[NEEDS] = of
+  if #of > INLINE then
+    fresh[#fresh + 1] = P .. 'n:' .. key
+    fresh[#fresh + 1] = written_needs
+  else
+    c[NEEDS + RAW] = written_needs
+  end
+  later('ZADD', 'kind:' .. kind, seq, key)
+  for _, need in ipairs(of) do
+    local n = card(need)
+    n[ABOVE] = 1
+    later('ZADD', 'd:' .. need, seq, key)
+    if n[WORTH] == '' then c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need) end
+    if is_bad(n[STATE]) then c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need) end
+    if c[GROUP] ~= 0 then push({'g', need, c[GROUP]}) end
+    if c[WANTED] == 1 then
+      n[WANTERS] = n[WANTERS] + 1
+      visit_later(need)
+    end
+    alter(need)
+  end
+  c[INPUTS] = weigh(key, c)
+  c[STATE] = WITHDRAWN
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_DIGEST] ~= '' then
+      add_run(kind, o[O_DURATION])
+      if o[O_INPUTS] ~= NO_INPUTS then ran(key, c, o, {false}) end
+    end
+  end
+  if c[DROPPED] ~= '' then bar(key, c) end
+  tally_as(c, WITHDRAWN)
+  alter(key)
+  visit_later(key)
+  if targets then
+    for _, group in ipairs({call('HGET', P .. 'targetnames', shared[1]), call('HGET', P .. 'targetkeys', key)}) do
+      for _, each in ipairs(group and unpacked(group) or {}) do push({'g', key, each}) end
+    end
+  end
+end
+
+local seen, new, finished = {}, {}, 0
+for _, row in ipairs(rows) do
+  local key = row[1]
+  if not seen[key] then
+    seen[key] = true
+    keys[#keys + 1] = key
+    local c = card(key)
+    if c[KIND] == 0 then
+      submitted(key, row[2], row[3], row[4], row[5], row[6])
+      new[#new + 1] = key
+    elseif c[STATE] == FINISHED then
+      finished = finished + 1
+    end
+  end
+end
+local counter = wish(keys, told[1], told[2], true)
+for _, name in ipairs(told[3]) do
+  call('PERSIST', P .. name)
+end
+run_later('ZADD')  -- who needs whom is to be read
+flow()
+local reused = 0
+for _, key in ipairs(new) do
+  if card(key)[WHOSE] ~= '' then reused = reused + 1 end
+end
+local ver, more = finish()
+return {ver, more, counter, #new - reused, finished + reused}

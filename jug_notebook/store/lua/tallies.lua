@@ -1,0 +1,36 @@
+-- after: board reuse
+-- Counts. ARGV: a label, or nothing for all; processes whose work is asked after as {name, the task it said it runs}.
+-- Answers version, more to follow, functions {name, priority, python} in the order they were first seen, "kind:done" and
+-- "kind:spent" with their numbers, {function, state, count} of each, and of each process {settled, task, its function, 1
+-- if it is another than it said}.
+take_up()
+flow()
+local found, own = {}, {}
+for i, raw in ipairs(call('LRANGE', P .. 'kinds', 0, -1)) do own[i] = unpacked(raw) end
+local rows = call('HGETALL', P .. 'tallies')
+for i = 1, #rows, 2 do
+  if rows[i + 1] ~= '0' then
+    local kind, group, state = rows[i]:match('(%d+):(%d+):(%d+)')
+    if ARGV[1] == '' or has_label(tonumber(group), ARGV[1]) then
+      found[#found + 1] = {tonumber(kind), tonumber(state), tonumber(rows[i + 1])}
+    end
+  end
+end
+local busy = {}
+for i, asked in ipairs(unpacked(ARGV[2])) do
+  local worker, said = asked[1], asked[2]
+  local task, differs = '', 1
+  if said ~= '' and runner(card(said)) == worker then
+    task, differs = said, 0
+  else
+    for _, key in ipairs(call('ZRANGE', P .. 'h:' .. worker, 0, 9)) do
+      if task == '' and runner(card(key)) == worker then task = key end
+    end
+  end
+  busy[i] = {
+    tonumber(call('HGET', P .. 'done', worker) or 0), task, task ~= '' and kind_of(card(task)[KIND])[1] or '', differs
+  }
+end
+local numbers = call('HGETALL', P .. 'stats')
+local ver, more = finish()
+return {ver, more, own, numbers, found, busy}

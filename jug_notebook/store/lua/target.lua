@@ -1,0 +1,29 @@
+-- after: board reuse
+-- Makes a target known: its tasks, those to come, and what they need, carry its label.
+-- ARGV: label; {names, keys}. Answers version, more to follow.
+take_up()
+local label, told = ARGV[1], unpacked(ARGV[2])
+if call('SADD', P .. 'targets', label) == 1 then
+  local group = group_of({label})
+  local function add(to, name)
+    local raw = call('HGET', P .. to, name)
+    local known = raw and unpacked(raw) or {}
+    known[#known + 1] = group
+    call('HSET', P .. to, name, pack(known))
+  end
+  local named = {}
+  for _, name in ipairs(told[1]) do
+    add('targetnames', name)
+    named[name] = true
+  end
+  for _, key in ipairs(told[2]) do
+    add('targetkeys', key)
+    push({'g', key, group})
+  end
+  for i, raw in ipairs(call('LRANGE', P .. 'kinds', 0, -1)) do
+    if named[unpacked(raw)[1]] then walk_later('kind:' .. i, 'g', group) end
+  end
+end
+flow()
+local ver, more = finish()
+return {ver, more}

@@ -1,0 +1,34 @@
+-- after: board reuse
+-- Tasks for a listing: those of these keys; or, of a function, from a number on, a thousand at a time.
+-- ARGV: {keys or false, function, from, label, state or -1}.
+-- Answers version, more to follow, {key, function, number, state, worker, started, duration, attempt, whose} of each,
+-- and the number to go on from, or -1.
+take_up()
+flow()
+local told = unpacked(ARGV[1])
+local keys, on = told[1], -1
+if not keys then
+  keys = {}
+  local rows = call('ZRANGEBYSCORE', P .. 'kind:' .. told[2], format('(%.17g', told[3]), '+inf', 'WITHSCORES', 'LIMIT', 0, STEP)
+  for i = 1, #rows, 2 do keys[#keys + 1] = rows[i] end
+  if #keys == STEP then on = tonumber(rows[#rows]) end
+end
+prefetch(keys)
+local found = {}
+for _, key in ipairs(keys) do
+  local c = card(key)
+  if c[KIND] ~= 0 and (told[4] == '' or has_label(c[GROUP], told[4])) and (told[5] < 0 or told[5] == c[STATE]) then
+    local whose, number = held(key)
+    if whose then
+      local o = outcome_of(whose, number)
+      found[#found + 1] = {
+        key, c[KIND], c[SEQ], c[STATE], o[O_WORKER], format('%.17g', o[O_STARTED]), format('%.17g', o[O_DURATION]),
+        o[O_ATTEMPT], c[WHOSE]
+      }
+    else
+      found[#found + 1] = {key, c[KIND], c[SEQ], c[STATE], runner(c), '0', '0', 0, ''}
+    end
+  end
+end
+local ver, more = finish()
+return {ver, more, found, on}

@@ -1,0 +1,51 @@
+-- Who wants what. Comes after board.lua.
+
+local function number_of(name, names, value)
+  local packed = pack(value)
+  local number = tonumber(call('HGET', P .. names, packed) or nil)
+  if not number then
+    number = call('RPUSH', P .. name, packed)
+    call('HSET', P .. names, packed, number)
+  end
+  return number
+end
+
+-- A wish's counter: the one given, or one that outweighs all so far.
+local function counter_of(given)
+  if given == 0 then return call('INCR', P .. 'counter') end
+  if given > tonumber(call('GET', P .. 'counter') or 0) then call('SET', P .. 'counter', given) end
+  return given
+end
+
+-- An origin wants these tasks, or no longer does.
+local function wish(keys, origin, given, wanted)
+  local number, counter = number_of('origins', 'originnames', origin), counter_of(given)
+  local group = wanted and group_of({'n:' .. origin[2]}) or 0
+  for _, key in ipairs(keys) do
+    local c = card(key)
+    if not (wanted and is_wished(c, number)) then
+      local list, said = wishes(c), {number, counter, wanted and 1 or 0}
+      local known = false
+      for i, each in ipairs(list) do
+        if each[W_ORIGIN] == number then
+          known = true
+          if counter > each[W_COUNTER] or (counter == each[W_COUNTER] and wanted) then list[i] = said end
+        end
+      end
+      if not known then table.insert(list, said) end
+      if #list == 1 then
+        later(wanted and 'SADD' or 'SREM', 'wo:' .. number, key)
+      else
+        for _, each in ipairs(list) do  -- one origin's wish may bar another's, or no longer
+          local stands = is_wished(c, each[W_ORIGIN])
+          later(stands and 'SADD' or 'SREM', 'wo:' .. each[W_ORIGIN], key)
+        end
+      end
+      c[WISHED] = is_wished(c) and 1 or 0
+      alter(key)
+      visit_later(key)
+    end
+    if wanted and joined(c[GROUP], group) ~= c[GROUP] then push({'g', key, group}) end
+  end
+  return counter
+end

@@ -1,0 +1,73 @@
+"""Workers elsewhere, as a notebook asks for them: what ``%jug_execute --host`` and ``--on`` say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from IPython.core.error import UsageError
+
+import jug_notebook as jn
+from kernel_ext.options import joined
+
+PATIENCE = 4.0  #: seconds for which a cell waits for what hosts say; the status tells the rest
+
+
+def elsewhere(asked: Any) -> bool:
+    """Is this about other hosts, or an executor?"""
+    return bool(asked.host or asked.hosts_file or asked.on)
+
+
+def hosts_of(asked: Any) -> list[str | Path]:
+    """Those of ``--host`` and of ``--hosts-file``."""
+    words: list[str | Path] = [word for written in asked.host for word in written.split(",") if word]
+    return [*words, Path(asked.hosts_file)] if asked.hosts_file else words
+
+
+def launch(session: jn.Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Start, and wait a moment: (the crew, lines that tell what came of it). Raises LaunchError where nothing did."""
+    crew = session.execute(
+        asked.workers,
+        hosts=hosts_of(asked),
+        on=_value(asked.on, namespace),
+        target=joined([asked.target or ""]),
+        max_tasks=asked.max_tasks,
+        max_time=asked.max_time,
+        idle_timeout=asked.idle_timeout,
+        python=asked.python,
+        setup=joined([asked.setup or ""]),
+        remote_dir=asked.remote_dir,
+        namespace=namespace,
+    )
+    told = crew.told(PATIENCE)
+    if len(crew.failures) == len(crew.posts):
+        raise jn.LaunchError("\n".join(crew.failures))
+    return crew, told
+
+
+def _value(name: str | None, namespace: dict[str, Any]) -> Any:
+    if name is None:
+        return None
+    if name not in namespace:
+        raise UsageError(f"%jug_execute: no variable {name!r}; --on takes one that holds a client or an executor")
+    return namespace[name]
+
+
+def dry_run(session: jn.Session, asked: Any, namespace: dict[str, Any], steady: bool) -> str:
+    """What would run, and what is in the way on each host. Steady: the same in every run."""
+    if asked.on:
+        raise UsageError("%jug_execute: --dry-run looks at hosts; what an executor runs on only it knows")
+    plan = session.plan(asked.workers, target=joined([asked.target or ""]), namespace=namespace)
+    reports = session.look(
+        hosts_of(asked),
+        asked.workers or 0,
+        python=asked.python,
+        setup=joined([asked.setup or ""]),
+        remote_dir=asked.remote_dir,
+    )
+    lines = [plan.text(timed=not steady, who=False)]
+    if steady:
+        lines += [report.failure or f"{report.place}: workers could start there" for report in reports]
+    else:
+        lines += ["", repr(reports)]
+    return "\n".join([*lines, "nothing was started"])
