@@ -304,12 +304,13 @@ class JugMagics(Magics):
 
     @line_magic
     @options()
-    @option("url", nargs="?", help="a folder (made if it is new), file:FOLDER, or memory:")
+    @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
     def jug_store(self, line: str) -> None:
         """Use another store, or say which one is in use.
 
         %jug_store                    which store is this?
         %jug_store results            a folder, from the notebook's folder on
+        %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying out: it ends with the kernel
 
         Tasks made from now on go there; handles of the former store go on reading theirs.

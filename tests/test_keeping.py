@@ -46,7 +46,7 @@ def session(store_url: str, tmp_path: Path) -> Iterator[jn.Session]:
 def blobs(session: jn.Session) -> set[str]:
     """All that could be swept if nothing were kept, by asking for each kept one."""
     store: Any = session._store
-    if hasattr(store, "_blobs"):
+    if not hasattr(store, "folder"):
         return set(store._blobs)
     folder = store.folder / "blobs"
     return {part.name + path.name for part in folder.iterdir() for path in part.iterdir()}

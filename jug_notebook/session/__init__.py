@@ -49,7 +49,7 @@ from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
-from jug_notebook.store import keyring, open_store, split
+from jug_notebook.store import absolute, keyring, open_store, split
 from jug_notebook.task import TaskFunction, definitions, desk
 from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
@@ -655,12 +655,13 @@ def connect(
     notebook: str | Path | None = None,
     headless: bool = False,
 ) -> Session:
-    """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+    """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
     ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
     of their own. They can run code as each other.
 
-    Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
+    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
+    reading theirs. Connecting twice is one session.
     Raises StoreError.
     """
     global _current
@@ -668,7 +669,7 @@ def connect(
     before = _current
     if before is not None and not before.closed:
         before.flush()
-        same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
+        same = before.url == absolute(resolve_url(url, _folder(path))) and before.notebook == path
         if same and shared is None:
             before.headless = before.headless or headless
             desk.sit(before)
@@ -694,11 +695,6 @@ def resolve_url(url: str | Path, folder: Path) -> str:
     """A store's URL, with a relative path taken from the notebook's folder."""
     scheme, rest = split(str(url))
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
-
-
-def _absolute(url: str) -> str:
-    scheme, rest = split(url)
-    return f"file:{Path(rest).absolute()}" if scheme == "file" else url
 
 
 def _notebook(given: str | Path | None) -> str:

@@ -1,7 +1,8 @@
 """Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
-A new store is one file here, ``<scheme>.py``, with a function ``open(url, clock) -> Store``.
+A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
+and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib.util
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
@@ -235,6 +236,10 @@ def addresses_in(body: bytes | memoryview) -> set[Address]:
 
 
 _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
+
+
+HIDDEN = "***"  #: what people read in a URL in the place of a password
+_SECRET = re.compile(r"//[^/]*@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -246,14 +251,35 @@ def split(url: str) -> tuple[str, str]:
 
 def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
-    scheme, rest = split(str(url))
-    if not rest and scheme != "memory":
-        raise StoreError(f"{str(url)!r} names no store; give a folder, as in 'jugdata'")
-    room = f"{__name__}.{scheme}"
-    if importlib.util.find_spec(room) is None:
-        raise StoreError(f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:'")
-    store: Store = importlib.import_module(room).open(rest, clock)
+    room, rest = _room(str(url))
+    store: Store = room.open(rest, clock)
     return store
 
 
-__all__ = ["Store", "addresses_in", "open_store", "split"]
+def exists(url: str) -> bool:
+    """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
+    room, rest = _room(url)
+    there: bool = room.exists(rest)
+    return there
+
+
+def absolute(url: str) -> str:
+    """The URL as an open store has it, so that two that mean one store can be compared."""
+    room, rest = _room(url)
+    whole: str = room.absolute(rest)
+    return whole
+
+
+def _room(url: str) -> tuple[Any, str]:
+    """The module that has stores of that kind, and what it makes of the URL."""
+    scheme, rest = split(url)
+    if not rest and scheme != "memory":
+        raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
+    name = f"{__name__}.{scheme}"
+    if importlib.util.find_spec(name) is None:
+        masked = _SECRET.sub(f"//{HIDDEN}@", url)
+        raise StoreError(f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:'")
+    return importlib.import_module(name), rest
+
+
+__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]

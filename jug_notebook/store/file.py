@@ -76,6 +76,16 @@ def open(rest: str, clock: Clock) -> FileStore:
     return FileStore(Path(rest), clock)
 
 
+def exists(rest: str) -> bool:
+    """Is that folder a store?"""
+    return (Path(rest).expanduser() / "store.json").is_file()
+
+
+def absolute(rest: str) -> str:
+    """With the whole path."""
+    return f"file:{Path(rest).expanduser().absolute()}"
+
+
 class FileStore(FoldedStore):
     def __init__(self, folder: Path, clock: Clock) -> None:
         super().__init__(clock)

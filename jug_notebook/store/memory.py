@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from jug_notebook.board import Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import ValueLost
+from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
 from jug_notebook.record import Place
 from jug_notebook.store.folded import FoldedStore, places_of
@@ -25,6 +25,16 @@ def open(rest: str, clock: Clock) -> MemoryStore:
     if store is None:
         store = _OPEN[rest] = MemoryStore(rest, clock)
     return store
+
+
+def exists(rest: str) -> bool:
+    """Only this process could tell."""
+    raise StoreError(f"'memory:{rest}' lives in the process that made it; no other can look into it")
+
+
+def absolute(rest: str) -> str:
+    """As it is."""
+    return f"memory:{rest}"
 
 
 class MemoryStore(FoldedStore):
