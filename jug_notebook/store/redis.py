@@ -241,7 +241,7 @@ class RedisStore(Chunks):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for part in _parts(keys):
-            found += self._link.do("MGET", *(self._link.key(f"s:{key}") for key in part))
+            found += self._link.do("HMGET", self._link.key("s"), *part)
         return found
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:

@@ -2,10 +2,11 @@
 --
 -- KEYS[1] stands before every key of a project, "jug:{project}:", so that a project lies in one shard:
 --   id format ver counter seq   the store's name, its format; what rises with each write; wishes; tasks
---   t:KEY      a task's card, an array (below)         n:KEY  its needs, where they are many
---   s:KEY      its sealed spec                         o:KEY:N  an outcome: size of the verdict (2 bytes), verdict, body
+--   t s n      by key: its card (below), its sealed spec, and its needs where they are many
+--   o          by key, of later outcomes KEY:N: size of the verdict (2 bytes), verdict, sealed outcome
+--   i a y      by key: who invalidated it; what was accepted for it, and that sealed
 --   d:KEY      who needs it, by number                 m:KEY b:KEY  needs without a value; needs that block it
---   i:KEY      who invalidated it                      a:KEY y:KEY l:KEY  what was accepted for it, sealed; who leans on it
+--   l:KEY      who leans on it as an accepted run
 --   kinds kind:K stats   functions: (name, priority, python), numbered; their tasks; how they fare
 --   groups groupnames    sets of labels, numbered: notebooks ("n:PATH") and targets ("t:NAME") that a task belongs to
 --   origins originnames wo:N    who wishes, numbered, and what
@@ -59,7 +60,6 @@ end
 -- -- cards --------------------------------------------------------------------------------------------------------------
 
 local cards, altered, alterations = {}, {}, {}
-local fresh = {}  -- keys and values to be set at the end
 local news = false
 
 local function stub()
@@ -76,7 +76,7 @@ end
 local function card(key)
   local c = cards[key]
   if not c then
-    c = read(call('GET', P .. 't:' .. key))
+    c = read(call('HGET', P .. 't', key))
     cards[key] = c
   end
   return c
@@ -152,19 +152,20 @@ end
 
 -- Read many cards at once.
 local function prefetch(keys)
-  local names, wanted = {}, {}
+  local wanted, count = {}, 0
   local function fetch()
-    for i, raw in ipairs(call('MGET', unpack(names))) do cards[wanted[i]] = read(raw) end
-    names, wanted = {}, {}
+    local raws = call('HMGET', P .. 't', unpack(wanted, 1, count))
+    for i = 1, count do cards[wanted[i]] = read(raws[i]) end
+    count = 0
   end
   for _, key in ipairs(keys) do
     if not cards[key] then
-      names[#names + 1] = P .. 't:' .. key
-      wanted[#wanted + 1] = key
-      if #names == 2000 then fetch() end
+      count = count + 1
+      wanted[count] = key
+      if count == 2000 then fetch() end
     end
   end
-  if #names > 0 then fetch() end
+  if count > 0 then fetch() end
 end
 
 local function alter(key)
@@ -191,7 +192,7 @@ local function needs(key)
   local list = c[NEEDS]
   if not list then
     list = {}
-    local raw = c[COUNT] > INLINE and call('GET', P .. 'n:' .. key) or c[NEEDS + RAW]
+    local raw = c[COUNT] > INLINE and call('HGET', P .. 'n', key) or c[NEEDS + RAW]
     for need in raw:gmatch('[^,]+') do list[#list + 1] = need end
     c[NEEDS] = list
   end
@@ -309,11 +310,31 @@ local function set_flag(flag)
   end
 end
 
-local tallies = {}
+local tallies, row_names = {}, {}
+
+-- "kind:group", made once, for a number takes long to write.
+local function row_of(c)
+  local of = row_names[c[KIND]]
+  if not of then
+    of = {}
+    row_names[c[KIND]] = of
+  end
+  local row = of[c[GROUP]]
+  if not row then
+    row = c[KIND] .. ':' .. c[GROUP]
+    of[c[GROUP]] = row
+  end
+  return row
+end
 
 local function count(c, by)
-  local field = c[KIND] .. ':' .. c[GROUP] .. ':' .. c[TALLIED]
-  tallies[field] = (tallies[field] or 0) + by
+  local row = row_of(c)
+  local of = tallies[row]
+  if not of then
+    of = {}
+    tallies[row] = of
+  end
+  of[c[TALLIED]] = (of[c[TALLIED]] or 0) + by
 end
 
 local function tally_as(c, state)
@@ -355,7 +376,7 @@ local function retry_at(c)
 end
 
 local function into_queue(key, c)
-  local row = c[KIND] .. ':' .. c[GROUP]
+  local row = row_of(c)
   later('ZADD', 'q:' .. row, number_of_task(c), key)
   ready_rows[row] = (ready_rows[row] or 0) + 1
   c[QUEUED] = IN_QUEUE
@@ -382,7 +403,7 @@ end
 
 local function dequeue(key, c)
   if c[QUEUED] == IN_QUEUE then
-    local row = c[KIND] .. ':' .. c[GROUP]
+    local row = row_of(c)
     fill_queues()
     call('ZREM', P .. 'q:' .. row, key)
     if (ready_rows[row] or 0) > 0 then ready_rows[row] = ready_rows[row] - 1 end
@@ -759,19 +780,18 @@ local function finish()
   fill_queues()
   run_later('ZREM')
   run_later('SREM')
-  local write = fresh
-  local had_fresh = #write > 0
   for _, key in ipairs(alterations) do
     if erased[key] and not is_mentioned(cards[key]) then
-      call('DEL', P .. 't:' .. key)
+      call('HDEL', P .. 't', key)
     else
-      write[#write + 1] = P .. 't:' .. key
-      write[#write + 1] = written(cards[key])
+      later('HSET', 't', key, written(cards[key]))
     end
   end
-  for from = 1, #write, 2000 do call('MSET', unpack(write, from, math.min(#write, from + 1999))) end
-  for field, by in pairs(tallies) do
-    if by ~= 0 then call('HINCRBY', P .. 'tallies', field, by) end
+  run_later('HSET')
+  for row, by_state in pairs(tallies) do
+    for state, by in pairs(by_state) do
+      if by ~= 0 then call('HINCRBY', P .. 'tallies', row .. ':' .. state, by) end
+    end
   end
   for kind, known in pairs(stats) do
     if known[3] then
@@ -782,7 +802,7 @@ local function finish()
     if work[i] then call('RPUSH', P .. 'work', pack(work[i])) end
   end
   local ver
-  if news or had_fresh or #alterations > 0 then
+  if news or #alterations > 0 then
     ver = call('INCR', P .. 'ver')
     wake_workers()
     for _, watcher in ipairs(call('SMEMBERS', P .. 'watchers')) do wake(watcher) end

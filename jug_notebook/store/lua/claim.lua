@@ -44,8 +44,7 @@ local function settle(key, numbers, inputs, digest, raw, body)
   local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
   table.insert(outcomes(c), o)
   if final == 1 then
-    fresh[#fresh + 1] = P .. 'o:' .. key .. ':' .. c[NEXT]
-    fresh[#fresh + 1] = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body
+    later('HSET', 'o', outcome_name(key, c[NEXT]), string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body)
   end
   c[NEXT] = c[NEXT] + 1
   if counts then
@@ -104,7 +103,7 @@ local function give(key, c, attempt)
     named[#named + 1] = kind_of(c[KIND])[1]
   end
   claims[#claims + 1] = {
-    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of(P .. 's:' .. key), needed
+    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of('s', key), needed
   }
   return attempt
 end
