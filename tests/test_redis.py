@@ -365,11 +365,11 @@ def test_another_store_in_the_place_of_the_one_that_was_is_refused(server: Serve
 def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) -> None:
     store.submit([task("a"), task("b")], HERE)
     worker = worker_of(store)
-    said = link.packed((worker.id, 9, False, "", "", "call 1", ()))
+    said = link.packed((worker.id, 9, False, "", "", "call 1", (), False))
     first, again = (store._link.change("claim", said) for _ in range(2))
     assert [row[0] for row in first[5]] == [row[0] for row in again[5]]
     assert first[5][0][3] == again[5][0][3]
-    other = store._link.change("claim", link.packed((worker.id, 9, False, "", "", "call 2", ())))
+    other = store._link.change("claim", link.packed((worker.id, 9, False, "", "", "call 2", (), False)))
     assert [row[0] for row in other[5]] != [row[0] for row in first[5]]
 
 
@@ -482,7 +482,7 @@ def test_another_step_may_be_done_by_whoever_comes_next(store: RedisStore) -> No
     (claim,) = store.claim(worker.id, 1, 0.0)
     settled = outcome(claim)
     verdict = settled.verdict
-    said = link.packed((worker.id, 0, False, "", "", "", ()))
+    said = link.packed((worker.id, 0, False, "", "", "", (), False))
     numbers, whole = RedisStore.numbers_of(verdict), link.packed(verdict)
     reply = store._link.run("claim", said, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
     assert reply[1] == 1  # and here its client died

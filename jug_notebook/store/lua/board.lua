@@ -805,8 +805,9 @@ local function finish()
   if news or #alterations > 0 then
     ver = call('INCR', P .. 'ver')
     wake_workers()
-    for _, watcher in ipairs(call('SMEMBERS', P .. 'watchers')) do wake(watcher) end
-    call('DEL', P .. 'watchers')
+    local watchers = call('SMEMBERS', P .. 'watchers')
+    for _, watcher in ipairs(watchers) do wake(watcher) end
+    if #watchers > 0 then call('DEL', P .. 'watchers') end
   else
     ver = tonumber(call('GET', P .. 'ver') or 0)
   end
