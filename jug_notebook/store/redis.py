@@ -1,7 +1,7 @@
 """``redis://[user:password@]host:port/db?project=NAME``: a store in a Redis (6.2 or later) or Valkey server.
 
 What the `Board` is to other stores, here is the server's: cards, ready queue, leases and counts live there, so a worker
-keeps nothing and asks little. `lua/board.lua` lists the keys. Here is only what each verb says to its script, and how
+keeps nothing and asks little. `lua/cards.lua` lists the keys. Here is only what each verb says to its script, and how
 the answer is read.
 """
 

@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Forgets tasks, as if they had never been submitted. ARGV: keys, packed; 1 to only tell.
 -- Answers version, more to follow, how many there were.
 take_up()

@@ -1,4 +1,4 @@
--- after: board reuse wishes
+-- after: cards board reuse wishes
 -- Makes tasks known and wanted.
 -- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
 -- its function among these, keys of its needs with commas, form, sealed spec.
