@@ -188,7 +188,9 @@ def _is_there(url: str) -> bool:
 def _existing(url: str) -> str:
     """A store that is there. Looking must not make one: a wrong folder would be an empty store for ever after."""
     if not _is_there(url):
-        raise StoreError(f"no store at {url!r}: %jug_store or jug-notebook worker makes one")
+        from jug_notebook.store import masked
+
+        raise StoreError(f"no store at {masked(url)!r}: %jug_store or jug-notebook worker makes one")
     return url
 
 

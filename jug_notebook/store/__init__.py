@@ -209,7 +209,7 @@ class Store(Protocol):
 
 
 HIDDEN = "***"  #: what people read in a URL in the place of a password
-_SECRET = re.compile(r"//[^/]*@")
+_SECRET = re.compile(r"(//)[^/]*(@)|([?&]password=)[^&]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -240,6 +240,11 @@ def absolute(url: str) -> str:
     return whole
 
 
+def masked(url: str) -> str:
+    """A URL for people, without a password. An open store knows a shorter one: ``shown``."""
+    return _SECRET.sub(rf"\1\3{HIDDEN}\2", url)
+
+
 def _room(url: str) -> tuple[Any, str]:
     """The module that has stores of that kind, and what it makes of the URL."""
     scheme, rest = split(url)
@@ -247,9 +252,9 @@ def _room(url: str) -> tuple[Any, str]:
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
     name = f"{__name__}.{scheme}"
     if importlib.util.find_spec(name) is None:
-        masked = _SECRET.sub(f"//{HIDDEN}@", url)
-        raise StoreError(f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:'")
+        known = "give a folder, redis://…, or 'memory:'"
+        raise StoreError(f"{masked(url)!r}: there is no store of kind {scheme!r}; {known}")
     return importlib.import_module(name), rest
 
 
-__all__ = ["HIDDEN", "Store", "absolute", "exists", "open_store", "split"]
+__all__ = ["HIDDEN", "Store", "absolute", "exists", "masked", "open_store", "split"]

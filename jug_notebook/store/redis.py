@@ -142,7 +142,8 @@ class RedisStore(Chunks):
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
-            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, f"{self._me}{self._calls}", blobs, waited)
+            this = f"{self._me}{self._calls}"
+            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, this, blobs, waited)
             reply = self._link.change("claim", packed(said), *outcomes)
             if outcomes:
                 self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs, False)), *outcomes)
