@@ -429,6 +429,22 @@ def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) 
     assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
 
 
+def test_what_a_task_leaves_behind_does_not_fail_the_next(site: Site) -> None:
+    rude = site.tasks.submit(
+        "import signal, sys\ndef ring(*_): raise TimeoutError\ndef f():\n"
+        "    signal.signal(signal.SIGALRM, ring)\n    signal.setitimer(signal.ITIMER_REAL, 60)\n"
+        "    with sys.stdout as out: print('all of it', file=out)"
+    )
+    polite = site.tasks.submit(
+        "import signal\ndef f():\n    print('still heard')\n    return signal.getitimer(signal.ITIMER_REAL)"
+    )
+    site.supervise(1)
+    assert site.tasks.value(rude) is None
+    assert site.tasks.value(polite) == (0.0, 0.0)
+    assert site.tasks.outcome(rude).run.worker == site.tasks.outcome(polite).run.worker
+    assert site.tasks.outcome(polite).run.output == (("stdout", "still heard\n"),)
+
+
 def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
     source = SAY + (
         "import threading, signal\ndef f(path):\n    threading.Thread(target=late, args=(path,)).start()\n"

@@ -468,7 +468,11 @@ class FileStore(FoldedStore):
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         now, today = self._clock.monotonic(), self._clock.now()
         found: list[tuple[WorkerInfo, bool, float]] = []
-        for name in os.listdir(self.folder / "workers"):
+        try:
+            names = os.listdir(self.folder / "workers")
+        except FileNotFoundError:
+            raise self._gone() from None
+        for name in names:
             info = None if name == "gone" or name.startswith(".") else self._said(name)
             if info is not None:
                 with self._lock:
