@@ -238,6 +238,10 @@ class Board:
         """
         claims: list[tuple[Fact, Sequence[Place]]] = []
         others: list[tuple[Fact, Sequence[Place]]] = []
+        for fact, _ in said:
+            if type(fact) is Submitted:
+                for key in fact.keys:  # listed in the order in which they were submitted
+                    self._card(key)
         for one in said:
             kind = type(one[0])
             if kind is Wished:

@@ -145,14 +145,14 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             cards = self._board.cards
-            seen: set[Key] = set()
+            seen: dict[Key, None] = {}
             new: dict[tuple[str, int, str], list[Submission]] = {}
             finished = 0
             for submission in submissions:
                 key = submission.key
                 if key in seen:
                     continue
-                seen.add(key)
+                seen[key] = None
                 card = cards.get(key)
                 if card is None or card.state < 0:
                     new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
