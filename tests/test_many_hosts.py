@@ -8,6 +8,7 @@ from pathlib import Path
 
 import netns
 import pytest
+from servers import Server
 from workbench import PATIENCE, Fifo, cell, wait_until
 
 import jug_notebook as jn
@@ -26,6 +27,12 @@ def slow(folder):
     return name
 """
 
+NAME = """
+import os, socket, time
+def name(i):
+    time.sleep(0.05)
+    return socket.gethostname(), os.path.exists("data.txt")
+"""
 READ = """
 import os, socket
 def read(i):
@@ -108,6 +115,21 @@ def test_each_host_may_see_the_folder_at_another_place(
         assert read(name).result() == (str(there), name, "42")
         session.stop(now=True, host=name)
         wait_until(crew.store, lambda crew=crew: crew.alive() == 0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("hosts", [("ada", "bob")], indirect=True)
+def test_hosts_without_the_folder_work_for_a_redis_server(
+    hosts: netns.Hosts, redis_server: Server, work: Path
+) -> None:
+    session = jn.connect(redis_server.url(), notebook=work / "a.ipynb")
+    crew = session.execute(1, hosts=list(hosts.names))
+    assert sorted(crew.told(PATIENCE)) == ["ada: started 1 worker", "bob: started 1 worker"]
+    wait_until(crew.store, lambda: crew.alive() == 2)
+    names = jn.task(cell(NAME, "name")).map(range(40)).result()
+    assert set(names) == {("ada", False), ("bob", False)}  # they don't see the notebook's folder
+    session.stop(now=True)
+    wait_until(crew.store, lambda: not crew.supervisors)
+    session.close()
 
 
 def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(
