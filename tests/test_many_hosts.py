@@ -47,8 +47,10 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(work: Path) -> Iterator[Session]:
-    opened = jn.connect(work / "jugdata", notebook=work / "a.ipynb")
+def session(request: pytest.FixtureRequest, work: Path) -> Iterator[Session]:
+    redis = getattr(request, "param", "file") == "redis"
+    url = request.getfixturevalue("redis_server").url() if redis else work / "jugdata"
+    opened = jn.connect(url, notebook=work / "a.ipynb")
     yield opened
     opened.close()
 
@@ -64,6 +66,7 @@ def hosts(
     made.close()
 
 
+@pytest.mark.parametrize("session", ["file", "redis"], indirect=True)
 def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for_nothing(
     hosts: netns.Hosts, session: Session, work: Path
 ) -> None:
