@@ -6,9 +6,11 @@ the page on which a supervisor, without asking, reads what the worker runs.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import mmap
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -25,7 +27,7 @@ import msgspec
 
 from jug_notebook import album, alias, codec, progress
 from jug_notebook.album import Album
-from jug_notebook.capture import Deaf, Listener
+from jug_notebook.capture import Capture, Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
@@ -241,6 +243,7 @@ class Bench:
         self._listener = listener
         self._album = book or Album(listener)
         self._guest = guest
+        self._alone = isinstance(listener, Capture)  #: is this process a worker and nothing else?
         self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
@@ -320,6 +323,11 @@ class Bench:
                 self._give_back(claim)  # not the task's fault
                 raise
             failure = error
+        except OSError as error:
+            if kind == "load" and error.errno in (errno.EMFILE, errno.ENFILE):
+                self._give_back(claim)  # tasks before it left files open; a fresh worker has none
+                raise
+            failure = error
         except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
             failure = error
         if os.getpid() != self._me.pid:
@@ -327,6 +335,8 @@ class Bench:
         if self._lost:  # what it asked for was not there, whatever it made of that
             self._give_back(claim)
             return None
+        if self._alone:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that it left must not ring in the next task
         if not self._guest:
             self._album.add_figures()
         duration = clock.monotonic() - since
@@ -438,8 +448,11 @@ class Bench:
 
     def _go_to(self, folder: str) -> None:
         folder = mapped(folder, self._folders)
-        if os.getcwd() == folder:
-            return
+        try:
+            if os.getcwd() == folder:
+                return
+        except OSError:  # the task before left us in a folder that it removed
+            os.chdir(self._home)
         try:
             os.chdir(folder)
         except OSError:  # the notebook's folder is not on this host

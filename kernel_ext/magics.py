@@ -24,6 +24,7 @@ from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
+    age,
     attempts,
     cell_magic,
     count,
@@ -303,12 +304,13 @@ class JugMagics(Magics):
 
     @line_magic
     @options()
-    @option("url", nargs="?", help="a folder (made if it is new), file:FOLDER, or memory:")
+    @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
     def jug_store(self, line: str) -> None:
         """Use another store, or say which one is in use.
 
         %jug_store                    which store is this?
         %jug_store results            a folder, from the notebook's folder on
+        %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying out: it ends with the kernel
 
         Tasks made from now on go there; handles of the former store go on reading theirs.
@@ -414,7 +416,7 @@ class JugMagics(Magics):
             print("\n".join(told))
         else:
             _glance(crew)
-            self._picture(session, all=False, said="\n".join(told))
+            self._picture(session, all=False, said=" · ".join(told))
         if asked.wait:
             session.barrier()
             self._say_how_it_ended(session.status().counts)
@@ -681,6 +683,28 @@ class JugMagics(Magics):
             self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
         )
 
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--dry-run", action="store_true", help="only say what would go")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    def jug_cleanup(self, line: str) -> None:
+        """Forget the tasks that no notebook wants any more, with what only they had stored.
+
+        %jug_cleanup --dry-run              what would go?
+        %jug_cleanup                        let it go
+        %jug_cleanup fit --older-than 30d   of one function, and only what is older than a month
+
+        What is wanted stays, with all that it needs; so does what runs.
+        """
+        asked = read(self.jug_cleanup, line)
+        target = joined(asked.target)
+        print(
+            self.meant(
+                lambda: self.session.cleanup(asked.older_than, asked.dry_run, target, namespace=self.shell.user_ns)
+            )
+        )
+
     # -- what they share -----------------------------------------------------------------------------------------------
 
     def meant(self, act: Callable[[], Any]) -> Any:
@@ -703,7 +727,7 @@ class JugMagics(Magics):
     def _if_nobody(self) -> str:
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
-        return "" if busy or any(crew.starting for crew in session.crews) else f"; no worker: {START}"
+        return "" if busy or any(crew.coming for crew in session.crews) else f"; no worker: {START}"
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))
@@ -729,7 +753,7 @@ class JugMagics(Magics):
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em;white-space:pre-line">{escape(said)}</div>' if said else ""
+            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),
@@ -739,8 +763,8 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            still = show(panel.still(draw(snapshot)), display_id=True)
-            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            still = show(panel.still(draw(snapshot), first=True), display_id=True)
+            show({**panel.box._repr_mimebundle_(), "text/plain": ""})
             panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return

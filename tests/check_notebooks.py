@@ -30,10 +30,17 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def bring(notebook: Path, folder: Path) -> None:
+    """A notebook, what it reads, and the modules that lie beside it."""
+    for path in (notebook, *notebook.parent.glob("*.py")):
+        shutil.copy(path, folder)
+    shutil.copytree(notebook.parent / "data", folder / "data")
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_prints_what_is_saved_in_it(notebook: Path, tmp_path: Path) -> None:
-    shutil.copy(notebook, tmp_path)
+    bring(notebook, tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
     ran = subprocess.run(
         [*command, "--nbval-cell-timeout", "240", notebook.name],
@@ -50,7 +57,7 @@ def test_it_prints_what_is_saved_in_it(notebook: Path, tmp_path: Path) -> None:
 def rebuild(notebook: Path) -> None:
     """Run a notebook and save what it prints, pictures included."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(notebook, folder)
+        bring(notebook, Path(folder))
         subprocess.run(
             [sys.executable, "-m", "jug_notebook", "execute", notebook.name, "--inplace"],
             cwd=folder,

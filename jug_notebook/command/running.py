@@ -219,16 +219,11 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     from jug_notebook.headless import execute
 
     if arguments.jugdir:
+        from jug_notebook.store import absolute
+
+        # a relative folder means ours here, and the notebook's there
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
     return 0 if execute(notebook, output, say=say) else 1
-
-
-def absolute(url: str) -> str:
-    """A relative folder means ours here, and the notebook's there."""
-    from jug_notebook.store import split
-
-    scheme, rest = split(url)
-    return f"file:{Path(rest).expanduser().absolute()}" if scheme == "file" else url
 
 
 def say(line: str) -> None:
