@@ -114,7 +114,7 @@ def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
         return
     if importlib.util.find_spec("jug_notebook.store.redis") is None:
         pytest.skip("there is no redis store")
-    url = request.getfixturevalue("redis_url")
+    url = request.getfixturevalue("redis_server").url()
     yield Side(tmp_path / "ours", OURS, OUR_VALUES, url)
 
 

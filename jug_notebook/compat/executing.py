@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.compat import loading, running
@@ -26,6 +26,9 @@ from jug_notebook.compat.jugdir import Jugdir
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Key, Settlement, State, Target
 from jug_notebook.worker import Bench
+
+if TYPE_CHECKING:
+    from jug_notebook.launch import Crew
 
 STOP_FILE = "__jug_please_stop_running.txt"
 LIMITS = ("JUG_MAX_TASKS", "JUG_MAX_HOURS", "JUG_MAX_MINUTES", "JUG_MAX_SECONDS", "JUG_EXIT_IF_FILE_EXISTS")
@@ -59,6 +62,7 @@ class Execution:
         self._ended: BaseException | None = None  #: what a hook raised
         self._halted = False
         self._twins: list[tasks.Task] = []  #: equal to tasks that have run
+        self._crews: dict[Jugdir, Crew] = {}  #: that were started
         self._by_key: dict[Key, list[tasks.Task]] = {}
 
     def run(self) -> int:
@@ -67,7 +71,11 @@ class Execution:
             exit_checks.exit_env_vars()
             exit_checks.exit_if_file_exists(STOP_FILE)
         with _sigterm(), self._post_mortem():
-            left = self._to_the_end()
+            try:
+                left = self._to_the_end()
+            finally:
+                for crew in self._crews.values():
+                    crew.stop()
         if self._ended is not None:
             return self._end_early(self._ended, left)
         jug_hook("execute.finished_pre_status")
@@ -233,29 +241,29 @@ class Execution:
     # -- others that work ----------------------------------------------------------------------------------------------
 
     def _with_crew(self, size: int) -> None:
-        """In workers, until nothing is left that they could do."""
+        """In workers, until nothing is left that they could do. They stay for what comes after a barrier."""
         session = self._store.session
-        crew = session.execute(size)
+        crew = self._crews.get(self._store)
+        if crew is None:
+            crew = self._crews[self._store] = session.execute(size)
         known = {key for key, state in self._states().items() if state is State.FINISHED}
         seen = -1
-        try:
-            while True:
-                seen = session.watch(seen, LOOK)
-                states = self._states()
-                for key, state in states.items():
-                    if state is State.FINISHED and key not in known:
-                        known.add(key)
-                        self._has_run(self._by_key[key])
-                    elif state is State.FAILED and key not in self._failed:
-                        self._has_failed(key)
-                if not self._options.execute_no_check_environment and os.path.exists(STOP_FILE):
-                    self._ended = SystemExit(0)
-                if self._halted or self._ended is not None or not any(state in OPEN for state in states.values()):
-                    return
-                if not crew.alive() and not crew.starting:
-                    self._halted = True  # they were told to stop
-        finally:
-            crew.stop()
+        while True:
+            seen = session.watch(seen, LOOK)
+            states = self._states()
+            for key, state in states.items():
+                if state is State.FINISHED and key not in known:
+                    known.add(key)
+                    self._has_run(self._by_key[key])
+                elif state is State.FAILED and key not in self._failed:
+                    self._has_failed(key)
+            if not self._options.execute_no_check_environment and os.path.exists(STOP_FILE):
+                self._ended = SystemExit(0)
+            if self._halted or self._ended is not None or not any(state in OPEN for state in states.values()):
+                return
+            if not crew.alive() and not crew.starting:
+                print("the workers were stopped", file=sys.stderr)
+                self._halted = True
 
     def _in_processes(self, size: int) -> None:
         """In executions like this one, each a process of its own."""
