@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = .demo
 
-.PHONY: demo lab test lint unit chromium notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab test lint unit chromium redis notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -19,7 +19,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed-test chromium
+unit: $(VENV)/installed-test chromium redis
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests
 
 # the browser test needs one: where it is missing it is installed if we may, else that test says why it is skipped
@@ -27,6 +27,13 @@ chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || [ $$(id -u) != 0 ] || \
 		! command -v apt-get >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+# likewise: the tests start servers of their own
+redis:
+	@command -v redis-server valkey-server >/dev/null || [ $$(id -u) != 0 ] || \
+		! command -v apt-get >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; }
 
 # every notebook runs against a store of its own and must print what is saved in it
 notebooks: $(VENV)/installed-test

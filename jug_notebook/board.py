@@ -16,13 +16,17 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
+from itertools import compress
 from typing import Any, NamedTuple
+
+import msgspec
 
 from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
     Claimed,
     Fact,
+    Forgotten,
     Gone,
     Grant,
     Invalidated,
@@ -41,8 +45,10 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.reuse import Outcome, Reuse, Standing, may_be_reused
+from jug_notebook.record import Outcome, Place, digest_of, holds, of_digest, opened, packed
+from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
+STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
 STATES = list(State)
@@ -51,14 +57,20 @@ UNKNOWN = -1  # mentioned by a fact, not yet submitted
 REUSED = len(STATES)  # in tallies alone: finished, by another's run
 
 
+NO_MARKS = (-1, -1)
+_PLACE = 96  # bits of a place
+_SPEC = (1 << _PLACE) - 1
+
+
 class Kind:
     """What tasks of one function have in common, and how they fare. ``queue`` holds its ready tasks, oldest first."""
 
-    __slots__ = ("done", "name", "priority", "python", "queue", "spent")
+    __slots__ = ("done", "name", "priority", "python", "queue", "spent", "stale")
 
     def __init__(self, name: str, priority: int, python: str) -> None:
         self.name, self.priority, self.python = name, priority, python
         self.queue: list[tuple[int, Card]] = []
+        self.stale = 0  # so many of the queue are no longer ready, or were offered
         self.done = 0
         self.spent = 0.0
 
@@ -68,26 +80,28 @@ class Kind:
 
 
 class Card:
-    """One task. ``worth`` is the digest of the value it has now, empty without; ``spec`` tells where its body is."""
+    """One task, in little space. ``records`` are its outcomes, packed: one or more.
+
+    ``worth`` is the record of the value that it has now, empty without.
+    """
 
     __slots__ = (
         "attempts",
         "blocking",
         "dependents",
-        "direct",
         "form",
         "inputs",
         "key",
         "kind",
-        "lost",
+        "marks",
         "missing",
         "needs",
         "notebooks",
-        "outcomes",
         "queued",
+        "records",
         "round",
-        "seq",
-        "spec",
+        "since",
+        "spot",
         "state",
         "taken",
         "tallied",
@@ -103,18 +117,18 @@ class Card:
         self.state = UNKNOWN
         self.kind: Kind = NO_KIND
         self.needs: tuple[Card, ...] = ()
-        self.dependents: list[Card] = []
+        self.dependents: list[Card] | tuple[()] = ()
         self.form = b""
-        self.seq = 0
-        self.spec: Any = None
+        self.since = 0  # the highest counter of its submissions
+        self.spot = 0  # turn and spec in one
         self.round = 0
         self.inputs: bytes | None = None
         self.missing = 0
         self.blocking = 0
         self.worth = b""
-        self.outcomes: tuple[Outcome, ...] = ()
+        self.records: bytes | tuple[bytes, ...] = b""
         self.taken: Outcome | None = None  # over from another run
-        self.direct = self.lost = -1  # the last round that was invalidated directly, or whose value was lost
+        self.marks = NO_MARKS
         self.attempts: list[Attempt] | None = None
         self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
         self.wanters = 0
@@ -123,6 +137,43 @@ class Card:
         self.notebooks: tuple[str, ...] = ()
         self.tally: list[int] | None = None
         self.tallied = 0
+
+    @property
+    def seq(self) -> int:
+        """Its turn among those submitted."""
+        return self.spot >> _PLACE
+
+    @property
+    def spec(self) -> Place:
+        """Where its body is."""
+        return self.spot & _SPEC
+
+    @property
+    def direct(self) -> int:
+        """The last round that was invalidated directly."""
+        return self.marks[0]
+
+    @property
+    def lost(self) -> int:
+        """The last round whose value was lost."""
+        return self.marks[1]
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        records = self.records
+        if isinstance(records, bytes):
+            return (opened(self.key, records),) if records else ()
+        return tuple([opened(self.key, record) for record in records])
+
+    @outcomes.setter
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        records = tuple([packed(*outcome) for outcome in outcomes])
+        self.records = records if len(records) > 1 else records[0] if records else b""
+
+    def came_to(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
+        """One more outcome."""
+        record, records = packed(verdict, place, worker), self.records
+        self.records = (*(records if isinstance(records, tuple) else (records,)), record) if records else record
 
 
 class Attempt:
@@ -157,6 +208,7 @@ class Board:
         self.counter = 0  #: the highest counter of any wish
         self._kinds: dict[tuple[str, int, str], Kind] = {}
         self._tallies: dict[tuple[Kind, tuple[str, ...]], list[int]] = {}
+        self._notebooks: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
@@ -168,13 +220,17 @@ class Board:
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
         self._past: dict[Key, dict[tuple[Verdict, WorkerId], Any]] = {}  # runs that are not even sources any more
+        self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which all is void
+        self.moved: dict[Place, Place] | None = None  #: where bodies went whose facts came again, if anybody asks
         self._reuse = Reuse(self.cards, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
-    def fold(self, fact: Fact, bodies: Sequence[Any] = ()) -> None:
+    def fold(self, fact: Fact, bodies: Sequence[Place] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
         self.version += 1
+        if self.forgotten:
+            fact, bodies = self._not_forgotten(fact, bodies)
         if type(fact) is Settled:
             for verdict, body in zip(fact.verdicts, bodies, strict=True):
                 self._settled(verdict, body, fact.worker)
@@ -203,6 +259,9 @@ class Board:
         elif type(fact) is Gone:
             self._gone.add(fact.worker)
             self._work.extend(self._held.pop(fact.worker, ()))
+        elif type(fact) is Forgotten:
+            self.counter = max(self.counter, fact.counter)
+            self._forget(fact)
         self._flow()
 
     def presume(self, worker: WorkerId, dead: bool) -> None:
@@ -218,26 +277,34 @@ class Board:
         card = self.cards.get(key)
         if card is None:
             card = self.cards[key] = Card(key)
+            if key in self.forgotten:
+                card.round = self.forgotten[key][1] + 1
         return card
 
-    def _submitted(self, fact: Submitted, bodies: Sequence[Any]) -> None:
+    def _submitted(self, fact: Submitted, bodies: Sequence[Place]) -> None:
         kind_key = (fact.name, fact.priority, fact.python)
         kind = self._kinds.get(kind_key)
         if kind is None:
             kind = self._kinds[kind_key] = Kind(*kind_key)
         for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
             card = self._card(key)
+            card.since = max(card.since, fact.counter)
             if card.state != UNKNOWN:
+                if self.moved is not None:
+                    self.moved[card.spec] = body
+                card.spot = card.seq << _PLACE | body
                 continue
             card.kind = kind
-            card.form = form
-            card.spec = body
+            card.form = form if needs else b""  # without needs, no other's run stands for it by its form
             self._sequence += 1
-            card.seq = self._sequence
+            card.spot = self._sequence << _PLACE | body
             card.state = WITHDRAWN
             card.needs = tuple(map(self._card, needs))
             for need in card.needs:
-                need.dependents.append(card)
+                if isinstance(need.dependents, list):
+                    need.dependents.append(card)
+                else:
+                    need.dependents = [card]
                 card.missing += not need.worth
                 card.blocking += need.state in (FAILED, BLOCKED)
                 self._spread(need, card.notebooks)
@@ -245,7 +312,7 @@ class Board:
                     need.wanters += 1
                     self._work.append(need)
             self._weigh_inputs(card)
-            for verdict, _, _ in card.outcomes:
+            for verdict, _, _ in card.outcomes if card.records else ():
                 if verdict.digest:
                     kind.done += 1
                     kind.spent += verdict.duration
@@ -259,17 +326,21 @@ class Board:
     def _wished(self, fact: Wished) -> None:
         origin, counter, wanted = fact.wish.origin, fact.wish.counter, fact.wish.wanted
         self.counter = max(self.counter, counter)
+        alone, notebooks = ((origin, counter, wanted),), (origin.notebook,)  # shared by all
         for key in fact.keys:
             card = self._card(key)
-            for wish in card.wishes:
-                if wish[0] == origin:
-                    if (counter, wanted) > wish[1:]:
-                        card.wishes = (*(w for w in card.wishes if w is not wish), (origin, counter, wanted))
-                    break
+            if not card.wishes:
+                card.wishes = alone
             else:
-                card.wishes += ((origin, counter, wanted),)
-            if wanted:
-                self._spread(card, (origin.notebook,))
+                for wish in card.wishes:
+                    if wish[0] == origin:
+                        if (counter, wanted) > wish[1:]:
+                            card.wishes = (*(w for w in card.wishes if w is not wish), *alone)
+                        break
+                else:
+                    card.wishes += alone
+            if card.notebooks != notebooks:
+                self._spread(card, notebooks)
             self._work.append(card)
 
     def _spread(self, card: Card, notebooks: tuple[str, ...]) -> None:
@@ -278,15 +349,16 @@ class Board:
         while below:
             card = below.pop()
             if not set(notebooks) <= set(card.notebooks):
-                card.notebooks = tuple(sorted({*card.notebooks, *notebooks}))
+                told = tuple(sorted({*card.notebooks, *notebooks}))
+                card.notebooks = self._notebooks.setdefault(told, told)
                 if card.state != UNKNOWN:
                     self._retally(card)
                 below.extend(card.needs)
 
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
         card = self._card(grant.key)
-        if any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
-               for v, _, _ in card.outcomes):
+        if card.records and any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
+                                for v, _, _ in card.outcomes):  # fmt: skip
             return
         self._attempt(card, grant).worker = worker
         if worker not in self._gone:
@@ -302,10 +374,11 @@ class Board:
         card.attempts.append(Attempt(grant.round, grant.inputs, grant.attempt))
         return card.attempts[-1]
 
-    def _settled(self, verdict: Verdict, body: Any, worker: WorkerId) -> None:
+    def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
         card = self._card(verdict.key)
-        for known, _, by in card.outcomes:
-            if known == verdict and by == worker:
+        for known in card.outcomes if card.records else ():
+            if known[0] == verdict and known[2] == worker:
+                self._move(card, known, body)
                 return
         if card.attempts is not None:
             for attempt in card.attempts:
@@ -325,7 +398,7 @@ class Board:
         if verdict.round < card.round and not may_be_reused(verdict):
             self._past.setdefault(card.key, {})[verdict, worker] = body
             return
-        card.outcomes += ((verdict, body, worker),)
+        card.came_to(verdict, body, worker)
         if verdict.digest and card.state != UNKNOWN:
             card.kind.done += 1
             card.kind.spent += verdict.duration
@@ -336,28 +409,135 @@ class Board:
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         self._new_round(card, verdict.round)
 
+    def _move(self, card: Card, known: Outcome, body: Place) -> None:
+        """A fact came again from elsewhere: its body is there from now on, and where it was it may go."""
+        if self.moved is not None:
+            self.moved[known[1]] = body
+        here = (known[0], body, known[2])
+        card.outcomes = [here if outcome == known else outcome for outcome in card.outcomes]
+        if card.worth:
+            self._work.append(card)
+        self._reuse.moved(card, known[0])
+
     def _new_round(self, card: Card, round: int) -> None:
         if round > card.round:
             card.round = round
-            kept = tuple(o for o in card.outcomes if o[0].round >= round or may_be_reused(o[0]))
-            if len(kept) < len(card.outcomes):
+            outcomes = card.outcomes
+            kept = [o for o in outcomes if o[0].round >= round or may_be_reused(o[0])]
+            if len(kept) < len(outcomes):
                 past = self._past.setdefault(card.key, {})
-                past.update({(v, worker): body for v, body, worker in card.outcomes if (v, body, worker) not in kept})
+                past.update({(verdict, worker): body for verdict, body, worker in outcomes if verdict.round < round})
+                for verdict, _, worker in kept:
+                    past.pop((verdict, worker), None)
             card.outcomes = kept
         self._work.append(card)
 
     def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
         if why is Why.DIRECT:
-            card.direct = max(card.direct, from_round)
+            card.marks = (max(card.direct, from_round), card.lost)
         elif why is Why.LOST:
-            card.lost = max(card.lost, from_round)
+            card.marks = (card.direct, max(card.lost, from_round))
         self._new_round(card, from_round + 1)
         self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
+
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def _not_forgotten(self, fact: Fact, bodies: Sequence[Place]) -> tuple[Fact, Sequence[Any]]:
+        """What is left of a fact without what was said of tasks before they were forgotten."""
+        if isinstance(fact, Gone | Forgotten):
+            return fact, bodies
+        void = self.forgotten
+        stays: list[bool]
+        if isinstance(fact, Submitted | Wished | Accepted):
+            counter = fact.wish.counter if isinstance(fact, Wished) else fact.counter
+            stays = [key not in void or counter > void[key][0] for key in fact.keys]
+        elif isinstance(fact, Invalidated):
+            rows = zip(fact.keys, fact.from_rounds, strict=True)
+            stays = [key not in void or round > void[key][1] for key, round in rows]
+        else:
+            grants = fact.verdicts if isinstance(fact, Settled) else fact.grants
+            stays = [one.key not in void or one.round > void[one.key][1] for one in grants]
+        if all(stays):
+            return fact, bodies
+        return part_of(fact, stays), list(compress(bodies, stays))
+
+    def _forget(self, fact: Forgotten) -> None:
+        gone: list[Card] = []
+        stays: list[Card] = []
+        for key, round in zip(fact.keys, fact.rounds, strict=True):
+            before = self.forgotten.get(key, (-1, -1))
+            counter, round = self.forgotten[key] = max(before[0], fact.counter), max(before[1], round)
+            card = self.cards.get(key)
+            if card is None:
+                continue
+            self._invalidations.pop(key, None)
+            self._past.pop(key, None)
+            self._reuse.forget(card, counter, round)
+            for attempt in card.attempts or ():
+                if attempt.round <= round and (held := self._held.get(attempt.worker)) is not None:
+                    held.discard(card)
+            card.attempts = [one for one in card.attempts or () if one.round > round] or None
+            for verdict, _, _ in card.outcomes:
+                if verdict.round <= round and verdict.digest and card.state != UNKNOWN:
+                    card.kind.done -= 1
+                    card.kind.spent -= verdict.duration
+            card.outcomes = [outcome for outcome in card.outcomes if outcome[0].round > round]
+            card.wishes = tuple(wish for wish in card.wishes if wish[1] > counter)
+            card.round = max(card.round, round + 1)
+            card.marks = (card.direct if card.direct > round else -1, card.lost if card.lost > round else -1)
+            if card.state != UNKNOWN and card.since <= counter:
+                gone.append(card)
+            else:
+                self._work.append(card)
+                stays.append(card)
+        self._withdraw(gone)
+        self._gather(stays)
+        for card in gone:
+            if not (card.dependents or card.wishes or card.records or card.attempts):
+                del self.cards[card.key]
+
+    def _withdraw(self, gone: Sequence[Card]) -> None:
+        """These cards are of tasks that nobody has submitted."""
+        going, needs = set(gone), {need for card in gone for need in card.needs}
+        for need in needs:
+            need.dependents = [above for above in need.dependents if above not in going]
+        for card in gone:
+            self._failed.pop(card, None)
+            blocked = card.state in (FAILED, BLOCKED)
+            if card.tally is not None:
+                card.tally[card.tallied] -= 1
+            for need in card.needs:
+                need.wanters -= card.wanted
+                self._work.append(need)
+            for above in card.dependents:
+                above.missing += bool(card.worth)
+                above.blocking -= blocked
+                self._weigh_inputs(above)
+                self._work.append(above)
+            card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
+            card.needs, card.form, card.spot, card.inputs, card.worth, card.taken = (), b"", 0, None, b"", None
+            card.since = card.missing = card.blocking = 0
+            card.queued = False
+            self._work.append(card)
+        self._gather([*gone, *needs])
+
+    def _gather(self, below: list[Card]) -> None:
+        """Tell again to which notebooks these tasks belong, and those they need."""
+        while below:
+            card = below.pop()
+            notebooks = {origin.notebook for origin, _, _ in card.wishes}
+            told = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
+            if told != card.notebooks:
+                card.notebooks = self._notebooks.setdefault(told, told)
+                if card.state != UNKNOWN:
+                    self._retally(card)
+                below.extend(card.needs)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
     def _flow(self) -> None:
         work = self._work
+        stale: set[Kind] = set()
         while work:
             card = work.popleft()
             self._want(card)
@@ -377,6 +557,10 @@ class Board:
                 elif state == FAILED:
                     held = _heaviest(card)
                     self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
+                if card.state == READY and card.queued:
+                    card.kind.stale += 1
+                    if card.kind.stale > STALE and 2 * card.kind.stale > len(card.kind.queue):
+                        stale.add(card.kind)
                 was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
                 card.state = state
                 if was != now:
@@ -392,6 +576,21 @@ class Board:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
                 card.tallied = tallied
+        for kind in stale:
+            self._freshen(kind)
+
+    @staticmethod
+    def _freshen(kind: Kind) -> None:
+        """Those that are no longer ready fall out of the queue where they are many; few do so when they are met."""
+        ready = []
+        for head in kind.queue:
+            if head[1].state == READY:
+                ready.append(head)
+            else:
+                head[1].queued = False
+        heapq.heapify(ready)
+        kind.queue = ready
+        kind.stale = 0
 
     def _want(self, card: Card) -> None:
         """Wanting flows to needs."""
@@ -407,16 +606,16 @@ class Board:
         inputs = card.inputs
         card.taken = None
         if inputs is not None:
-            held = _heaviest(card)
-            if held is not None and held[0].digest:
-                return FINISHED, held[0].digest
-            if held is None and self.runner(card):
+            held = _heaviest_record(card, inputs)
+            if held and digest_of(held):
+                return FINISHED, held
+            if not held and self.runner(card):
                 return RUNNING, b""
             if card.needs or self._reuse.accepts:
                 card.taken = self._reuse.stands_for(card)
                 if card.taken is not None:
-                    return FINISHED, card.taken[0].digest
-            if held is not None and card.wanted:
+                    return FINISHED, of_digest(card.taken[0].digest)
+            if held and card.wanted:
                 return FAILED, b""
         if not card.wanted:
             return WITHDRAWN, b""
@@ -438,6 +637,8 @@ class Board:
                 latest = attempt
         if latest is None or latest.over or latest.worker in self._gone or latest.worker in self._presumed:
             return ""
+        if not card.records:
+            return latest.worker
         settled = max((v.attempt for v in _current(card)), default=0)
         return "" if settled > latest.attempt else latest.worker
 
@@ -446,7 +647,7 @@ class Board:
         if card.missing:
             card.inputs = None
         elif card.needs:
-            card.inputs = sha1(b"".join([need.worth for need in card.needs])).digest()
+            card.inputs = sha1(b"".join([digest_of(need.worth) for need in card.needs])).digest()
         else:
             card.inputs = NO_INPUTS
 
@@ -467,7 +668,7 @@ class Board:
 
     def _enqueue(self, card: Card) -> None:
         card.queued = True
-        if card.outcomes and (retry_at := _retry_at(card)):
+        if card.records and (retry_at := _retry_at(card)):
             heapq.heappush(self._delayed, (retry_at, card.seq, card))
         else:
             heapq.heappush(card.kind.queue, (card.seq, card))
@@ -525,7 +726,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.outcomes and _retry_at(card) > now
+            delayed = card.records and _retry_at(card) > now
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)
@@ -547,6 +748,10 @@ class Board:
             if attempt.round == card.round and attempt.inputs == card.inputs:
                 top = max(top, attempt.attempt)
         return Offer(card, Grant(card.key, card.round, card.inputs, top + 1), failures, deaths)
+
+    def stands(self, offer: Offer) -> bool:
+        """Is it still what would be offered? Asked of one that was taken off the queue."""
+        return offer.card.state == READY and self._offer(offer.card) == offer
 
     def next_retry(self) -> float | None:
         """When the first delayed task may be tried again, seconds since the epoch."""
@@ -634,6 +839,15 @@ class Board:
             if card.wishes and _wished_by_any(tuple(w for w in card.wishes if w[0] == origin or _is_bar(w, origin)))
         ]
 
+    def origins(self) -> list[Origin]:
+        """Who wants something now."""
+        found: dict[Origin, None] = {}
+        for wishes in {card.wishes for card in self.cards.values()}:
+            for origin, _, wanted in wishes:
+                if wanted and _wished_by_any(tuple(w for w in wishes if w[0] == origin or _is_bar(w, origin))):
+                    found[origin] = None
+        return list(found)
+
     def wish(self, origin: Origin, wanted: bool) -> Wish:
         """A wish that outweighs all seen so far."""
         return Wish(origin, self.counter + 1, wanted)
@@ -691,6 +905,10 @@ class Board:
                 counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
         return counts
 
+    def acceptances(self) -> set[Place]:
+        """Where the sealed acceptances are that may still count."""
+        return self._reuse.places()
+
     def accepted(self, key: Key) -> Standing | None:
         """The acceptance that stands for what a task is now, whether or not it needs one."""
         return self._reuse.accepted(key)
@@ -710,6 +928,12 @@ class Board:
                 yield card
 
 
+    def drop_past(self) -> bool:
+        """Know no more of attempts that are not even sources; False where there were none."""
+        some = bool(self._past)
+        self._past.clear()
+        return some
+
     def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[Card]:
         """The tasks that failed, the latest first. Costs what failed, not what there is."""
         cards = [
@@ -723,6 +947,16 @@ class Board:
 
 def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
     return failed[0], failed[1].key
+
+
+def part_of(fact: Fact, stays: Sequence[bool]) -> Fact:
+    """A fact about some of its tasks alone."""
+    columns = {}
+    for name in fact.__struct_fields__:
+        column = getattr(fact, name)
+        if isinstance(column, list) and column:
+            columns[name] = list(compress(column, stays))
+    return msgspec.structs.replace(fact, **columns)
 
 
 def _retry_at(card: Card) -> float:
@@ -739,14 +973,22 @@ def _current(card: Card) -> Iterator[Verdict]:
 
 def _heaviest(card: Card) -> Outcome | None:
     """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
+    record = b"" if card.inputs is None else _heaviest_record(card, card.inputs)
+    return opened(card.key, record) if record else None
+
+
+def _heaviest_record(card: Card, inputs: bytes) -> bytes:
+    records = card.records
+    if isinstance(records, bytes):
+        return records if records and holds(records, card.round, inputs) else b""
     best = None
-    for outcome in card.outcomes:
-        verdict = outcome[0]
-        if verdict.final and verdict.round == card.round and verdict.inputs == card.inputs:
-            weight = (bool(verdict.digest), verdict.attempt, verdict.digest, outcome[2])
+    for record in records:
+        if holds(record, card.round, inputs):
+            verdict, _, worker = opened(card.key, record)
+            weight = (bool(verdict.digest), verdict.attempt, verdict.digest, worker)
             if best is None or weight > best[0]:
-                best = (weight, outcome)
-    return None if best is None else best[1]
+                best = (weight, record)
+    return b"" if best is None else best[1]
 
 
 def _is_bar(wish: tuple[Origin, int, bool], origin: Origin) -> bool:

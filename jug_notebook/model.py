@@ -283,14 +283,6 @@ class SubmitReport(Struct, frozen=True):
     finished: int = 0
 
 
-class SweepReport(Struct, frozen=True):
-    """What tidying up came to: tasks forgotten, blobs removed, bytes freed."""
-
-    tasks: int = 0
-    blobs: int = 0
-    size: int = 0
-
-
 class Grant(Struct, frozen=True, array_like=True):
     """The right to make one attempt at a task."""
 
@@ -358,6 +350,14 @@ class Ended(Struct, frozen=True):
     counts: bool
 
 
+class SweepReport(Struct, frozen=True):
+    """What a sweep removed, or would: tasks, blobs, and the bytes of both."""
+
+    tasks: int = 0
+    blobs: int = 0
+    size: int = 0
+
+
 class Target(Struct, frozen=True):
     """Which tasks are meant: those of these functions, and these. What they need is always included."""
 
@@ -384,6 +384,7 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     keys: list[Key]
     needs: list[tuple[Key, ...]]
     forms: list[bytes]
+    counter: int = 0  #: one more than that of any wish seen before
 
 
 class Wished(Struct, frozen=True, array_like=True, tag="wished"):
@@ -444,7 +445,18 @@ class Gone(Struct, frozen=True, array_like=True, tag="gone"):
     worker: WorkerId
 
 
-Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone]
+class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
+    """These tasks are as if never submitted: what was said of these rounds and earlier counts for nothing.
+
+    Nor do submissions, wishes and acceptances up to ``counter``. Merged by max.
+    """
+
+    counter: int
+    keys: list[Key]
+    rounds: list[int]
+
+
+Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone, Forgotten]
 
 
 # -- views: the picture at one instant --------------------------------------------------------------------------------

@@ -13,14 +13,13 @@ none to take over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why, WorkerId
+from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
+from jug_notebook.record import Outcome, Place
 
 if TYPE_CHECKING:
     from jug_notebook.board import Card
-
-Outcome: TypeAlias = tuple[Verdict, Any, WorkerId]  #: verdict, where its body is, whose it is
 
 
 class Standing(NamedTuple):
@@ -33,7 +32,7 @@ class Standing(NamedTuple):
     source: Key
     source_round: int
     digest: bytes
-    place: Any
+    place: Place
 
 
 def may_be_reused(verdict: Verdict) -> bool:
@@ -80,10 +79,41 @@ class Reuse:
         if verdict.round <= card.direct:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            if self._source(name) is not before:
+            if self._source(name) != before:
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]
+
+    def moved(self, card: Card, verdict: Verdict) -> None:
+        """The body of an outcome is elsewhere now: who has taken it over is to know."""
+        if may_be_reused(verdict):
+            self._wake(self._peers.get(card.form + verdict.inputs, ()))
+        self._wake_leaning(card)
+
+    def forget(self, card: Card, counter: int, round: int) -> None:
+        """A task is forgotten, with its acceptances up to ``counter`` and its runs up to ``round``."""
+        said = self._accepted.get(card.key)
+        if said is not None and said.counter <= counter:
+            del self._accepted[card.key]
+        names = {card.form + verdict.inputs for verdict, _, _ in card.outcomes}
+        names |= {card.form + inputs for inputs in self._dropped.pop(card, ())}
+        if card.inputs is not None:
+            names.add(card.form + card.inputs)
+        for name in names:
+            runs = tuple(run for run in self._runs.get(name, ()) if run is not card)
+            left = any(v.round > round and card.form + v.inputs == name and v.digest for v, _, _ in card.outcomes)
+            if runs or left:
+                self._runs[name] = (*runs, card) if left else runs
+            else:
+                self._runs.pop(name, None)
+            for table in (self._bars, self._peers):
+                cards = table.get(name)
+                if cards is not None:
+                    cards.discard(card)
+                    if not cards:
+                        del table[name]
+            self._wake(self._peers.get(name, ()))
+        self._wake_leaning(card)
 
     def invalidated(self, card: Card, why: Why, inputs: bytes, known: bool) -> None:
         """Outcomes of a task count for nothing any more. ``inputs``: those on which it had taken over its value."""
@@ -102,19 +132,19 @@ class Reuse:
         for inputs in wrong | {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest}:
             self._wake(self._peers.get(card.form + inputs, ()))
 
-    def accept(self, fact: Accepted, bodies: Sequence[Any]) -> None:
+    def accept(self, fact: Accepted, bodies: Sequence[Place]) -> None:
         """Somebody has said that runs stand for tasks, or no longer do."""
         self.accepts = True
         rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
         for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
             standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
             known = self._accepted.get(key)
-            if known is None or standing[:-1] > known[:-1]:
+            if known is None or standing[:-1] >= known[:-1]:
                 self._accepted[key] = standing
             self._leaning.setdefault(source, set()).add(key)
 
     def _wake_leaning(self, card: Card) -> None:
-        self._wake([self._cards[key] for key in self._leaning.get(card.key, ())])
+        self._wake([self._cards[key] for key in self._leaning.get(card.key, ()) if key in self._cards])
 
     # -- what follows --------------------------------------------------------------------------------------------------
 
@@ -167,6 +197,10 @@ class Reuse:
                 if best is None or weight < best[0]:
                     best = (weight, outcome)
         return None if best is None else best[1]
+
+    def places(self) -> set[Place]:
+        """Where the sealed acceptances are."""
+        return {said.place for said in self._accepted.values()}
 
     def accepted(self, key: Key) -> Standing | None:
         """The acceptance that stands for what a task is now, whether or not it needs one."""

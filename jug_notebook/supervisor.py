@@ -172,6 +172,7 @@ class Supervisor:
     _ending: bool = False  #: no worker is replaced any more
     _beat: int = 0
     _quick_deaths: int = 0
+    _housekeeper: int = 0  #: a pid, while it is at work
     _fork_at: float = 0.0
     _note: str = ""
     _cut_short: bool = False  #: told to end at once
@@ -193,6 +194,7 @@ class Supervisor:
                 return 0
             if self.ready is not None:
                 self.ready(self._said())
+            self._keep_house()
             gc.collect()
             gc.freeze()  # or the first collection in each worker would copy all our pages
             return self._loop()
@@ -382,6 +384,34 @@ class Supervisor:
 
     # -- starting
 
+    def _keep_house(self) -> None:
+        """Where much has gathered in the store, a process of its own, and not urgently, puts it into less space."""
+        if not self.store.crowded():
+            return
+        mine = os.getpid()
+        self._housekeeper = os.fork()
+        if self._housekeeper:
+            return
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *((NUDGE,) if NUDGE else ())):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.close(self._held)
+            _die_with(mine, self._leash)
+            os.nice(10)
+            store = open_store(self.store.url, self.clock)
+            store.compact()
+            store.close()
+            status = 0
+        except JugError as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        except BaseException:  # whatever it is, the parent's code must not run on here
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+
     def _fill(self, end: float | None) -> None:
         """Fork what is missing."""
         missing = self.size - sum(not hand.leaving for hand in self._hands.values())
@@ -482,6 +512,9 @@ class Supervisor:
         for pid in self._hands:
             _signal_group(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        if self._housekeeper:
+            os.kill(self._housekeeper, signal.SIGKILL)  # the next one takes up what it was at
+            os.waitpid(self._housekeeper, 0)
         ended = [hand.info.id for hand in (*self._hands.values(), *(hand for hand, *_ in self._doubtful))]
         self._hands.clear()
         return ended
@@ -509,6 +542,8 @@ class Supervisor:
                 self._ask_to_end(hand, Doom(running.turn, over[0], over[1], now + GRACE))
 
     def _reap(self) -> None:
+        if self._housekeeper and os.waitpid(self._housekeeper, os.WNOHANG)[0]:
+            self._housekeeper = 0
         for pid in list(self._hands):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 _signal_group(pid, signal.SIGKILL)  # what it left behind; the group is ours until we have waited

@@ -24,6 +24,7 @@ from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
 from kernel_ext.options import (
+    age,
     attempts,
     cell_magic,
     count,
@@ -303,12 +304,13 @@ class JugMagics(Magics):
 
     @line_magic
     @options()
-    @option("url", nargs="?", help="a folder (made if it is new), file:FOLDER, or memory:")
+    @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
     def jug_store(self, line: str) -> None:
         """Use another store, or say which one is in use.
 
         %jug_store                    which store is this?
         %jug_store results            a folder, from the notebook's folder on
+        %jug_store redis://host:6379/0?project=study      a project in a Redis server
         %jug_store memory:            for trying out: it ends with the kernel
 
         Tasks made from now on go there; handles of the former store go on reading theirs.
@@ -679,6 +681,28 @@ class JugMagics(Magics):
         target = self._demanded(self.jug_accept, asked.target)
         print(
             self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+        )
+
+    @line_magic
+    @options()
+    @option("target", nargs="*", help=TARGET)
+    @option("--dry-run", action="store_true", help="only say what would go")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    def jug_cleanup(self, line: str) -> None:
+        """Forget the tasks that no notebook wants any more, with what only they had stored.
+
+        %jug_cleanup --dry-run              what would go?
+        %jug_cleanup                        let it go
+        %jug_cleanup fit --older-than 30d   of one function, and only what is older than a month
+
+        What is wanted stays, with all that it needs; so does what runs.
+        """
+        asked = read(self.jug_cleanup, line)
+        target = joined(asked.target)
+        print(
+            self.meant(
+                lambda: self.session.cleanup(asked.older_than, asked.dry_run, target, namespace=self.shell.user_ns)
+            )
         )
 
     # -- what they share -----------------------------------------------------------------------------------------------

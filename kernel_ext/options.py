@@ -63,6 +63,19 @@ attempts = _number(int, 0, "a whole number of 0 or more")
 seconds = _number(float, 1e-9, "a number of seconds more than 0")
 
 
+def age(written: str) -> float:
+    """Seconds, or with a unit: 90s, 10min, 2h, 30d."""
+    units = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
+    number = written.rstrip("abcdefghijklmnopqrstuvwxyz")
+    try:
+        found = float(number) * units[written[len(number) :]]
+    except (ValueError, KeyError):
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{written!r} is not a length of time; give seconds, or as in 90s, 2h, 30d")
+    return found
+
+
 def names(written: str) -> list[str]:
     """Names separated by commas."""
     found = [name for name in written.split(",") if name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+BINARY = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 class Server:
@@ -66,6 +67,14 @@ class Server:
         """Of a project; a fresh one, if none is named."""
         more = "".join(f"&{name}={value}" for name, value in options.items())
         return f"unix://{self.socket}?project={project or uuid.uuid4().hex[:8]}{more}"
+
+
+def speaks_tls() -> bool:
+    """Was the server built with it?"""
+    if BINARY is None:
+        return False
+    command = [BINARY, "--port", "0", "--tls-port", "1"]  # without a certificate it ends, and says what it lacks
+    return "tls-cert-file configured" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def free_port() -> int:

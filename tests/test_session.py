@@ -428,6 +428,9 @@ def forget(session: jn.Session, addresses: list[str]) -> None:
     if session.url.startswith("memory:"):
         for address in addresses:
             del store._blobs[address]
+    elif session.url.startswith("unix:"):
+        for address in addresses:
+            assert store._link.do("DEL", store._link.key(f"v:{address}")) == 1
     else:
         for address in addresses:
             for path in Path(store.folder, "blobs").rglob("*"):

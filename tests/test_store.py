@@ -28,6 +28,7 @@ from jug_notebook.model import (
     Stop,
     Submission,
     SubmitReport,
+    SweepReport,
     Target,
     Verdict,
     Why,
@@ -360,6 +361,96 @@ def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: st
     assert open_store(store_url).states([key("new"), key("above")]) == [State.READY, State.WAITING]
     store.accept([(said, b"signed")])
     assert store.states([key("new")]) == [State.FINISHED]
+
+
+# -- forgetting --------------------------------------------------------------------------------------------------------
+
+
+def test_the_origins_are_those_who_want_something_now(store: Store) -> None:
+    assert store.origins() == []
+    bob = Origin("bob", "/b.ipynb", "cell-2")
+    store.submit([task("a"), task("b")], HERE)
+    store.submit([task("a"), task("c")], bob)
+    assert sorted(store.origins(), key=lambda origin: origin.user) == [HERE, bob]
+    store.wish([key("a"), key("b")], Origin(HERE.user, HERE.notebook), wanted=False)
+    assert store.origins() == [bob]
+    assert store.wished(HERE) == []
+
+
+def test_a_forgotten_task_is_as_if_never_submitted(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c"), task("d", "c")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("nothing")], [], 0.0, dry_run=True).tasks == 2
+    assert store.states([key("a")]) == [State.FINISHED]
+    report = store.sweep([key("a"), key("b"), key("nothing")], [], 0.0)
+    assert report.tasks == 2
+    assert report.size > 0
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c"), key("d")]) == [None, None, State.FINISHED, State.FINISHED]
+        assert seen.specs([key("a")]) == seen.outcomes([key("a")]) == [None]
+        assert seen.keys_named("f") == [key("c"), key("d")]
+        assert sum(seen.snapshot().counts.values()) == 2
+        assert len(seen.edges()) == 1
+    assert store.sweep([key("a")], [], 0.0) == SweepReport()
+
+
+def test_a_forgotten_task_that_is_submitted_again_is_new_and_runs_again(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.sweep([key("a"), key("b")], [], 0.0)
+    assert store.submit([task("a"), task("b", "a")], HERE) == SubmitReport(new=2)
+    assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
+    assert run_all(store, b"2") == 2
+    held = store.outcomes([key("a"), key("b")])
+    assert [one and one.body for one in held] == [b"outcome 2", b"outcome 2"]
+
+
+def test_a_need_that_is_forgotten_and_comes_back_lets_go_on_what_waits_for_it(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    store.submit([task("b", "a")], HERE)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a")], [], 0.0).tasks == 1
+    store.wish([key("b")], HERE, wanted=True)
+    assert store.states([key("a"), key("b")]) == [None, State.WAITING]
+    store.submit([task("a")], HERE)
+    assert run_all(store) == 2
+
+
+def test_what_is_wanted_or_runs_is_not_forgotten(store: Store) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    worker = worker_of(store)
+    claims = [claim for _ in range(2) for claim in store.claim(worker.id, 1, 0.0)]
+    assert {claim.grant.key for claim in claims} == {key("a"), key("c")}
+    store.wish([key("a"), key("c")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("c")], [], 0.0) == SweepReport()
+    assert store.states([key("a"), key("b"), key("c")]) == [State.RUNNING, State.WAITING, State.RUNNING]
+
+
+def test_blobs_go_that_are_old_and_not_to_be_kept(store: Store) -> None:
+    kept, gone = store.put_blob([b"kept"]), store.put_blob([b"gone away"])
+    assert store.sweep([], [], 3600.0) == SweepReport()
+    assert store.sweep([], [kept], -1.0, dry_run=True) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport()
+    assert bytes(store.get_blob(kept)) == b"kept"
+    assert store.put_blob([b"gone away"]) == gone
+    assert bytes(store.get_blob(gone)) == b"gone away"
+
+
+def test_compacting_changes_nothing_that_one_can_ask(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    run_all(store)
+    store.invalidate([key("c")], Why.DIRECT, "ann")
+    store.wish([key("b")], HERE, wanted=False)
+    before = store.states([key("a"), key("b"), key("c")])
+    assert store.compact() >= 0
+    assert not store.crowded()
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c")]) == before
+        assert [held and held.body for held in seen.outcomes([key("a"), key("b")])] == [b"outcome 1", b"outcome 1"]
+    assert run_all(store) == 1
 
 
 # -- the file store alone ----------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 
@@ -94,7 +93,8 @@ class Twins:
             return
         worker, claim = self.held.pop(which % len(self.held))
         grant = claim.grant
-        final, died, retry_at = [(True, False, 0.0), (False, False, 1.0), (False, False, 1e12), (False, True, 0.0)][kind]
+        kinds = [(True, False, 0.0), (False, False, 1.0), (False, False, 1e12), (False, True, 0.0)]
+        final, died, retry_at = kinds[kind]
         verdict = Verdict(
             grant.key, grant.round, grant.inputs, grant.attempt, digest, started, duration, final or bool(digest),
             died and not digest, 0.0 if digest else retry_at,
@@ -198,11 +198,11 @@ everything = ("submit", sorted(NEEDS), ORIGINS[0])
 
 
 @pytest.fixture(params=["file", "redis"])
-def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "redis":
         request.getfixturevalue("redis_server")
     kind: str = request.param
-    yield kind
+    return kind
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -88,9 +88,9 @@ def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
 class Site:
     """A store, and the supervisors that a test starts for it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        self.store: Store = open_store(f"file:{folder}/jugdata")
+        self.store: Store = open_store(url)
         self.tasks = Submitter(self.store, folder)
         self.fifo = Fifo(folder)
         self.started: list[subprocess.Popen[str]] = []
@@ -135,9 +135,18 @@ class Site:
         self.store.close()
 
 
+@pytest.fixture(params=["file", "redis"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    made = Site(tmp_path, f"file:{tmp_path}/jugdata" if server is None else server.url())
+    yield made
+    made.end()
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
+def folder_site(tmp_path: Path) -> Iterator[Site]:
+    """One whose store is a folder."""
+    made = Site(tmp_path, f"file:{tmp_path}/jugdata")
     yield made
     made.end()
 
@@ -359,11 +368,11 @@ def test_workers_end_after_their_share_of_tasks_or_of_time(site: Site) -> None:
     assert site.supervise(1, max_time=0.2).wait(PATIENCE) == 0
 
 
-def test_workers_that_die_before_their_first_task_are_not_started_for_ever(site: Site) -> None:
-    site.hang()
-    supervisor = site.supervise(1)
-    pid = int(site.fifo.said())
-    (site.folder / "jugdata" / "store.json").write_text("no longer a store")
+def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folder_site: Site) -> None:
+    folder_site.hang()
+    supervisor = folder_site.supervise(1)
+    pid = int(folder_site.fifo.said())
+    (folder_site.folder / "jugdata" / "store.json").write_text("no longer a store")
     os.kill(pid, signal.SIGKILL)
     assert supervisor.wait(PATIENCE) == 1
     assert supervisor.stderr is not None
@@ -372,20 +381,20 @@ def test_workers_that_die_before_their_first_task_are_not_started_for_ever(site:
     assert "StoreError" in said
 
 
-def test_a_store_that_is_moved_away_ends_its_workers(site: Site) -> None:
-    site.hang()
-    supervisor = site.supervise(1)
-    worker = os.pidfd_open(int(site.fifo.said()))
-    (site.folder / "jugdata").rename(site.folder / "elsewhere")
+def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
+    folder_site.hang()
+    supervisor = folder_site.supervise(1)
+    worker = os.pidfd_open(int(folder_site.fifo.said()))
+    (folder_site.folder / "jugdata").rename(folder_site.folder / "elsewhere")
     assert supervisor.wait(PATIENCE) == 1
     assert ended(worker)
     os.close(worker)
     assert supervisor.stderr is not None
     assert "Traceback" not in supervisor.stderr.read()
-    (site.folder / "elsewhere").rename(site.folder / "jugdata")
+    (folder_site.folder / "elsewhere").rename(folder_site.folder / "jugdata")
 
 
-def test_workers_start_clean_each_with_randomness_of_its_own(site: Site) -> None:
+def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) -> None:
     source = SAY + (
         "import sys, random, os, threading\ndef f(path, i):\n    say(path)\n"
         "    os.read(os.open(path + '.go', os.O_RDONLY), 1)\n"
@@ -393,12 +402,12 @@ def test_workers_start_clean_each_with_randomness_of_its_own(site: Site) -> None
         "    return (random.random(), heavy, os.environ['OMP_NUM_THREADS'], sys.stdin.read(),\n"
         "            os.getpgrp() == os.getpid(), threading.active_count())\n"
     )
-    go = Fifo(site.folder, "fifo.go")
-    keys = [site.tasks.submit(source, site.fifo.path, i) for i in range(2)]
-    site.supervise(2)
-    assert site.fifo.said() != site.fifo.said()
+    go = Fifo(folder_site.folder, "fifo.go")
+    keys = [folder_site.tasks.submit(source, folder_site.fifo.path, i) for i in range(2)]
+    folder_site.supervise(2)
+    assert folder_site.fifo.said() != folder_site.fifo.said()
     go.say("!")
-    (one, *rest), (two, *other) = (site.tasks.value(key) for key in keys)
+    (one, *rest), (two, *other) = (folder_site.tasks.value(key) for key in keys)
     assert one != two
     assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
 

@@ -50,6 +50,10 @@ ROOMS = {
     "log": "looking",
     "graph": "looking",
     "why": "looking",
+    "count": "keeping",
+    "cleanup": "keeping",
+    "copy": "keeping",
+    "pack": "keeping",
     "key": "keys",
     "doctor": "hosts",
 }
@@ -121,12 +125,9 @@ def url_of(arguments: Arguments, named: str | None = None) -> str:
 
 
 def is_there(url: str) -> bool:
-    from jug_notebook.store import split
+    from jug_notebook.store import exists
 
-    scheme, rest = split(url)
-    if scheme == "memory":
-        raise StoreError(f"{url!r} lives in the process that made it; no other can look into it")
-    return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
+    return exists(url)
 
 
 def existing(url: str) -> str:

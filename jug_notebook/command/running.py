@@ -219,16 +219,15 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     from jug_notebook.headless import execute
 
     if arguments.jugdir:
-        os.environ["JUG_STORE"] = absolute(arguments.jugdir)
+        os.environ["JUG_STORE"] = _absolute(arguments.jugdir)
     return 0 if execute(notebook, output, say=say) else 1
 
 
-def absolute(url: str) -> str:
+def _absolute(url: str) -> str:
     """A relative folder means ours here, and the notebook's there."""
-    from jug_notebook.store import split
+    from jug_notebook.store import absolute
 
-    scheme, rest = split(url)
-    return f"file:{Path(rest).expanduser().absolute()}" if scheme == "file" else url
+    return absolute(url)
 
 
 def say(line: str) -> None:

@@ -39,6 +39,7 @@ from jug_notebook.model import (
 from jug_notebook.session import sharing, starting
 from jug_notebook.session.accepting import Accepted, Accepting
 from jug_notebook.session.again import Again
+from jug_notebook.session.cleaning import Cleaned, clean
 from jug_notebook.session.closer import Closer
 from jug_notebook.session.display import Listing, Outputs, Status, Text
 from jug_notebook.session.display import Why as Answer
@@ -48,7 +49,7 @@ from jug_notebook.session.intake import PENDING, CellReport, Intake
 from jug_notebook.session.opening import Opener, recipe
 from jug_notebook.session.reading import Reader
 from jug_notebook.session.targets import keys_of
-from jug_notebook.store import keyring, open_store, split
+from jug_notebook.store import absolute, keyring, open_store, split
 from jug_notebook.task import TaskFunction, definitions, desk
 from jug_notebook.task.desk import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
@@ -589,6 +590,23 @@ class Session(Closer):
             self._store.wish(unwanted, Origin(self._user, self.notebook), False)
         return sum(state in PENDING for state in states)
 
+    def cleanup(
+        self,
+        older_than: float | None = None,
+        dry_run: bool = False,
+        target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Cleaned:
+        """Forget tasks that nobody wants any more, in any notebook, and remove what only they had stored.
+
+        What is wanted stays, with all that it needs and all whose runs it has taken over, and so does what runs.
+        ``older_than``: only tasks made and run before so many seconds; ``target``: only these; ``dry_run`` only tells.
+        """
+        among = None if target is None else set(self._keys(target, namespace))
+        self.flush()
+        parcels = self._intake.parcels()
+        return clean(self._store, self._clock.now(), among, older_than, parcels, dry_run)
+
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
@@ -637,12 +655,13 @@ def connect(
     notebook: str | Path | None = None,
     headless: bool = False,
 ) -> Session:
-    """Use the store at ``url``: a folder, made if it's new, or ``memory:``. Relative to the notebook's folder.
+    """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
     ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
     of their own. They can run code as each other.
 
-    Tasks made from now on go there; handles of another store go on reading theirs. Connecting twice is one session.
+    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
+    reading theirs. Connecting twice is one session.
     Raises StoreError.
     """
     global _current
@@ -650,7 +669,7 @@ def connect(
     before = _current
     if before is not None and not before.closed:
         before.flush()
-        same = before.url == _absolute(resolve_url(url, _folder(path))) and before.notebook == path
+        same = before.url == absolute(resolve_url(url, _folder(path))) and before.notebook == path
         if same and shared is None:
             before.headless = before.headless or headless
             desk.sit(before)
@@ -667,15 +686,15 @@ def current() -> Session:
     return _current
 
 
+def using() -> Session | None:
+    """The session in use, where there is one; asking makes none."""
+    return None if _current is None or _current.closed else _current
+
+
 def resolve_url(url: str | Path, folder: Path) -> str:
     """A store's URL, with a relative path taken from the notebook's folder."""
     scheme, rest = split(str(url))
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
-
-
-def _absolute(url: str) -> str:
-    scheme, rest = split(url)
-    return f"file:{Path(rest).absolute()}" if scheme == "file" else url
 
 
 def _notebook(given: str | Path | None) -> str:
@@ -702,4 +721,4 @@ def _close_all() -> None:
 
 desk.on_first_need(current)
 
-__all__ = ["CellReport", "Session", "connect", "current", "resolve_url"]
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,14 +14,17 @@ from jug_notebook.clock import Clock
 from jug_notebook.code import Code
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
-from jug_notebook.model import Key, Origin, Recipe, Scope, Spec, State, Submission
+from jug_notebook.model import Address, Key, Origin, Recipe, Scope, Spec, State, Submission
 from jug_notebook.session.opening import Opener, recipe
-from jug_notebook.store import Store
+from jug_notebook.store import Store, addresses_in
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.desk import Draft, Edition
 
 FLUSH_TASKS = 1000  #: so many tasks are handed in together,
 FLUSH_AFTER = 0.05  #: or those made in so many seconds
+
+#: a function goes into the store again after so many seconds, for what nobody touches may be swept
+FRESH = 600.0
 
 #: what can be taken back: it has not started, or has come to nothing
 PENDING = (State.WAITING, State.READY, State.BLOCKED, State.FAILED)
@@ -64,6 +67,7 @@ class Intake:
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, Edition] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
+        self._parcels: weakref.WeakKeyDictionary[Edition, tuple[list[bytes], float]] = weakref.WeakKeyDictionary()
         self._former = 0
         self.label_of: Callable[[str], str | None] | None = None
         self.sample: dict[Edition, list[Draft]] | None = None  #: of each function some calls, where they are wanted
@@ -78,8 +82,14 @@ class Intake:
         code = self._code(function)
         edition = self._last.get(function)
         if edition is None or edition.code != code.digest or function.hidden:
-            parcel = codec.dump_function(function.__jug_function__, code, self._store.put_blob, self.label_of)
-            address = self._store.put_blob([msgspec.msgpack.encode(parcel)])
+            parts: list[bytes] = []
+
+            def put(chunks: Iterable[bytes | memoryview]) -> Address:
+                parts.append(b"".join(chunks))
+                return self._store.put_blob(parts[-1:])
+
+            parcel = codec.dump_function(function.__jug_function__, code, put, self.label_of)
+            address = put([msgspec.msgpack.encode(parcel)])
             bound = Recipe(
                 name=function.name,
                 code=code.digest,
@@ -101,9 +111,26 @@ class Intake:
                 code.parts,
             )
             self._last[function] = edition
+            self._parcels[edition] = parts, self._clock.monotonic()
+        elif self._clock.monotonic() - self._parcels[edition][1] > FRESH:
+            parts, _ = self._parcels[edition]
+            for part in parts:
+                self._store.put_blob([part])
+            self._parcels[edition] = parts, self._clock.monotonic()
         self._editions[function] = edition
         self._former += self._take_back_former(function, code)
         return edition
+
+    def parcels(self) -> set[Address]:
+        """Blobs of functions that may be called again, whether or not the store has tasks of theirs."""
+        with self._lock:
+            editions = {*self._last.values(), *self._editions.values(), *(draft[0] for draft in self._buffer)}
+            return {
+                name
+                for edition in editions
+                for data in (edition.recipe, *self._parcels[edition][0])
+                for name in addresses_in(data)
+            }
 
     def _code(self, function: TaskFunction) -> Code:
         code = self._codes.get(function)

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.model import State
-from jug_notebook.session import current
+from jug_notebook.session import Session, current, resolve_url, using
 from jug_notebook.session.accepting import Accepted
 from jug_notebook.session.again import Verified
+from jug_notebook.session.cleaning import Cleaned
 from jug_notebook.session.display import GraphPicture, History, Listing, Status, Why
 from jug_notebook.task.handles import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
+    from jug_notebook.session.copying import Copied
 
 
 def execute(
@@ -117,6 +119,32 @@ def accept(target: Any, undo: bool = False, dry_run: bool = False) -> Accepted:
 def cancel(target: Any) -> int:
     """Take back tasks that have not started. Answers how many. Raises NoSuchTask."""
     return current().cancel(target)
+
+
+def cleanup(older_than: float | None = None, dry_run: bool = False, target: Any = None) -> Cleaned:
+    """Forget the tasks that nobody wants any more, with what only they had stored: see `Session.cleanup`."""
+    return current().cleanup(older_than, dry_run, target)
+
+
+def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
+    """Copy all of a store into another, of any kind; copying twice is copying once. Raises StoreError.
+
+    Relative paths are taken from the folder of the notebook.
+    """
+    from jug_notebook.session.copying import copy as copied
+
+    session = using()
+    folder = Path.cwd() if session is None else session.folder
+    if session is not None:
+        session.flush()
+    ends = []
+    for end in (src, dst):
+        if isinstance(end, Session):
+            end.flush()
+            ends.append(end.url)
+        else:
+            ends.append(resolve_url(end, folder))
+    return copied(ends[0], ends[1])
 
 
 def resolve(target: Any, namespace: Mapping[str, Any] | None = None) -> TaskList:

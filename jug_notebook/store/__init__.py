@@ -1,8 +1,9 @@
 """Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
-A new store is one file here, ``<scheme>.py``, with a function ``open(rest, clock) -> Store``; or, of one's own, a
-module ``jug_store_<scheme>`` wherever Python finds modules.
+A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
+and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL; or, of one's own, a module
+``jug_store_<scheme>`` wherever Python finds modules.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
@@ -181,6 +182,24 @@ class Store(Protocol):
         """
         ...
 
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        """Forget tasks altogether, as if never submitted; remove blobs that are not to be kept.
+
+        Tasks that somebody wants by now, or that run, stay. So do blobs written, or put again, within the last
+        ``older_than`` seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` only tells.
+        """
+        ...
+
+    def compact(self) -> int:
+        """Put what has gathered into less space, while others go on working; answer how many bytes that saved."""
+        ...
+
+    def crowded(self) -> bool:
+        """Has so much gathered that somebody should `compact`?"""
+        ...
+
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         """Counts and workers; failures are left to who can open them. Costs what changed, not what there is."""
         ...
@@ -195,20 +214,6 @@ class Store(Protocol):
 
     def foreign(self, python: str) -> dict[str, int]:
         """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
-        ...
-
-    def sweep(
-        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
-    ) -> SweepReport:
-        """Forget these tasks altogether, as if they had never been submitted, and remove blobs.
-
-        Those that are not among ``keep`` and were not written or touched for ``older_than`` seconds. With ``dry_run``,
-        only tell.
-        """
-        ...
-
-    def compact(self) -> int:
-        """Rewrite what the store keeps without what no longer counts; answer the bytes saved."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:
@@ -226,6 +231,16 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def addresses_in(body: bytes | memoryview) -> set[Address]:
+    """The names of blobs that sealed bytes, or a blob, mention, as msgpack writes them; and other such names, too."""
+    return {name.decode() for name in _ADDRESS.findall(body)}
+
+
+_ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
+
+
+HIDDEN = "***"  #: what people read in a URL in the place of a password
+_SECRET = re.compile(r"//[^/]*@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -237,18 +252,39 @@ def split(url: str) -> tuple[str, str]:
 
 def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
-    scheme, rest = split(str(url))
-    if not rest and scheme != "memory":
-        raise StoreError(f"{str(url)!r} names no store; give a folder, as in 'jugdata'")
-    own = f"jug_store_{scheme.replace('+', '_')}"
-    room = next((room for room in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(room) is not None), None)
-    if room is None:
-        raise StoreError(
-            f"{str(url)!r}: there is no store of kind {scheme!r}; give a folder, or 'memory:' (a store of your own is "
-            f"a module {own} on PYTHONPATH)"
-        )
-    store: Store = importlib.import_module(room).open(rest, clock)
+    room, rest = _room(str(url))
+    store: Store = room.open(rest, clock)
     return store
 
 
-__all__ = ["Store", "open_store", "split"]
+def exists(url: str) -> bool:
+    """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
+    room, rest = _room(url)
+    there: bool = room.exists(rest)
+    return there
+
+
+def absolute(url: str) -> str:
+    """The URL as an open store has it, so that two that mean one store can be compared."""
+    room, rest = _room(url)
+    whole: str = room.absolute(rest)
+    return whole
+
+
+def _room(url: str) -> tuple[Any, str]:
+    """The module that has stores of that kind, and what it makes of the URL."""
+    scheme, rest = split(url)
+    if not rest and scheme != "memory":
+        raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
+    own = f"jug_store_{scheme.replace('+', '_')}"
+    for name in (f"{__name__}.{scheme}", own):
+        if importlib.util.find_spec(name) is not None:
+            return importlib.import_module(name), rest
+    masked = _SECRET.sub(f"//{HIDDEN}@", url)
+    raise StoreError(
+        f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store of your "
+        f"own is a module {own} on PYTHONPATH)"
+    )
+
+
+__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]

@@ -52,7 +52,8 @@ class Chunks:
         for chunk in _chunks(pieces):
             self._link.do("SET", self._link.key(f"c:{address}:{count}"), chunk, "EX", TEMPORARY)
             count += 1
-        return int(self._link.run("put", address, size, TEMPORARY, b"+%d" % count))
+        self._link.run("put", address, size, TEMPORARY, b"+%d" % count)
+        return count
 
     def get_blob(self, address: Address) -> memoryview:
         found: bytes | None = self._link.do("GET", self._link.key(f"v:{address}"))

@@ -5,9 +5,15 @@
     owners/<worker>.<n>                                 those files          blobs/ab/cd…   by content
     workers/<process>  what it said with its last beat  workers/gone/        of those that ended
     orders/<process>.<time>  what it is to do           output/<process>.log what it printed
+    sealing/  logs whose writers have ended, on their way into  sealed/  logs that stand for many
+    epoch     another one since names of claims were removed    trash/   blobs of which nobody knew any more
+
+Logs go from ``log`` by ``sealing`` to ``sealed``; who looks in that order misses none.
 
 Whoever creates the name of an attempt has it: `link` is atomic on every file system we know, NFS included. Names are
-never taken back; a dead worker's task is claimed under the next attempt's name, so no two can win it.
+never taken back; a dead worker's task is claimed under the next attempt's name, so no two can win it. Compaction alone
+removes names, of attempts that came to something; before, it changes the epoch. Who claims looks at that afterwards,
+and where it has changed, reads all there is before it relies on what it won.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ import errno
 import os
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,17 +44,22 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.record import Place
 from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
-from jug_notebook.store.journal import Log, Place, Writer, sync_folder
+from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
-_FOLDERS = ("log", "claims", "owners", "blobs", "workers", "workers/gone", "orders", "output")
+CROWD = 100  #: so many logs of writers that have ended are worth a compaction
+FORGOTTEN_WRITER = 86_400.0  #: seconds without a word after which another machine's writer has ended
+_FOLDERS = (
+    "log", "sealing", "sealed", "claims", "owners", "blobs", "trash", "workers", "workers/gone", "orders", "output",
+)  # fmt: skip
 
 
 class _Identity(msgspec.Struct):
@@ -64,6 +75,16 @@ def open(rest: str, clock: Clock) -> FileStore:
     return FileStore(Path(rest), clock)
 
 
+def exists(rest: str) -> bool:
+    """Is that folder a store?"""
+    return (Path(rest).expanduser() / "store.json").is_file()
+
+
+def absolute(rest: str) -> str:
+    """With the whole path."""
+    return f"file:{Path(rest).expanduser().absolute()}"
+
+
 class FileStore(FoldedStore):
     def __init__(self, folder: Path, clock: Clock) -> None:
         super().__init__(clock)
@@ -73,6 +94,7 @@ class FileStore(FoldedStore):
         identity = _identity(self.folder, self.shown)
         self.id = identity.id
         self.shared = identity.shared  #: with whom: "group", or nobody
+        self._epoch_path = str(self.folder / "epoch")
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
@@ -90,6 +112,8 @@ class FileStore(FoldedStore):
         self._census_at = 0.0
         self._owners: dict[WorkerId, tuple[Path, int]] = {}
         self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id), self._mode)
+        self._epoch = b""
+        self._passed: list[SealedLog] = []
 
     # -- whose it is ---------------------------------------------------------------------------------------------------
 
@@ -187,12 +211,69 @@ class FileStore(FoldedStore):
         self._next_poll = now + self._pause
 
     def _scan(self) -> None:
+        """Find logs that are new, and those that have moved."""
         try:
+            epoch = self._read_epoch()
             names = os.listdir(self.folder / "log")
         except FileNotFoundError:
             raise self._gone() from None
+        moved = _listed(self.folder / "sealing")
+        self._meet([name for name in _listed(self.folder / "sealed") if name not in self._logs])
+        for name in moved:
+            log = self._log(name)
+            if log is not None:
+                if log.path.parent.name == "log":
+                    log.path = self.folder / "sealing" / name
+                if log.closed and log.offset < log.size():
+                    log.closed = False  # a writer of another machine had not ended after all
         for name in names:
             self._log(name)
+        self._epoch = epoch
+
+    def _meet(self, names: Sequence[str]) -> None:
+        """Sealed logs have appeared. Where all that one stands for was read before, it holds no news."""
+        met: list[SealedLog] = []
+        for name in sorted(names):
+            try:
+                met.append(SealedLog(self.folder / "sealed" / name))
+            except Vanished:
+                continue
+        newer = {name for log in met for name in log.replaces}
+        for log in met:
+            self._logs[log.path.name] = log
+            known = [(self._logs.get(name), size) for name, size in log.replaces.items()]
+            if log.path.name in newer:
+                log.pass_over()
+            elif all(one is not None and one.offset >= size for one, size in known):
+                self._passed.append(log)
+                log.pass_over()
+            else:
+                self._follow(log)
+            log.shut()
+            for name, size in log.replaces.items():
+                former = self._logs.get(name)
+                if former is None:
+                    former = self._logs[name] = Log(self.folder / "sealing" / name, local=True)
+                former.offset = max(former.offset, size)
+                former.closed = True
+                former.shut()
+
+    def _moves(self) -> dict[Place, Place]:
+        """Logs have gone. Those that were passed over tell where their bodies are now."""
+        self._scan()
+        passed, self._passed = self._passed, []
+        moved: dict[Place, Place] = {}
+        self._board.moved = moved
+        for log in passed:
+            try:
+                log.closed = False
+                for fact, places in log.news():
+                    self._board.fold(fact, places)
+                log.shut()
+            except Vanished:
+                continue  # another stands for it
+        self._board.moved = None
+        return moved
 
     def _gone(self) -> StoreError:
         return StoreError(f"{self.shown} is gone: its folder was removed or moved")
@@ -203,7 +284,7 @@ class FileStore(FoldedStore):
         if log is None:
             if name == self._writer.log.path.name or not name.endswith(".log"):
                 return None
-            log = self._logs[name] = Log(self.folder / "log" / name, local=name.startswith(process.machine() + "."))
+            log = self._logs[name] = Log(self.folder / "log" / name, local=_is_local(name))
         return log
 
     def _follow(self, log: Log) -> None:
@@ -214,23 +295,36 @@ class FileStore(FoldedStore):
                 log.shut()
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
+        try:
+            return self._read_here(places)
+        except Vanished:
+            moved = self._moves()
+            now = list(places)
+            while any(place in moved for place in now):
+                now = [moved.get(place, place) for place in now]
+            return self._read_here(now)
+
+    def _size(self, place: Place) -> int:
+        return size_of(place)
+
+    def _read_here(self, places: Sequence[Place]) -> list[bytes]:
         if len(places) < 16:
-            return [log.read(offset, size) for log, offset, size in places]
+            return [log_of(place).read(offset_of(place), size_of(place)) for place in places]
         found: list[bytes] = [b""] * len(places)
         by_log: dict[Log, list[int]] = {}
         for index, place in enumerate(places):
-            by_log.setdefault(place.log, []).append(index)
+            by_log.setdefault(log_of(place), []).append(index)
         for log, indexes in by_log.items():
-            start = min(places[i].offset for i in indexes)
-            end = max(places[i].offset + places[i].size for i in indexes)
-            if end - start <= 2 * sum(places[i].size for i in indexes) + SPREAD:
+            spans = [(offset_of(places[i]), size_of(places[i])) for i in indexes]
+            start = min(offset for offset, _ in spans)
+            end = max(offset + size for offset, size in spans)
+            if end - start <= 2 * sum(size for _, size in spans) + SPREAD:
                 data = log.read(start, end - start)
-                for i in indexes:
-                    offset = places[i].offset - start
-                    found[i] = data[offset : offset + places[i].size]
+                for i, (offset, size) in zip(indexes, spans, strict=True):
+                    found[i] = data[offset - start : offset - start + size]
             else:
-                for i in indexes:
-                    found[i] = log.read(places[i].offset, places[i].size)
+                for i, (offset, size) in zip(indexes, spans, strict=True):
+                    found[i] = log.read(offset, size)
         return found
 
     def watch(self, seen: int, timeout: float) -> int:
@@ -251,7 +345,22 @@ class FileStore(FoldedStore):
     # -- claims --------------------------------------------------------------------------------------------------------
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        return [self._link(worker, offer) for offer in offers]
+        won = [self._link(worker, offer) for offer in offers]
+        if any(won) and self._read_epoch() != self._epoch:
+            self._scan()
+            self._follow_all(self._clock.monotonic())
+            won = [has and self._board.stands(offer) for has, offer in zip(won, offers, strict=True)]
+        return won
+
+    def _read_epoch(self) -> bytes:
+        try:
+            fd = os.open(self._epoch_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.read(fd, 64)
+        finally:
+            os.close(fd)
 
     def _link(self, worker: WorkerId, offer: Offer) -> bool:
         key, round, inputs, attempt = msgspec.structs.astuple(offer.grant)
@@ -387,10 +496,122 @@ class FileStore(FoldedStore):
         return self._blobs.put(parts)
 
     def get_blob(self, address: Address) -> memoryview:
+        self._take_out_of_the_trash(address)
         return self._blobs.get(address)
 
     def map_blob(self, address: Address) -> memoryview:
+        self._take_out_of_the_trash(address)
         return self._blobs.map(address)
+
+    def _take_out_of_the_trash(self, address: Address) -> None:
+        """Somebody reads what was swept, so it was wanted after all."""
+        path = self._blobs.path(address)
+        if not path.exists():
+            with suppress(FileNotFoundError):
+                os.utime(self.folder / "trash" / address)
+                path.parent.mkdir(exist_ok=True)
+                os.rename(self.folder / "trash" / address, path)
+
+    # -- taking less space ---------------------------------------------------------------------------------------------
+
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        from jug_notebook.store.compaction import BIN, remove_older, server_time
+
+        now = server_time(self.folder)
+        cut = now - older_than
+        blobs = size = 0
+        (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
+        for part in (self.folder / "blobs").iterdir():
+            for entry in os.scandir(part):
+                address, stat = part.name + entry.name, entry.stat()
+                if address in keep or entry.name.startswith(".") or stat.st_mtime > cut:
+                    continue
+                if dry_run or self._throw_away(Path(entry.path), address, cut):
+                    blobs += 1
+                    size += stat.st_size
+        if not dry_run:
+            remove_older(self.folder / "trash", now - BIN)
+        return blobs, size
+
+    def _throw_away(self, path: Path, address: Address, cut: float) -> bool:
+        """Into the trash; unless it was put again meanwhile, for that touches it under whatever name it has."""
+        bin = self.folder / "trash" / address
+        try:
+            if path.stat().st_mtime > cut:
+                return False
+            os.rename(path, bin)
+            if bin.stat().st_mtime > cut:
+                os.rename(bin, path)
+                return False
+            os.utime(bin)
+        except FileNotFoundError:  # another sweep was first
+            return False
+        return True
+
+    def crowded(self) -> bool:
+        if len(_listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD:
+            return True
+        return self._are_left_over()
+
+    def _are_left_over(self) -> bool:
+        """Are there logs that sealed ones stand for, and everybody has had the time to see that?"""
+        from jug_notebook.store.compaction import GRACE, server_time
+
+        if not _listed(self.folder / "sealing"):
+            return False
+        sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in _listed(self.folder / "sealed")]
+        return bool(sealed) and server_time(self.folder) - max(sealed) > GRACE
+
+    def _count_ended(self) -> int:
+        from jug_notebook.store.compaction import server_time
+
+        with self._lock:
+            self._news()
+            return len(self._ended(server_time(self.folder)))
+
+    def _ended(self, now: float) -> list[str]:
+        """Logs to which nothing more will come."""
+        return [
+            name
+            for name in os.listdir(self.folder / "log")
+            if name.endswith(".log") and name != self._writer.log.path.name and self._has_ended(name, now)
+        ]
+
+    def _has_ended(self, name: str, now: float) -> bool:
+        log = self._logs.get(name)
+        if log is not None and log.closed:
+            return True
+        pid = _pid_of(name)
+        if _is_local(name) and pid:
+            return process.born(pid) is None
+        try:
+            return now - os.stat(self.folder / "log" / name).st_mtime > FORGOTTEN_WRITER
+        except FileNotFoundError:
+            return False
+
+    def compact(self) -> int:
+        from jug_notebook.store.compaction import compact
+
+        quiet = self._is_quiet()
+        with self._lock:
+            self._take_in()
+            self._writer.sync()
+            own = self._writer.log.path.name
+            saved = compact(self.folder, self._board, self._ended, self._take_in, own, quiet)
+            self._take_in()
+            return saved
+
+    def _take_in(self) -> None:
+        """Read all logs to their end, and know where each body is now."""
+        self._scan()
+        self._follow_all(self._clock.monotonic())
+        if self._passed:
+            self._moves()
+
+    def _is_quiet(self) -> bool:
+        """Is nobody else here who could be reading logs?"""
+        own = os.getpid(), process.machine()
+        return not any(alive and (info.pid, info.machine) != own for info, alive, _ in self.processes())
 
     def close(self) -> None:
         with self._lock:
@@ -400,6 +621,24 @@ class FileStore(FoldedStore):
                 log.shut()
             for path, _ in self._owners.values():
                 path.unlink(missing_ok=True)
+
+
+def _listed(folder: Path) -> list[str]:
+    """The names in a folder that are no asides; none where there is no such folder yet."""
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+
+
+def _is_local(log: str) -> bool:
+    return log.startswith(process.machine() + ".")
+
+
+def _pid_of(log: str) -> int:
+    """Of the process that writes a log; 0 where its name doesn't tell."""
+    words = log.split(".", 1)[-1].split("-")
+    return int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
 
 
 def _identity(folder: Path, shown: str) -> _Identity:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from jug_notebook.board import STATES, Board, Card, Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import NoSuchTask
+from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
     Acceptance,
     Accepted,
@@ -23,6 +23,7 @@ from jug_notebook.model import (
     Claimed,
     Ended,
     Fact,
+    Forgotten,
     FunctionView,
     Gone,
     Grant,
@@ -41,6 +42,7 @@ from jug_notebook.model import (
     Submission,
     SubmitReport,
     Submitted,
+    SweepReport,
     Target,
     TaskView,
     Why,
@@ -49,7 +51,8 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.reuse import Outcome
+from jug_notebook.record import Outcome, Place
+from jug_notebook.store import addresses_in
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
@@ -70,7 +73,7 @@ class FoldedStore(ABC):
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Any]:
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         """Remember a fact with its bodies; answer where each body is."""
 
     @abstractmethod
@@ -82,7 +85,7 @@ class FoldedStore(ABC):
         """Try to claim; True where this worker has it now. Where it has not, the board must come to know who has."""
 
     @abstractmethod
-    def _read(self, places: Sequence[Any]) -> list[bytes]:
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
         """The bodies at these places."""
 
     @abstractmethod
@@ -112,6 +115,20 @@ class FoldedStore(ABC):
 
     def map_blob(self, address: Address) -> memoryview:
         return self.get_blob(address).toreadonly()
+
+    @abstractmethod
+    def compact(self) -> int: ...
+
+    @abstractmethod
+    def crowded(self) -> bool: ...
+
+    @abstractmethod
+    def _size(self, place: Place) -> int:
+        """How many bytes a body has."""
+
+    @abstractmethod
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        """Remove blobs; answer how many, and how many bytes."""
 
     @abstractmethod
     def notice(self, process: WorkerId, text: str) -> None: ...
@@ -144,10 +161,14 @@ class FoldedStore(ABC):
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-                    fact = Submitted(name, priority, python, keys, needs, forms)
+                    fact = Submitted(name, priority, python, keys, needs, forms, self._board.counter + 1)
                     self._record(fact, [s.body for s in part])
             self._wish(list(seen), origin, True)
             self.sync()
+            self._news()
+            again = [s for s in submissions if s.key not in cards or cards[s.key].state < 0]
+            if again:  # somebody forgot them meanwhile
+                self.submit(again, origin)
             reused = sum(
                 cards[s.key].taken is not None for group in new.values() for s in group if s.needs
             )  # finished before anybody could claim them
@@ -171,6 +192,11 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             return self._board.wished(origin)
+
+    def origins(self) -> list[Origin]:
+        with self._lock:
+            self._news()
+            return self._board.origins()
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -259,7 +285,7 @@ class FoldedStore(ABC):
             return ()
         cards = self._board.cards
         task, source = cards[key], cards[held[0].key]
-        if task.form == source.form:
+        if task.needs and task.form == source.form:
             return tuple(self._read([task.spec, source.spec]))
         said = self._board.accepted(key)
         assert said is not None, "nothing else is taken over"
@@ -298,7 +324,7 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             cards = [self._board.cards.get(key) for key in keys]
-            return self._bodies([None if card is None else card.spec for card in cards])
+            return self._bodies([None if card is None or card.state < 0 else card.spec for card in cards])
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
         with self._lock:
@@ -310,7 +336,7 @@ class FoldedStore(ABC):
                 for key, h, body in zip(keys, held, bodies, strict=True)
             ]
 
-    def _bodies(self, places: Sequence[Any]) -> list[bytes | None]:
+    def _bodies(self, places: Sequence[Place | None]) -> list[bytes | None]:
         found = iter(self._read([place for place in places if place is not None]))
         return [None if place is None else next(found) for place in places]
 
@@ -347,7 +373,12 @@ class FoldedStore(ABC):
             ended = [(outcome, card) for card, outcome in self._board.runs(scope)]
             ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
             latest = ended[:limit] if limit else ended
-            bodies = self._read([outcome[1] for outcome, _ in latest])
+            try:
+                bodies = self._read([outcome[1] for outcome, _ in latest])
+            except ValueLost:  # a compaction has dropped what counts for nothing
+                if not self._board.drop_past():
+                    raise
+                return self.runs(scope, limit)
             counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
         return [
             Ended(outcome[0], body, counts)
@@ -478,10 +509,70 @@ class FoldedStore(ABC):
             said = [self._board.accepted(key) for key in keys]
             return self._bodies([None if one is None else one.place for one in said])
 
+    # -- forgetting ----------------------------------------------------------------------------------------------------
+
+    def sweep(
+        self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
+    ) -> SweepReport:
+        with self._lock:
+            self._news()
+            cards = self._board.cards
+            going = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and _idle(card)]
+            size = sum(self._size(place) for card in going for place in places_of(card))
+            keep = set(keep) | self._mentioned(set(going))
+            if going and not dry_run:
+                self._forget(going)
+        blobs, freed = self._sweep_blobs(keep, older_than, dry_run)
+        return SweepReport(len(going), blobs, size + freed)
+
+    def _forget(self, going: Sequence[Card]) -> None:
+        """Say so; and take it back for those that somebody, in the same moment, wished again."""
+        specs = dict(zip([card.key for card in going], self._read([card.spec for card in going]), strict=True))
+        kinds = {card.key: (card.kind, tuple(need.key for need in card.needs), card.form) for card in going}
+        for part in _parts(going):
+            self._record(Forgotten(self._board.counter, [c.key for c in part], [c.round for c in part]))
+        self.sync()
+        self._news()
+        for key, (kind, needs, form) in kinds.items():
+            card = self._board.cards.get(key)
+            if card is not None and card.state < 0 and card.wanted:
+                counter = self._board.counter + 1
+                fact = Submitted(kind.name, kind.priority, kind.python, [key], [needs], [form], counter)
+                self._record(fact, [specs[key]])
+        self.sync()
+
+    def _mentioned(self, going: Collection[Card]) -> set[Address]:
+        """Blobs of outcomes that don't hold, and may again: of tasks that stay and fell back, or ran before."""
+        board = self._board
+        places = [
+            outcome[1]
+            for card in board.cards.values()
+            if card.records and card.records is not card.worth and card not in going
+            for outcome in card.outcomes
+            if outcome != board.held(card.key)
+        ]
+        found: set[Address] = set()
+        for part in _parts(places):
+            for body in self._read(part):
+                found |= addresses_in(body)
+        return found
+
     # -- recording -----------------------------------------------------------------------------------------------------
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
+
+
+def _idle(card: Card) -> bool:
+    """Submitted, and neither wanted nor running."""
+    return card.state >= 0 and not card.wanted and STATES[card.state] is not State.RUNNING
+
+
+def places_of(card: Card) -> Iterator[Place]:
+    """Where the bodies of a submitted task are."""
+    yield card.spec
+    for outcome in card.outcomes:
+        yield outcome[1]
 
 
 def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:

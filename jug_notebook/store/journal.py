@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Union
 
 import msgspec
 from msgspec import Struct
 
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Fact, Released
+from jug_notebook.record import Place
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -30,22 +31,45 @@ class Closed(Struct, frozen=True, array_like=True, tag="closed"):
     """The writer is done."""
 
 
+class Sealed(Struct, frozen=True, array_like=True, tag="sealed"):
+    """Begins a sealed log: which logs it stands for, and how much of each."""
+
+    replaces: dict[str, int]
+
+
 class Frame(Struct, frozen=True, array_like=True):
     """One fact, and the sizes of its bodies."""
 
-    fact: Union[Fact, Closed]
+    fact: Union[Fact, Closed, Sealed]
     sizes: list[int] = []
 
 
-class Place(NamedTuple):
-    """Where a body is."""
-
-    log: Log
-    offset: int
-    size: int
+class Vanished(ValueLost):
+    """A log is no longer where it was."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
+#: a place: which log (28 bits), from which byte on (40), how many (28)
+_OFFSET, _SIZE = 40, 28
+_LARGEST = 1 << _SIZE
+_logs: list[weakref.ref[Log]] = []
+
+
+def log_of(place: Place) -> Log:
+    """The log in which a body is."""
+    log = _logs[place >> _OFFSET + _SIZE]()
+    assert log is not None, "whoever keeps a place keeps its log"
+    return log
+
+
+def offset_of(place: Place) -> int:
+    return place >> _SIZE & (1 << _OFFSET) - 1
+
+
+def size_of(place: Place) -> int:
+    return place & _LARGEST - 1
+
+
+encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
@@ -58,6 +82,8 @@ class Log:
         self.offset = 0
         self.closed = False
         self._fd = -1
+        self._number = len(_logs) << _OFFSET + _SIZE
+        _logs.append(weakref.ref(self))
 
     def news(self) -> Iterator[tuple[Fact, list[Place]]]:
         """What was appended since the last call. A log that has vanished has no news."""
@@ -69,7 +95,7 @@ class Log:
                 data = os.pread(self._open(), want, self.offset)
             except FileNotFoundError:
                 return
-            position = 0
+            position, start = 0, self.offset
             while (end := _frame_end(data, position)) is not None and end <= len(data):
                 frame = _frame(data, position, end)
                 position = end
@@ -77,8 +103,8 @@ class Log:
                     continue
                 if isinstance(frame.fact, Closed):
                     self.closed = True
-                    continue
-                yield frame.fact, self._places(frame.sizes, self.offset + end)
+                elif not isinstance(frame.fact, Sealed):
+                    yield frame.fact, self._places(frame.sizes, start + end)
             self.offset += position
             if position:
                 want = CHUNK
@@ -90,14 +116,19 @@ class Log:
                 return
 
     def _places(self, sizes: Sequence[int], end: int) -> list[Place]:
-        start = end - sum(sizes)
-        offsets = accumulate(sizes, initial=start)
-        return [Place(self, offset, size) for offset, size in zip(offsets, sizes, strict=False)]
+        at = self._number | end - sum(sizes) << _SIZE
+        places = []
+        for size in sizes:
+            places.append(at | size)
+            at += size << _SIZE
+        return places
 
     def read(self, offset: int, size: int) -> bytes:
         """Raises ValueLost where the bytes are no longer there."""
         try:
             data = os.pread(self._open(), size, offset)
+        except FileNotFoundError:
+            raise Vanished(f"{self.path.name} is no longer there") from None
         except OSError as error:
             raise ValueLost(f"{self.path.name} can't be read: {error.strerror}") from error
         if len(data) != size:
@@ -114,6 +145,69 @@ class Log:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+    def size(self) -> int:
+        """How long the file is now; 0 where it is gone."""
+        try:
+            return os.fstat(self._open()).st_size
+        except FileNotFoundError:
+            return 0
+
+
+TRAILER = struct.Struct("<4sQQ")
+HEAD = struct.Struct("<II")  #: before each head: its length and CRC-32
+
+
+class SealedLog(Log):
+    """A log that stands for others, written once: bodies end to end, then all heads, then where those begin.
+
+    So who folds it reads the heads alone. ``replaces``: the names of those others, and how much of each is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, local=True)
+        end = self.size() - TRAILER.size
+        magic, self._heads, self._heads_end = (
+            TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
+        )
+        if magic != MAGIC or self._heads_end != end:
+            raise StoreError(f"{path} is damaged; restore it from a copy, or remove it: its tasks will run again")
+        fact = next(self._frames()).fact
+        self.replaces = dict(fact.replaces) if isinstance(fact, Sealed) else {}
+        self.shut()
+
+    def _frames(self) -> Iterator[Frame]:
+        at = self._heads
+        data, start = b"", at
+        while at < self._heads_end:
+            if at + HEAD.size > start + len(data):
+                start, data = at, self.read(at, min(CHUNK, self._heads_end - at))
+            size, checksum = HEAD.unpack_from(data, at - start)
+            at += HEAD.size
+            if at + size > start + len(data):
+                start, data = at, self.read(at, max(size, min(CHUNK, self._heads_end - at)))
+            head = memoryview(data)[at - start : at - start + size]
+            at += size
+            if zlib.crc32(head) != checksum:
+                raise StoreError(f"{self.path} is damaged; restore it from a copy, or remove it and run again")
+            yield _decode(head)
+
+    def news(self) -> Iterator[tuple[Fact, list[Place]]]:
+        """All of it, once."""
+        if self.closed:
+            return
+        end = 0
+        for frame in self._frames():
+            end += sum(frame.sizes)
+            if not isinstance(frame.fact, Closed | Sealed):
+                yield frame.fact, self._places(frame.sizes, end)
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        """All that it says is known."""
+        self.offset = self.size()
+        self.closed = True
 
 
 def _frame_end(data: bytes, start: int) -> int | None:
@@ -143,6 +237,7 @@ class Writer:
         self._fd = -1
         self._size = 0
         self._unsynced: list[bytes] = []
+        self._former: list[Log] = []
         self.log = Log(folder / f"{name}.log", local=True)
 
     @property
@@ -152,13 +247,16 @@ class Writer:
 
     def append(self, fact: Fact | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
         """Raises StoreError where the disk is full; nothing of the fact is left behind then."""
-        head = _encode(Frame(fact, [len(body) for body in bodies]))
+        sizes = [len(body) for body in bodies]
+        if sizes and max(sizes) >= _LARGEST:
+            raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
+        head = encode(Frame(fact, sizes))
         content = b"".join((head, *bodies))
         frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
         self._write(frame)
         if not isinstance(fact, (Claimed, Released)):
             self._unsynced.append(frame)
-        return self.log._places([len(body) for body in bodies], self._size)
+        return self.log._places(sizes, self._size)
 
     def _write(self, frame: bytes) -> None:
         if self._fd < 0:
@@ -183,6 +281,7 @@ class Writer:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
         self._turn += 1
+        self._former.append(self.log)  # places in it go on meaning something
         self.log = Log(path, local=True)
         sync_folder(self._folder)
 

@@ -23,12 +23,14 @@ import msgspec
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
+from jug_notebook.store import HIDDEN
 
 if TYPE_CHECKING:
     from redis.connection import ConnectionPool
 
 FORMAT = "1"
 PATIENCE = 30.0  #: seconds for which an unreachable server is waited for
+BRIEF = 1.0  #: the same, once that was in vain
 LOADING = 600.0  #: and one that reads its data from disk
 PAUSE, LONGEST = 0.02, 0.5  #: seconds before the second attempt to reach it, and at most
 TIMEOUT = 60.0  #: seconds within which it must answer
@@ -65,13 +67,14 @@ def place(scheme: str, rest: str) -> Place:
             options[name] = os.path.abspath(os.path.expanduser(options[name]))
     user = parts.username or options.get("username", "")
     secret = parts.password is not None or "password" in options
-    named = f"{user}{':***' if secret else ''}@" if user or secret else ""
+    named = f"{user}{f':{HIDDEN}' if secret else ''}@" if user or secret else ""
     database = options.get("db", "" if scheme == "unix" else parts.path.strip("/"))
     if scheme == "unix":
         shown = f"unix://{named}{parts.path}?{urlencode({'db': database}) + '&' if database else ''}project={project}"
     else:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
-        shown = f"{scheme}://{named}{host}{f':{port}' if port else ''}{f'/{database}' if database else ''}?project={project}"
+        path = f"{f':{port}' if port else ''}{f'/{database}' if database else ''}"
+        shown = f"{scheme}://{named}{host}{path}?project={project}"
     if database and not database.isdigit():
         raise StoreError(f"{shown}: {database!r} is no number of a database; give one, as in redis://host:6379/0")
     server = f"{scheme}://{parts.netloc}{parts.path}"
@@ -87,7 +90,9 @@ _EXAMPLE = (
 )
 
 
-_CONSTANTS = re.compile(r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ((?:'[^']*'|-?[\d.]+)(?:, -?[\d.]+)*) *(?:--.*)?$", re.MULTILINE)
+_CONSTANTS = re.compile(
+    r"^local ([A-Z_]+(?:, [A-Z_]+)*) = ((?:'[^']*'|-?[\d.]+)(?:, -?[\d.]+)*) *(?:--.*)?$", re.MULTILINE
+)
 _WORD = re.compile(r"'[^'\n]*'|--.*|\b[A-Z_]{2,}\b")
 
 
@@ -118,7 +123,7 @@ class _Told(NamedTuple):
 class Link:
     """Runs scripts of one project on its server. For several threads, each with a connection while it needs one."""
 
-    def __init__(self, where: Place, clock: Clock) -> None:
+    def __init__(self, where: Place, clock: Clock, make: bool = True) -> None:
         self.where = where
         self.shown = where.shown
         self.notes: tuple[str, ...] = ()
@@ -135,8 +140,10 @@ class Link:
         self._unsure = False  # is it still the server that it was?
         self._sure: threading.Thread | None = None  # who is finding that out
         self._run_id = ""
-        self.id = ""
-        self._open()
+        self._gone = False  # was it waited for in vain?
+        self.id = ""  #: of the store; empty where there is none, and none was to be made
+        if make or self.do("EXISTS", self.key("id")):
+            self._open()
 
     def _connections(self) -> ConnectionPool:
         try:
@@ -152,8 +159,8 @@ class Link:
 
     def _open(self) -> None:
         """Find the store, or make it. Whoever isn't there now is not waited for."""
-        self._attempts(self._ask_about_server, patience=0.0)
-        found = self._attempts(functools.partial(self._evaluate, "open", (secrets.token_hex(16), FORMAT)), patience=0.0)
+        self._attempts(self._ask_about_server)
+        found = self._attempts(functools.partial(self._evaluate, "open", (secrets.token_hex(16), FORMAT)))
         id, format, version = (part.decode() for part in found)
         if not format.isdigit() or int(format) > int(FORMAT):
             raise StoreError(
@@ -234,8 +241,11 @@ class Link:
             return self._free.pop()
         except IndexError:
             pass
-        connection = self._pool.make_connection()
-        connection.connect()
+        try:
+            connection = self._pool.make_connection()
+        except TypeError as error:  # it is made only now, from the options in the URL
+            raise StoreError(f"{self.shown} can't be used: {error}") from None
+        connection.connect()  # type: ignore[no-untyped-call]
         if self._sure is threading.current_thread():
             return connection
         self._free.append(connection)
@@ -244,36 +254,41 @@ class Link:
 
     # -- reaching it -------------------------------------------------------------------------------------------------
 
-    def _attempts(self, send: Any, patience: float = PATIENCE) -> Any:
-        """Send until it is answered. Raises StoreError that says what stands in the way."""
+    def _attempts(self, send: Any) -> Any:
+        """Send until it is answered. Raises StoreError that says what stands in the way.
+
+        A server that was never reached is not waited for, and one that was waited for in vain not so long again.
+        """
         import redis.exceptions as wrong
 
+        patience = 0.0 if not self.id else BRIEF if self._gone else PATIENCE
         began, pause = 0.0, PAUSE
         while True:
             try:
-                return send()
+                reply = send()
+                self._gone = False
+                return reply
             except (wrong.AuthenticationError, wrong.AuthorizationError, wrong.NoPermissionError) as error:
                 raise self._refused(error) from None
             except wrong.BusyLoadingError as error:
                 self._drop()
                 limit, said = max(patience, LOADING), f"is still loading its data: {error}"
-            except (wrong.ConnectionError, wrong.TimeoutError, OSError) as error:
+            except (wrong.ConnectionError, wrong.TimeoutError, wrong.ReadOnlyError, OSError) as error:
                 self._drop()
                 if "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
                     patience = 0.0
                 limit, said = patience, f"can't be reached: {_in_a_line(error)}"
             except wrong.ResponseError as error:
                 text = _in_a_line(error)
-                if text.startswith(("BUSY ", "TRYAGAIN", "READONLY", "MASTERDOWN", "LOADING")):
+                if text.startswith(("BUSY ", "TRYAGAIN", "MASTERDOWN")):
                     self._drop()
                     limit, said = patience, f"doesn't do what it is asked: {text}"
                 else:
                     raise self._refused(error) from None
-            except TypeError as error:
-                raise StoreError(f"{self.shown} can't be used: {error}") from None
             now = self._clock.monotonic()
             began = began or now
             if now - began >= limit:
+                self._gone = True
                 raise StoreError(f"the server of {self.shown} {said}; start it again, or give another store")
             self._clock.sleep(pause)
             pause = min(LONGEST, 2 * pause)
@@ -285,15 +300,17 @@ class Link:
             connection.disconnect()
 
     def _refused(self, error: Exception) -> StoreError:
+        from redis.exceptions import NoPermissionError
+
         text = _in_a_line(error)
-        if "OOM" in text:
+        if "maxmemory" in text:
             return StoreError(f"the server of {self.shown} is full: raise its maxmemory, or %jug_cleanup ({text})")
-        if "NOPERM" in text or "no permissions" in text:
+        if isinstance(error, NoPermissionError) or "no permissions" in text:
             return StoreError(
                 f"the server of {self.shown} refuses: {text}; the user's ACL must allow ~{self._prefix}* "
                 "+@read +@write +@scripting +@connection +time +info"
             )
-        if "AUTH" in text or "WRONGPASS" in text or "password" in text:
+        if "AUTH" in text.upper() or "WRONGPASS" in text or "password" in text:
             return StoreError(f"the server of {self.shown} doesn't know this user or password: {text}")
         return StoreError(f"the server of {self.shown} refuses: {text}")
 
@@ -332,7 +349,7 @@ class Link:
         if id.decode() != self.id:
             raise StoreError(f"there is another store now at {self.shown}; connect again: %jug_store")
         for told in list(self._told):
-            self.change(told.script, *told.arguments)
+            (self.run if told.script == "put" else self.change)(told.script, *told.arguments)
 
     def _ask_about_server(self) -> None:
         """Who is it, and does it keep what it is given?"""
@@ -354,8 +371,8 @@ class Link:
             )
         if said.get("aof_enabled") == "0":
             notes.append(
-                f"the server of {self.shown} keeps no append-only file, so a crash of it loses what was stored since its "
-                "last snapshot; set appendonly yes"
+                f"the server of {self.shown} keeps no append-only file, so a crash of it loses what was stored since "
+                "its last snapshot; set appendonly yes"
             )
         self.notes = tuple(notes)
 

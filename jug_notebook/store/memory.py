@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from blake3 import blake3
 
 from jug_notebook.board import Offer
 from jug_notebook.clock import Clock
-from jug_notebook.errors import ValueLost
+from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
-from jug_notebook.store.folded import FoldedStore
+from jug_notebook.record import Place
+from jug_notebook.store.folded import FoldedStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
 
@@ -26,6 +27,16 @@ def open(rest: str, clock: Clock) -> MemoryStore:
     return store
 
 
+def exists(rest: str) -> bool:
+    """Only this process could tell."""
+    raise StoreError(f"'memory:{rest}' lives in the process that made it; no other can look into it")
+
+
+def absolute(rest: str) -> str:
+    """As it is."""
+    return f"memory:{rest}"
+
+
 class MemoryStore(FoldedStore):
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
@@ -33,16 +44,20 @@ class MemoryStore(FoldedStore):
         self.id = os.urandom(16).hex()
         self._name = name
         self._rung = threading.Condition(self._lock)
+        self._bodies_kept: list[bytes] = []
         self._blobs: dict[Address, bytes] = {}
+        self._touched: dict[Address, float] = {}
         self._processes: dict[WorkerId, WorkerInfo] = {}
         self._beats: dict[WorkerId, float] = {}
         self._left: set[WorkerId] = set()
         self._orders: dict[WorkerId, list[Order]] = {}
         self._logs: dict[WorkerId, list[str]] = {}
 
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[bytes]:
+    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         self._rung.notify_all()
-        return bodies
+        first = len(self._bodies_kept)
+        self._bodies_kept += bodies
+        return range(first, len(self._bodies_kept))
 
     def _news(self) -> None:
         """There are no others."""
@@ -50,8 +65,8 @@ class MemoryStore(FoldedStore):
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         return [True] * len(offers)  # whoever has the lock
 
-    def _read(self, places: Sequence[bytes]) -> list[bytes]:
-        return list(places)
+    def _read(self, places: Sequence[Place]) -> list[bytes]:
+        return [self._bodies_kept[place] for place in places]
 
     def watch(self, seen: int, timeout: float) -> int:
         with self._rung:
@@ -98,7 +113,9 @@ class MemoryStore(FoldedStore):
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         data = b"".join(parts)
         address = blake3(data).hexdigest(length=20)
-        self._blobs[address] = data
+        with self._lock:
+            self._blobs[address] = data
+            self._touched[address] = self._clock.monotonic()
         return address
 
     def get_blob(self, address: Address) -> memoryview:
@@ -106,6 +123,33 @@ class MemoryStore(FoldedStore):
             return memoryview(self._blobs[address])
         except KeyError:
             raise ValueLost(f"blob {address[:12]} is not in {self.shown}") from None
+
+    def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        with self._lock:
+            before = self._clock.monotonic() - older_than
+            old = [name for name, at in self._touched.items() if at <= before and name not in keep]
+            size = sum(len(self._blobs[name]) for name in old)
+            if not dry_run:
+                for name in old:
+                    del self._blobs[name], self._touched[name]
+            return len(old), size
+
+    def _size(self, place: Place) -> int:
+        return len(self._bodies_kept[place])
+
+    def compact(self) -> int:
+        with self._lock:
+            used = {place for card in self._board.cards.values() for place in places_of(card)}
+            used |= self._board.acceptances()
+            saved = 0
+            for place, body in enumerate(self._bodies_kept):
+                if place not in used:
+                    saved += len(body)
+                    self._bodies_kept[place] = b""
+            return saved
+
+    def crowded(self) -> bool:
+        return False
 
     def notice(self, process: WorkerId, text: str) -> None:
         self._logs.setdefault(process, []).append(text)

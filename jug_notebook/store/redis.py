@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import process
-from jug_notebook.clock import Clock
+from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import (
     BEAT,
@@ -55,7 +55,7 @@ SLICE = 1.0  #: seconds for which an idle worker sleeps at most; should a call t
 STATES = list(State)
 REUSED = len(STATES)
 
-_numbers = struct.Struct(">IIdd??d").pack  # of a verdict, as claim.lua reads them
+_numbers = struct.Struct(">IIdd??d").pack
 _verdict = msgspec.msgpack.Decoder(Verdict)
 _info = msgspec.msgpack.Decoder(WorkerInfo)
 
@@ -63,6 +63,16 @@ _info = msgspec.msgpack.Decoder(WorkerInfo)
 def open(rest: str, clock: Clock) -> RedisStore:
     """Open the store of that project, making it if it's new."""
     return RedisStore("redis", rest, clock)
+
+
+def exists(rest: str) -> bool:
+    """Is that project there?"""
+    return bool(Link(place("redis", rest), CLOCK, make=False).id)
+
+
+def absolute(rest: str) -> str:
+    """With the project, and whole paths."""
+    return place("redis", rest).url
 
 
 class RedisStore(Chunks):
@@ -118,14 +128,13 @@ class RedisStore(Chunks):
     ) -> list[Claim]:
         until = self._clock.monotonic() + wait
         label = "" if target is None else self._label(target)
-        outcomes: list[bytes] = []
+        outcomes: list[Any] = []
         blobs: list[str] = []
         if settled:
             blobs = self._unkept()
             for settlement in settled:
                 v = settlement.verdict
-                numbers = _numbers(v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
-                outcomes += (v.key, numbers, _named(v.inputs), v.digest, packed(v), settlement.body)
+                outcomes += (v.key, self.numbers_of(v), _named(v.inputs), v.digest, packed(v), settlement.body)
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
@@ -135,11 +144,18 @@ class RedisStore(Chunks):
                 self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs)), *outcomes)
                 self._kept(blobs)
                 outcomes, blobs = [], []
+            if reply[1] and not reply[5] and limit > 0:
+                continue  # what followed from what was settled came only after we had asked
             if reply[5] or left <= 0 or limit <= 0:
                 return _claims(reply[3], reply[4], reply[5])
             retry = float(reply[2])
             self._link.wait(worker, min(left, SLICE, retry if retry >= 0 else SLICE))
             self._look_for_the_dead()
+
+    @staticmethod
+    def numbers_of(v: Verdict) -> bytes:
+        """What `claim.lua` reads of a verdict."""
+        return _numbers(v.round, v.attempt, v.started, v.duration, v.final, v.died, v.retry_at)
 
     def _look_for_the_dead(self) -> None:
         """One worker of a machine, once a second: who of its processes has ended, and nobody said so?"""
@@ -330,7 +346,9 @@ class RedisStore(Chunks):
         processes = self.processes()
         asked = [(info.id, info.task) for info, _, _ in processes]
         kinds, counted, stats, busy = self._tallies(_label_of(scope), asked)
-        processes = [(_up_to_date(info, row), alive, age) for (info, alive, age), row in zip(processes, busy, strict=True)]
+        processes = [
+            (_up_to_date(info, row), alive, age) for (info, alive, age), row in zip(processes, busy, strict=True)
+        ]
         counts: dict[str, dict[State, int]] = {name: {} for name, _, _ in kinds}
         reused = dict.fromkeys(counts, 0)
         for kind, state, count in counted:
@@ -377,7 +395,7 @@ class RedisStore(Chunks):
                 return version
             self._link.wait(waiter, min(left, 5.0))
 
-    # -- taking back, taking over ----------------------------------------------------------------------------------------
+    # -- taking back, taking over --------------------------------------------------------------------------------------
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         lost: list[Key] = []
@@ -405,7 +423,8 @@ class RedisStore(Chunks):
         found: list[Grant | None] = []
         for part in _parts(keys):
             rows = self._link.ask("standing", packed(part))[2]
-            found += (Grant(key, row[0], _inputs(row[1]), 0) if row else None for key, row in zip(part, rows, strict=True))
+            for key, row in zip(part, rows, strict=True):
+                found.append(Grant(key, row[0], _inputs(row[1]), 0) if row else None)
         return found
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
@@ -441,6 +460,9 @@ class RedisStore(Chunks):
 
     # -- what is printed -----------------------------------------------------------------------------------------------
 
+    def crowded(self) -> bool:
+        return False
+
     def notice(self, process: WorkerId, text: str) -> None:
         self._link.run("notice", process, text.encode(errors="replace"))
 
@@ -455,7 +477,7 @@ class RedisStore(Chunks):
         self._link.close()
 
 
-# -- reading answers -----------------------------------------------------------------------------------------------------
+# -- reading answers ---------------------------------------------------------------------------------------------------
 
 
 def _claims(names: Sequence[Any], bodies: Sequence[bytes], rows: Sequence[Any]) -> list[Claim]:

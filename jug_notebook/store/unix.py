@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from jug_notebook.clock import Clock
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.store.link import Link, place
 from jug_notebook.store.redis import RedisStore
 
 
 def open(rest: str, clock: Clock) -> RedisStore:
     """As ``redis://``."""
     return RedisStore("unix", rest, clock)
+
+
+def exists(rest: str) -> bool:
+    """Is that project there?"""
+    return bool(Link(place("unix", rest), CLOCK, make=False).id)
+
+
+def absolute(rest: str) -> str:
+    """With the project, and whole paths."""
+    return place("unix", rest).url

@@ -28,7 +28,7 @@ Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, by
 class Edition:
     """A task function with its code as it was at one moment: what all tasks made then have in common."""
 
-    __slots__ = ("code", "function", "name", "nout", "parts", "priority", "recipe")
+    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "recipe")
 
     def __init__(
         self,

@@ -200,7 +200,7 @@ end
 
 local many = {}  -- command and key -> arguments of one call at the end
 
-local function later(command, name, ...)
+local function later(command, name, one, other)
   local of = many[command]
   if not of then
     of = {}
@@ -211,8 +211,12 @@ local function later(command, name, ...)
     row = {}
     of[name] = row
   end
-  for _, value in ipairs({...}) do row[#row + 1] = value end
+  row[#row + 1] = one
+  if other then row[#row + 1] = other end
 end
+
+-- A task's number as commands take it: written here, it is not written as a fraction there.
+local function number_of_task(c) return format('%d', c[SEQ]) end
 
 local function run_later(command)
   local of = many[command]
@@ -352,7 +356,7 @@ end
 
 local function into_queue(key, c)
   local row = c[KIND] .. ':' .. c[GROUP]
-  later('ZADD', 'q:' .. row, c[SEQ], key)
+  later('ZADD', 'q:' .. row, number_of_task(c), key)
   ready_rows[row] = (ready_rows[row] or 0) + 1
   c[QUEUED] = IN_QUEUE
   alter(key)

@@ -35,8 +35,9 @@ local function settle(key, numbers, inputs, digest, raw, body)
       break
     end
   end
-  news, settlements = true, settlements + 1
+  news = true
   if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
+  settlements = settlements + 1
   if c[QUEUED] ~= 0 then dequeue(key, c) end
   local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
@@ -124,7 +125,7 @@ local function take(key, c)
   table.insert(attempts(c), {c[ROUND], attempt, 0, c[INPUTS], worker})
   c[STATE], c[HELD] = RUNNING, 0
   tally_as(c, RUNNING)
-  later('ZADD', 'h:' .. worker, c[SEQ], key)
+  later('ZADD', 'h:' .. worker, number_of_task(c), key)
   given_names[#given_names + 1] = key
   return true
 end

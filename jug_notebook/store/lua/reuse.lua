@@ -56,7 +56,7 @@ stands_for = function(key, c)
   local found = false
   if c[COUNT] > 0 then
     local name = c[FORM] .. c[INPUTS]
-    call('ZADD', P .. 'p:' .. name, c[SEQ], key)
+    call('ZADD', P .. 'p:' .. name, number_of_task(c), key)
     found = source(name, c[INPUTS])
   end
   return found or (is_flagged('accepts') and accepted_run(key, c))
@@ -72,7 +72,7 @@ end
 -- A finished run: others of that form on those inputs may take it over. `was`: what was expected before.
 local function ran(key, c, o, was)
   local name = c[FORM] .. o[O_INPUTS]
-  call('ZADD', P .. 'r:' .. name, c[SEQ], key)
+  call('ZADD', P .. 'r:' .. name, number_of_task(c), key)
   if o[O_ROUND] <= c[DIRECT] then
     set_flag('bars')
     call('SADD', P .. 'x:' .. name, key)

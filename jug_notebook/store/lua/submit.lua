@@ -35,11 +35,12 @@ local function submitted(key, shared, of, written_needs, form, body)
   else
     c[NEEDS + RAW] = written_needs
   end
-  later('ZADD', 'kind:' .. kind, seq, key)
+  local number = number_of_task(c)
+  later('ZADD', 'kind:' .. kind, number, key)
   for _, need in ipairs(of) do
     local n = card(need)
     n[ABOVE] = 1
-    later('ZADD', 'd:' .. need, seq, key)
+    later('ZADD', 'd:' .. need, number, key)
     if n[WORTH] == '' then c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need) end
     if is_bad(n[STATE]) then c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need) end
     if c[GROUP] ~= 0 then push({'g', need, c[GROUP]}) end
