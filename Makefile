@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = .demo
+RESULTS = .bench
 
-.PHONY: demo lab test lint unit chromium redis notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab test lint unit chromium redis sshd notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -19,7 +20,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed-test chromium redis
+unit: $(VENV)/installed-test chromium redis sshd
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests
 
 # the browser test needs one: where it is missing it is installed if we may, else that test says why it is skipped
@@ -35,8 +36,14 @@ redis:
 		DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; }
 
+# and the tests of workers on other hosts need these: an ssh server of their own, and networks of their own
+sshd:
+	@{ test -x /usr/sbin/sshd && command -v ssh >/dev/null && command -v ip >/dev/null; } || [ $$(id -u) != 0 ] || \
+		! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends openssh-server openssh-client iproute2 >/dev/null; }
+
 # every notebook runs against a store of its own and must print what is saved in it
-notebooks: $(VENV)/installed-test
+notebooks: $(VENV)/installed-test sshd
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/check_notebooks.py
 
 # run the notebooks anew and save what they print (after a change of what is shown)
@@ -44,12 +51,11 @@ rebuild-notebooks: $(VENV)/installed-test
 	$(BIN)/python tests/check_notebooks.py
 
 bench: $(VENV)/installed-bench
-	$(BIN)/python tests/benchmarks/throughput.py
-	$(BIN)/python tests/benchmarks/hashing.py
+	$(BIN)/python tests/benchmarks/table.py --output $(RESULTS)
+	$(BIN)/python tests/benchmarks/hosts.py
 
 bench-quick: $(VENV)/installed-bench
-	$(BIN)/python tests/benchmarks/throughput.py --tasks 1000 --pairs 3
-	$(BIN)/python tests/benchmarks/hashing.py --small --pairs 3
+	$(BIN)/python tests/benchmarks/table.py --quick
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
@@ -61,4 +67,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) $(RESULTS) build *.egg-info

@@ -193,6 +193,8 @@ class Supervisor:
             if self._is_second():
                 return 0
             if self.ready is not None:
+                told = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
+                self.store.notice(self._me.id, told)
                 self.ready(self._said())
             self._keep_house()
             gc.collect()

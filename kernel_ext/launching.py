@@ -20,8 +20,13 @@ def elsewhere(asked: Any) -> bool:
 
 def hosts_of(asked: Any) -> list[str | Path]:
     """Those of ``--host`` and of ``--hosts-file``."""
-    words: list[str | Path] = [word for written in asked.host for word in written.split(",") if word]
-    return [*words, Path(asked.hosts_file)] if asked.hosts_file else words
+    words: list[str | Path] = [word for written in asked.host for word in _bare(written).split(",") if word]
+    return [*words, Path(_bare(asked.hosts_file))] if asked.hosts_file else words
+
+
+def _bare(written: str | None) -> str:
+    """A word without the quotes that held it together."""
+    return joined([written or ""]) or ""
 
 
 def launch(session: jn.Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -34,9 +39,9 @@ def launch(session: jn.Session, asked: Any, namespace: dict[str, Any]) -> tuple[
         max_tasks=asked.max_tasks,
         max_time=asked.max_time,
         idle_timeout=asked.idle_timeout,
-        python=asked.python,
-        setup=joined([asked.setup or ""]),
-        remote_dir=asked.remote_dir,
+        python=_bare(asked.python) or None,
+        setup=_bare(asked.setup),
+        remote_dir=_bare(asked.remote_dir),
         namespace=namespace,
     )
     told = crew.told(PATIENCE)
@@ -61,9 +66,9 @@ def dry_run(session: jn.Session, asked: Any, namespace: dict[str, Any], steady: 
     reports = session.look(
         hosts_of(asked),
         asked.workers or 0,
-        python=asked.python,
-        setup=joined([asked.setup or ""]),
-        remote_dir=asked.remote_dir,
+        python=_bare(asked.python) or None,
+        setup=_bare(asked.setup),
+        remote_dir=_bare(asked.remote_dir),
     )
     lines = [plan.text(timed=not steady, who=False)]
     if steady:

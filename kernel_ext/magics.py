@@ -416,7 +416,7 @@ class JugMagics(Magics):
             print("\n".join(told))
         else:
             _glance(crew)
-            self._picture(session, all=False, said="\n".join(told))
+            self._picture(session, all=False, said=" · ".join(told))
         if asked.wait:
             session.barrier()
             self._say_how_it_ended(session.status().counts)
@@ -727,7 +727,7 @@ class JugMagics(Magics):
     def _if_nobody(self) -> str:
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
-        return "" if busy or any(crew.starting for crew in session.crews) else f"; no worker: {START}"
+        return "" if busy or any(crew.coming for crew in session.crews) else f"; no worker: {START}"
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))
@@ -753,7 +753,7 @@ class JugMagics(Magics):
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em;white-space:pre-line">{escape(said)}</div>' if said else ""
+            above = f'<div style="margin-bottom:.4em">{escape(said)}</div>' if said else ""
             return {
                 "text/plain": (f"{said}\n\n" if said else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),
@@ -763,8 +763,8 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            still = show(panel.still(draw(snapshot)), display_id=True)
-            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            still = show(panel.still(draw(snapshot), first=True), display_id=True)
+            show({**panel.box._repr_mimebundle_(), "text/plain": ""})
             panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return

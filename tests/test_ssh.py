@@ -48,10 +48,11 @@ class Field:
         host = self.host()
         [report] = self.reports(host, **options)
         crew = self.session.execute(1, hosts=[host], **options)  # type: ignore[arg-type]
-        assert crew.told(PATIENCE) == [report.failure]
         with pytest.raises(jn.LaunchError) as told:
-            assert crew.starting
+            wait_until(crew.store, lambda: not crew.starting)
         assert str(told.value) == report.failure
+        assert crew.told(PATIENCE) == crew.failures == [report.failure]
+        assert not crew.starting  # it is said once
         assert crew.alive() == 0
         assert "\n" not in report.failure
         return report.failure.removeprefix("a: ")
@@ -258,6 +259,17 @@ def test_asking_twice_is_asking_once_and_more_are_added(field: Field) -> None:
 
 
 @needs_sshd
+def test_workers_that_have_ended_come_again_when_more_are_wanted(field: Field) -> None:
+    crew = field.session.execute(1, hosts=[field.host()])
+    crew.told(PATIENCE)
+    field.session.stop(now=True)
+    field.until_gone()
+    crew.scale(2)
+    assert crew.told(PATIENCE) == ["a: started 2 workers"]
+    wait_until(crew.store, lambda: crew.alive() == 2)
+
+
+@needs_sshd
 def test_workers_that_are_there_are_told_through_the_store_when_ssh_fails(field: Field) -> None:
     host = field.host()
     field.session.execute(1, hosts=[host]).told(PATIENCE)
@@ -451,7 +463,7 @@ def test_a_crew_that_is_stopped_while_it_comes_does_not_stay(field: Field) -> No
 def test_the_logs_of_a_host_are_read_by_its_name(field: Field) -> None:
     crew = field.session.execute(1, hosts=[field.host()])
     wait_until(crew.store, lambda: crew.alive() == 1)
-    assert field.session.log(host="a") == "the workers on a said nothing"
+    assert f"pid {crew.supervisors[0].pid}, Python {process.python()} (" in field.session.log(host="a")
     crew.store.notice(crew.supervisors[0].id, "it is cold here\n")
     assert "it is cold here" in field.session.log(host="a")
     with pytest.raises(jn.NoSuchTask, match="no worker on host 'b'; there are some on a"):

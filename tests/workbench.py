@@ -95,9 +95,11 @@ class Submitter:
         return outcome
 
 
-def wait_until(store: Store, reached: Callable[[], bool], otherwise: str = "it never came to that") -> None:
+def wait_until(
+    store: Store, reached: Callable[[], bool], otherwise: str = "it never came to that", patience: float = PATIENCE
+) -> None:
     """Wait on the store's news until something is so."""
-    until = CLOCK.monotonic() + PATIENCE
+    until = CLOCK.monotonic() + patience
     seen = -1
     while not reached():
         assert CLOCK.monotonic() < until, otherwise

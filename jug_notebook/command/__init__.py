@@ -35,6 +35,7 @@ class Command(NamedTuple):
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int]
+    mixed: bool = False  #: may options stand between its arguments?
 
 
 #: the file of each command, in the order in which they are listed
@@ -56,6 +57,14 @@ ROOMS = {
     "pack": "keeping",
     "key": "keys",
     "doctor": "hosts",
+    "sleep-until": "jugfiles",
+    "import-jugdata": "jugfiles",
+    "demo": "jugfiles",
+    "test-jug": "jugfiles",
+    "install-skills": "jugfiles",
+    "webstatus": "watching",
+    "shell": "interactive",
+    "completion": "completing",
 }
 
 

@@ -88,6 +88,7 @@ class Post:
 
     failure = ""  #: why nothing comes of it, in a line
     said = ""  #: what came of it, in a line
+    begins_once = True  #: where workers have been seen, none is on its way any more
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
@@ -165,18 +166,27 @@ class Crew:
         return [post.failure for post, *_ in self._looked_after() if post.failure]
 
     def told(self, patience: float) -> list[str]:
-        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that."""
+        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that.
+
+        What failed has been said with this: `starting` doesn't raise it.
+        """
         until = self._clock.monotonic() + patience
         lines = []
         for post in self.posts:
             post.over.wait(max(0.0, until - self._clock.monotonic()))
             waits = "" if post.over.is_set() else f"{post.place}: no answer yet; the status will tell"
             lines.append(post.failure or waits or post.said)
+        self._told = self._told or all(post.failure for post in self.posts)
         return [line for line in lines if line]
 
     @property
+    def coming(self) -> bool:
+        """Are workers on their way?"""
+        return any(coming for *_, coming in self._looked_after())
+
+    @property
     def starting(self) -> bool:
-        """Are workers on their way? Raises LaunchError, once, saying why, where none could be started anywhere."""
+        """The same. Raises LaunchError, once, saying why, where none could be started anywhere."""
         looked = self._looked_after()
         if any(coming for *_, coming in looked):
             return True
@@ -190,7 +200,7 @@ class Crew:
         if self._begun:
             return [(post, False) for post in self.posts]
         crew = self._crew()
-        self._begun = all(workers for *_, workers in crew)
+        self._begun = all(workers and post.begins_once for post, _, workers in crew)
         return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in crew]
 
     def _crew(self) -> list[tuple[Post, list[WorkerInfo], list[WorkerInfo]]]:
@@ -206,6 +216,7 @@ class Crew:
 
     def scale(self, size: int) -> None:
         """Have so many workers on each host, or so many in all on an executor; surplus ones end after their task."""
+        self._begun = False
         for post, supervisors, _ in self._crew():
             post.scale(size, supervisors)
 

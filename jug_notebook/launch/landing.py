@@ -181,7 +181,7 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
             said = f"{process.user()} can't write to {rest} there: {error.strerror}"
             checks.append(Check("writing", said, "mount it writable, or log in as who may: --host USER@HOST", True))
             return
-    checks.append(Check("writing", f"works, as {process.user()}"))
+        checks.append(Check("writing", f"works, as {process.user()}"))
 
 
 def _keep_key(asked: Request) -> None:

@@ -147,6 +147,8 @@ def _takes(function: Any, name: str) -> bool:
 class Loops(Post):
     """The workers of one crew on an executor: each a supervisor with one worker, under a name of its own."""
 
+    begins_once = False  # some may work while others wait in a queue
+
     def __init__(self, store: Store, port: Port, options: CrewOptions, clock: Clock) -> None:
         super().__init__(store, port.name + options.suffix, port.place, clock=clock)
         self.over.set()
@@ -154,6 +156,7 @@ class Loops(Post):
         self._options = options
         self._tickets = _open.setdefault(f"{store.id} {self.name}", {})
         self._seen: dict[str, float] = {}
+        self._leaving: set[str] = set()  # told to end
         self._minded = False
 
     def holds(self, supervisor: WorkerInfo) -> bool:
@@ -162,7 +165,7 @@ class Loops(Post):
     def have(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         """Submit what is missing."""
         self._prune()
-        names = {info.crew for info in supervisors} | set(self._tickets)
+        names = ({info.crew for info in supervisors} | set(self._tickets)) - self._leaving
         missing = size - len(names)
         before = len(names)
         self.size = max(size, before)
@@ -208,7 +211,8 @@ class Loops(Post):
         self._seen.update(dict.fromkeys(alive, now))
         self._prune()
         return any(
-            name not in alive and now - self._seen.get(name, now) < LOST for name in self._tickets
+            name not in alive and now - self._seen.get(name, now) < LOST
+            for name in self._tickets.keys() - self._leaving
         ) or super().coming(supervisors, workers)
 
     def _prune(self) -> None:
@@ -221,14 +225,15 @@ class Loops(Post):
                 wrong = ticket.exception()
             except (CancelledError, Exception) as error:  # each executor has its own way to say that it was cancelled
                 wrong = error
-            if wrong is not None and name not in self._seen:
+            if wrong is not None and name not in self._leaving:
                 text = str(wrong).strip().partition("\n")[0] or type(wrong).__name__
                 self.failure = f"{self.place}: {text[:300]}"
 
     def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         self._prune()
+        supervisors = [info for info in supervisors if info.crew not in self._leaving]
         alive = {info.crew for info in supervisors}
-        waiting = [name for name in self._tickets if name not in alive]
+        waiting = [name for name in self._tickets if name not in alive | self._leaving]
         surplus = len(alive) + len(waiting) - size
         for name in waiting[: max(0, surplus)]:
             self._tickets.pop(name).cancel()
@@ -237,9 +242,8 @@ class Loops(Post):
             busy = {info.supervisor for info, lives, _ in self.store.processes() if lives and info.task}
             idle_first = sorted(supervisors, key=lambda info: info.id in busy)
             tell(self.store, idle_first[:surplus], Stop())
-            for info in idle_first[:surplus]:
-                self._tickets.pop(info.crew, None)
-        self.have(size, [info for info in supervisors if info.crew in self._tickets or surplus <= 0])
+            self._leaving.update(info.crew for info in idle_first[:surplus])
+        self.have(size, supervisors)
         self.size = size
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
@@ -247,8 +251,7 @@ class Loops(Post):
         for name in [name for name in self._tickets if name not in alive]:
             self._tickets.pop(name).cancel()
         super().stop(now, supervisors)
-        for name in alive:
-            self._tickets.pop(name, None)
+        self._leaving |= alive
 
     def _cut(self) -> None:
         """This process ends, and would wait for engines that wait for workers."""

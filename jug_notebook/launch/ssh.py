@@ -199,7 +199,11 @@ class Away(Post):
         self.answer: Answer | None = None
         self._call, self._host, self._gate, self._check = call, host, gate, check
         self._stop: Stop | None = None
-        threading.Thread(target=self._run, name=f"jug-ssh {host.place}", daemon=True).start()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.over.clear()
+        threading.Thread(target=self._run, name=f"jug-ssh {self.place}", daemon=True).start()
 
     @property
     def said(self) -> str:  # type: ignore[override]
@@ -223,9 +227,12 @@ class Away(Post):
         super().stop(now, supervisors)
 
     def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
-        self._stop = None
         self.size = size
         super().scale(size, supervisors)
+        if size and not supervisors and self.over.is_set():  # they have ended, or never began: call again
+            self._host, self._stop = Host(self._host.login, size), None
+            self.report, self.failure, self.answer = Report(self.place), "", None
+            self._begin()
 
     def _run(self) -> None:
         try:

@@ -2,8 +2,8 @@
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
 A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
-and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL; or, of one's own, a module
-``jug_store_<scheme>`` wherever Python finds modules.
+and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL. One of your own is a module
+``jug_store_<scheme>`` wherever Python finds modules; it needs only the first.
 """
 
 from __future__ import annotations
@@ -260,14 +260,14 @@ def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
 def exists(url: str) -> bool:
     """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
     room, rest = _room(url)
-    there: bool = room.exists(rest)
+    there: bool = not hasattr(room, "exists") or room.exists(rest)
     return there
 
 
 def absolute(url: str) -> str:
     """The URL as an open store has it, so that two that mean one store can be compared."""
     room, rest = _room(url)
-    whole: str = room.absolute(rest)
+    whole: str = room.absolute(rest) if hasattr(room, "absolute") else url
     return whole
 
 
@@ -277,14 +277,14 @@ def _room(url: str) -> tuple[Any, str]:
     if not rest and scheme != "memory":
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
     own = f"jug_store_{scheme.replace('+', '_')}"
-    for name in (f"{__name__}.{scheme}", own):
-        if importlib.util.find_spec(name) is not None:
-            return importlib.import_module(name), rest
-    masked = _SECRET.sub(f"//{HIDDEN}@", url)
-    raise StoreError(
-        f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store of your "
-        f"own is a module {own} on PYTHONPATH)"
-    )
+    name = next((name for name in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(name) is not None), None)
+    if name is None:
+        masked = _SECRET.sub(f"//{HIDDEN}@", url)
+        raise StoreError(
+            f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store of "
+            f"your own is a module {own} on PYTHONPATH)"
+        )
+    return importlib.import_module(name), rest
 
 
 __all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]

@@ -332,7 +332,7 @@ class FoldedStore(ABC):
             held = [self._board.held(key) for key in keys]
             bodies = self._bodies([None if h is None else h[1] for h in held])
             return [
-                None if h is None or body is None else Held(h[0], body, self._proof(key, h))
+                None if h is None or body is None else Held(h[0], body, () if h[0].key == key else self._proof(key, h))
                 for key, h, body in zip(keys, held, bodies, strict=True)
             ]
 
