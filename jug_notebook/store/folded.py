@@ -212,13 +212,15 @@ class FoldedStore(ABC):
         until = self._clock.monotonic() + wait
         while True:
             with self._lock:
-                self._news()
+                if any(settlement.verdict.attempt > 1 for settlement in settled):
+                    self._news()  # it may have been overtaken
                 if settled:
-                    self._settle(worker, settled)
+                    self._settle(worker, settled)  # facts come in any order: others need not wait until we have read on
                     settled = ()
                 if limit <= 0:
                     self._commit(None)
                     return []
+                self._news()
                 won, expected = self._claim(worker, limit, target, python)
                 seen = self._board.version
                 claims = [self._claimed(offer) for offer in won]
