@@ -285,8 +285,8 @@ def _room(url: str) -> tuple[Any, str]:
     name = next((name for name in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(name) is not None), None)
     if name is None:
         raise StoreError(
-            f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store of "
-            f"your own is a module {own} on PYTHONPATH)"
+            f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
+            f"of your own is a module {own} on PYTHONPATH)"
         )
     return importlib.import_module(name), rest
 
