@@ -21,6 +21,7 @@ from jug_notebook.session.cleaning import clean
 from jug_notebook.session.copying import Copying, copy
 from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
+from jug_notebook.store.redis import RedisStore
 from jug_notebook.worker import Slot, work
 
 NOTEBOOK: dict[str, Any] = {"__name__": "__main__"}
@@ -55,6 +56,9 @@ def lose(store: Store, addresses: set[str]) -> None:
     if isinstance(store, FileStore):
         for path in (store.folder / "trash").iterdir():
             path.unlink()
+    if isinstance(store, RedisStore):
+        for address in addresses:
+            store._link.do("DEL", store._link.key(f"v:{address}"))
 
 
 # -- cleaning up -------------------------------------------------------------------------------------------------------

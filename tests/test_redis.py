@@ -575,8 +575,11 @@ def test_a_missing_chunk_is_a_lost_value(
 def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Server, store: RedisStore) -> None:
     store.submit([task("a"), task("b", "a"), task("c", "b"), task("d")], HERE)
     run_all(store)
-    assert store.sweep([key("c")], [], 1e9, dry_run=True) == SweepReport(tasks=1)
-    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == SweepReport(tasks=2)
+    store.wish([key(name) for name in "bcd"], HERE, False)
+    told = store.sweep([key("b"), key("d"), key("nothing")], [], 1e9, dry_run=True)
+    assert (told.tasks, told.blobs, told.size > len(b"spec of b" + b"spec of d")) == (2, 0, True)
+    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == told
+    store.wish([key("c")], HERE, True)
     assert store.states([key(name) for name in "abcd"]) == [State.FINISHED, None, State.WAITING, None]
     assert counted(store) == {State.FINISHED: 1, State.WAITING: 1}
     assert sorted(store.wished(HERE)) == sorted([key("a"), key("c")])
@@ -584,11 +587,13 @@ def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Ser
     assert store.states([key("b")]) == [State.READY]
     assert run_all(store) == 1
     assert store.states([key("c")]) == [State.FINISHED]
-    store.sweep([key(name) for name in "cba"], [], 1e9)
+    store.wish([key(name) for name in "abc"], HERE, False)
+    assert store.sweep([key(name) for name in "cba"], [], 1e9).tasks == 3
     with admin(redis_server) as line:
         left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._link.key("*"))}
     of_tasks = ("d:", "m:", "b:", "r:", "p:", "x:", "l:", "kind:")
-    assert not any(name in "tsnoiay" or name.startswith(of_tasks) for name in left)
+    assert not any(name in "tsnoiay" or name in ("ended", "past") or name.startswith(of_tasks) for name in left)
+    assert store.runs() == ([], 0)
     assert store.snapshot().functions == ()
 
 
