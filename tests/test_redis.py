@@ -708,7 +708,8 @@ def test_what_is_wished_again_while_others_clean_up_keeps_its_blobs(store: Redis
     (claim,) = store.claim(worker.id, 1, 0.0)
     store.claim(worker.id, 0, 0.0, [settled_at(claim, b"outcome \xd9\x28" + value.encode())])
     assert store.sweep([key("a")], [], 0.0) == SweepReport()  # the cleanup looked before somebody wished it
-    assert [bytes(store.get_blob(name)) for name in (module, parcel, value)] == [b"module", named_bytes(module), b"value"]
+    found = [bytes(store.get_blob(name)) for name in (module, parcel, value)]
+    assert found == [b"module", named_bytes(module), b"value"]
 
 
 def named_bytes(address: str) -> bytes:
