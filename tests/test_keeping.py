@@ -172,6 +172,30 @@ def test_a_function_that_was_called_before_a_cleanup_can_be_called_after_it(sess
         assert f(2).result() == 2
 
 
+def test_what_is_put_while_a_cleanup_looks_stays(store, tmp_path, monkeypatch):
+    old = store.put_blob([b"old"])
+    tasks, ticks = store.tasks, tmp_path / "ticks"
+
+    def ticked() -> float:
+        ticks.touch()
+        return ticks.stat().st_mtime
+
+    def meanwhile(*args: Any) -> Any:
+        began = ticked()
+        while ticked() == began:  # the clock of a file system is a coarse one
+            pass
+        store.put_blob([b"new"])
+        return tasks(*args)
+
+    began = ticked()
+    while ticked() == began:
+        pass
+    monkeypatch.setattr(store, "tasks", meanwhile)
+    assert clean(store, 1e12, older_than=0.0).blobs == 1
+    assert store.sweep([], [], -1.0, dry_run=True).blobs == 1
+    assert store.put_blob([b"old"]) == old
+
+
 def test_what_runs_or_waits_for_a_worker_stays(store):
     store.submit([task("a"), task("b"), task("c")], Origin("ann", "/a.ipynb"))
     (claim,) = store.claim(worker_of(store).id, 1, 0.0)

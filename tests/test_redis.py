@@ -570,6 +570,30 @@ def test_a_damaged_blob_is_a_lost_value_and_can_be_written_again(
     assert bytes(store.get_blob(address)) == data
 
 
+def test_chunks_that_one_has_kept_stay_when_another_who_writes_them_dies(
+    redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 100_000)
+    data = os.urandom(250_000)
+    other = opened_at(store.url)
+    run = other._link.run
+
+    def meanwhile(script: str, *arguments: Any) -> Any:
+        answer = run(script, *arguments)
+        if script == "put" and len(arguments) == 3:  # it is not there yet: from here on the other writes it, too
+            monkeypatch.setattr(other._link, "run", run)
+            store.put_blob([data])
+            store.submit([task("a")], HERE)
+        return answer
+
+    monkeypatch.setattr(other._link, "run", meanwhile)
+    address = other.put_blob([data])
+    other.close()
+    with admin(redis_server) as line:
+        names = [store._link.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
+        assert [line.ttl(name) for name in names] == [-1] * 4
+
+
 def test_a_missing_chunk_is_a_lost_value(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,6 +700,7 @@ def test_a_swept_blob_comes_back_with_the_outcome_that_names_it(redis_server: Se
         store.claim(worker.id, 0, 0.0, [outcome(claim)])
         assert [line.ttl(name) for name in names] == [-1, -1]
     assert store.sweep([], [], 3600.0).blobs == 0
+    assert store.sweep([], [], -1.0, dry_run=True).blobs == 2
     assert (bytes(store.get_blob(small)), len(store.get_blob(large))) == (b"small", 100_000)
 
 

@@ -516,6 +516,7 @@ class FoldedStore(ABC):
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
     ) -> SweepReport:
+        began = self._clock.monotonic()
         with self._lock:
             self._news()
             cards = self._board.cards
@@ -526,7 +527,8 @@ class FoldedStore(ABC):
             keep = {*keep, *self._mentioned(set(going)), *self._addresses(wanted)}
             if going and not dry_run:
                 self._forget(going)
-        blobs, freed = self._sweep_blobs(keep, older_than, dry_run)
+        looked = self._clock.monotonic() - began  # what was put meanwhile stays
+        blobs, freed = self._sweep_blobs(keep, older_than + looked, dry_run)
         return SweepReport(len(going), blobs, size + freed)
 
     def _forget(self, going: Sequence[Card]) -> None:
