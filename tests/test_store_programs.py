@@ -153,7 +153,7 @@ class Twins:
         self.submit(sorted(NEEDS), ORIGINS[0])
         for store in self.stores:
             settled: list[Settlement] = []
-            while claims := store.claim(self.workers[0], 9, 0.0, settled):
+            while claims := store.claim(self.workers[0], 1, 0.0, settled):
                 verdicts = [Verdict(*msgspec.structs.astuple(claim.grant), b"1", 7.0, 0.001) for claim in claims]
                 settled = [Settlement(verdict, b"outcome") for verdict in verdicts]
 
