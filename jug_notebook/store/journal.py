@@ -12,6 +12,7 @@ import struct
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Union
 
@@ -313,6 +314,14 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
         self.log.shut()
+
+
+def share_like(folder: Path, *names: Path) -> None:
+    """Open files and folders to the group, whatever the umask says, if ``folder`` is: the store's, or one in it."""
+    if folder.stat().st_mode & 0o020:
+        for name in names:
+            with suppress(PermissionError):  # a colleague's, who has done so
+                name.chmod(0o2770 if name.is_dir() else 0o660)
 
 
 def sync_folder(folder: Path) -> None:
