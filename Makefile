@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = .demo
+RESULTS = .bench
 
 .PHONY: demo lab test lint unit chromium redis sshd notebooks bench bench-quick rebuild-notebooks clean
 
@@ -50,13 +51,11 @@ rebuild-notebooks: $(VENV)/installed-test
 	$(BIN)/python tests/check_notebooks.py
 
 bench: $(VENV)/installed-bench
-	$(BIN)/python tests/benchmarks/throughput.py
-	$(BIN)/python tests/benchmarks/hashing.py
+	$(BIN)/python tests/benchmarks/table.py --output $(RESULTS)
 	$(BIN)/python tests/benchmarks/hosts.py
 
 bench-quick: $(VENV)/installed-bench
-	$(BIN)/python tests/benchmarks/throughput.py --tasks 1000 --pairs 3
-	$(BIN)/python tests/benchmarks/hashing.py --small --pairs 3
+	$(BIN)/python tests/benchmarks/table.py --quick
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
@@ -68,4 +67,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) $(RESULTS) build *.egg-info

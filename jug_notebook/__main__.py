@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from jug_notebook.command import UsageError, command, commands
+from jug_notebook.command import Command, UsageError, command, commands
 from jug_notebook.errors import JugError
 
 
@@ -32,12 +32,38 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = _split(argv)
     if name is None:
         return _without_command(rest)
-    found = command(name)
+    found = _about_script(name, rest) or command(name)
     if found is None:
-        raise UsageError(_unknown(name))
+        found = _users(name)
+    if any(word.endswith(".py") for word in rest):
+        rest = _in_its_store(name, rest)
     parser = _parser(f"jug-notebook {name}", found.help)
     found.add_arguments(parser)
-    return found.run(parser.parse_args(rest))
+    return found.run(parser.parse_intermixed_args(rest) if found.mixed else parser.parse_args(rest))
+
+
+def _about_script(name: str, words: list[str]) -> Command | None:
+    """What the command does for a jugfile, where one is meant."""
+    if not any(word.endswith(".py") for word in words) and not os.path.isfile("jugfile.py"):
+        return None
+    from jug_notebook.command import jugfiles
+
+    return jugfiles.for_script(name, words)
+
+
+def _in_its_store(name: str, words: list[str]) -> list[str]:
+    from jug_notebook.command import jugfiles
+
+    return jugfiles.store_instead(name, words)
+
+
+def _users(name: str) -> Command:
+    from jug_notebook.command import jugfiles
+
+    found = jugfiles.users(name)
+    if found is None:
+        raise UsageError(_unknown(name))
+    return found
 
 
 _URL_OPTIONS = ("--jugdir", "--store")

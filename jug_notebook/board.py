@@ -45,7 +45,7 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.record import Outcome, Place, digest_of, holds, of_digest, opened, packed
+from jug_notebook.record import Outcome, Place, digest_of, holds, is_of, of_digest, opened, packed
 from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
 STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
@@ -228,6 +228,37 @@ class Board:
 
     def fold(self, fact: Fact, bodies: Sequence[Place] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
+        self._take(fact, bodies)
+        self._flow()
+
+    def fold_all(self, said: Sequence[tuple[Fact, Sequence[Place]]]) -> None:
+        """Take in many at once: each task is derived once.
+
+        Wishes first, so that tasks are counted where they belong; claims last, for most have come to something.
+        """
+        claims: list[tuple[Fact, Sequence[Place]]] = []
+        others: list[tuple[Fact, Sequence[Place]]] = []
+        for fact, _ in said:
+            if type(fact) is Submitted:
+                for key in fact.keys:  # listed in the order in which they were submitted
+                    self._card(key)
+        for one in said:
+            kind = type(one[0])
+            if kind is Wished:
+                self._take(*one)
+            else:
+                (claims if kind is Claimed else others).append(one)
+        for fact, bodies in others:
+            self._take(fact, bodies)
+        for fact, bodies in claims:
+            self._take(fact, bodies)
+        if len(self._work) > len(said):
+            once = dict.fromkeys(self._work)
+            self._work.clear()
+            self._work.extend(once)
+        self._flow()
+
+    def _take(self, fact: Fact, bodies: Sequence[Place]) -> None:
         self.version += 1
         if self.forgotten:
             fact, bodies = self._not_forgotten(fact, bodies)
@@ -262,7 +293,6 @@ class Board:
         elif type(fact) is Forgotten:
             self.counter = max(self.counter, fact.counter)
             self._forget(fact)
-        self._flow()
 
     def presume(self, worker: WorkerId, dead: bool) -> None:
         """Treat a worker's claims as void, or as valid again. An observation of this reader, not a fact for all."""
@@ -286,9 +316,11 @@ class Board:
         kind = self._kinds.get(kind_key)
         if kind is None:
             kind = self._kinds[kind_key] = Kind(*kind_key)
+        cards, counter = self.cards, fact.counter
         for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
-            card = self._card(key)
-            card.since = max(card.since, fact.counter)
+            card = cards.get(key) or self._card(key)
+            if counter > card.since:
+                card.since = counter
             if card.state != UNKNOWN:
                 if self.moved is not None:
                     self.moved[card.spec] = body
@@ -299,7 +331,8 @@ class Board:
             self._sequence += 1
             card.spot = self._sequence << _PLACE | body
             card.state = WITHDRAWN
-            card.needs = tuple(map(self._card, needs))
+            if needs:
+                card.needs = tuple(map(self._card, needs))
             for need in card.needs:
                 if isinstance(need.dependents, list):
                     need.dependents.append(card)
@@ -311,7 +344,10 @@ class Board:
                 if card.wanted:
                     need.wanters += 1
                     self._work.append(need)
-            self._weigh_inputs(card)
+            if needs:
+                self._weigh_inputs(card)
+            else:
+                card.inputs = NO_INPUTS
             for verdict, _, _ in card.outcomes if card.records else ():
                 if verdict.digest:
                     kind.done += 1
@@ -326,9 +362,12 @@ class Board:
     def _wished(self, fact: Wished) -> None:
         origin, counter, wanted = fact.wish.origin, fact.wish.counter, fact.wish.wanted
         self.counter = max(self.counter, counter)
-        alone, notebooks = ((origin, counter, wanted),), (origin.notebook,)  # shared by all
+        alone = ((origin, counter, wanted),)  # shared by all
+        notebooks: tuple[str, ...] = (origin.notebook,)
+        notebooks = self._notebooks.setdefault(notebooks, notebooks)
+        cards = self.cards
         for key in fact.keys:
-            card = self._card(key)
+            card = cards.get(key) or self._card(key)
             if not card.wishes:
                 card.wishes = alone
             else:
@@ -339,7 +378,9 @@ class Board:
                         break
                 else:
                     card.wishes += alone
-            if card.notebooks != notebooks:
+            if not card.notebooks and card.state == UNKNOWN:
+                card.notebooks = notebooks
+            elif card.notebooks is not notebooks:
                 self._spread(card, notebooks)
             self._work.append(card)
 
@@ -356,9 +397,9 @@ class Board:
                 below.extend(card.needs)
 
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
-        card = self._card(grant.key)
-        if card.records and any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
-                                for v, _, _ in card.outcomes):  # fmt: skip
+        card = self.cards.get(grant.key) or self._card(grant.key)
+        records = card.records
+        if records and any(is_of(one, grant) for one in ((records,) if isinstance(records, bytes) else records)):
             return
         self._attempt(card, grant).worker = worker
         if worker not in self._gone:
@@ -375,7 +416,7 @@ class Board:
         return card.attempts[-1]
 
     def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
-        card = self._card(verdict.key)
+        card = self.cards.get(verdict.key) or self._card(verdict.key)
         for known in card.outcomes if card.records else ():
             if known[0] == verdict and known[2] == worker:
                 self._move(card, known, body)

@@ -95,10 +95,7 @@ class Capture:
         self._turns: list[tuple[int, int]] = []  # (which stream, its length by then), in order
         self._cut = 0  # turns before this one take in nothing more
         self._punched = [HEAP, HEAP]
-        self._texts = [
-            io.TextIOWrapper(_Mouth(self, i), encoding="utf-8", errors="backslashreplace", write_through=True)
-            for i in (0, 1)
-        ]
+        self._texts = [self._text(0), self._text(1)]
 
     def install(self) -> None:
         for i, fd in enumerate(self._fds):
@@ -106,8 +103,14 @@ class Capture:
         self.begin()
 
     def begin(self) -> Output:
+        for which, text in enumerate(self._texts):
+            if text.closed:  # by a former task: with sys.stdout as out: …
+                self._texts[which] = self._text(which)
         sys.stdout, sys.stderr = self._texts  # a former task may have left its own there
         return self.take()
+
+    def _text(self, which: int) -> io.TextIOWrapper:
+        return io.TextIOWrapper(_Mouth(self, which), encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def write(self, which: int, data: Any) -> int:
         """For ``sys.stdout`` and ``sys.stderr``. Whatever came past us, from a subprocess, was there before."""

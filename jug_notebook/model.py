@@ -618,7 +618,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers on their way
-    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, the newest first, as far as it has been read
+    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, as far as it has been read
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

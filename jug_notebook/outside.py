@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import glob
-import json
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,6 +136,8 @@ def _run(
     env: dict[str, Any] | None,
     folder: str,  # counts in the key: relative paths mean something else in another notebook's folder
 ) -> Ran:
+    import subprocess  # few need it
+
     given = stdin.stdout if isinstance(stdin, Ran) else stdin
     if not isinstance(given, str | bytes | None):
         raise CommandFailed(f"stdin is text, bytes or what another command said, not {type(given).__name__}")
@@ -208,6 +207,8 @@ def cached_glob(pattern: str) -> list[str]:
 
 
 def _glob(pattern: str, folder: str) -> list[str]:
+    import glob
+
     if os.path.isabs(pattern):
         return sorted(glob.glob(pattern, recursive=True))
     return sorted(glob.glob(pattern, root_dir=folder, recursive=True))
@@ -262,6 +263,8 @@ def _write(
 
                 yaml.safe_dump(told, file, sort_keys=False)
             else:
+                import json
+
                 json.dump(told, file, indent=2, default=str)
     if oname is not None:
         with _appearing(Path(oname)) as aside, aside.open("wb") as data:

@@ -6,16 +6,18 @@ the page on which a supervisor, without asking, reads what the worker runs.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import mmap
 import os
+import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
 from struct import Struct
@@ -25,7 +27,7 @@ import msgspec
 
 from jug_notebook import album, alias, codec, progress
 from jug_notebook.album import Album
-from jug_notebook.capture import Deaf, Listener
+from jug_notebook.capture import Capture, Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
@@ -204,6 +206,20 @@ class _Function(NamedTuple):
     parcel: Parcel  #: without the function's bytes
 
 
+class Runner(NamedTuple):
+    """Calls a task's function instead of a plain call. What it needs around that, loading included, is its `stage`."""
+
+    call: Callable[..., Any]
+    stage: Callable[[], AbstractContextManager[Any]] | None
+
+
+def runner_of(name: str) -> Runner:
+    """The runner "module:function"; the stage is that module's ``stage``, if it has one."""
+    module, _, attribute = name.partition(":")
+    room = importlib.import_module(module)
+    return Runner(getattr(room, attribute), getattr(room, "stage", None))
+
+
 class Bench:
     """Where one worker runs tasks, with what it keeps at hand for the next one."""
 
@@ -227,6 +243,7 @@ class Bench:
         self._listener = listener
         self._album = book or Album(listener)
         self._guest = guest
+        self._alone = isinstance(listener, Capture)  #: is this process a worker and nothing else?
         self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
         self._interruptible = guest and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
@@ -234,7 +251,7 @@ class Bench:
         self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
-        self._runners: dict[str, Callable[..., Any]] = {}
+        self._runners: dict[str, Runner] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
         self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
         self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
@@ -251,6 +268,10 @@ class Bench:
         """Seconds that a task of this function took here so far; 0 where none was."""
         return self._pace.get(name, 0.0)
 
+    def hand_in(self, settlement: Settlement) -> None:
+        """Settle at once, for who wants to look at the value. Settling again later is fine."""
+        self._store.claim(self._me.id, 0, 0.0, [settlement])
+
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
         return self._pace.get(name, HURRY) < HURRY
@@ -265,24 +286,29 @@ class Bench:
         if stray:  # threads or subprocesses that a task left behind
             self._store.notice(self._me.id, "".join(text for _, text in stray))
         try:
-            with running(), self._warnings():  # a warning shows in each task, not once in a worker's life
+            with ExitStack() as around:
+                around.enter_context(running())
+                around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
                 spec = self._spec.decode(self._seal.open("spec", grant.key, 0, b"", claim.body))
                 recipe = self._known_recipe(spec.recipe)
                 self._slot.begin(claim, recipe, started, since)
                 if not self._guest:
                     self._go_to(spec.folder)
+                runner = self._runner(recipe.runner) if recipe.runner else None
+                if runner is not None and runner.stage is not None:
+                    around.enter_context(runner.stage())
                 needs = self._needed(claim, spec)
                 function = self._function(recipe.parcel)
                 codec.use_modules(function.parcel)
                 args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
                 kind = "raised"
-                if recipe.runner:
-                    value = self._runner(recipe.runner)(function.call, args, kwargs)
+                if runner is not None:
+                    value = runner.call(function.call, args, kwargs)
                 else:
                     value = function.call(*args, **kwargs)
                 kind = "result"
-                payload, digest = codec.dump_value(value, self._store.put_blob)
+                payload, digest = codec.dump_value(value, self._put)
                 summary = codec.summarise(value)
         except _Stale:
             self._give_back(claim)
@@ -297,6 +323,11 @@ class Bench:
                 self._give_back(claim)  # not the task's fault
                 raise
             failure = error
+        except OSError as error:
+            if kind == "load" and error.errno in (errno.EMFILE, errno.ENFILE):
+                self._give_back(claim)  # tasks before it left files open; a fresh worker has none
+                raise
+            failure = error
         except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
             failure = error
         if os.getpid() != self._me.pid:
@@ -304,6 +335,8 @@ class Bench:
         if self._lost:  # what it asked for was not there, whatever it made of that
             self._give_back(claim)
             return None
+        if self._alone:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that it left must not ring in the next task
         if not self._guest:
             self._album.add_figures()
         duration = clock.monotonic() - since
@@ -335,7 +368,27 @@ class Bench:
         data = self._encode(display.data)
         if len(data) <= codec.INLINE:
             return display
-        return Display(display.at, {}, display.metadata, self._store.put_blob([data]))
+        return Display(display.at, {}, display.metadata, self._put([data]))
+
+    def _put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """What a task has come to is not thrown away because there is no room for it at the moment."""
+        pieces = list(parts)
+        return self.patiently(lambda: self._store.put_blob(pieces))
+
+    def patiently(self, act: Callable[[], V]) -> V:
+        """Do something with the store. Where its disk is full, wait until there is room again; a guest doesn't."""
+        pause = 0.5
+        while True:
+            try:
+                return act()
+            except StoreError as error:
+                cause = error.__cause__
+                if self._guest or not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
+                    raise
+                with suppress(OSError):  # there may be no room for this either
+                    self._store.notice(self._me.id, f"{error}; waiting for room\n")
+            self._clock.sleep(pause)
+            pause = min(10.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
@@ -361,11 +414,10 @@ class Bench:
             self._functions.put(address, function)
         return function
 
-    def _runner(self, name: str) -> Callable[..., Any]:
+    def _runner(self, name: str) -> Runner:
         runner = self._runners.get(name)
         if runner is None:
-            module, _, attribute = name.partition(":")
-            runner = self._runners[name] = getattr(importlib.import_module(module), attribute)
+            runner = self._runners[name] = runner_of(name)
         return runner
 
     def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
@@ -416,8 +468,11 @@ class Bench:
 
     def _go_to(self, folder: str) -> None:
         folder = mapped(folder, self._folders)
-        if os.getcwd() == folder:
-            return
+        try:
+            if os.getcwd() == folder:
+                return
+        except OSError:  # the task before left us in a folder that it removed
+            os.chdir(self._home)
         try:
             os.chdir(folder)
         except OSError:  # the notebook's folder is not on this host
@@ -443,6 +498,7 @@ def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
     return path
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
 
 
@@ -503,6 +559,7 @@ def work(
     guest: bool = False,
     wait: float = WAIT,
     folders: Sequence[tuple[str, str]] = (),
+    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
 ) -> int:
     """Run tasks until told to stop; answer how many.
 
@@ -512,12 +569,13 @@ def work(
     this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
     go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
     and Ctrl-C ends the loop, giving the task back.
+    ``each`` makes one attempt: see `Bench.attempt`.
     """
     listener = listener or Deaf()
     book = book or Album(listener)
     bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
     stop = stop or _never
-    tray = Tray(store, me.id)
+    tray = Tray(store, me.id, bench.patiently)
     count = 0
     monotonic = clock.monotonic
     attached = ExitStack()
@@ -537,11 +595,12 @@ def work(
             if max_tasks is not None:
                 limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
-            if tray.done:
-                claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)
+            if done := tray.take_done():
+                claims = bench.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
             if not claims:
+                patience = _patience(wait, deadline, until_idle, clock)
                 slot.waits(True)
-                claims = store.claim(me.id, limit, _patience(wait, deadline, until_idle, clock), (), target, me.python)
+                claims = bench.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
                 slot.waits(False)
             if not claims and until_idle and store.idle(target, me.python):
                 break
@@ -554,7 +613,7 @@ def work(
                 if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
                     tray.settle()
                     settled_at = monotonic()
-                settlement = bench.attempt(claim)
+                settlement = each(bench, claim)
                 if settlement is not None:
                     tray.done.append(settlement)
                     count += 1
@@ -572,7 +631,10 @@ class Tray:
     and if the same task is still running gives back what waits behind it and hands in what was done before it.
     """
 
-    def __init__(self, store: Store, worker: WorkerId) -> None:
+    def __init__(
+        self, store: Store, worker: WorkerId, patiently: Callable[[Callable[[], Any]], Any]
+    ) -> None:
+        self._patiently = patiently
         self.done: deque[Settlement] = deque()
         self._store = store
         self._worker = worker
@@ -604,7 +666,7 @@ class Tray:
     def settle(self) -> None:
         """Hand in what is done."""
         if done := self.take_done():
-            self._store.claim(self._worker, 0, 0.0, done)
+            self._patiently(partial(self._store.claim, self._worker, 0, 0.0, done))
 
     def give_back(self) -> None:
         if claims := _emptied(self._claims):

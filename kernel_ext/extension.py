@@ -11,6 +11,7 @@ from kernel_ext.frontend import cell_name, cell_now
 from kernel_ext.inquiry import InquiryMagics
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
+from kernel_ext.scripts import ScriptMagics
 from kernel_ext.sources import Sources
 
 
@@ -22,15 +23,16 @@ class Extension:
         self.live = Live()
         self.magics = JugMagics(shell, self.live, memory)
         self.inquiry = InquiryMagics(shell, self.magics)
+        self.scripts = ScriptMagics(shell, self.magics)
         self.sources = Sources(shell, lambda: self.magics.typed)
         self._depth = 0
 
     def load(self) -> None:
         shell = self.shell
-        shell.register_magics(self.magics, self.inquiry)
+        shell.register_magics(self.magics, self.inquiry, self.scripts)
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
-        completion.add(shell, self.magics, self.inquiry)
+        completion.add(shell, self.magics, self.inquiry, self.scripts)
         self._tables = tables.add(shell, lambda: self.magics.as_text, self.magics.show_crew)
         self._record = replay.record(shell)
         self.sources.load()
@@ -43,11 +45,11 @@ class Extension:
         self.live.stop()
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
-        completion.remove(shell, self.magics, self.inquiry)
+        completion.remove(shell, self.magics, self.inquiry, self.scripts)
         self._tables()
         self._record()
         self.sources.unload()
-        for magics in (self.magics, self.inquiry):
+        for magics in (self.magics, self.inquiry, self.scripts):
             for kind in ("line", "cell"):
                 for name in magics.magics[kind]:
                     shell.magics_manager.magics[kind].pop(name, None)
@@ -62,7 +64,9 @@ class Extension:
             return
         self._depth += 1
         if self._depth == 1:
-            self.magics.begin(cell_name(getattr(info, "cell_id", None), info.raw_cell), info.raw_cell)
+            name = cell_name(getattr(info, "cell_id", None), info.raw_cell)
+            self.scripts.note(name, info.raw_cell, self.shell.execution_count)
+            self.magics.begin(name, info.raw_cell)
 
     def after(self, result: Any) -> None:
         """A cell has ended: its tasks are handed in, and what there is to say of them is said under it."""

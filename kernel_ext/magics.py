@@ -282,8 +282,7 @@ class JugMagics(Magics):
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
         about, task = f"{name} is a task{takes}{gives}", made.task
-        [state] = session.states([task.key])
-        if state in (State.FINISHED, State.FAILED):
+        if session.ended_before(task.key):
             print(about)
             replay(session, task, self.as_text)
         elif now:
@@ -763,8 +762,8 @@ class JugMagics(Magics):
             from kernel_ext.widgets import Panel
 
             panel = Panel(session, all, snapshot, said, waiting=self._presses_wait)
-            still = show(panel.still(draw(snapshot)), display_id=True)
-            show({form: view for form, view in panel.box._repr_mimebundle_().items() if form != "text/plain"})
+            still = show(panel.still(draw(snapshot), first=True), display_id=True)
+            show({**panel.box._repr_mimebundle_(), "text/plain": ""})
             panel.kept = lambda snapshot: still.update(panel.still(draw(snapshot)), raw=True)
             self.live.follow(self.cell, snapshot, panel)
             return

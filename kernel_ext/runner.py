@@ -20,7 +20,7 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from jug_notebook import JugError
+from jug_notebook import CommandFailed, JugError
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -77,10 +77,6 @@ def _awaited(coroutine: Any) -> Any:
     finally:
         loop.close()
         asyncio._set_running_loop(outer)
-
-
-class CommandFailed(JugError):
-    """A script ended with an exit status other than 0."""
 
 
 def bash(script: str, /, **inputs: Any) -> str:

@@ -19,7 +19,7 @@ import ipywidgets as w
 
 import jug_notebook as jn
 from jug_notebook import State, render
-from jug_notebook.model import FailureKind, Snapshot, WorkerView
+from jug_notebook.model import FailureKind, Snapshot, Target, WorkerView
 from kernel_ext.live import OPEN
 from kernel_ext.outputs import plural
 
@@ -75,9 +75,11 @@ BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 
 LIVE = '<span style="color:#009e73">●</span> live'
 WAITS = " · buttons act after the running cell"
 AT_ONCE_ELSEWHERE = "; in a shell, this stops at once: <code>{}</code>"
+#: Above the saved picture. Below it a front end says that there is no widget (or that it loads it, for ever).
 SAVED = (
-    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> “Model not found” or “loading” below '
-    "says that the kernel which moved it has ended. Run the cell again to see how things are.</div>"
+    "<style>.jp-OutputArea-child:has(.MASK) + .jp-OutputArea-child:not(:has(.jug-panel)) {display: none}</style>"
+    '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> '
+    "If its kernel has ended, run the cell again to see how things are.</div>"
 )
 NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
 
@@ -107,6 +109,8 @@ class Panel:
         self._lock = threading.RLock()
         self._closed = False
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
+        self._last = snapshot
+        self._first = True  # the saved picture does not say yet that it is one
         self._names: tuple[str, ...] = ()
 
         self._head, self._functions, self._workers, self._mark, self._said = (_html() for _ in range(5))
@@ -137,9 +141,10 @@ class Panel:
         for widget in _all(self.box):
             route_to_asker(widget)
 
-    def still(self, forms: Mapping[str, str]) -> dict[str, str]:
-        """The saved picture, as what is hidden while the widget is there."""
-        return {**forms, "text/html": f'<div class="{self._mask}">{SAVED}{forms["text/html"]}</div>'}
+    def still(self, forms: Mapping[str, str], first: bool = False) -> dict[str, str]:
+        """The saved picture, as what is hidden while the widget is there. The first is seen until that is drawn."""
+        above = "" if first else SAVED.replace("MASK", self._mask)
+        return {**forms, "text/html": f'<div class="{self._mask}">{above}{forms["text/html"]}</div>'}
 
     # -- renewed by the poller -----------------------------------------------------------------------------------------
 
@@ -149,8 +154,8 @@ class Panel:
             if self._closed:
                 return
             self._renew(snapshot)
-            self._fresh = False
-            if snapshot.at - self._saved_at >= STILL:
+            self._fresh, self._last = False, snapshot
+            if self._first or snapshot.at - self._saved_at >= STILL:
                 self._save(snapshot)
 
     def rest(self, snapshot: Snapshot) -> None:
@@ -161,7 +166,7 @@ class Panel:
             self._failures.renew(snapshot)
             self._tell_live()
             at_rest = not any(snapshot.counts[state] for state in OPEN) or not any(v.alive for v in snapshot.workers)
-            if not self._fresh and at_rest:
+            if self._first or (not self._fresh and at_rest):
                 self._save(snapshot)
 
     def lost(self, why: str) -> None:
@@ -174,13 +179,15 @@ class Panel:
     def close(self) -> None:
         """See `Picture`. The front end lets go of it."""
         with self._lock:
+            if not self._closed and not self._fresh:
+                self._save(self._last)
             self._closed = True
             for widget in [*_all(self.box), *self._failures.gone()]:
                 widget.close()
 
     def _save(self, snapshot: Snapshot) -> None:
         self.kept(snapshot)
-        self._fresh, self._saved_at = True, snapshot.at
+        self._first, self._fresh, self._saved_at = False, True, snapshot.at
 
     def _renew(self, snapshot: Snapshot, room: int = AT_ONCE) -> None:
         calm = _calmed(snapshot)
@@ -216,7 +223,7 @@ class Panel:
         again = self.session.retry if verb == "retry" else self.session.invalidate
 
         def act() -> str:
-            found = sum(again(key) for key in keys)
+            found = again(Target(keys=frozenset(keys)))
             return f"{plural(found)} will be {'tried again' if verb == 'retry' else 'computed again'}"
 
         self._press(act)
@@ -261,7 +268,9 @@ class Panel:
         self._keep()
         if not name:
             return ""
-        return f"dropped {plural(self.session.invalidate(name), 'result')} of {name}, to be computed again"
+        target = Target(names=frozenset([name]))
+        dropped = self.session.invalidate(target, all=self.all)
+        return f"dropped {plural(dropped, 'result')} of {name}, to be computed again"
 
     def _keep(self) -> str:
         with self._lock:
@@ -292,7 +301,7 @@ class Failures:
                 self._shown[about] = kept or Failure(self._again)
         for about, failure in self._shown.items():
             failure.renew(kinds[about])
-        for failure in sorted(self._shown.values(), key=lambda failure: failure.told):
+        for failure in sorted(self._shown.values(), key=lambda failure: (not failure.open, failure.told)):
             if room and failure.tell():
                 room -= 1
         left = count - sum(len(kinds[about].keys) for about in self._shown)
@@ -324,7 +333,7 @@ class Failure:
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
         self._kind: FailureKind | None = None
         self._story_of: FailureKind | None = None
-        self._story = _html()
+        self._story = _html(BLOCK.format("…"))
         retry = _plain_button("retry", "try these again")
         drop = _plain_button("invalidate", "compute these again, with all that was made from them")
         retry.on_click(lambda _: again("retry", self._keys))
@@ -343,6 +352,11 @@ class Failure:
         """Has it a story by now?"""
         return self._story_of is not None
 
+    @property
+    def open(self) -> bool:
+        """Does somebody read it?"""
+        return self.box.selected_index is not None
+
     def renew(self, kind: FailureKind) -> None:
         """The line: the newest of them, and how many there are."""
         if self._kind == kind:
@@ -359,7 +373,7 @@ class Failure:
         told, kind = self._story_of, self._kind
         if kind is None or told == kind:
             return False
-        if told is not None and self.box.selected_index is not None and told.newest.key in kind.keys:
+        if told is not None and self.open and told.newest.key in kind.keys:
             return False
         self._story_of = kind
         story = BLOCK.format(render.story_html(kind.newest, kind.others, len(kind.keys)))

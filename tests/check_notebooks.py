@@ -31,9 +31,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def bring(notebook: Path, folder: Path) -> None:
-    """A notebook, and the modules that lie beside it."""
+    """A notebook, what it reads, and the modules that lie beside it."""
     for path in (notebook, *notebook.parent.glob("*.py")):
         shutil.copy(path, folder)
+    shutil.copytree(notebook.parent / "data", folder / "data")
 
 
 @pytest.mark.timeout(300)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nbformat")
+import nbformat
 from browser import KERNEL, NOTEBOOK, Lab, Tab, browser, missing
 
 from jug_notebook.store import Store, open_store
@@ -181,7 +182,8 @@ def test_the_saved_notebook_shows_the_last_state_as_text_and_html(tab: Tab) -> N
     still, view = tab.save().cells[EXECUTE].outputs
     assert "ready 2" in still.data["text/plain"]
     assert "ready <b>2</b>" in still.data["text/html"]
-    assert list(view.data) == ["application/vnd.jupyter.widget-view+json"]
+    assert set(view.data) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert not view.data["text/plain"]
 
 
 def test_a_tab_opened_again_is_live(tab: Tab, shot: Callable[[str], None]) -> None:
@@ -223,10 +225,51 @@ def test_a_notebook_whose_kernel_has_ended_shows_the_saved_picture(tab: Tab, sho
     tab.open()
     saved = tab.page.locator("[class*=jug-still]").last
     saved.wait_for(state="visible")
-    tab.page.get_by_text("model not found").last.wait_for()
+    missing = tab.page.get_by_text("model not found").last
+    missing.wait_for(state="attached")
+    assert not missing.is_visible()
     said = " ".join(saved.inner_text().split())
-    assert "Saved picture, not live" in said
+    assert said.startswith("Saved picture, not live.")
     assert "all done" in said
     assert "held" in said
     shot("kernel-ended-and-opened-again")
     tab.run(0)
+
+
+def test_another_notebook_on_the_same_store_sees_the_same_work(tab: Tab) -> None:
+    tab.lab.write("other.ipynb", ["%load_ext jug_notebook", "%jug_status --all", "import jug_notebook as jn"])
+    other = Tab(tab.lab, tab.page.context.new_page(), "other.ipynb")
+    try:
+        other.open()
+        other.run(0)
+        other.run(1)
+        shows(other, "whole store", "finished 5", "all done", "● live")
+        tab.run(STATUS)
+        shows(tab, "this notebook", "finished 5", "● live")
+        for gate in ("first", "second", "third"):
+            (tab.lab.work / gate).unlink()
+        press(other, "invalidate …")
+        other.page.locator(".jug-panel").get_by_role("combobox").select_option("held")
+        press(other, "drop these results")
+        shows(other, "dropped 3 results of held", "running 1", "ready 2")
+        shows(tab, "running 1", "ready 2", "finished 2")
+        for gate in ("first", "second", "third"):
+            touch(tab, gate)
+        shows(tab, "finished 5", "all done")
+    finally:
+        other.page.close()
+
+
+def test_a_notebook_that_is_not_trusted_shows_the_saved_picture_and_runs_nothing(tab: Tab) -> None:
+    saved = tab.save()
+    saved.cells[0].source = "# changed by somebody, so its outputs are not signed"
+    nbformat.write(saved, tab.lab.work / "strange.ipynb")
+    strange = Tab(tab.lab, tab.page.context.new_page(), "strange.ipynb")
+    try:
+        strange.open()
+        strange.page.locator("[class*=jug-still]").last.wait_for(state="visible")
+        assert strange.page.locator(".jug-panel").count() == 0
+        assert strange.page.evaluate("window.bad") is None
+        assert not strange.page.evaluate(f"{NOTEBOOK}.content.model.cells.get({STATUS}).trusted")
+    finally:
+        strange.page.close()

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from jug_notebook import code as coding
+from jug_notebook import hints
 from jug_notebook.code import Opaque, bundle, cell_function, cell_names, class_digest, examine, source_of, travels
 from jug_notebook.digest import digest
 from jug_notebook.errors import BadTask, Unhashable
@@ -215,6 +216,166 @@ def test_partials_methods_and_wrappers_count_with_all_they_hold() -> None:
     digests = [examine(thing).digest for thing in things]
     assert len(set(digests)) == len(digests)
     assert examine(model(1).run).digest == examine(model(1).run).digest
+
+
+SECRETS = {
+    "a method for one type": """
+        import functools
+        class A:
+            @functools.singledispatchmethod
+            def g(self, x): return 0
+            @g.register
+            def _(self, x: int): return 1
+            @g.register
+            def _(self, x: str): return 2
+        def f(): return A().g(1)
+    """,
+    "what positions mean in a pattern": """
+        class P:
+            x, y = 1, 2
+            __match_args__ = ("x", "y")
+        def f():
+            match P():
+                case P(a, b): return a
+    """,
+    "the boundary of a flag": """
+        import enum
+        class P(enum.Flag, boundary=enum.KEEP):
+            A = 1
+        def f(): return P(8)
+    """,
+    "a method made by exec": """
+        made = {}
+        exec("def area(self): return 1", made)
+        class P: area = made["area"]
+        def f(): return P().area()
+    """,
+    "an __init__ made by exec": """
+        made = {}
+        exec("def __init__(self): self.area = 1", made)
+        class P: __init__ = made["__init__"]
+        def f(): return P().area
+    """,
+    "what a member of an enum got later": """
+        import enum
+        class E(enum.Enum): A = 0
+        E.A.weight = 1
+        def f(): return E.A.weight
+    """,
+    "a docstring that a decorator reads": """
+        def template(g):
+            def call(**names): return g.__doc__.format(**names)
+            return call
+        @template
+        def f(): "hello 1"
+    """,
+    "a docstring of a helper": """
+        def g(): "hello 1"
+        def f(): return g.__doc__
+    """,
+    "a docstring of a function in a table": """
+        def g(): "hello 1"
+        TABLE = [g]
+        def f(): return [each.__doc__ for each in TABLE]
+    """,
+    "a docstring of a class": """
+        class C: "hello 1"
+        def f(): return C.__doc__
+    """,
+    "an annotation of a helper": """
+        import typing
+        def g(x: "x 1"): return x
+        def f(): return typing.get_type_hints(g)
+    """,
+    "the name of a helper": """
+        def g_1(): return 0
+        TABLE = [g_1]
+        def f(): return {g.__name__: g() for g in TABLE}
+    """,
+    "the order of attributes": """
+        class C: a_1 = a_3 = a_2 = 0
+        def f(): return list(vars(C))
+    """,
+    "a global behind a name that a class body sets and takes back": """
+        A = 1
+        def f():
+            class B:
+                A = 5
+                del A
+                b = A
+            return B.b
+    """,
+    "a global behind a name that a class body may set": """
+        A = 1
+        def f(often=()):
+            class B:
+                for A in often: pass
+                b = A
+            return B.b
+    """,
+    "a class derived from property": """
+        class prop(property): pass
+        class P:
+            @prop
+            def area(self): return 1
+        def f(): return P().area
+    """,
+    "what an object of a class derived from partial holds": """
+        import functools
+        class Part(functools.partial): pass
+        part = Part(int)
+        part.note = 1
+        def f(): return part.note
+    """,
+    "what a partial holds beside": """
+        import functools
+        part = functools.partial(int)
+        part.note = 1
+        def f(): return part.note
+    """,
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_what_is_hard_to_see_counts(secret: str) -> None:
+    source = SECRETS[secret]
+    assert name_of(source) == name_of(source)
+    assert name_of(source) != name_of(source.replace("KEEP", "EJECT").replace("1", "4"))
+
+
+def test_a_name_that_a_class_body_may_set_need_not_be_known() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = examine(cell("def f():\n    class B:\n        for i in []: pass\n        b = i")["f"])
+    assert "undefined name i" not in found.parts
+
+
+def test_examining_again_sees_what_a_class_has_lost_and_got() -> None:
+    space = cell("""
+        import enum
+        class A: old = 1
+        class B: pass
+        class C(A): pass
+        class E(enum.Enum): X = 1
+        def f(): return hasattr(A, "old"), C.__mro__, E.X, g.__name__
+        def g(): "hello"
+    """)
+    found = [examine(space["f"]).digest]
+
+    def change(act: Callable[[], Any]) -> None:
+        act()
+        found.append(examine(space["f"]).digest)
+
+    def swap() -> None:
+        del space["A"].old
+        space["A"].new = 2
+
+    change(swap)
+    change(lambda: setattr(space["C"], "__bases__", (space["B"],)))
+    change(lambda: setattr(space["E"].X, "weight", 1))
+    change(lambda: setattr(space["E"].X, "weight", 2))
+    change(lambda: setattr(space["g"], "__name__", "h"))
+    assert len(set(found)) == 6
 
 
 def test_the_shell_is_never_followed() -> None:
@@ -475,6 +636,72 @@ def test_an_edited_module_that_was_not_reloaded_is_refused(project: Callable[[st
     (tmp_path / "jnmod.py").write_text(MODULE.replace("inner(x) +", "inner(x) -"))
     with pytest.raises(BadTask, match="Reload it"):
         examine(space["f"], project=tmp_path)
+
+
+SET_FROM_OUTSIDE = """
+TABLE = {"a": {"b": 1}}
+GROWN = {}
+GROWN["a"] = 1
+ALIASED = [1]
+OTHER = ALIASED
+OTHER.append(2)
+def norm(x): return x
+class Model:
+    layers = 2
+    sizes = [1, 2]
+    def run(self, x): return x * self.layers
+def use(x): return norm(x), TABLE["a"]["b"], GROWN, ALIASED, Model().run(x), MADE
+MADE = sum([1, 2])
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param("jnmod.TABLE['a']['b'] = 2", id="in a dict"),
+        pytest.param("jnmod.TABLE = 3", id="a name"),
+        pytest.param("jnmod.norm = lambda x: -x", id="a function"),
+        pytest.param("jnmod.Model.layers = 3", id="an attribute of a class"),
+        pytest.param("jnmod.Model.sizes.append(3)", id="in an attribute of a class"),
+        pytest.param("def run(self, x): return x\njnmod.Model.run = run", id="a method"),
+        pytest.param("class Mine: run = abs\njnmod.Model = Mine", id="a class"),
+    ],
+)
+@pytest.mark.parametrize("user", ["jnmod.use(1)", "(jnmod.norm, jnmod.TABLE['a'], jnmod.Model.layers)"])
+def test_what_was_set_in_a_module_from_outside_is_refused_since_workers_have_its_text(
+    project: Callable[[str, str], None], tmp_path: Path, act: str, user: str
+) -> None:
+    project("jnmod.py", SET_FROM_OUTSIDE)
+    space = cell(f"import jnmod\ndef f(): return {user}")
+    assert examine(space["f"], project=tmp_path).digest
+    cell(act, space)
+    with pytest.raises(BadTask, match=r"jnmod\.\w+.*(the text of jnmod says|of the notebook)"):
+        examine(space["f"], project=tmp_path)
+
+
+def test_what_a_module_computed_and_was_changed_since_is_told(
+    project: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    project("jnmod.py", SET_FROM_OUTSIDE)
+    space = cell("import jnmod\ndef f(): return jnmod.use(1)\ndef g(): return jnmod.MADE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        examine(space["f"], project=tmp_path)
+        examine(space["f"], project=tmp_path)
+    cell("jnmod.MADE = 4", space)
+    for name in "fg":
+        with pytest.warns(Opaque, match=r"jnmod\.MADE was changed here since it was first used"):
+            examine(space[name], project=tmp_path)
+        hints._told.clear()
+
+
+def test_what_a_module_answers_when_it_is_asked_counts(project: Callable[[str, str], None], tmp_path: Path) -> None:
+    module = "def __getattr__(name):\n    if name == 'beta': return 7\n    raise AttributeError(name)\n"
+    found = set()
+    for text in (module, module.replace("7", "8")):
+        project("jnmod.py", text)
+        found.add(examine(cell("import jnmod\ndef f(): return jnmod.beta")["f"], project=tmp_path).digest)
+    assert len(found) == 2
 
 
 def test_a_bundle_takes_along_what_its_modules_import(project: Callable[[str, str], None], tmp_path: Path) -> None:

@@ -481,8 +481,26 @@ def test_what_is_no_notebook_is_refused(shell: Shell) -> None:
     assert ran.returncode == 2
     assert "no.ipynb is no notebook" in ran.stderr
     assert "%jug_execute" in shell.run("execute", "no.ipynb", "-n", "2").stderr
+    (shell.folder / "text.txt").write_text("1")
+    assert "neither a notebook" in shell.run("execute", "text.txt").stderr
+
+
+def test_a_script_that_makes_no_tasks_says_so_and_one_with_a_store_of_its_own_is_refused(shell: Shell) -> None:
     (shell.folder / "script.py").write_text("1")
-    assert "neither a notebook" in shell.run("execute", "script.py").stderr
+    ran = shell.run("execute", "script.py")
+    assert (ran.returncode, "makes no tasks" in ran.stderr) == (0, True)
+    (shell.folder / "script.py").write_text(SCRIPT)
+    ran = shell.run("execute", "script.py", "jugdata")
+    assert ran.returncode == 2
+    assert "connects to" in ran.stderr
+
+
+def test_a_script_that_makes_tasks_by_our_own_names_is_executed(shell: Shell) -> None:
+    (shell.folder / "script.py").write_text(SCRIPT.partition("jn.connect")[0] + "add(double(1), double(20))\n")
+    assert shell.run("status", "--short", "script.py").stdout.startswith("3 tasks waiting")
+    ran = shell.run("execute", "script.py")
+    assert ran.returncode == 0, ran.stderr
+    assert shell.run("check", "script.py").returncode == 0
 
 
 def test_ctrl_c_interrupts_the_cell_and_ends_the_kernel_in_order(shell: Shell) -> None:

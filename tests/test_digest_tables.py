@@ -235,6 +235,9 @@ def test_sparse_matrices_are_named_by_what_they_store() -> None:
     assert digest(mixed) == digest(sparse.csr_array(np.array([[2.0, 0, 3.0]])))
     assert digest(sparse.csr_array(dense)) != digest(sparse.csr_matrix(dense))
     assert digest(sparse.csr_array(dense)) != digest(sparse.csc_array(dense))
+    labelled = sparse.csr_array(dense)
+    labelled.label = "x"
+    assert digest(labelled) != digest(sparse.csr_array(dense))
 
 
 def test_an_estimator_is_named_by_its_parameters_and_what_it_learnt() -> None:

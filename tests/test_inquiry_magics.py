@@ -72,9 +72,15 @@ def test_the_graph_is_a_list_where_text_is_wanted_and_a_picture_else(kernel: Ker
 
 
 def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
-    assert kernel.run("list(rows)").result == "list <6 tasks · 6 of load: 6 ready>"
-    assert kernel.run("{n: load(n) for n in range(5)}").result == "dict 0, 1, 2, … <5 tasks · 5 of load: 5 ready>"
-    assert kernel.run("tuple(rows) * 100").result == "tuple <600 tasks · 600 of load: 600 ready>"
+    lines = ["▒" * 24 + "  6 tasks: 6 ready", "     state  task       value"]
+    lines += [f"[{n}]  ready  load(n={n})" for n in range(6)]
+    for told in ("rows", "list(rows)"):
+        assert kernel.run(told).result.splitlines() == lines
+    labelled = kernel.run("{'n' * n: load(n) for n in range(5)}").result.splitlines()
+    assert labelled[0].endswith("  5 tasks: 5 ready")
+    assert labelled[4] == "'nn'    ready  load(n=2)"
+    many = kernel.run("tuple(rows) * 100").result.splitlines()
+    assert (many[0][26:], many[-2][:5], many[-1]) == ("600 tasks: 600 ready", "[7]  ", "and 592 more")
     assert kernel.run("[1, 2, 3, 4, 5, 6]").result == "[1, 2, 3, 4, 5, 6]"
     assert kernel.run("[*rows[:5], 7]").result.startswith("[<Task load")
     assert kernel.run("{'a': bad}").result.startswith("{'a': <Task divide")
@@ -152,7 +158,7 @@ def test_functions_hosts_and_failed_keys_complete(kernel: Kernel) -> None:
 
 def test_unloading_takes_the_tables_back(kernel: Kernel) -> None:
     kernel.run("%reload_ext jug_notebook")
-    assert kernel.run("list(rows)").result.startswith("list <6 tasks")
+    assert "6 tasks: 6 finished" in kernel.run("list(rows)").result
     kernel.run("%unload_ext jug_notebook")
     assert kernel.run("list(rows)").result.startswith("[<Task load")
     assert kernel.run("%jug_graph").error == "UsageError"

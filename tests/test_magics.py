@@ -446,3 +446,30 @@ def test_workers_that_are_threads_of_the_kernel_keep_what_tasks_display(tmp_path
         assert kernel.run("again.outputs()[1][1]['text/html']").result == "'<i>2</i>'"
     finally:
         kernel.close()
+
+
+def test_a_crew_shows_as_the_picture_of_its_store(tmp_path: Path) -> None:
+    settings = str(tmp_path / "settings")
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=settings, JPY_SESSION_NAME=str(tmp_path / "n.ipynb"))
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn\n%config JugMagics.display = 'html'")
+        kernel.run(HELD)
+        shown = kernel.run("task = held('gate')\ncrew = jn.execute(1)\ncrew", "crew")
+        [picture] = shown.displays
+        assert (shown.result, shown.out) == ("", "")
+        assert "this notebook" in picture["data"]["text/plain"]
+        assert "ready <b>1</b>" in picture["data"]["text/html"] or "running <b>1</b>" in picture["data"]["text/html"]
+        (tmp_path / "gate").touch()
+        while "all done" not in kernel.update()["data"]["text/plain"]:
+            pass
+        [still, view] = kernel.run("%config JugMagics.display = 'widget'\ncrew", "widget").displays
+        assert "all done" in still["data"]["text/plain"]
+        assert "application/vnd.jupyter.widget-view+json" in view["data"]
+        text = kernel.run("%config JugMagics.display = 'text'\ncrew", "text")
+        assert text.out.startswith("<Crew of 1 worker")
+        kernel.run("%unload_ext jug_notebook")
+        assert kernel.run("crew").result.startswith("<Crew of ")
+        assert kernel.run("'all done' in crew._repr_html_()").result == "True"
+        kernel.run("crew.stop(now=True)")
+    finally:
+        kernel.close()

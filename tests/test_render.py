@@ -180,6 +180,7 @@ def test_what_nobody_can_know_yet_is_not_guessed() -> None:
     untimed = function("new", None, waiting=5)
     assert "time left not known yet" in render.short(snapshot(untimed, workers=(worker(),)))
     assert "more than 40 s left" in render.short(snapshot(untimed, function(ready=20), workers=(worker(),)))
+    assert "time left not known yet" in render.short(snapshot(untimed, function(ready=2), workers=(worker(),)))
 
 
 def test_with_work_and_no_worker_it_says_how_to_start_some() -> None:

@@ -15,7 +15,7 @@ from crews import working
 
 import jug_notebook as jn
 from jug_notebook.clock import FakeClock
-from jug_notebook.model import Origin, State
+from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import keyring
 
 
@@ -405,6 +405,73 @@ def test_a_failure_tells_what_where_and_why(session):
     assert needy.state is State.BLOCKED
     [failure] = session.status().failures
     assert (failure.name, failure.shown) == ("f", "x=3")
+
+
+def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(session, monkeypatch):
+    f = define("def f(n, why='bad'):\n    raise ValueError(f'{why} row {n}')")
+    tasks = f.map(range(150))
+    with working(session):
+        tasks.wait()
+    read = []
+    fill = session._opener.filled
+    monkeypatch.setattr(session._opener, "filled", lambda views: read.extend(views) or fill(views))
+    seen = []
+    while not seen or seen[-1] < 150:
+        [kind] = session.glance().kinds
+        seen.append(len(kind.keys))
+    assert seen == [60, 120, 150]
+    assert session.glance().kinds == session.status().kinds == (kind,)
+    assert (len(read), len(session.status().failures)) == (150, 20)
+    assert kind.about == "ValueError: bad row #"
+    assert set(kind.keys) == {task.key for task in tasks}
+    assert kind.newest.key == kind.keys[0]
+    assert [like.key for like in kind.others] == list(kind.keys[1:13])
+    assert "and 149 more like it" in repr(session.status())
+
+
+def test_kinds_of_failures_that_were_told_keep_their_place(session):
+    f = define("def f(word):\n    raise ValueError(word)")
+    words = [f"{a}{b}" for a in "abcdef" for b in "uvwxyz"]
+    with working(session):
+        f.map(words[:3]).wait()
+        first = [kind.about for kind in session.glance().kinds]
+        f.map(words[3:]).wait()
+        kinds = session.glance().kinds
+        assert [kind.about for kind in kinds[:3]] == first
+        assert len(kinds) == 10
+        again = f(words[0] + "!")
+        again.exception()
+        assert session.glance().kinds == kinds
+
+
+def test_a_target_may_be_keys_and_functions_of_any_notebook(session, tmp_path):
+    f = define("def f(n):\n    if n: raise ValueError(n)")
+    tasks = f.map(range(40))
+    with working(session):
+        tasks.wait()
+    failed = frozenset(kind_key for kind in session.glance().kinds for kind_key in kind.keys)
+    assert session.retry(Target(keys=failed)) == 39
+    assert session.retry(Target(keys=failed)) == 0
+    other = jn.Session(session.url, notebook=tmp_path / "other.ipynb")
+    name = Target(names=frozenset([f.name]))
+    assert other.invalidate(name) == 0
+    assert other.invalidate(name, all=True) == 1
+    other.close()
+
+
+def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
+    f = define("import os\ndef f(path):\n    raise (KeyError if os.path.exists(path) else ValueError)('it')")
+    task, gate = f(tmp_path / "gate"), tmp_path / "gate"
+    with working(session):
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "ValueError: it"
+        gate.touch()
+        assert task.retry() == 1
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "KeyError: '…'"
+    assert [run.fate for run in session.history()] == ["", "tried again"]
 
 
 def test_a_lost_value_is_computed_again(session):

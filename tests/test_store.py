@@ -612,6 +612,16 @@ def test_a_log_that_was_deleted_before_it_was_durable_is_written_again(folder: P
     assert later.states([key("a")]) == [State.FINISHED]
 
 
+def test_a_folder_that_was_removed_is_told_by_name(folder: Path) -> None:
+    store = open_store(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    for look in (store.processes, store.snapshot):
+        with pytest.raises(StoreError, match="is gone: its folder was removed or moved"):
+            look()
+    folder.with_name("elsewhere").rename(folder)
+    assert store.snapshot().total == 0
+
+
 def test_a_damaged_blob_is_a_lost_value(folder: Path) -> None:
     store = open_store(folder)
     address = store.put_blob([b"x" * 100])

@@ -164,6 +164,23 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert site.alive() == site.alive("supervisor") == []
 
 
+def test_a_crowded_store_is_put_into_less_space_while_workers_work(site: Site) -> None:
+    done = site.tasks.submit("def f(x): return x", 1)
+    logs = Path(site.store.url.removeprefix("file:")) / "log"
+    [log] = [path for path in logs.iterdir() if path.stat().st_size]
+    for number in range(101):  # of writers of former lives, whose machine is gone for long
+        old = logs / f"00000000.elsewhere-{number}-abcdef.log"
+        old.write_bytes(b"")
+        os.utime(old, (1, 1))
+    assert site.store.crowded()
+    site.supervise(1)
+    assert site.tasks.value(done) == 1
+    wait_until(site.store, lambda: any((logs.parent / "sealed").iterdir()), "it was never compacted")
+    assert log.exists(), "its writer lives"
+    assert site.tasks.value(site.tasks.submit("def f(x): return x + 1", 1)) == 2
+    assert not site.store.crowded()
+
+
 def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
     session = process.me("session")
     site.store.renew([session])
@@ -410,6 +427,22 @@ def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) 
     (one, *rest), (two, *other) = (folder_site.tasks.value(key) for key in keys)
     assert one != two
     assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
+
+
+def test_what_a_task_leaves_behind_does_not_fail_the_next(site: Site) -> None:
+    rude = site.tasks.submit(
+        "import signal, sys\ndef ring(*_): raise TimeoutError\ndef f():\n"
+        "    signal.signal(signal.SIGALRM, ring)\n    signal.setitimer(signal.ITIMER_REAL, 60)\n"
+        "    with sys.stdout as out: print('all of it', file=out)"
+    )
+    polite = site.tasks.submit(
+        "import signal\ndef f():\n    print('still heard')\n    return signal.getitimer(signal.ITIMER_REAL)"
+    )
+    site.supervise(1)
+    assert site.tasks.value(rude) is None
+    assert site.tasks.value(polite) == (0.0, 0.0)
+    assert site.tasks.outcome(rude).run.worker == site.tasks.outcome(polite).run.worker
+    assert site.tasks.outcome(polite).run.output == (("stdout", "still heard\n"),)
 
 
 def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:

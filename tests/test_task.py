@@ -262,6 +262,33 @@ def test_identity_and_arguments_named_otherwise(session):
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_generator_changes_on_its_way_is_seen_in_each_call(session):
+    heavy = list(range(20_000))
+
+    def grown(times: int) -> Iterator[list[int]]:
+        for _ in range(times):
+            heavy.append(1)
+            yield heavy
+
+    with working(session):
+        assert total.map(grown(2)).result() == [199_990_001, 199_990_002]
+        assert total.starmap([grown(1), grown(1)]).result() == [199_990_003, 199_990_004]
+    with pytest.raises(jn.JugError, match="changed in place before its chunk was complete"):
+        total.map(grown(2), chunksize=2)
+    copies = (list(each) for each in grown(2))
+    with working(session):
+        assert total.map(copies, chunksize=2).result() == [199_990_007, 199_990_008]
+
+    class Setting:
+        level = 0
+
+    def settings() -> Iterator[Setting]:
+        for Setting.level in range(3):
+            yield Setting()
+
+    assert len({task.key for task in double.map(settings())}) == 3
+
+
 def test_map_starmap_and_grid_make_the_calls_one_would_write(session):
     assert [t.key for t in double.map(range(3))] == [double(i).key for i in range(3)]
     assert [t.key for t in double.map(range(3), range(3))] == [double(i, i).key for i in range(3)]

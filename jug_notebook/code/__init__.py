@@ -75,10 +75,10 @@ def _holds(pins: list[tuple[Any, str, Any]]) -> bool:
         elif type(holder) is dict:
             if holder.get(name, ABSENT) is not thing:
                 return False
-        elif isinstance(holder, type):
-            if holder.__dict__.get(name, thing) is not thing:
+        elif isinstance(holder, type) and name != "__bases__":
+            if holder.__dict__.get(name, ABSENT) is not thing:
                 return False
-        elif getattr(holder, name, thing) is not thing:
+        elif getattr(holder, name, ABSENT) is not thing:
             return False
     return True
 
@@ -158,13 +158,14 @@ def _of_code(value: Any) -> bytes:
     if not walks:
         if isinstance(value, type):
             return bytes.fromhex(class_digest(value))
-        return bytes.fromhex(examine(value, project=_home).digest)
+        found = bytes.fromhex(examine(value, project=_home).digest)
+        return found if type(value) is not FunctionType else hashed(value.__name__, found)
     outer = walks[-1]
     walk = Walk(outer.project, outer.ignored)
     walk.by_value = outer.by_value
     found = walk.run([("value", value)])
-    outer.roots.update(walk.roots)
-    return found
+    outer.met(walk)
+    return found if type(value) is not FunctionType else hashed(value.__name__, found)
 
 
 def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:

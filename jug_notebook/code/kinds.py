@@ -48,7 +48,7 @@ def travels(value: Any) -> bool:
     """True for functions and classes that a worker can't import: they travel by value."""
     name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
     home = getattr(value, "__module__", None)
-    if home is None or home == "__main__":
+    if home is None or home in modules.scripts:
         return True
     module = sys.modules.get(home)
     if module is None:
@@ -64,7 +64,9 @@ def travels(value: Any) -> bool:
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The global names that a code object, with all that is nested in it, reads or writes."""
     reads = syntax.reads(code)
-    return reads.names if not reads.writes else tuple(sorted({*reads.names, *reads.writes}))
+    if not reads.writes and not reads.maybe:
+        return reads.names
+    return tuple(sorted({*reads.names, *reads.maybe, *reads.writes}))
 
 
 def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
@@ -103,7 +105,7 @@ def annotation(note: Any) -> str:
     return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
 
 
-def generated(method: Any) -> bool:
+def generated(cls: type, method: Any) -> bool:
     """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
     if isinstance(method, staticmethod | classmethod):
         method = method.__func__
@@ -114,10 +116,19 @@ def generated(method: Any) -> bool:
     inner = method.__dict__.get("__wrapped__", method)  # __repr__ comes with a guard against recursion
     if type(inner) is not FunctionType:
         return False
-    return inner.__code__.co_filename.startswith("<string>") or inner.__code__.co_filename in _MAKERS
+    if inner.__code__.co_filename == "<string>":  # so is what a user's own exec() makes
+        made = "__dataclass_params__" in cls.__dict__ or (issubclass(cls, tuple) and "_fields" in cls.__dict__)
+        return made and inner.__name__ in _GENERATED
+    return inner.__code__.co_filename in _MAKERS
 
 
 _FIELD = type(collections.namedtuple("_FIELD", "x").x)  # type: ignore[attr-defined]
+_GENERATED = frozenset(
+    {
+        *("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__"),
+        *("__delattr__", "__replace__", "__new__", "__create_fn__"),
+    }
+)
 _MAKERS = frozenset(maker.__code__.co_filename for maker in (dataclasses.field, collections.namedtuple, typing.cast))
 
 
@@ -143,7 +154,7 @@ def is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
         return False
     at: Any = space.get(node.id)
     for step in reversed(steps):
-        at = at.__dict__.get(step) if type(at) is ModuleType else None
+        at = at.__dict__.get(step) if isinstance(at, ModuleType) else None
     return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
 
 
@@ -160,7 +171,7 @@ def by_name(value: Any) -> str | None:
     kind = type(value)
     if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
         owner = value.__self__
-        if owner is None or type(owner) is ModuleType:
+        if owner is None or isinstance(owner, ModuleType):
             return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
         return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
     if kind in DESCRIPTORS:
@@ -197,6 +208,7 @@ def _partial_fields(value: Any) -> list[tuple[str, Any]]:
         ("func", value.func),
         *((f"argument {number}", item) for number, item in enumerate(value.args)),
         *((f"argument {name}", item) for name, item in sorted(value.keywords.items())),
+        *sorted(vars(value).items()),
     ]
 
 
@@ -208,12 +220,26 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
     functools.partial: _partial_fields,
     functools.partialmethod: _partial_fields,
     functools.cached_property: _fields_of("func"),
-    functools.singledispatchmethod: _fields_of("func"),
+    functools.singledispatchmethod: _fields_of("func", "dispatcher"),
     type(functools.lru_cache(by_name)): _fields_of("__wrapped__"),
     property: _fields_of("fget", "fset", "fdel"),
     staticmethod: _fields_of("__func__"),
     classmethod: _fields_of("__func__"),
 }
+
+
+def composite(kind: type) -> type | None:
+    """The kind of composite thing that this is, or is derived from."""
+    return next((base for base in kind.__mro__ if base in COMPOSITE), None)
+
+
+def added(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an instance of a class derived from a composite one holds beside: not what Python notes there itself."""
+    for name, item in sorted(getattr(value, "__dict__", {}).items()):
+        if not name.startswith("__") and name not in ("func", "attrname", "lock", "dispatcher", "cache_parameters"):
+            yield name, item
+
+
 #: annotations that say all there is to say in their text
 LITERATE: frozenset[type] = frozenset(
     {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}

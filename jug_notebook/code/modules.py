@@ -24,6 +24,10 @@ from jug_notebook.errors import BadTask
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
 
+#: Scripts that run under a name of their own instead of ``__main__``: nobody must import them to run their tasks, so
+#: what they define travels by value, and is called by its name alone, as in a notebook.
+scripts: set[str] = {"__main__"}
+
 
 def root_of(name: str) -> str:
     """The top-level name of a dotted one."""
@@ -57,7 +61,7 @@ def of_project(name: str, project: Path | None) -> bool:
     root = root_of(name)
     if _carried is not None and root in _carried.active:
         return True
-    if project is None or root in _NEVER or root in sys.stdlib_module_names:
+    if project is None or root in _NEVER or root in scripts or root in sys.stdlib_module_names:
         return False
     module = sys.modules.get(root)
     known = _belongs.get((root, project))
@@ -106,18 +110,30 @@ def notice(project: Path) -> None:
 _noticed: set[str] = set()
 
 
-def written(name: str, attribute: str) -> tuple[Any, ...]:
-    """The plain value that a loaded module's text gives to a name; nothing where it gives none."""
+def written(name: str, attribute: str, cls: str = "") -> tuple[Any, ...]:
+    """The value that a loaded module's text gives to a name, or to one of a class; nothing where it gives none."""
     text = _text(name)
     if text is None:
         return ()
-    known = _literals.get(name)
+    known = _literals.get((name, cls))
     if known is None or known[0] != text:
         try:
-            known = _literals[name] = (text, literals(text))
+            known = _literals[name, cls] = (text, literals(text, cls))
         except SyntaxError:
             return ()
     return (known[1][attribute],) if attribute in known[1] else ()
+
+
+def changed(name: str, attribute: str, digest: bytes) -> bool:
+    """Is that of a loaded module another value than when it was first used, and the module the same as then?"""
+    if _carried is not None and root_of(name) in _carried.active:
+        return False
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    seen = _used.get((name, attribute))
+    if seen is None or seen[0] is not spec:
+        _used[name, attribute] = (spec, digest)
+        return False
+    return seen[1] != digest
 
 
 def _text(name: str) -> str | None:
@@ -129,7 +145,8 @@ def _text(name: str) -> str | None:
 
 
 _seen: dict[str, tuple[Any, str]] = {}
-_literals: dict[str, tuple[str, dict[str, Any]]] = {}
+_literals: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+_used: dict[tuple[str, str], tuple[Any, bytes]] = {}
 
 
 def bundle(root: str) -> dict[str, bytes]:

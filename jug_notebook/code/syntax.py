@@ -27,10 +27,13 @@ Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 
 #: a function that reads one of these may care for what is otherwise left out
 _READS_DOC = frozenset({"__doc__", "getdoc"})
-_READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature"})
+_READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature", "getfullargspec"})
+_READS_ORDER = frozenset({"vars", "__dict__"})
+_LOOKS = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 _PADDING = frozenset({"EXTENDED_ARG", "CACHE", "PRECALL", "PUSH_NULL", "NOP"})
 
 #: Every module has its own; they tell where code lies, not what it does. And the shell: whoever runs the code has one.
@@ -50,6 +53,8 @@ class Reads(NamedTuple):
     chains: dict[str, tuple[tuple[str, ...], ...]]  #: per name: the attributes taken from it; () is the thing itself
     writes: tuple[str, ...]  #: globals it writes
     imports: tuple[tuple[str, int, tuple[str, ...]], ...]  #: (module, level, names taken from it)
+    maybe: tuple[str, ...] = ()  #: read in class bodies which may have set them, or not: globals where there are any
+    looks: frozenset[str] = frozenset()  #: what it reads of other functions and classes, beside what they do
 
 
 class Form(NamedTuple):
@@ -254,33 +259,88 @@ def edited(code: CodeType) -> bool:
     return _node(code)[1]
 
 
-def literals(text: str) -> dict[str, Any]:
-    """The names that a module sets once, to a plain value that is written out."""
+def literals(text: str, cls: str = "") -> dict[str, Any]:
+    """The names that a module, or a class at its top, sets once, to a plain value or a container that is written out.
+
+    Containers only where nothing in the text may change them.
+    """
     tree = ast.parse(text)
+    body = tree.body
+    if cls:
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == cls]
+        body = classes[0].body if len(classes) == 1 else []
     set_how_often: dict[str, int] = {}
-    for node in ast.walk(tree):
+    scope: Iterable[ast.AST] = (node for top in body for node in ast.walk(top)) if cls else ast.walk(tree)
+    for node in scope:
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             set_how_often[node.id] = set_how_often.get(node.id, 0) + 1
         elif isinstance(node, ast.Global):
             set_how_often.update(dict.fromkeys(node.names, 2))
+    if cls:
+        for node in ast.walk(tree):  # C.limit = 3, self.table.append(3): whoever that is about
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                set_how_often[node.attr] = 2
     found: dict[str, Any] = {}
-    for statement in tree.body:
+    changing: frozenset[str] | None = None
+    for statement in body:
         match statement:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-            ) if set_how_often[name] == 1 and isinstance(value, ast.Constant | ast.UnaryOp):
+            ) if set_how_often[name] == 1 and isinstance(value, (ast.Constant, ast.UnaryOp, *_DISPLAYS)):
+                if isinstance(value, _DISPLAYS):
+                    changing = _changing(tree) if changing is None else changing
+                    if name in changing:
+                        continue
                 try:
                     found[name] = ast.literal_eval(value)
-                except ValueError:  # such as -x
+                except (ValueError, TypeError):  # such as -x
                     continue
     return found
+
+
+_DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.Tuple)
+_ONLY_LOOK = frozenset(
+    {
+        *("get", "items", "keys", "values", "copy", "index", "count", "union", "issubset", "issuperset"),
+        *("len", "sorted", "sum", "min", "max", "list", "dict", "set", "tuple", "frozenset", "enumerate", "zip", "any"),
+        *("all", "range", "print", "isinstance", "repr", "str"),
+    }
+)
+
+
+def _changing(tree: ast.Module) -> frozenset[str]:
+    """Names and attributes whose containers may be changed by something in the text: used otherwise than looked at."""
+    harmless: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=inner, ctx=ast.Load()):
+                harmless.add(inner)
+            case ast.Call(func=ast.Attribute(value=inner, attr=verb)) if verb in _ONLY_LOOK:
+                harmless.add(inner)
+            case ast.Call(func=ast.Name(id=verb), args=args) if verb in _ONLY_LOOK:
+                harmless.update(args)
+            case ast.Compare(left=left, comparators=others):
+                harmless.update((left, *others))
+            case ast.For(iter=inner) | ast.comprehension(iter=inner):
+                harmless.add(inner)
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):  # TABLE["a"]["b"] = 1
+            inside: ast.AST = node
+            while isinstance(inside, ast.Subscript):
+                inside = inside.value
+                harmless.discard(inside)
+    for node in ast.walk(tree):
+        if node not in harmless and isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return frozenset(found)
 
 
 def beside_functions(text: str) -> bytes:
     """The form of what a module does when it is loaded, but for its functions and plain values."""
     tree = ast.parse(text)
-    plain = literals(text)
+    plain = {name for name, value in literals(text).items() if not isinstance(value, dict | list | set | tuple)}
 
     def strip(body: list[ast.stmt]) -> list[ast.stmt]:
         kept: list[ast.stmt] = []
@@ -549,8 +609,12 @@ def _scan(code: CodeType) -> Reads:
     chains: dict[str, dict[tuple[str, ...], None]] = {}
     writes: dict[str, None] = {}
     imports: dict[tuple[str, int, tuple[str, ...]], None] = {}
+    looks: set[str] = set()
+    surely: set[str] = set()
     for one in nested(code):
-        stored: set[str] = set()  # a class body sees its own names first
+        looks.update(one.co_names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
+        stored: set[str] = set()  # a class body sees its own names first, where it has got to set them
+        straight = not one.co_exceptiontable
         chain: list[str] = []
         consts: list[Any] = [None, None]
 
@@ -568,10 +632,17 @@ def _scan(code: CodeType) -> Reads:
                 continue
             close(chain)
             if operation in _LOADS:
-                if argument not in _PLACES and not (operation != "LOAD_GLOBAL" and argument in stored):
+                own = operation != "LOAD_GLOBAL" and argument in stored
+                if argument not in _PLACES and not (own and straight):
                     chain.append(argument)
+                    if not own:
+                        surely.add(argument)
             elif operation == "STORE_NAME":
                 stored.add(argument)
+            elif operation == "DELETE_NAME":
+                stored.discard(argument)
+            elif step.opcode in _JUMPS:
+                straight = False
             elif operation == "STORE_GLOBAL":
                 writes[argument] = None
             elif operation == "IMPORT_NAME":
@@ -581,10 +652,12 @@ def _scan(code: CodeType) -> Reads:
                 consts.append(argument)
         close(chain)
     return Reads(
-        tuple(sorted(chains)),
+        tuple(sorted(surely)),
         {name: tuple(sorted(found)) for name, found in chains.items()},
         tuple(sorted(writes)),
         tuple(imports),
+        tuple(sorted(chains.keys() - surely)),
+        frozenset(what for what, by in _LOOKS.items() if by & looks),
     )
 
 

@@ -27,9 +27,11 @@ from jug_notebook.code.kinds import (
     COMPOSITE,
     LITERATE,
     SCALARS,
+    added,
     annotation,
     attributes,
     by_name,
+    composite,
     defaults,
     dispatches,
     generated,
@@ -62,10 +64,10 @@ _DERIVED = frozenset(
             "__slotnames__",
         ),
         *("__static_attributes__", "__orig_bases__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
-        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__", "__match_args__"),
+        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__"),
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
-        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_", "_boundary_"),
+        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_"),
         *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
         *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
         *("__init_subclass__", "__subclasshook__"),
@@ -125,6 +127,8 @@ class Walk:
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
         self.by_value = True  #: does what is looked at now?
+        self._looks: frozenset[str] = frozenset()  #: what the functions met look at in others, beside what they do
+        self._inside: list[_Unit] = []  #: units of the walks through values that were met
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, labelled values; the digest of all that was found."""
@@ -154,7 +158,32 @@ class Walk:
                     unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
                 )
             whole.append(hashed(own, *(item for edge in unit.edges for item in edge)))
+        if self._looks:
+            whole.append(self._looked_at())
         return hashed(canon.SCHEME, "code", *whole)
+
+    def _looked_at(self) -> bytes:
+        """Some function reads docstrings, annotations or the order of attributes: of which things, who could tell?"""
+        found: list[bytes | str] = []
+        for unit in (*self.units, *self._inside):
+            thing = unit.subject
+            if "docstrings" in self._looks and isinstance(thing, FunctionType | type):
+                self._pin(thing, "__doc__", thing.__doc__)
+                found.append(repr(thing.__doc__))
+            if "annotations" in self._looks and isinstance(thing, FunctionType):
+                self.pins = None
+                found += (item for name, note in thing.__annotations__.items() for item in (name, annotation(note)))
+            if "order" in self._looks and isinstance(thing, type):
+                self.pins = None
+                found += thing.__dict__
+        seen = hashed(*found)
+        self._part(" and ".join(sorted(self._looks)), seen.hex())
+        return seen
+
+    def met(self, inner: Walk) -> None:
+        """A value was met that holds functions or classes of its own."""
+        self.roots.update(inner.roots)
+        self._inside += inner.units + inner._inside
 
     # edges: what one thing says of another that it uses
 
@@ -174,13 +203,13 @@ class Walk:
             return self._function(value, label)
         if isinstance(value, type):
             return self._class(value, label)
-        if kind is ModuleType:
+        if issubclass(kind, ModuleType):
             return self._module(value, label)
         named = by_name(value)
         if named is not None:
             self._part(label, named)
             return hashed("name", named)
-        if kind in COMPOSITE:
+        if composite(kind) is not None:
             return self._unit(value, label)
         if kind in LITERATE:
             return hashed("annotation", repr(value))
@@ -275,7 +304,14 @@ class Walk:
             unit.own.append(type(subject).__qualname__)
             if hasattr(subject, "keywords"):  # a partial's may change in place
                 self.pins = None
-            for name, value in COMPOSITE[type(subject)](subject):
+            kind = type(subject)
+            base = composite(kind)
+            assert base is not None, "nothing else becomes a unit"
+            fields = COMPOSITE[base](subject)
+            if kind is not base:
+                self.pins = None
+                fields += [("class", kind), *added(subject)]
+            for name, value in fields:
                 self._pin(subject, name, value)
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
@@ -288,13 +324,18 @@ class Walk:
         of = "" if root else f" of {_bare(unit.label)}"
         whose = f"{_bare(unit.label)}()"
         self._pin(function, "__code__", code)
+        self._pin(function, "__name__", function.__name__)
         self._pin(function, "__defaults__", function.__defaults__)
         self._pin(function, "__kwdefaults__", function.__kwdefaults__)
         self._pin(function, COUNT, len(function.__dict__))
         for name, value in function.__dict__.items():
             self._pin(function.__dict__, name, value)
+        if not syntax.of_library(code.co_filename):
+            self._looks |= syntax.reads(code).looks
         form = syntax.form(code, functools.partial(is_ours, space))
         unit.own.append("function")
+        if not root:  # what runs is named by its task; others may be asked for their names
+            unit.own.append(function.__name__)
         home = function.__module__ or ""
         as_text = not self.by_value and not syntax.of_library(code.co_filename)
         if as_text and modules.of_project(home, self.project) and syntax.edited(code):
@@ -390,9 +431,12 @@ class Walk:
                 f"{whose} writes the global {name!r}: a worker does that in its own copy, which is lost. "
                 f"Return the value instead.",
             )
-        shown = f"{prefix}." if prefix and prefix != "__main__" else ""
-        for name in reads.names:
+        shown = f"{prefix}." if prefix and prefix not in modules.scripts else ""
+        for name in (*reads.names, *reads.maybe):
             value = space.get(name, ABSENT)
+            if value is ABSENT and name in reads.maybe:
+                self._pin(space, name, value)
+                continue
             if value is ABSENT:
                 self._builtin(unit, name, code, space, whose)
                 continue
@@ -400,13 +444,31 @@ class Walk:
             if name in self.ignored or f"{shown}{name}" in self.ignored:
                 self._overlook(value)
                 continue
-            if type(value) is ModuleType:
+            if isinstance(value, ModuleType):
                 unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
                 continue
             if shown and not self.by_value and modules.of_project(prefix, self.project):
                 _as_written(prefix, name, value)
             path = f"global {name!r} read by {whose}"
-            unit.edges.append((name, self._edge_or_advice(value, _label(value, shown + name), path, name)))
+            edge = self._edge_or_advice(value, _label(value, shown + name), path, name)
+            unit.edges.append((name, edge))
+            if shown and not self.by_value and self._is_ours(prefix):
+                self._watch(prefix, name, value, edge)
+
+    def _is_ours(self, module: str) -> bool:
+        return modules.of_project(module, self.project)
+
+    def _watch(self, module: str, name: str, value: Any, edge: bytes) -> None:
+        """What a module computed, workers compute anew. Say so where it was changed here since it was first used."""
+        if edge[:1] != b"v" or self.blind or not self._is_ours(module) or not modules.changed(module, name, edge):
+            return
+        shown = f"{module}.{name}"
+        _warn_once(
+            ("changed", module, name, edge),
+            f"{shown} was changed here since it was first used, and workers get what the text of {module} makes. Hand "
+            f"it over as an argument, or reload {module}. If it doesn't matter for the result, as a cache doesn't: "
+            f"@jn.task(ignore_globals=[{shown!r}])",
+        )
 
     def _builtin(self, unit: _Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
         self._pin(space, name, ABSENT)
@@ -430,25 +492,31 @@ class Walk:
         found: list[bytes | str] = []
         for chain in chains:
             at: Any = module
+            holder = module
             steps = [name]
             for step in chain:
                 if type(at) is not ModuleType:
                     break
                 holder, at = at, at.__dict__.get(step, ABSENT)
-                if modules.of_project(holder.__name__, self.project):
-                    _current(holder.__name__)
-                    _as_written(holder.__name__, step, at)
                 self._pin(holder.__dict__, step, at)
                 steps.append(step)
+                if self._is_ours(holder.__name__) and ".".join(steps) not in self.ignored:
+                    _current(holder.__name__)
+                    _as_written(holder.__name__, step, at)
             shown = ".".join(steps)
-            if at is ABSENT:
+            if at is ABSENT and "__getattr__" in holder.__dict__ and self._is_ours(holder.__name__):
+                found += (shown, self._whole_module(holder.__name__))
+            elif at is ABSENT:
                 self._part(f"undefined name {shown}", "undefined")
                 found.append(f"undefined name {shown}")
             elif shown in self.ignored:
                 self._overlook(at)
             else:
                 path = f"global {shown!r} read by {whose}"
-                found += (".".join(chain), self._edge_or_advice(at, _label(at, shown), path, shown))
+                edge = self._edge_or_advice(at, _label(at, shown), path, shown)
+                found += (".".join(chain), edge)
+                if chain and at is holder.__dict__.get(chain[-1], ABSENT):
+                    self._watch(holder.__name__, chain[-1], at, edge)
         return hashed("module", *found)
 
     def _decorators(self, unit: _Unit, chains: Iterable[tuple[str, ...]], space: dict[str, Any]) -> None:
@@ -457,7 +525,7 @@ class Walk:
             at = space.get(chain[0], ABSENT)
             self._pin(space, chain[0], at)
             for step in chain[1:]:
-                at = at.__dict__.get(step, ABSENT) if type(at) is ModuleType else ABSENT
+                at = at.__dict__.get(step, ABSENT) if isinstance(at, ModuleType) else ABSENT
             at = plain(at)
             if type(at) is FunctionType or isinstance(at, type):
                 name = ".".join(chain)
@@ -475,6 +543,7 @@ class Walk:
     def _describe_class(self, unit: _Unit, cls: type) -> None:
         unit.own += ("class", cls.__name__)
         self._pin(cls, COUNT, len(cls.__dict__))
+        self._pin(cls, "__bases__", cls.__bases__)
         where = f"class {cls.__qualname__}"
         meta = type(cls)
         unit.edges.append(("metaclass", self.edge(meta, f"class {meta.__qualname__}", where)))
@@ -498,19 +567,28 @@ class Walk:
                 content.pop(name, None)
                 unit.own.append(name)
                 content[f"member {name}"] = member._value_
+                self._pin(member, COUNT, len(member.__dict__))
+                for held, what in member.__dict__.items():
+                    self._pin(member.__dict__, held, what)
+                    if not held.startswith("_"):
+                        content[f"{held} of member {name}"] = what
+        ours = not self.by_value and modules.of_project(cls.__module__, self.project)
         slots = content.get("__slots__", ())
         hidden = {slots} if isinstance(slots, str) else set(slots)
         for name in sorted(content):
             value = content[name]
-            self._pin(cls, name, value)
+            if name in cls.__dict__:
+                self._pin(cls, name, value)
             if name in _DERIVED and not (name in _ALWAYS and type(value) is classmethod):
                 continue
             if name in hidden or name in self.ignored or f"{cls.__name__}.{name}" in self.ignored:
                 continue
             if type(value).__module__ == "dataclasses" and not isinstance(value, type):
                 continue  # MISSING and its like
-            if generated(value):
+            if generated(cls, value):
                 continue
+            if ours and name in cls.__dict__:
+                _as_written(cls.__module__, name, value, cls.__qualname__)
             unit.edges.append((name, self._class_value(cls, name, value)))
 
     def _class_value(self, cls: type, name: str, value: Any) -> bytes:
@@ -534,17 +612,35 @@ def _current(module: str) -> None:
         raise BadTask(_edited(module, modules.source_path(module) or module))
 
 
-def _as_written(module: str, name: str, value: Any) -> None:
-    """The same of a plain value, which may also have been set from outside."""
-    if type(value) not in SCALARS:
+def _as_written(module: str, name: str, value: Any, cls: str = "") -> None:
+    """The same of a value, function or class, which may also have been set from outside."""
+    value = plain(value)
+    shown = f"{module}.{cls}.{name}" if cls else f"{module}.{name}"
+    home = value.__module__ if isinstance(value, FunctionType | type) else None
+    if home == "__main__":
+        raise BadTask(
+            f"{shown} was set to {value.__qualname__} of the notebook, and workers get what the text of {module} "
+            f"makes. Reload it (importlib.reload({module})), and hand over {value.__qualname__} as an argument."
+        )
+    if type(value) not in SCALARS and type(value) not in (dict, list, set, tuple):
         return
-    for text in modules.written(module, name):
-        if type(text) is type(value) and repr(text) == repr(value):
+    for text in modules.written(module, name, cls):
+        if _alike(value, text):
             continue
         raise BadTask(
-            f"{module}.{name} is {value!r} here, but the text of {module} says {text!r}, and that is what workers get. "
-            f"Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an argument."
+            f"{shown} is {brief(value, 60)} here, but the text of {module} says {brief(text, 60)}, and that is what "
+            f"workers get. Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an "
+            f"argument."
         )
+
+
+def _alike(value: Any, text: Any) -> bool:
+    if type(value) in SCALARS or type(text) in SCALARS:
+        return type(text) is type(value) and repr(text) == repr(value)
+    try:
+        return canon.digest(value) == canon.digest(text)
+    except Unhashable:
+        return True  # that will be said in better words
 
 
 def _bare(label: str) -> str:

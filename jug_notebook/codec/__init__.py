@@ -11,6 +11,7 @@ import linecache
 import pickle
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hmac import compare_digest
 from typing import Any
 
 import msgspec
@@ -68,7 +69,7 @@ class Seal:
 
     def _tag(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes | memoryview) -> bytes:
         about = f"{len(kind)}:{kind}{len(key)}:{key}{round}:{len(inputs)}:".encode()
-        tag: bytes = self._keyed.copy().update(b"%d:" % len(about)).update(about).update(inputs).update(data).digest()
+        tag: bytes = self._keyed.copy().update(b"%d:%b%b" % (len(about), about, inputs)).update(data).digest()
         return tag
 
     def seal(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes) -> bytes:
@@ -79,19 +80,13 @@ class Seal:
         """The sealed data, once its tag has been found right."""
         view = memoryview(body)
         data = view[32:]
-        if len(view) < 32 or not _same(bytes(view[:32]), self._tag(kind, key, round, inputs, data)):
+        if not compare_digest(view[:32], self._tag(kind, key, round, inputs, data)):
             raise SignatureError(
                 f"the {kind} of task {key[:12]} in the store wasn't written by someone who has the store's key (or it "
                 f"was damaged), so it isn't opened. If the store comes from elsewhere, import its key: "
                 f"jug-notebook key import"
             )
         return data
-
-
-def _same(one: bytes, other: bytes) -> bool:
-    from hmac import compare_digest
-
-    return compare_digest(one, other)
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:

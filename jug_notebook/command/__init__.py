@@ -35,6 +35,7 @@ class Command(NamedTuple):
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int]
+    mixed: bool = False  #: may options stand between its arguments?
 
 
 #: the file of each command, in the order in which they are listed
@@ -56,6 +57,14 @@ ROOMS = {
     "pack": "keeping",
     "key": "keys",
     "doctor": "hosts",
+    "sleep-until": "jugfiles",
+    "import-jugdata": "jugfiles",
+    "demo": "jugfiles",
+    "test-jug": "jugfiles",
+    "install-skills": "jugfiles",
+    "webstatus": "watching",
+    "shell": "interactive",
+    "completion": "completing",
 }
 
 
@@ -133,7 +142,9 @@ def is_there(url: str) -> bool:
 def existing(url: str) -> str:
     """A store that is there. Looking must not make one: a wrong folder would be an empty store for ever after."""
     if not is_there(url):
-        raise StoreError(f"no store at {url!r}: %jug_store or jug-notebook worker makes one")
+        from jug_notebook.store import masked
+
+        raise StoreError(f"no store at {masked(url)!r}: %jug_store or jug-notebook worker makes one")
     return url
 
 

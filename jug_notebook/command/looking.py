@@ -33,11 +33,16 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--short", action="store_true", help="one line")
     shape.add_argument("--json", action="store_true", help="for programs; the fields are told below")
     shape.add_argument("--html", metavar="F", help="write a page to F ('-': to the output)")
+    shape.add_argument("--watch", action="store_true", help="draw it anew as things change, until Ctrl-C")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "--json: " + (render.plain.__doc__ or "").replace("\n    ", "\n")
 
 
 def _status(arguments: Arguments) -> int:
+    if arguments.watch:
+        from jug_notebook.command.watching import watch
+
+        return watch(url_of(arguments, arguments.url), sys.stdout)
     from jug_notebook import render
 
     picture = picture_of(url_of(arguments, arguments.url), failures=0 if arguments.short else FAILURES)

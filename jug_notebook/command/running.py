@@ -219,15 +219,11 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     from jug_notebook.headless import execute
 
     if arguments.jugdir:
-        os.environ["JUG_STORE"] = _absolute(arguments.jugdir)
+        from jug_notebook.store import absolute
+
+        # a relative folder means ours here, and the notebook's there
+        os.environ["JUG_STORE"] = absolute(arguments.jugdir)
     return 0 if execute(notebook, output, say=say) else 1
-
-
-def _absolute(url: str) -> str:
-    """A relative folder means ours here, and the notebook's there."""
-    from jug_notebook.store import absolute
-
-    return absolute(url)
 
 
 def say(line: str) -> None:

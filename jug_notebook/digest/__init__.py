@@ -47,6 +47,7 @@ from jug_notebook.digest.canonical import (
     short,
     step,
 )
+from jug_notebook.errors import Unhashable
 from jug_notebook.model import Key
 
 __all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "register", "remembering"]
@@ -81,7 +82,17 @@ def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> byt
         Encoder(out, hashed=hashed).add(value)
     except Refused as refused:
         raise refused.unhashable(path) from None
+    except RecursionError:
+        raise _tangled(path) from None
     return fingerprint(out)
+
+
+def _tangled(path: str) -> Unhashable:
+    """Objects, their classes and the functions of these may lead from one to the other too often for any stack."""
+    return Unhashable(
+        f"{path} holds objects within objects, too deep to be named for certain. Pass its parts, give its class a "
+        "method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."
+    )
 
 
 @functools.lru_cache(4096)
@@ -114,6 +125,8 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
             ENTRIES[type(value)](encoder, value, "")
         except Refused as refused:
             raise refused.unhashable(f"argument {label!r}") from None
+        except RecursionError:
+            raise _tangled(f"argument {label!r}") from None
     form = blake3(out).digest(SIZE) if len(out) <= THREADS else fingerprint(out)
     key = form.hex()
     if encoder is None or not encoder.met:

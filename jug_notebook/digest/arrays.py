@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from jug_notebook.digest.canonical import Encoder, register
+from jug_notebook.digest.canonical import Encoder, held, register
 
 CHUNK = 1 << 24  #: an array that isn't contiguous is copied for hashing in pieces of so many bytes
 
@@ -397,6 +397,10 @@ def _arrow_scalar(encoder: Encoder, value: Any, path: str) -> None:
 # -- scipy -------------------------------------------------------------------------------------------------------------
 
 
+#: what sparse arrays hold themselves; anything else was put there by somebody
+_OF_SPARSE = frozenset({"data", "indices", "indptr", "row", "col", "coords", "offsets", "rows", "maxprint", "format"})
+
+
 @register("scipy._spbase", attributes=False)
 @register("scipy.spmatrix", attributes=False)
 def _sparse(encoder: Encoder, value: Any, path: str) -> None:
@@ -405,7 +409,8 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
     def body(encoder: Encoder, value: Any, path: str) -> None:
         import numpy as np
 
-        kind = value.format
+        kind, shape = value.format, value.shape
+        added = {name: what for name, what in held(value).items() if name[0] != "_" and name not in _OF_SPARSE}
         parts: tuple[Any, ...]
         if kind in ("csr", "csc", "bsr"):
             if not value.has_canonical_format:
@@ -421,7 +426,8 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
             places = getattr(value, "coords", None) or (value.row, value.col)
             order = np.lexsort(places[::-1])
             parts = (*(place[order].astype(np.int64) for place in places), value.data[order])
-        encoder.tagged("sparse", (kind, tuple(int(side) for side in value.shape), *parts), path)
+        parts = (kind, tuple(int(side) for side in shape), *parts)
+        encoder.tagged("sparse and more" if added else "sparse", (*parts, added) if added else parts, path)
 
     encoder.nested(value, path, body)
 

@@ -140,10 +140,10 @@ def _find(kind: type) -> Entry:
 
     if issubclass(kind, type):
         return _builtin[type]
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash
     if hasattr(kind, "__jug_reference__"):
         return _reference
+    if hasattr(kind, "__jug_hash__"):
+        return own_hash
     entry = _entry_of(kind)
     return functools.partial(_dependent, entry) if hasattr(kind, "__jug_dependencies__") else entry
 
@@ -217,8 +217,9 @@ class Encoder:
     """Writes the canonical form of values to ``out``. Entries call `add` for the parts, `tag` and `text` beside."""
 
     __slots__ = (
-        "_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits", "hashed", "memory", "met", "out", "slots",
-    )  # fmt: skip
+        *("_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits"),
+        *("classes", "hashed", "memory", "met", "out", "slots"),
+    )
 
     def __init__(
         self,
@@ -233,6 +234,7 @@ class Encoder:
         self.slots = slots  #: number of each need: write that instead of its key
         self.memory = memory or _memory.get() or Memory()
         self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
+        self.classes = dict(self.memory.classes) if self.memory.complete else self.memory.classes
         self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
         # so many levels go on one thread's stack: a level takes a few calls, and the caller has a stack already
         self._leap = max(20, sys.getrecursionlimit() // 10)
@@ -361,7 +363,7 @@ class Encoder:
 
     def class_part(self, kind: type, path: str = "") -> None:
         """Write what a class is to its instances: as the entry of `type` says, else by name."""
-        piece = self.memory.classes.get(kind)
+        piece = self.classes.get(kind)
         if piece is None:
             piece = self._class_piece(kind, path)
         self.out += piece
@@ -383,7 +385,7 @@ class Encoder:
         piece = bytes(self.out[start:])
         del self.out[start:]
         if not open_classes and len(self.met) == met:
-            self.memory.classes[kind] = piece
+            self.classes[kind] = piece
         return piece
 
 

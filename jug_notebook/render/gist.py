@@ -132,9 +132,13 @@ def cut_workers(
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
 
 
+def _open(function: FunctionView) -> int:
+    return sum(function.counts.get(state, 0) for state in OPEN)
+
+
 def time_left(function: FunctionView, alive: int) -> float | None:
     """Seconds until this function has run, if all workers did it."""
-    open_ = sum(function.counts.get(state, 0) for state in OPEN)
+    open_ = _open(function)
     return None if not open_ or not alive or function.mean is None else open_ * function.mean / alive
 
 
@@ -186,7 +190,10 @@ def outlook(snapshot: Snapshot) -> str:
     if snapshot.eta is not None:
         return f"about {duration(snapshot.eta)} left"
     known = sum(time_left(function, living(snapshot)) or 0.0 for function in snapshot.functions)
-    return f"more than {duration(known)} left" if known else "time left not known yet"
+    untimed = sum(_open(function) for function in snapshot.functions if function.mean is None)
+    if not known or untimed > sum(map(_open, snapshot.functions)) / 2:
+        return "time left not known yet"
+    return f"more than {duration(known)} left"
 
 
 def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:

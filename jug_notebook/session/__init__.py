@@ -77,9 +77,16 @@ class Session(Closer):
         headless: bool = False,
         shared: str | None = None,
         clock: Clock = CLOCK,
+        folder: Path | None = None,
+        runner: str = "",
+        looking: bool = False,
     ) -> None:
+        """``folder``: where tasks run, if not beside the notebook; ``runner`` calls those that name none; ``looking``:
+        tasks that are made are named and not handed in, and nobody hears of the session.
+        """
         self.notebook = _notebook(notebook)
-        self.folder = _folder(self.notebook)
+        self.folder = folder or _folder(self.notebook)
+        self.looking = looking
         self.headless = headless  #: nobody watches: `close` stops the crews that it started
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
@@ -94,16 +101,20 @@ class Session(Closer):
         self._user = process.user()
         self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
         self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
-        self._intake = Intake(self._store, self._seal, clock, self._user, self.notebook, self.folder)
+        self._intake = Intake(
+            self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, looking
+        )  # fmt: skip
         code.notice(self.folder)
         self._info = process.me("session", clock)
-        self._store.renew([self._info])
         self._ended = threading.Event()
+        _OPEN.add(self)
+        if looking:
+            return
+        self._store.renew([self._info])
         self._pulse = threading.Thread(
             target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
         )
         self._pulse.start()
-        _OPEN.add(self)
 
     def _secret(self) -> bytes:
         lasting = not self._store.url.startswith("memory:")
@@ -164,9 +175,10 @@ class Session(Closer):
             if self.headless:
                 for crew in self.crews:
                     crew.stop()
-            if self._pulse is not threading.current_thread():
-                self._pulse.join()
-            self._store.leave([self._info.id])
+            if not self.looking:
+                if self._pulse is not threading.current_thread():
+                    self._pulse.join()
+                self._store.leave([self._info.id])
             self._store.close()
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
@@ -181,7 +193,7 @@ class Session(Closer):
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """See `Desk`."""
-        return self._store.put_blob(parts)
+        return self._intake.put(parts)
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """See `Desk`."""
@@ -215,6 +227,10 @@ class Session(Closer):
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
 
+    def made(self) -> list[tuple[Task, tuple[Key, ...]]]:
+        """The tasks that the cell that runs has made so far, each with the keys of what it needs."""
+        return [(handle(self, edition, key, needs, ""), needs) for key, edition, needs in self._intake.made()]
+
     def check_keys(self, on: bool = True) -> None:
         """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
         if on != (self._intake.sample is not None):
@@ -240,6 +256,12 @@ class Session(Closer):
         """See `Desk`. A task that the store doesn't know (any more) counts as withdrawn."""
         self.flush()
         return [state or State.WITHDRAWN for state in self._store.states(keys)]
+
+    def ended_before(self, key: Key) -> bool:
+        """Has a task that was made just now ended already? Looked at before it is handed in: workers may be quick."""
+        [state] = self._store.states([key])
+        self.flush()
+        return state in (State.FINISHED, State.FAILED)
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
         """See `Desk`."""
@@ -302,9 +324,15 @@ class Session(Closer):
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
 
-    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None) -> list[Task]:
-        """The tasks that a target means: see `keys_of`. Raises NoSuchTask, which names what comes near."""
-        return self._found(self._keys(target, namespace))
+    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None, all: bool = False) -> list[Task]:
+        """The tasks that a target means, with ``all`` in the whole store: see `keys_of`.
+
+        Raises NoSuchTask, which names what comes near.
+        """
+        if not all:
+            return self._found(self._keys(target, namespace))
+        self.flush()
+        return self._found(keys_of(target, self._store, Scope(), namespace))
 
     def _keys(self, target: Any, namespace: Mapping[str, Any] | None) -> list[Key]:
         self.flush()
@@ -564,9 +592,15 @@ class Session(Closer):
             keys = list(dict.fromkeys(key for key in culprits if key is not None))
         return len(self._store.invalidate(keys, Why.RETRY, self._user)) if keys else 0
 
-    def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
-        """These values are wrong: compute them again, and what was made from them. Answers how many were dropped."""
-        keys = self._keys(target, namespace)
+    def invalidate(
+        self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False
+    ) -> int:
+        """These values are wrong: compute them again, and what was made from them. Answers how many were dropped.
+
+        A function's name means its tasks of this notebook, or with ``all`` of the store.
+        """
+        self.flush()
+        keys = keys_of(target, self._store, Scope() if all else self._scope, namespace)
         return len(self._store.invalidate(keys, Why.DIRECT, self._user)) if keys else 0
 
     def accept(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import math
 import random
@@ -23,7 +22,7 @@ from jug_notebook.session.reading import Reader
 from jug_notebook.store import Store
 from jug_notebook.task.desk import running
 from jug_notebook.unloaded import Needs
-from jug_notebook.worker import in_a_line
+from jug_notebook.worker import Runner, in_a_line, runner_of
 
 _SIZE = 20  #: bytes of a blob's address
 
@@ -80,29 +79,33 @@ class Again:
 
     def recall(self, key: Key) -> Call:
         """The function and the arguments of a task. Raises NotReady where a value that it needs is not there."""
-        return self._recall(key)[0]
+        with contextlib.ExitStack() as around:
+            return self._recall(key, around)[0]
 
     def rerun(self, key: Key) -> Any:
         """Make the call as a worker does, and answer its value; what it raises is raised."""
-        call, runner = self._recall(key)
-        with running():
-            if runner:
-                module, _, name = runner.partition(":")
-                return getattr(importlib.import_module(module), name)(*call)
+        with contextlib.ExitStack() as around:
+            around.enter_context(running())
+            call, runner = self._recall(key, around)
+            if runner is not None:
+                return runner.call(*call)
             return call.function(*call.args, **call.kwargs)
 
-    def _recall(self, key: Key) -> tuple[Call, str]:
+    def _recall(self, key: Key, around: contextlib.ExitStack) -> tuple[Call, Runner | None]:
         [spec] = self._opener.specs([key])
         if spec is None:
             raise NoSuchTask(f"no task {key[:12]} in {self._store.shown}")
         known = recipe(spec.recipe)
+        runner = runner_of(known.runner) if known.runner else None
+        if runner is not None and runner.stage is not None:
+            around.enter_context(runner.stage())
         values = self._reader.collect(spec.needs, wait=False, timeout=None, strict=True, mmap=False, user=self._user)
         parcel = msgspec.msgpack.decode(self._store.get_blob(known.parcel), type=Parcel)
         function = codec.load_function(parcel, self._store.get_blob)
         codec.use_modules(parcel)
         needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._store, self._seal)
         args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
-        return Call(function, args, kwargs), known.runner
+        return Call(function, args, kwargs), runner
 
     def verify(self, keys: Sequence[Key], fraction: float) -> Verified:
         """Compute a sample of the finished ones again, at least one, and compare. What tasks print is not shown."""

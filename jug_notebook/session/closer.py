@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.model import Graph, Key, Scope, Spec, State, Target, WorkerInfo
+from jug_notebook.model import Claim, Graph, Key, Origin, Scope, Settlement, Spec, State, Target, TaskView, WorkerInfo
 from jug_notebook.session import ahead, here, origins
 from jug_notebook.session.again import Again, Call, Verified
 from jug_notebook.session.ahead import Plan
+from jug_notebook.session.byhand import ByHand
 from jug_notebook.session.display import GraphPicture, History
 from jug_notebook.session.opening import Opener
 from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store
+from jug_notebook.worker import Bench
 
 
 class Closer(ABC):
     """What a `Session` answers about its tasks."""
 
     headless: bool
+    notebook: str
     _store: Store
     _seal: Seal
     _opener: Opener
@@ -87,14 +90,45 @@ class Closer(ABC):
         max_tasks: int | None = None,
         max_time: float | None = None,
         namespace: Mapping[str, Any] | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
     ) -> int:
         """Run tasks in this process, one after another, until nothing is left that can run; answer how many ran.
 
-        What they print is shown, and kept. Raises WaitInterrupted on Ctrl-C; the task that ran is given back.
+        What they print is shown, and kept. ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C;
+        the task that ran is given back.
         """
         self.flush()
-        wanted = None if target is None else self._target(target, namespace)
-        return here.work_here(self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time)
+        wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
+        return here.work_here(
+            self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, stop, each
+        )  # fmt: skip
+
+    def by_hand(self) -> ByHand:
+        """One task at a time, in this process: to lock it, run it, give it a value, or fail it."""
+        return ByHand(self._store, self._seal, self._clock, self._guests)
+
+    def unwish(self, keys: Sequence[Key]) -> None:
+        """This script or notebook no longer wants these tasks, finished ones too: they may be cleaned away."""
+        self.flush()
+        self._store.wish(keys, Origin(self._info.user, self.notebook), False)
+
+    def listed(self, state: State | None = None, all: bool = False) -> list[TaskView]:
+        """Tasks of this script or notebook, or of the whole store, with nothing opened of them: names and states."""
+        self.flush()
+        return self._store.tasks(Scope() if all else self._scope, state=state)
+
+    def wanted(self) -> dict[Key, str]:
+        """The tasks that this notebook wants, each with the cell that made it."""
+        keys = [view.key for view in self.listed() if view.state is not State.WITHDRAWN]
+        specs = self._opener.specs(keys)
+        return {key: spec.origin.cell for key, spec in zip(keys, specs, strict=True) if spec is not None}
+
+    def known(self, keys: Sequence[Key]) -> list[State | None]:
+        """Where tasks stand; None where the store does not know them."""
+        self.flush()
+        return self._store.states(keys)
 
     def plan(
         self, workers: int | None = None, *, target: Any = None, namespace: Mapping[str, Any] | None = None

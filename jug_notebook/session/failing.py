@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,8 +32,11 @@ class Failing:
     def __init__(self, store: Store, opener: Opener) -> None:
         self._store = store
         self._opener = opener
+        self._lock = threading.Lock()  # a notebook's pictures look from a thread of their own
         self._read: dict[Key, _Read] = {}
         self._whole: dict[tuple[Key, tuple[float, int]], FailureView] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._place = itertools.count()
 
     def latest(self, scope: Scope) -> list[TaskView]:
         """The failed tasks that count here, the latest first."""
@@ -39,10 +44,18 @@ class Failing:
 
     def told(self, failed: Sequence[TaskView], limit: int = SHOWN) -> tuple[FailureView, ...]:
         """The latest few, whole."""
-        return tuple(self._opened(failed[:limit]))
+        with self._lock:
+            return tuple(self._opened(failed[:limit]))
 
     def kinds(self, failed: Sequence[TaskView], at_once: int = KNOWN) -> tuple[FailureKind, ...]:
-        """Kinds of failures, that of the latest first. Opens at most so many that were not opened before."""
+        """Kinds of failures, that of the latest first; once told, a kind keeps its place. Of each, the latest first.
+
+        Opens at most so many that were not opened before.
+        """
+        with self._lock:
+            return self._kinds(failed, at_once)
+
+    def _kinds(self, failed: Sequence[TaskView], at_once: int) -> tuple[FailureKind, ...]:
         new = [view for view in failed if (known := self._read.get(view.key)) is None or known.at != _at(view)]
         self._take_in(new[:at_once])
         groups: dict[tuple[str, str], list[TaskView]] = {}
@@ -50,9 +63,13 @@ class Failing:
             known = self._read.get(view.key)
             if known is not None and known.at == _at(view):
                 groups.setdefault((view.name, known.about), []).append(view)
-        top = list(groups.items())[: render.FAILURES]
+        for kind in groups:
+            self._places.setdefault(kind, next(self._place))
+        top = sorted(groups.items(), key=lambda item: self._places[item[0]])[: render.FAILURES]
         whole = {view.key: view for view in self._opened([group[0] for _, group in top])}
         self._forget(failed)
+        if len(self._places) > 2 * KNOWN:
+            self._places = {kind: self._places[kind] for kind in groups}
         return tuple(
             FailureKind(
                 about,

@@ -11,9 +11,9 @@ from jug_notebook.capture import Overheard, listen_no_more
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import WaitInterrupted
-from jug_notebook.model import Target, WorkerInfo
+from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.worker import Slot, work
+from jug_notebook.worker import Bench, Slot, work
 
 
 def work_here(
@@ -24,6 +24,8 @@ def work_here(
     target: Target | None,
     max_tasks: int | None,
     max_time: float | None,
+    stop: Callable[[], bool] | None = None,
+    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
 ) -> int:
     """Work until nothing is left that can run, or others run; answer how many tasks ran.
 
@@ -53,6 +55,8 @@ def work_here(
             max_tasks=max_tasks,
             deadline=None if max_time is None else clock.monotonic() + max_time,
             until_idle=True,
+            stop=stop,
+            each=each,
             listener=Overheard(echo=True),
             guest=True,
         )

@@ -48,7 +48,17 @@ class CellReport(msgspec.Struct, frozen=True):
 class Intake:
     """The way in for the tasks of one notebook. Safe to use from several threads."""
 
-    def __init__(self, store: Store, seal: Seal, clock: Clock, user: str, notebook: str, folder: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        seal: Seal,
+        clock: Clock,
+        user: str,
+        notebook: str,
+        folder: Path,
+        runner: str = "",
+        looking: bool = False,
+    ) -> None:
         self._store = store
         self._seal = seal
         self._opener = Opener(store, seal)
@@ -56,12 +66,15 @@ class Intake:
         self._user = user
         self._notebook = notebook
         self._folder = folder
+        self._runner = runner  #: for functions that name none
+        self._looking = looking  #: tasks are only named
         self._lock = threading.RLock()
         self._buffer: list[Draft] = []
         self._since = 0.0
         self._closed = False
         self._cell: str | None = None
         self._made: dict[Key, Edition] = {}
+        self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
         self._handed = CellReport()
         self._editions: dict[TaskFunction, Edition] = {}
         self._codes: dict[TaskFunction, Code] = {}
@@ -86,7 +99,7 @@ class Intake:
 
             def put(chunks: Iterable[bytes | memoryview]) -> Address:
                 parts.append(b"".join(chunks))
-                return self._store.put_blob(parts[-1:])
+                return self.put(parts[-1:])
 
             parcel = codec.dump_function(function.__jug_function__, code, put, self.label_of)
             address = put([msgspec.msgpack.encode(parcel)])
@@ -95,7 +108,7 @@ class Intake:
                 code=code.digest,
                 parcel=address,
                 python=process.python(),
-                runner=function.runner,
+                runner=function.runner or self._runner,
                 retries=function.retries,
                 timeout=function.timeout,
                 priority=function.priority,
@@ -132,6 +145,10 @@ class Intake:
                 for name in addresses_in(data)
             }
 
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """See `Desk`."""
+        return "" if self._looking else self._store.put_blob(parts)
+
     def _code(self, function: TaskFunction) -> Code:
         code = self._codes.get(function)
         if code is None:
@@ -155,6 +172,9 @@ class Intake:
         with self._lock:
             if self._closed:
                 raise StoreError(f"the session of {self._store.shown} is closed; connect() again")
+            if self._looking:
+                self._note(drafts)
+                return
             now = self._clock.monotonic()
             if not self._buffer:
                 self._since = now
@@ -182,7 +202,7 @@ class Intake:
             origin = Origin(self._user, self._notebook, self._cell or "")
             report = self._store.submit(self._submissions(drafts, origin), origin)
             if self._cell is not None:
-                self._made.update((draft[1], draft[0]) for draft in drafts)
+                self._note(drafts)
             self._buffer = []
             self._handed = msgspec.structs.replace(
                 self._handed,
@@ -221,7 +241,7 @@ class Intake:
         with self._lock:
             self._deliver()
             self._cell = cell
-            self._made = {}
+            self._made, self._needs = {}, {}
             self._handed = CellReport()
             self._former = 0
             self._unpin()
@@ -241,12 +261,22 @@ class Intake:
             try:
                 taken_back = self._end_of_run()
                 taken_back += self._former
-                if success:
+                if success and not self._looking:
                     taken_back += self._redefined() + self._no_longer_made(cell)
                 return msgspec.structs.replace(self._handed, taken_back=taken_back)
             finally:
                 self._cell = None
-                self._made = {}
+                self._made, self._needs = {}, {}
+
+    def _note(self, drafts: Sequence[Draft]) -> None:
+        self._made.update((draft[1], draft[0]) for draft in drafts)
+        self._needs.update((draft[1], draft[3]) for draft in drafts)
+
+    def made(self) -> list[tuple[Key, Edition, tuple[Key, ...]]]:
+        """What the cell that runs has made so far, each with what it needs."""
+        with self._lock:
+            self.flush()
+            return [(key, edition, self._needs[key]) for key, edition in self._made.items()]
 
     def _end_of_run(self) -> int:
         """Compare what was pinned with what is, hand in, forget the pins."""
@@ -258,7 +288,7 @@ class Intake:
             gone = [key for key, edition in self._made.items() if edition in changed]
             try:
                 self._deliver()
-                if gone:
+                if gone and not self._looking:
                     self._store.wish(gone, Origin(self._user, self._notebook, self._cell or ""), False)
             finally:
                 self._unpin()
@@ -316,7 +346,7 @@ class Intake:
 
         What is finished stays in the store, but is no longer counted as this notebook's work.
         """
-        if keys:
+        if keys and not self._looking:
             pending = sum(state in PENDING for state in self._store.states(keys))
             self._store.wish(keys, origin, False)
             return pending

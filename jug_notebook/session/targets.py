@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jug_notebook.errors import NoSuchTask
-from jug_notebook.model import Key, Scope
+from jug_notebook.model import Key, Scope, Target
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.values import tasks_in
@@ -18,10 +18,13 @@ _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tab
 def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any] | None = None) -> list[Key]:
     """The tasks that are meant, each once. Raises NoSuchTask, which names what comes near.
 
-    Tried in this order: an object (tasks, whatever holds tasks, a task function); a Python expression that gives one,
-    in ``namespace``; the name of a function with tasks in ``scope``; the beginning of a key as tables show it;
-    /regex/ over names.
+    Tried in this order: an object (tasks, whatever holds tasks, a task function, a `Target`); a Python expression
+    that gives one, in ``namespace``; the name of a function with tasks in ``scope``; the beginning of a key as tables
+    show it; /regex/ over names.
     """
+    if isinstance(target, Target):
+        named = [key for name in sorted(target.names) for key in store.keys_named(name, scope)]
+        return list(dict.fromkeys([*sorted(target.keys), *named]))
     if not isinstance(target, str):
         return _of_object(target, store, scope)
     text = target.strip()
@@ -50,6 +53,8 @@ def names_in(store: Store, scope: Scope) -> list[str]:
 
 
 def _of_object(target: Any, store: Store, scope: Scope) -> list[Key]:
+    if isinstance(target, Target):
+        return [view.key for view in store.tasks(target=target)]
     if isinstance(target, TaskFunction):
         keys = store.keys_named(target.name, scope)
         if not keys:

@@ -2,7 +2,8 @@
 
 A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
 A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
-and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL.
+and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL. One of your own is a module
+``jug_store_<scheme>`` wherever Python finds modules; it needs only the first.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 
 
 HIDDEN = "***"  #: what people read in a URL in the place of a password
-_SECRET = re.compile(r"//[^/]*@")
+_SECRET = re.compile(r"(//)[^/]*(@)|([?&]password=)[^&]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -259,15 +260,20 @@ def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
 def exists(url: str) -> bool:
     """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
     room, rest = _room(url)
-    there: bool = room.exists(rest)
+    there: bool = not hasattr(room, "exists") or room.exists(rest)
     return there
 
 
 def absolute(url: str) -> str:
     """The URL as an open store has it, so that two that mean one store can be compared."""
     room, rest = _room(url)
-    whole: str = room.absolute(rest)
+    whole: str = room.absolute(rest) if hasattr(room, "absolute") else url
     return whole
+
+
+def masked(url: str) -> str:
+    """A URL for people, without a password. An open store knows a shorter one: ``shown``."""
+    return _SECRET.sub(rf"\1\3{HIDDEN}\2", url)
 
 
 def _room(url: str) -> tuple[Any, str]:
@@ -275,11 +281,14 @@ def _room(url: str) -> tuple[Any, str]:
     scheme, rest = split(url)
     if not rest and scheme != "memory":
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
-    name = f"{__name__}.{scheme}"
-    if importlib.util.find_spec(name) is None:
-        masked = _SECRET.sub(f"//{HIDDEN}@", url)
-        raise StoreError(f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:'")
+    own = f"jug_store_{scheme.replace('+', '_')}"
+    name = next((name for name in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(name) is not None), None)
+    if name is None:
+        raise StoreError(
+            f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
+            f"of your own is a module {own} on PYTHONPATH)"
+        )
     return importlib.import_module(name), rest
 
 
-__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]
+__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "masked", "open_store", "split"]

@@ -64,6 +64,7 @@ FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+TOGETHER = 40_000  #: so many rows of facts are folded at once
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 CROWD = 100  #: so many logs of writers that have ended are worth a compaction
 FORGOTTEN_WRITER = 86_400.0  #: seconds without a word after which another machine's writer has ended
@@ -214,9 +215,20 @@ class FileStore(FoldedStore):
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""
         before = self._board.version
+        said: list[tuple[Fact, Sequence[Place]]] = []
+        rows = 0
         for log in list(self._logs.values()):
-            if not (elsewhere and log.local):
-                self._follow(log)
+            if (elsewhere and log.local) or log.closed or log.path == self._writer.log.path:
+                continue
+            for fact, places in log.news():
+                said.append((fact, places))
+                rows += len(places)
+                if rows > TOGETHER:
+                    self._board.fold_all(said)
+                    said, rows = [], 0
+            if log.closed:
+                log.shut()
+        self._board.fold_all(said)
         self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
         self._next_poll = now + self._pause
 
@@ -299,8 +311,7 @@ class FileStore(FoldedStore):
 
     def _follow(self, log: Log) -> None:
         if not log.closed and log.path != self._writer.log.path:
-            for fact, places in log.news():
-                self._board.fold(fact, places)
+            self._board.fold_all(list(log.news()))
             if log.closed:
                 log.shut()
 
@@ -466,7 +477,11 @@ class FileStore(FoldedStore):
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         now, today = self._clock.monotonic(), self._clock.now()
         found: list[tuple[WorkerInfo, bool, float]] = []
-        for name in os.listdir(self.folder / "workers"):
+        try:
+            names = os.listdir(self.folder / "workers")
+        except FileNotFoundError:
+            raise self._gone() from None
+        for name in names:
             info = None if name == "gone" or name.startswith(".") else self._said(name)
             if info is not None:
                 with self._lock:

@@ -267,7 +267,8 @@ class Writer:
             while written < len(frame):
                 written += os.write(self._fd, frame[written:])
         except OSError as error:
-            os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
+            with suppress(OSError):  # the descriptor itself may be gone
+                os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)
 
@@ -296,7 +297,8 @@ class Writer:
         except OSError:
             lost = True
         if lost:
-            os.close(self._fd)
+            if self._fd >= 0:  # or it could not be begun elsewhere the last time
+                os.close(self._fd)
             self._fd = -1
             for frame in self._unsynced:
                 self._write(frame)

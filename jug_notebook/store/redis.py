@@ -1,7 +1,7 @@
 """``redis://[user:password@]host:port/db?project=NAME``: a store in a Redis (6.2 or later) or Valkey server.
 
 What the `Board` is to other stores, here is the server's: cards, ready queue, leases and counts live there, so a worker
-keeps nothing and asks little. `lua/board.lua` lists the keys. Here is only what each verb says to its script, and how
+keeps nothing and asks little. `lua/cards.lua` lists the keys. Here is only what each verb says to its script, and how
 the answer is read.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ from jug_notebook.store.link import Link, new_waiter, packed, place
 
 BATCH = 500  #: tasks, with what they need, in one script
 SLICE = 1.0  #: seconds for which an idle worker sleeps at most; should a call to wake have been for one that died
+PACE = 0.002  #: seconds between two looks at the news: who waits for many tasks isn't to keep the server from them
 STATES = list(State)
 REUSED = len(STATES)
 
@@ -86,6 +88,7 @@ class RedisStore(Chunks):
         self._heard: dict[WorkerId, int] = {}
         self._known_targets: set[str] = set()
         self._renewed = 0
+        self._looked = threading.local()  # when each thread saw news last
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.shown}>"
@@ -128,6 +131,7 @@ class RedisStore(Chunks):
     ) -> list[Claim]:
         until = self._clock.monotonic() + wait
         label = "" if target is None else self._label(target)
+        waited = False
         outcomes: list[Any] = []
         blobs: list[str] = []
         if settled:
@@ -138,10 +142,11 @@ class RedisStore(Chunks):
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
-            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, f"{self._me}{self._calls}", blobs)
+            this = f"{self._me}{self._calls}"
+            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, this, blobs, waited)
             reply = self._link.change("claim", packed(said), *outcomes)
             if outcomes:
-                self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs)), *outcomes)
+                self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs, False)), *outcomes)
                 self._kept(blobs)
                 outcomes, blobs = [], []
             if reply[1] and not reply[5] and limit > 0:
@@ -149,6 +154,7 @@ class RedisStore(Chunks):
             if reply[5] or left <= 0 or limit <= 0:
                 return _claims(reply[3], reply[4], reply[5])
             retry = float(reply[2])
+            waited = True
             self._link.wait(worker, min(left, SLICE, retry if retry >= 0 else SLICE))
             self._look_for_the_dead()
 
@@ -241,7 +247,7 @@ class RedisStore(Chunks):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for part in _parts(keys):
-            found += self._link.do("MGET", *(self._link.key(f"s:{key}") for key in part))
+            found += self._link.do("HMGET", self._link.key("s"), *part)
         return found
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
@@ -387,11 +393,15 @@ class RedisStore(Chunks):
 
     def watch(self, seen: int, timeout: float) -> int:
         until = self._clock.monotonic() + timeout
+        early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
+        if 0 < early < timeout:
+            self._clock.sleep(early)
         waiter = new_waiter() if timeout > 0 else ""
         while True:
             left = until - self._clock.monotonic()
             version: int = self._link.run("watch", seen, waiter, int(left > 0))
             if version != seen or left <= 0:
+                self._looked.at = self._clock.monotonic()
                 return version
             self._link.wait(waiter, min(left, 5.0))
 

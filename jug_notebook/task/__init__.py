@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest
 from jug_notebook.code import Code, examine
+from jug_notebook.code.modules import scripts
 from jug_notebook.describe import describe_arguments
 from jug_notebook.errors import BadTask
 from jug_notebook.task import desk as seat
@@ -115,7 +116,8 @@ class TaskFunction:
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """A task for each tuple of arguments. ``chunksize`` as in `map`."""
-        return self._many(map(tuple, iterable), chunksize, constants, type(iterable) in _STEADY)
+        steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
+        return self._many(map(tuple, iterable), chunksize, constants, steady)
 
     def grid(self, **axes: Any) -> TaskList:
         """A task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
@@ -238,7 +240,7 @@ class TaskFunction:
         if in_task.on:
             return [self.run(*args, **constants) for args in calls]  # type: ignore[return-value]
         if chunksize > 1:
-            return self._in_chunks(list(calls), chunksize, constants)
+            return self._in_chunks(calls, chunksize, constants, steady)
         plain = self._quick(constants)
         if plain is None:
             return self._made(((self._bound(args, constants), args, constants) for args in calls), constants, steady)
@@ -303,18 +305,39 @@ class TaskFunction:
             shared[name] = stand_in
         return shared
 
-    def _in_chunks(self, calls: list[tuple[Any, ...]], chunksize: int, constants: dict[str, Any]) -> TaskList:
+    def _in_chunks(
+        self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
+    ) -> TaskList:
         if self._chunked is None:
             self._chunked = _ChunkFunction(self)
         handles: list[Tasklet] = []
-        with digest.remembering():
-            for start in range(0, len(calls), chunksize):
-                part = calls[start : start + chunksize]
-                for args in part:
-                    self._bound(args, constants)  # a wrong call is refused here, not in the worker
+        coming = iter(calls)
+        with digest.remembering() as memory:
+            memory.complete = not steady
+            while part := self._part(coming, chunksize, constants, steady):
                 chunk = self._chunked(part, constants)
                 handles += [chunk[i] for i in range(len(part))]
         return TaskList(handles)
+
+    def _part(
+        self, coming: Iterator[tuple[Any, ...]], size: int, constants: dict[str, Any], steady: bool
+    ) -> list[tuple[Any, ...]]:
+        """The calls of the next chunk. Raises BadTask where one was changed while the others were waited for."""
+        part: list[tuple[Any, ...]] = []
+        names: list[bytes] = []
+        for args in islice(coming, size):
+            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
+            part.append(args)
+            if not steady:
+                names.append(digest.digest(named))
+        for args, name in zip(part, names, strict=False):
+            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
+            if digest.digest(named) != name:
+                raise BadTask(
+                    f"an argument of {self.name} was changed in place before its chunk was complete, as a generator "
+                    f"does that fills one buffer over and over: let it yield copies, or leave chunksize out"
+                )
+        return part
 
     def _check_options(self) -> None:
         names = set(self._signature.parameters) if self._signature else set(self.ignore)
@@ -434,7 +457,7 @@ def name_of(function: Callable[..., Any]) -> str:
     name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
     name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
     module = getattr(function, "__module__", None)
-    return name if module in (None, "__main__", "builtins") else f"{module}.{name}"
+    return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
 
 
 def _no_lazy_function(function: Callable[..., Any]) -> None:

@@ -163,6 +163,10 @@ class Handle:
     def _short(self) -> str:
         raise NotImplementedError
 
+    def _listed(self) -> str:
+        """In a row of many."""
+        return self._short()
+
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -256,6 +260,9 @@ class Task(Handle):
 
     def _short(self) -> str:
         return f"{self._edition.name}({self._shown})"
+
+    def _listed(self) -> str:
+        return render.call(self.name, self._shown)
 
     def _warn_if_former(self) -> None:
         if self._desk.former(self._edition):
@@ -578,7 +585,7 @@ class TaskList(list[Any]):
             views.update(zip(keys, at.views(keys), strict=True))
         names = map(repr, labels) if labels is not None else (f"[{number}]" for number in range(len(few)))
         return [
-            render.Item(name, item._short(), views[item.key], isinstance(item, Task))
+            render.Item(name, item._listed(), views[item.key], isinstance(item, Task))
             for name, item in zip(names, few, strict=False)
         ]
 

@@ -1,151 +1,161 @@
-"""Naming values: beside joblib, Dask, redun and Jug, in one run. Prints a table in Markdown.
-
-    python tests/benchmarks/hashing.py [--pairs 5] [--small]
-
-Each figure is the median of some runs; peer and ours take turns, so that a noisy machine is noisy for both, and the
-ratio is the median of the ratios of such pairs.
-"""
+"""Naming values and calls: beside joblib, Dask, redun and Jug, each with the value in a process of its own."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from jug_notebook import digest
-from jug_notebook.digest import name_call
+from harness import Row
 
-GOALS = {
-    "array of 100 MB": {"joblib": 6, "jug": 2},
-    "frame of 10^6 rows, strings as objects": {"joblib": 10},
-    "frame of 10^6 rows, strings of arrow": {"joblib": 10},
-    "list of 10^6 ints": {"joblib": 50, "redun": 1},
-    "dict of 10^5 str to float": {"joblib": 12, "redun": 1},
-}
+TIMES = 5
 
 
-def peers() -> dict[str, Callable[[Any], Any]]:
-    """Those that are installed."""
-    found: dict[str, Callable[[Any], Any]] = {}
-    for name, module, way in (
-        ("joblib", "joblib", lambda m: m.hash),
-        ("dask", "dask.base", lambda m: m.tokenize),
-        ("redun", "redun.value", lambda m: m.get_type_registry().get_hash),
-        ("jug", "jug.hash", lambda m: m.hash_one),
-    ):
-        try:
-            found[name] = way(importlib.import_module(module))
-        except ImportError:
-            print(f"({name} is not installed)")
-    return found
-
-
-def values(small: bool) -> dict[str, Any]:
+def array(scale: float) -> Any:
     import numpy as np
 
-    scale = 100 if small else 1
-    rng = np.random.default_rng(0)
-    n = 1_000_000 // scale
-    found: dict[str, Any] = {
-        "array of 100 MB": rng.random(12_500_000 // scale),
-        "list of 10^6 ints": list(range(n)),
-        "dict of 10^5 str to float": {f"key{i}": i / 7 for i in range(n // 10)},
-        "list of 10^5 strings": [f"word {i}" for i in range(n // 10)],
-        "nested dicts and lists": [{"name": f"n{i}", "tags": ["a", "b", i], "at": (i, i / 2)} for i in range(n // 100)],
-    }
-    try:
-        import pandas as pd
-    except ImportError:
-        return found
-    words = [f"row {i % 1000} of {i}" for i in range(n)]
-    plain = pd.DataFrame({"a": np.arange(n), "b": rng.random(n), "c": pd.Series(words, dtype=object)})
-    found["frame of 10^6 rows, strings as objects"] = plain
-    try:
-        found["frame of 10^6 rows, strings of arrow"] = plain.astype({"c": "string[pyarrow]"})
-    except ImportError:
-        print("(pyarrow is not installed)")
-    return found
+    return np.random.default_rng(0).random(int(12_500_000 * scale))
 
 
-def seconds(act: Callable[[Any], Any], value: Any) -> float:
-    start = time.perf_counter()
-    act(value)
-    return time.perf_counter() - start
+def ints(scale: float) -> Any:
+    return list(range(int(1_000_000 * scale)))
 
 
-def shown(spent: float) -> str:
-    return f"{spent * 1e3:.3g} ms" if spent < 1 else f"{spent:.3g} s"
+def strings(scale: float) -> Any:
+    return [f"word {i}" for i in range(int(100_000 * scale))]
 
 
-def compare(pairs: int, small: bool) -> None:
-    others = peers()
-    print(f"| value | ours | {' | '.join(others)} |")
-    print("|---" * (2 + len(others)) + "|")
-    for name, value in values(small).items():
-        digest.digest(value)
-        ours, cells = [], []
-        for other, act in others.items():
-            ratios, theirs = [], []
-            try:
-                for _ in range(pairs):
-                    theirs.append(seconds(act, value))
-                    ours.append(seconds(digest.digest, value))
-                    ratios.append(theirs[-1] / ours[-1])
-                goal = GOALS.get(name, {}).get(other)
-                aim = f", goal {goal}" if goal else ""
-                cells.append(f"{shown(statistics.median(theirs))} ({statistics.median(ratios):.3g} x{aim})")
-            except Exception as error:  # a peer may not know what to do with a value: that is a result too
-                cells.append(type(error).__name__)
-        print(f"| {name} | {shown(statistics.median(ours)) if ours else '-'} | {' | '.join(cells)} |", flush=True)
+def table(scale: float) -> Any:
+    return {f"key{i}": i / 7 for i in range(int(100_000 * scale))}
 
 
-def calls(pairs: int) -> None:
-    """A small call, from naming it to all of it: bound, named, encoded, shown, handed to the session."""
+def nested(scale: float) -> Any:
+    return [{"name": f"n{i}", "tags": ["a", "b", i], "at": (i, i / 2)} for i in range(int(10_000 * scale))]
+
+
+def frame(scale: float) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({**_columns(scale), "c": pd.Series(_words(scale), dtype=object)})
+
+
+def arrow_frame(scale: float) -> Any:
+    return frame(scale).astype({"c": "string[pyarrow]"})
+
+
+def _columns(scale: float) -> dict[str, Any]:
+    return {"a": array(scale * 0.08).argsort(), "b": array(scale * 0.08)}
+
+
+def _words(scale: float) -> list[str]:
+    return [f"row {i % 1000} of {i}" for i in range(int(1_000_000 * scale))]
+
+
+def _ours() -> Callable[[Any], Any]:
+    from jug_notebook.digest import digest
+
+    return digest
+
+
+def _joblib() -> Callable[[Any], Any]:
+    import joblib
+
+    return joblib.hash  # type: ignore[no-any-return]
+
+
+def _dask() -> Callable[[Any], Any]:
+    from dask.base import tokenize
+
+    return tokenize  # type: ignore[no-any-return]
+
+
+def _redun() -> Callable[[Any], Any]:
+    from redun.value import get_type_registry
+
+    return get_type_registry().get_hash  # type: ignore[no-any-return]
+
+
+def _jug() -> Callable[[Any], Any]:
+    from jug.hash import hash_one
+
+    return hash_one  # type: ignore[no-any-return]
+
+
+VALUES = {
+    "digest of a 100 MB array": (array, "≥ 6 x joblib, ≥ 2 x Jug"),
+    "digest of a list of 10^6 ints": (ints, "ahead of redun, ≥ 50 x joblib"),
+    "digest of a list of 10^5 strings": (strings, ""),
+    "digest of a dict of 10^5 str to float": (table, "ahead of redun, ≥ 12 x joblib"),
+    "digest of 10^4 nested dicts and lists": (nested, ""),
+    "digest of a frame of 10^6 rows, strings as objects": (frame, "≥ 10 x joblib"),
+    "digest of a frame of 10^6 rows, strings of arrow": (arrow_frame, "≥ 10 x joblib"),
+}
+WHO = {"ours": _ours, "joblib": _joblib, "redun": _redun, "jug": _jug, "dask (64 bits, not canonical)": _dask}
+
+
+def _digested(
+    value: Callable[[float], Any], way: Callable[[], Callable[[Any], Any]], folder: Path, scale: float
+) -> float:
+    made, act = value(scale), way()
+    act(made)
+    spent = []
+    for _ in range(TIMES):
+        start = time.perf_counter()
+        act(made)
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+for _value, _ in VALUES.values():
+    for _way in WHO.values():
+        globals()[f"{_value.__name__}{_way.__name__}"] = functools.partial(_digested, _value, _way)
+
+
+def call(folder: Path, scale: float) -> float:
+    """A call f(3, 'a'), all of it: bound, named, encoded, shown, handed to the session."""
     import jug_notebook as jn
-
-    def naming(count: int) -> None:
-        for n in range(count):
-            name_call("c" * 40, "f", [("x", n), ("mode", "a")])
 
     def f(x: int, mode: str) -> int:
         return x
 
-    session = jn.connect("memory:benchmark")
-    made = jn.task(f)
-    import numpy as np
-
-    array = np.random.default_rng(0).random(1_250_000)
-
-    def calling(count: int) -> None:
-        for n in range(count):
-            made(n, "a")
-
-    def sharing(count: int) -> None:
-        made.map(range(count), mode=array)
-
+    session, made, count = jn.connect("memory:benchmark"), jn.task(f), int(10_000 * scale)
     made(-1, "a")
-    print("\n| act | each |\n|---|---|")
-    rows = (
-        ("naming a call f(3, 'a')", naming, 10_000), ("a call f(3, 'a'), all of it (goal 15 µs)", calling, 10_000),
-        ("a task of a map that shares an array of 10 MB", sharing, 1_000),
-    )  # fmt: skip
-    for name, act, count in rows:
-        spent = statistics.median(seconds(act, count) for _ in range(pairs)) / count
-        print(f"| {name} | {spent * 1e6:.3g} µs |")
+    start = time.perf_counter()
+    for n in range(count):
+        made(n, "a")
+    spent = time.perf_counter() - start
     session.close()
+    return spent / count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="a hundredth of the sizes: to see that it runs")
-    asked = parser.parse_args()
-    compare(asked.pairs, asked.small)
-    calls(asked.pairs)
+def sharing(folder: Path, scale: float) -> float:
+    """A task of a map that shares an array of 10 MB."""
+    import jug_notebook as jn
+
+    def f(x: int, mode: Any) -> int:
+        return x
+
+    session, made, count, shared = jn.connect("memory:benchmark"), jn.task(f), int(10_000 * scale), array(0.1)
+    made(-1, shared)
+    start = time.perf_counter()
+    made.map(range(count), mode=shared)
+    spent = time.perf_counter() - start
+    session.close()
+    return spent / count
 
 
-if __name__ == "__main__":
-    main()
+ROWS = (
+    *(
+        Row(
+            what, "s", "less", f"{value.__name__}_ours",
+            tuple((who, value.__name__ + way.__name__) for who, way in WHO.items() if who != "ours"), goal,
+            quick=value in (array, ints, table),
+        )
+        for what, (value, goal) in VALUES.items()
+    ),
+    Row("a call f(3, 'a'), all of it", "s", "less", "call", (), "≤ 15 µs"),
+    Row("a task of a .map that shares an array of 10 MB", "s", "less", "sharing", ()),
+)  # fmt: skip

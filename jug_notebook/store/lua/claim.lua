@@ -1,6 +1,6 @@
--- after: board reuse leases
+-- after: cards board reuse leases
 -- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
--- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept};
+-- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept, has waited};
 -- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.
 -- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
 -- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
@@ -44,8 +44,7 @@ local function settle(key, numbers, inputs, digest, raw, body)
   local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
   table.insert(outcomes(c), o)
   if final == 1 then
-    fresh[#fresh + 1] = P .. 'o:' .. key .. ':' .. c[NEXT]
-    fresh[#fresh + 1] = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body
+    later('HSET', 'o', outcome_name(key, c[NEXT]), string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body)
   end
   c[NEXT] = c[NEXT] + 1
   if counts then
@@ -104,7 +103,7 @@ local function give(key, c, attempt)
     named[#named + 1] = kind_of(c[KIND])[1]
   end
   claims[#claims + 1] = {
-    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of(P .. 's:' .. key), needed
+    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of('s', key), needed
   }
   return attempt
 end
@@ -160,17 +159,22 @@ local function claim()
     if #claims > 0 and (not mean or mean > budget) then return end
     local size = limit - #claims
     if not mean then size = 1 elseif mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
-    local upto = second and second[1] == best[1] and format('(%.17g', second[2]) or '+inf'
-    local keys = call('ZRANGEBYSCORE', P .. 'q:' .. best[3], '-inf', upto, 'LIMIT', 0, size)
+    local queue, keys = P .. 'q:' .. best[3], {}
+    local alone = not second or second[1] ~= best[1]
+    if alone then
+      local popped = call('ZPOPMIN', queue, size)
+      for i = 1, #popped, 2 do keys[#keys + 1] = popped[i] end
+    else
+      keys = call('ZRANGEBYSCORE', queue, '-inf', format('(%.17g', second[2]), 'LIMIT', 0, size)
+      call('ZREM', queue, unpack(keys))
+    end
     prefetch(keys)
-    if #keys > 0 then call('ZREM', P .. 'q:' .. best[3], unpack(keys)) end
     looked = looked + #keys
     for _, key in ipairs(keys) do
       if take(key, card(key)) then budget = budget - (mean or BUDGET) end
     end
-    local first = call('ZRANGE', P .. 'q:' .. best[3], 0, 0, 'WITHSCORES')
+    local first = (#keys == size or not alone) and #claims < limit and call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     if #first == 0 then
-      call('SREM', P .. 'queues', best[3])
       table.remove(rows, 1)
     else
       best[2] = tonumber(first[2])
@@ -181,8 +185,10 @@ end
 
 local retry = -1
 if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
-  call('HDEL', P .. 'idle', worker)
-  call('DEL', P .. 'w:' .. worker)
+  if told[8] then
+    call('HDEL', P .. 'idle', worker)
+    call('DEL', P .. 'w:' .. worker)
+  end
   if call('SISMEMBER', P .. 'presumed', worker) == 1 then
     hear(worker)
     flow()

@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Forgets tasks, as if they had never been submitted. ARGV: keys, packed; 1 to only tell.
 -- Answers version, more to follow, how many there were.
 take_up()
@@ -7,7 +7,6 @@ local keys, forgotten = unpacked(ARGV[1]), 0
 prefetch(keys)
 
 local function forget(key, c)
-  local name = P .. '%s:' .. key
   if c[QUEUED] ~= 0 then dequeue(key, c) end
   tally_as(c, -1)
   if c[COUNT] > 0 then
@@ -23,7 +22,7 @@ local function forget(key, c)
   local inputs = {[c[INPUTS]] = true}
   for _, o in ipairs(outcomes(c)) do
     inputs[o[O_INPUTS]] = true
-    call('UNLINK', P .. 'o:' .. key .. ':' .. o[O_NUMBER])
+    call('HDEL', P .. 'o', outcome_name(key, o[O_NUMBER]))
   end
   for _, each in ipairs(dropped(c)) do inputs[each] = true end
   for each in pairs(inputs) do
@@ -36,7 +35,8 @@ local function forget(key, c)
   for _, wish in ipairs(wishes(c)) do call('SREM', P .. 'wo:' .. wish[W_ORIGIN], key) end
   call('ZREM', P .. 'kind:' .. c[KIND], key)
   call('ZREM', P .. 'failed', key)
-  for _, prefix in ipairs({'s', 'n', 'm', 'b', 'i', 'a', 'y'}) do call('UNLINK', (name:format(prefix))) end
+  for _, hash in ipairs({'s', 'n', 'i', 'a', 'y'}) do call('HDEL', P .. hash, key) end
+  call('UNLINK', P .. 'm:' .. key, P .. 'b:' .. key)
   wake_leaning(key)
   local wanters = c[WANTERS]
   local blank = stub()

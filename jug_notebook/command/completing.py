@@ -1,0 +1,256 @@
+"""``completion``: what makes a shell complete our commands, options and the names of a store's functions.
+
+The script is written once, from the parsers themselves; only for names of functions does the shell ask us again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import NamedTuple
+
+from jug_notebook.command import Arguments, Command, UsageError, commands, is_there, url_of
+from jug_notebook.errors import JugError
+
+SHELLS = ("bash", "zsh", "fish")
+HOW = {
+    "bash": "jug-notebook completion bash > ~/.local/share/bash-completion/completions/jug-notebook",
+    "zsh": "jug-notebook completion zsh > DIR/_jug-notebook, where DIR is in $fpath",
+    "fish": "jug-notebook completion fish > ~/.config/fish/completions/jug-notebook.fish",
+}
+STORE_OPTIONS = ("--jugdir", "--store")
+_NAME = re.compile(r"[\w.]+")
+
+
+class Option(NamedTuple):
+    """One of a command's, by all its spellings."""
+
+    spellings: tuple[str, ...]
+    help: str
+    takes_value: bool
+
+
+class Grammar(NamedTuple):
+    """What may follow a command's name."""
+
+    name: str
+    help: str
+    options: tuple[Option, ...]
+    words: tuple[str, ...]  #: that its argument may be
+    names: bool  #: its argument may be a function of the store
+
+
+def grammars() -> list[Grammar]:
+    return [_grammar(name, found) for name, found in commands().items()]
+
+
+def _grammar(name: str, found: Command) -> Grammar:
+    parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
+    parser.add_argument(*STORE_OPTIONS, dest="jugdir", help="the store: a folder, or its URL")
+    found.add_arguments(parser)
+    options: list[Option] = []
+    words: list[str] = []
+    names = False
+    for action in parser._actions:
+        said = " ".join((action.help or "").replace("%(default)", "").split())
+        if said == argparse.SUPPRESS:
+            continue
+        if action.option_strings:
+            options.append(Option(tuple(action.option_strings), said, action.nargs != 0))
+        else:
+            words += map(str, action.choices or ())
+            names = names or action.dest == "target"
+    return Grammar(name, found.help, tuple(options), tuple(words), names)
+
+
+# -- bash --------------------------------------------------------------------------------------------------------------
+
+_BASH = """\
+# completes jug-notebook in bash
+_jug_notebook() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= i options= values= words= names=
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${COMP_WORDS[i]} in
+      --jugdir|--store) ((i++)) ;;
+      -*) ;;
+      *) command=${COMP_WORDS[i]}; break ;;
+    esac
+  done
+  case $command in
+    '') options='@TOP@' values='--jugdir --store' words='@COMMANDS@' ;;
+@CASES@
+  esac
+  COMPREPLY=()
+  if [[ " $values " == *" $prev "* ]]; then
+    if [[ " $names " == *" $prev "* ]]; then
+      COMPREPLY=($(compgen -W "$(jug-notebook completion --names "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"))
+    else
+      COMPREPLY=($(compgen -f -- "$cur"))
+    fi
+  elif [[ $cur == -* ]]; then
+    COMPREPLY=($(compgen -W "$options" -- "$cur"))
+  elif [[ -n $words ]]; then
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  elif [[ " $names " == *" target "* ]]; then
+    COMPREPLY=($(compgen -W "$(jug-notebook completion --names "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"))
+  else
+    COMPREPLY=($(compgen -f -- "$cur"))
+  fi
+}
+complete -o filenames -F _jug_notebook jug-notebook
+"""
+
+
+def bash(every: list[Grammar]) -> str:
+    cases = []
+    for one in every:
+        options = " ".join(spelling for option in one.options for spelling in option.spellings)
+        values = " ".join(spelling for option in one.options if option.takes_value for spelling in option.spellings)
+        names = " ".join([*_of_names(one), *(["target"] if one.names else [])])
+        words = " ".join(one.words)
+        cases.append(f"    {one.name}) options='{options}' values='{values}' words='{words}' names='{names}' ;;")
+    listed = " ".join(one.name for one in every)
+    script = _BASH.replace("@TOP@", "--help --version --jugdir --store").replace("@COMMANDS@", listed)
+    return script.replace("@CASES@", "\n".join(cases))
+
+
+def _of_names(grammar: Grammar) -> list[str]:
+    """Options whose value is a function of the store."""
+    return [spelling for option in grammar.options if "--target" in option.spellings for spelling in option.spellings]
+
+
+# -- zsh ---------------------------------------------------------------------------------------------------------------
+
+_ZSH = """\
+#compdef jug-notebook
+# completes jug-notebook in zsh
+_jug_notebook_names() {
+  local -a found
+  found=(${(f)"$(jug-notebook completion --names ${words[2,-1]} 2>/dev/null)"})
+  compadd -a found
+}
+_jug_notebook() {
+  local command= i
+  local -a commands
+  for ((i = 2; i < CURRENT; i++)); do
+    case ${words[i]} in
+      --jugdir|--store) ((i++)) ;;
+      -*) ;;
+      *) command=${words[i]}; break ;;
+    esac
+  done
+  case $command in
+@CASES@
+    *)
+      if [[ ${words[CURRENT-1]} == (--jugdir|--store) ]]; then _files; return; fi
+      if [[ ${words[CURRENT]} == -* ]]; then compadd -- --help --version --jugdir --store; return; fi
+      commands=(
+@COMMANDS@
+      )
+      _describe command commands ;;
+  esac
+}
+_jug_notebook "$@"
+"""
+
+
+def zsh(every: list[Grammar]) -> str:
+    cases = []
+    for one in every:
+        specs = []
+        for option in one.options:
+            told = _told(option.help).replace("[", "(").replace("]", ")").replace(":", " ")
+            action = ":value:_jug_notebook_names" if "--target" in option.spellings else ":value:_files"
+            specs += [_quoted(f"*{s}[{told}]{action if option.takes_value else ''}") for s in option.spellings]
+        if one.words:
+            rest = f":argument:({' '.join(one.words)})"
+        else:
+            rest = ":argument:_jug_notebook_names" if one.names else ":argument:_files"
+        # the command itself is the first argument that is seen
+        cases.append(f"    {one.name}) _arguments -S {' '.join(specs)} ':command:' {_quoted('*' + rest)} ;;")
+    listed = [f"        {_quoted(one.name + ':' + one.help.replace(':', ' '))}" for one in every]
+    return _ZSH.replace("@CASES@", "\n".join(cases)).replace("@COMMANDS@", "\n".join(listed))
+
+
+# -- fish --------------------------------------------------------------------------------------------------------------
+
+
+def fish(every: list[Grammar]) -> str:
+    listed = " ".join(one.name for one in every)
+    lines = [
+        "# completes jug-notebook in fish",
+        "function __jug_notebook_names; jug-notebook completion --names (commandline -opc)[2..] 2>/dev/null; end",
+        f"set -l none 'not __fish_seen_subcommand_from {listed}'",
+        "complete -c jug-notebook -n $none -l help -l version -f",
+        "complete -c jug-notebook -n $none -l jugdir -l store -r",
+    ]
+    for one in every:
+        seen = _quoted(f"__fish_seen_subcommand_from {one.name}")
+        lines.append(f"complete -c jug-notebook -f -n $none -a {one.name} -d {_quoted(_told(one.help))}")
+        for option in one.options:
+            spelt = " ".join(f"-l {s[2:]}" if s.startswith("--") else f"-s {s[1:]}" for s in option.spellings)
+            value = " -r" if option.takes_value else ""
+            if "--target" in option.spellings:
+                value = " -x -a '(__jug_notebook_names)'"
+            lines.append(f"complete -c jug-notebook -n {seen} {spelt}{value} -d {_quoted(_told(option.help))}")
+        if one.words or one.names:
+            what = _quoted(" ".join(one.words)) if one.words else "'(__jug_notebook_names)'"
+            lines.append(f"complete -c jug-notebook -f -n {seen} -a {what}")
+    return "\n".join(lines) + "\n"
+
+
+def _told(help: str) -> str:
+    """In a line of a list there is room for little."""
+    return help if len(help) <= 70 else f"{help[:69]}…"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", nargs="?", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    # what the scripts ask, with all that was typed so far
+    parser.add_argument("--names", nargs=argparse.REMAINDER, metavar="WORD", help=argparse.SUPPRESS)
+    parser.epilog = " · ".join(HOW.values())
+
+
+def _completion(arguments: Arguments) -> int:
+    if arguments.names is not None:
+        print("\n".join(names(arguments)))
+        return 0
+    if arguments.shell is None:
+        raise UsageError(f"for which shell? {', '.join(f'jug-notebook completion {shell}' for shell in SHELLS)}")
+    print({"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](grammars()), end="")
+    return 0
+
+
+def names(arguments: Arguments) -> list[str]:
+    """The functions of the store that the words typed so far are about. None, where it isn't there or can't be read."""
+    from jug_notebook.store import open_store
+
+    for before, word in zip(arguments.names, arguments.names[1:], strict=False):
+        if before in STORE_OPTIONS:
+            arguments.jugdir = word
+    for word in arguments.names:
+        option, equals, value = word.partition("=")
+        if equals and option in STORE_OPTIONS:
+            arguments.jugdir = value
+    url = url_of(arguments)
+    try:
+        if not is_there(url):
+            return []
+        store = open_store(url)
+    except JugError:
+        return []
+    found = [function.name for function in store.snapshot().functions]
+    store.close()
+    return [name for name in found if _NAME.fullmatch(name)]
+
+
+COMMANDS = {
+    "completion": Command("a script that makes bash, zsh or fish complete our commands", _add_completion, _completion),
+}

@@ -1,0 +1,117 @@
+"""What a command is asked for: on the command line, else in ``jugrc`` files, else by default."""
+
+from __future__ import annotations
+
+import configparser
+import logging
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jug_notebook.errors import JugError
+
+GLOBAL = ("~/.config/jug/jugrc", "~/.config/jugrc", "~/.jug/configrc")
+LOCAL = (".jugrc", "jugrc")
+
+DEFAULTS: dict[str, Any] = {
+    "jugdir": "%(jugfile)s.jugdata",
+    "jugfile": "jugfile.py",
+    "aggressive_unload": False,
+    "short": False,
+    "pdb": False,
+    "verbose": "quiet",
+    "debug": False,
+    "will_cite": False,
+    "execute_wait_cycle_time": 12.0,
+    "execute_nr_wait_cycles": 150,
+    "execute_name": None,
+    "execute_pattern": None,
+    "execute_keep_going": False,
+    "execute_keep_failed": False,
+    "execute_no_check_environment": False,
+    "execute_workers": None,
+    "execute_part": False,
+    "status_cache": False,
+    "status_cache_clear": False,
+    "status_cache_file": ".jugstatus.sqlite3",
+    "invalid_name": None,
+    "invalid_pattern": None,
+    "cleanup_locks_only": False,
+    "cleanup_failed_only": False,
+    "cleanup_keep_locks": False,
+    "graph_no_status": False,
+    "graph_format": "png",
+    "install_skills_output": None,
+    "install_skills_force": False,
+}
+
+
+class BadConfiguration(JugError):
+    """A jugrc file can't be understood."""
+
+
+def files() -> list[Path]:
+    """The configuration files that count, the weakest first."""
+    found = [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1]
+    here = Path.cwd()
+    above = [here, *here.parents]
+    root = next((folder for folder in above if (folder / ".git").exists()), here)
+    project = above[: above.index(root) + 1]
+    for folder in reversed(project):
+        found += [path for name in reversed(LOCAL) if (path := folder / name).is_file()]
+    return found
+
+
+def read(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The options that a file sets, as the types that their defaults have."""
+    config = configparser.RawConfigParser()
+    try:
+        config.read_string(path.read_text(encoding="utf-8"), str(path))
+    except configparser.Error as wrong:
+        raise BadConfiguration(f"{path}: {' '.join(str(wrong).split())}") from wrong
+    found: dict[str, Any] = {}
+    for section in config.sections():
+        for key, text in config.items(section):
+            name = key.replace("-", "_")
+            name = name if section == "main" else f"{section.replace('-', '_')}_{name}"
+            default = defaults.get(name)
+            try:
+                found[name] = text if default is None else _like(text, default)
+            except ValueError as wrong:
+                raise BadConfiguration(
+                    f"{path}: {key} = {text!r} in [{section}] is no {type(default).__name__}"
+                ) from wrong
+    return found
+
+
+def _like(text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        return text.lower() not in ("", "0", "false", "off", "no", "n")
+    return type(default)(text)
+
+
+def settle(given: dict[str, Any], more_defaults: dict[str, Any]) -> dict[str, Any]:
+    """All options: what is ``given`` (None is not), else what is configured, else the default."""
+    defaults = {**DEFAULTS, **more_defaults}
+    options = dict(defaults)
+    for path in files():
+        options |= read(path, defaults)
+    named = given.get("jugdir") or os.environ.get("JUG_STORE")
+    options |= {name: value for name, value in given.items() if value is not None}
+    options["jugdir"] = str(named or options["jugdir"])
+    options["debug"] = options["debug"] or options["pdb"]
+    options["jugdir"] = _filled(options["jugdir"], options["jugfile"])
+    level = logging.getLevelName(str(options["verbose"]).upper())
+    if isinstance(level, int):
+        logging.getLogger().setLevel(level)
+    return options
+
+
+def _filled(jugdir: str, jugfile: str) -> str:
+    try:
+        return jugdir % {"date": datetime.now().strftime("%Y-%m-%d"), "jugfile": jugfile.removesuffix(".py")}
+    except (ValueError, TypeError, KeyError) as wrong:
+        raise BadConfiguration(
+            f"jugdir {jugdir!r}: only %(jugfile)s and %(date)s can stand in it, and a per cent sign as %%"
+        ) from wrong

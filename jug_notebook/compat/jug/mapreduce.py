@@ -1,0 +1,136 @@
+"""Many small calls in few tasks. As in Jug, each group of calls is a task that the script's tables count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jug_notebook import mapreduce as engine
+from jug_notebook.compat.jug.task import Task, TaskGenerator, function_of
+from jug_notebook.compat.jug.utils import identity
+from jug_notebook.task.desk import in_task
+
+__all__ = ["currymap", "map", "mapreduce", "reduce"]
+
+
+def _plain(f: Any) -> Any:
+    return f.f if isinstance(f, TaskGenerator) else f
+
+
+def _parts(items: Sequence[Any], step: int) -> Iterator[Any]:
+    for start in range(0, len(items), step):
+        yield items[start : start + step]
+
+
+def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
+    """``[mapper(x) for x in sequence]``, ``map_step`` calls a task."""
+    mapper = _plain(mapper)
+    if in_task.on:
+        return [mapper(item) for item in sequence]
+    if map_step == 1:
+        return [Task(mapper, item) for item in sequence]
+    blocks = [_block("map", mapper, part, [(item,) for item in part]) for part in _parts(sequence, map_step)]
+    return block_access(blocks, map_step, len(sequence))
+
+
+def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
+    """``[mapper(*args) for args in sequence]``, ``map_step`` calls a task."""
+    mapper = _plain(mapper)
+    if in_task.on:
+        return [mapper(*args) for args in sequence]
+    if map_step == 1:
+        return [Task(mapper, *args) for args in sequence]
+    made = []
+    for part in _parts(sequence, map_step):
+        block = _block("map_curry", mapper, part, [tuple(args) for args in part])
+        made += _items(block, len(part))
+    return made
+
+
+def _block(kind: str, mapper: Any, part: Any, calls: list[tuple[Any, ...]]) -> Task:
+    function = function_of(mapper)
+    return Task.around(
+        f"jug.mapreduce._jug_{kind}", mapper, (mapper, part), {}, lambda: function.starmap(calls, len(calls))[0].task
+    )
+
+
+def _items(block: Task, size: int) -> list[Any]:
+    """What stands for each call of a block. A block of one is that call's task itself."""
+    return [block] if size == 1 else [block[i] for i in range(size)]
+
+
+def reduce(reducer: Any, inputs: Any, reduce_step: int = 8) -> Any:
+    """One task with the value ``functools.reduce(reducer, inputs)``: a tree of tasks of ``reduce_step`` values each."""
+    return mapreduce(reducer, None, inputs, reduce_step=reduce_step)
+
+
+def mapreduce(reducer: Any, mapper: Any, inputs: Any, map_step: int = 4, reduce_step: int = 8) -> Any:
+    """One task with the value ``functools.reduce(reducer, map(mapper, inputs))``; ``reducer`` must be associative."""
+    reducer, mapper = _plain(reducer), _plain(mapper)
+    if in_task.on:
+        return engine.mapreduce(reducer, mapper, inputs, map_step, reduce_step)
+    if reduce_step < 2 or map_step < 1:
+        raise ValueError("a task must bring at least 2 values down to one, and map at least 1")
+    if len(inputs) == 0:
+        return identity([])
+    level = [_down(reducer, (mapper,), part) for part in _parts(inputs, map_step)]
+    while len(level) > 1:
+        level = [_down(reducer, (), part) for part in _parts(level, reduce_step)]
+    return level[0]
+
+
+def _down(reducer: Any, mapper: tuple[Any, ...], part: Any) -> Task:
+    """One task of a tree. In its first level a mapper is named, if only None."""
+    bring, first = function_of(reducer), None if mapper in ((), (None,)) else function_of(mapper[0])
+    items = list(part)
+    kind = "map_reduce" if mapper else "reduce"
+
+    def make() -> Any:
+        # so many inputs are one task of the engine's tree
+        if first is None:
+            return engine.reduce(bring, items, max(2, len(items)))
+        return engine.mapreduce(bring, first, items, len(items))
+
+    return Task.around(f"jug.mapreduce._jug_{kind}", reducer, (reducer, *mapper, part), {}, make)
+
+
+class block_access:
+    """A list of what the blocks hold, which are tasks: its items are tasklets, its slices lists of these."""
+
+    def __init__(self, blocks: list[Task], block_size: int, len: int) -> None:
+        self.blocks = blocks
+        self.block_size = block_size
+        self.len = len
+
+    def __getitem__(self, p: Any) -> Any:
+        if isinstance(p, slice):
+            return [self[i] for i in range(self.len)[p]]
+        if not isinstance(p, int):
+            raise TypeError(f"an index is a number, not {type(p).__name__}")
+        at = range(self.len)[p]
+        number = at // self.block_size
+        return _items(self.blocks[number], self._size(number))[at % self.block_size]
+
+    def _size(self, number: int) -> int:
+        return min(self.block_size, self.len - number * self.block_size)
+
+    def __len__(self) -> int:
+        return self.len
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(self.len))
+
+    def can_load(self) -> bool:
+        return all(block.can_load() for block in self.blocks)
+
+    def __jug_dependencies__(self) -> list[Task]:
+        return self.blocks
+
+    def __jug_value__(self) -> list[Any]:
+        from jug_notebook.compat.jug.task import value
+
+        found: list[Any] = []
+        for number, block in enumerate(self.blocks):
+            held = value(block)
+            found += [held] if self._size(number) == 1 else held
+        return found

@@ -1,0 +1,506 @@
+"""Jug's tasks: as its scripts write and ask them, made of tasks of ours.
+
+A `Task` here is a handle as any, so ours and Jug's may be mixed; what differs is what scripts rely on: ``t.result`` is
+a property, a task is true and equals only itself, and each is noted in `alltasks`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jug_notebook.compat.jugdir import RUNNER, Jugdir
+from jug_notebook.errors import TaskFailed
+from jug_notebook.model import Reference, State
+from jug_notebook.task import TaskFunction, handles
+from jug_notebook.task import desk as seat
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.handles import Handle, briefly
+from jug_notebook.task.values import value as values
+
+__all__ = [
+    "CachedFunction",
+    "Task",
+    "TaskGenerator",
+    "Tasklet",
+    "alltasks",
+    "describe",
+    "iteratetask",
+    "recursive_dependencies",
+    "return_tuple",
+    "topological_sort",
+    "value",
+]
+
+alltasks: list[Task] = []  #: those that the script has made so far
+
+on_made: Callable[[Task], None] | None = None  #: is told of each task
+
+_functions: dict[int, tuple[Any, TaskFunction]] = {}
+
+deferred = False
+"""Are tasks named only when somebody asks? Else when they are made, as they are then."""
+
+
+def function_of(f: Any) -> TaskFunction:
+    """The task function of a function: one for all its tasks, so that its code is looked at once."""
+    if isinstance(f, TaskGenerator):
+        f = f.f
+    if isinstance(f, TaskFunction):
+        return f
+    known = _functions.get(id(f))
+    if known is None or known[0] is not f:
+        known = _functions[id(f)] = (f, TaskFunction(f, runner=RUNNER))
+    return known[1]
+
+
+_HOME = __name__.removesuffix(".task")
+
+
+def name_of(f: Any) -> str:
+    """What a function's tasks are called in tables: module and name."""
+    module = str(getattr(f, "__module__", None))
+    if module.startswith(_HOME):
+        module = "jug" + module.removeprefix(_HOME)
+    return f"{module}.{getattr(f, '__name__', type(f).__name__)}"
+
+
+def forget_functions() -> None:
+    """The script is loaded anew: its functions are new ones."""
+    _functions.clear()
+
+
+class TaskletMixin(Handle):
+    """What stands for a value, and can be taken apart."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        return Tasklet(self, _getitem(index))
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError(
+            f"{self._short()} is a task: what it has is known when it has run. Use iteratetask(task, n) where its "
+            "length is known, else bvalue(task)"
+        )
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def can_load(self) -> bool:
+        """Is the value stored?"""
+        return self.state is State.FINISHED
+
+
+class Task(TaskletMixin):
+    """A call that is made once: ``Task(f, *args, **kwargs)``. ``f`` is any callable, a lambda too."""
+
+    store: Any = Jugdir("jugdata")
+
+    f: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __new__(cls, f: Any, *args: Any, **kwargs: Any) -> Any:
+        if in_task.on:  # a call inside a task is the plain call
+            return (f.__jug_function__ if isinstance(f, TaskFunction | TaskGenerator) else f)(*args, **kwargs)
+        return object.__new__(cls)
+
+    def __init__(self, f: Any, *args: Any, **kwargs: Any) -> None:
+        while isinstance(f, functools.partial):
+            f, args, kwargs = f.func, f.args + args, {**f.keywords, **kwargs}
+        plain = f.__jug_function__ if isinstance(f, TaskFunction | TaskGenerator) else f
+        self._begin(name_of(plain), plain, args, kwargs, lambda: _make(f, args, kwargs))
+
+    @classmethod
+    def around(
+        cls, name: str, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]
+    ) -> Task:
+        """A task that is made in another way than by a call of ``f``."""
+        task: Task = object.__new__(cls)
+        task._begin(name, f, args, kwargs, make)
+        return task
+
+    def _begin(
+        self, name: str, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]
+    ) -> None:
+        self.f, self.args, self.kwargs = f, args, kwargs
+        self._name = name
+        self._make = make
+        self._made: tuple[Any, handles.Task] | None = None
+        if not deferred:
+            _ = self.task
+        alltasks.append(self)
+        if on_made is not None:
+            on_made(self)
+
+    # -- as a handle ---------------------------------------------------------------------------------------------------
+
+    @property
+    def task(self) -> handles.Task:
+        """The task itself, in the store that is in use."""
+        store = Task.store
+        made = self._made
+        if made is None or made[0] is not store:
+            if seat.current is not store.session:
+                seat.sit(store.session)
+            made = self._made = (store, self._make())
+        return made[1]
+
+    @property
+    def name(self) -> str:
+        """The function's, with its module's."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    def take(self, value: Any) -> Any:
+        return value
+
+    def _short(self) -> str:
+        return f"Task: {self.name}()"
+
+    def __str__(self) -> str:
+        return self._short()
+
+    def __repr__(self) -> str:
+        with briefly():
+            return f"Task({self.name}, args={self.args}, kwargs={self.kwargs})"
+
+    def __jug_reference__(self) -> Reference:
+        return self.task.__jug_reference__()
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> Any:
+        """The value. Raises NotReady where there is none yet, TaskFailed."""
+        if not self.is_loaded():
+            self.load()
+        return self._result
+
+    def value(self, mmap: bool = False) -> Any:
+        return self.result
+
+    def load(self) -> None:
+        """Load the value, also if it is loaded."""
+        self._result = Handle.value(self)
+
+    def is_loaded(self) -> bool:
+        return "_result" in self.__dict__
+
+    def unload(self) -> None:
+        self.__dict__.pop("_result", None)
+
+    def unload_recursive(self) -> None:
+        for task in (self, *recursive_dependencies(self)):
+            task.unload()
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def can_run(self) -> bool:
+        """Is all there that it needs?"""
+        return all(dep.can_load() for dep in self.dependencies())
+
+    def can_load(self, store: Any = None) -> bool:
+        return bool((store or Task.store).can_load(self.hash()))
+
+    def run(self, force: Any = None, save: bool = True, debug_mode: bool = False) -> Any:
+        """Make the call here and now; ``save`` its value. What it raises is raised."""
+        assert self.can_run(), f"{self} can't run: a task that it needs has no value yet"
+        store, key = Task.store, self.key
+        store.session.flush()
+        claim = store.claims.pop(key, None)
+        if save and claim is None and not store.can_load(key):
+            if store.state(key) is State.FAILED:
+                store.retry_failed([key])
+            claim = store.hand.claim(key)
+        if claim is None or not save:
+            self._result = store.session.rerun(key)
+            return self._result
+        store.hand.run(claim)
+        try:
+            self.load()
+        except TaskFailed as failed:
+            raise failed.__cause__ or failed from None
+        return self._result
+
+    def invalidate(self) -> int:
+        """Make the value count for nothing; what was made from it falls back, too."""
+        self.unload()
+        return int(Task.store.remove(self.hash()))
+
+    def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
+        """The tasks in the arguments."""
+        queue: list[Any] = [self.args, self.kwargs.values()]
+        while queue:
+            for each in queue.pop():
+                if isinstance(each, Task):
+                    yield each
+                elif hasattr(each, "__jug_dependencies__"):
+                    queue.append(each.__jug_dependencies__())
+                elif isinstance(each, list | tuple | set | frozenset):
+                    queue.append(each)
+                elif isinstance(each, dict):
+                    queue.append(each.values())
+
+    # -- names and locks -----------------------------------------------------------------------------------------------
+
+    def hash(self) -> bytes:
+        """The key, as bytes."""
+        return self.key.encode()
+
+    def __jug_hash__(self) -> bytes:
+        return self.hash()
+
+    def _lock(self) -> Any:
+        Task.store.session.flush()
+        return Task.store.getlock(self.hash())
+
+    def lock(self) -> bool:
+        """Claim it for this process; False where somebody has it, or it can't run."""
+        return bool(self._lock().get())
+
+    def unlock(self) -> None:
+        self._lock().release()
+
+    def is_locked(self) -> bool:
+        """Does it run, or has it failed?"""
+        return bool(self._lock().is_locked())
+
+    def fail(self) -> bool:
+        """Mark it as failed; only who has locked it can do so."""
+        return bool(self._lock().fail())
+
+    def is_failed(self) -> bool:
+        return bool(self._lock().is_failed())
+
+
+def _make(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> handles.Task:
+    task: handles.Task = handles.Task(function_of(f), *args, **kwargs)
+    return task
+
+
+class _getitem:
+    """Takes a part of a value."""
+
+    __slots__ = ("slice",)
+
+    def __init__(self, slice: Any) -> None:
+        self.slice = slice
+
+    def __call__(self, whole: Any) -> Any:
+        return whole[value(self.slice)]
+
+    def __repr__(self) -> str:
+        return f"jug.task._getitem({self.slice})"
+
+
+class Tasklet(TaskletMixin):
+    """Part of a task's value, or a function of it. Never stored."""
+
+    base: Any
+    f: Any
+
+    def __init__(self, base: Any, f: Callable[[Any], Any]) -> None:
+        if not isinstance(base, Handle):
+            raise TypeError(f"a tasklet is made from a task, not from {type(base).__name__}")
+        self.base = base
+        self.f = f
+
+    @property
+    def task(self) -> handles.Task:
+        return self.base.task  # type: ignore[no-any-return]
+
+    @property
+    def steps(self) -> tuple[tuple[str, Any], ...]:
+        """How to come from the task's value to this."""
+        step = ("item", self.f.slice) if type(self.f) is _getitem else ("call", self.f)
+        return (*getattr(self.base, "steps", ()), step)
+
+    def take(self, value: Any) -> Any:
+        return self.f(self.base.take(value))
+
+    def value(self, mmap: bool = False) -> Any:
+        return self.__jug_value__()
+
+    def __jug_value__(self) -> Any:
+        return self.f(value(self.base))
+
+    def unload(self) -> None:
+        self.base.unload()
+
+    def unload_recursive(self) -> None:
+        self.base.unload_recursive()
+
+    def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
+        yield self.base
+
+    __jug_dependencies__ = dependencies
+
+    def can_load(self) -> bool:
+        return bool(self.base.can_load())
+
+    def _short(self) -> str:
+        return f"Tasklet({self.base!r}, {self.f!r})"
+
+    def __repr__(self) -> str:
+        with briefly():
+            return self._short()
+
+    def __jug_reference__(self) -> Reference:
+        return Reference(self.base.__jug_reference__().key, self.steps)
+
+
+# -- walks over the graph ----------------------------------------------------------------------------------------------
+
+
+def topological_sort(tasks: list[Any]) -> None:
+    """Sort in place, so that none depends on a later one."""
+    wanted = {id(task): task for task in tasks}
+    done: list[Any] = []
+    seen: set[int] = set()
+    for task in tasks:
+        stack = [(task, iter(list(task.dependencies())))] if id(task) not in seen else []
+        seen.add(id(task))
+        while stack:
+            top, needs = stack[-1]
+            need = next((one for one in needs if id(one) not in seen), None)
+            if need is None:
+                stack.pop()
+                if id(top) in wanted:
+                    done.append(top)
+            else:
+                seen.add(id(need))
+                stack.append((need, iter(list(need.dependencies()))))
+    tasks[:] = done
+
+
+def recursive_dependencies(t: Any, max_level: int | None = -1) -> Iterator[Any]:
+    """What a task depends on, each once, up to so many levels down (-1: all)."""
+    level, row = 0, list(t.dependencies())
+    seen: set[int] = set()
+    while row and (max_level is None or max_level < 0 or level < max_level):
+        level += 1
+        following: list[Any] = []
+        for dep in row:
+            if id(dep) not in seen:
+                seen.add(id(dep))
+                yield dep
+                following.extend(dep.dependencies())
+        row = following
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def value(elem: Any) -> Any:
+    """The value of tasks, wherever in lists, tuples, sets and dicts they are. Raises NotReady, TaskFailed."""
+    if isinstance(elem, Task):
+        return elem.value()
+    return values(elem)
+
+
+def CachedFunction(f: Any, *args: Any, **kwargs: Any) -> Any:
+    """The value of ``f(*args, **kwargs)``: from the store, else computed here and now, and stored."""
+    task = Task(f, *args, **kwargs)
+    if in_task.on:
+        return task
+    if not task.can_load():
+        if not task.can_run():
+            raise ValueError(f"CachedFunction: {task} needs a task that has not run")
+        return task.run()
+    return task.value()
+
+
+class TaskGenerator:
+    """A decorator: calls of the function make tasks. Inside a running task they are plain calls."""
+
+    _jug_is_task_generator = True
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        self.f: Any = f.__jug_function__ if isinstance(f, TaskFunction | TaskGenerator) else f
+        functools.update_wrapper(self, self.f, updated=())
+        self.__dict__.pop("__wrapped__", None)
+
+    @property
+    def __jug_function__(self) -> Any:
+        return self.f
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return Task(self.f, *args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"TaskGenerator({self.f!r})"
+
+
+class iteratetask:
+    """The first ``n`` parts of a task's value: ``a, b = iteratetask(t, 2)``."""
+
+    def __init__(self, base: Any, n: int) -> None:
+        self.base = base
+        self.n = n
+
+    def __getitem__(self, i: int) -> Any:
+        if not 0 <= i < self.n:
+            raise IndexError(i)
+        return self.base[i]
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def _get_check(values: Any, i: int, n: int) -> Any:
+    if len(values) != n:
+        raise ValueError(f"expected {n} values, got {len(values)}")
+    return values[i]
+
+
+def return_tuple(n: int) -> Callable[[Any], Any]:
+    """Decorates a task generator whose function returns ``n`` values: its calls answer ``n`` tasklets."""
+
+    def wrap(f: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            made = f(*args, **kwargs)
+            if in_task.on:
+                return made
+            return tuple(Tasklet(made, functools.partial(_get_check, i=i, n=n)) for i in range(n))
+
+        if hasattr(type(f), "__jug_function__"):
+            wrapped.__jug_function__ = f.__jug_function__  # type: ignore[attr-defined]
+        return wrapped
+
+    return wrap
+
+
+def describe(t: Any) -> Any:
+    """What was computed from what: nested dicts and lists, with what the store knows of each run."""
+    if isinstance(t, Task):
+        told: dict[str, Any] = {"name": t.name}
+        if t.args:
+            told["args"] = [describe(arg) for arg in t.args]
+        if t.kwargs:
+            told["kwargs"] = {name: describe(arg) for name, arg in t.kwargs.items()}
+        meta = Task.store.metadata(t)
+        return told if meta is None else {**told, "meta": meta}
+    if isinstance(t, Tasklet):
+        return {"name": "tasklet", "operation": repr(t.f), "base": describe(t.base)}
+    if isinstance(t, list):
+        return [describe(item) for item in t]
+    if isinstance(t, tuple):
+        return tuple(describe(item) for item in t)
+    if isinstance(t, dict):
+        return {key: describe(item) for key, item in t.items()}
+    return t

@@ -1,0 +1,132 @@
+"""What Jug's scripts use beside tasks: constants as tasks, files, commands."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jug_notebook.compat.jug.hash import hash_one
+from jug_notebook.compat.jug.task import Task, TaskGenerator, Tasklet, value
+from jug_notebook.patterns import identity as constant
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.values import tasks_in
+
+__all__ = ["CustomHash", "cached_glob", "identity", "jug_execute", "sync_move", "timed_path"]
+
+
+def identity(x: Any) -> Any:
+    """A task with the value ``x``: what is large is named and stored once."""
+    if in_task.on or isinstance(x, Task | Tasklet):
+        return x
+    return Task.around("identity", identity, (x,), {}, lambda: constant(x))
+
+
+class CustomHash:
+    """An argument named by ``hash_function(obj)``, bytes or a string, instead of by its value."""
+
+    def __init__(self, obj: Any, hash_function: Callable[[Any], bytes | str]) -> None:
+        self.obj = obj
+        self.hash_function = hash_function
+
+    def __jug_hash__(self) -> bytes | str:
+        return self.hash_function(self.obj)
+
+    def __jug_value__(self) -> Any:
+        return value(self.obj)
+
+    def __jug_dependencies__(self) -> Sequence[Any]:
+        return tasks_in(self.obj)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CustomHash, (self.obj, _no_name)  # how it is named is of use to who makes the task only
+
+
+def _no_name(_: Any) -> bytes:
+    return b""
+
+
+def hash_with_mtime_size(path: Any) -> bytes:
+    """Names a file by its path, time of change and size."""
+    about = os.stat(path)
+    return hash_one((os.fspath(path), about.st_mtime_ns, about.st_size))
+
+
+def timed_path(path: Any) -> CustomHash:
+    """A path that is another argument once the file is touched or changes its size; the function gets the path."""
+    os.stat(path)  # a file that isn't there is told at once
+    return CustomHash(path, hash_with_mtime_size)
+
+
+@TaskGenerator
+def jug_execute(args: Any, check_exit: bool = True, run_after: Any = None, return_value: Any = None) -> Any:
+    """Run a command as a task. ``run_after`` is what must be done before; ``return_value`` what the task is worth."""
+    words = args if isinstance(args, str) else [str(value(word)) for word in args]
+    status = subprocess.call(words)
+    if check_exit and status != 0:
+        raise SystemError(f"the command {args!r} ended with exit status {status}")
+    return return_value
+
+
+def sync_move(src: Any, dst: Any) -> None:
+    """Rename a file, for good: the folder is on the disk when this returns."""
+    os.rename(src, dst)
+    folder = os.open(os.path.dirname(os.path.abspath(dst)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def glob_sort(pat: str) -> list[str]:
+    """The files that match, sorted."""
+    from glob import glob
+
+    return sorted(glob(pat))
+
+
+def cached_glob(pat: str) -> list[str]:
+    """The files that matched when this was first asked, sorted. To look again: invalidate ``glob_sort``."""
+    from jug_notebook.compat.jug.task import CachedFunction
+
+    found: list[str] = CachedFunction(glob_sort, pat)
+    return found
+
+
+# -- which tasks are meant ---------------------------------------------------------------------------------------------
+
+Matcher = Callable[[str], Any]
+
+
+def prepare_task_matcher(pattern: str) -> Matcher:
+    """Loosely: names that contain the text, or in which ``/regex/`` is found. Raises ValueError for nothing at all."""
+    if pattern in ("", "//"):
+        raise ValueError(f"an empty pattern ({pattern!r}) would match every task; to mean all, write '/.*/'")
+    if len(pattern) > 2 and pattern[0] == pattern[-1] == "/":
+        return re.compile(pattern[1:-1]).search
+    return re.compile(re.escape(pattern)).search
+
+
+def prepare_name_matcher(name: str) -> Matcher:
+    """Strictly: ``module.function``, or its end from a dot on; ``*`` and ``?`` are wildcards."""
+    whole = re.compile(fnmatch.translate(name))
+
+    def matches(task_name: str) -> bool:
+        steps = task_name.split(".")
+        return any(whole.match(".".join(steps[start:])) for start in range(len(steps)))
+
+    return matches
+
+
+def prepare_matcher_from_options(name: str | None = None, pattern: str | None = None) -> Matcher | None:
+    """What satisfies all that is given; None where nothing is."""
+    if name is not None and pattern is not None:
+        print("jug: a name and a pattern are given; only tasks that match both are meant", file=sys.stderr)
+    matchers = [prepare_name_matcher(name)] if name is not None else []
+    if pattern is not None:
+        matchers.append(prepare_task_matcher(pattern))
+    return (lambda task_name: all(matches(task_name) for matches in matchers)) if matchers else None

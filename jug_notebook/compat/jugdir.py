@@ -1,0 +1,283 @@
+"""A jugdir: a store of ours, asked as Jug's backends are asked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jug_notebook.errors import JugError, NoSuchTask, StoreError
+from jug_notebook.model import Claim, Key, State, Target
+from jug_notebook.session import Session
+from jug_notebook.store import split
+
+if TYPE_CHECKING:
+    from jug_notebook.session.byhand import ByHand
+
+RUNNER = "jug_notebook.compat.running:call"
+
+
+@dataclass
+class Purpose:
+    """For whom stores are opened: the script, its arguments, where it runs; only to look, or to hand in its tasks."""
+
+    script: str = ""
+    arguments: str = ""
+    folder: Path = field(default_factory=Path.cwd)
+    looking: bool = False
+    headless: bool = True
+    #: opens a store by its URL, where somebody else's session is to be used, who closes it
+    connect: Callable[[str], Session] | None = None
+
+
+purpose = Purpose()
+
+
+class NotOurs(StoreError):
+    """This folder is a jugdir of Jug itself."""
+
+
+class Lost(JugError):
+    """A stored value can't be read."""
+
+
+def url_of(jugdir: str) -> str:
+    """What Jug calls its stores, as we call ours."""
+    if jugdir == "dict_store":
+        return f"memory:jugfile-{os.getpid()}"
+    if jugdir.startswith("dict_store:"):
+        return f"file:{jugdir.removeprefix('dict_store:')}"
+    if jugdir.startswith("file_keepalive:"):
+        return f"file:{jugdir.removeprefix('file_keepalive:')}"
+    if jugdir.startswith("redis:") and not jugdir.startswith("redis://"):
+        return "redis://" + (jugdir.removeprefix("redis:") or "localhost")
+    return jugdir
+
+
+def refuse_jugs_own(url: str, folder: Path) -> None:
+    """Two kinds of store in one folder: the cleaning up of either would take the other's results."""
+    scheme, rest = split(url)
+    path = folder / Path(rest).expanduser()
+    if scheme != "file" or not rest or not is_jugs_own(path):
+        return
+    raise NotOurs(
+        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or "
+        "move that one away; its results can be taken over: "
+        f"jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
+    )
+
+
+_FANNED = re.compile("[0-9a-f]{2}")
+
+
+def is_jugs_own(path: Path) -> bool:
+    """Is it a folder that Jug's file store wrote?"""
+    if not path.is_dir() or (path / "store.json").exists():
+        return False
+    return any(
+        entry.name in ("tempfiles", "locks", "packs") or (_FANNED.fullmatch(entry.name) and entry.is_dir())
+        for entry in path.iterdir()
+    )
+
+
+class Jugdir:
+    """A store as a jugfile sees it. Opened on first need, for the `purpose` of that moment."""
+
+    def __init__(self, jugdir: str) -> None:
+        self.jugdir = jugdir
+        self.url = url_of(jugdir)
+        self._session: Session | None = None
+        self._hand: ByHand | None = None
+        self.claims: dict[Key, Claim] = {}  #: locks that were taken by hand
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            self._session = self._opened()
+            if purpose.script:
+                self._session.begin_cell(purpose.arguments or "jugfile")
+        return self._session
+
+    def _opened(self) -> Session:
+        refuse_jugs_own(self.url, purpose.folder)
+        if purpose.connect is not None:
+            return purpose.connect(self.url)
+        url = self.url
+        if purpose.looking and not _is_there(url, purpose.folder):
+            url = f"memory:nothing-there-{os.getpid()}"  # looking makes no store
+        return Session(
+            url,
+            notebook=purpose.script or None,
+            headless=purpose.headless,
+            folder=purpose.folder,
+            runner=RUNNER,
+            looking=purpose.looking,
+        )
+
+    @property
+    def hand(self) -> ByHand:
+        """Settles single tasks, in this process."""
+        if self._hand is None:
+            self._hand = self.session.by_hand()
+        return self._hand
+
+    def __repr__(self) -> str:
+        return f"<jugdir {self.jugdir}>"
+
+    # -- what Jug's stores answer --------------------------------------------------------------------------------------
+
+    def can_load(self, name: bytes | str) -> bool:
+        return self.state(_key(name)) is State.FINISHED
+
+    def state(self, key: Key) -> State | None:
+        """None where the store doesn't know the task."""
+        return self.session.known([key])[0]
+
+    def load(self, name: bytes | str) -> Any:
+        return self.session.collect([_key(name)], wait=False)[0]
+
+    def dump(self, object: Any, name: bytes | str) -> None:
+        """Give a task its value."""
+        key = _key(name)
+        if self.state(key) is State.FINISHED:
+            return
+        claim = self.claims.pop(key, None) or self.hand.claim(key)
+        if claim is None:
+            raise StoreError(f"{key[:12]} is no task of this store that could be given a value now")
+        self.hand.deposit(claim, object)
+
+    def list(self) -> Iterator[bytes]:
+        """The names of all that has a value."""
+        for view in self.session.listed(State.FINISHED):
+            yield view.key.encode()
+
+    def listlocks(self) -> Iterator[bytes]:
+        for state in (State.RUNNING, State.FAILED):
+            for view in self.session.listed(state):
+                yield view.key.encode()
+
+    def remove(self, name: bytes | str) -> bool:
+        return bool(self.remove_many([name]))
+
+    def remove_many(self, names: Iterable[bytes | str]) -> set[bytes | str]:
+        """Make values count for nothing; answers which there were. What was made from them falls back, too."""
+        wanted = list(names)
+        states = self.session.known([_key(name) for name in wanted])
+        there = {name for name, state in zip(wanted, states, strict=True) if state is State.FINISHED}
+        if there:
+            self.session.invalidate(Target(keys=frozenset(map(_key, there))))
+        return there
+
+    def cleanup(self, active: Iterable[Any], keeplocks: bool = False) -> int:
+        """No longer want what none of ``active`` is. Answers how many values that were."""
+        kept = {_key(task.hash()) for task in active}
+        return self.forget(kept)
+
+    def forget(self, kept: set[Key]) -> int:
+        """Take back the wish for all tasks of this script but ``kept``; answers how many of them have values."""
+        views = self.session.listed()
+        gone = [view.key for view in views if view.key not in kept and view.state is not State.WITHDRAWN]
+        had = sum(view.state is State.FINISHED for view in views if view.key not in kept)
+        if gone:
+            self.session.unwish(gone)
+        return had
+
+    def remove_locks(self) -> int:
+        """A dead worker's claims are void without anybody's doing; failures are opened again."""
+        return self.retry_failed()
+
+    def retry_failed(self, keys: Iterable[Key] | None = None) -> int:
+        """Let failed tasks be tried again; answers how many."""
+        if keys is None:
+            return self.session.retry()
+        known = list(keys)
+        states = self.session.known(known)
+        failed = [key for key, state in zip(known, states, strict=True) if state is State.FAILED]
+        return self.session.retry(Target(keys=frozenset(failed))) if failed else 0
+
+    def getlock(self, name: bytes | str) -> Lock:
+        return Lock(self, _key(name))
+
+    def metadata(self, task: Any) -> dict[str, Any] | None:
+        """When a task was computed, how long it took and where."""
+        try:
+            run = self.session.provenance(_key(task.hash()))["run"]
+        except NoSuchTask:
+            return None
+        if run is None:
+            return None
+        ended = datetime.fromtimestamp(run["started"] + run["duration"]).astimezone()
+        return {"computed": ended.isoformat(timespec="seconds"), "seconds": run["duration"], "host": run["host"]}
+
+    def close(self) -> None:
+        if self._hand is not None:
+            self._hand.close()
+            self._hand = None
+        if self._session is not None and purpose.connect is None:
+            self._session.close()
+        self._session = None
+        self.claims.clear()
+
+    @staticmethod
+    def remove_store(jugdir: str) -> None:
+        """Remove a store with all that is in it."""
+        import shutil
+
+        scheme, rest = split(url_of(jugdir))
+        if scheme == "file" and (Path(rest) / "store.json").exists():
+            shutil.rmtree(rest)
+
+
+def _is_there(url: str, folder: Path) -> bool:
+    scheme, rest = split(url)
+    return scheme != "file" or (folder / Path(rest).expanduser() / "store.json").is_file()
+
+
+def _key(name: bytes | str) -> Key:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+class Lock:
+    """A task's lock: the claim on it. It ends with the process that holds it."""
+
+    def __init__(self, jugdir: Jugdir, key: Key) -> None:
+        self._jugdir = jugdir
+        self._key = key
+
+    def get(self) -> bool:
+        if self._key in self._jugdir.claims:
+            return False
+        claim = self._jugdir.hand.claim(self._key)
+        if claim is None:
+            return False
+        self._jugdir.claims[self._key] = claim
+        return True
+
+    def release(self) -> None:
+        """Give the claim back; a failure is opened again."""
+        claim = self._jugdir.claims.pop(self._key, None)
+        if claim is not None:
+            self._jugdir.hand.release(claim)
+        elif self.is_failed():
+            self._jugdir.retry_failed([self._key])
+
+    def is_locked(self) -> bool:
+        return self._jugdir.state(self._key) in (State.RUNNING, State.FAILED)
+
+    def fail(self) -> bool:
+        """Mark the task as failed. Only who holds the lock can do so."""
+        claim = self._jugdir.claims.pop(self._key, None)
+        if claim is not None:
+            self._jugdir.hand.fail(claim, "marked as failed by its script")
+        return self.is_failed()
+
+    def is_failed(self) -> bool:
+        return self._jugdir.state(self._key) is State.FAILED

@@ -1,0 +1,131 @@
+"""Scripts and notebooks, in a real kernel: a jugfile's tasks come in, the notebook's go out, under the same keys."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernels import ROOT, Kernel
+
+pytest.importorskip("ipykernel")
+
+JUGFILE = """
+import sys
+from jug import TaskGenerator, barrier, value, mapreduce
+
+@TaskGenerator
+def double(x):
+    return shifted(x) * 2
+
+@TaskGenerator
+def total(xs):
+    return sum(xs)
+
+def shifted(x):
+    return x + OFFSET
+
+OFFSET = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+doubled = [double(x) for x in range(4)]
+mapped = mapreduce.map(double, [5, 6, 7])
+part = mapped[1]
+barrier()
+whole = total(doubled + value(list(mapped)))
+"""
+
+
+class Desk:
+    """A folder with a notebook's kernel, and a shell beside it."""
+
+    def __init__(self, folder: Path, settings: Path) -> None:
+        self.folder = folder
+        self.settings = {"XDG_CONFIG_HOME": str(settings), "JUG_NOTEBOOK_DISPLAY": "text"}
+        self.kernel = Kernel(folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), **self.settings)
+        self.kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
+
+    def shell(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {n: v for n, v in os.environ.items() if not n.startswith(("JUG_", "JPY_"))} | self.settings
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def close(self) -> None:
+        self.kernel.run("%jug_stop --now")
+        self.kernel.close()
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Desk]:
+    folder, settings = tmp_path / "work", tmp_path / "settings"
+    folder.mkdir()
+    settings.mkdir()
+    desk = Desk(folder, settings)
+    yield desk
+    desk.close()
+
+
+def test_a_jugfile_comes_in_with_what_is_stored(at: Desk) -> None:
+    (at.folder / "jugfile.py").write_text(JUGFILE)
+    assert at.shell("-m", "jug_notebook", "execute", "jugfile.py").returncode == 0
+    told = at.kernel.run("%jug_import jugfile.py").out
+    assert "6 tasks, 6 of them stored in file:jugfile.jugdata" in told
+    assert at.kernel.run("jn.value([doubled, mapped, part, whole])").result == "[[0, 2, 4, 6], [10, 12, 14], 12, 48]"
+    assert at.kernel.run("double(3).key == doubled[3].key, double.run(3), whole.state.value").result == (
+        "(True, 6, 'finished')"
+    )
+
+
+def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: Desk) -> None:
+    (at.folder / "jugfile.py").write_text(JUGFILE)
+    told = at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
+    assert "5 tasks, 0 of them stored in file:elsewhere" in told
+    assert "it stopped at a barrier" in told
+    assert at.kernel.run("%jug_execute --here").error == ""
+    assert "6 tasks, 5 of them stored" in at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
+    at.kernel.run("%jug_execute --here")
+    assert at.kernel.run("whole.result()").result == str(2 * sum(100 + x for x in (0, 1, 2, 3, 5, 6, 7)))
+    assert at.shell("-m", "jug_notebook", "check", "jugfile.py", "100", "--jugdir", "elsewhere").returncode == 0
+
+
+def test_what_is_no_script_or_does_not_load_is_told(at: Desk) -> None:
+    assert "no script at 'absent.py'" in at.kernel.run("%jug_import absent.py").message
+    (at.folder / "wrong.py").write_text("import jug\n1 / 0\n")
+    assert at.kernel.run("%jug_import wrong.py").error == "ZeroDivisionError"
+    assert "ends in .py" in at.kernel.run("%jug_export notes.txt").message
+    assert at.kernel.run("import sys; 'jug' in sys.modules").result == "False"
+
+
+def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
+    run = at.kernel.run
+    run("import math\nSCALE = 3", "imports")
+    run("unused = [1] * 10\nprint('nothing to do with it')", "other")
+    run("%%jugtask --retries 1\ndef scaled(x):\n    return helped(x) * SCALE\n\ndef _private(x):\n    return x", "defs")
+    run("def helped(x):\n    return math.floor(x)", "helper")
+    run("@jn.task\ndef total(xs):\n    return sum(xs)", "more")
+    run("params = {'n': 2}\nparams['n'] += 2", "params")
+    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status", "rows")
+    run("all_of_it = total([*rows, scaled(params['n'])])", "total")
+    run("%%jugtask cell\nanswer = SCALE + 1", "cell")
+    run("%jug_execute --here", "run")
+    told = run("%jug_export pipeline.py", "export").out
+    assert "pipeline.py makes 3 of this notebook's 4 tasks, under the same keys" in told
+    assert "a cell that is one task" in told
+    text = (at.folder / "pipeline.py").read_text()
+    assert "unused" not in text
+    assert "# %jug_status" in text
+    status = at.shell("-m", "jug_notebook", "status", "--short", "pipeline.py", "--jugdir", "jugdata")
+    assert status.stdout == "All tasks complete (3 tasks).\n", status.stderr
+    executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")
+    assert executed.returncode == 0, executed.stderr
+    look = "t = runpy.run_path('pipeline.py', run_name='__main__')['all_of_it']; print(t.value(), t.state.value)"
+    assert at.shell("-c", f"import runpy; {look}").stdout == "21 finished\n"
