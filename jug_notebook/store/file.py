@@ -48,7 +48,17 @@ from jug_notebook.record import Place
 from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
-from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
+from jug_notebook.store.journal import (
+    Log,
+    SealedLog,
+    Vanished,
+    Writer,
+    log_of,
+    offset_of,
+    share_like,
+    size_of,
+    sync_folder,
+)
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
@@ -398,8 +408,7 @@ class FileStore(FoldedStore):
         if path is None or links >= LINKS:
             path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
-            if self.shared:
-                os.chmod(path, self._mode)
+            share_like(self.folder, path)
             links = 0
         self._owners[worker] = (path, links + 1)
         return path
@@ -536,6 +545,7 @@ class FileStore(FoldedStore):
         cut = now - older_than
         blobs = size = 0
         (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
+        share_like(self.folder, self.folder / "trash")
         for part in (self.folder / "blobs").iterdir():
             for entry in os.scandir(part):
                 address, stat = part.name + entry.name, entry.stat()
@@ -752,7 +762,7 @@ def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
     data = msgspec.msgpack.encode(info)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        if mode != 0o600 and info.beat == 0:
+        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new, so the umask has had its way with it
             os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:

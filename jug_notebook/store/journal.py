@@ -318,6 +318,14 @@ class Writer:
         self.log.shut()
 
 
+def share_like(folder: Path, *names: Path) -> None:
+    """Open files and folders to the group, whatever the umask says, if ``folder`` is: the store's, or one in it."""
+    if folder.stat().st_mode & 0o020:
+        for name in names:
+            with suppress(PermissionError):  # a colleague's, who has done so
+                name.chmod(0o2770 if name.is_dir() else 0o660)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
