@@ -307,15 +307,26 @@ def merge(
     """Write one sealed log that stands for ``logs``; answer its size. ``passed`` is called after each of them."""
     writer = SealedWriter(path.parent, path.name, replaces)
 
+    at: Log | None = None
+
+    def body(place: Place) -> bytes:
+        log = log_of(place)
+        data = log.read(offset_of(place), size_of(place))
+        if log is not at:
+            log.shut()  # there may be more logs than files that a process may have open
+        return data
+
     def append(fact: Fact, places: Sequence[Place]) -> None:
-        writer.append(fact, [log_of(place).read(offset_of(place), size_of(place)) for place in places])
+        writer.append(fact, [body(place) for place in places])
 
     try:
         merger = Merger(board, append, alone)
-        for log in logs:
-            for fact, places in log.news():
+        for at in logs:
+            for fact, places in at.news():
                 merger.take(fact, places)
+            at.shut()
             passed()
+        at = None
         merger.finish()
         return writer.appear()
     except BaseException:

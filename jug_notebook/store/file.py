@@ -64,6 +64,7 @@ FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+OPEN_LOGS = 32  #: from so many on, logs that are read once are closed again: a process may have few files open
 TOGETHER = 40_000  #: so many rows of facts are folded at once
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 CROWD = 100  #: so many logs of writers that have ended are worth a compaction
@@ -246,7 +247,7 @@ class FileStore(FoldedStore):
             if log is not None:
                 if log.path.parent.name == "log":
                     log.path = self.folder / "sealing" / name
-                if log.closed and log.offset < log.size():
+                if log.closed and log.offset < _length(log.path):
                     log.closed = False  # a writer of another machine had not ended after all
         for name in names:
             self._log(name)
@@ -346,6 +347,8 @@ class FileStore(FoldedStore):
             else:
                 for i, (offset, size) in zip(indexes, spans, strict=True):
                     found[i] = log.read(offset, size)
+            if log.closed and len(by_log) > OPEN_LOGS:
+                log.shut()
         return found
 
     def watch(self, seen: int, timeout: float) -> int:
@@ -654,6 +657,13 @@ def _listed(folder: Path) -> list[str]:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except FileNotFoundError:
         return []
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _is_local(log: str) -> bool:
