@@ -72,14 +72,14 @@ class Reuse:
         peers = self._peers.get(name)
         if peers is not None:
             peers.discard(card)
-        before = self._source(name) if peers else None
         runs = self._runs.get(name, ())
         if card not in runs:
             self._runs[name] = (*runs, card)
         if verdict.round <= card.direct:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            if self._source(name) != before:
+            now = self._source(name)
+            if now is None or now[0] == verdict:  # no other run can have come to stand there
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]

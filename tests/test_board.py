@@ -423,6 +423,14 @@ def test_a_lost_value_is_not_taken_over_but_an_equal_run_is() -> None:
     assert pair(board, "b1", "b2") == [State.FINISHED, State.FINISHED]
 
 
+def test_a_lost_run_that_is_made_again_is_taken_over_by_who_waits() -> None:
+    board = twins()
+    board.fold(*settled(finished("a2", b"1")))
+    board.fold(invalidated("b1", why=Why.LOST))
+    board.fold(*settled(finished("b1", b"2", b"1", round=1)))
+    assert (board.state("b2"), source(board, "b2")) == (State.FINISHED, "b1")
+
+
 def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first() -> None:
     runs = [settled(finished("b1", b"2", b"1", started=7.0)), settled(finished("b2", b"3", b"1", started=6.0))]
     for order in (runs, runs[::-1]):
