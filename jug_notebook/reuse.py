@@ -73,14 +73,15 @@ class Reuse:
         peers = self._peers.get(name)
         if peers is not None:
             peers.discard(card)
-        before = self._source(name) if peers else None
         runs = self._runs.get(name, ())
         if card not in runs:
             self._runs[name] = (*runs, card)
-        if verdict.round <= card.direct:
+        barred = verdict.round <= card.direct
+        if barred:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            if self._source(name) is not before:
+            source = self._source(name)
+            if barred or (source is not None and source[0] is verdict):
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]

@@ -404,6 +404,19 @@ def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first(
         assert source(board, "b3") == "b2"
 
 
+def test_of_two_attempts_at_one_task_the_one_that_began_first_is_taken_whichever_came_first() -> None:
+    early = settled(finished("b", b"2", b"1", started=1, attempt=2), worker="z")
+    late = settled(finished("b", b"3", b"1", started=2), worker="w")
+    known = [
+        submitted("a"), submitted("b", "gone", form=b"F"), submitted("c", "a", form=b"F"), wished("c"),
+        settled(finished("a", b"1")),
+    ]  # fmt: skip
+    for order in ([*known, late, early], [*known, early, late], [late, early, *known]):
+        held = board_of(*order).held("c")
+        assert held is not None
+        assert held[0].digest == b"2"
+
+
 def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidated() -> None:
     def board() -> Board:
         return board_of(submitted("old"), submitted("new"), wished("new"), settled(finished("old", b"1")),
