@@ -45,6 +45,8 @@ from jug_notebook.reuse import Outcome, Reuse, Standing, may_be_reused
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
+LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
+
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by a fact, not yet submitted
@@ -463,7 +465,7 @@ class Board:
 
         Each must then be claimed (fold `Claimed`) or given back (`back`).
         """
-        while self._delayed and self._delayed[0][0] <= now:
+        while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, card = heapq.heappop(self._delayed)
             heapq.heappush(card.kind.queue, (seq, card))
         allowed = self._allowed(target)
@@ -509,7 +511,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.outcomes and _retry_at(card) > now
+            delayed = card.outcomes and now < _retry_at(card) <= now + LONGEST
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)

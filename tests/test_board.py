@@ -219,6 +219,11 @@ def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> 
     assert (offer.grant.attempt, offer.failures) == (2, 1)
 
 
+def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry() -> None:
+    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=7_300.0)))
+    assert board.ready(1, 100.0)[0].grant.attempt == 2
+
+
 def test_deaths_are_counted_apart_from_failures() -> None:
     board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, died=True)))
     assert board.ready(1, 0.0)[0][2:] == (0, 1)
