@@ -313,10 +313,10 @@ class Board:
                     and attempt.round == verdict.round
                     and attempt.inputs == verdict.inputs
                 ):
-                    held = self._held.get(attempt.worker)
-                    if held is not None:
-                        held.discard(card)
                     card.attempts.remove(attempt)
+                    held = self._held.get(attempt.worker)
+                    if held is not None and not any(other.worker == attempt.worker for other in card.attempts):
+                        held.discard(card)
                     break
             if not card.attempts:
                 card.attempts = None

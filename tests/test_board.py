@@ -196,6 +196,16 @@ def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offere
     assert board.ready(1, 0.0)[0].grant.attempt == 2
 
 
+def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() -> None:
+    board = board_of(
+        submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]), invalidated("a"),
+        Claimed("w", [Grant("a", 1, NO_INPUTS, 1)]), settled(finished("a", b"1")),
+    )  # fmt: skip
+    assert board.state("a") is State.RUNNING
+    board.fold(Gone("w"))
+    assert board.state("a") is State.READY
+
+
 def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
     board = board_of(submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]))
     board.presume("w", dead=True)
