@@ -51,6 +51,8 @@ from jug_notebook.reuse import Reuse, Standing, may_be_reused
 STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 
+LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
+
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by a fact, not yet submitted
@@ -428,10 +430,10 @@ class Board:
                     and attempt.round == verdict.round
                     and attempt.inputs == verdict.inputs
                 ):
-                    held = self._held.get(attempt.worker)
-                    if held is not None:
-                        held.discard(card)
                     card.attempts.remove(attempt)
+                    held = self._held.get(attempt.worker)
+                    if held is not None and not any(other.worker == attempt.worker for other in card.attempts):
+                        held.discard(card)
                     break
             if not card.attempts:
                 card.attempts = None
@@ -719,7 +721,7 @@ class Board:
 
         Each must then be claimed (fold `Claimed`) or given back (`back`).
         """
-        while self._delayed and self._delayed[0][0] <= now:
+        while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, card = heapq.heappop(self._delayed)
             heapq.heappush(card.kind.queue, (seq, card))
         allowed = self._allowed(target)
@@ -767,7 +769,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.records and _retry_at(card) > now
+            delayed = card.records and now < _retry_at(card) <= now + LONGEST
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)
