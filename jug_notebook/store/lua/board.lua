@@ -370,6 +370,64 @@ local function flow()
   end
 end
 
+-- -- attempts that ended ------------------------------------------------------------------------------------------------
+
+local PAST = 33554432  -- bytes of outcomes that count for nothing; the oldest go
+local passed = {}  -- names of those that came to count for nothing in this script
+
+-- Where the body of an outcome lies.
+local function outcome_name(key, number) return number == 1 and key or key .. ':' .. number end
+
+local function has_ended(key, c, number, at)
+  later('ZADD', 'ended', format('%.17g', at), outcome_name(key, number))
+  c[ENDED] = c[ENDED] + 1
+  if c[TALLIED] >= 0 then count(c, RUNS, 1) end
+end
+
+local function pass(key, number) passed[#passed + 1] = outcome_name(key, number) end
+
+-- Nothing is known any more of a run that counts for nothing.
+local function drop_run(name)
+  local key, number = name:match('^[^:]*'), tonumber(name:match(':(%d+)$') or 1)
+  local c = card(key)
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_NUMBER] == number and o[O_FINAL] == 1 then return end
+  end
+  call('HDEL', P .. 'o', name)
+  if call('ZREM', P .. 'ended', name) == 1 then
+    c[ENDED] = c[ENDED] - 1
+    if c[TALLIED] >= 0 then count(c, RUNS, -1) end
+    alter(key)
+  end
+end
+
+local function keep_past()
+  run_later('HSET')
+  local size = 0
+  for _, name in ipairs(passed) do
+    if call('ZADD', P .. 'past', format('%.17g', now), name) == 1 then size = size + call('HSTRLEN', P .. 'o', name) end
+  end
+  size = call('INCRBY', P .. 'pastsize', size)
+  while size > PAST do
+    local oldest = call('ZPOPMIN', P .. 'past')
+    if #oldest == 0 then return call('DEL', P .. 'pastsize') end
+    size = call('DECRBY', P .. 'pastsize', call('HSTRLEN', P .. 'o', oldest[1]))
+    drop_run(oldest[1])
+  end
+end
+
+-- What is handed in may name these blobs: they stay, and are in use as of now, even if they were swept meanwhile.
+local function keep_blobs(names)
+  for _, name in ipairs(names) do
+    call('PERSIST', P .. name)
+    local address = name:match('^v:(.*)')
+    if address and call('EXISTS', P .. name) == 1 then
+      later('ZADD', 'blobs', format('%.17g', now), address)
+      later('ZREM', 'bin', address)
+    end
+  end
+end
+
 -- -- at the end ---------------------------------------------------------------------------------------------------------
 
 local function wake(waiter)
@@ -415,6 +473,7 @@ end
 -- Write all that was changed. Answers the store's version, and whether something is still to follow.
 local function finish()
   fill_queues()
+  if #passed > 0 then keep_past() end
   run_later('ZREM')
   run_later('SREM')
   for _, key in ipairs(alterations) do

@@ -11,13 +11,15 @@
 --   groups groupnames    sets of labels, numbered: notebooks ("n:PATH") and targets ("t:NAME") that a task belongs to
 --   origins originnames wo:N    who wishes, numbered, and what
 --   tallies              tasks by "kind:group:state"   failed  failed tasks by the time of it
+--   ended      outcomes by when the run ended      past pastsize  those of them that count for nothing; their bytes
 --   queues q:K:G delayed ready tasks, by number; those not to be tried before a time
 --   r:NAME p:NAME x:NAME by form and inputs: who ran that, who waits for such a run, who was wrong about it
 --   flags                "accepts", "bars": is there any such thing?
 --   work                 what is still to follow from changes: any script goes on with that, a thousand cards at a time
---   info beats late left presumed done h:W last:W   processes, and what workers hold
+--   info beats late left presumed done ran h:W last:W   processes, what workers did, until when, and what they hold
 --   idle watchers w:W    who waits for tasks, or for news, and the list where each is woken
---   orders:W log:W  targets targetnames targetkeys  blobs sizes v:A c:A:N
+--   orders:W log:W  targets targetnames targetkeys
+--   blobs sizes v:A c:A:N bin   blobs, by when they were touched; those swept that may come back, by when they go
 
 -- Names in capitals stand for numbers and texts: they are replaced by these when a script is put together, for Lua takes
 -- no more than 200 local names.
@@ -26,19 +28,20 @@ local P = KEYS[1]
 local call, pack, unpacked, format = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
 
 local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
+local RUNS = 8  -- in tallies: attempts that ended
 local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or nothing while a need has no value
 local STEP = 1000
 local INLINE = 16  -- so many needs stand on the card
 
 -- A card, as it is stored: numbers, then texts after their lengths. The first four places hold its lists once they were
 -- read. KIND is 0 for a task that something mentions and nobody submitted yet. HELD is the number of the outcome that it
--- has, or 0, and WHOSE the task that it was taken over from.
-local CARD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
+-- has, or 0, and WHOSE the task that it was taken over from. ENDED counts the attempts that are known to have ended.
+local CARD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4I4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
 local OUTCOMES, ATTEMPTS, WISHES, NEEDS = 1, 2, 3, 4
 local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, WISHED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
-local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, ABOVE, HELD = 15, 16, 17, 18, 19, 20, 21, 22
-local FORM, INPUTS, WORTH, WHOSE, DROPPED = 23, 24, 25, 26, 31
-local RAW = 26  -- the lists' bytes come so far behind the lists
+local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, ABOVE, HELD, ENDED = 15, 16, 17, 18, 19, 20, 21, 22, 23
+local FORM, INPUTS, WORTH, WHOSE, DROPPED = 24, 25, 26, 27, 32
+local RAW = 27  -- the lists' bytes come so far behind the lists
 
 -- what its lists hold
 local OUTCOME = '>I4I4ddBBdI4Bc0Bc0Bc0'
@@ -64,7 +67,7 @@ local news = false
 
 local function stub()
   return {
-    false, false, false, false, 0, 0, 0, 0, -1, -1, 0, 0, 0, 0, 0, -1, -1, 1, 0, 0, 0, 0, '', '', '', '', '', '', '', '', ''
+    false, false, false, false, 0, 0, 0, 0, -1, -1, 0, 0, 0, 0, 0, -1, -1, 1, 0, 0, 0, 0, 0, '', '', '', '', '', '', '', '', ''
   }
 end
 
@@ -145,8 +148,8 @@ local function written(c)
   end
   return struct.pack(
     CARD, c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15], c[16], c[17], c[18], c[19], c[20],
-    c[21], c[22], #c[23], c[23], #c[24], c[24], #c[25], c[25], #c[26], c[26], #c[27], c[27], #c[28], c[28], #c[29],
-    c[29], #c[30], c[30], #c[31], c[31]
+    c[21], c[22], c[23], #c[24], c[24], #c[25], c[25], #c[26], c[26], #c[27], c[27], #c[28], c[28], #c[29], c[29],
+    #c[30], c[30], #c[31], c[31], #c[32], c[32]
   )
 end
 
@@ -184,7 +187,7 @@ local function erase(key)
 end
 
 local function is_mentioned(c)
-  return c[KIND] ~= 0 or c[WANTERS] > 0 or c[ABOVE] == 1 or #wishes(c) > 0 or #outcomes(c) > 0
+  return c[KIND] ~= 0 or c[ROUND] > 0 or c[WANTERS] > 0 or c[ABOVE] == 1 or #wishes(c) > 0 or #outcomes(c) > 0
 end
 
 local function needs(key)
@@ -327,21 +330,26 @@ local function row_of(c)
   return row
 end
 
-local function count(c, by)
+local function count(c, state, by)
   local row = row_of(c)
   local of = tallies[row]
   if not of then
     of = {}
     tallies[row] = of
   end
-  of[c[TALLIED]] = (of[c[TALLIED]] or 0) + by
+  of[state] = (of[state] or 0) + by
 end
 
 local function tally_as(c, state)
   if state ~= c[TALLIED] then
-    if c[TALLIED] >= 0 then count(c, -1) end
+    if c[TALLIED] >= 0 then
+      count(c, c[TALLIED], -1)
+      if state < 0 then count(c, RUNS, -c[ENDED]) end
+    else
+      count(c, RUNS, c[ENDED])
+    end
     c[TALLIED] = state
-    if state >= 0 then count(c, 1) end
+    if state >= 0 then count(c, state, 1) end
   end
 end
 
@@ -358,7 +366,7 @@ local function stat(kind)
   return known
 end
 
-local function add_run(kind, duration)
+local function add_run(kind, duration, by)
   local known = stat(kind)
-  known[1], known[2], known[3] = known[1] + 1, known[2] + duration, true
+  known[1], known[2], known[3] = known[1] + (by or 1), known[2] + duration, true
 end

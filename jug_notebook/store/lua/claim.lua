@@ -9,7 +9,15 @@ take_up()
 local told = unpacked(ARGV[1])
 local worker, limit, waits, label, python, this = told[1], told[2], told[3], told[4], told[5], told[6]
 
-local settlements = 0
+local settlements, latest = 0, 0
+
+-- Was it told before, and counts for nothing by now?
+local function is_past(key, c, whole)
+  for number = 1, c[NEXT] - 1 do
+    if call('HGET', P .. 'o', outcome_name(key, number)) == whole then return true end
+  end
+  return false
+end
 
 local function settle(key, numbers, inputs, digest, raw, body)
   local round, attempt, started, duration, final, died, retry = struct.unpack('>I4I4ddBBd', numbers)
@@ -36,17 +44,22 @@ local function settle(key, numbers, inputs, digest, raw, body)
     end
   end
   news = true
-  if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
+  latest = math.max(latest, started + duration)
+  local late = round < c[ROUND] and (digest == '' or inputs == NO_INPUTS)
+  local whole, number = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body, c[NEXT]
+  if late and is_past(key, c, whole) then return end
+  later('HSET', 'o', outcome_name(key, number), whole)
+  c[NEXT] = number + 1
+  has_ended(key, c, number, started + duration)
+  alter(key)
+  if late or final == 0 then pass(key, number) end
+  if late then return end
   settlements = settlements + 1
   if c[QUEUED] ~= 0 then dequeue(key, c) end
-  local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
+  local o = {round, attempt, started, duration, final, died, retry, number, inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
   local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
   table.insert(outcomes(c), o)
-  if final == 1 then
-    later('HSET', 'o', outcome_name(key, c[NEXT]), string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body)
-  end
-  c[NEXT] = c[NEXT] + 1
   if counts then
     add_run(c[KIND], duration)
     if inputs ~= NO_INPUTS then ran(key, c, o, was) end
@@ -61,7 +74,10 @@ if #ARGV > 1 then
   prefetch(keys)
   for i = 2, #ARGV, 6 do settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
   if settlements > 0 then call('HINCRBY', P .. 'done', worker, settlements) end
-  for _, name in ipairs(told[7]) do call('PERSIST', P .. name) end
+  if latest > tonumber(call('HGET', P .. 'ran', worker) or 0) then
+    call('HSET', P .. 'ran', worker, format('%.17g', latest))
+  end
+  keep_blobs(told[7])
 end
 flow()
 

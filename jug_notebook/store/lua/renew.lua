@@ -19,6 +19,7 @@ for _, set in ipairs({'left', 'late'}) do
   for _, process in ipairs(call('ZRANGEBYSCORE', P .. set, '-inf', before, 'LIMIT', 0, 100)) do
     if call('HDEL', P .. 'info', process) == 1 then
       call('HDEL', P .. 'done', process)
+      call('HDEL', P .. 'ran', process)
       call('DEL', P .. 'last:' .. process, P .. 'orders:' .. process)
     end
     if set == 'late' then

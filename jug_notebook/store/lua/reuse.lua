@@ -1,8 +1,5 @@
 -- Which run stands for a task that has no value of its own: as in `reuse.py`. Comes after board.lua.
 
--- Where the body of an outcome lies.
-local function outcome_name(key, number) return number == 1 and key or key .. ':' .. number end
-
 local function may_be_reused(o) return o[O_DIGEST] ~= '' and o[O_INPUTS] ~= NO_INPUTS end
 
 -- The run that stands for this form on these inputs: of all that may, the one that began first.
@@ -124,8 +121,8 @@ local function new_round(key, c, round)
     for _, o in ipairs(outcomes(c)) do
       if o[O_ROUND] >= round or may_be_reused(o) then
         kept[#kept + 1] = o
-      else
-        call('HDEL', P .. 'o', outcome_name(key, o[O_NUMBER]))
+      elseif o[O_FINAL] == 1 then
+        pass(key, o[O_NUMBER])
       end
     end
     c[OUTCOMES] = kept

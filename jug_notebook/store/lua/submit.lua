@@ -83,9 +83,7 @@ for _, row in ipairs(rows) do
   end
 end
 local counter = wish(keys, told[1], told[2], true)
-for _, name in ipairs(told[3]) do
-  call('PERSIST', P .. name)
-end
+keep_blobs(told[3])
 run_later('ZADD')  -- who needs whom is to be read
 flow()
 local reused = 0
