@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from hashlib import sha1
 from itertools import compress
 from typing import Any, NamedTuple
@@ -304,6 +304,10 @@ class Board:
         self.version += 1
         self._work.extend(self._held.get(worker, ()))
         self._flow()
+
+    def all_presumed(self, workers: Set[WorkerId]) -> bool:
+        """Are all of these presumed dead already?"""
+        return workers <= self._presumed
 
     def _card(self, key: Key) -> Card:
         card = self.cards.get(key)

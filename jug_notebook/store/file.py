@@ -204,10 +204,15 @@ class FileStore(FoldedStore):
             self._follow_all(now)
             self._next_scan = now + 1.0
         else:
+            moved = False
             for label, name in rung:
                 if label == "log" and (told := self._log(name)) is not None:
                     self._follow(told)
-            if now >= self._next_poll:
+                    moved = moved or (told.vanished and not told.closed)
+            if moved:  # a compaction was here: what was said is somewhere else by now
+                self._scan()
+                self._follow_all(now)
+            elif now >= self._next_poll:
                 self._follow_all(now, elsewhere=True)
         if now >= self._next_census:
             self._next_census = now + BEAT
@@ -423,9 +428,13 @@ class FileStore(FoldedStore):
         if now - self._census_at > 5 * BEAT:
             self._beats.clear()  # we were away (a laptop that slept): what we last saw of others says nothing
         self._census_at = now
-        for worker in self._board.holders():
-            info = self._said(worker)
-            self._board.presume(worker, dead=info is None or not self._alive(info, now))
+        holders = self._board.holders()
+        dead = {worker for worker in holders if (info := self._said(worker)) is None or not self._alive(info, now)}
+        if not self._board.all_presumed(dead):
+            self._scan()  # what they said last counts, wherever a compaction has put it
+            self._follow_all(now)
+        for worker in holders:
+            self._board.presume(worker, dead=worker in dead)
 
     def _said(self, worker: WorkerId) -> WorkerInfo | None:
         return _read_info(f"{self.folder}/workers/{worker}")

@@ -82,6 +82,7 @@ class Log:
         self.local = local  #: written on this machine: an open file shows at once what is appended
         self.offset = 0
         self.closed = False
+        self.vanished = False  #: it was not where it should be when it was last looked at
         self._fd = -1
         self._number = len(_logs) << _OFFSET + _SIZE
         _logs.append(weakref.ref(self))
@@ -95,7 +96,9 @@ class Log:
             try:
                 data = os.pread(self._open(), want, self.offset)
             except FileNotFoundError:
+                self.vanished = True
                 return
+            self.vanished = False
             position, start = 0, self.offset
             while (end := _frame_end(data, position)) is not None and end <= len(data):
                 frame = _frame(data, position, end)
