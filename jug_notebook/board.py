@@ -45,11 +45,13 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.record import Outcome, Place, digest_of, holds, of_digest, opened, packed
+from jug_notebook.record import Outcome, Place, digest_of, holds, is_of, of_digest, opened, packed
 from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
 STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
 BUDGET = 0.02  #: seconds of expected work that one claim may take
+
+LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
 
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
@@ -228,6 +230,37 @@ class Board:
 
     def fold(self, fact: Fact, bodies: Sequence[Place] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
+        self._take(fact, bodies)
+        self._flow()
+
+    def fold_all(self, said: Sequence[tuple[Fact, Sequence[Place]]]) -> None:
+        """Take in many at once: each task is derived once.
+
+        Wishes first, so that tasks are counted where they belong; claims last, for most have come to something.
+        """
+        claims: list[tuple[Fact, Sequence[Place]]] = []
+        others: list[tuple[Fact, Sequence[Place]]] = []
+        for fact, _ in said:
+            if type(fact) is Submitted:
+                for key in fact.keys:  # listed in the order in which they were submitted
+                    self._card(key)
+        for one in said:
+            kind = type(one[0])
+            if kind is Wished:
+                self._take(*one)
+            else:
+                (claims if kind is Claimed else others).append(one)
+        for fact, bodies in others:
+            self._take(fact, bodies)
+        for fact, bodies in claims:
+            self._take(fact, bodies)
+        if len(self._work) > len(said):
+            once = dict.fromkeys(self._work)
+            self._work.clear()
+            self._work.extend(once)
+        self._flow()
+
+    def _take(self, fact: Fact, bodies: Sequence[Place]) -> None:
         self.version += 1
         if self.forgotten:
             fact, bodies = self._not_forgotten(fact, bodies)
@@ -262,7 +295,6 @@ class Board:
         elif type(fact) is Forgotten:
             self.counter = max(self.counter, fact.counter)
             self._forget(fact)
-        self._flow()
 
     def presume(self, worker: WorkerId, dead: bool) -> None:
         """Treat a worker's claims as void, or as valid again. An observation of this reader, not a fact for all."""
@@ -286,9 +318,11 @@ class Board:
         kind = self._kinds.get(kind_key)
         if kind is None:
             kind = self._kinds[kind_key] = Kind(*kind_key)
+        cards, counter = self.cards, fact.counter
         for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
-            card = self._card(key)
-            card.since = max(card.since, fact.counter)
+            card = cards.get(key) or self._card(key)
+            if counter > card.since:
+                card.since = counter
             if card.state != UNKNOWN:
                 if self.moved is not None:
                     self.moved[card.spec] = body
@@ -299,7 +333,8 @@ class Board:
             self._sequence += 1
             card.spot = self._sequence << _PLACE | body
             card.state = WITHDRAWN
-            card.needs = tuple(map(self._card, needs))
+            if needs:
+                card.needs = tuple(map(self._card, needs))
             for need in card.needs:
                 if isinstance(need.dependents, list):
                     need.dependents.append(card)
@@ -311,7 +346,10 @@ class Board:
                 if card.wanted:
                     need.wanters += 1
                     self._work.append(need)
-            self._weigh_inputs(card)
+            if needs:
+                self._weigh_inputs(card)
+            else:
+                card.inputs = NO_INPUTS
             for verdict, _, _ in card.outcomes if card.records else ():
                 if verdict.digest:
                     kind.done += 1
@@ -326,9 +364,12 @@ class Board:
     def _wished(self, fact: Wished) -> None:
         origin, counter, wanted = fact.wish.origin, fact.wish.counter, fact.wish.wanted
         self.counter = max(self.counter, counter)
-        alone, notebooks = ((origin, counter, wanted),), (origin.notebook,)  # shared by all
+        alone = ((origin, counter, wanted),)  # shared by all
+        notebooks: tuple[str, ...] = (origin.notebook,)
+        notebooks = self._notebooks.setdefault(notebooks, notebooks)
+        cards = self.cards
         for key in fact.keys:
-            card = self._card(key)
+            card = cards.get(key) or self._card(key)
             if not card.wishes:
                 card.wishes = alone
             else:
@@ -339,7 +380,9 @@ class Board:
                         break
                 else:
                     card.wishes += alone
-            if card.notebooks != notebooks:
+            if not card.notebooks and card.state == UNKNOWN:
+                card.notebooks = notebooks
+            elif card.notebooks is not notebooks:
                 self._spread(card, notebooks)
             self._work.append(card)
 
@@ -356,9 +399,9 @@ class Board:
                 below.extend(card.needs)
 
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
-        card = self._card(grant.key)
-        if card.records and any(v.attempt == grant.attempt and v.round == grant.round and v.inputs == grant.inputs
-                                for v, _, _ in card.outcomes):  # fmt: skip
+        card = self.cards.get(grant.key) or self._card(grant.key)
+        records = card.records
+        if records and any(is_of(one, grant) for one in ((records,) if isinstance(records, bytes) else records)):
             return
         self._attempt(card, grant).worker = worker
         if worker not in self._gone:
@@ -375,7 +418,7 @@ class Board:
         return card.attempts[-1]
 
     def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
-        card = self._card(verdict.key)
+        card = self.cards.get(verdict.key) or self._card(verdict.key)
         for known in card.outcomes if card.records else ():
             if known[0] == verdict and known[2] == worker:
                 self._move(card, known, body)
@@ -387,10 +430,10 @@ class Board:
                     and attempt.round == verdict.round
                     and attempt.inputs == verdict.inputs
                 ):
-                    held = self._held.get(attempt.worker)
-                    if held is not None:
-                        held.discard(card)
                     card.attempts.remove(attempt)
+                    held = self._held.get(attempt.worker)
+                    if held is not None and not any(other.worker == attempt.worker for other in card.attempts):
+                        held.discard(card)
                     break
             if not card.attempts:
                 card.attempts = None
@@ -678,7 +721,7 @@ class Board:
 
         Each must then be claimed (fold `Claimed`) or given back (`back`).
         """
-        while self._delayed and self._delayed[0][0] <= now:
+        while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, card = heapq.heappop(self._delayed)
             heapq.heappush(card.kind.queue, (seq, card))
         allowed = self._allowed(target)
@@ -726,7 +769,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.records and _retry_at(card) > now
+            delayed = card.records and now < _retry_at(card) <= now + LONGEST
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)

@@ -132,7 +132,7 @@ def _drawn(chain: Chain, uses: Uses, space: Mapping[str, Any]) -> tuple[str, str
     head, *rest = chain
     if head in uses.imported:
         place = ".".join((uses.imported[head], *rest))
-    elif type(value := space.get(head)) is types.ModuleType:
+    elif isinstance(value := space.get(head), types.ModuleType):
         place = ".".join((value.__name__, *rest))
     elif rest:
         return "", ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TypeAlias
 
-from jug_notebook.model import NO_INPUTS, Key, Verdict, WorkerId
+from jug_notebook.model import NO_INPUTS, Grant, Key, Verdict, WorkerId
 
 Place: TypeAlias = int
 """Where a body is, as a store numbers it: less than 2^96."""
@@ -17,6 +17,7 @@ Outcome: TypeAlias = tuple[Verdict, Place, WorkerId]
 """A verdict, where its body is, whose it is."""
 
 _HEAD = Struct("<BIIIdd12s")  # flags, worker, round, attempt, started, duration, place
+_ROUND, _ATTEMPT = Struct("<I"), Struct("<II")
 _LATER = Struct("<d")
 _FINAL, _DIED, _NEEDS, _LATER_SET = 1, 2, 4, 8
 _FIXED = _HEAD.size
@@ -68,7 +69,12 @@ def holds(record: bytes, round: int, inputs: bytes) -> bool:
     return record[_FIXED : _FIXED + 20] == inputs if flags & _NEEDS else inputs == NO_INPUTS
 
 
-_ROUND = Struct("<I")
+def is_of(record: bytes, grant: Grant) -> bool:
+    """Is it what this attempt came to?"""
+    round, attempt = _ATTEMPT.unpack_from(record, 5)
+    if attempt != grant.attempt or round != grant.round:
+        return False
+    return grant.inputs == (record[_FIXED : _FIXED + 20] if record[0] & _NEEDS else NO_INPUTS)
 
 
 def digest_of(record: bytes) -> bytes:

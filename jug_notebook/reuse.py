@@ -72,14 +72,15 @@ class Reuse:
         peers = self._peers.get(name)
         if peers is not None:
             peers.discard(card)
-        before = self._source(name) if peers else None
         runs = self._runs.get(name, ())
         if card not in runs:
             self._runs[name] = (*runs, card)
-        if verdict.round <= card.direct:
+        barred = verdict.round <= card.direct
+        if barred:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            if self._source(name) != before:
+            source = self._source(name)
+            if barred or source is None or source[0] == verdict:  # else no other run can have come to stand there
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]

@@ -308,7 +308,7 @@ class Bench:
                 else:
                     value = function.call(*args, **kwargs)
                 kind = "result"
-                payload, digest = codec.dump_value(value, self._store.put_blob)
+                payload, digest = codec.dump_value(value, self._put)
                 summary = codec.summarise(value)
         except _Stale:
             self._give_back(claim)
@@ -368,7 +368,27 @@ class Bench:
         data = self._encode(display.data)
         if len(data) <= codec.INLINE:
             return display
-        return Display(display.at, {}, display.metadata, self._store.put_blob([data]))
+        return Display(display.at, {}, display.metadata, self._put([data]))
+
+    def _put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """What a task has come to is not thrown away because there is no room for it at the moment."""
+        pieces = list(parts)
+        return self.patiently(lambda: self._store.put_blob(pieces))
+
+    def patiently(self, act: Callable[[], V]) -> V:
+        """Do something with the store. Where its disk is full, wait until there is room again; a guest doesn't."""
+        pause = 0.5
+        while True:
+            try:
+                return act()
+            except StoreError as error:
+                cause = error.__cause__
+                if self._guest or not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
+                    raise
+                with suppress(OSError):  # there may be no room for this either
+                    self._store.notice(self._me.id, f"{error}; waiting for room\n")
+            self._clock.sleep(pause)
+            pause = min(10.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
@@ -478,6 +498,7 @@ def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
     return path
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
 
 
@@ -554,7 +575,7 @@ def work(
     book = book or Album(listener)
     bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
     stop = stop or _never
-    tray = Tray(store, me.id)
+    tray = Tray(store, me.id, bench.patiently)
     count = 0
     monotonic = clock.monotonic
     attached = ExitStack()
@@ -574,11 +595,12 @@ def work(
             if max_tasks is not None:
                 limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
-            if tray.done:
-                claims = store.claim(me.id, limit, 0.0, tray.take_done(), target, me.python)
+            if done := tray.take_done():
+                claims = bench.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
             if not claims:
+                patience = _patience(wait, deadline, until_idle, clock)
                 slot.waits(True)
-                claims = store.claim(me.id, limit, _patience(wait, deadline, until_idle, clock), (), target, me.python)
+                claims = bench.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
                 slot.waits(False)
             if not claims and until_idle and store.idle(target, me.python):
                 break
@@ -609,7 +631,10 @@ class Tray:
     and if the same task is still running gives back what waits behind it and hands in what was done before it.
     """
 
-    def __init__(self, store: Store, worker: WorkerId) -> None:
+    def __init__(
+        self, store: Store, worker: WorkerId, patiently: Callable[[Callable[[], Any]], Any]
+    ) -> None:
+        self._patiently = patiently
         self.done: deque[Settlement] = deque()
         self._store = store
         self._worker = worker
@@ -641,7 +666,7 @@ class Tray:
     def settle(self) -> None:
         """Hand in what is done."""
         if done := self.take_done():
-            self._store.claim(self._worker, 0, 0.0, done)
+            self._patiently(partial(self._store.claim, self._worker, 0, 0.0, done))
 
     def give_back(self) -> None:
         if claims := _emptied(self._claims):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import Parameter, Signature
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -177,6 +178,8 @@ def make_task(
     Raises UsageError for what a cell task can't hold, with the line; JugError for inputs that can't be named or stored.
     """
     _check_name(name)
+    cell = _timed_in_the_open(cell)
+    _nothing_hidden(cell)
     names = cell_names(cell.python)
     outputs = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outs]))
     if name in outputs:
@@ -203,6 +206,45 @@ def make_task(
     for one in outputs:
         space[one] = task[one]
     return CellTask(task, inputs, outputs)
+
+
+_SETS_NAMES = {"time", "prun", "run", "pylab", "store", "rerun", "edit", "reset", "reset_selective", "xdel"}
+_TIME = re.compile(r"^([ \t]*)get_ipython\(\)\.run_line_magic\('time', ('.*'|\".*\")\)$", re.MULTILINE)
+
+
+def _timed_in_the_open(cell: Cell) -> Cell:
+    """``%time x = f()`` sets x: so what is timed is written out. How long the task took is kept in any case."""
+
+    def written_out(found: re.Match[str]) -> str:
+        said = ast.literal_eval(found[2])
+        try:
+            sets = any(isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) for node in ast.walk(parse(said)))
+        except SyntaxError:
+            return found[0]
+        return found[1] + said if sets else found[0]
+
+    parse = ast.parse
+    python = _TIME.sub(written_out, cell.python)
+    return cell if python == cell.python else replace(cell, python=python, tree=parse(python, cell.filename))
+
+
+def _nothing_hidden(cell: Cell) -> None:
+    """Refuse what sets names of the cell without saying which: other lines would go on with what they were before."""
+    for node in ast.walk(cell.tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="run_line_magic"), args=[ast.Constant(magic), ast.Constant(str(said))]
+            ):
+                hidden = magic in _SETS_NAMES and (magic != "time" or "=" in said.replace("==", ""))
+            case ast.Call(func=ast.Name(id="exec"), args=[_], keywords=[]) | ast.Call(func=ast.Name(id="globals")):
+                hidden = True
+            case _:
+                continue
+        if hidden:
+            raise UsageError(
+                f"line {node.lineno}: `{cell.line(node.lineno)}` may set names without saying which, so it can't be in "
+                "a cell task: write them out, or leave the cell without %%jugtask"
+            )
 
 
 def _prelude(cell: Cell) -> str:

@@ -282,8 +282,7 @@ class JugMagics(Magics):
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
         about, task = f"{name} is a task{takes}{gives}", made.task
-        [state] = session.states([task.key])
-        if state in (State.FINISHED, State.FAILED):
+        if session.ended_before(task.key):
             print(about)
             replay(session, task, self.as_text)
         elif now:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -57,6 +58,35 @@ def notebook(
     unload_ipython_extension(shell)
     shell.restore_sys_module_state()
     sys.modules["__main__"] = main
+
+
+# -- names that are easily lost ----------------------------------------------------------------------------------------
+
+
+def test_what_is_timed_in_a_cell_task_is_set_in_it(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    notebook.run("%%jugtask timing\n%time x = 5\nif x:\n    %time y = x + 1\n    %time x == 5\nz = x, y")
+    jn.execute(wait=True, target="timing")
+    assert notebook.names["z"].result() == (5, 6)
+
+
+@pytest.mark.parametrize(
+    "line", ["exec('x = 5')", "globals()['x'] = 5", "%run setting.py", "%prun x = 5", "y = %time x = 5"]
+)
+def test_what_may_set_names_unseen_is_refused_in_a_cell_task(notebook: Notebook, line: str) -> None:
+    notebook.run("x = 1")
+    with pytest.raises(UsageError, match="may set names without saying which"):
+        notebook.run(f"%%jugtask hidden\n{line}\ny = x")
+
+
+@pytest.mark.parametrize("body", ["x = x", "for x in []: pass\n    y = x", "global x\n    x = 6", "y = x; x = 7"])
+def test_a_class_that_would_read_another_name_than_the_cells_is_refused(notebook: Notebook, body: str) -> None:
+    notebook.run("x = 1")
+    with pytest.raises(jn.JugError, match="line 3: class A has a 'x' of its own"):
+        notebook.run(f"%%jugtask confused\nx = 5\nclass A:\n    {body}\nz = A")
+    notebook.run("%%jugtask clear\nclass A:\n    len = len\n    def list(self) -> list: return []\nz = A.len('ab')")
+    jn.execute(wait=True, target="clear")
+    assert notebook.names["z"].result() == 2
 
 
 # -- cells of definitions ----------------------------------------------------------------------------------------------

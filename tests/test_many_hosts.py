@@ -8,6 +8,7 @@ from pathlib import Path
 
 import netns
 import pytest
+from servers import Server
 from workbench import PATIENCE, Fifo, cell, wait_until
 
 import jug_notebook as jn
@@ -26,6 +27,12 @@ def slow(folder):
     return name
 """
 
+NAME = """
+import os, socket, time
+def name(i):
+    time.sleep(0.05)
+    return socket.gethostname(), os.path.exists("data.txt")
+"""
 READ = """
 import os, socket
 def read(i):
@@ -40,8 +47,10 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(work: Path) -> Iterator[Session]:
-    opened = jn.connect(work / "jugdata", notebook=work / "a.ipynb")
+def session(request: pytest.FixtureRequest, work: Path) -> Iterator[Session]:
+    redis = getattr(request, "param", "file") == "redis"
+    url = request.getfixturevalue("redis_server").url() if redis else work / "jugdata"
+    opened = jn.connect(url, notebook=work / "a.ipynb")
     yield opened
     opened.close()
 
@@ -57,6 +66,7 @@ def hosts(
     made.close()
 
 
+@pytest.mark.parametrize("session", ["file", "redis"], indirect=True)
 def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for_nothing(
     hosts: netns.Hosts, session: Session, work: Path
 ) -> None:
@@ -108,6 +118,21 @@ def test_each_host_may_see_the_folder_at_another_place(
         assert read(name).result() == (str(there), name, "42")
         session.stop(now=True, host=name)
         wait_until(crew.store, lambda crew=crew: crew.alive() == 0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("hosts", [("ada", "bob")], indirect=True)
+def test_hosts_without_the_folder_work_for_a_redis_server(
+    hosts: netns.Hosts, redis_server: Server, work: Path
+) -> None:
+    session = jn.connect(redis_server.url(), notebook=work / "a.ipynb")
+    crew = session.execute(1, hosts=list(hosts.names))
+    assert sorted(crew.told(PATIENCE)) == ["ada: started 1 worker", "bob: started 1 worker"]
+    wait_until(crew.store, lambda: crew.alive() == 2)
+    names = jn.task(cell(NAME, "name")).map(range(40)).result()
+    assert set(names) == {("ada", False), ("bob", False)}  # they don't see the notebook's folder
+    session.stop(now=True)
+    wait_until(crew.store, lambda: not crew.supervisors)
+    session.close()
 
 
 def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(

@@ -19,6 +19,7 @@ from workbench import Fifo, Submitter, wait_until
 
 import jug_notebook as jn
 from jug_notebook import process
+from jug_notebook.__main__ import main
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Grant, Origin, Scope, State, SubmitReport, SweepReport, Target, Why
 from jug_notebook.store import absolute, chunks, exists, keyring, link, open_store
@@ -365,11 +366,11 @@ def test_another_store_in_the_place_of_the_one_that_was_is_refused(server: Serve
 def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) -> None:
     store.submit([task("a"), task("b")], HERE)
     worker = worker_of(store)
-    said = link.packed((worker.id, 9, False, "", "", "call 1", ()))
+    said = link.packed((worker.id, 9, False, "", "", "call 1", (), False))
     first, again = (store._link.change("claim", said) for _ in range(2))
     assert [row[0] for row in first[5]] == [row[0] for row in again[5]]
     assert first[5][0][3] == again[5][0][3]
-    other = store._link.change("claim", link.packed((worker.id, 9, False, "", "", "call 2", ())))
+    other = store._link.change("claim", link.packed((worker.id, 9, False, "", "", "call 2", (), False)))
     assert [row[0] for row in other[5]] != [row[0] for row in first[5]]
 
 
@@ -482,7 +483,7 @@ def test_another_step_may_be_done_by_whoever_comes_next(store: RedisStore) -> No
     (claim,) = store.claim(worker.id, 1, 0.0)
     settled = outcome(claim)
     verdict = settled.verdict
-    said = link.packed((worker.id, 0, False, "", "", "", ()))
+    said = link.packed((worker.id, 0, False, "", "", "", (), False))
     numbers, whole = RedisStore.numbers_of(verdict), link.packed(verdict)
     reply = store._link.run("claim", said, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
     assert reply[1] == 1  # and here its client died
@@ -586,7 +587,8 @@ def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Ser
     store.sweep([key(name) for name in "cba"], [], 1e9)
     with admin(redis_server) as line:
         left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._link.key("*"))}
-    assert not any(name.startswith(("t:", "s:", "o:", "d:", "m:", "b:", "r:", "p:")) for name in left)
+    of_tasks = ("d:", "m:", "b:", "r:", "p:", "x:", "l:", "kind:")
+    assert not any(name in "tsnoiay" or name.startswith(of_tasks) for name in left)
     assert store.snapshot().functions == ()
 
 
@@ -613,3 +615,24 @@ def test_origins_are_those_that_wish_something_now(store: RedisStore) -> None:
     assert set(store.origins()) == {HERE, other, bob}
     store.wish([key("b")], notebook, False)
     assert store.origins() == [bob]
+
+
+# -- from the command line ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_looks_into_a_store_and_shows_no_password(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admin(server) as line:
+        line.config_set("requirepass", "s3cr3t")
+    url = f"unix://:s3cr3t@{server.socket}?project=study"
+    assert main(["status", url]) == 2
+    assert f"no store at 'unix://***@{server.socket}?project=study'" in capsys.readouterr().err
+    store = opened_at(url)
+    tasks = Submitter(store, tmp_path)
+    tasks.submit("def f(x): return x * x", 3)
+    assert main(["worker", url, "-n", "1", "--idle-timeout", "0"]) == 0
+    assert main(["status", "--short", url]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 finished" in said.out
+    assert "s3cr3t" not in said.out + said.err

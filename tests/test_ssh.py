@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sshd
+from servers import Server, free_port
 from workbench import PATIENCE, wait_until
 
 import jug_notebook as jn
@@ -171,6 +172,15 @@ def test_a_request_shows_neither_key_nor_password(tmp_path: Path) -> None:
     assert call.request(ssh.Host("a"), check=True).secret == ""
     assert request.secret not in call.script()
     store.close()
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "tcsh", "fish"])
+def test_the_call_means_the_same_in_everybody_s_login_shell(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = b"echo one 'two\"' $((1 + 2))\nread line\necho \"heard $line\"\n---\nthe rest\n"
+    ran = subprocess.run([shell, "-c", ssh._READ], input=script, capture_output=True, check=True)
+    assert ran.stdout == b'one two" 3\nheard the rest\n'
 
 
 # -- a real server -----------------------------------------------------------------------------------------------------
@@ -457,6 +467,30 @@ def test_a_crew_that_is_stopped_while_it_comes_does_not_stay(field: Field) -> No
     field.until_gone()
     assert crew.alive() == 0
     assert not crew.starting
+
+
+@needs_sshd
+def test_a_host_needs_no_folder_where_it_reaches_a_redis_server(field: Field) -> None:
+    port, password = free_port(), "open-sesame-7"
+    server = Server("--port", str(port), "--requirepass", password)
+    try:
+        url = f"redis://:{password}@127.0.0.1:{port}/0?project=far"
+        session = jn.connect(url, notebook=field.folder / "not" / "there.ipynb")
+        [report] = session.look([field.host()])
+        assert report.failure == ""
+        crew = session.execute(2, hosts=["a"])
+        assert task(WHERE, "where")(5).result()[2] == 5, crew.failures
+        wait_until(crew.store, lambda: crew.alive() == 2)
+        for info in (*crew.workers, *crew.supervisors):
+            assert password not in Path(f"/proc/{info.pid}/cmdline").read_text()
+        assert password not in "".join([repr(crew), str(session.status()), session.log(host="a"), str(report)])
+        other = ssh.Call(session._store, CrewOptions(1), b"", jn.__version__)
+        assert password not in other.script()
+        assert session.stop(now=True, host="a") == 2
+        wait_until(crew.store, lambda: not crew.supervisors)
+        session.close()
+    finally:
+        server.remove()
 
 
 @needs_sshd

@@ -164,6 +164,23 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert site.alive() == site.alive("supervisor") == []
 
 
+def test_a_crowded_store_is_put_into_less_space_while_workers_work(site: Site) -> None:
+    done = site.tasks.submit("def f(x): return x", 1)
+    logs = Path(site.store.url.removeprefix("file:")) / "log"
+    [log] = [path for path in logs.iterdir() if path.stat().st_size]
+    for number in range(101):  # of writers of former lives, whose machine is gone for long
+        old = logs / f"00000000.elsewhere-{number}-abcdef.log"
+        old.write_bytes(b"")
+        os.utime(old, (1, 1))
+    assert site.store.crowded()
+    site.supervise(1)
+    assert site.tasks.value(done) == 1
+    wait_until(site.store, lambda: any((logs.parent / "sealed").iterdir()), "it was never compacted")
+    assert log.exists(), "its writer lives"
+    assert site.tasks.value(site.tasks.submit("def f(x): return x + 1", 1)) == 2
+    assert not site.store.crowded()
+
+
 def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
     session = process.me("session")
     site.store.renew([session])

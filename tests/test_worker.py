@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from workbench import ORIGIN, Need, Submitter, cell
 from jug_notebook import process, worker
 from jug_notebook.capture import Deaf
 from jug_notebook.clock import FakeClock
+from jug_notebook.errors import StoreError
 from jug_notebook.model import Address, Claim, Settlement, State, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.task.desk import in_task
@@ -80,6 +81,34 @@ def test_a_worker_that_ran_out_of_open_files_gives_the_next_task_back(
     assert tasks.state(key) is State.READY
     run_all(tasks, me)
     assert tasks.value(key) == 4
+
+
+def test_a_result_waits_until_there_is_room_for_it(
+    tasks: Submitter, me: WorkerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    keys = [
+        tasks.submit(f"def f(size):\n    open({str(ran)!r}, 'a').write('x')\n    return bytes(size)", size)
+        for size in (1_000_000, 1)
+    ]
+    full = {"put_blob": 3, "claim": 3}
+
+    def squeezed(verb: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*args: Any, **named: Any) -> Any:
+            if full[verb] and (verb == "put_blob" or (len(args) > 3 and args[3])):
+                full[verb] -= 1
+                raise StoreError("can't write: No space left on device") from OSError(errno.ENOSPC, "No space left")
+            return act(*args, **named)
+
+        return do
+
+    for verb in full:
+        monkeypatch.setattr(tasks.store, verb, squeezed(verb, getattr(tasks.store, verb)))
+    run_all(tasks, me, clock=FakeClock())
+    assert full == {"put_blob": 0, "claim": 0}
+    assert [len(tasks.value(key)) for key in keys] == [1_000_000, 1]
+    assert ran.read_text() == "xx"
+    assert "waiting for room" in tasks.store.log(me.id)
 
 
 def test_needs_arrive_as_values_wherever_they_are(tasks: Submitter, me: WorkerInfo) -> None:

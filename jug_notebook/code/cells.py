@@ -33,6 +33,26 @@ def cell_names(source: str) -> CellNames:
     return _Names().of(tree.body)
 
 
+def _classes_read_what_they_seem_to(tree: ast.Module, own: set[str]) -> None:
+    """The body of a class that reads a name before it sets it means the module's. In a cell task that isn't the cell's.
+
+    Raises BadTask for a name of ``own``, the cell's: the class would silently get another value.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        inside = _Names()
+        inside._run(node.body)
+        clash = sorted(own.intersection(inside.reads).intersection([*inside.assigned, *inside.deleted]))
+        of_cell = [name for one in ast.walk(node) if isinstance(one, ast.Global) for name in one.names]
+        if clash or (of_cell and any(isinstance(one, ast.Global) for one in node.body)):
+            name = (clash or of_cell)[0]
+            raise BadTask(
+                f"line {node.lineno}: class {node.name} has a {name!r} of its own beside the cell's {name!r}, which a "
+                f"cell task would confuse. Give one of them another name"
+            )
+
+
 def _parse(source: str, filename: str = "<cell>") -> ast.Module:
     tree = ast.parse(source, filename)
     compile(source, filename, "exec", flags=_AWAIT, dont_inherit=True)  # says what parsing alone lets pass
@@ -348,6 +368,7 @@ def cell_function(
         call = ast.Call(ast.Name(show, ast.Load()), [last_one.value], [])
         last_one.value = ast.fix_missing_locations(ast.copy_location(call, last_one.value))
     local = {*names.assigns, *names.imports, *inputs}
+    _classes_read_what_they_seem_to(_parse(source), local)
     ending = [f"{_OUT} = {{}}"]
     ending += [f"try: {_OUT}[{one!r}] = {one}\nexcept NameError: pass" for one in outputs]
     ending.append(f"return {_OUT}")

@@ -154,7 +154,7 @@ def is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
         return False
     at: Any = space.get(node.id)
     for step in reversed(steps):
-        at = at.__dict__.get(step) if type(at) is ModuleType else None
+        at = at.__dict__.get(step) if isinstance(at, ModuleType) else None
     return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
 
 
@@ -171,7 +171,7 @@ def by_name(value: Any) -> str | None:
     kind = type(value)
     if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
         owner = value.__self__
-        if owner is None or type(owner) is ModuleType:
+        if owner is None or isinstance(owner, ModuleType):
             return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
         return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
     if kind in DESCRIPTORS:

@@ -203,7 +203,7 @@ class Walk:
             return self._function(value, label)
         if isinstance(value, type):
             return self._class(value, label)
-        if kind is ModuleType:
+        if issubclass(kind, ModuleType):
             return self._module(value, label)
         named = by_name(value)
         if named is not None:
@@ -444,7 +444,7 @@ class Walk:
             if name in self.ignored or f"{shown}{name}" in self.ignored:
                 self._overlook(value)
                 continue
-            if type(value) is ModuleType:
+            if isinstance(value, ModuleType):
                 unit.edges.append((name, self._chains(value, name, reads.chains[name], whose)))
                 continue
             if shown and not self.by_value and modules.of_project(prefix, self.project):
@@ -525,7 +525,7 @@ class Walk:
             at = space.get(chain[0], ABSENT)
             self._pin(space, chain[0], at)
             for step in chain[1:]:
-                at = at.__dict__.get(step, ABSENT) if type(at) is ModuleType else ABSENT
+                at = at.__dict__.get(step, ABSENT) if isinstance(at, ModuleType) else ABSENT
             at = plain(at)
             if type(at) is FunctionType or isinstance(at, type):
                 name = ".".join(chain)

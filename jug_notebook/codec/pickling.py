@@ -208,8 +208,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _part, tuple(value)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
-        if kind is types.ModuleType:
-            return self._of_project(value) or NotImplemented
+        if issubclass(kind, types.ModuleType):
+            lazy = kind is not types.ModuleType  # one of its own kind, which pickle would take apart
+            return self._of_project(value) or ((importlib.import_module, (value.__name__,)) if lazy else NotImplemented)
         if hasattr(kind, "__jug_reference__"):
             return self._reference(value)
         if kind is _Made:
@@ -266,7 +267,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _of_project(self, value: Any) -> Any:
         """A project module, or a class or function of one, in a value: it comes along for who has none of it."""
-        whole = type(value) is types.ModuleType
+        whole = isinstance(value, types.ModuleType)
         home = value.__name__ if whole else value.__module__
         if self._put is None or not home or not modules.of_project(home, coding.home()):
             return None

@@ -142,7 +142,9 @@ def is_there(url: str) -> bool:
 def existing(url: str) -> str:
     """A store that is there. Looking must not make one: a wrong folder would be an empty store for ever after."""
     if not is_there(url):
-        raise StoreError(f"no store at {url!r}: %jug_store or jug-notebook worker makes one")
+        from jug_notebook.store import masked
+
+        raise StoreError(f"no store at {masked(url)!r}: %jug_store or jug-notebook worker makes one")
     return url
 
 

@@ -257,6 +257,12 @@ class Session(Closer):
         self.flush()
         return [state or State.WITHDRAWN for state in self._store.states(keys)]
 
+    def ended_before(self, key: Key) -> bool:
+        """Has a task that was made just now ended already? Looked at before it is handed in: workers may be quick."""
+        [state] = self._store.states([key])
+        self.flush()
+        return state in (State.FINISHED, State.FAILED)
+
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
         """See `Desk`."""
         self.flush()

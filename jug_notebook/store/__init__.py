@@ -240,7 +240,7 @@ _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 
 
 HIDDEN = "***"  #: what people read in a URL in the place of a password
-_SECRET = re.compile(r"//[^/]*@")
+_SECRET = re.compile(r"(//)[^/]*(@)|([?&]password=)[^&]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -271,6 +271,11 @@ def absolute(url: str) -> str:
     return whole
 
 
+def masked(url: str) -> str:
+    """A URL for people, without a password. An open store knows a shorter one: ``shown``."""
+    return _SECRET.sub(rf"\1\3{HIDDEN}\2", url)
+
+
 def _room(url: str) -> tuple[Any, str]:
     """The module that has stores of that kind, and what it makes of the URL."""
     scheme, rest = split(url)
@@ -279,12 +284,11 @@ def _room(url: str) -> tuple[Any, str]:
     own = f"jug_store_{scheme.replace('+', '_')}"
     name = next((name for name in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(name) is not None), None)
     if name is None:
-        masked = _SECRET.sub(f"//{HIDDEN}@", url)
         raise StoreError(
-            f"{masked!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store of "
-            f"your own is a module {own} on PYTHONPATH)"
+            f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
+            f"of your own is a module {own} on PYTHONPATH)"
         )
     return importlib.import_module(name), rest
 
 
-__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "open_store", "split"]
+__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "masked", "open_store", "split"]

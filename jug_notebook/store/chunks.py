@@ -99,9 +99,13 @@ class Chunks:
         for name in names:
             self._new.pop(name, None)
 
-    def _drop_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
-        """Remove those not written or touched for so long; answers how many, and their bytes."""
-        before = int(self._link.do("TIME")[0]) - older_than
+    def _now(self) -> float:
+        """By the server's clock."""
+        seconds, fraction = self._link.do("TIME")
+        return int(seconds) + int(fraction) / 1e6
+
+    def _drop_blobs(self, keep: Collection[Address], before: float, dry_run: bool) -> tuple[int, int]:
+        """Remove those not written or touched since; answers how many, and their bytes."""
         found = self._link.do("ZRANGEBYSCORE", self._link.key("blobs"), "-inf", before)
         spared = frozenset(keep)
         old = [address for raw in found if (address := raw.decode()) not in spared]

@@ -48,12 +48,24 @@ from jug_notebook.record import Place
 from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
-from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
+from jug_notebook.store.journal import (
+    Log,
+    SealedLog,
+    Vanished,
+    Writer,
+    log_of,
+    offset_of,
+    share_like,
+    size_of,
+    sync_folder,
+)
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+OPEN_LOGS = 32  #: from so many on, logs that are read once are closed again: a process may have few files open
+TOGETHER = 40_000  #: so many rows of facts are folded at once
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 CROWD = 100  #: so many logs of writers that have ended are worth a compaction
 FORGOTTEN_WRITER = 86_400.0  #: seconds without a word after which another machine's writer has ended
@@ -204,9 +216,20 @@ class FileStore(FoldedStore):
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""
         before = self._board.version
+        said: list[tuple[Fact, Sequence[Place]]] = []
+        rows = 0
         for log in list(self._logs.values()):
-            if not (elsewhere and log.local):
-                self._follow(log)
+            if (elsewhere and log.local) or log.closed or log.path == self._writer.log.path:
+                continue
+            for fact, places in log.news():
+                said.append((fact, places))
+                rows += len(places)
+                if rows > TOGETHER:
+                    self._board.fold_all(said)
+                    said, rows = [], 0
+            if log.closed:
+                log.shut()
+        self._board.fold_all(said)
         self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
         self._next_poll = now + self._pause
 
@@ -224,7 +247,7 @@ class FileStore(FoldedStore):
             if log is not None:
                 if log.path.parent.name == "log":
                     log.path = self.folder / "sealing" / name
-                if log.closed and log.offset < log.size():
+                if log.closed and log.offset < _length(log.path):
                     log.closed = False  # a writer of another machine had not ended after all
         for name in names:
             self._log(name)
@@ -289,8 +312,7 @@ class FileStore(FoldedStore):
 
     def _follow(self, log: Log) -> None:
         if not log.closed and log.path != self._writer.log.path:
-            for fact, places in log.news():
-                self._board.fold(fact, places)
+            self._board.fold_all(list(log.news()))
             if log.closed:
                 log.shut()
 
@@ -325,6 +347,8 @@ class FileStore(FoldedStore):
             else:
                 for i, (offset, size) in zip(indexes, spans, strict=True):
                     found[i] = log.read(offset, size)
+            if log.closed and len(by_log) > OPEN_LOGS:
+                log.shut()
         return found
 
     def watch(self, seen: int, timeout: float) -> int:
@@ -387,8 +411,7 @@ class FileStore(FoldedStore):
         if path is None or links >= LINKS:
             path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
-            if self.shared:
-                os.chmod(path, self._mode)
+            share_like(self.folder, path)
             links = 0
         self._owners[worker] = (path, links + 1)
         return path
@@ -525,6 +548,7 @@ class FileStore(FoldedStore):
         cut = now - older_than
         blobs = size = 0
         (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
+        share_like(self.folder, self.folder / "trash")
         for part in (self.folder / "blobs").iterdir():
             for entry in os.scandir(part):
                 address, stat = part.name + entry.name, entry.stat()
@@ -635,6 +659,13 @@ def _listed(folder: Path) -> list[str]:
         return []
 
 
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _is_local(log: str) -> bool:
     return log.startswith(process.machine() + ".")
 
@@ -741,7 +772,7 @@ def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
     data = msgspec.msgpack.encode(info)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        if mode != 0o600 and info.beat == 0:
+        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new, so the umask has had its way with it
             os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:

@@ -145,14 +145,14 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             cards = self._board.cards
-            seen: set[Key] = set()
+            seen: dict[Key, None] = {}
             new: dict[tuple[str, int, str], list[Submission]] = {}
             finished = 0
             for submission in submissions:
                 key = submission.key
                 if key in seen:
                     continue
-                seen.add(key)
+                seen[key] = None
                 card = cards.get(key)
                 if card is None or card.state < 0:
                     new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
@@ -212,13 +212,15 @@ class FoldedStore(ABC):
         until = self._clock.monotonic() + wait
         while True:
             with self._lock:
-                self._news()
+                if any(settlement.verdict.attempt > 1 for settlement in settled):
+                    self._news()  # it may have been overtaken
                 if settled:
-                    self._settle(worker, settled)
+                    self._settle(worker, settled)  # facts come in any order: others need not wait until we have read on
                     settled = ()
                 if limit <= 0:
                     self._commit(None)
                     return []
+                self._news()
                 won, expected = self._claim(worker, limit, target, python)
                 seen = self._board.version
                 claims = [self._claimed(offer) for offer in won]

@@ -12,6 +12,7 @@ import struct
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Union
 
@@ -266,7 +267,8 @@ class Writer:
             while written < len(frame):
                 written += os.write(self._fd, frame[written:])
         except OSError as error:
-            os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
+            with suppress(OSError):  # the descriptor itself may be gone
+                os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)
 
@@ -295,7 +297,8 @@ class Writer:
         except OSError:
             lost = True
         if lost:
-            os.close(self._fd)
+            if self._fd >= 0:  # or it could not be begun elsewhere the last time
+                os.close(self._fd)
             self._fd = -1
             for frame in self._unsynced:
                 self._write(frame)
@@ -313,6 +316,14 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
         self.log.shut()
+
+
+def share_like(folder: Path, *names: Path) -> None:
+    """Open files and folders to the group, whatever the umask says, if ``folder`` is: the store's, or one in it."""
+    if folder.stat().st_mode & 0o020:
+        for name in names:
+            with suppress(PermissionError):  # a colleague's, who has done so
+                name.chmod(0o2770 if name.is_dir() else 0o660)
 
 
 def sync_folder(folder: Path) -> None:

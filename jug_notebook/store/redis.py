@@ -1,7 +1,7 @@
 """``redis://[user:password@]host:port/db?project=NAME``: a store in a Redis (6.2 or later) or Valkey server.
 
 What the `Board` is to other stores, here is the server's: cards, ready queue, leases and counts live there, so a worker
-keeps nothing and asks little. `lua/board.lua` lists the keys. Here is only what each verb says to its script, and how
+keeps nothing and asks little. `lua/cards.lua` lists the keys. Here is only what each verb says to its script, and how
 the answer is read.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import secrets
 import struct
+import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,13 +19,14 @@ from blake3 import blake3
 
 from jug_notebook import process
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import NoSuchTask
+from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
     BEAT,
     NO_INPUTS,
     Acceptance,
     Address,
     Claim,
+    Ended,
     FunctionView,
     Grant,
     Held,
@@ -46,12 +49,15 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.store.chunks import Chunks
+from jug_notebook.store import addresses_in
+from jug_notebook.store.chunks import CHUNK, Chunks
 from jug_notebook.store.folded import LATELY, starting
 from jug_notebook.store.link import Link, new_waiter, packed, place
 
 BATCH = 500  #: tasks, with what they need, in one script
+PAGE = 100  #: attempts that ended, with what they came to, in one answer
 SLICE = 1.0  #: seconds for which an idle worker sleeps at most; should a call to wake have been for one that died
+PACE = 0.002  #: seconds between two looks at the news: who waits for many tasks isn't to keep the server from them
 STATES = list(State)
 REUSED = len(STATES)
 
@@ -86,6 +92,7 @@ class RedisStore(Chunks):
         self._heard: dict[WorkerId, int] = {}
         self._known_targets: set[str] = set()
         self._renewed = 0
+        self._looked = threading.local()  # when each thread saw news last
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.shown}>"
@@ -128,6 +135,7 @@ class RedisStore(Chunks):
     ) -> list[Claim]:
         until = self._clock.monotonic() + wait
         label = "" if target is None else self._label(target)
+        waited = False
         outcomes: list[Any] = []
         blobs: list[str] = []
         if settled:
@@ -138,10 +146,11 @@ class RedisStore(Chunks):
         while True:
             left = until - self._clock.monotonic()
             self._calls += 1
-            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, f"{self._me}{self._calls}", blobs)
+            this = f"{self._me}{self._calls}"
+            said = (worker, max(0, limit), left > 0 and limit > 0, label, python, this, blobs, waited)
             reply = self._link.change("claim", packed(said), *outcomes)
             if outcomes:
-                self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs)), *outcomes)
+                self._link.tell("claim", packed((worker, 0, False, "", "", "", blobs, False)), *outcomes)
                 self._kept(blobs)
                 outcomes, blobs = [], []
             if reply[1] and not reply[5] and limit > 0:
@@ -149,6 +158,7 @@ class RedisStore(Chunks):
             if reply[5] or left <= 0 or limit <= 0:
                 return _claims(reply[3], reply[4], reply[5])
             retry = float(reply[2])
+            waited = True
             self._link.wait(worker, min(left, SLICE, retry if retry >= 0 else SLICE))
             self._look_for_the_dead()
 
@@ -241,7 +251,7 @@ class RedisStore(Chunks):
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for part in _parts(keys):
-            found += self._link.do("MGET", *(self._link.key(f"s:{key}") for key in part))
+            found += self._link.do("HMGET", self._link.key("s"), *part)
         return found
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
@@ -260,6 +270,20 @@ class RedisStore(Chunks):
                 said = raw.decode()
             found.append(said or None)
         return found
+
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+        found: dict[bytes, Ended] = {}
+        total = start = 0
+        while start >= 0 and not (limit and len(found) >= limit):
+            size = min(PAGE, limit - len(found)) if limit else PAGE
+            _, _, total, bodies, rows, start = self._link.ask("runs", packed((_label_of(scope), start, size)))
+            for row, counts in rows:
+                held = _held([row], bodies)
+                if held is not None:  # one that has moved on is told once
+                    found.setdefault(bodies[row], Ended(held.verdict, held.body, bool(counts)))
+            if len(found) >= total:
+                break
+        return list(found.values()), total
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         return [view.key for _, view in sorted(self._listed(scope, frozenset([name])), key=_by_number)]
@@ -346,8 +370,10 @@ class RedisStore(Chunks):
         processes = self.processes()
         asked = [(info.id, info.task) for info, _, _ in processes]
         kinds, counted, stats, busy = self._tallies(_label_of(scope), asked)
+        now = self._clock.now()
         processes = [
-            (_up_to_date(info, row), alive, age) for (info, alive, age), row in zip(processes, busy, strict=True)
+            (_up_to_date(info, row, now - age), alive, age)
+            for (info, alive, age), row in zip(processes, busy, strict=True)
         ]
         counts: dict[str, dict[State, int]] = {name: {} for name, _, _ in kinds}
         reused = dict.fromkeys(counts, 0)
@@ -361,10 +387,10 @@ class RedisStore(Chunks):
         for number, (name, _, _) in enumerate(kinds, 1):
             done[name] += stats.get(f"{number}:done", 0.0)
             spent[name] += stats.get(f"{number}:spent", 0.0)
-        notes = (f"{info.host}: {info.note}" for info, alive, _ in processes if alive and info.note)
+        notes = (f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
         return Snapshot(
             store=self.shown,
-            at=self._clock.now(),
+            at=now,
             scope="whole store" if scope.notebook is None else "this notebook",
             functions=tuple(
                 FunctionView(
@@ -387,11 +413,15 @@ class RedisStore(Chunks):
 
     def watch(self, seen: int, timeout: float) -> int:
         until = self._clock.monotonic() + timeout
+        early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
+        if 0 < early < timeout:
+            self._clock.sleep(early)
         waiter = new_waiter() if timeout > 0 else ""
         while True:
             left = until - self._clock.monotonic()
             version: int = self._link.run("watch", seen, waiter, int(left > 0))
             if version != seen or left <= 0:
+                self._looked.at = self._clock.monotonic()
                 return version
             self._link.wait(waiter, min(left, 5.0))
 
@@ -449,11 +479,36 @@ class RedisStore(Chunks):
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
     ) -> SweepReport:
-        tasks = 0
+        before = self._now() - older_than  # first of all: what is touched from here on stays
+        tasks = size = 0
+        keep = set(keep)
         for part in _parts(list(dict.fromkeys(forget)), 100):
-            tasks += self._link.change("forget", packed(part), int(dry_run))[2]
-        blobs, size = self._drop_blobs(keep, older_than, dry_run)
-        return SweepReport(tasks, blobs, size)
+            _, _, count, freed, stay = self._link.change("forget", packed(part), int(dry_run))
+            tasks, size = tasks + count, size + freed
+            keep |= self._named_by([key.decode() for key in stay])
+        keep |= self._mentioned(forget if dry_run else ())
+        blobs, freed = self._drop_blobs(keep, before, dry_run)
+        return SweepReport(tasks, blobs, size + freed)
+
+    def _named_by(self, keys: Sequence[Key]) -> set[Address]:
+        """Blobs of tasks that were to be forgotten and are wanted again, and what came with their functions."""
+        specs = [addresses_in(body) for body in self.specs(keys) if body is not None]
+        found = set[Address]().union(*specs, *(addresses_in(held.body) for held in self.outcomes(keys) if held))
+        for address in set[Address]().union(*specs):
+            if int(self._link.do("HGET", self._link.key("sizes"), address) or 0) <= CHUNK:
+                with suppress(ValueLost):
+                    found |= addresses_in(self.get_blob(address))
+        return found
+
+    def _mentioned(self, going: Sequence[Key]) -> set[Address]:
+        """Blobs of outcomes that don't hold, and may again: of tasks that fell back, or ran before."""
+        found: set[Address] = set()
+        on, said = b"0", packed(list(going))
+        while True:
+            _, _, on, part = self._link.ask("mentioned", on, said)
+            found.update(address.decode() for address in part)
+            if on == b"0":
+                return found
 
     def compact(self) -> int:
         return 0  # the server rewrites its own files
@@ -529,13 +584,19 @@ def _view(row: Sequence[Any], kinds: Sequence[tuple[str, int, str]]) -> tuple[in
     )  # fmt: skip
 
 
-def _up_to_date(info: WorkerInfo, row: Sequence[Any]) -> WorkerInfo:
-    """A beat is up to a second old; the server may know better what a worker has done and what it no longer runs."""
-    done, task, name, differs = row
+def _up_to_date(info: WorkerInfo, row: Sequence[Any], beat: float) -> WorkerInfo:
+    """A beat is up to a second old; the server may know better what a worker has done and what it no longer runs.
+
+    When what it runs now began nobody told: it was after its last ``beat``, and after its last run had ended.
+    """
+    done, task, name, differs, ended = row
     done = max(info.done, done)
     if not differs:
         return msgspec.structs.replace(info, done=done)
-    return msgspec.structs.replace(info, done=done, task=task.decode(), task_name=name.decode(), since=0.0)
+    since = max(beat, float(ended)) if task else 0.0
+    return msgspec.structs.replace(
+        info, done=done, task=task.decode(), task_name=name.decode(), since=since, progress=(0, 0)
+    )
 
 
 def _label_of(scope: Scope) -> str:

@@ -93,7 +93,10 @@ def _gather(x: Any, found: list[Handle]) -> None:
         found.append(x)
     elif isinstance(x, list | tuple | set | frozenset):
         for item in x:
-            _gather(item, found)
+            if type(item) is Task:  # as in most lists: they may be long
+                found.append(item)
+            else:
+                _gather(item, found)
     elif isinstance(x, dict):
         for key, item in x.items():
             _gather(key, found)
@@ -146,7 +149,8 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
             return _SKIPPED if on_error == "skip" else found.error
         return found if type(x) is Task else x.take(found)
     if isinstance(x, list | tuple | set | frozenset):
-        items = [_fill(item, loaded, on_error) for item in x]
+        sure = on_error == "raise"  # then all that was loaded is values
+        items = [loaded[item._key] if sure and type(item) is Task else _fill(item, loaded, on_error) for item in x]
         if hasattr(x, "_fields"):  # a named tuple has a place for each
             make: Any = type(x)
             return make(*(None if item is _SKIPPED else item for item in items))

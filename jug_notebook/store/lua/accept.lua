@@ -1,4 +1,4 @@
--- after: board reuse wishes
+-- after: cards board reuse wishes
 -- Lets runs stand for tasks of other code, or no longer.
 -- ARGV: {counter or 0, undone}; then {key, round, source, its round}, inputs, digest, sealed acceptance of each.
 -- Answers version, more to follow, the counter.
@@ -10,11 +10,11 @@ for i = 2, #ARGV, 4 do
   local row = unpacked(ARGV[i])
   local key = row[1]
   local said = {counter, told[2], row[2], ARGV[i + 1], row[3], row[4], ARGV[i + 2]}
-  local raw = call('GET', P .. 'a:' .. key)
+  local raw = call('HGET', P .. 'a', key)
   local known = raw and unpacked(raw)
   if not known or counter > known[1] or (counter == known[1] and told[2] and not known[2]) then
-    call('SET', P .. 'a:' .. key, pack(said))
-    call('SET', P .. 'y:' .. key, ARGV[i + 3])
+    call('HSET', P .. 'a', key, pack(said))
+    call('HSET', P .. 'y', key, ARGV[i + 3])
   end
   call('SADD', P .. 'l:' .. row[3], key)
   visit_later(key)

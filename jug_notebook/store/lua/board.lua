@@ -1,346 +1,4 @@
--- What every script begins with: the tasks' cards, and what follows from a change. The rules are those of `board.py`.
---
--- KEYS[1] stands before every key of a project, "jug:{project}:", so that a project lies in one shard:
---   id format ver counter seq   the store's name, its format; what rises with each write; wishes; tasks
---   t:KEY      a task's card, an array (below)         n:KEY  its needs, where they are many
---   s:KEY      its sealed spec                         o:KEY:N  an outcome: size of the verdict (2 bytes), verdict, body
---   d:KEY      who needs it, by number                 m:KEY b:KEY  needs without a value; needs that block it
---   i:KEY      who invalidated it                      a:KEY y:KEY l:KEY  what was accepted for it, sealed; who leans on it
---   kinds kind:K stats   functions: (name, priority, python), numbered; their tasks; how they fare
---   groups groupnames    sets of labels, numbered: notebooks ("n:PATH") and targets ("t:NAME") that a task belongs to
---   origins originnames wo:N    who wishes, numbered, and what
---   tallies              tasks by "kind:group:state"   failed  failed tasks by the time of it
---   queues q:K:G delayed ready tasks, by number; those not to be tried before a time
---   r:NAME p:NAME x:NAME by form and inputs: who ran that, who waits for such a run, who was wrong about it
---   flags                "accepts", "bars": is there any such thing?
---   work                 what is still to follow from changes: any script goes on with that, a thousand cards at a time
---   info beats late left presumed done h:W last:W   processes, and what workers hold
---   idle watchers w:W    who waits for tasks, or for news, and the list where each is woken
---   orders:W log:W  targets targetnames targetkeys  blobs sizes v:A c:A:N
-
--- Names in capitals stand for numbers and texts: they are replaced by these when a script is put together, for Lua takes
--- no more than 200 local names.
-
-local P = KEYS[1]
-local call, pack, unpacked, format = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
-
-local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
-local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or nothing while a need has no value
-local STEP = 1000
-local INLINE = 16  -- so many needs stand on the card
-
--- A card, as it is stored: numbers, then texts after their lengths. The first four places hold its lists once they were
--- read. KIND is 0 for a task that something mentions and nobody submitted yet. HELD is the number of the outcome that it
--- has, or 0, and WHOSE the task that it was taken over from.
-local CARD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
-local OUTCOMES, ATTEMPTS, WISHES, NEEDS = 1, 2, 3, 4
-local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, WISHED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
-local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, ABOVE, HELD = 15, 16, 17, 18, 19, 20, 21, 22
-local FORM, INPUTS, WORTH, WHOSE, DROPPED = 23, 24, 25, 26, 31
-local RAW = 26  -- the lists' bytes come so far behind the lists
-
--- what its lists hold
-local OUTCOME = '>I4I4ddBBdI4Bc0Bc0Bc0'
-local O_ROUND, O_ATTEMPT, O_STARTED, O_DURATION, O_FINAL, O_DIED, O_RETRY, O_NUMBER = 1, 2, 3, 4, 5, 6, 7, 8
-local O_INPUTS, O_DIGEST, O_WORKER = 9, 10, 11
-local ATTEMPT = '>I4I4BBc0Bc0'
-local A_ROUND, A_ATTEMPT, A_OVER, A_INPUTS, A_WORKER = 1, 2, 3, 4, 5
-local WISH = '>I4I5B'
-local W_ORIGIN, W_COUNTER, W_WANTED = 1, 2, 3
-
-local IN_QUEUE, DELAYED = 1, 2
-
-local now
-do
-  local time = call('TIME')
-  now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-end
-
--- -- cards --------------------------------------------------------------------------------------------------------------
-
-local cards, altered, alterations = {}, {}, {}
-local fresh = {}  -- keys and values to be set at the end
-local news = false
-
-local function stub()
-  return {
-    false, false, false, false, 0, 0, 0, 0, -1, -1, 0, 0, 0, 0, 0, -1, -1, 1, 0, 0, 0, 0, '', '', '', '', '', '', '', '', ''
-  }
-end
-
-local function read(raw)
-  if not raw then return stub() end
-  return {false, false, false, false, struct.unpack(CARD, raw)}
-end
-
-local function card(key)
-  local c = cards[key]
-  if not c then
-    c = read(call('GET', P .. 't:' .. key))
-    cards[key] = c
-  end
-  return c
-end
-
-local function rows_of(raw, shape)
-  local rows, at, size = {}, 1, #raw
-  while at <= size do
-    local row = {struct.unpack(shape, raw, at)}
-    at = row[#row]
-    row[#row] = nil
-    rows[#rows + 1] = row
-  end
-  return rows
-end
-
-local function outcomes(c)
-  local list = c[OUTCOMES]
-  if not list then
-    list = rows_of(c[OUTCOMES + RAW], OUTCOME)
-    c[OUTCOMES] = list
-  end
-  return list
-end
-
-local function attempts(c)
-  local list = c[ATTEMPTS]
-  if not list then
-    list = rows_of(c[ATTEMPTS + RAW], ATTEMPT)
-    c[ATTEMPTS] = list
-  end
-  return list
-end
-
-local function wishes(c)
-  local list = c[WISHES]
-  if not list then
-    list = rows_of(c[WISHES + RAW], WISH)
-    c[WISHES] = list
-  end
-  return list
-end
-
-local function written(c)
-  local list = c[OUTCOMES]
-  if list then
-    local rows = {}
-    for i, o in ipairs(list) do
-      rows[i] = struct.pack(
-        OUTCOME, o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8], #o[9], o[9], #o[10], o[10], #o[11], o[11]
-      )
-    end
-    c[OUTCOMES + RAW] = #rows == 1 and rows[1] or table.concat(rows)
-  end
-  list = c[ATTEMPTS]
-  if list then
-    local rows = {}
-    for i, a in ipairs(list) do rows[i] = struct.pack(ATTEMPT, a[1], a[2], a[3], #a[4], a[4], #a[5], a[5]) end
-    c[ATTEMPTS + RAW] = #rows == 1 and rows[1] or table.concat(rows)
-  end
-  list = c[WISHES]
-  if list then
-    local rows = {}
-    for i, w in ipairs(list) do rows[i] = struct.pack(WISH, w[1], w[2], w[3]) end
-    c[WISHES + RAW] = #rows == 1 and rows[1] or table.concat(rows)
-  end
-  return struct.pack(
-    CARD, c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15], c[16], c[17], c[18], c[19], c[20],
-    c[21], c[22], #c[23], c[23], #c[24], c[24], #c[25], c[25], #c[26], c[26], #c[27], c[27], #c[28], c[28], #c[29],
-    c[29], #c[30], c[30], #c[31], c[31]
-  )
-end
-
--- Read many cards at once.
-local function prefetch(keys)
-  local names, wanted = {}, {}
-  local function fetch()
-    for i, raw in ipairs(call('MGET', unpack(names))) do cards[wanted[i]] = read(raw) end
-    names, wanted = {}, {}
-  end
-  for _, key in ipairs(keys) do
-    if not cards[key] then
-      names[#names + 1] = P .. 't:' .. key
-      wanted[#wanted + 1] = key
-      if #names == 2000 then fetch() end
-    end
-  end
-  if #names > 0 then fetch() end
-end
-
-local function alter(key)
-  if not altered[key] then
-    altered[key] = true
-    alterations[#alterations + 1] = key
-  end
-end
-
-local erased = {}
-
--- It is to be removed at the end, unless something still mentions it then.
-local function erase(key)
-  erased[key] = true
-  alter(key)
-end
-
-local function is_mentioned(c)
-  return c[KIND] ~= 0 or c[WANTERS] > 0 or c[ABOVE] == 1 or #wishes(c) > 0 or #outcomes(c) > 0
-end
-
-local function needs(key)
-  local c = card(key)
-  local list = c[NEEDS]
-  if not list then
-    list = {}
-    local raw = c[COUNT] > INLINE and call('GET', P .. 'n:' .. key) or c[NEEDS + RAW]
-    for need in raw:gmatch('[^,]+') do list[#list + 1] = need end
-    c[NEEDS] = list
-  end
-  return list
-end
-
-local many = {}  -- command and key -> arguments of one call at the end
-
-local function later(command, name, one, other)
-  local of = many[command]
-  if not of then
-    of = {}
-    many[command] = of
-  end
-  local row = of[name]
-  if not row then
-    row = {}
-    of[name] = row
-  end
-  row[#row + 1] = one
-  if other then row[#row + 1] = other end
-end
-
--- A task's number as commands take it: written here, it is not written as a fraction there.
-local function number_of_task(c) return format('%d', c[SEQ]) end
-
-local function run_later(command)
-  local of = many[command]
-  if of then
-    many[command] = nil
-    for name, row in pairs(of) do
-      for from = 1, #row, 2000 do
-        call(command, P .. name, unpack(row, from, math.min(#row, from + 1999)))
-      end
-    end
-  end
-end
-
--- -- functions, groups of notebooks, counts -------------------------------------------------------------------------------
-
-local kinds, groups, joins, flags = {}, {}, {}, nil
-
-local function kind_of(number)
-  local kind = kinds[number]
-  if not kind then
-    kind = unpacked(call('LINDEX', P .. 'kinds', number - 1))
-    kinds[number] = kind
-  end
-  return kind
-end
-
-local function labels_of(group)
-  if group == 0 then return {} end
-  local labels = groups[group]
-  if not labels then
-    labels = unpacked(call('HGET', P .. 'groups', group))
-    groups[group] = labels
-  end
-  return labels
-end
-
-local function group_of(labels)
-  table.sort(labels)
-  local name = pack(labels)
-  local group = tonumber(call('HGET', P .. 'groupnames', name) or nil)
-  if not group then
-    group = call('HLEN', P .. 'groups') + 1
-    call('HSET', P .. 'groups', group, name)
-    call('HSET', P .. 'groupnames', name, group)
-  end
-  groups[group] = labels
-  return group
-end
-
-local function joined(one, other)
-  if one == other or other == 0 then return one end
-  if one == 0 then return other end
-  local name = one .. '+' .. other
-  local found = joins[name]
-  if not found then
-    local labels, seen = {}, {}
-    for _, group in ipairs({one, other}) do
-      for _, label in ipairs(labels_of(group)) do
-        if not seen[label] then
-          seen[label] = true
-          labels[#labels + 1] = label
-        end
-      end
-    end
-    found = #labels == #labels_of(one) and one or group_of(labels)
-    joins[name] = found
-  end
-  return found
-end
-
-local function has_label(group, label)
-  for _, each in ipairs(labels_of(group)) do
-    if each == label then return true end
-  end
-  return false
-end
-
-local function is_flagged(flag)
-  if not flags then
-    flags = {}
-    for _, name in ipairs(call('SMEMBERS', P .. 'flags')) do flags[name] = true end
-  end
-  return flags[flag]
-end
-
-local function set_flag(flag)
-  if not is_flagged(flag) then
-    flags[flag] = true
-    call('SADD', P .. 'flags', flag)
-  end
-end
-
-local tallies = {}
-
-local function count(c, by)
-  local field = c[KIND] .. ':' .. c[GROUP] .. ':' .. c[TALLIED]
-  tallies[field] = (tallies[field] or 0) + by
-end
-
-local function tally_as(c, state)
-  if state ~= c[TALLIED] then
-    if c[TALLIED] >= 0 then count(c, -1) end
-    c[TALLIED] = state
-    if state >= 0 then count(c, 1) end
-  end
-end
-
-local stats = {}
-
--- {done, seconds spent} of a function
-local function stat(kind)
-  local known = stats[kind]
-  if not known then
-    local raw = call('HMGET', P .. 'stats', kind .. ':done', kind .. ':spent')
-    known = {tonumber(raw[1] or nil) or 0, tonumber(raw[2] or nil) or 0, false}
-    stats[kind] = known
-  end
-  return known
-end
-
-local function add_run(kind, duration)
-  local known = stat(kind)
-  known[1], known[2], known[3] = known[1] + 1, known[2] + duration, true
-end
+-- What follows from a change, and the ready queue. The rules are those of `board.py`. Comes after cards.lua.
 
 -- -- the ready queue ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +13,7 @@ local function retry_at(c)
 end
 
 local function into_queue(key, c)
-  local row = c[KIND] .. ':' .. c[GROUP]
+  local row = row_of(c)
   later('ZADD', 'q:' .. row, number_of_task(c), key)
   ready_rows[row] = (ready_rows[row] or 0) + 1
   c[QUEUED] = IN_QUEUE
@@ -382,7 +40,7 @@ end
 
 local function dequeue(key, c)
   if c[QUEUED] == IN_QUEUE then
-    local row = c[KIND] .. ':' .. c[GROUP]
+    local row = row_of(c)
     fill_queues()
     call('ZREM', P .. 'q:' .. row, key)
     if (ready_rows[row] or 0) > 0 then ready_rows[row] = ready_rows[row] - 1 end
@@ -712,6 +370,64 @@ local function flow()
   end
 end
 
+-- -- attempts that ended ------------------------------------------------------------------------------------------------
+
+local PAST = 33554432  -- bytes of outcomes that count for nothing; the oldest go
+local passed = {}  -- names of those that came to count for nothing in this script
+
+-- Where the body of an outcome lies.
+local function outcome_name(key, number) return number == 1 and key or key .. ':' .. number end
+
+local function has_ended(key, c, number, at)
+  later('ZADD', 'ended', format('%.17g', at), outcome_name(key, number))
+  c[ENDED] = c[ENDED] + 1
+  if c[TALLIED] >= 0 then count(c, RUNS, 1) end
+end
+
+local function pass(key, number) passed[#passed + 1] = outcome_name(key, number) end
+
+-- Nothing is known any more of a run that counts for nothing.
+local function drop_run(name)
+  local key, number = name:match('^[^:]*'), tonumber(name:match(':(%d+)$') or 1)
+  local c = card(key)
+  for _, o in ipairs(outcomes(c)) do
+    if o[O_NUMBER] == number and o[O_FINAL] == 1 then return end
+  end
+  call('HDEL', P .. 'o', name)
+  if call('ZREM', P .. 'ended', name) == 1 then
+    c[ENDED] = c[ENDED] - 1
+    if c[TALLIED] >= 0 then count(c, RUNS, -1) end
+    alter(key)
+  end
+end
+
+local function keep_past()
+  run_later('HSET')
+  local size = 0
+  for _, name in ipairs(passed) do
+    if call('ZADD', P .. 'past', format('%.17g', now), name) == 1 then size = size + call('HSTRLEN', P .. 'o', name) end
+  end
+  size = call('INCRBY', P .. 'pastsize', size)
+  while size > PAST do
+    local oldest = call('ZPOPMIN', P .. 'past')
+    if #oldest == 0 then return call('DEL', P .. 'pastsize') end
+    size = call('DECRBY', P .. 'pastsize', call('HSTRLEN', P .. 'o', oldest[1]))
+    drop_run(oldest[1])
+  end
+end
+
+-- What is handed in may name these blobs: they stay, and are in use as of now, even if they were swept meanwhile.
+local function keep_blobs(names)
+  for _, name in ipairs(names) do
+    call('PERSIST', P .. name)
+    local address = name:match('^v:(.*)')
+    if address and call('EXISTS', P .. name) == 1 then
+      later('ZADD', 'blobs', format('%.17g', now), address)
+      later('ZREM', 'bin', address)
+    end
+  end
+end
+
 -- -- at the end ---------------------------------------------------------------------------------------------------------
 
 local function wake(waiter)
@@ -757,21 +473,21 @@ end
 -- Write all that was changed. Answers the store's version, and whether something is still to follow.
 local function finish()
   fill_queues()
+  if #passed > 0 then keep_past() end
   run_later('ZREM')
   run_later('SREM')
-  local write = fresh
-  local had_fresh = #write > 0
   for _, key in ipairs(alterations) do
     if erased[key] and not is_mentioned(cards[key]) then
-      call('DEL', P .. 't:' .. key)
+      call('HDEL', P .. 't', key)
     else
-      write[#write + 1] = P .. 't:' .. key
-      write[#write + 1] = written(cards[key])
+      later('HSET', 't', key, written(cards[key]))
     end
   end
-  for from = 1, #write, 2000 do call('MSET', unpack(write, from, math.min(#write, from + 1999))) end
-  for field, by in pairs(tallies) do
-    if by ~= 0 then call('HINCRBY', P .. 'tallies', field, by) end
+  run_later('HSET')
+  for row, by_state in pairs(tallies) do
+    for state, by in pairs(by_state) do
+      if by ~= 0 then call('HINCRBY', P .. 'tallies', row .. ':' .. state, by) end
+    end
   end
   for kind, known in pairs(stats) do
     if known[3] then
@@ -782,11 +498,12 @@ local function finish()
     if work[i] then call('RPUSH', P .. 'work', pack(work[i])) end
   end
   local ver
-  if news or had_fresh or #alterations > 0 then
+  if news or #alterations > 0 then
     ver = call('INCR', P .. 'ver')
     wake_workers()
-    for _, watcher in ipairs(call('SMEMBERS', P .. 'watchers')) do wake(watcher) end
-    call('DEL', P .. 'watchers')
+    local watchers = call('SMEMBERS', P .. 'watchers')
+    for _, watcher in ipairs(watchers) do wake(watcher) end
+    if #watchers > 0 then call('DEL', P .. 'watchers') end
   else
     ver = tonumber(call('GET', P .. 'ver') or 0)
   end

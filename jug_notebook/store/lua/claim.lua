@@ -1,6 +1,6 @@
--- after: board reuse leases
+-- after: cards board reuse leases
 -- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
--- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept};
+-- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept, has waited};
 -- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.
 -- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
 -- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
@@ -9,7 +9,15 @@ take_up()
 local told = unpacked(ARGV[1])
 local worker, limit, waits, label, python, this = told[1], told[2], told[3], told[4], told[5], told[6]
 
-local settlements = 0
+local settlements, latest = 0, 0
+
+-- Was it told before, and counts for nothing by now?
+local function is_past(key, c, whole)
+  for number = 1, c[NEXT] - 1 do
+    if call('HGET', P .. 'o', outcome_name(key, number)) == whole then return true end
+  end
+  return false
+end
 
 local function settle(key, numbers, inputs, digest, raw, body)
   local round, attempt, started, duration, final, died, retry = struct.unpack('>I4I4ddBBd', numbers)
@@ -36,18 +44,22 @@ local function settle(key, numbers, inputs, digest, raw, body)
     end
   end
   news = true
-  if round < c[ROUND] and (digest == '' or inputs == NO_INPUTS) then return end
+  latest = math.max(latest, started + duration)
+  local late = round < c[ROUND] and (digest == '' or inputs == NO_INPUTS)
+  local whole, number = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body, c[NEXT]
+  if late and is_past(key, c, whole) then return end
+  later('HSET', 'o', outcome_name(key, number), whole)
+  c[NEXT] = number + 1
+  has_ended(key, c, number, started + duration)
+  alter(key)
+  if late or final == 0 then pass(key, number) end
+  if late then return end
   settlements = settlements + 1
   if c[QUEUED] ~= 0 then dequeue(key, c) end
-  local o = {round, attempt, started, duration, final, died, retry, c[NEXT], inputs, digest, worker}
+  local o = {round, attempt, started, duration, final, died, retry, number, inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
   local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
   table.insert(outcomes(c), o)
-  if final == 1 then
-    fresh[#fresh + 1] = P .. 'o:' .. key .. ':' .. c[NEXT]
-    fresh[#fresh + 1] = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body
-  end
-  c[NEXT] = c[NEXT] + 1
   if counts then
     add_run(c[KIND], duration)
     if inputs ~= NO_INPUTS then ran(key, c, o, was) end
@@ -62,7 +74,10 @@ if #ARGV > 1 then
   prefetch(keys)
   for i = 2, #ARGV, 6 do settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]) end
   if settlements > 0 then call('HINCRBY', P .. 'done', worker, settlements) end
-  for _, name in ipairs(told[7]) do call('PERSIST', P .. name) end
+  if latest > tonumber(call('HGET', P .. 'ran', worker) or 0) then
+    call('HSET', P .. 'ran', worker, format('%.17g', latest))
+  end
+  keep_blobs(told[7])
 end
 flow()
 
@@ -104,7 +119,7 @@ local function give(key, c, attempt)
     named[#named + 1] = kind_of(c[KIND])[1]
   end
   claims[#claims + 1] = {
-    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of(P .. 's:' .. key), needed
+    key, c[ROUND], c[INPUTS], attempt, c[KIND], failures, deaths, body_of('s', key), needed
   }
   return attempt
 end
@@ -160,17 +175,22 @@ local function claim()
     if #claims > 0 and (not mean or mean > budget) then return end
     local size = limit - #claims
     if not mean then size = 1 elseif mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
-    local upto = second and second[1] == best[1] and format('(%.17g', second[2]) or '+inf'
-    local keys = call('ZRANGEBYSCORE', P .. 'q:' .. best[3], '-inf', upto, 'LIMIT', 0, size)
+    local queue, keys = P .. 'q:' .. best[3], {}
+    local alone = not second or second[1] ~= best[1]
+    if alone then
+      local popped = call('ZPOPMIN', queue, size)
+      for i = 1, #popped, 2 do keys[#keys + 1] = popped[i] end
+    else
+      keys = call('ZRANGEBYSCORE', queue, '-inf', format('(%.17g', second[2]), 'LIMIT', 0, size)
+      call('ZREM', queue, unpack(keys))
+    end
     prefetch(keys)
-    if #keys > 0 then call('ZREM', P .. 'q:' .. best[3], unpack(keys)) end
     looked = looked + #keys
     for _, key in ipairs(keys) do
       if take(key, card(key)) then budget = budget - (mean or BUDGET) end
     end
-    local first = call('ZRANGE', P .. 'q:' .. best[3], 0, 0, 'WITHSCORES')
+    local first = (#keys == size or not alone) and #claims < limit and call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     if #first == 0 then
-      call('SREM', P .. 'queues', best[3])
       table.remove(rows, 1)
     else
       best[2] = tonumber(first[2])
@@ -181,8 +201,10 @@ end
 
 local retry = -1
 if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
-  call('HDEL', P .. 'idle', worker)
-  call('DEL', P .. 'w:' .. worker)
+  if told[8] then
+    call('HDEL', P .. 'idle', worker)
+    call('DEL', P .. 'w:' .. worker)
+  end
   if call('SISMEMBER', P .. 'presumed', worker) == 1 then
     hear(worker)
     flow()

@@ -1,23 +1,34 @@
--- Removes blobs that were not written or touched since. ARGV: a time; 1 to only tell; addresses.
--- Answers how many were there, and their bytes.
+-- Removes blobs that were not written or touched since. What was in use within an hour goes only when that is over: who
+-- has put it may be about to hand in what names it, and then it stays.
+-- ARGV: a time; 1 to only tell; addresses. Answers how many there were, and their bytes.
+local HOUR = 3600
 local P, call = KEYS[1], redis.call
+local time = call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local blobs, size = 0, 0
 for i = 3, #ARGV do
   local address = ARGV[i]
-  local at = call('ZSCORE', P .. 'blobs', address)
-  if at and tonumber(at) <= tonumber(ARGV[1]) then
+  local at = tonumber(call('ZSCORE', P .. 'blobs', address) or nil)
+  if at and at <= tonumber(ARGV[1]) then
     local name = P .. 'v:' .. address
     if call('EXISTS', name) == 1 then
       blobs, size = blobs + 1, size + tonumber(call('HGET', P .. 'sizes', address) or 0)
     end
     if ARGV[2] ~= '1' then
+      local names, left = {name}, math.min(HOUR, math.ceil(at + HOUR - now))
       for chunk = 1, tonumber(call('GETRANGE', name, 0, 20):match('^%+(%d+)$') or 0) do
-        call('UNLINK', P .. 'c:' .. address .. ':' .. chunk - 1)
+        names[chunk + 1] = P .. 'c:' .. address .. ':' .. chunk - 1
       end
-      call('UNLINK', name)
+      for _, each in ipairs(names) do
+        if left > 0 then call('EXPIRE', each, left) else call('UNLINK', each) end
+      end
       call('ZREM', P .. 'blobs', address)
-      call('HDEL', P .. 'sizes', address)
+      if left > 0 then call('ZADD', P .. 'bin', now + left, address) else call('HDEL', P .. 'sizes', address) end
     end
   end
+end
+for _, address in ipairs(call('ZRANGEBYSCORE', P .. 'bin', '-inf', now, 'LIMIT', 0, 1000)) do
+  if call('EXISTS', P .. 'v:' .. address) == 0 then call('HDEL', P .. 'sizes', address) end
+  call('ZREM', P .. 'bin', address)
 end
 return {blobs, size}

@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- What tasks of a function need, from a number on, a thousand tasks at a time. ARGV: {function, from, label}.
 -- Answers version, more to follow, {function needed, number of the first that needs it, how often}, where to go on or -1.
 take_up()

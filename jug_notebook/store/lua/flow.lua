@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Lets what follows from changes follow, one step. Answers version, more to follow.
 take_up()
 flow()

@@ -1,13 +1,12 @@
--- after: board reuse
--- Forgets tasks, as if they had never been submitted. ARGV: keys, packed; 1 to only tell.
--- Answers version, more to follow, how many there were.
+-- after: cards board reuse
+-- Forgets tasks, as if they had never been submitted; not those that somebody wants by now, or that run.
+-- ARGV: keys, packed; 1 to only tell. Answers version, more to follow, how many, their bytes, and keys of those that stay.
 take_up()
 flow()
-local keys, forgotten = unpacked(ARGV[1]), 0
+local keys, forgotten, size, stay = unpacked(ARGV[1]), 0, 0, {}
 prefetch(keys)
 
 local function forget(key, c)
-  local name = P .. '%s:' .. key
   if c[QUEUED] ~= 0 then dequeue(key, c) end
   tally_as(c, -1)
   if c[COUNT] > 0 then
@@ -23,7 +22,13 @@ local function forget(key, c)
   local inputs = {[c[INPUTS]] = true}
   for _, o in ipairs(outcomes(c)) do
     inputs[o[O_INPUTS]] = true
-    call('UNLINK', P .. 'o:' .. key .. ':' .. o[O_NUMBER])
+    if o[O_DIGEST] ~= '' then add_run(c[KIND], -o[O_DURATION], -1) end
+  end
+  for number = 1, c[NEXT] - 1 do
+    local name = outcome_name(key, number)
+    if call('ZREM', P .. 'past', name) == 1 then call('DECRBY', P .. 'pastsize', call('HSTRLEN', P .. 'o', name)) end
+    call('ZREM', P .. 'ended', name)
+    call('HDEL', P .. 'o', name)
   end
   for _, each in ipairs(dropped(c)) do inputs[each] = true end
   for each in pairs(inputs) do
@@ -36,12 +41,14 @@ local function forget(key, c)
   for _, wish in ipairs(wishes(c)) do call('SREM', P .. 'wo:' .. wish[W_ORIGIN], key) end
   call('ZREM', P .. 'kind:' .. c[KIND], key)
   call('ZREM', P .. 'failed', key)
-  for _, prefix in ipairs({'s', 'n', 'm', 'b', 'i', 'a', 'y'}) do call('UNLINK', (name:format(prefix))) end
+  for _, hash in ipairs({'s', 'n', 'i', 'a', 'y'}) do call('HDEL', P .. hash, key) end
+  call('UNLINK', P .. 'm:' .. key, P .. 'b:' .. key)
   wake_leaning(key)
-  local wanters = c[WANTERS]
+  local wanters, round = c[WANTERS], c[ROUND]
   local blank = stub()
   for i = 1, #blank do c[i] = blank[i] end
   c[WANTERS] = wanters
+  if round > 0 then c[ROUND] = round + 1 end  -- what was called wrong and comes late stays wrong
   if call('EXISTS', P .. 'd:' .. key) == 1 then
     c[ABOVE] = 1
     walk_later('d:' .. key, 'e', key)
@@ -52,11 +59,14 @@ end
 
 for _, key in ipairs(keys) do
   local c = card(key)
-  if c[KIND] ~= 0 then
-    forgotten = forgotten + 1
+  if c[KIND] ~= 0 and (c[WANTED] == 1 or c[STATE] == RUNNING) then
+    stay[#stay + 1] = key
+  elseif c[KIND] ~= 0 then
+    forgotten, size = forgotten + 1, size + call('HSTRLEN', P .. 's', key)
+    for number = 1, c[NEXT] - 1 do size = size + call('HSTRLEN', P .. 'o', outcome_name(key, number)) end
     if ARGV[2] ~= '1' then forget(key, c) end
   end
 end
 flow()
 local ver, more = finish()
-return {ver, more, forgotten}
+return {ver, more, forgotten, size, stay}

@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Who began the rounds that tasks are in. ARGV: keys, packed.
 -- Answers version, more to follow, {from round, at, user, why} of each; none, {}.
 take_up()
@@ -6,7 +6,7 @@ flow()
 local keys, found = unpacked(ARGV[1]), {}
 prefetch(keys)
 for i, key in ipairs(keys) do
-  local raw = call('GET', P .. 'i:' .. key)
+  local raw = call('HGET', P .. 'i', key)
   local said = raw and unpacked(raw)
   found[i] = said and said[1] + 1 == card(key)[ROUND] and {said[1], format('%.17g', said[2]), said[3], said[4]} or {}
 end

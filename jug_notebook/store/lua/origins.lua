@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Every origin that wishes something now. Answers version, more to follow, (user, notebook, cell) of each.
 take_up()
 flow()

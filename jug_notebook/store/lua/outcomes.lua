@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- The outcomes that tasks have. ARGV: keys, packed.
 -- Answers version, more to follow, bodies, and for each key {body, proof …} as numbers; none, {}.
 take_up()

@@ -15,6 +15,8 @@ for _, each in ipairs(names) do
   if left == -2 then return -1 end
   if left >= 0 then call('EXPIRE', each, ARGV[3]) end
 end
-call('ZADD', P .. 'blobs', call('TIME')[1], ARGV[1])
+local time = call('TIME')
+call('ZADD', P .. 'blobs', string.format('%d.%06d', time[1], time[2]), ARGV[1])
+call('ZREM', P .. 'bin', ARGV[1])
 call('HSET', P .. 'sizes', ARGV[1], ARGV[2])
 return chunks

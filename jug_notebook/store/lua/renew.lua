@@ -1,4 +1,4 @@
--- after: board reuse leases
+-- after: cards board reuse leases
 -- Processes beat; the first learns what it is to do.
 -- ARGV: number of the last order that the first has heard; then name and packed `WorkerInfo` of each.
 -- Answers version, more to follow, orders {number, order} not heard yet.
@@ -19,6 +19,7 @@ for _, set in ipairs({'left', 'late'}) do
   for _, process in ipairs(call('ZRANGEBYSCORE', P .. set, '-inf', before, 'LIMIT', 0, 100)) do
     if call('HDEL', P .. 'info', process) == 1 then
       call('HDEL', P .. 'done', process)
+      call('HDEL', P .. 'ran', process)
       call('DEL', P .. 'last:' .. process, P .. 'orders:' .. process)
     end
     if set == 'late' then

@@ -29,7 +29,7 @@ end
 -- What somebody said last about taking a former run for a task, if it is about what the task is now:
 -- {counter, undone, round, inputs, source, its round, digest}.
 local function accepted(key, c)
-  local raw = is_flagged('accepts') and call('GET', P .. 'a:' .. key)
+  local raw = is_flagged('accepts') and call('HGET', P .. 'a', key)
   local said = raw and unpacked(raw)
   if not said or said[2] or said[3] ~= c[ROUND] or said[4] ~= c[INPUTS] then return false end
   return said
@@ -121,8 +121,8 @@ local function new_round(key, c, round)
     for _, o in ipairs(outcomes(c)) do
       if o[O_ROUND] >= round or may_be_reused(o) then
         kept[#kept + 1] = o
-      else
-        call('DEL', P .. 'o:' .. key .. ':' .. o[O_NUMBER])
+      elseif o[O_FINAL] == 1 then
+        pass(key, o[O_NUMBER])
       end
     end
     c[OUTCOMES] = kept
@@ -149,9 +149,9 @@ local function invalidate(key, from_round, why, inputs, at, user)
   end
   wake_leaning(key)
   if c[KIND] ~= 0 and why ~= 'retry' and (c[COUNT] > 0 or c[DROPPED] ~= '') then bar(key, c) end
-  local raw = call('GET', P .. 'i:' .. key)
+  local raw = call('HGET', P .. 'i', key)
   local said = {from_round, at, user, why}
-  if not raw or row_before(unpacked(raw), said) then call('SET', P .. 'i:' .. key, pack(said)) end
+  if not raw or row_before(unpacked(raw), said) then call('HSET', P .. 'i', key, pack(said)) end
 end
 
 -- The outcome that a task has: whose, and its number; false without.
@@ -168,39 +168,50 @@ local function outcome_of(whose, number)
   end
 end
 
--- Where the sealed bytes lie that show that a task may have this outcome; none for its own.
-local function proof(key, whose)
-  if whose == key then return {} end
-  if card(key)[FORM] == card(whose)[FORM] then return {P .. 's:' .. key, P .. 's:' .. whose} end
-  return {P .. 'y:' .. key}
-end
-
--- Bodies that an answer needs, each once: a number for each name.
+-- Bodies that an answer needs, each once: a number for each.
 local bodies, body_numbers = {}, {}
 
-local function body_of(name)
-  local number = body_numbers[name]
+local function body_of(hash, field)
+  local of = body_numbers[hash]
+  if not of then
+    of = {}
+    body_numbers[hash] = of
+  end
+  local number = of[field]
   if not number then
-    bodies[#bodies + 1] = name
-    number = #bodies - 1
-    body_numbers[name] = number
+    number = #bodies
+    bodies[number + 1] = {hash, field}
+    of[field] = number
   end
   return number
 end
 
 local function read_bodies()
-  local read = {}
-  for from = 1, #bodies, 2000 do
-    for _, body in ipairs(call('MGET', unpack(bodies, from, math.min(#bodies, from + 1999)))) do
-      read[#read + 1] = body
+  local read, fields, places = {}, {}, {}
+  for i, body in ipairs(bodies) do
+    local hash = body[1]
+    if not fields[hash] then fields[hash], places[hash] = {}, {} end
+    table.insert(fields[hash], body[2])
+    table.insert(places[hash], i)
+    read[i] = false
+  end
+  for hash, of in pairs(fields) do
+    for from = 1, #of, 2000 do
+      local found = call('HMGET', P .. hash, unpack(of, from, math.min(#of, from + 1999)))
+      for i = 1, #found do read[places[hash][from + i - 1]] = found[i] end
     end
   end
   return read
 end
 
+-- The sealed bytes that show that a task may have this outcome; none for its own.
+local function proof(key, whose)
+  if whose == key then return {} end
+  if card(key)[FORM] == card(whose)[FORM] then return {body_of('s', key), body_of('s', whose)} end
+  return {body_of('y', key)}
+end
+
 -- {body of the outcome, bodies of its proof …}, as numbers
 local function bodies_of(key, whose, number)
-  local numbers = {body_of(P .. 'o:' .. whose .. ':' .. number)}
-  for _, name in ipairs(proof(key, whose)) do numbers[#numbers + 1] = body_of(name) end
-  return numbers
+  return {body_of('o', outcome_name(whose, number)), unpack(proof(key, whose))}
 end

@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- What tasks are now. ARGV: keys, packed. Answers version, more to follow, {round, inputs} of each; none, {}.
 take_up()
 flow()

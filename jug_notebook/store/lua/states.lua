@@ -1,4 +1,4 @@
--- after: board reuse
+-- after: cards board reuse
 -- Where tasks stand, as numbers; -1 for one that nobody submitted. ARGV: keys, packed. Answers version, more, numbers.
 take_up()
 flow()

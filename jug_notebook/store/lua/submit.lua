@@ -1,4 +1,4 @@
--- after: board reuse wishes
+-- after: cards board reuse wishes
 -- Makes tasks known and wanted.
 -- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
 -- its function among these, keys of its needs with commas, form, sealed spec.
@@ -26,12 +26,10 @@ local function submitted(key, shared, of, written_needs, form, body)
   local kind = numbers[shared]
   seq = seq + 1
   c[KIND], c[SEQ], c[FORM], c[COUNT] = kind, seq, form, #of
-  fresh[#fresh + 1] = P .. 's:' .. key
-  fresh[#fresh + 1] = body
+  later('HSET', 's', key, body)
   c[NEEDS] = of
   if #of > INLINE then
-    fresh[#fresh + 1] = P .. 'n:' .. key
-    fresh[#fresh + 1] = written_needs
+    later('HSET', 'n', key, written_needs)
   else
     c[NEEDS + RAW] = written_needs
   end
@@ -85,9 +83,7 @@ for _, row in ipairs(rows) do
   end
 end
 local counter = wish(keys, told[1], told[2], true)
-for _, name in ipairs(told[3]) do
-  call('PERSIST', P .. name)
-end
+keep_blobs(told[3])
 run_later('ZADD')  -- who needs whom is to be read
 flow()
 local reused = 0

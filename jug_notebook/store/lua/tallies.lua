@@ -1,8 +1,8 @@
--- after: board reuse
+-- after: cards board reuse
 -- Counts. ARGV: a label, or nothing for all; processes whose work is asked after as {name, the task it said it runs}.
 -- Answers version, more to follow, functions {name, priority, python} in the order they were first seen, "kind:done" and
 -- "kind:spent" with their numbers, {function, state, count} of each, and of each process {settled, task, its function, 1
--- if it is another than it said}.
+-- if it is another than it said, until when its last run took}.
 take_up()
 flow()
 local found, own = {}, {}
@@ -11,7 +11,7 @@ local rows = call('HGETALL', P .. 'tallies')
 for i = 1, #rows, 2 do
   if rows[i + 1] ~= '0' then
     local kind, group, state = rows[i]:match('(%d+):(%d+):(%d+)')
-    if ARGV[1] == '' or has_label(tonumber(group), ARGV[1]) then
+    if tonumber(state) ~= RUNS and (ARGV[1] == '' or has_label(tonumber(group), ARGV[1])) then
       found[#found + 1] = {tonumber(kind), tonumber(state), tonumber(rows[i + 1])}
     end
   end
@@ -28,7 +28,8 @@ for i, asked in ipairs(unpacked(ARGV[2])) do
     end
   end
   busy[i] = {
-    tonumber(call('HGET', P .. 'done', worker) or 0), task, task ~= '' and kind_of(card(task)[KIND])[1] or '', differs
+    tonumber(call('HGET', P .. 'done', worker) or 0), task, task ~= '' and kind_of(card(task)[KIND])[1] or '', differs,
+    call('HGET', P .. 'ran', worker) or '0'
   }
 end
 local numbers = call('HGETALL', P .. 'stats')

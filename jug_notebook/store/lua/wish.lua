@@ -1,4 +1,4 @@
--- after: board reuse wishes
+-- after: cards board reuse wishes
 -- Somebody wants known tasks, or no longer does.
 -- ARGV: {origin, counter or 0, wanted}; keys. Answers version, more to follow, the counter.
 take_up()

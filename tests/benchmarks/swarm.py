@@ -1,0 +1,170 @@
+"""Many workers on one store: does each task run once, does everybody get some, and what does a claim cost?
+
+``--workers`` simulated workers speak the real protocol (renew, claim, settle, as `worker.work` does) in threads of
+``--processes`` processes, each process with one connection to the store, as a host has. Tasks are no-ops of
+``--seconds`` each. It also fits a redis store: ``--store redis://localhost:6379/?project=swarm`` (made new each time).
+
+Told: tasks a second, milliseconds that a claim took (median, 99th percentile), how evenly the tasks went round (the
+fewest and the most of one worker, and how many got none), and how long after the first the last worker began.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from jug_notebook import process
+from jug_notebook.model import Origin, Settlement, State, Submission, Verdict, WorkerInfo
+from jug_notebook.store import Store, open_store
+
+HERE = Origin("ann", "/home/ann/study.ipynb", "cell-1")
+
+
+class Worker:
+    """One of the swarm: a thread."""
+
+    def __init__(self, store: Store, seconds: float, over: threading.Event) -> None:
+        self.store, self.seconds, self.over = store, seconds, over
+        self.info: WorkerInfo = process.me("worker")
+        self.ran: list[str] = []
+        self.claims: list[float] = []
+        self.began = 0.0
+
+    def live(self) -> None:
+        settled: list[Settlement] = []
+        while not self.over.is_set():
+            start = time.perf_counter()
+            claims = self.store.claim(self.info.id, 512 if self.seconds < 0.01 else 1, 0.25, settled)
+            if claims:
+                self.claims.append(time.perf_counter() - start)
+                self.began = self.began or time.time()
+            settled = []
+            for claim in claims:
+                if self.seconds:
+                    time.sleep(self.seconds)
+                grant = claim.grant
+                self.ran.append(grant.key)
+                verdict = Verdict(
+                    grant.key, grant.round, grant.inputs, grant.attempt, b"1", time.time(), max(self.seconds, 1e-5)
+                )
+                settled.append(Settlement(verdict, b"outcome"))
+        self.store.claim(self.info.id, 0, 0.0, settled)
+
+
+def host(url: str, workers: int, seconds: float) -> None:
+    """A process with so many workers: ready when told so, at work from the first line to the second."""
+    store, over = open_store(url), threading.Event()
+    swarm = [Worker(store, seconds, over) for _ in range(workers)]
+    store.renew([worker.info for worker in swarm])
+    threads = [threading.Thread(target=worker.live) for worker in swarm]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for thread in threads:
+        thread.start()
+    beat = threading.Thread(target=_beat, args=(store, [worker.info for worker in swarm], over))
+    beat.start()
+    sys.stdin.readline()
+    over.set()
+    for thread in [*threads, beat]:
+        thread.join()
+    store.leave([worker.info.id for worker in swarm])
+    for worker in swarm:
+        print(json.dumps({"ran": worker.ran, "claims": worker.claims, "began": worker.began}))
+    store.close()
+
+
+def _beat(store: Store, infos: list[WorkerInfo], over: threading.Event) -> None:
+    import msgspec
+
+    beat = 0
+    while not over.wait(1.0):
+        beat += 1
+        store.renew([msgspec.structs.replace(info, beat=beat) for info in infos])
+
+
+def swarm(url: str, workers: int, processes: int, tasks: int, seconds: float) -> dict[str, float]:
+    store = open_store(url)
+    shares = [workers // processes + (number < workers % processes) for number in range(processes)]
+    command = [sys.executable, __file__, "--store", url, "--seconds", str(seconds), "--host"]
+    hosts = [
+        subprocess.Popen([*command, str(share)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for share in shares
+        if share
+    ]
+    for one in hosts:
+        assert one.stdout is not None
+        one.stdout.readline()
+    names = [hashlib.sha1(b"%d" % number).hexdigest() for number in range(tasks)]
+    for first in range(0, tasks, 1000):
+        part = names[first : first + 1000]
+        store.submit([Submission(key, "f", (), bytes.fromhex(key), b"spec", 0, "3.11") for key in part], HERE)
+    start = time.time()
+    for one in hosts:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    seen = -1
+    while store.snapshot().counts[State.FINISHED] < tasks:
+        seen = store.watch(seen, 1.0)
+    took = time.time() - start
+    told = [json.loads(line) for one in hosts for line in one.communicate("over\n")[0].splitlines()]
+    store.close()
+    ran = Counter(key for worker in told for key in worker["ran"])
+    claims = sorted(claim for worker in told for claim in worker["claims"])
+    counts = [len(worker["ran"]) for worker in told]
+    began = [worker["began"] for worker in told if worker["began"]]
+    return {
+        "workers": workers,
+        "tasks": tasks,
+        "tasks/s": tasks / took,
+        "run twice": sum(ran.values()) - len(ran),
+        "never run": tasks - len(ran),
+        "claim ms": 1e3 * statistics.median(claims),
+        "claim ms, 99 %": 1e3 * claims[len(claims) * 99 // 100],
+        "fewest of one": min(counts),
+        "most of one": max(counts),
+        "got none": sum(count == 0 for count in counts),
+        "last began after s": max(began) - min(began),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", help="its URL (default: a new folder, gone afterwards)")
+    parser.add_argument("--workers", default="10,100,500")
+    parser.add_argument("--processes", type=int, default=4, help="as many hosts")
+    parser.add_argument("--tasks", type=int, default=5000)
+    parser.add_argument("--seconds", type=float, default=0.05, help="that a task takes")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.host is not None:
+        host(options.store, options.host, options.seconds)
+        return
+    rows = []
+    for workers in map(int, options.workers.split(",")):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            url = f"{folder}/jugdata"
+            if options.store:
+                url = f"{options.store}-{secrets.token_hex(3)}"
+            rows.append(swarm(url, workers, options.processes, options.tasks, options.seconds))
+        print("  ".join(f"{name}: {value:,.4g}" for name, value in rows[-1].items()), flush=True)
+    print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(f'{value:,.4g}' for value in row.values())} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
