@@ -173,6 +173,14 @@ def test_a_store_is_asked_as_jugs_are() -> None:
         assert lock.get()
         assert list(store.listlocks()) == [t.hash()]
         lock.release()
+        from jug_notebook.compat.jug.backends.file_store import file_store
+
+        other = file_store("to-go")
+        other.session.flush()
+        other.close()
+        assert Path("to-go/store.json").exists()
+        other.remove_store("to-go")
+        assert not Path("to-go").exists()
         with pytest.raises(TypeError):
             space["bad"].run()
         assert store.remove_locks() == 1

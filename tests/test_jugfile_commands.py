@@ -89,6 +89,14 @@ def test_configuration_files_count_the_nearest_first(side: Side) -> None:
     assert side.run("execute").returncode == 0
     assert (side.folder / "near").is_dir()
     assert not (side.folder / "far").exists()
+    (side.folder / ".git").mkdir()
+    (side.folder / "below").mkdir()
+    (side.folder / "below" / "jugfile.py").write_text(SIMPLE)
+    below = subprocess.run(
+        [*OURS, "count", "--short"], cwd=side.folder / "below", env=side.environment, capture_output=True, check=False
+    )
+    assert below.returncode == 0
+    assert not (side.folder / "below" / "near").exists()
     (side.folder / ".jugrc").write_text("[execute]\nwait-cycle-time = soon\n")
     ran = side.run("execute")
     assert ran.returncode == 2
@@ -226,6 +234,9 @@ def test_it_can_tell_more_and_less(side: Side) -> None:
         "Executed:  5 tasks\nLoaded:  0 tasks\n** Total: 5 tasks.\n"
     )
     assert side.run("status", "--short", "--cache").stdout == "All tasks complete (5 tasks).\n"
+    (side.folder / "old").touch()
+    assert side.run("status", "--cache", "--cache-file", "old", "--clear").returncode == 0
+    assert not (side.folder / "old").exists()
 
 
 def test_being_verbose_names_each_task(side: Side) -> None:
