@@ -16,11 +16,12 @@ from workbench import Need, Submitter, cell, wait_until
 import jug_notebook as jn
 from jug_notebook import process
 from jug_notebook.__main__ import main
-from jug_notebook.model import Display, Origin, State, Target, Why
+from jug_notebook.model import Display, Origin, Scope, State, Target, Why
 from jug_notebook.session.cleaning import clean
 from jug_notebook.session.copying import Copying, copy
 from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
+from jug_notebook.store.redis import RedisStore
 from jug_notebook.worker import Slot, work
 
 NOTEBOOK: dict[str, Any] = {"__name__": "__main__"}
@@ -55,6 +56,9 @@ def lose(store: Store, addresses: set[str]) -> None:
     if isinstance(store, FileStore):
         for path in (store.folder / "trash").iterdir():
             path.unlink()
+    if isinstance(store, RedisStore):
+        for address in addresses:
+            store._link.do("DEL", store._link.key(f"v:{address}"))
 
 
 # -- cleaning up -------------------------------------------------------------------------------------------------------
@@ -168,6 +172,30 @@ def test_a_function_that_was_called_before_a_cleanup_can_be_called_after_it(sess
         assert f(2).result() == 2
 
 
+def test_what_is_put_while_a_cleanup_looks_stays(store, tmp_path, monkeypatch):
+    old = store.put_blob([b"old"])
+    tasks, ticks = store.tasks, tmp_path / "ticks"
+
+    def ticked() -> float:
+        ticks.touch()
+        return ticks.stat().st_mtime
+
+    def meanwhile(*args: Any) -> Any:
+        began = ticked()
+        while ticked() == began:  # the clock of a file system is a coarse one
+            pass
+        store.put_blob([b"new"])
+        return tasks(*args)
+
+    began = ticked()
+    while ticked() == began:
+        pass
+    monkeypatch.setattr(store, "tasks", meanwhile)
+    assert clean(store, 1e12, older_than=0.0).blobs == 1
+    assert store.sweep([], [], -1.0, dry_run=True).blobs == 1
+    assert store.put_blob([b"old"]) == old
+
+
 def test_what_runs_or_waits_for_a_worker_stays(store):
     store.submit([task("a"), task("b"), task("c")], Origin("ann", "/a.ipynb"))
     (claim,) = store.claim(worker_of(store).id, 1, 0.0)
@@ -276,6 +304,79 @@ def test_there_and_back_again_through_a_store_of_one_process(tmp_path, monkeypat
     finally:
         session.close()
         open_store("memory:between").close()
+        jn.definitions.clear()
+
+
+def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = redis_server.url()
+    bob = jn.connect("first", notebook=tmp_path / "bob.ipynb")
+    shared = define("def shared(x): return x + 1", name="shared")
+    with working(bob):
+        shared(1).result()
+    bob.close()
+    session = jn.connect("first", notebook=tmp_path / "study.ipynb")
+    try:
+        study(session)
+        big = define("def big(x): return bytes([x]) * (40 << 20)", name="big")
+        shows = define(
+            "def shows(x):\n"
+            "    from jug_notebook import album\n"
+            "    print('before')\n"
+            "    album.current().add({'text/plain': 'a picture', 'image/png': bytes(300_000)})\n"
+            "    print('after')\n"
+            "    return x",
+            name="shows",
+        )
+        with working(session):
+            assert len(big(7).result()) == 40 << 20
+            shared(1).result()
+        crew = session.execute(1)  # a process of its own: what it prints is kept
+        assert shows(1).result(60) == 1
+        crew.stop(now=True)
+        wait_until(session._store, lambda: not crew.supervisors, "the worker stayed")
+        old = define("def old(x): return x + 1", name="old")
+        with working(session):
+            old(1).result()
+        old = define("def old(x): return 1 + x", name="old")
+        accepted = old(1)
+        assert session.accept(old).bound == 1
+        source = session._store
+        keys = [view.key for view in source.tasks()]
+        told = jn.copy("first", there)
+        assert (told.lost, told.refused, told.new) == (0, 0, len(keys))
+        assert told.size > 40 << 20
+        back = jn.copy(there, "last")
+        assert (back.lost, back.refused, back.new) == (0, 0, len(keys))
+        assert (back.results, back.failures) == (told.results, told.failures)
+        server, last = open_store(there), open_store("last")
+        assert pictured(server) == pictured(source)
+        assert pictured(last) == pictured(source)
+        for notebook in ("bob.ipynb", "study.ipynb"):
+            scope = Scope(str(tmp_path / notebook))
+            for store in (server, last):
+                assert {view.key for view in store.tasks(scope)} == {view.key for view in source.tasks(scope)}
+                assert store.snapshot(scope).counts == source.snapshot(scope).counts
+        for url in (there, "last"):
+            other = jn.Session(url, notebook=session.notebook)
+            runs, copied = ([one and one.run for one in end._opener.outcomes(keys)] for end in (session, other))
+            assert runs == copied
+            [run] = [run for run in copied if run and run.displays]
+            assert "".join(text for _, text in run.output) == "before\nafter\n"
+            [display] = run.displays
+            assert (display.at, bytes(session._store.get_blob(display.blob))) == (
+                1, bytes(other._store.get_blob(display.blob)),
+            )  # fmt: skip
+            [made] = other.resolve("big")
+            assert made.result() == b"\x07" * (40 << 20)
+            assert other.resolve(accepted.key)[0].provenance()["accepted by"] == process.user()
+            other.close()
+        again = jn.copy(there, "last")
+        assert (again.new, again.results, again.failures) == (0, 0, 0)
+        server.close()
+        last.close()
+    finally:
+        session.close()
         jn.definitions.clear()
 
 

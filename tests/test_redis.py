@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from servers import Server, free_port, speaks_tls
 from test_store import HERE, key, outcome, run_all, task, worker_of
@@ -21,7 +22,18 @@ import jug_notebook as jn
 from jug_notebook import process
 from jug_notebook.__main__ import main
 from jug_notebook.errors import StoreError, ValueLost
-from jug_notebook.model import Grant, Origin, Scope, State, SubmitReport, SweepReport, Target, Why
+from jug_notebook.model import (
+    Claim,
+    Grant,
+    Origin,
+    Scope,
+    Settlement,
+    State,
+    SubmitReport,
+    SweepReport,
+    Target,
+    Why,
+)
 from jug_notebook.store import absolute, chunks, exists, keyring, link, open_store
 from jug_notebook.store.redis import RedisStore
 
@@ -558,6 +570,30 @@ def test_a_damaged_blob_is_a_lost_value_and_can_be_written_again(
     assert bytes(store.get_blob(address)) == data
 
 
+def test_chunks_that_one_has_kept_stay_when_another_who_writes_them_dies(
+    redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 100_000)
+    data = os.urandom(250_000)
+    other = opened_at(store.url)
+    run = other._link.run
+
+    def meanwhile(script: str, *arguments: Any) -> Any:
+        answer = run(script, *arguments)
+        if script == "put" and len(arguments) == 3:  # it is not there yet: from here on the other writes it, too
+            monkeypatch.setattr(other._link, "run", run)
+            store.put_blob([data])
+            store.submit([task("a")], HERE)
+        return answer
+
+    monkeypatch.setattr(other._link, "run", meanwhile)
+    address = other.put_blob([data])
+    other.close()
+    with admin(redis_server) as line:
+        names = [store._link.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
+        assert [line.ttl(name) for name in names] == [-1] * 4
+
+
 def test_a_missing_chunk_is_a_lost_value(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,8 +611,11 @@ def test_a_missing_chunk_is_a_lost_value(
 def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Server, store: RedisStore) -> None:
     store.submit([task("a"), task("b", "a"), task("c", "b"), task("d")], HERE)
     run_all(store)
-    assert store.sweep([key("c")], [], 1e9, dry_run=True) == SweepReport(tasks=1)
-    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == SweepReport(tasks=2)
+    store.wish([key(name) for name in "bcd"], HERE, False)
+    told = store.sweep([key("b"), key("d"), key("nothing")], [], 1e9, dry_run=True)
+    assert (told.tasks, told.blobs, told.size > len(b"spec of b" + b"spec of d")) == (2, 0, True)
+    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == told
+    store.wish([key("c")], HERE, True)
     assert store.states([key(name) for name in "abcd"]) == [State.FINISHED, None, State.WAITING, None]
     assert counted(store) == {State.FINISHED: 1, State.WAITING: 1}
     assert sorted(store.wished(HERE)) == sorted([key("a"), key("c")])
@@ -584,12 +623,137 @@ def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Ser
     assert store.states([key("b")]) == [State.READY]
     assert run_all(store) == 1
     assert store.states([key("c")]) == [State.FINISHED]
-    store.sweep([key(name) for name in "cba"], [], 1e9)
+    store.wish([key(name) for name in "abc"], HERE, False)
+    assert store.sweep([key(name) for name in "cba"], [], 1e9).tasks == 3
     with admin(redis_server) as line:
         left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._link.key("*"))}
     of_tasks = ("d:", "m:", "b:", "r:", "p:", "x:", "l:", "kind:")
-    assert not any(name in "tsnoiay" or name.startswith(of_tasks) for name in left)
+    assert not any(name in "tsnoiay" or name in ("ended", "past") or name.startswith(of_tasks) for name in left)
+    assert store.runs() == ([], 0)
     assert store.snapshot().functions == ()
+
+
+def settled_at(claim: Claim, body: bytes, **more: Any) -> Settlement:
+    return Settlement(msgspec.structs.replace(outcome(claim).verdict, **more), body)
+
+
+def test_the_latest_runs_are_read_and_no_others(redis_server: Server, store: RedisStore) -> None:
+    store.submit([task(str(i)) for i in range(3000)], HERE)
+    worker, settled, at = worker_of(store), [], 0
+    while claims := store.claim(worker.id, 1000, 0.0, settled):
+        settled = [settled_at(claim, bytes(1000), started=float(at + i)) for i, claim in enumerate(claims)]
+        at += len(claims)
+
+    def sent() -> int:
+        with admin(redis_server) as line:
+            said: int = line.info("stats")["total_net_output_bytes"]
+            return said
+
+    for scope in (Scope(), Scope(HERE.notebook)):
+        before = sent()
+        ended, total = store.runs(scope, 20)
+        assert sent() - before < 100_000
+        assert ([run.verdict.started for run in ended], total) == ([float(n) for n in range(2999, 2979, -1)], 3000)
+        assert len({run.verdict.key for run in store.runs(scope)[0]}) == 3000
+
+
+def test_of_runs_that_count_for_nothing_the_latest_are_kept_and_all_that_count(store: RedisStore) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    for attempt in range(40):
+        (claim,) = store.claim(worker.id, 1, 0.0, target=Target(keys=frozenset([key("a")])))
+        store.claim(worker.id, 0, 0.0, [settled_at(claim, bytes(1 << 20), digest=b"", final=False, started=attempt)])
+    run_all(store)
+    ended, total = store.runs()
+    assert (len(ended), total) == (33, 33)
+    assert [run.verdict.started for run in ended if not run.counts] == [float(n) for n in range(39, 8, -1)]
+    assert {run.verdict.key for run in ended if run.counts} == {key("a"), key("b")}
+    assert store.states([key("a"), key("b")]) == [State.FINISHED, State.FINISHED]
+    assert [held and held.body for held in store.outcomes([key("a"), key("b")])] == [b"outcome 1"] * 2
+
+
+def test_a_run_that_is_told_again_after_a_crash_is_told_of_once(server: Server) -> None:
+    store = opened_at(server.url())
+    store.submit([task("a")], HERE)
+    for digest in (b"1", b"2"):
+        run_all(store, digest)
+        store.invalidate([key("a")], Why.DIRECT, "ann")
+    before = store.runs()
+    assert [run.body for run in before[0]].count(b"outcome 1") == 1
+    assert before[1] == 2
+    server.kill()
+    server.start()
+    assert store.runs() == before
+    assert store.states([key("a")]) == [State.READY]
+
+
+def test_a_swept_blob_comes_back_with_the_outcome_that_names_it(redis_server: Server, store: RedisStore) -> None:
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    small, large = store.put_blob([b"small"]), store.put_blob([bytes(100_000)])
+    assert store.sweep([], [], 0.0).blobs == 2
+    assert store.sweep([], [], 0.0).blobs == 0
+    with admin(redis_server) as line:
+        names = [store._link.key(f"v:{address}") for address in (small, large)]
+        assert all(0 < line.ttl(name) <= 3600 for name in names)
+        store.claim(worker.id, 0, 0.0, [outcome(claim)])
+        assert [line.ttl(name) for name in names] == [-1, -1]
+    assert store.sweep([], [], 3600.0).blobs == 0
+    assert store.sweep([], [], -1.0, dry_run=True).blobs == 2
+    assert (bytes(store.get_blob(small)), len(store.get_blob(large))) == (b"small", 100_000)
+
+
+def test_a_large_blob_that_another_puts_again_while_it_goes_stays(
+    redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 100_000)
+    data = os.urandom(250_000)
+    store.submit([task("a")], HERE)
+    address = store.put_blob([data])
+    run_all(store)
+    assert store.sweep([], [], 0.0).blobs == 1
+    other = opened_at(store.url)
+    assert other.put_blob([data]) == address
+    other.submit([task("b")], HERE)
+    with admin(redis_server) as line:
+        names = [store._link.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
+        assert [line.ttl(name) for name in names] == [-1] * 4
+    assert bytes(other.get_blob(address)) == data
+    other.close()
+
+
+def test_what_is_wished_again_while_others_clean_up_keeps_its_blobs(store: RedisStore) -> None:
+    module = store.put_blob([b"module"])
+    parcel = store.put_blob([named_bytes(module)])
+    value = store.put_blob([b"value"])
+    named = msgspec.structs.replace(task("a"), body=b"spec \xd9\x28" + parcel.encode())
+    store.submit([named], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    store.claim(worker.id, 0, 0.0, [settled_at(claim, b"outcome \xd9\x28" + value.encode())])
+    assert store.sweep([key("a")], [], 0.0) == SweepReport()  # the cleanup looked before somebody wished it
+    found = [bytes(store.get_blob(name)) for name in (module, parcel, value)]
+    assert found == [b"module", named_bytes(module), b"value"]
+
+
+def named_bytes(address: str) -> bytes:
+    return b"parcel \xd9\x28" + address.encode()
+
+
+def test_what_was_called_wrong_and_comes_late_after_it_was_forgotten_is_not_served(store: RedisStore) -> None:
+    store.submit([task("a")], HERE)
+    slow = worker_of(store)
+    (claim,) = store.claim(slow.id, 1, 0.0)
+    store.leave([slow.id])
+    run_all(store)
+    assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
+    store.wish([key("a")], HERE, False)
+    assert store.sweep([key("a")], [], 0.0).tasks == 1
+    store.submit([task("a")], HERE)
+    store.claim(slow.id, 0, 0.0, [outcome(claim, b"wrong")])
+    assert store.states([key("a")]) == [State.READY]
+    assert run_all(store, b"2") == 1
 
 
 def test_blobs_that_nothing_names_go_when_they_are_old(redis_server: Server, store: RedisStore) -> None:

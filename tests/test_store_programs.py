@@ -166,9 +166,18 @@ def _picture(store: Store) -> dict[str, object]:
         "targeted": _by_key(store.tasks(scopes[1], Target(frozenset(["make"]), frozenset([key("c")])))),
         "named": [sorted(store.keys_named(name, scope)) for name in ("make", "f") for scope in scopes],
         "edges": [sorted(store.edges(scope)) for scope in scopes],
+        "runs": [_ended(store, scope) for scope in scopes],
         "idle": [store.idle(python=python) for python in ("", "3.11", "3.12")],
         "foreign": [store.foreign(python) for python in ("3.11", "3.12")],
     }
+
+
+def _ended(store: Store, scope: Scope) -> tuple[list[tuple[Verdict, bytes, bool]], int]:
+    ended, total = store.runs(scope)
+    when = [run.verdict.started + run.verdict.duration for run in ended]
+    assert when == sorted(when, reverse=True)
+    assert [run.verdict.key for run in store.runs(scope, 3)[0]] == [run.verdict.key for run in ended[:3]]
+    return sorted(((run.verdict, run.body, run.counts) for run in ended), key=repr), total
 
 
 def _by_key(views: list[TaskView]) -> list[TaskView]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Key, Spec, State, TaskView
 from jug_notebook.render import size as bytes_said
@@ -60,6 +61,7 @@ def clean(
     older_than: float | None = None,
     keep: Iterable[Address] = (),
     dry: bool = False,
+    clock: Clock = CLOCK,
 ) -> Cleaned:
     """Forget the tasks that nobody wants, and remove the blobs that nothing mentions any more.
 
@@ -67,6 +69,7 @@ def clean(
     only these tasks; ``older_than``: only those made and run before so many seconds, and blobs as old, instead of all
     tasks and blobs of an hour ago; ``keep``: blobs that are needed although nothing stored mentions them.
     """
+    began = clock.monotonic()
     views = {view.key: view for view in store.tasks()}
     stays = _wanted(store, views)
     going = [key for key in views if key not in stays and (among is None or key in among)]
@@ -85,7 +88,8 @@ def clean(
         for key, bytes_of in zip(part, _weights(store, part), strict=True):
             tasks, size = functions.get(views[key].name, (0, 0))
             functions[views[key].name] = tasks + 1, size + bytes_of
-    report = store.sweep(going, kept, YOUNG if older_than is None else older_than, dry)
+    looked = clock.monotonic() - began  # what was put meanwhile we can't have seen mentioned
+    report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, looked), dry)
     if report.tasks and not dry:
         store.compact()
     return Cleaned(functions, report.blobs, report.size, dry)

@@ -50,10 +50,16 @@ class Chunks:
             return chunks
         count = 0
         for chunk in _chunks(pieces):
-            self._link.do("SET", self._link.key(f"c:{address}:{count}"), chunk, "EX", TEMPORARY)
+            self._write_chunk(self._link.key(f"c:{address}:{count}"), chunk)
             count += 1
         self._link.run("put", address, size, TEMPORARY, b"+%d" % count)
         return count
+
+    def _write_chunk(self, name: str, chunk: bytes | memoryview) -> None:
+        """Over what is there, too; but what another has kept meanwhile doesn't become temporary by that."""
+        while not self._link.do("SET", name, chunk, "NX", "EX", TEMPORARY):
+            if self._link.do("SET", name, chunk, "XX", "KEEPTTL"):
+                return
 
     def get_blob(self, address: Address) -> memoryview:
         found: bytes | None = self._link.do("GET", self._link.key(f"v:{address}"))

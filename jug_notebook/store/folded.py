@@ -516,15 +516,19 @@ class FoldedStore(ABC):
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
     ) -> SweepReport:
+        began = self._clock.monotonic()
         with self._lock:
             self._news()
             cards = self._board.cards
-            going = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and _idle(card)]
+            meant = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and card.state >= 0]
+            going = [card for card in meant if _idle(card)]
             size = sum(self._size(place) for card in going for place in places_of(card))
-            keep = set(keep) | self._mentioned(set(going))
+            wanted = [place for card in meant if not _idle(card) for place in places_of(card)]
+            keep = {*keep, *self._mentioned(set(going)), *self._addresses(wanted)}
             if going and not dry_run:
                 self._forget(going)
-        blobs, freed = self._sweep_blobs(keep, older_than, dry_run)
+        looked = self._clock.monotonic() - began  # what was put meanwhile stays
+        blobs, freed = self._sweep_blobs(keep, older_than + looked, dry_run)
         return SweepReport(len(going), blobs, size + freed)
 
     def _forget(self, going: Sequence[Card]) -> None:
@@ -553,11 +557,10 @@ class FoldedStore(ABC):
             for outcome in card.outcomes
             if outcome != board.held(card.key)
         ]
-        found: set[Address] = set()
-        for part in _parts(places):
-            for body in self._read(part):
-                found |= addresses_in(body)
-        return found
+        return self._addresses(places)
+
+    def _addresses(self, places: Sequence[Place]) -> set[Address]:
+        return {name for part in _parts(places) for body in self._read(part) for name in addresses_in(body)}
 
     # -- recording -----------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ LOADING = 600.0  #: and one that reads its data from disk
 PAUSE, LONGEST = 0.02, 0.5  #: seconds before the second attempt to reach it, and at most
 TIMEOUT = 60.0  #: seconds within which it must answer
 KEPT = 10.0  #: seconds for which what was told is kept, in case that the server loses it
-KEPT_BYTES = 32 << 20
+KEPT_BYTES = 64 << 20
 
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
@@ -333,11 +333,15 @@ class Link:
                 return
             self._sure = threading.current_thread()
             try:
-                before, seen = self._run_id, self.version
-                self._ask_about_server()
-                version = int(self._send(("GET", self.key("ver"))) or 0)
-                if not before or before != self._run_id or version < seen:
-                    self._tell_again(version)
+                told = False
+                while True:
+                    before, seen = self._run_id, self.version
+                    known = self._ask_about_server()
+                    version = int(self._send(("GET", self.key("ver"))) or 0)
+                    if (before == self._run_id and version >= seen) or (told and not known):
+                        break
+                    self._tell_again(version)  # and look again: it may have gone once more meanwhile
+                    told = True
                 self._unsure = False
             finally:
                 self._sure = None
@@ -351,15 +355,15 @@ class Link:
         for told in list(self._told):
             (self.run if told.script == "put" else self.change)(told.script, *told.arguments)
 
-    def _ask_about_server(self) -> None:
-        """Who is it, and does it keep what it is given?"""
+    def _ask_about_server(self) -> bool:
+        """Who is it, and does it keep what it is given? False where we may not know."""
         from redis.exceptions import NoPermissionError
 
         try:
             reply = self._send(("INFO", "everything"))
         except NoPermissionError:
             self._run_id = secrets.token_hex(8)  # we may not ask, so we can't know: as if it were another
-            return
+            return False
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
         said = {name: value for name, _, value in lines}
         self._run_id = said.get("run_id", "") or said.get("server_run_id", "")
@@ -375,6 +379,7 @@ class Link:
                 "its last snapshot; set appendonly yes"
             )
         self.notes = tuple(notes)
+        return True
 
     def close(self) -> None:
         self._drop()

@@ -20,7 +20,7 @@ end
 -- An origin wants these tasks, or no longer does.
 local function wish(keys, origin, given, wanted)
   local number, counter = number_of('origins', 'originnames', origin), counter_of(given)
-  local group = wanted and group_of({'n:' .. origin[2]}) or 0
+  local group = group_of({'n:' .. origin[2]})  -- who no longer wants something did so once
   for _, key in ipairs(keys) do
     local c = card(key)
     if not (wanted and is_wished(c, number)) then
@@ -45,7 +45,7 @@ local function wish(keys, origin, given, wanted)
       alter(key)
       visit_later(key)
     end
-    if wanted and joined(c[GROUP], group) ~= c[GROUP] then push({'g', key, group}) end
+    if joined(c[GROUP], group) ~= c[GROUP] then push({'g', key, group}) end
   end
   return counter
 end
