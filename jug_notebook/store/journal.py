@@ -171,7 +171,10 @@ class SealedLog(Log):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, local=True)
-        end = self.size() - TRAILER.size
+        try:
+            end = os.fstat(self._open()).st_size - TRAILER.size
+        except FileNotFoundError:
+            raise Vanished(f"{path.name} is no longer there") from None
         magic, self._heads, self._heads_end = (
             TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
         )
