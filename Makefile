@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 DEMO    = .demo
 RESULTS = .bench
 
-.PHONY: demo lab test lint unit chromium redis sshd notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab test lint unit chromium redis sshd shells notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -20,7 +20,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed-test chromium redis sshd
+unit: $(VENV)/installed-test chromium redis sshd shells
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests
 
 # the browser test needs one: where it is missing it is installed if we may, else that test says why it is skipped
@@ -41,6 +41,12 @@ sshd:
 	@{ test -x /usr/sbin/sshd && command -v ssh >/dev/null && command -v ip >/dev/null; } || [ $$(id -u) != 0 ] || \
 		! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends openssh-server openssh-client iproute2 >/dev/null; }
+
+# completion is tried in these
+shells:
+	@{ command -v zsh && command -v fish; } >/dev/null || [ $$(id -u) != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; }
 
 # every notebook runs against a store of its own and must print what is saved in it
 notebooks: $(VENV)/installed-test sshd

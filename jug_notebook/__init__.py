@@ -10,13 +10,66 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jug_notebook.public import *
+from jug_notebook import mapreduce
+from jug_notebook.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
+from jug_notebook.errors import (
+    BadTask,
+    BarrierError,
+    ChangedInCell,
+    ClaimLost,
+    CommandFailed,
+    FileChanged,
+    FormerDefinition,
+    IsATask,
+    JugError,
+    KeyAdvice,
+    LaunchError,
+    NoSuchTask,
+    NotReady,
+    OnlyAPath,
+    Opaque,
+    SignatureError,
+    StoreError,
+    TaskFailed,
+    Unhashable,
+    Unseeded,
+    Unstorable,
+    ValueLost,
+    WaitInterrupted,
+    WaitTimeout,
+    Withdrawn,
+)
+from jug_notebook.model import State
+from jug_notebook.outside import Ran, cached_glob, shell, write_task_out
+from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
+from jug_notebook.progress import track
+from jug_notebook.session import CellReport, Session, connect, current
+from jug_notebook.session.verbs import (
+    accept,
+    barrier,
+    cancel,
+    cleanup,
+    copy,
+    execute,
+    graph,
+    history,
+    invalidate,
+    log,
+    resolve,
+    retry,
+    status,
+    stop,
+    tasks,
+    verify,
+    why,
+)
+from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
+from jug_notebook.task.desk import in_task
+from jug_notebook.task.files import file, timed_path
+from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet, TaskList
+from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"
 
@@ -117,25 +170,3 @@ __all__ = [
     "why",
     "write_task_out",
 ]
-
-
-class _Package(ModuleType):
-    """Loads the public names when the first of them is asked for: what needs none, as a shell does, starts sooner."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        public = importlib.import_module("jug_notebook.public")
-        self.__dict__.update((shown, getattr(public, shown)) for shown in __all__ if shown not in self.__dict__)
-        return self.__dict__[name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in __all__ and isinstance(value, ModuleType):
-            return  # whoever imports the room `jug_notebook.task` must not hide the decorator of that name
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package

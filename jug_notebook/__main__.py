@@ -32,11 +32,11 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = _split(argv)
     if name is None:
         return _without_command(rest)
-    found = _about_script(name, rest) or command(name)
+    found = _about_script(name, rest)
     if found is None:
-        found = _users(name)
-    if any(word.endswith(".py") for word in rest):
-        rest = _in_its_store(name, rest)
+        found = command(name)
+        rest = rest if found is None else _in_its_store(name, rest)
+    found = found or _users(name)
     parser = _parser(f"jug-notebook {name}", found.help)
     found.add_arguments(parser)
     return found.run(parser.parse_intermixed_args(rest) if found.mixed else parser.parse_args(rest))
@@ -44,14 +44,21 @@ def _dispatch(argv: list[str]) -> int:
 
 def _about_script(name: str, words: list[str]) -> Command | None:
     """What the command does for a jugfile, where one is meant."""
-    if not any(word.endswith(".py") for word in words) and not os.path.isfile("jugfile.py"):
+    if not _names_script(words):
         return None
     from jug_notebook.command import jugfiles
 
     return jugfiles.for_script(name, words)
 
 
+def _names_script(words: list[str]) -> bool:
+    return any(word.endswith(".py") for word in words) or os.path.isfile("jugfile.py")
+
+
 def _in_its_store(name: str, words: list[str]) -> list[str]:
+    """What is asked of a store may be asked of a script: then its store is meant."""
+    if not _names_script(words):
+        return words
     from jug_notebook.command import jugfiles
 
     return jugfiles.store_instead(name, words)

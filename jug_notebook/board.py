@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from hashlib import sha1
 from itertools import compress
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
 STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
 BUDGET = 0.02  #: seconds of expected work that one claim may take
+
+LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
 
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
@@ -303,6 +305,10 @@ class Board:
         self._work.extend(self._held.get(worker, ()))
         self._flow()
 
+    def all_presumed(self, workers: Set[WorkerId]) -> bool:
+        """Are all of these presumed dead already?"""
+        return workers <= self._presumed
+
     def _card(self, key: Key) -> Card:
         card = self.cards.get(key)
         if card is None:
@@ -428,10 +434,10 @@ class Board:
                     and attempt.round == verdict.round
                     and attempt.inputs == verdict.inputs
                 ):
-                    held = self._held.get(attempt.worker)
-                    if held is not None:
-                        held.discard(card)
                     card.attempts.remove(attempt)
+                    held = self._held.get(attempt.worker)
+                    if held is not None and not any(other.worker == attempt.worker for other in card.attempts):
+                        held.discard(card)
                     break
             if not card.attempts:
                 card.attempts = None
@@ -719,7 +725,7 @@ class Board:
 
         Each must then be claimed (fold `Claimed`) or given back (`back`).
         """
-        while self._delayed and self._delayed[0][0] <= now:
+        while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, card = heapq.heappop(self._delayed)
             heapq.heappush(card.kind.queue, (seq, card))
         allowed = self._allowed(target)
@@ -767,7 +773,7 @@ class Board:
         queue = kind.queue
         while queue:
             seq, card = queue[0]
-            delayed = card.records and _retry_at(card) > now
+            delayed = card.records and now < _retry_at(card) <= now + LONGEST
             if card.state == READY and not delayed:
                 return queue[0]
             heapq.heappop(queue)

@@ -75,11 +75,12 @@ class Reuse:
         runs = self._runs.get(name, ())
         if card not in runs:
             self._runs[name] = (*runs, card)
-        if verdict.round <= card.direct:
+        barred = verdict.round <= card.direct
+        if barred:
             self._bars.setdefault(name, set()).add(card)
         if peers:
-            now = self._source(name)
-            if now is None or now[0] == verdict or verdict.round <= card.direct:  # else nothing changed
+            source = self._source(name)
+            if barred or source is None or source[0] == verdict:  # else no other run can have come to stand there
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]

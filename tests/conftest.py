@@ -19,6 +19,7 @@ __all__ = ["redis_server"]
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of test stores do not land in the user's keyring, and nothing of the user's environment leaks in."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for name in [name for name in os.environ if name.startswith("JUG_") or name == "JPY_SESSION_NAME"]:
         monkeypatch.delenv(name)
 

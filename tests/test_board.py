@@ -217,6 +217,16 @@ def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offere
     assert board.ready(1, 0.0)[0].grant.attempt == 2
 
 
+def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() -> None:
+    board = board_of(
+        submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]), invalidated("a"),
+        Claimed("w", [Grant("a", 1, NO_INPUTS, 1)]), settled(finished("a", b"1")),
+    )  # fmt: skip
+    assert board.state("a") is State.RUNNING
+    board.fold(Gone("w"))
+    assert board.state("a") is State.READY
+
+
 def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
     board = board_of(submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]))
     board.presume("w", dead=True)
@@ -238,6 +248,11 @@ def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> 
     assert board.next_retry() == 100.0
     offer = board.ready(1, 100.0)[0]
     assert (offer.grant.attempt, offer.failures) == (2, 1)
+
+
+def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry() -> None:
+    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=7_300.0)))
+    assert board.ready(1, 100.0)[0].grant.attempt == 2
 
 
 def test_deaths_are_counted_apart_from_failures() -> None:
@@ -439,6 +454,19 @@ def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first(
             settled(finished("a", b"1")), *order,
         )  # fmt: skip
         assert source(board, "b3") == "b2"
+
+
+def test_of_two_attempts_at_one_task_the_one_that_began_first_is_taken_whichever_came_first() -> None:
+    early = settled(finished("b", b"2", b"1", started=1, attempt=2), worker="z")
+    late = settled(finished("b", b"3", b"1", started=2), worker="w")
+    known = [
+        submitted("a"), submitted("b", "gone", form=b"F"), submitted("c", "a", form=b"F"), wished("c"),
+        settled(finished("a", b"1")),
+    ]  # fmt: skip
+    for order in ([*known, late, early], [*known, early, late], [late, early, *known]):
+        held = board_of(*order).held("c")
+        assert held is not None
+        assert held[0].digest == b"2"
 
 
 def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidated() -> None:

@@ -54,6 +54,7 @@ class Shell:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("JUG_", "JPY_"))}
         self.environment |= {
             "XDG_CONFIG_HOME": str(folder / "config"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
 

@@ -287,6 +287,43 @@ def test_a_crowd_of_ended_logs_is_noticed(folder: Path, monkeypatch: Any) -> Non
     assert not store.crowded()
 
 
+def test_more_logs_than_files_that_may_be_open_are_read_and_compacted(folder: Path) -> None:
+    for number in range(120):
+        store = open_store(folder)
+        store.submit([task(str(number))], HERE)
+        store.close()
+    ended = script(
+        """
+        import resource, sys
+        from test_store import key, run_all
+        from jug_notebook.store import open_store
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        store = open_store(sys.argv[1])
+        keys = [key(str(number)) for number in range(120)]
+        assert None not in store.specs(keys)
+        assert store.compact() > 0
+        assert None not in store.specs(keys)
+        assert run_all(store) == 120
+        """,
+        folder,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert logs(folder)["sealed"] == 1
+
+
+def test_a_store_of_one_process_lets_go_of_what_no_longer_counts(tmp_path: Path) -> None:
+    store = open_store(f"memory:{tmp_path.name}")
+    store.submit([task("a"), task("b")], HERE)
+    (claim,) = store.claim(worker_of(store).id, 1, 0.0)
+    store.claim(worker_of(store).id, 0, 0.0, [outcome(claim, b"")])
+    store.invalidate([key("a")], Why.RETRY, "ann")
+    run_all(store)
+    assert store.compact() == len(b"outcome ")
+    assert sorted(ended.body for ended in store.runs()[0]) == [b"outcome 1", b"outcome 1"]
+    assert store.specs([key("a"), key("b")]) == [b"spec of a", b"spec of b"]
+    store.close()
+
+
 # -- sweeping ----------------------------------------------------------------------------------------------------------
 
 

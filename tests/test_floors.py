@@ -21,7 +21,7 @@ FLOORS = [
     "store",
     "guard capture fate album figures arrivals unloaded worker supervisor",
     "launch",
-    "session public __init__",
+    "session __init__",
     "compat",
     "headless command __main__",
     "kernel_ext",

@@ -173,6 +173,14 @@ def test_a_store_is_asked_as_jugs_are() -> None:
         assert lock.get()
         assert list(store.listlocks()) == [t.hash()]
         lock.release()
+        from jug_notebook.compat.jug.backends.file_store import file_store
+
+        other = file_store("to-go")
+        other.session.flush()
+        other.close()
+        assert Path("to-go/store.json").exists()
+        other.remove_store("to-go")
+        assert not Path("to-go").exists()
         with pytest.raises(TypeError):
             space["bad"].run()
         assert store.remove_locks() == 1
@@ -498,3 +506,29 @@ def test_configuration_says_what_it_does_not_understand() -> None:
     Path(".jugrc").write_text("no section\n")
     with pytest.raises(JugError, match=r"\.jugrc"), played("t = 1"):
         pass
+
+
+def test_long_chains_of_tasks_and_tasklets_are_no_burden() -> None:
+    text = """
+    @TaskGenerator
+    def double(x):
+        return 2 * x % 1_000_003
+
+    s = 1
+    for i in range(1500):
+        s = double(s)
+    part = s
+    for i in range(50):
+        part = Tasklet(part, abs)
+    deep = double([[[part]]][0][0][0])
+    barrier()
+    for i in range(50):
+        deep = double(deep)
+    """
+    assert executed(text) == 0
+    with played(text, looking=True) as space:
+        assert space["deep"].result == pow(2, 1551, 1_000_003)
+        assert len(repr(space["deep"])) < 200
+        from jug_notebook.compat.jug.task import recursive_dependencies
+
+        assert len(list(recursive_dependencies(space["s"]))) == 1499

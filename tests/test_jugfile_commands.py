@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -90,6 +89,14 @@ def test_configuration_files_count_the_nearest_first(side: Side) -> None:
     assert side.run("execute").returncode == 0
     assert (side.folder / "near").is_dir()
     assert not (side.folder / "far").exists()
+    (side.folder / ".git").mkdir()
+    (side.folder / "below").mkdir()
+    (side.folder / "below" / "jugfile.py").write_text(SIMPLE)
+    below = subprocess.run(
+        [*OURS, "count", "--short"], cwd=side.folder / "below", env=side.environment, capture_output=True, check=False
+    )
+    assert below.returncode == 0
+    assert not (side.folder / "below" / "near").exists()
     (side.folder / ".jugrc").write_text("[execute]\nwait-cycle-time = soon\n")
     ran = side.run("execute")
     assert ran.returncode == 2
@@ -227,6 +234,9 @@ def test_it_can_tell_more_and_less(side: Side) -> None:
         "Executed:  5 tasks\nLoaded:  0 tasks\n** Total: 5 tasks.\n"
     )
     assert side.run("status", "--short", "--cache").stdout == "All tasks complete (5 tasks).\n"
+    (side.folder / "old").touch()
+    assert side.run("status", "--cache", "--cache-file", "old", "--clear").returncode == 0
+    assert not (side.folder / "old").exists()
 
 
 def test_being_verbose_names_each_task(side: Side) -> None:
@@ -335,11 +345,35 @@ def test_cleanup_forgets_what_the_script_no_longer_makes_and_nothing_else(side: 
     script(side)
     side.run("execute")
     ran = side.run("cleanup")
-    assert re.match(r"Removed \d+ objects\nRemoved 0 locks\n", ran.stdout)
+    assert ran.stdout == "Removed 3 objects\nRemoved 0 locks\n", "two doubled, and their total"
     assert side.run("check").returncode == 0
     assert table(side.run("execute").stdout)["Total"] == (0, 5)
     assert side.run("cleanup", "--locks-only").stdout == "Removed 0 locks\n"
     assert "locks" not in side.run("cleanup", "--keep-locks").stdout
+
+
+def test_cleanup_removes_nothing_where_a_barrier_hides_what_is_made(side: Side) -> None:
+    script(side, SIMPLE + "from jug import barrier\nbarrier()\nmore = double(7)\n")
+    assert side.run("execute").returncode == 0
+    assert side.run("invalidate", "--name", "add").returncode == 0
+    ran = side.run("cleanup")
+    assert ran.returncode == 1
+    assert "barrier" in ran.stdout
+    assert table(side.run("execute").stdout)["jugfile.double"][0] == 0, "what lies beyond was kept"
+
+
+def test_pack_leaves_everything_there(side: Side) -> None:
+    assert script(side).run("execute").returncode == 0
+    assert "file:jugfile.jugdata" in side.run("pack").stdout
+    assert side.run("check").returncode == 0
+
+
+def test_an_option_that_only_stores_have_asks_the_scripts_store(side: Side) -> None:
+    assert script(side).run("execute").returncode == 0
+    assert side.run("status", "--json").stdout.startswith("{")
+    assert side.run("status", "jugfile.py", "--json").stdout.startswith("{")
+    assert "all that is stored is wanted" in side.run("cleanup", "--dry-run").stdout
+    assert side.run("sleep-until", "jugfile.jugdata").returncode == 0
 
 
 def test_graph_writes_what_graphviz_reads(side: Side) -> None:
@@ -386,7 +420,6 @@ def test_what_needs_no_script(side: Side) -> None:
     assert (side.folder / "skills" / "jug-notebook" / "SKILL.md").is_file()
     assert side.run("install-skills", "--output", "skills").returncode == 1
     assert side.run("install-skills", "--output", "skills", "--force").returncode == 0
-    assert "Packed" in side.run("pack", "jugfile.py").stdout or script(side).run("pack").returncode == 0
 
 
 def test_users_commands_are_found(side: Side) -> None:
@@ -495,6 +528,7 @@ def test_what_jug_has_stored_is_taken_over(side: Side, theirs: Side) -> None:
     rows = table(ran.stdout)
     assert rows["Total"][2] == 0, "none is missing"
     assert not (side.folder / "asked").exists(), "nothing was computed"
+    assert "taken as they are" in ran.stdout
     again = side.run("execute", "jugfile.py", "--jugdir", "mine")
     assert again.returncode == 0
     assert table(again.stdout)["Total"][0] == 0

@@ -473,3 +473,29 @@ def test_a_crew_shows_as_the_picture_of_its_store(tmp_path: Path) -> None:
         kernel.run("crew.stop(now=True)")
     finally:
         kernel.close()
+
+
+def test_what_an_edited_cell_left_behind_is_cleaned_up_by_function(tmp_path: Path) -> None:
+    settings = str(tmp_path / "settings")
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=settings, JPY_SESSION_NAME=str(tmp_path / "n.ipynb"))
+    try:
+        kernel.run("%load_ext jug_notebook\n%config JugMagics.display = 'text'")
+        kernel.run("%%jugtask\ndef shape(n):\n    return [n] * 3\n", "define")
+        kernel.run("made = shape.map(range(4))\n%jug_execute --here", "calls")
+        assert kernel.run("%jug_cleanup").out == "nothing to clean up: all that is stored is wanted\n"
+        kernel.run("%%jugtask\ndef shape(n):\n    return [n] * 5\n", "define")
+        kernel.run("made = shape.map(range(2))\n%jug_execute --here", "calls")
+        told = kernel.run("%jug_cleanup shape --dry-run").out.splitlines()
+        assert told[0].startswith("shape  4 tasks, ")
+        assert told[1].startswith("would remove 4 tasks, ")
+        assert kernel.run("%jug_cleanup --older-than 1d").out.startswith("nothing to clean up")
+        assert "removed 4 tasks" in kernel.run("%jug_cleanup").out
+        assert kernel.run("made.result()").result == "[[0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]"
+        wrong = kernel.run("%jug_cleanup --older-than soon")
+        assert (wrong.error, "length of time" in wrong.message) == ("UsageError", True)
+        assert kernel.run("import jug_notebook as jn\njn.copy('jugdata', 'elsewhere')").result.startswith(
+            "copied 2 tasks, 2 results, 0 failures, "
+        )
+        assert kernel.run("jn.cleanup(dry_run=True)").result.startswith("nothing to clean up")
+    finally:
+        kernel.close()

@@ -204,11 +204,15 @@ def test_people_of_a_group_work_on_one_store_each_with_workers_of_their_own(peop
     )
     assert second.stdout.splitlines()[0].startswith("[50000, 50000, 50000, 50000, 50000, 50000] {'"), second.stderr
     assert "{'ben'}" in second.stdout
+    packed = people.run("ben", "from jug_notebook.__main__ import main\nmain(['pack', '../jugdata'])")
+    assert packed.returncode == 0, packed.stderr
+    assert list((people.folder / "jugdata" / "sealed").iterdir())
     third = people.run("ann", DEFINE + "print([len(t.value()) for t in double.map(range(6))])\njn.invalidate('double')")
     assert third.stdout == "[50000, 50000, 50000, 50000, 50000, 50000]\n", third.stderr
     store = open_store(people.folder / "jugdata")
     wait_until(store, lambda: not any(alive for _, alive, _ in store.processes()))
     store.close()
+    assert modes(people.folder / "jugdata") == {(True, 0o2770), (False, 0o660), (False, 0o640)}
 
 
 def test_whoever_is_not_in_the_group_gets_nothing(people: People) -> None:

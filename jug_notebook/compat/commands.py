@@ -360,11 +360,14 @@ def _invalidate(options: Any) -> int:
 def _cleanup(options: Any) -> int:
     from jug_notebook.compat.jug.task import Task, alltasks
 
-    with loaded(options, looking=False):
+    with loaded(options, looking=False) as space:
         if options.cleanup_locks_only or options.cleanup_failed_only:
             what = "failure locks" if options.cleanup_failed_only else "locks"
             options.print_out(f"Removed {Task.store.retry_failed()} {what}")
             return 0
+        if _stopped(space):
+            print("nothing is removed: the script stopped at a barrier, and what lies beyond can't be told; execute it")
+            return 1
         options.print_out(f"Removed {Task.store.cleanup(alltasks)} objects")
         if not options.cleanup_keep_locks:
             options.print_out(f"Removed {Task.store.retry_failed()} locks")
@@ -389,14 +392,11 @@ def _shell(options: Any) -> int:
 
 def _pack(options: Any) -> int:
     from jug_notebook.compat.jug.task import Task
+    from jug_notebook.render import size
 
     with loaded(options, looking=False):
-        session = Task.store.session
-        pack = getattr(session, "pack", None)
-        if pack is None:
-            options.print_out("Packed 0 objects: small results lie together in the store's journals from the first")
-        else:
-            options.print_out(str(pack()))
+        shown, saved = Task.store.session.shown, Task.store.session.pack()
+        options.print_out(f"{shown} takes {size(saved)} less" if saved else f"{shown} is as small as it gets")
     return 0
 
 

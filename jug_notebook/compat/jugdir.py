@@ -177,18 +177,12 @@ class Jugdir:
         return there
 
     def cleanup(self, active: Iterable[Any], keeplocks: bool = False) -> int:
-        """No longer want what none of ``active`` is. Answers how many values that were."""
+        """No longer want what none of ``active`` is, and remove what nobody wants. Answers how many tasks that were."""
         kept = {_key(task.hash()) for task in active}
-        return self.forget(kept)
-
-    def forget(self, kept: set[Key]) -> int:
-        """Take back the wish for all tasks of this script but ``kept``; answers how many of them have values."""
-        views = self.session.listed()
-        gone = [view.key for view in views if view.key not in kept and view.state is not State.WITHDRAWN]
-        had = sum(view.state is State.FINISHED for view in views if view.key not in kept)
+        gone = [view.key for view in self.session.listed() if view.key not in kept]
         if gone:
             self.session.unwish(gone)
-        return had
+        return self.session.cleanup().tasks
 
     def remove_locks(self) -> int:
         """A dead worker's claims are void without anybody's doing; failures are opened again."""

@@ -116,7 +116,7 @@ def land(request: object) -> None:
         return
     url = store.url
     store.close()
-    os.chdir(_home(asked))
+    os.chdir(_home())
     if asked.stay:
         _supervise(asked, url, size, lambda me: _say(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
     else:
@@ -226,9 +226,10 @@ def version_of(name: str) -> str:
         return ""
 
 
-def _home(asked: Request) -> str:
+def _home() -> str:
     """Where tasks run whose folder isn't on this host."""
-    return os.path.expanduser("~") if os.path.isdir(os.path.expanduser("~")) else "/"
+    home = os.path.expanduser("~")
+    return home if os.path.isdir(home) else "/"
 
 
 def _detach(asked: Request, url: str, size: int) -> None:

@@ -79,6 +79,10 @@ def clean(
         going = [key for key in going if made.get(key, 0.0) < now - older_than]
     gone = set(going)
     kept = {*keep, *_mentioned(store, [key for key in views if key not in gone])}
+    again = gone & _wanted(store, views)  # by somebody, while all that was looked through
+    if again:
+        going = [key for key in going if key not in again]
+        kept |= _mentioned(store, list(again))
     functions: dict[str, Weight] = {}
     for part in _parts(going):
         for key, bytes_of in zip(part, _weights(store, part), strict=True):

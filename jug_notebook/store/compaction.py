@@ -51,6 +51,7 @@ from jug_notebook.store.journal import (
     encode,
     log_of,
     offset_of,
+    share_like,
     size_of,
     sync_folder,
 )
@@ -70,6 +71,7 @@ class SealedWriter:
         self.path = folder / name
         self._aside = folder / f".{name}"
         self._bodies = open(self._aside, "wb", opener=_private)  # noqa: SIM115
+        share_like(folder, self._aside)
         self._heads = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._head(Frame(Sealed(dict(replaces))))
 
@@ -246,6 +248,7 @@ def compact(
     """
     for name in ("sealing", "sealed", "trash"):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
+        share_like(folder, folder / name)
     lock = _lock(folder)
     if lock is None:
         return 0
@@ -304,15 +307,26 @@ def merge(
     """Write one sealed log that stands for ``logs``; answer its size. ``passed`` is called after each of them."""
     writer = SealedWriter(path.parent, path.name, replaces)
 
+    at: Log | None = None
+
+    def body(place: Place) -> bytes:
+        log = log_of(place)
+        data = log.read(offset_of(place), size_of(place))
+        if log is not at:
+            log.shut()  # there may be more logs than files that a process may have open
+        return data
+
     def append(fact: Fact, places: Sequence[Place]) -> None:
-        writer.append(fact, [log_of(place).read(offset_of(place), size_of(place)) for place in places])
+        writer.append(fact, [body(place) for place in places])
 
     try:
         merger = Merger(board, append, alone)
-        for log in logs:
-            for fact, places in log.news():
+        for at in logs:
+            for fact, places in at.news():
                 merger.take(fact, places)
+            at.shut()
             passed()
+        at = None
         merger.finish()
         return writer.appear()
     except BaseException:
@@ -416,6 +430,7 @@ def server_time(folder: Path) -> float:
 def _change_epoch(folder: Path) -> None:
     aside = folder / f".epoch.{secrets.token_hex(8)}"
     aside.write_text(secrets.token_hex(8))
+    share_like(folder, aside)
     os.rename(aside, folder / "epoch")
     sync_folder(folder)
 
@@ -433,6 +448,7 @@ def _lock(folder: Path) -> Path | None:
             path.unlink(missing_ok=True)
             continue
         with os.fdopen(fd, "wb") as file:
+            share_like(folder, path)
             file.write(me)
         return path
     return None

@@ -75,3 +75,6 @@ class Doorbell:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:  # a system has few of them, and a store may be dropped without being closed
+        self.close()

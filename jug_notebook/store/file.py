@@ -48,12 +48,23 @@ from jug_notebook.record import Place
 from jug_notebook.store.blobs import Blobs, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
-from jug_notebook.store.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of, sync_folder
+from jug_notebook.store.journal import (
+    Log,
+    SealedLog,
+    Vanished,
+    Writer,
+    log_of,
+    offset_of,
+    share_like,
+    size_of,
+    sync_folder,
+)
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+OPEN_LOGS = 32  #: from so many on, logs that are read once are closed again: a process may have few files open
 TOGETHER = 40_000  #: so many rows of facts are folded at once
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
 CROWD = 100  #: so many logs of writers that have ended are worth a compaction
@@ -194,10 +205,15 @@ class FileStore(FoldedStore):
             self._follow_all(now)
             self._next_scan = now + 1.0
         else:
+            moved = False
             for label, name in rung:
                 if label == "log" and (told := self._log(name)) is not None:
                     self._follow(told)
-            if now >= self._next_poll:
+                    moved = moved or (told.vanished and not told.closed)
+            if moved:  # a compaction was here: what was said is somewhere else by now
+                self._scan()
+                self._follow_all(now)
+            elif now >= self._next_poll:
                 self._follow_all(now, elsewhere=True)
         if now >= self._next_census:
             self._next_census = now + BEAT
@@ -244,7 +260,7 @@ class FileStore(FoldedStore):
             if log is not None:
                 if log.path.parent.name == "log":
                     log.path = self.folder / "sealing" / name
-                if log.closed and log.offset < log.size():
+                if log.closed and log.offset < _length(log.path):
                     log.closed = False  # a writer of another machine had not ended after all
         for name in names:
             self._log(name)
@@ -344,6 +360,8 @@ class FileStore(FoldedStore):
             else:
                 for i, (offset, size) in zip(indexes, spans, strict=True):
                     found[i] = log.read(offset, size)
+            if log.closed and len(by_log) > OPEN_LOGS:
+                log.shut()
         return found
 
     def watch(self, seen: int, timeout: float) -> int:
@@ -406,8 +424,7 @@ class FileStore(FoldedStore):
         if path is None or links >= LINKS:
             path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
             path.write_text(worker)
-            if self.shared:
-                os.chmod(path, self._mode)
+            share_like(self.folder, path)
             links = 0
         self._owners[worker] = (path, links + 1)
         return path
@@ -419,9 +436,13 @@ class FileStore(FoldedStore):
         if now - self._census_at > 5 * BEAT:
             self._beats.clear()  # we were away (a laptop that slept): what we last saw of others says nothing
         self._census_at = now
-        for worker in self._board.holders():
-            info = self._said(worker)
-            self._board.presume(worker, dead=info is None or not self._alive(info, now))
+        holders = self._board.holders()
+        dead = {worker for worker in holders if (info := self._said(worker)) is None or not self._alive(info, now)}
+        if not self._board.all_presumed(dead):
+            self._scan()  # what they said last counts, wherever a compaction has put it
+            self._follow_all(now)
+        for worker in holders:
+            self._board.presume(worker, dead=worker in dead)
 
     def _said(self, worker: WorkerId) -> WorkerInfo | None:
         return _read_info(f"{self.folder}/workers/{worker}")
@@ -544,6 +565,7 @@ class FileStore(FoldedStore):
         cut = now - older_than
         blobs = size = 0
         (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
+        share_like(self.folder, self.folder / "trash")
         for part in (self.folder / "blobs").iterdir():
             for entry in os.scandir(part):
                 address, stat = part.name + entry.name, entry.stat()
@@ -654,6 +676,13 @@ def _listed(folder: Path) -> list[str]:
         return []
 
 
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _is_local(log: str) -> bool:
     return log.startswith(process.machine() + ".")
 
@@ -760,7 +789,7 @@ def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
     data = msgspec.msgpack.encode(info)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        if mode != 0o600 and info.beat == 0:
+        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new, so the umask has had its way with it
             os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:

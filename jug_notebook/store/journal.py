@@ -82,6 +82,7 @@ class Log:
         self.local = local  #: written on this machine: an open file shows at once what is appended
         self.offset = 0
         self.closed = False
+        self.vanished = False  #: it was not where it should be when it was last looked at
         self._fd = -1
         self._number = len(_logs) << _OFFSET + _SIZE
         _logs.append(weakref.ref(self))
@@ -95,7 +96,9 @@ class Log:
             try:
                 data = os.pread(self._open(), want, self.offset)
             except FileNotFoundError:
+                self.vanished = True
                 return
+            self.vanished = False
             position, start = 0, self.offset
             while (end := _frame_end(data, position)) is not None and end <= len(data):
                 frame = _frame(data, position, end)
@@ -168,7 +171,10 @@ class SealedLog(Log):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, local=True)
-        end = self.size() - TRAILER.size
+        try:
+            end = os.fstat(self._open()).st_size - TRAILER.size
+        except FileNotFoundError:
+            raise Vanished(f"{path.name} is no longer there") from None
         magic, self._heads, self._heads_end = (
             TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
         )
@@ -316,6 +322,14 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
         self.log.shut()
+
+
+def share_like(folder: Path, *names: Path) -> None:
+    """Open files and folders to the group, whatever the umask says, if ``folder`` is: the store's, or one in it."""
+    if folder.stat().st_mode & 0o020:
+        for name in names:
+            with suppress(PermissionError):  # a colleague's, who has done so
+                name.chmod(0o2770 if name.is_dir() else 0o660)
 
 
 def sync_folder(folder: Path) -> None:

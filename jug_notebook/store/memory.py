@@ -139,6 +139,7 @@ class MemoryStore(FoldedStore):
 
     def compact(self) -> int:
         with self._lock:
+            self._board.drop_past()
             used = {place for card in self._board.cards.values() for place in places_of(card)}
             used |= self._board.acceptances()
             saved = 0

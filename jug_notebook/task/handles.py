@@ -36,6 +36,11 @@ def briefly() -> Iterator[None]:
         _briefly.on = before
 
 
+def in_brief() -> bool:
+    """Is a handle's repr to be short?"""
+    return _briefly.on
+
+
 class Handle:
     """What a task and a tasklet have in common: they stand for a value, and refuse to be taken for it."""
 

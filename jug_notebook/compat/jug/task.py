@@ -16,7 +16,7 @@ from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import desk as seat
 from jug_notebook.task.desk import in_task
-from jug_notebook.task.handles import Handle, briefly
+from jug_notebook.task.handles import Handle, briefly, in_brief
 from jug_notebook.task.values import value as values
 
 __all__ = [
@@ -173,6 +173,9 @@ class Task(TaskletMixin):
         return self._short()
 
     def __repr__(self) -> str:
+        """Its call, where tasks among the arguments are named by their functions alone: chains of tasks are long."""
+        if in_brief():
+            return f"{self.name}(…)"
         with briefly():
             return f"Task({self.name}, args={self.args}, kwargs={self.kwargs})"
 
