@@ -552,6 +552,17 @@ def test_an_order_is_news_also_when_it_comes_with_a_full_look_around(folder: Pat
     assert store.watch(version, 0.0) != version
 
 
+def test_where_no_bell_rings_an_order_is_news_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doorbell, "rung", lambda self: None)
+    store = open_store(folder)
+    supervisor = process.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    assert store.watch(version, 0.0) == version
+    store.order([supervisor.id], Stop())
+    assert store.watch(version, 0.0) != version
+
+
 def test_a_busy_reader_sees_other_machines_within_a_quarter_of_a_second(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

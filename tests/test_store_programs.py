@@ -7,6 +7,7 @@ import tempfile
 from hashlib import sha1
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,38 @@ class Twins:
         for store in self.stores:
             store.accept([(said, body)], undone)
 
+    def forget(self, names: list[str]) -> None:
+        first, second = (store.sweep([key(name) for name in names], [], 1e9) for store in self.stores)
+        assert first.tasks == second.tasks
+
+    def run_all_again(self) -> None:
+        for worker in range(WORKERS):
+            self.leave(worker)
+        self.held.clear()
+        self.submit(sorted(NEEDS), ORIGINS[0])
+        for store in self.stores:
+            settled: list[Settlement] = []
+            while claims := store.claim(self.workers[0], 1, 0.0, settled):
+                verdicts = [Verdict(*msgspec.structs.astuple(claim.grant), b"1", 7.0, 0.001) for claim in claims]
+                settled = [Settlement(verdict, b"outcome") for verdict in verdicts]
+
+    def compare_states(self) -> None:
+        """Once something was forgotten, rounds may differ, and to which notebooks what it needed belongs."""
+        first, second = (
+            (
+                store.states(KEYS),
+                [held and (held.body, held.verdict.key) for held in store.outcomes(KEYS)],
+                store.blame(KEYS),
+                [sorted(store.wished(origin)) for origin in ORIGINS],
+                store.snapshot().counts,
+                store.snapshot().reused,
+                sorted(store.edges()),
+                store.runs()[1] == len(store.runs()[0]),
+            )
+            for store in self.stores
+        )
+        assert first == second
+
     def compare(self) -> None:
         first, second = (_picture(store) for store in self.stores)
         for name, shown in first.items():
@@ -204,6 +237,29 @@ VERBS = st.one_of(
 )  # fmt: skip
 
 everything = ("submit", sorted(NEEDS), ORIGINS[0])
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(program=st.lists(VERBS, min_size=3, max_size=25), forgotten=st.lists(NAMES, min_size=1, max_size=9))
+def test_what_is_forgotten_after_a_random_program_is_as_if_never_submitted(
+    redis_server: Server, program: list[tuple[object, ...]], forgotten: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store, model = open_store(redis_server.url()), open_store(f"memory:{folder}")
+        try:
+            twins = Twins(model, store)
+            for verb, *arguments in [everything, *program]:
+                getattr(twins, str(verb))(*arguments)
+            for origin in ORIGINS:
+                twins.wish(forgotten, origin, False)
+            twins.compare()
+            twins.forget(forgotten)
+            twins.compare_states()
+            twins.run_all_again()
+            twins.compare_states()
+        finally:
+            model.close()
+            store.close()
 
 
 @pytest.fixture(params=["file", "redis"])

@@ -116,6 +116,7 @@ class FileStore(FoldedStore):
                 "orders": (self.folder / "orders", IN_MOVED_TO),
             }
         )
+        self._orders_seen = 0
         self._next_scan = 0.0
         self._next_poll = 0.0
         self._pause = SLOW
@@ -197,7 +198,7 @@ class FileStore(FoldedStore):
     def _news(self) -> None:
         now = self._clock.monotonic()
         rung = self._bell.rung()
-        if rung is not None and any(label == "orders" for label, _ in rung):
+        if self._are_orders_new() if rung is None else any(label == "orders" for label, _ in rung):
             self._board.version += 1
         if rung is None or now >= self._next_scan:
             self._scan()
@@ -217,6 +218,13 @@ class FileStore(FoldedStore):
         if now >= self._next_census:
             self._next_census = now + BEAT
             self._census(now)
+
+    def _are_orders_new(self) -> bool:
+        """Where no bell rings: since we last looked."""
+        seen = self._orders_seen
+        with suppress(FileNotFoundError):  # all else is gone, too, which is said soon
+            self._orders_seen = os.stat(self.folder / "orders").st_mtime_ns
+        return seen != self._orders_seen
 
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""

@@ -167,14 +167,16 @@ local function claim()
     into_queue(key, card(key))
   end
   fill_queues()
-  local rows, budget, looked = heads(), BUDGET, 0
+  local rows, budget, looked, given = heads(), BUDGET, 0, {}
   while #rows > 0 and #claims < limit and looked < STEP do
     local best, second = rows[1], rows[2]
     local known = stat(best[4])
     local mean = known[1] > 0 and known[2] / known[1] or false
-    if #claims > 0 and (not mean or mean > budget) then return end
-    local size = limit - #claims
-    if not mean then size = 1 elseif mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
+    local had = given[best[4]] or 0
+    -- few that were short don't promise that many will be
+    if #claims > 0 and (not mean or mean > budget or had >= known[1]) then return end
+    local size = math.min(limit - #claims, math.max(1, known[1] - had))
+    if mean and mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
     local queue, keys = P .. 'q:' .. best[3], {}
     local alone = not second or second[1] ~= best[1]
     if alone then
@@ -187,8 +189,11 @@ local function claim()
     prefetch(keys)
     looked = looked + #keys
     for _, key in ipairs(keys) do
-      if take(key, card(key)) then budget = budget - (mean or BUDGET) end
+      if take(key, card(key)) then
+        budget, had = budget - (mean or BUDGET), had + 1
+      end
     end
+    given[best[4]] = had
     local first = (#keys == size or not alone) and #claims < limit and call('ZRANGE', queue, 0, 0, 'WITHSCORES') or {}
     if #first == 0 then
       table.remove(rows, 1)
