@@ -437,6 +437,15 @@ def test_a_value_that_may_hold_again_keeps_its_blob(store: Store) -> None:
     assert store.sweep([], [lost], -1.0, dry_run=True).blobs == 0
 
 
+def test_a_sweep_passes_over_what_is_just_being_written(folder: Path) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"old"])
+    (folder / "blobs" / ".aside").write_bytes(b"half a bl")
+    assert store.sweep([], [], -1.0).blobs == 1
+    assert (folder / "blobs" / ".aside").exists()
+    assert bytes(store.get_blob(address)) == b"old"
+
+
 def test_claims_are_few_after_it_however_many_there_were(folder: Path) -> None:
     store = open_store(folder)
     store.submit([task(str(i)) for i in range(300)], HERE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -194,6 +196,38 @@ def test_what_is_put_while_a_cleanup_looks_stays(store, tmp_path, monkeypatch):
     assert clean(store, 1e12, older_than=0.0).blobs == 1
     assert store.sweep([], [], -1.0, dry_run=True).blobs == 1
     assert store.put_blob([b"old"]) == old
+
+
+def test_nothing_is_lost_or_run_twice_while_others_clean_up_all_the_time(session, store_url):
+    if store_url.startswith("memory:"):
+        pytest.skip("what is swept from there is gone at once")
+    f = define("def f(x, y): return bytes(100_000) + bytes([x])")
+    over, went_wrong = threading.Event(), list[BaseException]()
+
+    def clean_on() -> None:
+        store = open_store(session._store.url)
+        try:
+            while not over.is_set():
+                clean(store, time.time(), older_than=0.0)
+        except BaseException as error:
+            went_wrong.append(error)
+
+    cleaners = [threading.Thread(target=clean_on) for _ in range(2)]
+    with working(session, 2):
+        for cleaner in cleaners:
+            cleaner.start()
+        made = []
+        for x in range(40):
+            made.append(f(x, bytes(80_000 + x)))
+            session.flush()
+        values = [one.result(60) for one in made]
+        over.set()
+        for cleaner in cleaners:
+            cleaner.join()
+    assert values == [bytes(100_000) + bytes([x]) for x in range(40)]
+    assert went_wrong == []
+    ended, total = session._store.runs()
+    assert (total, sum(run.counts for run in ended)) == (40, 40)
 
 
 def test_what_runs_or_waits_for_a_worker_stays(store):

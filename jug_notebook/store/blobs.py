@@ -82,19 +82,23 @@ class Blobs:
         if stat.st_size != size:
             return False
         proven = size >= LARGE and self._proofs.holds(address, stat)
-        with suppress(PermissionError):  # a colleague's
-            os.utime(path)
-        if proven:
-            self._proofs.add(address, os.stat(path))
+        try:
+            with suppress(PermissionError):  # a colleague's
+                os.utime(path)
+            if proven:
+                self._proofs.add(address, os.stat(path))
+        except FileNotFoundError:  # swept in this moment
+            return False
         return True
 
     def _appear(self, address: Address, aside: _Aside, pieces: Iterable[memoryview]) -> None:
         path = self.path(address)
         aside.write(pieces)
         aside.appear(path)
-        stat = os.stat(path)
-        if stat.st_size >= LARGE:
-            self._proofs.add(address, stat)
+        with suppress(FileNotFoundError):  # swept in this moment: who reads it takes it out of the trash
+            stat = os.stat(path)
+            if stat.st_size >= LARGE:
+                self._proofs.add(address, stat)
 
     def get(self, address: Address) -> memoryview:
         """The bytes, proven. A view that isn't read-only is the caller's own. Raises ValueLost."""

@@ -566,9 +566,13 @@ class FileStore(FoldedStore):
         blobs = size = 0
         (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
         share_like(self.folder, self.folder / "trash")
-        for part in (self.folder / "blobs").iterdir():
+        for part in map((self.folder / "blobs").joinpath, _listed(self.folder / "blobs")):
             for entry in os.scandir(part):
-                address, stat = part.name + entry.name, entry.stat()
+                address = part.name + entry.name
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # another sweep was first
+                    continue
                 if address in keep or entry.name.startswith(".") or stat.st_mtime > cut:
                     continue
                 if dry_run or self._throw_away(Path(entry.path), address, cut):
