@@ -43,7 +43,8 @@ class Sshd:
         self.config = folder / "config"
         self.config.write_text("")
         path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH", ""))))
-        finds = {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(folder / "settings"), **there}
+        (folder / "home").mkdir(exist_ok=True)  # what the user's own shell does at a login is no matter here
+        finds = {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(folder / "settings"), "HOME": str(folder / "home"), **there}
         (folder / "sshd_config").write_text(
             f"""
 Port {self.port}
