@@ -53,7 +53,7 @@ def _server(folder: Path, names: tuple[str, ...]) -> str:
     known = ("PYTHONPATH", "XDG_CONFIG_HOME")
     found = " ".join(f'"{name}={os.environ[name]}"' for name in known if os.environ.get(name))
     if os.environ.get("XDG_CONFIG_HOME"):
-        found += f' "HOME={folder}"'  # the keys are found all the same; what the shell does at a login is no matter here
+        found += f' "HOME={folder}"'  # whatever the shell does at a login
     settings = {
         "Port": port, "ListenAddress": "127.0.0.1", "HostKey": f"{folder}/host", "PidFile": "none", "UsePAM": "no",
         "AuthorizedKeysFile": f"{folder}/user.pub", "StrictModes": "no", "PasswordAuthentication": "no",
