@@ -95,6 +95,15 @@ def test_annotations_count_where_a_decorator_may_read_them() -> None:
     assert name_of(source) != name_of(source.replace("int", "str"))
 
 
+def test_what_pickling_leaves_in_a_class_does_not_count() -> None:
+    held = cell("class Held:\n    def __init__(self, **held): vars(self).update(held)\n")["Held"]
+    before = examine(held).digest
+    assert examine(held).digest == before
+    held(a=1).__reduce_ex__(2)
+    assert "__slotnames__" in vars(held)
+    assert examine(held).digest == before
+
+
 def test_our_own_decorator_does_not_count() -> None:
     bare = cell("def f(x): return x")["f"]
     made = cell("import jug_notebook as jn\n@jn.task(retries=3)\ndef f(x: int): return x")["f"]

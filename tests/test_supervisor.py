@@ -164,7 +164,8 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert site.alive() == site.alive("supervisor") == []
 
 
-def test_a_crowded_store_is_put_into_less_space_while_workers_work(site: Site) -> None:
+def test_a_crowded_store_is_put_into_less_space_while_workers_work(folder_site: Site) -> None:
+    site = folder_site
     done = site.tasks.submit("def f(x): return x", 1)
     logs = Path(site.store.url.removeprefix("file:")) / "log"
     [log] = [path for path in logs.iterdir() if path.stat().st_size]

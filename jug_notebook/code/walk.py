@@ -175,7 +175,8 @@ class Walk:
                 found += (item for name, note in thing.__annotations__.items() for item in (name, annotation(note)))
             if "order" in self._looks and isinstance(thing, type):
                 self.pins = None
-                found += thing.__dict__
+                # what Python derives may come later: with the first pickling of an instance, say
+                found += (name for name in thing.__dict__ if name not in _DERIVED)
         seen = hashed(*found)
         self._part(" and ".join(sorted(self._looks)), seen.hex())
         return seen
