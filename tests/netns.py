@@ -96,7 +96,7 @@ class Hosts:
             f"exec {sshd.SSHD} -D -f /dev/null -E {folder}/{name}.log -h {folder}/host-{name} "
             f"-o ListenAddress={address} -o PidFile=none -o AuthorizedKeysFile={folder}/user.pub -o StrictModes=no "
             f"-o UsePAM=no -o PasswordAuthentication=no "
-            f"-o 'SetEnv=PYTHONPATH={path} XDG_CONFIG_HOME={folder}/settings-{name}'"
+            f"-o 'SetEnv=PYTHONPATH={path} XDG_CONFIG_HOME={folder}/settings-{name} HOME={folder}/home-{name}'"
         )
         self._hosts[name] = subprocess.Popen(
             ["ip", "netns", "exec", space, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child",
