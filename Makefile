@@ -31,10 +31,10 @@ chromium:
 
 # likewise: the tests start servers of their own
 redis:
-	@command -v redis-server valkey-server >/dev/null || [ $$(id -u) != 0 ] || \
+	@{ command -v redis-server valkey-server && command -v openssl; } >/dev/null || [ $$(id -u) != 0 ] || \
 		! command -v apt-get >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-		apt-get install -y -qq --no-install-recommends redis-server >/dev/null; }
+		apt-get install -y -qq --no-install-recommends redis-server openssl >/dev/null; }
 
 # and the tests of workers on other hosts need these: an ssh server of their own, and networks of their own
 sshd:
