@@ -235,7 +235,6 @@ class Away(Post):
             self._begin()
 
     def _run(self) -> None:
-        told = not self._check and self._tell_through_the_store()
         try:
             with self._gate:
                 self._reach()
@@ -245,22 +244,18 @@ class Away(Post):
             self._note(Check("ssh", f"{type(error).__name__}: {error}", "see what it says", True))
         finally:
             self.failure = self.report.failure
-            if told and self.failure:
-                self._answer_for_those_there()
+            if self.failure and not self._check:
+                self._tell_through_the_store()
             self._since = self.clock.monotonic()
             self.over.set()
 
-    def _tell_through_the_store(self) -> bool:
-        """Workers that are there already can be told without ssh: now, for later somebody may have stopped them."""
+    def _tell_through_the_store(self) -> None:
+        """Workers that are there already can be told without ssh."""
         with suppress(StoreError, OSError):
-            there = living(self.store, self.name)[:1]
-            tell(self.store, there, Scale(self.size, at_least=True))
-            return bool(there)
-        return False
-
-    def _answer_for_those_there(self) -> None:
-        with suppress(StoreError, OSError):
-            for one in living(self.store, self.name)[:1]:
+            there = living(self.store, self.name)
+            if there:
+                tell(self.store, there[:1], Scale(self.size, at_least=True))
+                one = there[0]
                 self.answer = Answer(host=one.host, supervisor=one.id, size=self.size, before=one.size)
                 said = self.failure.partition(": ")[2].partition("; ")[0]
                 self.report = Report(
