@@ -194,8 +194,8 @@ def test_a_tab_opened_again_is_live(tab: Tab, shot: Callable[[str], None]) -> No
     tab.run(AGAIN)
     shows(tab, "running 1", "finished 4")
     assert tab.page.locator(".jug-panel").count() == 2
-    both = [" ".join(panel.inner_text().split()) for panel in tab.page.locator(".jug-panel").all()]
-    assert all("finished 4" in text for text in both)
+    both = "[...document.querySelectorAll('.jug-panel')]"
+    tab.page.wait_for_function(both + ".every(panel => panel.innerText.replace(/\\s+/g, ' ').includes('finished 4'))")
     shot("opened-again")
 
 
