@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +21,7 @@ from msgspec import Struct
 from jug_notebook import process
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError, StoreError
-from jug_notebook.launch import living, tell
+from jug_notebook.launch import CrewOptions, living, tell
 from jug_notebook.launch.preflight import Check
 from jug_notebook.model import Scale, Target, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
@@ -80,6 +80,21 @@ class Request(Struct, frozen=True):
     @property
     def target(self) -> Target | None:
         return Target(frozenset(self.names), frozenset(self.keys)) if self.targeted else None
+
+
+def terms(options: CrewOptions) -> dict[str, Any]:
+    """On what terms workers are wanted, as a `Request` says it."""
+    target = options.target
+    return {
+        "idle_timeout": options.idle_timeout,
+        "max_tasks": options.max_tasks,
+        "max_time": options.max_time,
+        "memory_limit": options.memory_limit,
+        "names": tuple(sorted(target.names)) if target else (),
+        "keys": tuple(sorted(target.keys)) if target else (),
+        "targeted": target is not None,
+        "tied_to": options.tied_to,
+    }
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -312,4 +327,4 @@ def answers(lines: Sequence[bytes]) -> list[Answer]:
     return [msgspec.json.decode(line[len(mark) :], type=Answer) for line in lines if line.startswith(mark)]
 
 
-__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "version_of"]
+__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "terms", "version_of"]

@@ -28,7 +28,7 @@ from jug_notebook import process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, CrewOptions, Post, tell
-from jug_notebook.launch.landing import BOOT, Request, answers
+from jug_notebook.launch.landing import BOOT, Request, answers, terms
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
 from jug_notebook.model import Stop, WorkerInfo
@@ -183,7 +183,6 @@ class Loops(Post):
         self.said = f"{self.place}: {said}"
 
     def _request(self, name: str) -> Request:
-        options, target = self._options, self._options.target
         return Request(
             python=process.python(),
             version=importlib.import_module("jug_notebook").__version__,
@@ -193,14 +192,7 @@ class Loops(Post):
             place=self.place,
             secret=keyring.secret(self.store.id).hex() if self._port.carries_keys else "",
             size=1,
-            idle_timeout=options.idle_timeout,
-            max_tasks=options.max_tasks,
-            max_time=options.max_time,
-            memory_limit=options.memory_limit,
-            names=tuple(sorted(target.names)) if target else (),
-            keys=tuple(sorted(target.keys)) if target else (),
-            targeted=target is not None,
-            tied_to=options.tied_to,
+            **terms(self._options),
             stay=True,
             lasting=False,
         )

@@ -26,7 +26,7 @@ from jug_notebook import process
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
 from jug_notebook.launch import CrewOptions, Post, living, preflight, tell
-from jug_notebook.launch.landing import BOOT, Answer, Request, answers
+from jug_notebook.launch.landing import BOOT, Answer, Request, answers, terms
 from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
@@ -110,21 +110,13 @@ class Call:
         self.options = options
         self.compiled = compiled
         self.clock = clock
-        target = options.target
         self._request = Request(
             python=process.python(),
             version=version,
             url=_there(store.url, options.folders),
             store=store.id,
             secret=secret.hex(),
-            idle_timeout=options.idle_timeout,
-            max_tasks=options.max_tasks,
-            max_time=options.max_time,
-            memory_limit=options.memory_limit,
-            names=tuple(sorted(target.names)) if target else (),
-            keys=tuple(sorted(target.keys)) if target else (),
-            targeted=target is not None,
-            tied_to=options.tied_to,
+            **terms(options),
             folders=options.folders,
             packages=dict(packages or {}),
         )
