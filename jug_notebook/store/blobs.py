@@ -32,6 +32,10 @@ RECORDS = 1 << 16  #: proofs after which the file that keeps them begins anew
 _SYNC_FILE_RANGE_WRITE = 2
 
 
+class Missing(ValueLost):
+    """There is no file of that name."""
+
+
 class Blobs:
     """``shown`` names the store to people."""
 
@@ -138,7 +142,7 @@ class Blobs:
         try:
             return os.open(self.path(address), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise ValueLost(f"blob {address[:12]} is missing in {self._shown}") from None
+            raise Missing(f"blob {address[:12]} is missing in {self._shown}") from None
 
 
 class Proofs:

@@ -24,7 +24,7 @@ import errno
 import os
 import time
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.record import Place
-from jug_notebook.store.blobs import Blobs, Proofs
+from jug_notebook.store.blobs import Blobs, Missing, Proofs
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
 from jug_notebook.store.folded import LATELY, FoldedStore
 from jug_notebook.store.journal import (
@@ -201,8 +201,7 @@ class FileStore(FoldedStore):
         if self._are_orders_new() if rung is None else any(label == "orders" for label, _ in rung):
             self._board.version += 1
         if rung is None or now >= self._next_scan:
-            self._scan()
-            self._follow_all(now)
+            self._look_around(now)
             self._next_scan = now + 1.0
         else:
             moved = False
@@ -211,8 +210,7 @@ class FileStore(FoldedStore):
                     self._follow(told)
                     moved = moved or (told.vanished and not told.closed)
             if moved:  # a compaction was here: what was said is somewhere else by now
-                self._scan()
-                self._follow_all(now)
+                self._look_around(now)
             elif now >= self._next_poll:
                 self._follow_all(now, elsewhere=True)
         if now >= self._next_census:
@@ -225,6 +223,11 @@ class FileStore(FoldedStore):
         with suppress(FileNotFoundError):  # all else is gone, too, which is said soon
             self._orders_seen = os.stat(self.folder / "orders").st_mtime_ns
         return seen != self._orders_seen
+
+    def _look_around(self, now: float) -> None:
+        """Find all logs, wherever they are by now, and read them to their end."""
+        self._scan()
+        self._follow_all(now)
 
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""
@@ -384,8 +387,7 @@ class FileStore(FoldedStore):
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         won = [self._link(worker, offer) for offer in offers]
         if any(won) and self._read_epoch() != self._epoch:
-            self._scan()
-            self._follow_all(self._clock.monotonic())
+            self._look_around(self._clock.monotonic())
             won = [has and self._board.stands(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
@@ -439,8 +441,7 @@ class FileStore(FoldedStore):
         holders = self._board.holders()
         dead = {worker for worker in holders if (info := self._said(worker)) is None or not self._alive(info, now)}
         if not self._board.all_presumed(dead):
-            self._scan()  # what they said last counts, wherever a compaction has put it
-            self._follow_all(now)
+            self._look_around(now)  # what they said last counts, wherever a compaction has put it
         for worker in holders:
             self._board.presume(worker, dead=worker in dead)
 
@@ -540,21 +541,25 @@ class FileStore(FoldedStore):
         return self._blobs.put(parts)
 
     def get_blob(self, address: Address) -> memoryview:
-        self._take_out_of_the_trash(address)
-        return self._blobs.get(address)
+        return self._read_blob(self._blobs.get, address)
 
     def map_blob(self, address: Address) -> memoryview:
-        self._take_out_of_the_trash(address)
-        return self._blobs.map(address)
+        return self._read_blob(self._blobs.map, address)
 
-    def _take_out_of_the_trash(self, address: Address) -> None:
-        """Somebody reads what was swept, so it was wanted after all."""
-        path = self._blobs.path(address)
-        if not path.exists():
-            with suppress(FileNotFoundError):
-                os.utime(self.folder / "trash" / address)
-                path.parent.mkdir(exist_ok=True)
-                os.rename(self.folder / "trash" / address, path)
+    def _read_blob(self, read: Callable[[Address], memoryview], address: Address) -> memoryview:
+        """Somebody reads what was swept, or is being looked at by a sweep, so it is wanted after all."""
+        path, bin = self._blobs.path(address), self.folder / "trash" / address
+        while True:
+            try:
+                return read(address)
+            except Missing as missing:
+                try:
+                    os.utime(bin)
+                    path.parent.mkdir(exist_ok=True)
+                    os.rename(bin, path)
+                except FileNotFoundError:
+                    if not (path.exists() or bin.exists()):  # else a sweep is moving it, there or back
+                        raise missing from None
 
     # -- taking less space ---------------------------------------------------------------------------------------------
 
@@ -652,8 +657,7 @@ class FileStore(FoldedStore):
 
     def _take_in(self) -> None:
         """Read all logs to their end, and know where each body is now."""
-        self._scan()
-        self._follow_all(self._clock.monotonic())
+        self._look_around(self._clock.monotonic())
         if self._passed:
             self._moves()
 
