@@ -202,6 +202,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if coding.dispatches(value):  # what it remembers for speed can't be pickled
                 return _dispatcher, (value.__wrapped__, dict(value.registry))
             return self._of_project(value) or super().reducer_override(value)
+        if kind is types.CodeType:
+            return _code(value)
         if kind is Shared:
             self.bound = True
             self.blobs += [address for address in value.buffers if address not in self.blobs]
@@ -294,6 +296,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
         own = coding.form_of(function)
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
+
+
+def _code(code: types.CodeType) -> Any:
+    """As cloudpickle does it, with the file that it names: tracebacks show its lines. Newer ones leave that out."""
+    maker, arguments = pickling._code_reduce(code)
+    return maker, (*arguments[:_FILE], code.co_filename, *arguments[_FILE + 1 :])
+
+
+_FILE = 10  #: of the arguments of a code object, where its file is
 
 
 def _members(cls: type) -> dict[str, dict[str, Any]]:
