@@ -65,6 +65,7 @@ bench-quick: $(VENV)/installed-bench
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@$(BIN)/python -m compileall -q jug_notebook kernel_ext  # as pip does for all else: nobody waits for it at a start
 	@touch $@
 
 $(BIN)/python:

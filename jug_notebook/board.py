@@ -45,7 +45,7 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.record import Outcome, Place, digest_of, holds, is_of, of_digest, opened, packed
+from jug_notebook.record import Outcome, Place, digest_of, has_value, holds, is_of, of_digest, opened, packed
 from jug_notebook.reuse import Reuse, Standing, may_be_reused
 
 STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
@@ -199,6 +199,7 @@ class Offer(NamedTuple):
 
 
 NO_KIND = Kind("", 0, "")
+_TURNS: dict[type, int] = {Wished: 0, Submitted: 1, Claimed: 3}  # of facts that come together
 
 
 class Board:
@@ -236,23 +237,14 @@ class Board:
     def fold_all(self, said: Sequence[tuple[Fact, Sequence[Place]]]) -> None:
         """Take in many at once: each task is derived once.
 
-        Wishes first, so that tasks are counted where they belong; claims last, for most have come to something.
+        Wishes first, so that tasks are counted where they belong, then tasks, so that what they came to finds them;
+        claims last, for most have come to something.
         """
-        claims: list[tuple[Fact, Sequence[Place]]] = []
-        others: list[tuple[Fact, Sequence[Place]]] = []
         for fact, _ in said:
             if type(fact) is Submitted:
                 for key in fact.keys:  # listed in the order in which they were submitted
                     self._card(key)
-        for one in said:
-            kind = type(one[0])
-            if kind is Wished:
-                self._take(*one)
-            else:
-                (claims if kind is Claimed else others).append(one)
-        for fact, bodies in others:
-            self._take(fact, bodies)
-        for fact, bodies in claims:
+        for fact, bodies in sorted(said, key=_turn):
             self._take(fact, bodies)
         if len(self._work) > len(said):
             once = dict.fromkeys(self._work)
@@ -405,7 +397,10 @@ class Board:
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
         card = self.cards.get(grant.key) or self._card(grant.key)
         records = card.records
-        if records and any(is_of(one, grant) for one in ((records,) if isinstance(records, bytes) else records)):
+        if isinstance(records, bytes):
+            if records and is_of(records, grant):
+                return
+        elif any(is_of(one, grant) for one in records):
             return
         self._attempt(card, grant).worker = worker
         if worker not in self._gone:
@@ -423,25 +418,16 @@ class Board:
 
     def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
         card = self.cards.get(verdict.key) or self._card(verdict.key)
-        for known in card.outcomes if card.records else ():
-            if known[0] == verdict and known[2] == worker:
-                self._move(card, known, body)
-                return
+        if card.records:
+            for known in card.outcomes:
+                if known[0] == verdict and known[2] == worker:
+                    self._move(card, known, body)
+                    return
         if card.attempts is not None:
-            for attempt in card.attempts:
-                if (
-                    attempt.attempt == verdict.attempt
-                    and attempt.round == verdict.round
-                    and attempt.inputs == verdict.inputs
-                ):
-                    card.attempts.remove(attempt)
-                    held = self._held.get(attempt.worker)
-                    if held is not None and not any(other.worker == attempt.worker for other in card.attempts):
-                        held.discard(card)
-                    break
-            if not card.attempts:
-                card.attempts = None
-        self.ended_by[worker] = max(self.ended_by.get(worker, 0.0), verdict.started + verdict.duration)
+            self._attempt_ended(card, verdict)
+        ended = verdict.started + verdict.duration
+        if ended > self.ended_by.get(worker, 0.0):
+            self.ended_by[worker] = ended
         if verdict.round < card.round and not may_be_reused(verdict):
             self._past.setdefault(card.key, {})[verdict, worker] = body
             return
@@ -454,7 +440,25 @@ class Board:
         if self._reuse.accepts:
             self._reuse.settled(card)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
-        self._new_round(card, verdict.round)
+        if verdict.round > card.round:
+            self._new_round(card, verdict.round)
+        else:
+            self._work.append(card)
+
+    def _attempt_ended(self, card: Card, verdict: Verdict) -> None:
+        attempts = card.attempts or []
+        for attempt in attempts:
+            if (
+                attempt.attempt == verdict.attempt
+                and attempt.round == verdict.round
+                and attempt.inputs == verdict.inputs
+            ):
+                attempts.remove(attempt)
+                held = self._held.get(attempt.worker)
+                if held is not None and not any(other.worker == attempt.worker for other in attempts):
+                    held.discard(card)
+                break
+        card.attempts = attempts or None
 
     def _move(self, card: Card, known: Outcome, body: Place) -> None:
         """A fact came again from elsewhere: its body is there from now on, and where it was it may go."""
@@ -587,7 +591,13 @@ class Board:
         stale: set[Kind] = set()
         while work:
             card = work.popleft()
-            self._want(card)
+            wishes = card.wishes
+            wanted = card.wanters > 0 or (wishes[0][2] if len(wishes) == 1 else _wished_by_any(wishes))
+            if wanted != card.wanted:  # it flows to what it needs
+                card.wanted = wanted
+                for need in card.needs:
+                    need.wanters += 1 if wanted else -1
+                    work.append(need)
             if card.state == UNKNOWN:
                 continue
             state, worth = self._derive(card)
@@ -639,22 +649,13 @@ class Board:
         kind.queue = ready
         kind.stale = 0
 
-    def _want(self, card: Card) -> None:
-        """Wanting flows to needs."""
-        wanted = card.wanters > 0 or _wished_by_any(card.wishes)
-        if wanted != card.wanted:
-            card.wanted = wanted
-            for need in card.needs:
-                need.wanters += 1 if wanted else -1
-                self._work.append(need)
-
     def _derive(self, card: Card) -> tuple[int, bytes]:
         """The one place that says what state a task is in, and what value it has."""
         inputs = card.inputs
         card.taken = None
         if inputs is not None:
             held = _heaviest_record(card, inputs)
-            if held and digest_of(held):
+            if held and has_value(held):
                 return FINISHED, held
             if not held and self.runner(card):
                 return RUNNING, b""
@@ -992,6 +993,10 @@ class Board:
         return [card for _, card in latest]
 
 
+def _turn(said: tuple[Fact, Sequence[Place]]) -> int:
+    return _TURNS.get(type(said[0]), 2)
+
+
 def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
     return failed[0], failed[1].key
 
@@ -1047,8 +1052,6 @@ def _is_bar(wish: tuple[Origin, int, bool], origin: Origin) -> bool:
 def _wished_by_any(wishes: tuple[tuple[Origin, int, bool], ...]) -> bool:
     if not wishes:
         return False
-    if len(wishes) == 1:
-        return wishes[0][2]
     return any(
         wanted and not any(_is_bar(other, origin) and other[1] > counter for other in wishes)
         for origin, counter, wanted in wishes

@@ -21,6 +21,8 @@ _ROUND, _ATTEMPT = Struct("<I"), Struct("<II")
 _LATER = Struct("<d")
 _FINAL, _DIED, _NEEDS, _LATER_SET = 1, 2, 4, 8
 _FIXED = _HEAD.size
+_FIRST = _ROUND.pack(0)
+_SIZES = {0: _FIXED, _NEEDS: _FIXED + 20, _LATER_SET: _FIXED + 8, _NEEDS | _LATER_SET: _FIXED + 28}  # up to the digest
 
 _workers: list[WorkerId] = []
 _numbers: dict[WorkerId, int] = {}
@@ -64,7 +66,7 @@ def opened(key: Key, record: bytes) -> Outcome:
 def holds(record: bytes, round: int, inputs: bytes) -> bool:
     """Is it final, of this round, on these inputs?"""
     flags = record[0]
-    if not flags & _FINAL or _ROUND.unpack_from(record, 5)[0] != round:
+    if not flags & _FINAL or record[5:9] != (_FIRST if round == 0 else _ROUND.pack(round)):
         return False
     return record[_FIXED : _FIXED + 20] == inputs if flags & _NEEDS else inputs == NO_INPUTS
 
@@ -77,11 +79,14 @@ def is_of(record: bytes, grant: Grant) -> bool:
     return grant.inputs == (record[_FIXED : _FIXED + 20] if record[0] & _NEEDS else NO_INPUTS)
 
 
+def has_value(record: bytes) -> bool:
+    """Did it come to a value?"""
+    return len(record) > _SIZES[record[0] & (_NEEDS | _LATER_SET)]
+
+
 def digest_of(record: bytes) -> bytes:
     """The digest of the value; empty for a failure."""
-    flags = record[0]
-    at = _FIXED + (20 if flags & _NEEDS else 0) + (8 if flags & _LATER_SET else 0)
-    return record[at:]
+    return record[_SIZES[record[0] & (_NEEDS | _LATER_SET)] :]
 
 
 def of_digest(digest: bytes) -> bytes:

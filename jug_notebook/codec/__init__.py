@@ -7,6 +7,7 @@ Task functions travel as their plain function.
 
 from __future__ import annotations
 
+import functools
 import linecache
 import pickle
 import types
@@ -68,8 +69,8 @@ class Seal:
         self._keyed = blake3(store.encode(), key=secret).update(b"%d" % len(store.encode()))
 
     def _tag(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes | memoryview) -> bytes:
-        about = f"{len(kind)}:{kind}{len(key)}:{key}{round}:{len(inputs)}:".encode()
-        tag: bytes = self._keyed.copy().update(b"%d:%b%b" % (len(about), about, inputs)).update(data).digest()
+        before, after = _frame(kind, len(key), round, len(inputs))
+        tag: bytes = self._keyed.copy().update(b"".join((before, key.encode(), after, inputs))).update(data).digest()
         return tag
 
     def seal(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes) -> bytes:
@@ -87,6 +88,13 @@ class Seal:
                 f"jug-notebook key import"
             )
         return data
+
+
+@functools.lru_cache
+def _frame(kind: str, key_size: int, round: int, inputs_size: int) -> tuple[bytes, bytes]:
+    """What stands before and after a key where it is told what a tag is about: each part with its length."""
+    before, after = f"{len(kind)}:{kind}{key_size}:".encode(), f"{round}:{inputs_size}:".encode()
+    return b"%d:%b" % (len(before) + key_size + len(after), before), after
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:

@@ -111,25 +111,30 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     The key covers the keys of the needs. The form has their slot numbers instead.
     """
     head = _head(code, name)
+    plain = [short(len(arguments))]
+    for label, value in arguments:
+        if type(value) not in PLAIN or value != value:
+            break
+        plain += _label(label), dumps(value, 2)
+    else:
+        said = b"".join(plain)
+        if len(said) <= THREADS:  # most calls are so
+            form = blake3(head + said).digest(SIZE)
+            return Naming(form.hex(), form, (), blake3(said).digest(SIZE))
     out = bytearray(head)
-    out += short(len(arguments))
-    encoder = None
+    out += plain[0]
+    encoder = Encoder(out)
     for label, value in arguments:
         out += _label(label)
-        if type(value) in PLAIN and value == value:
-            out += dumps(value, 2)
-            continue
-        if encoder is None:
-            encoder = Encoder(out)
         try:
             ENTRIES[type(value)](encoder, value, "")
         except Refused as refused:
             raise refused.unhashable(f"argument {label!r}") from None
         except RecursionError:
             raise _tangled(f"argument {label!r}") from None
-    form = blake3(out).digest(SIZE) if len(out) <= THREADS else fingerprint(out)
+    form = fingerprint(out)
     key = form.hex()
-    if encoder is None or not encoder.met:
+    if not encoder.met:
         return Naming(key, form, (), _arguments(out, len(head)))
     needs = tuple(dict.fromkeys(encoder.met))
     return Naming(key, *_slotted(head, arguments, needs, encoder.memory))
@@ -137,7 +142,7 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
 
 def _arguments(out: bytearray, start: int) -> bytes:
     """The digest of what follows the head."""
-    return blake3(out[start:]).digest(SIZE) if len(out) <= THREADS else fingerprint(memoryview(out)[start:])
+    return fingerprint(memoryview(out)[start:])
 
 
 def _slotted(

@@ -226,8 +226,9 @@ class FileStore(FoldedStore):
 
     def _look_around(self, now: float) -> None:
         """Find all logs, wherever they are by now, and read them to their end."""
-        self._scan()
-        self._follow_all(now)
+        with process.uncollected():
+            self._scan()
+            self._follow_all(now)
 
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""

@@ -158,12 +158,13 @@ class FoldedStore(ABC):
                     new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
                 elif STATES[card.state] is State.FINISHED:
                     finished += 1
+            said: list[tuple[Fact, Sequence[bytes]]] = []
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
                     fact = Submitted(name, priority, python, keys, needs, forms, self._board.counter + 1)
-                    self._record(fact, [s.body for s in part])
-            self._wish(list(seen), origin, True)
+                    said.append((fact, [s.body for s in part]))
+            self._record_all([*said, *self._wishes(list(seen), origin, True)])
             self.sync()
             self._news()
             again = [s for s in submissions if s.key not in cards or cards[s.key].state < 0]
@@ -179,14 +180,17 @@ class FoldedStore(ABC):
     def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         with self._lock:
             self._news()
-            self._wish(list(keys), origin, wanted)
+            self._record_all(self._wishes(list(keys), origin, wanted))
             self.sync()
 
-    def _wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+    def _wishes(
+        self, keys: Sequence[Key], origin: Origin, wanted: bool
+    ) -> Iterator[tuple[Fact, Sequence[bytes]]]:
         if wanted:
             keys = self._board.needed_wishes(keys, origin)
+        wish = self._board.wish(origin, wanted)
         for part in _parts(keys):
-            self._record(Wished(self._board.wish(origin, wanted), part))
+            yield Wished(wish, part), ()
 
     def wished(self, origin: Origin) -> list[Key]:
         with self._lock:
@@ -566,6 +570,15 @@ class FoldedStore(ABC):
 
     def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
         self._board.fold(fact, self._keep(fact, bodies))
+
+    def _record_all(self, facts: Iterable[tuple[Fact, Sequence[bytes]]]) -> None:
+        """Facts that belong together: each task is derived once."""
+        said: list[tuple[Fact, Sequence[Place]]] = []
+        try:
+            for fact, bodies in facts:
+                said.append((fact, self._keep(fact, bodies)))
+        finally:  # what is kept counts, also where the disk is full behind it
+            self._board.fold_all(said)
 
 
 def _idle(card: Card) -> bool:

@@ -256,9 +256,12 @@ class RedisStore(Chunks):
 
     def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
         found: list[Held | None] = []
-        for part in _parts(keys):
-            _, _, bodies, rows = self._link.ask("outcomes", packed(part))
-            found += (_held(row, bodies) for row in rows)
+        for part in _parts(keys, 1000):
+            _, _, bodies, taken, more = self._link.ask("outcomes", packed(part))
+            proofs = {index: tuple(more[number] for number in numbers) for index, *numbers in taken}
+            found += [
+                None if body is None else _held(body, proofs.get(index, ())) for index, body in enumerate(bodies)
+            ]
         return found
 
     def blame(self, keys: Sequence[Key]) -> list[Key | None]:
@@ -278,8 +281,8 @@ class RedisStore(Chunks):
             size = min(PAGE, limit - len(found)) if limit else PAGE
             _, _, total, bodies, rows, start = self._link.ask("runs", packed((_label_of(scope), start, size)))
             for row, counts in rows:
-                held = _held([row], bodies)
-                if held is not None:  # one that has moved on is told once
+                if bodies[row] is not None:  # one that has moved on is told once
+                    held = _held(bodies[row], ())
                     found.setdefault(bodies[row], Ended(held.verdict, held.body, bool(counts)))
             if len(found) >= total:
                 break
@@ -563,12 +566,9 @@ def _inputs(named: bytes) -> bytes:
     return NO_INPUTS if named == b"-" else bytes.fromhex(named.decode())
 
 
-def _held(row: Sequence[int], bodies: Sequence[bytes]) -> Held | None:
-    if not row or bodies[row[0]] is None:
-        return None
-    body = bodies[row[0]]
+def _held(body: bytes, proof: tuple[bytes, ...]) -> Held:
     size = 2 + int.from_bytes(body[:2], "big")
-    return Held(_verdict.decode(body[2:size]), body[size:], tuple(bodies[n] for n in row[1:]))
+    return Held(_verdict.decode(body[2:size]), body[size:], proof)
 
 
 def _sealed(body: bytes) -> bytes:

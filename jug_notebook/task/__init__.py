@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
-from jug_notebook import codec, digest
+from jug_notebook import codec, digest, process
 from jug_notebook.code import Code, examine
 from jug_notebook.code.modules import scripts
 from jug_notebook.describe import describe_arguments
@@ -281,7 +279,7 @@ class TaskFunction:
             memory.complete = not steady
             while True:
                 drafts: list[Draft] = []
-                with _uncollected():
+                with process.uncollected():
                     for arguments, args, kwargs in islice(waiting, BATCH):
                         sent = {**kwargs, **shared} if shared else kwargs
                         draft = self._draft(desk, edition, arguments, args, sent, put)
@@ -438,18 +436,6 @@ class _ChunkFunction(Around):
     def _shown(self, arguments: Arguments) -> str:
         calls = arguments[0][1]
         return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """What is made within stays: looking through it for garbage, again and again, would take a third of the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -1,13 +1,14 @@
 """What a task costs as tasks grow in number, from 10^3 to 10^6: submitted, run, read again; and the memory it takes.
 
-Ours: no-op tasks on the file store, through the store's own verbs, run by W worker processes that speak the protocol
-(claim, settle a small sealed outcome). So it is the store's cost that is measured, not that of the user's function.
+Ours: no-op tasks, on the file store or (``--store redis``) on a Redis server of the benchmark's own, through the store's
+own verbs, run by W worker processes that speak the protocol (claim, settle a small sealed outcome). So it is the store's
+cost that is measured, not that of the user's function.
 
 * submit: seconds a task, from the first to the last durable answer
 * run: seconds a task, from the first claim to the last settled outcome, all workers
 * re-open: seconds a task for a fresh process to know the state of every task
 * status: seconds for that process's picture afterwards, warm
-* memory: resident bytes a task in that process, and in the worker that ends last
+* memory: resident bytes a task in that process, and in the worker that ends last; with a server also in that
 
 PyPI's ``jug`` runs ``double(i)`` in W processes, as far as ``--jug-up-to``; its clock runs from spawn to the last exit.
 With ``--plot F`` the table is drawn into F (PNG or SVG, by its name), with ``--json F`` the figures are written to F.
@@ -23,8 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from harness import redis_server
 
 from jug_notebook import process
 from jug_notebook.model import Origin, Settlement, State, Submission, Verdict
@@ -134,6 +139,26 @@ def ours(tasks: int, workers: int, url: str) -> dict[str, float]:
     return {**row, **role("reopen", url, tasks)}
 
 
+@contextmanager
+def place(kind: str, folder: str) -> Iterator[tuple[str, int | None]]:
+    """A store's URL, and the port of its server if it has one."""
+    if kind == "file":
+        yield f"{folder}/jugdata", None
+        return
+    with redis_server(Path(folder)) as port:
+        if port is None:
+            raise SystemExit("there is no redis-server")
+        yield f"redis://127.0.0.1:{port}/0?project=growth", port
+
+
+def served(port: int) -> int:
+    """Bytes that a server holds."""
+    import redis
+
+    with redis.Redis(port=port) as server:
+        return int(server.info("memory")["used_memory"])
+
+
 def jug(tasks: int, workers: int, folder: Path) -> float:
     """Seconds a task, start-up included."""
     (folder / "jugfile.py").write_text(JUGFILE.format(tasks=tasks))
@@ -149,14 +174,15 @@ def jug(tasks: int, workers: int, folder: Path) -> float:
 
 def table(rows: list[dict[str, float]]) -> str:
     lines = [
-        "| tasks | submit µs | run µs | re-open µs | status ms | memory B (re-open · worker) | jug run µs |",
+        "| tasks | submit µs | run µs | re-open µs | status ms | memory B (re-open · worker · server) | jug run µs |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         theirs = f"{row['jug'] * 1e6:,.0f}" if "jug" in row else "–"
+        server = f"{row['server memory']:,.0f}" if "server memory" in row else "–"
         lines.append(
             f"| {row['tasks']:,.0f} | {row['submit'] * 1e6:.1f} | {row['run'] * 1e6:.1f} | {row['reopen'] * 1e6:.1f} "
-            f"| {row['status'] * 1e3:.1f} | {row['memory']:,.0f} · {row['worker memory']:,.0f} | {theirs} |"
+            f"| {row['status'] * 1e3:.1f} | {row['memory']:,.0f} · {row['worker memory']:,.0f} · {server} | {theirs} |"
         )
     first, last = rows[0], rows[-1]
     if len(rows) > 1:
@@ -187,8 +213,10 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
     cost.legend()
     memory.plot(counts, [row["memory"] for row in rows], marker="o", label="read again")
     memory.plot(counts, [row["worker memory"] for row in rows], marker="o", label="worker")
+    if "server memory" in rows[0]:
+        memory.plot(counts, [row["server memory"] for row in rows], marker="o", label="server")
     memory.axhline(600, color="grey", linestyle=":")
-    memory.set(xscale="log", ylim=(0, 2000), xlabel="tasks", ylabel="bytes a task", title="memory")
+    memory.set(xscale="log", ylim=(0, 2500), xlabel="tasks", ylabel="bytes a task", title="memory")
     memory.legend()
     figure.tight_layout()
     figure.savefig(path)
@@ -197,6 +225,7 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", default="1000,10000,100000", help="numbers of tasks; to 1000000 takes minutes")
+    parser.add_argument("--store", choices=("file", "redis"), default="file")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="of up to 10 000 tasks so many runs, of which the median")
     parser.add_argument("--jug-up-to", type=int, default=10_000, help="0: without jug")
@@ -214,8 +243,10 @@ def main() -> None:
     for tasks in map(int, options.counts.split(",")):
         runs: list[dict[str, Any]] = []
         for _ in range(options.rounds if tasks <= 10_000 else 1):
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                runs.append(ours(tasks, options.workers, f"{folder}/jugdata"))
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder, place(options.store, folder) as (url, port):
+                runs.append(ours(tasks, options.workers, url))
+                if port is not None:
+                    runs[-1]["server memory"] = served(port) / tasks
                 if tasks <= options.jug_up_to:
                     runs[-1]["jug"] = jug(tasks, options.workers, Path(folder))
         middle = len(runs) // 2

@@ -1,14 +1,42 @@
 -- after: cards board reuse
 -- The outcomes that tasks have. ARGV: keys, packed.
--- Answers version, more to follow, bodies, and for each key {body, proof …} as numbers; none, {}.
+-- Answers version, more to follow, for each key the outcome's body or nothing, and of those that were taken over
+-- {which key, number of a body that is part of its proof …} and these bodies.
 take_up()
 flow()
-local keys, found = unpacked(ARGV[1]), {}
-prefetch(keys)
-for i, key in ipairs(keys) do
-  local c = card(key)
-  local whose, number = held(key)
-  found[i] = c[KIND] ~= 0 and whose and bodies_of(key, whose, number) or {}
-end
 local ver, more = finish()
-return {ver, more, read_bodies(), found}
+
+-- Of a card, only this is looked at: all of it takes three times as long. The texts begin with form, inputs, worth, whose.
+local HELD_AT, TEXTS_AT = 52, 60
+
+local function held_by(raw)
+  local number = struct.unpack('>I4', raw, HELD_AT)
+  if number == 0 or struct.unpack('>I4', raw) == 0 then return nil end
+  local at = TEXTS_AT
+  for _ = 1, 3 do at = at + 1 + raw:byte(at) end
+  local size = raw:byte(at)
+  return number, size > 0 and raw:sub(at + 1, at + size) or nil
+end
+
+local keys, found, taken = unpacked(ARGV[1]), {}, {}
+for from = 1, #keys, 2000 do
+  local upto = math.min(#keys, from + 1999)
+  local raws = call('HMGET', P .. 't', unpack(keys, from, upto))
+  local names = {}
+  for i, raw in ipairs(raws) do
+    local name = ''
+    if raw then
+      local number, whose = held_by(raw)
+      if number then
+        local key = keys[from + i - 1]
+        name = outcome_name(whose or key, number)
+        if whose and whose ~= key then
+          taken[#taken + 1] = {from + i - 2, unpack(proof(key, whose))}
+        end
+      end
+    end
+    names[i] = name
+  end
+  for _, body in ipairs(call('HMGET', P .. 'o', unpack(names))) do found[#found + 1] = body end
+end
+return {ver, more, found, taken, read_bodies()}
