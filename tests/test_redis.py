@@ -278,6 +278,7 @@ def test_workers_and_session_outlive_a_server_that_ends_in_mid_run_and_is_starte
     first = tasks.submit(SAY, fifo.path, go.path)
     others = [tasks.submit("def f(x): return x * x", x) for x in range(50)]
     assert fifo.said() == "here"
+    assert tasks.value(others[0]) == 0, "both workers are there: one waits to go on"
     before = {info.id for info in crew.workers}
     getattr(server, ending)()
     waiting = threading.Thread(target=lambda: session._store.watch(-1, 0.0))
