@@ -58,6 +58,7 @@ BRAKE = 0.05  #: seconds before a worker is replaced that died before its first 
 #: -notify, limits of processor time). Workers don't hear them; their supervisor does.
 NOTICE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU) if hasattr(signal, "SIGUSR1") else ()
 ENDING = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}
+REOPENING = 5.0  #: seconds for which a worker tries to open the store that its supervisor has open
 DOUBT = 0.5  #: seconds for which a worker that was asked to end may be one of a whole job that is
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -471,7 +472,7 @@ class Supervisor:
             progress.always_told(slot.tell)
             arrivals.meet()
             me = self._worker_info(os.getpid(), tail)
-            store = open_store(self.store.url, self.clock)
+            store = _reopened(self.store.url, self.clock)
             store.renew([me])  # before it claims: who is not known does not live
             count = work(
                 store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=self.limits.max_tasks,
@@ -630,6 +631,18 @@ def _secret(store: Store) -> bytes:
         if store.snapshot().functions:
             raise
     return keyring.secret(store.id, make=True)
+
+
+def _reopened(url: str, clock: Clock) -> Store:
+    """The store that was there a moment ago: a server that is just being started again is waited for."""
+    until = clock.monotonic() + REOPENING
+    while True:
+        try:
+            return open_store(url, clock)
+        except StoreError:
+            if clock.monotonic() >= until:
+                raise
+            clock.sleep(TICK)
 
 
 def nudge(info: WorkerInfo) -> None:

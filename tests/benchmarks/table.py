@@ -26,7 +26,14 @@ from harness import Figures, Missing, Row, markdown, measure, redis_server
 FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "hashing", "starting")
 PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
 PEERS += ["numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
-PROGRAMS = ("growth.py", "swarm.py", "widget.py")  #: print tables of their own
+
+#: these print tables of their own: how they are run, and how with --quick
+PROGRAMS = (
+    ("growth.py --counts 1000,10000,100000,1000000 --jug-up-to 100000", "growth.py --counts 1000,10000 --rounds 1"),
+    ("growth.py --counts 1000,10000,100000,1000000 --jug-up-to 0 --store redis", ""),
+    ("swarm.py", "swarm.py --quick"),
+    ("widget.py", "widget.py --quick"),
+)
 
 
 def main() -> int:
@@ -40,6 +47,8 @@ def main() -> int:
     rounds = asked.rounds or (1 if asked.quick else 5)
     for package in ("jug_notebook", "kernel_ext"):  # as pip leaves peers, whatever PYTHONDONTWRITEBYTECODE says
         compileall.compile_dir(Path(__file__).parents[2] / package, quiet=2)
+    if asked.output:
+        asked.output.mkdir(parents=True, exist_ok=True)
     found: list[Figures] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, redis_server(Path(folder)) as port:
         for family in FAMILIES:
@@ -52,12 +61,11 @@ def main() -> int:
                 print(f"{row.what} …", file=sys.stderr, flush=True)
                 found.append(_measured(family, row, rounds, 0.1 if asked.quick else 1.0, Path(folder), port))
                 print(markdown(found[-1:]).splitlines()[-1], flush=True)
-    programs = "" if asked.only else _programs(asked.quick)
+    programs = "" if asked.only else _programs(asked.quick, asked.output)
     sizes = "Sizes are a tenth of what the rows say: --quick shows that all of it runs.\n\n" if asked.quick else ""
     text = f"{_about()}\n{sizes}{markdown(found)}\n{programs}"
     print("\n" + text)
     if asked.output:
-        asked.output.mkdir(parents=True, exist_ok=True)
         (asked.output / "table.md").write_text(text)
         told = {**_machine(), "versions": _versions(), "rows": [one.plain() for one in found]}
         (asked.output / "table.json").write_text(json.dumps(told, indent=1))
@@ -79,18 +87,19 @@ def _measured(family: str, row: Row, rounds: int, scale: float, folder: Path, po
         return Figures(row, family, missing={"ours": str(why)})
 
 
-def _programs(quick: bool) -> str:
-    """What prints tables of its own is run as it is."""
+def _programs(quick: bool, output: Path | None) -> str:
+    """What prints tables of its own is run as it is. What it can draw is drawn beside the table."""
     told = []
-    for name in PROGRAMS:
-        path = Path(__file__).with_name(name)
-        if not path.exists():
+    for number, ways in enumerate(PROGRAMS):
+        name, *flags = ways[quick].split() or [""]
+        if not name:
             continue
-        print(f"{name} …", file=sys.stderr, flush=True)
-        flags = ["--quick"] if quick and "--quick" in path.read_text() else []
-        done = subprocess.run([sys.executable, str(path), *flags], capture_output=True, text=True)
+        print(f"{ways[quick]} …", file=sys.stderr, flush=True)
+        drawn = ["--plot", str(output / f"growth{number}.png")] if output and name == "growth.py" else []
+        command = [sys.executable, str(Path(__file__).with_name(name)), *flags, *drawn]
+        done = subprocess.run(command, capture_output=True, text=True)
         said = done.stdout if done.returncode == 0 else done.stderr[-2000:]
-        told.append(f"## {name}\n\n```\n{said.rstrip()}\n```\n")
+        told.append(f"## {ways[quick]}\n\n```\n{said.rstrip()}\n```\n")
     return "\n".join(told)
 
 
