@@ -1,8 +1,8 @@
 """What a task costs as tasks grow in number, from 10^3 to 10^6: submitted, run, read again; and the memory it takes.
 
 Ours: no-op tasks, on the file store or (``--store redis``) on a Redis server of the benchmark's own, through the
-store's own verbs, run by W worker processes that speak the protocol (claim, settle a small sealed outcome). So it is the
-store's cost that is measured, not that of the user's function.
+store's own verbs, run by W worker processes that speak the protocol (claim, settle a small sealed outcome). So it is
+the store's cost that is measured, not that of the user's function.
 
 * submit: seconds a task, from the first to the last durable answer
 * run: seconds a task, from the first claim to the last settled outcome, all workers

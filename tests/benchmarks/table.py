@@ -31,8 +31,8 @@ PEERS += ["numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
 PROGRAMS = (
     ("growth.py --counts 1000,10000,100000,1000000 --jug-up-to 100000", "growth.py --counts 1000,10000 --rounds 1"),
     ("growth.py --counts 1000,10000,100000,1000000 --jug-up-to 0 --store redis", ""),
-    ("swarm.py", "swarm.py --quick"),
-    ("widget.py", "widget.py --quick"),
+    ("swarm.py", ""),
+    ("widget.py", ""),
 )
 
 
