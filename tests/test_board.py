@@ -9,7 +9,9 @@ from hashlib import sha1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jug_notebook.board import BUDGET, STATES, Board
+from jug_notebook.board import Board
+from jug_notebook.board.cards import STATES
+from jug_notebook.board.queue import BUDGET
 from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
@@ -245,7 +247,7 @@ def test_a_released_claim_is_open_again() -> None:
 def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> None:
     board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=100.0)))
     assert board.ready(1, 99.0) == []
-    assert board.next_retry() == 100.0
+    assert board.queue.next_retry() == 100.0
     offer = board.ready(1, 100.0)[0]
     assert (offer.grant.attempt, offer.failures) == (2, 1)
 

@@ -16,7 +16,7 @@ HOUSE = ("jug_notebook", "kernel_ext")
 #: A room needs only rooms of lower floors, or, without a circle, of its own.
 FLOORS = [
     "model errors clock",
-    "process progress describe digest hints code codec alias record reuse board render pages",
+    "process progress describe digest hints code codec alias record board render pages",
     "task patterns mapreduce compound outside",
     "store",
     "guard capture fate album figures arrivals unloaded worker supervisor",

@@ -221,6 +221,15 @@ def test_since_when_a_worker_runs_what_its_last_beat_does_not_tell_follows_from_
     assert (view.info.task, view.info.since) == (key("b"), ended)
 
 
+def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    hours = msgspec.structs.replace(outcome(claim, b"").verdict, final=False, retry_at=store.snapshot().at + 7200)
+    (again,) = store.claim(worker.id, 1, 0.0, [Settlement(hours, b"outcome")])
+    assert (again.grant.attempt, again.failures) == (2, 1)
+
+
 def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
     with pytest.raises(NoSuchTask, match=key("nothing")[:12]):
         store.invalidate([key("nothing")], Why.DIRECT, "ann")

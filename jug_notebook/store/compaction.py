@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from jug_notebook import process
-from jug_notebook.board import Board, Card, part_of
+from jug_notebook.board import Board, part_of
+from jug_notebook.board.cards import Card
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     Accepted,

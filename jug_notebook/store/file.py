@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 from jug_notebook import process
-from jug_notebook.board import Offer
+from jug_notebook.board.cards import Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
@@ -389,7 +389,7 @@ class FileStore(FoldedStore):
         won = [self._link(worker, offer) for offer in offers]
         if any(won) and self._read_epoch() != self._epoch:
             self._look_around(self._clock.monotonic())
-            won = [has and self._board.stands(offer) for has, offer in zip(won, offers, strict=True)]
+            won = [has and self._board.queue.stands(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
     def _read_epoch(self) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook.board import STATES, Board, Card, Offer
+from jug_notebook.board import Board
+from jug_notebook.board.cards import STATES, Card, Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
@@ -229,7 +230,7 @@ class FoldedStore(ABC):
                 seen = self._board.version
                 claims = [self._claimed(offer) for offer in won]
                 self._commit(expected if won else None)
-                retry = self._board.next_retry()
+                retry = self._board.queue.next_retry()
             left = until - self._clock.monotonic()
             if claims or left <= 0:
                 return claims
@@ -267,7 +268,7 @@ class FoldedStore(ABC):
                 self._record(Claimed(worker, [offer.grant for offer in won]))
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
-                    board.back(offer.card)
+                    board.queue.back(offer.card)
             if won:
                 means = [offer.card.kind.mean for offer in won]
                 return won, None if None in means else sum(m for m in means if m is not None)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 from blake3 import blake3
 
-from jug_notebook.board import Offer
+from jug_notebook.board.cards import Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo

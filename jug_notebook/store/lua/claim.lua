@@ -5,6 +5,7 @@
 -- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
 -- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
 local BUDGET = 0.02
+local LONGEST = 60  -- seconds between two attempts; whoever said later has a clock that is ahead
 take_up()
 local told = unpacked(ARGV[1])
 local worker, limit, waits, label, python, this = told[1], told[2], told[3], told[4], told[5], told[6]
@@ -161,10 +162,11 @@ local function heads()
 end
 
 local function claim()
-  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', format('%.17g', now), 'LIMIT', 0, STEP)
-  for _, key in ipairs(due) do
-    call('ZREM', P .. 'delayed', key)
-    into_queue(key, card(key))
+  for _, span in ipairs({{'-inf', format('%.17g', now)}, {format('(%.17g', now + LONGEST), '+inf'}}) do
+    for _, key in ipairs(call('ZRANGEBYSCORE', P .. 'delayed', span[1], span[2], 'LIMIT', 0, STEP)) do
+      call('ZREM', P .. 'delayed', key)
+      into_queue(key, card(key))
+    end
   end
   fill_queues()
   local rows, budget, looked, given = heads(), BUDGET, 0, {}

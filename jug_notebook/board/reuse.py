@@ -19,7 +19,7 @@ from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
 from jug_notebook.record import Outcome, Place
 
 if TYPE_CHECKING:
-    from jug_notebook.board import Card
+    from jug_notebook.board.cards import Card
 
 
 class Standing(NamedTuple):

@@ -17,10 +17,35 @@ from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from hashlib import sha1
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from jug_notebook.board.cards import (
+    BLOCKED,
+    FAILED,
+    FINISHED,
+    NO_KIND,
+    READY,
+    REUSED,
+    RUNNING,
+    STATES,
+    UNKNOWN,
+    WAITING,
+    WITHDRAWN,
+    Attempt,
+    Card,
+    Kind,
+    Offer,
+    current,
+    heaviest,
+    heaviest_record,
+    is_bar,
+    wished_by_any,
+)
+from jug_notebook.board.queue import ReadyQueue
+from jug_notebook.board.reuse import Reuse, Standing, may_be_reused
+from jug_notebook.board.tallies import Tallies
 from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
@@ -45,160 +70,8 @@ from jug_notebook.model import (
     Wished,
     WorkerId,
 )
-from jug_notebook.record import Outcome, Place, digest_of, has_value, holds, is_of, of_digest, opened, packed
-from jug_notebook.reuse import Reuse, Standing, may_be_reused
+from jug_notebook.record import Outcome, Place, digest_of, has_value, is_of, of_digest
 
-STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
-BUDGET = 0.02  #: seconds of expected work that one claim may take
-
-LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
-
-STATES = list(State)
-WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
-UNKNOWN = -1  # mentioned by a fact, not yet submitted
-REUSED = len(STATES)  # in tallies alone: finished, by another's run
-
-
-NO_MARKS = (-1, -1)
-_PLACE = 96  # bits of a place
-_SPEC = (1 << _PLACE) - 1
-
-
-class Kind:
-    """What tasks of one function have in common, and how they fare. ``queue`` holds its ready tasks, oldest first."""
-
-    __slots__ = ("done", "name", "priority", "python", "queue", "spent", "stale")
-
-    def __init__(self, name: str, priority: int, python: str) -> None:
-        self.name, self.priority, self.python = name, priority, python
-        self.queue: list[tuple[int, Card]] = []
-        self.stale = 0  # so many of the queue are no longer ready, or were offered
-        self.done = 0
-        self.spent = 0.0
-
-    @property
-    def mean(self) -> float | None:
-        return self.spent / self.done if self.done else None
-
-
-class Card:
-    """One task, in little space. ``records`` are its outcomes, packed: one or more.
-
-    ``worth`` is the record of the value that it has now, empty without.
-    """
-
-    __slots__ = (
-        "attempts",
-        "blocking",
-        "dependents",
-        "form",
-        "inputs",
-        "key",
-        "kind",
-        "marks",
-        "missing",
-        "needs",
-        "notebooks",
-        "queued",
-        "records",
-        "round",
-        "since",
-        "spot",
-        "state",
-        "taken",
-        "tallied",
-        "tally",
-        "wanted",
-        "wanters",
-        "wishes",
-        "worth",
-    )
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.state = UNKNOWN
-        self.kind: Kind = NO_KIND
-        self.needs: tuple[Card, ...] = ()
-        self.dependents: list[Card] | tuple[()] = ()
-        self.form = b""
-        self.since = 0  # the highest counter of its submissions
-        self.spot = 0  # turn and spec in one
-        self.round = 0
-        self.inputs: bytes | None = None
-        self.missing = 0
-        self.blocking = 0
-        self.worth = b""
-        self.records: bytes | tuple[bytes, ...] = b""
-        self.taken: Outcome | None = None  # over from another run
-        self.marks = NO_MARKS
-        self.attempts: list[Attempt] | None = None
-        self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
-        self.wanters = 0
-        self.wanted = False
-        self.queued = False
-        self.notebooks: tuple[str, ...] = ()
-        self.tally: list[int] | None = None
-        self.tallied = 0
-
-    @property
-    def seq(self) -> int:
-        """Its turn among those submitted."""
-        return self.spot >> _PLACE
-
-    @property
-    def spec(self) -> Place:
-        """Where its body is."""
-        return self.spot & _SPEC
-
-    @property
-    def direct(self) -> int:
-        """The last round that was invalidated directly."""
-        return self.marks[0]
-
-    @property
-    def lost(self) -> int:
-        """The last round whose value was lost."""
-        return self.marks[1]
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        records = self.records
-        if isinstance(records, bytes):
-            return (opened(self.key, records),) if records else ()
-        return tuple([opened(self.key, record) for record in records])
-
-    @outcomes.setter
-    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        records = tuple([packed(*outcome) for outcome in outcomes])
-        self.records = records if len(records) > 1 else records[0] if records else b""
-
-    def came_to(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
-        """One more outcome."""
-        record, records = packed(verdict, place, worker), self.records
-        self.records = (*(records if isinstance(records, tuple) else (records,)), record) if records else record
-
-
-class Attempt:
-    """One claimed attempt; ``over`` once released. A verdict on it removes it."""
-
-    __slots__ = ("attempt", "inputs", "over", "round", "worker")
-
-    def __init__(self, round: int, inputs: bytes, attempt: int) -> None:
-        self.round, self.inputs, self.attempt = round, inputs, attempt
-        self.worker: WorkerId = ""
-        self.over = False
-
-
-class Offer(NamedTuple):
-    """A ready task and the grant that a claim of it would be."""
-
-    card: Card
-    grant: Grant
-    failures: int
-    deaths: int
-
-
-NO_KIND = Kind("", 0, "")
 _TURNS: dict[type, int] = {Wished: 0, Submitted: 1, Claimed: 3}  # of facts that come together
 
 
@@ -209,10 +82,9 @@ class Board:
         self.cards: dict[Key, Card] = {}
         self.version = 0
         self.counter = 0  #: the highest counter of any wish
-        self._kinds: dict[tuple[str, int, str], Kind] = {}
-        self._tallies: dict[tuple[Kind, tuple[str, ...]], list[int]] = {}
+        self.queue = ReadyQueue()
+        self._tallies = Tallies()
         self._notebooks: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._delayed: list[tuple[float, int, Card]] = []
         self._held: dict[WorkerId, set[Card]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
@@ -310,10 +182,7 @@ class Board:
         return card
 
     def _submitted(self, fact: Submitted, bodies: Sequence[Place]) -> None:
-        kind_key = (fact.name, fact.priority, fact.python)
-        kind = self._kinds.get(kind_key)
-        if kind is None:
-            kind = self._kinds[kind_key] = Kind(*kind_key)
+        kind = self.queue.kind(fact.name, fact.priority, fact.python)
         cards, counter = self.cards, fact.counter
         for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
             card = cards.get(key) or self._card(key)
@@ -322,12 +191,12 @@ class Board:
             if card.state != UNKNOWN:
                 if self.moved is not None:
                     self.moved[card.spec] = body
-                card.spot = card.seq << _PLACE | body
+                card.lies(card.seq, body)
                 continue
             card.kind = kind
             card.form = form if needs else b""  # without needs, no other's run stands for it by its form
             self._sequence += 1
-            card.spot = self._sequence << _PLACE | body
+            card.lies(self._sequence, body)
             card.state = WITHDRAWN
             if needs:
                 card.needs = tuple(map(self._card, needs))
@@ -354,7 +223,7 @@ class Board:
                         self._reuse.ran(card, verdict)
             if card.direct >= 0:
                 self._reuse.submitted(card)
-            self._retally(card)
+            self._tallies.count(card)
             self._work.append(card)
 
     def _wished(self, fact: Wished) -> None:
@@ -391,7 +260,7 @@ class Board:
                 told = tuple(sorted({*card.notebooks, *notebooks}))
                 card.notebooks = self._notebooks.setdefault(told, told)
                 if card.state != UNKNOWN:
-                    self._retally(card)
+                    self._tallies.count(card)
                 below.extend(card.needs)
 
     def _claimed(self, grant: Grant, worker: WorkerId) -> None:
@@ -581,7 +450,7 @@ class Board:
             if told != card.notebooks:
                 card.notebooks = self._notebooks.setdefault(told, told)
                 if card.state != UNKNOWN:
-                    self._retally(card)
+                    self._tallies.count(card)
                 below.extend(card.needs)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
@@ -592,7 +461,7 @@ class Board:
         while work:
             card = work.popleft()
             wishes = card.wishes
-            wanted = card.wanters > 0 or (wishes[0][2] if len(wishes) == 1 else _wished_by_any(wishes))
+            wanted = card.wanters > 0 or (wishes[0][2] if len(wishes) == 1 else wished_by_any(wishes))
             if wanted != card.wanted:  # it flows to what it needs
                 card.wanted = wanted
                 for need in card.needs:
@@ -612,12 +481,10 @@ class Board:
                 if card.state == FAILED:
                     del self._failed[card]
                 elif state == FAILED:
-                    held = _heaviest(card)
+                    held = heaviest(card)
                     self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
-                if card.state == READY and card.queued:
-                    card.kind.stale += 1
-                    if card.kind.stale > STALE and 2 * card.kind.stale > len(card.kind.queue):
-                        stale.add(card.kind)
+                if card.state == READY and card.queued and self.queue.leaves(card):
+                    stale.add(card.kind)
                 was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
                 card.state = state
                 if was != now:
@@ -625,7 +492,7 @@ class Board:
                         above.blocking += 1 if now else -1
                         work.append(above)
             if state == READY and not card.queued:
-                self._enqueue(card)
+                self.queue.put(card)
             tallied = state
             if state == FINISHED and (not card.wanted or card.taken is not None):
                 tallied = REUSED if card.wanted else WITHDRAWN
@@ -633,28 +500,14 @@ class Board:
                 card.tally[card.tallied] -= 1
                 card.tally[tallied] += 1
                 card.tallied = tallied
-        for kind in stale:
-            self._freshen(kind)
-
-    @staticmethod
-    def _freshen(kind: Kind) -> None:
-        """Those that are no longer ready fall out of the queue where they are many; few do so when they are met."""
-        ready = []
-        for head in kind.queue:
-            if head[1].state == READY:
-                ready.append(head)
-            else:
-                head[1].queued = False
-        heapq.heapify(ready)
-        kind.queue = ready
-        kind.stale = 0
+        self.queue.freshen(stale)
 
     def _derive(self, card: Card) -> tuple[int, bytes]:
         """The one place that says what state a task is in, and what value it has."""
         inputs = card.inputs
         card.taken = None
         if inputs is not None:
-            held = _heaviest_record(card, inputs)
+            held = heaviest_record(card, inputs)
             if held and has_value(held):
                 return FINISHED, held
             if not held and self.runner(card):
@@ -687,7 +540,7 @@ class Board:
             return ""
         if not card.records:
             return latest.worker
-        settled = max((v.attempt for v in _current(card)), default=0)
+        settled = max((v.attempt for v in current(card)), default=0)
         return "" if settled > latest.attempt else latest.worker
 
     @staticmethod
@@ -699,111 +552,14 @@ class Board:
         else:
             card.inputs = NO_INPUTS
 
-    def _retally(self, card: Card) -> None:
-        if card.tally is not None:
-            card.tally[card.tallied] -= 1
-        pair = (card.kind, card.notebooks)
-        tally = self._tallies.get(pair)
-        if tally is None:
-            tally = self._tallies[pair] = [0] * (len(STATES) + 1)
-        card.tally = tally
-        card.tallied = card.state
-        if card.state == FINISHED and (not card.wanted or card.taken is not None):
-            card.tallied = REUSED if card.wanted else WITHDRAWN
-        tally[card.tallied] += 1
-
     # -- the ready queue -----------------------------------------------------------------------------------------------
 
-    def _enqueue(self, card: Card) -> None:
-        card.queued = True
-        if card.records and (retry_at := _retry_at(card)):
-            heapq.heappush(self._delayed, (retry_at, card.seq, card))
-        else:
-            heapq.heappush(card.kind.queue, (card.seq, card))
-
     def ready(self, limit: int, now: float, target: Target | None = None, python: str = "") -> list[Offer]:
-        """Take up to ``limit`` ready tasks off the queue, best first, at most `BUDGET` seconds of expected work.
+        """Take up to ``limit`` ready tasks off the queue, best first.
 
-        Each must then be claimed (fold `Claimed`) or given back (`back`).
+        Each must then be claimed (fold `Claimed`) or given back (``queue.back``).
         """
-        while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
-            _, seq, card = heapq.heappop(self._delayed)
-            heapq.heappush(card.kind.queue, (seq, card))
-        allowed = self._allowed(target)
-        heads = [
-            (-kind.priority, head[0], kind)
-            for kind in self._kinds.values()
-            if (not python or kind.python == python) and (head := self._head(kind, now)) is not None
-        ]
-        heads.sort(key=lambda h: h[:2])
-        offers: list[Offer] = []
-        passed: list[Card] = []
-        given: dict[Kind, int] = {}
-        budget = BUDGET
-        while heads and len(offers) < limit:
-            priority, _, kind = heads[0]
-            mean = kind.mean
-            if offers and (mean is None or mean > budget or given.get(kind, 0) >= kind.done):
-                break  # few that were short don't promise that many will be
-            card = heapq.heappop(kind.queue)[1]
-            card.queued = False
-            if allowed is None or card.key in allowed:
-                offers.append(self._offer(card))
-                given[kind] = given.get(kind, 0) + 1
-                budget -= BUDGET if mean is None else mean
-            else:
-                passed.append(card)
-            head = self._head(kind, now)
-            if head is None:
-                heads.pop(0)
-            else:
-                heads[0] = (priority, head[0], kind)
-                if len(heads) > 1 and heads[0][:2] > heads[1][:2]:
-                    heads.sort(key=lambda h: h[:2])
-        for card in passed:
-            self._enqueue(card)
-        return offers
-
-    def back(self, card: Card) -> None:
-        """A task that was offered and not claimed: it stays in the queue if it is still ready."""
-        if card.state == READY and not card.queued:
-            self._enqueue(card)
-
-    def _head(self, kind: Kind, now: float) -> tuple[int, Card] | None:
-        """The oldest task of the queue that may run now; those that are no longer ready fall out here."""
-        queue = kind.queue
-        while queue:
-            seq, card = queue[0]
-            delayed = card.records and now < _retry_at(card) <= now + LONGEST
-            if card.state == READY and not delayed:
-                return queue[0]
-            heapq.heappop(queue)
-            if delayed:
-                heapq.heappush(self._delayed, (_retry_at(card), seq, card))
-            else:
-                card.queued = False
-        return None
-
-    @staticmethod
-    def _offer(card: Card) -> Offer:
-        assert card.inputs is not None
-        top = failures = deaths = 0
-        for verdict in _current(card):
-            top = max(top, verdict.attempt)
-            deaths += verdict.died
-            failures += not verdict.died
-        for attempt in card.attempts or ():
-            if attempt.round == card.round and attempt.inputs == card.inputs:
-                top = max(top, attempt.attempt)
-        return Offer(card, Grant(card.key, card.round, card.inputs, top + 1), failures, deaths)
-
-    def stands(self, offer: Offer) -> bool:
-        """Is it still what would be offered? Asked of one that was taken off the queue."""
-        return offer.card.state == READY and self._offer(offer.card) == offer
-
-    def next_retry(self) -> float | None:
-        """When the first delayed task may be tried again, seconds since the epoch."""
-        return self._delayed[0][0] if self._delayed else None
+        return self.queue.take(limit, now, self._allowed(target), python)
 
     def _allowed(self, target: Target | None) -> set[Key] | None:
         """The keys a target means, with all they need; None for all tasks."""
@@ -820,21 +576,14 @@ class Board:
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """True where nothing is ready or running that a worker of this ``python`` could run or wait for."""
-        if target is not None:
-            allowed = self._allowed(target)
-            return not any(c.state in (READY, RUNNING) for c in self.cards.values() if allowed and c.key in allowed)
-        return not any(
-            tally[RUNNING] or (tally[READY] and (not python or kind.python == python))
-            for (kind, _), tally in self._tallies.items()
-        )
+        if target is None:
+            return self._tallies.none_open(python)
+        allowed = self._allowed(target)
+        return not any(c.state in (READY, RUNNING) for c in self.cards.values() if allowed and c.key in allowed)
 
     def foreign(self, python: str) -> dict[str, int]:
         """Ready tasks that a worker of this ``python`` must leave alone, by the python they want."""
-        found: dict[str, int] = {}
-        for (kind, _), tally in self._tallies.items():
-            if tally[READY] and kind.python != python:
-                found[kind.python] = found.get(kind.python, 0) + tally[READY]
-        return found
+        return self._tallies.foreign(python)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -846,7 +595,7 @@ class Board:
     def held(self, key: Key) -> Outcome | None:
         """The outcome that holds now: verdict, where its body is, whose it is. An alias has another task's verdict."""
         card = self.cards.get(key)
-        return None if card is None or card.inputs is None else card.taken or _heaviest(card)
+        return None if card is None or card.inputs is None else card.taken or heaviest(card)
 
     def runs(self, scope: Scope = Scope()) -> Iterator[tuple[Card, Outcome]]:
         """All attempts that came to something, of former rounds too."""
@@ -884,7 +633,7 @@ class Board:
         return [
             key
             for key, card in self.cards.items()
-            if card.wishes and _wished_by_any(tuple(w for w in card.wishes if w[0] == origin or _is_bar(w, origin)))
+            if card.wishes and wished_by_any(tuple(w for w in card.wishes if w[0] == origin or is_bar(w, origin)))
         ]
 
     def origins(self) -> list[Origin]:
@@ -892,7 +641,7 @@ class Board:
         found: dict[Origin, None] = {}
         for wishes in {card.wishes for card in self.cards.values()}:
             for origin, _, wanted in wishes:
-                if wanted and _wished_by_any(tuple(w for w in wishes if w[0] == origin or _is_bar(w, origin))):
+                if wanted and wished_by_any(tuple(w for w in wishes if w[0] == origin or is_bar(w, origin))):
                     found[origin] = None
         return list(found)
 
@@ -905,29 +654,17 @@ class Board:
         standing = []
         for key in keys:
             card = self.cards.get(key)
-            if card is None or not _wished_by_any(
-                tuple(w for w in card.wishes if w[0] == origin or _is_bar(w, origin))
-            ):
+            if card is None or not wished_by_any(tuple(w for w in card.wishes if w[0] == origin or is_bar(w, origin))):
                 standing.append(key)
         return standing
 
     def counts(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """By function, in the order they were first seen: tasks by state (indexes of `STATES`) and mean seconds."""
-        counts: dict[str, list[int]] = {kind.name: [0] * len(STATES) for kind in self._kinds.values()}
-        for (kind, notebooks), tally in self._tallies.items():
-            if scope.notebook is None or scope.notebook in notebooks:
-                counts[kind.name] = [a + b for a, b in zip(counts[kind.name], tally[:REUSED], strict=True)]
-                counts[kind.name][FINISHED] += tally[REUSED]
-        done = dict.fromkeys(counts, 0)
-        spent = dict.fromkeys(counts, 0.0)
-        for kind in self._kinds.values():
-            done[kind.name] += kind.done
-            spent[kind.name] += kind.spent
-        return {
-            name: (states, spent[name] / done[name] if done[name] else None)
-            for name, states in counts.items()
-            if any(states)
-        }
+        return self._tallies.by_function(list(self.queue.kinds.values()), scope)
+
+    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
+        """By function: how many of the finished tasks took over their value."""
+        return self._tallies.reused(scope)
 
     def edges(self, scope: Scope = Scope()) -> dict[tuple[str, str], int]:
         """How many needs tasks of one function have of another's, by (function, needed function), as first seen.
@@ -944,14 +681,6 @@ class Board:
                         pair = (name, need.kind.name)
                         found[pair] = found.get(pair, 0) + 1
         return found
-
-    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
-        """By function: how many of the finished tasks took over their value."""
-        counts: dict[str, int] = {}
-        for (kind, notebooks), tally in self._tallies.items():
-            if tally[REUSED] and (scope.notebook is None or scope.notebook in notebooks):
-                counts[kind.name] = counts.get(kind.name, 0) + tally[REUSED]
-        return counts
 
     def acceptances(self) -> set[Place]:
         """Where the sealed acceptances are that may still count."""
@@ -974,7 +703,6 @@ class Board:
                 and (target is None or card.key in target.keys or card.kind.name in target.names)
             ):
                 yield card
-
 
     def drop_past(self) -> bool:
         """Know no more of attempts that are not even sources; False where there were none."""
@@ -1009,50 +737,3 @@ def part_of(fact: Fact, stays: Sequence[bool]) -> Fact:
         if isinstance(column, list) and column:
             columns[name] = list(compress(column, stays))
     return msgspec.structs.replace(fact, **columns)
-
-
-def _retry_at(card: Card) -> float:
-    """Before when it should not be tried again; 0 where there is no such time."""
-    return max((verdict.retry_at for verdict in _current(card)), default=0.0)
-
-
-def _current(card: Card) -> Iterator[Verdict]:
-    """Verdicts on what the task is now: of its round, on its inputs."""
-    for verdict, _, _ in card.outcomes:
-        if verdict.round == card.round and verdict.inputs == card.inputs:
-            yield verdict
-
-
-def _heaviest(card: Card) -> Outcome | None:
-    """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
-    record = b"" if card.inputs is None else _heaviest_record(card, card.inputs)
-    return opened(card.key, record) if record else None
-
-
-def _heaviest_record(card: Card, inputs: bytes) -> bytes:
-    records = card.records
-    if isinstance(records, bytes):
-        return records if records and holds(records, card.round, inputs) else b""
-    best = None
-    for record in records:
-        if holds(record, card.round, inputs):
-            verdict, _, worker = opened(card.key, record)
-            weight = (bool(verdict.digest), verdict.attempt, verdict.digest, worker)
-            if best is None or weight > best[0]:
-                best = (weight, record)
-    return b"" if best is None else best[1]
-
-
-def _is_bar(wish: tuple[Origin, int, bool], origin: Origin) -> bool:
-    """No longer wanting something without naming a cell speaks for all cells of the notebook."""
-    by, _, wanted = wish
-    return not wanted and not by.cell and by.notebook == origin.notebook and by.user == origin.user
-
-
-def _wished_by_any(wishes: tuple[tuple[Origin, int, bool], ...]) -> bool:
-    if not wishes:
-        return False
-    return any(
-        wanted and not any(_is_bar(other, origin) and other[1] > counter for other in wishes)
-        for origin, counter, wanted in wishes
-    )
