@@ -64,7 +64,7 @@ bench-quick: $(VENV)/installed-bench
 	$(BIN)/python tests/benchmarks/table.py --quick
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[$*]'
 	@$(BIN)/python -m compileall -q jug_notebook kernel_ext  # as pip does for all else: nobody waits for it at a start
 	@touch $@
 
