@@ -93,7 +93,13 @@ VALUES = {
     "digest of a frame of 10^6 rows, strings as objects": (frame, "≥ 10 x joblib"),
     "digest of a frame of 10^6 rows, strings of arrow": (arrow_frame, "≥ 10 x joblib"),
 }
-WHO = {"ours": _ours, "joblib": _joblib, "redun": _redun, "jug": _jug, "dask (64 bits, not canonical)": _dask}
+WHO = {
+    "ours": _ours,
+    "joblib": _joblib,
+    "redun (as pickled, not canonical)": _redun,
+    "jug": _jug,
+    "dask (64 bits, not canonical)": _dask,
+}
 
 
 def _digested(
