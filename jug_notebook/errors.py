@@ -85,6 +85,10 @@ class StoreError(JugError):
     """The store can't be used."""
 
 
+class Unreachable(StoreError):
+    """The server of a store doesn't answer."""
+
+
 class ValueLost(StoreError):
     """A stored value is missing or corrupt; it will be computed again."""
 

@@ -29,7 +29,7 @@ from jug_notebook.album import Album
 from jug_notebook.capture import Capture, Files
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.errors import JugError, LaunchError, StoreError
+from jug_notebook.errors import JugError, LaunchError, StoreError, Unreachable
 from jug_notebook.fate import Doom, cause_of_death, epitaph, first_of_crew, overstepped
 from jug_notebook.model import (
     BEAT,
@@ -639,7 +639,7 @@ def _reopened(url: str, clock: Clock) -> Store:
     while True:
         try:
             return open_store(url, clock)
-        except StoreError:
+        except Unreachable:
             if clock.monotonic() >= until:
                 raise
             clock.sleep(TICK)

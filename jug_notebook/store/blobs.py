@@ -23,7 +23,7 @@ from blake3 import blake3
 from jug_notebook import pages, process
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
-from jug_notebook.store.journal import sync_folder
+from jug_notebook.store.folders import sync_folder
 
 LARGE = 1 << 20  #: blobs from this size on are hashed while written, may be mapped, and have proofs that are kept
 STRIDE = 1 << 24  #: bytes written or read in one go

@@ -40,6 +40,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.record import Place
+from jug_notebook.store.folders import share_like, sync_folder
 from jug_notebook.store.journal import (
     CHUNK,
     HEAD,
@@ -52,9 +53,7 @@ from jug_notebook.store.journal import (
     encode,
     log_of,
     offset_of,
-    share_like,
     size_of,
-    sync_folder,
 )
 
 ROWS = 1000  #: so many tasks in one frame

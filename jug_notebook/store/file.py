@@ -19,11 +19,7 @@ and where it has changed, reads all there is before it relies on what it won.
 from __future__ import annotations
 
 import _thread
-import builtins
-import errno
 import os
-import time
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +32,6 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     BEAT,
-    LEASE,
     Address,
     Claimed,
     Fact,
@@ -45,9 +40,12 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.record import Place
+from jug_notebook.store.attendance import Attendance
 from jug_notebook.store.blobs import Blobs, Missing, Proofs
+from jug_notebook.store.claims import Claims
 from jug_notebook.store.doorbell import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
-from jug_notebook.store.folded import LATELY, FoldedStore
+from jug_notebook.store.folded import FoldedStore
+from jug_notebook.store.folders import appear, length, listed, share_like, sync_folder
 from jug_notebook.store.journal import (
     Log,
     SealedLog,
@@ -55,15 +53,12 @@ from jug_notebook.store.journal import (
     Writer,
     log_of,
     offset_of,
-    share_like,
     size_of,
-    sync_folder,
 )
 
 FORMAT = 1
 GROUP = 0.02  #: seconds that a settled result may wait, under load, for others to be made durable with it
 FAST, SLOW = 0.002, 0.25  #: seconds between two looks at what other machines write, at first and at last
-LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
 OPEN_LOGS = 32  #: from so many on, logs that are read once are closed again: a process may have few files open
 TOGETHER = 40_000  #: so many rows of facts are folded at once
 SPREAD = 1 << 20  #: bytes between bodies that are read with them, rather than each body alone
@@ -106,7 +101,6 @@ class FileStore(FoldedStore):
         identity = _identity(self.folder, self.shown)
         self.id = identity.id
         self.shared = identity.shared  #: with whom: "group", or nobody
-        self._epoch_path = str(self.folder / "epoch")
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
@@ -116,14 +110,13 @@ class FileStore(FoldedStore):
                 "orders": (self.folder / "orders", IN_MOVED_TO),
             }
         )
-        self._orders_seen = 0
         self._next_scan = 0.0
         self._next_poll = 0.0
         self._pause = SLOW
         self._next_census = 0.0
-        self._beats: dict[WorkerId, tuple[int, float]] = {}
         self._census_at = 0.0
-        self._owners: dict[WorkerId, tuple[Path, int]] = {}
+        self._claims = Claims(self.folder, self._mode)
+        self._attendance = Attendance(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id), self._mode)
         self._epoch = b""
         self._passed: list[SealedLog] = []
@@ -144,13 +137,14 @@ class FileStore(FoldedStore):
                 os.chmod(name, 0o2770)
                 for file in files:
                     os.chmod(Path(name) / file, 0o660)
-            _appear(self.folder / "key", f"{self.id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
+            appear(self.folder / "key", f"{self.id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
             identity = _Identity(FORMAT, self.id, "group")
-            _appear(self.folder / "store.json", msgspec.json.encode(identity) + b"\n", durable=True, mode=0o660)
+            appear(self.folder / "store.json", msgspec.json.encode(identity) + b"\n", durable=True, mode=0o660)
         except PermissionError as error:
             raise StoreError(f"{self.shown} has files of others, so only they can share it: {error}") from error
         self.shared = "group"
-        self._writer.mode = self._blobs.mode = self._mode
+        for room in (self._writer, self._blobs, self._claims, self._attendance):
+            room.mode = self._mode
 
     def shared_key(self) -> bytes:
         """The key that lies in a shared store."""
@@ -198,7 +192,7 @@ class FileStore(FoldedStore):
     def _news(self) -> None:
         now = self._clock.monotonic()
         rung = self._bell.rung()
-        if self._are_orders_new() if rung is None else any(label == "orders" for label, _ in rung):
+        if self._attendance.news_of_orders() if rung is None else any(label == "orders" for label, _ in rung):
             self._board.version += 1
         if rung is None or now >= self._next_scan:
             self._look_around(now)
@@ -216,13 +210,6 @@ class FileStore(FoldedStore):
         if now >= self._next_census:
             self._next_census = now + BEAT
             self._census(now)
-
-    def _are_orders_new(self) -> bool:
-        """Where no bell rings: since we last looked."""
-        seen = self._orders_seen
-        with suppress(FileNotFoundError):  # all else is gone, too, which is said soon
-            self._orders_seen = os.stat(self.folder / "orders").st_mtime_ns
-        return seen != self._orders_seen
 
     def _look_around(self, now: float) -> None:
         """Find all logs, wherever they are by now, and read them to their end."""
@@ -253,18 +240,18 @@ class FileStore(FoldedStore):
     def _scan(self) -> None:
         """Find logs that are new, and those that have moved."""
         try:
-            epoch = self._read_epoch()
+            epoch = self._claims.epoch()
             names = os.listdir(self.folder / "log")
         except FileNotFoundError:
             raise self._gone() from None
-        moved = _listed(self.folder / "sealing")
-        self._meet([name for name in _listed(self.folder / "sealed") if name not in self._logs])
+        moved = listed(self.folder / "sealing")
+        self._meet([name for name in listed(self.folder / "sealed") if name not in self._logs])
         for name in moved:
             log = self._log(name)
             if log is not None:
                 if log.path.parent.name == "log":
                     log.path = self.folder / "sealing" / name
-                if log.closed and log.offset < _length(log.path):
+                if log.closed and log.offset < length(log.path):
                     log.closed = False  # a writer of another machine had not ended after all
         for name in names:
             self._log(name)
@@ -386,155 +373,63 @@ class FileStore(FoldedStore):
     # -- claims --------------------------------------------------------------------------------------------------------
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        won = [self._link(worker, offer) for offer in offers]
-        if any(won) and self._read_epoch() != self._epoch:
+        won = [self._take(worker, offer) for offer in offers]
+        if any(won) and self._claims.epoch() != self._epoch:
             self._look_around(self._clock.monotonic())
             won = [has and self._board.queue.stands(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
-    def _read_epoch(self) -> bytes:
-        try:
-            fd = os.open(self._epoch_path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return b""
-        try:
-            return os.read(fd, 64)
-        finally:
-            os.close(fd)
-
-    def _link(self, worker: WorkerId, offer: Offer) -> bool:
-        key, round, inputs, attempt = msgspec.structs.astuple(offer.grant)
-        name = self.folder / "claims" / f"{key}.{round}.{inputs.hex()}.{attempt}"
-        try:
-            os.link(self._owner(worker), name)
-            return True
-        except OSError as error:
-            if error.errno == errno.EMLINK:
-                del self._owners[worker]
-                return self._link(worker, offer)
-            refused = error
-        owner = _owner_of(name)
-        if owner is None and refused.errno != errno.EEXIST:
-            owner = _create_exclusively(name, worker, refused, self._mode)
-        if owner == worker:
-            return True
-        self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
-        return False
-
-    def _owner(self, worker: WorkerId) -> Path:
-        """A file that names the worker, to link claims to."""
-        path, links = self._owners.get(worker, (None, 0))
-        if path is None or links >= LINKS:
-            path = self.folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
-            path.write_text(worker)
-            share_like(self.folder, path)
-            links = 0
-        self._owners[worker] = (path, links + 1)
-        return path
+    def _take(self, worker: WorkerId, offer: Offer) -> bool:
+        owner = self._claims.take(worker, offer.grant)
+        if owner != worker:
+            self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
+        return owner == worker
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def _census(self, now: float) -> None:
         """Presume dead whoever holds claims and does not live, so that others take over."""
         if now - self._census_at > 5 * BEAT:
-            self._beats.clear()  # we were away (a laptop that slept): what we last saw of others says nothing
+            self._attendance.doubt()  # we were away (a laptop that slept): what we last saw of others says nothing
         self._census_at = now
         holders = self._board.holders()
-        dead = {worker for worker in holders if (info := self._said(worker)) is None or not self._alive(info, now)}
+        here = self._attendance
+        dead = {worker for worker in holders if (info := here.said(worker)) is None or not here.lives(info, now)}
         if not self._board.all_presumed(dead):
             self._look_around(now)  # what they said last counts, wherever a compaction has put it
         for worker in holders:
             self._board.presume(worker, dead=worker in dead)
 
-    def _said(self, worker: WorkerId) -> WorkerInfo | None:
-        return _read_info(f"{self.folder}/workers/{worker}")
-
-    def _alive(self, info: WorkerInfo, now: float) -> bool:
-        beat, since = self._beats.get(info.id, (-1, now))
-        if beat != info.beat:
-            self._beats[info.id] = (info.beat, now)
-            since = now
-        here = process.running(info)
-        return now - since <= LEASE if here is None else here
-
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         try:
-            for info in processes:
-                _write_info(self.folder / "workers" / info.id, info, self._mode)
-            return self._orders(processes[0].id) if processes else []
+            self._attendance.say(processes)
+            return self._attendance.orders(processes[0].id) if processes else []
         except FileNotFoundError:
             raise self._gone() from None
 
-    def _orders(self, supervisor: WorkerId) -> list[Order]:
-        found: list[Order] = []
-        folder = self.folder / "orders"
-        for name in sorted(os.listdir(folder)):
-            if name.startswith(f"{supervisor}."):
-                try:
-                    found.append(msgspec.msgpack.decode((folder / name).read_bytes(), type=Order))
-                    (folder / name).unlink()
-                except FileNotFoundError:  # another thread of this supervisor was first
-                    continue
-        return found
-
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
-        for supervisor in supervisors:
-            name = f"{supervisor}.{time.time_ns():020d}"
-            _appear(self.folder / "orders" / name, msgspec.msgpack.encode(order), mode=self._mode)
+        self._attendance.order(supervisors, order)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         super().leave(processes)
         for worker in processes:
-            self._retire(worker)
-
-    def _retire(self, worker: WorkerId) -> None:
-        """Who has ended is no longer asked after."""
-        gone = self.folder / "workers" / "gone" / worker
-        try:
-            os.rename(self.folder / "workers" / worker, gone)
-            os.utime(gone)
-        except (FileNotFoundError, PermissionError):  # another was first, or it is a colleague's
-            return
+            self._attendance.retire(worker)
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
-        now, today = self._clock.monotonic(), self._clock.now()
-        found: list[tuple[WorkerInfo, bool, float]] = []
         try:
-            names = os.listdir(self.folder / "workers")
+            return self._attendance.all()
         except FileNotFoundError:
             raise self._gone() from None
-        for name in names:
-            info = None if name == "gone" or name.startswith(".") else self._said(name)
-            if info is not None:
-                with self._lock:
-                    alive = self._alive(info, now)
-                found.append((info, alive, now - self._beats[info.id][1]))
-                if not alive and process.running(info) is False:
-                    self._retire(info.id)
-        with os.scandir(self.folder / "workers" / "gone") as entries:
-            for entry in entries:
-                age = today - entry.stat().st_mtime
-                if age < LATELY and (info := _read_info(entry.path)) is not None:
-                    found.append((info, False, max(0.0, age)))
-        return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     def notice(self, process: WorkerId, text: str) -> None:
-        with self.log_path(process).open("a") as log:
-            log.write(text)
-            if self.shared:
-                os.chmod(log.fileno(), self._mode)
+        self._attendance.notice(process, text)
 
     def log(self, process: WorkerId) -> str:
-        try:
-            with self.log_path(process).open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - (1 << 16)))
-                return log.read().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        return self._attendance.log(process)
 
     def log_path(self, process: WorkerId) -> Path:
         """Where a process's output goes."""
-        return self.folder / "output" / f"{process}.log"
+        return self._attendance.log_path(process)
 
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
@@ -572,7 +467,7 @@ class FileStore(FoldedStore):
         blobs = size = 0
         (self.folder / "trash").mkdir(exist_ok=True, mode=0o700)
         share_like(self.folder, self.folder / "trash")
-        for part in map((self.folder / "blobs").joinpath, _listed(self.folder / "blobs")):
+        for part in map((self.folder / "blobs").joinpath, listed(self.folder / "blobs")):
             for entry in os.scandir(part):
                 address = part.name + entry.name
                 try:
@@ -604,7 +499,7 @@ class FileStore(FoldedStore):
         return True
 
     def crowded(self) -> bool:
-        if len(_listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD:
+        if len(listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD:
             return True
         return self._are_left_over()
 
@@ -612,9 +507,9 @@ class FileStore(FoldedStore):
         """Are there logs that sealed ones stand for, and everybody has had the time to see that?"""
         from jug_notebook.store.compaction import GRACE, server_time
 
-        if not _listed(self.folder / "sealing"):
+        if not listed(self.folder / "sealing"):
             return False
-        sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in _listed(self.folder / "sealed")]
+        sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in listed(self.folder / "sealed")]
         return bool(sealed) and server_time(self.folder) - max(sealed) > GRACE
 
     def _count_ended(self) -> int:
@@ -673,23 +568,7 @@ class FileStore(FoldedStore):
             self._bell.close()
             for log in self._logs.values():
                 log.shut()
-            for path, _ in self._owners.values():
-                path.unlink(missing_ok=True)
-
-
-def _listed(folder: Path) -> list[str]:
-    """The names in a folder that are no asides; none where there is no such folder yet."""
-    try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
-    except FileNotFoundError:
-        return []
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+            self._claims.close()
 
 
 def _is_local(log: str) -> bool:
@@ -749,70 +628,3 @@ def _make(folder: Path, shown: str) -> None:
         return
     aside.unlink()
     sync_folder(folder)
-
-
-def _appear(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> None:
-    """Write aside, then appear: a reader sees all of a file or none."""
-    aside = path.parent / f".{os.urandom(8).hex()}"
-    try:
-        with aside.open("wb", buffering=0) as file:
-            os.chmod(file.fileno(), mode)
-            for piece in pieces:
-                rest = memoryview(piece).cast("B")
-                while rest.nbytes:
-                    rest = rest[file.write(rest) :]
-            if durable:
-                os.fsync(file.fileno())
-        os.rename(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
-    if durable:
-        sync_folder(path.parent)
-
-
-def _owner_of(name: Path) -> WorkerId | None:
-    """Whose claim that is; None where there is none, or one whose content is not there yet."""
-    try:
-        return name.read_text() or None
-    except FileNotFoundError:
-        return None
-
-
-def _create_exclusively(name: Path, worker: WorkerId, refused: OSError, mode: int) -> WorkerId | None:
-    """Where hard links are refused: create the name itself. Answers whose it is then."""
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.EPERM) and name.exists():
-            return _owner_of(name)
-        raise StoreError(f"can't claim in {name.parent}: {refused.strerror}") from error
-    with os.fdopen(fd, "w") as file:
-        os.chmod(fd, mode)  # whatever the umask takes away
-        file.write(worker)
-    return worker
-
-
-def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
-    """In place, in one write: the checksum tells a reader when it saw half of it."""
-    data = msgspec.msgpack.encode(info)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
-    try:
-        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new, so the umask has had its way with it
-            os.chmod(fd, mode)
-        os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
-    finally:
-        os.close(fd)
-
-
-def _read_info(path: str) -> WorkerInfo | None:
-    for _ in range(3):
-        try:
-            with builtins.open(path, "rb", buffering=0) as file:
-                raw = file.read()
-        except (FileNotFoundError, IsADirectoryError):
-            return None
-        data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
-        if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
-            return msgspec.msgpack.decode(data, type=WorkerInfo)
-    return None

@@ -22,6 +22,7 @@ from msgspec import Struct
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Fact, Released
 from jug_notebook.record import Place
+from jug_notebook.store.folders import sync_folder
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -322,20 +323,3 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
         self.log.shut()
-
-
-def share_like(folder: Path, *names: Path) -> None:
-    """Open files and folders to the group, whatever the umask says, if ``folder`` is: the store's, or one in it."""
-    if folder.stat().st_mode & 0o020:
-        for name in names:
-            with suppress(PermissionError):  # a colleague's, who has done so
-                name.chmod(0o2770 if name.is_dir() else 0o660)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

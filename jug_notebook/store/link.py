@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import msgspec
 
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import StoreError, Unreachable
 from jug_notebook.store import HIDDEN
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class Link:
             began = began or now
             if now - began >= limit:
                 self._gone = True
-                raise StoreError(f"the server of {self.shown} {said}; start it again, or give another store")
+                raise Unreachable(f"the server of {self.shown} {said}; start it again, or give another store")
             self._clock.sleep(pause)
             pause = min(LONGEST, 2 * pause)
 
