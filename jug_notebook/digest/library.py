@@ -255,7 +255,8 @@ def _datetime(encoder: Encoder, value: Any, path: str) -> None:
         except OverflowError:  # at the ends of time there may be no such instant
             instant, fold = naive, 2 + value.fold
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
-    encoder.tagged("datetime", (instant.toordinal(), seconds, instant.microsecond, fold, away is not None, zone), path)
+    # how far it is away tells a time that the clocks leave out from the one that they show instead
+    encoder.tagged("datetime", (instant.toordinal(), seconds, instant.microsecond, fold, away, zone), path)
 
 
 @register("datetime.timedelta")
