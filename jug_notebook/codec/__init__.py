@@ -24,7 +24,7 @@ from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
 from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.describe import advice, describe_arguments, summarise
-from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
+from jug_notebook.errors import JugError, SignatureError, StoreError, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
 
 __all__ = [
@@ -236,7 +236,7 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
     payload, hashed = _encoded(value, put, "result")
     try:
         return payload, b"c" + canon.digest(value, "result", hashed)
-    except Unhashable:
+    except Exception:  # it can't be named, or a library's own type raises what it likes: it must not be lost for that
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
 
