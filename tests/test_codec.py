@@ -168,6 +168,24 @@ def test_equal_values_have_one_digest_and_what_has_no_name_goes_by_its_bytes(blo
     assert dump_value(25, blobs.put)[1][:1] == b"c"
 
 
+class Contrary:
+    def __jug_hash__(self) -> str:
+        raise AttributeError("not now")
+
+
+def test_a_value_that_fails_to_name_itself_is_stored_all_the_same(blobs: Blobs) -> None:
+    payload, name = dump_value([Contrary()], blobs.put)
+    assert name[:1] == b"p"
+    assert type(load_value(payload, blobs.get)[0]) is Contrary
+
+
+def test_what_numpy_makes_of_a_python_function_travels(blobs: Blobs) -> None:
+    add = again(np.frompyfunc(lambda x, y: x + y, 2, 1, identity=0), blobs)
+    assert list(add([1, 2], 3)) == [4, 5]
+    assert add.identity == 0
+    assert again(np.log1p, blobs) is np.log1p
+
+
 def test_a_small_value_needs_no_blob_and_a_large_one_is_one(blobs: Blobs) -> None:
     dump_value([1, "a"], blobs.put)
     assert not blobs

@@ -6,6 +6,7 @@ import ast
 import collections
 import dataclasses
 import functools
+import gc
 import sys
 import types
 import typing
@@ -14,6 +15,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jug_notebook.code import modules, syntax
+from jug_notebook.errors import Unhashable
 
 ABSENT = object()
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
@@ -176,9 +178,43 @@ def by_name(value: Any) -> str | None:
         return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
     if kind in DESCRIPTORS:
         return f"{name_of(value.__objclass__)}.{value.__name__}"
-    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
-        return f"numpy.{value.__name__}"
+    return ufunc_name(value) if _is_ufunc(kind) else None
+
+
+def _is_ufunc(kind: type) -> bool:
+    return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
+
+
+def ufunc_name(value: Any) -> str | None:
+    """The name of a function of numpy's kind; several packages may have one of that name. None where it has no home."""
+    known = _ufuncs.get(id(value))
+    if known is None and (home := _home_of(value)) is not None:
+        known = _ufuncs[id(value)] = (value, f"{home}.{value.__name__}")
+    return known[1] if known is not None else None
+
+
+_ufuncs: dict[int, tuple[Any, str]] = {}
+
+
+def _home_of(value: Any) -> str | None:
+    name: str = value.__name__
+    for home, module in [("numpy", sys.modules.get("numpy")), *sys.modules.items()]:  # who made it was imported first
+        if home not in modules.scripts and getattr(module, "__dict__", {}).get(name) is value:
+            steps = home.split(".")
+            outer = (".".join(steps[:length]) for length in range(1, len(steps)))
+            return next((o for o in outer if getattr(sys.modules.get(o), "__dict__", {}).get(name) is value), home)
     return None
+
+
+def ufunc_fields(value: Any) -> list[tuple[str, Any]]:
+    """What ``numpy.frompyfunc`` made a function of. Raises Unhashable where nothing of that can be seen."""
+    inside = [one for one in gc.get_referents(value) if callable(one)]
+    if len(inside) != 1:
+        raise Unhashable(
+            f"{value!r} is no function of a module, and it can't be seen what it calls. Hand over the function that it "
+            f"was made of."
+        )
+    return [("function", inside[0]), ("arguments", value.nin), ("results", value.nout), ("identity", value.identity)]
 
 
 def identity(value: Any) -> object:
@@ -230,6 +266,8 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
 
 def composite(kind: type) -> type | None:
     """The kind of composite thing that this is, or is derived from."""
+    if _is_ufunc(kind):
+        COMPOSITE.setdefault(kind, ufunc_fields)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
 
 

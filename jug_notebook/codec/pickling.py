@@ -225,6 +225,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _plain_calls, (function,)
         if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
             raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
+        if kind.__name__ == "ufunc" and kind.__module__ == "numpy" and coding.ufunc_name(value) is None:
+            (_, function), *numbers = coding.ufunc_fields(value)
+            return _ufunc, (function, *(number for _, number in numbers))
         return NotImplemented
 
     def _reference(self, value: Any) -> Any:
@@ -342,6 +345,12 @@ def _cached_property(function: Any, name: str | None) -> functools.cached_proper
     made: functools.cached_property[Any] = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def _ufunc(function: Any, nin: int, nout: int, identity: Any) -> Any:
+    import numpy as np
+
+    return np.frompyfunc(function, nin, nout, **({} if identity is None else {"identity": identity}))
 
 
 def stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) -> tuple[bytes, Pickler]:
