@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import ast
 import collections
 import dataclasses
@@ -104,7 +105,33 @@ def public_home(value: Any, name: str) -> str:
 
 
 def annotation(note: Any) -> str:
-    return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
+    """An annotation as text that is the same in each process."""
+    if isinstance(note, str):
+        return note
+    inside = kind_of_alias(note)
+    if inside is not None:
+        return f"{inside[0]}[{', '.join(map(annotation, inside[1]))}]"
+    if isinstance(note, type):
+        return f"{note.__module__}.{note.__qualname__}"
+    return repr(note) if type(note) in SCALARS or type(note).__module__ == "typing" else name_of(type(note))
+
+
+def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
+    """What ``list[int]``, ``int | None`` and their like are made of; None for anything else."""
+    kind = type(note)
+    if kind.__module__ not in ("types", "typing", "collections.abc") or not hasattr(note, "__args__"):
+        return None
+    origin = getattr(note, "__origin__", None)
+    parts = (*((origin,) if isinstance(origin, type) else ()), *note.__args__, *getattr(note, "__metadata__", ()))
+    return f"{kind.__name__} {origin if not isinstance(origin, type) else ''}", parts
+
+
+def registered_with(cls: type) -> list[type]:
+    """The classes that an abstract base class was told to take for its own, by name."""
+    if "_abc_impl" not in cls.__dict__:
+        return []
+    found = [other for ref in abc._get_dump(cls)[0] if (other := ref()) is not None]  # type: ignore[attr-defined]
+    return sorted(found, key=name_of)
 
 
 def generated(cls: type, method: Any) -> bool:
@@ -269,6 +296,10 @@ def composite(kind: type) -> type | None:
     if _is_ufunc(kind):
         COMPOSITE.setdefault(kind, ufunc_fields)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
+
+
+#: those whose parts are all in their ``__dict__``
+HELD_WHOLE = frozenset({functools.partial, functools.partialmethod})
 
 
 def added(value: Any) -> Iterator[tuple[str, Any]]:

@@ -198,6 +198,17 @@ def _enum(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("Enum", (type(value).__qualname__, value._name_, value._value_), path)
 
 
+@register("typing.NewType", attributes=False)
+def _new_type(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.tagged("NewType", (value.__module__, value.__qualname__, value.__supertype__), path)
+
+
+@register("typing.TypeVar", attributes=False)
+def _type_variable(encoder: Encoder, value: Any, path: str) -> None:
+    limits = (value.__bound__, value.__constraints__, value.__covariant__, value.__contravariant__)
+    encoder.tagged("TypeVar", (value.__module__, value.__name__, *limits), path)
+
+
 # -- numbers, names, patterns ------------------------------------------------------------------------------------------
 
 
