@@ -409,9 +409,11 @@ class Bench:
         function = self._functions.get(address)
         if function is None:
             parcel = self._parcel.decode(self._blob(address))
-            loaded = codec.load_function(parcel, self._blob)
+            looks = codec.looks(parcel)
+            loaded = codec.load_function(parcel, self._blob, exact=looks)
             function = _Function(loaded, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}))
-            self._functions.put(address, function)
+            if not looks:
+                self._functions.put(address, function)
         return function
 
     def _runner(self, name: str) -> Runner:

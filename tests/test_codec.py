@@ -694,6 +694,88 @@ def test_lambdas_partials_methods_and_classes_travel(notebook: dict[str, Any], b
         assert load_function(dump_function(made, examine(made), blobs.put), blobs.get)(*args) == wanted
 
 
+ELSEWHERE = """
+import sys
+from msgspec import msgpack
+from jug_notebook.codec import load_function, looks
+from jug_notebook.model import Parcel
+for parcel in msgpack.decode(sys.stdin.buffer.read(), type=list[Parcel]):
+    print(load_function(parcel, None, exact=looks(parcel))())
+"""
+
+
+def told_elsewhere(*functions: Callable[..., Any]) -> list[str]:
+    """What functions answer in another process, one after the other."""
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        input=msgpack.encode([dump_function(each, examine(each), Blobs().put) for each in functions]),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    return run.stdout.decode().splitlines()
+
+
+HARD_TO_SEND = {
+    "cached functions": """
+        import functools
+        @functools.cache
+        def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+        @functools.lru_cache(maxsize=3, typed=True)
+        def twice(n): return 2 * n
+        twice.note = 5
+        def f(): return fib(30), twice(2), twice.note, twice.cache_parameters()
+    """,
+    "new types": """
+        import typing
+        class A: pass
+        Name, Mine = typing.NewType("Name", str), typing.NewType("Mine", A)
+        def f(): return Name("a"), Name.__supertype__, Name.__module__, Mine.__supertype__ is A
+    """,
+    "what a class takes from one of its bases": """
+        class Far:
+            x, y = 1, 2
+            def m(self): return "far"
+            def __len__(self): return 1
+        class Near(Far): pass
+        class Other:
+            x, y = 3, 2
+            def m(self): return "other"
+            def __len__(self): return 2
+        class C(Near, Other):
+            x, m, __len__ = Other.x, Other.m, Other.__len__
+        def f(): return C.x, C().m(), len(C()), C.y
+    """,
+    "attributes in their order": """
+        class C:
+            b = d = a = c = 0
+            def z(self): return 0
+            e = 1
+        def f(): return [name for name in vars(C) if name[0] != "_"]
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", HARD_TO_SEND)
+def test_what_is_hard_to_send_is_the_same_elsewhere(notebook: dict[str, Any], kind: str) -> None:
+    cell(HARD_TO_SEND[kind], notebook)
+    assert told_elsewhere(notebook["f"]) == [str(notebook["f"]())]
+
+
+def test_a_class_that_is_the_same_but_for_its_docstrings_has_those_of_the_function_that_looks_at_them() -> None:
+    source = """
+        class A:
+            "one"
+            def m(self): "one too"
+            a = b = 0
+        def f(): return A.__doc__, A().m.__doc__, [name for name in vars(A) if name[0] != "_"]
+    """
+    one, two = cell(source)["f"], cell(source.replace("one", "two").replace("a = b", "b = a"))["f"]
+    assert class_digest(one.__globals__["A"]) == class_digest(two.__globals__["A"])
+    assert told_elsewhere(one, two, one) == [str(one()), str(two()), str(one())]
+
+
 MODULES = """
 import sys
 from msgspec import msgpack

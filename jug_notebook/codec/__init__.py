@@ -43,6 +43,7 @@ __all__ = [
     "load_function",
     "load_value",
     "look_at_call",
+    "looks",
     "once",
     "own",
     "share",
@@ -282,8 +283,11 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...
     return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)
 
 
-def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:
-    """The function again, with the modules it came with in use and its sources where tracebacks look for them."""
+def load_function(parcel: Parcel, get: Get, exact: bool = False) -> Callable[..., Any]:
+    """The function again, with the modules it came with in use and its sources where tracebacks look for them.
+
+    ``exact`` for one that `looks`: classes that were built here before get its docstrings and its order of attributes.
+    """
     modules.install(
         {
             root: (address, {} if modules.known(address) else msgspec.msgpack.decode(get(address)))
@@ -292,8 +296,13 @@ def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:
     )
     for file, text in parcel.sources.items():
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    function: Callable[..., Any] = Unpickler(parcel.function, get).load()
+    function: Callable[..., Any] = Unpickler(parcel.function, get, exact=exact).load()
     return function
+
+
+def looks(parcel: Parcel) -> bool:
+    """Does the function look at more of others than what they do? Then what it loads with holds for it alone."""
+    return any(syntax.LOOKS.keys() >= set(label.split(" and ")) for label in parcel.parts)
 
 
 def use_modules(parcel: Parcel) -> None:
