@@ -740,6 +740,40 @@ def test_a_module_imported_inside_counts_with_all_its_text(project: Callable[[st
     assert examine(cell(user)["f"], project=tmp_path).digest != before.digest
 
 
+CORE = """
+LIMIT = 3
+TABLE = dict(a=1)
+def run(x, k=1): return x + k
+def other(x): return x
+"""
+
+
+@pytest.mark.parametrize(
+    "taken",
+    ["from .core import LIMIT, TABLE as T, run as go", "from .core import *\nfrom .core import TABLE as T, run as go"],
+)
+@pytest.mark.parametrize(
+    ("used", "old", "new"),
+    [("LIMIT", "= 3", "= 4"), ("T", "a=1", "a=2"), ("go(1)", "x + k", "x - k"), ("go(1)", "k=1", "k=2")],
+)
+def test_what_a_module_took_from_another_before_that_was_reloaded_is_refused(
+    project: Callable[[str, str], None], tmp_path: Path, taken: str, used: str, old: str, new: str
+) -> None:
+    project("jnpack/core.py", CORE)
+    project("jnpack/__init__.py", f"{taken}\ndef use(x): return {used}")
+    space = cell(f"import jnpack, jnpack.core\ndef f(): return jnpack.{used}\ndef g(): return jnpack.use(1)")
+    names = [examine(space[name], project=tmp_path).digest for name in "fg"]
+    coding.notice(tmp_path)
+    (tmp_path / "jnpack/core.py").write_text(CORE.replace(old, new))
+    importlib.invalidate_caches()
+    importlib.reload(space["jnpack"].core)
+    for name in "fg":
+        with pytest.raises(BadTask, match=r"importlib\.reload\(jnpack"):
+            examine(space[name], project=tmp_path)
+    importlib.reload(space["jnpack"])
+    assert all(examine(space[name], project=tmp_path).digest not in names for name in "fg")
+
+
 def test_an_edited_module_that_was_not_reloaded_is_refused(project: Callable[[str, str], None], tmp_path: Path) -> None:
     project("jnmod.py", MODULE)
     space = cell("import jnmod\ndef f(x): return jnmod.used(x)")

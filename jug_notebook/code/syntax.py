@@ -299,6 +299,33 @@ def literals(text: str, cls: str = "") -> dict[str, Any]:
     return found
 
 
+def taken(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]:
+    """What a module takes from others at its top: name -> (module, level, name there), and modules taken whole.
+
+    Names that it also sets in another way are left out.
+    """
+    found: dict[str, tuple[str, int, str]] = {}
+    whole: list[tuple[str, int]] = []
+    tree = ast.parse(text)
+    todo: list[ast.AST] = [tree]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if alias.name == "*":
+                        whole.append((node.module or "", node.level))
+                    else:
+                        found[alias.asname or alias.name] = (node.module or "", node.level, alias.name)
+            elif not isinstance(node, ast.expr | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                todo.append(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.pop(node.id, None)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.pop(node.name, None)
+    return found, whole
+
+
 _DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.Tuple)
 _ONLY_LOOK = frozenset(
     {

@@ -275,6 +275,8 @@ class Walk:
             self.units.append(_Unit(label, value))
             if self.by_value and (not isinstance(value, FunctionType | type) or travels(value)):
                 self._loose.add(at)
+        elif not self.by_value and at >= self._done:
+            self._loose.discard(at)
         return b"u%d" % at
 
     def _function(self, function: FunctionType, label: str) -> bytes:
@@ -568,7 +570,9 @@ class Walk:
                 self._overlook(at)
             else:
                 path = f"global {shown!r} read by {whose}"
+                before, self.by_value = self.by_value, False  # workers have it from the module's text
                 edge = self._edge_or_advice(at, _label(at, shown), path, shown)
+                self.by_value = before
                 found += (".".join(chain), edge)
                 if chain and at is holder.__dict__.get(chain[-1], ABSENT):
                     self._watch(holder.__name__, chain[-1], at, edge)
@@ -686,6 +690,13 @@ def _as_written(module: str, name: str, value: Any, cls: str = "") -> None:
             f"{shown} was set to {value.__qualname__} of the notebook, and workers get what the text of {module} "
             f"makes. Reload it (importlib.reload({module})), and hand over {value.__qualname__} as an argument."
         )
+    origin = None if cls else modules.source(module, name)
+    if origin is not None and _left_behind(value, *origin):
+        source, there = origin
+        raise BadTask(
+            f"{shown} is what {source}.{there} was before {source} was reloaded, and workers get what it is now. "
+            f"Reload {module} as well (importlib.reload({module}))."
+        )
     if type(value) not in SCALARS and type(value) not in (dict, list, set, tuple):
         return
     for text in modules.written(module, name, cls):
@@ -705,6 +716,34 @@ def _alike(value: Any, text: Any) -> bool:
         return canon.digest(value) == canon.digest(text)
     except Unhashable:
         return True  # that will be said in better words
+
+
+def _left_behind(value: Any, source: str, name: str) -> bool:
+    """Is a value that was taken from a module no longer what its text makes?"""
+    texts = modules.written(source, name)
+    if texts:
+        return not _alike(value, texts[0])
+    now = plain(sys.modules[source].__dict__[name])
+    if now is value or not (isinstance(now, FunctionType | type) or modules.reloaded(source)):
+        return False
+    return getattr(now, "__module__", None) not in modules.scripts and not _alike_apart(value, now)
+
+
+def _alike_apart(value: Any, other: Any) -> bool:
+    """The same of anything, whatever is being walked."""
+    pair = identity(value), identity(other)
+    asked = _asked.get()
+    if pair in asked:
+        return True
+    tokens = _asked.set(asked | {pair}), under_way.set(())
+    try:
+        return _alike(value, other)
+    finally:
+        under_way.reset(tokens[1])
+        _asked.reset(tokens[0])
+
+
+_asked: ContextVar[frozenset[tuple[object, object]]] = ContextVar("asked", default=frozenset())
 
 
 def _bare(label: str) -> str:
