@@ -30,6 +30,7 @@ from jug_notebook.album import Album
 from jug_notebook.capture import Capture, Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
+from jug_notebook.codec.traces import Traces
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -187,6 +188,10 @@ class Shelf(Generic[K, V]):
         self._things.move_to_end(name)
         return found[0]
 
+    def drop(self, name: K) -> None:
+        _, weight = self._things.pop(name, (None, 0))
+        self._heavy -= weight
+
     def put(self, name: K, thing: V, weight: int = 0) -> None:
         if weight > self._weight or name in self._things:
             return
@@ -204,6 +209,7 @@ class _Stale(Exception):
 class _Function(NamedTuple):
     call: Callable[..., Any]
     parcel: Parcel  #: without the function's bytes
+    traces: Traces  #: that tasks left in it
 
 
 class Runner(NamedTuple):
@@ -251,6 +257,7 @@ class Bench:
         self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
+        self._last: tuple[Address, _Function] | None = None  #: that ran
         self._runners: dict[str, Runner] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
         self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
@@ -406,14 +413,24 @@ class Bench:
         return recipe
 
     def _function(self, address: Address) -> _Function:
-        function = self._functions.get(address)
-        if function is None:
-            parcel = self._parcel.decode(self._blob(address))
-            looks = codec.looks(parcel)
-            loaded = codec.load_function(parcel, self._blob, exact=looks)
-            function = _Function(loaded, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}))
-            if not looks:
-                self._functions.put(address, function)
+        if self._last is not None and not self._last[1].traces.none():
+            former, self._last = self._last[0], None
+            self._functions.drop(former)
+            with suppress(StoreError):
+                self._loaded(former, exact=True)  # its classes are those of others, too
+        function = self._functions.get(address) or self._loaded(address)
+        self._last = address, function
+        return function
+
+    def _loaded(self, address: Address, exact: bool = False) -> _Function:
+        parcel = self._parcel.decode(self._blob(address))
+        looks = codec.looks(parcel)
+        call = codec.load_function(parcel, self._blob, exact=exact or looks)
+        function = _Function(
+            call, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}), Traces(call)
+        )
+        if not looks:
+            self._functions.put(address, function)
         return function
 
     def _runner(self, name: str) -> Runner:

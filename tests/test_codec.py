@@ -699,16 +699,18 @@ import sys
 from msgspec import msgpack
 from jug_notebook.codec import load_function, looks
 from jug_notebook.model import Parcel
-for parcel in msgpack.decode(sys.stdin.buffer.read(), type=list[Parcel]):
-    print(load_function(parcel, None, exact=looks(parcel))())
+parcels, clean = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[Parcel], bool])
+for parcel in parcels:
+    print(load_function(parcel, None, exact=clean or looks(parcel))())
 """
 
 
-def told_elsewhere(*functions: Callable[..., Any]) -> list[str]:
+def told_elsewhere(*functions: Callable[..., Any], clean: bool = False) -> list[str]:
     """What functions answer in another process, one after the other."""
+    parcels = [dump_function(each, examine(each), Blobs().put) for each in functions]
     run = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
-        input=msgpack.encode([dump_function(each, examine(each), Blobs().put) for each in functions]),
+        input=msgpack.encode((parcels, clean)),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
@@ -774,6 +776,21 @@ def test_a_class_that_is_the_same_but_for_its_docstrings_has_those_of_the_functi
     one, two = cell(source)["f"], cell(source.replace("one", "two").replace("a = b", "b = a"))["f"]
     assert class_digest(one.__globals__["A"]) == class_digest(two.__globals__["A"])
     assert told_elsewhere(one, two, one) == [str(one()), str(two()), str(one())]
+
+
+def test_a_class_that_a_call_changed_can_be_had_as_it_was() -> None:
+    function = cell("""
+        class C:
+            n, seen = 0, []
+            def bump(self, more=[]):
+                more.append(1)
+                C.n += 1
+                C.seen.append(C.n)
+                C.new = True
+                return self.n, C.seen, more
+        def f(): return hasattr(C, "new"), C().bump()
+    """)["f"]
+    assert set(told_elsewhere(function, function, function, clean=True)) == {"(False, (1, [1], [1]))"}
 
 
 MODULES = """

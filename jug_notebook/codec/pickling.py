@@ -334,6 +334,15 @@ def _as_written(cls: type, content: dict[str, Any]) -> dict[str, Any]:
     return {**{name: whole[name] for name in cls.__dict__ if name in whole}, **whole}
 
 
+def _empty(cls: type) -> None:
+    """Take away what will be given again, in its order, and what was added since."""
+    if issubclass(cls, enum.Enum):
+        return
+    for name, what in list(cls.__dict__.items()):
+        if name[:2] != "__" and name != "_abc_impl" and type(what) is not types.MemberDescriptorType:
+            delattr(cls, name)
+
+
 def _members(cls: type) -> dict[str, dict[str, Any]]:
     """What the members of an enum hold beside their value: their ``__init__`` isn't run again."""
     if not issubclass(cls, enum.Enum):
@@ -502,9 +511,8 @@ class Unpickler(pickle.Unpickler):
             if made is cls and name not in self._filled:
                 self._filled.add(name)
                 content, setter, members = state
-                for attribute in content[0]:
-                    if attribute in cls.__dict__ and attribute[:2] != "__" and self._exact:
-                        delattr(cls, attribute)
+                if self._exact:
+                    _empty(cls)
                 setter(cls, content)
                 for member, held in members.items():
                     getattr(cls, member).__dict__.update(held)
