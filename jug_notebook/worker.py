@@ -258,6 +258,8 @@ class Bench:
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
         self._last: tuple[Address, _Function] | None = None  #: that ran
+        self._met: dict[type, None] = {}  #: classes of its values
+        self._classes: dict[type, Traces] = {}
         self._runners: dict[str, Runner] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
         self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
@@ -309,6 +311,9 @@ class Bench:
                 codec.use_modules(function.parcel)
                 args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
+                for cls in self._met:
+                    if cls not in self._classes:
+                        self._classes[cls] = Traces(cls)
                 kind = "raised"
                 if runner is not None:
                     value = runner.call(function.call, args, kwargs)
@@ -413,14 +418,22 @@ class Bench:
         return recipe
 
     def _function(self, address: Address) -> _Function:
-        if self._last is not None and not self._last[1].traces.none():
-            former, self._last = self._last[0], None
-            self._functions.drop(former)
-            with suppress(StoreError):
-                self._loaded(former, exact=True)  # its classes are those of others, too
+        self._tidy()
         function = self._functions.get(address) or self._loaded(address)
         self._last = address, function
         return function
+
+    def _tidy(self) -> None:
+        """What the last task changed in its function, or in classes of its values, is not what the next one finds."""
+        with suppress(StoreError):
+            for cls in self._met:
+                if cls in self._classes and not self._classes[cls].none():
+                    codec.restore(cls, self._blob)
+            if self._last is not None and not self._last[1].traces.none():
+                former, self._last = self._last[0], None
+                self._functions.drop(former)
+                self._loaded(former, exact=True)  # its classes are those of others, too
+        self._met = codec.meeting()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
         parcel = self._parcel.decode(self._blob(address))

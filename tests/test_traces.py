@@ -118,3 +118,26 @@ def test_one_task_finds_nothing_of_another(tmp_path: Path, what: str) -> None:
     with working(session):
         assert calls.result(timeout=20) == fresh
     session.close()
+
+
+def test_classes_of_values_are_as_they_were_too(tmp_path: Path) -> None:
+    session = jn.connect(str(tmp_path / "jugdata"), notebook=tmp_path, headless=True)
+    space = cell("""
+        class C:
+            n, seen = 0, []
+            def bump(self):
+                type(self).n += 1
+                C.seen.append(1)
+                return self.n, list(self.seen)
+        def f(c, i): return c.bump()
+        def made(i): return C()
+        def g(i): return C.n, C().bump()
+    """)
+    f, made, g = (jn.task(space[name]) for name in ("f", "made", "g"))
+    calls = [*(f(space["C"](), i) for i in range(3)), *(f(made(i), i) for i in range(3))]
+    others = g.map(range(3))
+    crew = session.execute(1)  # a process of its own: here, the class is the notebook's
+    assert [call.result(timeout=60) for call in calls] == [(1, [1])] * 6
+    assert others.result(timeout=60) == [(0, (1, [1]))] * 3
+    crew.stop(now=True)
+    session.close()

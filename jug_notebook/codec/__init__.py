@@ -22,7 +22,18 @@ from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import (
+    INLINE,
+    Get,
+    Needs,
+    Put,
+    Shared,
+    Unpickler,
+    bundled,
+    meeting,
+    restore,
+    stream,
+)
 from jug_notebook.describe import advice, describe_arguments, summarise
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
@@ -44,8 +55,10 @@ __all__ = [
     "load_value",
     "look_at_call",
     "looks",
+    "meeting",
     "once",
     "own",
+    "restore",
     "share",
     "summarise",
     "use_modules",

@@ -443,6 +443,27 @@ class Needs(Protocol):
         ...
 
 
+class _Met(threading.local):
+    classes: dict[type, None] | None = None
+
+
+_met = _Met()
+
+
+def meeting() -> dict[type, None]:
+    """From now on, classes that were built here are noted in it, as this thread meets them in values."""
+    found: dict[type, None] = {}
+    _met.classes = found
+    return found
+
+
+def restore(cls: type, get: Get) -> None:
+    """A class that was built here gets what it was built with."""
+    name, data = _definitions.get(cls, (None, b""))
+    if name is not None and _known.built(name) is cls:
+        Unpickler(data, get, exact=True).load()
+
+
 class Unpickler(pickle.Unpickler):
     """Knows classes by identity, and the values that a call needs."""
 
@@ -477,13 +498,17 @@ class Unpickler(pickle.Unpickler):
 
     def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
         name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name)
-        if found is None:
-            assert self._get is not None
-            data = bytes(self._get(address))
-            found = Unpickler(data, self._get).load()
-            _definitions[found] = (name, data)
+        found = self._making.get(name) or _known.find(name) or self._built(name, address)
+        if _met.classes is not None and _known.built(name) is found:
+            _met.classes[found] = None
         return found
+
+    def _built(self, name: ClassName, address: Address) -> type:
+        assert self._get is not None
+        data = bytes(self._get(address))
+        made: type = Unpickler(data, self._get).load()
+        _definitions[made] = (name, data)
+        return made
 
     def carried(self, bundles: tuple[tuple[str, Address], ...], module: str, qualname: str) -> Any:
         """Something of a project module. Here that may be the notebook, which has the module itself."""
