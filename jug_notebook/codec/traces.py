@@ -8,10 +8,14 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import io
+import pickle
 import types
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
+
+from blake3 import blake3
 
 from jug_notebook import code as coding
 from jug_notebook import digest as canon
@@ -26,7 +30,8 @@ _CACHED = type(functools.lru_cache(len))
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, _CACHED)
 _CODE = (FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, *_WRAPPERS)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
-_FIRM = (int, float, bool, str, bytes, complex, type(None), type(Ellipsis), range, enum.Enum, *_CODE, *_SLOTS)
+_PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis), range})
+_FIRM: tuple[type, ...] = (*_PLAIN, enum.Enum, *_CODE, *_SLOTS)
 
 _BINDING = frozenset({"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"})
 _BINDING_CELLS = frozenset({"STORE_DEREF", "DELETE_DEREF"})
@@ -40,23 +45,54 @@ class Traces:
         self._function = function
         met = list(_all_in(function))
         binding = any(isinstance(one, FunctionType) and _is_binding(one.__code__) for one, _ in met)
-        self._firm = not binding and all(map(_is_firm, (what for _, place in met for what in place.values())))
-        self._before = None if self._firm else self._now()
+        self._firm = not binding and all(_is_firm(what) for _, place in met for what in place.values())
+        self._before = None if self._firm else self._pickled()
+        self._named = None if self._before is None else self._digest()
 
     def none(self) -> bool:
         """Did calls leave none? Where that can't be told, they did."""
-        return self._firm or (self._before is not None and self._before == self._now())
+        if self._firm:
+            return True
+        now = self._pickled()
+        if now is None or now == self._before:
+            return now is not None
+        if self._named is None or self._named != self._digest():
+            return False
+        self._before = now  # it is worth the same: an object keeps what it has computed
+        return True
 
-    def _now(self) -> tuple[bytes, list[object]] | None:
-        data: list[Place] = []
-        code: list[object] = []
-        for _, place in _all_in(self._function):
-            data.append({name: what for name, what in place.items() if not isinstance(what, _CODE + _SLOTS)})
-            code += [(name, _what_runs(what)) for name, what in place.items() if isinstance(what, _CODE)]
+    def _pickled(self) -> bytes | None:
+        """What is there, in a form that holds in this process: it is quick to make."""
+        file, large = io.BytesIO(), list[pickle.PickleBuffer]()
         try:
-            return canon.digest(data), code
-        except Exception:  # it can't be named, or says so in its own way
+            _Form(file, 5, buffer_callback=large.append).dump([place for _, place in _all_in(self._function)])
+            whole = blake3(file.getvalue())
+            for buffer in large:
+                with buffer.raw() as raw:
+                    whole.update(raw)
+            return whole.digest()
+        except Exception:  # it can't be pickled, or says so in its own way
             return None
+
+    def _digest(self) -> bytes | None:
+        places = [place for _, place in _all_in(self._function)]
+        told = [
+            {name: _what_runs(what) if isinstance(what, _CODE + _SLOTS) else what for name, what in place.items()}
+            for place in places
+        ]
+        try:
+            return canon.digest(told)
+        except Exception:
+            return None
+
+
+class _Form(pickle.Pickler):
+    """Pickles what is held; code is only told from other code."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if value is str or not isinstance(value, _CODE + _SLOTS):
+            return NotImplemented
+        return str, (_what_runs(value),)
 
 
 def _all_in(function: Any) -> Iterator[tuple[Any, Place]]:
@@ -65,7 +101,7 @@ def _all_in(function: Any) -> Iterator[tuple[Any, Place]]:
     todo = [function]
     while todo:
         one = todo.pop()
-        if id(one) in seen or (isinstance(one, _FIRM) and not isinstance(one, _CODE)):
+        if type(one) in _PLAIN or id(one) in seen or isinstance(one, enum.Enum):
             continue
         seen[id(one)] = one
         place = _place(one)
@@ -74,7 +110,9 @@ def _all_in(function: Any) -> Iterator[tuple[Any, Place]]:
         if not isinstance(one, _CODE):
             todo.append(type(one))
             if isinstance(one, dict | list | tuple) and len(one) <= LONG:
-                todo += one.values() if isinstance(one, dict) else one
+                inside = one.values() if isinstance(one, dict) else one
+                if not _PLAIN.issuperset(map(type, inside)):
+                    todo += inside
 
 
 def _place(one: Any) -> Place:
@@ -116,16 +154,17 @@ def _of_class(cls: type) -> Place:
     return {name: what for name, what in cls.__dict__.items() if not name.startswith(hidden)}
 
 
-def _what_runs(code: Any) -> object:
+def _what_runs(code: Any) -> str:
     """A class that was filled again has other functions that do the same."""
     for inner in ("__func__", "__wrapped__", "fget", "func"):
         if isinstance(code, _WRAPPERS) and hasattr(code, inner):
             code = getattr(code, inner)
-    return code.__code__ if isinstance(code, FunctionType) else id(code)
+    return f"code {hash(code.__code__)}" if isinstance(code, FunctionType) else f"{id(code)}"
 
 
 def _is_firm(value: Any) -> bool:
-    return all(map(_is_firm, value)) if type(value) in (tuple, frozenset) else isinstance(value, _FIRM)
+    kind = type(value)
+    return kind in _PLAIN or (all(map(_is_firm, value)) if kind in (tuple, frozenset) else isinstance(value, _FIRM))
 
 
 @functools.lru_cache(1000)
