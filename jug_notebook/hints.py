@@ -68,6 +68,8 @@ def look(tree: ast.AST) -> Uses:
             at = _LOOK_UP.get(chain[-1]) if chain else None
             if at is not None and at < len(node.args) and not isinstance(node.args[at], ast.Constant):
                 computed.add(chain[-1])
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "__subclasses__":
+                computed.add(node.func.attr)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 imported[alias.asname or alias.name.partition(".")[0]] = (

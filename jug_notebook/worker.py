@@ -30,6 +30,7 @@ from jug_notebook.album import Album
 from jug_notebook.capture import Capture, Deaf, Listener
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
+from jug_notebook.codec.traces import Traces
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -187,6 +188,10 @@ class Shelf(Generic[K, V]):
         self._things.move_to_end(name)
         return found[0]
 
+    def drop(self, name: K) -> None:
+        _, weight = self._things.pop(name, (None, 0))
+        self._heavy -= weight
+
     def put(self, name: K, thing: V, weight: int = 0) -> None:
         if weight > self._weight or name in self._things:
             return
@@ -204,6 +209,7 @@ class _Stale(Exception):
 class _Function(NamedTuple):
     call: Callable[..., Any]
     parcel: Parcel  #: without the function's bytes
+    traces: Traces  #: that tasks left in it
 
 
 class Runner(NamedTuple):
@@ -251,6 +257,9 @@ class Bench:
         self._folders = tuple(folders)
         self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
         self._functions: Shelf[Address, _Function] = Shelf(200)
+        self._last: tuple[Address, _Function] | None = None  #: that ran
+        self._met: dict[type, None] = {}  #: classes of its values
+        self._classes: dict[type, Traces] = {}
         self._runners: dict[str, Runner] = {}
         self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
         self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
@@ -302,6 +311,9 @@ class Bench:
                 codec.use_modules(function.parcel)
                 args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
+                for cls in self._met:
+                    if cls not in self._classes:
+                        self._classes[cls] = Traces(cls)
                 kind = "raised"
                 if runner is not None:
                     value = runner.call(function.call, args, kwargs)
@@ -406,11 +418,31 @@ class Bench:
         return recipe
 
     def _function(self, address: Address) -> _Function:
-        function = self._functions.get(address)
-        if function is None:
-            parcel = self._parcel.decode(self._blob(address))
-            loaded = codec.load_function(parcel, self._blob)
-            function = _Function(loaded, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}))
+        self._tidy()
+        function = self._functions.get(address) or self._loaded(address)
+        self._last = address, function
+        return function
+
+    def _tidy(self) -> None:
+        """What the last task changed in its function, or in classes of its values, is not what the next one finds."""
+        with suppress(StoreError):
+            for cls in self._met:
+                if cls in self._classes and not self._classes[cls].none():
+                    codec.restore(cls, self._blob)
+            if self._last is not None and not self._last[1].traces.none():
+                former, self._last = self._last[0], None
+                self._functions.drop(former)
+                self._loaded(former, exact=True)  # its classes are those of others, too
+        self._met = codec.meeting()
+
+    def _loaded(self, address: Address, exact: bool = False) -> _Function:
+        parcel = self._parcel.decode(self._blob(address))
+        looks = codec.looks(parcel)
+        call = codec.load_function(parcel, self._blob, exact=exact or looks)
+        function = _Function(
+            call, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}), Traces(call)
+        )
+        if not looks:
             self._functions.put(address, function)
         return function
 

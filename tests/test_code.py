@@ -35,7 +35,7 @@ def cell(source: str, space: dict[str, Any] | None = None) -> dict[str, Any]:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     space = {} if space is None else space
     space.setdefault("__name__", "__main__")
-    exec(compile(source, name, "exec"), space)
+    exec(compile(source, name, "exec", dont_inherit=True), space)
     return space
 
 
@@ -336,6 +336,83 @@ SECRETS = {
         part.note = 1
         def f(): return part.note
     """,
+    "what a class is derived from, as it is written": """
+        import typing
+        T = typing.TypeVar("T")
+        class Base(typing.Generic[T]): pass
+        class A(Base[typing.Literal[1]]): pass
+        def f(): return A.__orig_bases__
+    """,
+    "a class in an alias": """
+        import typing
+        class A: x = 1
+        ALIASES = list[A], A | None, typing.Optional[A], dict[str, list[A]], typing.Callable[[A], int]
+        def f(): return typing.get_args(ALIASES[0])[0].x
+    """,
+    "a class in an alias that is read": """
+        import typing
+        class A: x = 1
+        ALIAS = dict[str, A | None]
+        def f(): return typing.get_args(typing.get_args(ALIAS)[1])[0].x
+    """,
+    "a class in an annotation of a class": """
+        import typing
+        class A: x = 1
+        class B: a: list[A]
+        def f(): return typing.get_args(typing.get_type_hints(B)["a"])[0].x
+    """,
+    "a class in an annotation that a function reads": """
+        import typing
+        class A: x = 1
+        def g(a: typing.Optional["A"]): return a
+        def f(): return typing.get_args(typing.get_type_hints(g, globals())["a"])[0].x
+    """,
+    "a class in an annotation that a decorator may read": """
+        import typing
+        class A: x = 1
+        def made(g):
+            g.made = lambda: typing.get_type_hints(g)["a"].x
+            return g
+        @made
+        def g(a: A): return a
+        def f(): return g.made()
+    """,
+    "what is noted in an annotation": """
+        import typing
+        class Unit:
+            def __init__(self, factor): self.factor = factor
+        class A: x: typing.Annotated[int, Unit(1)] = 0
+        def f(): return A.__annotations__["x"].__metadata__[0].factor
+    """,
+    "what a cached function holds beside": """
+        import functools
+        @functools.lru_cache
+        def g(): return 0
+        g.note = 1
+        def f(): return g.note
+    """,
+    "what a static method holds beside": """
+        g = staticmethod(lambda: 0)
+        g.note = 1
+        def f(): return g.note
+    """,
+    "what is registered with an abstract class": """
+        import abc
+        class Base(abc.ABC): pass
+        class A: x = 1
+        Base.register(A)
+        def f(): return issubclass(A, Base)
+    """,
+    "the limits of a type variable": """
+        import typing
+        T = typing.TypeVar("T", bound=typing.Literal[1])
+        def f(): return T.__bound__
+    """,
+    "what a new type is made of": """
+        import typing
+        N = typing.NewType("N", typing.Literal[1])
+        def f(): return N.__supertype__
+    """,
     "what a partial holds beside": """
         import functools
         part = functools.partial(int)
@@ -345,6 +422,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::jug_notebook.errors.KeyAdvice")
 @pytest.mark.parametrize("secret", SECRETS)
 def test_what_is_hard_to_see_counts(secret: str) -> None:
     source = SECRETS[secret]
@@ -624,6 +702,29 @@ def test_what_is_used_of_a_project_module_counts(
     assert (examine(cell(user)["f"], project=tmp_path).digest != before.digest) == changed
 
 
+SCHEMA = """
+from __future__ import annotations
+import dataclasses
+@dataclasses.dataclass
+class Inner:
+    x: int = 1
+@dataclasses.dataclass
+class Outer:
+    inner: list[Inner] | None
+"""
+
+
+def test_classes_that_annotations_of_a_project_module_name_as_text_count(
+    project: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    user = "import jnmod, dataclasses\ndef f(x): return dataclasses.replace(jnmod.Outer(None), **x)"
+    found = []
+    for schema in (SCHEMA, SCHEMA.replace("= 1", "= 2"), SCHEMA + "class More: pass\n"):
+        project("jnmod.py", schema)
+        found.append(examine(cell(user)["f"], project=tmp_path).digest)
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_module_outside_the_project_goes_by_name(project: Callable[[str, str], None]) -> None:
     project("jnmod.py", MODULE)
     found = examine(cell("import jnmod\ndef f(x): return jnmod.used(x)")["f"], project=Path("/nowhere"))
@@ -637,6 +738,40 @@ def test_a_module_imported_inside_counts_with_all_its_text(project: Callable[[st
     assert before.modules == {"jnmod"}
     project("jnmod.py", MODULE.replace("return x", "return -x"))
     assert examine(cell(user)["f"], project=tmp_path).digest != before.digest
+
+
+CORE = """
+LIMIT = 3
+TABLE = dict(a=1)
+def run(x, k=1): return x + k
+def other(x): return x
+"""
+
+
+@pytest.mark.parametrize(
+    "taken",
+    ["from .core import LIMIT, TABLE as T, run as go", "from .core import *\nfrom .core import TABLE as T, run as go"],
+)
+@pytest.mark.parametrize(
+    ("used", "old", "new"),
+    [("LIMIT", "= 3", "= 4"), ("T", "a=1", "a=2"), ("go(1)", "x + k", "x - k"), ("go(1)", "k=1", "k=2")],
+)
+def test_what_a_module_took_from_another_before_that_was_reloaded_is_refused(
+    project: Callable[[str, str], None], tmp_path: Path, taken: str, used: str, old: str, new: str
+) -> None:
+    project("jnpack/core.py", CORE)
+    project("jnpack/__init__.py", f"{taken}\ndef use(x): return {used}")
+    space = cell(f"import jnpack, jnpack.core\ndef f(): return jnpack.{used}\ndef g(): return jnpack.use(1)")
+    names = [examine(space[name], project=tmp_path).digest for name in "fg"]
+    coding.notice(tmp_path)
+    (tmp_path / "jnpack/core.py").write_text(CORE.replace(old, new))
+    importlib.invalidate_caches()
+    importlib.reload(space["jnpack"].core)
+    for name in "fg":
+        with pytest.raises(BadTask, match=r"importlib\.reload\(jnpack"):
+            examine(space[name], project=tmp_path)
+    importlib.reload(space["jnpack"])
+    assert all(examine(space[name], project=tmp_path).digest not in names for name in "fg")
 
 
 def test_an_edited_module_that_was_not_reloaded_is_refused(project: Callable[[str, str], None], tmp_path: Path) -> None:

@@ -168,6 +168,24 @@ def test_equal_values_have_one_digest_and_what_has_no_name_goes_by_its_bytes(blo
     assert dump_value(25, blobs.put)[1][:1] == b"c"
 
 
+class Contrary:
+    def __jug_hash__(self) -> str:
+        raise AttributeError("not now")
+
+
+def test_a_value_that_fails_to_name_itself_is_stored_all_the_same(blobs: Blobs) -> None:
+    payload, name = dump_value([Contrary()], blobs.put)
+    assert name[:1] == b"p"
+    assert type(load_value(payload, blobs.get)[0]) is Contrary
+
+
+def test_what_numpy_makes_of_a_python_function_travels(blobs: Blobs) -> None:
+    add = again(np.frompyfunc(lambda x, y: x + y, 2, 1, identity=0), blobs)
+    assert list(add([1, 2], 3)) == [4, 5]
+    assert add.identity == 0
+    assert again(np.log1p, blobs) is np.log1p
+
+
 def test_a_small_value_needs_no_blob_and_a_large_one_is_one(blobs: Blobs) -> None:
     dump_value([1, "a"], blobs.put)
     assert not blobs
@@ -674,6 +692,105 @@ def test_lambdas_partials_methods_and_classes_travel(notebook: dict[str, Any], b
         (len, ([1, 2],), 2),
     ]:
         assert load_function(dump_function(made, examine(made), blobs.put), blobs.get)(*args) == wanted
+
+
+ELSEWHERE = """
+import sys
+from msgspec import msgpack
+from jug_notebook.codec import load_function, looks
+from jug_notebook.model import Parcel
+parcels, clean = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[Parcel], bool])
+for parcel in parcels:
+    print(load_function(parcel, None, exact=clean or looks(parcel))())
+"""
+
+
+def told_elsewhere(*functions: Callable[..., Any], clean: bool = False) -> list[str]:
+    """What functions answer in another process, one after the other."""
+    parcels = [dump_function(each, examine(each), Blobs().put) for each in functions]
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        input=msgpack.encode((parcels, clean)),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    return run.stdout.decode().splitlines()
+
+
+HARD_TO_SEND = {
+    "cached functions": """
+        import functools
+        @functools.cache
+        def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+        @functools.lru_cache(maxsize=3, typed=True)
+        def twice(n): return 2 * n
+        twice.note = 5
+        def f(): return fib(30), twice(2), twice.note, twice.cache_parameters()
+    """,
+    "new types": """
+        import typing
+        class A: pass
+        Name, Mine = typing.NewType("Name", str), typing.NewType("Mine", A)
+        def f(): return Name("a"), Name.__supertype__, Name.__module__, Mine.__supertype__ is A
+    """,
+    "what a class takes from one of its bases": """
+        class Far:
+            x, y = 1, 2
+            def m(self): return "far"
+            def __len__(self): return 1
+        class Near(Far): pass
+        class Other:
+            x, y = 3, 2
+            def m(self): return "other"
+            def __len__(self): return 2
+        class C(Near, Other):
+            x, m, __len__ = Other.x, Other.m, Other.__len__
+        def f(): return C.x, C().m(), len(C()), C.y
+    """,
+    "attributes in their order": """
+        class C:
+            b = d = a = c = 0
+            def z(self): return 0
+            e = 1
+        def f(): return [name for name in vars(C) if name[0] != "_"]
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", HARD_TO_SEND)
+def test_what_is_hard_to_send_is_the_same_elsewhere(notebook: dict[str, Any], kind: str) -> None:
+    cell(HARD_TO_SEND[kind], notebook)
+    assert told_elsewhere(notebook["f"]) == [str(notebook["f"]())]
+
+
+def test_a_class_that_is_the_same_but_for_its_docstrings_has_those_of_the_function_that_looks_at_them() -> None:
+    source = """
+        class A:
+            "one"
+            def m(self): "one too"
+            a = b = 0
+        def f(): return A.__doc__, A().m.__doc__, [name for name in vars(A) if name[0] != "_"]
+    """
+    one, two = cell(source)["f"], cell(source.replace("one", "two").replace("a = b", "b = a"))["f"]
+    assert class_digest(one.__globals__["A"]) == class_digest(two.__globals__["A"])
+    assert told_elsewhere(one, two, one) == [str(one()), str(two()), str(one())]
+
+
+def test_a_class_that_a_call_changed_can_be_had_as_it_was() -> None:
+    function = cell("""
+        class C:
+            n, seen = 0, []
+            def bump(self, more=[]):
+                more.append(1)
+                C.n += 1
+                C.seen.append(C.n)
+                C.new = True
+                return self.n, C.seen, more
+        def f(): return hasattr(C, "new"), C().bump()
+    """)["f"]
+    assert set(told_elsewhere(function, function, function, clean=True)) == {"(False, (1, [1], [1]))"}
 
 
 MODULES = """

@@ -595,6 +595,12 @@ ROUTES: dict[str, tuple[list[Any], list[Any]]] = {
 }
 
 
+def test_a_time_that_the_clocks_leave_out_is_not_the_one_that_they_show_instead() -> None:
+    left_out, shown = (dt.datetime(2024, 3, 31, hour, 30, tzinfo=BERLIN) for hour in (2, 3))
+    assert left_out.astimezone(dt.UTC) == shown.astimezone(dt.UTC)
+    assert digest(left_out) != digest(shown)
+
+
 @pytest.mark.parametrize("kind", ROUTES)
 def test_a_long_list_is_the_same_by_any_route(kind: str) -> None:
     items, again = ROUTES[kind]

@@ -78,6 +78,45 @@ def test_arrays_of_strings_of_any_length_are_named_by_their_strings() -> None:
     assert digest(a) != digest(np.array(["a", "c" * 100], dtype=kind))
 
 
+def test_records_are_told_from_structures() -> None:
+    plain = np.dtype([("a", "i4")])
+    kinds = [plain, np.dtype((np.record, plain)), np.dtype([("a", "i4")], align=True)]
+    assert kinds[0] == kinds[1] == kinds[2]
+    names = [digest(np.zeros(2, kind)) for kind in kinds]
+    assert len(set(names)) == 3
+    assert names[::-1] == [digest(np.zeros(2, kind)) for kind in kinds[::-1]]
+
+
+def test_a_value_that_is_masked_out_has_a_name() -> None:
+    assert digest(np.ma.array([1], mask=[True]).sum()) == digest(np.ma.masked) != digest(np.ma.array(0.0, mask=True))
+
+
+def test_functions_of_numpys_kind_are_named_by_their_home_or_by_what_they_were_made_of() -> None:
+    special = pytest.importorskip("scipy.special")
+    found = [
+        np.log1p, special.log1p, special.expit, np.add.reduce,
+        np.frompyfunc(lambda x: x + 1, 1, 1), np.frompyfunc(lambda x: x + 2, 1, 1),
+        np.frompyfunc(lambda x: (x, x), 1, 2), np.frompyfunc(max, 2, 1), np.frompyfunc(max, 2, 1, identity=0),
+        np.frompyfunc(max, 2, 1).reduce,
+    ]  # fmt: skip
+    assert len({digest(each) for each in found}) == len(found)
+    assert digest(np.frompyfunc(max, 2, 1)) == digest(np.frompyfunc(max, 2, 1))
+
+
+def test_a_vectorized_function_is_named_as_before_once_it_was_called() -> None:
+    def made(step: int, **options: Any) -> Any:
+        return np.vectorize(lambda x: x + step, **options)
+
+    found = [made(1), made(2), made(1, otypes=[float]), made(1, otypes=[int]), made(1, excluded=[0])]
+    names = [digest(each) for each in found]
+    assert len(set(names)) == len(found)
+    for each in found[:4]:
+        each([1, 2])
+    assert [digest(each) for each in found] == names
+    found[0].note = 1
+    assert digest(found[0]) != names[0]
+
+
 def test_a_generator_of_random_numbers_is_named_by_its_state() -> None:
     one, two = np.random.default_rng(3), np.random.default_rng(3)
     assert digest(one) == digest(two) == digest(pickle.loads(pickle.dumps(one)))
@@ -156,6 +195,16 @@ def test_levels_that_no_row_has_any_more_do_not_count() -> None:
     assert digest(index[:2]) == digest(pd.MultiIndex.from_product([["a"], [1, 2]]))
 
 
+def test_the_order_of_levels_counts_since_it_shows() -> None:
+    one, two = (
+        pd.Series([1, 2], pd.MultiIndex(levels=[levels, ["x"]], codes=[codes, [0, 0]]))
+        for levels, codes in ((["b", "a"], [0, 1]), (["a", "b"], [1, 0]))
+    )
+    assert one.equals(two)
+    assert list(one.unstack(0).columns) != list(two.unstack(0).columns)
+    assert digest(one) != digest(two)
+
+
 INDEXES = {
     "range": pd.RangeIndex(3),
     "int": pd.Index([0, 1, 2]),
@@ -201,6 +250,49 @@ def test_chunks_of_a_polars_frame_do_not_show() -> None:
         digest(whole.lazy())
 
 
+def test_lists_and_structs_of_polars_are_named_to_the_nanosecond() -> None:
+    pl = pytest.importorskip("polars")
+    for inner in (pl.Datetime("ns"), pl.Duration("ns"), pl.Time, pl.List(pl.Time), pl.Struct({"t": pl.Time})):
+        for outer in (pl.List(inner), pl.Array(inner, 1)):
+            plain = pl.List(pl.List(pl.Int64)) if inner == pl.List(pl.Time) else pl.List(pl.Int64)
+            one, two = (
+                pl.Series([[[n]] if inner == pl.List(pl.Time) else [n]], dtype=plain).cast(outer)
+                if inner != pl.Struct({"t": pl.Time})
+                else pl.Series([[{"t": n}]], dtype=pl.List(pl.Struct({"t": pl.Int64}))).cast(outer)
+                for n in (1, 2)
+            )
+            assert digest(one) != digest(two), outer
+            assert digest(one) == digest(pl.concat([two, one], rechunk=False)[1:]), outer
+    rows = [[[1], [], None], [[1], None, []], [[], [1], None], [None, None, [1]], [[1, None], [], None]]
+    assert len({digest(pl.Series(row, dtype=pl.List(pl.Int8))) for row in rows}) == len(rows)
+    structs = [[None, {"a": 1}], [{"a": None}, {"a": 1}], [{"a": 1}, None]]
+    assert len({digest(pl.Series(row, dtype=pl.Struct({"a": pl.Int8}))) for row in structs}) == len(structs)
+    assert digest(pl.Series([1], dtype=pl.Int128)) != digest(pl.Series([2**70], dtype=pl.Int128))
+
+
+def test_dictionaries_lists_and_structs_of_arrow_are_named_by_all_they_hold() -> None:
+    pa = pytest.importorskip("pyarrow")
+    encoded = [([0], ["a", "b"]), ([1], ["b", "a"]), ([0], ["a"])]
+    assert len({digest(pa.DictionaryArray.from_arrays(*each)) for each in encoded}) == 3
+    whole = pa.chunked_array([pa.DictionaryArray.from_arrays([0, 1], ["a", "b"])])
+    assert digest(pa.chunked_array([whole.chunk(0)[:1], whole.chunk(0)[1:]])) == digest(whole)
+    times = {
+        "list": [pa.array([[n]], pa.list_(pa.int64())).cast(pa.list_(pa.time64("ns"))) for n in (1, 2)],
+        "struct": [pa.StructArray.from_arrays([pa.array([n]).cast(pa.time64("ns"))], ["t"]) for n in (1, 2)],
+        "map": [
+            pa.array([[("k", n)]], pa.map_(pa.string(), pa.int64())).cast(pa.map_(pa.string(), pa.time64("ns")))
+            for n in (1, 2)
+        ],
+        "same name twice": [pa.StructArray.from_arrays([pa.array([n]), pa.array([3])], ["a", "a"]) for n in (1, 2)],
+    }
+    for kind, (one, two) in times.items():
+        assert digest(one) != digest(two), kind
+        assert digest(one) == digest(pa.concat_arrays([two, one])[1:]), kind
+    lists = [[[1], [], None], [[1], None, []], [[], [1], None], [None, None, [1]], [[1, None], [], None]]
+    for kind in (pa.list_(pa.int8()), pa.large_list(pa.int8())):
+        assert len({digest(pa.array(each, kind)) for each in lists}) == len(lists)
+
+
 def test_chunks_slices_and_nulls_of_an_arrow_table_do_not_show() -> None:
     pa = pytest.importorskip("pyarrow")
     columns = {
@@ -230,7 +322,11 @@ def test_sparse_matrices_are_named_by_what_they_store() -> None:
     for kind in ("csr", "csc", "coo", "lil", "dok", "dia", "bsr"):
         assert digest(sparse.coo_array(dense).asformat(kind)) == digest(sparse.csr_array(dense).asformat(kind))
     twice = sparse.coo_array((np.array([1.0, 1.0]), (np.array([0, 0]), np.array([1, 1]))), shape=(2, 3))
-    assert digest(twice) == digest(sparse.coo_array(([2.0], ([0], [1])), shape=(2, 3)))
+    once = sparse.coo_array(([2.0], ([0], [1])), shape=(2, 3))
+    assert twice.nnz != once.nnz
+    assert digest(twice) != digest(once)
+    rows = [sparse.csr_array((np.ones(n), np.ones(n, int), np.array([0, n, n])), (2, 3)) for n in (1, 2)]
+    assert digest(rows[0]) != digest(rows[1])
     mixed = sparse.csr_array((np.array([3.0, 2.0]), np.array([2, 0]), np.array([0, 2])), shape=(1, 3))
     assert digest(mixed) == digest(sparse.csr_array(np.array([[2.0, 0, 3.0]])))
     assert digest(sparse.csr_array(dense)) != digest(sparse.csr_matrix(dense))

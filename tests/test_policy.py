@@ -230,7 +230,7 @@ def test_equal_calls_are_bound_equally_and_keywords_are_sorted() -> None:
 
 
 def test_dynamic_look_ups_and_global_random_generators_are_said() -> None:
-    for body in ("getattr(x, y)", "eval(x)", "globals()[x]", "random.random()"):
+    for body in ("getattr(x, y)", "eval(x)", "globals()[x]", "random.random()", "x.__subclasses__()"):
         with pytest.warns(KeyAdvice):
             examine(cell(f"import random\ndef f(x, y): return {body}")["f"])
     with warnings.catch_warnings():

@@ -81,6 +81,47 @@ def test_calls_that_mean_the_same_are_one_task():
     assert len({double(3).key, double(3, 3).key, double(3.0).key, double(True).key, double("3").key}) == 5
 
 
+def with_defaults(**given: Any) -> Any:
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**given, **kwargs}), len(args)
+
+        return inner
+
+    return decorate
+
+
+def test_a_wrapper_may_have_defaults_of_its_own_and_treat_names_otherwise(session):
+    @jn.task(ignore=["quiet"])
+    @with_defaults(n=10)
+    def scaled(x, n=3, quiet=True):
+        return x * n
+
+    calls = [scaled(1), scaled(1, n=3), scaled(x=1), scaled.map([1], n=3)[0]]
+    assert len({call.key for call in calls}) == 3
+    assert calls[1].key == calls[3].key
+    assert scaled(1, n=3, quiet=True).key == scaled(1, n=3, quiet=False).key
+    assert "(x=1, n=3)" in repr(calls[1])
+    with working(session):
+        assert [call.result() for call in calls] == [(10, 1), (3, 1), (10, 0), (3, 1)]
+
+
+def test_defaults_that_were_replaced_are_the_ones_that_count(session):
+    def scaled(x, n=2, *, m=1):
+        return x * n * m
+
+    task = jn.task(scaled)
+    former = task(3)
+    session.flush()
+    scaled.__defaults__, scaled.__kwdefaults__ = (5,), {"m": 4}
+    assert len({former.key, task(3).key, task(3, 2).key, task(3, m=1).key}) == 4
+    assert task(3).key == task(3, 5, m=4).key
+    session.flush()
+    scaled.__code__ = (lambda x, k, n=2, *, m=1: x * n * m).__code__
+    assert task(3, 2).key == task(3, n=5, k=2).key != task(3, n=2, k=5).key
+
+
 @pytest.mark.usefixtures("session")
 def test_keyword_arguments_have_no_order():
     assert keywords(1, p=1, q=2).key == keywords(1, q=2, b=1, p=1).key

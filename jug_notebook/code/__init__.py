@@ -25,6 +25,8 @@ from jug_notebook.code.kinds import (
     plain,
     source_of,
     travels,
+    ufunc_fields,
+    ufunc_name,
 )
 from jug_notebook.code.modules import notice
 from jug_notebook.code.walk import COUNT, Walk, hashed, under_way
@@ -47,6 +49,8 @@ __all__ = [
     "plain",
     "source_of",
     "travels",
+    "ufunc_fields",
+    "ufunc_name",
 ]
 
 bundle = modules.bundle

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import ast
 import collections
 import dataclasses
 import functools
+import gc
 import sys
 import types
 import typing
@@ -14,6 +16,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jug_notebook.code import modules, syntax
+from jug_notebook.errors import Unhashable
 
 ABSENT = object()
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
@@ -102,7 +105,33 @@ def public_home(value: Any, name: str) -> str:
 
 
 def annotation(note: Any) -> str:
-    return f"{note.__module__}.{note.__qualname__}" if isinstance(note, type) else repr(note)
+    """An annotation as text that is the same in each process."""
+    if isinstance(note, str):
+        return note
+    inside = kind_of_alias(note)
+    if inside is not None:
+        return f"{inside[0]}[{', '.join(map(annotation, inside[1]))}]"
+    if isinstance(note, type):
+        return f"{note.__module__}.{note.__qualname__}"
+    return repr(note) if type(note) in SCALARS or type(note).__module__ == "typing" else name_of(type(note))
+
+
+def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
+    """What ``list[int]``, ``int | None`` and their like are made of; None for anything else."""
+    kind = type(note)
+    if kind.__module__ not in ("types", "typing", "collections.abc") or not hasattr(note, "__args__"):
+        return None
+    origin = getattr(note, "__origin__", None)
+    parts = (*((origin,) if isinstance(origin, type) else ()), *note.__args__, *getattr(note, "__metadata__", ()))
+    return f"{kind.__name__} {origin if not isinstance(origin, type) else ''}", parts
+
+
+def registered_with(cls: type) -> list[type]:
+    """The classes that an abstract base class was told to take for its own, by name."""
+    if "_abc_impl" not in cls.__dict__:
+        return []
+    found = [other for ref in abc._get_dump(cls)[0] if (other := ref()) is not None]  # type: ignore[attr-defined]
+    return sorted(found, key=name_of)
 
 
 def generated(cls: type, method: Any) -> bool:
@@ -176,9 +205,43 @@ def by_name(value: Any) -> str | None:
         return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
     if kind in DESCRIPTORS:
         return f"{name_of(value.__objclass__)}.{value.__name__}"
-    if kind.__module__ == "numpy" and kind.__name__ == "ufunc":
-        return f"numpy.{value.__name__}"
+    return ufunc_name(value) if _is_ufunc(kind) else None
+
+
+def _is_ufunc(kind: type) -> bool:
+    return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
+
+
+def ufunc_name(value: Any) -> str | None:
+    """The name of a function of numpy's kind; several packages may have one of that name. None where it has no home."""
+    known = _ufuncs.get(id(value))
+    if known is None and (home := _home_of(value)) is not None:
+        known = _ufuncs[id(value)] = (value, f"{home}.{value.__name__}")
+    return known[1] if known is not None else None
+
+
+_ufuncs: dict[int, tuple[Any, str]] = {}
+
+
+def _home_of(value: Any) -> str | None:
+    name: str = value.__name__
+    for home, module in [("numpy", sys.modules.get("numpy")), *sys.modules.items()]:  # who made it was imported first
+        if home not in modules.scripts and getattr(module, "__dict__", {}).get(name) is value:
+            steps = home.split(".")
+            outer = (".".join(steps[:length]) for length in range(1, len(steps)))
+            return next((o for o in outer if getattr(sys.modules.get(o), "__dict__", {}).get(name) is value), home)
     return None
+
+
+def ufunc_fields(value: Any) -> list[tuple[str, Any]]:
+    """What ``numpy.frompyfunc`` made a function of. Raises Unhashable where nothing of that can be seen."""
+    inside = [one for one in gc.get_referents(value) if callable(one)]
+    if len(inside) != 1:
+        raise Unhashable(
+            f"{value!r} is no function of a module, and it can't be seen what it calls. Hand over the function that it "
+            f"was made of."
+        )
+    return [("function", inside[0]), ("arguments", value.nin), ("results", value.nout), ("identity", value.identity)]
 
 
 def identity(value: Any) -> object:
@@ -230,7 +293,13 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
 
 def composite(kind: type) -> type | None:
     """The kind of composite thing that this is, or is derived from."""
+    if _is_ufunc(kind):
+        COMPOSITE.setdefault(kind, ufunc_fields)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
+
+
+#: those whose parts are all in their ``__dict__``
+HELD_WHOLE = frozenset({functools.partial, functools.partialmethod})
 
 
 def added(value: Any) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, cast
 
-from jug_notebook.code.syntax import beside_functions, literals, of_library, text_of
+from jug_notebook.code.syntax import beside_functions, literals, of_library, taken, text_of
 from jug_notebook.errors import BadTask
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -84,6 +84,8 @@ def edited(name: str) -> bool:
         return False
     spec = getattr(sys.modules[name], "__spec__", None)  # each reload makes a new one
     seen = _seen.get(name)
+    if seen is not None and seen[0] is not spec:
+        _reloaded.add(name)
     if seen is None or seen[0] is not spec:
         _seen[name] = (spec, text)
     elif seen[1] != text:
@@ -94,6 +96,15 @@ def edited(name: str) -> bool:
             return True
         _seen[name] = (spec, text)
     return False
+
+
+def reloaded(name: str) -> bool:
+    """Was a loaded module reloaded since we first saw it?"""
+    edited(name)
+    return name in _reloaded
+
+
+_reloaded: set[str] = set()
 
 
 def notice(project: Path) -> None:
@@ -124,6 +135,29 @@ def written(name: str, attribute: str, cls: str = "") -> tuple[Any, ...]:
     return (known[1][attribute],) if attribute in known[1] else ()
 
 
+def source(name: str, attribute: str) -> tuple[str, str] | None:
+    """The loaded module, and the name in it, that a loaded module's text takes a name from; None where it doesn't."""
+    text = _text(name)
+    if text is None:
+        return None
+    known = _taken.get(name)
+    if known is None or known[0] != text:
+        try:
+            known = _taken[name] = (text, taken(text))
+        except SyntaxError:
+            return None
+    found, whole = known[1]
+    package = getattr(sys.modules[name], "__package__", None) or ""
+    places = [found[attribute]] if attribute in found else [(*place, attribute) for place in reversed(whole)]
+    for module, level, there in places:
+        if level and not package:
+            continue
+        home = importlib.util.resolve_name("." * level + module, package) if level else module
+        if there in getattr(sys.modules.get(home), "__dict__", {}):
+            return home, there
+    return None
+
+
 def changed(name: str, attribute: str, digest: bytes) -> bool:
     """Is that of a loaded module another value than when it was first used, and the module the same as then?"""
     if _carried is not None and root_of(name) in _carried.active:
@@ -146,6 +180,7 @@ def _text(name: str) -> str | None:
 
 _seen: dict[str, tuple[Any, str]] = {}
 _literals: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+_taken: dict[str, tuple[str, tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]]] = {}
 _used: dict[tuple[str, str], tuple[Any, bytes]] = {}
 
 

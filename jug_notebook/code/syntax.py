@@ -29,7 +29,7 @@ Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 _READS_DOC = frozenset({"__doc__", "getdoc"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature", "getfullargspec"})
 _READS_ORDER = frozenset({"vars", "__dict__"})
-_LOOKS = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
+LOOKS = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -297,6 +297,33 @@ def literals(text: str, cls: str = "") -> dict[str, Any]:
                 except (ValueError, TypeError):  # such as -x
                     continue
     return found
+
+
+def taken(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]:
+    """What a module takes from others at its top: name -> (module, level, name there), and modules taken whole.
+
+    Names that it also sets in another way are left out.
+    """
+    found: dict[str, tuple[str, int, str]] = {}
+    whole: list[tuple[str, int]] = []
+    tree = ast.parse(text)
+    todo: list[ast.AST] = [tree]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if alias.name == "*":
+                        whole.append((node.module or "", node.level))
+                    else:
+                        found[alias.asname or alias.name] = (node.module or "", node.level, alias.name)
+            elif not isinstance(node, ast.expr | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                todo.append(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.pop(node.id, None)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.pop(node.name, None)
+    return found, whole
 
 
 _DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.Tuple)
@@ -657,7 +684,7 @@ def _scan(code: CodeType) -> Reads:
         tuple(sorted(writes)),
         tuple(imports),
         tuple(sorted(chains.keys() - surely)),
-        frozenset(what for what, by in _LOOKS.items() if by & looks),
+        frozenset(what for what, by in LOOKS.items() if by & looks),
     )
 
 

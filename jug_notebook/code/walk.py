@@ -11,10 +11,11 @@ import ast
 import builtins
 import functools
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from blake3 import blake3
@@ -25,6 +26,7 @@ from jug_notebook.code import modules, syntax
 from jug_notebook.code.kinds import (
     ABSENT,
     COMPOSITE,
+    HELD_WHOLE,
     LITERATE,
     SCALARS,
     added,
@@ -37,8 +39,10 @@ from jug_notebook.code.kinds import (
     generated,
     identity,
     is_ours,
+    kind_of_alias,
     name_of,
     plain,
+    registered_with,
     travels,
 )
 from jug_notebook.describe import brief
@@ -63,7 +67,7 @@ _DERIVED = frozenset(
             "__parameters__",
             "__slotnames__",
         ),
-        *("__static_attributes__", "__orig_bases__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
+        *("__static_attributes__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
         *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__"),
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
@@ -124,6 +128,7 @@ class Walk:
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self.chances: list[tuple[str, hints.Chance]] = []  #: what functions do with random numbers
+        self._done = 0  #: so many units are described
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
         self.by_value = True  #: does what is looked at now?
@@ -145,11 +150,23 @@ class Walk:
 
     def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         whole = [hashed(label, self.edge(value, label, label)) for label, value in roots]
-        done = 0
-        while done < len(self.units):
-            unit = self.units[done]
-            self.by_value = done in self._loose
-            done += 1
+        self._follow(whole)
+        while self._looks:  # what is looked at may lead to more
+            before = len(self.units)
+            seen = self._looked_at()
+            if len(self.units) == before:
+                self._part(" and ".join(sorted(self._looks)), seen.hex())
+                whole.append(seen)
+                break
+            self._follow(whole)
+        return hashed(canon.SCHEME, "code", *whole)
+
+    def _follow(self, whole: list[bytes]) -> None:
+        """Describe the units that were not described yet, and those that are met by that."""
+        while self._done < len(self.units):
+            unit = self.units[self._done]
+            self.by_value = self._done in self._loose
+            self._done += 1
             self._describe(unit)
             own = hashed(*unit.own)
             label = self._part(unit.label, own.hex())
@@ -158,9 +175,6 @@ class Walk:
                     unit.subject.__code__, functools.partial(is_ours, unit.subject.__globals__)
                 )
             whole.append(hashed(own, *(item for edge in unit.edges for item in edge)))
-        if self._looks:
-            whole.append(self._looked_at())
-        return hashed(canon.SCHEME, "code", *whole)
 
     def _looked_at(self) -> bytes:
         """Some function reads docstrings, annotations or the order of attributes: of which things, who could tell?"""
@@ -172,14 +186,13 @@ class Walk:
                 found.append(repr(thing.__doc__))
             if "annotations" in self._looks and isinstance(thing, FunctionType):
                 self.pins = None
-                found += (item for name, note in thing.__annotations__.items() for item in (name, annotation(note)))
+                notes = thing.__annotations__.items()
+                found += (item for name, note in notes for item in (name, self._note(note, name, thing.__globals__)))
             if "order" in self._looks and isinstance(thing, type):
                 self.pins = None
                 # what Python derives may come later: with the first pickling of an instance, say
                 found += (name for name in thing.__dict__ if name not in _DERIVED)
-        seen = hashed(*found)
-        self._part(" and ".join(sorted(self._looks)), seen.hex())
-        return seen
+        return hashed(*found)
 
     def met(self, inner: Walk) -> None:
         """A value was met that holds functions or classes of its own."""
@@ -213,13 +226,46 @@ class Walk:
         if composite(kind) is not None:
             return self._unit(value, label)
         if kind in LITERATE:
-            return hashed("annotation", repr(value))
+            return self._note(value, path)
         self.pins = None
         if self.blind:
             return b""
         found = canon.digest(value, path)
         self.texts[self._part(label, found.hex())] = brief(value, SHOWN, 4)
         return b"v" + found
+
+    def _note(self, note: Any, path: str, space: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        """An annotation, or what is written like one: its text and the classes in it. Names in it are ``space``'s."""
+        if isinstance(note, str):
+            return hashed("text", note, *self._names_in(note, path, space))
+        if isinstance(note, type) and kind_of_alias(note) is None:
+            return self.edge(note, f"class {note.__qualname__}", path)
+        if type(note) is FunctionType:
+            return self.edge(note, f"helper {note.__name__}", path)
+        inside = kind_of_alias(note)
+        if inside is not None:
+            name, parts = inside
+            return hashed("alias", name, *(self._note(part, path, space) for part in parts))
+        if isinstance(note, list | tuple):  # the arguments of a Callable
+            return hashed("list", *(self._note(part, path, space) for part in note))
+        if type(note).__module__ == "typing":
+            return hashed("typing", repr(note), *self._names_in(getattr(note, "__forward_arg__", ""), path, space))
+        try:
+            return hashed("value", canon.digest(note, path))
+        except Unhashable:
+            return hashed("some", name_of(type(note)))
+
+    def _names_in(self, text: str, path: str, space: Mapping[str, Any]) -> Iterator[bytes]:
+        """The classes that a text names which somebody may evaluate later."""
+        try:
+            tree = ast.parse(text, mode="eval")
+        except SyntaxError:
+            return
+        for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
+            value = space.get(name, ABSENT)
+            if isinstance(value, type) or kind_of_alias(value) is not None:
+                self._pin(space, name, value)
+                yield self._note(value, path)
 
     def _unit(self, value: Any, label: str) -> bytes:
         me = identity(value)
@@ -229,6 +275,8 @@ class Walk:
             self.units.append(_Unit(label, value))
             if self.by_value and (not isinstance(value, FunctionType | type) or travels(value)):
                 self._loose.add(at)
+        elif not self.by_value and at >= self._done:
+            self._loose.discard(at)
         return b"u%d" % at
 
     def _function(self, function: FunctionType, label: str) -> bytes:
@@ -311,7 +359,12 @@ class Walk:
             fields = COMPOSITE[base](subject)
             if kind is not base:
                 self.pins = None
-                fields += [("class", kind), *added(subject)]
+                fields += [("class", kind)]
+            if kind is not base or base not in HELD_WHOLE:
+                beside = list(added(subject))
+                if beside:
+                    self.pins = None
+                fields += beside
             for name, value in fields:
                 self._pin(subject, name, value)
                 unit.edges.append((name, self.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
@@ -363,6 +416,9 @@ class Walk:
             return  # what a library reads is its own affair
         if not self.blind:
             self._hint(code, form.uses, space, whose)
+        if form.decorators or "annotations" in syntax.reads(code).looks:
+            for name, note in function.__annotations__.items():
+                unit.edges.append((f"annotation {name}", self._note(note, f"annotation of {name!r} in {whose}", space)))
         self._globals(unit, code, space, "" if root else str(space.get("__name__", "")), whose)
         self._decorators(unit, form.decorators, space)
         self._imports(unit, code, space)
@@ -514,7 +570,9 @@ class Walk:
                 self._overlook(at)
             else:
                 path = f"global {shown!r} read by {whose}"
+                before, self.by_value = self.by_value, False  # workers have it from the module's text
                 edge = self._edge_or_advice(at, _label(at, shown), path, shown)
+                self.by_value = before
                 found += (".".join(chain), edge)
                 if chain and at is holder.__dict__.get(chain[-1], ABSENT):
                     self._watch(holder.__name__, chain[-1], at, edge)
@@ -552,8 +610,17 @@ class Walk:
             unit.edges.append(("base", self.edge(base, f"class {base.__qualname__}", where)))
         dataclass = "__dataclass_params__" in cls.__dict__
         content = dict(cls.__dict__)
+        space = getattr(sys.modules.get(cls.__module__), "__dict__", {})
         for name, note in content.get("__annotations__", {}).items():
-            unit.own += (name, note if isinstance(note, str) else annotation(note))
+            unit.own += (name, annotation(note))
+            unit.edges.append((name, self._note(note, f"annotation of {name!r} in {where}", space)))
+        for base in content.pop("__orig_bases__", ()):
+            unit.own.append(annotation(base))
+            unit.edges.append(("as written", self._note(base, where)))
+        if registered := registered_with(cls):
+            self.pins = None
+            for other in registered:
+                unit.edges.append(("registered", self.edge(other, f"class {other.__qualname__}", where)))
         if dataclass:
             unit.own.append(repr([getattr(content["__dataclass_params__"], name) for name in _PARAMETERS]))
             for name, field in content["__dataclass_fields__"].items():
@@ -623,6 +690,13 @@ def _as_written(module: str, name: str, value: Any, cls: str = "") -> None:
             f"{shown} was set to {value.__qualname__} of the notebook, and workers get what the text of {module} "
             f"makes. Reload it (importlib.reload({module})), and hand over {value.__qualname__} as an argument."
         )
+    origin = None if cls else modules.source(module, name)
+    if origin is not None and _left_behind(value, *origin):
+        source, there = origin
+        raise BadTask(
+            f"{shown} is what {source}.{there} was before {source} was reloaded, and workers get what it is now. "
+            f"Reload {module} as well (importlib.reload({module}))."
+        )
     if type(value) not in SCALARS and type(value) not in (dict, list, set, tuple):
         return
     for text in modules.written(module, name, cls):
@@ -642,6 +716,34 @@ def _alike(value: Any, text: Any) -> bool:
         return canon.digest(value) == canon.digest(text)
     except Unhashable:
         return True  # that will be said in better words
+
+
+def _left_behind(value: Any, source: str, name: str) -> bool:
+    """Is a value that was taken from a module no longer what its text makes?"""
+    texts = modules.written(source, name)
+    if texts:
+        return not _alike(value, texts[0])
+    now = plain(sys.modules[source].__dict__[name])
+    if now is value or not (isinstance(now, FunctionType | type) or modules.reloaded(source)):
+        return False
+    return getattr(now, "__module__", None) not in modules.scripts and not _alike_apart(value, now)
+
+
+def _alike_apart(value: Any, other: Any) -> bool:
+    """The same of anything, whatever is being walked."""
+    pair = identity(value), identity(other)
+    asked = _asked.get()
+    if pair in asked:
+        return True
+    tokens = _asked.set(asked | {pair}), under_way.set(())
+    try:
+        return _alike(value, other)
+    finally:
+        under_way.reset(tokens[1])
+        _asked.reset(tokens[0])
+
+
+_asked: ContextVar[frozenset[tuple[object, object]]] = ContextVar("asked", default=frozenset())
 
 
 def _bare(label: str) -> str:

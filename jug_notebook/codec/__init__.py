@@ -22,9 +22,20 @@ from jug_notebook import code as coding
 from jug_notebook import digest as canon
 from jug_notebook import pages
 from jug_notebook.code import Code, modules, syntax
-from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
+from jug_notebook.codec.pickling import (
+    INLINE,
+    Get,
+    Needs,
+    Put,
+    Shared,
+    Unpickler,
+    bundled,
+    meeting,
+    restore,
+    stream,
+)
 from jug_notebook.describe import advice, describe_arguments, summarise
-from jug_notebook.errors import JugError, SignatureError, StoreError, Unhashable, Unstorable
+from jug_notebook.errors import JugError, SignatureError, StoreError, Unstorable
 from jug_notebook.model import Address, Key, Parcel, Payload
 
 __all__ = [
@@ -43,8 +54,11 @@ __all__ = [
     "load_function",
     "load_value",
     "look_at_call",
+    "looks",
+    "meeting",
     "once",
     "own",
+    "restore",
     "share",
     "summarise",
     "use_modules",
@@ -236,7 +250,7 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
     payload, hashed = _encoded(value, put, "result")
     try:
         return payload, b"c" + canon.digest(value, "result", hashed)
-    except Unhashable:
+    except Exception:  # it can't be named, or a library's own type raises what it likes: it must not be lost for that
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
 
@@ -282,8 +296,11 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...
     return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)
 
 
-def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:
-    """The function again, with the modules it came with in use and its sources where tracebacks look for them."""
+def load_function(parcel: Parcel, get: Get, exact: bool = False) -> Callable[..., Any]:
+    """The function again, with the modules it came with in use and its sources where tracebacks look for them.
+
+    ``exact`` for one that `looks`: classes that were built here before get its docstrings and its order of attributes.
+    """
     modules.install(
         {
             root: (address, {} if modules.known(address) else msgspec.msgpack.decode(get(address)))
@@ -292,8 +309,13 @@ def load_function(parcel: Parcel, get: Get) -> Callable[..., Any]:
     )
     for file, text in parcel.sources.items():
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    function: Callable[..., Any] = Unpickler(parcel.function, get).load()
+    function: Callable[..., Any] = Unpickler(parcel.function, get, exact=exact).load()
     return function
+
+
+def looks(parcel: Parcel) -> bool:
+    """Does the function look at more of others than what they do? Then what it loads with holds for it alone."""
+    return any(syntax.LOOKS.keys() >= set(label.split(" and ")) for label in parcel.parts)
 
 
 def use_modules(parcel: Parcel) -> None:

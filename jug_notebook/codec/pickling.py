@@ -15,6 +15,7 @@ import pickle
 import sys
 import threading
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -79,6 +80,10 @@ class _Known:
         with self._lock:
             self._digests.setdefault(live, set()).add(found)
         return found == digest
+
+    def built(self, name: ClassName) -> type | None:
+        """The class of that name that was built here."""
+        return self._kept.get(name)
 
     def add(self, name: ClassName, cls: type) -> None:
         """A class was built here."""
@@ -208,6 +213,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.bound = True
             self.blobs += [address for address in value.buffers if address not in self.blobs]
             return _part, tuple(value)
+        if kind is _CACHED and coding.travels(value):
+            beside = {name: what for name, what in vars(value).items() if name != "cache_parameters"}
+            return _cached, (value.__wrapped__, *value.cache_parameters().values()), beside
+        if kind is typing.NewType and coding.travels(value):
+            return _new_type, (value.__module__, value.__qualname__, value.__supertype__)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
         if issubclass(kind, types.ModuleType):
@@ -225,6 +235,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _plain_calls, (function,)
         if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
             raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
+        if kind.__name__ == "ufunc" and kind.__module__ == "numpy" and coding.ufunc_name(value) is None:
+            (_, function), *numbers = coding.ufunc_fields(value)
+            return _ufunc, (function, *(number for _, number in numbers))
         return NotImplemented
 
     def _reference(self, value: Any) -> Any:
@@ -265,6 +278,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             arguments = (meta, title, bases, {**extra, "__slots__": cls.__dict__["__slots__"]}, tracker, last)
             content = {n: what for n, what in state[0].items() if type(what) is not types.MemberDescriptorType}
             state = (content, state[1])
+        state = (_as_written(cls, state[0]), state[1])
         return _skeleton, (*name, maker, arguments), (state, setter, _members(cls)), None, None, _fill
 
     def _of_project(self, value: Any) -> Any:
@@ -307,6 +321,28 @@ def _code(code: types.CodeType) -> Any:
 _FILE = 10  #: of the arguments of a code object, where its file is
 
 
+def _as_written(cls: type, content: dict[str, Any]) -> dict[str, Any]:
+    """What a class holds, in its own order. cloudpickle leaves out what it took from a base, which another may hide."""
+    taken = {
+        name: what
+        for name, what in cls.__dict__.items()
+        if (name[:2] != "__" or type(what) is types.FunctionType)
+        and not issubclass(cls, enum.Enum)
+        and any(base.__dict__.get(name) is what for base in cls.__bases__)
+    }
+    whole = {**content, **taken}
+    return {**{name: whole[name] for name in cls.__dict__ if name in whole}, **whole}
+
+
+def _empty(cls: type) -> None:
+    """Take away what will be given again, in its order, and what was added since."""
+    if issubclass(cls, enum.Enum):
+        return
+    for name, what in list(cls.__dict__.items()):
+        if name[:2] != "__" and name != "_abc_impl" and type(what) is not types.MemberDescriptorType:
+            delattr(cls, name)
+
+
 def _members(cls: type) -> dict[str, dict[str, Any]]:
     """What the members of an enum hold beside their value: their ``__init__`` isn't run again."""
     if not issubclass(cls, enum.Enum):
@@ -338,10 +374,30 @@ def _dispatcher(function: Any, registry: dict[type, Any]) -> Any:
     return made
 
 
+_CACHED = type(functools.lru_cache(len))
+
+
+def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def _new_type(module: str, qualname: str, supertype: Any) -> Any:
+    maker: Any = typing.NewType
+    made = maker(qualname, supertype)
+    made.__module__ = module
+    return made
+
+
 def _cached_property(function: Any, name: str | None) -> functools.cached_property[Any]:
     made: functools.cached_property[Any] = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def _ufunc(function: Any, nin: int, nout: int, identity: Any) -> Any:
+    import numpy as np
+
+    return np.frompyfunc(function, nin, nout, **({} if identity is None else {"identity": identity}))
 
 
 def stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) -> tuple[bytes, Pickler]:
@@ -387,6 +443,27 @@ class Needs(Protocol):
         ...
 
 
+class _Met(threading.local):
+    classes: dict[type, None] | None = None
+
+
+_met = _Met()
+
+
+def meeting() -> dict[type, None]:
+    """From now on, classes that were built here are noted in it, as this thread meets them in values."""
+    found: dict[type, None] = {}
+    _met.classes = found
+    return found
+
+
+def restore(cls: type, get: Get) -> None:
+    """A class that was built here gets what it was built with."""
+    name, data = _definitions.get(cls, (None, b""))
+    if name is not None and _known.built(name) is cls:
+        Unpickler(data, get, exact=True).load()
+
+
 class Unpickler(pickle.Unpickler):
     """Knows classes by identity, and the values that a call needs."""
 
@@ -397,12 +474,14 @@ class Unpickler(pickle.Unpickler):
         values: Needs | None = None,
         addresses: Iterable[Address] = (),
         buffer: Get | None = None,
+        exact: bool = False,
     ) -> None:
-        """``buffer`` gives what the arrays at ``addresses`` stand on."""
+        """``buffer`` gives what the arrays at ``addresses`` stand on; with ``exact``, see `load_function`."""
         super().__init__(io.BytesIO(data), buffers=() if buffer is None else map(buffer, addresses))
         self._get = get
         self._buffer = buffer
         self._values = values
+        self._exact = exact
         self._making: dict[ClassName, type] = {}
         self._filled: set[ClassName] = set()
 
@@ -419,13 +498,17 @@ class Unpickler(pickle.Unpickler):
 
     def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
         name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name)
-        if found is None:
-            assert self._get is not None
-            data = bytes(self._get(address))
-            found = Unpickler(data, self._get).load()
-            _definitions[found] = (name, data)
+        found = self._making.get(name) or _known.find(name) or self._built(name, address)
+        if _met.classes is not None and _known.built(name) is found:
+            _met.classes[found] = None
         return found
+
+    def _built(self, name: ClassName, address: Address) -> type:
+        assert self._get is not None
+        data = bytes(self._get(address))
+        made: type = Unpickler(data, self._get).load()
+        _definitions[made] = (name, data)
+        return made
 
     def carried(self, bundles: tuple[tuple[str, Address], ...], module: str, qualname: str) -> Any:
         """Something of a project module. Here that may be the notebook, which has the module itself."""
@@ -444,6 +527,8 @@ class Unpickler(pickle.Unpickler):
         if found is None:
             found = self._making[name] = maker(*arguments)
             found.__qualname__ = qualname
+        elif self._exact and _known.built(name) is found:
+            self._making[name] = found
         return found
 
     def fill(self, cls: type, state: tuple[Any, Any, dict[str, dict[str, Any]]]) -> None:
@@ -451,6 +536,8 @@ class Unpickler(pickle.Unpickler):
             if made is cls and name not in self._filled:
                 self._filled.add(name)
                 content, setter, members = state
+                if self._exact:
+                    _empty(cls)
                 setter(cls, content)
                 for member, held in members.items():
                     getattr(cls, member).__dict__.update(held)

@@ -5,7 +5,6 @@ Nothing is imported here for its own sake: who meets an array has numpy already.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,15 +16,18 @@ CHUNK = 1 << 24  #: an array that isn't contiguous is copied for hashing in piec
 # -- numpy -------------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(256)
 def _dtype_form(dtype: Any) -> tuple[Any, ...]:
-    """What a dtype says of its elements. Byte order counts; metadata doesn't."""
+    """What a dtype says of its elements. Byte order counts; metadata doesn't.
+
+    Made anew each time: dtypes that are equal to numpy may differ in what counts, such as records and alignment.
+    """
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return ("sub", _dtype_form(base), tuple(shape))
     if dtype.names is not None:
         fields = tuple((name, _dtype_form(dtype.fields[name][0]), *dtype.fields[name][1:]) for name in dtype.names)
-        return ("fields", fields, dtype.itemsize, dtype.isalignedstruct)
+        record = ("record",) if dtype.type.__name__ == "record" else ()  # elements have attributes
+        return ("fields", fields, dtype.itemsize, dtype.isalignedstruct, *record)
     if dtype.kind == "T":
         missing = getattr(dtype, "na_object", "")
         return ("string", repr(missing), bool(getattr(dtype, "coerce", True)))
@@ -105,6 +107,11 @@ def _masked(encoder: Encoder, value: Any, path: str) -> None:
     encoder.nested(value, path, body)
 
 
+@register("numpy.MaskedConstant", attributes=False)
+def _masked_constant(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.tag("masked")
+
+
 _SCALARS = "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
 
 
@@ -141,6 +148,22 @@ def _bits(encoder: Encoder, value: Any, path: str) -> None:
 @register("numpy.RandomState", attributes=False)
 def _random_state(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("RandomState", (value.get_state(legacy=False),), path)
+
+
+#: what ``numpy.vectorize`` holds itself; the rest was put there by somebody
+_OF_VECTORIZE = frozenset({"pyfunc", "otypes", "excluded", "signature", "cache", "_ufunc", "_in_and_out_core_dims"})
+
+
+@register("numpy.vectorize", attributes=False)
+def _vectorize(encoder: Encoder, value: Any, path: str) -> None:
+    """Without what it keeps once it was called."""
+
+    def body(encoder: Encoder, value: Any, path: str) -> None:
+        own = tuple(getattr(value, name, None) for name in ("pyfunc", "otypes", "excluded", "signature", "cache"))
+        added = {name: what for name, what in held(value).items() if name not in _OF_VECTORIZE and name[:2] != "__"}
+        encoder.tagged("vectorize", (*own, added), path)
+
+    encoder.nested(value, path, body)
 
 
 # -- pandas ------------------------------------------------------------------------------------------------------------
@@ -200,11 +223,13 @@ def _range_index(encoder: Encoder, value: Any, path: str) -> None:
 
 @register("pandas.MultiIndex", attributes=False)
 def _multi_index(encoder: Encoder, value: Any, path: str) -> None:
-    """By the values: levels may hold what no row has any more."""
+    """By the levels, whose order `unstack` shows, and their codes. What no row has any more doesn't count."""
 
     def body(encoder: Encoder, value: Any, path: str) -> None:
-        levels = [_column(value.get_level_values(level)) for level in range(value.nlevels)]
-        encoder.tagged("MultiIndex", (tuple(value.names), levels), path)
+        used = value.remove_unused_levels()
+        levels = [_column(level) for level in used.levels]
+        codes = [each.astype("int64") for each in used.codes]
+        encoder.tagged("MultiIndex", (tuple(value.names), levels, codes), path)
 
     encoder.nested(value, path, body)
 
@@ -304,12 +329,16 @@ def _polars_series(encoder: Encoder, value: Any, path: str) -> None:
         encoder.tag("polars.Series", 4)
         encoder.text(value.name)
         encoder.text(repr(value.dtype))
+        kind = str(value.dtype)
         physical = value.to_physical() if value.dtype.is_temporal() else value
-        if physical.dtype.is_numeric() and not physical.dtype.is_decimal():
+        if value.dtype.is_nested():
+            encoder.add(_within(value), path)
+            encoder.add(None)
+        elif physical.dtype.is_numeric() and not physical.dtype.is_decimal() and "128" not in kind:
             missing = physical.is_null()
             encoder.add(physical.fill_null(0).to_numpy() if missing.any() else physical.to_numpy())
             encoder.add(missing.to_numpy() if missing.any() else None)
-        elif str(value.dtype) == "String":
+        elif kind == "String":
             known = value.fill_null("")
             encoder.add((value.is_null().to_numpy(), known.str.len_bytes().to_numpy()))
             encoder.data((known.str.join("").item() or "").encode())
@@ -318,6 +347,16 @@ def _polars_series(encoder: Encoder, value: Any, path: str) -> None:
             encoder.add(None)
 
     encoder.nested(value, path, body)
+
+
+def _within(value: Any) -> tuple[Any, ...]:
+    """What lists and structs of polars are made of: as Python values, instants would lose their nanoseconds."""
+    missing = value.is_null().to_numpy()
+    if value.dtype.base_type().__name__ == "Struct":
+        return missing, value.struct.unnest().get_columns()
+    lists = value.arr.to_list() if value.dtype.base_type().__name__ == "Array" else value
+    lengths = lists.list.len().fill_null(0)
+    return missing, lengths.to_numpy(), lists.filter(lengths > 0).explode().rename("")
 
 
 @register("polars.LazyFrame", attributes=False)
@@ -385,7 +424,31 @@ def _arrow_body(encoder: Encoder, value: Any, path: str) -> None:
         plain = value.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
         encoder.add(plain)
     else:
-        encoder.add(value.to_pylist(), path)
+        encoder.add(_arrow_parts(pa, value), path)
+
+
+def _arrow_parts(pa: Any, value: Any) -> Any:
+    """What dictionaries, lists and structs are made of: as Python values, they would lose order and nanoseconds."""
+    kind = value.type
+    if isinstance(value, pa.ChunkedArray):
+        if pa.types.is_dictionary(kind):
+            value = value.unify_dictionaries()
+        value = value.combine_chunks()
+        if isinstance(value, pa.ChunkedArray):  # longer than one array can be
+            return [_arrow_parts(pa, chunk) for chunk in value.chunks]
+    if pa.types.is_dictionary(kind):
+        return value.indices, value.dictionary
+    if pa.types.is_struct(kind):
+        return [str(field.metadata) for field in kind.fields], value.flatten()
+    if pa.types.is_run_end_encoded(kind):
+        return (importlib.import_module("pyarrow.compute").run_end_decode(value),)
+    if isinstance(value, pa.ExtensionArray):
+        return (value.storage,)
+    if pa.types.is_map(kind):
+        value = value.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
+    if hasattr(value, "value_lengths"):
+        return value.value_lengths().fill_null(0), value.flatten()
+    return value.to_pylist()
 
 
 @register("pyarrow.Scalar", attributes=False)
@@ -404,7 +467,7 @@ _OF_SPARSE = frozenset({"data", "indices", "indptr", "row", "col", "coords", "of
 @register("scipy._spbase", attributes=False)
 @register("scipy.spmatrix", attributes=False)
 def _sparse(encoder: Encoder, value: Any, path: str) -> None:
-    """By what is stored, in order and without duplicates. Zeros that are stored stay."""
+    """By what is stored, in order. Zeros that are stored stay, and so does what is stored twice for one place."""
 
     def body(encoder: Encoder, value: Any, path: str) -> None:
         import numpy as np
@@ -415,14 +478,14 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
         if kind in ("csr", "csc", "bsr"):
             if not value.has_canonical_format:
                 value = value.copy()
-                value.sum_duplicates()
+                value.has_sorted_indices = False  # whoever wrote to the indices may not have said so
+                value.sort_indices()
             parts = (value.indptr.astype(np.int64), value.indices.astype(np.int64), value.data)
         elif kind == "dia":
             order = np.argsort(value.offsets, kind="stable")
             parts = (value.offsets[order].astype(np.int64), value.data[order])
         else:
-            value = value.tocoo(copy=True)
-            value.sum_duplicates()
+            value = value.tocoo()
             places = getattr(value, "coords", None) or (value.row, value.col)
             order = np.lexsort(places[::-1])
             parts = (*(place[order].astype(np.int64) for place in places), value.data[order])

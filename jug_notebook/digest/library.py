@@ -198,6 +198,17 @@ def _enum(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("Enum", (type(value).__qualname__, value._name_, value._value_), path)
 
 
+@register("typing.NewType", attributes=False)
+def _new_type(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.tagged("NewType", (value.__module__, value.__qualname__, value.__supertype__), path)
+
+
+@register("typing.TypeVar", attributes=False)
+def _type_variable(encoder: Encoder, value: Any, path: str) -> None:
+    limits = (value.__bound__, value.__constraints__, value.__covariant__, value.__contravariant__)
+    encoder.tagged("TypeVar", (value.__module__, value.__name__, *limits), path)
+
+
 # -- numbers, names, patterns ------------------------------------------------------------------------------------------
 
 
@@ -255,7 +266,8 @@ def _datetime(encoder: Encoder, value: Any, path: str) -> None:
         except OverflowError:  # at the ends of time there may be no such instant
             instant, fold = naive, 2 + value.fold
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
-    encoder.tagged("datetime", (instant.toordinal(), seconds, instant.microsecond, fold, away is not None, zone), path)
+    # how far it is away tells a time that the clocks leave out from the one that they show instead
+    encoder.tagged("datetime", (instant.toordinal(), seconds, instant.microsecond, fold, away, zone), path)
 
 
 @register("datetime.timedelta")

@@ -32,6 +32,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 _LONG = 10**15
+_CACHED = type(functools.lru_cache(len))  #: it does nothing of its own with what it is given
+_BY_NAME = "(by name)"  #: what a wrapper is given by name, it may treat otherwise
 
 BATCH = 1000  #: tasks of one `.map` are handed in by so many
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -135,6 +137,9 @@ class TaskFunction:
 
     def examine(self, project: Path) -> Code:
         """The code part of the keys as things are now. Raises Unhashable naming what can't be told for certain."""
+        now = [id(one) for one in _binding(self.__jug_function__)]
+        if now != [id(one) for one in self._bound_by]:
+            self._bind(self.__jug_function__)  # reloaded in place, or given other defaults
         return examine(
             self.__jug_function__,
             version=self.version,
@@ -151,7 +156,9 @@ class TaskFunction:
     # -- binding
 
     def _bind(self, function: Callable[..., Any]) -> None:
-        """Look at the signature once. ``_names`` is empty where arguments need the slow way."""
+        """Look at the signature. ``_names`` is empty where arguments need the slow way."""
+        self._bound_by = _binding(function)
+        self._wrapper = _is_wrapper(function)
         self._names: tuple[str, ...] = ()
         self._defaults: Mapping[str, Any] = {}
         self._tasks_by_default: dict[str, Any] = {}
@@ -162,7 +169,7 @@ class TaskFunction:
             return
         parameters = self._signature.parameters.values()
         self._tasks_by_default = {p.name: p.default for p in parameters if tasks_in(p.default)}
-        if all(parameter.kind is _PLAIN for parameter in parameters):
+        if not self._wrapper and all(parameter.kind is _PLAIN for parameter in parameters):
             self._names = tuple(parameter.name for parameter in parameters)
             self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -188,7 +195,19 @@ class TaskFunction:
                     return bound
         if self._signature is None:
             return [("args", args), ("kwargs", dict(kwargs))]
+        if self._wrapper:
+            return self._given(args, kwargs)
         return list(self._slow(args, kwargs).arguments.items())
+
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """What a wrapper is given: what it does with it, and which defaults count, only it knows."""
+        assert self._signature is not None
+        try:
+            bound = self._signature.bind(*args, **kwargs).arguments
+        except TypeError:  # it may take more than what it wraps, or less
+            return [("args", args), ("kwargs", dict(kwargs))]
+        given = [*bound.items(), *((n, task) for n, task in self._tasks_by_default.items() if n not in bound)]
+        return [*given, (_BY_NAME, tuple(sorted(kwargs)))] if kwargs else given
 
     def _slow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         assert self._signature is not None
@@ -222,6 +241,8 @@ class TaskFunction:
             return edition, key, form, needs, payload, self._shown(arguments), call
 
     def _shown(self, arguments: Arguments) -> str:
+        if self._wrapper:
+            arguments = [pair for pair in arguments if pair[0] != _BY_NAME]
         if len(arguments) > 3:
             return describe_arguments(arguments)
         for _, value in arguments:
@@ -436,6 +457,24 @@ class _ChunkFunction(Around):
     def _shown(self, arguments: Arguments) -> str:
         calls = arguments[0][1]
         return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
+
+
+def _binding(function: Callable[..., Any]) -> list[Any]:
+    """What a plain function's signature hangs on."""
+    found = [getattr(function, "__code__", None), *(getattr(function, "__defaults__", None) or ())]
+    return [*found, *(getattr(function, "__kwdefaults__", None) or {}).values()]
+
+
+def _is_wrapper(function: Any) -> bool:
+    """Does it show the signature of something that it wraps?"""
+    if isinstance(function, functools.partial):
+        return _is_wrapper(function.func)
+    if isinstance(function, _CACHED):
+        return _is_wrapper(function.__wrapped__)
+    called = [function, type(function).__call__]
+    if isinstance(function, type):
+        called += [getattr(function, name) for name in ("__init__", "__new__")]
+    return any(hasattr(one, "__wrapped__") or hasattr(one, "__signature__") for one in called)
 
 
 def name_of(function: Callable[..., Any]) -> str:
