@@ -46,7 +46,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store, keyring, open_store
 from jug_notebook.task import desk
-from jug_notebook.worker import Running, Slot, backoff, work
+from jug_notebook.worker import Running, Slot, Watchful, backoff, work
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to ending it
@@ -75,6 +75,7 @@ def supervise(
     max_tasks: int | None = None,
     max_time: float | None = None,
     memory_limit: int | None = None,
+    keep_going: bool = True,
     target: Target | None = None,
     place: str = "",
     folders: Sequence[tuple[str, str]] = (),
@@ -90,9 +91,9 @@ def supervise(
     the supervisor ends. ``idle_timeout``: so many seconds with nothing to do and no session attached end it; with 0,
     sessions are not asked after. ``max_tasks`` are for each worker; ``max_time`` (seconds; no task begins afterwards,
     nor one that by those before it would not end in time) and ``memory_limit`` (bytes, a task with its subprocesses)
-    for all. SIGTERM ends the workers at once, giving their tasks back; SIGINT lets them finish what they run, a second
-    one does not; SIGUSR1 and SIGUSR2 are the notice that batch systems give: no new task. So does one of
-    ``stop_files`` when it is there.
+    for all. Without ``keep_going`` no task begins once one has failed for good here. SIGTERM ends the workers at once,
+    giving their tasks back; SIGINT lets them finish what they run, a second one does not; SIGUSR1 and SIGUSR2 are the
+    notice that batch systems give: no new task. So does one of ``stop_files`` when it is there.
 
     ``place`` is what whoever starts it calls this host; tasks whose folder is below the first of a pair of ``folders``
     run below the second. ``ready`` is called once it has registered. ``lead`` is a descriptor whose other end somebody
@@ -101,7 +102,7 @@ def supervise(
     if not hasattr(os, "fork"):
         raise LaunchError("workers can't be started on Windows; use WSL, or a host that has them: %jug_execute --host")
     store = open_store(url, clock)
-    limits = Limits(idle_timeout, max_tasks, max_time, memory_limit, tuple(stop_files))
+    limits = Limits(idle_timeout, max_tasks, max_time, memory_limit, tuple(stop_files), keep_going)
     supervisor = Supervisor(
         store, size, crew, detached, tied_to, limits, target, clock, place, tuple(folders), ready, lead
     )
@@ -118,6 +119,7 @@ class Limits:
     max_time: float | None
     memory: int | None
     stop_files: tuple[Path, ...] = ()
+    keep_going: bool = True
 
 
 # -- the supervisor ----------------------------------------------------------------------------------------------------
@@ -474,14 +476,18 @@ class Supervisor:
             me = self._worker_info(os.getpid(), tail)
             store = _reopened(self.store.url, self.clock)
             store.renew([me])  # before it claims: who is not known does not live
+            each, limits = Watchful(), self.limits
             count = work(
-                store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=self.limits.max_tasks,
-                deadline=end, stop=lambda: slot.told_to_stop, listener=capture, book=book, folders=self.folders,
+                store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=limits.max_tasks,
+                deadline=end, stop=lambda: slot.told_to_stop or (each.failed and not limits.keep_going),
+                listener=capture, book=book, folders=self.folders, each=each,
             )  # fmt: skip
             store.close()
-            spent = self.limits.max_tasks is not None and count >= self.limits.max_tasks
-            out_of_time = end is not None and not slot.told_to_stop
-            status = DONE if spent or out_of_time else 0
+            if each.failed and not limits.keep_going:
+                status = ENOUGH
+            else:
+                spent = limits.max_tasks is not None and count >= limits.max_tasks
+                status = DONE if spent or (end is not None and not slot.told_to_stop) else 0
         except JugError as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         except BaseException:  # whatever it is, the supervisor tells, and the parent's code must not run on here
@@ -500,6 +506,11 @@ class Supervisor:
                 self._dismiss(hand)
             if at_once and not hand.killed and hand.doom is None:
                 self._ask_to_end(hand, Doom(-1, "stopped", "", self.clock.monotonic() + GRACE))
+
+    def _end_at_failure(self) -> None:
+        if not self._ending:
+            self._say("a task failed: stopping after the current tasks\n")
+            self._end()
 
     def _dismiss(self, hand: Hand) -> None:
         """Let a worker end after its current task."""
@@ -584,6 +595,8 @@ class Supervisor:
             self.size -= 1  # it has done its share
             if self.size <= 0:
                 self._end()
+        elif running is None and code == ENOUGH:
+            self._end_at_failure()
         elif running is None and code != 0 and not hand.killed and hand.doom is None:
             self._stumble(hand, status, words)
         elif hand.slot.done or running is not None:
@@ -617,10 +630,13 @@ class Supervisor:
         )
         body = self._seal.seal("outcome", grant.key, grant.round, grant.inputs, msgspec.msgpack.encode(failed))
         self.store.claim(me.id, 0, 0.0, [Settlement(verdict, body)])
+        if final and not self.limits.keep_going:
+            self._end_at_failure()
         self._say(f"{running.name} {grant.key[:8]} in worker {me.id}: {text}\n")
 
 
 DONE = 64  #: exit status of a worker that may begin no more: its tasks or its time are used up
+ENOUGH = 65  #: and of one that was not to go on after a failure
 
 
 def _secret(store: Store) -> bytes:

@@ -656,6 +656,20 @@ def work(
     return count
 
 
+class Watchful:
+    """Makes attempts as ``each`` does, and knows whether one has failed for good."""
+
+    def __init__(self, each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt) -> None:
+        self.failed = False
+        self._each = each
+
+    def __call__(self, bench: Bench, claim: Claim) -> Settlement | None:
+        settlement = self._each(bench, claim)
+        if settlement is not None and settlement.verdict.final and not settlement.verdict.finished:
+            self.failed = True
+        return settlement
+
+
 class Tray:
     """What a worker has claimed and not begun, and what it has done and not handed in.
 

@@ -67,6 +67,12 @@ def test_tasks_run_here_one_after_another_until_nothing_is_left(session, cell, c
 def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     cell["walk"](1)
     answer = cell["total"]([cell["load"](1)])
+    told = jn.execute(3, dry_run=True, target=answer)
+    assert repr(told).startswith("1 to run, 0 stored\n")
+    assert "3 workers would be started; nothing was started" in repr(told)
+    assert (told.alive(), told.posts) == (0, ())
+    with pytest.raises(jn.LaunchError, match="what an executor runs on only it knows"):
+        jn.execute(dry_run=True, on=object())
     crew = jn.execute(here=True, target=answer)
     assert crew.alive() == 0
     assert answer.value() == 3

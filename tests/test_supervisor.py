@@ -19,7 +19,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
 from jug_notebook.fate import Doom, cause_of_death, epitaph, first_of_crew, overstepped
 from jug_notebook.launch import Crew, CrewOptions, arguments, local
-from jug_notebook.model import Grant, Scale, Stop, Target, WorkerInfo
+from jug_notebook.model import Failed, Grant, Scale, State, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.supervisor import nudge
 from jug_notebook.worker import Running
@@ -80,6 +80,8 @@ def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
     assert " ".join(words) == (
         "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --target ab --target f"
     )
+    assert arguments(CrewOptions(4, keep_going=False))[-1] == "--no-keep-going"
+    assert CrewOptions(4, keep_going=False).suffix
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -384,6 +386,18 @@ def test_workers_end_after_their_share_of_tasks_or_of_time(site: Site) -> None:
     assert states.count("finished") == 6
     assert "running" not in states
     assert site.supervise(1, max_time=0.2).wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("failure", ["raise KeyError('x')", "__import__('os')._exit(3)"])
+def test_without_keep_going_a_task_that_failed_for_good_is_the_last(folder_site: Site, failure: str) -> None:
+    failing = folder_site.tasks.submit(f"def fails(): {failure}")
+    after = [folder_site.tasks.submit("def later(n): return n", n) for n in range(3)]
+    supervisor = folder_site.supervise(1, keep_going=False)
+    assert supervisor.wait(PATIENCE) == 0
+    assert supervisor.stderr is not None
+    assert "a task failed: stopping after the current tasks" in supervisor.stderr.read()
+    assert isinstance(folder_site.tasks.outcome(failing), Failed)
+    assert [folder_site.tasks.state(key) for key in after] == [State.READY] * 3
 
 
 def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folder_site: Site) -> None:

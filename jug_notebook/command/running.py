@@ -43,6 +43,9 @@ def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
         metavar="TIME",
         help="start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h",
     )
+    parser.add_argument(
+        "--no-keep-going", dest="keep_going", action="store_false", help="begin no task any more once one has failed"
+    )
     parser.add_argument("--memory-limit", type=size, metavar="SIZE", help="end a task that takes more: 500MB, 2G, 2GiB")
     parser.add_argument(
         "--idle-timeout",
@@ -141,6 +144,7 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
         max_tasks=arguments.max_tasks,
         max_time=arguments.max_time,
         memory_limit=arguments.memory_limit,
+        keep_going=arguments.keep_going,
         target=target_of(arguments.target, url),
         folders=getattr(arguments, "remote_dir", ()),
         stop_files=stop_files,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 
 from blake3 import blake3
 
@@ -36,6 +37,7 @@ class CrewOptions:
     tied_to: WorkerId = ""
     setup: str = ""
     folders: tuple[tuple[str, str], ...] = ()
+    keep_going: bool = True
 
     @property
     def suffix(self) -> str:
@@ -44,7 +46,8 @@ class CrewOptions:
             return ""
         target = self.target and (sorted(self.target.names), sorted(self.target.keys))
         told: tuple[object, ...] = (
-            self.idle_timeout, self.max_tasks, self.max_time, self.memory_limit, target, self.python, self.tied_to
+            self.idle_timeout, self.max_tasks, self.max_time, self.memory_limit, target, self.python, self.tied_to,
+            self.keep_going,
         )  # fmt: skip
         if self.setup or self.folders:
             told += (self.setup, self.folders)
@@ -60,6 +63,8 @@ def arguments(options: CrewOptions) -> list[str]:
         words += ["--max-time", str(options.max_time)]
     if options.memory_limit is not None:
         words += ["--memory-limit", str(options.memory_limit)]
+    if not options.keep_going:
+        words.append("--no-keep-going")
     if options.tied_to:
         words += ["--tied-to", options.tied_to]
     if options.target is not None:
@@ -127,7 +132,8 @@ class Post:
 class Crew:
     """The workers that one request for workers is about, on one host or several. They live on without it."""
 
-    def __init__(self, store: Store, posts: Sequence[Post] = (), clock: Clock = CLOCK) -> None:
+    def __init__(self, store: Store, posts: Sequence[Post] = (), clock: Clock = CLOCK, plan: str = "") -> None:
+        self.plan = plan  #: what workers would do, where they were only asked about
         self.store = store
         self.posts = tuple(posts)
         self._begun = False  # have workers been seen in each place?
@@ -237,9 +243,13 @@ class Crew:
         return idle
 
     def _repr_html_(self) -> str:
+        if self.plan:
+            return f"<pre>{escape(self.plan)}</pre>"
         return render.html(self.store.snapshot())
 
     def __repr__(self) -> str:
+        if self.plan:
+            return self.plan
         looked = [(*one, one[0].coming(one[1], one[2])) for one in self._crew()]
         count = sum(len(workers) for _, _, workers, _ in looked)
         hosts = sorted({info.where for *_, workers, _ in looked for info in workers}) or [p.place for p in self.posts]

@@ -64,6 +64,7 @@ class Request(Struct, frozen=True):
     max_tasks: int | None = None
     max_time: float | None = None
     memory_limit: int | None = None
+    keep_going: bool = True
     names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     targeted: bool = False
@@ -90,6 +91,7 @@ def terms(options: CrewOptions) -> dict[str, Any]:
         "max_tasks": options.max_tasks,
         "max_time": options.max_time,
         "memory_limit": options.memory_limit,
+        "keep_going": options.keep_going,
         "names": tuple(sorted(target.names)) if target else (),
         "keys": tuple(sorted(target.keys)) if target else (),
         "targeted": target is not None,
@@ -305,6 +307,7 @@ def _supervise(
         max_tasks=asked.max_tasks,
         max_time=asked.max_time,
         memory_limit=asked.memory_limit,
+        keep_going=asked.keep_going,
         target=asked.target,
         place="" if asked.place == process.host() else asked.place,
         folders=asked.folders,

@@ -23,7 +23,7 @@ from jug_notebook.launch import Crew, CrewOptions, Post, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.supervisor import TICK
-from jug_notebook.worker import Slot, work
+from jug_notebook.worker import Slot, Watchful, work
 
 TAIL = 2000  #: bytes of a failed start's output that people are shown
 
@@ -169,6 +169,8 @@ class Captain(threading.Thread):
 
     def _beat(self) -> None:
         ended = [thread for thread in self._threads if not thread.is_alive()]
+        if not self._options.keep_going and any(thread.each.failed for thread in ended):
+            self._obey(Stop())
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._store.leave([thread.info.id for thread in ended])
         said = [thread.said() for thread in self._threads]
@@ -197,6 +199,7 @@ class Thread(threading.Thread):
         super().__init__(name=f"jug_notebook worker {info.id}", daemon=True)
         self.info = info
         self.slot = Slot()
+        self.each = Watchful()
         self._store = store
         self._seal = seal
         self._options = options
@@ -213,10 +216,11 @@ class Thread(threading.Thread):
             target=self._options.target,
             max_tasks=self._options.max_tasks,
             deadline=self._end,
-            stop=lambda: self.slot.told_to_stop,
+            stop=lambda: self.slot.told_to_stop or (self.each.failed and not self._options.keep_going),
             listener=Overheard(),
             guest=True,
             wait=TICK,
+            each=self.each,
         )
 
     def said(self) -> WorkerInfo:

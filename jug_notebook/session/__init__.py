@@ -16,7 +16,7 @@ import msgspec
 from jug_notebook import code, guard, process, render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError
+from jug_notebook.errors import ChangedInCell, LaunchError, NoSuchTask, StoreError
 from jug_notebook.model import (
     BEAT,
     Address,
@@ -351,10 +351,12 @@ class Session(Closer):
         max_tasks: int | None = None,
         max_time: float | None = None,
         idle_timeout: float = 600,
+        keep_going: bool = True,
         memory_limit: int | None = None,
         python: str | None = None,
         setup: str | None = None,
         remote_dir: str | None = None,
+        dry_run: bool = False,
         here: bool = False,
         namespace: Mapping[str, Any] | None = None,
     ) -> Crew:
@@ -368,13 +370,18 @@ class Session(Closer):
         ipyparallel view; whoever runs that can run code as you, and you as they.
         ``target`` runs these tasks and what they need, and no others; ``max_tasks`` and ``max_time`` (seconds) are a
         worker's and a crew's limits, ``memory_limit`` a task's in bytes; ``idle_timeout`` ends them so many seconds
-        after the last session left with nothing to do. ``wait`` waits for this notebook's tasks. With ``here``,
-        none is started: see `run_here`. Raises LaunchError; what goes wrong on other hosts, `Crew.failures` tells.
+        after the last session left with nothing to do. Without ``keep_going`` a host's workers end after their current
+        tasks once one has failed for good. ``wait`` waits for this notebook's tasks. With ``dry_run`` none is started:
+        the answer tells what would be. Nor is any with ``here``: see `run_here`. Raises LaunchError; what goes wrong on
+        other hosts, `Crew.failures` tells.
         """
         from jug_notebook.launch import Crew
 
+        if dry_run:
+            told = self._foretold(workers, list(hosts), on, target, python, setup, remote_dir, namespace)
+            return Crew(self._store, clock=self._clock, plan=told)
         if here:
-            self.run_here(target, max_tasks, max_time, namespace)
+            self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
             return Crew(self._store, clock=self._clock)
         self.flush()
         named = starting.read_hosts(hosts, self.folder)
@@ -385,6 +392,7 @@ class Session(Closer):
             max_tasks=max_tasks,
             max_time=max_time,
             memory_limit=memory_limit,
+            keep_going=keep_going,
             target=None if target is None else self._target(target, namespace),
             python=python,
             setup=setup or "",
@@ -395,6 +403,25 @@ class Session(Closer):
         if wait:
             self.barrier()
         return crew
+
+    def _foretold(
+        self,
+        workers: int | None,
+        hosts: list[str | Path],
+        on: Any,
+        target: Any,
+        python: str | None,
+        setup: str | None,
+        remote_dir: str | None,
+        namespace: Mapping[str, Any] | None,
+    ) -> str:
+        """What would run, and what is in the way on each host."""
+        if on is not None:
+            raise LaunchError("dry_run looks at hosts; what an executor runs on only it knows")
+        told = self.plan(workers, target=target, namespace=namespace).text(who=not hosts)
+        if not hosts:
+            return told
+        return f"{told}\n\n{self.look(hosts, workers or 0, python, setup, remote_dir)!r}\nnothing was started"
 
     def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> CrewOptions:
         from jug_notebook.launch import CrewOptions

@@ -18,7 +18,7 @@ from jug_notebook.session.display import GraphPicture, History
 from jug_notebook.session.opening import Opener
 from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store
-from jug_notebook.worker import Bench
+from jug_notebook.worker import Bench, Watchful
 
 
 class Closer(ABC):
@@ -91,18 +91,25 @@ class Closer(ABC):
         max_time: float | None = None,
         namespace: Mapping[str, Any] | None = None,
         *,
+        keep_going: bool = True,
         stop: Callable[[], bool] | None = None,
         each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
     ) -> int:
         """Run tasks in this process, one after another, until nothing is left that can run; answer how many ran.
 
-        What they print is shown, and kept. ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C;
+        What they print is shown, and kept. Without ``keep_going`` the first that fails for good is the last.
+        ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C;
         the task that ran is given back.
         """
         self.flush()
+        watchful = Watchful(each)
+
+        def over() -> bool:
+            return (watchful.failed and not keep_going) or (stop is not None and stop())
+
         wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
         return here.work_here(
-            self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, stop, each
+            self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, over, watchful
         )  # fmt: skip
 
     def by_hand(self) -> ByHand:

@@ -29,10 +29,12 @@ def execute(
     max_tasks: int | None = None,
     max_time: float | None = None,
     idle_timeout: float = 600,
+    keep_going: bool = True,
     memory_limit: int | None = None,
     python: str | None = None,
     setup: str | None = None,
     remote_dir: str | None = None,
+    dry_run: bool = False,
     here: bool = False,
 ) -> Crew:
     """Start workers in the background: see `Session.execute`. Raises LaunchError."""
@@ -45,10 +47,12 @@ def execute(
         max_tasks=max_tasks,
         max_time=max_time,
         idle_timeout=idle_timeout,
+        keep_going=keep_going,
         memory_limit=memory_limit,
         python=python,
         setup=setup,
         remote_dir=remote_dir,
+        dry_run=dry_run,
         here=here,
     )
 
