@@ -165,6 +165,7 @@ def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> Non
         syntax.adopt(function.__code__, state[1])
 
 
+_NO_FILE = "<dynamic-code>"
 _IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
 
 
@@ -206,6 +207,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.bound = True
             self.blobs += [address for address in value.buffers if address not in self.blobs]
             return _part, tuple(value)
+        if kind is types.CodeType:
+            return _code(value)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
         if issubclass(kind, types.ModuleType):
@@ -294,6 +297,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
         own = coding.form_of(function)
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
+
+
+def _code(code: types.CodeType) -> Any:
+    """With the file that it is of, which newer versions of cloudpickle leave out: tracebacks show the cell's lines."""
+    maker, arguments = pickling._code_reduce(code)
+    file = "".join(code.co_filename)  # another object each time, so that interning makes no difference
+    return maker, tuple(file if one == _NO_FILE else one for one in arguments)
 
 
 def _members(cls: type) -> dict[str, dict[str, Any]]:
