@@ -28,6 +28,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def main_execute() -> int:
+    """The program ``jug-notebook-execute``: as ``jug-notebook execute``."""
+    return main(["execute", *sys.argv[1:]])
+
+
 def _dispatch(argv: list[str]) -> int:
     name, rest = _split(argv)
     if name is None:
