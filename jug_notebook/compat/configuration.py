@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "cleanup_keep_locks": False,
     "graph_no_status": False,
     "graph_format": "png",
+    "webstatus_port": 0,
+    "webstatus_ip": "127.0.0.1",
     "install_skills_output": None,
     "install_skills_force": False,
 }
