@@ -136,6 +136,7 @@ def test_zsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None
 def test_the_script_is_text_alone_and_knows_every_command(shell: Shell, name: str) -> None:
     told = shell.run("completion", name)
     assert told.returncode == 0
+    assert shell.run("--print-completion", name).stdout == told.stdout, "as Jug spells it"
     assert all(one.name in told.stdout for one in completing.grammars())
     if shutil.which(name):
         asked(shell, name, "-n", "-c", told.stdout) if name != "fish" else None
