@@ -225,6 +225,12 @@ def test_other_limits_of_the_environment(side: Side) -> None:
     assert side.run("execute", JUG_MAX_SECONDS="3000", JUG_MAX_HOURS="1").returncode == 0
 
 
+def test_what_comes_out_the_same_is_taken_over_and_counted_as_loaded(side: Side) -> None:
+    script(side, SIMPLE + "\nhalves = [double(add([x, 4 - x])) for x in (0, 1, 2)]\n")
+    ran = table(side.run("execute").stdout)
+    assert ran == {"jugfile.double": (5, 2), "jugfile.add": (4, 0), "Total": (9, 2)}
+
+
 def test_tasks_that_change_their_arguments_are_found_out(side: Side) -> None:
     script(
         side,
