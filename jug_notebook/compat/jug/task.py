@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jug_notebook.compat import jugdir
+from jug_notebook.compat.jug.hash import hash_one as hash_one
+from jug_notebook.compat.jug.hash import hash_update as hash_update
+from jug_notebook.compat.jug.hash import new_hash_object as new_hash_object
 from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
