@@ -377,6 +377,46 @@ def norm(p):
 """
         },
     ),
+    "modules beside the script, past a barrier": Case(
+        """
+from jug import Task, barrier, value
+import steps
+
+x = steps.fetch(3)
+y = Task(steps.plain, x)
+barrier()
+w = steps.more(value(y))
+""",
+        ("x", "y", "w"),
+        files={
+            "steps.py": """
+from jug import TaskGenerator
+
+BY = 5
+
+def helper(x):
+    return x + BY
+
+@TaskGenerator
+def fetch(n):
+    return helper(n)
+
+def plain(x):
+    import late
+    return late.less(x)
+
+@TaskGenerator
+def least(xs):
+    import later
+    return later.smallest(xs)
+
+def more(n):
+    return [least([fetch(i) for i in range(n)])]
+""",
+            "late.py": "def less(x):\n    return x - 1\n",
+            "later.py": "def smallest(xs):\n    return min(xs)\n",
+        },
+    ),
     "arrays": Case(
         """
 import numpy as np

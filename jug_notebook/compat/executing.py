@@ -347,16 +347,20 @@ def _limited() -> bool:
 
 @contextmanager
 def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the execution as Ctrl-C does: the task that runs is given back."""
-    before = signal.signal(signal.SIGTERM, _terminate)
+    """SIGTERM ends the execution as Ctrl-C does: the task that runs is given back. A process that a task forks is no
+    execution: it just ends."""
+    here = os.getpid()
+
+    def terminate(number: int, frame: Any) -> None:
+        if os.getpid() != here:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 __all__ = ["Execution", "post_mortem"]
