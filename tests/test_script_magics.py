@@ -110,18 +110,19 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     run("import math\nSCALE = 3", "imports")
     run("unused = [1] * 10\nprint('nothing to do with it')", "other")
     run("%%jugtask --retries 1\ndef scaled(x):\n    return helped(x) * SCALE\n\ndef _private(x):\n    return x", "defs")
-    run("def helped(x):\n    return math.floor(x)", "helper")
+    run("def helped(x):\n    return math.floor(x) + len(open('/dev/null').read())", "helper")
     run("@jn.task\ndef total(xs):\n    return sum(xs)", "more")
     run("params = {'n': 2}\nparams['n'] += 2", "params")
-    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status", "rows")
+    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status\nrows.status()", "rows")
     run("all_of_it = total([*rows, scaled(params['n'])])", "total")
     run("%%jugtask cell\nanswer = SCALE + 1", "cell")
     run("%jug_execute --here", "run")
+    run("all_of_it.result()\njn.status()\n%time all_of_it.wait()", "look")
     told = run("%jug_export pipeline.py", "export").out
     assert told == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
     text = (at.folder / "pipeline.py").read_text()
     assert "unused" not in text
-    assert "# %jug_status" in text
+    assert "# %jug_status\n# rows.status()\n" in text
     status = at.shell("-m", "jug_notebook", "status", "--short", "pipeline.py", "--jugdir", "jugdata")
     assert status.stdout == "All tasks complete (4 tasks).\n", status.stderr
     executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")

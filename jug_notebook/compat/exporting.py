@@ -100,7 +100,10 @@ def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> No
     tree = ast.parse(source)
     compile(tree, "<cell>", "exec", dont_inherit=True)  # it says what parsing lets pass, as top-level await
     lines = source.splitlines()
+    looks = [node for node in tree.body if _only_looks(node)]
     edits = [(node.lineno - 1, node.end_lineno, _commented(lines, node)) for node in _magics(tree)]
+    edits += [(node.lineno - 1, node.end_lineno, f"# {' '.join(ast.unparse(node).split())}") for node in looks]
+    tree.body = [node for node in tree.body if node not in looks]
     aside = {id(inner) for node in _magics(tree) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "get_ipython" and id(node) not in aside:
@@ -115,9 +118,25 @@ def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> No
     _names(cell, tree)
 
 
+#: A script makes tasks. Statements that wait for them, run them or show them are the notebook's.
+_WAITING = frozenset({"result", "wait", "exception", "log", "outputs", "status", "provenance", "why"})
+_SHOWING = _WAITING | {"execute", "stop", "barrier", "graph", "history", "tasks", "verify"}
+
+
 def _magics(tree: ast.Module) -> list[ast.Expr]:
     """The statements that were magics or commands; their values go nowhere."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and _typed(node.value)]
+
+
+def _only_looks(node: ast.stmt) -> bool:
+    """``task.result()``, ``jn.status()``: a statement of its own, whose value was only shown."""
+    match node:
+        case ast.Expr(ast.Call(func=ast.Attribute(value=ast.Name(id="jn"), attr=verb))):
+            return verb in _SHOWING
+        case ast.Expr(ast.Call(func=ast.Attribute(attr=verb))):
+            return verb in _WAITING
+        case _:
+            return False
 
 
 def _typed(node: ast.expr) -> str:

@@ -19,7 +19,7 @@ import cloudpickle
 from jug_notebook import errors
 from jug_notebook.code.modules import scripts
 from jug_notebook.compat import answering, jugdir
-from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError
+from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, Withdrawn
 from jug_notebook.session import Session, current
 from jug_notebook.task import desk as seat
 
@@ -158,7 +158,8 @@ def _run(jugfile: str) -> dict[str, Any]:
     cloudpickle.register_pickle_by_value(module)
     try:
         exec(compile(text, path, "exec", dont_inherit=True), space)
-    except (BarrierError, errors.BarrierError, NotReady):  # Jug's, and what our own waiting and asking raise
+    except (BarrierError, errors.BarrierError, NotReady, Withdrawn):
+        # Jug's, and what our own waiting and asking raise; who only looks hands nothing in, so nobody seems to want it
         space[BARRIER] = True
     return space
 
