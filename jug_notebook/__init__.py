@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from jug_notebook import mapreduce
+from jug_notebook.celltask import cell_task
 from jug_notebook.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
 from jug_notebook.errors import (
     BadTask,
@@ -138,6 +139,7 @@ __all__ = [
     "bvalue",
     "cached_glob",
     "cancel",
+    "cell_task",
     "cleanup",
     "connect",
     "copy",

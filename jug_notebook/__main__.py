@@ -28,6 +28,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def main_execute() -> int:
+    """The program ``jug-notebook-execute``: as ``jug-notebook execute``."""
+    return main(["execute", *sys.argv[1:]])
+
+
 def _dispatch(argv: list[str]) -> int:
     name, rest = _split(argv)
     if name is None:
@@ -82,7 +87,7 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     for i, word in enumerate(argv):
         if skip:
             skip = False
-        elif word in _URL_OPTIONS:
+        elif word in (*_URL_OPTIONS, "--print-completion"):
             skip = True
         elif not word.startswith("-"):
             return word, argv[:i] + argv[i + 1 :]
@@ -110,10 +115,14 @@ def _without_command(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="show the version")
+    parser.add_argument("--print-completion", metavar="SHELL", help="the same as: completion SHELL")
     parser.add_argument(
         *_URL_OPTIONS, dest="jugdir", metavar="URL", help="the store (default: $JUG_STORE, else 'jugdata')"
     )
-    if parser.parse_args(argv).version:
+    asked = parser.parse_args(argv)
+    if asked.print_completion is not None:
+        return _dispatch(["completion", asked.print_completion])
+    if asked.version:
         from jug_notebook import __version__
 
         print("jug-notebook", __version__)

@@ -12,8 +12,9 @@ from jug_notebook.model import State
 from jug_notebook.patterns import IDENTITY, as_it_is
 from jug_notebook.task import Around, TaskFunction, is_axis
 from jug_notebook.task import desk as seat
-from jug_notebook.task.desk import Draft, in_task
+from jug_notebook.task.desk import Draft, in_task, running
 from jug_notebook.task.handles import Task, TaskList, briefly, handle
+from jug_notebook.task.values import value
 
 
 def CompoundTask(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -101,6 +102,10 @@ def CachedFunction(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if in_task.on:
         return (f.run if isinstance(f, TaskFunction) else f)(*args, **kwargs)
     task = Task(f, *args, **kwargs)
+    if seat.here().looking and task.state is not State.FINISHED:  # the store gets nothing
+        given, named = value([list(args), kwargs])
+        with running():
+            return f(*given, **named)
     state = task.state
     if state is not State.FINISHED:
         if state.settled:  # it failed before

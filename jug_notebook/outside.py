@@ -191,6 +191,43 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def bash(script: str, /, **inputs: Any) -> str:
+    """Run a script and answer its standard output. It ends with the first command that fails."""
+    import subprocess
+    import tempfile
+
+    env = {**os.environ, **{name: _variable(name, value) for name, value in inputs.items()}}
+    told = ""
+    with (
+        tempfile.TemporaryFile() as out,
+        subprocess.Popen(
+            ["bash", "-e", "-o", "pipefail", "-c", script], env=env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.PIPE, text=True, errors="replace",
+        ) as running,
+    ):  # fmt: skip
+        assert running.stderr is not None
+        for line in running.stderr:
+            sys.stderr.write(line)
+            told = (told + line)[-LAST:]
+        status = running.wait()
+        out.seek(0)
+        said = out.read().decode(errors="replace")
+    sys.stdout.write(said)
+    if status:
+        *_, last = ("", *told.strip().splitlines())
+        raise CommandFailed(f"exit status {status}" + (f": {last}" if last else ""))
+    return said
+
+
+def _variable(name: str, value: Any) -> str:
+    if not isinstance(value, str | int | float | os.PathLike):
+        raise CommandFailed(
+            f"input {name!r} is a {type(value).__name__}; a script takes text, numbers and paths. "
+            "Write it to a file in a task before, and hand on the path"
+        )
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
 # -- lists of files ----------------------------------------------------------------------------------------------------
 
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import ast
-import builtins
-import keyword
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from inspect import Parameter, Signature
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
 
 import jug_notebook as jn
-from jug_notebook.code import cell_function, cell_names
+from jug_notebook import celltask
+from jug_notebook.celltask import CellTask
 
-_SHOW = "show_last"
-RUNNER = "kernel_ext.runner:run"
 DEFINITIONS = "imports, def, class and assignments"
 
 _DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -47,15 +41,6 @@ class Record:
     keys: set[str] = field(default_factory=set)
     before: dict[str, Any] = field(default_factory=dict)  #: names it has bound: what they were before its first run
     unset: set[str] = field(default_factory=set)  #: names that it may read first, and that weren't there then
-
-
-@dataclass(frozen=True)
-class CellTask:
-    """A cell as one task."""
-
-    task: Any
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 # -- from text to syntax -----------------------------------------------------------------------------------------------
@@ -177,117 +162,39 @@ def make_task(
 
     Raises UsageError for what a cell task can't hold, with the line; JugError for inputs that can't be named or stored.
     """
-    _check_name(name)
-    cell = _timed_in_the_open(cell)
-    _nothing_hidden(cell)
-    names = cell_names(cell.python)
-    outputs = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outs]))
-    if name in outputs:
-        raise UsageError(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task")
+    with _told_in_a_line():
+        body = celltask.read(name, cell.python, outs, cell.text)
+    reads = body.names.reads
     space: dict[str, Any] = shell.user_ns
     _import_here(shell, cell)
-    present = _present(space, [*names.reads, *ins, *outputs], record, names.reads, name)
-    for one in ins:
-        if one not in present:
-            raise UsageError(f"-i {one}: there is no {one!r}" + near(one, space))
-    _check_reads(cell, names.reads - {*names.assigns, *names.imports}, present, space)
-    inputs = tuple(sorted(one for one in {*names.reads, *ins, *outs} if _is_input(one, present, names.assigns, ins)))
-    inputs = tuple(one for one in inputs if one not in names.imports)
-    function = cell_function(
-        name, cell.python, cell.filename, inputs, outputs, space, prelude=_prelude(cell), show=_shows(cell)
-    )
-    function.jug_cell = (outputs, tuple(outs))  # type: ignore[attr-defined]
-    maker: Any = jn.task
-    aside = set(inputs).intersection(options.get("ignore_globals", ()))  # what a cell reads of data, it is handed
-    made = maker(name=name, runner=RUNNER, ignore=sorted(aside), **options)(function)
-    task = made(**{one: present[one] for one in inputs})
-    _remember(record, task.key, {one: present[one] for one in outputs if one in present}, outputs, names.reads)
-    space[name] = task
-    for one in outputs:
-        space[one] = task[one]
-    return CellTask(task, inputs, outputs)
-
-
-_SETS_NAMES = {"time", "prun", "run", "pylab", "store", "rerun", "edit", "reset", "reset_selective", "xdel"}
-_TIME = re.compile(r"^([ \t]*)get_ipython\(\)\.run_line_magic\('time', ('.*'|\".*\")\)$", re.MULTILINE)
-
-
-def _timed_in_the_open(cell: Cell) -> Cell:
-    """``%time x = f()`` sets x: so what is timed is written out. How long the task took is kept in any case."""
-
-    def written_out(found: re.Match[str]) -> str:
-        said = ast.literal_eval(found[2])
-        try:
-            sets = any(isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) for node in ast.walk(parse(said)))
-        except SyntaxError:
-            return found[0]
-        return found[1] + said if sets else found[0]
-
-    parse = ast.parse
-    python = _TIME.sub(written_out, cell.python)
-    return cell if python == cell.python else replace(cell, python=python, tree=parse(python, cell.filename))
-
-
-def _nothing_hidden(cell: Cell) -> None:
-    """Refuse what sets names of the cell without saying which: other lines would go on with what they were before."""
-    for node in ast.walk(cell.tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(attr="run_line_magic"), args=[ast.Constant(magic), ast.Constant(str(said))]
-            ):
-                hidden = magic in _SETS_NAMES and (magic != "time" or "=" in said.replace("==", ""))
-            case ast.Call(func=ast.Name(id="exec"), args=[_], keywords=[]) | ast.Call(func=ast.Name(id="globals")):
-                hidden = True
-            case _:
-                continue
-        if hidden:
-            raise UsageError(
-                f"line {node.lineno}: `{cell.line(node.lineno)}` may set names without saying which, so it can't be in "
-                "a cell task: write them out, or leave the cell without %%jugtask"
-            )
-
-
-def _prelude(cell: Cell) -> str:
-    """What a worker must import for the cell: a shell for magics and commands, a way to show the last expression."""
-    wanted = [_SHOW] if _shows(cell) else []
-    if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(cell.tree)):
-        wanted.append("get_ipython")
-    return f"from kernel_ext.runner import {', '.join(wanted)}" if wanted else ""
-
-
-def _shows(cell: Cell) -> str:
-    """As in any cell, the value of the last expression is shown, unless a semicolon ends it."""
-    body = cell.tree.body
-    if not body or not isinstance(body[-1], ast.Expr):
-        return ""
-    return "" if cell.text.rstrip().endswith(";") else _SHOW
+    present = _present(space, [*reads, *ins, *body.outputs], record, reads, name)
+    with _told_in_a_line():
+        made = celltask.make(body, space, present, ins, cell.filename, **options)
+    _remember(record, made.task.key, {one: present[one] for one in made.outputs if one in present}, made.outputs, reads)
+    space[name] = made.task
+    for one in made.outputs:
+        space[one] = made.task[one]
+    return made
 
 
 def make_script(
     shell: Any, script: str, name: str, record: Record, ins: Sequence[str] = (), **options: Any
 ) -> CellTask:
-    """Make a bash script the task ``name``: its inputs are environment variables, its standard output is the value."""
-    from kernel_ext.runner import bash
-
-    _check_name(name)
-    space: dict[str, Any] = shell.user_ns
-    for one in ins:
-        if one not in space:
-            raise UsageError(f"-i {one}: there is no {one!r}" + near(one, space))
-    run: Any = partial(bash, script.strip("\n"))
-    run.__signature__ = Signature([Parameter(one, Parameter.KEYWORD_ONLY) for one in sorted(ins)])
-    made: Any = jn.task(name=name, **options)
-    function = made(run)
-    del run.__signature__  # it was for binding alone, and doesn't travel
-    task = function(**{one: space[one] for one in sorted(ins)})
+    """Make a bash script the task ``name``."""
+    with _told_in_a_line():
+        task = celltask.of_script(name, script, shell.user_ns, ins, **options)
     record.keys.add(task.key)
-    space[name] = task
+    shell.user_ns[name] = task
     return CellTask(task, tuple(sorted(ins)), ())
 
 
-def _check_name(name: str) -> None:
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise UsageError(f"{name!r} can't be the name of a task: it must be a Python name, as in %%jugtask clean")
+@contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    """What is wrong with a cell is told as wrong options of its magic are."""
+    try:
+        yield
+    except jn.BadTask as bad:
+        raise UsageError(str(bad)) from None
 
 
 def _import_here(shell: Any, cell: Cell) -> None:
@@ -329,28 +236,3 @@ def _remember(record: Record, key: str, now: Mapping[str, Any], outputs: Iterabl
             record.before[name] = now[name]
         elif name in reads:
             record.unset.add(name)
-
-
-def _check_reads(cell: Cell, reads: Iterable[str], present: Mapping[str, Any], space: Iterable[str]) -> None:
-    """A name that is nowhere is better told now than by a worker."""
-    missing = sorted(name for name in reads if name not in present and not hasattr(builtins, name))
-    if missing:
-        name = missing[0]
-        lines = [n.lineno for n in ast.walk(cell.tree) if isinstance(n, ast.Name) and n.id == name]
-        raise UsageError(f"line {min(lines, default=1)}: there is no {name!r}" + near(name, space))
-
-
-def _is_input(name: str, present: Mapping[str, Any], assigned: Sequence[str], asked: Sequence[str]) -> bool:
-    """Data are inputs; functions, classes and modules go with the code, unless the cell binds their name anew."""
-    if name not in present:
-        return False
-    code = isinstance(present[name], FunctionType | BuiltinFunctionType | type | ModuleType)
-    return name in assigned or name in asked or not (code or hasattr(type(present[name]), "examine"))
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """"; did you mean …?", or nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
-    return f"; did you mean {close[0]}?" if close else ""

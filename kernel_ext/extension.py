@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from IPython.core import interactiveshell
+
 import jug_notebook as jn
 from kernel_ext import completion, replay, tables
 from kernel_ext.frontend import cell_name, cell_now
@@ -37,7 +39,14 @@ class Extension:
         self._record = replay.record(shell)
         self.sources.load()
         self.magics.cell = cell_now(shell)
+        self._bare_open()
         self.magics.open()
+
+    def _bare_open(self) -> None:
+        """IPython has an ``open`` of its own: a task that reads a file would have another key in a script."""
+        given = getattr(interactiveshell, "_modified_open", None)
+        if given is not None and self.shell.user_ns.get("open") is given:
+            del self.shell.user_ns["open"]
 
     def unload(self) -> None:
         """Take back all that `load` did, end threads and leave the store; workers go on."""
@@ -65,6 +74,7 @@ class Extension:
         self._depth += 1
         if self._depth == 1:
             name = cell_name(getattr(info, "cell_id", None), info.raw_cell)
+            self._bare_open()  # %reset brings it back
             self.scripts.note(name, info.raw_cell, self.shell.execution_count)
             self.magics.begin(name, info.raw_cell)
 

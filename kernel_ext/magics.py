@@ -17,6 +17,7 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 import jug_notebook as jn
 from jug_notebook import State, render
+from jug_notebook.celltask import CellTask
 from jug_notebook.model import Snapshot
 from kernel_ext import cells, launching
 from kernel_ext.cells import Record
@@ -277,7 +278,7 @@ class JugMagics(Magics):
         made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
         self._made(session, asked.name, made, asked.now)
 
-    def _made(self, session: jn.Session, name: str, made: cells.CellTask, now: bool) -> None:
+    def _made(self, session: jn.Session, name: str, made: CellTask, now: bool) -> None:
         """Say what a cell became, and show what it shows: at once where it is stored, else when it has run."""
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""

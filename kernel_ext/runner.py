@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import builtins
 import inspect
-import os
 import pickle
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -20,7 +17,7 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from jug_notebook import CommandFailed, JugError
+from jug_notebook import JugError
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -77,40 +74,6 @@ def _awaited(coroutine: Any) -> Any:
     finally:
         loop.close()
         asyncio._set_running_loop(outer)
-
-
-def bash(script: str, /, **inputs: Any) -> str:
-    """Run a script and answer its standard output. It ends with the first command that fails."""
-    env = {**os.environ, **{name: _variable(name, value) for name, value in inputs.items()}}
-    told = ""
-    with (
-        tempfile.TemporaryFile() as out,
-        subprocess.Popen(
-            ["bash", "-e", "-o", "pipefail", "-c", script], env=env, stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.PIPE, text=True, errors="replace",
-        ) as running,
-    ):  # fmt: skip
-        assert running.stderr is not None
-        for line in running.stderr:
-            sys.stderr.write(line)
-            told = (told + line)[-2000:]
-        status = running.wait()
-        out.seek(0)
-        said = out.read().decode(errors="replace")
-    sys.stdout.write(said)
-    if status:
-        *_, last = ("", *told.strip().splitlines())
-        raise CommandFailed(f"exit status {status}" + (f": {last}" if last else ""))
-    return said
-
-
-def _variable(name: str, value: Any) -> str:
-    if not isinstance(value, str | int | float | os.PathLike):
-        raise CommandFailed(
-            f"input {name!r} is a {type(value).__name__}; a script takes text, numbers and paths. "
-            "Write it to a file in a task before, and hand on the path"
-        )
-    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 
 def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class ScriptMagics(Magics):
         %jug_export pipeline.py
 
         Run it with python, or with jug-notebook execute: the keys are the same, so what is stored is found. It says how
-        many of the tasks the script makes; cells that are one task are left out.
+        many of the tasks the script makes, and which cells can't be in a script.
         """
         from jug_notebook.compat import exporting
 
@@ -86,13 +87,21 @@ class ScriptMagics(Magics):
             for name, (number, typed) in self.cells.items()
             if name != self.main.cell
         ]
-        text, left_out = exporting.script(cells, _connection(session, path))
+        reader = exporting.Reader(self.shell.transform_cell, self._asked)
+        text, lacks = exporting.script(cells, _connection(session, path), reader)
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as refused:
             raise UsageError(f"{sign(self.jug_export)}: can't write {path}: {refused.strerror}") from refused
         found, failure = exporting.keys_of(path.absolute(), session.url)
-        print(exporting.told(str(path), wanted, found, left_out, failure))
+        print(exporting.told(str(path), wanted, found, lacks, failure))
+
+    def _asked(self, line: str) -> argparse.Namespace | None:
+        """What a ``%%jugtask`` line asks for; None where it is none that could have run."""
+        try:
+            return read(self.main.jugtask, line)
+        except UsageError:
+            return None
 
 
 def _connection(session: jn.Session, script: Path) -> str:

@@ -14,6 +14,7 @@ class Case(NamedTuple):
     options: tuple[str, ...] = ()  #: for ``execute``
     files: Mapping[str, str] = MappingProxyType({})  #: beside the script
     written: tuple[str, ...] = ()  #: files that tasks write, to be compared
+    at_once: tuple[str, ...] = ()  #: names of tasks that Jug runs, and stores, when somebody only looks
 
 
 CASES: dict[str, Case] = {
@@ -182,6 +183,29 @@ made = [upper(x) for x in CachedFunction(names)] + [upper(f) for f in found]
 """,
         ("found", "made"),
         files={"two.dat": "2", "one.dat": "1"},
+        at_once=("jugfile.names", "jug.utils.glob_sort"),
+    ),
+    "tasks that are run while the script loads": Case(
+        """
+from jug import CachedFunction, Task, TaskGenerator, value
+
+@TaskGenerator
+def double(x):
+    return 2 * x
+
+def add(x, *, y):
+    return x + y
+
+def quarter(x):
+    return x / 4
+
+seven = CachedFunction(add, 3, y=4)
+one = Task(quarter, 4)
+first = one.run() if not one.can_load() else value(one)
+made = [double(x) for x in (seven, first)]
+""",
+        ("seven", "first", "made"),
+        at_once=("jugfile.add", "jugfile.quarter"),
     ),
     "arguments with names of their own": Case(
         """
@@ -351,6 +375,46 @@ def shift(p, by):
 def norm(p):
     return p.x * p.x + p.y * p.y
 """
+        },
+    ),
+    "modules beside the script, past a barrier": Case(
+        """
+from jug import Task, barrier, value
+import steps
+
+x = steps.fetch(3)
+y = Task(steps.plain, x)
+barrier()
+w = steps.more(value(y))
+""",
+        ("x", "y", "w"),
+        files={
+            "steps.py": """
+from jug import TaskGenerator
+
+BY = 5
+
+def helper(x):
+    return x + BY
+
+@TaskGenerator
+def fetch(n):
+    return helper(n)
+
+def plain(x):
+    import late
+    return late.less(x)
+
+@TaskGenerator
+def least(xs):
+    import later
+    return later.smallest(xs)
+
+def more(n):
+    return [least([fetch(i) for i in range(n)])]
+""",
+            "late.py": "def less(x):\n    return x - 1\n",
+            "later.py": "def smallest(xs):\n    return min(xs)\n",
         },
     ),
     "arrays": Case(

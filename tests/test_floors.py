@@ -17,7 +17,7 @@ HOUSE = ("jug_notebook", "kernel_ext")
 FLOORS = [
     "model errors clock",
     "process progress describe digest hints code codec alias record board render pages",
-    "task patterns mapreduce compound outside",
+    "task patterns mapreduce compound outside celltask",
     "store",
     "guard capture fate album figures arrivals unloaded worker supervisor",
     "launch",
@@ -32,7 +32,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 UPWARDS = {("__init__", "kernel_ext")}
 
 #: What the notebook's side may know of the engine, beside its public names.
-OPEN_ROOMS = {"__init__", "album", "code", "compat", "model", "render"}
+OPEN_ROOMS = {"__init__", "album", "celltask", "code", "compat", "model", "render"}
 
 #: Names that say nothing about what is inside.
 DRAWERS = {"utils", "util", "base", "common", "helpers", "misc"}

@@ -55,11 +55,11 @@ def test_all_public_names_are_there() -> None:
         "": "Task Tasklet TaskGenerator iteratetask value CachedFunction CompoundTask CompoundTaskGenerator barrier "
         "bvalue set_jugdir init is_jug_running file_store dict_store redis_store return_tuple __version__",
         ".task": "alltasks recursive_dependencies topological_sort describe return_tuple value Task Tasklet "
-        "TaskGenerator CachedFunction iteratetask",
+        "TaskGenerator CachedFunction iteratetask hash_one hash_update new_hash_object",
         ".barrier": "barrier bvalue BarrierError",
         ".compound": "CompoundTask CompoundTaskGenerator",
-        ".io": "NoLoad write_task_out write_metadata print_task_summary_table",
-        ".utils": "timed_path identity jug_execute CustomHash sync_move cached_glob",
+        ".io": "NoLoad Tasklet TaskGenerator write_task_out write_metadata print_task_summary_table",
+        ".utils": "timed_path identity jug_execute CustomHash sync_move cached_glob add_task_selection_options",
         ".unsafe": "NoHash",
         ".mapreduce": "map currymap reduce mapreduce",
         ".hash": "hash_one hash_update new_hash_object",
@@ -72,7 +72,8 @@ def test_all_public_names_are_there() -> None:
         ".backends.dict_store": "dict_store",
         ".backends.memoize_store": "memoize_store",
         ".backends.base": "base_store base_lock",
-        ".options": "set_jugdir Options",
+        ".options": "set_jugdir Options default_options key_to_option find_local_configuration_files "
+        "read_configuration_file",
         ".jug": "init is_jug_running",
         ".subcommands": "SubCommand cmdapi",
     }
@@ -184,6 +185,25 @@ def test_a_store_is_asked_as_jugs_are() -> None:
         with pytest.raises(TypeError):
             space["bad"].run()
         assert store.remove_locks() == 1
+
+
+def test_options_of_configuration_files_can_be_asked_for(folder: Path) -> None:
+    (folder / "jugrc").write_text("[main]\nshort = on\n[execute]\nnr-wait-cycles = 7\n[my-report]\nto-file = x\n")
+    with played(
+        """
+        from io import StringIO
+        from jug.options import *
+        from jug import options
+        read = options.read_configuration_file(default_options=options.default_options)
+        said = read.short, read.execute_nr_wait_cycles, read.my_report_to_file, read.jugfile, read.pdb
+        files = options.find_local_configuration_files()
+        other = options.read_configuration_file(StringIO("[execute]\\nkeep-going = yes\\n"), options.default_options)
+        going = other.execute_keep_going, other.short, options.key_to_option("a-b")
+        """
+    ) as space:
+        assert space["said"] == (True, 7, "x", "jugfile.py", False)
+        assert space["files"] == [str(folder / "jugrc")]
+        assert space["going"] == (True, False, "a_b")
 
 
 def test_init_loads_a_script_into_a_namespace() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+import tomllib
 from datetime import date
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.test_jugfiles import JUG, OUR_VALUES, OURS, THEIR_VALUES, Side, table
 from tests.workbench import Fifo
 
+ROOT = Path(__file__).parent.parent
 SIMPLE = """
 from jug import TaskGenerator
 
@@ -44,6 +49,17 @@ def start(side: Side, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*OURS, *words], cwd=side.folder, env=side.environment, stdout=pipe, stderr=pipe, stdin=pipe, text=True
     )
+
+
+def test_the_programs_that_are_installed_are_there_and_clash_with_none_of_jugs(side: Side) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert not {"jug", "jug-execute"} & set(scripts)
+    script(side)
+    for name, words in (("jug-notebook-execute", ["jugfile.py", "--will-cite"]), ("jug-notebook", ["check"])):
+        module, _, function = scripts[name].partition(":")
+        program = [sys.executable, "-c", f"import sys; from {module} import {function}; sys.exit({function}())"]
+        ran = subprocess.run([*program, *words], cwd=side.folder, env=side.environment, check=False, timeout=60)
+        assert ran.returncode == 0, name
 
 
 # -- which script, which store -----------------------------------------------------------------------------------------
@@ -207,6 +223,12 @@ def test_other_limits_of_the_environment(side: Side) -> None:
     (side.folder / "enough").touch()
     assert side.run("execute", JUG_EXIT_IF_FILE_EXISTS="enough").returncode == 1
     assert side.run("execute", JUG_MAX_SECONDS="3000", JUG_MAX_HOURS="1").returncode == 0
+
+
+def test_what_comes_out_the_same_is_taken_over_and_counted_as_loaded(side: Side) -> None:
+    script(side, SIMPLE + "\nhalves = [double(add([x, 4 - x])) for x in (0, 1, 2)]\n")
+    ran = table(side.run("execute").stdout)
+    assert ran == {"jugfile.double": (5, 2), "jugfile.add": (4, 0), "Total": (9, 2)}
 
 
 def test_tasks_that_change_their_arguments_are_found_out(side: Side) -> None:
@@ -385,6 +407,30 @@ def test_graph_writes_what_graphviz_reads(side: Side) -> None:
     assert (side.folder / "jugfile.png").exists() or (side.folder / "jugfile.svg").exists()
     side.run("graph", "--no-status", "--file-format", "svg")
     assert "4R" not in (side.folder / "jugfile.dot").read_text()
+
+
+def test_a_page_follows_a_script_that_is_executed(side: Side) -> None:
+    pytest.importorskip("tornado")
+    script(side)
+    (side.folder / ".jugrc").write_text("[webstatus]\nip = localhost\n")
+    server = start(side, "webstatus", "jugfile.py", "--jugdir", "kept")
+    try:
+        assert server.stdout is not None
+        url = urlsplit(server.stdout.readline().strip())
+        assert url.hostname == "localhost"
+        page = HTTPConnection(url.netloc, timeout=20)
+        page.request("GET", url.path)
+        assert "0 of 5 finished" in page.getresponse().read().decode(), "none has run, and all are on the page"
+        page.request("GET", f"{url.path}events")
+        events = page.getresponse()
+        assert events.getheader("Content-Type") == "text/event-stream"
+        assert json.loads(events.readline().removeprefix(b"data: "))["parts"]
+        assert side.run("execute", "jugfile.py", "--jugdir", "kept").returncode == 0
+        while "5 of 5 finished" not in events.readline().decode():
+            pass
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
 
 
 def test_a_shell_has_the_scripts_names_and_five_more(side: Side) -> None:

@@ -110,22 +110,88 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     run("import math\nSCALE = 3", "imports")
     run("unused = [1] * 10\nprint('nothing to do with it')", "other")
     run("%%jugtask --retries 1\ndef scaled(x):\n    return helped(x) * SCALE\n\ndef _private(x):\n    return x", "defs")
-    run("def helped(x):\n    return math.floor(x)", "helper")
+    run("def helped(x):\n    return math.floor(x) + len(open('/dev/null').read())", "helper")
     run("@jn.task\ndef total(xs):\n    return sum(xs)", "more")
     run("params = {'n': 2}\nparams['n'] += 2", "params")
-    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status", "rows")
+    run("rows = scaled.map([1.5, 2.5], chunksize=2)\n%jug_status\nrows.status()", "rows")
     run("all_of_it = total([*rows, scaled(params['n'])])", "total")
     run("%%jugtask cell\nanswer = SCALE + 1", "cell")
     run("%jug_execute --here", "run")
+    run("all_of_it.result()\njn.status()\n%time all_of_it.wait()", "look")
     told = run("%jug_export pipeline.py", "export").out
-    assert "pipeline.py makes 3 of this notebook's 4 tasks, under the same keys" in told
-    assert "a cell that is one task" in told
+    assert told == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
     text = (at.folder / "pipeline.py").read_text()
     assert "unused" not in text
-    assert "# %jug_status" in text
+    assert "# %jug_status\n# rows.status()\n" in text
     status = at.shell("-m", "jug_notebook", "status", "--short", "pipeline.py", "--jugdir", "jugdata")
-    assert status.stdout == "All tasks complete (3 tasks).\n", status.stderr
+    assert status.stdout == "All tasks complete (4 tasks).\n", status.stderr
     executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")
     assert executed.returncode == 0, executed.stderr
     look = "t = runpy.run_path('pipeline.py', run_name='__main__')['all_of_it']; print(t.value(), t.state.value)"
     assert at.shell("-c", f"import runpy; {look}").stdout == "21 finished\n"
+
+
+CELLS = {
+    "data": "import math\nrows = [3, 1, 2]\nword = 'two words'\nn = 7\n%matplotlib --list\n",
+    "defs": "%%jugtask\ndef scaled(x):\n    n = 2\n    return n * x",
+    "plain": "def helped(x):\n    return math.sqrt(x)",
+    "simple": "%%jugtask simple --now\ntotal = sum(rows) + n\n_private = 1\ntotal",
+    "uses": "%%time\nlater = scaled(total)",
+    "imports": "%%jugtask imports --retries 2 --timeout 50\nimport json as j\nfrom math import tau\ntxt = j.dumps(tau)",
+    "changes": "%%jugtask changes -o rows\nrows.append(helped(16))",
+    "asks": "%%jugtask asks -i word --version 3\nasked = eval('word')",
+    "aside": "%%jugtask aside --ignore-global n\nshifted = total + n;",
+    "script": "%%jugtask lines --bash -i word,total\n\nprintf '%s\\n' \"$word\" '\"\"\"' $total\n",
+    "magic": "%%jugtask magic\nfound = !printf '%s\\n' a b\n%time quick = len(found)\n!echo over;",
+    "awaits": "%%jugtask awaits\nimport asyncio\nawait asyncio.sleep(0)\nlast = lines.upper() + j.dumps(found)",
+    "classes": "%%jugtask classes\nclass Kept:\n    size = len(last)\n    text = '%s\\\n?'",
+    "ends": "%%jugtask ends\nend = [Kept.size, Kept.text, rows, shifted, asked, later, txt]",
+}
+
+
+def test_cells_that_are_one_task_go_out_under_the_same_keys(at: Desk) -> None:
+    run = at.kernel.run
+    for cell, text in CELLS.items():
+        assert run(text, cell).error == ""
+    assert run("%jug_execute --here", "run").error == ""
+    value = run("end.result()", "end").result
+    told = run("%jug_export pipeline.py", "export").out
+    assert told == (
+        "pipeline.py makes 11 of this notebook's 11 tasks, under the same keys\n"
+        "  In[6]: --now is not in the script; its task is, and runs with the others\n"
+    )
+    for words in (["status", "--short"], ["execute"]):
+        done = at.shell("-m", "jug_notebook", *words, "pipeline.py", "--jugdir", "jugdata")
+        assert done.returncode == 0, done.stderr
+    assert "Executed" in done.stdout
+    names = "simple, imports, changes, asks, aside, lines, magic, awaits, classes, ends, later"
+    keys = run(f"print(*[t.key for t in ({names})])").out
+    look = f"import runpy; of = runpy.run_path('pipeline.py', run_name='__main__'); print(*[t.key for t in ({names})])"
+    assert at.shell("-c", look.replace(f"({names})", f"map(of.get, '{names}'.split(', '))")).stdout == keys
+    fresh = at.folder / "fresh"
+    fresh.mkdir()
+    (fresh / "pipeline.py").write_bytes((at.folder / "pipeline.py").read_bytes())
+    at.folder = fresh
+    assert at.shell("pipeline.py").returncode == 0
+    assert at.shell("-m", "jug_notebook", "execute", "pipeline.py", "-n", "2", "--jugdir", "jugdata").returncode == 0
+    look = "t = runpy.run_path('pipeline.py', run_name='__main__')['end']; print(t.value())"
+    assert at.shell("-c", f"import runpy; {look}").stdout.strip() == value
+
+
+def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: Desk) -> None:
+    run = at.kernel.run
+    run("@jn.task\ndef told(x):\n    text = \"\"\"\n%s?\n!x\n\"\"\"\n    return text % x", "defs")
+    run("from math import *", "star")
+    run("%%capture seen\nif pi:\n    %time a = told(floor(pi))\n    !echo nothing", "captured")
+    run("files = !echo a b\nb = told(files)", "command")
+    run("import asyncio\nawait asyncio.sleep(0)\nc = told(3.5)", "awaits")
+    run("%%prun -q\nd = told(4.5)", "magic")
+    told = run("%jug_export pipeline.py", "export").out.splitlines()
+    assert told == [
+        "pipeline.py makes 1 of this notebook's 4 tasks, under the same keys",
+        "  left out: In[6]: line 1 needs IPython",
+        "  left out: In[7]: it is no plain Python",
+        "  left out: In[8]: %%prun can't be in a script",
+    ]
+    text = (at.folder / "pipeline.py").read_text()
+    assert "if pi:\n    a = told(floor(pi))\n    pass  # !echo nothing\n" in text

@@ -14,12 +14,35 @@ from test_watching import SCRIPT
 
 from jug_notebook.command import completing
 
+#: a jugfile; completing runs nothing of it
+WORDS = """
+from jug import Task, TaskGenerator
+from jug.mapreduce import reduce
+
+def lines(path):
+    return open(path).readlines()
+
+@TaskGenerator
+def count(lines):
+    return len(lines)
+
+def combine(a, b):
+    return a + b
+
+def common(x):
+    return x
+
+1 / 0
+total = reduce(combine, [count(Task(lines, path)) for path in ("a", "b")])
+"""
+
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A store "jugdata" with tasks of two functions, and `jug-notebook` on the path."""
     shell = Shell(tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "words.py").write_text(WORDS)
     shell.python("script.py", "2")
     program = tmp_path / "bin" / "jug-notebook"
     program.parent.mkdir()
@@ -62,6 +85,15 @@ CASES = [
     (["--jugdir", "jugdata", "log", "dou"], {"double"}),
     (["worker", "--target", "di"], {"divide"}),
     (["completion", "f"], {"fish"}),
+    (["execute", "scr"], {"script.py"}),
+    (["execute", "script.py", "--keep-g"], {"--keep-going"}),
+    (["execute", "words.py", "--target", "co"], {"count", "combine"}),
+    (["execute", "words.py", "--name", "li"], {"lines"}),
+    (["invalidate", "words.py", "--pattern", "li"], {"lines"}),
+    (["cleanup", "words.py", "--lo"], {"--locks-only"}),
+    (["webstatus", "wo"], {"words.py"}),
+    (["retry", "wo"], {"words.py"}),
+    (["log", "words.py", "comb"], {"combine"}),
 ]
 IDS = [" ".join(words) for words, _ in CASES]
 
@@ -104,6 +136,7 @@ def test_zsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None
 def test_the_script_is_text_alone_and_knows_every_command(shell: Shell, name: str) -> None:
     told = shell.run("completion", name)
     assert told.returncode == 0
+    assert shell.run("--print-completion", name).stdout == told.stdout, "as Jug spells it"
     assert all(one.name in told.stdout for one in completing.grammars())
     if shutil.which(name):
         asked(shell, name, "-n", "-c", told.stdout) if name != "fish" else None

@@ -346,7 +346,7 @@ _carried: _Carried | None = None
 
 
 def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
-    """Make bundles known (root -> address, files) and use them from now on."""
+    """Make bundles known (root -> address, files) and use them from now on. What is known already needs no files."""
     global _carried
     if not bundles:
         return
@@ -354,7 +354,7 @@ def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
         _carried = _Carried()
         sys.meta_path.insert(0, _carried)
     for root, (address, texts) in bundles.items():
-        _carried.texts[address] = texts
+        _carried.texts.setdefault(address, texts)
         _carried.use(root, address)
 
 

@@ -315,7 +315,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _code(code: types.CodeType) -> Any:
     """As cloudpickle does it, with the file that it names: tracebacks show its lines. Newer ones leave that out."""
     maker, arguments = pickling._code_reduce(code)
-    return maker, (*arguments[:_FILE], code.co_filename, *arguments[_FILE + 1 :])
+    file = "".join(code.co_filename)  # another object each time, so that interning makes no difference
+    return maker, (*arguments[:_FILE], file, *arguments[_FILE + 1 :])
 
 
 _FILE = 10  #: of the arguments of a code object, where its file is

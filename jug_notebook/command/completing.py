@@ -1,4 +1,4 @@
-"""``completion``: what makes a shell complete our commands, options and the names of a store's functions.
+"""``completion``: what makes a shell complete our commands, options and the names of a store's or script's functions.
 
 The script is written once, from the parsers themselves; only for names of functions does the shell ask us again.
 """
@@ -6,7 +6,10 @@ The script is written once, from the parsers themselves; only for names of funct
 from __future__ import annotations
 
 import argparse
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from jug_notebook.command import Arguments, Command, UsageError, commands, is_there, url_of
@@ -19,6 +22,8 @@ HOW = {
     "fish": "jug-notebook completion fish > ~/.config/fish/completions/jug-notebook.fish",
 }
 STORE_OPTIONS = ("--jugdir", "--store")
+#: what options are about whose value is a function
+OF_NAMES = frozenset({"target", "execute_name", "execute_pattern", "invalid_name", "invalid_pattern"})
 _NAME = re.compile(r"[\w.]+")
 
 
@@ -28,6 +33,7 @@ class Option(NamedTuple):
     spellings: tuple[str, ...]
     help: str
     takes_value: bool
+    names: bool  #: may the value be a function?
 
 
 class Grammar(NamedTuple):
@@ -37,7 +43,7 @@ class Grammar(NamedTuple):
     help: str
     options: tuple[Option, ...]
     words: tuple[str, ...]  #: that its argument may be
-    names: bool  #: its argument may be a function of the store
+    names: bool  #: its argument may be a function of the store, or a script
 
 
 def grammars() -> list[Grammar]:
@@ -45,22 +51,37 @@ def grammars() -> list[Grammar]:
 
 
 def _grammar(name: str, found: Command) -> Grammar:
-    parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
-    parser.add_argument(*STORE_OPTIONS, dest="jugdir", help="the store: a folder, or its URL")
-    found.add_arguments(parser)
-    options: list[Option] = []
+    options: dict[tuple[str, ...], Option] = {}
     words: list[str] = []
     names = False
-    for action in parser._actions:
+    for action in _actions(name, found):
         said = " ".join((action.help or "").replace("%(default)", "").split())
         if said == argparse.SUPPRESS:
             continue
         if action.option_strings:
-            options.append(Option(tuple(action.option_strings), said, action.nargs != 0))
+            known = {spelling for spellings in options for spelling in spellings}
+            if spellings := tuple(one for one in action.option_strings if one not in known):
+                options[spellings] = Option(spellings, said, action.nargs != 0, action.dest in OF_NAMES)
         else:
             words += map(str, action.choices or ())
             names = names or action.dest == "target"
-    return Grammar(name, found.help, tuple(options), tuple(words), names)
+    return Grammar(name, found.help, tuple(options.values()), tuple(words), names)
+
+
+def _actions(name: str, found: Command) -> Iterator[argparse.Action]:
+    """What the command takes, for stores and for scripts."""
+    from jug_notebook.command.jugfiles import SCRIPTS
+    from jug_notebook.compat.commands import add_common
+
+    adders = [found.add_arguments]
+    if name in SCRIPTS:
+        adders += [SCRIPTS[name].add, add_common]
+    for number, add in enumerate(adders):
+        parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
+        if not number:
+            parser.add_argument(*STORE_OPTIONS, dest="jugdir", help="the store: a folder, or its URL")
+        add(parser)
+        yield from parser._actions
 
 
 # -- bash --------------------------------------------------------------------------------------------------------------
@@ -93,6 +114,7 @@ _jug_notebook() {
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
   elif [[ " $names " == *" target "* ]]; then
     COMPREPLY=($(compgen -W "$(jug-notebook completion --names "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "$cur"))
+    COMPREPLY+=($(compgen -f -X '!*.py' -- "$cur") $(compgen -d -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi
@@ -115,8 +137,8 @@ def bash(every: list[Grammar]) -> str:
 
 
 def _of_names(grammar: Grammar) -> list[str]:
-    """Options whose value is a function of the store."""
-    return [spelling for option in grammar.options if "--target" in option.spellings for spelling in option.spellings]
+    """Options whose value is a function."""
+    return [spelling for option in grammar.options if option.names for spelling in option.spellings]
 
 
 # -- zsh ---------------------------------------------------------------------------------------------------------------
@@ -129,6 +151,7 @@ _jug_notebook_names() {
   found=(${(f)"$(jug-notebook completion --names ${words[2,-1]} 2>/dev/null)"})
   compadd -a found
 }
+_jug_notebook_targets() { _jug_notebook_names; _files -g '*.py'; }
 _jug_notebook() {
   local command= i
   local -a commands
@@ -160,12 +183,12 @@ def zsh(every: list[Grammar]) -> str:
         specs = []
         for option in one.options:
             told = _told(option.help).replace("[", "(").replace("]", ")").replace(":", " ")
-            action = ":value:_jug_notebook_names" if "--target" in option.spellings else ":value:_files"
+            action = ":value:_jug_notebook_names" if option.names else ":value:_files"
             specs += [_quoted(f"*{s}[{told}]{action if option.takes_value else ''}") for s in option.spellings]
         if one.words:
             rest = f":argument:({' '.join(one.words)})"
         else:
-            rest = ":argument:_jug_notebook_names" if one.names else ":argument:_files"
+            rest = ":argument:_jug_notebook_targets" if one.names else ":argument:_files"
         # the command itself is the first argument that is seen
         cases.append(f"    {one.name}) _arguments -S {' '.join(specs)} ':command:' {_quoted('*' + rest)} ;;")
     listed = [f"        {_quoted(one.name + ':' + one.help.replace(':', ' '))}" for one in every]
@@ -190,11 +213,11 @@ def fish(every: list[Grammar]) -> str:
         for option in one.options:
             spelt = " ".join(f"-l {s[2:]}" if s.startswith("--") else f"-s {s[1:]}" for s in option.spellings)
             value = " -r" if option.takes_value else ""
-            if "--target" in option.spellings:
+            if option.names:
                 value = " -x -a '(__jug_notebook_names)'"
             lines.append(f"complete -c jug-notebook -n {seen} {spelt}{value} -d {_quoted(_told(option.help))}")
         if one.words or one.names:
-            what = _quoted(" ".join(one.words)) if one.words else "'(__jug_notebook_names)'"
+            what = _quoted(" ".join(one.words)) if one.words else "'(__jug_notebook_names; __fish_complete_suffix .py)'"
             lines.append(f"complete -c jug-notebook -f -n {seen} -a {what}")
     return "\n".join(lines) + "\n"
 
@@ -229,9 +252,10 @@ def _completion(arguments: Arguments) -> int:
 
 
 def names(arguments: Arguments) -> list[str]:
-    """The functions of the store that the words typed so far are about. None, where it isn't there or can't be read."""
-    from jug_notebook.store import open_store
+    """The functions that the words typed so far may be about: of the store, and of the script that is named.
 
+    None of a store that isn't there or can't be read. No script is run for that.
+    """
     for before, word in zip(arguments.names, arguments.names[1:], strict=False):
         if before in STORE_OPTIONS:
             arguments.jugdir = word
@@ -239,7 +263,32 @@ def names(arguments: Arguments) -> list[str]:
         option, equals, value = word.partition("=")
         if equals and option in STORE_OPTIONS:
             arguments.jugdir = value
-    url = url_of(arguments)
+    script = _script(arguments)
+    found = [] if script is None else _functions(script)
+    found += [name for name in _stored(_url(arguments, script)) if name not in found]
+    return [name for name in found if _NAME.fullmatch(name)]
+
+
+def _script(arguments: Arguments) -> Path | None:
+    """The script that is meant."""
+    from jug_notebook.command.jugfiles import DEFAULT
+
+    named = [word for word in arguments.names if word.endswith(".py")]
+    script = Path(named[0] if named else DEFAULT)
+    return script if script.is_file() and (named or not arguments.jugdir) else None
+
+
+def _url(arguments: Arguments, script: Path | None) -> str:
+    from jug_notebook.compat import configuration
+
+    if script is None or arguments.jugdir:
+        return url_of(arguments)
+    return str(configuration.settle({"jugfile": str(script)}, {})["jugdir"])
+
+
+def _stored(url: str) -> list[str]:
+    from jug_notebook.store import open_store
+
     try:
         if not is_there(url):
             return []
@@ -248,7 +297,22 @@ def names(arguments: Arguments) -> list[str]:
         return []
     found = [function.name for function in store.snapshot().functions]
     store.close()
-    return [name for name in found if _NAME.fullmatch(name)]
+    return found
+
+
+def _functions(script: Path) -> list[str]:
+    """The functions that a script makes tasks of, by its text: those with a decorator, and those handed to a call."""
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return []
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    handed = {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and (node.decorator_list or node.name in handed)
+    ]
 
 
 COMMANDS = {

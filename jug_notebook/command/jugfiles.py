@@ -6,12 +6,39 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jug_notebook.command import ROOMS, Arguments, Command, store_of
-from jug_notebook.compat.commands import ALONE, SCRIPTS, Script, add_common, as_store, settled, users_command
+from jug_notebook.compat import commands
+from jug_notebook.compat.commands import ALONE, Script, add_common, as_store, settled, users_command
 
 DEFAULT = "jugfile.py"
 URL_OPTIONS = ("--jugdir", "--store")
+
+
+
+def _add_webstatus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
+    parser.add_argument(
+        "--ip", "--host", dest="webstatus_ip", metavar="HOST", help="who may connect (default: this machine alone)"
+    )
+
+
+def _webstatus(options: Any) -> int:
+    """The tasks are handed in, so that the page has them all; who runs them is seen to do it."""
+    from jug_notebook.command.watching import serve
+    from jug_notebook.compat.jug.task import Task
+
+    with commands.loaded(options, looking=False):
+        _ = Task.store.session
+        url = Task.store.url
+    return serve(url, options.webstatus_ip, options.webstatus_port)
+
+
+SCRIPTS = {
+    **commands.SCRIPTS,
+    "webstatus": Script("the status of a jugfile as a page that follows it", _add_webstatus, _webstatus),
+}
 
 #: commands for scripts that there are for stores, too
 ROOMS_OF_STORES = frozenset(name for name in SCRIPTS if ROOMS.get(name, "jugfiles") != "jugfiles")
@@ -33,8 +60,8 @@ def for_script(name: str, words: Sequence[str]) -> Command | None:
 
 
 def store_instead(name: str, words: list[str]) -> list[str]:
-    """For a command that is about stores: the store of the jugfile that is named, if one is."""
-    if name in ALONE or (name in SCRIPTS and name not in ROOMS_OF_STORES):
+    """For a command that is about stores: the store of the jugfile that is named, if one is. Completing runs none."""
+    if name == "completion" or name in ALONE or (name in SCRIPTS and name not in ROOMS_OF_STORES):
         return words
     script = next((word for word in words if word.endswith(".py") and Path(word).is_file()), None)
     if script is None and name in SCRIPTS and _by_default(words) and not any(map(_is_url, words)):

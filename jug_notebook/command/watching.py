@@ -340,6 +340,11 @@ def _add_webstatus(parser: argparse.ArgumentParser) -> None:
 
 
 def _webstatus(arguments: Arguments) -> int:
+    return serve(url_of(arguments, arguments.url), arguments.host, arguments.port)
+
+
+def serve(url: str, bound: str, port: int) -> int:
+    """Show a store as a page until Ctrl-C: at ``port``, or any that is free with 0; for who reaches ``bound``."""
     try:
         import asyncio
 
@@ -350,18 +355,18 @@ def _webstatus(arguments: Arguments) -> int:
     import os
     import socket
 
-    if not 0 <= arguments.port < 1 << 16:
-        raise UsageError(f"--port {arguments.port}: ports go from 1 to 65535")
-    view = View(url_of(arguments, arguments.url))
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port {port}: ports go from 1 to 65535")
+    view = View(url)
     token = os.urandom(16).hex()
-    names = frozenset({"localhost", arguments.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()})
+    names = frozenset({"localhost", bound.lower(), socket.gethostname().lower(), socket.getfqdn().lower()})
     try:
-        listening = bind_sockets(arguments.port, arguments.host)
+        listening = bind_sockets(port, bound)
     except OSError as error:
         view.close()
-        raise LaunchError(f"can't listen on {arguments.host}:{arguments.port}: {error.strerror}") from None
+        raise LaunchError(f"can't listen on {bound}:{port}: {error.strerror}") from None
 
-    async def serve() -> None:
+    async def show() -> None:
         loop = asyncio.get_running_loop()
 
         def say(tell: Callable[[], None]) -> None:
@@ -370,7 +375,7 @@ def _webstatus(arguments: Arguments) -> int:
         hub = Hub(view, say)
         server = HTTPServer(_server(hub, token, names))
         server.add_sockets(listening)
-        host = "localhost" if arguments.host in ("", "0.0.0.0", "::") else arguments.host
+        host = "localhost" if bound in ("", "0.0.0.0", "::") else bound
         host = f"[{host}]" if ":" in host else host
         print(f"http://{host}:{listening[0].getsockname()[1]}/{token}/", flush=True)
         print("whoever has this address sees the page; Ctrl-C ends it, the tasks go on", file=sys.stderr, flush=True)
@@ -381,7 +386,7 @@ def _webstatus(arguments: Arguments) -> int:
             hub.close()
 
     try:
-        asyncio.run(serve())
+        asyncio.run(show())
     except KeyboardInterrupt:
         return 0
     finally:

@@ -54,7 +54,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--will-cite", "will_cite", "of no effect: nobody asks to be cited")
 
 
-def _add_selection(parser: argparse.ArgumentParser, name: str, pattern: str, required: bool, what: str) -> None:
+def add_selection(parser: Any, name: str, pattern: str, required: bool, what: str) -> None:
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--name", dest=name, metavar="NAME", help=f"{what} of this name: f, module.f, f*")
     group.add_argument(
@@ -83,7 +83,7 @@ def _add_execute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", type=_workers, dest="execute_workers", metavar="N", help="in so many workers (default: in this process)"
     )
-    _add_selection(parser, "execute_name", "execute_pattern", False, "run only tasks")
+    add_selection(parser, "execute_name", "execute_pattern", False, "run only tasks")
     parser.add_argument(
         "--wait-cycle-time", type=float, dest="execute_wait_cycle_time", metavar="SECONDS",
         help="times --nr-wait-cycles: how long to wait for others while nothing moves (default: 12)",
@@ -104,7 +104,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_invalidate(parser: argparse.ArgumentParser) -> None:
-    _add_selection(parser, "invalid_name", "invalid_pattern", True, "tasks")
+    add_selection(parser, "invalid_name", "invalid_pattern", True, "tasks")
 
 
 def _add_cleanup(parser: argparse.ArgumentParser) -> None:

@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "cleanup_keep_locks": False,
     "graph_no_status": False,
     "graph_format": "png",
+    "webstatus_port": 0,
+    "webstatus_ip": "127.0.0.1",
     "install_skills_output": None,
     "install_skills_force": False,
 }
@@ -53,7 +55,12 @@ class BadConfiguration(JugError):
 
 def files() -> list[Path]:
     """The configuration files that count, the weakest first."""
-    found = [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1]
+    return [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1] + local_files()
+
+
+def local_files() -> list[Path]:
+    """Those from here up to the root of the project, or only here, the weakest first."""
+    found: list[Path] = []
     here = Path.cwd()
     above = [here, *here.parents]
     root = next((folder for folder in above if (folder / ".git").exists()), here)
@@ -63,24 +70,29 @@ def files() -> list[Path]:
     return found
 
 
-def read(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
+def texts() -> list[tuple[str, str]]:
+    """What the configuration files say, each with its name, the weakest first."""
+    return [(path.read_text(encoding="utf-8"), str(path)) for path in files()]
+
+
+def parsed(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """The options that a file sets, as the types that their defaults have."""
     config = configparser.RawConfigParser()
     try:
-        config.read_string(path.read_text(encoding="utf-8"), str(path))
+        config.read_string(text, file)
     except configparser.Error as wrong:
-        raise BadConfiguration(f"{path}: {' '.join(str(wrong).split())}") from wrong
+        raise BadConfiguration(f"{file}: {' '.join(str(wrong).split())}") from wrong
     found: dict[str, Any] = {}
     for section in config.sections():
-        for key, text in config.items(section):
+        for key, said in config.items(section):
             name = key.replace("-", "_")
             name = name if section == "main" else f"{section.replace('-', '_')}_{name}"
             default = defaults.get(name)
             try:
-                found[name] = text if default is None else _like(text, default)
+                found[name] = said if default is None else _like(said, default)
             except ValueError as wrong:
                 raise BadConfiguration(
-                    f"{path}: {key} = {text!r} in [{section}] is no {type(default).__name__}"
+                    f"{file}: {key} = {said!r} in [{section}] is no {type(default).__name__}"
                 ) from wrong
     return found
 
@@ -95,8 +107,8 @@ def settle(given: dict[str, Any], more_defaults: dict[str, Any]) -> dict[str, An
     """All options: what is ``given`` (None is not), else what is configured, else the default."""
     defaults = {**DEFAULTS, **more_defaults}
     options = dict(defaults)
-    for path in files():
-        options |= read(path, defaults)
+    for text, file in texts():
+        options |= parsed(text, file, defaults)
     named = given.get("jugdir") or os.environ.get("JUG_STORE")
     options |= {name: value for name, value in given.items() if value is not None}
     options["jugdir"] = str(named or options["jugdir"])

@@ -64,6 +64,7 @@ class Execution:
         self._twins: list[tasks.Task] = []  #: equal to tasks that have run
         self._crews: dict[Jugdir, Crew] = {}  #: that were started
         self._by_key: dict[Key, list[tasks.Task]] = {}
+        self._told: set[Key] = set()  #: of those, what was executed or loaded
 
     def run(self) -> int:
         """Execute; answers the exit status: 0 only where every value is there."""
@@ -100,6 +101,7 @@ class Execution:
             for one in self._twins:
                 self._is_there(one)
             self._twins.clear()
+            self._meet_others()
             left = [key for key, state in self._states().items() if state is not State.FINISHED]
             wanted = [key for key in left if self._is_meant(key)]
             if loading.BARRIER not in space or self._ended is not None or self._halted:
@@ -119,11 +121,20 @@ class Execution:
         for one in tasks.alltasks:
             self._by_key.setdefault(one.key, []).append(one)
         states = self._states()
+        there = [key for key, state in states.items() if state is State.FINISHED]
+        self._told = set(there)
         failed = [key for key, state in states.items() if state is State.FAILED and key not in self._failed]
         if first and failed and not self._options.execute_keep_failed:
             self._store.retry_failed([key for key in failed if self._is_meant(key)])
-        for key, state in states.items():
-            if state is State.FINISHED:
+        for key in there:
+            for one in self._by_key[key]:
+                self._is_there(one)
+
+    def _meet_others(self) -> None:
+        """What others have run meanwhile is loaded, as what was taken over since it would come out the same."""
+        for key, state in self._states().items():
+            if state is State.FINISHED and key not in self._told and self._ended is None:
+                self._told.add(key)
                 for one in self._by_key[key]:
                     self._is_there(one)
 
@@ -223,6 +234,7 @@ class Execution:
 
     def _has_run(self, mine: list[tasks.Task]) -> None:
         for one in mine[:1]:
+            self._told.add(one.key)
             self._executed[one.name] += 1
             self._tell("execute.task-executed1", one)
         self._twins += mine[1:]
@@ -285,6 +297,7 @@ class Execution:
             self._halted = True
 
     def _has_run_elsewhere(self, mine: list[tasks.Task]) -> None:
+        self._told.add(mine[0].key)
         self._executed[mine[0].name] += 1
         for one in mine[1:]:
             self._loaded[one.name] += 1
@@ -334,16 +347,20 @@ def _limited() -> bool:
 
 @contextmanager
 def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the execution as Ctrl-C does: the task that runs is given back."""
-    before = signal.signal(signal.SIGTERM, _terminate)
+    """SIGTERM ends the execution as Ctrl-C does: the task that runs is given back. A process that a task forks is no
+    execution: it just ends."""
+    here = os.getpid()
+
+    def terminate(number: int, frame: Any) -> None:
+        if os.getpid() != here:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 __all__ = ["Execution", "post_mortem"]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import builtins
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jug_notebook import celltask
+from jug_notebook.code import cell_names
+from jug_notebook.errors import BadTask
 from jug_notebook.model import Key
 
 _BUILTIN = frozenset(dir(builtins))
+
+#: Magics over a cell that change nothing of what it sets.
+_MERE = ("%%time", "%%capture")
 
 
 @dataclass
@@ -30,19 +36,29 @@ class Cell:
     changes: set[str] = field(default_factory=set)  #: in place
     reads: set[str] = field(default_factory=set)
     problem: str = ""  #: why it can't be plain Python
+    lost: str = ""  #: what of it isn't in the script although its tasks are
 
 
-def script(cells: Sequence[Cell], store: str) -> tuple[str, list[Cell]]:
-    """The text of a script that makes what the ``maker`` cells make, and the makers that can't be in it."""
+@dataclass(frozen=True)
+class Reader:
+    """What the notebook knows of its cells."""
+
+    plain: Callable[[str], str]  #: magics and commands as the Python that IPython makes of them
+    asked: Callable[[str], argparse.Namespace | None]  #: the options of ``%%jugtask``; None where it doesn't know them
+
+
+def script(cells: Sequence[Cell], store: str, reader: Reader) -> tuple[str, list[str]]:
+    """The text of a script that makes what the ``maker`` cells make, and what there is to say of what it lacks."""
     for cell in cells:
-        _look(cell)
+        _look(cell, reader)
     wanted = _with_needs(cells)
     parts = [_HEAD, f'if __name__ == "__main__":\n    {store}']
     for number in sorted(wanted):
         cell = cells[number]
         parts.append((f"# {cell.label}\n" if cell.label else "") + cell.python.strip("\n"))
-    left_out = [cell for cell in cells if cell.maker and cell.problem]
-    return "\n\n".join(parts) + "\n", left_out
+    lacks = [f"left out: {cell.label or 'a cell'}: {cell.problem}" for cell in cells if cell.maker and cell.problem]
+    lacks += [f"{cell.label or 'a cell'}: {cell.lost}" for cell in cells if cell.maker and cell.lost]
+    return "\n\n".join(parts) + "\n", lacks
 
 
 _HEAD = '''"""Tasks of a notebook: run it with python, or with jug-notebook execute."""
@@ -53,81 +69,168 @@ import jug_notebook as jn'''
 # -- looking at a cell -------------------------------------------------------------------------------------------------
 
 
-def _look(cell: Cell) -> None:
-    text, options = cell.text, None
-    if text.lstrip().startswith("%%"):
-        first, _, text = text.lstrip().partition("\n")
-        words = shlex.split(first)
-        if words[0] != "%%jugtask":
-            cell.problem = f"{words[0]} can't be in a script"
+def _look(cell: Cell, reader: Reader) -> None:
+    text, asked = cell.text.lstrip(), None
+    while text.startswith("%%") and asked is None:
+        first, _, text = text.partition("\n")
+        magic, _, line = first.partition(" ")
+        if magic == "%%jugtask":
+            asked = reader.asked(line)
+        if asked is None and magic not in _MERE:
+            cell.problem = f"{magic} can't be in a script"
             return
-        options = _options(words[1:])
-        if options is None:
-            cell.problem = "a cell that is one task can't be in a script"
-            return
-    lines = [_plain(line) for line in text.splitlines()]
     try:
-        tree = ast.parse("\n".join(lines))
-    except SyntaxError:
-        cell.problem = "it is no plain Python"
-        return
-    if options is not None:
-        lines = _decorated(lines, tree, options)
+        if asked is None or asked.name is None:
+            _plain_cell(cell, reader.plain(text), asked)
+        elif asked.bash:
+            _bash_task(cell, text, asked)
+        else:
+            _one_task(cell, reader.plain(text), asked)
+    except (SyntaxError, BadTask) as error:
+        cell.problem = "it is no plain Python" if isinstance(error, SyntaxError) else str(error)
+    if asked is not None and asked.now:
+        cell.lost = "--now is not in the script; its task is, and runs with the others"
+
+
+# a cell that stays as it is, but for magics
+
+
+def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> None:
+    source = celltask.timed_in_the_open(source)
+    tree = ast.parse(source)
+    compile(tree, "<cell>", "exec", dont_inherit=True)  # it says what parsing lets pass, as top-level await
+    lines = source.splitlines()
+    looks = [node for node in tree.body if _only_looks(node)]
+    edits = [(node.lineno - 1, node.end_lineno, _commented(lines, node)) for node in _magics(tree)]
+    edits += [(node.lineno - 1, node.end_lineno, f"# {' '.join(ast.unparse(node).split())}") for node in looks]
+    tree.body = [node for node in tree.body if node not in looks]
+    aside = {id(inner) for node in _magics(tree) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "get_ipython" and id(node) not in aside:
+            cell.problem = f"line {node.lineno} needs IPython"
+            return
+    if asked is not None:
+        decorator = f"@jn.task({options})" if (options := _options(asked)) else "@jn.task"
+        edits += [(place, place, decorator) for place in _public_functions(tree)]
+    for start, end, line in sorted(edits, reverse=True):
+        lines[start:end] = [line]
     cell.python = "\n".join(lines)
     _names(cell, tree)
 
 
-def _plain(line: str) -> str:
-    """What IPython alone understands becomes a comment."""
-    bare = line.lstrip()
-    if bare.startswith(("%", "!", "?")) or bare.rstrip().endswith("?"):
-        return f"{line[: len(line) - len(bare)]}pass  # {bare}" if line != bare else f"# {bare}"
-    return line
+#: A script makes tasks. Statements that wait for them, run them or show them are the notebook's.
+_WAITING = frozenset({"result", "wait", "exception", "log", "outputs", "status", "provenance", "why"})
+_SHOWING = _WAITING | {"execute", "stop", "barrier", "graph", "history", "tasks", "verify"}
 
 
-def _options(words: list[str]) -> list[str] | None:
-    """What a ``%%jugtask`` line asks for, as arguments of the decorator; None where the cell is one task."""
-    known: dict[str, Callable[[str], str]] = {"--version": repr, "--retries": str, "--timeout": str}
-    found: list[str] = []
-    ignored: list[str] = []
-    waiting = iter(words)
-    for word in waiting:
-        option, _, value = word.partition("=")
-        if option == "--ignore-global":
-            ignored.append(value or next(waiting, ""))
-        elif option in known:
-            found.append(f"{option[2:]}={known[option](value or next(waiting, ''))}")
-        else:
-            return None
-    return [*found, *([f"ignore_globals={ignored!r}"] if ignored else [])]
+def _magics(tree: ast.Module) -> list[ast.Expr]:
+    """The statements that were magics or commands; their values go nowhere."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and _typed(node.value)]
 
 
-def _decorated(lines: list[str], tree: ast.Module, options: list[str]) -> list[str]:
-    """The public functions of a cell become task functions, as ``%%jugtask`` makes them."""
-    decorator = f"@jn.task({', '.join(options)})" if options else "@jn.task"
-    found = list(lines)
-    for node in reversed(tree.body):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-            found.insert(first - 1, decorator)
-    return found
+def _only_looks(node: ast.stmt) -> bool:
+    """``task.result()``, ``jn.status()``: a statement of its own, whose value was only shown."""
+    match node:
+        case ast.Expr(ast.Call(func=ast.Attribute(value=ast.Name(id="jn"), attr=verb))):
+            return verb in _SHOWING
+        case ast.Expr(ast.Call(func=ast.Attribute(attr=verb))):
+            return verb in _WAITING
+        case _:
+            return False
+
+
+def _typed(node: ast.expr) -> str:
+    """What was typed for ``get_ipython().system("ls")``; nothing for other expressions."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=verb),
+            args=[ast.Constant(str(first)), *rest],
+        ):
+            said = [one.value for one in rest if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            sign = "%" if verb == "run_line_magic" else "!"
+            return " ".join(f"{sign}{first} {' '.join(said)}".split())
+        case _:
+            return ""
+
+
+def _commented(lines: list[str], node: ast.Expr) -> str:
+    indent = lines[node.lineno - 1][: node.col_offset]
+    return f"{indent}pass  # {_typed(node.value)}" if indent else f"# {_typed(node.value)}"
+
+
+def _public_functions(tree: ast.Module) -> list[int]:
+    """The lines where the functions begin that ``%%jugtask`` makes task functions."""
+    return [
+        min([node.lineno, *(one.lineno for one in node.decorator_list)]) - 1
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+
+
+def _options(asked: argparse.Namespace) -> str:
+    """What a ``%%jugtask`` line asks for, as arguments in Python."""
+    found = {
+        "version": asked.version,
+        "retries": asked.retries or None,
+        "timeout": asked.timeout,
+        "ignore_globals": asked.ignore_global or None,
+    }
+    return ", ".join(f"{name}={value!r}" for name, value in found.items() if value is not None)
 
 
 def _names(cell: Cell, tree: ast.Module) -> None:
+    stars = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    names = cell_names(ast.unparse(ast.Module([node for node in tree.body if node not in stars], [])))
+    cell.defines = {*names.assigns, *names.imports, *(name for node in stars for name in _exported(node.module or ""))}
+    cell.reads = set(names.reads - (_BUILTIN - cell.defines))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (cell.reads if isinstance(node.ctx, ast.Load) else cell.defines).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            cell.defines.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            cell.defines.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
             cell.changes.update(_root(node))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             cell.changes.update(_root(node.value.func))
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            cell.reads.add(node.target.id)
-    cell.reads -= _BUILTIN - cell.defines
+
+
+def _exported(module: str) -> list[str]:
+    """What ``from module import *`` brings; the notebook has imported it already."""
+    held = vars(sys.modules[module]) if module in sys.modules else {}
+    return list(held.get("__all__") or [name for name in held if not name.startswith("_")])
+
+
+# a cell that is one task
+
+
+def _one_task(cell: Cell, source: str, asked: argparse.Namespace) -> None:
+    body = celltask.read(asked.name, source, asked.outputs)
+    imports = [
+        ast.unparse(node)
+        for node in ast.parse(body.source).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__"
+    ]
+    bound = [f"{', '.join(body.outputs)} = {', '.join(f'{asked.name}[{one!r}]' for one in body.outputs)}"]
+    made = _call(asked, body.source, inputs=asked.inputs, outputs=asked.outputs)
+    cell.python = "\n".join([*imports, made, *(bound if body.outputs else [])])
+    cell.defines = {asked.name, *body.outputs, *body.names.imports}
+    cell.reads = {*body.names.reads, *asked.inputs, *asked.outputs} - (_BUILTIN - cell.defines)
+
+
+def _bash_task(cell: Cell, text: str, asked: argparse.Namespace) -> None:
+    cell.python = _call(asked, text, inputs=asked.inputs, bash=True)
+    cell.defines, cell.reads = {asked.name}, set(asked.inputs)
+
+
+def _call(asked: argparse.Namespace, source: str, **more: object) -> str:
+    options = [f"{name}={value!r}" for name, value in more.items() if value]
+    said = ", ".join(filter(None, ["globals()", *options, _options(asked)]))
+    return f"{asked.name} = jn.cell_task({asked.name!r}, {_literal(source)}, {said})"
+
+
+def _literal(source: str) -> str:
+    """Text over several lines as Python has it, to be read."""
+    text = source.strip("\n")
+    for quotes in ('"""', "'''"):
+        if quotes not in text:
+            return f"{'r' if chr(92) in text else ''}{quotes}\n{text}\n{quotes}"
+    return repr(text)
 
 
 def _root(node: ast.expr) -> set[str]:
@@ -191,11 +294,11 @@ def keys_of(path: Path, url: str) -> tuple[set[Key], str]:
     return set(json.loads(ran.stdout)), ""
 
 
-def told(path: str, wanted: Collection[Key], found: Collection[Key], left_out: Sequence[Cell], failure: str) -> str:
+def told(path: str, wanted: Collection[Key], found: Collection[Key], lacks: Sequence[str], failure: str) -> str:
     """What there is to say of a script that was written."""
     if failure:
         return f"{path} was written, but does not run: {failure}"
     same = len(set(wanted) & set(found))
     lines = [f"{path} makes {same:,} of this notebook's {len(wanted):,} tasks, under the same keys"]
-    lines += [f"  left out: {cell.label or 'a cell'}: {cell.problem}" for cell in left_out]
+    lines += [f"  {lack}" for lack in lacks]
     return "\n".join(lines)

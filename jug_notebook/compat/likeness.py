@@ -30,7 +30,7 @@ def likeness(task: Any, known: Callable[[Any], bytes]) -> bytes:
 def _part(x: Any, known: Callable[[Any], bytes]) -> Any:
     kind = type(x)
     name = kind.__name__ if _jugs(kind.__module__) else ""
-    if name == "Task":
+    if name in ("Task", "Compound"):
         return ("task", known(x))
     if name == "Tasklet":
         return ("tasklet", _part(x.base, known), _part(x.f, known))

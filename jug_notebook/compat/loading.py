@@ -19,7 +19,7 @@ import cloudpickle
 from jug_notebook import errors
 from jug_notebook.code.modules import scripts
 from jug_notebook.compat import answering, jugdir
-from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError
+from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, Withdrawn
 from jug_notebook.session import Session, current
 from jug_notebook.task import desk as seat
 
@@ -115,6 +115,7 @@ def _begin(store: Any) -> None:
 
 def _hand_in(start: int, complete: bool) -> None:
     from jug_notebook.compat.jug import task
+    from jug_notebook.compat.jug.compound import Compound
 
     store = task.Task.store
     known = {one.key: one for one in task.alltasks}  # asking for the keys names those that were not named yet
@@ -123,11 +124,16 @@ def _hand_in(start: int, complete: bool) -> None:
             f"the script connects to {seat.current.shown} itself, so its tasks are not ours to run: run it "
             "with python, or let it connect under: if __name__ == '__main__'"
         )
+    compounds: dict[str, tuple[task.Task, ...]] = {}
     if isinstance(store, jugdir.Jugdir) and store.is_open and jugdir.purpose.script:
         for handle, needs in store.session.made():  # also by our own names, as in @jn.task
+            needed = tuple(known[need] for need in needs if need in known)
             if handle.key not in known:
-                needed = tuple(known[need] for need in needs if need in known)
                 known[handle.key] = task.Task.around(handle.name, None, needed, {}, partial(_itself, handle))
+            compounds.update({handle.key: needed} if isinstance(known[handle.key], Compound) else {})
+        for one in task.alltasks:
+            if isinstance(one, Compound):
+                one.inner = compounds.get(one.key, ())
     if jugdir.purpose.script and isinstance(store, jugdir.Jugdir) and (task.alltasks or store.is_open):
         store.session.end_cell(success=complete)
 
@@ -152,7 +158,8 @@ def _run(jugfile: str) -> dict[str, Any]:
     cloudpickle.register_pickle_by_value(module)
     try:
         exec(compile(text, path, "exec", dont_inherit=True), space)
-    except (BarrierError, errors.BarrierError, NotReady):  # Jug's, and what our own waiting and asking raise
+    except (BarrierError, errors.BarrierError, NotReady, Withdrawn):
+        # Jug's, and what our own waiting and asking raise; who only looks hands nothing in, so nobody seems to want it
         space[BARRIER] = True
     return space
 

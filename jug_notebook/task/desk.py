@@ -70,6 +70,11 @@ class Desk(Protocol):
         ...
 
     @property
+    def looking(self) -> bool:
+        """Are tasks only named, and none handed in?"""
+        ...
+
+    @property
     def folder(self) -> Path:
         """Where tasks run: the notebook's folder."""
         ...

@@ -406,6 +406,11 @@ class NoLoad(Handle):
     def task(self) -> Task:
         return self.base.task
 
+    @property
+    def t(self) -> Handle:
+        """What Jug called `base` before."""
+        return self.base
+
     def take(self, value: Any) -> Any:
         return self.base.take(value)
 

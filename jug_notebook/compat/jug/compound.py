@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jug_notebook.compat.jug.task import Task, TaskGenerator, name_of
@@ -18,10 +18,19 @@ def CompoundTask(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     plain = f.f if isinstance(f, TaskGenerator) else f
     if in_task.on:
         return plain(*args, **kwargs)
-    task = Task.around(_TO_BE, plain, args, kwargs, lambda: compound(plain, *args, **kwargs))
+    task = Compound.around(_TO_BE, plain, args, kwargs, lambda: compound(plain, *args, **kwargs))
     if task.can_load():
         task.name = name_of(plain)
     return task
+
+
+class Compound(Task):
+    """Needs what its function answered, until its value is stored: then, as in Jug, what it was called with."""
+
+    inner: Sequence[Task] = ()  #: is told once the script is loaded
+
+    def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
+        return iter(self.inner) if self.name == _TO_BE else super().dependencies()
 
 
 _TO_BE = "jug.compound.compound_task_execute"  #: what a task is called that is yet to be put together

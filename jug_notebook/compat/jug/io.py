@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jug_notebook import outside
-from jug_notebook.compat.jug.task import Task
+from jug_notebook.compat.jug.task import Task, TaskGenerator, Tasklet
 from jug_notebook.task import handles
 from jug_notebook.task.handles import NoLoad
 
-__all__ = ["NoLoad", "print_task_summary_table", "write_metadata", "write_task_out"]
+__all__ = ["NoLoad", "TaskGenerator", "Tasklet", "print_task_summary_table", "write_metadata", "write_task_out"]
 
 
 def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata_format: str = "yaml") -> Any:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jug_notebook.compat import configuration
 from jug_notebook.compat.jug.backends.select import select
 from jug_notebook.compat.jug.task import Task
 
-__all__ = ["Options", "set_jugdir"]
+__all__ = [
+    "Options",
+    "default_options",
+    "find_local_configuration_files",
+    "key_to_option",
+    "read_configuration_file",
+    "set_jugdir",
+]
 
 
 class Options:
@@ -45,3 +53,30 @@ def set_jugdir(jugdir: Any) -> Any:
     if getattr(Task.store, "jugdir", None) != getattr(store, "jugdir", store):
         Task.store = store
     return Task.store
+
+
+def key_to_option(s: str) -> str:
+    """What an option of a jugrc file is called here."""
+    return s.replace("-", "_")
+
+
+def find_local_configuration_files() -> list[str]:
+    """The jugrc files from here up to the root of the project, the nearest first."""
+    return [str(path) for path in reversed(configuration.local_files())]
+
+
+def read_configuration_file(fp: Any = None, default_options: Any = None) -> Options:
+    """What jugrc files say, or the one that ``fp`` reads; what they don't is asked of ``default_options``."""
+    read = Options(default_options)
+    known = configuration.DEFAULTS
+    texts = [(fp.read(), str(getattr(fp, "name", "jugrc")))] if fp is not None else configuration.texts()
+    for text, name in texts:
+        read.update(configuration.parsed(text, name, known))
+    return read
+
+
+def _fill(options: Options) -> None:
+    options.update({"subcommand": None, "argv": None, "print_out": print, **configuration.DEFAULTS})
+
+
+default_options = Options(None, _fill)

@@ -10,12 +10,16 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jug_notebook.compat import jugdir
+from jug_notebook.compat.jug.hash import hash_one as hash_one
+from jug_notebook.compat.jug.hash import hash_update as hash_update
+from jug_notebook.compat.jug.hash import new_hash_object as new_hash_object
 from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import desk as seat
-from jug_notebook.task.desk import in_task
+from jug_notebook.task.desk import in_task, running
 from jug_notebook.task.handles import Handle, briefly, in_brief
 from jug_notebook.task.values import value as values
 
@@ -220,6 +224,11 @@ class Task(TaskletMixin):
     def run(self, force: Any = None, save: bool = True, debug_mode: bool = False) -> Any:
         """Make the call here and now; ``save`` its value. What it raises is raised."""
         assert self.can_run(), f"{self} can't run: a task that it needs has no value yet"
+        if jugdir.purpose.looking and callable(self.f):  # the store knows nothing of it, and gets nothing
+            arguments, named = value([list(self.args), self.kwargs])
+            with running():
+                self._result = self.f(*arguments, **named)
+            return self._result
         store, key = Task.store, self.key
         store.session.flush()
         claim = store.claims.pop(key, None)
@@ -249,6 +258,8 @@ class Task(TaskletMixin):
             for each in queue.pop():
                 if isinstance(each, Task):
                     yield each
+                elif isinstance(each, handles.NoLoad):
+                    queue.append([each.base])
                 elif hasattr(each, "__jug_dependencies__"):
                     queue.append(each.__jug_dependencies__())
                 elif isinstance(each, list | tuple | set | frozenset):

@@ -130,3 +130,10 @@ def prepare_matcher_from_options(name: str | None = None, pattern: str | None = 
     if pattern is not None:
         matchers.append(prepare_task_matcher(pattern))
     return (lambda task_name: all(matches(task_name) for matches in matchers)) if matchers else None
+
+
+def add_task_selection_options(parser: Any, name_dest: str, pattern_dest: str, required: bool, what: str) -> None:
+    """Add ``--name`` and ``--pattern`` to the options of a sub-command, as those of ``execute``."""
+    from jug_notebook.compat.commands import add_selection
+
+    add_selection(parser, name_dest, pattern_dest, required, what)
