@@ -390,8 +390,8 @@ def test_workers_end_after_their_share_of_tasks_or_of_time(site: Site) -> None:
 
 @pytest.mark.parametrize("failure", ["raise KeyError('x')", "__import__('os')._exit(3)"])
 def test_without_keep_going_a_task_that_failed_for_good_is_the_last(folder_site: Site, failure: str) -> None:
-    failing = folder_site.tasks.submit(f"def fails(): {failure}")
-    after = [folder_site.tasks.submit("def later(n): return n", n) for n in range(3)]
+    failing = folder_site.tasks.submit(f"def f(): {failure}")
+    after = [folder_site.tasks.submit("def f(n): return n", n) for n in range(3)]
     supervisor = folder_site.supervise(1, keep_going=False)
     assert supervisor.wait(PATIENCE) == 0
     assert supervisor.stderr is not None
