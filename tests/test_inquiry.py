@@ -68,7 +68,7 @@ def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     cell["walk"](1)
     answer = cell["total"]([cell["load"](1)])
     told = jn.execute(3, dry_run=True, target=answer)
-    assert repr(told).startswith("1 to run, 0 stored\n")
+    assert repr(told).startswith("2 to run, 0 stored\n")
     assert "3 workers would be started; nothing was started" in repr(told)
     assert (told.alive(), told.posts) == (0, ())
     with pytest.raises(jn.LaunchError, match="what an executor runs on only it knows"):

@@ -144,6 +144,14 @@ def test_as_many_as_an_executor_can_run_where_nobody_says(session: Session) -> N
         crew.stop()
 
 
+@pytest.mark.parametrize("way", ["crew", "session"])
+def test_workers_that_are_stopped_before_they_came_end(session: Session, way: str) -> None:
+    with ThreadPoolExecutor(2) as threads:  # waits for what runs on it
+        crew = session.execute(2, on=threads)
+        (crew if way == "crew" else session).stop()
+    assert not crew.supervisors
+
+
 def test_workers_that_wait_in_a_queue_are_coming(session: Session) -> None:
     with ThreadPoolExecutor(1) as threads:
         crew = session.execute(2, on=threads)

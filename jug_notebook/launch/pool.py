@@ -26,14 +26,15 @@ from blake3 import blake3
 
 from jug_notebook import process
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, CrewOptions, Post, tell
+from jug_notebook.errors import LaunchError, StoreError
+from jug_notebook.launch import STARTING, Crew, CrewOptions, Post, tell
 from jug_notebook.launch.landing import BOOT, Request, answers, terms
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
 
+TICK = 0.1  #: seconds between two looks for those who were told to end before they came
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
 
 
@@ -240,10 +241,21 @@ class Loops(Post):
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         alive = {info.crew for info in supervisors}
-        for name in [name for name in self._tickets if name not in alive]:
-            self._tickets.pop(name).cancel()
+        coming = {name for name in self._tickets.keys() - alive if self._tickets.pop(name).cancel() is not True}
         super().stop(now, supervisors)
         self._leaving |= alive
+        if coming:
+            threading.Thread(target=self._see_off, args=(coming, now), name="jug-pool", daemon=True).start()
+
+    def _see_off(self, coming: set[str], now: bool) -> None:
+        """What has begun on an engine can't be called back: it is told to end when it comes."""
+        tick, until = threading.Event(), self.clock.monotonic() + STARTING
+        with suppress(StoreError, OSError):  # the store was closed: who comes now ends by itself, for nobody is there
+            while coming and self.clock.monotonic() < until:
+                come = [info for info, alive, _ in self.store.processes() if alive and info.crew in coming]
+                tell(self.store, come, Stop(now))
+                coming -= {info.crew for info in come}
+                tick.wait(TICK)
 
     def _cut(self) -> None:
         """This process ends, and would wait for engines that wait for workers."""

@@ -582,10 +582,14 @@ class Session(Closer):
             for info, alive, _ in self._store.processes()
             if alive and info.kind == "supervisor" and info.is_on(host)
         ]
-        if told:
+        own = {crew.name: crew for crew in self.crews}.values() if host is None else ()
+        theirs = {info.id for crew in own for info in crew.supervisors}
+        for crew in own:  # also those that are still on their way
+            crew.stop(now)
+        if others := [info for info in told if info.id not in theirs]:
             from jug_notebook.launch import tell
 
-            tell(self._store, told, Stop(now))
+            tell(self._store, others, Stop(now))
         return sum(info.size for info in told)
 
     def add_workers(self, count: int = 1) -> int:
