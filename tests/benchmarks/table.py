@@ -41,10 +41,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller sizes and one round: to see that all of it runs")
     parser.add_argument("--store", choices=("file", "redis", "both"), default="both")
     parser.add_argument("--only", default="", metavar="WORD", help="rows whose text or family has this in it")
-    parser.add_argument("--rounds", type=int, help="turns of each side (default: 5; with --quick 1)")
+    parser.add_argument("--rounds", type=int, help="turns of each side (default: 3; with --quick 1)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write table.md and table.json there")
     asked = parser.parse_args()
-    rounds = asked.rounds or (1 if asked.quick else 5)
+    rounds = asked.rounds or (1 if asked.quick else 3)
     for package in ("jug_notebook", "kernel_ext"):  # as pip leaves peers, whatever PYTHONDONTWRITEBYTECODE says
         compileall.compile_dir(Path(__file__).parents[2] / package, quiet=2)
     if asked.output:
