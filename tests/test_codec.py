@@ -179,6 +179,30 @@ def test_a_value_that_fails_to_name_itself_is_stored_all_the_same(blobs: Blobs) 
     assert type(load_value(payload, blobs.get)[0]) is Contrary
 
 
+class Circle:
+    def __init__(self, radius: float) -> None:
+        self.radius = radius
+
+    @functools.cached_property
+    def area(self) -> float:
+        return 3 * self.radius**2
+
+
+class SlottedCircle(Circle):
+    __slots__ = ("name",)
+
+
+@pytest.mark.parametrize("kind", [Circle, SlottedCircle])
+def test_what_a_cached_property_has_kept_does_not_travel_for_no_name_covers_it(kind: type[Circle]) -> None:
+    used, fresh = kind(1.0), kind(2.0)
+    assert used.area == 3
+    used.radius = 2.0
+    assert digest(used) == digest(fresh)
+    for circle in (used, fresh):
+        assert again(circle, Blobs()).area == 12
+        assert again([circle], Blobs())[0].radius == 2.0
+
+
 def test_what_numpy_makes_of_a_python_function_travels(blobs: Blobs) -> None:
     add = again(np.frompyfunc(lambda x, y: x + y, 2, 1, identity=0), blobs)
     assert list(add([1, 2], 3)) == [4, 5]

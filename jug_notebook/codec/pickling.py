@@ -27,6 +27,7 @@ from cloudpickle import cloudpickle as pickling
 from jug_notebook import code as coding
 from jug_notebook.code import modules, syntax
 from jug_notebook.digest import Hashed
+from jug_notebook.digest.canonical import cached_names, held
 from jug_notebook.errors import JugError
 from jug_notebook.model import UNLOADED, Address, Key
 
@@ -238,7 +239,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy" and coding.ufunc_name(value) is None:
             (_, function), *numbers = coding.ufunc_fields(value)
             return _ufunc, (function, *(number for _, number in numbers))
-        return NotImplemented
+        return _uncached(kind, value)
 
     def _reference(self, value: Any) -> Any:
         reference = value.__jug_reference__()
@@ -310,6 +311,23 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
         own = coding.form_of(function)
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
+
+
+def _uncached(kind: type, value: Any) -> Any:
+    """An object without what its cached properties have kept: its name doesn't cover that, so nobody may rely on it."""
+    cached = cached_names(kind)
+    if not cached or cached.isdisjoint(held(value)):
+        return NotImplemented
+    reduced = value.__reduce_ex__(5)
+    if isinstance(reduced, str) or len(reduced) < 3:
+        return NotImplemented
+    maker, arguments, state, *rest = reduced
+    slots = state[1:] if type(state) is tuple and len(state) == 2 else ()
+    kept = state[0] if slots else state
+    if type(kept) is not dict:
+        return NotImplemented
+    kept = {name: what for name, what in kept.items() if name not in cached}
+    return maker, arguments, (kept, *slots) if slots else kept, *rest
 
 
 def _code(code: types.CodeType) -> Any:

@@ -412,6 +412,17 @@ def held(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+@functools.lru_cache(1024)
+def cached_names(kind: type) -> frozenset[str]:
+    """Names in the ``__dict__`` of instances that only save work: they come and go without changing the value."""
+    return frozenset(
+        name
+        for base in kind.__mro__
+        for name, what in vars(base).items()
+        if isinstance(what, functools.cached_property)
+    )
+
+
 def named(tag: bytes, module: str, name: str) -> bytes:
     return tag + dumps(str(module), 2) + dumps(str(name), 2)
 

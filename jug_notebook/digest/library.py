@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copyreg
-import functools
 import sys
 from types import NoneType
 from typing import Any
 
 from jug_notebook.digest import list_body, mapping_body, tuple_body
-from jug_notebook.digest.canonical import Encoder, columns, has_entry, held, named, own_hash, register
+from jug_notebook.digest.canonical import Encoder, cached_names, columns, has_entry, held, named, own_hash, register
 
 # -- objects -----------------------------------------------------------------------------------------------------------
 
@@ -31,18 +30,6 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
     else:
         tuple_body(encoder, tuple(items), path)
     encoder.attributes(held(value), path)
-
-
-@functools.lru_cache(1024)
-def _passing(kind: type) -> frozenset[str]:
-    """Names in the ``__dict__`` of instances that only save work: they come and go without changing the value."""
-    cached = {
-        name
-        for base in kind.__mro__
-        for name, what in vars(base).items()
-        if isinstance(what, functools.cached_property)
-    }
-    return frozenset(cached | {"_attrs_cached_hash"})
 
 
 @register("builtins.object")
@@ -101,7 +88,7 @@ def _state(encoder: Encoder, kind: type, state: Any, path: str) -> None:
     if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and isinstance(state[0], dict | NoneType):
         state, slots = state[0] or {}, state[1]
     if type(state) is dict and set(map(type, state)) <= {str}:
-        passing = _passing(kind)
+        passing = cached_names(kind) | {"_attrs_cached_hash"}
         if not passing.isdisjoint(state):
             state = {name: item for name, item in state.items() if name not in passing}
         encoder.out += b"a"
