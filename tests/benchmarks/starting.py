@@ -61,7 +61,7 @@ def start_dask(folder: Path, scale: float) -> float:
 
 
 def first_task(folder: Path, scale: float) -> float:
-    """From a supervisor that is there, with its imports, to a task's start."""
+    """From a supervisor that is there, with its imports, and told to have one more worker, to a task's start there."""
     import jug_notebook as jn
     from jug_notebook.launch import tell
     from jug_notebook.model import Scale
@@ -75,16 +75,15 @@ def first_task(folder: Path, scale: float) -> float:
     session = jn.connect(url(folder))
     with crew_of(session, 1) as crew:
         now(0).result()
-        crew.scale(0)
-        while crew.alive():
+        busy = jn.task(stamp)(str(folder / "busy"))  # keeps the worker that is there
+        session.flush()
+        while not busy.state.value == "running":
             session.watch(-1, 0.02)
         task = now(1)
         session.flush()
         began = time.time()
-        tell(crew.store, crew.supervisors, Scale(1))
-        while not task.done():
-            session.watch(-1, 0.02)
-        return float(task.value() - began)
+        tell(crew.store, crew.supervisors, Scale(2))
+        return float(task.result() - began)
 
 
 def stamp(path: str) -> int:
