@@ -77,7 +77,7 @@ def first_task(folder: Path, scale: float) -> float:
         now(0).result()
         busy = jn.task(stamp)(str(folder / "busy"))  # keeps the worker that is there
         session.flush()
-        while not busy.state.value == "running":
+        while busy.state.value != "running":
             session.watch(-1, 0.02)
         task = now(1)
         session.flush()
