@@ -75,7 +75,7 @@ class Extension:
         if self._depth == 1:
             name = cell_name(getattr(info, "cell_id", None), info.raw_cell)
             self._bare_open()  # %reset brings it back
-            self.scripts.note(name, info.raw_cell, self.shell.execution_count)
+            self.scripts.note(name, info.raw_cell, len(self.shell.history_manager.input_hist_raw))
             self.magics.begin(name, info.raw_cell)
 
     def after(self, result: Any) -> None:

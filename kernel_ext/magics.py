@@ -774,7 +774,7 @@ class JugMagics(Magics):
 
     def show_crew(self, crew: Any) -> None:
         """A crew shows as the live picture of its store, or as its line where that must be text."""
-        if self.as_text:
+        if self.as_text or crew.plan:
             print(repr(crew))
             return
         session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)

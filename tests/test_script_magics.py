@@ -122,6 +122,7 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
     assert told == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
     text = (at.folder / "pipeline.py").read_text()
     assert "unused" not in text
+    assert "# In[2]\nimport math\n" in text, "as people see it beside the cell"
     assert "# %jug_status\n# rows.status()\n" in text
     status = at.shell("-m", "jug_notebook", "status", "--short", "pipeline.py", "--jugdir", "jugdata")
     assert status.stdout == "All tasks complete (4 tasks).\n", status.stderr
@@ -158,7 +159,7 @@ def test_cells_that_are_one_task_go_out_under_the_same_keys(at: Desk) -> None:
     told = run("%jug_export pipeline.py", "export").out
     assert told == (
         "pipeline.py makes 11 of this notebook's 11 tasks, under the same keys\n"
-        "  In[6]: --now is not in the script; its task is, and runs with the others\n"
+        "  In[5]: --now is not in the script; its task is, and runs with the others\n"
     )
     for words in (["status", "--short"], ["execute"]):
         done = at.shell("-m", "jug_notebook", *words, "pipeline.py", "--jugdir", "jugdata")
