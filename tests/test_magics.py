@@ -455,7 +455,7 @@ def test_a_crew_shows_as_the_picture_of_its_store(tmp_path: Path) -> None:
         kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn\n%config JugMagics.display = 'html'")
         kernel.run(HELD)
         planned = kernel.run("jn.execute(3, dry_run=True)", "plan")
-        assert "3 workers would be started; nothing was started" in planned.out
+        assert planned.out == "no task yet: nothing would run, no worker would be started\n"
         assert not planned.displays
         shown = kernel.run("task = held('gate')\ncrew = jn.execute(1)\ncrew", "crew")
         [picture] = shown.displays

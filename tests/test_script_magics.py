@@ -190,9 +190,9 @@ def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: Desk) -> N
     told = run("%jug_export pipeline.py", "export").out.splitlines()
     assert told == [
         "pipeline.py makes 1 of this notebook's 4 tasks, under the same keys",
-        "  left out: In[6]: line 1 needs IPython",
-        "  left out: In[7]: it is no plain Python",
-        "  left out: In[8]: %%prun can't be in a script",
+        "  left out: In[5]: line 1 needs IPython",
+        "  left out: In[6]: it is no plain Python",
+        "  left out: In[7]: %%prun can't be in a script",
     ]
     text = (at.folder / "pipeline.py").read_text()
     assert "if pi:\n    a = told(floor(pi))\n    pass  # !echo nothing\n" in text
