@@ -1,7 +1,8 @@
 """Libraries that a task imports are met at the door of a worker, so that what they show is kept with the task.
 
 Nothing is imported for it: each is looked after when it arrives. IPython's ``display`` goes to the task's album,
-tqdm's bars become the task's progress and leave their last line, matplotlib draws in memory.
+tqdm's bars become the task's progress and leave their last line, matplotlib draws in memory, and what came by value
+goes on by value to the processes that a task starts.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import builtins
 import functools
 import importlib
 import os
+import pickle
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
+import cloudpickle
+
+from jug_notebook import code as coding
 from jug_notebook.progress import teller
 
 SHELL = "kernel_ext.shell:shell"  #: makes the shell that a worker has on first need
@@ -27,6 +32,11 @@ def meet() -> None:
     chosen = os.environ.get("MPLBACKEND", "")
     if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
         os.environ["MPLBACKEND"] = "module://jug_notebook.figures"
+
+
+def hand_on() -> None:
+    """From now on, in this process, what can't be imported goes by value to processes that `multiprocessing` starts."""
+    _by_value(importlib.import_module("multiprocessing.reduction"))
 
 
 def display(*objects: Any, **how: Any) -> Any:
@@ -95,8 +105,20 @@ def _no_widgets(module: Any) -> None:
     module.trange = module.tnrange = plain.trange
 
 
+def _by_value(module: Any) -> None:
+    """A pool pickles functions and classes by name, and what came here by value has none that leads to it."""
+
+    def reducer_override(pickler: Any, value: Any) -> Any:
+        if isinstance(value, FunctionType | type) and coding.travels(value):
+            return pickle.loads, (cloudpickle.dumps(value),)
+        return NotImplemented
+
+    module.ForkingPickler.reducer_override = reducer_override
+
+
 _WELCOMES: dict[str, Callable[[ModuleType], None]] = {
     "IPython.core.display_functions": _with_a_shell,
     "tqdm.std": _quiet_bars,
     "tqdm.notebook": _no_widgets,
+    "multiprocessing.reduction": _by_value,
 }

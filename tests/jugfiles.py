@@ -53,6 +53,34 @@ d = Task(max, [a, b, c])
 """,
         ("a", "b", "c", "d"),
     ),
+    "processes of a task's own": Case(
+        """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import Pool
+from jug import TaskGenerator
+
+class Weight:
+    def __init__(self, by):
+        self.by = by
+
+def scaled(x, weight=Weight(3)):
+    return x * weight.by
+
+@TaskGenerator
+def pooled(n):
+    with Pool(2) as pool:
+        return pool.map(scaled, range(n))
+
+@TaskGenerator
+def executed(n):
+    with ProcessPoolExecutor(2) as pool:
+        return [each.result() for each in [pool.submit(scaled, x, Weight(n)) for x in range(n)]]
+
+four = pooled(4)
+more = executed(len(range(3)))
+""",
+        ("four", "more"),
+    ),
     "tasklets": Case(
         """
 from jug import Task, TaskGenerator, Tasklet, iteratetask

@@ -166,6 +166,20 @@ def test_a_worker_is_light_until_a_task_is_not(session: jn.Session) -> None:
     assert loaded().result() == []
 
 
+def test_processes_that_a_task_starts_get_functions_of_the_notebook_by_value(session: jn.Session) -> None:
+    pooled = task(
+        """
+        from multiprocessing import Pool
+        SHIFT = 10
+        def shifted(x): return x + SHIFT
+        def f(n):
+            with Pool(2) as pool:
+                return pool.map(shifted, range(n))
+        """
+    )
+    assert pooled(3).result() == [10, 11, 12]
+
+
 def test_figures_tables_and_prints_come_back_in_order(session: jn.Session) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("pandas")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from jug_notebook import arrivals
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.compat import loading, running
 from jug_notebook.compat.jug import task as tasks
@@ -169,6 +170,7 @@ class Execution:
     def _here(self) -> None:
         """In this process, one after another."""
         session = self._store.session
+        arrivals.hand_on()
         while not self._over():
             target: Target | None = None
             if self._matches is not None:
