@@ -54,23 +54,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--will-cite", "will_cite", "of no effect: nobody asks to be cited")
 
 
-def add_selection(parser: Any, name: str, pattern: str, required: bool, what: str) -> None:
-    group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--name", dest=name, metavar="NAME", help=f"{what} of this name: f, module.f, f*")
-    group.add_argument(
-        "--pattern", dest=pattern, metavar="TEXT", type=_pattern, help=f"{what} with this in the name, or /regex/"
-    )
-    group.add_argument("--target", "--invalid", dest=name, metavar="NAME", help="the same as --name")
+def _selection(parser: Any, name: str, pattern: str, required: bool, what: str) -> None:
+    from jug_notebook.compat.jug.utils import add_task_selection_options  # only for who selects
 
-
-def _pattern(text: str) -> str:
-    from jug_notebook.compat.jug.utils import prepare_task_matcher
-
-    try:
-        prepare_task_matcher(text)
-    except ValueError as wrong:
-        raise argparse.ArgumentTypeError(str(wrong)) from wrong
-    return text
+    add_task_selection_options(parser, name, pattern, required, what)
 
 
 def _workers(text: str) -> int:
@@ -83,7 +70,7 @@ def _add_execute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", type=_workers, dest="execute_workers", metavar="N", help="in so many workers (default: in this process)"
     )
-    add_selection(parser, "execute_name", "execute_pattern", False, "run only tasks")
+    _selection(parser, "execute_name", "execute_pattern", False, "run only tasks")
     parser.add_argument(
         "--wait-cycle-time", type=float, dest="execute_wait_cycle_time", metavar="SECONDS",
         help="times --nr-wait-cycles: how long to wait for others while nothing moves (default: 12)",
@@ -104,7 +91,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_invalidate(parser: argparse.ArgumentParser) -> None:
-    add_selection(parser, "invalid_name", "invalid_pattern", True, "tasks")
+    _selection(parser, "invalid_name", "invalid_pattern", True, "tasks")
 
 
 def _add_cleanup(parser: argparse.ArgumentParser) -> None:

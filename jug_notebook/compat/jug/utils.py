@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import os
 import re
@@ -134,6 +135,17 @@ def prepare_matcher_from_options(name: str | None = None, pattern: str | None = 
 
 def add_task_selection_options(parser: Any, name_dest: str, pattern_dest: str, required: bool, what: str) -> None:
     """Add ``--name`` and ``--pattern`` to the options of a sub-command, as those of ``execute``."""
-    from jug_notebook.compat.commands import add_selection
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--name", dest=name_dest, metavar="NAME", help=f"{what} of this name: f, module.f, f*")
+    group.add_argument(
+        "--pattern", dest=pattern_dest, metavar="TEXT", type=_pattern, help=f"{what} with this in the name, or /regex/"
+    )
+    group.add_argument("--target", "--invalid", dest=name_dest, metavar="NAME", help="the same as --name")
 
-    add_selection(parser, name_dest, pattern_dest, required, what)
+
+def _pattern(text: str) -> str:
+    try:
+        prepare_task_matcher(text)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from wrong
+    return text
