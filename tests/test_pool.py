@@ -144,6 +144,15 @@ def test_as_many_as_an_executor_can_run_where_nobody_says(session: Session) -> N
         crew.stop()
 
 
+def test_an_executor_that_was_closed_is_no_hindrance_to_a_stop(session: Session, tmp_path: Path) -> None:
+    client, close = of_dask(tmp_path)
+    crew = session.execute(1, on=client)
+    assert jn.task(cell("def double(x): return 2 * x", "double"))(4).result() == 8
+    close()
+    session.stop(now=True)
+    crew.stop(now=True)
+
+
 @pytest.mark.parametrize("way", ["crew", "session"])
 def test_workers_that_are_stopped_before_they_came_end(session: Session, way: str) -> None:
     with ThreadPoolExecutor(2) as threads:  # waits for what runs on it

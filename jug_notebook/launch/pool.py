@@ -229,7 +229,7 @@ class Loops(Post):
         waiting = [name for name in self._tickets if name not in alive | self._leaving]
         surplus = len(alive) + len(waiting) - size
         for name in waiting[: max(0, surplus)]:
-            self._tickets.pop(name).cancel()
+            _called_off(self._tickets.pop(name))
             surplus -= 1
         if surplus > 0:
             busy = {info.supervisor for info, lives, _ in self.store.processes() if lives and info.task}
@@ -241,7 +241,7 @@ class Loops(Post):
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         alive = {info.crew for info in supervisors}
-        coming = {name for name in self._tickets.keys() - alive if self._tickets.pop(name).cancel() is not True}
+        coming = {name for name in self._tickets.keys() - alive if not _called_off(self._tickets.pop(name))}
         super().stop(now, supervisors)
         self._leaving |= alive
         if coming:
@@ -262,6 +262,14 @@ class Loops(Post):
         with suppress(Exception):
             alive = [info for info, lives, _ in self.store.processes() if lives and info.kind == "supervisor"]
             self.stop(True, [info for info in alive if self.holds(info)])
+
+
+def _called_off(ticket: Ticket) -> bool:
+    """True where it will not begin."""
+    try:
+        return ticket.cancel() is True
+    except Exception:  # each executor has its own way to say that it was closed, and all that it had with it
+        return True
 
 
 _open: dict[str, dict[str, Ticket]] = {}  # by store and crew: who asks again for the same asks for these
