@@ -44,9 +44,9 @@ sshd:
 
 # completion is tried in these
 shells:
-	@{ command -v zsh && command -v fish; } >/dev/null || [ $$(id -u) != 0 ] || ! command -v apt-get >/dev/null || \
+	@{ command -v zsh && command -v fish && command -v tcsh; } >/dev/null || [ $$(id -u) != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish >/dev/null; }
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish tcsh >/dev/null; }
 
 # every notebook runs against a store of its own and must print what is saved in it
 notebooks: $(VENV)/installed-test sshd

@@ -1,12 +1,15 @@
 """``completion``: what makes a shell complete our commands, options and the names of a store's or script's functions.
 
-The script is written once, from the parsers themselves; only for names of functions does the shell ask us again.
+The script is written once, from the parsers themselves; only for names of functions does the shell ask us again. tcsh
+asks us for all.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import glob
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +18,12 @@ from typing import NamedTuple
 from jug_notebook.command import Arguments, Command, UsageError, commands, is_there, url_of
 from jug_notebook.errors import JugError
 
-SHELLS = ("bash", "zsh", "fish")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 HOW = {
     "bash": "jug-notebook completion bash > ~/.local/share/bash-completion/completions/jug-notebook",
     "zsh": "jug-notebook completion zsh > DIR/_jug-notebook, where DIR is in $fpath",
     "fish": "jug-notebook completion fish > ~/.config/fish/completions/jug-notebook.fish",
+    "tcsh": "jug-notebook completion tcsh >> ~/.tcshrc",
 }
 STORE_OPTIONS = ("--jugdir", "--store")
 #: what options are about whose value is a function
@@ -222,6 +226,45 @@ def fish(every: list[Grammar]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# -- tcsh --------------------------------------------------------------------------------------------------------------
+
+TOP = ("--help", "--version", *STORE_OPTIONS)
+
+
+def tcsh(every: list[Grammar]) -> str:
+    """It knows nothing of commands within commands, so it asks us each time."""
+    return "complete jug-notebook 'p@*@`jug-notebook completion --line $COMMAND_LINE:q`@'\n"
+
+
+def candidates(line: str) -> list[str]:
+    """What the last word of a line may become."""
+    _, *before, word = line.split(" ")
+    spoken = [one for one, left in zip(before, ("", *before), strict=False) if left not in STORE_OPTIONS]
+    name = next((one for one in spoken if one and not one.startswith("-")), None)
+    found = commands().get(name) if name else None
+    if name is None or found is None:
+        every = TOP if word.startswith("-") else tuple(commands())
+    else:
+        every = _candidates(_grammar(name, found), before, word)
+    return [one for one in every if one.startswith(word)]
+
+
+def _candidates(grammar: Grammar, before: list[str], word: str) -> tuple[str, ...]:
+    functions = argparse.Namespace(names=before, jugdir=None)
+    for option in grammar.options:
+        if option.takes_value and before[-1] in option.spellings:
+            return tuple(names(functions)) if option.names else _files(word)
+    if word.startswith("-"):
+        return tuple(spelling for option in grammar.options for spelling in option.spellings)
+    if grammar.words:
+        return grammar.words
+    return (*(names(functions) if grammar.names else ()), *_files(word))
+
+
+def _files(start: str) -> tuple[str, ...]:
+    return tuple(f"{path}/" if os.path.isdir(path) else path for path in glob.glob(f"{glob.escape(start)}*"))
+
+
 def _told(help: str) -> str:
     """In a line of a list there is room for little."""
     return help if len(help) <= 70 else f"{help[:69]}…"
@@ -238,6 +281,7 @@ def _add_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", nargs="?", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     # what the scripts ask, with all that was typed so far
     parser.add_argument("--names", nargs=argparse.REMAINDER, metavar="WORD", help=argparse.SUPPRESS)
+    parser.add_argument("--line", nargs=argparse.REMAINDER, metavar="LINE", help=argparse.SUPPRESS)
     parser.epilog = " · ".join(HOW.values())
 
 
@@ -245,9 +289,12 @@ def _completion(arguments: Arguments) -> int:
     if arguments.names is not None:
         print("\n".join(names(arguments)))
         return 0
+    if arguments.line is not None:
+        print("\n".join(candidates(" ".join(arguments.line))))
+        return 0
     if arguments.shell is None:
         raise UsageError(f"for which shell? {', '.join(f'jug-notebook completion {shell}' for shell in SHELLS)}")
-    print({"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](grammars()), end="")
+    print({"bash": bash, "zsh": zsh, "fish": fish, "tcsh": tcsh}[arguments.shell](grammars()), end="")
     return 0
 
 
@@ -316,5 +363,7 @@ def _functions(script: Path) -> list[str]:
 
 
 COMMANDS = {
-    "completion": Command("a script that makes bash, zsh or fish complete our commands", _add_completion, _completion),
+    "completion": Command(
+        "a script that makes bash, zsh, fish or tcsh complete our commands", _add_completion, _completion
+    ),
 }
