@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from jug_notebook import hints
 from jug_notebook.store import Store, open_store
 
 __all__ = ["redis_server"]
+
+# who runs the tests in a shell's background ignores Ctrl-C, and so would all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
