@@ -82,7 +82,7 @@ class Traces:
         ]
         try:
             return canon.digest(told)
-        except Exception:
+        except Exception:  # it can't be named, or a library's own type raises what it likes
             return None
 
 
