@@ -62,17 +62,13 @@ def dry_run(session: jn.Session, asked: Any, namespace: dict[str, Any], steady: 
     """What would run, and what is in the way on each host. Steady: the same in every run."""
     if asked.on:
         raise UsageError("%jug_execute: --dry-run looks at hosts; what an executor runs on only it knows")
-    plan = session.plan(asked.workers, target=joined([asked.target or ""]), namespace=namespace)
-    reports = session.look(
+    return session.foretell(
+        asked.workers,
         hosts_of(asked),
-        asked.workers or 0,
-        python=_bare(asked.python) or None,
-        setup=_bare(asked.setup),
-        remote_dir=_bare(asked.remote_dir),
+        joined([asked.target or ""]),
+        _bare(asked.python) or None,
+        _bare(asked.setup),
+        _bare(asked.remote_dir),
+        namespace,
+        steady,
     )
-    lines = [plan.text(timed=not steady, who=False)]
-    if steady:
-        lines += [report.failure or f"{report.place}: workers could start there" for report in reports]
-    else:
-        lines += ["", repr(reports)]
-    return "\n".join([*lines, "nothing was started"])

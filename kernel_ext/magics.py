@@ -366,8 +366,8 @@ class JugMagics(Magics):
             raise UsageError("%jug_execute: --setup and --remote-dir are for other hosts: --host H")
         if asked.dry_run:
             target = joined([asked.target or ""])
-            plan = self.meant(lambda: session.plan(asked.workers, target=target, namespace=self.shell.user_ns))
-            print(plan.text(timed=not self.as_text))
+            space, steady = self.shell.user_ns, self.as_text
+            print(self.meant(lambda: session.foretell(asked.workers, (), target, namespace=space, steady=steady)))
             return
         if asked.here:
             self._execute_here(asked)

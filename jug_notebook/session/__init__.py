@@ -378,7 +378,9 @@ class Session(Closer):
         from jug_notebook.launch import Crew
 
         if dry_run:
-            told = self._foretold(workers, list(hosts), on, target, python, setup, remote_dir, namespace)
+            if on is not None:
+                raise LaunchError("dry_run looks at hosts; what an executor runs on only it knows")
+            told = self.foretell(workers, list(hosts), target, python, setup, remote_dir, namespace)
             return Crew(self._store, clock=self._clock, plan=told)
         if here:
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
@@ -404,24 +406,27 @@ class Session(Closer):
             self.barrier()
         return crew
 
-    def _foretold(
+    def foretell(
         self,
-        workers: int | None,
-        hosts: list[str | Path],
-        on: Any,
-        target: Any,
-        python: str | None,
-        setup: str | None,
-        remote_dir: str | None,
-        namespace: Mapping[str, Any] | None,
+        workers: int | None = None,
+        hosts: Sequence[str | Path] = (),
+        target: Any = None,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+        namespace: Mapping[str, Any] | None = None,
+        steady: bool = False,
     ) -> str:
-        """What would run, and what is in the way on each host."""
-        if on is not None:
-            raise LaunchError("dry_run looks at hosts; what an executor runs on only it knows")
-        told = self.plan(workers, target=target, namespace=namespace).text(who=not hosts)
-        if not hosts:
-            return told
-        return f"{told}\n\n{self.look(hosts, workers or 0, python, setup, remote_dir)!r}\nnothing was started"
+        """What `execute` would run, and what is in the way on each host; ``steady``: the same in every run."""
+        lines = [self.plan(workers, target=target, namespace=namespace).text(timed=not steady, who=not hosts)]
+        if hosts:
+            reports = self.look(hosts, workers or 0, python, setup, remote_dir)
+            if steady:
+                lines += [report.failure or f"{report.place}: workers could start there" for report in reports]
+            else:
+                lines += ["", repr(reports)]
+            lines.append("nothing was started")
+        return "\n".join(lines)
 
     def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> CrewOptions:
         from jug_notebook.launch import CrewOptions
