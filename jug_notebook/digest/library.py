@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import functools
 import sys
 from types import NoneType
 from typing import Any
@@ -30,6 +31,12 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
     else:
         tuple_body(encoder, tuple(items), path)
     encoder.attributes(held(value), path)
+
+
+@functools.lru_cache(1024)
+def _passing(kind: type) -> frozenset[str]:
+    """What doesn't count of what an instance holds: it comes and goes without changing the value."""
+    return cached_names(kind) | {"_attrs_cached_hash"}
 
 
 @register("builtins.object")
@@ -88,7 +95,7 @@ def _state(encoder: Encoder, kind: type, state: Any, path: str) -> None:
     if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and isinstance(state[0], dict | NoneType):
         state, slots = state[0] or {}, state[1]
     if type(state) is dict and set(map(type, state)) <= {str}:
-        passing = cached_names(kind) | {"_attrs_cached_hash"}
+        passing = _passing(kind)
         if not passing.isdisjoint(state):
             state = {name: item for name, item in state.items() if name not in passing}
         encoder.out += b"a"

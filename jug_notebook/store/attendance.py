@@ -36,8 +36,7 @@ class Attendance:
 
     def lives(self, info: WorkerInfo, now: float) -> bool:
         """By its pid, where it is a process of this host; else by whether its beats go on."""
-        here = process.running(info)
-        return now - self._heard(info, now) <= LEASE if here is None else here
+        return _lives(info, now - self._heard(info, now))
 
     def _heard(self, info: WorkerInfo, now: float) -> float:
         """Since when its beat has been what it is."""
@@ -99,8 +98,9 @@ class Attendance:
         for name in os.listdir(self._folder / "workers"):
             info = None if name == "gone" or name.startswith(".") else self.said(name)
             if info is not None:
-                alive = self.lives(info, now)
-                found.append((info, alive, now - self._heard(info, now)))
+                silent = now - self._heard(info, now)
+                alive = _lives(info, silent)
+                found.append((info, alive, silent))
                 if not alive and process.running(info) is False:
                     self.retire(info.id)
         with os.scandir(self._folder / "workers" / "gone") as entries:
@@ -127,6 +127,12 @@ class Attendance:
     def log_path(self, process: WorkerId) -> Path:
         """Where a process's output goes."""
         return self._folder / "output" / f"{process}.log"
+
+
+def _lives(info: WorkerInfo, silent: float) -> bool:
+    """``silent``: for so many seconds its beat hasn't changed."""
+    here = process.running(info)
+    return silent <= LEASE if here is None else here
 
 
 def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
