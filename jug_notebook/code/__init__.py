@@ -16,12 +16,14 @@ from jug_notebook.code import modules
 from jug_notebook.code.cells import CellNames, cell_function, cell_names
 from jug_notebook.code.kinds import (
     ABSENT,
+    CACHED,
     COMPOSITE,
     DESCRIPTORS,
     dispatches,
     form_of,
     global_names,
     identity,
+    is_ufunc,
     plain,
     source_of,
     travels,
@@ -33,6 +35,7 @@ from jug_notebook.code.walk import COUNT, Walk, hashed, under_way
 from jug_notebook.errors import Opaque, Unhashable
 
 __all__ = [
+    "CACHED",
     "CellNames",
     "Code",
     "Opaque",
@@ -45,6 +48,7 @@ __all__ = [
     "form_of",
     "global_names",
     "home",
+    "is_ufunc",
     "notice",
     "plain",
     "source_of",

@@ -19,6 +19,8 @@ from jug_notebook.code import modules, syntax
 from jug_notebook.errors import Unhashable
 
 ABSENT = object()
+#: what ``functools.cache`` and ``lru_cache`` make of a function
+CACHED = type(functools.lru_cache(len))
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
 
 
@@ -205,10 +207,10 @@ def by_name(value: Any) -> str | None:
         return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
     if kind in DESCRIPTORS:
         return f"{name_of(value.__objclass__)}.{value.__name__}"
-    return ufunc_name(value) if _is_ufunc(kind) else None
+    return ufunc_name(value) if is_ufunc(kind) else None
 
 
-def _is_ufunc(kind: type) -> bool:
+def is_ufunc(kind: type) -> bool:
     return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
 
 
@@ -284,7 +286,7 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
     functools.partialmethod: _partial_fields,
     functools.cached_property: _fields_of("func"),
     functools.singledispatchmethod: _fields_of("func", "dispatcher"),
-    type(functools.lru_cache(by_name)): _fields_of("__wrapped__"),
+    CACHED: _fields_of("__wrapped__"),
     property: _fields_of("fget", "fset", "fdel"),
     staticmethod: _fields_of("__func__"),
     classmethod: _fields_of("__func__"),
@@ -293,7 +295,7 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
 
 def composite(kind: type) -> type | None:
     """The kind of composite thing that this is, or is derived from."""
-    if _is_ufunc(kind):
+    if is_ufunc(kind):
         COMPOSITE.setdefault(kind, ufunc_fields)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
 

@@ -214,7 +214,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.bound = True
             self.blobs += [address for address in value.buffers if address not in self.blobs]
             return _part, tuple(value)
-        if kind is _CACHED and coding.travels(value):
+        if kind is coding.CACHED and coding.travels(value):
             beside = {name: what for name, what in vars(value).items() if name != "cache_parameters"}
             return _cached, (value.__wrapped__, *value.cache_parameters().values()), beside
         if kind is typing.NewType and coding.travels(value):
@@ -236,7 +236,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _plain_calls, (function,)
         if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
             raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
-        if kind.__name__ == "ufunc" and kind.__module__ == "numpy" and coding.ufunc_name(value) is None:
+        if coding.is_ufunc(kind) and coding.ufunc_name(value) is None:
             (_, function), *numbers = coding.ufunc_fields(value)
             return _ufunc, (function, *(number for _, number in numbers))
         return _uncached(kind, value)
@@ -391,9 +391,6 @@ def _dispatcher(function: Any, registry: dict[type, Any]) -> Any:
         if kind is not object:
             made.register(kind, each)
     return made
-
-
-_CACHED = type(functools.lru_cache(len))
 
 
 def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:

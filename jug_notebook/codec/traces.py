@@ -26,8 +26,7 @@ LONG = 1000  #: in longer lists and tables nobody looks for functions
 
 Place: TypeAlias = dict[str, Any]  #: what something holds, by name
 
-_CACHED = type(functools.lru_cache(len))
-_WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, _CACHED)
+_WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, coding.CACHED)
 _CODE = (FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, *_WRAPPERS)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis), range})
@@ -123,7 +122,7 @@ def _place(one: Any) -> Place:
         return _of_class(one) if coding.travels(one) else {}
     if isinstance(one, property):
         return {"fget": one.fget, "fset": one.fset, "fdel": one.fdel}
-    if isinstance(one, _CACHED):
+    if isinstance(one, coding.CACHED):
         return {"wrapped": one.__wrapped__}
     if isinstance(one, staticmethod | classmethod):
         return {"function": one.__func__}

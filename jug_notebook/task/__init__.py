@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, digest, process
-from jug_notebook.code import Code, examine
+from jug_notebook.code import CACHED, Code, examine
 from jug_notebook.code.modules import scripts
 from jug_notebook.describe import describe_arguments
 from jug_notebook.errors import BadTask
@@ -32,7 +32,6 @@ _OPTIONS = (
 )  # fmt: skip
 
 _LONG = 10**15
-_CACHED = type(functools.lru_cache(len))  #: it does nothing of its own with what it is given
 _BY_NAME = "(by name)"  #: what a wrapper is given by name, it may treat otherwise
 
 BATCH = 1000  #: tasks of one `.map` are handed in by so many
@@ -469,7 +468,7 @@ def _is_wrapper(function: Any) -> bool:
     """Does it show the signature of something that it wraps?"""
     if isinstance(function, functools.partial):
         return _is_wrapper(function.func)
-    if isinstance(function, _CACHED):
+    if isinstance(function, CACHED):
         return _is_wrapper(function.__wrapped__)
     called = [function, type(function).__call__]
     if isinstance(function, type):
