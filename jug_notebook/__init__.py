@@ -12,9 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook import mapreduce
-from jug_notebook.celltask import cell_task
-from jug_notebook.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
 from jug_notebook.errors import (
     BadTask,
     BarrierError,
@@ -44,11 +41,8 @@ from jug_notebook.errors import (
     Withdrawn,
 )
 from jug_notebook.model import State
-from jug_notebook.outside import Ran, cached_glob, shell, write_task_out
-from jug_notebook.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
-from jug_notebook.progress import track
 from jug_notebook.session import CellReport, Session, connect, current
-from jug_notebook.session.verbs import (
+from jug_notebook.session.api import (
     accept,
     barrier,
     cancel,
@@ -67,10 +61,15 @@ from jug_notebook.session.verbs import (
     verify,
     why,
 )
-from jug_notebook.task import TaskFunction, TaskGenerator, definitions, task
-from jug_notebook.task.desk import in_task
+from jug_notebook.task import TaskFunction, TaskGenerator, definitions, mapreduce, task
+from jug_notebook.task.cell import cell_task
+from jug_notebook.task.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
+from jug_notebook.task.context import in_task
+from jug_notebook.task.external import Ran, cached_glob, shell, write_task_out
 from jug_notebook.task.files import file, timed_path
 from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet, TaskList
+from jug_notebook.task.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
+from jug_notebook.task.progress import track
 from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from jug_notebook.command import Command, UsageError, command, commands
+from jug_notebook.cli import Command, UsageError, command, commands
 from jug_notebook.errors import JugError
 
 
@@ -51,7 +51,7 @@ def _about_script(name: str, words: list[str]) -> Command | None:
     """What the command does for a jugfile, where one is meant."""
     if not _names_script(words):
         return None
-    from jug_notebook.command import jugfiles
+    from jug_notebook.cli import jugfiles
 
     return jugfiles.for_script(name, words)
 
@@ -64,13 +64,13 @@ def _in_its_store(name: str, words: list[str]) -> list[str]:
     """What is asked of a store may be asked of a script: then its store is meant."""
     if not _names_script(words):
         return words
-    from jug_notebook.command import jugfiles
+    from jug_notebook.cli import jugfiles
 
     return jugfiles.store_instead(name, words)
 
 
 def _users(name: str) -> Command:
-    from jug_notebook.command import jugfiles
+    from jug_notebook.cli import jugfiles
 
     found = jugfiles.users(name)
     if found is None:

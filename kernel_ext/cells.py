@@ -11,8 +11,8 @@ from typing import Any
 from IPython.core.error import UsageError
 
 import jug_notebook as jn
-from jug_notebook import celltask
-from jug_notebook.celltask import CellTask
+from jug_notebook.task import cell as celltask
+from jug_notebook.task.cell import CellTask
 
 DEFINITIONS = "imports, def, class and assignments"
 

@@ -13,7 +13,7 @@ from kernel_ext.frontend import cell_name, cell_now
 from kernel_ext.inquiry import InquiryMagics
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
-from kernel_ext.scripts import ScriptMagics
+from kernel_ext.script_magics import ScriptMagics
 from kernel_ext.sources import Sources
 
 

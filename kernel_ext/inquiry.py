@@ -10,9 +10,9 @@ from IPython.core.magic import Magics, magics_class
 
 import jug_notebook as jn
 from kernel_ext import debugging
+from kernel_ext.display import show
 from kernel_ext.magics import TARGET, JugMagics
 from kernel_ext.options import joined, line_magic, option, options, read, sign
-from kernel_ext.outputs import show
 
 
 def share(written: str) -> float:

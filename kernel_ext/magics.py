@@ -17,10 +17,22 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 import jug_notebook as jn
 from jug_notebook import State, render
-from jug_notebook.celltask import CellTask
 from jug_notebook.model import Snapshot
+from jug_notebook.task.cell import CellTask
 from kernel_ext import cells, launching
 from kernel_ext.cells import Record
+from kernel_ext.display import (
+    label,
+    plural,
+    show,
+    steady_history,
+    steady_log,
+    steady_status,
+    steady_tasks,
+    tally,
+    wanted,
+    widgets_work,
+)
 from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
 from kernel_ext.live import OPEN, Drawing, Live, watch
@@ -37,18 +49,6 @@ from kernel_ext.options import (
     read,
     seconds,
     sign,
-)
-from kernel_ext.outputs import (
-    label,
-    plural,
-    show,
-    steady_history,
-    steady_log,
-    steady_status,
-    steady_tasks,
-    tally,
-    wanted,
-    widgets_work,
 )
 from kernel_ext.replay import play, promise, replay
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from IPython.core import magic, magic_arguments
 from IPython.core.error import UsageError
 
-from jug_notebook.celltask import near
+from jug_notebook.task.cell import near
 
 F = TypeVar("F", bound=Callable[..., Any])
 N = TypeVar("N", int, float)

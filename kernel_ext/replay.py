@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jug_notebook as jn
-from jug_notebook import State, album, render
-from kernel_ext.outputs import show
+from jug_notebook import State, render
+from jug_notebook.worker import displays
+from kernel_ext.display import show
 
 
 def play(pieces: Sequence[tuple[str, Any]]) -> None:
@@ -42,7 +43,7 @@ def record(shell: Any) -> Callable[[], None]:
         return threading.current_thread() is not threading.main_thread()
 
     def both(data: dict[str, Any], metadata: Any = None, *args: Any, **more: Any) -> None:
-        book, name = album.current(), (more.get("transient") or {}).get("display_id", "")
+        book, name = displays.current(), (more.get("transient") or {}).get("display_id", "")
         if book is not None and more.get("update"):
             book.update(data, metadata, name)
         elif book is not None:
@@ -51,7 +52,7 @@ def record(shell: Any) -> Callable[[], None]:
             publish(data, metadata, *args, **more)
 
     def cleared(wait: bool = False) -> None:
-        book = album.current()
+        book = displays.current()
         if book is not None:
             book.clear(wait)
         if book is None or not unseen():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
-from jug_notebook.code import syntax
+from jug_notebook.keys import syntax
 
 
 class Sources:

@@ -20,8 +20,8 @@ import ipywidgets as w
 import jug_notebook as jn
 from jug_notebook import State, render
 from jug_notebook.model import FailureKind, Snapshot, Target, WorkerView
+from kernel_ext.display import plural
 from kernel_ext.live import OPEN
-from kernel_ext.outputs import plural
 
 STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news

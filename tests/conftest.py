@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import redis_server
 
-from jug_notebook import hints
+from jug_notebook.keys import advice
 from jug_notebook.store import Store, open_store
+from tests.servers import redis_server
 
 __all__ = ["redis_server"]
 
@@ -31,7 +31,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said once in a process is said once in each test."""
-    monkeypatch.setattr(hints, "_told", set())
+    monkeypatch.setattr(advice, "_told", set())
 
 
 @pytest.fixture(params=["memory", "file", "redis"])

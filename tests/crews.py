@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jug_notebook import process, worker
+from jug_notebook import system
 from jug_notebook.session import Session
+from jug_notebook.worker import execution
 
 
 @contextmanager
@@ -15,11 +16,11 @@ def working(session: Session, workers: int = 1) -> Iterator[None]:
     """Within, workers run the tasks of a session's store; they end with the block."""
     store, seal = session._store, session._seal
     over = threading.Event()
-    infos = [process.me("worker") for _ in range(workers)]
+    infos = [system.me("worker") for _ in range(workers)]
     threads = [
         threading.Thread(
-            target=worker.work,
-            args=(store, seal, info, worker.Slot()),
+            target=execution.work,
+            args=(store, seal, info, execution.Slot()),
             kwargs={"stop": over.is_set, "wait": 0.05, "listener": None},
             daemon=True,
         )

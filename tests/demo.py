@@ -61,7 +61,7 @@ def journal_sizes(folder: Path) -> set[str]:
 def outcomes_written_since(folder: Path, before: set[str]) -> int:
     """Results in logs that are new."""
     from jug_notebook.model import Settled
-    from jug_notebook.store.journal import Log
+    from jug_notebook.store.file.journal import Log
 
     count = 0
     for path in (folder / "jugdata" / "log").iterdir():

@@ -29,8 +29,8 @@ import warnings
 import zoneinfo
 from typing import Any
 
-from jug_notebook.code import examine
-from jug_notebook.digest import digest
+from jug_notebook.keys.code import examine
+from jug_notebook.keys.digest import digest
 
 CODE = '''
 import abc, collections, dataclasses, enum, functools, itertools, math, operator, os, re, sys, typing

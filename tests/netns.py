@@ -13,9 +13,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import sshd
-
 from jug_notebook.clock import CLOCK
+from tests import sshd
 
 NET = "10.77"
 

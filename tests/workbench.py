@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook import codec, digest, process
+from jug_notebook import codec, system
 from jug_notebook.clock import CLOCK
-from jug_notebook.code import examine
 from jug_notebook.codec import Seal
+from jug_notebook.keys import digest
+from jug_notebook.keys.code import examine
 from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Recipe, Reference, Spec, State, Submission
 from jug_notebook.store import Store, keyring
 
@@ -58,14 +59,14 @@ class Submitter:
             [msgspec.msgpack.encode(codec.dump_function(function, code, self.store.put_blob, (labels or {}).get))]
         )
         name = function.__name__
-        recipe = Recipe(name, code.digest, parcel, process.python(), **options)
+        recipe = Recipe(name, code.digest, parcel, system.python(), **options)
         key, form, needs, call = digest.name_call(code.digest, name, [(str(i), value) for i, value in enumerate(args)])
         payload = codec.dump_call(args, {}, needs, self.store.put_blob)
         spec = Spec(
             key, msgspec.msgpack.encode(recipe), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
         )  # fmt: skip
         body = self.seal.seal("spec", key, 0, b"", msgspec.msgpack.encode(spec))
-        return Submission(key, name, needs, form, body, 0, process.python())
+        return Submission(key, name, needs, form, body, 0, system.python())
 
     def submit(self, function: Callable[..., Any] | str, *args: Any, **options: Any) -> Key:
         submission = self.submission(cell(function) if isinstance(function, str) else function, *args, **options)

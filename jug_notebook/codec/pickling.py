@@ -24,11 +24,11 @@ import cloudpickle
 import msgspec
 from cloudpickle import cloudpickle as pickling
 
-from jug_notebook import code as coding
-from jug_notebook.code import modules, syntax
-from jug_notebook.digest import Hashed
-from jug_notebook.digest.canonical import cached_names, held
 from jug_notebook.errors import JugError
+from jug_notebook.keys import code as coding
+from jug_notebook.keys import modules, syntax
+from jug_notebook.keys.digest import Hashed
+from jug_notebook.keys.encoder import cached_names, held
 from jug_notebook.model import UNLOADED, Address, Key
 
 INLINE = 64 * 1024  #: larger parts go to blobs of their own

@@ -276,7 +276,7 @@ def _sleep_until(options: Any) -> int:
 
 
 def _execute(options: Any) -> int:
-    from jug_notebook.compat.executing import Execution
+    from jug_notebook.compat.execute import Execution
     from jug_notebook.compat.jug.utils import prepare_matcher_from_options
 
     matches = prepare_matcher_from_options(options.execute_name, options.execute_pattern)
@@ -362,7 +362,7 @@ def _cleanup(options: Any) -> int:
 
 
 def _graph(options: Any) -> int:
-    from jug_notebook.compat.drawing import draw
+    from jug_notebook.compat.graph import draw
 
     with loaded(options, looking=True):
         from jug_notebook.compat.jug.task import alltasks
@@ -515,7 +515,7 @@ def _add_install(parser: argparse.ArgumentParser) -> None:
 
 
 def _import_jugdata(options: Any) -> int:
-    from jug_notebook.compat.foreign import take_over
+    from jug_notebook.compat.import_jugdata import take_over
 
     if not options.user_args:
         print("jug-notebook: say from where: import-jugdata JUGFILE JUGDIR", file=sys.stderr)

@@ -16,7 +16,7 @@ from jug_notebook.session import Session
 from jug_notebook.store import split
 
 if TYPE_CHECKING:
-    from jug_notebook.session.byhand import ByHand
+    from jug_notebook.compat.manual import ByHand
 
 RUNNER = "jug_notebook.compat.running:call"
 

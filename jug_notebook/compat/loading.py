@@ -17,11 +17,11 @@ from typing import Any
 import cloudpickle
 
 from jug_notebook import errors
-from jug_notebook.code.modules import scripts
 from jug_notebook.compat import answering, jugdir
 from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, Withdrawn
+from jug_notebook.keys.modules import scripts
 from jug_notebook.session import Session, current
-from jug_notebook.task import desk as seat
+from jug_notebook.task import context as seat
 
 running = False  #: is a script run by one of our commands?
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jug_notebook.compat import answering
-from jug_notebook.digest import digest
 from jug_notebook.errors import Unhashable
+from jug_notebook.keys.digest import digest
 
 CHECK = "JUG_CHECK_ARGUMENTS"  #: in the environment: tasks must not change their arguments
 

@@ -9,12 +9,12 @@ from html import escape
 
 from blake3 import blake3
 
-from jug_notebook import process, render
+from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.supervisor import nudge
+from jug_notebook.worker.supervisor import nudge
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
 
@@ -98,7 +98,7 @@ class Post:
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
         self.name = name
-        self.place = place or process.host()  #: what whoever asked for it calls it
+        self.place = place or system.host()  #: what whoever asked for it calls it
         self.size = size  #: workers asked for when it was started; 0: not known yet
         self.clock = clock
         self.over = threading.Event()  #: it is known what came of it

@@ -13,17 +13,17 @@ from typing import IO
 
 import msgspec
 
-from jug_notebook import process
-from jug_notebook.capture import Overheard, listen_no_more
+from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
-from jug_notebook.fate import first_of_crew
 from jug_notebook.launch import Crew, CrewOptions, Post, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
-from jug_notebook.supervisor import TICK
-from jug_notebook.worker import Slot, Watchful, work
+from jug_notebook.worker.capture import Overheard, listen_no_more
+from jug_notebook.worker.execution import Slot, Watchful, work
+from jug_notebook.worker.policy import first_of_crew
+from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that people are shown
 
@@ -47,11 +47,11 @@ def there(store: Store, options: CrewOptions) -> int:
 
 
 def _name(options: CrewOptions) -> str:
-    return f"local-{process.host()}-{process.user()}-{process.python()}{options.suffix}"
+    return f"local-{system.host()}-{system.user()}-{system.python()}{options.suffix}"
 
 
 def _living(store: Store, name: str) -> list[WorkerInfo]:
-    return [info for info in living(store, name) if info.user == process.user()]
+    return [info for info in living(store, name) if info.user == system.user()]
 
 
 class Started(Post):
@@ -144,7 +144,7 @@ class Captain(threading.Thread):
         self._size = options.size
         self._end = None if options.max_time is None else clock.monotonic() + options.max_time
         self._seal = Seal(keyring.secret(store.id, make=True, lasting=False), store.id)
-        self._me = process.me("supervisor", clock, crew=name, size=options.size)
+        self._me = system.me("supervisor", clock, crew=name, size=options.size)
         self._threads: list[Thread] = []
         self._fill()
         self._beat()
@@ -161,7 +161,7 @@ class Captain(threading.Thread):
 
     def _fill(self) -> None:
         while sum(not thread.slot.told_to_stop for thread in self._threads) < self._size:
-            info = process.me("worker", self._clock, supervisor=self._me.id)
+            info = system.me("worker", self._clock, supervisor=self._me.id)
             self._store.renew([info])
             thread = Thread(self._store, self._seal, info, self._options, self._end, self._clock)
             self._threads.append(thread)

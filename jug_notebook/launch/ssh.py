@@ -22,15 +22,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from jug_notebook import process
+from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
 from jug_notebook.launch import CrewOptions, Post, living, preflight, tell
-from jug_notebook.launch.landing import BOOT, Answer, Request, answers, terms
 from jug_notebook.launch.preflight import Check, Report
+from jug_notebook.launch.remote import BOOT, Answer, Request, answers, terms
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
-from jug_notebook.worker import mapped
+from jug_notebook.worker.execution import mapped
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that
@@ -111,7 +111,7 @@ class Call:
         self.compiled = compiled
         self.clock = clock
         self._request = Request(
-            python=process.python(),
+            python=system.python(),
             version=version,
             url=_there(store.url, options.folders),
             store=store.id,
@@ -123,7 +123,7 @@ class Call:
 
     def name(self, host: Host) -> str:
         """Of the crew there."""
-        return f"ssh-{host.login}-{process.user()}-{process.python()}{self.options.suffix}"
+        return f"ssh-{host.login}-{system.user()}-{system.python()}{self.options.suffix}"
 
     def request(self, host: Host, check: bool) -> Request:
         return msgspec.structs.replace(
@@ -142,7 +142,7 @@ class Call:
             return [self.options.python]
         if self.options.setup:
             return ["python3", "python", sys.executable]
-        return [sys.executable, f"python{process.python()}", "python3"]
+        return [sys.executable, f"python{system.python()}", "python3"]
 
     def script(self) -> str:
         """For the shell there: it runs the setup, finds Python, and becomes that."""

@@ -3,11 +3,10 @@
 What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.alike import kinds, pattern, sorted_out
-from jug_notebook.render.gist import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
+from jug_notebook.render.failure_kinds import kinds, pattern, sorted_out
+from jug_notebook.render.format import ago, duration, elide_columns, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
-from jug_notebook.render.handles import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
-from jug_notebook.render.page import (
+from jug_notebook.render.html import (
     advice_html,
     failure_html,
     failures_html,
@@ -20,10 +19,11 @@ from jug_notebook.render.page import (
     tasks_html,
     workers_html,
 )
-from jug_notebook.render.plain_text import failure_text, history_text, short, tasks_text, text
-from jug_notebook.render.reasons import why_html, why_text
-from jug_notebook.render.shown import as_text, base64_of, origin_text, shown_html, shown_text
-from jug_notebook.render.words import ago, duration, elide_columns, size
+from jug_notebook.render.outputs import as_text, base64_of, origin_text, shown_html, shown_text
+from jug_notebook.render.summary import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
+from jug_notebook.render.tasks import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
+from jug_notebook.render.text import failure_text, history_text, short, tasks_text, text
+from jug_notebook.render.why import why_html, why_text
 
 __all__ = [
     "FAILURES",

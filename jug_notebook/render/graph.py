@@ -13,8 +13,8 @@ from math import log10
 from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
-from jug_notebook.render.gist import LOOKS, added, cut_functions, shares
-from jug_notebook.render.words import columns, duration, elide, escape, number, plural
+from jug_notebook.render.format import columns, duration, elide, escape, number, plural
+from jug_notebook.render.summary import LOOKS, added, cut_functions, shares
 
 FUNCTIONS = 160  #: so many functions are drawn,
 ALIKE = 8  #: and of those that are joined with the same ones, so many

@@ -8,8 +8,8 @@ import msgspec
 
 from jug_notebook.model import FunctionView, Key, Scope, State, Target, TaskView, WorkerId
 from jug_notebook.render import duration
-from jug_notebook.session.opening import Opener
 from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener
 
 OPEN = (State.READY, State.WAITING, State.RUNNING)
 

@@ -9,16 +9,17 @@ from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
+from jug_notebook.compat.manual import ByHand
 from jug_notebook.model import Claim, Graph, Key, Origin, Scope, Settlement, Spec, State, Target, TaskView, WorkerInfo
-from jug_notebook.session import ahead, here, origins
-from jug_notebook.session.again import Again, Call, Verified
+from jug_notebook.render.display import GraphPicture, History
+from jug_notebook.session import ahead
 from jug_notebook.session.ahead import Plan
-from jug_notebook.session.byhand import ByHand
-from jug_notebook.session.display import GraphPicture, History
-from jug_notebook.session.opening import Opener
+from jug_notebook.session.rerun import Again, Call, Verified
 from jug_notebook.session.targets import names_in
-from jug_notebook.store import Store
-from jug_notebook.worker import Bench, Watchful
+from jug_notebook.store import Store, provenance
+from jug_notebook.store.signed import Opener
+from jug_notebook.worker import inline
+from jug_notebook.worker.execution import Bench, Watchful
 
 
 class Closer(ABC):
@@ -60,7 +61,7 @@ class Closer(ABC):
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `Desk`."""
         self.flush()
-        return origins.provenance(key, self._store, self._opener, self._seal)
+        return provenance.provenance(key, self._store, self._opener, self._seal)
 
     def recall(self, key: Key) -> Call:
         """A stored call: its function, args and kwargs. Raises NoSuchTask, NotReady where it needs a value not there.
@@ -108,7 +109,7 @@ class Closer(ABC):
             return (watchful.failed and not keep_going) or (stop is not None and stop())
 
         wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
-        return here.work_here(
+        return inline.work_here(
             self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, over, watchful
         )  # fmt: skip
 
@@ -185,7 +186,7 @@ class Closer(ABC):
         Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
         """
         self.flush()
-        return History(*origins.history(self._store, self._opener, Scope() if all else self._scope, limit))
+        return History(*provenance.history(self._store, self._opener, Scope() if all else self._scope, limit))
 
     def verify(
         self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None

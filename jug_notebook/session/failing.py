@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from jug_notebook import render
 from jug_notebook.model import FailureKind, FailureView, Key, Like, Scope, State, TaskView
-from jug_notebook.render.alike import LIKE
-from jug_notebook.session.opening import Opener
+from jug_notebook.render.failure_kinds import LIKE
 from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener
 
 KNOWN = 1000  #: so many of the latest are sorted,
 SHOWN = 20  #: so many told of one by one

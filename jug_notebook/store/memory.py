@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 from blake3 import blake3
 
-from jug_notebook.board.cards import Offer
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
-from jug_notebook.record import Place
-from jug_notebook.store.folded import FoldedStore, places_of
+from jug_notebook.scheduler.packing import Place
+from jug_notebook.scheduler.records import Offer
+from jug_notebook.store.event_log import FoldedStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.store.link import Link, place
 from jug_notebook.store.redis import RedisStore
+from jug_notebook.store.redis.connection import Link, place
 
 
 def open(rest: str, clock: Clock) -> RedisStore:

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 from blake3 import blake3
 
-from jug_notebook import hints
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import BadTask, FileChanged, OnlyAPath
-from jug_notebook.task.desk import in_task
+from jug_notebook.keys import advice
+from jug_notebook.task.context import in_task
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -156,7 +156,7 @@ class Lookout:
         except ValueError:  # a string that no path can be
             return False
         shown = repr(os.fspath(value))
-        hints.say_once(
+        advice.say_once(
             ("path", self._name, label),
             OnlyAPath,
             f"{self._name}(): argument {label!r} is the path of a file; its key follows the path, not what is in the "

@@ -10,11 +10,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
 
-from jug_notebook import digest, render
+from jug_notebook import render
 from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
+from jug_notebook.keys import digest
 from jug_notebook.model import UNLOADED, Key, Reference, State, TaskView
-from jug_notebook.task import desk
-from jug_notebook.task.desk import Desk, Edition, Problem
+from jug_notebook.task import context as desk
+from jug_notebook.task.context import Desk, Edition, Problem
 
 SHORT = 8  #: hex digits of a key that people see
 
@@ -235,9 +236,7 @@ class Task(Handle):
     _shown: str
 
     def __new__(cls, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
-        from jug_notebook.task import (
-            TaskFunction,  # a task function makes tasks, and a task may be made of any function
-        )
+        from jug_notebook.task.function import TaskFunction
 
         function, args, kwargs = _unwrapped(function, args, kwargs)
         if not isinstance(function, TaskFunction):

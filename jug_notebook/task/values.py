@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, WaitTimeout
 from jug_notebook.model import Key
-from jug_notebook.task.desk import Desk, Problem
+from jug_notebook.task.context import Desk, Problem
 from jug_notebook.task.handles import Handle, Task
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from harness import redis_server
 
-from jug_notebook import process
+from jug_notebook import system
 from jug_notebook.model import Origin, Settlement, State, Submission, Verdict
 from jug_notebook.store import open_store
 
@@ -69,7 +69,7 @@ def submit(url: str, tasks: int) -> None:
 def work(url: str, tasks: int) -> None:
     before = resident()
     store = open_store(url)
-    me = process.me("worker")
+    me = system.me("worker")
     store.renew([me])
     store.states([])
     done, beat = 0, time.monotonic()

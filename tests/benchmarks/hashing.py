@@ -55,7 +55,7 @@ def _words(scale: float) -> list[str]:
 
 
 def _ours() -> Callable[[Any], Any]:
-    from jug_notebook.digest import digest
+    from jug_notebook.keys.digest import digest
 
     return digest
 

@@ -16,13 +16,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import netns
-import sshd
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jug_notebook as jn
 from jug_notebook.launch import ssh
+from tests import netns, sshd
 
 
 @jn.task

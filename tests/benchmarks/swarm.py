@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from jug_notebook import process
+from jug_notebook import system
 from jug_notebook.model import Origin, Settlement, State, Submission, Verdict, WorkerInfo
 from jug_notebook.store import Store, open_store
 
@@ -35,7 +35,7 @@ class Worker:
 
     def __init__(self, store: Store, seconds: float, over: threading.Event) -> None:
         self.store, self.seconds, self.over = store, seconds, over
-        self.info: WorkerInfo = process.me("worker")
+        self.info: WorkerInfo = system.me("worker")
         self.ran: list[str] = []
         self.claims: list[float] = []
         self.began = 0.0

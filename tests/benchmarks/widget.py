@@ -112,7 +112,7 @@ def tell(what: str, seconds: list[float], sizes: list[int]) -> None:
 def following(folder: Path) -> None:
     """The same with the look at a real store: 10 000 tasks of 200 functions, 1 000 of them failed, 64 workers."""
     import jug_notebook as jn
-    from jug_notebook import process
+    from jug_notebook import system
     from kernel_ext.widgets import Panel
 
     session = jn.connect(folder / "jugdata", notebook=folder / "bench.ipynb")
@@ -126,7 +126,7 @@ def following(folder: Path) -> None:
     session.flush()
     crew = session.execute(2)
     store = crew.store
-    infos = [replace(process.me("worker"), id=f"bench-{n}", memory=3 * 10**8, done=n) for n in range(62)]
+    infos = [replace(system.me("worker"), id=f"bench-{n}", memory=3 * 10**8, done=n) for n in range(62)]
     store.renew(infos)
     panel, looks, times, sizes = None, [], [], []
     while not store.idle():

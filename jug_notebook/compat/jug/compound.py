@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jug_notebook.compat.jug.task import Task, TaskGenerator, name_of
-from jug_notebook.compound import CompoundTask as compound
-from jug_notebook.task.desk import in_task
+from jug_notebook.task.compound import CompoundTask as compound
+from jug_notebook.task.context import in_task
 
 __all__ = ["CompoundTask", "CompoundTaskGenerator"]
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from jug_notebook.digest import digest
+from jug_notebook.keys.digest import digest
 
 __all__ = ["hash_one", "hash_update", "new_hash_object"]
 

@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jug_notebook import outside
 from jug_notebook.compat.jug.task import Task, TaskGenerator, Tasklet
-from jug_notebook.task import handles
+from jug_notebook.task import external, handles
 from jug_notebook.task.handles import NoLoad
 
 __all__ = ["NoLoad", "TaskGenerator", "Tasklet", "print_task_summary_table", "write_metadata", "write_task_out"]
@@ -24,7 +23,7 @@ def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata
     form = metadata_format if metadata_fname is not None else None
 
     def make() -> handles.Task:
-        task: handles.Task = outside.write_task_out(result, oname, metadata_fname, form)
+        task: handles.Task = external.write_task_out(result, oname, metadata_fname, form)
         return task
 
     return Task.around(name, write_task_out, (result, NoLoad(result), oname, metadata_fname), {}, make)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jug_notebook import mapreduce as engine
 from jug_notebook.compat.jug.task import Task, TaskGenerator, function_of
 from jug_notebook.compat.jug.utils import identity
-from jug_notebook.task.desk import in_task
+from jug_notebook.task import mapreduce as engine
+from jug_notebook.task.context import in_task
 
 __all__ = ["currymap", "map", "mapreduce", "reduce"]
 

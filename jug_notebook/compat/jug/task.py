@@ -18,8 +18,8 @@ from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
-from jug_notebook.task import desk as seat
-from jug_notebook.task.desk import in_task, running
+from jug_notebook.task import context as seat
+from jug_notebook.task.context import in_task, running
 from jug_notebook.task.handles import Handle, briefly, in_brief
 from jug_notebook.task.values import value as values
 

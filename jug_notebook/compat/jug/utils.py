@@ -13,8 +13,8 @@ from typing import Any
 
 from jug_notebook.compat.jug.hash import hash_one
 from jug_notebook.compat.jug.task import Task, TaskGenerator, Tasklet, value
-from jug_notebook.patterns import identity as constant
-from jug_notebook.task.desk import in_task
+from jug_notebook.task.context import in_task
+from jug_notebook.task.patterns import identity as constant
 from jug_notebook.task.values import tasks_in
 
 __all__ = ["CustomHash", "cached_glob", "identity", "jug_execute", "sync_move", "timed_path"]

@@ -1,0 +1,175 @@
+"""Runs a notebook without a browser, so that its keys, wishes and results are those of the same notebook run live.
+
+The kernel starts in the notebook's folder and knows its path, as under a Jupyter server; each cell travels with its id,
+as JupyterLab sends it. ``JUG_HEADLESS`` tells the kernel that nobody will be there afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import JugError
+from jug_notebook.render import duration
+
+
+class NotANotebook(JugError):
+    """This file is no notebook."""
+
+
+class KernelDied(JugError):
+    """The notebook's kernel died."""
+
+
+def environment(notebook: Path) -> dict[str, str]:
+    """What the kernel finds in its environment."""
+    return {**os.environ, "JPY_SESSION_NAME": str(notebook), "JUG_HEADLESS": "1"}
+
+
+def execute(notebook: Path, output: Path | None, say: Callable[[str], None], clock: Clock = CLOCK) -> bool:
+    """Run all cells, a line each. False where one failed; what ran is written to ``output`` all the same.
+
+    Ctrl-C interrupts the cell, so that the kernel ends in order; a second one ends it. Both raise KeyboardInterrupt.
+    """
+    notebook = Path(os.path.abspath(notebook))  # not resolved: Jupyter, too, calls a notebook by the path it came by
+    nbclient, nbformat = _needed()
+    try:
+        content = nbformat.read(notebook, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as refused:
+        raise NotANotebook(f"{notebook.name} is no notebook: {str(refused).splitlines()[0][:120]}") from refused
+    run = _Run(nbclient, content, notebook, say, clock)
+    try:
+        run.to_its_end()
+    except nbclient.exceptions.CellExecutionError as failed:
+        say(_plain_traceback(failed))
+        return False
+    except nbclient.exceptions.DeadKernelError as dead:
+        raise KernelDied(f"the kernel of {notebook.name} died in cell {run.current} of {run.count}") from dead
+    finally:
+        if output is not None:
+            _write(output, nbformat.writes(content))
+    return True
+
+
+class _Run:
+    """One run of a notebook, in a thread of its own: the main thread stays free to hear Ctrl-C."""
+
+    def __init__(self, nbclient: Any, notebook: Any, path: Path, say: Callable[[str], None], clock: Clock) -> None:
+        self._cells = notebook.cells
+        self._say, self._clock, self._began = say, clock, 0.0
+        self.current = 0
+        self.count = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in self._cells)
+        self._client: Any = nbclient.NotebookClient(
+            notebook,
+            timeout=None,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_execute=self._begins,
+            on_cell_executed=self._ended,
+        )
+        manager = self._client.create_kernel_manager()
+        if hasattr(manager, "transport_encryption"):  # where both sides can, and without a word where not
+            manager.transport_encryption = "auto"
+        self._environment = environment(path)
+        self._interrupts = 0
+        self._failure: BaseException | None = None
+        self._started, self._over = threading.Event(), threading.Event()
+
+    def to_its_end(self) -> None:
+        """Raises what nbclient raises, and KeyboardInterrupt if there was one, whatever the cell made of it."""
+        thread = threading.Thread(target=self._work, name="notebook")
+        thread.start()
+        while not self._over.is_set():  # a join that is interrupted takes the thread for dead
+            try:
+                self._over.wait()
+            except KeyboardInterrupt:
+                self._interrupt()
+        thread.join()
+        if self._interrupts:
+            raise KeyboardInterrupt
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._execute())
+        except BaseException as failure:  # it is raised again in the main thread
+            self._failure = failure
+        finally:
+            self._started.set()
+            self._over.set()
+
+    async def _execute(self) -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        self._loop, self._running = asyncio.get_running_loop(), running
+        self._started.set()
+        await self._client.async_execute(env=self._environment)
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        self._started.wait()
+        gently = self._interrupts == 1 and self.current
+        if gently:
+            self._say("interrupting the cell; press Ctrl-C again to end the kernel")
+        with suppress(RuntimeError, AttributeError):  # the loop has just closed, or never ran: it is over anyway
+            if gently:
+                self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._client.km.interrupt_kernel()))
+            else:
+                self._loop.call_soon_threadsafe(self._running.cancel)
+
+    def _begins(self, cell: Any, cell_index: int) -> None:
+        if self._interrupts:
+            raise KeyboardInterrupt
+        # What a session sends goes out with its metadata; a kernel reads there which cell the code belongs to.
+        self._client.kc.session.metadata = {"cellId": cell["id"]} if "id" in cell else {}
+        self.current += 1
+        self._began = self._clock.monotonic()
+
+    def _ended(self, cell: Any, cell_index: int, execute_reply: Any) -> None:
+        took = duration(self._clock.monotonic() - self._began)
+        mark = "✓" if execute_reply["content"]["status"] == "ok" else "×"
+        place = f"{self.current:>{len(str(self.count))}}/{self.count}"
+        self._say(f"{mark} {place}  {took:>10}  {_gist(cell.source)}")
+
+
+def _gist(source: str) -> str:
+    """The first line that says something."""
+    lines = [line.strip() for line in source.splitlines() if line.strip()]
+    first = next((line for line in lines if not line.startswith("#")), lines[0])
+    return first if len(first) <= 80 else first[:79] + "…"
+
+
+def _plain_traceback(failed: Any) -> str:
+    """What the kernel showed, in colour only on a terminal."""
+    if sys.stderr.isatty():
+        return str(failed.traceback).rstrip()
+    from jug_notebook.render.format import clean
+
+    return clean(failed.traceback).rstrip()
+
+
+def _write(path: Path, text: str) -> None:
+    """Written aside, then there: an interrupted run leaves the notebook as it was."""
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    aside.write_text(text + "\n", encoding="utf-8")
+    if path.exists():
+        aside.chmod(path.stat().st_mode & 0o7777)
+    os.replace(aside, path)
+
+
+def _needed() -> tuple[Any, Any]:
+    try:
+        import nbclient
+        import nbclient.exceptions
+        import nbformat
+    except ImportError as missing:
+        raise JugError(f"running a notebook needs {missing.name}: pip install 'jug-notebook[notebook]'") from missing
+    return nbclient, nbformat

@@ -1,0 +1,317 @@
+"""What a thing is to a code digest: does it travel, does it go by name, what is it made of? Nothing is evaluated."""
+
+from __future__ import annotations
+
+import abc
+import ast
+import collections
+import dataclasses
+import functools
+import gc
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from jug_notebook.errors import Unhashable
+from jug_notebook.keys import modules, syntax
+
+ABSENT = object()
+#: what ``functools.cache`` and ``lru_cache`` make of a function
+CACHED = type(functools.lru_cache(len))
+SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
+
+
+def plain(value: Any) -> Any:
+    """The plain function of a task function; anything else as it is."""
+    for _ in range(100):
+        kind = type(value)
+        if kind is FunctionType or kind is type or kind in SCALARS:
+            break
+        found = _static(value, "__jug_function__")
+        if found is ABSENT or found is None:
+            break
+        value = found
+    return value
+
+
+def _static(value: Any, name: str) -> Any:
+    """An attribute of ours, without waking somebody's ``__getattr__``."""
+    kind = type(value)
+    if any(name in base.__dict__ for base in kind.__mro__):
+        return getattr(value, name, ABSENT)
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return ABSENT
+    return own.get(name, ABSENT) if type(own) is dict and kind is not ModuleType else ABSENT
+
+
+def travels(value: Any) -> bool:
+    """True for functions and classes that a worker can't import: they travel by value."""
+    name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
+    home = getattr(value, "__module__", None)
+    if home is None or home in modules.scripts:
+        return True
+    module = sys.modules.get(home)
+    if module is None:
+        return True
+    found: Any = module
+    for step in name.split("."):
+        found = getattr(found, step, None)
+        if found is None:
+            return True
+    return found is not value
+
+
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The global names that a code object, with all that is nested in it, reads or writes."""
+    reads = syntax.reads(code)
+    if not reads.writes and not reads.maybe:
+        return reads.names
+    return tuple(sorted({*reads.names, *reads.maybe, *reads.writes}))
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """The file name in a function's code and the whole text that belongs to it."""
+    code = getattr(plain(function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    text = syntax.text_of(code.co_filename)
+    return (code.co_filename, text) if text else None
+
+
+def form_of(function: FunctionType) -> bytes:
+    """The name of a function's own text, empty where there is none: it may travel with the function."""
+    return syntax.form(function.__code__, functools.partial(is_ours, function.__globals__)).digest
+
+
+def name_of(value: Any) -> str:
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", repr(type(value)))
+    return f"{public_home(value, str(name))}.{name}"
+
+
+def public_home(value: Any, name: str) -> str:
+    """The module that a thing is known by: the outermost that has it. The inside is the package's business."""
+    home = getattr(value, "__module__", None) or ""
+    if not isinstance(home, str) or "." not in home:
+        return str(home)
+    steps = home.split(".")
+    for length in range(1, len(steps)):
+        outer = ".".join(steps[:length])
+        if getattr(sys.modules.get(outer), "__dict__", {}).get(name) is value:
+            return outer
+    return home
+
+
+def annotation(note: Any) -> str:
+    """An annotation as text that is the same in each process."""
+    if isinstance(note, str):
+        return note
+    inside = kind_of_alias(note)
+    if inside is not None:
+        return f"{inside[0]}[{', '.join(map(annotation, inside[1]))}]"
+    if isinstance(note, type):
+        return f"{note.__module__}.{note.__qualname__}"
+    return repr(note) if type(note) in SCALARS or type(note).__module__ == "typing" else name_of(type(note))
+
+
+def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
+    """What ``list[int]``, ``int | None`` and their like are made of; None for anything else."""
+    kind = type(note)
+    if kind.__module__ not in ("types", "typing", "collections.abc") or not hasattr(note, "__args__"):
+        return None
+    origin = getattr(note, "__origin__", None)
+    parts = (*((origin,) if isinstance(origin, type) else ()), *note.__args__, *getattr(note, "__metadata__", ()))
+    return f"{kind.__name__} {origin if not isinstance(origin, type) else ''}", parts
+
+
+def registered_with(cls: type) -> list[type]:
+    """The classes that an abstract base class was told to take for its own, by name."""
+    if "_abc_impl" not in cls.__dict__:
+        return []
+    found = [other for ref in abc._get_dump(cls)[0] if (other := ref()) is not None]  # type: ignore[attr-defined]
+    return sorted(found, key=name_of)
+
+
+def generated(cls: type, method: Any) -> bool:
+    """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
+    if isinstance(method, staticmethod | classmethod):
+        method = method.__func__
+    if type(method) is _FIELD:
+        return True
+    if type(method) is not FunctionType:
+        return False
+    inner = method.__dict__.get("__wrapped__", method)  # __repr__ comes with a guard against recursion
+    if type(inner) is not FunctionType:
+        return False
+    if inner.__code__.co_filename == "<string>":  # so is what a user's own exec() makes
+        made = "__dataclass_params__" in cls.__dict__ or (issubclass(cls, tuple) and "_fields" in cls.__dict__)
+        return made and inner.__name__ in _GENERATED
+    return inner.__code__.co_filename in _MAKERS
+
+
+_FIELD = type(collections.namedtuple("_FIELD", "x").x)  # type: ignore[attr-defined]
+_GENERATED = frozenset(
+    {
+        *("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__"),
+        *("__delattr__", "__replace__", "__new__", "__create_fn__"),
+    }
+)
+_MAKERS = frozenset(maker.__code__.co_filename for maker in (dataclasses.field, collections.namedtuple, typing.cast))
+
+
+def defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    yield from zip(names[len(names) - len(defaults) :], defaults, strict=False)
+    yield from sorted((function.__kwdefaults__ or {}).items())
+
+
+def attributes(function: FunctionType) -> dict[str, Any]:
+    return {name: value for name, value in function.__dict__.items() if not name.startswith("__")}
+
+
+def is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
+    """Our own decorators say how a task runs, not what it computes. Looks names up, evaluates nothing."""
+    steps: list[str] = []
+    node: ast.expr = decorator.func if isinstance(decorator, ast.Call) else decorator
+    while isinstance(node, ast.Attribute):
+        steps.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return False
+    at: Any = space.get(node.id)
+    for step in reversed(steps):
+        at = at.__dict__.get(step) if isinstance(at, ModuleType) else None
+    return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
+
+
+DESCRIPTORS = frozenset(
+    {
+        *(types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType),
+        *(types.GetSetDescriptorType, types.MemberDescriptorType),
+    }
+)
+
+
+def by_name(value: Any) -> str | None:
+    """The name of a thing that is made in C."""
+    kind = type(value)
+    if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
+        owner = value.__self__
+        if owner is None or isinstance(owner, ModuleType):
+            return f"{getattr(owner, '__name__', value.__module__)}.{value.__qualname__}"
+        return f"{name_of(owner)}.{value.__name__}" if isinstance(owner, type) else None
+    if kind in DESCRIPTORS:
+        return f"{name_of(value.__objclass__)}.{value.__name__}"
+    return ufunc_name(value) if is_ufunc(kind) else None
+
+
+def is_ufunc(kind: type) -> bool:
+    return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
+
+
+def ufunc_name(value: Any) -> str | None:
+    """The name of a function of numpy's kind; several packages may have one of that name. None where it has no home."""
+    known = _ufuncs.get(id(value))
+    if known is None and (home := _home_of(value)) is not None:
+        known = _ufuncs[id(value)] = (value, f"{home}.{value.__name__}")
+    return known[1] if known is not None else None
+
+
+_ufuncs: dict[int, tuple[Any, str]] = {}
+
+
+def _home_of(value: Any) -> str | None:
+    name: str = value.__name__
+    for home, module in [("numpy", sys.modules.get("numpy")), *sys.modules.items()]:  # who made it was imported first
+        if home not in modules.scripts and getattr(module, "__dict__", {}).get(name) is value:
+            steps = home.split(".")
+            outer = (".".join(steps[:length]) for length in range(1, len(steps)))
+            return next((o for o in outer if getattr(sys.modules.get(o), "__dict__", {}).get(name) is value), home)
+    return None
+
+
+def ufunc_fields(value: Any) -> list[tuple[str, Any]]:
+    """What ``numpy.frompyfunc`` made a function of. Raises Unhashable where nothing of that can be seen."""
+    inside = [one for one in gc.get_referents(value) if callable(one)]
+    if len(inside) != 1:
+        raise Unhashable(
+            f"{value!r} is no function of a module, and it can't be seen what it calls. Hand over the function that it "
+            f"was made of."
+        )
+    return [("function", inside[0]), ("arguments", value.nin), ("results", value.nout), ("identity", value.identity)]
+
+
+def identity(value: Any) -> object:
+    """What makes a thing this one and no other: a bound method is made anew each time one asks for it."""
+    kind = type(value)
+    if kind is types.MethodType:
+        return id(value.__func__), id(value.__self__)
+    if kind is types.BuiltinFunctionType or kind is types.MethodWrapperType:
+        return value.__name__, id(value.__self__)
+    return id(value)
+
+
+def dispatches(function: FunctionType) -> bool:
+    """Was it made by ``functools.singledispatch``?"""
+    return "registry" in function.__dict__ and function.__code__ is _DISPATCH
+
+
+_DISPATCH = functools.singledispatch(plain).__code__  # type: ignore[attr-defined]
+
+
+def _fields_of(*names: str) -> Callable[[Any], list[tuple[str, Any]]]:
+    return lambda value: [(name, getattr(value, name, None)) for name in names]
+
+
+def _partial_fields(value: Any) -> list[tuple[str, Any]]:
+    return [
+        ("func", value.func),
+        *((f"argument {number}", item) for number, item in enumerate(value.args)),
+        *((f"argument {name}", item) for name, item in sorted(value.keywords.items())),
+        *sorted(vars(value).items()),
+    ]
+
+
+#: things that are made of others: how to take them apart
+COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
+    types.MethodType: _fields_of("__func__", "__self__"),
+    types.BuiltinFunctionType: _fields_of("__name__", "__self__"),  # "abc".join
+    types.MethodWrapperType: _fields_of("__name__", "__self__"),
+    functools.partial: _partial_fields,
+    functools.partialmethod: _partial_fields,
+    functools.cached_property: _fields_of("func"),
+    functools.singledispatchmethod: _fields_of("func", "dispatcher"),
+    CACHED: _fields_of("__wrapped__"),
+    property: _fields_of("fget", "fset", "fdel"),
+    staticmethod: _fields_of("__func__"),
+    classmethod: _fields_of("__func__"),
+}
+
+
+def composite(kind: type) -> type | None:
+    """The kind of composite thing that this is, or is derived from."""
+    if is_ufunc(kind):
+        COMPOSITE.setdefault(kind, ufunc_fields)
+    return next((base for base in kind.__mro__ if base in COMPOSITE), None)
+
+
+#: those whose parts are all in their ``__dict__``
+HELD_WHOLE = frozenset({functools.partial, functools.partialmethod})
+
+
+def added(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an instance of a class derived from a composite one holds beside: not what Python notes there itself."""
+    for name, item in sorted(getattr(value, "__dict__", {}).items()):
+        if not name.startswith("__") and name not in ("func", "attrname", "lock", "dispatcher", "cache_parameters"):
+            yield name, item
+
+
+#: annotations that say all there is to say in their text
+LITERATE: frozenset[type] = frozenset(
+    {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}
+)

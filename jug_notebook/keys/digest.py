@@ -1,0 +1,282 @@
+"""Values to digests: equal values have equal names, in any process, and what can't be named for certain is refused.
+
+A value is written in a canonical form and hashed once. The rules of the form:
+
+- every container starts with a tag and its length, so no two values run into each other; a class is part of the form
+  of its instances, so ``1``, ``True``, ``1.0`` and ``numpy.int64(1)`` are four things;
+- a plain scalar is written as ``marshal`` (version 2) writes it, and a sequence of nothing but plain scalars as one
+  run of MessagePack, at C speed. The tags ``. F N T g i l u`` are marshal's; no form of ours starts with one of them;
+- a part that is longer than `LIMIT` is replaced by its hash. Whether it is depends on the value alone, so a part that
+  is met twice may be hashed once, and a structure that shares its parts a million times over stays small;
+- sharing is not seen. A part that contains itself is written as "the one so many levels up".
+
+Types have *entries*, found by dotted name over the bases of a type (`register`), so nothing is imported for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Sequence
+from operator import countOf, itemgetter
+from types import EllipsisType, NoneType
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from jug_notebook.errors import Unhashable
+from jug_notebook.keys.encoder import (
+    ENTRIES,
+    NAN,
+    PLAIN,
+    SCHEME,
+    SIZE,
+    THREADS,
+    Encoder,
+    Entry,
+    Hashed,
+    Memory,
+    Refused,
+    columns,
+    count,
+    dumps,
+    exactly,
+    fingerprint,
+    parts,
+    register,
+    remembering,
+    short,
+    step,
+)
+from jug_notebook.model import Key
+
+__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "register", "remembering"]
+
+
+class Naming(NamedTuple):
+    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once.
+
+    ``form`` and ``call`` have slot numbers in place of these keys; ``call`` names the arguments alone, without the
+    code: it finds what former code made of the same call.
+    """
+
+    key: Key
+    form: bytes
+    needs: tuple[Key, ...]
+    call: bytes
+
+
+_VALUE = SCHEME + b"value"
+
+
+def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
+    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is.
+
+    ``hashed``: buffers in it whose bytes were hashed a moment ago.
+    """
+    if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
+        plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
+        return plain
+    out = bytearray(_VALUE)
+    try:
+        Encoder(out, hashed=hashed).add(value)
+    except Refused as refused:
+        raise refused.unhashable(path) from None
+    except RecursionError:
+        raise _tangled(path) from None
+    return fingerprint(out)
+
+
+def _tangled(path: str) -> Unhashable:
+    """Objects, their classes and the functions of these may lead from one to the other too often for any stack."""
+    return Unhashable(
+        f"{path} holds objects within objects, too deep to be named for certain. Pass its parts, give its class a "
+        "method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."
+    )
+
+
+@functools.lru_cache(4096)
+def _head(code: str, name: str) -> bytes:
+    return SCHEME + b"call" + dumps(str(name), 2) + dumps(str(code), 2)
+
+
+@functools.lru_cache(4096)
+def _label(label: str) -> bytes:
+    return dumps(str(label), 2)
+
+
+def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Naming:
+    """Name a call by its code, its name and its bound arguments, which may hold references to other tasks.
+
+    The key covers the keys of the needs. The form has their slot numbers instead.
+    """
+    head = _head(code, name)
+    plain = [short(len(arguments))]
+    for label, value in arguments:
+        if type(value) not in PLAIN or value != value:
+            break
+        plain += _label(label), dumps(value, 2)
+    else:
+        said = b"".join(plain)
+        if len(said) <= THREADS:  # most calls are so
+            form = blake3(head + said).digest(SIZE)
+            return Naming(form.hex(), form, (), blake3(said).digest(SIZE))
+    out = bytearray(head)
+    out += plain[0]
+    encoder = Encoder(out)
+    for label, value in arguments:
+        out += _label(label)
+        try:
+            ENTRIES[type(value)](encoder, value, "")
+        except Refused as refused:
+            raise refused.unhashable(f"argument {label!r}") from None
+        except RecursionError:
+            raise _tangled(f"argument {label!r}") from None
+    form = fingerprint(out)
+    key = form.hex()
+    if not encoder.met:
+        return Naming(key, form, (), _arguments(out, len(head)))
+    needs = tuple(dict.fromkeys(encoder.met))
+    return Naming(key, *_slotted(head, arguments, needs, encoder.memory))
+
+
+def _arguments(out: bytearray, start: int) -> bytes:
+    """The digest of what follows the head."""
+    return fingerprint(memoryview(out)[start:])
+
+
+def _slotted(
+    head: bytes, arguments: Sequence[tuple[str, Any]], needs: tuple[Key, ...], memory: Memory
+) -> tuple[bytes, tuple[Key, ...], bytes]:
+    """The second pass: the same, with slot numbers for needs."""
+    encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
+    encoder.out += short(len(arguments))
+    for label, value in arguments:
+        encoder.out += _label(label)
+        encoder.add(value)
+    return fingerprint(encoder.out), needs, _arguments(encoder.out, len(head))
+
+
+# -- scalars -----------------------------------------------------------------------------------------------------------
+
+@exactly(NoneType, bool, int, EllipsisType)
+def _plain(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.out += dumps(value, 2)
+
+
+@exactly(float)
+def _float(encoder: Encoder, value: float, path: str) -> None:
+    encoder.out += dumps(value, 2) if value == value else b"g" + NAN
+
+
+@exactly(complex)
+def _complex(encoder: Encoder, value: complex, path: str) -> None:
+    encoder.out += b"y"
+    for part in (value.real, value.imag):
+        encoder.out += struct.pack("<d", part) if part == part else NAN
+
+
+@exactly(str)
+def _str(encoder: Encoder, value: str, path: str) -> None:
+    try:
+        encoder.out += dumps(value, 2)
+    except ValueError:  # two gigabytes are too long for it
+        encoder.out += b"U"
+        encoder.data(value.encode("utf-8", "surrogatepass"))
+
+
+@exactly(bytes)
+def _bytes(encoder: Encoder, value: bytes, path: str) -> None:
+    encoder.data(value)
+
+
+# -- lists, dicts, sets ------------------------------------------------------------------------------------------------
+
+
+def list_body(encoder: Encoder, value: list[Any], path: str) -> None:
+    start = len(encoder.out)
+    encoder.out += b"L" + count(len(value))
+    parts(encoder, value, path, start)
+
+
+def tuple_body(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
+    start = len(encoder.out)
+    encoder.out += b"(" + count(len(value))
+    parts(encoder, value, path, start)
+
+
+@exactly(list)
+def _list(encoder: Encoder, value: list[Any], path: str) -> None:
+    encoder.nested(value, path, list_body)
+
+
+@exactly(tuple)
+def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
+    encoder.nested(value, path, tuple_body)
+
+
+def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
+    """A dict, whose order doesn't count."""
+    if countOf(map(type, value), str) == len(value):
+        keys = sorted(value)
+        columns(encoder, keys, picked(value, keys), step, path, len(encoder.out))
+        return
+    rows = []
+    for key, item in value.items():
+        try:
+            (name, wanted), (form, also) = encoder.apart(key), encoder.apart(item)
+        except Refused as refused:
+            refused.at(path + step(key))
+            raise
+        rows.append((name, form, wanted + also))
+    rows.sort()
+    encoder.out += b"d" + count(len(rows))
+    for name, form, wanted in rows:
+        encoder.out += name + form
+        encoder.met += wanted
+
+
+def picked(value: Any, keys: list[str]) -> list[Any]:
+    """The items of a mapping in the order of ``keys``."""
+    if len(keys) < 100 or type(value) is not dict:
+        return [value[key] for key in keys]
+    return list(itemgetter(*keys)(value))  # the same, at C speed
+
+
+@exactly(dict)
+def _dict(encoder: Encoder, value: dict[Any, Any], path: str) -> None:
+    encoder.nested(value, path, mapping_body)
+
+
+def _set_body(encoder: Encoder, value: Any, path: str) -> None:
+    kinds = set(map(type, value))
+    if kinds <= {str} or kinds <= {int}:
+        parts(encoder, sorted(value), path)
+        return
+    try:
+        rows = sorted(encoder.apart(item) for item in value)
+    except Refused as refused:
+        refused.at(f"{path}{{…}}")
+        raise
+    for form, wanted in rows:
+        encoder.out += form
+        encoder.met += wanted
+
+
+def _either_set(tag: bytes) -> Entry:
+    def body(encoder: Encoder, value: Any, path: str) -> None:
+        encoder.out += tag + count(len(value))
+        _set_body(encoder, value, path)
+
+    return lambda encoder, value, path: encoder.nested(value, path, body)
+
+
+exactly(set)(register("builtins.set")(_either_set(b"S")))
+exactly(frozenset)(register("builtins.frozenset")(_either_set(b"{")))
+
+
+@exactly(type)
+def _class(encoder: Encoder, value: type, path: str) -> None:
+    """A class as a value. Where nobody registered an entry for classes, by name."""
+    encoder.out += b"K"
+    encoder.class_part(value, path)

@@ -1,0 +1,375 @@
+"""Modules that belong to the project: they travel whole, as text, under their own names.
+
+A worker never finds them on its own disk. It gets the very text that the notebook used, one bundle per content, and
+changes from one version to another without mixing the two.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import linecache
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, cast
+
+from jug_notebook.errors import BadTask
+from jug_notebook.keys.syntax import beside_functions, literals, of_library, taken, text_of
+
+_COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+_NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
+
+#: Scripts that run under a name of their own instead of ``__main__``: nobody must import them to run their tasks, so
+#: what they define travels by value, and is called by its name alone, as in a notebook.
+scripts: set[str] = {"__main__"}
+
+
+def root_of(name: str) -> str:
+    """The top-level name of a dotted one."""
+    return name.partition(".")[0]
+
+
+def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """How a top-level module is or would be imported. Nothing is executed for it."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if isinstance(spec, importlib.machinery.ModuleSpec):
+        return spec
+    if module is None and _carried is not None and name in _carried.active:
+        return _carried.find_spec(name)
+    return importlib.machinery.PathFinder.find_spec(name)
+
+
+def _places(name: str) -> list[str]:
+    """The file of a module, or the folders of a package."""
+    spec = _spec(name)
+    if spec is None:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return [file] if file else []
+    if spec.submodule_search_locations:
+        return list(spec.submodule_search_locations)
+    return [spec.origin] if spec.origin and spec.has_location else []
+
+
+def of_project(name: str, project: Path | None) -> bool:
+    """Does the module ``name`` lie in the project's folder? Python's own and installed packages never do."""
+    root = root_of(name)
+    if _carried is not None and root in _carried.active:
+        return True
+    if project is None or root in _NEVER or root in scripts or root in sys.stdlib_module_names:
+        return False
+    module = sys.modules.get(root)
+    known = _belongs.get((root, project))
+    if known is not None and known[0] is module:
+        return known[1]
+    inside = os.path.realpath(project) + os.sep
+    found = any(os.path.realpath(place).startswith(inside) and not of_library(place) for place in _places(root))
+    if module is not None:
+        _belongs[root, project] = (module, found)
+    return found
+
+
+_belongs: dict[tuple[str, Path], tuple[ModuleType, bool]] = {}
+
+
+def edited(name: str) -> bool:
+    """Was a loaded module edited on the disk since we first saw it? Its functions are looked at elsewhere."""
+    text = _text(name)
+    if text is None:
+        return False
+    spec = getattr(sys.modules[name], "__spec__", None)  # each reload makes a new one
+    seen = _seen.get(name)
+    if seen is not None and seen[0] is not spec:
+        _reloaded.add(name)
+    if seen is None or seen[0] is not spec:
+        _seen[name] = (spec, text)
+    elif seen[1] != text:
+        try:
+            if beside_functions(seen[1]) != beside_functions(text):
+                return True
+        except SyntaxError:
+            return True
+        _seen[name] = (spec, text)
+    return False
+
+
+def reloaded(name: str) -> bool:
+    """Was a loaded module reloaded since we first saw it?"""
+    edited(name)
+    return name in _reloaded
+
+
+_reloaded: set[str] = set()
+
+
+def notice(project: Path) -> None:
+    """Note the texts of the project's modules that were imported since the last time: what is on the disk by now is
+    what they were made from."""
+    global _noticed
+    here = set(sys.modules)
+    for name in here - _noticed:
+        if of_project(name, project):
+            edited(name)
+    _noticed = here
+
+
+_noticed: set[str] = set()
+
+
+def written(name: str, attribute: str, cls: str = "") -> tuple[Any, ...]:
+    """The value that a loaded module's text gives to a name, or to one of a class; nothing where it gives none."""
+    text = _text(name)
+    if text is None:
+        return ()
+    known = _literals.get((name, cls))
+    if known is None or known[0] != text:
+        try:
+            known = _literals[name, cls] = (text, literals(text, cls))
+        except SyntaxError:
+            return ()
+    return (known[1][attribute],) if attribute in known[1] else ()
+
+
+def source(name: str, attribute: str) -> tuple[str, str] | None:
+    """The loaded module, and the name in it, that a loaded module's text takes a name from; None where it doesn't."""
+    text = _text(name)
+    if text is None:
+        return None
+    known = _taken.get(name)
+    if known is None or known[0] != text:
+        try:
+            known = _taken[name] = (text, taken(text))
+        except SyntaxError:
+            return None
+    found, whole = known[1]
+    package = getattr(sys.modules[name], "__package__", None) or ""
+    places = [found[attribute]] if attribute in found else [(*place, attribute) for place in reversed(whole)]
+    for module, level, there in places:
+        if level and not package:
+            continue
+        home = importlib.util.resolve_name("." * level + module, package) if level else module
+        if there in getattr(sys.modules.get(home), "__dict__", {}):
+            return home, there
+    return None
+
+
+def changed(name: str, attribute: str, digest: bytes) -> bool:
+    """Is that of a loaded module another value than when it was first used, and the module the same as then?"""
+    if _carried is not None and root_of(name) in _carried.active:
+        return False
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    seen = _used.get((name, attribute))
+    if seen is None or seen[0] is not spec:
+        _used[name, attribute] = (spec, digest)
+        return False
+    return seen[1] != digest
+
+
+def _text(name: str) -> str | None:
+    """The text of a module that lies on the disk here, as it is now."""
+    if _carried is not None and root_of(name) in _carried.active:
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return text_of(file) if file and file.endswith(".py") else None
+
+
+_seen: dict[str, tuple[Any, str]] = {}
+_literals: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+_taken: dict[str, tuple[str, tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]]] = {}
+_used: dict[tuple[str, str], tuple[Any, bytes]] = {}
+
+
+def bundle(root: str) -> dict[str, bytes]:
+    """The files of a project module or package: path below its folder -> source text."""
+    if _carried is not None and root in _carried.active:
+        return dict(_carried.texts[_carried.active[root]])
+    places = _places(root)
+    if not places:
+        raise BadTask(f"module {root!r} can't be found any more, so workers can't have it. Import it again.")
+    files: dict[str, bytes] = {}
+    for place in map(Path, places):
+        paths = sorted(place.rglob("*")) if place.is_dir() else [place]
+        for path in paths:
+            if path.name.endswith(_COMPILED):
+                raise BadTask(
+                    f"module {root!r} has a compiled part ({path.name}), which can't travel to workers as text. "
+                    f"Install it as a package (pip install) where the workers run."
+                )
+            if path.suffix == ".py":
+                shown = path.relative_to(place.parent) if place.is_dir() else Path(path.name)
+                files[shown.as_posix()] = path.read_bytes()
+    if not files:
+        raise BadTask(f"module {root!r} has no source text, so it can't travel to workers. Install it where they run.")
+    return files
+
+
+def source_path(name: str) -> str | None:
+    """The file of a (sub)module, without importing it."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if file:
+        return str(file)
+    for place in _places(root_of(name)):
+        below = name.split(".")[1:]
+        if not below and place.endswith(".py"):
+            return place
+        stem = os.path.join(place, *below)
+        for path in (f"{stem}.py", os.path.join(stem, "__init__.py")):
+            if os.path.exists(path):
+                return path
+    return None
+
+
+def imported(text: bytes | str, package: str) -> set[str]:
+    """The absolute names of all modules that a text imports, wherever in it. ``package`` resolves the relative ones."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(from_names(node.module or "", node.level, [alias.name for alias in node.names], package))
+    return names
+
+
+def from_names(module: str, level: int, taken: Sequence[str], package: str) -> set[str]:
+    """``from module import taken`` may mean the module and, where they are modules, the names taken."""
+    base = importlib.util.resolve_name("." * level + module, package) if level and package else module
+    return {base, *(f"{base}.{name}" for name in taken)} - {""}
+
+
+def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
+    """``roots`` and all the project modules that they import, which must travel along."""
+    found: set[str] = set()
+    todo = list(roots)
+    while todo:
+        root = todo.pop()
+        if root in found:
+            continue
+        found.add(root)
+        for path, text in bundle(root).items():
+            stem = path.removesuffix(".py").split("/")
+            package = ".".join(stem[:-1])
+            try:
+                names = imported(text, package)
+            except SyntaxError:
+                continue  # a file that nobody could import
+            todo.extend(root_of(name) for name in names if of_project(name, project))
+    return frozenset(found)
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------------
+
+
+class _Carried:  # `importlib.abc` would be half of what a worker needs to start
+    """Imports modules from the bundles that travelled here, before any that lie on the disk."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, Mapping[str, bytes]] = {}  #: bundles by address
+        self.active: dict[str, str] = {}  #: root -> address of its bundle in use
+        self._shelf: dict[str, dict[str, ModuleType]] = {}  #: modules of the bundles not in use, by address
+        self._lock = threading.RLock()
+
+    def use(self, root: str, address: str) -> None:
+        """Make the bundle at ``address`` the one that ``import root`` means; the former one is put aside, not lost."""
+        with self._lock:
+            former = self.active.get(root)
+            if former == address:
+                return
+            mine = {name: module for name, module in sys.modules.items() if root_of(name) == root}
+            for name in mine:
+                del sys.modules[name]
+            if former is not None:
+                self._shelf[former] = mine
+            self.active[root] = address
+            sys.modules.update(self._shelf.pop(address, {}))
+
+    def _find(self, name: str) -> tuple[str, bool] | None:
+        address = self.active.get(root_of(name))
+        if address is None:
+            return None
+        stem, texts = name.replace(".", "/"), self.texts[address]
+        if f"{stem}/__init__.py" in texts:
+            return f"{stem}/__init__.py", True
+        if f"{stem}.py" in texts:
+            return f"{stem}.py", False
+        return ("", True) if any(path.startswith(stem + "/") for path in texts) else None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        found = self._find(name)
+        if found is None:
+            if root_of(name) in self.active:
+                raise ModuleNotFoundError(f"No module named {name!r} in the project as it travelled here", name=name)
+            return None
+        place, package = found
+        # The place as it is in the notebook's folder, where the worker runs: so files beside the module are found.
+        origin = os.path.abspath(place) if place else None
+        spec = importlib.machinery.ModuleSpec(name, cast(Any, self), origin=origin, is_package=package)
+        spec.has_location = origin is not None
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None  # as usual
+
+    def is_package(self, name: str) -> bool:
+        found = self._find(name)
+        return found is not None and found[1]
+
+    def get_source(self, name: str) -> str | None:
+        found = self._find(name)
+        if found is None or not found[0]:
+            return None if found is None else ""
+        return importlib.util.decode_source(self.texts[self.active[root_of(name)]][found[0]])
+
+    def get_code(self, name: str) -> CodeType | None:
+        found, text = self._find(name), self.get_source(name)
+        if found is None or text is None:
+            return None
+        place = os.path.abspath(found[0] or name)
+        linecache.cache[place] = (len(text), None, text.splitlines(keepends=True), place)
+        code: CodeType = compile(text, place, "exec", dont_inherit=True)
+        return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        code = self.get_code(module.__name__)
+        if code is not None:
+            exec(code, module.__dict__)
+
+
+_carried: _Carried | None = None
+
+
+def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
+    """Make bundles known (root -> address, files) and use them from now on. What is known already needs no files."""
+    global _carried
+    if not bundles:
+        return
+    if _carried is None:
+        _carried = _Carried()
+        sys.meta_path.insert(0, _carried)
+    for root, (address, texts) in bundles.items():
+        _carried.texts.setdefault(address, texts)
+        _carried.use(root, address)
+
+
+def importable(root: str) -> bool:
+    """Can this process import a top-level module without help?"""
+    return root in sys.modules or _spec(root) is not None
+
+
+def known(address: str) -> bool:
+    """Has this bundle come here already?"""
+    return _carried is not None and address in _carried.texts
+
+
+def use(modules: Mapping[str, str]) -> None:
+    """Before a call: the bundles (root -> address) that the function came with are the ones that its imports mean."""
+    if _carried is not None:
+        for root, address in modules.items():
+            _carried.use(root, address)

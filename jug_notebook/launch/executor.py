@@ -1,0 +1,300 @@
+"""Workers on whatever takes a function and runs it elsewhere: an executor, a Dask client, a batch system's queue.
+
+What is submitted is a `Shift`: it keeps one worker, in a process of its own beside the engine that runs it, until that
+ends; and that ends when the engine does. So a worker is as well looked after there as anywhere, and a lost engine is
+noticed as any dead worker is. Whoever runs the engines can run code as you, and you as they.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook import system
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import LaunchError, StoreError
+from jug_notebook.launch import STARTING, Crew, CrewOptions, Post, tell
+from jug_notebook.launch.local import environment
+from jug_notebook.launch.preflight import Report
+from jug_notebook.launch.remote import BOOT, Request, answers, terms
+from jug_notebook.model import Stop, WorkerInfo
+from jug_notebook.store import Store, keyring, split
+
+TICK = 0.1  #: seconds between two looks for those who were told to end before they came
+LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
+
+
+class Ticket(Protocol):
+    """What an executor gives back for what was submitted."""
+
+    def done(self) -> bool: ...
+
+    def cancel(self) -> Any: ...
+
+    def exception(self) -> BaseException | None: ...
+
+
+class Port(NamedTuple):
+    """An executor as we need it. ``carries_keys``: what is submitted isn't written to a disk on its way."""
+
+    name: str  #: the same executor has the same name
+    place: str
+    size: int  #: how many it can run at once; 0 where it can't tell
+    submit: Callable[[Shift], Ticket]
+    carries_keys: bool = True
+    ends_with_us: bool = False  #: its engines end with this process, which waits for them
+
+
+class Shift:
+    """One worker's time on an engine. Called there, it answers when the worker has ended."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = msgspec.json.encode(request).decode()
+
+    def __repr__(self) -> str:
+        return "<a shift of a jug_notebook worker>"  # executors write down what they run, and it holds a key
+
+    def __call__(self) -> str:
+        """Raises LaunchError where no worker could be started."""
+        run = "import sys, json; exec(json.loads(sys.stdin.readline()))"
+        with tempfile.TemporaryFile() as errors:
+            ran = subprocess.Popen(
+                [sys.executable, "-c", run, "jug-notebook", "worker"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, env=environment(),
+            )  # fmt: skip
+            assert ran.stdin is not None
+            assert ran.stdout is not None
+            try:
+                ran.stdin.write(f"{json.dumps(BOOT)}\n{self._request}\n".encode())
+                ran.stdin.flush()
+                heard = answers(ran.stdout.readlines())  # to its end; it ends when our end of its input is gone
+                status = ran.wait()
+            finally:
+                with suppress(BrokenPipeError):
+                    ran.stdin.close()
+                ran.stdout.close()
+                ran.wait()
+            checks = tuple(check for answer in heard for check in answer.checks)
+            failure = Report(system.host(), checks).failure
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        if not failure and any(answer.supervisor for answer in heard):
+            return f"ended with status {status}"
+        raise LaunchError(failure or f"{system.host()}: no worker could start: {said or f'status {status}'}")
+
+    def checkpoint(self) -> Any:
+        """For submitit: a job that is pre-empted is queued again."""
+        return importlib.import_module("submitit.helpers").DelayedSubmission(self)
+
+
+def port_of(on: Any) -> Port:
+    """Raises LaunchError for what can't run anything."""
+    kind = type(on).__name__
+    here = f"{system.host()}-{os.getpid()}-{id(on):x}"
+    if hasattr(on, "scheduler_info") and hasattr(on, "submit"):
+        return _dask(on)
+    if hasattr(on, "apply_async") and hasattr(on, "client"):  # a view of ipyparallel's
+        engines = on.client.executor(on.targets)
+        return Port(f"on-{kind}-{here}", "ipyparallel", len(on), engines.submit)
+    if hasattr(on, "ids") and hasattr(on, "executor"):  # a client of ipyparallel's
+        return Port(f"on-{kind}-{here}", "ipyparallel", len(on.ids), on.executor().submit)
+    if not hasattr(on, "submit"):
+        raise LaunchError(
+            f"{kind} {on!r:.60} can't run workers: it has no submit(); give a Dask client, an executor, a submitit "
+            "executor or an ipyparallel view"
+        )
+    if hasattr(on, "update_parameters"):  # submitit's: what is submitted lies in a folder that others may read
+        name = blake3(str(getattr(on, "folder", id(on))).encode()).hexdigest(length=6)
+        where = str(getattr(on, "cluster", "")) or "submitit"
+        return Port(f"on-submitit-{name}", where, 0, on.submit, carries_keys=False)
+    size = getattr(on, "_max_workers", 0)
+    return Port(f"on-{kind}-{here}", kind.strip("_"), int(size or 0), on.submit, ends_with_us=isinstance(on, Executor))
+
+
+def _dask(client: Any) -> Port:
+    if getattr(client, "asynchronous", False):
+        raise LaunchError("that Dask client is asynchronous; give one that isn't: Client(address)")
+    all_workers = {"n_workers": -1} if _takes(client.scheduler_info, "n_workers") else {}
+    info = client.scheduler_info(**all_workers)
+    distributed = importlib.import_module("distributed")
+
+    def submit(shift: Shift) -> Ticket:
+        future: Ticket = client.submit(shift, key=f"jug-worker-{uuid4().hex[:12]}", pure=False)
+        distributed.fire_and_forget(future)  # it goes on when this client leaves
+        return future
+
+    size = sum(worker.get("nthreads", 1) for worker in info["workers"].values())
+    return Port(f"on-dask-{info['id']}", "Dask", size, submit)
+
+
+def _takes(function: Any, name: str) -> bool:
+    return name in inspect.signature(function).parameters
+
+
+class Loops(Post):
+    """The workers of one crew on an executor: each a supervisor with one worker, under a name of its own."""
+
+    begins_once = False  # some may work while others wait in a queue
+
+    def __init__(self, store: Store, port: Port, options: CrewOptions, clock: Clock) -> None:
+        super().__init__(store, port.name + options.suffix, port.place, clock=clock)
+        self.over.set()
+        self._port = port
+        self._options = options
+        self._tickets = _open.setdefault(f"{store.id} {self.name}", {})
+        self._seen: dict[str, float] = {}
+        self._leaving: set[str] = set()  # told to end
+        self._minded = False
+
+    def holds(self, supervisor: WorkerInfo) -> bool:
+        return supervisor.crew.startswith(self.name + "#")
+
+    def have(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
+        """Submit what is missing."""
+        self._prune()
+        names = ({info.crew for info in supervisors} | set(self._tickets)) - self._leaving
+        missing = size - len(names)
+        before = len(names)
+        self.size = max(size, before)
+        for _ in range(missing):
+            name = f"{self.name}#{uuid4().hex[:8]}"
+            self._tickets[name] = self._port.submit(Shift(self._request(name)))
+        if missing > 0 and self._port.ends_with_us and not self._minded:
+            self._minded = True
+            _before_the_end(self._cut)  # after the executor, which waits at the end, said so with its first task
+        if missing <= 0:
+            said = f"{before} worker{' is' if before == 1 else 's are'} there already"
+        else:
+            said = f"asked for {missing} worker{'' if missing == 1 else 's'}"
+            said += f" more: {size} in all" if before else ""
+        self.said = f"{self.place}: {said}"
+
+    def _request(self, name: str) -> Request:
+        return Request(
+            python=system.python(),
+            version=importlib.import_module("jug_notebook").__version__,
+            url=self.store.url,
+            store=self.store.id,
+            crew=name,
+            place=self.place,
+            secret=keyring.secret(self.store.id).hex() if self._port.carries_keys else "",
+            size=1,
+            **terms(self._options),
+            stay=True,
+            lasting=False,
+        )
+
+    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+        now = self.clock.monotonic()
+        alive = {info.crew for info in supervisors}
+        self._seen.update(dict.fromkeys(alive, now))
+        self._prune()
+        return any(
+            name not in alive and now - self._seen.get(name, now) < LOST
+            for name in self._tickets.keys() - self._leaving
+        ) or super().coming(supervisors, workers)
+
+    def _prune(self) -> None:
+        """Forget what has ended; keep why, where it ended badly."""
+        for name, ticket in list(self._tickets.items()):
+            if not ticket.done():
+                continue
+            del self._tickets[name]
+            try:
+                wrong = ticket.exception()
+            except (CancelledError, Exception) as error:  # each executor has its own way to say that it was cancelled
+                wrong = error
+            if wrong is not None and name not in self._leaving:
+                text = str(wrong).strip().partition("\n")[0] or type(wrong).__name__
+                self.failure = f"{self.place}: {text[:300]}"
+
+    def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
+        self._prune()
+        supervisors = [info for info in supervisors if info.crew not in self._leaving]
+        alive = {info.crew for info in supervisors}
+        waiting = [name for name in self._tickets if name not in alive | self._leaving]
+        surplus = len(alive) + len(waiting) - size
+        for name in waiting[: max(0, surplus)]:
+            _called_off(self._tickets.pop(name))
+            surplus -= 1
+        if surplus > 0:
+            busy = {info.supervisor for info, lives, _ in self.store.processes() if lives and info.task}
+            idle_first = sorted(supervisors, key=lambda info: info.id in busy)
+            tell(self.store, idle_first[:surplus], Stop())
+            self._leaving.update(info.crew for info in idle_first[:surplus])
+        self.have(size, supervisors)
+        self.size = size
+
+    def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
+        alive = {info.crew for info in supervisors}
+        coming = {name for name in self._tickets.keys() - alive if not _called_off(self._tickets.pop(name))}
+        super().stop(now, supervisors)
+        self._leaving |= alive
+        if coming:
+            threading.Thread(target=self._see_off, args=(coming, now), name="jug-pool", daemon=True).start()
+
+    def _see_off(self, coming: set[str], now: bool) -> None:
+        """What has begun on an engine can't be called back: it is told to end when it comes."""
+        tick, until = threading.Event(), self.clock.monotonic() + STARTING
+        with suppress(StoreError, OSError):  # the store was closed: who comes now ends by itself, for nobody is there
+            while coming and self.clock.monotonic() < until:
+                come = [info for info, alive, _ in self.store.processes() if alive and info.crew in coming]
+                tell(self.store, come, Stop(now))
+                coming -= {info.crew for info in come}
+                tick.wait(TICK)
+
+    def _cut(self) -> None:
+        """This process ends, and would wait for engines that wait for workers."""
+        with suppress(Exception):
+            alive = [info for info, lives, _ in self.store.processes() if lives and info.kind == "supervisor"]
+            self.stop(True, [info for info in alive if self.holds(info)])
+
+
+def _called_off(ticket: Ticket) -> bool:
+    """True where it will not begin."""
+    try:
+        return ticket.cancel() is True
+    except Exception:  # each executor has its own way to say that it was closed, and all that it had with it
+        return True
+
+
+_open: dict[str, dict[str, Ticket]] = {}  # by store and crew: who asks again for the same asks for these
+
+
+def _before_the_end(act: Callable[[], None]) -> None:
+    """Do something before executors are waited for, which is before ``atexit``."""
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        with suppress(RuntimeError):  # it ends already
+            register(act)
+
+
+def launch(store: Store, options: CrewOptions, on: Any, clock: Clock = CLOCK) -> Crew:
+    """Have ``options.size`` workers on an executor (0: as many as it can run at once)."""
+    if split(store.url)[0] == "memory":
+        raise LaunchError("memory: lives in this process alone, so no executor can see it; use a folder: %jug_store")
+    port = port_of(on)
+    size = options.size or port.size
+    if not size:
+        raise LaunchError(f"{port.place} doesn't tell how many it can run at once; say how many workers: -n N")
+    post = Loops(store, port, options, clock)
+    crew = Crew(store, [post], clock)
+    post.have(size, crew.supervisors)
+    return crew
+
+
+__all__ = ["Shift", "launch"]

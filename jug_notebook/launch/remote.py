@@ -1,0 +1,333 @@
+"""The far side of a launch: looks around on its host, then becomes the supervisor there.
+
+It is asked over its input, one line, because arguments stand in the process list and a request holds the store's key;
+it answers in lines that begin with `MARK`, because what a login shell prints comes the same way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from jug_notebook import system
+from jug_notebook.clock import CLOCK
+from jug_notebook.errors import JugError, StoreError
+from jug_notebook.launch import CrewOptions, living, tell
+from jug_notebook.launch.preflight import Check
+from jug_notebook.model import Scale, Target, WorkerInfo
+from jug_notebook.store import Store, keyring, open_store, split
+from jug_notebook.worker.supervisor import supervise
+
+MARK = "jn1 "
+
+#: What the other Python runs first. Any Python 3 must understand it: it may be an old one, without this package.
+BOOT = """
+import json, sys
+request = json.loads(sys.stdin.readline())
+sys.path[:] = [place for place in sys.path if place]
+told = {"python": "%d.%d" % sys.version_info[:2], "path": sys.executable, "package": ""}
+if told["python"] == request["python"]:
+    try:
+        import jug_notebook
+        told["package"] = jug_notebook.__version__
+    except ImportError as error:
+        told["error"] = str(error)
+sys.stdout.write("jn1 " + json.dumps(told) + "\\n")
+sys.stdout.flush()
+if told["package"] == request["version"]:
+    from jug_notebook.launch import landing
+    landing.land(request)
+"""
+
+
+class Request(Struct, frozen=True):
+    """What is wanted of a host. ``check``: only look around; ``stay``: supervise in the process that was asked."""
+
+    python: str
+    version: str
+    url: str
+    store: str  #: its id
+    crew: str = ""
+    place: str = ""
+    secret: str = ""
+    size: int = 0
+    idle_timeout: float = 600
+    max_tasks: int | None = None
+    max_time: float | None = None
+    memory_limit: int | None = None
+    keep_going: bool = True
+    names: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    targeted: bool = False
+    tied_to: str = ""
+    folders: tuple[tuple[str, str], ...] = ()
+    packages: dict[str, str] = {}  #: that tasks import, with their versions here
+    check: bool = False
+    stay: bool = False
+    lasting: bool = True  #: may the key be kept on that host?
+
+    def __repr__(self) -> str:
+        return f"<request for {self.size} workers at {self.place}>"  # neither key nor password
+
+    @property
+    def target(self) -> Target | None:
+        return Target(frozenset(self.names), frozenset(self.keys)) if self.targeted else None
+
+
+def terms(options: CrewOptions) -> dict[str, Any]:
+    """On what terms workers are wanted, as a `Request` says it."""
+    target = options.target
+    return {
+        "idle_timeout": options.idle_timeout,
+        "max_tasks": options.max_tasks,
+        "max_time": options.max_time,
+        "memory_limit": options.memory_limit,
+        "keep_going": options.keep_going,
+        "names": tuple(sorted(target.names)) if target else (),
+        "keys": tuple(sorted(target.keys)) if target else (),
+        "targeted": target is not None,
+        "tied_to": options.tied_to,
+    }
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """A line of what a host says."""
+
+    python: str = ""  #: from `BOOT`, with where that Python is, and which version of this package it has
+    path: str = ""
+    package: str = ""
+    error: str = ""  #: why it can't be imported; of the shell, that there is no Python
+    setup: str = ""  #: of the shell: the status with which ``--setup`` failed
+    now: float = 0.0  #: the clock there
+    checks: tuple[Check, ...] = ()
+    host: str = ""  #: at last: that there are workers now,
+    supervisor: str = ""
+    size: int = 0  #: and how many in all
+    before: int = 0  #: and how many of these were there already
+
+
+def land(request: object) -> None:
+    """Do as asked, answering on the output. Returns where something stands in the way, or all is done."""
+    asked = msgspec.convert(request, Request)
+    checks: list[Check] = []
+    store = _looked_around(asked, checks)
+    _say(Answer(now=CLOCK.now(), checks=tuple(checks)))
+    if store is None or asked.check:
+        return
+    size = asked.size or len(os.sched_getaffinity(0))
+    there = [info for info in living(store, asked.crew) if system.running(info)]
+    if there:
+        tell(store, there[:1], Scale(size, at_least=True))
+        said = Answer(host=system.host(), supervisor=there[0].id, size=max(size, there[0].size), before=there[0].size)
+        store.close()
+        _say(said)
+        return
+    url = store.url
+    store.close()
+    os.chdir(_home())
+    if asked.stay:
+        _supervise(asked, url, size, lambda me: _say(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
+    else:
+        _detach(asked, url, size)
+
+
+def look_around(asked: Request) -> list[Check]:
+    """What is found on this host."""
+    checks: list[Check] = []
+    store = _looked_around(asked, checks)
+    if store is not None:
+        store.close()
+    return checks
+
+
+def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
+    """Fills in what it finds; answers the store where nothing is wrong."""
+    store = None
+    try:
+        store = _opened(asked, checks)
+        if store is not None:
+            _try_to_write(store, checks)
+            if not asked.check:
+                _keep_key(asked)
+            checks.append(Check("key", "is there" if _has_key(asked) else "goes there with the first workers"))
+            checks += _packages(asked)
+            if asked.check:
+                checks.append(_workers(store, asked))
+    except JugError as error:
+        checks.append(Check("store", str(error), "see what it says", True))
+    return store if store is not None and not any(check.wrong for check in checks) else None
+
+
+def _workers(store: Store, asked: Request) -> Check:
+    there = sum(info.size for info in living(store, asked.crew) if system.running(info))
+    size = asked.size or len(os.sched_getaffinity(0))
+    return Check("workers", f"{there} are there, {max(0, size - there)} would be started")
+
+
+def _opened(asked: Request, checks: list[Check]) -> Store | None:
+    scheme, rest = split(asked.url)
+    way = "mount that folder there, or say where it is: --remote-dir HERE=THERE"
+    if scheme == "file" and not (Path(rest) / "store.json").is_file():
+        checks.append(Check("store", f"sees no store at {rest}", way, True))
+        return None
+    store = open_store(asked.url)
+    if store.id != asked.store:
+        said = f"another store is at {store.shown} there ({store.id[:8]}, and not {asked.store[:8]})"
+        checks.append(Check("store", said, way if scheme == "file" else "give a URL that means the same there", True))
+        return None
+    checks.append(Check("store", f"sees the same one ({asked.store[:8]}) at {store.shown}"))
+    return store
+
+
+def _try_to_write(store: Store, checks: list[Check]) -> None:
+    scheme, rest = split(store.url)
+    if scheme == "file":
+        try:
+            with tempfile.TemporaryFile(dir=Path(rest) / "output"):
+                pass
+        except OSError as error:
+            said = f"{system.user()} can't write to {rest} there: {error.strerror}"
+            checks.append(Check("writing", said, "mount it writable, or log in as who may: --host USER@HOST", True))
+            return
+        checks.append(Check("writing", f"works, as {system.user()}"))
+
+
+def _keep_key(asked: Request) -> None:
+    if asked.secret:
+        secret = bytes.fromhex(asked.secret)
+        if keyring.put(asked.store, secret, lasting=asked.lasting) != secret:
+            other = f"{keyring.folder()} has another key of store {asked.store[:8]} there"
+            raise StoreError(f"{other}; move that file away first")
+    keyring.secret(asked.store)
+
+
+def _has_key(asked: Request) -> bool:
+    try:
+        keyring.secret(asked.store)
+    except StoreError:
+        return False
+    return True
+
+
+def _packages(asked: Request) -> list[Check]:
+    """Are the packages there that the functions of the notebook import?"""
+    missing = [name for name in sorted(asked.packages) if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        remedy = f"tasks that import it will fail; install it there: {sys.executable} -m pip install {names}"
+        return [Check("modules", f"no package {names} there", remedy)]
+    other = []
+    for name, version in sorted(asked.packages.items()):
+        theirs = version_of(name)
+        if version and theirs and theirs != version:
+            other.append(f"{name} {theirs} there, and {version} here")
+    if other:
+        return [Check("modules", "; ".join(other), "values may differ; install equal versions where that matters")]
+    return [Check("modules", ", ".join(sorted(asked.packages)))] if asked.packages else []
+
+
+def version_of(name: str) -> str:
+    """The version of an installed package; empty where that can't be told."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _home() -> str:
+    """Where tasks run whose folder isn't on this host."""
+    home = os.path.expanduser("~")
+    return home if os.path.isdir(home) else "/"
+
+
+def _detach(asked: Request, url: str, size: int) -> None:
+    """Leave a supervisor behind that has nothing to do with this process, and say so once it has registered."""
+    reader, writer = os.pipe()
+    log = tempfile.TemporaryFile()  # noqa: SIM115  # read should the start fail
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _be_supervisor(asked, url, size, writer, log)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        line = told.read()
+    if line:
+        _say(msgspec.json.decode(line, type=Answer))
+        return
+    _, status = os.waitpid(child, 0)
+    log.seek(0)
+    said = log.read().decode(errors="replace").strip()
+    if status == 0:  # another of the same crew was quicker
+        _say(Answer(host=system.host(), supervisor="another", size=size))
+        return
+    last = said.rpartition("\n")[2] or f"it ended with status {os.waitstatus_to_exitcode(status)} and said nothing"
+    _say(Answer(checks=(Check("workers", f"the supervisor could not start: {last[:300]}", "see what it says", True),)))
+
+
+def _be_supervisor(asked: Request, url: str, size: int, told: int, log: IO[bytes]) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+        def ready(me: WorkerInfo) -> None:
+            os.write(told, msgspec.json.encode(Answer(host=me.host, supervisor=me.id, size=size)))
+            os.close(told)
+
+        status = _supervise(asked, url, size, ready)
+    except BaseException as error:  # whatever it is, the parent's code must not run on here
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _supervise(
+    asked: Request, url: str, size: int, ready: Callable[[WorkerInfo], None], lead: int | None = None
+) -> int:
+    return supervise(
+        url,
+        size,
+        crew=asked.crew,
+        detached=True,
+        tied_to=asked.tied_to,
+        idle_timeout=asked.idle_timeout,
+        max_tasks=asked.max_tasks,
+        max_time=asked.max_time,
+        memory_limit=asked.memory_limit,
+        keep_going=asked.keep_going,
+        target=asked.target,
+        place="" if asked.place == system.host() else asked.place,
+        folders=asked.folders,
+        ready=ready,
+        lead=lead,
+    )
+
+
+def _say(answer: Answer) -> None:
+    try:
+        sys.stdout.write(MARK + msgspec.json.encode(answer).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever asked has gone: the workers don't mind
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def answers(lines: Sequence[bytes]) -> list[Answer]:
+    """What a host answered among all that it printed."""
+    mark = MARK.encode()
+    return [msgspec.json.decode(line[len(mark) :], type=Answer) for line in lines if line.startswith(mark)]
+
+
+__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "terms", "version_of"]

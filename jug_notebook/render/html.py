@@ -1,0 +1,416 @@
+"""Snapshots, listings and failures for a page.
+
+No script and no style sheet, only inline styles that notebook sanitisers let pass, and colours taken from the page
+(transparency over whatever is there), so it looks right on light and dark. All that came from a task is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot, State, TaskView
+from jug_notebook.render.failure_kinds import kinds
+from jug_notebook.render.format import (
+    EXCERPT,
+    ago,
+    clean,
+    duration,
+    elide,
+    escape,
+    excerpt,
+    moment,
+    number,
+    plural,
+    size,
+)
+from jug_notebook.render.summary import (
+    FAILURES,
+    FUNCTIONS,
+    LOOKS,
+    NOTEBOOK,
+    TASKS,
+    WORKERS,
+    Hints,
+    added,
+    advise,
+    call,
+    crowd,
+    cut_functions,
+    cut_workers,
+    far,
+    finished,
+    in_sight,
+    living,
+    lodging,
+    outlook,
+    percent,
+    shares,
+    states_shown,
+    time_left,
+    where_raised,
+)
+
+ROWS = 12  #: of functions and of workers in a picture that is saved: it is sent whole
+STORIES = 4  #: so many kinds of failures open; the others are a line
+
+_FAINT = "opacity:.65"
+_LINE = "1px solid rgba(128,128,128,.28)"
+_CELL = "padding:3px 10px 3px 0"
+_PRE = (
+    "margin:4px 0 8px;padding:8px 10px;overflow:auto;max-height:320px;white-space:pre;font-size:12px;line-height:1.45;"
+    "background:rgba(128,128,128,.12);color:inherit;border-radius:4px"
+)
+
+
+def _span(style: str, inner: str) -> str:
+    return f'<span style="{style}">{inner}</span>'
+
+
+def bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: str = "", titled: bool = True) -> str:
+    """One stacked bar; see `shares`. Those in a table need no titles: the numbers stand beside them."""
+    parts = []
+    for state, width in shares(counts, cells, least):
+        title = f' title="{state.value} {number(counts[state])}"' if titled else ""
+        look = f"display:inline-block;height:{height}px;width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"
+        parts.append(f'<span{title} style="{look}"></span>')
+    look = f"height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px"
+    return f'<div style="{look};background:rgba(128,128,128,.2){more}">{"".join(parts)}</div>'
+
+
+def small_bar(counts: Mapping[State, int]) -> str:
+    return bar(counts, 8, 100, 4, ";width:110px;margin-right:6px", titled=False)
+
+
+def faint(inner: str) -> str:
+    return _span(_FAINT, inner)
+
+
+def solid(said: str) -> str:
+    """Escaped, and not to be broken over lines."""
+    return escape(said).replace(" ", "\u00a0")
+
+
+def stated(state: State, said: str = "") -> str:
+    """A state with its colour, in one piece."""
+    return _span("white-space:nowrap", f"{swatch(state)}{said or state.value}")
+
+
+def swatch(state: State) -> str:
+    return _span(
+        f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{LOOKS[state].colour}",
+        "",
+    )
+
+
+def tabled(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
+    """Heads with whether their column stands left; cells are HTML."""
+
+    def cell(tag: str, inner: str, left: bool) -> str:
+        side = ";text-align:left" if left else ";text-align:right" if tag == "th" else ""
+        faint = f";{_FAINT};font-weight:normal" if tag == "th" else ""
+        return f'<{tag} style="{_CELL}{side}{faint}">{inner}</{tag}>'
+
+    head = "".join(cell("th", inner, left) for inner, left in heads)
+    body = "".join(
+        f'<tr style="background:none;border-top:{_LINE};text-align:right">'
+        + "".join(cell("td", inner, left) for inner, (_, left) in zip(row, heads, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        '<table style="border-collapse:collapse;margin:0;font-size:inherit;table-layout:auto;white-space:nowrap">'
+        f'<thead style="border:none"><tr style="background:none">{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def block(inner: str) -> str:
+    """What a display stands in: it scrolls sideways rather than breaking its rows."""
+    return f'<div style="font-size:13px;line-height:1.5;overflow-x:auto;max-width:960px;padding:2px 0">{inner}</div>'
+
+
+def _title(said: str) -> str:
+    return f'<div style="margin:12px 0 2px;font-weight:bold">{said}</div>'
+
+
+def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
+    """The whole picture for a page. Its parts are there one by one too, for a display that renews them apart."""
+    parts = [
+        head_html(snapshot),
+        functions_html(snapshot, ROWS),
+        failures_html(snapshot),
+        workers_html(snapshot, ROWS),
+        advice_html(snapshot, hints),
+    ]
+    return block("".join(parts))
+
+
+def page(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
+    """A document of its own, light or dark as the reader's browser is."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f"<title>{percent(snapshot)} · {escape(snapshot.store)}</title></head>"
+        f'<body style="margin:24px;font-family:system-ui,sans-serif">{html(snapshot, hints)}</body></html>\n'
+    )
+
+
+def head_html(snapshot: Snapshot) -> str:
+    """How far and how long still: the bar by state, with its legend."""
+    counts = snapshot.counts
+    where = f"{escape(snapshot.store)} · {escape(snapshot.scope)} · as of {moment(snapshot.at)}"
+    notes = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
+    if not snapshot.total:
+        return f'<div style="{_FAINT}">{where}</div><div>no task yet · {escape(crowd(snapshot.workers))}</div>{notes}'
+    big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
+    done = finished(snapshot)
+    legend = "".join(
+        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
+        for state in LOOKS
+        if counts[state]
+    )
+    return (
+        f'<div style="{_FAINT}">{where}</div>'
+        f"<div>{big}{done} · <b>{outlook(snapshot)}</b></div>"
+        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
+    )
+
+
+def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS) -> str:
+    """A row per function."""
+    if not snapshot.functions:
+        return ""
+    states, alive = states_shown(snapshot.counts), living(snapshot)
+    shown, rest = cut_functions(snapshot.functions, limit)
+
+    def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
+        cells = [_number(counts.get(state, 0), state) for state in states]
+        return [name, small_bar(counts), *cells, mean, left]
+
+    rows = []
+    for function in shown:
+        left = time_left(function, alive)
+        whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
+        name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
+        mean = "" if function.mean is None else solid(duration(function.mean))
+        rows.append(row(name, function.counts, mean, "" if left is None else solid(duration(left))))
+    if rest:
+        rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), added(rest), "", ""))
+    heads = [
+        ("function", True),
+        ("", True),
+        *((state.value, False) for state in states),
+        ("mean\u00a0time", False),
+        ("time\u00a0left", False),
+    ]
+    return f'<div style="margin-top:10px">{tabled(heads, rows)}</div>'
+
+
+def _number(count: int, state: State) -> str:
+    if not count:
+        return _span("opacity:.35", "·")
+    wrong = state in (State.FAILED, State.BLOCKED)
+    return f"<b>{number(count)}</b>" if wrong else number(count)
+
+
+def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
+    """Which worker does what."""
+    if not in_sight(snapshot.workers):
+        return ""
+    shown, rest = cut_workers(snapshot.workers, limit)
+    notes = any(view.info.note for view in shown)
+    several = len({view.info.user for view in snapshot.workers}) > 1
+    rows = []
+    for view in shown:
+        info = view.info
+        busy = view.alive and info.task
+        doing = (
+            f"<b>{escape(elide(info.task_name, 40))}</b>\u00a0{_span(_FAINT, info.task[:8])}"
+            if info.task
+            else _span(_FAINT, "idle")
+        )
+        doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
+        row = [
+            solid(elide(lodging(info, several), 32)),
+            str(info.pid),
+            doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
+            solid(duration(snapshot.at - info.since)) if busy and info.since else "",
+            solid(size(info.memory)) if info.memory else "",
+            number(info.done),
+            solid(ago(view.beat_age)),
+        ]
+        rows.append([*row, escape(elide(info.note, 60))] if notes else row)
+    heads = [
+        ("host", True),
+        ("pid", False),
+        ("task", True),
+        ("for", False),
+        ("memory", False),
+        ("done", False),
+        ("last\u00a0beat", False),
+    ]
+    more = ""
+    if rest:
+        working = sum(bool(view.info.task) for view in rest)
+        more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
+    return _title(escape(crowd(snapshot.workers))) + tabled([*heads, ("", True)] if notes else heads, rows) + more
+
+
+def failures_html(snapshot: Snapshot) -> str:
+    """What failed, equal failures together; each line opens."""
+    count = snapshot.counts[State.FAILED]
+    if not count:
+        return ""
+    told = kinds(snapshot)[:FAILURES]
+    parts = [_title(plural(count, "failure"))]
+    for place, kind in enumerate(told):
+        first = kind.newest
+        when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
+        parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
+    left = count - sum(len(kind.keys) for kind in told)
+    if left > 0 and told:
+        parts.append(f'<div style="{_FAINT}">and {number(left)} more</div>')
+    return "".join(parts)
+
+
+def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
+    more = f" · and {number(len(kind.keys) - 1)} more like it" if kind is not None and len(kind.keys) > 1 else ""
+    return (
+        f"{_span(f'color:{LOOKS[State.FAILED].colour};font-weight:bold', '×')} "
+        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
+        f"{_span(f'{_FAINT};margin-left:8px', when)}"
+    )
+
+
+def _details(
+    view: FailureView, when: str, kind: FailureKind | None = None, opened: bool = False, limit: int = EXCERPT
+) -> str:
+    story = story_html(view, kind.others[:5] if kind else (), len(kind.keys) if kind else 1, limit)
+    return (
+        f'<details{" open" if opened else ""} style="margin:0;padding:3px 0;border-top:{_LINE}">'
+        f'<summary style="cursor:pointer">{_summary(view, when, kind)}</summary>'
+        f'<div style="padding:6px 0 2px 18px">{story}</div></details>'
+    )
+
+
+def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
+    """One that has a line and no story."""
+    place = where_raised(clean(view.traceback))
+    at = _span(f"{_FAINT};margin-left:8px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
+    return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
+
+
+def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, limit: int = 3_000) -> str:
+    """What there is to say about a failure below its line: where, with what, why, what it printed.
+
+    ``count``: how many there are of its kind, itself included; ``like`` are some of the others.
+    """
+    place = where_raised(clean(view.traceback))
+    facts = [
+        ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
+        ("arguments", f"<code>{escape(view.shown)}</code>" if view.shown else ""),
+        (
+            "where",
+            f"{escape(view.host)}, pid {view.pid}, started {moment(view.started)}, ran {duration(view.duration)}",
+        ),
+        ("key", f"<code>{escape(view.key)}</code>"),
+    ]
+    rows = "".join(
+        f"<div>{_span(f'display:inline-block;width:80px;{_FAINT}', head)}{inner}</div>"
+        for head, inner in facts
+        if inner
+    )
+    traceback = (
+        f'<pre style="{_PRE}">{escape(excerpt(clean(view.traceback), limit)).rstrip()}</pre>' if view.traceback else ""
+    )
+    printed = ""
+    if view.output:
+        pre = f'<pre style="{_PRE}">{escape(excerpt(clean(view.output), limit)).rstrip()}</pre>'
+        printed = f'<div style="{_FAINT}">what it printed</div>{pre}'
+    return f"{rows}{traceback}{printed}{_like_html(view, like, count)}"
+
+
+def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
+    """The others of its kind: which, and where it differs, why."""
+    if not like:
+        return ""
+    lines = [
+        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.shown), 60))}"
+        + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
+        for one in like
+    ]
+    left = count - 1 - len(like)
+    lines += [_span(_FAINT, f"and {number(left)} more")] if left > 0 else []
+    head = f'<div style="{_FAINT}">like it: {number(count - 1)}</div>'
+    return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'
+
+
+def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
+    """What can be done now."""
+    advice = advise(snapshot, hints)
+    if not advice:
+        return ""
+    said = "".join(
+        _span("display:inline-block;margin-right:18px", f"{_span(_FAINT, what)} <code>{escape(how)}</code>")
+        for what, how in advice
+    )
+    return f'<div style="margin-top:12px;padding-top:6px;border-top:{_LINE}">{said}</div>'
+
+
+def tasks_html(views: Sequence[TaskView], total: int) -> str:
+    """A listing: one task a row, in the order given; ``total`` is how many there are, shown or not."""
+    if not views:
+        return block(_span(_FAINT, "no tasks"))
+    several = len({view.user for view in views}) > 1
+    rows = [
+        [
+            f"<code>{escape(view.key[:8])}</code>",
+            stated(view.state, "reused" if view.source else ""),
+            escape(elide(call(view.name, view.shown), 72)),
+            solid(duration(view.duration)) if view.duration else "",
+            f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
+            *([solid(elide(view.user, 20))] if several else []),
+        ]
+        for view in views[:TASKS]
+    ]
+    heads = [("key", True), ("state", True), ("task", True), ("time", False), ("result", True)]
+    heads += [("made by", True)] if several else []
+    more = (
+        f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
+    )
+    return block(tabled(heads, rows) + more)
+
+
+def failure_html(view: FailureView) -> str:
+    """One failure, whole and open."""
+    return block(_details(view, escape(view.host), opened=True))
+
+
+def history_html(runs: Sequence[RunView], total: int) -> str:
+    """Who ran what when: one attempt a row, in the order given; ``total`` is how many there are, shown or not."""
+    if not runs:
+        return block(_span(_FAINT, "nothing was run yet"))
+    rows = [
+        [
+            solid(moment(run.started)),
+            solid(duration(run.duration)),
+            solid(elide(run.user, 24)),
+            solid(elide(run.host, 32)),
+            stated(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
+            escape(elide(call(run.name, run.shown), 60)),
+            escape(elide(run.said, 60)),
+            f"<code>{escape(run.key[:8])}</code>",
+        ]
+        for run in runs[:TASKS]
+    ]
+    heads = [
+        ("started", True),
+        ("took", False),
+        ("user", True),
+        ("host", True),
+        ("state", True),
+        ("task", True),
+        ("result", True),
+        ("key", True),
+    ]
+    left = total - len(rows)
+    more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
+    return block(tabled(heads, rows) + more)

@@ -1,0 +1,294 @@
+"""What there is to say about a snapshot, whatever it is drawn with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, WorkerView
+from jug_notebook.render.format import duration, number, plural
+
+FUNCTIONS = 20  #: so many rows of functions are shown,
+WORKERS = 16  #: of workers,
+FAILURES = 10  #: of kinds of failures,
+TASKS = 100  #: and of tasks in a listing
+NAME = 40  #: characters of a function's name before its arguments
+
+
+class Look(NamedTuple):
+    """How a state is drawn. The colours are told apart with any colour vision, and each has its word beside it."""
+
+    glyph: str
+    colour: str
+
+
+LOOKS = {  # in the order of the bar: what's done, what's to come, what's wrong
+    State.FINISHED: Look("█", "#009e73"),
+    State.RUNNING: Look("▓", "#0072b2"),
+    State.READY: Look("▒", "#56b4e9"),
+    State.WAITING: Look("░", "#999999"),
+    State.BLOCKED: Look("–", "#cc79a7"),
+    State.FAILED: Look("×", "#d55e00"),
+    State.WITHDRAWN: Look("·", "#666666"),
+}
+OPEN = (State.WAITING, State.READY, State.RUNNING)
+
+
+class Hints(NamedTuple):
+    """What to type: the same verbs are spelt differently in a notebook and in a shell."""
+
+    start: str
+    stop: str
+    stop_now: str
+    retry: str
+    log: str
+
+
+NOTEBOOK = Hints("%jug_execute -n 4", "%jug_stop", "%jug_stop --now", "%jug_retry", "%jug_log")
+SHELL = Hints(
+    "jug-notebook worker URL -n 4",
+    "jug-notebook stop",
+    "jug-notebook stop --now",
+    "jug-notebook retry FUNCTION",
+    "jug-notebook log KEY",
+)
+
+
+def finished(snapshot: Snapshot) -> str:
+    """How many have a value; those that did not run for it are told."""
+    reused = f", {snapshot.reused:,} of them reused" if snapshot.reused else ""
+    return f"{snapshot.counts[State.FINISHED]:,} of {snapshot.total:,} finished{reused}"
+
+
+def percent(snapshot: Snapshot) -> str:
+    """How much is finished; 100 % only where everything is."""
+    total = snapshot.total
+    return f"{snapshot.counts[State.FINISHED] * 100 // total} %" if total else "0 %"
+
+
+def call(name: str, shown: str) -> str:
+    """A task as people write it: "fit(n=3)". A long name leaves room for the arguments."""
+    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({shown})"
+
+
+def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:
+    """Cut a bar of ``cells`` in proportion. What there is one of is seen: it has ``least`` cells, the largest pays."""
+    present = {state: counts[state] for state in LOOKS if state is not State.WITHDRAWN and counts.get(state)}
+    if not present:
+        return []
+    total = sum(present.values())
+    widths = {state: max(least, count * cells // total) for state, count in present.items()}
+    widths[max(present, key=present.__getitem__)] += cells - sum(widths.values())
+    return list(widths.items())
+
+
+def added(functions: Iterable[FunctionView]) -> dict[State, int]:
+    total: dict[State, int] = {}
+    for function in functions:
+        for state, count in function.counts.items():
+            total[state] = total.get(state, 0) + count
+    return total
+
+
+def states_shown(counts: Mapping[State, int]) -> list[State]:
+    """The states worth a column. The five common ones always, so that a live table doesn't jump."""
+    always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)
+    return [state for state in LOOKS if state in always or counts.get(state, 0)]
+
+
+def cut_functions(
+    functions: Sequence[FunctionView], limit: int = FUNCTIONS
+) -> tuple[list[FunctionView], list[FunctionView]]:
+    """(shown, left out), both in order. Where there are too many, those with something going on stay."""
+    if len(functions) <= limit:
+        return list(functions), []
+
+    def dullness(index: int) -> tuple[bool, bool, bool, int]:
+        counts = functions[index].counts
+        return (
+            not counts.get(State.FAILED),
+            not counts.get(State.RUNNING),
+            not any(counts.get(state) for state in (*OPEN, State.BLOCKED)),
+            index,
+        )
+
+    kept = set(sorted(range(len(functions)), key=dullness)[:limit])
+    return (
+        [function for index, function in enumerate(functions) if index in kept],
+        [function for index, function in enumerate(functions) if index not in kept],
+    )
+
+
+def cut_workers(
+    workers: Sequence[WorkerView], limit: int = WORKERS
+) -> tuple[list[WorkerView], list[WorkerView]]:
+    """(shown, left out): by host; where there are too many, the busy and the lately ended stay."""
+    order = in_sight(workers)
+    if len(order) <= limit:
+        return order, []
+    ranked = sorted(order, key=lambda view: (view.alive, not view.info.task))
+    kept = {id(view) for view in ranked[:limit]}
+    return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
+
+
+def _open(function: FunctionView) -> int:
+    return sum(function.counts.get(state, 0) for state in OPEN)
+
+
+def time_left(function: FunctionView, alive: int) -> float | None:
+    """Seconds until this function has run, if all workers did it."""
+    open_ = _open(function)
+    return None if not open_ or not alive or function.mean is None else open_ * function.mean / alive
+
+
+def living(snapshot: Snapshot) -> int:
+    return sum(view.alive for view in snapshot.workers)
+
+
+def far(info: WorkerInfo) -> str:
+    """How far its task is by its own account: "37/100", "37" where the end isn't known, or nothing."""
+    done, total = info.progress
+    return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+
+
+def lodging(info: WorkerInfo, several: bool) -> str:
+    """Where a worker is; with ``several`` users, whose it is."""
+    return f"{info.user} on {info.where}" if several else info.where
+
+
+def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
+    """Workers by host. Of those that have ended only the ones with something to tell.
+
+    The last beat of one that ended in order may still name a task: that it was lost there can't be told from here.
+    """
+    told = [view for view in workers if view.alive or view.info.task or view.info.note]
+    return sorted(told, key=lambda view: (view.info.host, view.info.pid))
+
+
+def crowd(workers: Sequence[WorkerView]) -> str:
+    """ "4 workers on 2 hosts, 3 busy, 1 ended lately"."""
+    alive = [view for view in workers if view.alive]
+    ended = len(in_sight(workers)) - len(alive)
+    hosts = len({view.info.where for view in alive})
+    said = plural(len(alive), "worker") if alive else "no worker"
+    said += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
+    said += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
+    return said + (f", {number(ended)} ended lately" if ended else "")
+
+
+def outlook(snapshot: Snapshot) -> str:
+    """How long still, or why nobody can say."""
+    counts = snapshot.counts
+    if not snapshot.total:
+        return "no task yet"
+    if not any(counts[state] for state in OPEN):
+        wrong = counts[State.FAILED] + counts[State.BLOCKED]
+        return "nothing left that can run" if wrong else "all done"
+    if not living(snapshot):
+        return f"{plural(snapshot.starting, 'worker')} on the way" if snapshot.starting else "no worker is alive"
+    if snapshot.eta is not None:
+        return f"about {duration(snapshot.eta)} left"
+    known = sum(time_left(function, living(snapshot)) or 0.0 for function in snapshot.functions)
+    untimed = sum(_open(function) for function in snapshot.functions if function.mean is None)
+    if not known or untimed > sum(map(_open, snapshot.functions)) / 2:
+        return "time left not known yet"
+    return f"more than {duration(known)} left"
+
+
+def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
+    """(what for, what to type): only what makes sense now."""
+    counts = snapshot.counts
+    advice = []
+    if any(counts[state] for state in OPEN) and not living(snapshot) and not snapshot.starting:
+        advice.append(("start workers", hints.start))
+    if living(snapshot) or snapshot.starting:
+        advice += [("stop after the current task", hints.stop), ("stop at once", hints.stop_now)]
+    if counts[State.FAILED]:
+        advice += [("see one failure whole", hints.log), ("try the failed again", hints.retry)]
+    return advice
+
+
+_FRAME = re.compile(
+    r'^\s*File "(?P<file>[^"\n]*)", line (?P<line>\d+).*$|^\s*Cell (?P<cell>.+?), line (?P<row>\d+).*$', re.M
+)
+
+
+def where_raised(traceback: str) -> str:
+    """The last frame of a traceback in a line: "Cell In[3], line 4: x = table[k]"."""
+    *_, last = (None, *_FRAME.finditer(traceback))
+    if last is None:
+        return ""
+    where = (
+        f"{last['file'].rsplit('/', 1)[-1]}, line {last['line']}"
+        if last["file"]
+        else f"Cell {last['cell']}, line {last['row']}"
+    )
+    source = traceback[last.end() :].lstrip("\n").split("\n", 1)[0].strip()
+    return f"{where}: {source}" if source else where
+
+
+def plain(snapshot: Snapshot) -> dict[str, Any]:
+    """The picture for programs: numbers, strings, lists and dicts only.
+
+    Times are seconds (since the epoch, or lengths), sizes bytes; what isn't known is null; ``counts`` name all states::
+
+        {"store", "scope", "at", "total", "eta", "done", "counts": {state: n},
+         "functions": [{"name", "counts": {state: n}, "mean"}],
+         "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
+                      "done", "memory", "note"}],
+         "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
+                       "output"}],
+         "notes": [line]}
+
+    ``done`` is true where every wanted task is finished; ``failures`` are the latest few.
+    """
+
+    def named(counts: Mapping[State, int]) -> dict[str, int]:
+        return {state.value: counts.get(state, 0) for state in State}
+
+    counts = snapshot.counts
+    return {
+        "store": snapshot.store,
+        "scope": snapshot.scope,
+        "at": snapshot.at,
+        "total": snapshot.total,
+        "eta": snapshot.eta,
+        "done": counts[State.FINISHED] == snapshot.total,
+        "counts": named(counts),
+        "functions": [{"name": f.name, "counts": named(f.counts), "mean": f.mean} for f in snapshot.functions],
+        "workers": [
+            {
+                "id": view.info.id,
+                "host": view.info.host,
+                "pid": view.info.pid,
+                "user": view.info.user,
+                "alive": view.alive,
+                "beat_age": view.beat_age,
+                "task": view.info.task or None,
+                "task_name": view.info.task_name or None,
+                "since": view.info.since or None,
+                "progress": list(view.info.progress),
+                "done": view.info.done,
+                "memory": view.info.memory,
+                "note": view.info.note,
+            }
+            for view in snapshot.workers
+        ],
+        "failures": [
+            {
+                "key": view.key,
+                "name": view.name,
+                "arguments": view.shown,
+                "error": view.error,
+                "traceback": view.traceback,
+                "host": view.host,
+                "pid": view.pid,
+                "started": view.started,
+                "duration": view.duration,
+                "output": view.output,
+            }
+            for view in snapshot.failures
+        ],
+        "notes": list(snapshot.notes),
+    }

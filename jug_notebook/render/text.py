@@ -1,0 +1,222 @@
+"""Snapshots, listings and failures for a terminal, a log or a saved notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jug_notebook.model import FailureKind, FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.render.failure_kinds import kinds
+from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
+from jug_notebook.render.summary import (
+    FAILURES,
+    LOOKS,
+    NOTEBOOK,
+    TASKS,
+    Hints,
+    added,
+    advise,
+    call,
+    crowd,
+    cut_functions,
+    cut_workers,
+    far,
+    finished,
+    in_sight,
+    living,
+    lodging,
+    outlook,
+    percent,
+    shares,
+    states_shown,
+    time_left,
+    where_raised,
+)
+
+WIDTH = 100  #: columns of what others wrote
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Aligned columns, two spaces between: those numbered in ``left`` to the left, the others to the right."""
+    widths = [max(columns(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    lines = []
+    for row in (heads, *rows):
+        cells = []
+        for i, cell in enumerate(row):
+            gap = " " * (widths[i] - columns(cell))
+            cells.append(cell + gap if i in left else gap + cell)
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _count(count: int) -> str:
+    return number(count) if count else "·"
+
+
+def short(snapshot: Snapshot) -> str:
+    """The picture in one line."""
+    counts = snapshot.counts
+    if not snapshot.total:
+        return f"{snapshot.store}: no task yet · {crowd(snapshot.workers)}"
+    parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
+    parts += [
+        f"{number(counts[state])} {state.value}"
+        for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
+        if counts[state]
+    ]
+    return " · ".join([*parts, outlook(snapshot), crowd(snapshot.workers)])
+
+
+def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
+    """The whole picture for a terminal, a log or a saved notebook."""
+    counts, at = snapshot.counts, snapshot.at
+    lines = [f"{clean(snapshot.store)} · {snapshot.scope} · as of {moment(at)}", ""]
+    if not snapshot.total:
+        lines += [f"no task yet · {crowd(snapshot.workers)}"]
+    else:
+        bar = "".join(LOOKS[state].glyph * width for state, width in shares(counts, 40))
+        done = finished(snapshot)
+        lines += [f"{percent(snapshot):>5}  {bar}  {done} · {outlook(snapshot)}"]
+        legend = [
+            f"{look.glyph} {state.value} {number(counts[state])}" for state, look in LOOKS.items() if counts[state]
+        ]
+        lines += ["       " + "   ".join(legend)]
+    lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
+    if snapshot.functions:
+        lines += ["", *_functions_text(snapshot)]
+    if counts[State.FAILED]:
+        lines += ["", *_failures_text(snapshot)]
+    if in_sight(snapshot.workers):
+        lines += ["", *_workers_text(snapshot)]
+    if advice := advise(snapshot, hints):
+        lines += ["", *table(("", ""), advice, left=(0, 1))[1:]]
+    return "\n".join(lines)
+
+
+def _functions_text(snapshot: Snapshot) -> list[str]:
+    states, alive = states_shown(snapshot.counts), living(snapshot)
+    shown, rest = cut_functions(snapshot.functions)
+    rows = [
+        [
+            elide(function.name, 40),
+            *(_count(function.counts.get(state, 0)) for state in states),
+            "" if function.mean is None else duration(function.mean),
+            "" if (left := time_left(function, alive)) is None else duration(left),
+        ]
+        for function in shown
+    ]
+    if rest:
+        total = added(rest)
+        rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
+    return table(["function", *(state.value for state in states), "mean time", "time left"], rows)
+
+
+def _workers_text(snapshot: Snapshot) -> list[str]:
+    shown, rest = cut_workers(snapshot.workers)
+    several = len({view.info.user for view in snapshot.workers}) > 1
+    rows = []
+    for view in shown:
+        info = view.info
+        task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
+        task += f" {far(info)}" if far(info) else ""
+        rows.append(
+            [
+                elide(lodging(info, several), 24),
+                str(info.pid),
+                task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
+                duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
+                size(info.memory) if info.memory else "",
+                number(info.done),
+                ago(view.beat_age),
+                elide(info.note, 48),
+            ]
+        )
+    lines = table(["host", "pid", "task", "for", "memory", "done", "last beat", ""], rows, left=(0, 2, 7))
+    if rest:
+        lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
+    return [crowd(snapshot.workers), *lines]
+
+
+def _failures_text(snapshot: Snapshot) -> list[str]:
+    count = snapshot.counts[State.FAILED]
+    told = kinds(snapshot)[:FAILURES]
+    lines = [plural(count, "failure")]
+    for kind in told:
+        first = kind.newest
+        more = f" · {_more_like(kind)}" if len(kind.keys) > 1 else ""
+        lines.append(f"× {elide(call(first.name, first.shown), 48)}  {elide(first.error, 72)}{more}")
+        if place := where_raised(clean(first.traceback)):
+            lines.append(f"    {elide(place, WIDTH)}")
+        lines.append(
+            f"    on {clean(first.host)}, {ago(snapshot.at - first.started - first.duration)},"
+            f" after {duration(first.duration)} · key {first.key[:8]}"
+        )
+        if kind.others:
+            others = ", ".join(f"{like.key[:8]} ({elide(like.shown, 24)})" for like in kind.others[:3])
+            lines.append(f"    like it: {others}{', …' if len(kind.keys) > 4 else ''}")
+    left = count - sum(len(kind.keys) for kind in told)
+    if left > 0 and told:
+        lines.append(f"  and {number(left)} more")
+    return lines
+
+
+def _more_like(kind: FailureKind) -> str:
+    return f"and {number(len(kind.keys) - 1)} more like it"
+
+
+def tasks_text(views: Sequence[TaskView], total: int) -> str:
+    """A listing: one task a line, in the order given; ``total`` is how many there are, shown or not."""
+    if not views:
+        return "no tasks"
+    several = len({view.user for view in views}) > 1
+    rows = [
+        [
+            view.key[:8],
+            "reused" if view.source else view.state.value,
+            elide(call(view.name, view.shown), 48),
+            duration(view.duration) if view.duration else "",
+            elide(view.error or view.summary, 48),
+            *([elide(view.user, 16)] if several else []),
+        ]
+        for view in views[:TASKS]
+    ]
+    heads = ["key", "state", "task", "time", "result", *(["made by"] if several else [])]
+    lines = table(heads, rows, left=(0, 1, 2, 4, 5))
+    if total > len(rows):
+        lines.append(f"and {number(total - len(rows))} more")
+    return "\n".join(lines)
+
+
+def failure_text(view: FailureView) -> str:
+    """One failure, whole: what, why, where, and what it printed."""
+    lines = [
+        f"× {elide(call(view.name, view.shown), 120)} failed: {elide(view.error, 200)}",
+        f"  on {clean(view.host)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
+        f"  key {view.key}",
+    ]
+    if view.traceback:
+        lines += ["", excerpt(clean(view.traceback)).rstrip()]
+    if view.output:
+        lines += ["", "what it printed:", *("  " + line for line in excerpt(clean(view.output)).rstrip().split("\n"))]
+    return "\n".join(lines)
+
+
+def history_text(runs: Sequence[RunView], total: int) -> str:
+    """Who ran what when: one attempt a line, in the order given; ``total`` is how many there are, shown or not."""
+    if not runs:
+        return "nothing was run yet"
+    rows = [
+        [
+            moment(run.started),
+            duration(run.duration),
+            elide(run.user, 16),
+            elide(run.host, 24),
+            run.state.value + (f", {run.fate}" if run.fate else ""),
+            elide(call(run.name, run.shown), 40),
+            elide(run.said, 40),
+            run.key[:8],
+        ]
+        for run in runs[:TASKS]
+    ]
+    heads = ["started", "took", "user", "host", "state", "task", "result", "key"]
+    lines = table(heads, rows, left=(0, 2, 3, 4, 5, 6, 7))
+    return "\n".join([*lines, f"and {number(total - len(rows))} before"] if total > len(rows) else lines)

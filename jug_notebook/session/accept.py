@@ -1,0 +1,135 @@
+"""Accepting: the user edited a function and says that what its former code made still stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from jug_notebook import alias
+from jug_notebook.codec import Seal
+from jug_notebook.model import Acceptance, Finished, Held, Key, Spec, State
+from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener, recipe
+
+SHORT = 8  #: characters of a key that people see
+
+Former: TypeAlias = dict[tuple[str, bytes, bytes], list[tuple[Finished, str]]]
+"""Finished runs by function, call and inputs, each with the code it ran."""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What accepting came to. Its text is a line for people."""
+
+    bound: int = 0  #: tasks that took over a former result
+    sources: tuple[Key, ...] = ()  #: the tasks whose results these are
+    without: int = 0  #: tasks of which no former result is known
+    waiting: int = 0  #: tasks that wait for what they need, so nobody can tell yet
+    there: int = 0  #: tasks that were finished anyway
+    undone: int = 0  #: tasks that gave a former result back
+    dry: bool = False  #: nothing was written
+
+    def __str__(self) -> str:
+        parts = []
+        if self.undone:
+            parts.append(f"{'would give' if self.dry else 'gave'} back {_results(self.undone)} of former code")
+        if self.bound:
+            shown = ", ".join(key[:SHORT] for key in self.sources[:3])
+            more = f" and {len(self.sources) - 3:,} more" if len(self.sources) > 3 else ""
+            parts.append(f"{'would accept' if self.dry else 'accepted'} {_results(self.bound)}, from {shown}{more}")
+        if self.without:
+            parts.append(f"{_tasks(self.without)} had no former result")
+        if self.waiting:
+            parts.append(f"{_tasks(self.waiting)} cannot be told yet: what they need has no value; accept again then")
+        if not parts:
+            parts.append("nothing to accept" + (f": {_tasks(self.there)} finished already" if self.there else ""))
+        return "; ".join(parts)
+
+    __repr__ = __str__
+
+
+def _results(count: int) -> str:
+    return "1 result" if count == 1 else f"{count:,} results"
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count:,} tasks"
+
+
+class Accepting:
+    """Binds results of former code to tasks of new code, for one user."""
+
+    def __init__(self, store: Store, seal: Seal, user: str) -> None:
+        self._store = store
+        self._seal = seal
+        self._opener = Opener(store, seal)
+        self._user = user
+
+    def accept(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
+        """For each task that is wanted and not finished, take over what the same call came to in other code.
+
+        Of several, what was computed last. Once a task has a value those that need it can be told, too, so this goes
+        on until nothing more comes of it.
+        """
+        states = dict(zip(keys, self._store.states(keys), strict=True))
+        there = sum(state is State.FINISHED for state in states.values())
+        left = [key for key, state in states.items() if state not in (State.FINISHED, State.WITHDRAWN, None)]
+        specs = {key: spec for key, spec in zip(left, self._opener.specs(left), strict=True) if spec is not None}
+        former = self._former({recipe(spec.recipe).name for spec in specs.values()})
+        bound: dict[Key, Key] = {}
+        while said := self._found(left, specs, former, now):
+            if not dry:
+                self._store.accept([(one, alias.sealed(self._seal, one)) for one in said])
+            bound |= {one.key: one.source for one in said}
+            left = [key for key in left if key not in bound]
+        unknown = sum(grant is None for grant in self._store.standing(left))
+        sources = tuple(dict.fromkeys(bound.values()))
+        return Accepted(len(bound), sources, len(left) - unknown, unknown, there, dry=dry)
+
+    def _found(
+        self, keys: Sequence[Key], specs: Mapping[Key, Spec], former: Former, now: float
+    ) -> list[Acceptance]:
+        """What can be accepted for these tasks, as things are."""
+        said = []
+        for key, grant in zip(keys, self._store.standing(keys), strict=True):
+            found = None if grant is None else _latest(former, specs[key], grant.inputs)
+            if grant is not None and found is not None:
+                run, code = found
+                said.append(
+                    Acceptance(key, grant.round, grant.inputs, run.key, run.round, run.digest, code, self._user, now)
+                )
+        return said
+
+    def undo(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
+        """These tasks no longer stand on results of former code. That they did stays on record."""
+        said = []
+        for key, body in zip(keys, self._store.acceptances(keys), strict=True):
+            if body is not None:
+                one = alias.opened(self._seal, key, body)
+                said.append(msgspec.structs.replace(one, user=self._user, at=now))
+        if said and not dry:
+            self._store.accept([(one, alias.sealed(self._seal, one)) for one in said], undone=True)
+        return Accepted(undone=len(said), dry=dry)
+
+    def _former(self, names: set[str]) -> Former:
+        found: Former = {}
+        for name in names:
+            keys = self._store.keys_named(name)
+            for key, spec, held in zip(keys, self._opener.specs(keys), self._store.outcomes(keys), strict=True):
+                if spec is None or not spec.call or held is None or not held.verdict.finished:
+                    continue
+                run = self._run(key, held)
+                found.setdefault((name, spec.call, run.inputs), []).append((run, recipe(spec.recipe).code))
+        return found
+
+    def _run(self, key: Key, held: Held) -> Finished:
+        outcome = self._opener.outcome(key, held)
+        assert isinstance(outcome, Finished), "the verdict said so"
+        return outcome
+
+
+def _latest(former: Former, spec: Spec, inputs: bytes) -> tuple[Finished, str] | None:
+    known = recipe(spec.recipe)
+    runs = [one for one in former.get((known.name, spec.call, inputs), ()) if one[1] != known.code]
+    return max(runs, key=lambda one: (one[0].run.started, one[0].key), default=None)

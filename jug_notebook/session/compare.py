@@ -1,0 +1,272 @@
+"""What tells two tasks apart, in words: their code by its parts, their arguments down to the item. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jug_notebook.keys import digest as canon
+from jug_notebook.model import Cause, Reason
+from jug_notebook.render.values import brief, summarise
+
+WIDTH = 60  #: characters of a value that are shown
+DIFF = 24  #: lines of a diff that are shown
+FOUND = 4  #: so many differences within one argument are told
+DEPTH = 6
+
+_KINDS = frozenset(
+    {"function", "helper", "global", "default", "closure", "attribute", "class", "method", "module", "decorator"}
+)
+_WRITTEN = _KINDS - {"global", "class"}  #: may have a source text
+_HEX = frozenset("0123456789abcdef")
+
+Arguments = Sequence[tuple[str, Any]]
+Difference = tuple[str, str, str]  #: where in it, what was there, what is there now
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+
+def code_reasons(
+    before: Mapping[str, str], now: Mapping[str, str], texts_before: Mapping[str, str], texts_now: Mapping[str, str]
+) -> list[Reason]:
+    """What changed between the parts of two codes that differ: at least one reason."""
+    if "version" in before or "version" in now:
+        was, becomes = before.get("version", "none"), now.get("version", "none")
+        if was != becomes:
+            return [Reason(Cause.CODE, "version", f"version: {was} → {becomes}", was, becomes)]
+    found = [
+        _part(label, before[label], now[label], texts_before.get(label, ""), texts_now.get(label, ""))
+        for label in now
+        if label in before and before[label] != now[label]
+    ]
+    new = [called(label) for label in now if label not in before]
+    gone = [called(label) for label in before if label not in now]
+    if new:
+        found.append(Reason(Cause.CODE, "what it uses", f"now uses {listed(new)}", "", listed(new)))
+    if gone:
+        found.append(Reason(Cause.CODE, "what it used", f"no longer uses {listed(gone)}", listed(gone), ""))
+    return found or [
+        Reason(Cause.CODE, "code", "its code changed, in what goes by name alone: a library's function, a metaclass")
+    ]
+
+
+def _part(label: str, before: str, now: str, text_before: str, text_now: str) -> Reason:
+    subject = called(label)
+    if label.partition(" ")[0] in _WRITTEN:
+        diff = difference(text_before, text_now) if "\n" in text_before + text_now else ""
+        if diff:
+            return Reason(Cause.CODE, subject, f"{subject} changed", diff=diff)
+    was = text_before or ("" if _is_digest(before) else before)
+    becomes = text_now or ("" if _is_digest(now) else now)
+    was, becomes = window(was, becomes)
+    if was and becomes and was != becomes:
+        return Reason(Cause.CODE, subject, f"{subject}: {was} → {becomes}", was, becomes)
+    return Reason(Cause.CODE, subject, f"{subject} changed", was, becomes)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 40 and _HEX.issuperset(text)
+
+
+def called(label: str) -> str:
+    """A part as people read it: "helper `norm`", "default `n` of `norm`"."""
+    kind, _, name = label.partition(" ")
+    if kind == "undefined":
+        return f"`{name.removeprefix('name ')}`, which isn't defined"
+    if kind not in _KINDS:
+        return f"`{label}`"
+    name, of, owner = name.partition(" of ")
+    return f"{kind} `{name}`" + (f" of `{owner}`" if of else "")
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Names in a line: "a, b and 3 more"."""
+    every = list(names)
+    shown = every if len(every) <= most else every[: most - 1]
+    if len(every) > most:
+        return f"{', '.join(shown)} and {len(every) - len(shown)} more"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
+def difference(before: str, now: str) -> str:
+    """What changed in a text: a unified diff without its head, cut where it is long."""
+    lines: list[str] = []
+    for line in difflib.unified_diff(before.splitlines(), now.splitlines(), n=2, lineterm=""):
+        if line.startswith(("---", "+++")) and not lines:
+            continue
+        if line.startswith("@@"):
+            lines.append("…")
+        else:
+            lines.append(line)
+    lines = lines[1:]
+    if len(lines) > DIFF:
+        lines = [*lines[: DIFF - 1], f"… and {len(lines) - DIFF + 1} more lines"]
+    return "\n".join(lines)
+
+
+def window(before: str, now: str, width: int = WIDTH) -> tuple[str, str]:
+    """Two texts, cut to where they differ."""
+    if max(len(before), len(now)) <= width:
+        return before, now
+    same = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
+    start = max(0, same - width // 3)
+    start = 0 if start < 4 else start
+
+    def cut(text: str) -> str:
+        end = start + width
+        return ("…" if start else "") + text[start:end] + ("…" if len(text) > end else "")
+
+    return cut(before), cut(now)
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def bound(signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; what it left to a default isn't there."""
+    import inspect
+
+    kinds = list(inspect._ParameterKind)
+    try:
+        parameters = [
+            inspect.Parameter(name, kinds[kind], default=None if default else inspect.Parameter.empty)
+            for name, kind, default in signature
+        ]
+        if parameters:
+            return dict(inspect.Signature(parameters).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):  # the call would fail; or a signature of another kind of thing
+        pass
+    return {**{str(number): value for number, value in enumerate(args, 1)}, **kwargs}
+
+
+def argument_reasons(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults_before: Mapping[str, str], defaults: Mapping[str, str]
+) -> list[Reason]:
+    """What differs between the arguments of two calls; ``defaults`` are what stands for arguments not given."""
+    found = []
+    for name in {**before, **now}:
+        subject = f"argument `{name}`"
+        if name in before and name in now:
+            differing = list(differences(before[name], now[name]))
+            for path, was, becomes in differing[:FOUND]:
+                line = f"{subject}{path}: {was} → {becomes}"
+                found.append(Reason(Cause.ARGUMENT, subject, line, was, becomes))
+            if len(differing) > FOUND:
+                found.append(Reason(Cause.ARGUMENT, subject, f"{subject}: more differences than these"))
+            continue
+        was = brief(before[name], WIDTH) if name in before else defaults_before.get(name, "")
+        becomes = brief(now[name], WIDTH) if name in now else defaults.get(name, "")
+        if was == becomes:
+            continue
+        was, becomes = was or "not given", becomes or "not given"
+        found.append(Reason(Cause.ARGUMENT, subject, f"{subject}: {was} → {becomes}", was, becomes))
+    return found
+
+
+def named(value: Any) -> bytes | None:
+    """The canonical digest of a value; None where it has none."""
+    try:
+        return canon.digest(value)
+    except Exception:  # what can't be named, and whatever the user's own __reduce__ or __jug_hash__ raises
+        return None
+
+
+def same(before: Any, now: Any) -> bool:
+    """Are they one value to a key?"""
+    found = named(before)
+    return before is now or (found is not None and found == named(now))
+
+
+def differences(before: Any, now: Any, path: str = "", depth: int = DEPTH) -> Iterator[Difference]:
+    """Where two values differ, down to the items of containers of one shape; at most one more than are told."""
+    if same(before, now):
+        return
+    pairs = _pairs(before, now) if depth else None
+    if pairs is None:
+        yield (path, *_told(before, now))
+        return
+    count = 0
+    for step, was, becomes in pairs:
+        if was is _NOTHING or becomes is _NOTHING:
+            yield f"{path}{step}", _or_nothing(was), _or_nothing(becomes)
+            count += 1
+        else:
+            for one in differences(was, becomes, f"{path}{step}", depth - 1):
+                yield one
+                count += 1
+                if count > FOUND:
+                    return
+        if count > FOUND:
+            return
+    if not count:  # the items are alike, so it is their order
+        yield (path, *_told(before, now))
+
+
+class _Nothing:
+    pass
+
+
+_NOTHING = _Nothing()
+
+
+def _or_nothing(value: Any) -> str:
+    return "nothing" if value is _NOTHING else brief(value, WIDTH)
+
+
+def _pairs(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]] | None:
+    kind = type(before)
+    if kind is not type(now):
+        return None
+    if kind is dict:
+        return ((f"[{brief(key, 30)}]", before.get(key, _NOTHING), now.get(key, _NOTHING)) for key in {**before, **now})
+    if kind in (list, tuple) and len(before) == len(now):
+        return ((f"[{i}]", was, becomes) for i, (was, becomes) in enumerate(zip(before, now, strict=True)))
+    if dataclasses.is_dataclass(kind):
+        return (
+            (f".{field.name}", getattr(before, field.name, _NOTHING), getattr(now, field.name, _NOTHING))
+            for field in dataclasses.fields(kind)
+        )
+    return None
+
+
+def _told(before: Any, now: Any) -> tuple[str, str]:
+    was, becomes = window(brief(before, 4 * WIDTH), brief(now, 4 * WIDTH))
+    one, other = type(before), type(now)
+    if one is not other and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+        return was, f"{becomes} of the class as it is now"
+    if was == becomes:
+        was, becomes = summarise(before), summarise(now)
+    if was == becomes:
+        becomes = "another of that kind"
+    return was, becomes
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def once(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Each reason once; a diff that was shown already isn't shown again."""
+    kept: dict[tuple[str, str, str], Reason] = {}
+    shown: set[str] = set()
+    for reason in reasons:
+        key = (reason.of, reason.line, reason.diff)
+        if key in kept:
+            continue
+        if reason.diff and reason.diff in shown:
+            reason = Reason(reason.cause, reason.subject, reason.line, of=reason.of, at=reason.at)
+        shown.add(reason.diff)
+        kept[key] = reason
+    return tuple(kept.values())
+
+
+def nearest(mine: str, candidates: Iterable[tuple[str, int, Any]]) -> Any:
+    """Of (code, number of differing arguments, task), latest first, the one to compare with; None if there is none.
+
+    The same call with other code says most: but for that, the value would be there. Then the same code with the fewest
+    other arguments; then whatever has the fewest.
+    """
+    ranked = [(bool(count), code != mine, count, place, task) for place, (code, count, task) in enumerate(candidates)]
+    return min(ranked, key=lambda entry: entry[:4])[4] if ranked else None

@@ -1,0 +1,342 @@
+"""Copying a store into another, of whatever kind: tasks, results, failures, wishes, with the target's seal.
+
+A copy says again, in the target, what the source says now: so copying twice is copying once, and one that was cut off
+is taken up by the next. Rounds are the target's own. What runs of former rounds came to is not copied; that they were
+called wrong is, for else the target might take them over from an equal run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from jug_notebook import alias, system
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.codec import Seal
+from jug_notebook.errors import SignatureError, StoreError, ValueLost
+from jug_notebook.model import (
+    Address,
+    Finished,
+    Grant,
+    Held,
+    Key,
+    Origin,
+    Outcome,
+    Settlement,
+    Spec,
+    State,
+    Submission,
+    TaskView,
+    Verdict,
+    Why,
+)
+from jug_notebook.render import size as bytes_said
+from jug_notebook.store import Store, addresses_in, keyring, open_store, split
+from jug_notebook.store.signed import Opener, recipe
+
+BATCH = 1000  #: so many tasks are copied together
+
+Progress = Callable[[int, int], None]
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """What a copy came to. Its text is a line for people."""
+
+    source: str
+    target: str
+    tasks: int = 0  #: in the source
+    new: int = 0  #: of these, not in the target before
+    results: int = 0  #: copied
+    failures: int = 0  #: copied
+    blobs: int = 0
+    size: int = 0  #: bytes of blobs
+    lost: int = 0  #: results of which the source has lost the value, so that they will be computed again
+    refused: int = 0  #: tasks and outcomes that aren't signed with the source's key
+
+    def __str__(self) -> str:
+        parts = [_counted(self.new, "task")]
+        parts += [_counted(count, what) for count, what in ((self.results, "result"), (self.failures, "failure"))]
+        parts.append(f"{_counted(self.blobs, 'blob')}, {bytes_said(self.size)}")
+        there = self.tasks - self.new - self.refused
+        line = f"copied {', '.join(parts)} from {self.source} to {self.target}"
+        if there > 0:
+            line += f"; {_counted(there, 'task')} were there already" if there > 1 else "; 1 task was there already"
+        if self.lost:
+            line += f"; {_counted(self.lost, 'value')} the source has lost: they will be computed again"
+        if self.refused:
+            line += f"; {self.refused:,} not signed with the source's key, so left out"
+        return line
+
+    __repr__ = __str__
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def copy(source: str | Path, target: str | Path, tell: Progress | None = None, clock: Clock = CLOCK) -> Copied:
+    """Copy all of a store into another, which is made if it's new. Raises StoreError."""
+    if not _is_there(source):
+        raise StoreError(f"no store at {str(source)!r} to copy from")
+    one, two = open_store(source, clock), open_store(target, clock)
+    try:
+        if one.id == two.id:
+            raise StoreError(f"{one.shown} can't be copied to itself; give another store")
+        return Copying(one, _seal(one, made=False), two, _seal(two, made=True), tell).run()
+    finally:
+        for store in (one, two):
+            if not store.url.startswith("memory:"):  # that lives as long as it is open
+                store.close()
+
+
+def _is_there(url: str | Path) -> bool:
+    scheme, rest = split(str(url))
+    return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
+
+
+def _seal(store: Store, made: bool) -> Seal:
+    lasting = not store.url.startswith("memory:")
+    try:
+        secret = keyring.secret(store.id, lasting=lasting)
+    except StoreError:
+        if not made or (lasting and store.snapshot().functions):
+            raise
+        secret = keyring.secret(store.id, make=True, lasting=lasting)
+    return Seal(secret, store.id)
+
+
+class Copying:
+    def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, tell: Progress | None = None) -> None:
+        self._source, self._target = source, target
+        self._opens, self._seals = opens, seals
+        self._opener = Opener(source, opens)
+        self._tell = tell or (lambda done, total: None)
+        self._me = system.new_id()
+        self._by = Origin(system.user(), "", f"copy of {source.id}")  # wants what nobody wants, for a moment
+        self._blobs: dict[Address, bool] = {}
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._count = dict.fromkeys(("new", "results", "failures", "blobs", "size", "lost"), 0)
+        self._refused: set[Key] = set()
+
+    def run(self) -> Copied:
+        views = self._source.tasks()
+        wishes = {origin: self._source.wished(origin) for origin in self._source.origins()}
+        wanted = {key: origin for origin, keys in wishes.items() for key in keys}
+        for part in _parts(self._target.wished(self._by)):  # what a copy that was cut off left
+            self._target.wish(part, self._by, False)
+        postponed: list[Key] = []
+        for start in range(0, len(views), BATCH):
+            self._tell(start, len(views))
+            keys = [view.key for view in views[start : start + BATCH]]
+            unwanted = self._submit(keys, wanted)
+            postponed += self._settle(keys)
+            self._target.wish(unwanted, self._by, False)
+        for origin, keys in wishes.items():
+            known = [key for key in keys if key not in self._refused]
+            for part in _parts(known):
+                self._target.wish(part, origin, True)
+        self._settle_rest(postponed, views)
+        self._repeat_doubts(views)
+        self._target.sync()
+        self._tell(len(views), len(views))
+        return Copied(
+            self._source.shown, self._target.shown, len(views), refused=len(self._refused), **self._count
+        )
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def _submit(self, keys: Sequence[Key], wanted: Mapping[Key, Origin]) -> list[Key]:
+        """Answers those that nobody wants: they are wanted by the copy, until they are settled."""
+        unknown = [key for key, state in zip(keys, self._target.states(keys), strict=True) if state is None]
+        groups: dict[Origin, list[Submission]] = {}
+        unwanted: dict[Origin, list[Key]] = {}
+        for key, body in zip(unknown, self._source.specs(unknown), strict=True):
+            if body is None:
+                continue  # forgotten in this moment
+            try:
+                spec = self._opener.spec(key, body)
+                data = self._opens.open("spec", key, 0, b"", body)
+            except SignatureError:
+                self._refused.add(key)
+                continue
+            kind = recipe(spec.recipe)
+            sealed = self._seals.seal("spec", key, 0, b"", bytes(data))
+            submission = Submission(key, kind.name, spec.needs, spec.form, sealed, kind.priority, kind.python)
+            self._carry_spec(spec)
+            if key not in wanted:
+                unwanted.setdefault(spec.origin, []).append(key)
+            groups.setdefault(wanted.get(key, self._by), []).append(submission)
+        for origin, group in groups.items():
+            self._count["new"] += self._target.submit(group, origin).new
+        for origin, its in unwanted.items():
+            self._target.wish(its, origin, False)
+        return [key for its in unwanted.values() for key in its]
+
+    def _carry_spec(self, spec: Spec) -> None:
+        parcel = recipe(spec.recipe).parcel
+        if parcel not in self._blobs and self._carry([parcel]):
+            self._carry(addresses_in(self._source.get_blob(parcel)), surely=False)
+        self._carry(spec.arguments.buffers)
+
+    def _carry(self, addresses: Collection[Address], surely: bool = True) -> bool:
+        """Copy blobs; true where all were there. Names that only may be blobs are not missed."""
+        there = True
+        for address in addresses:
+            if address not in self._blobs:
+                try:
+                    data = self._source.get_blob(address)
+                except ValueLost:
+                    self._blobs[address] = False
+                else:
+                    self._target.put_blob([data])
+                    self._blobs[address] = True
+                    self._count["blobs"] += 1
+                    self._count["size"] += data.nbytes
+            there = there and self._blobs[address]
+        return there or not surely
+
+    # -- outcomes ------------------------------------------------------------------------------------------------------
+
+    def _settle(self, keys: Sequence[Key], own: bool = True) -> list[Key]:
+        """Copy what tasks came to. Answers those that wait for what they need, or have taken over another's run.
+
+        Not ``own``: what was taken over becomes a task's own.
+        """
+        keys = [key for key in keys if key not in self._refused]
+        keys = self._not_settled(keys)
+        helds = self._source.outcomes(keys)
+        rows = list(zip(keys, helds, self._target.standing(keys), self._wrong(keys), strict=True))
+        later: list[Key] = []
+        settled: list[Settlement] = []
+        doubted: list[tuple[Settlement, Outcome]] = []
+        failed = {key for key, state in zip(keys, self._target.states(keys), strict=True) if state is State.FAILED}
+        for key, held, grant, wrong in rows:
+            if held is None or (key in failed and not held.verdict.finished):
+                continue
+            if grant is None or (own and held.verdict.key != key):
+                later.append(key)
+                continue
+            found = self._opened(key, held)
+            if found is None or held.verdict.inputs != grant.inputs:
+                continue
+            settlement = self._sealed(found, held.verdict, grant)
+            if wrong and type(found) is Finished:
+                doubted.append((settlement, found))
+            else:
+                settled.append(settlement)
+        self._hand_in(settled)
+        self._settle_doubted(doubted)
+        return later
+
+    def _not_settled(self, keys: Sequence[Key]) -> list[Key]:
+        """Those without a value in the target; and those of which it doesn't know yet that there was a wrong one."""
+        states = self._target.states(keys)
+        rows = zip(keys, states, self._wrong(keys), self._target.invalidations(keys), strict=True)
+        return [
+            key
+            for key, state, wrong, said in rows
+            if state is not None and (state is not State.FINISHED or (wrong and said is None))
+        ]
+
+    def _opened(self, key: Key, held: Held) -> Outcome | None:
+        try:
+            found = self._opener.outcome(key, held)
+        except SignatureError:
+            self._refused.add(key)
+            return None
+        shown = [display.blob for display in found.run.displays if display.blob]
+        self._carry(shown)
+        if type(found) is Finished and not self._carry(found.value.buffers):
+            self._count["lost"] += 1
+            return None
+        return found
+
+    def _sealed(self, outcome: Outcome, verdict: Verdict, grant: Grant) -> Settlement:
+        key, round, inputs = grant.key, grant.round, grant.inputs
+        again = msgspec.structs.replace(outcome, key=key, round=round, inputs=inputs)
+        body = self._seals.seal("outcome", key, round, inputs, self._encode(again))
+        return Settlement(msgspec.structs.replace(verdict, key=key, round=round, inputs=inputs), body)
+
+    def _hand_in(self, settled: Sequence[Settlement]) -> None:
+        if settled:
+            self._target.claim(self._me, 0, 0.0, settled)
+            results = sum(one.verdict.finished for one in settled)
+            self._count["results"] += results
+            self._count["failures"] += len(settled) - results
+
+    def _settle_rest(self, keys: Sequence[Key], views: Sequence[TaskView]) -> None:
+        """Those that had to wait, as long as that goes on; then acceptances; what still is not taken over, as own."""
+        left = list(keys)
+        while left:
+            before = len(left)
+            left = self._settle(left)
+            if len(left) == before:
+                break
+        for part in _parts([view.key for view in views]):
+            self._accept(part)
+        while left:
+            before = len(left)
+            left = self._settle(left, own=False)
+            if len(left) == before:
+                break
+
+    # -- what people said ----------------------------------------------------------------------------------------------
+
+    def _accept(self, keys: Sequence[Key]) -> None:
+        said = []
+        bodies = self._source.acceptances(keys)
+        meant = [key for key, body in zip(keys, bodies, strict=True) if body is not None]
+        there = dict(zip(meant, self._target.acceptances(meant), strict=True))
+        for key, body in zip(keys, bodies, strict=True):
+            if body is None or there[key] is not None:
+                continue
+            try:
+                one = alias.opened(self._opens, key, body)
+            except SignatureError:
+                self._refused.add(key)
+                continue
+            grant, source = self._target.standing([key, one.source])
+            if grant is not None and source is not None and grant.inputs == one.inputs:
+                said.append(msgspec.structs.replace(one, round=grant.round, source_round=source.round))
+        if said:
+            self._target.accept([(one, alias.sealed(self._seals, one)) for one in said])
+
+    def _wrong(self, keys: Sequence[Key]) -> list[bool]:
+        """Did somebody say that a task's former value was wrong? After more than one round it can't be told: maybe."""
+        told = zip(self._source.invalidations(keys), self._source.standing(keys), strict=True)
+        return [said is not None and (said.why is Why.DIRECT or (now is not None and now.round > 1))
+                for said, now in told]
+
+    def _settle_doubted(self, doubted: Sequence[tuple[Settlement, Outcome]]) -> None:
+        """A value that came after a wrong one. So that equal runs of others don't stand for it: say so once more."""
+        if not doubted:
+            return
+        self._hand_in([settlement for settlement, _ in doubted])
+        self._count["results"] -= len(doubted)
+        keys = [settlement.verdict.key for settlement, _ in doubted]
+        self._target.invalidate(keys, Why.DIRECT, system.user())
+        again = []
+        for (settlement, outcome), grant in zip(doubted, self._target.standing(keys), strict=True):
+            if grant is not None:
+                again.append(self._sealed(outcome, settlement.verdict, grant))
+        self._hand_in(again)
+
+    def _repeat_doubts(self, views: Sequence[TaskView]) -> None:
+        """Tasks that the source will compute again must not have taken over here what was called wrong there."""
+        open_ = [view.key for view in views if view.state is not State.FINISHED and view.key not in self._refused]
+        for part in _parts(open_):
+            wrong = [key for key, doubt in zip(part, self._wrong(part), strict=True) if doubt]
+            here = zip(wrong, self._target.outcomes(wrong), strict=True)
+            taken = [key for key, held in here if held is not None and held.verdict.key != key]
+            if taken:
+                self._target.invalidate(taken, Why.DIRECT, system.user())
+
+
+def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    for start in range(0, len(keys), BATCH):
+        yield keys[start : start + BATCH]
+
+
+__all__ = ["Copied", "Copying", "copy"]

@@ -1,0 +1,151 @@
+"""Running a stored task again, here: with its arguments as they were, to look into it or to check its value."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook import codec
+from jug_notebook.codec import Seal
+from jug_notebook.errors import NoSuchTask
+from jug_notebook.model import Address, Finished, Key, Parcel, State
+from jug_notebook.session.results import Reader
+from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.task.context import running
+from jug_notebook.worker.execution import Runner, in_a_line, runner_of
+from jug_notebook.worker.inputs import Needs
+
+_SIZE = 20  #: bytes of a blob's address
+
+
+class Call(NamedTuple):
+    """A stored call, ready to be made: ``function(*args, **kwargs)``."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Difference(NamedTuple):
+    """A value that did not come out again."""
+
+    key: Key
+    call: str
+    said: str  #: how it differs
+
+
+class Verified:
+    """What a check came to: ``checked`` of ``total`` values were computed again; true where none differs."""
+
+    def __init__(self, checked: int, total: int, differing: Sequence[Difference]) -> None:
+        self.checked = checked
+        self.total = total
+        self.differing = tuple(differing)
+
+    def __bool__(self) -> bool:
+        return not self.differing
+
+    def __repr__(self) -> str:
+        if not self.total:
+            return "nothing to verify: none of these is finished"
+        of = f"{self.checked:,} of {self.total:,} values computed again"
+        if not self.differing:
+            return f"{of}: all came out equal"
+        lines = [f"{of}: {len(self.differing):,} differ{'s' * (len(self.differing) == 1)}"]
+        lines += [f"  {one.key[:8]}  {one.call}: {one.said}" for one in self.differing[:50]]
+        if len(self.differing) > 50:
+            lines.append(f"  and {len(self.differing) - 50:,} more")
+        return "\n".join(lines)
+
+
+class Again:
+    """Makes stored calls in this process. Nothing of it reaches the store."""
+
+    def __init__(self, store: Store, seal: Seal, opener: Opener, reader: Reader, user: str) -> None:
+        self._store = store
+        self._seal = seal
+        self._opener = opener
+        self._reader = reader
+        self._user = user
+
+    def recall(self, key: Key) -> Call:
+        """The function and the arguments of a task. Raises NotReady where a value that it needs is not there."""
+        with contextlib.ExitStack() as around:
+            return self._recall(key, around)[0]
+
+    def rerun(self, key: Key) -> Any:
+        """Make the call as a worker does, and answer its value; what it raises is raised."""
+        with contextlib.ExitStack() as around:
+            around.enter_context(running())
+            call, runner = self._recall(key, around)
+            if runner is not None:
+                return runner.call(*call)
+            return call.function(*call.args, **call.kwargs)
+
+    def _recall(self, key: Key, around: contextlib.ExitStack) -> tuple[Call, Runner | None]:
+        [spec] = self._opener.specs([key])
+        if spec is None:
+            raise NoSuchTask(f"no task {key[:12]} in {self._store.shown}")
+        known = recipe(spec.recipe)
+        runner = runner_of(known.runner) if known.runner else None
+        if runner is not None and runner.stage is not None:
+            around.enter_context(runner.stage())
+        values = self._reader.collect(spec.needs, wait=False, timeout=None, strict=True, mmap=False, user=self._user)
+        parcel = msgspec.msgpack.decode(self._store.get_blob(known.parcel), type=Parcel)
+        function = codec.load_function(parcel, self._store.get_blob)
+        codec.use_modules(parcel)
+        needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._store, self._seal)
+        args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
+        return Call(function, args, kwargs), runner
+
+    def verify(self, keys: Sequence[Key], fraction: float) -> Verified:
+        """Compute a sample of the finished ones again, at least one, and compare. What tasks print is not shown."""
+        states = self._store.states(keys)
+        finished = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED]
+        count = min(len(finished), max(1, math.ceil(len(finished) * fraction)))
+        sample = set(random.sample(finished, count))
+        ordered = [key for key in finished if key in sample]
+        return Verified(len(ordered), len(finished), list(self._differing(ordered)))
+
+    def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
+        for key, outcome in zip(keys, self._opener.outcomes(keys), strict=True):
+            if isinstance(outcome, Finished):
+                said = self._difference(key, outcome)
+                if said:
+                    [view] = self._opener.views([key])
+                    yield Difference(key, f"{view.name}({view.shown})", said)
+
+    def _difference(self, key: Key, outcome: Finished) -> str:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                value = self.rerun(key)
+            _, digest = codec.dump_value(value, _address)
+        except Exception as error:  # whatever a task raises, it gave a value before
+            return f"{outcome.summary} then; now {in_a_line(error)}"
+        if digest == outcome.digest:
+            return ""
+        told = f"{outcome.summary} then; now {codec.summarise(value)}"
+        if digest[:1] != b"c" or outcome.digest[:1] != b"c":
+            told += " (compared by their pickles, which may differ for equal values of its type)"
+        return told
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _address(parts: Iterable[bytes | memoryview]) -> Address:
+    """Where a store would keep these bytes; nothing is kept."""
+    hashed = blake3()
+    for part in parts:
+        hashed.update(part)
+    return hashed.hexdigest(length=_SIZE)

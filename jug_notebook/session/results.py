@@ -1,0 +1,247 @@
+"""Values out of a store: waiting until they are there, loading them, and saying why there is none."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jug_notebook import codec, render, system
+from jug_notebook.clock import Clock
+from jug_notebook.errors import (
+    BarrierError,
+    JugError,
+    NotReady,
+    TaskFailed,
+    ValueLost,
+    WaitInterrupted,
+    WaitTimeout,
+    Withdrawn,
+)
+from jug_notebook.model import Failed, Finished, Held, Key, State, Why
+from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener, failure
+from jug_notebook.task.context import Problem
+
+if TYPE_CHECKING:
+    import asyncio
+
+WINDOW = 500  #: states looked at in one go
+LOADED = 1000  #: outcomes read in one go
+PATIENCE = 1.0  #: seconds between two looks whether anybody works
+TRIES = 4  #: how often a value that was lost is waited for again
+
+
+class Reader:
+    """Reads a store for a session. ``starting`` tells whether workers are on their way."""
+
+    def __init__(self, store: Store, opener: Opener, clock: Clock, starting: Callable[[], bool]) -> None:
+        self._store = store
+        self._opener = opener
+        self._clock = clock
+        self._starting = starting
+        self._seen = -1
+        self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def settle(self, keys: Sequence[Key], timeout: float | None, first: bool = False, strict: bool = False) -> bool:
+        """Wait, in order, until all are settled; with ``first``, one; with ``strict``, at most until one failed."""
+        progress = _Progress(keys, first, strict)
+        return self._wait(lambda: progress.over(self._store), lambda: keys[progress.at :], timeout)
+
+    def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
+        """Until ``over``. Raises BarrierError where nobody works, WaitInterrupted on Ctrl-C. False: time is over."""
+        until = None if timeout is None else self._clock.monotonic() + timeout
+        look = self._clock.monotonic()
+        try:
+            seen = self._store.watch(-1, 0.0)
+            while not over():
+                now = self._clock.monotonic()
+                if until is not None and now >= until:
+                    return False
+                if now >= look:
+                    look = now + PATIENCE
+                    absent = self._nobody(len(left()))
+                    if absent and not over():  # the last worker may have left after settling the last task
+                        raise BarrierError(absent)
+                seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
+        except KeyboardInterrupt:
+            raise WaitInterrupted(self._interrupted(left())) from None
+        return True
+
+    def barrier(self, busy: Callable[[], int]) -> None:
+        """Wait until ``busy()``, a number of tasks, is zero."""
+        self._wait(lambda: not busy(), lambda: [""] * busy(), None)
+
+    def workers(self) -> int:
+        """How many workers are alive that can run our tasks; a supervisor that has none yet counts as one."""
+        mine = system.python()
+        return sum(
+            alive and info.python == mine and (info.kind == "worker" or (info.kind == "supervisor" and info.size > 0))
+            for info, alive, _ in self._store.processes()
+        )
+
+    def _nobody(self, count: int) -> str:
+        """Why waiting would never end, or nothing."""
+        if self.workers() or self._starting():
+            return ""
+        others = {info.python for info, alive, _ in self._store.processes() if alive and info.kind == "worker"}
+        tasks = "1 task waits" if count == 1 else f"{count} tasks wait"
+        if others:
+            return (
+                f"{tasks}, and the workers alive have Python {', '.join(sorted(others))} while the tasks were made "
+                f"with {system.python()}, so waiting would never end. Start some with this Python: %jug_execute -n 4"
+            )
+        return f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4"
+
+    def _interrupted(self, left: Sequence[Key]) -> str:
+        counts: dict[str, int] = {}
+        for state in self._store.states(left):
+            if state is not None and not state.settled:
+                counts[state.value] = counts.get(state.value, 0) + 1
+        tasks = ", ".join(f"{count} {state}" for state, count in counts.items())
+        tasks = tasks or "none is left"
+        return f"waiting was interrupted; the tasks go on in their workers ({tasks}). Stop those with %jug_stop"
+
+    async def settled(self, key: Key) -> None:
+        """Wait without blocking the loop. All that wait in one loop share one look at the store."""
+        from asyncio import shield  # it costs as much to import as all the rest
+
+        look = self._clock.monotonic()
+        while True:
+            tick = self._tick()
+            [state] = self._store.states([key])
+            if state is None or state.settled:
+                return
+            if self._clock.monotonic() >= look:
+                look = self._clock.monotonic() + PATIENCE
+                absent = self._nobody(1)
+                if absent:
+                    raise BarrierError(absent)
+            await shield(tick)
+
+    def _tick(self) -> asyncio.Task[int]:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        tick = self._ticks.get(loop)
+        if tick is None or tick.done():
+            self._seen = self._store.watch(-1, 0.0)
+            tick = self._ticks[loop] = loop.create_task(asyncio.to_thread(self._store.watch, self._seen, PATIENCE / 2))
+        return tick
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def collect(
+        self, keys: Sequence[Key], wait: bool, timeout: float | None, strict: bool, mmap: bool, user: str
+    ) -> list[Any]:
+        """See `Desk.collect`. A value that was lost is computed again, and with ``wait`` waited for."""
+        until = None if timeout is None else self._clock.monotonic() + timeout
+        values: dict[Key, Any] = {}
+        left = keys
+        for attempt in range(TRIES):
+            if wait:
+                remaining = None if until is None else max(0.0, until - self._clock.monotonic())
+                if not self.settle(left, remaining, strict=strict):
+                    raise WaitTimeout(self._late(left, timeout))
+            again = wait and attempt < TRIES - 1
+            left = self._load(left, values, strict, mmap, user, again)
+            if not left:
+                break
+        return [values[key] for key in keys]
+
+    def _late(self, keys: Sequence[Key], timeout: float | None) -> str:
+        left = sum(state is not None and not state.settled for state in self._store.states(keys))
+        return f"{left} of {len(keys)} tasks not done after {timeout:g} s; they go on"
+
+    def _load(
+        self, keys: Sequence[Key], values: dict[Key, Any], strict: bool, mmap: bool, user: str, again: bool
+    ) -> list[Key]:
+        """Load what is there into ``values``; answers what is worth waiting for (``again``) once more."""
+        left = []
+        for start in range(0, len(keys), LOADED):
+            part = keys[start : start + LOADED]
+            for key, held in zip(part, self._store.outcomes(part), strict=True):
+                try:
+                    values[key] = self._value(key, held, mmap)
+                    continue
+                except ValueLost as lost:
+                    self._store.invalidate([key], Why.LOST, user)
+                    error: JugError = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be computed again")
+                except _NoValue:
+                    error = self.problem(key)
+                if again and isinstance(error, NotReady):
+                    left.append(key)
+                elif strict:
+                    raise error
+                values[key] = Problem(error)
+        return left
+
+    def _value(self, key: Key, held: Held | None, mmap: bool) -> Any:
+        if held is None or not held.verdict.digest:
+            raise _NoValue
+        outcome = self._opener.outcome(key, held)
+        assert type(outcome) is Finished
+        return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
+
+    def problem(self, key: Key) -> JugError:
+        """Why a task has no value."""
+        [state] = self._store.states([key])
+        call = self._call(key)
+        if state is None or state is State.WITHDRAWN:
+            return Withdrawn(
+                f"nobody wants {call} any more, so it will not run; re-run the cell that calls its function"
+            )
+        if state is State.FAILED:
+            return self._failed(key, "") or NotReady(f"{call} is being tried again")
+        if state is State.BLOCKED:
+            [culprit] = self._store.blame([key])
+            if culprit is not None:
+                return self._failed(culprit, f"{call} needs a task that failed:\n") or NotReady(f"{call} is waiting")
+        return NotReady(
+            f"{call} is {'waiting' if state is None else state.value}; wait for it with .result(), or start workers: "
+            "%jug_execute -n 4"
+        )
+
+    def _call(self, key: Key) -> str:
+        [view] = self._opener.views([key])
+        return f"{view.name}({view.shown})" if view.name else f"task {key[:8]}"
+
+    def _failed(self, key: Key, before: str) -> TaskFailed | None:
+        [outcome] = self._opener.outcomes([key])
+        [spec] = self._opener.specs([key])
+        if not isinstance(outcome, Failed):
+            return None
+        view = failure(outcome, self._opener.views([key])[0].name, "" if spec is None else spec.shown)
+        error = TaskFailed(before + render.failure_text(view), outcome)
+        error.__cause__ = codec.load_exception(outcome.exception)
+        return error
+
+
+class _NoValue(Exception):
+    """There is none to load."""
+
+
+class _Progress:
+    """How far down a list of tasks everything is settled."""
+
+    def __init__(self, keys: Sequence[Key], first: bool, strict: bool) -> None:
+        self.keys = keys
+        self.first = first
+        self.strict = strict
+        self.at = 0
+
+    def over(self, store: Store) -> bool:
+        if self.first:
+            return not self.keys or any(state is None or state.settled for state in store.states(self.keys))
+        while self.at < len(self.keys):
+            for state in store.states(self.keys[self.at : self.at + WINDOW]):
+                if state is not None and not state.settled:
+                    return False
+                if self.strict and state is not State.FINISHED:
+                    return True
+                self.at += 1
+        return True

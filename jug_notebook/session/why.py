@@ -1,0 +1,437 @@
+"""Why a task isn't stored: reads what is known of it and of the nearest one that is, and lets `comparing` compare.
+
+Bounded: whatever lies in a store, no more than so many tasks are opened for one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from jug_notebook import codec, system
+from jug_notebook.errors import SignatureError, ValueLost
+from jug_notebook.model import (
+    Address,
+    Cause,
+    Explanation,
+    Failed,
+    Invalidation,
+    Key,
+    Outcome,
+    Parcel,
+    Payload,
+    Reason,
+    Scope,
+    Spec,
+    State,
+    Why,
+)
+from jug_notebook.session import compare
+from jug_notebook.session.compare import listed
+from jug_notebook.store import Store
+from jug_notebook.store.signed import Opener, recipe
+
+EXPLAINED = 1000  #: so many tasks of a list are looked into
+OPENED = 20_000  #: so many specs are opened for one answer
+STORED = 5_000  #: so many stored tasks of one function are candidates, the latest first
+DECODED = 200  #: the arguments of so many are compared
+HEAVY = 1 << 20  #: bytes from which on a part of an argument isn't loaded to find the nearest,
+READ = 1 << 28  #: and so many are looked at in all
+CHAIN = 40  #: so far up the tasks that it needs
+_OPEN = (State.WAITING, State.READY, State.RUNNING)
+
+
+class Inquiry:
+    """One question about tasks of a store, with all that was read for it."""
+
+    def __init__(
+        self, store: Store, opener: Opener, scope: Scope, ignored: Callable[[str], Iterable[str]] = lambda name: ()
+    ) -> None:
+        self._store = store
+        self._opener = opener
+        self._scope = scope
+        self._ignored = ignored  #: by a function's name: arguments of it that don't count
+        self._specs: dict[Key, Spec | None] = {}
+        self._idents: dict[Key, bytes] = {}
+        self._stored: dict[str, list[Spec]] = {}
+        self._calls: dict[str, dict[bytes, list[Spec]]] = {}
+        self._parcels: dict[str, Parcel | None] = {}
+        self._arguments: dict[Key, dict[str, Any] | None] = {}
+        self._digests: dict[Key, dict[str, bytes | None]] = {}
+        self._sizes: dict[Address, int] = {}
+        self._left = READ
+        self._between: dict[tuple[Key, Key], tuple[Reason, ...]] = {}
+
+    def explain(self, keys: Sequence[Key]) -> list[Explanation]:
+        """Each task with the reasons why it isn't stored; of many, the first `EXPLAINED`."""
+        keys = list(dict.fromkeys(keys))[:EXPLAINED]
+        self._read(keys)
+        states = self._store.states(keys)
+        ends = self._store.invalidations(keys)
+        return [
+            self._explain(key, state or State.WITHDRAWN, end, alone=len(keys) == 1)
+            for key, state, end in zip(keys, states, ends, strict=True)
+        ]
+
+    def _explain(self, key: Key, state: State, end: Invalidation | None, alone: bool) -> Explanation:
+        spec = self._spec(key)
+        if spec is None:
+            unknown = Reason(Cause.UNKNOWN, "", "the store doesn't know this task, or it isn't signed with its key")
+            return Explanation(key, "", "", state, (unknown,))
+        name = recipe(spec.recipe).name
+        plain = Explanation(key, name, spec.shown, state)
+        if state is State.FINISHED:
+            return self._explain_stored(plain, spec) if alone else plain
+        reasons = [*self._state_reasons(key, state), *_ended(end), *_foreign(spec), *self._need_reasons(spec, state)]
+        if state not in _OPEN or end is not None:
+            return msgspec.structs.replace(plain, reasons=compare.once(reasons))
+        near = self._nearest(spec)
+        if near is None:
+            line = f"new function: no result of `{name}` is stored yet"
+            reasons.append(Reason(Cause.NEW, "new function", line))
+            return msgspec.structs.replace(plain, reasons=compare.once(reasons))
+        reasons += self._reasons_between(near, spec) or [_ALIKE]
+        return msgspec.structs.replace(
+            plain, reasons=compare.once(reasons), nearest=near.key, nearest_shown=near.shown
+        )
+
+    def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
+        """It is stored; but there may be a former value of the same call: then the question is why that isn't used."""
+        outcome = self._outcome(spec.key)
+        if outcome is None:
+            unknown = Reason(Cause.UNKNOWN, "", "what is stored for it isn't signed with the store's key")
+            return msgspec.structs.replace(plain, reasons=(unknown,))
+        found = msgspec.structs.replace(plain, run=outcome.run)
+        if outcome.key != spec.key:
+            found = msgspec.structs.replace(found, source=outcome.key)
+            former = self._spec(outcome.key)
+        else:
+            alike = self._same_call(spec)
+            former = next((near for near in alike if near.made <= spec.made and near.recipe != spec.recipe), None)
+        if former is None:
+            return found
+        reasons = compare.once(self._reasons_between(former, spec))
+        return msgspec.structs.replace(found, reasons=reasons, nearest=former.key, nearest_shown=former.shown)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read(self, keys: Iterable[Key]) -> None:
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._specs][: max(0, OPENED - len(self._specs))]
+        for key, body in zip(wanted, self._store.specs(wanted), strict=True):
+            try:
+                self._specs[key] = None if body is None else self._opener.spec(key, body)
+            except SignatureError:  # somebody else's: it is as if it weren't there
+                self._specs[key] = None
+
+    def _spec(self, key: Key) -> Spec | None:
+        if key not in self._specs:
+            self._read([key])
+        return self._specs.get(key)
+
+    def _outcome(self, key: Key) -> Outcome | None:
+        try:
+            return self._opener.outcomes([key])[0]
+        except SignatureError:
+            return None
+
+    def _parcel(self, spec: Spec) -> Parcel | None:
+        address = recipe(spec.recipe).parcel
+        if address not in self._parcels:
+            try:
+                self._parcels[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=Parcel)
+            except ValueLost:
+                self._parcels[address] = None
+        return self._parcels[address]
+
+    def _candidates(self, name: str) -> list[Spec]:
+        """Stored tasks of one function, the latest first: this notebook's, or where it has none, anybody's."""
+        if name not in self._stored:
+            found: list[Spec] = []
+            for scope in dict.fromkeys((self._scope.notebook, None)):
+                keys = self._store.keys_named(name, Scope(scope))[::-1]
+                states = self._store.states(keys)
+                keys = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED][:STORED]
+                self._read(keys)
+                found = [spec for key in keys if (spec := self._specs.get(key)) is not None]
+                if found:
+                    break
+            found.sort(key=lambda spec: -spec.made)
+            self._stored[name] = found
+        return self._stored[name]
+
+    # -- which is the nearest ------------------------------------------------------------------------------------------
+
+    def _ident(self, key: Key, depth: int = CHAIN) -> bytes:
+        """Names a call whatever its code is, and that of what it needs."""
+        known = self._idents.get(key)
+        if known is None:
+            spec = self._spec(key) if depth else None
+            if spec is None:
+                return key.encode()
+            self._read(spec.needs)
+            whole = blake3(f"{recipe(spec.recipe).name}\0".encode())
+            whole.update(msgspec.msgpack.encode(spec.arguments))
+            for need in spec.needs:
+                whole.update(self._ident(need, depth - 1))
+            known = self._idents[key] = whole.digest(20)
+        return known
+
+    def _same_call(self, spec: Spec) -> list[Spec]:
+        """Stored tasks that are the same call, made with other code, the latest first."""
+        name = recipe(spec.recipe).name
+        if name not in self._calls:
+            calls = self._calls[name] = {}
+            candidates = self._candidates(name)
+            self._read(need for candidate in candidates for need in candidate.needs)
+            for candidate in candidates:
+                calls.setdefault(self._ident(candidate.key), []).append(candidate)
+        return [near for near in self._calls[name].get(self._ident(spec.key), ()) if near.key != spec.key]
+
+    def _nearest(self, spec: Spec) -> Spec | None:
+        alike = self._same_call(spec)
+        if alike:
+            return alike[0]
+        candidates = [near for near in self._candidates(recipe(spec.recipe).name) if near.key != spec.key][:DECODED]
+        found: Spec | None = compare.nearest(
+            recipe(spec.recipe).code,
+            [(recipe(near.recipe).code, self._distance(near, spec), near) for near in candidates],
+        )
+        return found
+
+    def _distance(self, before: Spec, now: Spec) -> int:
+        """How many arguments differ. What is heavy isn't loaded for it."""
+        if not (self._is_light(before.arguments) and self._is_light(now.arguments)):
+            return _payload_distance(before.arguments, now.arguments)
+        was, is_now = self._named(before), self._named(now)
+        return sum(was.get(name) != is_now.get(name) or is_now.get(name) is None for name in {**was, **is_now})
+
+    def _is_light(self, payload: Payload) -> bool:
+        """Are its blobs small? Classes that travel are such."""
+        for address in payload.buffers:
+            if address not in self._sizes:
+                if self._left <= 0:
+                    return False
+                try:
+                    self._sizes[address] = self._store.map_blob(address).nbytes
+                except ValueLost:
+                    self._sizes[address] = HEAVY
+                self._left -= self._sizes[address]
+            if self._sizes[address] >= HEAVY:
+                return False
+        return True
+
+    def _named(self, spec: Spec) -> dict[str, bytes | None]:
+        if spec.key not in self._digests:
+            found = self._bound(spec)
+            self._digests[spec.key] = {name: compare.named(value) for name, value in (found or {}).items()}
+        return self._digests[spec.key]
+
+    def _bound(self, spec: Spec) -> dict[str, Any] | None:
+        """The arguments by name; None where they can't be had here."""
+        if spec.key not in self._arguments:
+            self._arguments[spec.key] = self._decoded(spec)
+        return self._arguments[spec.key]
+
+    def _decoded(self, spec: Spec) -> dict[str, Any] | None:
+        def stand_in(slot: int, steps: tuple[tuple[str, Any], ...]) -> Need:
+            need = spec.needs[slot]
+            above = self._spec(need)
+            call = need[:8] if above is None else f"{recipe(above.recipe).name}({above.shown})"
+            return Need(call + _steps(steps), self._ident(need).hex())
+
+        try:
+            args, kwargs = codec.look_at_call(spec.arguments, stand_in, self._store.get_blob)
+        except Exception:  # decoding runs the user's own code, and needs modules that may not be here
+            return None
+        parcel = self._parcel(spec)
+        found = compare.bound(() if parcel is None else parcel.signature, args, kwargs)
+        for name in self._ignored(recipe(spec.recipe).name):
+            found.pop(name, None)
+        return found
+
+    # -- comparing -----------------------------------------------------------------------------------------------------
+
+    def _reasons_between(self, before: Spec, now: Spec, depth: int = CHAIN) -> list[Reason]:
+        found = [*self._code_reasons(before, now)]
+        if self._ident(before.key) != self._ident(now.key):
+            found += self._argument_reasons(before, now)
+        if depth:
+            found += self._upstream_reasons(before, now, depth - 1)
+        return found
+
+    def _code_reasons(self, before: Spec, now: Spec) -> list[Reason]:
+        if recipe(before.recipe).code == recipe(now.recipe).code:
+            return []
+        was, is_now = self._parcel(before), self._parcel(now)
+        if was is None or is_now is None:
+            return [Reason(Cause.CODE, "code", "its code changed; the former one is lost")]
+        texts = dict(was.texts), dict(is_now.texts)
+        for parcel, known in zip((was, is_now), texts, strict=True):
+            known.update(self._module_texts(parcel))
+        return compare.code_reasons(was.parts, is_now.parts, *texts)
+
+    def _module_texts(self, parcel: Parcel) -> dict[str, str]:
+        """The texts of project modules that count whole."""
+        found = {}
+        for label in parcel.parts:
+            kind, _, name = label.partition(" ")
+            root = name.partition(".")[0]
+            if kind != "module" or root not in parcel.modules:
+                continue
+            try:
+                data = self._store.get_blob(parcel.modules[root])
+            except ValueLost:
+                continue
+            files = msgspec.msgpack.decode(data, type=dict[str, bytes])
+            stem = name.replace(".", "/")
+            text = files.get(f"{stem}.py") or files.get(f"{stem}/__init__.py") or b""
+            found[label] = text.decode("utf-8", "replace")
+        return found
+
+    def _argument_reasons(self, before: Spec, now: Spec) -> list[Reason]:
+        was, is_now = self._bound(before), self._bound(now)
+        if was is None or is_now is None:
+            texts = compare.window(before.shown, now.shown)
+            return [Reason(Cause.ARGUMENT, "arguments", f"arguments: {texts[0]} → {texts[1]}", *texts)]
+        return compare.argument_reasons(was, is_now, self._defaults(before), self._defaults(now))
+
+    def _defaults(self, spec: Spec) -> Mapping[str, str]:
+        parcel = self._parcel(spec)
+        parts = {} if parcel is None else {**parcel.parts, **parcel.texts}
+        return {
+            label.removeprefix("default "): f"{text} (default)"
+            for label, text in parts.items()
+            if label.startswith("default ") and " of " not in label
+        }
+
+    def _upstream_reasons(self, before: Spec, now: Spec, depth: int) -> list[Reason]:
+        """The same calls that it needs, of other code: what changed there."""
+        known = set(before.needs)
+        fresh = [need for need in now.needs if need not in known]
+        if not fresh:
+            return []
+        self._read([*before.needs, *fresh])
+        was = {self._ident(need): need for need in before.needs}
+        found: list[Reason] = []
+        for need in fresh:
+            former = was.get(self._ident(need))
+            if former is not None and former != need:
+                found += self._of_need(former, need, depth)
+        return found
+
+    def _of_need(self, former: Key, need: Key, depth: int) -> tuple[Reason, ...]:
+        if (former, need) not in self._between:
+            before, now = self._spec(former), self._spec(need)
+            assert before is not None, "what has an ident of its own was read"
+            assert now is not None, "what has an ident of its own was read"
+            name = recipe(now.recipe).name
+            self._between[former, need] = compare.once(
+                reason if reason.of else msgspec.structs.replace(reason, of=name)
+                for reason in self._reasons_between(before, now, depth)
+            )
+        return self._between[former, need]
+
+    # -- where it stands -----------------------------------------------------------------------------------------------
+
+    def _state_reasons(self, key: Key, state: State) -> list[Reason]:
+        if state is State.WITHDRAWN:
+            return [Reason(Cause.WITHDRAWN, "withdrawn", "withdrawn: nobody wants it any more")]
+        if state is not State.FAILED:
+            return []
+        outcome = self._outcome(key)
+        error = outcome.error if isinstance(outcome, Failed) else "no more is known"
+        at = 0.0 if outcome is None else outcome.run.started + outcome.run.duration
+        return [Reason(Cause.FAILED, "failed", f"failed: {error}", at=at)]
+
+    def _need_reasons(self, spec: Spec, state: State) -> list[Reason]:
+        """The tasks it needs that aren't stored; for one that is blocked, those at fault."""
+        if state not in (State.WAITING, State.BLOCKED):
+            return []
+        absent: dict[tuple[str, str], list[str]] = {}
+        states = self._store.states(spec.needs)
+        culprits = self._store.blame(spec.needs)
+        ends = self._store.invalidations(spec.needs)
+        self._read(spec.needs)
+        for need, how, culprit, end in zip(spec.needs, states, culprits, ends, strict=True):
+            if how is State.FINISHED or (state is State.BLOCKED and how not in (State.FAILED, State.BLOCKED)):
+                continue
+            blamed = need if how is State.FAILED else culprit
+            why = ""
+            if blamed is not None:
+                failed = self._outcome(blamed)
+                said = failed.error if isinstance(failed, Failed) else "no more is known"
+                why = f"failed: {said}" if blamed == need else f"needs {self._call(blamed)}, which failed: {said}"
+            elif end is not None:
+                why = _said(end)
+            above = self._spec(need)
+            name = need[:8] if above is None else recipe(above.recipe).name
+            absent.setdefault((name, why), []).append(self._call(need))
+        return [_need_reason(name, why, calls) for (name, why), calls in absent.items()]
+
+    def _call(self, key: Key) -> str:
+        spec = self._spec(key)
+        return key[:8] if spec is None else f"{recipe(spec.recipe).name}({spec.shown})"
+
+
+class Need:
+    """Stands in arguments where a task's value would be: the same call is the same, whatever its code."""
+
+    __slots__ = ("call", "ident")
+
+    def __init__(self, call: str, ident: str) -> None:
+        self.call = call
+        self.ident = ident
+
+    def __repr__(self) -> str:
+        return self.call
+
+    def __jug_hash__(self) -> str:
+        return self.call + self.ident
+
+
+_ALIKE = Reason(
+    Cause.UNKNOWN,
+    "",
+    "its code and arguments look the same, and yet they have another digest: what can't be seen in their parts changed",
+)
+
+
+def _steps(steps: Iterable[tuple[str, Any]]) -> str:
+    said = {"item": "[{!r}]", "call": " | {}", "unloaded": ", not loaded"}
+    return "".join(said[verb].format(getattr(what, "__name__", what)) for verb, what in steps)
+
+
+def _payload_distance(before: Payload, now: Payload) -> int:
+    return (before.data != now.data) + len(set(before.buffers) ^ set(now.buffers))
+
+
+def _said(end: Invalidation) -> str:
+    if end.why is Why.LOST:
+        return "its stored value was lost (missing or damaged)"
+    if end.why is Why.RETRY:
+        return f"to be tried again, says {end.user}"
+    return f"invalidated by {end.user}"
+
+
+def _ended(end: Invalidation | None) -> list[Reason]:
+    return [] if end is None else [Reason(Cause.INVALIDATED, "invalidated", _said(end), at=end.at)]
+
+
+def _foreign(spec: Spec) -> list[Reason]:
+    made, mine = recipe(spec.recipe).python, system.python()
+    if made == mine:
+        return []
+    line = f"made by Python {made}: workers with {mine} leave it alone"
+    return [Reason(Cause.PYTHON, "Python", line, made, mine)]
+
+
+def _need_reason(name: str, why: str, calls: Sequence[str]) -> Reason:
+    if len(calls) <= 3:
+        who, them = listed(calls), "isn't" if len(calls) == 1 else "aren't"
+    else:
+        who, them = f"{len(calls)} tasks of `{name}`", "aren't"
+    line = f"needs {who}, which {them} stored" + (f": {why}" if why else "")
+    return Reason(Cause.NEED, f"needs `{name}`" + (f": {why}" if why else ""), line)

@@ -1,0 +1,314 @@
+"""Blobs in a folder, each under the blake3 of its bytes: ``ab/cd…``. Written aside, then there.
+
+Large ones are hashed while they are written, and read by several threads at once into memory of the reader's own, where
+they are hashed: what is handed out is what was proven, whatever happens to the file. A *map* of a blob is a view of the
+file itself; there a proof is remembered (`Proofs`) for as long as the file hasn't been touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from blake3 import blake3
+
+from jug_notebook import pages, system
+from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.model import Address
+from jug_notebook.store.file.atomic import sync_folder
+
+LARGE = 1 << 20  #: blobs from this size on are hashed while written, may be mapped, and have proofs that are kept
+STRIDE = 1 << 24  #: bytes written or read in one go
+READERS = 4  #: threads that read one blob, at most
+RECORDS = 1 << 16  #: proofs after which the file that keeps them begins anew
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+class Missing(ValueLost):
+    """There is no file of that name."""
+
+
+class Blobs:
+    """``shown`` names the store to people."""
+
+    def __init__(self, folder: Path, shown: str, proofs: Proofs, mode: int = 0o600) -> None:
+        self.mode = mode  #: of its files; where a group may read them, its folders are the group's too
+        self._folder = folder
+        self._shown = shown
+        self._proofs = proofs
+
+    def path(self, address: Address) -> Path:
+        return self._folder / address[:2] / address[2:]
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """Keep bytes, once. Durable on return."""
+        pieces = [memoryview(part).cast("B") for part in parts]
+        size = sum(piece.nbytes for piece in pieces)
+        if size < LARGE:
+            address = _hashed(pieces)
+            if not self._known(address, size):
+                self._appear(address, _Aside(self._folder, self.mode), pieces)
+            return address
+        aside = _Aside(self._folder, self.mode)
+        found: list[tuple[Address, bool]] = []
+        hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
+        hasher.start()
+        try:
+            aside.write(pieces, over=lambda: bool(found and found[0][1]))
+        finally:
+            hasher.join()
+        address, known = found[0] if found else self._look_up(pieces, size)  # again, to tell here what went wrong
+        if known:
+            aside.drop()
+        else:
+            self._appear(address, aside, ())
+        return address
+
+    def _look_up(self, pieces: list[memoryview], size: int) -> tuple[Address, bool]:
+        address = _hashed(pieces)
+        return address, self._known(address, size)
+
+    def _known(self, address: Address, size: int) -> bool:
+        """Is it there already? Then it is in use again: not to be swept."""
+        path = self.path(address)
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            return False
+        if stat.st_size != size:
+            return False
+        proven = size >= LARGE and self._proofs.holds(address, stat)
+        try:
+            with suppress(PermissionError):  # a colleague's
+                os.utime(path)
+            if proven:
+                self._proofs.add(address, os.stat(path))
+        except FileNotFoundError:  # swept in this moment
+            return False
+        return True
+
+    def _appear(self, address: Address, aside: _Aside, pieces: Iterable[memoryview]) -> None:
+        path = self.path(address)
+        aside.write(pieces)
+        aside.appear(path)
+        with suppress(FileNotFoundError):  # swept in this moment: who reads it takes it out of the trash
+            stat = os.stat(path)
+            if stat.st_size >= LARGE:
+                self._proofs.add(address, stat)
+
+    def get(self, address: Address) -> memoryview:
+        """The bytes, proven. A view that isn't read-only is the caller's own. Raises ValueLost."""
+        fd = self._open(address)
+        try:
+            stat = os.fstat(fd)
+            size = stat.st_size
+            data = _read(fd, size) if size >= LARGE else memoryview(_all(fd))
+            if blake3(data, max_threads=_threads(size)).hexdigest(length=20) != address:
+                raise ValueLost(f"blob {address[:12]} in {self._shown} is damaged")
+        finally:
+            os.close(fd)
+        if size >= LARGE:
+            self._proofs.add(address, stat)
+        return data
+
+    def map(self, address: Address) -> memoryview:
+        """A read-only view of the file, where it is large. Raises ValueLost.
+
+        It is hashed unless this user wrote or hashed it on this machine and it is the same file, untouched since.
+        """
+        fd = self._open(address)
+        try:
+            stat = os.fstat(fd)
+            if stat.st_size < LARGE:
+                return self.get(address).toreadonly()
+            data = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(fd)
+        if not self._proofs.holds(address, stat):
+            if _hashed([data]) != address:
+                raise ValueLost(f"blob {address[:12]} in {self._shown} is damaged")
+            self._proofs.add(address, stat)
+        return data
+
+    def _open(self, address: Address) -> int:
+        try:
+            return os.open(self.path(address), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Missing(f"blob {address[:12]} is missing in {self._shown}") from None
+
+
+class Proofs:
+    """Which files were found to hold what their name says, as long as nobody touched them: same inode, size, times.
+
+    Kept beside the user's other caches, not in the store, where others might write. Losing it costs hashing again.
+    """
+
+    _record = struct.Struct("<20sQQQQQ")
+
+    def __init__(self, store_id: str) -> None:
+        self._name = f"{store_id}.{system.machine()}"
+        self._known: set[bytes] = set()
+        self._read = False
+
+    def holds(self, address: Address, stat: os.stat_result) -> bool:
+        record = self._of(address, stat)
+        if record not in self._known and not self._read:
+            self._read = True
+            self._recall()
+        return record in self._known
+
+    def add(self, address: Address, stat: os.stat_result) -> None:
+        record = self._of(address, stat)
+        if record in self._known:
+            return
+        self._known.add(record)
+        with suppress(OSError):  # a cache: without one, blobs are hashed again
+            path = self._path()
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(fd).st_size >= RECORDS * self._record.size:
+                    os.ftruncate(fd, 0)
+                os.write(fd, record)
+            finally:
+                os.close(fd)
+
+    def _recall(self) -> None:
+        try:
+            with open(self._path(), "rb") as file:
+                if os.fstat(file.fileno()).st_mode & 0o022 or os.fstat(file.fileno()).st_uid != os.geteuid():
+                    return  # others may have written it
+                data = file.read()
+        except OSError:
+            return
+        whole = len(data) - len(data) % self._record.size
+        self._known.update(data[at : at + self._record.size] for at in range(0, whole, self._record.size))
+
+    def _path(self) -> Path:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(home) / "jug_notebook" / "proofs" / self._name
+
+    def _of(self, address: Address, stat: os.stat_result) -> bytes:
+        return self._record.pack(
+            bytes.fromhex(address), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        )
+
+
+class _Aside:
+    """A file that nobody sees yet."""
+
+    def __init__(self, folder: Path, mode: int) -> None:
+        self._path = folder / f".{os.urandom(8).hex()}"
+        self._mode = mode
+        self._fd = -1
+        self._written = 0
+
+    def write(self, pieces: Iterable[memoryview], over: Callable[[], bool] = lambda: False) -> None:
+        """Large ones start on their way to the disk while the rest is written. Ends early once it is ``over``."""
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
+                os.fchmod(self._fd, self._mode)  # whatever the umask takes away
+            for piece in pieces:
+                at = 0
+                while at < piece.nbytes and not over():
+                    written = os.write(self._fd, piece[at : at + STRIDE])
+                    at += written
+                    if written >= LARGE:
+                        _start_writing(self._fd, self._written, written)
+                    self._written += written
+        except OSError as error:
+            self.drop()
+            raise StoreError(f"can't write to {self._path.parent}: {error.strerror}") from error
+
+    def appear(self, path: Path) -> None:
+        """Durably."""
+        try:
+            os.fsync(self._fd)
+            path.parent.mkdir(exist_ok=True)
+            if self._mode & 0o060 and path.parent.stat().st_uid == os.getuid():
+                os.chmod(path.parent, 0o2770)
+            os.rename(self._path, path)
+            sync_folder(path.parent)
+            os.close(self._fd)
+            self._fd = -1
+        except OSError as error:
+            self.drop()
+            raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
+
+    def drop(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._path.unlink(missing_ok=True)
+
+
+def _hashed(pieces: Iterable[memoryview]) -> Address:
+    hasher = blake3(max_threads=blake3.AUTO)
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.hexdigest(length=20)
+
+
+def _threads(size: int) -> int:
+    return int(blake3.AUTO) if size >= LARGE else 1
+
+
+def _all(fd: int) -> bytes:
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        return file.readall()
+
+
+def _read(fd: int, size: int) -> memoryview:
+    """All of a file, by several threads: most of the time goes into copying what the system holds already."""
+    data = pages.private(size)
+    share = -(-size // min(READERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+    share += -share % mmap.PAGESIZE
+    failed: list[OSError] = []
+
+    def read(start: int) -> None:
+        at, end = start, min(size, start + share)
+        try:
+            while at < end:
+                got = os.preadv(fd, [data[at : min(end, at + STRIDE)]], at)
+                if not got:
+                    raise OSError(errno.EIO, "shorter than it was")
+                at += got
+        except OSError as error:
+            failed.append(error)
+
+    helpers = [threading.Thread(target=read, args=(start,), name="jug-read") for start in range(share, size, share)]
+    for helper in helpers:
+        helper.start()
+    read(0)
+    for helper in helpers:
+        helper.join()
+    if failed:
+        raise ValueLost(f"a blob can't be read: {failed[0].strerror}") from failed[0]
+    return data
+
+
+@functools.cache
+def _sync_file_range() -> Callable[..., int] | None:
+    """Linux: starts writing to the disk without waiting for it. `fsync` still has the last word."""
+    try:
+        found = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    call: Callable[..., int] = found
+    return call
+
+
+def _start_writing(fd: int, offset: int, size: int) -> None:
+    start = _sync_file_range()
+    if start is not None:
+        start(fd, offset, size, _SYNC_FILE_RANGE_WRITE)

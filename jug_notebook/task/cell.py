@@ -1,0 +1,227 @@
+"""A cell as one task: its source is the body of a function, and what it reads from outside are the arguments.
+
+``%%jugtask NAME`` makes it of a cell, `cell_task` of the same source in a script, under the same key.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import linecache
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter, Signature
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from jug_notebook.errors import BadTask
+from jug_notebook.keys.code import CellNames, cell_function, cell_names
+from jug_notebook.task.external import bash as run_bash
+from jug_notebook.task.function import task
+from jug_notebook.task.handles import Task
+
+RUNNER = "jug_notebook.worker.cell_runner:run"
+_SHOW = "show_last"
+
+
+def cell_task(
+    name: str,
+    source: str,
+    namespace: dict[str, Any],
+    *,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    bash: bool = False,
+    version: str | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    ignore_globals: Sequence[str] = (),
+) -> Task:
+    """The task that a cell ``%%jugtask NAME`` is, of its source: what ``%jug_export`` writes into a script.
+
+    What the source reads from outside is looked up in ``namespace``, usually ``globals()``; ``task["x"]`` is the ``x``
+    that it sets. ``inputs`` and ``outputs`` name what can't be seen in it; with ``bash`` it is a bash script, whose
+    output is the value. Magics and ``!commands`` stand in it as the Python that IPython makes of them. Raises BadTask.
+    """
+    options = {"version": version, "retries": retries, "timeout": timeout, "ignore_globals": tuple(ignore_globals)}
+    if bash:
+        return of_script(name, source, namespace, inputs, **options)
+    body = read(name, source, outputs)
+    wanted = (*body.names.reads, *inputs, *body.outputs)
+    present = {one: namespace[one] for one in wanted if one in namespace}
+    filename = f"<cell {name}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    made: Task = make(body, namespace, present, inputs, filename, **options).task
+    return made
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the task of a cell is made of."""
+
+    name: str
+    source: str  #: plain Python
+    names: CellNames
+    outputs: tuple[str, ...]
+    declared: tuple[str, ...]  #: those that must be there in the end
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """A cell as one task."""
+
+    task: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read(name: str, source: str, outputs: Sequence[str] = (), typed: str = "") -> Body:
+    """Look at a cell, which was ``typed`` so where ``source`` has Python for magics.
+
+    Raises BadTask for what a cell task can't hold, with the line.
+    """
+    _check_name(name)
+    source = timed_in_the_open(source)
+    _nothing_hidden(source, typed or source)
+    names = cell_names(source)
+    every = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outputs]))
+    if name in every:
+        raise BadTask(f"the cell sets {name!r} itself, so its task needs another name, say {name}_task")
+    return Body(name, source, names, every, tuple(outputs))
+
+
+def make(
+    body: Body,
+    namespace: dict[str, Any],
+    present: Mapping[str, Any],
+    inputs: Sequence[str],
+    filename: str,
+    **options: Any,
+) -> CellTask:
+    """The task. ``present`` is what the names stand for that the cell may take; ``inputs`` were asked for.
+
+    Raises BadTask for a name that is nowhere, JugError for inputs that can't be named or stored.
+    """
+    names = body.names
+    for one in inputs:
+        if one not in present:
+            raise BadTask(f"-i {one}: there is no {one!r}" + near(one, namespace))
+    _check_reads(body.source, names.reads - {*names.assigns, *names.imports}, present, namespace)
+    taken = {one for one in {*names.reads, *inputs, *body.declared} if _is_input(one, present, names.assigns, inputs)}
+    taken -= names.imports
+    slots = tuple(sorted(taken))
+    function = cell_function(
+        body.name, body.source, filename, slots, body.outputs, namespace,
+        prelude=_prelude(body.source), show=_shows(body.source),
+    )  # fmt: skip
+    function.jug_cell = (body.outputs, body.declared)  # type: ignore[attr-defined]
+    maker: Any = task
+    aside = taken.intersection(options.get("ignore_globals", ()))  # what a cell reads of data, it is handed
+    made = maker(name=body.name, runner=RUNNER, ignore=sorted(aside), **options)(function)
+    return CellTask(made(**{one: present[one] for one in slots}), slots, body.outputs)
+
+
+def of_script(name: str, script: str, namespace: Mapping[str, Any], inputs: Sequence[str] = (), **options: Any) -> Task:
+    """A bash script as the task ``name``: its inputs are environment variables, its standard output is the value."""
+    _check_name(name)
+    for one in inputs:
+        if one not in namespace:
+            raise BadTask(f"-i {one}: there is no {one!r}" + near(one, namespace))
+    run: Any = partial(run_bash, script.strip("\n"))
+    run.__signature__ = Signature([Parameter(one, Parameter.KEYWORD_ONLY) for one in sorted(inputs)])
+    maker: Any = task(name=name, **options)
+    function = maker(run)
+    del run.__signature__  # it was for binding alone, and doesn't travel
+    made: Task = function(**{one: namespace[one] for one in sorted(inputs)})
+    return made
+
+
+_TIME = re.compile(r"^([ \t]*)get_ipython\(\)\.run_line_magic\('time', ('.*'|\".*\")\)$", re.MULTILINE)
+
+
+def timed_in_the_open(source: str) -> str:
+    """``%time x = f()`` sets x: so what is timed is written out. How long the task took is kept in any case."""
+
+    def written_out(found: re.Match[str]) -> str:
+        said = ast.literal_eval(found[2])
+        try:
+            sets = any(
+                isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) for node in ast.walk(ast.parse(said))
+            )
+        except SyntaxError:
+            return found[0]
+        return found[1] + said if sets else found[0]
+
+    return _TIME.sub(written_out, source)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """"; did you mean …?", or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise BadTask(f"{name!r} can't be the name of a task: it must be a Python name, as in %%jugtask clean")
+
+
+_SETS_NAMES = {"time", "prun", "run", "pylab", "store", "rerun", "edit", "reset", "reset_selective", "xdel"}
+
+
+def _nothing_hidden(source: str, typed: str) -> None:
+    """Refuse what sets names of the cell without saying which: other lines would go on with what they were before."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="run_line_magic"), args=[ast.Constant(magic), ast.Constant(str(said))]
+            ):
+                hidden = magic in _SETS_NAMES and (magic != "time" or "=" in said.replace("==", ""))
+            case ast.Call(func=ast.Name(id="exec"), args=[_], keywords=[]) | ast.Call(func=ast.Name(id="globals")):
+                hidden = True
+            case _:
+                continue
+        if hidden:
+            line = typed.splitlines()[node.lineno - 1].strip()
+            raise BadTask(
+                f"line {node.lineno}: `{line}` may set names without saying which, so it can't be in a cell task: "
+                "write them out, or leave the cell without %%jugtask"
+            )
+
+
+def _prelude(source: str) -> str:
+    """What a worker must import for the cell: a shell for magics and commands, a way to show the last expression."""
+    wanted = [_SHOW] if _shows(source) else []
+    if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(ast.parse(source))):
+        wanted.append("get_ipython")
+    return f"from jug_notebook.worker.cell_runner import {', '.join(wanted)}" if wanted else ""
+
+
+def _shows(source: str) -> str:
+    """As in any cell, the value of the last expression is shown, unless a semicolon ends it."""
+    body = ast.parse(source).body
+    if not body or not isinstance(body[-1], ast.Expr):
+        return ""
+    return "" if source.rstrip().endswith(";") else _SHOW
+
+
+def _check_reads(source: str, reads: Iterable[str], present: Mapping[str, Any], known: Iterable[str]) -> None:
+    """A name that is nowhere is better told now than by a worker."""
+    missing = sorted(name for name in reads if name not in present and not hasattr(builtins, name))
+    if missing:
+        name = missing[0]
+        lines = [n.lineno for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and n.id == name]
+        raise BadTask(f"line {min(lines, default=1)}: there is no {name!r}" + near(name, known))
+
+
+def _is_input(name: str, present: Mapping[str, Any], assigned: Sequence[str], asked: Sequence[str]) -> bool:
+    """Data are inputs; functions, classes and modules go with the code, unless the cell binds their name anew."""
+    if name not in present:
+        return False
+    code = isinstance(present[name], FunctionType | BuiltinFunctionType | type | ModuleType)
+    return name in assigned or name in asked or not (code or hasattr(type(present[name]), "examine"))

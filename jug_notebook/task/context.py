@@ -1,0 +1,196 @@
+"""The desk: what tasks ask of their session, and whether this thread is inside a task.
+
+A handle is light: it knows its key and its desk. What is slow, is remembered or talks to a store lies behind `Desk`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from jug_notebook.errors import BadTask, JugError
+from jug_notebook.keys import advice
+from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
+
+if TYPE_CHECKING:
+    from jug_notebook.task.function import TaskFunction
+    from jug_notebook.task.handles import Task
+
+Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
+"""A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
+
+
+class Edition:
+    """A task function with its code as it was at one moment: what all tasks made then have in common."""
+
+    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "recipe")
+
+    def __init__(
+        self,
+        name: str,
+        function: TaskFunction | None,
+        code: str,
+        recipe: bytes,
+        priority: int = 0,
+        nout: int | None = None,
+        parts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.name = name
+        self.function = function  #: None for tasks that were found in the store
+        self.code = code
+        self.recipe = recipe
+        self.priority = priority
+        self.nout = nout
+        self.parts = parts  #: what the code digest is made of
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Stands where a value should be."""
+
+    error: JugError
+
+
+class Desk(Protocol):
+    """What tasks ask of their session."""
+
+    @property
+    def identity(self) -> str:
+        """Which store it is: tasks of one store go together."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """The store's URL for people."""
+        ...
+
+    @property
+    def looking(self) -> bool:
+        """Are tasks only named, and none handed in?"""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where tasks run: the notebook's folder."""
+        ...
+
+    def edition(self, function: TaskFunction) -> Edition:
+        """The function's code, pinned until the cell ends."""
+        ...
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """Keep a large part of an argument."""
+        ...
+
+    def add(self, drafts: Sequence[Draft]) -> None:
+        """Take in tasks; they reach the store soon, and before anything is read from it."""
+        ...
+
+    def kept(self, key: Key) -> Spec | None:
+        """What a finished task was handed in with; None where it isn't finished."""
+        ...
+
+    def run_here(self, target: Any) -> int:
+        """Run tasks, and what they need, in this process; answers how many ran."""
+        ...
+
+    def states(self, keys: Sequence[Key]) -> list[State]: ...
+
+    def views(self, keys: Sequence[Key]) -> list[TaskView]:
+        """Each task as people see it, with what its value is."""
+        ...
+
+    def collect(
+        self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
+    ) -> list[Any]:
+        """Values in order; where there is none, the error is raised, or (not ``strict``) a `Problem` stands there."""
+        ...
+
+    def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
+        """Wait until all tasks (or the first of them) are settled; False where the time was over before."""
+        ...
+
+    async def settled(self, key: Key) -> None:
+        """The same without blocking the loop."""
+        ...
+
+    def needs(self, key: Key) -> list[Task]: ...
+
+    def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
+        """What the task printed and displayed, in order."""
+        ...
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""
+        ...
+
+    def former(self, edition: Edition) -> bool:
+        """Is the function's code another one by now?"""
+        ...
+
+    def retry(self, target: Any = None) -> int: ...
+
+    def invalidate(self, target: Any) -> int: ...
+
+    def cancel(self, target: Any) -> int: ...
+
+    def log(self, target: Any = None) -> str: ...
+
+    def why(self, target: Any) -> Any: ...
+
+    def status_of(self, keys: Sequence[Key]) -> Any: ...
+
+
+current: Desk | None = None  #: where tasks made now go
+_find: Callable[[], Desk] | None = None
+
+
+def sit(desk: Desk | None) -> None:
+    """Tasks made from now on go to this desk; with None, to the one that is found on first need."""
+    global current
+    current = desk
+
+
+def on_first_need(find: Callable[[], Desk]) -> None:
+    """How to find a desk when a task is made and nobody sits at one."""
+    global _find
+    _find = find
+
+
+def here() -> Desk:
+    """The desk in use. Raises BadTask where there is none and none can be found."""
+    if current is not None:
+        return current
+    if _find is None:
+        raise BadTask("no store is in use; call jug_notebook.connect() first")
+    desk = _find()
+    sit(desk)
+    return desk
+
+
+class _InTask(threading.local):
+    on = False
+
+
+in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task
+advice.silent_where(lambda: in_task.on)
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Within, calls of task functions are plain calls. Workers run tasks in it."""
+    before, in_task.on = in_task.on, True
+    try:
+        yield
+    finally:
+        in_task.on = before
+
+
+def always_in_task() -> None:
+    """This process is a worker: in all its threads, calls of task functions are plain calls."""
+    _InTask.on = True

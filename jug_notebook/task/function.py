@@ -1,0 +1,537 @@
+"""``@task``: a function's calls become tasks. Here are binding, naming and encoding of calls."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+from jug_notebook import codec, system
+from jug_notebook.errors import BadTask
+from jug_notebook.keys import digest
+from jug_notebook.keys.code import CACHED, Code, examine
+from jug_notebook.keys.modules import scripts
+from jug_notebook.render.values import describe_arguments
+from jug_notebook.task import context as seat
+from jug_notebook.task.context import Desk, Draft, Edition, in_task
+from jug_notebook.task.files import Lookout
+from jug_notebook.task.handles import Handle, Tasklet, TaskList, briefly, handle
+from jug_notebook.task.values import tasks_in
+
+Arguments: TypeAlias = list[tuple[str, Any]]
+
+definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueDictionary()
+"""The latest definition of each function: by it a handle knows that it was made by a former one."""
+
+_OPTIONS = (
+    "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
+)  # fmt: skip
+
+_LONG = 10**15
+_BY_NAME = "(by name)"  #: what a wrapper is given by name, it may treat otherwise
+
+BATCH = 1000  #: tasks of one `.map` are handed in by so many
+_PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_STEADY = (list, tuple, range)  #: going over them runs nobody's code
+_SMALL = frozenset({int, float, bool, type(None)})
+
+
+class TaskFunction:
+    """A function whose calls are tasks: ``f(x)`` makes a `Task`; ``f.run(x)``, and inside a task ``f(x)``, call now."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        version: str | None = None,
+        name: str | None = None,
+        nout: int | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
+        ignore: Iterable[str] = (),
+        ignore_globals: Iterable[str] = (),
+        depends: Iterable[Any] = (),
+        priority: int = 0,
+        runner: str = "",
+        definition: bool = False,
+    ) -> None:
+        self.__jug_function__: Callable[..., Any]
+        if isinstance(function, TaskFunction):
+            function = function.__jug_function__
+        if not callable(function):
+            raise BadTask(f"a task is made of a function, not of {type(function).__name__} {function!r:.60}")
+        if not runner:  # a runner knows how to call what it is given
+            _no_lazy_function(function)
+        functools.update_wrapper(self, function, updated=())
+        self.__jug_function__ = function
+        self.name = name or name_of(function)
+        self.version = version
+        self.nout = nout
+        self.retries = retries
+        self.timeout = timeout
+        self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
+        self.ignore_globals = tuple([ignore_globals] if isinstance(ignore_globals, str) else ignore_globals)
+        self.depends = tuple(depends)
+        self.priority = priority
+        self.runner = runner
+        self._bind(function)
+        self._check_options()
+        self._lookout = Lookout(self.name)
+        self._chunked: _ChunkFunction | None = None
+        #: has it a name of its own, so that another function of that name is its next definition?
+        self.defines = definition and (name is not None or "<" not in getattr(function, "__qualname__", "<"))
+        if self.defines:
+            definitions[self.name] = self
+
+    # -- calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if in_task.on:
+            return self.__jug_function__(*args, **kwargs)
+        desk = seat.current or seat.here()
+        edition = desk.edition(self)
+        arguments = self._bound(args, kwargs)
+        draft = self._draft(desk, edition, arguments, args, kwargs)
+        desk.add((draft,))
+        return handle(desk, edition, draft[1], draft[3], draft[5])
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain function, now and here."""
+        return self.__jug_function__(*args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
+        """A task for each item: ``f.map(xs)``, ``f.map(xs, ys)``, ``f.map(xs, mode="fast")``; stops with the shortest.
+
+        With ``chunksize=100`` a hundred calls are one task, of another key; the list shows a tasklet per call.
+        """
+        if not iterables:
+            raise BadTask(f"{self.name}.map() needs something to go over")
+        steady = all(type(each) in _STEADY for each in iterables)
+        return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
+
+    def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
+        """A task for each tuple of arguments. ``chunksize`` as in `map`."""
+        steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
+        return self._many(map(tuple, iterable), chunksize, constants, steady)
+
+    def grid(self, **axes: Any) -> TaskList:
+        """A task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
+
+        Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and all the rest are constants.
+        A list that is one value goes into another: ``cfg=[[1, 2]]``.
+        """
+        names = [name for name, axis in axes.items() if is_axis(axis)]
+        constants = {name: value for name, value in axes.items() if name not in names}
+        points = product(*(axes[name] for name in names))
+        if in_task.on:
+            return [self.run(**dict(zip(names, p, strict=True)), **constants) for p in points]  # type: ignore[return-value]
+        calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
+        return self._made(((self._bound((), call), (), call) for call in calls), constants)
+
+    # -- what a session asks
+
+    def examine(self, project: Path) -> Code:
+        """The code part of the keys as things are now. Raises Unhashable naming what can't be told for certain."""
+        now = [id(one) for one in _binding(self.__jug_function__)]
+        if now != [id(one) for one in self._bound_by]:
+            self._bind(self.__jug_function__)  # reloaded in place, or given other defaults
+        return examine(
+            self.__jug_function__,
+            version=self.version,
+            ignore_globals=self.ignore_globals,
+            depends=self.depends,
+            project=project,
+        )
+
+    @property
+    def hidden(self) -> bool:
+        """Does more travel with it than its code digest covers?"""
+        return self.version is not None or bool(self.ignore_globals)
+
+    # -- binding
+
+    def _bind(self, function: Callable[..., Any]) -> None:
+        """Look at the signature. ``_names`` is empty where arguments need the slow way."""
+        self._bound_by = _binding(function)
+        self._wrapper = _is_wrapper(function)
+        self._names: tuple[str, ...] = ()
+        self._defaults: Mapping[str, Any] = {}
+        self._tasks_by_default: dict[str, Any] = {}
+        self._signature: inspect.Signature | None = None
+        try:
+            self._signature = inspect.signature(function)
+        except (ValueError, TypeError):  # many builtins have none
+            return
+        parameters = self._signature.parameters.values()
+        self._tasks_by_default = {p.name: p.default for p in parameters if tasks_in(p.default)}
+        if not self._wrapper and all(parameter.kind is _PLAIN for parameter in parameters):
+            self._names = tuple(parameter.name for parameter in parameters)
+            self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """Every parameter with its value, in the signature's order: equal calls are bound equally, however written."""
+        names = self._names
+        if names:
+            given = len(args)
+            if given == len(names) and not kwargs:
+                return list(zip(names, args, strict=True))
+            if given <= len(names):
+                bound = list(zip(names, args, strict=False))
+                used = 0
+                for name in names[given:]:
+                    if name in kwargs:
+                        used += 1
+                        bound.append((name, kwargs[name]))
+                    elif name in self._defaults:
+                        bound.append((name, self._defaults[name]))
+                    else:
+                        break
+                if len(bound) == len(names) and used == len(kwargs):
+                    return bound
+        if self._signature is None:
+            return [("args", args), ("kwargs", dict(kwargs))]
+        if self._wrapper:
+            return self._given(args, kwargs)
+        return list(self._slow(args, kwargs).arguments.items())
+
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """What a wrapper is given: what it does with it, and which defaults count, only it knows."""
+        assert self._signature is not None
+        try:
+            bound = self._signature.bind(*args, **kwargs).arguments
+        except TypeError:  # it may take more than what it wraps, or less
+            return [("args", args), ("kwargs", dict(kwargs))]
+        given = [*bound.items(), *((n, task) for n, task in self._tasks_by_default.items() if n not in bound)]
+        return [*given, (_BY_NAME, tuple(sorted(kwargs)))] if kwargs else given
+
+    def _slow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        assert self._signature is not None
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}() {error}") from None
+        bound.apply_defaults()
+        return bound
+
+    def _draft(
+        self,
+        desk: Desk,
+        edition: Edition,
+        arguments: Arguments,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        put: codec.Put | None = None,
+    ) -> Draft:
+        """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
+        named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
+        key, form, needs, call = digest.name_call(edition.code, edition.name, named)
+        self._lookout.look(named)
+        if self._tasks_by_default:  # what a task as a default comes to must travel with the call
+            given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
+            kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
+        payload = codec.dump_call(args, kwargs, needs, put or desk.put)
+        if not needs:
+            return edition, key, form, needs, payload, self._shown(arguments), call
+        with briefly():
+            return edition, key, form, needs, payload, self._shown(arguments), call
+
+    def _shown(self, arguments: Arguments) -> str:
+        if self._wrapper:
+            arguments = [pair for pair in arguments if pair[0] != _BY_NAME]
+        if len(arguments) > 3:
+            return describe_arguments(arguments)
+        for _, value in arguments:
+            kind = type(value)
+            if not ((kind is int and -_LONG < value < _LONG) or kind is float or (kind is str and len(value) < 20)):
+                return describe_arguments(arguments)
+        return ", ".join([f"{label}={value!r}" for label, value in arguments])  # the same, and most calls are so
+
+    def _many(
+        self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
+    ) -> TaskList:
+        if chunksize < 1:
+            raise BadTask(f"chunksize is at least 1, not {chunksize}")
+        if in_task.on:
+            return [self.run(*args, **constants) for args in calls]  # type: ignore[return-value]
+        if chunksize > 1:
+            return self._in_chunks(calls, chunksize, constants, steady)
+        plain = self._quick(constants)
+        if plain is None:
+            return self._made(((self._bound(args, constants), args, constants) for args in calls), constants, steady)
+        names, tail = plain
+        given = len(names)
+
+        def bound(args: tuple[Any, ...]) -> Arguments:
+            return [*zip(names, args, strict=True), *tail] if len(args) == given else self._bound(args, constants)
+
+        return self._made(((bound(args), args, constants) for args in calls), constants, steady)
+
+    def _quick(self, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], Arguments] | None:
+        """What positional arguments are called in a ``.map``, and what follows them; None where calls may differ."""
+        names = self._names
+        given = next((i for i, name in enumerate(names) if name in constants or name in self._defaults), len(names))
+        rest = {**self._defaults, **constants}
+        if not names or not set(constants) <= set(names[given:]) or any(name not in rest for name in names[given:]):
+            return None
+        return names[:given], [(name, rest[name]) for name in names[given:]]
+
+    def _made(
+        self,
+        calls: Iterable[tuple[Arguments, tuple[Any, ...], dict[str, Any]]],
+        constants: Mapping[str, Any],
+        steady: bool = True,
+    ) -> TaskList:
+        """A task for each call, handed in by the batch. What is heavy in ``constants`` is digested and stored once.
+
+        What else they have in common too where it is ``steady``: where nobody's code runs between the calls.
+        """
+        desk = seat.current or seat.here()
+        edition = desk.edition(self)
+        tasks = TaskList()
+        waiting = iter(calls)
+        put = codec.once(desk.put) if steady else desk.put
+        with digest.remembering() as memory:
+            shared = self._shared(constants, desk)
+            memory.complete = not steady
+            while True:
+                drafts: list[Draft] = []
+                with system.uncollected():
+                    for arguments, args, kwargs in islice(waiting, BATCH):
+                        sent = {**kwargs, **shared} if shared else kwargs
+                        draft = self._draft(desk, edition, arguments, args, sent, put)
+                        drafts.append(draft)
+                        tasks.append(handle(desk, edition, draft[1], draft[3], draft[5]))
+                    if not drafts:
+                        return tasks
+                    desk.add(drafts)
+
+    def _shared(self, constants: Mapping[str, Any], desk: Desk) -> dict[str, Any]:
+        """What stands for the large ones of the constants in each call. They are digested here, and remembered."""
+        shared: dict[str, Any] = {}
+        for name, value in constants.items():
+            if type(value) in _SMALL or tasks_in(value):
+                continue
+            stand_in = codec.share(value, desk.put)
+            if stand_in is value:
+                continue
+            if name not in self.ignore:
+                digest.digest(value, f"argument {name!r}")
+            shared[name] = stand_in
+        return shared
+
+    def _in_chunks(
+        self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
+    ) -> TaskList:
+        if self._chunked is None:
+            self._chunked = _ChunkFunction(self)
+        handles: list[Tasklet] = []
+        coming = iter(calls)
+        with digest.remembering() as memory:
+            memory.complete = not steady
+            while part := self._part(coming, chunksize, constants, steady):
+                chunk = self._chunked(part, constants)
+                handles += [chunk[i] for i in range(len(part))]
+        return TaskList(handles)
+
+    def _part(
+        self, coming: Iterator[tuple[Any, ...]], size: int, constants: dict[str, Any], steady: bool
+    ) -> list[tuple[Any, ...]]:
+        """The calls of the next chunk. Raises BadTask where one was changed while the others were waited for."""
+        part: list[tuple[Any, ...]] = []
+        names: list[bytes] = []
+        for args in islice(coming, size):
+            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
+            part.append(args)
+            if not steady:
+                names.append(digest.digest(named))
+        for args, name in zip(part, names, strict=False):
+            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
+            if digest.digest(named) != name:
+                raise BadTask(
+                    f"an argument of {self.name} was changed in place before its chunk was complete, as a generator "
+                    f"does that fills one buffer over and over: let it yield copies, or leave chunksize out"
+                )
+        return part
+
+    def _check_options(self) -> None:
+        names = set(self._signature.parameters) if self._signature else set(self.ignore)
+        unknown = sorted(self.ignore - names)
+        if unknown:
+            raise BadTask(f"ignore={unknown[0]!r}: {self.name} has no such argument; it has {', '.join(sorted(names))}")
+        if self.nout is not None and self.nout < 1:
+            raise BadTask(f"nout={self.nout}: {self.name} must return at least one value to be unpacked")
+        if self.retries < 0:
+            raise BadTask(f"retries={self.retries} of {self.name}: a number of further attempts, 0 or more")
+        if self.timeout is not None and self.timeout <= 0:
+            raise BadTask(f"timeout={self.timeout} of {self.name}: seconds, more than 0")
+
+    # -- manners
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<task function {self.name}{self._signature or '(…)'}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.__jug_function__, self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _OPTIONS}
+
+
+def _again(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
+    return TaskFunction(function, **options)
+
+
+class Chunk:
+    """Calls a function for each of many arguments: what a chunk of a ``.map`` runs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, calls: list[tuple[Any, ...]], constants: dict[str, Any]) -> list[Any]:
+        results = []
+        for number, args in enumerate(calls):
+            try:
+                results.append(self.function(*args, **constants))
+            except BaseException as error:
+                error.add_note(f"in call {number} of a chunk of {len(calls)}, with {args!r:.200}")
+                raise
+        return results
+
+
+class Around(TaskFunction):
+    """Tasks that call ``functions`` in a way of ours: their code is the functions' code."""
+
+    def __init__(self, call: Callable[..., Any], functions: Sequence[TaskFunction], **options: Any) -> None:
+        super().__init__(call, **options)
+        self._functions = functions
+
+    def examine(self, project: Path) -> Code:
+        codes = [function.examine(project) for function in self._functions]
+        if len(codes) == 1:
+            return codes[0]
+        parts: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        for number, code in enumerate(codes, 1):
+            for label, part in code.parts.items():
+                label = label if parts.get(label, part) == part else f"{label} ({number})"
+                parts[label] = part
+                if text := code.texts.get(label):
+                    texts[label] = text
+        whole = digest.digest([code.digest for code in codes]).hex()
+        return Code(whole, parts, frozenset().union(*(code.modules for code in codes)), texts)
+
+    @property
+    def hidden(self) -> bool:
+        return any(function.hidden for function in self._functions)
+
+
+class _ChunkFunction(Around):
+    """A function's chunks: named and examined as the function itself."""
+
+    def __init__(self, function: TaskFunction) -> None:
+        options = {**function._options(), "nout": None, "ignore": ()}
+        super().__init__(Chunk(function.__jug_function__), [function], **options)
+        self._whole = function
+        self.defines = function.defines
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        calls, constants = args
+        ignore = self._whole.ignore
+        if not ignore:
+            return [("*calls", [self._whole._bound(call, constants) for call in calls])]
+        return [
+            (
+                "*calls",
+                [[pair for pair in self._whole._bound(call, constants) if pair[0] not in ignore] for call in calls],
+            )
+        ]
+
+    def _shown(self, arguments: Arguments) -> str:
+        calls = arguments[0][1]
+        return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
+
+
+def _binding(function: Callable[..., Any]) -> list[Any]:
+    """What a plain function's signature hangs on."""
+    found = [getattr(function, "__code__", None), *(getattr(function, "__defaults__", None) or ())]
+    return [*found, *(getattr(function, "__kwdefaults__", None) or {}).values()]
+
+
+def _is_wrapper(function: Any) -> bool:
+    """Does it show the signature of something that it wraps?"""
+    if isinstance(function, functools.partial):
+        return _is_wrapper(function.func)
+    if isinstance(function, CACHED):
+        return _is_wrapper(function.__wrapped__)
+    called = [function, type(function).__call__]
+    if isinstance(function, type):
+        called += [getattr(function, name) for name in ("__init__", "__new__")]
+    return any(hasattr(one, "__wrapped__") or hasattr(one, "__signature__") for one in called)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The qualified name that tasks of a function bear; of notebooks and scripts without the module."""
+    name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
+    name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
+    module = getattr(function, "__module__", None)
+    return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
+
+
+def _no_lazy_function(function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise BadTask(f"{name_of(function)} is async; a task is a plain function (asyncio.run() inside it will do)")
+    if inspect.isgeneratorfunction(function):
+        raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
+
+
+def is_axis(value: Any) -> bool:
+    """Does `TaskFunction.grid` go over it? The rest are constants."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | set | frozenset | Handle)
+
+
+@overload
+def task(function: Callable[..., Any], /) -> TaskFunction: ...
+@overload
+def task(
+    *,
+    version: str | None = None,
+    name: str | None = None,
+    nout: int | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    ignore: Iterable[str] = (),
+    ignore_globals: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+    priority: int = 0,
+) -> Callable[[Callable[..., Any]], TaskFunction]: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function's calls into tasks: ``@task``, or ``@task(retries=2)``.
+
+    ``version`` replaces the code part of the key by a tag, ``name`` the qualified name; ``nout`` makes tasks unpack
+    into so many tasklets; ``retries`` are further attempts after an exception, ``timeout`` is in seconds; ``ignore``
+    names arguments that don't matter for the result, ``ignore_globals`` globals; ``depends`` lists what the code needs
+    and can't be seen; higher ``priority`` goes first.
+
+    Raises BadTask for what no task can be made of, and for senseless options.
+    """
+    if function is not None:
+        return TaskFunction(function, definition=True, **options)
+    unknown = set(options) - set(inspect.signature(TaskFunction).parameters)
+    if unknown:
+        raise BadTask(f"@task has no option {min(unknown)!r}")
+
+    def decorate(function: Callable[..., Any]) -> TaskFunction:
+        return TaskFunction(function, definition=True, **options)
+
+    return decorate
+
+
+TaskGenerator = task  #: Jug's name

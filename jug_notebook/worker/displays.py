@@ -1,0 +1,139 @@
+"""What a task displays: pictures, tables, figures; in order with what it prints, and bounded."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from jug_notebook.model import Display
+from jug_notebook.worker.capture import Listener
+
+LIMIT = 4 << 20  #: bytes that one task's displays may take
+PLACES = 500  #: and so many may they be
+
+
+@dataclass
+class Page:
+    """One display, until the task ends."""
+
+    at: int
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    size: int
+    id: str = ""
+
+
+class Album:
+    """Collects what the task displays that a thread, or a process, runs."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._pages: list[Page] = []
+        self._left_out = 0
+        self._clears = False
+
+    def add(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, id: str = "") -> None:
+        """Keep a display: the same thing in several forms, by MIME type."""
+        if self._clears:
+            self.clear()
+        page = _page(self._listener.cut(), data, metadata or {}, id)
+        if len(self._pages) >= PLACES or page.size + sum(page.size for page in self._pages) > LIMIT:
+            self._left_out += 1
+        else:
+            self._pages.append(page)
+
+    def update(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None, id: str) -> None:
+        """Show something else in the place of what was shown under this name."""
+        for i, page in enumerate(self._pages):
+            if page.id == id:
+                fresh = _page(page.at, data, metadata or {}, id)
+                if fresh.size - page.size + sum(page.size for page in self._pages) <= LIMIT:
+                    self._pages[i] = fresh
+
+    def clear(self, wait: bool = False) -> None:
+        """Forget what the task printed and displayed; with ``wait``, when it next displays something."""
+        self._clears = wait
+        if not wait:
+            self._listener.begin()
+            self._pages.clear()
+            self._left_out = 0
+
+    def take(self) -> list[Display]:
+        """All of it; the next task begins with none."""
+        if not self._pages and not self._left_out:
+            self._clears = False
+            return []
+        taken = [Display(page.at, page.data, page.metadata) for page in self._pages]
+        if self._left_out:
+            more = f"{self._left_out} more display{'s' * (self._left_out > 1)} left out"
+            taken.append(Display(self._listener.cut(), {"text/plain": f"[{more}: a task may show {LIMIT >> 20} MB]"}))
+        self._pages, self._left_out, self._clears = [], 0, False
+        return taken
+
+    def add_figures(self) -> None:
+        """Keep the figures that pyplot has open, and close them. Costs nothing where nobody has imported it."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        numbers: list[int] = getattr(pyplot, "get_fignums", list)()
+        if pyplot is None or not numbers:
+            return
+        for number in numbers:
+            figure = pyplot.figure(number)
+            try:
+                self.add({"text/plain": repr(figure), "image/png": drawn(figure)})
+            except Exception as error:  # drawing calls whatever the task has put into the figure
+                print(f"{figure!r} could not be drawn: {type(error).__name__}: {error}", file=sys.stderr)
+        pyplot.close("all")
+
+
+def drawn(figure: Any) -> bytes:
+    """A figure as PNG, cut to what is on it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", bbox_inches="tight")
+    return picture.getvalue()
+
+
+def _page(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str) -> Page:
+    try:
+        size = len(msgspec.msgpack.encode((data, metadata)))
+    except (TypeError, ValueError, OverflowError):  # a form that isn't text, bytes or JSON
+        data, metadata = {kind: form for kind, form in data.items() if isinstance(form, str | bytes)}, {}
+        size = sum(map(len, data.values()))
+    return Page(at, dict(data), dict(metadata), size, id)
+
+
+# -- whose is it -------------------------------------------------------------------------------------------------------
+
+
+class _Open(threading.local):
+    album: Album | None = None
+
+
+_open = _Open()
+
+
+def current() -> Album | None:
+    """Where this thread's displays go; None outside of tasks."""
+    return _open.album
+
+
+@contextmanager
+def opened(album: Album) -> Iterator[None]:
+    """Within, what this thread displays goes there."""
+    before = _open.album
+    _open.album = album
+    try:
+        yield
+    finally:
+        _open.album = before
+
+
+def always_open(album: Album) -> None:
+    """This process is a worker: what any of its threads displays goes there."""
+    _Open.album = album

@@ -1,0 +1,124 @@
+"""Libraries that a task imports are met at the door of a worker, so that what they show is kept with the task.
+
+Nothing is imported for it: each is looked after when it arrives. IPython's ``display`` goes to the task's album,
+tqdm's bars become the task's progress and leave their last line, matplotlib draws in memory, and what came by value
+goes on by value to the processes that a task starts.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from jug_notebook.keys import code as coding
+from jug_notebook.task.progress import teller
+
+SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
+
+
+def meet() -> None:
+    """From now on, in a worker's process."""
+    sys.meta_path.insert(0, _Door())
+    vars(builtins).setdefault("display", display)
+    chosen = os.environ.get("MPLBACKEND", "")
+    if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
+        os.environ["MPLBACKEND"] = "module://jug_notebook.worker.matplotlib_backend"
+
+
+def hand_on() -> None:
+    """From now on, in this process, what can't be imported goes by value to processes that `multiprocessing` starts."""
+    _by_value(importlib.import_module("multiprocessing.reduction"))
+
+
+def display(*objects: Any, **how: Any) -> Any:
+    """IPython's ``display``, which notebooks have without importing it."""
+    return importlib.import_module("IPython.display").display(*objects, **how)
+
+
+class _Door:
+    """Finds modules as the others find them, and has a word with those that we look after once they are loaded."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        welcome = _WELCOMES.get(name)
+        if welcome is None:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader.exec_module = _then(spec.loader.exec_module, welcome)  # type: ignore[method-assign, assignment]
+                return spec
+        return None
+
+
+def _then(load: Callable[[ModuleType], None], welcome: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def loaded(module: ModuleType) -> None:
+        load(module)
+        welcome(module)
+
+    return loaded
+
+
+def _with_a_shell(module: Any) -> None:
+    """IPython displays things in a shell only, and prints their repr where there is none."""
+
+    def first(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            where, _, name = SHELL.partition(":")
+            getattr(importlib.import_module(where), name)()
+            return function(*args, **kwargs)
+
+        return called
+
+    for name in ("display", "publish_display_data", "clear_output"):
+        setattr(module, name, first(getattr(module, name)))
+
+
+def _quiet_bars(module: Any) -> None:
+    """A bar that is redrawn a thousand times is no log: it tells how far it is, and in the end leaves its last line."""
+
+    def display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
+        tell = teller()
+        if tell is not None and not bar.pos:
+            tell(max(0, int(bar.n)), max(0, int(bar.total or 0)))
+        if bar.disable and msg is None:  # it is being closed
+            bar.fp.write(str(bar))
+        return True
+
+    module.tqdm.display = display
+    module.tqdm.clear = lambda bar, nolock=False: None
+
+
+def _no_widgets(module: Any) -> None:
+    """There is nobody who could see a widget: bars for notebooks are plain ones."""
+    plain = importlib.import_module("tqdm.std")
+    module.tqdm = module.tqdm_notebook = plain.tqdm
+    module.trange = module.tnrange = plain.trange
+
+
+def _by_value(module: Any) -> None:
+    """A pool pickles functions and classes by name, and what came here by value has none that leads to it."""
+
+    def reducer_override(pickler: Any, value: Any) -> Any:
+        if isinstance(value, FunctionType | type) and coding.travels(value):
+            return pickle.loads, (cloudpickle.dumps(value),)
+        return NotImplemented
+
+    module.ForkingPickler.reducer_override = reducer_override
+
+
+_WELCOMES: dict[str, Callable[[ModuleType], None]] = {
+    "IPython.core.display_functions": _with_a_shell,
+    "tqdm.std": _quiet_bars,
+    "tqdm.notebook": _no_widgets,
+    "multiprocessing.reduction": _by_value,
+}

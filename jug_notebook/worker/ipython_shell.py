@@ -1,0 +1,89 @@
+"""The shell that a worker has once a task needs one: for a magic, a command, or something to display."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import IPython
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+from jug_notebook.worker import displays
+
+
+class Publisher(DisplayPublisher):
+    """What a task displays goes into its album."""
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: Any = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        book, name = displays.current(), (transient or {}).get("display_id", "")
+        if book is None:
+            print(data.get("text/plain", ""))
+        elif update:
+            book.update(data, metadata, name)
+        else:
+            book.add(data, metadata, name)
+
+    def clear_output(self, wait: bool = False) -> None:
+        book = displays.current()
+        if book is not None:
+            book.clear(wait)
+
+
+def shell() -> Any:
+    """The shell in use. A worker has none until a task needs it, for a magic, a command or something to display."""
+    if not InteractiveShell.initialized():
+        from traitlets.config import Config
+
+        quiet = Config()
+        quiet.HistoryManager.enabled = False
+        quiet.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
+        made = Shell.instance(config=quiet, user_module=sys.modules["__main__"])
+        _draw_figures(made)
+    return InteractiveShell.instance()
+
+
+class Shell(InteractiveShell):
+    """A shell without a history, which leaves the process as it is."""
+
+    display_pub_class = Publisher
+    system = InteractiveShell.system_raw  # through a terminal of its own, lines would end in carriage returns
+
+    def init_sys_modules(self) -> None:
+        """``__main__`` stays what it was."""
+
+    def init_traceback_handlers(self, custom_exceptions: Any) -> None:
+        super().init_traceback_handlers(custom_exceptions)
+        sys.excepthook = sys.__excepthook__
+
+
+def _draw_figures(made: Any) -> None:
+    """``display(figure)`` shows the picture."""
+    pictures = made.display_formatter.formatters["image/png"]
+    pictures.for_type_by_name("matplotlib.figure", "Figure", displays.drawn)
+
+
+def publish(value: Any) -> None:
+    """Show a value as under any cell."""
+    here: Any = shell()
+    shown = here.display_formatter.format(value)
+    book = displays.current()
+    if book is not None and isinstance(here, Shell):
+        book.add(*shown)
+    else:
+        here.display_pub.publish(*shown)
+
+
+def work_in(namespace: dict[str, Any]) -> None:
+    """A worker's shell, where there is one by now, finds names there."""
+    if InteractiveShell.initialized() and isinstance(InteractiveShell.instance(), Shell):
+        InteractiveShell.instance().user_ns = namespace

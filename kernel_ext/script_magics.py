@@ -1,0 +1,115 @@
+"""The magics between notebooks and scripts: a jugfile's tasks into the notebook, the notebook's into a script."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, magics_class
+
+import jug_notebook as jn
+from kernel_ext.frontend import cell_name
+from kernel_ext.magics import JugMagics
+from kernel_ext.options import joined, line_magic, option, options, read, sign
+
+
+@magics_class
+class ScriptMagics(Magics):
+    """Magics about scripts. Knows the cells that were run, as they were typed last."""
+
+    shell: Any
+
+    def __init__(self, shell: Any, main: JugMagics) -> None:
+        super().__init__(shell)
+        self.main = main
+        self.cells: dict[str, tuple[int, str]] = {}  #: by name: the number of the latest run, and the text
+        history = getattr(getattr(shell, "history_manager", None), "input_hist_raw", ())
+        for number, typed in enumerate(history):
+            if typed.strip():
+                self.note(cell_name(None, typed), typed, number)
+
+    def note(self, name: str, typed: str, number: int) -> None:
+        """A cell is about to run. It keeps the place at which it was run first."""
+        self.cells[name] = (number, typed)
+
+    @line_magic
+    @options()
+    @option("jugfile", help="the script")
+    @option("arguments", nargs="*", help="what it finds in sys.argv")
+    @option("--jugdir", metavar="URL", help="its store (default: as the script or Jug's settings say)")
+    def jug_import(self, line: str) -> None:
+        """Bring the tasks of a Jug script into the notebook, with all that is stored of them.
+
+        %jug_import jugfile.py                  its names are the notebook's from now on, its store too
+        %jug_import jugfile.py --jugdir other   with another store
+
+        Where the script stops at a barrier, run its tasks, and import it again.
+        """
+        from jug_notebook.compat import import_jugfile  # nothing of it is loaded for who imports nothing
+
+        asked = read(self.jug_import, line)
+        script = joined([asked.jugfile]) or ""
+        if not Path(script).is_file():
+            raise UsageError(f"{sign(self.jug_import)}: no script at {script!r}")
+        brought = import_jugfile.bring(script, asked.jugdir, asked.arguments, self.main.connect)
+        self.shell.user_ns.update(brought.names)
+        names = ", ".join(brought.names) or "no names"
+        states = [task.state for task in brought.tasks]
+        done = sum(state is jn.State.FINISHED for state in states)
+        print(f"{script}: {len(states):,} tasks, {done:,} of them stored in {brought.session.shown}; {names}")
+        if brought.barrier:
+            print("it stopped at a barrier; run these tasks, %jug_execute, then import it again")
+
+    @line_magic
+    @options()
+    @option("file", help="the script to write")
+    def jug_export(self, line: str) -> None:
+        """Write the notebook's tasks as a script: the cells that make them, and what these read.
+
+        %jug_export pipeline.py
+
+        Run it with python, or with jug-notebook execute: the keys are the same, so what is stored is found. It says how
+        many of the tasks the script makes, and which cells can't be in a script.
+        """
+        from kernel_ext import export
+
+        path = Path(joined([read(self.jug_export, line).file]) or "")
+        if path.suffix != ".py":
+            raise UsageError(f"{sign(self.jug_export)} FILE: a script's name ends in .py, not {str(path)!r}")
+        session = self.main.session
+        wanted = session.wanted()
+        makers = set(wanted.values())
+        cells = [
+            export.Cell(typed, f"In[{number}]", name in makers)
+            for name, (number, typed) in self.cells.items()
+            if name != self.main.cell
+        ]
+        reader = export.Reader(self.shell.transform_cell, self._asked)
+        text, lacks = export.script(cells, _connection(session, path), reader)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as refused:
+            raise UsageError(f"{sign(self.jug_export)}: can't write {path}: {refused.strerror}") from refused
+        found, failure = export.keys_of(path.absolute(), session.url)
+        print(export.told(str(path), wanted, found, lacks, failure))
+
+    def _asked(self, line: str) -> argparse.Namespace | None:
+        """What a ``%%jugtask`` line asks for; None where it is none that could have run."""
+        try:
+            return read(self.main.jugtask, line)
+        except UsageError:
+            return None
+
+
+def _connection(session: jn.Session, script: Path) -> str:
+    """How the script comes to the store. A password is not written down."""
+    url = session.url
+    if url.startswith("file:"):
+        folder = Path(url.removeprefix("file:"))
+        return f"jn.connect({os.path.relpath(folder, script.absolute().parent)!r})"
+    if url == session.shown or url.startswith("memory:"):
+        return f"jn.connect({url!r})"
+    return "jn.connect()  # the store has a password: set JUG_STORE"

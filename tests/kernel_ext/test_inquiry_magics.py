@@ -1,0 +1,165 @@
+"""The magics that look closer, in a real kernel: the graph, a failed task looked into, tasks run here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernels import Kernel
+
+pytest.importorskip("ipykernel")
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+CELL = """%%jugtask
+def load(n):
+    print("loading", n)
+    return list(range(n))
+
+def total(rows):
+    return sum(map(sum, rows))
+
+def divide(a, b):
+    half = a / 2
+    return share(half, b)
+
+def share(part, whole):
+    return part / whole
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel whose display is text; the tests below are cells of its notebook, in order."""
+    folder = tmp_path_factory.mktemp("work")
+    settings = str(tmp_path_factory.mktemp("settings"))
+    kernel = Kernel(
+        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
+    )
+    kernel.run("%load_ext jug_notebook")
+    kernel.run(CELL, "defs")
+    kernel.run("rows = load.map(range(6))\nanswer = total(rows)\nbad = divide(6, 0)\nother = [divide(6, 0), answer]")
+    yield kernel
+    kernel.run("%jug_stop --now")
+    kernel.close()
+
+
+def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> None:
+    assert kernel.run("%jug_execute -n 3 --dry-run").out.splitlines() == [
+        "8 to run, 0 stored",
+        "  load    6 to run",
+        "  total   1 to run",
+        "  divide  1 to run",
+        "3 workers would be started; nothing was started",
+    ]
+    assert kernel.run("%jug_execute -n 3 --dry-run --target divide").out.startswith("1 to run, 0 stored\n")
+    assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "()"
+
+
+def test_the_graph_is_a_list_where_text_is_wanted_and_a_picture_else(kernel: Kernel) -> None:
+    assert kernel.run("%jug_graph").out.splitlines() == [
+        "3 functions, 8 tasks",
+        "total · 1 task: 1 waiting",
+        "  6 × load · 6 tasks: 6 ready",
+        "divide · 1 task: 1 ready",
+    ]
+    assert kernel.run("%jug_graph answer").out.splitlines()[0] == "2 functions, 7 tasks"
+    kernel.run("%config JugMagics.display = 'html'")
+    [display] = kernel.run("%jug_graph --all").displays
+    assert "<svg" in display["data"]["text/html"]
+    assert display["data"]["text/plain"].startswith("3 functions, 8 tasks")
+    kernel.run("%config JugMagics.display = 'text'")
+
+
+def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
+    lines = ["▒" * 24 + "  6 tasks: 6 ready", "     state  task       value"]
+    lines += [f"[{n}]  ready  load(n={n})" for n in range(6)]
+    for told in ("rows", "list(rows)"):
+        assert kernel.run(told).result.splitlines() == lines
+    labelled = kernel.run("{'n' * n: load(n) for n in range(5)}").result.splitlines()
+    assert labelled[0].endswith("  5 tasks: 5 ready")
+    assert labelled[4] == "'nn'    ready  load(n=2)"
+    many = kernel.run("tuple(rows) * 100").result.splitlines()
+    assert (many[0][26:], many[-2][:5], many[-1]) == ("600 tasks: 600 ready", "[7]  ", "and 592 more")
+    assert kernel.run("[1, 2, 3, 4, 5, 6]").result == "[1, 2, 3, 4, 5, 6]"
+    assert kernel.run("[*rows[:5], 7]").result.startswith("[<Task load")
+    assert kernel.run("{'a': bad}").result.startswith("{'a': <Task divide")
+
+
+def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
+    shown = kernel.run("%jug_execute --here")
+    assert shown.out.splitlines()[:6] == [f"loading {n}" for n in range(6)]
+    assert shown.out.splitlines()[-1] == "8 tasks ran here; now 7 finished, 1 failed"
+    assert kernel.run("answer.value()").result == "20"
+    assert kernel.run("%jug_execute --here").out == "nothing to run: no task is ready\n"
+    assert "leave out -n" in kernel.run("%jug_execute --here -n 2").message
+
+
+def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:
+    kernel.run("%%jugtask\nimport signal\ndef press():\n    signal.raise_signal(signal.SIGINT)")
+    shown = kernel.run("pressed = press()\n%jug_execute --here")
+    assert shown.error == "WaitInterrupted"
+    assert "the one that was running was given back" in shown.message
+    assert len(shown.traceback.splitlines()) == 1
+    assert kernel.run("pressed.state").result == "<State.READY: 'ready'>"
+    kernel.run("%jug_cancel pressed")
+
+
+def test_a_failed_task_is_looked_into_at_its_failing_line(kernel: Kernel) -> None:
+    shown = kernel.run("%jug_debug bad")
+    lines = shown.out.splitlines()
+    assert lines[0] == "divide(a=6, b=0) failed here too: ZeroDivisionError: float division by zero"
+    assert "in divide" in lines[1]
+    assert lines[2:5] == ["    return share(half, b)", "      a = 6", "      b = 0"]
+    assert "      half = 3.0" in lines
+    assert lines[-3:] == ["    return part / whole", "      part = 3.0", "      whole = 0"]
+    assert kernel.run("%jug_debug other").out == shown.out
+    assert "nothing to debug" in kernel.run("%jug_debug answer").message
+    assert "say which" in kernel.run("%jug_debug").message
+
+
+def test_a_debugger_opens_where_somebody_can_answer_it(kernel: Kernel) -> None:
+    said = kernel.asked("%jug_debug bad", ["p (part, whole)", "up", "p half", "q"])
+    text = COLOURS.sub("", said.out)
+    assert "(3.0, 0)" in text
+    assert "3.0" in text.splitlines()
+    assert "failed here too" in text
+
+
+def test_equal_values_verify(kernel: Kernel) -> None:
+    assert kernel.run("%jug_verify load --fraction 50%").out == "3 of 6 values computed again: all came out equal\n"
+    assert "not a part" in kernel.run("%jug_verify load --fraction 2").message
+    assert "say which" in kernel.run("%jug_verify").message
+
+
+def test_history_is_a_magic_and_a_verb(kernel: Kernel) -> None:
+    lines = kernel.run("%jug_tasks --history").out.splitlines()
+    assert "divide(a=6, b=0)  failed  ZeroDivisionError: float division by zero" in lines
+    assert "total(rows=6 tasks of load)  finished  int 20" in lines
+    assert kernel.run("len(jn.history()), jn.history()[0].user != ''").result == "(8, True)"
+    assert "goes with --history" in kernel.run("%jug_tasks --all").message
+
+
+def test_functions_hosts_and_failed_keys_complete(kernel: Kernel) -> None:
+    def matches(line: str) -> str:
+        word = "" if line[-1].isspace() else line.split()[-1]
+        return kernel.run(f"get_ipython().complete({word!r}, {line!r})[1]").result
+
+    key = kernel.run("bad.key[:8]").result.strip("'")
+    assert key in matches(f"%jug_debug {key[:3]}")
+    assert "'divide'" in matches("%jug_graph div")
+    assert "'divide'" in matches("%jug_execute --target div")
+    assert "--dry-run" in matches("%jug_execute --dr")
+    assert "--history" in matches("%jug_tasks --h")
+    host = kernel.run("import socket\nsocket.gethostname().split('.')[0]").result.strip("'")
+    assert host in kernel.run("from kernel_ext.completion import candidates\n"
+                              "candidates('jug_log', None, jn.current(), '%jug_log --host ')").result  # fmt: skip
+
+
+def test_unloading_takes_the_tables_back(kernel: Kernel) -> None:
+    kernel.run("%reload_ext jug_notebook")
+    assert "6 tasks: 6 finished" in kernel.run("list(rows)").result
+    kernel.run("%unload_ext jug_notebook")
+    assert kernel.run("list(rows)").result.startswith("[<Task load")
+    assert kernel.run("%jug_graph").error == "UsageError"

@@ -1,0 +1,119 @@
+"""Keys as a user of a notebook meets them: cells under other magics, options, advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernels import Kernel
+
+pytest.importorskip("ipykernel")
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    folder = tmp_path_factory.mktemp("work")
+    settings = str(tmp_path_factory.mktemp("settings"))
+    kernel = Kernel(
+        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
+    )
+    kernel.run("%load_ext jug_notebook\n%jug_store memory:")
+    kernel.run("import jug_notebook as jn, warnings\nfrom jug_notebook.keys.code import examine")
+    yield kernel
+    kernel.close()
+
+
+def shown(kernel: Kernel, code: str) -> str:
+    ran = kernel.run(code)
+    assert not ran.error, ran.traceback
+    return ran.result
+
+
+def test_a_function_under_a_magic_that_hides_its_cell_is_named_by_its_text(kernel: Kernel) -> None:
+    kernel.run("def f(x):\n    return x + 1  # plain\nplain = examine(f).digest")
+    for magic in ("%%time", "%%capture", "%%prun -q", "%%time\n%%capture", "%%capture\n%%time"):
+        out = kernel.run(f"{magic}\ndef f(x):\n    '''Another comment.'''\n    return x + 1\ntask = jn.task(f)").out
+        assert "no source" not in out
+        assert shown(kernel, "task.examine(None).digest == plain") == "True"
+
+
+def test_functions_of_several_such_cells_are_told_apart(kernel: Kernel) -> None:
+    kernel.run("%%time\ndef one(x):\n    return 1")
+    kernel.run("held = [one]")
+    kernel.run("%%time\ndef one(x):\n    return 2")
+    assert shown(kernel, "examine(held[0]).digest != examine(one).digest") == "True"
+    kernel.run("def one(x):\n    return 1\nfirst = examine(one).digest")
+    assert shown(kernel, "examine(held[0]).digest == first") == "True"
+
+
+def test_lambdas_under_such_a_magic_are_named_by_their_text(kernel: Kernel) -> None:
+    kernel.run("%%time\npair = [lambda x: x + 1, lambda x: x + 2]")
+    kernel.run("same = [lambda x: x + 1, lambda x: x + 2]")
+    told = shown(kernel, "[examine(a).digest == examine(b).digest for a in pair for b in same]")
+    assert told == "[True, False, False, True]"
+
+
+@pytest.mark.parametrize("magic", ["%%time", "%%capture"])
+def test_a_cell_of_tasks_below_another_magic_has_the_keys_of_one_without(kernel: Kernel, magic: str) -> None:
+    kernel.run("%%jugtask\ndef below(x):\n    return x * 3")
+    kernel.run("key = below(1).key")
+    kernel.run(f"{magic}\n%%jugtask\n# why\ndef below(x):\n    return x * 3")
+    assert shown(kernel, "below(1).key == key") == "True"
+
+
+def test_what_is_ignored_outside_does_not_count(kernel: Kernel) -> None:
+    kernel.run("LEVEL, SPEED = 1, 1")
+    cell = "%%jugtask --ignore-global LEVEL --ignore-global SPEED\ndef g(x):\n    return x, LEVEL, SPEED"
+    kernel.run(cell)
+    kernel.run("key = g(1).key")
+    kernel.run("LEVEL, SPEED = 2, 3")
+    assert shown(kernel, "g(1).key == key") == "True"
+    kernel.run(cell.replace("--ignore-global SPEED", ""))
+    assert shown(kernel, "g(1).key == key") == "False"
+
+
+def test_what_a_cell_task_ignores_does_not_count(kernel: Kernel) -> None:
+    cell = "%%jugtask whole --ignore-global LEVEL\nwide = LEVEL + 1"
+    kernel.run("LEVEL = 1")
+    kernel.run(cell)
+    kernel.run("key, LEVEL = whole.key, 5")
+    kernel.run(cell)
+    assert shown(kernel, "whole.key == key") == "True"
+
+
+def test_a_version_names_the_code(kernel: Kernel) -> None:
+    kernel.run("%%jugtask --version 1\ndef v(x):\n    return 1")
+    kernel.run("key = v(1).key")
+    kernel.run("%%jugtask --version 1\ndef v(x):\n    return 2")
+    assert shown(kernel, "v(1).key == key") == "True"
+    kernel.run("%%jugtask --version 2\ndef v(x):\n    return 2")
+    assert shown(kernel, "v(1).key == key") == "False"
+
+
+UNSTABLE = """
+class Marked:
+    def __init__(self, n): self.n = n
+    def __jug_hash__(self): return str(hash("salt") + self.n)
+class Ordered:
+    def __init__(self, words): self.words = set(words)
+    def __getstate__(self): return {"words": list(self.words)}
+    def __setstate__(self, state): self.words = set(state["words"])
+%config JugMagics.check_keys = True
+"""
+
+
+def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_otherwise(kernel: Kernel) -> None:
+    kernel.run(UNSTABLE)
+    kernel.run("%%jugtask\ndef steady(x, y=1):\n    return x\ndef shaky(x, mark):\n    return x")
+    quiet = kernel.run("steady(1); steady([1, {'a', 'b'}], 2); steady.map(range(10)); shaky(steady(1)[0], None)")
+    assert "check_keys" not in quiet.out
+    told = kernel.run("shaky(1, Marked(2)); shaky(2, Marked(3)); steady(Ordered('abcdefghij'))").out
+    assert told.count("check_keys: ") == 2
+    assert "argument 'mark' of shaky() has another digest in each process" in told
+    assert "argument 'x' of steady()" in told
+    kernel.run("%%jugtask\ndef reads(x):\n    return GLOBAL")
+    told = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
+    assert "check_keys: global GLOBAL of reads() has another digest" in told
+    kernel.run("%config JugMagics.check_keys = False")
+    assert "check_keys" not in kernel.run("shaky(1, Marked(7))").out

@@ -1,0 +1,396 @@
+"""What people see: far along, how long still, which function fails and why, who does what, how to stop."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jug_notebook import render
+from jug_notebook.model import FailureView, FunctionView, Snapshot, State, TaskView, WorkerInfo, WorkerView
+from jug_notebook.render.format import clean, columns, elide, escape, excerpt
+from jug_notebook.render.html import ROWS
+from jug_notebook.render.summary import FUNCTIONS, WORKERS, shares
+
+AT = 1_795_000_000.0
+EVIL = "<script>alert('x')</script>\" onmouseover=\"y\x1b[31m"
+TRACEBACK = """Traceback (most recent call last):
+  File "/home/ann/fit.py", line 4, in fit
+    return normalise(table[key])
+  File "/home/ann/fit.py", line 9, in normalise
+    return value / norm
+ZeroDivisionError: division by zero
+"""
+
+
+def function(name: str = "fit", mean: float | None = 2.0, **counts: int) -> FunctionView:
+    return FunctionView(name, {State(state): count for state, count in counts.items()}, mean)
+
+
+def worker(pid: int = 4120, *, host: str = "node3", alive: bool = True, task: str = "", note: str = "") -> WorkerView:
+    info = WorkerInfo(
+        id=f"{host}-{pid}-abcdef",
+        kind="worker",
+        user="ann",
+        host=host,
+        pid=pid,
+        born=1,
+        python="3.11",
+        started=AT - 900,
+        task="ab" * 20 if task else "",
+        task_name=task,
+        since=AT - 12 if task else 0.0,
+        done=30,
+        memory=210_000_000,
+        note=note,
+    )
+    return WorkerView(info, alive, 0.4 if alive else 42.0)
+
+
+def failure(number: int = 1, *, error: str = "ZeroDivisionError: division by zero", name: str = "fit") -> FailureView:
+    return FailureView(
+        key=f"{number:08x}" + "0" * 32,
+        name=name,
+        shown=f"n={number}",
+        error=error,
+        traceback=TRACEBACK,
+        host="node3",
+        pid=4120,
+        started=AT - 43.2,
+        duration=3.2,
+        output="reading table\n",
+    )
+
+
+def snapshot(*functions: FunctionView, **more: object) -> Snapshot:
+    return Snapshot("jugdata", AT, "this notebook", functions, **more)  # type: ignore[arg-type]
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and gathers tags, attributes and text."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 ms"),
+        (0.00004, "40 µs"),
+        (0.0004, "0.4 ms"),
+        (0.0123, "12 ms"),
+        (0.9999, "1.0 s"),
+        (3.21, "3.2 s"),
+        (9.96, "10 s"),
+        (59.7, "1 min"),
+        (80, "1 min 20 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (90_000, "1 d 1 h"),
+        (-3, "0 ms"),
+    ],
+)
+def test_a_length_of_time_has_two_units_at_most(seconds: float, said: str) -> None:
+    assert render.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 B"),
+        (96, "96 B"),
+        (999, "999 B"),
+        (1200, "1.2 kB"),
+        (340e6, "340 MB"),
+        (999_600, "1.0 MB"),
+        (5e15, "5,000 TB"),
+    ],
+)
+def test_a_size_is_short(count: float, said: str) -> None:
+    assert render.size(count) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "just now"), (12.7, "12 s ago"), (200, "3 min ago"), (7300, "2 h ago"), (2e5, "2 d ago")],
+)
+def test_how_long_ago_has_one_unit(seconds: float, said: str) -> None:
+    assert render.ago(seconds) == said
+
+
+@given(st.dictionaries(st.sampled_from(State), st.integers(0, 10**6)), st.sampled_from([(40, 1), (100, 4), (1000, 6)]))
+def test_the_bar_is_always_full_and_shows_every_state_there_is(counts: dict[State, int], bar: tuple[int, int]) -> None:
+    cells, least = bar
+    cut = dict(shares(counts, cells, least))
+    assert set(cut) == {state for state, count in counts.items() if count and state is not State.WITHDRAWN}
+    assert sum(cut.values()) in (cells, 0)
+    assert all(width >= least for width in cut.values())
+
+
+def test_the_text_says_how_far_and_how_long_still() -> None:
+    said = render.text(snapshot(function(finished=60, ready=40), workers=(worker(task="fit"), worker(4121))))
+    assert "60 %" in said
+    assert "60 of 100 finished · about 40 s left" in said
+    assert "2 workers, 1 busy" in said
+    assert re.search(r"node3 +4120 +fit abababab +12 s +210 MB +30 +just now", said)
+
+
+def test_a_hundred_per_cent_means_all() -> None:
+    assert " 99 %" in render.text(snapshot(function(finished=9_999, failed=1)))
+    assert "100 %" in render.text(snapshot(function(finished=10_000)))
+
+
+def test_the_columns_of_a_table_stand_below_each_other() -> None:
+    picture = snapshot(
+        function("fit", finished=1_000), function("数える", finished=7), function("summarise", finished=22)
+    )
+    head, *rows = [
+        line for line in render.text(picture).splitlines() if re.match("function|fit|数える|summarise", line)
+    ]
+    ends = {columns(row[: re.search(r"[\d,]+", row).end()]) for row in rows}  # type: ignore[union-attr]
+    assert ends == {head.index("finished") + len("finished")}
+
+
+def test_what_nobody_can_know_yet_is_not_guessed() -> None:
+    untimed = function("new", None, waiting=5)
+    assert "time left not known yet" in render.short(snapshot(untimed, workers=(worker(),)))
+    assert "more than 40 s left" in render.short(snapshot(untimed, function(ready=20), workers=(worker(),)))
+    assert "time left not known yet" in render.short(snapshot(untimed, function(ready=2), workers=(worker(),)))
+
+
+def test_with_work_and_no_worker_it_says_how_to_start_some() -> None:
+    picture = snapshot(function(ready=5))
+    assert "no worker is alive" in render.short(picture)
+    assert "%jug_execute -n 4" in render.text(picture)
+    assert "%jug_execute -n 4" in render.html(picture)
+    assert "jug-notebook worker" in render.text(picture, render.SHELL)
+    assert "%" not in render.text(picture, render.SHELL).replace("0 %", "")
+
+
+def test_advice_is_given_only_where_it_makes_sense() -> None:
+    done = render.text(snapshot(function(finished=5)))
+    assert "all done" in done
+    assert "%jug" not in done
+    assert "%jug_stop" in render.text(snapshot(function(finished=5), workers=(worker(),)))
+    assert "%jug_retry" in render.text(snapshot(function(failed=5)))
+    assert "nothing left that can run" in render.text(snapshot(function(failed=5, blocked=2)))
+
+
+def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
+    picture = snapshot(function(ready=1), workers=(worker(alive=False, task="fit", note="killed by SIGKILL"),))
+    said = render.text(picture)
+    assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", said)
+    assert "no worker, 1 ended lately" in said
+    assert "killed by SIGKILL" in render.html(picture)
+
+
+def test_a_failure_tells_which_call_why_where_and_what_it_printed() -> None:
+    said = render.failure_text(failure(3))
+    for part in (
+        "fit(n=3)",
+        "ZeroDivisionError: division by zero",
+        "node3",
+        "4120",
+        "ran 3.2 s",
+        "line 9",
+        "reading table",
+    ):
+        assert part in said
+        assert part in Page(render.failure_html(failure(3))).text
+
+
+def test_the_picture_names_the_line_that_failed() -> None:
+    said = render.text(snapshot(function(failed=1), failures=(failure(),)))
+    assert "fit.py, line 9: return value / norm" in said
+    assert "on node3, 40 s ago, after 3.2 s" in said
+
+
+def test_a_cells_line_is_named_as_the_notebook_names_it() -> None:
+    cell = failure()
+    traceback = "Traceback (most recent call last):\n  Cell In[3], line 2, in fit\n    x = table[k]\nKeyError: 'k'"
+    picture = snapshot(
+        function(failed=1), failures=(FailureView(cell.key, "fit", "", "KeyError: 'k'", traceback, "a", 1, AT, 0.1),)
+    )
+    assert "Cell In[3], line 2, in fit: x = table[k]" in render.text(
+        picture
+    ) or "Cell In[3], line 2: x = table[k]" in render.text(picture)
+
+
+def test_failures_alike_but_for_numbers_are_told_once() -> None:
+    rows = [failure(i, error=f"ValueError: bad row {i}") for i in range(930, 0, -1)]
+    picture = snapshot(function(failed=1_000), failures=(*rows, failure(999, error="KeyError: 'x'")))
+    for said in (render.text(picture), Page(render.html(picture)).text):
+        assert "ValueError: bad row 930 · and 929 more like it" in said
+        assert said.count("more like it") == 1
+        assert "000003a1" in said
+        assert "bad row 1\n" not in said
+        assert "KeyError: 'x'" in said
+        assert "and 69 more" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("ValueError: bad row 17", "ValueError: bad row -4.5e3", True),
+        ("KeyError: 'ann'", "KeyError: 'bob'", True),
+        ("<Pool at 0x7f3a> is closed", "<Pool at 0x11> is closed", True),
+        ("OSError: /tmp/run-12/part.csv", "OSError: /tmp/run-7/part.csv", True),
+        ("no blob 3f2a91c0b7", "no blob deadbeef01", True),
+        ("shape (3, 4) is wrong", "shape (3, 4, 5) is wrong", True),
+        ("can't read it, don't know why", "can't open it, don't know why", False),
+        ("KeyError: 'x'", "IndexError: 'x'", False),
+        ("ValueError: bad row 17", "ValueError: bad column 17", False),
+        ("added to the end", "faced at the end", False),
+    ],
+)
+def test_numbers_addresses_and_quoted_words_tell_no_failures_apart(one: str, other: str, alike: bool) -> None:
+    assert (render.pattern(one) == render.pattern(other)) is alike
+
+
+def test_alike_failures_of_two_functions_are_two_kinds() -> None:
+    kinds = render.sorted_out([failure(1), failure(2, name="load"), failure(3)])
+    assert [(kind.newest.name, len(kind.keys)) for kind in kinds] == [("fit", 2), ("load", 1)]
+
+
+def test_a_thousand_kinds_of_failure_are_cut_and_counted() -> None:
+    words = [f"{a}{b}{c}" for a in "abcdefghij" for b in "klmnopqrst" for c in "uvwxyzabcd"]
+    failures = tuple(failure(i, error=f"ValueError: no {word}") for i, word in enumerate(words))
+    page = render.html(snapshot(function(failed=1_000), failures=failures))
+    assert "and 990 more" in page
+    assert len(page) < 40_000
+
+
+def test_of_two_hundred_functions_those_with_something_going_on_are_shown() -> None:
+    functions = [function(f"f{i:03d}", finished=3) for i in range(200)]
+    functions[150] = function("f150", failed=1)
+    functions[160] = function("f160", running=1)
+    functions[170] = function("f170", ready=1)
+    for said in (render.text(snapshot(*functions)), Page(render.html(snapshot(*functions))).text):
+        assert all(name in said for name in ("f000", "f150", "f160", "f170"))
+        assert re.search(f"and ({200 - FUNCTIONS}|{200 - ROWS}) more", said)
+        assert said.index("f150") < said.index("f160") < said.index("f170")
+
+
+def test_of_many_workers_the_busy_and_those_lost_in_a_task_are_shown() -> None:
+    workers = [worker(i) for i in range(100, 164)]
+    workers[60] = worker(160, task="fit")
+    workers[61] = worker(161, alive=False, task="fit")
+    workers[62] = worker(162, alive=False)
+    said = render.text(snapshot(function(ready=1), workers=tuple(workers)))
+    assert re.search("160 +fit", said)
+    assert re.search("161 +ended, last seen in fit", said)
+    assert "162" not in said
+    assert f"and {63 - WORKERS} more, 0 busy" in said
+
+
+def test_nothing_a_task_says_becomes_markup() -> None:
+    view = FailureView("a" * 40, EVIL, EVIL, EVIL, EVIL, EVIL, 1, AT, 1.0, EVIL)
+    info = worker(task=EVIL, host=EVIL, note=EVIL)
+    picture = Snapshot(EVIL, AT, EVIL, (function(EVIL, failed=1, ready=1),), (info,), (view,), (EVIL,))
+    listing = [
+        TaskView("a" * 40, EVIL, State.FAILED, shown=EVIL, error=EVIL),
+        TaskView("b" * 40, EVIL, State.FINISHED, summary=EVIL),
+    ]
+    for html in (render.html(picture), render.page(picture), render.failure_html(view), render.tasks_html(listing, 2)):
+        page = Page(html)
+        assert "script" not in page.tags
+        assert page.attributes <= {"style", "title", "open", "lang", "charset", "name", "content"}
+        assert "<script>alert('x')" in page.text
+        assert "\x1b" not in html
+
+
+def test_the_html_has_no_style_sheet_and_takes_its_colours_from_the_page() -> None:
+    html = render.html(snapshot(function(finished=1, failed=1), workers=(worker(),), failures=(failure(),)))
+    page = Page(html)
+    assert not {"style", "script", "link", "img"} & set(page.tags)
+    colours = {state.colour for state in render.gist.LOOKS.values()}
+    assert set(re.findall(r"#[0-9a-f]{6}", html)) <= colours
+    assert not re.search(r"(?<!-)color:(black|white|#[0-9a-f]{3}\b)", html)
+
+
+@pytest.mark.parametrize("background", [0xFFFFFF, 0x111111])
+def test_states_stand_out_on_light_and_dark(background: int) -> None:
+    def luminance(colour: int) -> float:
+        parts = [(colour >> shift & 255) / 255 for shift in (16, 8, 0)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for look in render.gist.LOOKS.values():
+        pair = sorted((luminance(int(look.colour[1:], 16)), luminance(background)))
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) > 2.2, look
+
+
+def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
+    views = [
+        TaskView("ab" * 20, "fit", State.FINISHED, duration=1.3, shown="n=3", summary="int 25"),
+        TaskView("cd" * 20, "fit", State.FAILED, duration=0.5, shown="n=4", error="KeyError: 'x'"),
+    ]
+    for said in (render.tasks_text(views, 932), Page(render.tasks_html(views, 932)).text):
+        assert all(part in said for part in ("abababab", "fit(n=3)", "int 25", "KeyError: 'x'", "and 930 more"))
+    assert render.tasks_text([], 0) == "no tasks"
+
+
+def test_an_empty_store_has_something_to_say() -> None:
+    empty = snapshot()
+    assert "no task yet" in render.text(empty)
+    assert "no task yet" in Page(render.html(empty)).text
+    assert render.short(empty) == "jugdata: no task yet · no worker"
+
+
+def test_the_same_snapshot_always_looks_the_same() -> None:
+    one = snapshot(function(ready=1), workers=(worker(1), worker(2, host="a")))
+    other = snapshot(function(ready=1), workers=(worker(2, host="a"), worker(1)))
+    assert render.text(one) == render.text(other)
+    assert render.html(one) == render.html(other)
+
+
+def test_plain_data_has_all_states_and_null_for_what_is_not_known() -> None:
+    data = render.plain(snapshot(function("fit", None, ready=2), workers=(worker(),), failures=(failure(),)))
+    assert set(data["counts"]) == {state.value for state in State}
+    assert (data["total"], data["done"], data["eta"]) == (2, False, None)
+    assert data["workers"][0]["task"] is None
+    assert data["failures"][0]["arguments"] == "n=1"
+
+
+def test_colours_control_characters_and_redrawn_lines_are_cleaned_away() -> None:
+    assert clean("\x1b[1;31mred\x1b[0m \x1b]0;title\x07a\x00b\n10%\r90%\r\nend") == "red ab\n90%\nend"
+    assert clean("safe\u202etxt.exe") == "safetxt.exe"
+
+
+@given(st.text(max_size=200))
+def test_escaped_text_reads_as_it_was(written: str) -> None:
+    assert not set("<>\"'") & set(escape(written))
+    page = Page(f"<p>{escape(written)}</p>")
+    assert page.text == clean(written)
+
+
+def test_of_long_texts_the_end_is_kept_and_the_cut_is_told() -> None:
+    cut = excerpt("a" * 10_000 + "KeyError", limit=1_000)
+    assert cut.endswith("KeyError")
+    assert "characters left out" in cut
+    assert elide("two\nlines " + "x" * 100, 20) == "two lines xxxxxxxxx…"

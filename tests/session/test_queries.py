@@ -1,0 +1,247 @@
+"""What a session tells of its tasks: their graph, history, origins; what would run; and running them here."""
+
+from __future__ import annotations
+
+import json
+import linecache
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jug_notebook as jn
+from jug_notebook.model import State
+from tests.crews import working
+
+SOURCE = """
+import jug_notebook as jn
+
+@jn.task
+def load(n):
+    print("loading", n)
+    return [n] * 3
+
+@jn.task
+def total(rows):
+    return sum(map(sum, rows))
+
+@jn.task
+def divide(a, b):
+    left = a
+    return left / b
+
+@jn.task
+def walk(x):
+    return x + 1
+"""
+
+
+@pytest.fixture
+def session(store_url: str, tmp_path: Path) -> Iterator[jn.Session]:
+    opened = jn.connect(store_url, notebook=tmp_path / "study.ipynb")
+    yield opened
+    opened.close()
+    jn.definitions.clear()
+
+
+@pytest.fixture
+def cell(session: jn.Session) -> dict[str, Any]:
+    """The names of a notebook in which a cell has defined some functions."""
+    linecache.cache["<cell 1>"] = (len(SOURCE), None, SOURCE.splitlines(True), "<cell 1>")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(SOURCE, "<cell 1>", "exec"), namespace)
+    return namespace
+
+
+def test_tasks_run_here_one_after_another_until_nothing_is_left(session, cell, capsys):
+    rows = cell["load"].map(range(3))
+    answer = cell["total"](rows)
+    assert session.run_here() == 4
+    assert answer.value() == 9
+    assert capsys.readouterr().out == "loading 0\nloading 1\nloading 2\n"
+    assert rows[2].outputs() == (("stdout", "loading 2\n"),)
+
+
+def test_only_a_target_and_what_it_needs_runs_here(session, cell):
+    cell["walk"](1)
+    answer = cell["total"]([cell["load"](1)])
+    told = jn.execute(3, dry_run=True, target=answer)
+    assert repr(told).startswith("2 to run, 0 stored\n")
+    assert "3 workers would be started; nothing was started" in repr(told)
+    assert (told.alive(), told.posts) == (0, ())
+    with pytest.raises(jn.LaunchError, match="what an executor runs on only it knows"):
+        jn.execute(dry_run=True, on=object())
+    crew = jn.execute(here=True, target=answer)
+    assert crew.alive() == 0
+    assert answer.value() == 3
+    assert session.status().counts[State.READY] == 1
+
+
+def test_a_task_that_fails_here_is_a_failed_task_and_the_others_run(session, cell):
+    bad, good = cell["divide"](1, 0), cell["divide"](1, 2)
+    assert session.run_here() == 2
+    assert (bad.state, good.value()) == (State.FAILED, 0.5)
+
+
+def test_an_interrupt_gives_the_task_back_and_says_so(session, cell):
+    @jn.task
+    def press():
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        task = press()
+        with pytest.raises(jn.WaitInterrupted, match="the one that was running was given back"):
+            session.run_here()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert task.state is State.READY
+    assert not [view for view in session.status(all=True).workers if view.alive]
+
+
+def test_a_plan_says_what_would_run_and_starts_nothing(session, cell):
+    cell["total"](cell["load"].map(range(3)))
+    done = cell["walk"](1)
+    session.run_here(done)
+    plan = session.plan(4)
+    assert (plan.to_run, plan.stored, plan.started, plan.seconds) == (4, 1, 4, None)
+    assert plan.text(timed=False).splitlines() == [
+        "4 to run, 1 stored",
+        "  load   3 to run",
+        "  total  1 to run",
+        "  walk   1 stored",
+        "4 workers would be started; nothing was started",
+    ]
+    assert session.plan(4, target="load").to_run == 3
+    assert session.plan(4, target="total").to_run == 4
+    assert not any(view.alive for view in session.status().workers)
+
+
+def test_a_plan_of_timed_functions_says_how_long(session, cell):
+    session.run_here(cell["load"](0))
+    cell["load"].map(range(1, 9))
+    plan = session.plan(2)
+    assert plan.seconds is not None
+    assert "about " in repr(plan)
+
+
+def test_a_stored_call_is_recalled_with_the_values_of_its_needs(session, cell):
+    answer = cell["total"](cell["load"].map(range(3)))
+    with pytest.raises(jn.NotReady):
+        session.recall(answer.key)
+    session.run_here()
+    function, args, kwargs = session.recall(answer.key)
+    assert (args, kwargs) == (([[0, 0, 0], [1, 1, 1], [2, 2, 2]],), {})
+    assert function(*args, **kwargs) == 9
+
+
+def test_a_task_run_again_raises_what_it_raised(session, cell):
+    bad = cell["divide"](1, 0)
+    session.run_here()
+    with pytest.raises(ZeroDivisionError):
+        session.rerun(bad.key)
+    assert bad.state is State.FAILED
+
+
+def test_equal_values_verify(session, cell):
+    rows = cell["load"].map(range(300))
+    session.run_here()
+    assert repr(jn.verify(rows, fraction=0.01)) == "3 of 300 values computed again: all came out equal"
+    assert jn.verify(rows, fraction=1.0)
+    assert repr(jn.verify(cell["walk"].map([1]))) == "nothing to verify: none of these is finished"
+
+
+def test_a_value_that_comes_out_otherwise_is_told(session, cell, tmp_path):
+    @jn.task
+    def age(path):
+        return int(open(path).read())
+
+    path = tmp_path / "age"
+    task = age(str(path))
+    path.write_text("7")
+    session.run_here()
+    path.write_text("8")
+    found = jn.verify(task)
+    assert not found
+    assert "1 of 1 values computed again: 1 differs" in repr(found)
+    assert "int 7 then; now int 8" in repr(found)
+    path.unlink()
+    assert "FileNotFoundError" in repr(jn.verify(task))
+
+
+def test_the_graph_counts_needs_by_function(session, cell):
+    cell["total"](cell["load"].map(range(3)))
+    step = cell["walk"](0)
+    for _ in range(3):
+        step = cell["walk"](step)
+    assert set(jn.graph().graph.edges) == {("total", "load", 3), ("walk", "walk", 3)}
+    assert repr(jn.graph()).splitlines() == [
+        "3 functions, 8 tasks",
+        "total · 1 task: 1 waiting",
+        "  3 × load · 3 tasks: 3 ready",
+        "walk · 4 tasks: 1 ready, 3 waiting, needs itself 3 times",
+    ]
+    assert "<svg" in jn.graph()._repr_html_()
+
+
+def test_history_tells_who_ran_what_when_and_survives_the_session(session, cell, store_url, tmp_path):
+    cell["walk"](1)
+    cell["divide"](1, 0)
+    session.run_here()
+    if store_url.startswith("file:"):
+        session.close()
+        session = jn.connect(store_url, notebook=tmp_path / "study.ipynb")
+    runs = jn.history()
+    assert {(run.name, run.state) for run in runs} == {("walk", State.FINISHED), ("divide", State.FAILED)}
+    assert all(run.user and run.host and run.started and run.duration >= 0 for run in runs)
+    assert runs[0].started >= runs[1].started
+    assert "ZeroDivisionError" in repr(runs)
+    assert "int 2" in runs._repr_html_()
+
+
+def test_history_tells_of_attempts_that_no_longer_count(session, cell):
+    task = cell["divide"](1, 0)
+    session.run_here()
+    assert task.retry() == 1
+    session.run_here()
+    value = cell["walk"](1)
+    session.run_here()
+    value.invalidate()
+    session.run_here()
+    told = [(run.name, run.state.value, run.fate, run.said) for run in reversed(jn.history())]
+    wrong = "ZeroDivisionError: division by zero"
+    assert told == [
+        ("divide", "failed", "tried again", wrong), ("divide", "failed", "", wrong),
+        ("walk", "finished", "dropped", "int 2"), ("walk", "finished", "", "int 2"),
+    ]  # fmt: skip
+    assert "failed, tried again" in repr(jn.history())
+    assert "finished, dropped" in jn.history()._repr_html_()
+
+
+def test_provenance_is_plain_data_with_all_that_went_in(session, cell):
+    rows = cell["load"].map(range(2))
+    answer = cell["total"](rows)
+    with working(session):
+        answer.result(timeout=20)
+    told = json.loads(json.dumps(answer.provenance()))
+    assert (told["name"], told["state"], told["value"]["summary"]) == ("total", "finished", "int 3")
+    assert told["needs"] == [row.key for row in rows]
+    assert set(told["upstream"]) == set(told["needs"])
+    assert told["upstream_complete"]
+    assert told["upstream"][rows[1].key]["run"]["host"]
+    assert told["run"]["duration"] >= 0
+    assert "function total" in told["parts"]
+    assert cell["walk"](5).provenance()["run"] is None
+
+
+def test_provenance_of_a_long_chain_is_bounded(session, cell):
+    step = cell["walk"](0)
+    for _ in range(1100):
+        step = cell["walk"](step)
+    told = step.provenance()
+    assert len(told["upstream"]) == 1000
+    assert not told["upstream_complete"]

@@ -1,0 +1,639 @@
+"""What a session does for its notebook: hands in, waits, loads, takes back, tells. Workers are threads."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jug_notebook as jn
+from jug_notebook.clock import FakeClock
+from jug_notebook.model import Origin, State, Target
+from jug_notebook.store import keyring
+from tests.crews import working
+
+
+@pytest.fixture
+def session(store_url: str, tmp_path: Path) -> Iterator[jn.Session]:
+    opened = jn.connect(store_url, notebook=tmp_path / "study.ipynb")
+    yield opened
+    opened.close()
+    jn.definitions.clear()
+
+
+def run_cell(source: str) -> None:
+    """Run code as a cell of a notebook is run."""
+    filename = f"<cell {abs(hash(source))}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    exec(compile(source, filename, "exec"), NOTEBOOK)
+
+
+def define(source: str, name: str = "f", **options: Any) -> Any:
+    """A task function as a cell of a notebook defines it."""
+    run_cell(source)
+    NOTEBOOK[name] = jn.task(**options)(NOTEBOOK[name])
+    return NOTEBOOK[name]
+
+
+NOTEBOOK: dict[str, Any] = {"__name__": "__main__"}
+
+
+@pytest.fixture(autouse=True)
+def _a_fresh_notebook() -> None:
+    NOTEBOOK.clear()
+    NOTEBOOK["__name__"] = "__main__"
+
+
+# -- connecting --------------------------------------------------------------------------------------------------------
+
+
+def test_connecting_twice_is_one_session(session, store_url, tmp_path):
+    assert jn.connect(store_url, notebook=tmp_path / "study.ipynb") is session
+    assert jn.current() is session
+
+
+def test_the_first_need_connects_to_the_store_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUG_STORE", "results/here")
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "study.ipynb"))
+    session = jn.current()
+    try:
+        assert session.url == f"file:{tmp_path / 'results/here'}"
+        assert session.notebook == str(tmp_path / "study.ipynb")
+    finally:
+        session.close()
+
+
+def test_a_store_whose_key_is_unknown_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+    define("def f(x): return x")(1)
+    store_id = session.identity
+    session.close()
+    keyring._here.clear()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(jn.StoreError, match=f"key of store {store_id[:12]}"):
+        jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+
+
+def test_a_session_is_seen_in_its_store_until_it_is_closed(session):
+    alive = {info.id: alive for info, alive, _ in session._store.processes()}
+    assert alive[session.id]
+    store = session._store
+    session.close()
+    session.close()
+    assert not {info.id: alive for info, alive, _ in store.processes()}.get(session.id)
+    assert repr(session).endswith("closed>")
+
+
+def test_tasks_of_two_stores_do_not_mix(session, tmp_path):
+    f = define("def f(x): return x")
+    here = f(1)
+    other = jn.connect("memory:other", notebook=tmp_path)
+    try:
+        with pytest.raises(jn.BadTask, match="belongs to"):
+            f(here)
+        assert here.state is State.READY
+    finally:
+        other.close()
+
+
+# -- the keyring -------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_once_and_is_readable_by_its_user_alone():
+    secret = keyring.secret("abc", make=True)
+    keyring._here.clear()
+    assert keyring.secret("abc") == secret
+    assert stat.S_IMODE((keyring.folder() / "abc").stat().st_mode) == 0o600
+    assert stat.S_IMODE(keyring.folder().stat().st_mode) == 0o700
+    assert keyring.put("abc", bytes(32)) == secret
+
+
+def test_a_key_that_others_can_read_is_refused():
+    keyring.secret("open", make=True)
+    keyring._here.clear()
+    (keyring.folder() / "open").chmod(0o644)
+    with pytest.raises(jn.StoreError, match="chmod 600"):
+        keyring.secret("open")
+
+
+def test_a_key_that_is_only_for_this_process_is_not_written():
+    keyring.secret("fleeting", make=True, lasting=False)
+    assert not (keyring.folder() / "fleeting").exists()
+    with pytest.raises(jn.StoreError, match="is not in"):
+        keyring.secret("unknown")
+    with pytest.raises(jn.StoreError, match="no id"):
+        keyring.secret("../../etc/passwd")
+
+
+# -- handing in --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_tells_what_it_handed_in(session):
+    f = define("def f(x): return x")
+    session.begin_cell("1")
+    f.map(range(5))
+    report = session.end_cell()
+    assert (report.new, report.known, report.finished, report.queued, report.workers) == (5, 0, 0, 5, 0)
+    with working(session):
+        session.barrier()
+    session.begin_cell("1")
+    f.map(range(6))
+    report = session.end_cell()
+    assert (report.new, report.finished, report.taken_back) == (1, 5, 0)
+
+
+def test_tasks_reach_the_store_by_the_batch(session):
+    f = define("def f(x): return x")
+    session.begin_cell("1")
+    f(1)
+    handed = session._intake._handed
+    f.map(range(10, 1200))
+    assert (handed.new, session._intake._handed.new >= 1000) == (0, True)
+    assert session.end_cell().new == 1191
+
+
+def test_what_a_long_cell_leaves_lying_is_handed_in_after_a_while(store_url, tmp_path):
+    clock = FakeClock()
+    session = jn.Session(store_url, notebook=tmp_path, clock=clock)
+    from jug_notebook.task import context
+
+    context.sit(session)
+    task = define("def f(x): return x")(1)
+    assert session._store.states([task.key]) == [None]
+    clock.advance(1)
+    session._beat_once()
+    assert session._store.states([task.key]) == [State.READY]
+    session.close()
+
+
+def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(session):
+    f = define("def f(x): return x")
+    session.begin_cell("1")
+    before = f.map(range(5))
+    session.end_cell()
+    session.begin_cell("2")
+    elsewhere = f(3)
+    session.end_cell()
+    session.begin_cell("1")
+    f.map(range(2))
+    assert session.end_cell().taken_back == 3
+    assert [t.state for t in before] == [State.READY] * 2 + [State.WITHDRAWN, State.READY, State.WITHDRAWN]
+    assert elsewhere.state is State.READY
+    with pytest.raises(jn.Withdrawn, match="nobody wants"), working(session):
+        before[4].result()
+
+
+def test_a_cell_that_failed_takes_nothing_back(session):
+    f = define("def f(x): return x")
+    session.begin_cell("1")
+    before = f.map(range(5))
+    session.end_cell()
+    session.begin_cell("1")
+    f(0)
+    assert session.end_cell(success=False).taken_back == 0
+    assert {t.state for t in before} == {State.READY}
+
+
+def test_finished_tasks_are_not_taken_back(session):
+    f = define("def f(x): return x")
+    session.begin_cell("1")
+    task = f(1)
+    session.end_cell()
+    with working(session):
+        task.result()
+    session.begin_cell("1")
+    session.end_cell()
+    assert task.state is State.FINISHED
+
+
+def test_redefining_a_function_takes_back_its_old_versions_pending_tasks(session):
+    session.begin_cell("1")
+    f = define("def f(x): return x")
+    old = f.map(range(3))
+    session.end_cell()
+    session.begin_cell("2")
+    f = define("def f(x): return x + 1")
+    assert session.end_cell().taken_back == 3
+    assert {t.state for t in old} == {State.WITHDRAWN}
+    new = f(1)
+    assert new.key != old[1].key
+    assert new.state is State.READY
+
+
+def test_redefining_is_seen_after_a_restart_too(store_url, tmp_path):
+    first = jn.connect(store_url, notebook=tmp_path)
+    old = define("def f(x): return x")(1)
+    first.flush()
+    key, store = old.key, first._store
+    second = jn.Session(store_url, notebook=tmp_path)
+    from jug_notebook.task import context
+
+    context.sit(second)
+    define("def f(x): return x + 1")(1)
+    second.flush()
+    assert second._store.states([key]) == [State.WITHDRAWN]
+    del store
+    second.close()
+    if store_url.startswith("file"):
+        first.close()
+    else:
+        first._ended.set()
+
+
+def test_the_same_code_again_takes_nothing_back_and_is_no_former_definition(session):
+    session.begin_cell("1")
+    task = define("def f(x): return x")(1)
+    session.end_cell()
+    session.begin_cell("1")
+    again = define("def f(x):\n    # a comment\n    return x")(1)
+    assert session.end_cell().taken_back == 0
+    assert again.key == task.key
+    assert "former" not in repr(task)
+
+
+def test_another_value_of_a_global_is_no_redefinition(session):
+    NOTEBOOK["ALPHA"] = 1
+    f = define("def f(x): return x + ALPHA")
+    session.begin_cell("1")
+    old = f(1)
+    session.end_cell()
+    NOTEBOOK["ALPHA"] = 2
+    session.begin_cell("2")
+    new = f(1)
+    assert session.end_cell().taken_back == 0
+    assert (old.state, new.state) == (State.READY, State.READY)
+    assert "former" not in repr(old)
+
+
+def test_a_redefined_helper_makes_a_former_definition(session):
+    run_cell("def helper(x): return x")
+    f = define("def f(x): return helper(x)")
+    session.begin_cell("1")
+    old = f(1)
+    session.end_cell()
+    session.begin_cell("2")
+    run_cell("def helper(x): return -x")
+    assert session.end_cell().taken_back == 1
+    assert "former" in repr(old)
+
+
+def test_a_handle_of_a_former_definition_says_so(session):
+    session.begin_cell("1")
+    task = define("def f(x): return x")(1)
+    session.end_cell()
+    with working(session):
+        task.result()
+    session.begin_cell("2")
+    define("def f(x): return -x")
+    session.end_cell()
+    session.begin_cell("3")
+    assert "of a former definition" in repr(task)
+    with pytest.warns(jn.FormerDefinition, match="call it again"):
+        assert task.result() == 1
+    with pytest.warns(jn.FormerDefinition):
+        assert jn.value([task]) == [1]
+    session.end_cell()
+
+
+def test_what_changes_within_a_cell_is_an_error_that_names_it(session):
+    NOTEBOOK["ALPHA"] = 1
+    f = define("def f(x): return x + ALPHA")
+    g = define("def g(x): return x", "g")
+    session.begin_cell("1")
+    many = f.map(range(1500))
+    other = g(1)
+    NOTEBOOK["ALPHA"] = 2
+    with pytest.raises(jn.ChangedInCell, match=r"global ALPHA.* changed after f was first called"):
+        session.end_cell()
+    assert {t.state for t in many} == {State.WITHDRAWN}
+    assert other.state is State.READY
+    session.begin_cell("1")
+    assert f(1).key != many[1].key
+    session.end_cell()
+
+
+def test_in_a_script_each_handing_in_ends_the_cell(session):
+    NOTEBOOK["ALPHA"] = 1
+    f = define("def f(x): return x + ALPHA")
+    one = f(1)
+    session.flush()
+    NOTEBOOK["ALPHA"] = 2
+    two = f(1)
+    session.flush()
+    assert one.key != two.key
+    with working(session):
+        assert jn.bvalue([one, two]) == [2, 3]
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_with_nobody_at_work_ends_at_once_and_says_what_to_do(session):
+    task = define("def f(x): return x")(1)
+    for wait in (task.result, jn.barrier, lambda: jn.bvalue([task]), lambda: jn.wait(task), task.exception):
+        with pytest.raises(jn.BarrierError, match="%jug_execute -n 4"):
+            wait()
+    done, not_done = jn.wait([task], timeout=0)
+    assert (done, not_done) == (set(), {task})
+
+
+def test_workers_of_another_python_do_not_count(session):
+    import msgspec
+
+    from jug_notebook import system
+
+    task = define("def f(x): return x")(1)
+    other = msgspec.structs.replace(system.me("worker"), python="2.7")
+    session._store.renew([other])
+    with pytest.raises(jn.BarrierError, match=r"have Python 2\.7"):
+        task.result()
+    session._store.leave([other.id])
+
+
+def test_a_task_that_takes_too_long_goes_on(session):
+    gate = session.folder / "gate"
+    g = define(
+        "def g(gate):\n    import os, select\n    end = os.open(gate, os.O_RDONLY)\n    return os.read(end, 9)", "g"
+    )
+    os.mkfifo(gate)
+    task = g(str(gate))
+    with working(session):
+        with pytest.raises(jn.WaitTimeout, match="they go on"):
+            task.result(timeout=0.05)
+        with pytest.raises(jn.WaitTimeout):
+            jn.TaskList([task]).wait(0.05)
+        gate.write_bytes(b"open")
+        assert task.result(20) == b"open"
+
+
+def test_ctrl_c_ends_the_wait_alone_and_says_how_much_goes_on(session):
+    gate = session.folder / "gate"
+    g = define("def g(gate):\n    with open(gate) as file:\n        return file.read()", "g")
+    os.mkfifo(gate)
+    task = g(str(gate))
+    with working(session):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(jn.WaitInterrupted, match=r"1 running.*%jug_stop"):
+            task.result()
+        gate.write_text("fine")
+        assert task.result(20) == "fine"
+
+
+def test_a_failure_tells_what_where_and_why(session):
+    f = define("def f(x):\n    print('so far so good')\n    raise KeyError(x)")
+    g = define("def g(x): return x", "g")
+    task = f(3)
+    needy = g(task)
+    with working(session):
+        with pytest.raises(jn.TaskFailed) as caught:
+            task.result()
+        with pytest.raises(jn.TaskFailed, match=r"g\(x=f\(x=3\)\) needs a task that failed"):
+            needy.result()
+    told = str(caught.value)
+    for part in ("f(x=3)", "KeyError: 3", "raise KeyError(x)", "pid"):
+        assert part in told
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.failure.kind == "raised"
+    assert isinstance(task.exception(), KeyError)
+    assert needy.state is State.BLOCKED
+    [failure] = session.status().failures
+    assert (failure.name, failure.shown) == ("f", "x=3")
+
+
+def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(session, monkeypatch):
+    f = define("def f(n, why='bad'):\n    raise ValueError(f'{why} row {n}')")
+    tasks = f.map(range(150))
+    with working(session):
+        tasks.wait()
+    read = []
+    fill = session._opener.filled
+    monkeypatch.setattr(session._opener, "filled", lambda views: read.extend(views) or fill(views))
+    seen = []
+    while not seen or seen[-1] < 150:
+        [kind] = session.glance().kinds
+        seen.append(len(kind.keys))
+    assert seen == [60, 120, 150]
+    assert session.glance().kinds == session.status().kinds == (kind,)
+    assert (len(read), len(session.status().failures)) == (150, 20)
+    assert kind.about == "ValueError: bad row #"
+    assert set(kind.keys) == {task.key for task in tasks}
+    assert kind.newest.key == kind.keys[0]
+    assert [like.key for like in kind.others] == list(kind.keys[1:13])
+    assert "and 149 more like it" in repr(session.status())
+
+
+def test_kinds_of_failures_that_were_told_keep_their_place(session):
+    f = define("def f(word):\n    raise ValueError(word)")
+    words = [f"{a}{b}" for a in "abcdef" for b in "uvwxyz"]
+    with working(session):
+        f.map(words[:3]).wait()
+        first = [kind.about for kind in session.glance().kinds]
+        f.map(words[3:]).wait()
+        kinds = session.glance().kinds
+        assert [kind.about for kind in kinds[:3]] == first
+        assert len(kinds) == 10
+        again = f(words[0] + "!")
+        again.exception()
+        assert session.glance().kinds == kinds
+
+
+def test_a_target_may_be_keys_and_functions_of_any_notebook(session, tmp_path):
+    f = define("def f(n):\n    if n: raise ValueError(n)")
+    tasks = f.map(range(40))
+    with working(session):
+        tasks.wait()
+    failed = frozenset(kind_key for kind in session.glance().kinds for kind_key in kind.keys)
+    assert session.retry(Target(keys=failed)) == 39
+    assert session.retry(Target(keys=failed)) == 0
+    other = jn.Session(session.url, notebook=tmp_path / "other.ipynb")
+    name = Target(names=frozenset([f.name]))
+    assert other.invalidate(name) == 0
+    assert other.invalidate(name, all=True) == 1
+    other.close()
+
+
+def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
+    f = define("import os\ndef f(path):\n    raise (KeyError if os.path.exists(path) else ValueError)('it')")
+    task, gate = f(tmp_path / "gate"), tmp_path / "gate"
+    with working(session):
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "ValueError: it"
+        gate.touch()
+        assert task.retry() == 1
+        task.exception()
+        [kind] = session.glance().kinds
+        assert kind.about == "KeyError: '…'"
+    assert [run.fate for run in session.history()] == ["", "tried again"]
+
+
+def test_a_lost_value_is_computed_again(session):
+    f = define("def f(n): return bytes(n)")
+    task = f(200_000)
+    with working(session):
+        assert len(task.result()) == 200_000
+        outcome = session._opener.outcomes([task.key])[0]
+        lost = [part for part in (outcome.value.data, *outcome.value.buffers) if isinstance(part, str)]
+        assert lost
+        forget(session, lost)
+        assert len(task.result()) == 200_000
+        forget(session, lost)
+        with pytest.raises(jn.NotReady, match="will be computed again"):
+            task.value()
+
+
+def forget(session: jn.Session, addresses: list[str]) -> None:
+    """Remove blobs behind the store's back."""
+    store: Any = session._store
+    if session.url.startswith("memory:"):
+        for address in addresses:
+            del store._blobs[address]
+    elif session.url.startswith("unix:"):
+        for address in addresses:
+            assert store._link.do("DEL", store._link.key(f"v:{address}")) == 1
+    else:
+        for address in addresses:
+            for path in Path(store.folder, "blobs").rglob("*"):
+                if path.is_file() and path.name.endswith(address[4:]):
+                    path.unlink()
+
+
+def test_values_that_someone_else_wrote_are_not_opened(session):
+    task = define("def f(x): return x")(1)
+    with working(session):
+        task.result()
+    real = session._store.outcomes
+    session._store.outcomes = lambda keys: [
+        held and type(held)(held.verdict, bytes(32) + bytes(held.body)[32:]) for held in real(keys)
+    ]
+    with pytest.raises(jn.SignatureError, match=task.key[:12]):
+        task.result()
+    assert "not shown" in repr(session.tasks())
+
+
+# -- the verbs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_is_an_expression_a_name_a_key_or_a_pattern(session):
+    f = define("def fit(x): return x", "fit")
+    g = define("def predict(x): return x", "predict")
+    models = f.map(range(3))
+    guess = g(models[0])
+    session.flush()
+    space = {"models": models, "guess": guess, "fit": f}
+
+    def keys(target, namespace=None):
+        return {task.key for task in session.resolve(target, namespace)}
+
+    every = {t.key for t in models}
+    assert keys("models", space) == keys("fit") == keys("fit", space) == keys(f) == keys(models) == every
+    assert keys("models[1:]", space) == {t.key for t in models[1:]}
+    assert keys(guess) == keys(guess.key[:8]) == keys("/pre/") == keys({"a": [guess]}) == {guess.key}
+    assert keys("/fit|predict/") == every | {guess.key}
+    assert session.resolve("predict")[0].dependencies()[0] == models[0]
+    refusals = {"predit": "did you mean predict", "/[/": "regular expression", "zzz": "There are tasks of"}
+    for wrong, told in refusals.items():
+        with pytest.raises(jn.NoSuchTask, match=told):
+            session.resolve(wrong, space)
+    with pytest.raises(jn.NoSuchTask, match="holds no task"):
+        session.resolve(3)
+
+
+def test_handles_can_be_found_again_and_read(session):
+    task = define("def f(x): return x")(5)
+    with working(session):
+        task.result()
+    [found] = session.resolve("f")
+    assert found == task
+    assert found.result() == 5
+    assert repr(found) == repr(task)
+
+
+def test_retry_tries_what_failed_again(session, tmp_path):
+    flag = tmp_path / "flag"
+    f = define("def f(path):\n    with open(path) as file:\n        return file.read()")
+    g = define("def g(x): return x.upper()", "g")
+    task = g(f(str(flag)))
+    with working(session):
+        with pytest.raises(jn.TaskFailed):
+            task.result()
+        flag.write_text("there")
+        assert task.retry() == 1
+        assert task.result() == "THERE"
+    assert session.retry() == 0
+
+
+def test_invalidate_computes_again_with_all_that_depends(session, tmp_path):
+    source = tmp_path / "source"
+    source.write_text("1")
+    f = define("def f(path):\n    with open(path) as file:\n        return int(file.read())")
+    g = define("def g(x): return x + 1", "g")
+    first = f(str(source))
+    second = g(first)
+    with working(session):
+        assert second.result() == 2
+        source.write_text("10")
+        assert session.invalidate("f") == 1
+        assert second.result() == 11
+
+
+def test_cancel_takes_back_what_has_not_started(session):
+    f = define("def f(x): return x")
+    many = f.map(range(4))
+    assert many[0].cancel() == 1
+    assert many[1:3].cancel() == 2
+    assert session.cancel("f") == 1
+    assert {t.state for t in many} == {State.WITHDRAWN}
+    assert f(0).state is State.READY
+
+
+def test_the_listing_and_the_log_tell_what_tasks_said(session, capsys):
+    f = define("def f(x):\n    return [x] * 3")
+    tasks = f.map(range(60))
+    with working(session):
+        tasks.wait()
+    listing = session.tasks(limit=10)
+    assert (len(listing), listing.total) == (10, 60)
+    assert listing[0].summary == "list of 3"
+    assert "f(x=0)" in repr(listing)
+    assert "50 more" in repr(listing)
+    assert "<" in listing._repr_html_()
+    assert [view.shown for view in session.tasks("f", state="finished", limit=2)] == ["x=0", "x=1"]
+    told = session.log("f")
+    assert "f(x=0) · finished" in told
+    assert "40 more" in told
+    assert repr(told) == str(told)
+    assert "40 tasks before" in session.log()
+    with pytest.raises(jn.NoSuchTask, match="no worker on host"):
+        session.log(host="nowhere")
+
+
+def test_status_is_of_this_notebook_or_of_the_whole_store(session, tmp_path):
+    define("def f(x): return x").map(range(3))
+    session.flush()
+    elsewhere = Origin("somebody", str(tmp_path / "other.ipynb"))
+    [body] = session._store.specs([session.tasks()[0].key])
+    assert body is not None
+    session._store.wish([session.tasks()[0].key], elsewhere, True)
+    assert session.status().counts[State.READY] == 3
+    assert session.status(all=True).total == 3
+    assert "3" in repr(session.status())
+    assert "<div" in session.status()._repr_html_()
+    assert isinstance(session.status().eta, float | None)
+
+
+def test_a_crew_runs_what_the_session_hands_in(tmp_path):
+    session = jn.connect(f"memory:{tmp_path.name}", notebook=tmp_path, headless=True)
+    tasks = define("def f(x): return x * 2").map(range(20))
+    crew = session.execute(2)
+    assert tasks.result(timeout=20) == [2 * i for i in range(20)]
+    assert crew in session.crews
+    session.close()
+    jn.definitions.clear()

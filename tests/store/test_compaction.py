@@ -1,0 +1,460 @@
+"""Compaction and sweeping: less space, the same picture, whoever else is at work and whenever somebody is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jug_notebook import system
+from jug_notebook.model import Claim, Origin, Settlement, State, SubmitReport, Target, Verdict, Why
+from jug_notebook.store import Store, file, open_store
+from jug_notebook.store.file import FileStore
+from tests.store.test_store import HERE, key, outcome, run_all, task, worker_of
+
+THERE = Origin("bob", "/b.ipynb", "cell-9")
+NAMES = [f"t{i}" for i in range(8)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "jugdata"
+
+
+def script(source: str, *args: Any) -> subprocess.CompletedProcess[str]:
+    """Run in a process of its own, which ends without closing anything if the script kills it."""
+    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+
+
+def live_through(folder: Path) -> None:
+    """A store with a bit of everything, written by four that have ended."""
+    one = open_store(folder)
+    one.submit([task(name) for name in NAMES[:4]] + [task("sum", *NAMES[:4], form="sum")], HERE)
+    one.submit([task(name) for name in NAMES[4:]], THERE)
+    run_all(one)
+    one.close()
+    two = open_store(folder)
+    two.invalidate([key("t0")], Why.DIRECT, "ann")
+    two.wish([key("t4")], THERE, wanted=False)
+    run_all(two, b"2")
+    two.submit([task("bad"), task("above", "bad")], HERE)
+    (claim,) = two.claim(worker_of(two).id, 1, 0.0)
+    two.claim(worker_of(two).id, 0, 0.0, [outcome(claim, b"")])
+    two.close()
+    three = open_store(folder)
+    three.submit([task("open"), task("held")], THERE)
+    worker = worker_of(three)
+    claims = three.claim(worker.id, 1, 0.0)
+    three.leave([worker.id])
+    assert len(claims) == 1
+    three.close()
+
+
+def picture(store: Store) -> dict[str, Any]:
+    """All that can be asked of a store."""
+    keys = [view.key for view in store.tasks()]
+    return {
+        "states": dict(zip(keys, store.states(keys), strict=True)),
+        "specs": dict(zip(keys, store.specs(keys), strict=True)),
+        "outcomes": dict(zip(keys, store.outcomes(keys), strict=True)),
+        "invalidations": dict(zip(keys, store.invalidations(keys), strict=True)),
+        "wishes": {origin: sorted(store.wished(origin)) for origin in store.origins()},
+        "counts": store.snapshot().counts,
+        "edges": sorted(store.edges()),
+    }
+
+
+def logs(folder: Path) -> dict[str, int]:
+    parts = ("log", "sealing", "sealed", "claims")
+    return {part: len([name for name in os.listdir(folder / part) if name[0] != "."]) for part in parts}
+
+
+def test_the_picture_is_the_same_and_takes_less_space(folder: Path) -> None:
+    live_through(folder)
+    before = picture(open_store(folder))
+    packer = open_store(folder)
+    assert packer.compact() > 0
+    assert picture(packer) == before
+    packer.close()
+    assert logs(folder) == {"log": 0, "sealing": 0, "sealed": 1, "claims": 1}
+    assert picture(open_store(folder)) == before
+    again = open_store(folder)
+    assert again.compact() == 0
+    assert logs(folder)["sealed"] == 1
+
+
+def test_what_was_open_goes_on_after_it(folder: Path) -> None:
+    live_through(folder)
+    open_store(folder).compact()
+    store = open_store(folder)
+    worker = worker_of(store)
+    claims = []
+    while found := store.claim(worker.id, 9, 0.0, [outcome(claim) for claim in claims[-1:]]):
+        claims += found
+    assert sorted((claim.grant.key, claim.grant.attempt) for claim in claims) == sorted(
+        [(key("open"), 2), (key("held"), 1)]
+    )
+
+
+def test_a_reader_that_has_seen_all_goes_on_reading_bodies_when_their_logs_are_gone(folder: Path) -> None:
+    live_through(folder)
+    reader = open_store(folder)
+    before = picture(reader)
+    packer = open_store(folder)
+    packer.compact()
+    assert logs(folder)["sealing"] == 0, "nobody else is here, as far as that can be told"
+    assert picture(reader) == before
+
+
+def test_a_reader_that_had_seen_half_comes_to_the_same_picture(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    reader = open_store(folder)
+    assert reader.states([key("a")]) == [State.READY]
+    run_all(store)
+    store.submit([task("b", "a")], HERE)
+    store.close()
+    open_store(folder).compact()
+    assert reader.states([key("a"), key("b")]) == [State.FINISHED, State.READY]
+    assert [held and held.body for held in reader.outcomes([key("a")])] == [b"outcome 1"]
+
+
+def test_logs_stay_for_a_while_where_somebody_may_be_reading_them(folder: Path) -> None:
+    live_through(folder)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    store = open_store(folder)
+    info = system.me("session")
+    store.renew([msgspec.structs.replace(info, pid=other.pid, born=system.born(other.pid) or 0)])
+    try:
+        store.compact()
+        assert logs(folder)["sealing"] == 3
+        for path in (folder / "sealed").iterdir():
+            os.utime(path, (1, 1))
+        store.compact()
+        assert logs(folder)["sealing"] == 0
+    finally:
+        other.communicate(b"\n")
+
+
+def test_sealed_logs_are_put_together_as_they_gather(folder: Path) -> None:
+    for number in range(5):
+        store = open_store(folder)
+        store.submit([task(f"{number}.{i}") for i in range(20)], HERE)
+        run_all(store)
+        store.compact()
+        store.close()
+        open_store(folder).compact()
+    assert logs(folder)["sealed"] <= 3
+    later = open_store(folder)
+    assert later.snapshot().counts == {**later.snapshot().counts, State.FINISHED: 100}
+
+
+def test_a_worker_with_an_old_picture_does_not_run_again_what_lost_its_claims(folder: Path, monkeypatch: Any) -> None:
+    store = open_store(folder)
+    store.submit([task("a"), task("b")], HERE)
+    stale = open_store(folder)
+    assert isinstance(stale, FileStore)
+    worker = worker_of(stale)
+    assert stale.states([key("a")]) == [State.READY]
+    with monkeypatch.context() as deaf:
+        deaf.setattr(stale, "_news", lambda: None)
+        run_all(store)
+        store.close()
+        packer = open_store(folder)
+        packer.compact()
+        assert logs(folder)["claims"] == 0
+        assert stale.claim(worker.id, 9, 0.0) == []
+    assert stale.states([key("a"), key("b")]) == [State.FINISHED, State.FINISHED]
+
+
+_KILLED = """
+import os, signal, sys
+from jug_notebook.store import open_store
+folder, left = sys.argv[1], int(sys.argv[2])
+store = open_store(folder)
+store.states([])
+def watch(event, args):
+    global left
+    touched = event in ("os.rename", "os.remove", "os.mkdir") or event == "open" and args[2] & os.O_CREAT
+    if touched and any(folder in os.fsdecode(a) for a in args[:2] if isinstance(a, (str, bytes, os.PathLike))):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+store.compact()
+"""
+
+
+def test_a_compaction_may_be_killed_at_any_point(tmp_path: Path) -> None:
+    points = 0
+    while True:
+        folder = tmp_path / str(points)
+        live_through(folder)
+        before = picture(open_store(folder))
+        ended = script(_KILLED, folder, points + 1)
+        assert ended.returncode in (0, -9), ended.stderr
+        assert picture(open_store(folder)) == before, f"killed at point {points + 1}"
+        heir = open_store(folder)
+        heir.compact()
+        assert picture(heir) == before, f"killed at point {points + 1}, then done again"
+        assert picture(open_store(folder)) == before
+        assert logs(folder) == {"log": 0, "sealing": 0, "sealed": 1, "claims": 1}
+        if ended.returncode == 0:
+            break
+        points += 1
+    assert points > 12, "it has many steps"
+
+
+_WORK = """
+import os, sys
+from tests.store.test_store import outcome
+from jug_notebook import process
+from jug_notebook.store import open_store
+folder, done = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+while True:  # one store after another, so that logs end all the time
+    store = open_store(folder)
+    worker = process.me("worker")
+    store.renew([worker])
+    settled, count = [], 0
+    while count < 60 and (claims := store.claim(worker.id, 20, 0.0, settled)):
+        for claim in claims:
+            os.write(done, f"{claim.grant.key}\\n".encode())
+        settled = [outcome(claim) for claim in claims]
+        count += len(claims)
+    store.claim(worker.id, 0, 0.0, settled)
+    store.leave([worker.id])
+    store.close()
+    if not count:
+        break
+"""
+
+
+def test_workers_lose_nothing_and_run_nothing_twice_while_it_is_compacted(folder: Path, tmp_path: Path) -> None:
+    store = open_store(folder)
+    names = [str(i) for i in range(1500)]
+    store.submit([task(name) for name in names], HERE)
+    done = tmp_path / "done"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", _WORK, str(folder), str(done)], cwd=Path(__file__).parents[1])
+        for _ in range(2)
+    ]
+    packer = open_store(folder)
+    rounds = 0
+    while any(worker.poll() is None for worker in workers):
+        packer.compact()
+        rounds += 1
+    packer.compact()
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert rounds > 1
+    assert sorted(done.read_text().split()) == sorted(map(key, names))
+    for seen in (store, packer, open_store(folder)):
+        assert set(seen.states([key(name) for name in names])) == {State.FINISHED}
+        assert {held and held.body for held in seen.outcomes([key(name) for name in names])} == {b"outcome 1"}
+
+
+def test_a_writer_of_another_machine_that_was_taken_for_dead_loses_nothing(folder: Path, monkeypatch: Any) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(system, "machine", lambda: "elsewhere")
+        far = open_store(folder)
+        far.submit([task("a")], HERE)
+    for log in (folder / "log").iterdir():
+        os.utime(log, (1, 1))
+    near = open_store(folder)
+    near.compact()
+    assert logs(folder)["log"] == 0
+    far.submit([task("b")], HERE)
+    assert open_store(folder).states([key("a"), key("b")]) == [State.READY, State.READY]
+    assert near.states([key("a"), key("b")]) == [State.READY, State.READY]
+
+
+def test_a_crowd_of_ended_logs_is_noticed(folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(file, "CROWD", 3)
+    store = open_store(folder)
+    for number in range(4):
+        assert not store.crowded()
+        other = open_store(folder)
+        other.submit([task(str(number))], HERE)
+        other.close()
+    assert store.crowded()
+    store.compact()
+    assert not store.crowded()
+
+
+def test_more_logs_than_files_that_may_be_open_are_read_and_compacted(folder: Path) -> None:
+    for number in range(120):
+        store = open_store(folder)
+        store.submit([task(str(number))], HERE)
+        store.close()
+    ended = script(
+        """
+        import resource, sys
+        from tests.store.test_store import key, run_all
+        from jug_notebook.store import open_store
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        store = open_store(sys.argv[1])
+        keys = [key(str(number)) for number in range(120)]
+        assert None not in store.specs(keys)
+        assert store.compact() > 0
+        assert None not in store.specs(keys)
+        assert run_all(store) == 120
+        """,
+        folder,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert logs(folder)["sealed"] == 1
+
+
+def test_a_store_of_one_process_lets_go_of_what_no_longer_counts(tmp_path: Path) -> None:
+    store = open_store(f"memory:{tmp_path.name}")
+    store.submit([task("a"), task("b")], HERE)
+    (claim,) = store.claim(worker_of(store).id, 1, 0.0)
+    store.claim(worker_of(store).id, 0, 0.0, [outcome(claim, b"")])
+    store.invalidate([key("a")], Why.RETRY, "ann")
+    run_all(store)
+    assert store.compact() == len(b"outcome ")
+    assert sorted(ended.body for ended in store.runs()[0]) == [b"outcome 1", b"outcome 1"]
+    assert store.specs([key("a"), key("b")]) == [b"spec of a", b"spec of b"]
+    store.close()
+
+
+# -- sweeping ----------------------------------------------------------------------------------------------------------
+
+
+def test_forgotten_tasks_are_gone_for_all_and_their_space_after_a_compaction(folder: Path) -> None:
+    store, other = open_store(folder), open_store(folder)
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    report = store.sweep([key("a"), key("b")], [], 0.0)
+    assert (report.tasks, report.blobs) == (2, 0)
+    assert report.size == len(b"spec of a" + b"spec of b" + 2 * b"outcome 1")
+    for seen in (store, other, open_store(folder)):
+        assert [view.key for view in seen.tasks()] == [key("c")]
+    store.close()
+    other.close()
+    open_store(folder).compact()
+    [sealed] = (folder / "sealed").iterdir()
+    assert b"spec of a" not in sealed.read_bytes()
+    assert b"spec of c" in sealed.read_bytes()
+    assert open_store(folder).submit([task("a"), task("c")], HERE) == SubmitReport(new=1, finished=1)
+
+
+def test_what_was_forgotten_stays_so_when_old_logs_are_read_after_the_news(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    run_all(store)
+    forgetful = open_store(folder)
+    forgetful.wish([key("a")], HERE, wanted=False)
+    forgetful.sweep([key("a")], [], 0.0)
+    forgetful.close()
+    open_store(folder).compact()
+    assert open_store(folder).states([key("a")]) == [None], "the log of the first is read as it is"
+    store.close()
+    open_store(folder).compact()
+    assert open_store(folder).states([key("a")]) == [None]
+
+
+def test_a_swept_blob_lies_in_the_trash_for_a_day_and_is_taken_out_if_it_is_read(folder: Path) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"precious"])
+    assert store.sweep([], [], 3600.0).blobs == 0
+    assert store.sweep([], [], -1.0, dry_run=True).blobs == 1
+    assert store.sweep([], [], -1.0).size == len(b"precious")
+    assert (folder / "trash" / address).exists()
+    assert bytes(store.get_blob(address)) == b"precious"
+    assert store.sweep([], [], -1.0).blobs == 1
+    os.utime(folder / "trash" / address, (1, 1))
+    store.sweep([], [], -1.0)
+    assert not (folder / "trash" / address).exists()
+
+
+def test_a_blob_that_is_put_again_while_it_is_swept_stays(folder: Path, monkeypatch: Any) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"again"])
+    path = folder / "blobs" / address[:2] / address[2:]
+    os.utime(path, (1, 1))
+    rename = os.rename
+
+    def meanwhile(source: Any, target: Any) -> None:
+        if Path(source) == path:
+            store.put_blob([b"again"])
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", meanwhile)
+    assert store.sweep([], [], 60.0).blobs == 0
+    assert path.exists()
+
+
+def test_a_task_that_is_submitted_in_the_moment_in_which_it_is_forgotten_is_there_afterwards(
+    folder: Path, monkeypatch: Any
+) -> None:
+    for first in (True, False):
+        name = f"a{first}"
+        store, other = open_store(folder), open_store(folder)
+        assert isinstance(store, FileStore)
+        store.submit([task(name)], HERE)
+        store.wish([key(name)], HERE, wanted=False)
+        other.states([])
+        keep = store._keep
+
+        def meanwhile(fact: Any, bodies: Any = (), *, keep: Any = keep, other: Any = other, name: str = name) -> Any:
+            if type(fact).__name__ == "Forgotten":
+                monkeypatch.undo()
+                other.submit([task(name)], THERE)
+            return keep(fact, bodies)
+
+        monkeypatch.setattr(store, "_keep", meanwhile)
+        assert store.sweep([key(name)], [], 0.0).tasks == 1
+        for seen in (store, other, open_store(folder)):
+            assert seen.states([key(name)]) == [State.READY]
+            assert seen.specs([key(name)]) == [f"spec of {name}".encode()]
+            assert key(name) in seen.wished(THERE)
+
+
+def test_a_value_that_may_hold_again_keeps_its_blob(store: Store) -> None:
+    kept, lost = store.put_blob([b"kept"]), store.put_blob([b"lost"])
+    store.submit([task("a"), task("b", "a")], HERE)
+    worker = worker_of(store)
+    claim: Claim
+    settled: list[Settlement] = []
+    for _ in range(2):
+        (claim,) = store.claim(worker.id, 1, 0.0, settled)
+        grant = claim.grant
+        body = b"outcome \xd9\x28" + kept.encode()
+        settled = [Settlement(Verdict(grant.key, grant.round, grant.inputs, grant.attempt, b"1", 5.0, 0.1), body)]
+    store.claim(worker.id, 0, 0.0, settled)
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    assert store.states([key("b")]) == [State.WAITING]
+    assert store.sweep([], [], -1.0).blobs == 1
+    assert bytes(store.get_blob(kept)) == b"kept"
+    assert store.sweep([], [lost], -1.0, dry_run=True).blobs == 0
+
+
+def test_a_sweep_passes_over_what_is_just_being_written(folder: Path) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"old"])
+    (folder / "blobs" / ".aside").write_bytes(b"half a bl")
+    assert store.sweep([], [], -1.0).blobs == 1
+    assert (folder / "blobs" / ".aside").exists()
+    assert bytes(store.get_blob(address)) == b"old"
+
+
+def test_claims_are_few_after_it_however_many_there_were(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task(str(i)) for i in range(300)], HERE)
+    run_all(store)
+    assert logs(folder)["claims"] == 300
+    store.close()
+    open_store(folder).compact()
+    assert logs(folder)["claims"] == 0
+    store = open_store(folder)
+    assert store.claim(worker_of(store).id, 9, 0.0, target=Target(names=frozenset(["f"]))) == []
+
+

@@ -1,0 +1,698 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from hashlib import sha1
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jug_notebook import system
+from jug_notebook.clock import FakeClock
+from jug_notebook.errors import NoSuchTask, StoreError, ValueLost
+from jug_notebook.model import (
+    NO_INPUTS,
+    Acceptance,
+    Claim,
+    Grant,
+    Origin,
+    Scale,
+    Scope,
+    Settlement,
+    State,
+    Stop,
+    Submission,
+    SubmitReport,
+    SweepReport,
+    Target,
+    Verdict,
+    Why,
+    WorkerInfo,
+)
+from jug_notebook.store import Store, open_store
+from jug_notebook.store.file.inotify import Doorbell
+
+HERE = Origin("ann", "/a.ipynb", "cell-1")
+
+
+def key(name: str) -> str:
+    return sha1(name.encode()).hexdigest()
+
+
+def task(
+    name: str, *needs: str, function: str = "f", python: str = "3.11", priority: int = 0, form: str = ""
+) -> Submission:
+    needed, named = tuple(map(key, needs)), f"form of {form or name}".encode()
+    return Submission(key(name), function, needed, named, f"spec of {name}".encode(), priority, python)
+
+
+def worker_of(store: Store) -> WorkerInfo:
+    info = system.me("worker")
+    store.renew([info])
+    return info
+
+
+def outcome(claim: Claim, digest: bytes = b"1", duration: float = 1e-4) -> Settlement:
+    grant = claim.grant
+    verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, digest, 5.0, duration)
+    return Settlement(verdict, b"outcome " + digest)
+
+
+def run_all(store: Store, digest: bytes = b"1") -> int:
+    """Be a worker until nothing is ready; answer how many tasks were run."""
+    worker = worker_of(store)
+    done, settled = 0, []
+    while claims := store.claim(worker.id, 1000, 0.0, settled):
+        settled = [outcome(claim, digest) for claim in claims]
+        done += len(claims)
+    return done
+
+
+def test_submitting_twice_is_once(store: Store) -> None:
+    assert store.submit([task("a"), task("b")], HERE) == SubmitReport(new=2)
+    assert store.submit([task("a"), task("c")], HERE) == SubmitReport(new=1, known=1)
+    assert run_all(store) == 3
+    assert store.submit([task("a")], HERE) == SubmitReport(finished=1)
+
+
+def test_a_claim_brings_the_spec_and_what_the_needs_came_to(store: Store) -> None:
+    store.submit([task("a"), task("b"), task("c", "b", "a")], HERE)
+    worker = worker_of(store)
+    settled = []
+    for digest in (b"1", b"2"):
+        (claim,) = store.claim(worker.id, 1, 0.0, settled)
+        assert claim.needs == ()
+        settled = [outcome(claim, digest, duration=1.0)]
+    (claim,) = store.claim(worker.id, 1, 0.0, settled)
+    assert claim.body == b"spec of c"
+    assert claim.needs == (b"outcome 2", b"outcome 1")
+    assert claim.grant.inputs == sha1(b"21").digest()
+
+
+def test_a_need_may_be_submitted_after_what_needs_it(store: Store) -> None:
+    store.submit([task("b", "a")], HERE)
+    assert store.states([key("b"), key("a")]) == [State.WAITING, None]
+    store.submit([task("a")], HERE)
+    assert run_all(store) == 2
+
+
+def test_needs_are_counted_by_function(store: Store) -> None:
+    other = Origin("ann", "/other.ipynb", "cell-1")
+    store.submit([task("a", function="load"), task("b", function="load")], HERE)
+    store.submit([task("c", "a", "b", function="join"), task("d", "c", function="join")], HERE)
+    store.submit([task("e", "d", "not there", function="show")], other)
+    assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2), ("show", "join", 1)]
+    assert ("show", "join", 1) not in store.edges(Scope(notebook=HERE.notebook))
+    store.wish([key("e")], other, False)
+    assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2)]
+
+
+def test_no_two_workers_have_one_task(store: Store) -> None:
+    store.submit([task(str(i)) for i in range(200)], HERE)
+    taken: list[str] = []
+
+    def work() -> None:
+        worker = worker_of(store)
+        settled: list[Settlement] = []
+        while claims := store.claim(worker.id, 7, 0.0, settled):
+            taken.extend(claim.grant.key for claim in claims)
+            settled = [outcome(claim) for claim in claims]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(key(str(i)) for i in range(200))
+
+
+def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:
+    worker = worker_of(store)
+    got: list[Claim] = []
+    thread = threading.Thread(target=lambda: got.extend(store.claim(worker.id, 1, 30.0)))
+    thread.start()
+    store.submit([task("a")], HERE)
+    thread.join(30)
+    assert [claim.grant.key for claim in got] == [key("a")]
+
+
+def test_settling_twice_is_once(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    for _ in range(2):
+        store.claim(worker.id, 0, 0.0, [outcome(claim)])
+    assert store.states([key("a")]) == [State.FINISHED]
+    assert store.snapshot().counts[State.FINISHED] == 1
+
+
+def test_claims_given_back_are_open_to_others(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    first, second = worker_of(store), worker_of(store)
+    (claim,) = store.claim(first.id, 1, 0.0)
+    assert store.claim(second.id, 1, 0.0) == []
+    store.release([claim.grant])
+    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+
+
+def test_claims_of_a_worker_that_left_are_open_to_others_at_once(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    first, second = worker_of(store), worker_of(store)
+    store.claim(first.id, 1, 0.0)
+    store.leave([first.id])
+    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+    assert [(info.id, alive) for info, alive, _ in store.processes()] == [(first.id, False), (second.id, True)]
+
+
+def test_an_invalidated_task_and_what_used_it_run_again(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
+    [end, other] = store.invalidations([key("a"), key("nothing")])
+    assert end is not None
+    assert (end.user, end.why) == ("ann", Why.DIRECT)
+    assert other is None
+    assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
+    assert run_all(store, b"2") == 2
+
+
+def test_retry_is_for_failed_tasks_only(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    store.claim(worker.id, 0, 0.0, [outcome(claim, b"")])
+    run_all(store)
+    assert store.states([key("a"), key("b")]) == [State.FAILED, State.FINISHED]
+    assert store.invalidate([key("a"), key("b")], Why.RETRY, "ann") == [key("a")]
+
+
+def test_every_attempt_that_ended_is_told_whether_or_not_it_counts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    for round, (digest, final) in enumerate([(b"", False), (b"", True), (b"1", True), (b"2", True)]):
+        (claim,) = store.claim(worker.id, 1, 0.0, target=Target(keys=frozenset([key("a")])))
+        verdict = msgspec.structs.replace(outcome(claim, digest).verdict, final=final, started=5.0 + round)
+        store.claim(worker.id, 0, 0.0, [Settlement(verdict, b"outcome %d" % round)])
+        if final and round < 3:
+            store.invalidate([key("a")], Why.DIRECT if digest else Why.RETRY, "ann")
+    ended, total = store.runs()
+    assert [(run.body, run.counts) for run in ended] == [
+        (b"outcome 3", True), (b"outcome 2", False), (b"outcome 1", False), (b"outcome 0", False),
+    ]  # fmt: skip
+    assert ([run.body for run in store.runs(limit=1)[0]], total) == ([b"outcome 3"], 4)
+    assert store.runs(Scope("/b.ipynb")) == ([], 0)
+
+
+def test_since_when_a_worker_runs_what_its_last_beat_does_not_tell_follows_from_facts(store: Store) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    ended = store.snapshot().at + 60.0  # of a clock that is ahead
+    late = msgspec.structs.replace(outcome(claim).verdict, started=ended - 1.0, duration=1.0)
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since > 1e9) == (key("a"), True)
+    (claim,) = store.claim(worker.id, 1, 0.0, [Settlement(late, b"outcome")])
+    [view] = store.snapshot().workers
+    assert (view.info.task, view.info.since) == (key("b"), ended)
+
+
+def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    hours = msgspec.structs.replace(outcome(claim, b"").verdict, final=False, retry_at=store.snapshot().at + 7200)
+    (again,) = store.claim(worker.id, 1, 0.0, [Settlement(hours, b"outcome")])
+    assert (again.grant.attempt, again.failures) == (2, 1)
+
+
+def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
+    with pytest.raises(NoSuchTask, match=key("nothing")[:12]):
+        store.invalidate([key("nothing")], Why.DIRECT, "ann")
+
+
+def test_a_task_nobody_wants_any_more_is_not_claimed(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    store.wish([key("a")], HERE, wanted=False)
+    assert run_all(store) == 0
+    store.wish([key("a")], HERE, wanted=True)
+    assert store.wished(HERE) == [key("a")]
+    assert run_all(store) == 1
+
+
+def test_outcomes_are_those_that_hold(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    held = store.outcomes([key("b"), key("nothing"), key("a")])
+    assert [h and h.body for h in held] == [b"outcome 1", None, b"outcome 1"]
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    assert store.outcomes([key("a"), key("b")]) == [None, None]
+
+
+def test_blobs_are_kept_once_under_their_content(store: Store) -> None:
+    address = store.put_blob([b"ab", memoryview(b"c")])
+    assert store.put_blob([b"abc"]) == address
+    assert bytes(store.get_blob(address)) == b"abc"
+    with pytest.raises(ValueLost, match="0123"):
+        store.get_blob("0123" * 10)
+
+
+def test_orders_reach_the_supervisor_once_and_in_order(store: Store) -> None:
+    supervisor = system.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    store.order([supervisor.id], Scale(3))
+    store.order([supervisor.id], Stop(now=True))
+    assert store.watch(version, 10.0) != version
+    assert store.renew([supervisor]) == [Scale(3), Stop(now=True)]
+    assert store.renew([supervisor]) == []
+
+
+def test_the_version_changes_with_news_only(store: Store) -> None:
+    version = store.watch(-1, 0.0)
+    assert store.watch(version, 0.0) == version
+    store.submit([task("a")], HERE)
+    assert store.watch(version, 0.0) != version
+
+
+def test_the_snapshot_counts_by_function_and_notebook(store: Store) -> None:
+    store.submit([task("a"), task("b", "a", function="g")], HERE)
+    store.submit([task("c")], Origin("bob", "/b.ipynb"))
+    mine = store.snapshot(Scope("/a.ipynb"))
+    assert [(f.name, f.counts) for f in mine.functions] == [("f", {State.READY: 1}), ("g", {State.WAITING: 1})]
+    assert store.snapshot().counts[State.READY] == 2
+
+
+def test_a_listing_can_be_by_state_and_target(store: Store) -> None:
+    store.submit([task("a"), task("b", "a", function="g")], HERE)
+    assert [view.key for view in store.tasks(state=State.WAITING)] == [key("b")]
+    assert [view.key for view in store.tasks(target=Target(keys=frozenset([key("a")])))] == [key("a")]
+    assert store.keys_named("g") == [key("b")]
+
+
+def test_tasks_of_another_python_are_counted_and_left_alone(store: Store) -> None:
+    store.submit([task("a", python="3.12"), task("b", python="3.11")], HERE)
+    worker = worker_of(store)
+    assert [claim.grant.key for claim in store.claim(worker.id, 9, 0.0, python="3.11")] == [key("b")]
+    assert store.foreign("3.11") == {"3.12": 1}
+    assert store.idle(Target(names=frozenset(["nothing"])), "3.11")
+
+
+def test_what_a_process_prints_is_kept(store: Store) -> None:
+    worker = worker_of(store)
+    store.notice(worker.id, "one\n")
+    store.notice(worker.id, "two\n")
+    assert store.log(worker.id) == "one\ntwo\n"
+    assert store.log("nobody") == ""
+
+
+# -- taking over -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_on_equal_values_takes_over_the_run_there_was_with_the_proof_that_it_may(store: Store) -> None:
+    store.submit([task("a1"), task("b1", "a1", form="b")], HERE)
+    assert run_all(store) == 2
+    store.submit([task("a2"), task("b2", "a2", form="b"), task("c", "b2", form="c")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 9, 0.0)
+    (above,) = store.claim(worker.id, 9, 0.0, [outcome(claim)])
+    assert [claim.grant.key, above.grant.key] == [key("a2"), key("c")]
+    assert (above.needs, above.proofs) == ((b"outcome 1",), ((b"spec of b2", b"spec of b1"),))
+    [held] = store.outcomes([key("b2")])
+    assert held is not None
+    assert (held.verdict.key, held.body, held.proof) == (key("b1"), b"outcome 1", (b"spec of b2", b"spec of b1"))
+    [view] = store.tasks(target=Target(keys=frozenset([key("b2")])))
+    assert (view.state, view.source) == (State.FINISHED, key("b1"))
+    assert store.snapshot().reused == 1
+
+
+def test_what_was_taken_over_and_is_invalidated_runs_and_stays_invalidated_for_who_comes_later(
+    store: Store, store_url: str
+) -> None:
+    store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
+    run_all(store)
+    assert store.submit([task("b2", "a2", form="b"), task("d", "b2")], HERE) == SubmitReport(new=1, finished=1)
+    assert run_all(store) == 1
+    assert store.states([key("b2")]) == [State.FINISHED]
+    assert store.invalidate([key("b2")], Why.DIRECT, "ann") == [key("b2")]
+    assert open_store(store_url).states([key("b1"), key("b2")]) == [State.FINISHED, State.READY]
+    assert run_all(store) == 1
+
+
+def test_a_lost_value_is_lost_for_the_run_it_was_taken_over_from(store: Store) -> None:
+    store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
+    run_all(store)
+    store.submit([task("b2", "a2", form="b")], HERE)
+    assert store.invalidate([key("b2")], Why.LOST, "ann") == [key("b2")]
+    assert store.states([key("b1"), key("b2")]) == [State.READY, State.READY]
+
+
+def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: str) -> None:
+    store.submit([task("old"), task("new"), task("above", "new")], HERE)
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 0.0)
+    store.claim(worker.id, 0, 0.0, [outcome(claim)])
+    assert claim.grant.key == key("old")
+    new, above = store.standing([key("new"), key("above")])
+    assert (new, above) == (Grant(key("new"), 0, NO_INPUTS, 0), None)
+    said = Acceptance(key("new"), 0, NO_INPUTS, key("old"), 0, b"1", "code", "ann", 7.0)
+    store.accept([(said, b"signed")])
+    assert store.acceptances([key("new"), key("old")]) == [b"signed", None]
+    [held] = store.outcomes([key("new")])
+    assert held is not None
+    assert (held.verdict.key, held.body, held.proof) == (key("old"), b"outcome 1", (b"signed",))
+    store.accept([(said, b"signed again")], undone=True)
+    assert store.acceptances([key("new")]) == [None]
+    assert open_store(store_url).states([key("new"), key("above")]) == [State.READY, State.WAITING]
+    store.accept([(said, b"signed")])
+    assert store.states([key("new")]) == [State.FINISHED]
+
+
+# -- forgetting --------------------------------------------------------------------------------------------------------
+
+
+def test_the_origins_are_those_who_want_something_now(store: Store) -> None:
+    assert store.origins() == []
+    bob = Origin("bob", "/b.ipynb", "cell-2")
+    store.submit([task("a"), task("b")], HERE)
+    store.submit([task("a"), task("c")], bob)
+    assert sorted(store.origins(), key=lambda origin: origin.user) == [HERE, bob]
+    store.wish([key("a"), key("b")], Origin(HERE.user, HERE.notebook), wanted=False)
+    assert store.origins() == [bob]
+    assert store.wished(HERE) == []
+
+
+def test_a_forgotten_task_is_as_if_never_submitted(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c"), task("d", "c")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("nothing")], [], 0.0, dry_run=True).tasks == 2
+    assert store.states([key("a")]) == [State.FINISHED]
+    report = store.sweep([key("a"), key("b"), key("nothing")], [], 0.0)
+    assert report.tasks == 2
+    assert report.size > 0
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c"), key("d")]) == [None, None, State.FINISHED, State.FINISHED]
+        assert seen.specs([key("a")]) == seen.outcomes([key("a")]) == [None]
+        assert seen.keys_named("f") == [key("c"), key("d")]
+        assert sum(seen.snapshot().counts.values()) == 2
+        assert len(seen.edges()) == 1
+    assert store.sweep([key("a")], [], 0.0) == SweepReport()
+
+
+def test_a_forgotten_task_that_is_submitted_again_is_new_and_runs_again(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.sweep([key("a"), key("b")], [], 0.0)
+    assert store.submit([task("a"), task("b", "a")], HERE) == SubmitReport(new=2)
+    assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
+    assert run_all(store, b"2") == 2
+    held = store.outcomes([key("a"), key("b")])
+    assert [one and one.body for one in held] == [b"outcome 2", b"outcome 2"]
+
+
+def test_a_need_that_is_forgotten_and_comes_back_lets_go_on_what_waits_for_it(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    store.submit([task("b", "a")], HERE)
+    store.wish([key("a"), key("b")], HERE, wanted=False)
+    assert store.sweep([key("a")], [], 0.0).tasks == 1
+    store.wish([key("b")], HERE, wanted=True)
+    assert store.states([key("a"), key("b")]) == [None, State.WAITING]
+    store.submit([task("a")], HERE)
+    assert run_all(store) == 2
+
+
+def test_what_is_wanted_or_runs_is_not_forgotten(store: Store) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    worker = worker_of(store)
+    claims = [claim for _ in range(2) for claim in store.claim(worker.id, 1, 0.0)]
+    assert {claim.grant.key for claim in claims} == {key("a"), key("c")}
+    store.wish([key("a"), key("c")], HERE, wanted=False)
+    assert store.sweep([key("a"), key("b"), key("c")], [], 0.0) == SweepReport()
+    assert store.states([key("a"), key("b"), key("c")]) == [State.RUNNING, State.WAITING, State.RUNNING]
+
+
+def test_blobs_go_that_are_old_and_not_to_be_kept(store: Store) -> None:
+    kept, gone = store.put_blob([b"kept"]), store.put_blob([b"gone away"])
+    assert store.sweep([], [], 3600.0) == SweepReport()
+    assert store.sweep([], [kept], -1.0, dry_run=True) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport(blobs=1, size=9)
+    assert store.sweep([], [kept], -1.0) == SweepReport()
+    assert bytes(store.get_blob(kept)) == b"kept"
+    assert store.put_blob([b"gone away"]) == gone
+    assert bytes(store.get_blob(gone)) == b"gone away"
+
+
+def test_compacting_changes_nothing_that_one_can_ask(store: Store, store_url: str) -> None:
+    store.submit([task("a"), task("b", "a"), task("c")], HERE)
+    run_all(store)
+    store.invalidate([key("c")], Why.DIRECT, "ann")
+    store.wish([key("b")], HERE, wanted=False)
+    before = store.states([key("a"), key("b"), key("c")])
+    assert store.compact() >= 0
+    assert not store.crowded()
+    for seen in (store, open_store(store_url)):
+        assert seen.states([key("a"), key("b"), key("c")]) == before
+        assert [held and held.body for held in seen.outcomes([key("a"), key("b")])] == [b"outcome 1", b"outcome 1"]
+    assert run_all(store) == 1
+
+
+# -- the file store alone ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "jugdata"
+
+
+def test_two_processes_on_one_folder_see_each_others_facts(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    assert run_all(two) == 1
+    assert one.states([key("a")]) == [State.FINISHED]
+    held = one.outcomes([key("a")])[0]
+    assert held is not None
+    assert held.body == b"outcome 1"
+
+
+def test_everything_is_found_again_by_a_process_that_comes_later(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.close()
+    later = open_store(folder)
+    assert later.submit([task("a"), task("b", "a")], HERE) == SubmitReport(finished=2)
+
+
+def test_what_was_dropped_is_still_told_of_by_a_process_that_comes_later(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    run_all(store)
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    run_all(store, b"2")
+    store.close()
+    ended, total = open_store(folder).runs()
+    assert sorted((run.body, run.counts) for run in ended) == [(b"outcome 1", False), (b"outcome 2", True)]
+    assert total == 2
+
+
+def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    first, second = worker_of(one), worker_of(two)
+    two.states([])
+    (claim,) = one.claim(first.id, 1, 0.0)
+    os.truncate(next((folder / "log").glob(f"*{os.getpid()}*")), 0)  # the hint is lost, the claim stands
+    assert two.claim(second.id, 1, 0.0) == []
+    assert two.states([claim.grant.key]) == [State.RUNNING]
+
+
+def test_the_claim_of_a_process_that_was_killed_is_taken_over(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    script = f"""
+import os, signal
+from jug_notebook import process
+from jug_notebook.store import open_store
+store = open_store({str(folder)!r})
+worker = process.me("worker")
+store.renew([worker])
+assert store.claim(worker.id, 1, 10.0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    worker = worker_of(store)
+    (claim,) = store.claim(worker.id, 1, 10.0)
+    assert claim.grant.attempt == 2
+
+
+def test_a_worker_of_another_machine_is_dead_when_its_beat_stands_still_for_a_lease(folder: Path) -> None:
+    clock = FakeClock()
+    store = open_store(folder, clock)
+    store.submit([task("a")], HERE)
+    far = msgspec.structs.replace(system.me("worker"), machine="elsewhere")
+    store.renew([far])
+    store.claim(far.id, 1, 0.0)
+    near = worker_of(store)
+    for beat in range(40):
+        clock.advance(1.0)
+        store.renew([msgspec.structs.replace(far, beat=beat)])
+        assert store.claim(near.id, 1, 0.0) == []
+    taken: list[Claim] = []
+    for _ in range(32):
+        clock.advance(1.0)
+        taken += store.claim(near.id, 1, 0.0)
+    assert [claim.grant.attempt for claim in taken] == [2]
+
+
+def test_an_order_is_news_also_when_it_comes_with_a_full_look_around(folder: Path) -> None:
+    clock = FakeClock()
+    store = open_store(folder, clock)
+    supervisor = system.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    clock.advance(5.0)
+    store.order([supervisor.id], Stop())
+    assert store.watch(version, 0.0) != version
+
+
+def test_where_no_bell_rings_an_order_is_news_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doorbell, "rung", lambda self: None)
+    store = open_store(folder)
+    supervisor = system.me("supervisor")
+    store.renew([supervisor])
+    version = store.watch(-1, 0.0)
+    assert store.watch(version, 0.0) == version
+    store.order([supervisor.id], Stop())
+    assert store.watch(version, 0.0) != version
+
+
+def test_a_busy_reader_sees_other_machines_within_a_quarter_of_a_second(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    near = open_store(folder, clock)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(system, "machine", lambda: "elsewhere")
+        far = open_store(folder)
+        far.submit([task("a")], HERE)
+    monkeypatch.setattr(Doorbell, "rung", lambda self: set())  # no bell rings here for what others write
+    for _ in range(30):
+        clock.advance(0.01)
+        near.states([])
+    far.submit([task("b")], HERE)
+    looks = 0
+    while near.states([key("b")]) == [None]:
+        clock.advance(0.01)
+        looks += 1
+    assert looks <= 26
+
+
+def test_a_torn_tail_is_ignored_and_read_when_it_is_whole(folder: Path) -> None:
+    one, two = open_store(folder), open_store(folder)
+    one.submit([task("a")], HERE)
+    log = next(path for path in (folder / "log").iterdir() if path.stat().st_size)
+    whole = log.read_bytes()
+    one.submit([task("b")], HERE)
+    more = log.read_bytes()
+    log.write_bytes(more[: len(whole) + 20])
+    assert two.states([key("a"), key("b")]) == [State.READY, None]
+    log.write_bytes(more)
+    three = open_store(folder)
+    assert three.states([key("a"), key("b")]) == [State.READY, State.READY]
+
+
+def test_a_damaged_frame_hides_only_itself(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    log = next(path for path in (folder / "log").iterdir() if path.stat().st_size)
+    first = log.stat().st_size
+    store.submit([task("b")], HERE)
+    data = bytearray(log.read_bytes())
+    data[first - 1] ^= 1
+    log.write_bytes(data)
+    assert open_store(folder).states([key("b")]) == [State.READY]
+
+
+def test_a_log_that_was_deleted_before_it_was_durable_is_written_again(folder: Path) -> None:
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    worker = worker_of(store)
+    claims = store.claim(worker.id, 1, 0.0)
+    for log in (folder / "log").iterdir():
+        log.unlink()
+    store.claim(worker.id, 0, 0.0, [outcome(claims[0])])
+    later = open_store(folder)
+    later.submit([task("a")], HERE)
+    assert later.states([key("a")]) == [State.FINISHED]
+
+
+def test_a_folder_that_was_removed_is_told_by_name(folder: Path) -> None:
+    store = open_store(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    for look in (store.processes, store.snapshot):
+        with pytest.raises(StoreError, match="is gone: its folder was removed or moved"):
+            look()
+    folder.with_name("elsewhere").rename(folder)
+    assert store.snapshot().total == 0
+
+
+def test_a_damaged_blob_is_a_lost_value(folder: Path) -> None:
+    store = open_store(folder)
+    address = store.put_blob([b"x" * 100])
+    path = folder / "blobs" / address[:2] / address[2:]
+    path.write_bytes(b"y" * 100)
+    with pytest.raises(ValueLost, match="damaged"):
+        open_store(folder).get_blob(address)
+
+
+def test_where_links_are_refused_claims_are_exclusive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    store = open_store(folder)
+    store.submit([task("a")], HERE)
+    monkeypatch.setattr(os, "link", refuse)
+    other = open_store(folder)
+    first, second = worker_of(store), worker_of(other)
+    other.states([])
+    assert len(store.claim(first.id, 1, 0.0)) == 1
+    assert other.claim(second.id, 1, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda f: f.write_text("hello"), "is a file, not a folder"),
+        (lambda f: (f.mkdir(), (f / "thesis.tex").write_text("x")), "holds other files"),
+        (lambda f: (f.mkdir(), (f / "store.json").write_text("{")), "is no store"),
+        (lambda f: (f.mkdir(), (f / "store.json").write_text('{"format": 99, "id": "x"}')), "newer jug_notebook"),
+    ],
+)
+def test_a_folder_that_is_no_store_is_refused_by_name(folder: Path, prepare: object, says: str) -> None:
+    prepare(folder)  # type: ignore[operator]
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="not yours to write"):
+        open_store(tmp_path / "jugdata")
+
+
+def test_a_kind_of_store_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(StoreError, match="no store of kind 'gopher'"):
+        open_store("gopher://x")
+
+
+def test_no_inputs_is_what_a_task_without_needs_is_claimed_with(store: Store) -> None:
+    store.submit([task("a")], HERE)
+    assert store.claim(worker_of(store).id, 1, 0.0)[0].grant.inputs == NO_INPUTS

@@ -1,0 +1,158 @@
+"""Files as arguments: what of them counts, and when they are read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jug_notebook as jn
+from jug_notebook.clock import FakeClock
+from jug_notebook.keys.digest import digest
+from jug_notebook.task import context, files
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[jn.Session]:
+    session = jn.connect(f"memory:{tmp_path.name}")
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "data.txt"
+    path.write_text("one\n")
+    return path
+
+
+def test_a_file_is_named_by_its_content_wherever_it_lies(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("one\n")
+    assert digest(jn.file(path)) == digest(jn.file(str(other)))
+    other.write_text("two\n")
+    assert digest(jn.file(path)) != digest(jn.file(other))
+    assert digest(jn.file(path)) != digest(path) != digest(jn.timed_path(path))
+
+
+def test_a_changed_file_is_seen_at_once(path: Path) -> None:
+    before = digest(jn.file(path))
+    path.write_text("two\n")  # of the same length, within the same tick of the clock
+    assert digest(jn.file(path)) != before
+
+
+def test_a_file_is_read_again_only_when_its_size_times_or_inode_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    hasher = files.blake3
+    monkeypatch.setattr(files, "blake3", lambda **options: read.append(1) or hasher(**options))
+    clock = FakeClock(path.stat().st_ctime + 10)
+    monkeypatch.setattr(files.blake3, "AUTO", hasher.AUTO, raising=False)
+    first = files.content(path, clock)
+    assert [files.content(path, clock) for _ in range(5)] == [first] * 5
+    assert len(read) == 1
+    path.write_text("one\n")
+    clock.advance(1000)
+    assert files.content(path, clock) == first
+    assert len(read) == 2
+
+
+def test_a_file_that_was_just_written_is_not_remembered(path: Path) -> None:
+    clock = FakeClock(path.stat().st_mtime)
+    files.content(path, clock)
+    assert (path.stat().st_dev, path.stat().st_ino) not in files._known
+
+
+def test_the_function_gets_the_path_as_it_was_given(path: Path) -> None:
+    for given in (path, str(path)):
+        assert pickle.loads(pickle.dumps(jn.file(given))) == given
+        assert pickle.loads(pickle.dumps(jn.timed_path(given))) == given
+    assert open(jn.file(path)).read() == "one\n"  # noqa: SIM115
+
+
+def test_a_task_refuses_a_file_that_is_no_longer_what_its_key_names(path: Path) -> None:
+    data = pickle.dumps(jn.file(path))
+    path.write_text("two\n")
+    with context.running(), pytest.raises(jn.FileChanged, match=r"data\.txt was changed after the task was made"):
+        pickle.loads(data)
+
+
+def test_a_timed_path_counts_size_and_time_and_not_content(path: Path) -> None:
+    os.utime(path, ns=(1, 10**18))
+    before = digest(jn.timed_path(path))
+    path.write_text("two\n")
+    os.utime(path, ns=(1, 10**18))
+    assert digest(jn.timed_path(path)) == before
+    os.utime(path, ns=(1, 10**18 + 1))
+    assert digest(jn.timed_path(path)) != before
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        jn.file(tmp_path / "nothing")
+    with pytest.raises(jn.BadTask, match="folder"):
+        digest(jn.file(tmp_path))
+    with pytest.raises((jn.BadTask, TypeError)):
+        jn.file(b"data.txt")  # type: ignore[arg-type]
+
+
+# -- paths that are only paths -----------------------------------------------------------------------------------------
+
+
+def said(call: object, *arguments: object, **named: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(*arguments, **named)  # type: ignore[operator]
+    return [str(each.message) for each in caught if each.category is jn.OnlyAPath]
+
+
+def test_a_path_of_a_file_as_an_argument_is_said_once(session: jn.Session, path: Path) -> None:
+    @jn.task
+    def count_words(text: str, mode: str = "fast") -> int:
+        return 0
+
+    told = said(count_words, str(path))
+    assert len(told) == 1
+    assert "\n" not in told[0]
+    assert "argument 'text' is the path of a file" in told[0]
+    assert f"jn.file({str(path)!r})" in told[0]
+    assert said(count_words, str(path)) == said(count_words, path) == said(count_words.map, [str(path)]) == []
+    assert said(count_words, "x", mode=path)
+
+
+def test_other_strings_files_and_ignored_arguments_are_not_said(session: jn.Session, path: Path) -> None:
+    @jn.task(ignore="aside")
+    def quiet(text: object, aside: object = None) -> int:
+        return 0
+
+    assert said(quiet, "no.such.file", path) == []
+    assert said(quiet, jn.file(path)) == said(quiet, jn.NoHash(path)) == said(quiet, "x\0y.z") == []
+    assert said(quiet, str(path.parent)) == []  # a folder
+
+
+def test_strings_that_are_never_paths_are_soon_not_looked_at(
+    session: jn.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @jn.task
+    def shout(text: str) -> str:
+        return text
+
+    asked = []
+    monkeypatch.setattr(os.path, "isfile", lambda value: asked.append(value))
+    shout.map([f"{n}.txt" for n in range(3 * files.LOOKS)])
+    assert len(asked) == files.LOOKS
+
+
+def test_arguments_wrapped_in_no_hash_and_custom_hash_count_as_they_say(session: jn.Session) -> None:
+    @jn.task
+    def f(x: object, workers: object = 1) -> object:
+        return x
+
+    assert f(1, jn.NoHash(2)).key == f(1, jn.NoHash([object])).key != f(1, 2).key
+    assert f(jn.CustomHash([1, 2], lambda x: "a")).key == f(jn.CustomHash(3, lambda x: "a")).key
+    assert f(jn.CustomHash(3, lambda x: "a")).key != f(jn.CustomHash(3, lambda x: "b")).key

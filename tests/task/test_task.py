@@ -1,0 +1,531 @@
+"""Calls become tasks: how they are bound, named, shown and put together; values come from workers that are threads."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import pickle
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jug_notebook as jn
+from jug_notebook.task.context import running
+from tests.crews import working
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[jn.Session]:
+    opened = jn.connect(f"memory:{tmp_path.name}", notebook=tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_definitions() -> Iterator[None]:
+    yield
+    jn.definitions.clear()
+
+
+@jn.task
+def double(x: Any, y: Any = 2) -> Any:
+    return x * y
+
+
+@jn.task
+def total(xs: Any) -> Any:
+    return sum(xs)
+
+
+@jn.task(nout=2)
+def pair(x: int) -> tuple[int, int]:
+    return x, x + 1
+
+
+@jn.task
+def fails(x: int) -> None:
+    print("about to fail")
+    raise KeyError(x)
+
+
+@jn.task
+def keywords(a: int, *rest: int, b: int = 1, **more: int) -> Any:
+    return a, rest, b, more
+
+
+class Scaler:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> int:
+        return self.factor * x
+
+    def scale(self, x: int) -> int:
+        return self.factor * x
+
+
+Point = namedtuple("Point", "x y")
+
+
+# -- binding -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("session")
+def test_calls_that_mean_the_same_are_one_task():
+    assert double(3).key == double(x=3).key == double(3, 2).key == double(3, y=2).key == double(y=2, x=3).key
+    assert len({double(3).key, double(3, 3).key, double(3.0).key, double(True).key, double("3").key}) == 5
+
+
+def with_defaults(**given: Any) -> Any:
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**given, **kwargs}), len(args)
+
+        return inner
+
+    return decorate
+
+
+def test_a_wrapper_may_have_defaults_of_its_own_and_treat_names_otherwise(session):
+    @jn.task(ignore=["quiet"])
+    @with_defaults(n=10)
+    def scaled(x, n=3, quiet=True):
+        return x * n
+
+    calls = [scaled(1), scaled(1, n=3), scaled(x=1), scaled.map([1], n=3)[0]]
+    assert len({call.key for call in calls}) == 3
+    assert calls[1].key == calls[3].key
+    assert scaled(1, n=3, quiet=True).key == scaled(1, n=3, quiet=False).key
+    assert "(x=1, n=3)" in repr(calls[1])
+    with working(session):
+        assert [call.result() for call in calls] == [(10, 1), (3, 1), (10, 0), (3, 1)]
+
+
+def test_defaults_that_were_replaced_are_the_ones_that_count(session):
+    def scaled(x, n=2, *, m=1):
+        return x * n * m
+
+    task = jn.task(scaled)
+    former = task(3)
+    session.flush()
+    scaled.__defaults__, scaled.__kwdefaults__ = (5,), {"m": 4}
+    assert len({former.key, task(3).key, task(3, 2).key, task(3, m=1).key}) == 4
+    assert task(3).key == task(3, 5, m=4).key
+    session.flush()
+    scaled.__code__ = (lambda x, k, n=2, *, m=1: x * n * m).__code__
+    assert task(3, 2).key == task(3, n=5, k=2).key != task(3, n=2, k=5).key
+
+
+@pytest.mark.usefixtures("session")
+def test_keyword_arguments_have_no_order():
+    assert keywords(1, p=1, q=2).key == keywords(1, q=2, b=1, p=1).key
+    assert keywords(1, 2, 3).key != keywords(1, 2).key
+
+
+@pytest.mark.usefixtures("session")
+def test_a_wrong_call_is_refused_where_it_is_made():
+    with pytest.raises(TypeError, match=r"double\(\) missing a required argument: 'x'"):
+        double()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
+        double(1, z=2)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        double(1, 2, 3)
+    with pytest.raises(TypeError, match="multiple values for argument 'x'"):
+        double(1, x=1)
+    with pytest.raises(TypeError, match="missing"):
+        keywords.starmap([()])
+
+
+def test_ignored_arguments_reach_the_function_but_not_the_key(session):
+    @jn.task(ignore="verbose")
+    def loud(x, verbose=False):
+        return x, verbose
+
+    assert loud(1, verbose=True).key == loud(1).key
+    task = loud(2, verbose=True)
+    with working(session):
+        assert task.result() == (2, True)
+
+
+def test_arguments_are_encoded_when_the_call_is_made(session):
+    numbers = [1, 2, 3]
+    task = total(numbers)
+    numbers.append(100)
+    with working(session):
+        assert task.result() == 6
+
+
+@pytest.mark.usefixtures("session")
+def test_what_cannot_be_named_is_refused_by_name():
+    with pytest.raises(jn.Unhashable, match="argument 'x'"):
+        double({"lock": threading.Lock()})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"ignore": "nothing"}, "has no such argument"),
+        ({"retries": -1}, "retries=-1"),
+        ({"timeout": 0}, "timeout=0"),
+        ({"nout": 0}, "nout=0"),
+        ({"retires": 1}, "no option 'retires'"),
+    ],
+)
+def test_senseless_options_are_refused(options, told):
+    with pytest.raises(jn.BadTask, match=told):
+        jn.task(**options)(lambda x: x)
+
+
+def test_what_no_task_can_be_made_of_is_refused():
+    async def later(x):
+        return x
+
+    def many(x):
+        yield x
+
+    for wrong, told in ((later, "async"), (many, "generator"), (3, "not of int")):
+        with pytest.raises(jn.BadTask, match=told):
+            jn.task(wrong)
+
+
+def test_a_task_function_keeps_name_signature_and_doc():
+    @jn.task
+    def documented(x: int, y: int = 1) -> int:
+        """Says something."""
+        return x + y
+
+    import inspect
+
+    assert documented.__doc__ == "Says something."
+    assert documented.__name__ == "documented"
+    assert str(inspect.signature(documented)) == "(x: 'int', y: 'int' = 1) -> 'int'"
+    assert documented.__wrapped__ is documented.__jug_function__
+    assert documented.run(1) == 2
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_found_wherever_they_are_in_the_arguments(session):
+    inner = double(3)
+    task = jn.Task(lambda x: x, {"a": [inner, (inner, 1)], "b": {2: inner}})
+    with working(session):
+        assert task.result() == {"a": [6, (6, 1)], "b": {2: 6}}
+    assert [need.key for need in task.dependencies()] == [inner.key]
+
+
+def test_value_loads_what_holds_tasks(session):
+    tree = {"list": [double(1), 5], "point": Point(double(2), 0), "set": {7}, "pair": (double(3),), "part": pair(4)[1]}
+    with pytest.raises(jn.NotReady, match=r"double\(x=1, y=2\) is ready"):
+        jn.value(tree)
+    with working(session):
+        jn.barrier()
+    assert jn.value(tree) == {"list": [2, 5], "point": Point(4, 0), "set": {7}, "pair": (6,), "part": 5}
+
+
+def test_what_has_no_value_can_be_left_out_or_shown_in_its_place(session):
+    tasks = [double(1), fails(1), double(2)]
+    with working(session):
+        jn.wait(tasks)
+    assert jn.value(tasks, on_error="skip") == [2, 4]
+    first, error, last = jn.value(tasks, on_error="return")
+    assert (first, last) == (2, 4)
+    assert isinstance(error, jn.TaskFailed)
+    with pytest.raises(jn.TaskFailed):
+        jn.value(tasks)
+    with pytest.raises(ValueError, match="on_error"):
+        jn.value(tasks, on_error="ignore")
+
+
+def test_lambdas_partials_methods_classes_and_builtins_are_tasks_too(session):
+    tasks = [
+        jn.Task(lambda x: x + 1, 3),
+        jn.Task(functools.partial(double.__jug_function__, y=5), 2),
+        jn.Task(Scaler(4).scale, 2),
+        jn.Task(Scaler(4), 3),
+        jn.Task(len, [1, 2]),
+        jn.Task("abc".upper),
+        jn.Task(dict, a=1),
+        jn.Task(double, 4),
+    ]
+    with working(session):
+        assert jn.bvalue(tasks) == [4, 10, 8, 12, 2, "ABC", {"a": 1}, 8]
+
+
+@pytest.mark.usefixtures("session")
+def test_a_partial_is_the_call_it_stands_for():
+    assert jn.Task(functools.partial(double, y=5), 2).key == double(2, 5).key
+
+
+def test_functions_with_nout_unpack_into_tasklets(session):
+    first, second = pair(4)
+    both = total([first, second])
+    with working(session):
+        assert (first.result(), second.result(), both.result()) == (4, 5, 9)
+    assert len(pair(4)) == 2
+    assert [part.result() for part in jn.iteratetask(pair(4), 2)] == [4, 5]
+
+
+def test_tasklets_are_parts_and_functions_of_a_value(session):
+    numbers = jn.Task(list, range(10))
+    parts = [numbers[3], numbers[2:5], numbers[2:5][1], jn.Tasklet(numbers, len), jn.Tasklet(numbers[2:4], sum)]
+    with working(session):
+        assert jn.bvalue(parts) == [3, [2, 3, 4], 3, 10, 5]
+        assert total(parts[1]).result() == 9
+    assert parts[1].name == "list"
+    assert "list(" in repr(parts[3])
+
+
+def test_awaiting_a_task_gives_its_value(session):
+    async def gather():
+        return await asyncio.gather(*(double(i) for i in range(20)))
+
+    with working(session):
+        assert asyncio.run(gather()) == [2 * i for i in range(20)]
+
+
+def test_identity_and_arguments_named_otherwise(session):
+    assert double(jn.NoHash(1)).key == double(jn.NoHash(2)).key
+    assert double(jn.CustomHash(1, str)).key != double(jn.CustomHash(2, str)).key
+    task, same = double(jn.NoHash(21), 3), jn.identity([1, 2])
+    with working(session):
+        assert (task.result(), total(same).result()) == (63, 3)
+    with pytest.raises(jn.BadTask, match="NoHash can't hold a task"):
+        jn.NoHash([same])
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_generator_changes_on_its_way_is_seen_in_each_call(session):
+    heavy = list(range(20_000))
+
+    def grown(times: int) -> Iterator[list[int]]:
+        for _ in range(times):
+            heavy.append(1)
+            yield heavy
+
+    with working(session):
+        assert total.map(grown(2)).result() == [199_990_001, 199_990_002]
+        assert total.starmap([grown(1), grown(1)]).result() == [199_990_003, 199_990_004]
+    with pytest.raises(jn.JugError, match="changed in place before its chunk was complete"):
+        total.map(grown(2), chunksize=2)
+    copies = (list(each) for each in grown(2))
+    with working(session):
+        assert total.map(copies, chunksize=2).result() == [199_990_007, 199_990_008]
+
+    class Setting:
+        level = 0
+
+    def settings() -> Iterator[Setting]:
+        for Setting.level in range(3):
+            yield Setting()
+
+    assert len({task.key for task in double.map(settings())}) == 3
+
+
+def test_map_starmap_and_grid_make_the_calls_one_would_write(session):
+    assert [t.key for t in double.map(range(3))] == [double(i).key for i in range(3)]
+    assert [t.key for t in double.map(range(3), range(3))] == [double(i, i).key for i in range(3)]
+    assert [t.key for t in double.map([1, 2], y=7)] == [double(1, 7).key, double(2, 7).key]
+    assert [t.key for t in double.starmap([(1, 2), (3,)])] == [double(1, 2).key, double(3).key]
+    assert [t.key for t in double.grid(x=[1, 2], y=range(2))] == [double(x, y).key for x in (1, 2) for y in (0, 1)]
+    assert [t.key for t in double.grid(x=["a", "b"], y=3)] == [double("a", 3).key, double("b", 3).key]
+    with working(session):
+        assert double.map(range(5)).result() == [0, 2, 4, 6, 8]
+
+
+def test_chunks_are_one_task_each_and_show_a_tasklet_a_call(session):
+    calls = double.map(range(7), chunksize=3, y=10)
+    assert len(calls) == 7
+    assert len({call.key for call in calls}) == 3
+    assert calls[0].key != double(0, 10).key
+    with working(session):
+        assert calls.result() == [10 * i for i in range(7)]
+    with pytest.raises(TypeError, match="missing a required argument"):
+        double.starmap([()], chunksize=2)
+    needy = double.map(calls[:4], chunksize=2)
+    with working(session):
+        assert needy.result() == [0, 20, 40, 60]
+
+
+def test_a_failing_call_in_a_chunk_is_named(session):
+    chunk = jn.task(lambda x: 1 // x, name="inverse").map([1, 0, 2], chunksize=3)
+    with working(session), pytest.raises(jn.TaskFailed, match="in call 1 of a chunk of 3"):
+        chunk.result()
+
+
+def test_a_list_of_tasks_is_a_list_in_arguments(session):
+    many = double.map(range(4))
+    assert total(many).key == total(list(many)).key
+    task = jn.Task(type, many)
+    with working(session):
+        assert task.result() is list
+
+
+def test_a_list_of_tasks_shows_as_one_table(session):
+    many = double.map(range(500)) + fails.map(range(3))
+    assert "500 of " in repr(many)
+    assert len(repr(many)) < 300
+    for shown in (many.as_text(), many.as_html()):
+        assert all(part in shown for part in ("503", "500 ready", "x=7, y=2", "and 495 more"))
+        assert "x=8, y=2" not in shown
+    assert "503 tasks of " in repr(total(many))
+    with working(session):
+        many.wait()
+    assert (len(many.done), len(many.failed), len(many[:10])) == (503, 3, 10)
+    assert isinstance(many[:10], jn.TaskList)
+    page = many._repr_html_()
+    assert page.count("<tr ") == 1 + 2 + 1 + 8  # by function, and the first few
+    assert "int 14" in page
+    assert "\u00a0ms" in page
+    assert "int 14" in many.as_text(steady=True)
+    assert " ms" not in many.as_text(steady=True)
+    assert "'seven' " in jn.TaskList(many[7:8]).as_text(["seven"])
+    assert "Error" in many[-1:]._repr_html_()
+    counts = many.status().counts
+    assert (counts[jn.State.FINISHED], counts[jn.State.FAILED]) == (500, 3)
+
+
+def test_as_completed_gives_each_task_once(session):
+    many = double.map(range(50))
+    with working(session, workers=2):
+        seen = list(jn.as_completed(many))
+    assert sorted(t.key for t in seen) == sorted(t.key for t in many)
+
+
+# -- manners -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        bool,
+        len,
+        list,
+        int,
+        float,
+        lambda t: t + 1,
+        lambda t: 1 + t,
+        lambda t: -t,
+        lambda t: t < 1,
+        lambda t: t == 1,
+        lambda t: [0][t],
+        lambda t: 3 in t,
+        lambda t: f"{t:.2f}",
+        lambda t: t(),
+        lambda t: round(t),
+    ],
+)
+@pytest.mark.parametrize("kind", ["task", "tasklet"])
+@pytest.mark.usefixtures("session")
+def test_a_task_taken_for_its_value_says_what_to_do(use, kind):
+    task = double(3) if kind == "task" else double([3])[0]
+    with pytest.raises(jn.IsATask, match=r"is a task; use \.result\(\)"):
+        use(task)
+
+
+@pytest.mark.usefixtures("session")
+def test_numpy_does_not_take_a_task_for_a_number():
+    numpy = pytest.importorskip("numpy")
+    for use in (numpy.array, lambda t: numpy.array([t]), lambda t: numpy.float64(2) * t, numpy.mean):
+        with pytest.raises(jn.IsATask):
+            use(double(3))
+
+
+@pytest.mark.usefixtures("session")
+def test_an_attribute_of_the_value_is_asked_of_the_result():
+    with pytest.raises(AttributeError, match=r"use \.result\(\)\.shape"):
+        double(3).shape  # noqa: B018
+    assert not hasattr(double(3), "_repr_png_")
+
+
+@pytest.mark.usefixtures("session")
+def test_equal_tasks_are_one_in_sets_and_copies_are_the_task_itself():
+    assert len({double(1), double(1), double(2)}) == 2
+    assert double(1) == double(x=1) != double(2)
+    assert pair(1)[0] == pair(1)[0] != pair(1)[1]
+    task = double(1)
+    assert copy.deepcopy(task) is task
+    with pytest.raises(jn.BadTask, match="pickle its"):
+        pickle.dumps(task)
+
+
+def test_the_repr_tells_state_key_arguments_and_value(session):
+    inner = double(3)
+    outer = total([inner, 1])
+    assert repr(inner) == f"<Task {inner.name}(x=3, y=2) · ready · {inner.key[:8]}>"
+    assert "· waiting ·" in repr(outer)
+    assert "needs a ready task" in repr(outer)
+    assert f"{outer}" == repr(outer)
+    with working(session):
+        outer.result()
+    assert repr(outer).endswith("· int 7>")
+    session.close()
+    assert repr(outer).startswith("<Task ")
+
+
+def test_a_task_shows_on_a_page_with_state_value_and_what_it_needs(session):
+    many = double.map(range(8))
+    outer = total(many)
+    page = outer._repr_html_()
+    assert all(said in page for said in ("waiting", outer.key[:8], "x=4, y=2", "and 3 more", "ready"))
+    assert "x=5, y=2" not in page
+    with working(session):
+        outer.result()
+    page = outer._repr_html_()
+    assert "finished" in page
+    assert "int 56" in page
+    assert outer[0]._repr_html_().startswith("<pre")
+    evil = double("<script>x</script>")
+    assert "<script>" not in evil._repr_html_() + jn.TaskList([evil])._repr_html_()
+    session.close()
+    assert "total" in outer._repr_html_()
+
+
+def test_inside_a_running_task_calls_are_plain(session):
+    with running():
+        assert double(3) == 6
+        assert double.map([1, 2]) == [2, 4]
+        assert double.grid(x=[1, 2]) == [2, 4]
+        assert jn.identity(3) == 3
+
+    @jn.task
+    def outer(x):
+        return double(x) + double(1)
+
+    task = outer(3)
+    with working(session):
+        assert task.result() == 8
+
+
+def test_a_default_may_hold_a_task(session):
+    given = double(4)
+
+    @jn.task
+    def lazy(x, y=None):
+        return x, y
+
+    @jn.task(version="1")
+    def shy(x, y=given):
+        return x, y
+
+    with working(session):
+        assert lazy(1, y=given).result() == (1, 8)
+        assert jn.value(given) == 8
+
+
+def test_importing_the_package_stays_light():
+    import subprocess
+    import sys
+
+    probe = "import jug_notebook, sys; print({'IPython', 'numpy', 'asyncio', 'pandas'} & set(sys.modules))"
+    home = Path(jn.__file__).parents[1]
+    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=home)
+    assert told.stdout.strip() == "set()"

@@ -1,0 +1,531 @@
+"""Supervisors with real processes, which really die."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jug_notebook import system
+from jug_notebook.clock import CLOCK
+from jug_notebook.errors import LaunchError
+from jug_notebook.launch import Crew, CrewOptions, arguments, local
+from jug_notebook.model import Failed, Grant, Scale, State, Stop, Target, WorkerInfo
+from jug_notebook.store import Store, open_store
+from jug_notebook.worker.execution import Running
+from jug_notebook.worker.policy import Doom, cause_of_death, epitaph, first_of_crew, overstepped
+from jug_notebook.worker.supervisor import nudge
+from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
+
+ROOT = Path(local.__file__).parents[2]
+HANG = "import signal\ndef hang(path):\n    say(path)\n    signal.pause()\n"
+SAY = "import os\ndef say(path):\n    with open(path, 'w') as fifo: fifo.write(f'{os.getpid()}\\n')\n"
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def running(timeout: float | None = None, failures: int = 0, retries: int = 0, deaths: int = 0) -> Running:
+    return Running(1, Grant("k", 0, b"", 1), "f", 1000.0, 50.0, timeout, failures, retries, deaths)
+
+
+def test_a_task_is_over_a_limit_or_within_all() -> None:
+    assert overstepped(None, 10, 5, 60.0) is None
+    assert overstepped(running(), 10, None, 1e9) is None
+    assert overstepped(running(timeout=10), 0, None, 59.9) is None
+    assert overstepped(running(timeout=10), 0, None, 60.0) == ("timeout", "timed out after 10 s")
+    assert overstepped(running(), 5, 5, 60.0) is None
+    over = overstepped(running(), 6_000_000, 5_000_000, 60.0)
+    assert over == ("memory", "took 6 MB of memory, more than the limit of 5 MB")
+
+
+def test_a_death_is_told_in_words() -> None:
+    assert cause_of_death(9) == "killed by SIGKILL, probably out of memory"
+    assert cause_of_death(11) == "killed by SIGSEGV, a fault in compiled code"
+    assert cause_of_death(3 << 8) == "exited with status 3 (os._exit)"
+
+
+def test_what_a_death_means_for_the_task() -> None:
+    cause = "killed by SIGKILL"
+    assert epitaph(running(), None, cause) == ("died", cause, False, True)
+    assert epitaph(running(deaths=2), None, cause)[::2] == ("poison", True)
+    doom = Doom(1, "timeout", "timed out after 1 s", 0.0)
+    assert epitaph(running(), doom, cause) == ("timeout", doom.text, True, False)
+    assert epitaph(running(retries=1), doom, cause) == ("timeout", doom.text, False, False)
+    assert epitaph(running(retries=9), Doom(1, "memory", "too much", 0.0), cause)[2] is True
+
+
+def test_of_two_supervisors_of_a_crew_the_elder_stays() -> None:
+    elder, younger = (
+        WorkerInfo(name, "supervisor", "u", "h", 1, 1, "3", started, crew="c") for name, started in (("b", 1), ("a", 2))
+    )
+    assert first_of_crew("c", younger, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
+    assert first_of_crew("c", elder, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
+    assert first_of_crew("c", younger, [(elder, False, 0.0)]) == younger
+    assert first_of_crew("d", younger, [(elder, True, 0.0)]) == younger
+
+
+def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
+    plain = CrewOptions(4)
+    assert plain.suffix == CrewOptions(8).suffix == ""
+    assert CrewOptions(4, memory_limit=5).suffix != CrewOptions(4, memory_limit=6).suffix != ""
+    words = arguments(CrewOptions(4, 60, 3, 5.0, 10, Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x"))
+    assert " ".join(words) == (
+        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --target ab --target f"
+    )
+    assert arguments(CrewOptions(4, keep_going=False))[-1] == "--no-keep-going"
+    assert CrewOptions(4, keep_going=False).suffix
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+class Site:
+    """A store, and the supervisors that a test starts for it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.store: Store = open_store(url)
+        self.tasks = Submitter(self.store, folder)
+        self.fifo = Fifo(folder)
+        self.started: list[subprocess.Popen[str]] = []
+
+    def supervise(self, size: int = 1, **options: object) -> subprocess.Popen[str]:
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        call = "import sys; from jug_notebook.worker.supervisor import supervise; "
+        call += f"sys.exit(supervise({self.store.url!r}, {size}{given}))"
+        self.started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", call],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return self.started[-1]
+
+    def alive(self, kind: str = "worker") -> list[WorkerInfo]:
+        return [info for info, alive, _ in self.store.processes() if alive and info.kind == kind]
+
+    def until_workers(self, count: int) -> list[WorkerInfo]:
+        wait_until(self.store, lambda: len(self.alive()) == count, f"never {count} workers")
+        return self.alive()
+
+    def order(self, order: Stop | Scale) -> None:
+        supervisors = self.alive("supervisor")
+        self.store.order([info.id for info in supervisors], order)
+        for info in supervisors:
+            nudge(info)
+
+    def hang(self, **options: object) -> str:
+        """A task that says its pid and never ends."""
+        return self.tasks.submit(cell(SAY + HANG, "hang"), self.fifo.path, **options)
+
+    def end(self) -> None:
+        for supervisor in self.started:
+            supervisor.kill()
+            supervisor.communicate()
+        for pid in [info.pid for info in self.alive("supervisor")]:
+            os.kill(pid, signal.SIGKILL)
+        self.store.close()
+
+
+@pytest.fixture(params=["file", "redis"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    made = Site(tmp_path, f"file:{tmp_path}/jugdata" if server is None else server.url())
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def folder_site(tmp_path: Path) -> Iterator[Site]:
+    """One whose store is a folder."""
+    made = Site(tmp_path, f"file:{tmp_path}/jugdata")
+    yield made
+    made.end()
+
+
+def ended(pidfd: int) -> bool:
+    """Did that process end, within the patience of a test?"""
+    return bool(select.select([pidfd], [], [], PATIENCE)[0])
+
+
+def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> None:
+    keys = [site.tasks.submit("def f(x): return x * x", x) for x in range(50)]
+    supervisor = site.supervise(2, idle_timeout=0)
+    assert [site.tasks.value(key) for key in keys] == [x * x for x in range(50)]
+    assert supervisor.wait(PATIENCE) == 0
+    assert site.alive() == site.alive("supervisor") == []
+
+
+def test_a_crowded_store_is_put_into_less_space_while_workers_work(folder_site: Site) -> None:
+    site = folder_site
+    done = site.tasks.submit("def f(x): return x", 1)
+    logs = Path(site.store.url.removeprefix("file:")) / "log"
+    [log] = [path for path in logs.iterdir() if path.stat().st_size]
+    for number in range(101):  # of writers of former lives, whose machine is gone for long
+        old = logs / f"00000000.elsewhere-{number}-abcdef.log"
+        old.write_bytes(b"")
+        os.utime(old, (1, 1))
+    assert site.store.crowded()
+    site.supervise(1)
+    assert site.tasks.value(done) == 1
+    wait_until(site.store, lambda: any((logs.parent / "sealed").iterdir()), "it was never compacted")
+    assert log.exists(), "its writer lives"
+    assert site.tasks.value(site.tasks.submit("def f(x): return x + 1", 1)) == 2
+    assert not site.store.crowded()
+
+
+def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
+    session = system.me("session")
+    site.store.renew([session])
+    supervisor = site.supervise(1, idle_timeout=0.2)
+    site.until_workers(1)
+    site.tasks.value(site.tasks.submit("def f(): return 1"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.wait(0.7)
+    site.store.leave([session.id])
+    assert supervisor.wait(PATIENCE) == 0
+
+
+def test_a_killed_workers_task_runs_again_at_once(site: Site) -> None:
+    source = SAY + (
+        "import signal, time\ndef f(path):\n    print('last words', flush=True)\n    at = time.monotonic()\n"
+        "    say(path)\n    if not os.path.exists(path + '.go'): signal.pause()\n    return at\n"
+    )
+    key = site.tasks.submit(source, site.fifo.path)
+    site.supervise(2)
+    first = int(site.fifo.said())
+    Path(site.fifo.path + ".go").touch()
+    killed = CLOCK.monotonic()
+    os.kill(first, signal.SIGKILL)
+    assert int(site.fifo.said()) != first
+    again = site.tasks.value(key) - killed
+    assert again < 0.5  # seconds; mostly some 0.01, but tests share their machine
+    assert site.tasks.outcome(key).run.attempt == 2
+    site.until_workers(2)
+
+
+def test_a_task_in_which_three_workers_died_is_poison(site: Site) -> None:
+    key = site.tasks.submit(
+        "import os, subprocess\ndef f():\n    print('working')\n"
+        "    subprocess.run('echo in it >&2', shell=True)\n    os._exit(3)"
+    )
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.run.attempt) == ("poison", 3)
+    assert failure.error == "3 workers died in it; the last was exited with status 3 (os._exit)"
+    assert failure.run.output == (("stdout", "working\n"), ("stderr", "in it\n"))
+    assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
+
+
+def test_a_crash_in_compiled_code_says_where(site: Site) -> None:
+    key = site.tasks.submit("import ctypes\ndef f(): ctypes.string_at(0)")
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert "SIGSEGV" in failure.error
+    assert "Segmentation fault" in failure.run.output[-1][1]
+
+
+def test_a_task_that_takes_too_long_is_ended_with_all_it_started(site: Site) -> None:
+    source = SAY + (
+        "import signal, subprocess\ndef f(path):\n    child = subprocess.Popen(['sleep', '1000'])\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    with open(path, 'w') as fifo: fifo.write(f'{child.pid}\\n')\n    print('waiting')\n    signal.pause()\n"
+    )
+    key = site.tasks.submit(source, site.fifo.path, timeout=0.3)
+    site.supervise(1)
+    child = os.pidfd_open(int(site.fifo.said()))
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.error) == ("timeout", "timed out after 0.3 s")
+    assert failure.run.output == (("stdout", "waiting\n"),)
+    assert 0.3 <= failure.run.duration < PATIENCE
+    assert ended(child)
+    os.close(child)
+
+
+def test_a_timeout_is_retried_where_retries_are_left(site: Site) -> None:
+    key = site.hang(timeout=0.1, retries=1)
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.run.attempt) == ("timeout", 2)
+
+
+def test_a_task_that_takes_too_much_memory_is_ended(site: Site) -> None:
+    key = site.tasks.submit(
+        "import signal, subprocess, sys\ndef f():\n"
+        "    subprocess.run([sys.executable, '-c', 'x = b\"x\" * 200_000_000; import signal; signal.pause()'])"
+    )
+    site.supervise(1, memory_limit=150_000_000)
+    failure = site.tasks.failure(key)
+    assert failure.kind == "memory"
+    assert "more than the limit of 150 MB" in failure.error
+    assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
+
+
+def test_workers_of_another_python_say_why_they_do_nothing(site: Site) -> None:
+    submission = msgspec.structs.replace(site.tasks.submission(cell("def f(): pass")), python="2.7")
+    site.store.submit([submission], ORIGIN)
+    supervisor = site.supervise(1, idle_timeout=0)
+    _, said = supervisor.communicate(timeout=PATIENCE)
+    assert "1 ready task was made with Python 2.7" in said
+
+
+def test_stop_lets_the_current_task_finish(site: Site) -> None:
+    source = SAY + "def f(path):\n    say(path)\n    with open(path + '.go') as go: return go.readline()\n"
+    go = Fifo(site.folder, "fifo.go")
+    key = site.tasks.submit(source, site.fifo.path)
+    supervisor = site.supervise(2)
+    site.until_workers(2)
+    site.fifo.said()
+    later = site.tasks.submit("def f(): return 'later'")
+    site.tasks.value(later)
+    site.order(Stop())
+    site.until_workers(1)  # the one that has nothing to do is gone
+    assert site.alive("supervisor")[0].size == 0
+    go.say("finished")
+    assert supervisor.wait(PATIENCE) == 0
+    assert site.tasks.value(key) == "finished\n"
+
+
+@pytest.mark.parametrize("by", ["order", "SIGTERM", "SIGINT twice"])
+def test_stop_now_gives_the_task_back(site: Site, by: str) -> None:
+    key = site.hang()
+    supervisor = site.supervise(1)
+    site.fifo.said()
+    began = CLOCK.monotonic()
+    if by == "order":
+        site.order(Stop(now=True))
+    elif by == "SIGTERM":
+        supervisor.terminate()
+    else:
+        supervisor.send_signal(signal.SIGINT)
+        assert supervisor.stderr is not None
+        assert "press Ctrl-C again" in supervisor.stderr.readline()
+        supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(PATIENCE) == 0
+    assert CLOCK.monotonic() - began < 2
+    assert site.alive() == []
+    assert site.tasks.state(key) is not None
+    assert site.tasks.state(key).value == "ready"  # type: ignore[union-attr]
+    site.supervise(1)
+    site.fifo.said()  # and it's no mark against the task
+
+
+def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
+    site.hang()
+    supervisor = site.supervise(2)
+    site.fifo.said()
+    workers = [os.pidfd_open(info.pid) for info in site.until_workers(2)]
+    supervisor.kill()
+    assert all(ended(pidfd) for pidfd in workers)
+    for pidfd in workers:
+        os.close(pidfd)
+    site.supervise(1)
+    site.fifo.said()  # the task runs again without waiting for a lease
+
+
+def test_a_crew_has_one_supervisor(site: Site) -> None:
+    first, second = site.supervise(1, crew="c"), site.supervise(3, crew="c")
+    workers = site.until_workers(3)
+    wait_until(site.store, lambda: None not in (first.poll(), second.poll()) or len(site.alive("supervisor")) == 1)
+    assert len({info.supervisor for info in workers}) == 1
+    (ended_one,) = [one for one in (first, second) if one.pid != site.alive("supervisor")[0].pid]
+    assert ended_one.wait(PATIENCE) == 0
+    other_crew = site.supervise(1, crew="d")
+    site.until_workers(4)
+    assert other_crew.poll() is None
+
+
+def test_scaling_starts_and_ends_workers(site: Site) -> None:
+    site.supervise(1)
+    site.until_workers(1)
+    site.order(Scale(3, at_least=True))
+    site.until_workers(3)
+    site.order(Scale(2, at_least=True))
+    site.tasks.value(site.tasks.submit("def f(): return 1"))
+    assert len(site.alive()) == 3
+    site.order(Scale(1))
+    site.until_workers(1)
+
+
+def test_a_supervisor_that_was_told_to_stop_can_be_called_back(site: Site) -> None:
+    site.hang()
+    site.supervise(1)
+    site.fifo.said()
+    site.order(Stop())
+    wait_until(site.store, lambda: site.alive("supervisor")[0].size == 0)
+    site.order(Scale(1))
+    site.until_workers(2)
+    assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+
+
+def test_a_tied_supervisor_ends_with_its_session(site: Site) -> None:
+    session = system.me("session")
+    site.store.renew([session])
+    supervisor = site.supervise(1, tied_to=session.id)
+    site.until_workers(1)
+    site.store.leave([session.id])
+    assert supervisor.wait(PATIENCE) == 0
+
+
+def test_workers_end_after_their_share_of_tasks_or_of_time(site: Site) -> None:
+    for x in range(10):
+        site.tasks.submit("def f(x): return x", x)
+    supervisor = site.supervise(2, max_tasks=3)
+    assert supervisor.wait(PATIENCE) == 0
+    states = [state.value for state in site.store.states(site.store.keys_named("f")) if state]
+    assert states.count("finished") == 6
+    assert "running" not in states
+    assert site.supervise(1, max_time=0.2).wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("failure", ["raise KeyError('x')", "__import__('os')._exit(3)"])
+def test_without_keep_going_a_task_that_failed_for_good_is_the_last(folder_site: Site, failure: str) -> None:
+    failing = folder_site.tasks.submit(f"def f(): {failure}")
+    after = [folder_site.tasks.submit("def f(n): return n", n) for n in range(3)]
+    supervisor = folder_site.supervise(1, keep_going=False)
+    assert supervisor.wait(PATIENCE) == 0
+    assert supervisor.stderr is not None
+    assert "a task failed: stopping after the current tasks" in supervisor.stderr.read()
+    assert isinstance(folder_site.tasks.outcome(failing), Failed)
+    assert [folder_site.tasks.state(key) for key in after] == [State.READY] * 3
+
+
+def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folder_site: Site) -> None:
+    folder_site.hang()
+    supervisor = folder_site.supervise(1)
+    pid = int(folder_site.fifo.said())
+    (folder_site.folder / "jugdata" / "store.json").write_text("no longer a store")
+    os.kill(pid, signal.SIGKILL)
+    assert supervisor.wait(PATIENCE) == 1
+    assert supervisor.stderr is not None
+    said = supervisor.stderr.read()
+    assert "giving up" in said
+    assert "StoreError" in said
+
+
+def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
+    folder_site.hang()
+    supervisor = folder_site.supervise(1)
+    worker = os.pidfd_open(int(folder_site.fifo.said()))
+    (folder_site.folder / "jugdata").rename(folder_site.folder / "elsewhere")
+    assert supervisor.wait(PATIENCE) == 1
+    assert ended(worker)
+    os.close(worker)
+    assert supervisor.stderr is not None
+    assert "Traceback" not in supervisor.stderr.read()
+    (folder_site.folder / "elsewhere").rename(folder_site.folder / "jugdata")
+
+
+def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) -> None:
+    source = SAY + (
+        "import sys, random, os, threading\ndef f(path, i):\n    say(path)\n"
+        "    os.read(os.open(path + '.go', os.O_RDONLY), 1)\n"
+        "    heavy = [m for m in ('IPython', 'numpy', 'redis', 'pandas', 'ipywidgets') if m in sys.modules]\n"
+        "    return (random.random(), heavy, os.environ['OMP_NUM_THREADS'], sys.stdin.read(),\n"
+        "            os.getpgrp() == os.getpid(), threading.active_count())\n"
+    )
+    go = Fifo(folder_site.folder, "fifo.go")
+    keys = [folder_site.tasks.submit(source, folder_site.fifo.path, i) for i in range(2)]
+    folder_site.supervise(2)
+    assert folder_site.fifo.said() != folder_site.fifo.said()
+    go.say("!")
+    (one, *rest), (two, *other) = (folder_site.tasks.value(key) for key in keys)
+    assert one != two
+    assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
+
+
+def test_what_a_task_leaves_behind_does_not_fail_the_next(site: Site) -> None:
+    rude = site.tasks.submit(
+        "import signal, sys\ndef ring(*_): raise TimeoutError\ndef f():\n"
+        "    signal.signal(signal.SIGALRM, ring)\n    signal.setitimer(signal.ITIMER_REAL, 60)\n"
+        "    with sys.stdout as out: print('all of it', file=out)"
+    )
+    polite = site.tasks.submit(
+        "import signal\ndef f():\n    print('still heard')\n    return signal.getitimer(signal.ITIMER_REAL)"
+    )
+    site.supervise(1)
+    assert site.tasks.value(rude) is None
+    assert site.tasks.value(polite) == (0.0, 0.0)
+    assert site.tasks.outcome(rude).run.worker == site.tasks.outcome(polite).run.worker
+    assert site.tasks.outcome(polite).run.output == (("stdout", "still heard\n"),)
+
+
+def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
+    source = SAY + (
+        "import threading, signal\ndef f(path):\n    threading.Thread(target=late, args=(path,)).start()\n"
+        "def late(path):\n    go = open(path + '.go')\n    print(go.readline())\n    say(path)\n"
+        "    print(go.readline())\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    go = Fifo(site.folder, "fifo.go")
+    site.supervise(1)
+    key = site.tasks.submit(source, site.fifo.path)
+    worker = site.tasks.outcome(key).run.worker
+    go.say("stray words")
+    site.fifo.said()
+    later = site.tasks.submit("def f(): print('own words')")
+    assert site.tasks.outcome(later).run.output == (("stdout", "own words\n"),)
+    go.say("last words")
+    wait_until(site.store, lambda: "last words" in site.store.log(worker))
+    assert site.store.log(worker).split() == ["stray", "words", "last", "words"]
+
+
+# -- launching ---------------------------------------------------------------------------------------------------------
+
+
+def test_launching_returns_at_once_and_asking_twice_is_asking_once(site: Site) -> None:
+    began = CLOCK.monotonic()
+    crew = local.launch(site.store, CrewOptions(2))
+    assert CLOCK.monotonic() - began < 0.3
+    assert crew.starting
+    try:
+        site.until_workers(2)
+        assert crew.alive() == 2
+        assert not crew.starting
+        again = local.launch(site.store, CrewOptions(2))
+        more = local.launch(site.store, CrewOptions(3))
+        site.until_workers(3)
+        assert {info.id for info in again.workers} == {info.id for info in more.workers}
+        assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+        assert crew.wait(PATIENCE) is True
+        assert repr(crew) == f"<Crew of 3 workers on {system.host()}>"
+        assert os.getsid(crew.supervisors[0].pid) == crew.supervisors[0].pid
+    finally:
+        crew.stop(now=True)
+        wait_until(site.store, lambda: not site.alive("supervisor"))
+    assert crew.alive() == 0
+
+
+def test_a_crew_that_can_not_start_says_why(site: Site, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'No module named jug_notebook' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    crew = local.launch(site.store, CrewOptions(1, python=str(broken)))
+    with pytest.raises(LaunchError, match="No module named jug_notebook"):
+        wait_until(site.store, lambda: not crew.starting)
+    with pytest.raises(LaunchError, match="can't be started"):
+        local.launch(site.store, CrewOptions(1, python=str(tmp_path / "none")))
+
+
+def test_the_workers_of_a_memory_store_are_threads(tmp_path: Path) -> None:
+    store = open_store(f"memory:{tmp_path}")
+    tasks = Submitter(store, tmp_path)
+    crew: Crew = local.launch(store, CrewOptions(2))
+    key = tasks.submit("import os\ndef f(): print('hello'); return os.getpid()")
+    assert tasks.value(key) == os.getpid()
+    assert tasks.outcome(key).run.output == (("stdout", "hello\n"),)
+    assert crew.alive() == local.launch(store, CrewOptions(2)).alive() == 2
+    crew.scale(3)
+    wait_until(store, lambda: crew.alive() == 3)
+    crew.stop()
+    wait_until(store, lambda: crew.alive() == 0)
+    wait_until(store, lambda: not crew.supervisors)
