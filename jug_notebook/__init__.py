@@ -67,7 +67,8 @@ from jug_notebook.task.compound import CachedFunction, CompoundTask, CompoundTas
 from jug_notebook.task.context import in_task
 from jug_notebook.task.external import Ran, cached_glob, shell, write_task_out
 from jug_notebook.task.files import file, timed_path
-from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet, TaskList
+from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet
+from jug_notebook.task.lists import TaskList
 from jug_notebook.task.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
 from jug_notebook.task.progress import track
 from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import getpass
+import mmap
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -100,3 +101,23 @@ def uncollected() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
+
+
+LARGE = 1 << 22  #: from so many bytes on, large pages pay
+
+
+def private(size: int) -> memoryview:
+    """So many bytes of one's own, to write to; in large pages where the system has them: filling is twice as fast."""
+    if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return memoryview(bytearray(size))
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(room)
+
+
+def copied(view: memoryview) -> memoryview:
+    """A copy of one's own of these bytes."""
+    made = private(view.nbytes)
+    made[:] = view.cast("B")
+    return made

@@ -10,9 +10,11 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-import jug_notebook as jn
+from jug_notebook.errors import BadTask
 from jug_notebook.task import cell as celltask
+from jug_notebook.task import task
 from jug_notebook.task.cell import CellTask
+from jug_notebook.task.handles import Task, Tasklet
 
 DEFINITIONS = "imports, def, class and assignments"
 
@@ -98,7 +100,7 @@ def define(shell: Any, cell: Cell, **options: Any) -> list[Any]:
         if isinstance(node, _DEFINES) and not node.name.startswith("_"):
             # At once, so that what follows in the cell finds a task function, as under a decorator.
             if not hasattr(space[node.name], "__jug_function__"):
-                space[node.name] = jn.task(**options)(space[node.name])
+                space[node.name] = task(**options)(space[node.name])
             made[node.name] = space[node.name]
     return list(made.values())
 
@@ -193,7 +195,7 @@ def _told_in_a_line() -> Iterator[None]:
     """What is wrong with a cell is told as wrong options of its magic are."""
     try:
         yield
-    except jn.BadTask as bad:
+    except BadTask as bad:
         raise UsageError(str(bad)) from None
 
 
@@ -213,7 +215,7 @@ def _present(
         if name not in space:
             continue
         value = space[name]
-        if isinstance(value, jn.Task | jn.Tasklet) and value.key in record.keys:
+        if isinstance(value, Task | Tasklet) and value.key in record.keys:
             if name in record.before:
                 value = record.before[name]
             elif name in record.unset:

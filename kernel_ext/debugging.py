@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-import jug_notebook as jn
+from jug_notebook import errors
 from kernel_ext.frontend import is_kernel
 
 FRAMES = 10  #: so many are told, the innermost
@@ -20,7 +20,7 @@ VARIABLES = 20  #: of each
 WIDTH = 100  #: letters of a variable's value
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_ENGINE = os.path.dirname(os.path.abspath(jn.__file__)) + os.sep
+_ENGINE = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
 _LIBRARY = tuple(
     {os.path.join(path, "") for path in (*site.getsitepackages(), sysconfig.get_path("stdlib"), _HERE, _ENGINE)}
 )

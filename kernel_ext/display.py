@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jug_notebook import render
 from jug_notebook.model import RunView, Snapshot, State, TaskView
+from jug_notebook.session import Session
+from jug_notebook.task.handles import Handle
+from jug_notebook.task.lists import TaskList
+from jug_notebook.worker import displays
 
 Bundle = dict[str, Any]
 
@@ -33,7 +40,7 @@ def show(bundle: Mapping[str, Any], *, display_id: bool = False) -> Any:
 
 
 def plural(count: int, noun: str = "task") -> str:
-    """"1 task", "1 000 tasks"."""
+    """ "1 task", "1 000 tasks"."""
     return f"{count:,} {noun}".replace(",", " ") + ("" if count == 1 else "s")
 
 
@@ -49,7 +56,7 @@ def label(shown: str, folder: Path, steady: bool) -> str:
 
 
 def tally(counts: dict[State, int]) -> str:
-    """"97 finished, 2 failed", in the order of the states."""
+    """ "97 finished, 2 failed", in the order of the states."""
     return ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state))
 
 
@@ -95,3 +102,169 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
     if total > len(lines):
         lines.append(f"and {total - len(lines)} before")
     return "\n".join(lines) or "nothing was run yet"
+
+
+def play(pieces: Sequence[tuple[str, Any]]) -> None:
+    """Print and display what a task did, in order."""
+    for kind, piece in pieces:
+        if kind == "display":
+            sys.stdout.flush()
+            show({form: _sendable(form, data) for form, data in piece.items()})
+        else:
+            stream = sys.stderr if kind == "stderr" else sys.stdout
+            print(piece, end="", file=stream, flush=True)
+
+
+def _sendable(form: str, data: Any) -> Any:
+    if form.startswith("image/") and not form.endswith("svg+xml"):
+        return render.base64_of(form, data)
+    return data.decode(errors="replace") if isinstance(data, bytes) else data
+
+
+def record(shell: Any) -> Callable[[], None]:
+    """From now on, what a task displays that runs in this kernel is kept with it; answers how to take that back.
+
+    What runs in the main thread (``--here``, ``--now``) is shown as well. Workers that are threads (``memory:``) show
+    nothing: it would land under whatever cell runs then, and their `clear_output` would clear that.
+    """
+    publisher = shell.display_pub
+    publish, clear = publisher.publish, publisher.clear_output
+
+    def unseen() -> bool:
+        return threading.current_thread() is not threading.main_thread()
+
+    def both(data: dict[str, Any], metadata: Any = None, *args: Any, **more: Any) -> None:
+        book, name = displays.current(), (more.get("transient") or {}).get("display_id", "")
+        if book is not None and more.get("update"):
+            book.update(data, metadata, name)
+        elif book is not None:
+            book.add(data, metadata, name)
+        if book is None or not unseen():
+            publish(data, metadata, *args, **more)
+
+    def cleared(wait: bool = False) -> None:
+        book = displays.current()
+        if book is not None:
+            book.clear(wait)
+        if book is None or not unseen():
+            clear(wait)
+
+    publisher.publish, publisher.clear_output = both, cleared
+
+    def remove() -> None:
+        del publisher.publish, publisher.clear_output
+
+    return remove
+
+
+def replay(session: Session, task: Any, steady: bool) -> None:
+    """A task that has ended already: where it comes from (not where that must be ``steady``), and all it showed."""
+    print("from the store" if steady else f"from the store: {session.origin(task.key)}")
+    play(session.outputs(task.key))
+    [view] = session.views([task.key])
+    if view.error:
+        print(f"{view.name} failed: {view.error}")
+
+
+def promise(session: Session, task: Any) -> Callable[[], bool]:
+    """Keep a place under the cell. The errand that is answered fills it once the task has ended."""
+    waiting = f"{task.name} has not finished; what it shows will be here"
+    handle = show({"text/plain": waiting, "text/html": f'<span style="opacity:.65">{waiting}</span>'}, display_id=True)
+
+    def fulfil() -> bool:
+        if session.closed:
+            return True
+        [state] = session.states([task.key])
+        if state is State.WITHDRAWN:
+            return True
+        if state not in (State.FINISHED, State.FAILED):
+            return False
+        pieces = session.outputs(task.key)
+        [view] = session.views([task.key])
+        said = f"{view.name} failed: {view.error}" if view.error else session.origin(task.key, dated=False)
+        handle.update(_together(said, pieces), raw=True)
+        return True
+
+    return fulfil
+
+
+def _together(said: str, pieces: Sequence[tuple[str, Any]]) -> dict[str, str]:
+    head = render.shown_html([("stdout", said)]) if said else ""
+    return {
+        "text/plain": "\n".join(filter(None, (said, render.shown_text(pieces).rstrip("\n")))),
+        "text/html": f'<div style="opacity:.65">{head}</div>{render.shown_html(pieces)}',
+    }
+
+
+FEW = 4  #: so many tasks in a plain list or dict still show one by one
+GLANCE = 20  #: items looked at first: most collections hold no task, and are told by these
+KINDS = (list, tuple, dict)
+CREW = ("jug_notebook.launch", "Crew")
+
+
+def tasks_only(collection: Any) -> TaskList | None:
+    """Its tasks, where it holds some and nothing else."""
+    if type(collection) is TaskList:
+        return collection
+    items: Iterable[Any] = collection.values() if isinstance(collection, dict) else collection
+    if len(collection) <= FEW or not all(isinstance(item, Handle) for item in islice(items, GLANCE)):
+        return None
+    return TaskList(items) if all(isinstance(item, Handle) for item in items) else None
+
+
+def add_formatters(shell: Any, steady: Callable[[], bool], show_crew: Callable[[Any], None]) -> Callable[[], None]:
+    """From now on tasks and crews show so; answers how to take that back.
+
+    Where what is shown must be ``steady``, it is text without times.
+    """
+    formatters = shell.display_formatter.formatters
+    plain, html = formatters["text/plain"], formatters["text/html"]
+    before = {kind: plain.type_printers.get(kind) for kind in KINDS}
+
+    def page(collection: Any) -> str | None:
+        tasks = None if steady() else tasks_only(collection)
+        return None if tasks is None else tasks.as_html(_labels(collection))
+
+    for kind in KINDS:
+        plain.for_type(kind, _printer(kind, before[kind], steady))
+        html.for_type(kind, page)
+    plain.for_type(TaskList, _printer(TaskList, None, steady))
+    html.for_type(TaskList, page)
+    html.for_type(Handle, lambda handle: None if steady() else handle._repr_html_())
+    crews = shell.display_formatter.ipython_display_formatter
+    crews.for_type_by_name(*CREW, show_crew)
+
+    def remove() -> None:
+        for kind, printer in before.items():
+            html.pop(kind, None)
+            if printer is None:
+                plain.pop(kind, None)
+            else:
+                plain.for_type(kind, printer)
+        plain.pop(TaskList, None)
+        html.pop(TaskList, None)
+        html.pop(Handle, None)
+        crews.pop(".".join(CREW), None)
+
+    return remove
+
+
+def _labels(collection: Any) -> Iterable[Any] | None:
+    return collection if isinstance(collection, dict) else None
+
+
+def _printer(kind: type, before: Any, steady: Callable[[], bool]) -> Callable[[Any, Any, bool], None]:
+    def show(collection: Any, printer: Any, cycle: bool) -> None:
+        tasks = None if cycle else tasks_only(collection)
+        if tasks is not None:
+            lines = tasks.as_text(_labels(collection), steady()).splitlines()
+            for number, line in enumerate(lines):
+                if number:
+                    printer.break_()
+                printer.text(line)
+        elif before is not None:
+            before(collection, printer, cycle)
+        else:
+            printer.text(repr(collection))
+
+    return show

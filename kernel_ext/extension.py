@@ -7,14 +7,13 @@ from typing import Any
 
 from IPython.core import interactiveshell
 
-import jug_notebook as jn
-from kernel_ext import completion, replay, tables
-from kernel_ext.frontend import cell_name, cell_now
-from kernel_ext.inquiry import InquiryMagics
+from jug_notebook.errors import JugError
+from kernel_ext import display, options
+from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
 from kernel_ext.script_magics import ScriptMagics
-from kernel_ext.sources import Sources
+from kernel_ext.task_magics import InquiryMagics
 
 
 class Extension:
@@ -34,9 +33,9 @@ class Extension:
         shell.register_magics(self.magics, self.inquiry, self.scripts)
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
-        completion.add(shell, self.magics, self.inquiry, self.scripts)
-        self._tables = tables.add(shell, lambda: self.magics.as_text, self.magics.show_crew)
-        self._record = replay.record(shell)
+        options.add_completers(shell, self.magics, self.inquiry, self.scripts)
+        self._tables = display.add_formatters(shell, lambda: self.magics.as_text, self.magics.show_crew)
+        self._record = display.record(shell)
         self.sources.load()
         self.magics.cell = cell_now(shell)
         self._bare_open()
@@ -54,7 +53,7 @@ class Extension:
         self.live.stop()
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
-        completion.remove(shell, self.magics, self.inquiry, self.scripts)
+        options.remove_completers(shell, self.magics, self.inquiry, self.scripts)
         self._tables()
         self._record()
         self.sources.unload()
@@ -86,5 +85,5 @@ class Extension:
         if self._depth == 0 and self.magics.in_cell:
             try:
                 self.magics.end(success=result is not None and bool(result.success))
-            except (jn.JugError, OSError) as error:
+            except (JugError, OSError) as error:
                 self.shell.showtraceback((type(error), error, error.__traceback__))

@@ -7,7 +7,8 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-import jug_notebook as jn
+from jug_notebook.errors import LaunchError
+from jug_notebook.session import Session
 from kernel_ext.options import joined
 
 PATIENCE = 4.0  #: seconds for which a cell waits for what hosts say; the status tells the rest
@@ -29,7 +30,7 @@ def _bare(written: str | None) -> str:
     return joined([written or ""]) or ""
 
 
-def launch(session: jn.Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
+def launch(session: Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any, list[str]]:
     """Start, and wait a moment: (the crew, lines that tell what came of it). Raises LaunchError where nothing did."""
     crew = session.execute(
         asked.workers,
@@ -46,7 +47,7 @@ def launch(session: jn.Session, asked: Any, namespace: dict[str, Any]) -> tuple[
     )
     told = crew.told(PATIENCE)
     if len(crew.failures) == len(crew.posts):
-        raise jn.LaunchError("\n".join(crew.failures))
+        raise LaunchError("\n".join(crew.failures))
     return crew, told
 
 
@@ -58,7 +59,7 @@ def _value(name: str | None, namespace: dict[str, Any]) -> Any:
     return namespace[name]
 
 
-def dry_run(session: jn.Session, asked: Any, namespace: dict[str, Any], steady: bool) -> str:
+def dry_run(session: Session, asked: Any, namespace: dict[str, Any], steady: bool) -> str:
     """What would run, and what is in the way on each host. Steady: the same in every run."""
     if asked.on:
         raise UsageError("%jug_execute: --dry-run looks at hosts; what an executor runs on only it knows")

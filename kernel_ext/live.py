@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import jug_notebook as jn
-from jug_notebook import State, render
-from jug_notebook.model import Snapshot
+from jug_notebook import render
+from jug_notebook.errors import JugError
+from jug_notebook.model import Snapshot, State
+from jug_notebook.session import Session
 
 PAUSE = 0.25  #: seconds between two updates, at least
 LOOK = 0.5  #: seconds between two looks, at most: a worker's beats change no fact
@@ -23,7 +24,7 @@ OPEN = (State.WAITING, State.READY, State.RUNNING)
 class Picture(Protocol):
     """Something shown that can be renewed. Its methods are called from the one thread of `Live`."""
 
-    session: jn.Session
+    session: Session
     all: bool  #: the whole store's tasks, not this notebook's alone
 
     def show(self, snapshot: Snapshot) -> None:
@@ -50,7 +51,7 @@ class Live:
         self._pause = pause
         self._pictures: list[tuple[str, Picture]] = []
         self._seen: weakref.WeakKeyDictionary[Picture, tuple[Any, float]] = weakref.WeakKeyDictionary()
-        self._versions: weakref.WeakKeyDictionary[jn.Session, int] = weakref.WeakKeyDictionary()
+        self._versions: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()
         self._errands: list[Callable[[], bool]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -77,7 +78,7 @@ class Live:
         for errand in list(self._errands):
             try:
                 done = errand()
-            except (jn.JugError, OSError):  # the next verb will meet it where it can be told
+            except (JugError, OSError):  # the next verb will meet it where it can be told
                 continue
             with self._lock:
                 if done and errand in self._errands:
@@ -135,7 +136,7 @@ class Live:
             return
         try:
             self._versions[session] = session.watch(self._versions.get(session, -1), LOOK)
-        except (jn.JugError, OSError):
+        except (JugError, OSError):
             self._ended.wait(LOOK)
 
     def redraw(self) -> None:
@@ -167,7 +168,7 @@ def _look(picture: Picture) -> Snapshot | str:
         return "the session is closed"
     try:
         return picture.session.glance(picture.all)
-    except (jn.JugError, OSError) as error:  # the next verb will meet it where it can be told
+    except (JugError, OSError) as error:  # the next verb will meet it where it can be told
         return str(error)
 
 
@@ -184,7 +185,7 @@ def gist(snapshot: Snapshot) -> Any:
     return snapshot.functions, workers, kinds, snapshot.notes, snapshot.starting
 
 
-def watch(session: jn.Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
+def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
     """Draw the picture as text over the last one, until nothing is left that could change. Ctrl-C ends it before.
 
     Where nothing can be redrawn, in a file or a pipe, only the last picture is shown. In a terminal what doesn't fit is
@@ -230,9 +231,7 @@ def _over(former: str, text: str) -> str:
 class Drawing:
     """A picture without widgets: text and HTML, drawn again whole."""
 
-    def __init__(
-        self, session: jn.Session, all: bool, handle: Any, draw: Callable[[Snapshot], dict[str, str]]
-    ) -> None:
+    def __init__(self, session: Session, all: bool, handle: Any, draw: Callable[[Snapshot], dict[str, str]]) -> None:
         self.session = session
         self.all = all
         self._handle = handle

@@ -15,15 +15,19 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
-import jug_notebook as jn
-from jug_notebook import State, render
-from jug_notebook.model import Snapshot
+from jug_notebook import render
+from jug_notebook.errors import NoSuchTask, StoreError
+from jug_notebook.model import Snapshot, State
+from jug_notebook.session import Session, connect, current
 from jug_notebook.task.cell import CellTask
 from kernel_ext import cells, launching
 from kernel_ext.cells import Record
 from kernel_ext.display import (
     label,
+    play,
     plural,
+    promise,
+    replay,
     show,
     steady_history,
     steady_log,
@@ -50,7 +54,6 @@ from kernel_ext.options import (
     seconds,
     sign,
 )
-from kernel_ext.replay import play, promise, replay
 
 START = "%jug_execute -n 4"
 TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
@@ -96,17 +99,17 @@ class JugMagics(Magics):
         self._asked: dict[str, int] = {}
         self._ran_here = 0  # tasks of the cell that runs
         self._unshown: dict[str, str] = {}  # cell tasks whose output nobody has seen yet, by key
-        self._opened: list[jn.Session] = []
+        self._opened: list[Session] = []
         self.ready = True
 
     # -- the session ---------------------------------------------------------------------------------------------------
 
-    def connect(self, url: str) -> jn.Session:
+    def connect(self, url: str) -> Session:
         """Use the store at ``url``, for the rest of this cell too."""
         before = self.attached()
         if before is not None and self.in_cell:
             before.end_cell()
-        session = jn.connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
         session.name_files(self.cell_of)
         if self.in_cell:
             session.begin_cell(self.cell)
@@ -119,18 +122,18 @@ class JugMagics(Magics):
         known = self.shell.compile.format_code_name(file)
         return None if known is None else " ".join(known)
 
-    def attached(self) -> jn.Session | None:
+    def attached(self) -> Session | None:
         """The session in use, where there is one; asking makes none."""
         return self._session if (self._session is not None and not self._session.closed) else None
 
-    _session: jn.Session | None = None
+    _session: Session | None = None
 
     @property
-    def session(self) -> jn.Session:
+    def session(self) -> Session:
         """The session in use. The user may have connected by hand: what is current counts. Raises StoreError."""
         if self.attached() is None:
             self._session = self.connect(self._url)
-        self._session = jn.current()
+        self._session = current()
         self._session.headless = self._session.headless or headless(self.shell)
         return self._session
 
@@ -144,7 +147,7 @@ class JugMagics(Magics):
         try:
             session = self.session
             print(f"jug_notebook: {self._about(session)}; {START} starts workers")
-        except jn.StoreError as error:
+        except StoreError as error:
             print(f"jug_notebook: {error}. Give another store: %jug_store URL")
 
     def leave(self) -> None:
@@ -152,7 +155,7 @@ class JugMagics(Magics):
         for session in self._opened:
             session.close()
 
-    def _about(self, session: jn.Session) -> str:
+    def _about(self, session: Session) -> str:
         return f"{label(session.shown, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"
 
     @observe("store")
@@ -278,7 +281,7 @@ class JugMagics(Magics):
         made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
         self._made(session, asked.name, made, asked.now)
 
-    def _made(self, session: jn.Session, name: str, made: CellTask, now: bool) -> None:
+    def _made(self, session: Session, name: str, made: CellTask, now: bool) -> None:
         """Say what a cell became, and show what it shows: at once where it is stored, else when it has run."""
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
@@ -405,7 +408,7 @@ class JugMagics(Magics):
             session.barrier()
             self._say_how_it_ended(session.status().counts)
 
-    def _execute_there(self, session: jn.Session, asked: Any) -> None:
+    def _execute_there(self, session: Session, asked: Any) -> None:
         if asked.here:
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host and --on")
         if asked.dry_run:
@@ -597,7 +600,7 @@ class JugMagics(Magics):
                 counts[state] = counts.get(state, 0) + 1
         self._say_how_it_ended(counts)
 
-    def _show_the_rest(self, session: jn.Session, keys: Sequence[str]) -> None:
+    def _show_the_rest(self, session: Session, keys: Sequence[str]) -> None:
         """What cell tasks have shown that could not be shown under their cells."""
         unseen = [key for key in keys if key in self._unshown]
         for key, state in zip(unseen, session.states(unseen), strict=True):
@@ -679,9 +682,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jug_accept, line)
         target = self._demanded(self.jug_accept, asked.target)
-        print(
-            self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
-        )
+        print(self.meant(lambda: self.session.accept(target, asked.undo, asked.dry_run, namespace=self.shell.user_ns)))
 
     @line_magic
     @options()
@@ -711,7 +712,7 @@ class JugMagics(Magics):
         """Do something with a target; a name that is no task is the user's slip, so it shows as one line."""
         try:
             return act()
-        except jn.NoSuchTask as error:
+        except NoSuchTask as error:
             raise UsageError(str(error)) from None
 
     def _resolved(self, target: str) -> list[Any]:
@@ -746,7 +747,7 @@ class JugMagics(Magics):
         """Is there a front end that redraws, and somebody before it?"""
         return not headless(self.shell) and getattr(self.shell, "kernel", None) is not None
 
-    def _picture(self, session: jn.Session, *, all: bool, said: str = "") -> None:
+    def _picture(self, session: Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
         snapshot: Snapshot = session.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)

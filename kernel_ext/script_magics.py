@@ -10,7 +10,8 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
-import jug_notebook as jn
+from jug_notebook.model import State
+from jug_notebook.session import Session
 from kernel_ext.frontend import cell_name
 from kernel_ext.magics import JugMagics
 from kernel_ext.options import joined, line_magic, option, options, read, sign
@@ -58,7 +59,7 @@ class ScriptMagics(Magics):
         self.shell.user_ns.update(brought.names)
         names = ", ".join(brought.names) or "no names"
         states = [task.state for task in brought.tasks]
-        done = sum(state is jn.State.FINISHED for state in states)
+        done = sum(state is State.FINISHED for state in states)
         print(f"{script}: {len(states):,} tasks, {done:,} of them stored in {brought.session.shown}; {names}")
         if brought.barrier:
             print("it stopped at a barrier; run these tasks, %jug_execute, then import it again")
@@ -104,7 +105,7 @@ class ScriptMagics(Magics):
             return None
 
 
-def _connection(session: jn.Session, script: Path) -> str:
+def _connection(session: Session, script: Path) -> str:
     """How the script comes to the store. A password is not written down."""
     url = session.url
     if url.startswith("file:"):

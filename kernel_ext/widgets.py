@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import ipywidgets as w
 
-import jug_notebook as jn
-from jug_notebook import State, render
-from jug_notebook.model import FailureKind, Snapshot, Target, WorkerView
+from jug_notebook import render
+from jug_notebook.errors import JugError
+from jug_notebook.model import FailureKind, Snapshot, State, Target, WorkerView
+from jug_notebook.session import Session
 from kernel_ext.display import plural
 from kernel_ext.live import OPEN
 
@@ -94,7 +95,7 @@ class Panel:
 
     def __init__(
         self,
-        session: jn.Session,
+        session: Session,
         all: bool,
         snapshot: Snapshot,
         said: str = "",
@@ -232,7 +233,7 @@ class Panel:
         """Do it, and say in a line what came of it."""
         try:
             said = act()
-        except (jn.JugError, OSError) as error:
+        except (JugError, OSError) as error:
             said = str(error)
         with self._lock:
             if not self._closed:

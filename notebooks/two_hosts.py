@@ -76,7 +76,5 @@ def _server(folder: Path, names: tuple[str, ...]) -> str:
             [*command.split(), *patience, name, "true"], check=True, timeout=30, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        atexit.register(
-            subprocess.run, [*command.split(), "-O", "exit", name], check=False, stderr=subprocess.DEVNULL
-        )
+        atexit.register(subprocess.run, [*command.split(), "-O", "exit", name], check=False, stderr=subprocess.DEVNULL)
     return command

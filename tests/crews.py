@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jug_notebook import system
 from jug_notebook.session import Session
-from jug_notebook.worker import execution
+from jug_notebook.worker import loop, slot
 
 
 @contextmanager
@@ -19,8 +19,8 @@ def working(session: Session, workers: int = 1) -> Iterator[None]:
     infos = [system.me("worker") for _ in range(workers)]
     threads = [
         threading.Thread(
-            target=execution.work,
-            args=(store, seal, info, execution.Slot()),
+            target=loop.work,
+            args=(store, seal, info, slot.Slot()),
             kwargs={"stop": over.is_set, "wait": 0.05, "listener": None},
             daemon=True,
         )

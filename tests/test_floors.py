@@ -15,9 +15,9 @@ HOUSE = ("jug_notebook", "kernel_ext")
 
 #: A package needs only packages of lower floors, or, without a circle, of its own.
 FLOORS = [
-    "model errors clock system pages",
+    "model errors clock system",
     "render keys",
-    "codec alias scheduler",
+    "codec scheduler",
     "task",
     "store",
     "worker",

@@ -62,7 +62,7 @@ ROOMS = {
     "demo": "jugfiles",
     "test-jug": "jugfiles",
     "install-skills": "jugfiles",
-    "webstatus": "watch",
+    "webstatus": "webstatus",
     "shell": "shell",
     "completion": "completion",
 }

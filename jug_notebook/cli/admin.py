@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import IO
 
-from jug_notebook.cli import Arguments, Command, existing, meant, seconds, store_of
+from jug_notebook.cli import Arguments, Command, UsageError, existing, meant, seconds, store_of, url_of
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
@@ -81,4 +83,87 @@ COMMANDS = {
     "cleanup": Command("forget what nobody wants any more, with all that only it had stored", _add_cleanup, _cleanup),
     "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
     "pack": Command("put what a store keeps into less space, while others go on working", _add_url, _pack),
+}
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("export", "import"), help="export: to the output; import: from the input")
+
+
+def _key(arguments: Arguments) -> int:
+    """The secret goes through pipes only: an argument would stand in the process list and the shell's history."""
+    return _export_key(arguments, sys.stdout) if arguments.action == "export" else _import_key(sys.stdin)
+
+
+def _export_key(arguments: Arguments, to: IO[str]) -> int:
+    from jug_notebook.store import keyring
+
+    store = store_of(arguments)
+    print(store.id, keyring.secret(store.id).hex(), file=to)
+    store.close()
+    if to.isatty():
+        print("jug-notebook: whoever has this line can run code as you; keep it to yourself", file=sys.stderr)
+    return 0
+
+
+def _import_key(source: IO[str]) -> int:
+    from jug_notebook.store import keyring
+
+    words = source.readline().split()
+    try:
+        store_id, secret = words[0], bytes.fromhex(words[1])
+    except (IndexError, ValueError):
+        secret = b""
+    if len(words) != 2 or len(secret) != 32:
+        raise UsageError("this is no key; pipe in the line that `jug-notebook key export` prints on the other machine")
+    if keyring.put(store_id, secret) != secret:
+        raise UsageError(f"there is another key of store {store_id} in {keyring.folder()}; move that file away first")
+    print(f"key of store {store_id} kept")
+    return 0
+
+
+COMMANDS = {
+    "key": Command("bring the key of a store to another machine", _add_key, _key),
+}
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+    parser.add_argument(
+        "--host", action="append", default=[], metavar="H", help="a host to look at, over ssh; may be given again"
+    )
+    parser.add_argument("--hosts-file", metavar="F", help="the hosts in a file, one a line")
+    parser.add_argument("--python", metavar="P", help="the Python to run there")
+    parser.add_argument("--setup", metavar="CMD", default="", help="shell commands to run there first")
+    parser.add_argument(
+        "--remote-dir", metavar="HERE=THERE", help="where a folder of this host is there; THERE: where the store's is"
+    )
+
+
+def _doctor(arguments: Arguments) -> int:
+    """Starts nothing. Exit status 0 where workers could start on all hosts, else 1."""
+    from jug_notebook.clock import CLOCK
+    from jug_notebook.launch import CrewOptions, preflight, remote, start
+    from jug_notebook.store import open_store, split
+
+    store = open_store(existing(url_of(arguments, arguments.url)))
+    scheme, rest = split(store.url)
+    folder = Path(rest).parent if scheme == "file" else Path.cwd()
+    words: list[str | Path] = [word for written in arguments.host for word in written.split(",") if word]
+    if arguments.hosts_file:
+        words.append(Path(arguments.hosts_file))
+    if not words and (arguments.python or arguments.setup or arguments.remote_dir):
+        raise UsageError("--python, --setup and --remote-dir are for other hosts: name one with --host")
+    reports = [remote.look(store)]
+    if words and not reports[0].failure:
+        folders = start.folders_of(arguments.remote_dir, folder)
+        options = CrewOptions(0, python=arguments.python, setup=arguments.setup, folders=folders)
+        reports += start.look(store, folder, options, start.read_hosts(words, Path.cwd()), CLOCK)
+    store.close()
+    print(preflight.table(reports))
+    return 1 if any(report.failure for report in reports) else 0
+
+
+COMMANDS = {
+    "doctor": Command("can workers start, here and on other hosts? what stands in the way?", _add_doctor, _doctor),
 }

@@ -16,7 +16,6 @@ DEFAULT = "jugfile.py"
 URL_OPTIONS = ("--jugdir", "--store")
 
 
-
 def _add_webstatus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
     parser.add_argument(
@@ -26,7 +25,7 @@ def _add_webstatus(parser: argparse.ArgumentParser) -> None:
 
 def _webstatus(options: Any) -> int:
     """The tasks are handed in, so that the page has them all; who runs them is seen to do it."""
-    from jug_notebook.cli.watch import serve
+    from jug_notebook.cli.webstatus import serve
     from jug_notebook.compat.jug.task import Task
 
     with commands.loaded(options, looking=False):

@@ -1,10 +1,10 @@
 """Python values to signed bytes and back: results, arguments, functions, exceptions."""
 
+from jug_notebook.codec.signing import Seal
 from jug_notebook.codec.values import (
     INLINE,
     Get,
     Put,
-    Seal,
     describe_arguments,
     dump_call,
     dump_exception,

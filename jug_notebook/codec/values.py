@@ -7,18 +7,16 @@ Task functions travel as their plain function.
 
 from __future__ import annotations
 
-import functools
 import linecache
 import pickle
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hmac import compare_digest
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
-from jug_notebook import pages
+from jug_notebook import system
 from jug_notebook.codec.pickling import (
     INLINE,
     Get,
@@ -31,7 +29,7 @@ from jug_notebook.codec.pickling import (
     restore,
     stream,
 )
-from jug_notebook.errors import JugError, SignatureError, StoreError, Unstorable
+from jug_notebook.errors import JugError, StoreError, Unstorable
 from jug_notebook.keys import code as coding
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys import modules, syntax
@@ -44,7 +42,6 @@ __all__ = [
     "Get",
     "Needs",
     "Put",
-    "Seal",
     "describe_arguments",
     "dump_call",
     "dump_exception",
@@ -75,41 +72,6 @@ _dumps = pickle.dumps
 
 
 # -- the seal ----------------------------------------------------------------------------------------------------------
-
-
-class Seal:
-    """Signs what goes into a store and checks what comes out: only bytes of someone who has its key are decoded."""
-
-    def __init__(self, secret: bytes, store: str) -> None:
-        self._keyed = blake3(store.encode(), key=secret).update(b"%d" % len(store.encode()))
-
-    def _tag(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes | memoryview) -> bytes:
-        before, after = _frame(kind, len(key), round, len(inputs))
-        tag: bytes = self._keyed.copy().update(b"".join((before, key.encode(), after, inputs))).update(data).digest()
-        return tag
-
-    def seal(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes) -> bytes:
-        """``data`` with the tag that binds it to this store, task, round and inputs in front."""
-        return self._tag(kind, key, round, inputs, data) + data
-
-    def open(self, kind: str, key: Key, round: int, inputs: bytes, body: bytes | memoryview) -> memoryview:
-        """The sealed data, once its tag has been found right."""
-        view = memoryview(body)
-        data = view[32:]
-        if not compare_digest(view[:32], self._tag(kind, key, round, inputs, data)):
-            raise SignatureError(
-                f"the {kind} of task {key[:12]} in the store wasn't written by someone who has the store's key (or it "
-                f"was damaged), so it isn't opened. If the store comes from elsewhere, import its key: "
-                f"jug-notebook key import"
-            )
-        return data
-
-
-@functools.lru_cache
-def _frame(kind: str, key_size: int, round: int, inputs_size: int) -> tuple[bytes, bytes]:
-    """What stands before and after a key where it is told what a tag is about: each part with its length."""
-    before, after = f"{len(kind)}:{kind}{key_size}:".encode(), f"{round}:{inputs_size}:".encode()
-    return b"%d:%b" % (len(before) + key_size + len(after), before), after
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:
@@ -148,7 +110,7 @@ def own(get: Get) -> Get:
 
     def got(address: Address) -> memoryview:
         view = get(address)
-        return pages.copied(view) if view.readonly else view
+        return system.copied(view) if view.readonly else view
 
     return got
 

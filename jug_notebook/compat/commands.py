@@ -129,7 +129,7 @@ def loaded(options: Any, looking: bool) -> Iterator[dict[str, Any]]:
 @contextmanager
 def serving(options: Any, looking: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
     """Within, scripts can be loaded: ``sys.argv``, the store and what they import are theirs."""
-    from jug_notebook.compat import jugdir, loading, running
+    from jug_notebook.compat import jugdir, loading
     from jug_notebook.compat.jug.task import Task
 
     script = Path(options.jugfile)
@@ -141,7 +141,7 @@ def serving(options: Any, looking: bool, connect: Callable[[str], Session] | Non
     purpose = jugdir.Purpose(owner, " ".join(arguments), Path.cwd(), looking, connect=connect)
     before = sys.argv[:]
     if options.debug:
-        os.environ[running.CHECK] = "1"
+        os.environ[jugdir.CHECK] = "1"
     with loading.serving(purpose):
         sys.argv[:] = [options.jugfile, *arguments]
         try:
@@ -481,9 +481,7 @@ def _test(options: Any) -> int:
         os.chdir(folder)
         try:
             Path("selftest.py").write_text(SELF_TEST)
-            given = argparse.Namespace(
-                jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2
-            )
+            given = argparse.Namespace(jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2)
             status = _execute(settled("execute", given))
             with loaded(settled("status", given), looking=True) as space:
                 found = space["total"].value()
@@ -545,7 +543,5 @@ SCRIPTS = {
 ALONE = {
     "demo": Script("write a small jugfile to try things with", _add_nothing, _demo),
     "test-jug": Script("run a small jugfile, to see that all is well", _add_nothing, _test),
-    "install-skills": Script(
-        "write down how to use jugfiles, for programs to read", _add_install, _install_skills
-    ),
+    "install-skills": Script("write down how to use jugfiles, for programs to read", _add_install, _install_skills),
 }

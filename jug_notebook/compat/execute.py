@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.compat import loading, running
+from jug_notebook.compat import jugdir, loading
 from jug_notebook.compat.jug import task as tasks
 from jug_notebook.compat.jug.hooks import exit_checks
 from jug_notebook.compat.jug.hooks.register import jug_hook, listened
@@ -327,11 +327,11 @@ class Execution:
         if not self._options.pdb:
             yield
             return
-        running.on_error = post_mortem
+        jugdir.on_error = post_mortem
         try:
             yield
         finally:
-            running.on_error = None
+            jugdir.on_error = None
 
 
 def post_mortem(error: BaseException) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jug_notebook.errors import JugError, NoSuchTask, StoreError
+from jug_notebook.compat import answering
+from jug_notebook.compat.manual import ByHand
+from jug_notebook.errors import JugError, NoSuchTask, StoreError, Unhashable
+from jug_notebook.keys.digest import digest
 from jug_notebook.model import Claim, Key, State, Target
 from jug_notebook.session import Session
 from jug_notebook.store import split
 
-if TYPE_CHECKING:
-    from jug_notebook.compat.manual import ByHand
-
-RUNNER = "jug_notebook.compat.running:call"
+RUNNER = "jug_notebook.compat.jugdir:call"
 
 
 @dataclass
@@ -126,7 +126,8 @@ class Jugdir:
     def hand(self) -> ByHand:
         """Settles single tasks, in this process."""
         if self._hand is None:
-            self._hand = self.session.by_hand()
+            inside = self.session
+            self._hand = ByHand(inside._store, inside._seal, inside._clock, inside._guests)
         return self._hand
 
     def __repr__(self) -> str:
@@ -275,3 +276,39 @@ class Lock:
 
     def is_failed(self) -> bool:
         return self._jugdir.state(self._key) is State.FAILED
+
+
+CHECK = "JUG_CHECK_ARGUMENTS"  #: in the environment: tasks must not change their arguments
+stage = answering
+#: is handed each exception of a task, in the process where it was raised
+on_error: Callable[[BaseException], None] | None = None
+
+
+def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The call, with what was asked for around it."""
+    before = _named(args, kwargs) if os.environ.get(CHECK) else {}
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        if on_error is not None:
+            on_error(error)
+        raise
+    if before:
+        after = _named(args, kwargs)
+        changed = [name for name in before if before[name] != after[name]]
+        if changed:
+            raise RuntimeError(
+                f"{getattr(function, '__name__', 'the function')}() changed its argument {' and '.join(changed)} in "
+                "place, so what is made from it would not be what it is called"
+            )
+    return value
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, bytes]:
+    named: dict[str, bytes] = {}
+    for name, value in [*((str(number), value) for number, value in enumerate(args, 1)), *kwargs.items()]:
+        try:
+            named[name] = digest(value)
+        except Unhashable:  # it can't be told; the value of a task may be anything
+            named[name] = b""
+    return named

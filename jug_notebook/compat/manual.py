@@ -25,15 +25,14 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store
 from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.execution import Bench, Slot
+from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.slot import Slot
 
 
 class ByHand:
     """A worker that is told each step. Whoever beats for this process beats for it until `close`."""
 
-    def __init__(
-        self, store: Store, seal: Seal, clock: Clock, guests: list[Callable[[], WorkerInfo]]
-    ) -> None:
+    def __init__(self, store: Store, seal: Seal, clock: Clock, guests: list[Callable[[], WorkerInfo]]) -> None:
         self._store, self._seal, self._clock, self._guests = store, seal, clock, guests
         self._me = system.me("worker", clock)
         self._listener = Overheard(echo=True)

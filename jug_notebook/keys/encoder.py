@@ -95,11 +95,10 @@ class _Entries(dict[type, Entry]):
 ENTRIES = _Entries()
 _registry: dict[str, _Registered] = {}
 _builtin: dict[type, Entry] = {}
+_later: list[Callable[[], None]] = []
 
 #: what stands for code is written by its own entry whatever its exact type (a metaclass is no subclass to tell apart)
-_CODE = frozenset(
-    f"builtins.{name}" for name in ("type", "function", "method", "builtin_function_or_method", "module")
-)
+_CODE = frozenset(f"builtins.{name}" for name in ("type", "function", "method", "builtin_function_or_method", "module"))
 
 
 def register(dotted: str, *, attributes: bool = True) -> Callable[[Entry], Entry]:
@@ -116,6 +115,11 @@ def register(dotted: str, *, attributes: bool = True) -> Callable[[Entry], Entry
         return entry
 
     return add
+
+
+def register_later(load: Callable[[], None]) -> None:
+    """Call ``load``, which registers entries, once a type is met that no entry so far is for."""
+    _later.append(load)
 
 
 def exactly(*kinds: type) -> Callable[[Entry], Entry]:
@@ -135,9 +139,8 @@ def _registered(kind: type) -> _Registered | None:
 
 
 def _find(kind: type) -> Entry:
-    import jug_notebook.keys.arrays
-    import jug_notebook.keys.objects  # noqa: F401  (entries: of use only once something else than builtins is met)
-
+    while _later:
+        _later.pop()()
     if issubclass(kind, type):
         return _builtin[type]
     if hasattr(kind, "__jug_reference__"):

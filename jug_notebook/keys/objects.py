@@ -8,7 +8,7 @@ import sys
 from types import NoneType
 from typing import Any
 
-from jug_notebook.keys.digest import list_body, mapping_body, tuple_body
+from jug_notebook.keys.builtin import list_body, mapping_body, tuple_body
 from jug_notebook.keys.encoder import Encoder, cached_names, columns, has_entry, held, named, own_hash, register
 
 # -- objects -----------------------------------------------------------------------------------------------------------
@@ -116,6 +116,7 @@ def _maker(encoder: Encoder, maker: Any, path: str) -> None:
         encoder.out += named(b"G", maker.__module__, maker.__qualname__)
     else:
         encoder.add(maker, path)
+
 
 # -- builtins and containers -------------------------------------------------------------------------------------------
 

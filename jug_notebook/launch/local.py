@@ -21,8 +21,9 @@ from jug_notebook.launch import Crew, CrewOptions, Post, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.execution import Slot, Watchful, work
+from jug_notebook.worker.loop import Watchful, work
 from jug_notebook.worker.policy import first_of_crew
+from jug_notebook.worker.slot import Slot
 from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that people are shown

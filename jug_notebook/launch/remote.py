@@ -21,8 +21,8 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError, StoreError
-from jug_notebook.launch import CrewOptions, living, tell
-from jug_notebook.launch.preflight import Check
+from jug_notebook.launch import CrewOptions, living, preflight, tell
+from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.model import Scale, Target, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
 from jug_notebook.worker.supervisor import supervise
@@ -328,6 +328,18 @@ def answers(lines: Sequence[bytes]) -> list[Answer]:
     """What a host answered among all that it printed."""
     mark = MARK.encode()
     return [msgspec.json.decode(line[len(mark) :], type=Answer) for line in lines if line.startswith(mark)]
+
+
+def look(store: Store) -> Report:
+    """Could workers start here?"""
+    asked = Request(system.python(), "", store.url, store.id, check=True)
+    checks = [preflight.python(system.python(), sys.executable, system.python()), *look_around(asked)]
+    if not any(check.what == "key" and check.said == "is there" for check in checks):
+        checks.append(
+            Check("key", "the store's key is not in your keyring",
+                  "bring it, from where the store was made: jug-notebook key export | jug-notebook key import", True)
+        )  # fmt: skip
+    return Report("this host", tuple(check for check in checks if check.what != "workers"))
 
 
 __all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "terms", "version_of"]

@@ -42,7 +42,7 @@ _OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "8", "ServerAliveInterval": "3
 
 #: Reads the script from its input up to a line "---", and runs it. It must mean the same in everybody's login shell.
 _READ = (
-    "sh -c 's=; n=$(printf \"\\012.\"); n=${n%.}; "
+    'sh -c \'s=; n=$(printf "\\012."); n=${n%.}; '
     'while IFS= read -r l; do [ "$l" = --- ] && break; s="$s$l$n"; done; eval "$s"\''
 )
 
@@ -147,11 +147,11 @@ class Call:
     def script(self) -> str:
         """For the shell there: it runs the setup, finds Python, and becomes that."""
         names = " ".join(map(shlex.quote, self.pythons))
-        lines = [f"for p in {names}; do q=$(command -v \"$p\") && break; q=; done"]
+        lines = [f'for p in {names}; do q=$(command -v "$p") && break; q=; done']
         if self.options.setup and not self.options.python:  # it may have made another one ours, or not
             lines.append(f"for p in {names}; do \"$p\" -c '{_HAS_US}' 2>/dev/null && {{ q=$p; break; }}; done")
         lines += [
-            "[ -n \"$q\" ] || { echo 'jn1 {\"error\":\"none\"}' >&4; exit 1; }",
+            '[ -n "$q" ] || { echo \'jn1 {"error":"none"}\' >&4; exit 1; }',
             "exec \"$q\" -c 'import sys, json; exec(json.loads(sys.stdin.readline()))' jug-notebook worker"
             " <&3 >&4 3<&- 4>&-",
         ]

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from jug_notebook.launch.ssh import Call, Host
 
 
-def start(
-    store: Store, folder: Path, options: CrewOptions, named: Sequence[Host], on: Any, clock: Clock
-) -> Crew:
+def start(store: Store, folder: Path, options: CrewOptions, named: Sequence[Host], on: Any, clock: Clock) -> Crew:
     """Start what is asked for; see `Session.execute`. Raises LaunchError."""
     from jug_notebook.launch import Crew, local
 

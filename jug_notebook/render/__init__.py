@@ -21,7 +21,7 @@ from jug_notebook.render.html import (
 )
 from jug_notebook.render.outputs import as_text, base64_of, origin_text, shown_html, shown_text
 from jug_notebook.render.summary import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
-from jug_notebook.render.tasks import LISTED, NEEDS, Item, as_it_is, list_html, list_text, task_html
+from jug_notebook.render.tasks import LISTED, NEEDS, Item, as_it_is, list_html, list_text, states_text, task_html
 from jug_notebook.render.text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.why import why_html, why_text
 
@@ -64,6 +64,7 @@ __all__ = [
     "shown_text",
     "size",
     "sorted_out",
+    "states_text",
     "story_html",
     "svg",
     "task_html",

@@ -321,9 +321,7 @@ def _alone(
     across = max(1, min(len(names), int(max(right, 900.0) // (width + GAP))))
     top = bottom + 2 * GAP if places else float(MARGIN + HEAD)
     for index, name in enumerate(names):
-        places[name] = Place(
-            MARGIN + index % across * (width + GAP), top + index // across * (HEIGHT + GAP), width
-        )
+        places[name] = Place(MARGIN + index % across * (width + GAP), top + index // across * (HEIGHT + GAP), width)
     rows = (len(names) + across - 1) // across
     return max(right, MARGIN + across * (width + GAP) - GAP), top + rows * (HEIGHT + GAP) - GAP
 
@@ -412,9 +410,7 @@ def _box(box: Box, place: Place) -> str:
     bar, at = [], x + 10
     for state, cells in shares(counts, 1000, 30):
         part = cells * inner / 1000
-        bar.append(
-            f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{LOOKS[state].colour}"/>'
-        )
+        bar.append(f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{LOOKS[state].colour}"/>')
         at += part
     far, failed = _progress(box.view)
     if failed:
@@ -422,12 +418,12 @@ def _box(box: Box, place: Place) -> str:
     weight = "normal" if box.folded else "600"
     title = escape(elide(box.title, LONGEST))
     return (
-        f'<g><title>{escape(_told(box))}</title>'
+        f"<g><title>{escape(_told(box))}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6" fill="rgba(128,128,128,.1)" '
         f'stroke="{edge}"{dashed}/>'
         f'<text x="{x + 10:.1f}" y="{y + 15.5:.1f}" font-size="12" font-weight="{weight}">{title}</text>'
         f'<text x="{x + 10:.1f}" y="{y + 28:.1f}" font-size="10.5" fill-opacity=".7">{far}{failed}</text>'
-        f'{"".join(bar)}</g>'
+        f"{''.join(bar)}</g>"
     )
 
 

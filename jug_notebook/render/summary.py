@@ -120,9 +120,7 @@ def cut_functions(
     )
 
 
-def cut_workers(
-    workers: Sequence[WorkerView], limit: int = WORKERS
-) -> tuple[list[WorkerView], list[WorkerView]]:
+def cut_workers(workers: Sequence[WorkerView], limit: int = WORKERS) -> tuple[list[WorkerView], list[WorkerView]]:
     """(shown, left out): by host; where there are too many, the busy and the lately ended stay."""
     order = in_sight(workers)
     if len(order) <= limit:

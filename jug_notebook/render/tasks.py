@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import State, TaskView
@@ -33,6 +34,14 @@ def as_it_is(text: str) -> str:
 
 def _said(item: Item) -> str:
     return item.view.error or (item.view.summary if item.whole else "")
+
+
+def states_text(states: Iterable[State]) -> str:
+    """ "a ready task", "3 tasks: 1 running, 2 ready"."""
+    counts = Counter(states)
+    if counts.total() == 1:
+        return f"a {next(iter(counts)).value} task"
+    return f"{counts.total():,} tasks: {_tally(counts)}"
 
 
 def _tally(counts: Mapping[State, int]) -> str:

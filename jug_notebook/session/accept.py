@@ -7,8 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from jug_notebook import alias
-from jug_notebook.codec import Seal
+from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
 from jug_notebook.model import Acceptance, Finished, Held, Key, Spec, State
 from jug_notebook.store import Store
 from jug_notebook.store.signed import Opener, recipe
@@ -80,16 +79,14 @@ class Accepting:
         bound: dict[Key, Key] = {}
         while said := self._found(left, specs, former, now):
             if not dry:
-                self._store.accept([(one, alias.sealed(self._seal, one)) for one in said])
+                self._store.accept([(one, seal_acceptance(self._seal, one)) for one in said])
             bound |= {one.key: one.source for one in said}
             left = [key for key in left if key not in bound]
         unknown = sum(grant is None for grant in self._store.standing(left))
         sources = tuple(dict.fromkeys(bound.values()))
         return Accepted(len(bound), sources, len(left) - unknown, unknown, there, dry=dry)
 
-    def _found(
-        self, keys: Sequence[Key], specs: Mapping[Key, Spec], former: Former, now: float
-    ) -> list[Acceptance]:
+    def _found(self, keys: Sequence[Key], specs: Mapping[Key, Spec], former: Former, now: float) -> list[Acceptance]:
         """What can be accepted for these tasks, as things are."""
         said = []
         for key, grant in zip(keys, self._store.standing(keys), strict=True):
@@ -106,10 +103,10 @@ class Accepting:
         said = []
         for key, body in zip(keys, self._store.acceptances(keys), strict=True):
             if body is not None:
-                one = alias.opened(self._seal, key, body)
+                one = open_acceptance(self._seal, key, body)
                 said.append(msgspec.structs.replace(one, user=self._user, at=now))
         if said and not dry:
-            self._store.accept([(one, alias.sealed(self._seal, one)) for one in said], undone=True)
+            self._store.accept([(one, seal_acceptance(self._seal, one)) for one in said], undone=True)
         return Accepted(undone=len(said), dry=dry)
 
     def _former(self, names: set[str]) -> Former:

@@ -115,9 +115,7 @@ def graph_of(
     return functions, tuple((name, need, count) for (name, need), count in edges.items())
 
 
-def plan(
-    size: int, target: Target | None, scope: Scope, store: Store, opener: Opener, tied_to: WorkerId = ""
-) -> Plan:
+def plan(size: int, target: Target | None, scope: Scope, store: Store, opener: Opener, tied_to: WorkerId = "") -> Plan:
     """What ``size`` workers with that target would run, and how many of them are there already."""
     from jug_notebook.launch import CrewOptions, local
 

@@ -10,9 +10,10 @@ from jug_notebook.model import State
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Why
 from jug_notebook.session.accept import Accepted
 from jug_notebook.session.cleanup import Cleaned
+from jug_notebook.session.connection import current, using
 from jug_notebook.session.rerun import Verified
-from jug_notebook.session.session import Session, current, resolve_url, using
-from jug_notebook.task.handles import TaskList
+from jug_notebook.session.session import Session, resolve_url
+from jug_notebook.task.lists import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew

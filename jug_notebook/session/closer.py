@@ -9,7 +9,6 @@ from typing import Any
 
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.compat.manual import ByHand
 from jug_notebook.model import Claim, Graph, Key, Origin, Scope, Settlement, Spec, State, Target, TaskView, WorkerInfo
 from jug_notebook.render.display import GraphPicture, History
 from jug_notebook.session import ahead
@@ -19,7 +18,8 @@ from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store, provenance
 from jug_notebook.store.signed import Opener
 from jug_notebook.worker import inline
-from jug_notebook.worker.execution import Bench, Watchful
+from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.loop import Watchful
 
 
 class Closer(ABC):
@@ -113,10 +113,6 @@ class Closer(ABC):
             self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, over, watchful
         )  # fmt: skip
 
-    def by_hand(self) -> ByHand:
-        """One task at a time, in this process: to lock it, run it, give it a value, or fail it."""
-        return ByHand(self._store, self._seal, self._clock, self._guests)
-
     def unwish(self, keys: Sequence[Key]) -> None:
         """This script or notebook no longer wants these tasks, finished ones too: they may be cleaned away."""
         self.flush()
@@ -162,9 +158,7 @@ class Closer(ABC):
                 return blamed or key
         return None
 
-    def graph(
-        self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None
-    ) -> GraphPicture:
+    def graph(self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None) -> GraphPicture:
         """Which functions need which, how often, and how far each is: this notebook's, or the whole store's.
 
         With a target: of these tasks and what they need.
@@ -188,8 +182,6 @@ class Closer(ABC):
         self.flush()
         return History(*provenance.history(self._store, self._opener, Scope() if all else self._scope, limit))
 
-    def verify(
-        self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None
-    ) -> Verified:
+    def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
         """Compute a sample of finished tasks again, in this process, and compare the values. Stores nothing."""
         return self._again.verify(self._keys(target, namespace), fraction)

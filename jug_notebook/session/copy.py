@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from jug_notebook import alias, system
+from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
+from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Address,
@@ -141,9 +141,7 @@ class Copying:
         self._repeat_doubts(views)
         self._target.sync()
         self._tell(len(views), len(views))
-        return Copied(
-            self._source.shown, self._target.shown, len(views), refused=len(self._refused), **self._count
-        )
+        return Copied(self._source.shown, self._target.shown, len(views), refused=len(self._refused), **self._count)
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -293,7 +291,7 @@ class Copying:
             if body is None or there[key] is not None:
                 continue
             try:
-                one = alias.opened(self._opens, key, body)
+                one = open_acceptance(self._opens, key, body)
             except SignatureError:
                 self._refused.add(key)
                 continue
@@ -301,13 +299,14 @@ class Copying:
             if grant is not None and source is not None and grant.inputs == one.inputs:
                 said.append(msgspec.structs.replace(one, round=grant.round, source_round=source.round))
         if said:
-            self._target.accept([(one, alias.sealed(self._seals, one)) for one in said])
+            self._target.accept([(one, seal_acceptance(self._seals, one)) for one in said])
 
     def _wrong(self, keys: Sequence[Key]) -> list[bool]:
         """Did somebody say that a task's former value was wrong? After more than one round it can't be told: maybe."""
         told = zip(self._source.invalidations(keys), self._source.standing(keys), strict=True)
-        return [said is not None and (said.why is Why.DIRECT or (now is not None and now.round > 1))
-                for said, now in told]
+        return [
+            said is not None and (said.why is Why.DIRECT or (now is not None and now.round > 1)) for said, now in told
+        ]
 
     def _settle_doubted(self, doubted: Sequence[tuple[Settlement, Outcome]]) -> None:
         """A value that came after a wrong one. So that equal runs of others don't stand for it: say so once more."""

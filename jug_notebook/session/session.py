@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +13,7 @@ import msgspec
 from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
-from jug_notebook.errors import ChangedInCell, LaunchError, NoSuchTask, StoreError
+from jug_notebook.errors import LaunchError, NoSuchTask, StoreError
 from jug_notebook.keys import code
 from jug_notebook.launch import start
 from jug_notebook.model import (
@@ -50,16 +47,22 @@ from jug_notebook.session.results import Reader
 from jug_notebook.session.submission import PENDING, CellReport, Intake
 from jug_notebook.session.targets import keys_of
 from jug_notebook.session.why import Inquiry
-from jug_notebook.store import absolute, keyring, open_store, split
+from jug_notebook.store import keyring, open_store, split
 from jug_notebook.store.file import sharing
 from jug_notebook.store.signed import Opener, recipe
 from jug_notebook.task import TaskFunction, context, definitions
 from jug_notebook.task.context import Draft, Edition
 from jug_notebook.task.handles import SHORT, Task, handle
+from jug_notebook.task.lists import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew, CrewOptions
     from jug_notebook.launch.preflight import Preflight
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 AT_A_GLANCE = 60  #: so many failures are read for a picture that will be renewed
 LOGS = 20  #: so many tasks are shown in one log
@@ -87,8 +90,8 @@ class Session(Closer):
         """``folder``: where tasks run, if not beside the notebook; ``runner`` calls those that name none; ``looking``:
         tasks that are made are named and not handed in, and nobody hears of the session.
         """
-        self.notebook = _notebook(notebook)
-        self.folder = folder or _folder(self.notebook)
+        self.notebook = notebook_path(notebook)
+        self.folder = folder or notebook_folder(self.notebook)
         self.looking = looking
         self.headless = headless  #: nobody watches: `close` stops the crews that it started
         self.crews: list[Crew] = []  #: those that this session started
@@ -110,7 +113,7 @@ class Session(Closer):
         code.notice(self.folder)
         self._info = system.me("session", clock)
         self._ended = threading.Event()
-        _OPEN.add(self)
+        OPEN_SESSIONS.add(self)
         if looking:
             return
         self._store.renew([self._info])
@@ -172,7 +175,7 @@ class Session(Closer):
             self._intake.close()
         finally:
             self._ended.set()
-            _OPEN.discard(self)
+            OPEN_SESSIONS.discard(self)
             if context.current is self:
                 context.sit(None)
             if self.headless:
@@ -288,11 +291,11 @@ class Session(Closer):
         self.flush()
         await self._reader.settled(key)
 
-    def needs(self, key: Key) -> list[Task]:
+    def needs(self, key: Key) -> TaskList:
         """See `Desk`."""
         self.flush()
         [spec] = self._opener.specs([key])
-        return [] if spec is None else self._found(spec.needs)
+        return TaskList(() if spec is None else self._found(spec.needs))
 
     def outputs(self, key: Key) -> Outputs:
         """See `Desk`."""
@@ -614,9 +617,7 @@ class Session(Closer):
         tell(self._store, led[:1], Scale(led[0].size + count, at_least=True))
         return count + sum(info.size for info in led)
 
-    def retry(
-        self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, all: bool = False
-    ) -> int:
+    def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
         """Try failed tasks again: all of this notebook (with ``all``, of the store), or those of a target and those
         they need. Answers how many.
         """
@@ -631,9 +632,7 @@ class Session(Closer):
             keys = list(dict.fromkeys(key for key in culprits if key is not None))
         return len(self._store.invalidate(keys, Why.RETRY, self._user)) if keys else 0
 
-    def invalidate(
-        self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False
-    ) -> int:
+    def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
         """These values are wrong: compute them again, and what was made from them. Answers how many were dropped.
 
         A function's name means its tasks of this notebook, or with ``all`` of the store.
@@ -717,51 +716,8 @@ def _ignored(name: str) -> Iterable[str]:
 
 # -- the session in use ------------------------------------------------------------------------------------------------
 
-_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
-_current: Session | None = None
 
-
-def connect(
-    url: str | Path = "jugdata",
-    *,
-    shared: str | None = None,
-    notebook: str | Path | None = None,
-    headless: bool = False,
-) -> Session:
-    """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
-
-    ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
-    of their own. They can run code as each other.
-
-    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
-    reading theirs. Connecting twice is one session.
-    Raises StoreError.
-    """
-    global _current
-    path = _notebook(notebook)
-    before = _current
-    if before is not None and not before.closed:
-        before.flush()
-        same = before.url == absolute(resolve_url(url, _folder(path))) and before.notebook == path
-        if same and shared is None:
-            before.headless = before.headless or headless
-            context.sit(before)
-            return before
-    _current = Session(url, notebook=notebook, headless=headless, shared=shared)
-    context.sit(_current)
-    return _current
-
-
-def current() -> Session:
-    """The session in use; the first need connects to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
-    if _current is None or _current.closed:
-        return connect(os.environ.get("JUG_STORE") or "jugdata")
-    return _current
-
-
-def using() -> Session | None:
-    """The session in use, where there is one; asking makes none."""
-    return None if _current is None or _current.closed else _current
+OPEN_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 def resolve_url(url: str | Path, folder: Path) -> str:
@@ -770,28 +726,14 @@ def resolve_url(url: str | Path, folder: Path) -> str:
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
 
 
-def _notebook(given: str | Path | None) -> str:
+def notebook_path(given: str | Path | None) -> str:
     """The notebook's path: as given, as Jupyter says, or the working folder."""
     path = given or os.environ.get("JPY_SESSION_NAME") or "."
     return os.path.normpath(os.path.abspath(path))
 
 
-def _folder(notebook: str) -> Path:
+def notebook_folder(notebook: str) -> Path:
     path = Path(notebook)
     if path.is_dir():
         return path
     return path.parent if path.parent.is_dir() else Path.cwd()
-
-
-@atexit.register
-def _close_all() -> None:
-    for session in list(_OPEN):
-        try:
-            session.close()
-        except (StoreError, OSError, ChangedInCell) as error:
-            print(f"jug_notebook: the session of {session.shown} could not be closed: {error}", file=sys.stderr)
-
-
-context.on_first_need(current)
-
-__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]

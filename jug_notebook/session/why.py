@@ -94,9 +94,7 @@ class Inquiry:
             reasons.append(Reason(Cause.NEW, "new function", line))
             return msgspec.structs.replace(plain, reasons=compare.once(reasons))
         reasons += self._reasons_between(near, spec) or [_ALIKE]
-        return msgspec.structs.replace(
-            plain, reasons=compare.once(reasons), nearest=near.key, nearest_shown=near.shown
-        )
+        return msgspec.structs.replace(plain, reasons=compare.once(reasons), nearest=near.key, nearest_shown=near.shown)
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
         """It is stored; but there may be a former value of the same call: then the question is why that isn't used."""

@@ -241,6 +241,14 @@ _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 
 HIDDEN = "***"  #: what people read in a URL in the place of a password
 _SECRET = re.compile(r"(//)[^/]*(@)|([?&]password=)[^&]*")
+#: the module of each scheme; one with several has a table ``SCHEMES`` of what opens each
+_MODULES = {
+    "memory": "jug_notebook.store.memory",
+    "file": "jug_notebook.store.file",
+    "redis": "jug_notebook.store.redis",
+    "rediss": "jug_notebook.store.redis",
+    "unix": "jug_notebook.store.redis",
+}
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
@@ -282,13 +290,14 @@ def _room(url: str) -> tuple[Any, str]:
     if not rest and scheme != "memory":
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")
     own = f"jug_store_{scheme.replace('+', '_')}"
-    name = next((name for name in (f"{__name__}.{scheme}", own) if importlib.util.find_spec(name) is not None), None)
-    if name is None:
+    name = _MODULES.get(scheme, own)
+    if importlib.util.find_spec(name) is None:
         raise StoreError(
             f"{masked(url)!r}: there is no store of kind {scheme!r}; give a folder, redis://…, or 'memory:' (a store "
             f"of your own is a module {own} on PYTHONPATH)"
         )
-    return importlib.import_module(name), rest
+    module = importlib.import_module(name)
+    return getattr(module, "SCHEMES", {}).get(scheme, module), rest
 
 
 __all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "masked", "open_store", "split"]

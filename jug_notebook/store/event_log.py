@@ -184,9 +184,7 @@ class FoldedStore(ABC):
             self._record_all(self._wishes(list(keys), origin, wanted))
             self.sync()
 
-    def _wishes(
-        self, keys: Sequence[Key], origin: Origin, wanted: bool
-    ) -> Iterator[tuple[Fact, Sequence[bytes]]]:
+    def _wishes(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> Iterator[tuple[Fact, Sequence[bytes]]]:
         if wanted:
             keys = self._board.needed_wishes(keys, origin)
         wish = self._board.wish(origin, wanted)
@@ -388,8 +386,7 @@ class FoldedStore(ABC):
                 return self.runs(scope, limit)
             counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
         return [
-            Ended(outcome[0], body, counts)
-            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+            Ended(outcome[0], body, counts) for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
         ], len(ended)
 
     def _view(self, card: Card) -> TaskView:

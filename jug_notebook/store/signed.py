@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook import alias
-from jug_notebook.codec import Seal
+from jug_notebook.codec.signing import Seal, prove
 from jug_notebook.errors import SignatureError, ValueLost
 from jug_notebook.model import (
     Display,
@@ -54,7 +53,7 @@ class Opener:
         """An outcome from its sealed bytes."""
         verdict = held.verdict
         if verdict.key != key:
-            alias.prove(
+            prove(
                 self._seal, key, verdict.key, verdict.round, verdict.inputs, verdict.digest, held.proof
             )  # fmt: skip
         outcome = _OUTCOME.decode(self._seal.open("outcome", verdict.key, verdict.round, verdict.inputs, held.body))

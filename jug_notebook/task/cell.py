@@ -159,7 +159,7 @@ def timed_in_the_open(source: str) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """"; did you mean …?", or nothing."""
+    """ "; did you mean …?", or nothing."""
     from difflib import get_close_matches
 
     close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)

@@ -13,7 +13,8 @@ from jug_notebook.model import State
 from jug_notebook.task import context as seat
 from jug_notebook.task.context import Draft, in_task, running
 from jug_notebook.task.function import Around, TaskFunction, is_axis
-from jug_notebook.task.handles import Task, TaskList, briefly, handle
+from jug_notebook.task.handles import Task, briefly, handle
+from jug_notebook.task.lists import TaskList
 from jug_notebook.task.patterns import IDENTITY, as_it_is
 from jug_notebook.task.values import value
 

@@ -11,15 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from jug_notebook.errors import BadTask, JugError
 from jug_notebook.keys import advice
 from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
-
-if TYPE_CHECKING:
-    from jug_notebook.task.function import TaskFunction
-    from jug_notebook.task.handles import Task
 
 Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
 """A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
@@ -33,7 +29,7 @@ class Edition:
     def __init__(
         self,
         name: str,
-        function: TaskFunction | None,
+        function: Any,
         code: str,
         recipe: bytes,
         priority: int = 0,
@@ -41,7 +37,7 @@ class Edition:
         parts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
-        self.function = function  #: None for tasks that were found in the store
+        self.function = function  #: its TaskFunction; None for tasks that were found in the store
         self.code = code
         self.recipe = recipe
         self.priority = priority
@@ -79,7 +75,7 @@ class Desk(Protocol):
         """Where tasks run: the notebook's folder."""
         ...
 
-    def edition(self, function: TaskFunction) -> Edition:
+    def edition(self, function: Any) -> Edition:
         """The function's code, pinned until the cell ends."""
         ...
 
@@ -119,7 +115,9 @@ class Desk(Protocol):
         """The same without blocking the loop."""
         ...
 
-    def needs(self, key: Key) -> list[Task]: ...
+    def needs(self, key: Key) -> list[Any]:
+        """The tasks whose values a task needs, as a `TaskList`."""
+        ...
 
     def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
         """What the task printed and displayed, in order."""
@@ -148,6 +146,7 @@ class Desk(Protocol):
 
 current: Desk | None = None  #: where tasks made now go
 _find: Callable[[], Desk] | None = None
+_make: Callable[..., Any] | None = None
 
 
 def sit(desk: Desk | None) -> None:
@@ -160,6 +159,19 @@ def on_first_need(find: Callable[[], Desk]) -> None:
     """How to find a desk when a task is made and nobody sits at one."""
     global _find
     _find = find
+
+
+def make_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a task of any callable. Set by `task.function`, which stands above the classes of tasks."""
+    if _make is None:
+        raise BadTask("tasks are made by jug_notebook.task; import it first")
+    return _make(function, args, kwargs)
+
+
+def make_tasks_by(make: Callable[..., Any]) -> None:
+    """How `make_task` makes them."""
+    global _make
+    _make = make
 
 
 def here() -> Desk:

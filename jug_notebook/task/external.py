@@ -22,6 +22,7 @@ from jug_notebook.task.handles import Handle, NoLoad
 
 LAST = 2000  #: characters of what a command said that are kept to tell why it failed
 
+
 class _Terse(TaskFunction):
     """In tables, only arguments are shown that say something."""
 

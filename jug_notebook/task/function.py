@@ -20,7 +20,8 @@ from jug_notebook.render.values import describe_arguments
 from jug_notebook.task import context as seat
 from jug_notebook.task.context import Desk, Draft, Edition, in_task
 from jug_notebook.task.files import Lookout
-from jug_notebook.task.handles import Handle, Tasklet, TaskList, briefly, handle
+from jug_notebook.task.handles import Handle, Tasklet, briefly, handle
+from jug_notebook.task.lists import TaskList
 from jug_notebook.task.values import tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
@@ -535,3 +536,11 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 TaskGenerator = task  #: Jug's name
+
+
+def _task_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    made = function if isinstance(function, TaskFunction) else TaskFunction(function)
+    return made(*args, **kwargs)
+
+
+seat.make_tasks_by(_task_of)

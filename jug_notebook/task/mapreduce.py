@@ -14,7 +14,8 @@ from typing import Any
 from jug_notebook.errors import BadTask, IsATask
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
-from jug_notebook.task.handles import Handle, TaskList
+from jug_notebook.task.handles import Handle
+from jug_notebook.task.lists import TaskList
 from jug_notebook.task.patterns import identity
 
 __all__ = ["currymap", "map", "mapreduce", "reduce"]

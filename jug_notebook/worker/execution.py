@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import errno
 import importlib
-import mmap
 import os
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
-from struct import Struct
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
-from jug_notebook import alias, codec
-from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
+from jug_notebook import codec
+from jug_notebook.clock import Clock
+from jug_notebook.codec.signing import Seal, prove
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -44,25 +41,20 @@ from jug_notebook.model import (
     Run,
     Settlement,
     Spec,
-    Target,
     Verdict,
     Why,
-    WorkerId,
     WorkerInfo,
 )
 from jug_notebook.store import Store
-from jug_notebook.task import progress
 from jug_notebook.task.context import running
-from jug_notebook.worker import displays as album
-from jug_notebook.worker.capture import Capture, Deaf, Listener
+from jug_notebook.worker.cache import Shelf, V
+from jug_notebook.worker.capture import Capture, Listener
 from jug_notebook.worker.displays import Album
 from jug_notebook.worker.inputs import Needs
 from jug_notebook.worker.mutations import Traces
+from jug_notebook.worker.slot import Slot
 
-BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
 HURRY = 0.02  #: seconds after which a batch settles what it has
-PATIENCE = 0.05  #: seconds for which the rest of a batch waits behind a task that takes longer than was expected
-WAIT = 1.0  #: seconds of waiting for work in one go
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
@@ -73,135 +65,7 @@ _OURS = (_HOME + os.sep, os.path.join(os.path.dirname(_HOME), "kernel_ext") + os
 # -- what the supervisor sees ------------------------------------------------------------------------------------------
 
 
-class Running(NamedTuple):
-    """What a worker was running when it was looked at."""
-
-    turn: int  #: counts the tasks that this worker began
-    grant: Grant
-    name: str
-    started: float  #: seconds since the epoch
-    since: float  #: the same on the monotonic clock, which all processes of a host share
-    timeout: float | None
-    failures: int
-    retries: int
-    deaths: int
-    progress: tuple[int, int] = (0, 0)  #: done, and of how many, as the task itself tells
-
-
-class Slot:
-    """One page that a worker and its supervisor share: written and read without a system call."""
-
-    _record = Struct("<QQdddIIIIII40s20s255s")
-    _count = Struct("<Q")
-    _progress = Struct("<QQQ")
-    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD = 0, 1, 2, 8, 16, 40
-
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        self._turn = 0
-        self._done = 0
-
-    # the worker writes
-
-    def begin(self, claim: Claim, recipe: Recipe, started: float, since: float) -> None:
-        """From here on, a death of the worker is a death in this task."""
-        grant = claim.grant
-        self._turn += 1
-        name = claim.name.encode()[:255]
-        timeout = -1.0 if recipe.timeout is None else recipe.timeout
-        self._record.pack_into(
-            self._page, self._RECORD, self._turn, len(name), started, since, timeout, claim.failures, recipe.retries,
-            claim.deaths, grant.round, grant.attempt, len(grant.key), grant.key.encode(), grant.inputs, name,
-        )  # fmt: skip
-        self._page[self._RUNNING] = 1
-
-    def end(self, settled: bool = True) -> None:
-        self._page[self._RUNNING] = 0
-        self._done += settled
-        self._count.pack_into(self._page, self._DONE, self._done)
-
-    def tell(self, done: int, total: int) -> None:
-        """How far the task is. It counts for this turn alone."""
-        self._progress.pack_into(self._page, self._PROGRESS, self._turn, done, total)
-
-    def waits(self, waiting: bool) -> None:
-        """A worker that waits for tasks may be killed: it has nothing to lose."""
-        self._page[self._WAITING] = waiting
-
-    @property
-    def told_to_stop(self) -> bool:
-        return bool(self._page[self._STOP])
-
-    # the supervisor reads
-
-    def stop(self) -> None:
-        """Tell the worker to end after its current task."""
-        self._page[self._STOP] = 1
-
-    @property
-    def done(self) -> int:
-        count: int = self._count.unpack_from(self._page, self._DONE)[0]
-        return count
-
-    @property
-    def waiting(self) -> bool:
-        return bool(self._page[self._WAITING])
-
-    def read(self) -> Running | None:
-        """What the worker runs now. Two equal looks in a row mean that neither saw half a change."""
-        size = self._RECORD + self._record.size
-        page = self._page[:size]
-        while page != (again := self._page[:size]):
-            page = again
-        if not page[self._RUNNING]:
-            return None
-        (turn, name_size, started, since, timeout, failures, retries, deaths, round, attempt, key_size,
-         key, inputs, name) = self._record.unpack_from(page, self._RECORD)  # fmt: skip
-        grant = Grant(key[:key_size].decode(), round, inputs, attempt)
-        shown = name[:name_size].decode(errors="ignore")
-        limit = None if timeout < 0 else timeout
-        told, done, total = self._progress.unpack_from(page, self._PROGRESS)
-        progress = (done, total) if told == turn else (0, 0)
-        return Running(turn, grant, shown, started, since, limit, failures, retries, deaths, progress)
-
-    def close(self) -> None:
-        self._page.close()
-
-
 # -- what a worker keeps between tasks ---------------------------------------------------------------------------------
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Shelf(Generic[K, V]):
-    """The things used last, so many and so heavy at the most."""
-
-    def __init__(self, places: int, weight: int = 1 << 62) -> None:
-        self._places = places
-        self._weight = weight
-        self._things: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self._heavy = 0
-
-    def get(self, name: K) -> V | None:
-        found = self._things.get(name)
-        if found is None:
-            return None
-        self._things.move_to_end(name)
-        return found[0]
-
-    def drop(self, name: K) -> None:
-        _, weight = self._things.pop(name, (None, 0))
-        self._heavy -= weight
-
-    def put(self, name: K, thing: V, weight: int = 0) -> None:
-        if weight > self._weight or name in self._things:
-            return
-        self._things[name] = (thing, weight)
-        self._heavy += weight
-        while len(self._things) > self._places or self._heavy > self._weight:
-            _, (_, gone) = self._things.popitem(last=False)
-            self._heavy -= gone
 
 
 class _Stale(Exception):
@@ -441,9 +305,7 @@ class Bench:
         parcel = self._parcel.decode(self._blob(address))
         looks = codec.looks(parcel)
         call = codec.load_function(parcel, self._blob, exact=exact or looks)
-        function = _Function(
-            call, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}), Traces(call)
-        )
+        function = _Function(call, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}), Traces(call))
         if not looks:
             self._functions.put(address, function)
         return function
@@ -465,7 +327,7 @@ class Bench:
             opened.append(self._finished.decode(self._seal.open("outcome", said.key, said.round, said.inputs, body)))
             if said.key != key:
                 proof = claim.proofs[slot] if claim.proofs else ()
-                alias.prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
+                prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
         if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
             raise _Stale
         loads = [partial(self._value, key, need) for key, need in zip(spec.needs, opened, strict=True)]
@@ -574,193 +436,3 @@ def _traceback(error: BaseException, labels: dict[str, str]) -> str:
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
-
-
-def work(
-    store: Store,
-    seal: Seal,
-    me: WorkerInfo,
-    slot: Slot,
-    *,
-    clock: Clock = CLOCK,
-    target: Target | None = None,
-    max_tasks: int | None = None,
-    deadline: float | None = None,
-    until_idle: bool = False,
-    stop: Callable[[], bool] | None = None,
-    listener: Listener | None = None,
-    book: Album | None = None,
-    guest: bool = False,
-    wait: float = WAIT,
-    folders: Sequence[tuple[str, str]] = (),
-    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
-) -> int:
-    """Run tasks until told to stop; answer how many.
-
-    ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
-    clock: no task begins after it, nor one that by those before it would not end in time. Tasks whose folder is below
-    the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running that
-    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
-    go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
-    and Ctrl-C ends the loop, giving the task back.
-    ``each`` makes one attempt: see `Bench.attempt`.
-    """
-    listener = listener or Deaf()
-    book = book or Album(listener)
-    bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
-    stop = stop or _never
-    tray = Tray(store, me.id, bench.patiently)
-    count = 0
-    monotonic = clock.monotonic
-    attached = ExitStack()
-    attached.enter_context(album.opened(book))
-    attached.enter_context(progress.told(slot.tell))
-
-    def over() -> bool:
-        return (
-            stop()
-            or (max_tasks is not None and count >= max_tasks)
-            or (deadline is not None and monotonic() >= deadline)
-        )
-
-    try:
-        while not over():
-            limit = 1 if bench.met_a_long_one else BATCH
-            if max_tasks is not None:
-                limit = min(limit, max_tasks - count)
-            claims: list[Claim] = []
-            if done := tray.take_done():
-                claims = bench.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
-            if not claims:
-                patience = _patience(wait, deadline, until_idle, clock)
-                slot.waits(True)
-                claims = bench.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
-                slot.waits(False)
-            if not claims and until_idle and store.idle(target, me.python):
-                break
-            settled_at = monotonic()
-            tray.fill(claims)
-            while not over() and (claim := tray.next()) is not None:
-                if deadline is not None and monotonic() + bench.pace(claim.name) > deadline:
-                    store.release([claim.grant])
-                    return count
-                if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > HURRY):
-                    tray.settle()
-                    settled_at = monotonic()
-                settlement = each(bench, claim)
-                if settlement is not None:
-                    tray.done.append(settlement)
-                    count += 1
-    finally:
-        attached.close()
-        slot.waits(False)
-        tray.clear()
-    return count
-
-
-class Watchful:
-    """Makes attempts as ``each`` does, and knows whether one has failed for good."""
-
-    def __init__(self, each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt) -> None:
-        self.failed = False
-        self._each = each
-
-    def __call__(self, bench: Bench, claim: Claim) -> Settlement | None:
-        settlement = self._each(bench, claim)
-        if settlement is not None and settlement.verdict.final and not settlement.verdict.finished:
-            self.failed = True
-        return settlement
-
-
-class Tray:
-    """What a worker has claimed and not begun, and what it has done and not handed in.
-
-    A task that takes longer than those before it must not hold up the rest: a thread looks at the tray now and then,
-    and if the same task is still running gives back what waits behind it and hands in what was done before it.
-    """
-
-    def __init__(
-        self, store: Store, worker: WorkerId, patiently: Callable[[Callable[[], Any]], Any]
-    ) -> None:
-        self._patiently = patiently
-        self.done: deque[Settlement] = deque()
-        self._store = store
-        self._worker = worker
-        self._claims: deque[Claim] = deque()
-        self._begun = 0
-        self._filled = threading.Event()
-        self._ended = False
-        self._thread: threading.Thread | None = None
-
-    def fill(self, claims: Sequence[Claim]) -> None:
-        self._claims.extend(claims)
-        if len(claims) > 1:
-            self._filled.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._relieve, name="jug-relief", daemon=True)
-                self._thread.start()
-
-    def next(self) -> Claim | None:
-        """The claim to use now."""
-        self._begun += 1
-        try:
-            return self._claims.popleft()
-        except IndexError:  # all are used, or were given back
-            return None
-
-    def take_done(self) -> list[Settlement]:
-        return _emptied(self.done)
-
-    def settle(self) -> None:
-        """Hand in what is done."""
-        if done := self.take_done():
-            self._patiently(partial(self._store.claim, self._worker, 0, 0.0, done))
-
-    def give_back(self) -> None:
-        if claims := _emptied(self._claims):
-            self._store.release([claim.grant for claim in claims])
-
-    def clear(self) -> None:
-        """The worker ends."""
-        self._ended = True
-        self._filled.set()
-        self.settle()
-        self.give_back()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _relieve(self) -> None:
-        pause = threading.Event()
-        while not self._ended:
-            self._filled.wait()
-            seen = self._begun
-            pause.wait(PATIENCE)
-            if not self._claims and not self.done:
-                self._filled.clear()
-                if self._claims:  # filled in between
-                    self._filled.set()
-            elif seen == self._begun and not self._ended:
-                self.give_back()
-                self.settle()
-
-
-T = TypeVar("T")
-
-
-def _emptied(things: deque[T]) -> list[T]:
-    """All of them, taken out one by one, so that two threads may do so at once."""
-    taken = []
-    with suppress(IndexError):
-        while True:
-            taken.append(things.popleft())
-    return taken
-
-
-def _never() -> bool:
-    return False
-
-
-def _patience(wait: float, deadline: float | None, until_idle: bool, clock: Clock) -> float:
-    if until_idle:
-        wait = min(wait, 0.05)
-    return wait if deadline is None else max(0.0, min(wait, deadline - clock.monotonic()))

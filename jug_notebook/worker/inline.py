@@ -13,7 +13,9 @@ from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.execution import Bench, Slot, work
+from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.loop import work
+from jug_notebook.worker.slot import Slot
 
 
 def work_here(

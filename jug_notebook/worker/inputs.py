@@ -6,19 +6,18 @@ Also where a value comes from, which both a notebook and an unloaded task can te
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 
-from jug_notebook import alias
-from jug_notebook.codec import Seal
+from jug_notebook.codec.signing import Seal, prove
 from jug_notebook.errors import BadTask, NoSuchTask
-from jug_notebook.model import Failed, Finished, Key, Outcome, Parcel, Recipe, Spec, State, TaskView
+from jug_notebook.model import Failed, Finished, Key, Outcome, Spec, State, TaskView
 from jug_notebook.store import Store
+from jug_notebook.store.provenance import _recipe, provenance
 
 _SPEC = msgspec.msgpack.Decoder(Spec)
 _OUTCOME: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Finished | Failed)
-_RECIPE = msgspec.msgpack.Decoder(Recipe)
 
 UNASKED = object()
 
@@ -84,7 +83,7 @@ class Window:
                 continue
             said = held.verdict
             if said.key != key:
-                alias.prove(self._seal, key, said.key, said.round, said.inputs, said.digest, held.proof)
+                prove(self._seal, key, said.key, said.round, said.inputs, said.digest, held.proof)
             found.append(_OUTCOME.decode(self._seal.open("outcome", said.key, said.round, said.inputs, held.body)))
         return found
 
@@ -126,98 +125,3 @@ class Window:
 
 
 # -- where a value comes from ------------------------------------------------------------------------------------------
-
-
-class Look(Protocol):
-    """Who opens what a store holds."""
-
-    def specs(self, keys: Sequence[Key]) -> list[Spec | None]: ...
-
-    def outcomes(self, keys: Sequence[Key]) -> list[Outcome | None]: ...
-
-
-def _recipe(spec: Spec) -> Recipe:
-    return _RECIPE.decode(spec.recipe)
-
-
-UPSTREAM = 1000  #: so many needed tasks are told of
-
-
-def provenance(key: Key, store: Store, look: Look, seal: Seal) -> dict[str, Any]:
-    """All that is known of where a task's value comes from: plain data, fit for JSON. Times are seconds.
-
-    ``needs`` are keys; what is known of these, and of what they need in turn, stands in ``upstream``, each once, the
-    nearest first, at most a thousand: ``upstream_complete`` says whether that is all. Where another task's run stands
-    for this one, ``reused from`` is its key, and ``accepted by`` and ``accepted at`` tell who said so.
-    """
-    [spec] = look.specs([key])
-    if spec is None:
-        raise NoSuchTask(f"no task {key[:12]} in {store.shown}")
-    [outcome] = look.outcomes([key])
-    [state] = store.states([key])
-    told = _facts(spec, outcome, state)
-    told |= _reuse(key, outcome, store, seal)
-    parcel = msgspec.msgpack.decode(store.get_blob(_recipe(spec).parcel), type=Parcel)
-    told["parts"] = dict(parcel.parts)
-    upstream: dict[Key, dict[str, Any]] = {}
-    missing = False
-    row = [need for need in dict.fromkeys(spec.needs) if need != key]
-    while row:
-        missing = missing or len(upstream) + len(row) > UPSTREAM
-        row = row[: UPSTREAM - len(upstream)]
-        following: dict[Key, None] = {}
-        known = zip(row, look.specs(row), look.outcomes(row), store.states(row), strict=True)
-        for need, found, came, state in known:
-            upstream[need] = {"key": need} if found is None else _facts(found, came, state)
-            following.update(dict.fromkeys(() if found is None else found.needs))
-        row = [need for need in following if need not in upstream and need != key]
-    return {**told, "upstream": upstream, "upstream_complete": not missing}
-
-
-def _reuse(key: Key, outcome: Outcome | None, store: Store, seal: Seal) -> dict[str, Any]:
-    """Whose run it is, where that isn't its own."""
-    if outcome is None or outcome.key == key:
-        return {}
-    told: dict[str, Any] = {"reused from": outcome.key}
-    [said] = store.acceptances([key])
-    if said is not None and isinstance(outcome, Finished):
-        by = alias.opened(seal, key, said)
-        if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
-            told |= {"accepted by": by.user, "accepted at": by.at}
-    return told
-
-
-def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str, Any]:
-    known = _recipe(spec)
-    told: dict[str, Any] = {
-        "key": spec.key,
-        "name": known.name,
-        "state": (state or State.WITHDRAWN).value,
-        "arguments": spec.shown,
-        "code": known.code,
-        "made": spec.made,
-        "by": spec.origin.user,
-        "notebook": spec.origin.notebook,
-        "cell": spec.origin.cell,
-        "folder": spec.folder,
-        "python": known.python,
-        "needs": list(spec.needs),
-        "run": None,
-    }
-    if outcome is not None:
-        run = outcome.run
-        told["run"] = {
-            "user": run.user,
-            "host": run.host,
-            "pid": run.pid,
-            "python": run.python,
-            "started": run.started,
-            "duration": run.duration,
-            "cpu": run.cpu,
-            "attempt": run.attempt,
-        }
-        if isinstance(outcome, Finished):
-            told["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
-        else:
-            told["error"] = outcome.error
-    return told

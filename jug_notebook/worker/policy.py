@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jug_notebook.model import POISON, WorkerInfo
-from jug_notebook.worker.execution import Running
+from jug_notebook.worker.slot import Running
 
 
 @dataclass(frozen=True)

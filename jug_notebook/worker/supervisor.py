@@ -46,8 +46,10 @@ from jug_notebook.task import context, progress
 from jug_notebook.worker import displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.displays import Album
-from jug_notebook.worker.execution import Running, Slot, Watchful, backoff, work
+from jug_notebook.worker.execution import backoff
+from jug_notebook.worker.loop import Watchful, work
 from jug_notebook.worker.policy import Doom, cause_of_death, epitaph, first_of_crew, overstepped
+from jug_notebook.worker.slot import Running, Slot
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to ending it

@@ -81,9 +81,7 @@ def work(url: str, tasks: int) -> None:
         settled = []
         for claim in claims:
             grant = claim.grant
-            verdict = Verdict(
-                grant.key, grant.round, grant.inputs, grant.attempt, b"c" + os.urandom(20), now, 1e-5
-            )
+            verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, b"c" + os.urandom(20), now, 1e-5)
             settled.append(Settlement(verdict, os.urandom(350)))
         done += len(claims)
         if time.monotonic() - beat > 1.0:
@@ -124,9 +122,7 @@ def role(name: str, url: str, tasks: int) -> dict[str, float]:
 def ours(tasks: int, workers: int, url: str) -> dict[str, float]:
     row: dict[str, float] = {"tasks": tasks, **role("submit", url, tasks)}
     command = [sys.executable, __file__, "--role", "work", "--url", url, "--tasks", str(tasks)]
-    crew = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
-    ]
+    crew = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     for worker in crew:
         assert worker.stdout is not None
         worker.stdout.readline()

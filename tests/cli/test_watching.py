@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jug_notebook.cli import watch
+from jug_notebook.cli import watch, webstatus
 from tests import browser
 from tests.cli.test_command_line import Shell
 
@@ -99,7 +99,7 @@ def test_the_page_is_for_who_has_its_address_and_calls_it_by_its_name(served: tu
      ("127.0.0.1.evil.example", False), ("localhost.evil.example", False), ("[", False)],
 )  # fmt: skip
 def test_a_name_that_somebody_else_may_have_made_mean_us_is_refused(host: str, ours: bool) -> None:
-    assert watch.is_ours(host, frozenset({"localhost"})) is ours
+    assert webstatus.is_ours(host, frozenset({"localhost"})) is ours
 
 
 def test_the_page_follows_the_store_and_what_was_opened_stays_open(served: tuple[Shell, str]) -> None:

@@ -661,9 +661,7 @@ print([m for m in ("IPython", "numpy") if m in sys.modules])
 def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) -> None:
     space = cell(LINES)
     file = space["f"].__code__.co_filename
-    parcel = dump_function(
-        space["f"], examine(space["f"]), blobs.put, {file: "Cell In[3]", "other": "Cell In[4]"}.get
-    )
+    parcel = dump_function(space["f"], examine(space["f"]), blobs.put, {file: "Cell In[3]", "other": "Cell In[4]"}.get)
     assert parcel.labels == {file: "Cell In[3]"}
     assert parcel.parts["helper inner"]
     run = subprocess.run(

@@ -43,9 +43,7 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Notebook]:
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Notebook]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JUG_STORE", f"memory:{tmp_path.name}")
     monkeypatch.setenv("JUG_NOTEBOOK_DISPLAY", "text")

@@ -153,7 +153,7 @@ def test_functions_hosts_and_failed_keys_complete(kernel: Kernel) -> None:
     assert "--dry-run" in matches("%jug_execute --dr")
     assert "--history" in matches("%jug_tasks --h")
     host = kernel.run("import socket\nsocket.gethostname().split('.')[0]").result.strip("'")
-    assert host in kernel.run("from kernel_ext.completion import candidates\n"
+    assert host in kernel.run("from kernel_ext.options import candidates\n"
                               "candidates('jug_log', None, jn.current(), '%jug_log --host ')").result  # fmt: skip
 
 

@@ -143,7 +143,7 @@ CELLS = {
     "changes": "%%jugtask changes -o rows\nrows.append(helped(16))",
     "asks": "%%jugtask asks -i word --version 3\nasked = eval('word')",
     "aside": "%%jugtask aside --ignore-global n\nshifted = total + n;",
-    "script": "%%jugtask lines --bash -i word,total\n\nprintf '%s\\n' \"$word\" '\"\"\"' $total\n",
+    "script": '%%jugtask lines --bash -i word,total\n\nprintf \'%s\\n\' "$word" \'"""\' $total\n',
     "magic": "%%jugtask magic\nfound = !printf '%s\\n' a b\n%time quick = len(found)\n!echo over;",
     "awaits": "%%jugtask awaits\nimport asyncio\nawait asyncio.sleep(0)\nlast = lines.upper() + j.dumps(found)",
     "classes": "%%jugtask classes\nclass Kept:\n    size = len(last)\n    text = '%s\\\n?'",
@@ -182,7 +182,7 @@ def test_cells_that_are_one_task_go_out_under_the_same_keys(at: Desk) -> None:
 
 def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: Desk) -> None:
     run = at.kernel.run
-    run("@jn.task\ndef told(x):\n    text = \"\"\"\n%s?\n!x\n\"\"\"\n    return text % x", "defs")
+    run('@jn.task\ndef told(x):\n    text = """\n%s?\n!x\n"""\n    return text % x', "defs")
     run("from math import *", "star")
     run("%%capture seen\nif pi:\n    %time a = told(floor(pi))\n    !echo nothing", "captured")
     run("files = !echo a b\nb = told(files)", "command")

@@ -32,9 +32,7 @@ def server(tmp_path: Path) -> Iterator[sshd.Sshd]:
 @pytest.fixture
 def kernel(tmp_path: Path, server: sshd.Sshd) -> Iterator[Kernel]:
     (tmp_path / "work").mkdir()
-    started = Kernel(
-        tmp_path / "work", JUG_HEADLESS="0", JUG_NOTEBOOK_DISPLAY="text", **{ssh.COMMAND: server.command}
-    )
+    started = Kernel(tmp_path / "work", JUG_HEADLESS="0", JUG_NOTEBOOK_DISPLAY="text", **{ssh.COMMAND: server.command})
     started.run("%load_ext jug_notebook")
     yield started
     started.run("%jug_stop --now")

@@ -121,9 +121,7 @@ def test_each_host_may_see_the_folder_at_another_place(
 
 
 @pytest.mark.parametrize("hosts", [("ada", "bob")], indirect=True)
-def test_hosts_without_the_folder_work_for_a_redis_server(
-    hosts: netns.Hosts, redis_server: Server, work: Path
-) -> None:
+def test_hosts_without_the_folder_work_for_a_redis_server(hosts: netns.Hosts, redis_server: Server, work: Path) -> None:
     session = jn.connect(redis_server.url(), notebook=work / "a.ipynb")
     crew = session.execute(1, hosts=list(hosts.names))
     assert sorted(crew.told(PATIENCE)) == ["ada: started 1 worker", "bob: started 1 worker"]
@@ -135,9 +133,7 @@ def test_hosts_without_the_folder_work_for_a_redis_server(
     session.close()
 
 
-def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(
-    hosts: netns.Hosts, session: Session
-) -> None:
+def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(hosts: netns.Hosts, session: Session) -> None:
     crew = session.execute(1, hosts=["ada"])
     assert crew.told(PATIENCE) == ["ada: started 1 worker"]
     wait_until(crew.store, lambda: crew.alive() == 1)

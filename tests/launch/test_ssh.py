@@ -178,7 +178,7 @@ def test_a_request_shows_neither_key_nor_password(tmp_path: Path) -> None:
 def test_the_call_means_the_same_in_everybody_s_login_shell(shell: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    script = b"echo one 'two\"' $((1 + 2))\nread line\necho \"heard $line\"\n---\nthe rest\n"
+    script = b'echo one \'two"\' $((1 + 2))\nread line\necho "heard $line"\n---\nthe rest\n'
     ran = subprocess.run([shell, "-c", ssh._READ], input=script, capture_output=True, check=True)
     assert ran.stdout == b'one two" 3\nheard the rest\n'
 

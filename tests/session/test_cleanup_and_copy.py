@@ -21,7 +21,8 @@ from jug_notebook.session.copy import Copying, copy
 from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
 from jug_notebook.store.redis import RedisStore
-from jug_notebook.worker.execution import Slot, work
+from jug_notebook.worker.loop import work
+from jug_notebook.worker.slot import Slot
 from tests.crews import working
 from tests.store.test_store import key, run_all, task, worker_of
 from tests.workbench import Need, Submitter, cell, wait_until
@@ -556,5 +557,3 @@ def test_a_store_that_was_packed_goes_on(tmp_path):
     assert later.tasks(target=Target(keys=frozenset([key("b")])))[0].state is State.FINISHED
     later.submit([task("c", "b")], Origin("ann", "/a.ipynb"))
     assert run_all(later) == 1
-
-

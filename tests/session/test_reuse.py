@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 import jug_notebook as jn
-from jug_notebook import alias, system
+from jug_notebook import system
+from jug_notebook.codec.signing import prove
 from jug_notebook.model import Finished, Held, State, Why, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.worker.execution import Slot, work
+from jug_notebook.worker.loop import work
+from jug_notebook.worker.slot import Slot
 from tests.crews import working
 from tests.workbench import Need, Submitter, cell
 
@@ -71,7 +73,7 @@ def test_a_store_that_gives_another_tasks_result_is_not_believed(tasks: Submitte
     verdict = held.verdict
     for proof in ((), tuple(specs), (specs[0],)):
         with pytest.raises(jn.SignatureError):
-            alias.prove(tasks.seal, tripled, doubled, 0, verdict.inputs, verdict.digest, proof)  # type: ignore[arg-type]
+            prove(tasks.seal, tripled, doubled, 0, verdict.inputs, verdict.digest, proof)  # type: ignore[arg-type]
 
 
 def test_a_lost_value_that_was_taken_over_is_computed_again_and_not_taken_over_again(

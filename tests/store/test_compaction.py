@@ -456,5 +456,3 @@ def test_claims_are_few_after_it_however_many_there_were(folder: Path) -> None:
     assert logs(folder)["claims"] == 0
     store = open_store(folder)
     assert store.claim(worker_of(store).id, 9, 0.0, target=Target(names=frozenset(["f"]))) == []
-
-

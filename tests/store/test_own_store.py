@@ -18,9 +18,7 @@ HEADER = "%%writefile jug_store_sqlite.py\n"
 
 @pytest.fixture
 def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    [source] = [
-        cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.source.startswith(HEADER)
-    ]
+    [source] = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.source.startswith(HEADER)]
     (tmp_path / "jug_store_sqlite.py").write_text(source.removeprefix(HEADER))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "jug_store_sqlite", raising=False)

@@ -17,7 +17,7 @@ from jug_notebook.cli.run import STOP_FILE, heed_environment
 from jug_notebook.clock import FakeClock
 from jug_notebook.model import State, WorkerInfo
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker import execution
+from jug_notebook.worker import execution, loop, slot
 from tests.workbench import PATIENCE, Fifo, Submitter, cell, wait_until
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -175,9 +175,7 @@ def test_no_task_begins_that_would_not_end_in_time(tmp_path: Path) -> None:
     keys = [tasks.submit(source, x) for x in range(5)]
     me = system.me("worker")
     store.renew([me])
-    ran = execution.work(
-        store, tasks.seal, me, execution.Slot(), clock=clock, deadline=clock.monotonic() + 35, guest=True
-    )
+    ran = loop.work(store, tasks.seal, me, slot.Slot(), clock=clock, deadline=clock.monotonic() + 35, guest=True)
     del vars(execution)["_clock_of_test"]
     assert ran == 3  # the fourth would need 40 seconds
     assert clock.monotonic() <= 1_000_031

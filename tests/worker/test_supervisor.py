@@ -19,8 +19,8 @@ from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, CrewOptions, arguments, local
 from jug_notebook.model import Failed, Grant, Scale, State, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker.execution import Running
 from jug_notebook.worker.policy import Doom, cause_of_death, epitaph, first_of_crew, overstepped
+from jug_notebook.worker.slot import Running
 from jug_notebook.worker.supervisor import nudge
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 

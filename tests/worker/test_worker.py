@@ -20,8 +20,12 @@ from jug_notebook.model import Address, Claim, Settlement, State, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.task.context import in_task
 from jug_notebook.worker import execution as worker
+from jug_notebook.worker import loop
+from jug_notebook.worker.cache import Shelf
 from jug_notebook.worker.capture import Deaf
-from jug_notebook.worker.execution import Bench, Shelf, Slot, work
+from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.loop import work
+from jug_notebook.worker.slot import Slot
 from tests.workbench import ORIGIN, Need, Submitter, cell
 
 
@@ -140,7 +144,7 @@ def test_a_large_need_is_fetched_once_and_each_task_has_its_own(
     assert len(fetched) == 1
 
 
-@pytest.mark.parametrize(("hurry", "most"), [(0.0, 1), (1e9, worker.BATCH)], ids=["long", "short"])
+@pytest.mark.parametrize(("hurry", "most"), [(0.0, 1), (1e9, loop.BATCH)], ids=["long", "short"])
 def test_behind_a_long_task_none_is_claimed_in_advance(
     tasks: Submitter, me: WorkerInfo, monkeypatch: pytest.MonkeyPatch, hurry: float, most: int
 ) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from jug_notebook import pages, system
+from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store.file.atomic import sync_folder
@@ -269,7 +269,7 @@ def _all(fd: int) -> bytes:
 
 def _read(fd: int, size: int) -> memoryview:
     """All of a file, by several threads: most of the time goes into copying what the system holds already."""
-    data = pages.private(size)
+    data = system.private(size)
     share = -(-size // min(READERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
     share += -share % mmap.PAGESIZE
     failed: list[OSError] = []

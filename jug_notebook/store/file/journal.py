@@ -151,7 +151,6 @@ class Log:
             os.close(self._fd)
             self._fd = -1
 
-
     def size(self) -> int:
         """How long the file is now; 0 where it is gone."""
         try:
@@ -176,9 +175,7 @@ class SealedLog(Log):
             end = os.fstat(self._open()).st_size - TRAILER.size
         except FileNotFoundError:
             raise Vanished(f"{path.name} is no longer there") from None
-        magic, self._heads, self._heads_end = (
-            TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
-        )
+        magic, self._heads, self._heads_end = TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
         if magic != MAGIC or self._heads_end != end:
             raise StoreError(f"{path} is damaged; restore it from a copy, or remove it: its tasks will run again")
         fact = next(self._frames()).fact

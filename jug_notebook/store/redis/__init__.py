@@ -66,19 +66,26 @@ _verdict = msgspec.msgpack.Decoder(Verdict)
 _info = msgspec.msgpack.Decoder(WorkerInfo)
 
 
-def open(rest: str, clock: Clock) -> RedisStore:
-    """Open the store of that project, making it if it's new."""
-    return RedisStore("redis", rest, clock)
+class Scheme:
+    """How a scheme of URLs reaches a server: ``redis://``, over TLS (``rediss://``), or through a socket (``unix://``)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, rest: str, clock: Clock) -> RedisStore:
+        """Open the store of that project, making it if it's new."""
+        return RedisStore(self.name, rest, clock)
+
+    def exists(self, rest: str) -> bool:
+        """Is that project there?"""
+        return bool(Link(place(self.name, rest), CLOCK, make=False).id)
+
+    def absolute(self, rest: str) -> str:
+        """The URL with the project, and absolute paths."""
+        return place(self.name, rest).url
 
 
-def exists(rest: str) -> bool:
-    """Is that project there?"""
-    return bool(Link(place("redis", rest), CLOCK, make=False).id)
-
-
-def absolute(rest: str) -> str:
-    """With the project, and whole paths."""
-    return place("redis", rest).url
+SCHEMES = {name: Scheme(name) for name in ("redis", "rediss", "unix")}
 
 
 class RedisStore(Chunks):
@@ -259,9 +266,7 @@ class RedisStore(Chunks):
         for part in _parts(keys, 1000):
             _, _, bodies, taken, more = self._link.ask("outcomes", packed(part))
             proofs = {index: tuple(more[number] for number in numbers) for index, *numbers in taken}
-            found += [
-                None if body is None else _held(body, proofs.get(index, ())) for index, body in enumerate(bodies)
-            ]
+            found += [None if body is None else _held(body, proofs.get(index, ())) for index, body in enumerate(bodies)]
         return found
 
     def blame(self, keys: Sequence[Key]) -> list[Key | None]:
@@ -472,9 +477,7 @@ class RedisStore(Chunks):
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         return [
-            row[0] if row else None
-            for part in _parts(keys)
-            for row in self._link.ask("acceptances", packed(part))[2]
+            row[0] if row else None for part in _parts(keys) for row in self._link.ask("acceptances", packed(part))[2]
         ]
 
     # -- tidying up ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from blake3 import blake3
 
-from jug_notebook import pages
+from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store.redis.connection import Link
@@ -74,7 +74,7 @@ class Chunks:
 
     def map_blob(self, address: Address) -> memoryview:
         view = self.get_blob(address)
-        return (pages.copied(view) if view.readonly else view).toreadonly()  # what came behind a tag isn't aligned
+        return (system.copied(view) if view.readonly else view).toreadonly()  # what came behind a tag isn't aligned
 
     def _gathered(self, address: Address, count: int) -> memoryview:
         size = int(self._link.do("HGET", self._link.key("sizes"), address) or 0)

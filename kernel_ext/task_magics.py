@@ -1,4 +1,4 @@
-"""The magics that look closer: the graph, a failed task under the debugger, whether values come out again."""
+"""The magics that ask about tasks and change them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
-import jug_notebook as jn
+from jug_notebook.errors import JugError
 from kernel_ext import debugging
 from kernel_ext.display import show
 from kernel_ext.magics import TARGET, JugMagics
@@ -81,7 +81,7 @@ class InquiryMagics(Magics):
         except Exception as error:  # whatever the task raises is what is looked for
             traceback = debugging.own(error)
             if traceback is None:
-                if isinstance(error, jn.JugError):
+                if isinstance(error, JugError):
                     raise
                 raise UsageError(f"{call} fails before its code is reached: {type(error).__name__}: {error}") from None
             error.__traceback__ = traceback

@@ -1,0 +1,280 @@
+"""``webstatus``: the status of a store as a page that follows it, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jug_notebook.cli import Arguments, Command, UsageError, url_of
+from jug_notebook.errors import LaunchError, StoreError
+
+if TYPE_CHECKING:
+    from jug_notebook.model import Snapshot
+from jug_notebook.cli.watch import PACE, TICK, View
+
+PARTS = ("head", "functions", "failures", "workers", "advice")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+#: an opened failure stays the element it is, so that what was scrolled or marked in it stays too
+_SCRIPT = """
+'use strict';
+const keyOf = box => [...box.querySelectorAll('code')].map(c => c.textContent).find(t => /^[0-9a-f]{40}$/.test(t));
+const put = (name, html) => {
+  const place = document.getElementById(name);
+  const open = new Map();
+  for (const box of place.querySelectorAll('details[open]')) open.set(keyOf(box), box);
+  place.innerHTML = html;
+  for (const box of place.querySelectorAll('details')) {
+    const old = open.get(keyOf(box));
+    if (!old) continue;
+    old.querySelector('summary').innerHTML = box.querySelector('summary').innerHTML;
+    box.replaceWith(old);
+  }
+};
+const live = document.getElementById('live');
+const events = new EventSource('events');
+events.onmessage = event => {
+  const news = JSON.parse(event.data);
+  document.title = news.title;
+  for (const name of Object.keys(news.parts)) put(name, news.parts[name]);
+  live.textContent = 'live';
+};
+events.onerror = () => { live.textContent = 'not live: jug-notebook webstatus does not answer; trying again'; };
+"""
+
+
+def parts_of(picture: Snapshot) -> dict[str, str]:
+    from jug_notebook import render
+
+    return {
+        "head": render.head_html(picture),
+        "functions": render.functions_html(picture),
+        "failures": render.failures_html(picture),
+        "workers": render.workers_html(picture),
+        "advice": render.advice_html(picture, render.SHELL),
+    }
+
+
+def title_of(picture: Snapshot) -> str:
+    from jug_notebook.model import State
+
+    done, total = picture.counts[State.FINISHED], picture.total
+    return f"{done * 100 // total if total else 0} % · {picture.store}"
+
+
+def _document(picture: Snapshot) -> str:
+    from html import escape
+
+    parts = parts_of(picture)
+    inner = "".join(f'<div id="{name}">{parts[name]}</div>' for name in PARTS)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title_of(picture))}</title></head>"
+        '<body style="margin:24px;font-family:system-ui,sans-serif;font-size:13px;line-height:1.5;max-width:960px">'
+        f'{inner}<div id="live" style="opacity:.65;margin-top:12px">not live yet</div>'
+        '<script src="live.js"></script></body></html>\n'
+    )
+
+
+def is_ours(host: str, names: frozenset[str]) -> bool:
+    """May a request that calls us by this name be answered? A page from elsewhere may have made its own name mean us
+    (DNS rebinding); a number it can't."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in names:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class Hub:
+    """Tells all that look on what is new. A thread waits on the store; the loop does the talking."""
+
+    def __init__(self, view: View, say: Callable[[Callable[[], None]], None]) -> None:
+        self.view = view
+        self.listeners: set[Callable[[str], None]] = set()
+        self._say = say
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._picture = view.picture()
+        self._thread = threading.Thread(target=self._follow, name="jug-webstatus", daemon=True)
+        self._thread.start()
+
+    @property
+    def picture(self) -> Snapshot:
+        with self._lock:
+            return self._picture
+
+    def event(self, parts: dict[str, str] | None = None) -> str:
+        """As the browser gets it; of all parts, where none are named."""
+        import json
+
+        picture = self.picture
+        return json.dumps({"title": title_of(picture), "parts": parts_of(picture) if parts is None else parts})
+
+    def _follow(self) -> None:
+        told = parts_of(self._picture)
+        while not self._over.wait(PACE):
+            self.view.news(TICK - PACE)
+            try:
+                picture = self.view.picture()
+            except StoreError:  # it is gone: what was seen last stays, and says of when it is
+                continue
+            parts = parts_of(picture)
+            with self._lock:
+                self._picture = picture
+            new = {name: part for name, part in parts.items() if part != told[name]}
+            told = parts
+            if new:
+                event = self.event(new)
+                self._say(lambda event=event: self._tell(event))  # type: ignore[misc]
+
+    def _tell(self, event: str) -> None:
+        for listener in list(self.listeners):
+            listener(event)
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
+    from hmac import compare_digest
+
+    from tornado.iostream import StreamClosedError
+    from tornado.web import Application, HTTPError, RequestHandler
+
+    class Ours(RequestHandler):
+        def prepare(self) -> None:
+            if not is_ours(self.request.headers.get("Host", ""), names):
+                raise HTTPError(403, reason="Not by this name")
+            if not compare_digest(str(self.path_kwargs.get("token") or ""), token):
+                raise HTTPError(404)
+
+        def set_default_headers(self) -> None:
+            self.set_header("Content-Security-Policy", _POLICY)
+            self.set_header("X-Content-Type-Options", "nosniff")
+            self.set_header("Referrer-Policy", "no-referrer")
+            self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+            self.set_header("Cache-Control", "no-store")
+            self.clear_header("Server")
+
+        def write_error(self, status_code: int, **_: Any) -> None:
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.finish(f"{status_code}: {self._reason}\n")
+
+    class Page(Ours):
+        def get(self, token: str) -> None:
+            self.finish(_document(hub.picture))
+
+    class Script(Ours):
+        def get(self, token: str) -> None:
+            self.set_header("Content-Type", "text/javascript; charset=utf-8")
+            self.finish(_SCRIPT)
+
+    class Events(Ours):
+        async def get(self, token: str) -> None:
+            import asyncio
+
+            self.set_header("Content-Type", "text/event-stream")
+            news: asyncio.Queue[str] = asyncio.Queue()
+            self._listener = news.put_nowait
+            hub.listeners.add(self._listener)
+            event = hub.event()
+            with contextlib.suppress(StreamClosedError, asyncio.CancelledError):
+                while True:
+                    self.write(f"data: {event}\n\n")
+                    await self.flush()
+                    event = await news.get()
+
+        def on_connection_close(self) -> None:
+            hub.listeners.discard(getattr(self, "_listener", str))
+
+    way = "(?P<token>[0-9a-f]{32})"
+    return Application(
+        [(f"/{way}/", Page), (f"/{way}/live.js", Script), (f"/{way}/events", Events)],
+        default_handler_class=Ours,
+        log_function=lambda handler: None,
+    )
+
+
+def _add_webstatus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="the port (default: any that is free)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="who may connect: this machine alone, unless you say else"
+    )
+
+
+def _webstatus(arguments: Arguments) -> int:
+    return serve(url_of(arguments, arguments.url), arguments.host, arguments.port)
+
+
+def serve(url: str, bound: str, port: int) -> int:
+    """Show a store as a page until Ctrl-C: at ``port``, or any that is free with 0; for who reaches ``bound``."""
+    try:
+        import asyncio
+
+        from tornado.httpserver import HTTPServer
+        from tornado.netutil import bind_sockets
+    except ImportError:
+        raise LaunchError("a live page needs tornado: pip install tornado; or: jug-notebook status --html F") from None
+    import os
+    import socket
+
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port {port}: ports go from 1 to 65535")
+    view = View(url)
+    token = os.urandom(16).hex()
+    names = frozenset({"localhost", bound.lower(), socket.gethostname().lower(), socket.getfqdn().lower()})
+    try:
+        listening = bind_sockets(port, bound)
+    except OSError as error:
+        view.close()
+        raise LaunchError(f"can't listen on {bound}:{port}: {error.strerror}") from None
+
+    async def show() -> None:
+        loop = asyncio.get_running_loop()
+
+        def say(tell: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(tell)
+
+        hub = Hub(view, say)
+        server = HTTPServer(_server(hub, token, names))
+        server.add_sockets(listening)
+        host = "localhost" if bound in ("", "0.0.0.0", "::") else bound
+        host = f"[{host}]" if ":" in host else host
+        print(f"http://{host}:{listening[0].getsockname()[1]}/{token}/", flush=True)
+        print("whoever has this address sees the page; Ctrl-C ends it, the tasks go on", file=sys.stderr, flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.stop()
+            hub.close()
+
+    try:
+        asyncio.run(show())
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        view.close()
+    return 0
+
+
+COMMANDS = {
+    "webstatus": Command("the status as a page that follows the store", _add_webstatus, _webstatus),
+}
