@@ -14,23 +14,24 @@ from typing import Any
 
 from jug_notebook.errors import (
     BadTask,
-    BarrierError,
     ChangedInCell,
     ClaimLost,
     CommandFailed,
     FileChanged,
     FormerDefinition,
-    IsATask,
     JugError,
     KeyAdvice,
     LaunchError,
     NoSuchTask,
     NotReady,
+    NoWorkers,
     OnlyAPath,
     Opaque,
     SignatureError,
     StoreError,
+    TaskCancelled,
     TaskFailed,
+    TaskNotValue,
     Unhashable,
     Unreachable,
     Unseeded,
@@ -38,7 +39,6 @@ from jug_notebook.errors import (
     ValueLost,
     WaitInterrupted,
     WaitTimeout,
-    Withdrawn,
 )
 from jug_notebook.model import State
 from jug_notebook.session import CellReport, Session, connect, current
@@ -75,6 +75,8 @@ from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
 __version__ = "0.1.0"
 
+BarrierError = NoWorkers  #: Jug's name
+
 
 def load_ipython_extension(ip: Any) -> None:
     """``%load_ext jug_notebook``."""
@@ -104,13 +106,14 @@ __all__ = [
     "FileChanged",
     "FormerDefinition",
     "Handle",
-    "IsATask",
+    "TaskNotValue",
     "JugError",
     "KeyAdvice",
     "LaunchError",
     "NoHash",
     "NoLoad",
     "NoSuchTask",
+    "NoWorkers",
     "NotReady",
     "OnlyAPath",
     "Opaque",
@@ -132,7 +135,7 @@ __all__ = [
     "ValueLost",
     "WaitInterrupted",
     "WaitTimeout",
-    "Withdrawn",
+    "TaskCancelled",
     "accept",
     "as_completed",
     "barrier",

@@ -20,11 +20,11 @@ class NotReady(JugError):
     """The value isn't there yet. Wait for it with .result(), or start workers: %jug_execute -n 4"""
 
 
-class BarrierError(JugError):
+class NoWorkers(JugError):
     """Waiting would never end: no worker is alive. Start some: %jug_execute -n 4"""
 
 
-class Withdrawn(JugError):
+class TaskCancelled(JugError):
     """Nobody wants this task any more, so it will not run. Make it again: re-run the cell that calls its function."""
 
 
@@ -117,5 +117,5 @@ class BadTask(JugError, TypeError):
     """A task can't be made of this."""
 
 
-class IsATask(JugError, TypeError):
+class TaskNotValue(JugError, TypeError):
     """This is a task, not its value; use .result()"""

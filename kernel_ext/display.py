@@ -78,7 +78,7 @@ def steady_tasks(views: Sequence[TaskView], total: int) -> str:
     lines = []
     for view in views:
         said = view.error or view.summary
-        lines.append(f"{view.name}({view.shown})  {view.state.value}" + (f"  {said}" if said else ""))
+        lines.append(f"{view.name}({view.args_repr})  {view.state.value}" + (f"  {said}" if said else ""))
     if total > len(lines):
         lines.append(f"and {total - len(lines)} more")
     return "\n".join(lines) or "no tasks"
@@ -88,7 +88,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
     """What tasks printed, without times, hosts and tracebacks."""
     lines = []
     for view, output in tasks:
-        lines.append(f"── {view.name}({view.shown}) · {view.state.value}")
+        lines.append(f"── {view.name}({view.args_repr}) · {view.state.value}")
         lines += [part for part in (render.shown_text(output).rstrip("\n"), view.error) if part]
     return "\n".join(lines) or "nothing was run yet"
 
@@ -96,7 +96,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
 def steady_history(runs: Sequence[RunView], total: int) -> str:
     """Runs without keys, times and hosts, by name."""
     lines = sorted(
-        f"{run.name}({run.shown})  {run.state.value}{', ' * bool(run.fate)}{run.fate}  {run.said}".rstrip()
+        f"{run.name}({run.args_repr})  {run.state.value}{', ' * bool(run.fate)}{run.fate}  {run.message}".rstrip()
         for run in runs
     )
     if total > len(lines):
@@ -175,7 +175,7 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
         if session.closed:
             return True
         [state] = session.states([task.key])
-        if state is State.WITHDRAWN:
+        if state is State.CANCELLED:
             return True
         if state not in (State.FINISHED, State.FAILED):
             return False

@@ -13,7 +13,7 @@ from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
 from kernel_ext.magics import JugMagics, Memory
 from kernel_ext.script_magics import ScriptMagics
-from kernel_ext.task_magics import InquiryMagics
+from kernel_ext.task_magics import TaskMagics
 
 
 class Extension:
@@ -23,7 +23,7 @@ class Extension:
         self.shell = shell
         self.live = Live()
         self.magics = JugMagics(shell, self.live, memory)
-        self.inquiry = InquiryMagics(shell, self.magics)
+        self.inquiry = TaskMagics(shell, self.magics)
         self.scripts = ScriptMagics(shell, self.magics)
         self.sources = Sources(shell, lambda: self.magics.typed)
         self._depth = 0

@@ -60,7 +60,7 @@ class Live:
     def follow(self, cell: str, shown: Snapshot, picture: Picture) -> None:
         """From now on renew the picture just ``shown`` by ``cell``."""
         with self._lock:
-            self._seen[picture] = gist(shown), shown.at
+            self._seen[picture] = summary(shown), shown.at
             self._pictures.append((cell, picture))
             surplus, self._pictures = self._pictures[:-PICTURES], self._pictures[-PICTURES:]
             self._start()
@@ -153,7 +153,7 @@ class Live:
                 self._seen.pop(picture, None)
                 picture.lost(found)
                 continue
-            now = gist(found)
+            now = summary(found)
             before, at = self._seen.get(picture, (None, 0.0))
             if now != before or (_busy(found) and found.at - at >= SLOW):
                 picture.show(found)
@@ -176,7 +176,7 @@ def _busy(snapshot: Snapshot) -> bool:
     return any(view.alive and view.info.task for view in snapshot.workers)
 
 
-def gist(snapshot: Snapshot) -> Any:
+def summary(snapshot: Snapshot) -> Any:
     """What of a snapshot is worth an update at once: not the time, nor each beat."""
     workers = tuple(
         (view.info.id, view.alive, view.info.task, view.info.done, view.info.progress) for view in snapshot.workers

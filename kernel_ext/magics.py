@@ -156,7 +156,7 @@ class JugMagics(Magics):
             session.close()
 
     def _about(self, session: Session) -> str:
-        return f"{label(session.shown, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"
+        return f"{label(session.display_url, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"
 
     @observe("store")
     def _store_changed(self, change: Any) -> None:
@@ -394,7 +394,7 @@ class JugMagics(Magics):
         had = max([self._asked.get(crew.name, 0) if again else 0, *(info.size for info in there)])
         self._asked[crew.name] = max(size, had)
         if not had:
-            said = f"started {plural(size, 'worker')} on {label(session.shown, session.folder, self.as_text)}"
+            said = f"started {plural(size, 'worker')} on {label(session.display_url, session.folder, self.as_text)}"
         elif had < size:
             said = f"started {plural(size - had, 'more worker')}: {size} in all"
         else:
@@ -547,7 +547,7 @@ class JugMagics(Magics):
             print(steady_log([*said, *((view, [("stdout", session.tail(view.key))]) for view in running)]))
         elif any(kind == "display" for _, pieces in said for kind, _ in pieces):
             for view, pieces in said:
-                print(f"── {view.name}({view.shown}) · {view.state.value}")
+                print(f"── {view.name}({view.args_repr}) · {view.state.value}")
                 play(pieces)
                 if view.error:
                     print(view.error)
@@ -733,7 +733,7 @@ class JugMagics(Magics):
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))
         ended: dict[State, int] = {state: counts[state] for state in State if counts.get(state)}
-        ended.pop(State.WITHDRAWN, None)
+        ended.pop(State.CANCELLED, None)
         total = sum(ended.values())
         if not total:
             print("nothing to wait for")

@@ -60,7 +60,7 @@ class ScriptMagics(Magics):
         names = ", ".join(brought.names) or "no names"
         states = [task.state for task in brought.tasks]
         done = sum(state is State.FINISHED for state in states)
-        print(f"{script}: {len(states):,} tasks, {done:,} of them stored in {brought.session.shown}; {names}")
+        print(f"{script}: {len(states):,} tasks, {done:,} of them stored in {brought.session.display_url}; {names}")
         if brought.barrier:
             print("it stopped at a barrier; run these tasks, %jug_execute, then import it again")
 
@@ -111,6 +111,6 @@ def _connection(session: Session, script: Path) -> str:
     if url.startswith("file:"):
         folder = Path(url.removeprefix("file:"))
         return f"jn.connect({os.path.relpath(folder, script.absolute().parent)!r})"
-    if url == session.shown or url.startswith("memory:"):
+    if url == session.display_url or url.startswith("memory:"):
         return f"jn.connect({url!r})"
     return "jn.connect()  # the store has a password: set JUG_STORE"

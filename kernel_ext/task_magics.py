@@ -27,7 +27,7 @@ def share(written: str) -> float:
 
 
 @magics_class
-class InquiryMagics(Magics):
+class TaskMagics(Magics):
     """Magics that ask, and leave the tasks as they are."""
 
     shell: Any
@@ -75,7 +75,7 @@ class InquiryMagics(Magics):
         if key is None:
             raise UsageError(f"none of {target} has failed, so there is nothing to debug")
         [view] = session.views([key])
-        call = f"{view.name}({view.shown})"
+        call = f"{view.name}({view.args_repr})"
         try:
             session.rerun(key)
         except Exception as error:  # whatever the task raises is what is looked for

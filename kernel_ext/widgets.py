@@ -120,13 +120,13 @@ class Panel:
         self._grow = self._button("+ worker", "one more worker on this host", self._add_worker)
         self._end = self._button("stop after current", "workers end after their current task", self._stop)
         self._cut = self._button("stop now", "workers end at once; their current tasks are given back", self._stop_now)
-        self._again = self._button("retry failed", "try all failed tasks again", self._retry)
+        self._rerun = self._button("retry failed", "try all failed tasks again", self._retry)
         self._drop = self._button("invalidate …", "drop results, to be computed again", self._ask)
         self._which = w.Dropdown(layout=w.Layout(width="auto", max_width="260px"))
         self._sure = self._button("drop these results", "they and what was made from them are computed again", self._do)
         self._sure.button_style = "danger"
         self._not = self._button("keep them", "change nothing", self._keep)
-        self._bar = _row([self._grow, self._end, self._cut, self._again, self._drop])
+        self._bar = _row([self._grow, self._end, self._cut, self._rerun, self._drop])
         hidden = w.Layout(flex_flow="row wrap", align_items="center", display="none")
         self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not], hidden)
         self._mask = f"jug-still-{secrets.token_hex(6)}"
@@ -202,7 +202,7 @@ class Panel:
         for button, useful in (
             (self._end, alive),
             (self._cut, alive),
-            (self._again, bool(counts[State.FAILED])),
+            (self._rerun, bool(counts[State.FAILED])),
             (self._drop, bool(counts[State.FINISHED] or counts[State.FAILED])),
         ):
             if button.disabled is useful:
@@ -283,7 +283,7 @@ class Failures:
     """What failed, by kinds: each a line that opens, as a part of its own."""
 
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
-        self._again = again
+        self._rerun = again
         self._title, self._more = _html(), _html()
         self._shown: dict[tuple[str, str], Failure] = {}
         self._kept: dict[tuple[str, str], Failure] = {}
@@ -299,7 +299,7 @@ class Failures:
             if about not in self._shown and room and len(self._shown) < render.FAILURES:
                 kept = self._kept.pop(about, None)
                 room -= kept is None
-                self._shown[about] = kept or Failure(self._again)
+                self._shown[about] = kept or Failure(self._rerun)
         for about, failure in self._shown.items():
             failure.renew(kinds[about])
         for failure in sorted(self._shown.values(), key=lambda failure: (not failure.open, failure.told)):
@@ -365,7 +365,7 @@ class Failure:
         self._kind = kind
         newest, count = kind.newest, len(kind.keys)
         more = f"  ·  and {count - 1:,} more like it" if count > 1 else ""
-        title = f"{_short(render.call(newest.name, newest.shown), 60)}  ·  {_short(newest.error, 90)}{more}"
+        title = f"{_short(render.call(newest.name, newest.args_repr), 60)}  ·  {_short(newest.error, 90)}{more}"
         if self.box.titles != (title,):
             self.box.titles = (title,)
 

@@ -20,7 +20,7 @@ def working(session: Session, workers: int = 1) -> Iterator[None]:
     threads = [
         threading.Thread(
             target=loop.work,
-            args=(store, seal, info, slot.Slot()),
+            args=(store, seal, info, slot.SharedStatus()),
             kwargs={"stop": over.is_set, "wait": 0.05, "listener": None},
             daemon=True,
         )

@@ -261,7 +261,7 @@ class Colour(enum.Enum):
     BLUE = "b"
 
 
-class Held:
+class CurrentOutcome:
     def __init__(self, **held: Any) -> None:
         vars(self).update(held)
 
@@ -289,7 +289,7 @@ def values(turn: Any = list) -> dict[str, Any]:
         "ordered": collections.OrderedDict([("b", 1), ("a", 2)]), "counter": collections.Counter(words),
         "defaultdict": collections.defaultdict(list, a=[1]), "deque": collections.deque([1, 2], 5),
         "chain": collections.ChainMap({"a": 1}, {"b": 2}), "named": Named(1), "dataclass": Spread(1, {"a"}),
-        "enum": [Colour.RED, {Colour.BLUE: 1}], "object": Held(**dict.fromkeys(words, 2)), "path": pathlib.PurePosixPath("a/b"),
+        "enum": [Colour.RED, {Colour.BLUE: 1}], "object": CurrentOutcome(**dict.fromkeys(words, 2)), "path": pathlib.PurePosixPath("a/b"),
         "date": dt.date(2024, 2, 29), "time": dt.time(1, 2, 3), "datetime": dt.datetime(2024, 1, 2, 3, 4, 5, 6),
         "zone": dt.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
         "utc": dt.datetime(2024, 7, 1, tzinfo=dt.UTC), "delta": dt.timedelta(1, 2, 3), "decimal": decimal.Decimal("1.10"),
@@ -297,7 +297,7 @@ def values(turn: Any = list) -> dict[str, Any]:
         "pattern": re.compile("a+", re.I), "bytes pattern": re.compile(b"x"), "array": array.array("d", [1, 2]),
         "namespace": types.SimpleNamespace(**dict.fromkeys(words, 3)), "mapping": types.MappingProxyType({"a": 1}),
         "random": random.Random(3), "partial": functools.partial(int, base=2), "loop": loop, "deep": deep,
-        "builtin": len, "method of str": "abc".join, "itemgetter": operator.itemgetter(1), "type": [int, dict, Colour, Held],
+        "builtin": len, "method of str": "abc".join, "itemgetter": operator.itemgetter(1), "type": [int, dict, Colour, CurrentOutcome],
         "exception": ValueError("x", 1), "module-level": math.sin, "count": itertools.repeat(1, 2).__class__,
         "generic": list[int], "union": int | None, "view": memoryview(b"abc"),
     }  # fmt: skip

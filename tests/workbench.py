@@ -16,7 +16,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.codec import Seal
 from jug_notebook.keys import digest
 from jug_notebook.keys.code import examine
-from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Recipe, Reference, Spec, State, Submission
+from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Reference, Spec, State, Submission, TaskTemplate
 from jug_notebook.store import Store, keyring
 
 ORIGIN = Origin("tester", "/nowhere/notebook.ipynb", "cell")
@@ -55,15 +55,15 @@ class Submitter:
     def submission(self, function: Callable[..., Any], *args: Any, **options: Any) -> Submission:
         code = examine(function)
         labels = options.pop("labels", None)
-        parcel = self.store.put_blob(
+        bundle = self.store.put_blob(
             [msgspec.msgpack.encode(codec.dump_function(function, code, self.store.put_blob, (labels or {}).get))]
         )
         name = function.__name__
-        recipe = Recipe(name, code.digest, parcel, system.python(), **options)
+        template = TaskTemplate(name, code.digest, bundle, system.python(), **options)
         key, form, needs, call = digest.name_call(code.digest, name, [(str(i), value) for i, value in enumerate(args)])
         payload = codec.dump_call(args, {}, needs, self.store.put_blob)
         spec = Spec(
-            key, msgspec.msgpack.encode(recipe), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
+            key, msgspec.msgpack.encode(template), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
         )  # fmt: skip
         body = self.seal.seal("spec", key, 0, b"", msgspec.msgpack.encode(spec))
         return Submission(key, name, needs, form, body, 0, system.python())

@@ -20,7 +20,7 @@ from jug_notebook.errors import JugError, StoreError
 if TYPE_CHECKING:
     from jug_notebook.model import Key, Snapshot
     from jug_notebook.store import Store
-    from jug_notebook.store.signed import Opener
+    from jug_notebook.store.signed import SignedReader
 
 Arguments = argparse.Namespace
 
@@ -55,8 +55,8 @@ ROOMS = {
     "cleanup": "admin",
     "copy": "admin",
     "pack": "admin",
-    "key": "keys",
-    "doctor": "hosts",
+    "key": "admin",
+    "doctor": "admin",
     "sleep-until": "jugfiles",
     "import-jugdata": "jugfiles",
     "demo": "jugfiles",
@@ -170,12 +170,12 @@ def meant(store: Store, target: str) -> list[Key]:
     return keys_of(target, store, Scope())
 
 
-def opener_of(store: Store) -> Opener:
+def opener_of(store: Store) -> SignedReader:
     from jug_notebook.codec import Seal
     from jug_notebook.store import keyring
-    from jug_notebook.store.signed import Opener
+    from jug_notebook.store.signed import SignedReader
 
-    return Opener(store, Seal(keyring.secret(store.id), store.id))
+    return SignedReader(store, Seal(keyring.secret(store.id), store.id))
 
 
 # -- what several commands do -----------------------------------------------------------------------------------------
@@ -193,13 +193,13 @@ def picture_of(url: str, failures: int = 0) -> Snapshot:
         from msgspec.structs import replace
 
         try:
-            opener = opener_of(store)
+            signed = opener_of(store)
         except StoreError as unknown:  # the picture is no secret
             picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
         else:
-            from jug_notebook.session.failing import Failing
+            from jug_notebook.session.failing import FailureIndex
 
-            failing = Failing(store, opener)
+            failing = FailureIndex(store, signed)
             latest = failing.latest(Scope())
             picture = replace(picture, failures=failing.told(latest, failures), kinds=failing.kinds(latest))
     store.close()

@@ -73,17 +73,9 @@ def _pack(arguments: Arguments) -> int:
 
     store = store_of(arguments, arguments.url)
     saved = store.compact()
-    print(f"{store.shown} takes {size(saved)} less" if saved else f"{store.shown} is as small as it gets")
+    print(f"{store.display_url} takes {size(saved)} less" if saved else f"{store.display_url} is as small as it gets")
     store.close()
     return 0
-
-
-COMMANDS = {
-    "count": Command("how many tasks there are, by function", _add_url, _count),
-    "cleanup": Command("forget what nobody wants any more, with all that only it had stored", _add_cleanup, _cleanup),
-    "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
-    "pack": Command("put what a store keeps into less space, while others go on working", _add_url, _pack),
-}
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
@@ -120,11 +112,6 @@ def _import_key(source: IO[str]) -> int:
         raise UsageError(f"there is another key of store {store_id} in {keyring.folder()}; move that file away first")
     print(f"key of store {store_id} kept")
     return 0
-
-
-COMMANDS = {
-    "key": Command("bring the key of a store to another machine", _add_key, _key),
-}
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -165,5 +152,10 @@ def _doctor(arguments: Arguments) -> int:
 
 
 COMMANDS = {
+    "count": Command("how many tasks there are, by function", _add_url, _count),
+    "cleanup": Command("forget what nobody wants any more, with all that only it had stored", _add_cleanup, _cleanup),
+    "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
+    "pack": Command("put what a store keeps into less space, while others go on working", _add_url, _pack),
+    "key": Command("bring the key of a store to another machine", _add_key, _key),
     "doctor": Command("can workers start, here and on other hosts? what stands in the way?", _add_doctor, _doctor),
 }

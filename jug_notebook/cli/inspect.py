@@ -93,15 +93,20 @@ def _log(arguments: Arguments) -> int:
     from jug_notebook.store.signed import failure
 
     store = store_of(arguments)
-    opener = opener_of(store)
+    signed = opener_of(store)
     keys = meant(store, arguments.target)
     for key in keys[-LOGS:]:
-        [view], [outcome] = opener.views([key]), opener.outcomes([key])
+        [view], [outcome] = signed.views([key]), signed.outcomes([key])
         if isinstance(outcome, Failed):
-            print(render.failure_text(failure(outcome, view.name, view.shown)), end="\n\n")
+            print(render.failure_text(failure(outcome, view.name, view.args_repr)), end="\n\n")
         else:
-            said = render.shown_text(opener.pieces(outcome.run)).rstrip("\n") if outcome else ""
-            print(f"{view.state.value}: {view.name}({view.shown}) · key {key}", *([said] if said else []), "", sep="\n")
+            said = render.shown_text(signed.pieces(outcome.run)).rstrip("\n") if outcome else ""
+            print(
+                f"{view.state.value}: {view.name}({view.args_repr}) · key {key}",
+                *([said] if said else []),
+                "",
+                sep="\n",
+            )
     if len(keys) > LOGS:
         print(f"and {len(keys) - LOGS:,} more before these")
     store.close()
@@ -151,11 +156,11 @@ def _add_why(parser: argparse.ArgumentParser) -> None:
 def _why(arguments: Arguments) -> int:
     from jug_notebook import render
     from jug_notebook.model import Scope
-    from jug_notebook.session.why import Inquiry
+    from jug_notebook.session.why import WhyQuery
 
     store = store_of(arguments)
     keys = meant(store, arguments.target)
-    explanations = Inquiry(store, opener_of(store), Scope()).explain(keys)
+    explanations = WhyQuery(store, opener_of(store), Scope()).explain(keys)
     print(render.why_text(explanations, len(keys)))
     store.close()
     return 0 if all(one.stored for one in explanations) else 1

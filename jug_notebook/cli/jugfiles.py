@@ -28,7 +28,7 @@ def _webstatus(options: Any) -> int:
     from jug_notebook.cli.webstatus import serve
     from jug_notebook.compat.jug.task import Task
 
-    with commands.loaded(options, looking=False):
+    with commands.loaded(options, read_only=False):
         _ = Task.store.session
         url = Task.store.url
     return serve(url, options.webstatus_ip, options.webstatus_port)

@@ -61,7 +61,7 @@ def _retry(arguments: Arguments) -> int:
     keys = meant(store, arguments.target)
     culprits = [
         key if state is State.FAILED else blamed
-        for key, state, blamed in zip(keys, store.states(keys), store.blame(keys), strict=True)
+        for key, state, blamed in zip(keys, store.states(keys), store.blocking_tasks(keys), strict=True)
     ]
     failed = list(dict.fromkeys(key for key in culprits if key is not None))
     count = len(store.invalidate(failed, Why.RETRY, user())) if failed else 0

@@ -12,7 +12,7 @@ from jug_notebook.errors import StoreError
 
 if TYPE_CHECKING:
     from jug_notebook.model import Key, Snapshot
-    from jug_notebook.store.signed import Opener
+    from jug_notebook.store.signed import SignedReader
 
 FAILURES = 100  #: so many of the latest are shown, if at all
 PACE = 0.25  #: seconds between two pictures, at least
@@ -28,10 +28,10 @@ class View:
         self.store = open_store(existing(url))
         self._seen = -1
         self._failures: dict[tuple[Key, float], Any] = {}
-        self._opener: Opener | None = None
+        self._signed: SignedReader | None = None
         self._note = ""
         try:
-            self._opener = opener_of(self.store)
+            self._signed = opener_of(self.store)
         except StoreError as unknown:  # the picture is no secret
             self._note = f"failures are not shown: {unknown}"
 
@@ -43,12 +43,12 @@ class View:
         picture = self.store.snapshot()
         if not picture.counts[State.FAILED]:
             return picture
-        if self._opener is None:
+        if self._signed is None:
             return replace(picture, notes=(*picture.notes, self._note))
         latest = self.store.tasks(state=State.FAILED, limit=FAILURES)
         known = self._failures
         new = [view for view in latest if (view.key, view.started) not in known]
-        for view, failure in zip(new, self._opener.failures(new), strict=True):
+        for view, failure in zip(new, self._signed.failures(new), strict=True):
             known[view.key, view.started] = failure
         shown = [known[view.key, view.started] for view in latest]
         return replace(picture, failures=tuple(failure for failure in shown if failure is not None))

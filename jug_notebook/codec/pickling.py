@@ -132,7 +132,7 @@ def _part(*_: Any) -> Any:
     raise pickle.UnpicklingError("a shared part of a call can only be loaded by this codec")
 
 
-def _worth(*_: Any) -> Any:
+def _value(*_: Any) -> Any:
     raise pickle.UnpicklingError("an argument that tells its own value can only be loaded by this codec")
 
 
@@ -256,7 +256,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise Forbidden("its __jug_value__ can't be asked in a worker: it is pickled by name")
         maker, arguments, *rest = reduced
         self.bound = True
-        return _worth, (_Made(_MAKERS.get(maker, maker), arguments, tuple(rest)),)
+        return _value, (_Made(_MAKERS.get(maker, maker), arguments, tuple(rest)),)
 
     def _class(self, cls: type) -> Any:
         if cls.__module__ == "builtins" or pickling._should_pickle_by_reference(cls):
@@ -445,7 +445,7 @@ _OURS = {
     "_fill": "fill",
     "_need": "need",
     "_part": "part",
-    "_worth": "worth",
+    "_value": "value_of",
 }
 
 
@@ -568,7 +568,7 @@ class Unpickler(pickle.Unpickler):
             whole, addresses = get(addresses[0]), addresses[1:]
         return Unpickler(whole, get, None, addresses, self._buffer).load()
 
-    def worth(self, value: Any) -> Any:
+    def value_of(self, value: Any) -> Any:
         """What an argument says that it is worth."""
         return value.__jug_value__()
 

@@ -34,7 +34,7 @@ from jug_notebook.keys import code as coding
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys import modules, syntax
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Parcel, Payload
+from jug_notebook.model import Address, FunctionBundle, Key, Payload
 from jug_notebook.render.values import advice, describe_arguments, summarise
 
 __all__ = [
@@ -184,7 +184,7 @@ class _Looker(Unpickler):
     def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
         return self._stand_in(slot, steps)
 
-    def worth(self, value: Any) -> Any:
+    def value_of(self, value: Any) -> Any:
         return value
 
     _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
@@ -230,7 +230,7 @@ def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
 
 def dump_function(
     function: Callable[..., Any], code: Code, put: Put, label_of: Callable[[str], str | None] | None = None
-) -> Parcel:
+) -> FunctionBundle:
     """A function as it travels: by value, with its project's modules as text and the text of the cells it is from.
 
     ``label_of`` tells what people should read for the file name of a cell's code: "Cell In[3]".
@@ -246,7 +246,7 @@ def dump_function(
     carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
     shown = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
-    return Parcel(data, carried, sources, dict(code.parts), shown, dict(code.texts), _signature(function))
+    return FunctionBundle(data, carried, sources, dict(code.parts), shown, dict(code.texts), _signature(function))
 
 
 def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...]:
@@ -259,7 +259,7 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...
     return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)
 
 
-def load_function(parcel: Parcel, get: Get, exact: bool = False) -> Callable[..., Any]:
+def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Callable[..., Any]:
     """The function again, with the modules it came with in use and its sources where tracebacks look for them.
 
     ``exact`` for one that `looks`: classes that were built here before get its docstrings and its order of attributes.
@@ -267,24 +267,24 @@ def load_function(parcel: Parcel, get: Get, exact: bool = False) -> Callable[...
     modules.install(
         {
             root: (address, {} if modules.known(address) else msgspec.msgpack.decode(get(address)))
-            for root, address in parcel.modules.items()
+            for root, address in bundle.modules.items()
         }
     )
-    for file, text in parcel.sources.items():
+    for file, text in bundle.sources.items():
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    function: Callable[..., Any] = Unpickler(parcel.function, get, exact=exact).load()
+    function: Callable[..., Any] = Unpickler(bundle.function, get, exact=exact).load()
     return function
 
 
-def looks(parcel: Parcel) -> bool:
+def looks(bundle: FunctionBundle) -> bool:
     """Does the function look at more of others than what they do? Then what it loads with holds for it alone."""
-    return any(syntax.LOOKS.keys() >= set(label.split(" and ")) for label in parcel.parts)
+    return any(syntax.STATE_STYLES.keys() >= set(label.split(" and ")) for label in bundle.parts)
 
 
-def use_modules(parcel: Parcel) -> None:
+def use_modules(bundle: FunctionBundle) -> None:
     """Before each call of a loaded function: its imports mean the versions that it came with."""
-    if parcel.modules:
-        modules.use(parcel.modules)
+    if bundle.modules:
+        modules.use(bundle.modules)
 
 
 # -- exceptions --------------------------------------------------------------------------------------------------------

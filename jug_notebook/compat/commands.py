@@ -118,16 +118,16 @@ class NoScript(JugError):
 
 
 @contextmanager
-def loaded(options: Any, looking: bool) -> Iterator[dict[str, Any]]:
+def loaded(options: Any, read_only: bool) -> Iterator[dict[str, Any]]:
     """A script, loaded; within, its tasks can be asked. Only to look, or to hand them in."""
     from jug_notebook.compat import loading
 
-    with serving(options, looking):
+    with serving(options, read_only):
         yield loading.load(options.jugfile, "propagate" if options.pdb else "exit")
 
 
 @contextmanager
-def serving(options: Any, looking: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
+def serving(options: Any, read_only: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
     """Within, scripts can be loaded: ``sys.argv``, the store and what they import are theirs."""
     from jug_notebook.compat import jugdir, loading
     from jug_notebook.compat.jug.task import Task
@@ -138,7 +138,7 @@ def serving(options: Any, looking: bool, connect: Callable[[str], Session] | Non
         sys.exit(1)
     arguments = list(options.user_args)
     owner = "" if connect else os.path.abspath(script)  # a notebook's cell is not the script's to begin and end
-    purpose = jugdir.Purpose(owner, " ".join(arguments), Path.cwd(), looking, connect=connect)
+    purpose = jugdir.Purpose(owner, " ".join(arguments), Path.cwd(), read_only, connect=connect)
     before = sys.argv[:]
     if options.debug:
         os.environ[jugdir.CHECK] = "1"
@@ -179,7 +179,7 @@ def stand(alltasks: list[Any]) -> list[str]:
         state = states[task.key]
         if state in words:
             return words[state]
-        if state is None or state is State.WITHDRAWN:
+        if state is None or state is State.CANCELLED:
             needs = [need.key for need in task.dependencies()]
             missing = [need for need in needs if need not in states]
             more = dict(zip(missing, Task.store.session.known(missing), strict=True)) if missing else {}
@@ -203,7 +203,7 @@ def _status(options: Any) -> int:
     if options.status_cache and options.status_cache_clear:
         Path(options.status_cache_file).unlink(missing_ok=True)
         return 0
-    with loaded(options, looking=True) as space:
+    with loaded(options, read_only=True) as space:
         counts = _counted()
         totals = {column: sum(count.values()) for column, count in counts.items()}
         over = not any(totals[column] for column in COLUMNS if column != "Complete")
@@ -234,7 +234,7 @@ def _check(options: Any) -> int:
     from jug_notebook.compat.jug import task
     from jug_notebook.compat.jug.barrier import done
 
-    with loaded(options, looking=True) as space:
+    with loaded(options, read_only=True) as space:
         return 0 if done(task.alltasks) and not _stopped(space) else 1
 
 
@@ -242,7 +242,7 @@ def _count(options: Any) -> int:
     from jug_notebook.compat.jug.io import print_task_summary_table
     from jug_notebook.compat.jug.task import alltasks
 
-    with loaded(options, looking=True):
+    with loaded(options, read_only=True):
         print_task_summary_table(options, [("Count", Counter(task.name for task in alltasks))])
     return 0
 
@@ -253,7 +253,7 @@ def _sleep_until(options: Any) -> int:
     from jug_notebook.compat.jug.task import Task
     from jug_notebook.model import State
 
-    with serving(options, looking=False):
+    with serving(options, read_only=False):
         while True:
             del task.alltasks[:]
             space = loading.load(options.jugfile)
@@ -280,15 +280,15 @@ def _execute(options: Any) -> int:
     from jug_notebook.compat.jug.utils import prepare_matcher_from_options
 
     matches = prepare_matcher_from_options(options.execute_name, options.execute_pattern)
-    options.update({"again": _again(options)})
-    with serving(options, looking=False):
+    options.update({"again": _rerun(options)})
+    with serving(options, read_only=False):
         execution = Execution(options.jugfile, options, matches, options.execute_workers)
         status = execution.run()
         _tell_failures(execution.failures())
         return status
 
 
-def _again(options: Any) -> list[str]:
+def _rerun(options: Any) -> list[str]:
     """The command line of an execution like this one, in one process."""
     words = ["execute", "--part", "--jugdir", options.jugdir.replace("%", "%%")]
     for name in ("name", "pattern"):
@@ -323,7 +323,7 @@ def _invalidate(options: Any) -> int:
     from jug_notebook.model import State
 
     matches = prepare_matcher_from_options(options.invalid_name, options.invalid_pattern)
-    with loaded(options, looking=True):
+    with loaded(options, read_only=True):
         hit = {task.key for task in alltasks if matches is None or matches(task.name)}
         below = set(hit)
         for task in alltasks:  # what a task needs comes before it
@@ -347,7 +347,7 @@ def _invalidate(options: Any) -> int:
 def _cleanup(options: Any) -> int:
     from jug_notebook.compat.jug.task import Task, alltasks
 
-    with loaded(options, looking=False) as space:
+    with loaded(options, read_only=False) as space:
         if options.cleanup_locks_only or options.cleanup_failed_only:
             what = "failure locks" if options.cleanup_failed_only else "locks"
             options.print_out(f"Removed {Task.store.retry_failed()} {what}")
@@ -364,7 +364,7 @@ def _cleanup(options: Any) -> int:
 def _graph(options: Any) -> int:
     from jug_notebook.compat.graph import draw
 
-    with loaded(options, looking=True):
+    with loaded(options, read_only=True):
         from jug_notebook.compat.jug.task import alltasks
 
         return draw(alltasks, stand(alltasks), options)
@@ -373,7 +373,7 @@ def _graph(options: Any) -> int:
 def _shell(options: Any) -> int:
     from jug_notebook.compat.shell import shell
 
-    with loaded(options, looking=False) as space:
+    with loaded(options, read_only=False) as space:
         return shell(space, options.jugfile)
 
 
@@ -381,8 +381,8 @@ def _pack(options: Any) -> int:
     from jug_notebook.compat.jug.task import Task
     from jug_notebook.render import size
 
-    with loaded(options, looking=False):
-        shown, saved = Task.store.session.shown, Task.store.session.pack()
+    with loaded(options, read_only=False):
+        shown, saved = Task.store.session.display_url, Task.store.session.pack()
         options.print_out(f"{shown} takes {size(saved)} less" if saved else f"{shown} is as small as it gets")
     return 0
 
@@ -392,7 +392,7 @@ def users_command(command: Any) -> Script:
     from jug_notebook.compat.jug.subcommands import help_of
 
     def run(options: Any) -> int:
-        with loaded(options, looking=False) as space:
+        with loaded(options, read_only=False) as space:
             from jug_notebook.compat.jug.task import Task
 
             return int(command(options=options, store=Task.store, jugspace=space) or 0)
@@ -405,7 +405,7 @@ def as_store(jugfile: str, jugdir: str | None) -> str:
     from jug_notebook.compat.jug.task import Task
 
     options = settled("status", argparse.Namespace(jugfile=jugfile, jugdir=jugdir, user_args=[]))
-    with loaded(options, looking=True):
+    with loaded(options, read_only=True):
         return str(Task.store.url)
 
 
@@ -483,7 +483,7 @@ def _test(options: Any) -> int:
             Path("selftest.py").write_text(SELF_TEST)
             given = argparse.Namespace(jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2)
             status = _execute(settled("execute", given))
-            with loaded(settled("status", given), looking=True) as space:
+            with loaded(settled("status", given), read_only=True) as space:
                 found = space["total"].value()
         finally:
             os.chdir(before)
@@ -521,7 +521,7 @@ def _import_jugdata(options: Any) -> int:
     source, *options.__dict__["user_args"] = options.user_args
     if not options.jugdir_given:
         options.update({"jugdir": f"{source.rstrip('/')}.jn"})
-    with serving(options, looking=False):
+    with serving(options, read_only=False):
         return take_over(options.jugfile, source, options)
 
 

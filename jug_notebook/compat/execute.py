@@ -26,7 +26,7 @@ from jug_notebook.compat.jugdir import Jugdir
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Key, Settlement, State, Target
 from jug_notebook.worker import import_hooks
-from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.execution import TaskRunner
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
@@ -213,25 +213,25 @@ class Execution:
             self._version, self._moved = version, now
         return bool(now - self._moved >= self._patience)
 
-    def _attempt(self, bench: Bench, claim: Claim) -> Settlement | None:
+    def _attempt(self, runner: TaskRunner, claim: Claim) -> Settlement | None:
         """One task, with the hooks around it."""
-        mine = self._by_key.get(claim.grant.key, [])
+        mine = self._by_key.get(claim.lease.key, [])
         if mine:
             logging.info("Executing %s...", mine[0].name)
             self._tell("execute.task-pre-execute", mine[0])
         if self._ended is not None:
             self._store.hand.release(claim)
             return None
-        settlement = bench.attempt(claim)
+        settlement = runner.attempt(claim)
         self._moved = self._clock.monotonic()
         if settlement is None or not settlement.verdict.final:
             return settlement
         if settlement.verdict.finished:
             if listened("execute.task-executed1"):
-                bench.hand_in(settlement)  # whoever is called may want the value
+                runner.hand_in(settlement)  # whoever is called may want the value
             self._has_run(mine)
         else:
-            self._has_failed(claim.grant.key)
+            self._has_failed(claim.lease.key)
         return settlement
 
     def _has_run(self, mine: list[tasks.Task]) -> None:

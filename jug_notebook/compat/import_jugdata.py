@@ -123,7 +123,7 @@ def take_over(jugfile: str, jugdir: str, options: Any) -> int:
     for line in taking.unread:
         print(f"can't be read: {line}", file=sys.stderr)
     print("they are taken as they are: Jug does not tell whether a function was edited after its tasks had run")
-    print(f"now in {task.Task.store.session.shown}: jug-notebook execute {jugfile} --jugdir {options.jugdir}")
+    print(f"now in {task.Task.store.session.display_url}: jug-notebook execute {jugfile} --jugdir {options.jugdir}")
     return 0 if loading.BARRIER not in space and all(state is State.FINISHED for state in states) else 1
 
 

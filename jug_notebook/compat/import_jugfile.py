@@ -32,7 +32,7 @@ def bring(jugfile: str, jugdir_: str | None, arguments: Sequence[str], connect: 
     given = argparse.Namespace(jugfile=jugfile, jugdir=jugdir_, user_args=list(arguments))
     options = commands.settled("import", given)
     try:
-        with commands.serving(options, looking=False, connect=connect):
+        with commands.serving(options, read_only=False, connect=connect):
             space = loading.load(jugfile, "propagate")
             session: Session = task.Task.store.session
             made = TaskList(one.task for one in task.alltasks)

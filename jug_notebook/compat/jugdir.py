@@ -28,7 +28,7 @@ class Purpose:
     script: str = ""
     arguments: str = ""
     folder: Path = field(default_factory=Path.cwd)
-    looking: bool = False
+    read_only: bool = False
     headless: bool = True
     #: opens a store by its URL, where somebody else's session is to be used, who closes it
     connect: Callable[[str], Session] | None = None
@@ -111,7 +111,7 @@ class Jugdir:
         if purpose.connect is not None:
             return purpose.connect(self.url)
         url = self.url
-        if purpose.looking and not _is_there(url, purpose.folder):
+        if purpose.read_only and not _is_there(url, purpose.folder):
             url = f"memory:nothing-there-{os.getpid()}"  # looking makes no store
         return Session(
             url,
@@ -119,7 +119,7 @@ class Jugdir:
             headless=purpose.headless,
             folder=purpose.folder,
             runner=RUNNER,
-            looking=purpose.looking,
+            read_only=purpose.read_only,
         )
 
     @property
@@ -127,7 +127,7 @@ class Jugdir:
         """Settles single tasks, in this process."""
         if self._hand is None:
             inside = self.session
-            self._hand = ByHand(inside._store, inside._seal, inside._clock, inside._guests)
+            self._hand = ByHand(inside._store, inside._seal, inside._clock, inside._in_process)
         return self._hand
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ class Jugdir:
         kept = {_key(task.hash()) for task in active}
         gone = [view.key for view in self.session.listed() if view.key not in kept]
         if gone:
-            self.session.unwish(gone)
+            self.session.withdraw(gone)
         return self.session.cleanup().tasks
 
     def remove_locks(self) -> int:

@@ -18,10 +18,10 @@ import cloudpickle
 
 from jug_notebook import errors
 from jug_notebook.compat import answering, jugdir
-from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, Withdrawn
+from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, TaskCancelled
 from jug_notebook.keys.modules import scripts
 from jug_notebook.session import Session, current
-from jug_notebook.task import context as seat
+from jug_notebook.task import context as context
 
 running = False  #: is a script run by one of our commands?
 
@@ -40,19 +40,19 @@ def serving(purpose: jugdir.Purpose) -> Iterator[None]:
     with answering(), warnings.catch_warnings():
         warnings.simplefilter("ignore", OnlyAPath)  # in Jug's scripts a path is a path
         jugdir.purpose, running = purpose, True
-        desk = seat.current
-        seat.sit(None)
-        seat.on_first_need(_desk)
+        desk = context.current
+        context.set_current(None)
+        context.on_first_need(_session)
         try:
             yield
         finally:
             _close()
             jugdir.purpose, running = before
-            seat.on_first_need(current)
-            seat.sit(desk)
+            context.on_first_need(current)
+            context.set_current(desk)
 
 
-def _desk() -> seat.Desk:
+def _session() -> context.SessionProtocol:
     """Where tasks go that a script makes by our own names."""
     from jug_notebook.compat.jug.task import Task
 
@@ -119,9 +119,13 @@ def _hand_in(start: int, complete: bool) -> None:
 
     store = task.Task.store
     known = {one.key: one for one in task.alltasks}  # asking for the keys names those that were not named yet
-    if isinstance(seat.current, Session) and isinstance(store, jugdir.Jugdir) and seat.current is not store.session:
+    if (
+        isinstance(context.current, Session)
+        and isinstance(store, jugdir.Jugdir)
+        and context.current is not store.session
+    ):
         raise Elsewhere(
-            f"the script connects to {seat.current.shown} itself, so its tasks are not ours to run: run it "
+            f"the script connects to {context.current.display_url} itself, so its tasks are not ours to run: run it "
             "with python, or let it connect under: if __name__ == '__main__'"
         )
     compounds: dict[str, tuple[task.Task, ...]] = {}
@@ -158,7 +162,7 @@ def _run(jugfile: str) -> dict[str, Any]:
     cloudpickle.register_pickle_by_value(module)
     try:
         exec(compile(text, path, "exec", dont_inherit=True), space)
-    except (BarrierError, errors.BarrierError, NotReady, Withdrawn):
+    except (BarrierError, errors.NoWorkers, NotReady, TaskCancelled):
         # Jug's, and what our own waiting and asking raise; who only looks hands nothing in, so nobody seems to want it
         space[BARRIER] = True
     return space

@@ -14,8 +14,8 @@ from jug_notebook.model import (
     Claim,
     Failed,
     Finished,
-    Grant,
     Key,
+    Lease,
     Outcome,
     Run,
     Settlement,
@@ -24,21 +24,21 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store
-from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.execution import Bench
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.capture import ThreadCapture, listen_no_more
+from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.slot import SharedStatus
 
 
 class ByHand:
     """A worker that is told each step. Whoever beats for this process beats for it until `close`."""
 
-    def __init__(self, store: Store, seal: Seal, clock: Clock, guests: list[Callable[[], WorkerInfo]]) -> None:
-        self._store, self._seal, self._clock, self._guests = store, seal, clock, guests
+    def __init__(self, store: Store, seal: Seal, clock: Clock, in_process: list[Callable[[], WorkerInfo]]) -> None:
+        self._store, self._seal, self._clock, self._in_process = store, seal, clock, in_process
         self._me = system.me("worker", clock)
-        self._listener = Overheard(echo=True)
-        self._bench = Bench(store, seal, self._me, Slot(), clock, self._listener, True)
+        self._listener = ThreadCapture(echo=True)
+        self._runner = TaskRunner(store, seal, self._me, SharedStatus(), clock, self._listener, True)
         store.renew([self._me])
-        guests.append(self._said)
+        in_process.append(self._said)
 
     def _said(self) -> WorkerInfo:
         return self._me
@@ -49,23 +49,23 @@ class ByHand:
         Quicker where it is likely to be ``first`` in the queue.
         """
         claims = self._claimed(None) if first else []
-        if not any(claim.grant.key == key for claim in claims):
-            self._store.release([claim.grant for claim in claims])
+        if not any(claim.lease.key == key for claim in claims):
+            self._store.release([claim.lease for claim in claims])
             claims = self._claimed(Target(keys=frozenset([key])))
-        others = [claim.grant for claim in claims if claim.grant.key != key]  # what it needs is ready, not the task
+        others = [claim.lease for claim in claims if claim.lease.key != key]  # what it needs is ready, not the task
         self._store.release(others)
-        return next((claim for claim in claims if claim.grant.key == key), None)
+        return next((claim for claim in claims if claim.lease.key == key), None)
 
     def _claimed(self, target: Target | None) -> list[Claim]:
         return self._store.claim(self._me.id, 1, 0.0, (), target, self._me.python)
 
     def release(self, claim: Claim) -> None:
-        self._store.release([claim.grant])
+        self._store.release([claim.lease])
 
     def run(self, claim: Claim) -> None:
         """Make the attempt, and settle it."""
         try:
-            settlement = self._bench.attempt(claim)
+            settlement = self._runner.attempt(claim)
         finally:
             listen_no_more()
         if settlement is not None:
@@ -73,28 +73,28 @@ class ByHand:
 
     def deposit(self, claim: Claim, value: Any) -> None:
         """Settle with a value that comes from elsewhere."""
-        self._settle(self.with_value(claim.grant, value))
+        self._settle(self.with_value(claim.lease, value))
 
-    def with_value(self, grant: Grant, value: Any) -> Settlement:
+    def with_value(self, lease: Lease, value: Any) -> Settlement:
         """What settles a grant with a value that comes from elsewhere."""
         payload, digest = codec.dump_value(value, self._store.put_blob)
-        run = self._run(grant)
-        outcome = Finished(grant.key, grant.round, grant.inputs, digest, payload, codec.summarise(value), run)
-        return self._sealed(outcome, grant, digest)
+        run = self._run(lease)
+        outcome = Finished(lease.key, lease.round, lease.inputs, digest, payload, codec.summarise(value), run)
+        return self._sealed(outcome, lease, digest)
 
     def fail(self, claim: Claim, why: str) -> None:
         """Settle with a failure."""
-        grant = claim.grant
-        failed = Failed(grant.key, grant.round, grant.inputs, "raised", why, "", self._run(grant))
-        self._settle(self._sealed(failed, grant, b""))
+        lease = claim.lease
+        failed = Failed(lease.key, lease.round, lease.inputs, "raised", why, "", self._run(lease))
+        self._settle(self._sealed(failed, lease, b""))
 
-    def _run(self, grant: Grant) -> Run:
+    def _run(self, lease: Lease) -> Run:
         me = self._me
-        return Run(me.id, me.host, me.pid, me.user, me.python, self._clock.now(), 0.0, 0.0, grant.attempt)
+        return Run(me.id, me.host, me.pid, me.user, me.python, self._clock.now(), 0.0, 0.0, lease.attempt)
 
-    def _sealed(self, outcome: Outcome, grant: Grant, digest: bytes) -> Settlement:
-        verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, digest, outcome.run.started)
-        body = self._seal.seal("outcome", grant.key, grant.round, grant.inputs, msgspec.msgpack.encode(outcome))
+    def _sealed(self, outcome: Outcome, lease: Lease, digest: bytes) -> Settlement:
+        verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, digest, outcome.run.started)
+        body = self._seal.seal("outcome", lease.key, lease.round, lease.inputs, msgspec.msgpack.encode(outcome))
         return Settlement(verdict, body)
 
     def _settle(self, settlement: Settlement) -> None:
@@ -102,6 +102,6 @@ class ByHand:
 
     def close(self) -> None:
         """Give back what is claimed and not settled."""
-        if self._said in self._guests:
-            self._guests.remove(self._said)
+        if self._said in self._in_process:
+            self._in_process.remove(self._said)
             self._store.leave([self._me.id])

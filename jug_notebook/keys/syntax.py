@@ -29,7 +29,7 @@ Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 _READS_DOC = frozenset({"__doc__", "getdoc"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature", "getfullargspec"})
 _READS_ORDER = frozenset({"vars", "__dict__"})
-LOOKS = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
+STATE_STYLES = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -684,7 +684,7 @@ def _scan(code: CodeType) -> Reads:
         tuple(sorted(writes)),
         tuple(imports),
         tuple(sorted(chains.keys() - surely)),
-        frozenset(what for what, by in LOOKS.items() if by & looks),
+        frozenset(what for what, by in STATE_STYLES.items() if by & looks),
     )
 
 

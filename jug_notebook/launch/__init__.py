@@ -14,7 +14,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.worker.supervisor import nudge
+from jug_notebook.worker.supervisor import wake
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
 
@@ -77,7 +77,7 @@ def tell(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
     """Order, so that supervisors of this host act at once."""
     store.order([info.id for info in supervisors], order)
     for info in supervisors:
-        nudge(info)
+        wake(info)
 
 
 def living(store: Store, name: str) -> list[WorkerInfo]:
@@ -85,7 +85,7 @@ def living(store: Store, name: str) -> list[WorkerInfo]:
     return [info for info, alive, _ in store.processes() if alive and info.kind == "supervisor" and info.crew == name]
 
 
-class Post:
+class WorkerGroup:
     """One place where a crew has workers: a host, an executor. ``name`` is what supervisors there carry as crew.
 
     This one has nothing on its way: its supervisors were there already.
@@ -132,7 +132,7 @@ class Post:
 class Crew:
     """The workers that one request for workers is about, on one host or several. They live on without it."""
 
-    def __init__(self, store: Store, posts: Sequence[Post] = (), clock: Clock = CLOCK, plan: str = "") -> None:
+    def __init__(self, store: Store, posts: Sequence[WorkerGroup] = (), clock: Clock = CLOCK, plan: str = "") -> None:
         self.plan = plan  #: what workers would do, where they were only asked about
         self.store = store
         self.posts = tuple(posts)
@@ -202,14 +202,14 @@ class Crew:
             raise LaunchError("\n".join(failures))
         return False
 
-    def _looked_after(self) -> list[tuple[Post, bool]]:
+    def _looked_after(self) -> list[tuple[WorkerGroup, bool]]:
         if self._begun:
             return [(post, False) for post in self.posts]
         crew = self._crew()
         self._begun = all(workers and post.begins_once for post, _, workers in crew)
         return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in crew]
 
-    def _crew(self) -> list[tuple[Post, list[WorkerInfo], list[WorkerInfo]]]:
+    def _crew(self) -> list[tuple[WorkerGroup, list[WorkerInfo], list[WorkerInfo]]]:
         alive = [info for info, alive, _ in self.store.processes() if alive]
         found = []
         for post in self.posts:
@@ -259,4 +259,4 @@ class Crew:
         return f"<Crew of {count} worker{'' if count == 1 else 's'}{there}{state}{wrong}>"
 
 
-__all__ = ["Crew", "CrewOptions", "Post", "arguments", "living", "tell"]
+__all__ = ["Crew", "CrewOptions", "WorkerGroup", "arguments", "living", "tell"]

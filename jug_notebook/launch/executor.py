@@ -1,6 +1,7 @@
 """Workers on whatever takes a function and runs it elsewhere: an executor, a Dask client, a batch system's queue.
 
-What is submitted is a `Shift`: it keeps one worker, in a process of its own beside the engine that runs it, until that
+What is submitted is a `WorkerJob`: it keeps one worker, in a process of its own beside the engine that runs it,
+until that
 ends; and that ends when the engine does. So a worker is as well looked after there as anywhere, and a lost engine is
 noticed as any dead worker is. Whoever runs the engines can run code as you, and you as they.
 """
@@ -27,7 +28,7 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
-from jug_notebook.launch import STARTING, Crew, CrewOptions, Post, tell
+from jug_notebook.launch import STARTING, Crew, CrewOptions, WorkerGroup, tell
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
 from jug_notebook.launch.remote import BOOT, Request, answers, terms
@@ -38,7 +39,7 @@ TICK = 0.1  #: seconds between two looks for those who were told to end before t
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
 
 
-class Ticket(Protocol):
+class JobFuture(Protocol):
     """What an executor gives back for what was submitted."""
 
     def done(self) -> bool: ...
@@ -48,18 +49,18 @@ class Ticket(Protocol):
     def exception(self) -> BaseException | None: ...
 
 
-class Port(NamedTuple):
+class ExecutorAdapter(NamedTuple):
     """An executor as we need it. ``carries_keys``: what is submitted isn't written to a disk on its way."""
 
     name: str  #: the same executor has the same name
     place: str
     size: int  #: how many it can run at once; 0 where it can't tell
-    submit: Callable[[Shift], Ticket]
+    submit: Callable[[WorkerJob], JobFuture]
     carries_keys: bool = True
     ends_with_us: bool = False  #: its engines end with this process, which waits for them
 
 
-class Shift:
+class WorkerJob:
     """One worker's time on an engine. Called there, it answers when the worker has ended."""
 
     def __init__(self, request: Request) -> None:
@@ -101,7 +102,7 @@ class Shift:
         return importlib.import_module("submitit.helpers").DelayedSubmission(self)
 
 
-def port_of(on: Any) -> Port:
+def port_of(on: Any) -> ExecutorAdapter:
     """Raises LaunchError for what can't run anything."""
     kind = type(on).__name__
     here = f"{system.host()}-{os.getpid()}-{id(on):x}"
@@ -109,9 +110,9 @@ def port_of(on: Any) -> Port:
         return _dask(on)
     if hasattr(on, "apply_async") and hasattr(on, "client"):  # a view of ipyparallel's
         engines = on.client.executor(on.targets)
-        return Port(f"on-{kind}-{here}", "ipyparallel", len(on), engines.submit)
+        return ExecutorAdapter(f"on-{kind}-{here}", "ipyparallel", len(on), engines.submit)
     if hasattr(on, "ids") and hasattr(on, "executor"):  # a client of ipyparallel's
-        return Port(f"on-{kind}-{here}", "ipyparallel", len(on.ids), on.executor().submit)
+        return ExecutorAdapter(f"on-{kind}-{here}", "ipyparallel", len(on.ids), on.executor().submit)
     if not hasattr(on, "submit"):
         raise LaunchError(
             f"{kind} {on!r:.60} can't run workers: it has no submit(); give a Dask client, an executor, a submitit "
@@ -120,37 +121,39 @@ def port_of(on: Any) -> Port:
     if hasattr(on, "update_parameters"):  # submitit's: what is submitted lies in a folder that others may read
         name = blake3(str(getattr(on, "folder", id(on))).encode()).hexdigest(length=6)
         where = str(getattr(on, "cluster", "")) or "submitit"
-        return Port(f"on-submitit-{name}", where, 0, on.submit, carries_keys=False)
+        return ExecutorAdapter(f"on-submitit-{name}", where, 0, on.submit, carries_keys=False)
     size = getattr(on, "_max_workers", 0)
-    return Port(f"on-{kind}-{here}", kind.strip("_"), int(size or 0), on.submit, ends_with_us=isinstance(on, Executor))
+    return ExecutorAdapter(
+        f"on-{kind}-{here}", kind.strip("_"), int(size or 0), on.submit, ends_with_us=isinstance(on, Executor)
+    )
 
 
-def _dask(client: Any) -> Port:
+def _dask(client: Any) -> ExecutorAdapter:
     if getattr(client, "asynchronous", False):
         raise LaunchError("that Dask client is asynchronous; give one that isn't: Client(address)")
     all_workers = {"n_workers": -1} if _takes(client.scheduler_info, "n_workers") else {}
     info = client.scheduler_info(**all_workers)
     distributed = importlib.import_module("distributed")
 
-    def submit(shift: Shift) -> Ticket:
-        future: Ticket = client.submit(shift, key=f"jug-worker-{uuid4().hex[:12]}", pure=False)
+    def submit(shift: WorkerJob) -> JobFuture:
+        future: JobFuture = client.submit(shift, key=f"jug-worker-{uuid4().hex[:12]}", pure=False)
         distributed.fire_and_forget(future)  # it goes on when this client leaves
         return future
 
     size = sum(worker.get("nthreads", 1) for worker in info["workers"].values())
-    return Port(f"on-dask-{info['id']}", "Dask", size, submit)
+    return ExecutorAdapter(f"on-dask-{info['id']}", "Dask", size, submit)
 
 
 def _takes(function: Any, name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-class Loops(Post):
+class ExecutorGroup(WorkerGroup):
     """The workers of one crew on an executor: each a supervisor with one worker, under a name of its own."""
 
     begins_once = False  # some may work while others wait in a queue
 
-    def __init__(self, store: Store, port: Port, options: CrewOptions, clock: Clock) -> None:
+    def __init__(self, store: Store, port: ExecutorAdapter, options: CrewOptions, clock: Clock) -> None:
         super().__init__(store, port.name + options.suffix, port.place, clock=clock)
         self.over.set()
         self._port = port
@@ -172,7 +175,7 @@ class Loops(Post):
         self.size = max(size, before)
         for _ in range(missing):
             name = f"{self.name}#{uuid4().hex[:8]}"
-            self._tickets[name] = self._port.submit(Shift(self._request(name)))
+            self._tickets[name] = self._port.submit(WorkerJob(self._request(name)))
         if missing > 0 and self._port.ends_with_us and not self._minded:
             self._minded = True
             _before_the_end(self._cut)  # after the executor, which waits at the end, said so with its first task
@@ -264,7 +267,7 @@ class Loops(Post):
             self.stop(True, [info for info in alive if self.holds(info)])
 
 
-def _called_off(ticket: Ticket) -> bool:
+def _called_off(ticket: JobFuture) -> bool:
     """True where it will not begin."""
     try:
         return ticket.cancel() is True
@@ -272,7 +275,7 @@ def _called_off(ticket: Ticket) -> bool:
         return True
 
 
-_open: dict[str, dict[str, Ticket]] = {}  # by store and crew: who asks again for the same asks for these
+_open: dict[str, dict[str, JobFuture]] = {}  # by store and crew: who asks again for the same asks for these
 
 
 def _before_the_end(act: Callable[[], None]) -> None:
@@ -291,10 +294,10 @@ def launch(store: Store, options: CrewOptions, on: Any, clock: Clock = CLOCK) ->
     size = options.size or port.size
     if not size:
         raise LaunchError(f"{port.place} doesn't tell how many it can run at once; say how many workers: -n N")
-    post = Loops(store, port, options, clock)
+    post = ExecutorGroup(store, port, options, clock)
     crew = Crew(store, [post], clock)
     post.have(size, crew.supervisors)
     return crew
 
 
-__all__ = ["Shift", "launch"]
+__all__ = ["WorkerJob", "launch"]

@@ -17,13 +17,13 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, CrewOptions, Post, arguments, living, tell
+from jug_notebook.launch import Crew, CrewOptions, WorkerGroup, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, keyring, split
-from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.loop import Watchful, work
+from jug_notebook.worker.capture import ThreadCapture, listen_no_more
+from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.policy import first_of_crew
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that people are shown
@@ -35,10 +35,10 @@ def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
     living = _living(store, name)
     if living:
         tell(store, living[:1], Scale(options.size, at_least=True))
-        return Crew(store, [Post(store, name, clock=clock)], clock)
+        return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     if split(store.url)[0] == "memory":
-        Captain(store, name, options, clock).start()
-        return Crew(store, [Post(store, name, clock=clock)], clock)
+        ThreadSupervisor(store, name, options, clock).start()
+        return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     return Crew(store, [_detached(store, name, options, clock)], clock)
 
 
@@ -55,7 +55,7 @@ def _living(store: Store, name: str) -> list[WorkerInfo]:
     return [info for info in living(store, name) if info.user == system.user()]
 
 
-class Started(Post):
+class Started(WorkerGroup):
     """A supervisor that is a process of ours until it has registered."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Started(Post):
             self._started.terminate()  # it has not even begun
 
 
-def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> Post:
+def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> WorkerGroup:
     command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker"]
     command += [*arguments(options), "--crew", name, "--detached"]
     import tempfile  # it takes long to import, and workers have no use for it
@@ -134,7 +134,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, before)))}
 
 
-class Captain(threading.Thread):
+class ThreadSupervisor(threading.Thread):
     """A supervisor's part for workers that are threads: it beats for them and obeys orders. It can't end a task."""
 
     def __init__(self, store: Store, name: str, options: CrewOptions, clock: Clock) -> None:
@@ -199,8 +199,8 @@ class Thread(threading.Thread):
     ) -> None:
         super().__init__(name=f"jug_notebook worker {info.id}", daemon=True)
         self.info = info
-        self.slot = Slot()
-        self.each = Watchful()
+        self.slot = SharedStatus()
+        self.each = FailureWatcher()
         self._store = store
         self._seal = seal
         self._options = options
@@ -218,8 +218,8 @@ class Thread(threading.Thread):
             max_tasks=self._options.max_tasks,
             deadline=self._end,
             stop=lambda: self.slot.told_to_stop or (self.each.failed and not self._options.keep_going),
-            listener=Overheard(),
-            guest=True,
+            listener=ThreadCapture(),
+            in_process=True,
             wait=TICK,
             each=self.each,
         )
@@ -228,7 +228,7 @@ class Thread(threading.Thread):
         running = self.slot.read()
         return msgspec.structs.replace(
             self.info,
-            task=running.grant.key if running else "",
+            task=running.lease.key if running else "",
             task_name=running.name if running else "",
             since=running.started if running else 0.0,
             progress=running.progress if running else (0, 0),

@@ -181,10 +181,10 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
         return None
     store = open_store(asked.url)
     if store.id != asked.store:
-        said = f"another store is at {store.shown} there ({store.id[:8]}, and not {asked.store[:8]})"
+        said = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"
         checks.append(Check("store", said, way if scheme == "file" else "give a URL that means the same there", True))
         return None
-    checks.append(Check("store", f"sees the same one ({asked.store[:8]}) at {store.shown}"))
+    checks.append(Check("store", f"sees the same one ({asked.store[:8]}) at {store.display_url}"))
     return store
 
 

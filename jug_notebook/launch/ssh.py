@@ -25,7 +25,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import CrewOptions, Post, living, preflight, tell
+from jug_notebook.launch import CrewOptions, WorkerGroup, living, preflight, tell
 from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.launch.remote import BOOT, Answer, Request, answers, terms
 from jug_notebook.model import Scale, Stop, WorkerInfo
@@ -182,7 +182,7 @@ def _there(url: str, folders: Iterable[tuple[str, str]]) -> str:
     return f"file:{there}"
 
 
-class Away(Post):
+class Away(WorkerGroup):
     """The workers on one host, from the call on."""
 
     def __init__(self, call: Call, host: Host, gate: threading.Semaphore, check: bool = False) -> None:

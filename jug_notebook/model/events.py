@@ -6,7 +6,7 @@ from typing import TypeAlias, Union
 
 from msgspec import Struct
 
-from jug_notebook.model.tasks import Grant, Key, Verdict, Why, Wish, WorkerId
+from jug_notebook.model.tasks import Key, Lease, Request, Verdict, Why, WorkerId
 
 
 class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
@@ -21,18 +21,18 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     counter: int = 0  #: one more than that of any wish seen before
 
 
-class Wished(Struct, frozen=True, array_like=True, tag="wished"):
-    wish: Wish
+class Requested(Struct, frozen=True, array_like=True, tag="requested"):
+    request: Request
     keys: list[Key]
 
 
 class Claimed(Struct, frozen=True, array_like=True, tag="claimed"):
     worker: WorkerId
-    grants: list[Grant]
+    leases: list[Lease]
 
 
 class Released(Struct, frozen=True, array_like=True, tag="released"):
-    grants: list[Grant]
+    leases: list[Lease]
 
 
 class Settled(Struct, frozen=True, array_like=True, tag="settled"):
@@ -73,7 +73,7 @@ class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
     digests: list[bytes]
 
 
-class Gone(Struct, frozen=True, array_like=True, tag="gone"):
+class WorkerLost(Struct, frozen=True, array_like=True, tag="lost"):
     """This worker is dead: claims it had not settled are void."""
 
     worker: WorkerId
@@ -90,4 +90,4 @@ class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
     rounds: list[int]
 
 
-Fact: TypeAlias = Union[Submitted, Wished, Claimed, Released, Settled, Invalidated, Accepted, Gone, Forgotten]
+Event: TypeAlias = Union[Submitted, Requested, Claimed, Released, Settled, Invalidated, Accepted, WorkerLost, Forgotten]

@@ -2,7 +2,8 @@
 
 No behaviour beyond looking at oneself, no IO. Three families live here:
 
-*facts* (``Submitted`` … ``Gone``) are what a store remembers and a `Board` folds: small, and possibly late, repeated
+*facts* (``Submitted`` … ``Gone``) are what a store remembers and a `SchedulerState` folds: small, and possibly late,
+repeated
 or out of order. *Sealed* values (``Spec``, ``Finished``, ``Failed``) are the heavy, signed bytes that facts point to:
 only who runs or shows them opens them. *Views* (``Snapshot`` and its parts) are the picture at one instant.
 """
@@ -25,7 +26,7 @@ POISON = 3  #: so many workers that died in one task make it failed
 
 
 class State(enum.Enum):
-    """Where a task stands. Derived from facts by `Board`, never written."""
+    """Where a task stands. Derived from facts by `SchedulerState`, never written."""
 
     WAITING = "waiting"  #: some need has no value yet
     READY = "ready"  #: a worker may claim it
@@ -33,14 +34,14 @@ class State(enum.Enum):
     FINISHED = "finished"  #: a value is stored and holds
     FAILED = "failed"  #: raised, timed out or poisoned, with no attempt left
     BLOCKED = "blocked"  #: needs a failed task
-    WITHDRAWN = "withdrawn"  #: nobody wants it any more
+    CANCELLED = "cancelled"  #: nobody wants it any more
 
     __hash__ = object.__hash__  # there is one of each; states are keys of every count, and Enum's own hash is slow
 
     @property
     def settled(self) -> bool:
         """True where waiting longer changes nothing by itself."""
-        return self in (State.FINISHED, State.FAILED, State.BLOCKED, State.WITHDRAWN)
+        return self in (State.FINISHED, State.FAILED, State.BLOCKED, State.CANCELLED)
 
 
 class Why(enum.Enum):
@@ -62,7 +63,7 @@ class Origin(Struct, frozen=True, array_like=True):
     cell: str = ""
 
 
-class Wish(Struct, frozen=True, array_like=True):
+class Request(Struct, frozen=True, array_like=True):
     """Somebody wants tasks (or, ``wanted=False``, no longer). Per (task, origin) the highest ``counter`` counts."""
 
     origin: Origin
@@ -151,12 +152,12 @@ class Payload(Struct, frozen=True, array_like=True):
     buffers: tuple[Address, ...] = ()
 
 
-class Recipe(Struct, frozen=True, array_like=True):
+class TaskTemplate(Struct, frozen=True, array_like=True):
     """What the tasks of one function share."""
 
     name: str
     code: str  #: digest of the code part of the key
-    parcel: Address  #: blob with a `Parcel`
+    bundle: Address  #: blob with a `FunctionBundle`
     python: str  #: "3.11": byte code travels, so a worker must match
     runner: str = ""  #: "module:function" that calls it instead of a plain call (cell tasks)
     retries: int = 0
@@ -165,7 +166,7 @@ class Recipe(Struct, frozen=True, array_like=True):
     nout: int | None = None
 
 
-class Parcel(Struct, frozen=True):
+class FunctionBundle(Struct, frozen=True):
     """A function as it travels. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
 
     function: bytes  #: pickle
@@ -181,11 +182,11 @@ class Spec(Struct, frozen=True, array_like=True):
     """All that a worker must know to run a task."""
 
     key: Key
-    recipe: bytes  #: msgpack of a `Recipe`: shared by many, decoded once
+    template: bytes  #: msgpack of a `TaskTemplate`: shared by many, decoded once
     needs: tuple[Key, ...]
     form: bytes
     arguments: Payload  #: pickle of ``(args, kwargs)`` with references to needs
-    shown: str  #: the call's arguments in short, "n=3, mode='fast'"
+    args_repr: str  #: the call's arguments in short, "n=3, mode='fast'"
     origin: Origin
     folder: str  #: where the worker runs it
     made: float  #: seconds since the epoch
@@ -282,7 +283,7 @@ class SubmitReport(Struct, frozen=True):
     finished: int = 0
 
 
-class Grant(Struct, frozen=True, array_like=True):
+class Lease(Struct, frozen=True, array_like=True):
     """The right to make one attempt at a task."""
 
     key: Key
@@ -294,13 +295,13 @@ class Grant(Struct, frozen=True, array_like=True):
 class Claim(Struct, frozen=True):
     """A grant with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
 
-    grant: Grant
+    lease: Lease
     name: str
     body: bytes
     needs: tuple[bytes, ...] = ()
     failures: int = 0  #: attempts of this round that raised (for ``retries``)
     deaths: int = 0  #: attempts of this round whose worker died (for poison)
-    proofs: tuple[tuple[bytes, ...], ...] = ()  #: by slot, as in `Held`; empty where no need is an alias
+    proofs: tuple[tuple[bytes, ...], ...] = ()  #: by slot, as in `CurrentOutcome`; empty where no need is an alias
 
 
 class Verdict(Struct, frozen=True, array_like=True):
@@ -329,7 +330,7 @@ class Settlement(Struct, frozen=True, array_like=True):
     body: bytes
 
 
-class Held(Struct, frozen=True):
+class CurrentOutcome(Struct, frozen=True):
     """The outcome that a task has now: its verdict and the sealed bytes.
 
     Where it was taken over (an *alias*) both are another run's: ``verdict.key`` says of which task. ``proof`` is what
@@ -341,7 +342,7 @@ class Held(Struct, frozen=True):
     proof: tuple[bytes, ...] = ()
 
 
-class Ended(Struct, frozen=True):
+class Attempt(Struct, frozen=True):
     """An attempt at a task that came to something, whether or not that still ``counts``."""
 
     verdict: Verdict

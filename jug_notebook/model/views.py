@@ -20,7 +20,7 @@ class TaskView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     attempt: int = 0
-    shown: str = ""
+    args_repr: str = ""
     summary: str = ""
     error: str = ""
     source: Key = ""  #: where the value was taken over: whose run it is
@@ -49,7 +49,7 @@ class FailureView(Struct, frozen=True):
 
     key: Key
     name: str
-    shown: str
+    args_repr: str
     error: str
     traceback: str
     host: str
@@ -63,7 +63,7 @@ class Like(Struct, frozen=True):
     """A failure like another that is told of whole."""
 
     key: Key
-    shown: str
+    args_repr: str
     error: str
 
 
@@ -82,13 +82,13 @@ class RunView(Struct, frozen=True):
     key: Key
     name: str
     state: State
-    shown: str = ""
+    args_repr: str = ""
     user: str = ""
     host: str = ""
     pid: int = 0
     started: float = 0.0
     duration: float = 0.0
-    said: str = ""
+    message: str = ""
     fate: str = ""  #: of one that doesn't count: "tried again", "dropped"
 
 
@@ -120,7 +120,7 @@ class Cause(enum.Enum):
     FAILED = "failed"
     INVALIDATED = "invalidated"  #: by somebody, or because its stored value was lost
     PYTHON = "python"  #: made by another Python than this
-    WITHDRAWN = "withdrawn"
+    CANCELLED = "cancelled"
     UNKNOWN = "unknown"  #: it can't be told
 
 
@@ -142,11 +142,11 @@ class Explanation(Struct, frozen=True):
 
     key: Key
     name: str
-    shown: str
+    args_repr: str
     state: State
     reasons: tuple[Reason, ...] = ()
     nearest: Key = ""  #: the stored task that it was compared with
-    nearest_shown: str = ""
+    nearest_args: str = ""
     run: Run | None = None  #: of one that is stored
     source: Key = ""  #: of one that is stored and did not run: the task whose run stands for it
 
@@ -185,7 +185,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     @property
     def total(self) -> int:
         """All tasks that anybody still wants."""
-        return sum(count for state, count in self.counts.items() if state is not State.WITHDRAWN)
+        return sum(count for state, count in self.counts.items() if state is not State.CANCELLED)
 
     @property
     def eta(self) -> float | None:

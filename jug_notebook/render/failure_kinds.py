@@ -35,7 +35,7 @@ def sorted_out(failures: Sequence[FailureView]) -> list[FailureKind]:
             about,
             group[0],
             tuple(failure.key for failure in group),
-            tuple(Like(failure.key, failure.shown, failure.error) for failure in group[1 : LIKE + 1]),
+            tuple(Like(failure.key, failure.args_repr, failure.error) for failure in group[1 : LIKE + 1]),
         )
         for (_, about), group in groups.items()
     ]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
 from jug_notebook.render.format import columns, duration, elide, escape, number, plural
-from jug_notebook.render.summary import LOOKS, added, cut_functions, shares
+from jug_notebook.render.summary import STATE_STYLES, added, cut_functions, shares
 
 FUNCTIONS = 160  #: so many functions are drawn,
 ALIKE = 8  #: and of those that are joined with the same ones, so many
@@ -92,7 +92,7 @@ def _alike(views: Mapping[str, FunctionView], edges: Sequence[tuple[str, str, in
 
 
 def _size(view: FunctionView) -> int:
-    return sum(count for state, count in view.counts.items() if state is not State.WITHDRAWN)
+    return sum(count for state, count in view.counts.items() if state is not State.CANCELLED)
 
 
 # -- where it is drawn -------------------------------------------------------------------------------------------------
@@ -377,10 +377,10 @@ def _head(graph: Graph) -> Iterable[str]:
     yield f"<title>{escape(_about(graph))}</title>"
     yield f'<text x="{MARGIN}" y="15" font-size="12" opacity=".65">{about}</text>'
     x = float(MARGIN)
-    for state in LOOKS:
-        if counts.get(state) and state is not State.WITHDRAWN:
+    for state in STATE_STYLES:
+        if counts.get(state) and state is not State.CANCELLED:
             said = f"{state.value} {number(counts[state])}"
-            yield f'<rect x="{x:.1f}" y="25" width="10" height="10" rx="2" fill="{LOOKS[state].colour}"/>'
+            yield f'<rect x="{x:.1f}" y="25" width="10" height="10" rx="2" fill="{STATE_STYLES[state].colour}"/>'
             yield (
                 f'<text x="{x + 15:.1f}" y="34" font-size="12">{state.value} '
                 f'<tspan font-weight="bold">{number(counts[state])}</tspan></text>'
@@ -403,18 +403,22 @@ def _width(box: Box) -> float:
 def _box(box: Box, place: Place) -> str:
     counts = box.view.counts
     wrong = counts.get(State.FAILED, 0)
-    edge = LOOKS[State.FAILED].colour if wrong else "rgba(128,128,128,.5)"
+    edge = STATE_STYLES[State.FAILED].colour if wrong else "rgba(128,128,128,.5)"
     dashed = ' stroke-dasharray="4 3"' if box.folded else ""
     x, y, width = place.x, place.y, place.width
     inner = width - 20
     bar, at = [], x + 10
     for state, cells in shares(counts, 1000, 30):
         part = cells * inner / 1000
-        bar.append(f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{LOOKS[state].colour}"/>')
+        bar.append(
+            f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{STATE_STYLES[state].colour}"/>'
+        )
         at += part
     far, failed = _progress(box.view)
     if failed:
-        failed = f'<tspan font-weight="bold" fill-opacity="1" fill="{LOOKS[State.FAILED].colour}">{failed}</tspan>'
+        failed = (
+            f'<tspan font-weight="bold" fill-opacity="1" fill="{STATE_STYLES[State.FAILED].colour}">{failed}</tspan>'
+        )
     weight = "normal" if box.folded else "600"
     title = escape(elide(box.title, LONGEST))
     return (
@@ -446,7 +450,7 @@ def _told(box: Box) -> str:
 
 
 def _counted(view: FunctionView) -> str:
-    states = [state for state in LOOKS if view.counts.get(state) and state is not State.WITHDRAWN]
+    states = [state for state in STATE_STYLES if view.counts.get(state) and state is not State.CANCELLED]
     return f"{plural(_size(view), 'task')}: " + ", ".join(f"{number(view.counts[s])} {s.value}" for s in states)
 
 

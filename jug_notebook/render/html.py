@@ -26,28 +26,28 @@ from jug_notebook.render.format import (
 from jug_notebook.render.summary import (
     FAILURES,
     FUNCTIONS,
-    LOOKS,
     NOTEBOOK,
+    STATE_STYLES,
     TASKS,
     WORKERS,
     Hints,
     added,
     advise,
     call,
-    crowd,
     cut_functions,
     cut_workers,
+    eta_text,
     far,
     finished,
+    host_label,
     in_sight,
     living,
-    lodging,
-    outlook,
     percent,
     shares,
     states_shown,
     time_left,
     where_raised,
+    worker_count_text,
 )
 
 ROWS = 12  #: of functions and of workers in a picture that is saved: it is sent whole
@@ -71,7 +71,8 @@ def bar(counts: Mapping[State, int], height: int, cells: int, least: int, more: 
     parts = []
     for state, width in shares(counts, cells, least):
         title = f' title="{state.value} {number(counts[state])}"' if titled else ""
-        look = f"display:inline-block;height:{height}px;width:{width * 100 / cells:g}%;background:{LOOKS[state].colour}"
+        colour = STATE_STYLES[state].colour
+        look = f"display:inline-block;height:{height}px;width:{width * 100 / cells:g}%;background:{colour}"
         parts.append(f'<span{title} style="{look}"></span>')
     look = f"height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px"
     return f'<div style="{look};background:rgba(128,128,128,.2){more}">{"".join(parts)}</div>'
@@ -97,7 +98,7 @@ def stated(state: State, said: str = "") -> str:
 
 def swatch(state: State) -> str:
     return _span(
-        f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{LOOKS[state].colour}",
+        f"display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:5px;background:{STATE_STYLES[state].colour}",
         "",
     )
 
@@ -159,17 +160,18 @@ def head_html(snapshot: Snapshot) -> str:
     where = f"{escape(snapshot.store)} · {escape(snapshot.scope)} · as of {moment(snapshot.at)}"
     notes = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
     if not snapshot.total:
-        return f'<div style="{_FAINT}">{where}</div><div>no task yet · {escape(crowd(snapshot.workers))}</div>{notes}'
+        workers = escape(worker_count_text(snapshot.workers))
+        return f'<div style="{_FAINT}">{where}</div><div>no task yet · {workers}</div>{notes}'
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
     done = finished(snapshot)
     legend = "".join(
         _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
-        for state in LOOKS
+        for state in STATE_STYLES
         if counts[state]
     )
     return (
         f'<div style="{_FAINT}">{where}</div>'
-        f"<div>{big}{done} · <b>{outlook(snapshot)}</b></div>"
+        f"<div>{big}{done} · <b>{eta_text(snapshot)}</b></div>"
         f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
     )
 
@@ -229,7 +231,7 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
         )
         doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
         row = [
-            solid(elide(lodging(info, several), 32)),
+            solid(elide(host_label(info, several), 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
             solid(duration(snapshot.at - info.since)) if busy and info.since else "",
@@ -251,7 +253,11 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
     if rest:
         working = sum(bool(view.info.task) for view in rest)
         more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
-    return _title(escape(crowd(snapshot.workers))) + tabled([*heads, ("", True)] if notes else heads, rows) + more
+    return (
+        _title(escape(worker_count_text(snapshot.workers)))
+        + tabled([*heads, ("", True)] if notes else heads, rows)
+        + more
+    )
 
 
 def failures_html(snapshot: Snapshot) -> str:
@@ -274,8 +280,8 @@ def failures_html(snapshot: Snapshot) -> str:
 def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
     more = f" · and {number(len(kind.keys) - 1)} more like it" if kind is not None and len(kind.keys) > 1 else ""
     return (
-        f"{_span(f'color:{LOOKS[State.FAILED].colour};font-weight:bold', '×')} "
-        f"{escape(elide(call(view.name, view.shown), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
+        f"{_span(f'color:{STATE_STYLES[State.FAILED].colour};font-weight:bold', '×')} "
+        f"{escape(elide(call(view.name, view.args_repr), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
         f"{_span(f'{_FAINT};margin-left:8px', when)}"
     )
 
@@ -306,7 +312,7 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
     place = where_raised(clean(view.traceback))
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
-        ("arguments", f"<code>{escape(view.shown)}</code>" if view.shown else ""),
+        ("arguments", f"<code>{escape(view.args_repr)}</code>" if view.args_repr else ""),
         (
             "where",
             f"{escape(view.host)}, pid {view.pid}, started {moment(view.started)}, ran {duration(view.duration)}",
@@ -333,7 +339,7 @@ def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
     if not like:
         return ""
     lines = [
-        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.shown), 60))}"
+        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.args_repr), 60))}"
         + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
         for one in like
     ]
@@ -364,7 +370,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
         [
             f"<code>{escape(view.key[:8])}</code>",
             stated(view.state, "reused" if view.source else ""),
-            escape(elide(call(view.name, view.shown), 72)),
+            escape(elide(call(view.name, view.args_repr), 72)),
             solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
             *([solid(elide(view.user, 20))] if several else []),
@@ -395,8 +401,8 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
             solid(elide(run.user, 24)),
             solid(elide(run.host, 32)),
             stated(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
-            escape(elide(call(run.name, run.shown), 60)),
-            escape(elide(run.said, 60)),
+            escape(elide(call(run.name, run.args_repr), 60)),
+            escape(elide(run.message, 60)),
             f"<code>{escape(run.key[:8])}</code>",
         ]
         for run in runs[:TASKS]

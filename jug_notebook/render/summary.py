@@ -23,14 +23,14 @@ class Look(NamedTuple):
     colour: str
 
 
-LOOKS = {  # in the order of the bar: what's done, what's to come, what's wrong
+STATE_STYLES = {  # in the order of the bar: what's done, what's to come, what's wrong
     State.FINISHED: Look("█", "#009e73"),
     State.RUNNING: Look("▓", "#0072b2"),
     State.READY: Look("▒", "#56b4e9"),
     State.WAITING: Look("░", "#999999"),
     State.BLOCKED: Look("–", "#cc79a7"),
     State.FAILED: Look("×", "#d55e00"),
-    State.WITHDRAWN: Look("·", "#666666"),
+    State.CANCELLED: Look("·", "#666666"),
 }
 OPEN = (State.WAITING, State.READY, State.RUNNING)
 
@@ -74,7 +74,7 @@ def call(name: str, shown: str) -> str:
 
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:
     """Cut a bar of ``cells`` in proportion. What there is one of is seen: it has ``least`` cells, the largest pays."""
-    present = {state: counts[state] for state in LOOKS if state is not State.WITHDRAWN and counts.get(state)}
+    present = {state: counts[state] for state in STATE_STYLES if state is not State.CANCELLED and counts.get(state)}
     if not present:
         return []
     total = sum(present.values())
@@ -94,7 +94,7 @@ def added(functions: Iterable[FunctionView]) -> dict[State, int]:
 def states_shown(counts: Mapping[State, int]) -> list[State]:
     """The states worth a column. The five common ones always, so that a live table doesn't jump."""
     always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)
-    return [state for state in LOOKS if state in always or counts.get(state, 0)]
+    return [state for state in STATE_STYLES if state in always or counts.get(state, 0)]
 
 
 def cut_functions(
@@ -150,7 +150,7 @@ def far(info: WorkerInfo) -> str:
     return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
 
 
-def lodging(info: WorkerInfo, several: bool) -> str:
+def host_label(info: WorkerInfo, several: bool) -> str:
     """Where a worker is; with ``several`` users, whose it is."""
     return f"{info.user} on {info.where}" if several else info.where
 
@@ -164,7 +164,7 @@ def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
     return sorted(told, key=lambda view: (view.info.host, view.info.pid))
 
 
-def crowd(workers: Sequence[WorkerView]) -> str:
+def worker_count_text(workers: Sequence[WorkerView]) -> str:
     """ "4 workers on 2 hosts, 3 busy, 1 ended lately"."""
     alive = [view for view in workers if view.alive]
     ended = len(in_sight(workers)) - len(alive)
@@ -175,7 +175,7 @@ def crowd(workers: Sequence[WorkerView]) -> str:
     return said + (f", {number(ended)} ended lately" if ended else "")
 
 
-def outlook(snapshot: Snapshot) -> str:
+def eta_text(snapshot: Snapshot) -> str:
     """How long still, or why nobody can say."""
     counts = snapshot.counts
     if not snapshot.total:
@@ -277,7 +277,7 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
             {
                 "key": view.key,
                 "name": view.name,
-                "arguments": view.shown,
+                "arguments": view.args_repr,
                 "error": view.error,
                 "traceback": view.traceback,
                 "host": view.host,

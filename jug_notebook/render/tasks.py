@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jug_notebook.model import State, TaskView
 from jug_notebook.render.format import duration, elide, escape, number, plural
 from jug_notebook.render.html import bar, block, faint, small_bar, solid, stated, swatch, tabled
-from jug_notebook.render.summary import LOOKS, call, shares
+from jug_notebook.render.summary import STATE_STYLES, call, shares
 from jug_notebook.render.text import table
 
 LISTED = 8  #: so many of a list are shown one by one
@@ -45,7 +45,7 @@ def states_text(states: Iterable[State]) -> str:
 
 
 def _tally(counts: Mapping[State, int]) -> str:
-    return ", ".join(f"{number(counts[state])} {state.value}" for state in LOOKS if counts.get(state))
+    return ", ".join(f"{number(counts[state])} {state.value}" for state in STATE_STYLES if counts.get(state))
 
 
 def _total(rows: Sequence[tuple[str, Mapping[State, int]]]) -> dict[State, int]:
@@ -64,7 +64,7 @@ def list_text(
     With ``steady``, without what differs from run to run.
     """
     counts = _total(rows)
-    cut = "".join(LOOKS[state].glyph * width for state, width in shares(counts, 24))
+    cut = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 24))
     lines = [f"{cut}  {plural(count, 'task')}: {_tally(counts)}"]
     if len(rows) > 1:
         lines += [f"  {elide(name, 40)}: {_tally(counts)}" for name, counts in rows[:ROWS]]
@@ -95,7 +95,7 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
     legend = "".join(
         f'<span style="display:inline-block;margin-right:14px">{swatch(state)}{state.value} <b>{number(counts[state])}'
         "</b></span>"
-        for state in LOOKS
+        for state in STATE_STYLES
         if counts.get(state)
     )
     head = (
@@ -128,12 +128,12 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
     parts = [f"{swatch(view.state)}{view.state.value}{took}", said, faint(f"key <code>{escape(view.key[:8])}</code>")]
     parts += [faint(escape(note)) for note in notes]
     lines = [
-        f"<b>{escape(elide(call(view.name, view.shown), 120))}</b>",
+        f"<b>{escape(elide(call(view.name, view.args_repr), 120))}</b>",
         " · ".join(part for part in parts if part),
     ]
     if count:
         named = " · ".join(
-            f"{stated(need.state, escape(elide(call(need.name, need.shown), 48)))} {faint(need.state.value)}"
+            f"{stated(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(need.state.value)}"
             for need in needs
         )
         more = f" · and {number(count - len(needs))} more" if count > len(needs) else ""

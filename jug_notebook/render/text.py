@@ -9,27 +9,27 @@ from jug_notebook.render.failure_kinds import kinds
 from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
 from jug_notebook.render.summary import (
     FAILURES,
-    LOOKS,
     NOTEBOOK,
+    STATE_STYLES,
     TASKS,
     Hints,
     added,
     advise,
     call,
-    crowd,
     cut_functions,
     cut_workers,
+    eta_text,
     far,
     finished,
+    host_label,
     in_sight,
     living,
-    lodging,
-    outlook,
     percent,
     shares,
     states_shown,
     time_left,
     where_raised,
+    worker_count_text,
 )
 
 WIDTH = 100  #: columns of what others wrote
@@ -56,14 +56,14 @@ def short(snapshot: Snapshot) -> str:
     """The picture in one line."""
     counts = snapshot.counts
     if not snapshot.total:
-        return f"{snapshot.store}: no task yet · {crowd(snapshot.workers)}"
+        return f"{snapshot.store}: no task yet · {worker_count_text(snapshot.workers)}"
     parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
     parts += [
         f"{number(counts[state])} {state.value}"
         for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
         if counts[state]
     ]
-    return " · ".join([*parts, outlook(snapshot), crowd(snapshot.workers)])
+    return " · ".join([*parts, eta_text(snapshot), worker_count_text(snapshot.workers)])
 
 
 def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
@@ -71,13 +71,15 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     counts, at = snapshot.counts, snapshot.at
     lines = [f"{clean(snapshot.store)} · {snapshot.scope} · as of {moment(at)}", ""]
     if not snapshot.total:
-        lines += [f"no task yet · {crowd(snapshot.workers)}"]
+        lines += [f"no task yet · {worker_count_text(snapshot.workers)}"]
     else:
-        bar = "".join(LOOKS[state].glyph * width for state, width in shares(counts, 40))
+        bar = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 40))
         done = finished(snapshot)
-        lines += [f"{percent(snapshot):>5}  {bar}  {done} · {outlook(snapshot)}"]
+        lines += [f"{percent(snapshot):>5}  {bar}  {done} · {eta_text(snapshot)}"]
         legend = [
-            f"{look.glyph} {state.value} {number(counts[state])}" for state, look in LOOKS.items() if counts[state]
+            f"{look.glyph} {state.value} {number(counts[state])}"
+            for state, look in STATE_STYLES.items()
+            if counts[state]
         ]
         lines += ["       " + "   ".join(legend)]
     lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
@@ -120,7 +122,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
         task += f" {far(info)}" if far(info) else ""
         rows.append(
             [
-                elide(lodging(info, several), 24),
+                elide(host_label(info, several), 24),
                 str(info.pid),
                 task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
@@ -133,7 +135,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
     lines = table(["host", "pid", "task", "for", "memory", "done", "last beat", ""], rows, left=(0, 2, 7))
     if rest:
         lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
-    return [crowd(snapshot.workers), *lines]
+    return [worker_count_text(snapshot.workers), *lines]
 
 
 def _failures_text(snapshot: Snapshot) -> list[str]:
@@ -143,7 +145,7 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
     for kind in told:
         first = kind.newest
         more = f" · {_more_like(kind)}" if len(kind.keys) > 1 else ""
-        lines.append(f"× {elide(call(first.name, first.shown), 48)}  {elide(first.error, 72)}{more}")
+        lines.append(f"× {elide(call(first.name, first.args_repr), 48)}  {elide(first.error, 72)}{more}")
         if place := where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
         lines.append(
@@ -151,7 +153,7 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
             f" after {duration(first.duration)} · key {first.key[:8]}"
         )
         if kind.others:
-            others = ", ".join(f"{like.key[:8]} ({elide(like.shown, 24)})" for like in kind.others[:3])
+            others = ", ".join(f"{like.key[:8]} ({elide(like.args_repr, 24)})" for like in kind.others[:3])
             lines.append(f"    like it: {others}{', …' if len(kind.keys) > 4 else ''}")
     left = count - sum(len(kind.keys) for kind in told)
     if left > 0 and told:
@@ -172,7 +174,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
         [
             view.key[:8],
             "reused" if view.source else view.state.value,
-            elide(call(view.name, view.shown), 48),
+            elide(call(view.name, view.args_repr), 48),
             duration(view.duration) if view.duration else "",
             elide(view.error or view.summary, 48),
             *([elide(view.user, 16)] if several else []),
@@ -189,7 +191,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
 def failure_text(view: FailureView) -> str:
     """One failure, whole: what, why, where, and what it printed."""
     lines = [
-        f"× {elide(call(view.name, view.shown), 120)} failed: {elide(view.error, 200)}",
+        f"× {elide(call(view.name, view.args_repr), 120)} failed: {elide(view.error, 200)}",
         f"  on {clean(view.host)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
         f"  key {view.key}",
     ]
@@ -211,8 +213,8 @@ def history_text(runs: Sequence[RunView], total: int) -> str:
             elide(run.user, 16),
             elide(run.host, 24),
             run.state.value + (f", {run.fate}" if run.fate else ""),
-            elide(call(run.name, run.shown), 40),
-            elide(run.said, 40),
+            elide(call(run.name, run.args_repr), 40),
+            elide(run.message, 40),
             run.key[:8],
         ]
         for run in runs[:TASKS]

@@ -54,9 +54,9 @@ def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
         told += "" if stored == len(explanations) else f"{number(len(explanations) - stored)} not"
         return f"{count}{more}: {told}" if explanations else "no task"
     [one] = explanations
-    call = f"{one.name}({one.shown})" if one.name else f"task {one.key[:8]}"
+    call = f"{one.name}({one.args_repr})" if one.name else f"task {one.key[:8]}"
     if not one.stored:
-        state = "" if one.state in (State.FAILED, State.WITHDRAWN) else f": it is {one.state.value}"
+        state = "" if one.state in (State.FAILED, State.CANCELLED) else f": it is {one.state.value}"
         return f"{elide(call, 120)} is not stored{state}"
     facts = ""
     if times and one.run is not None:
@@ -72,13 +72,13 @@ def _compared(explanations: Sequence[Explanation]) -> str:
     [one] = explanations
     if one.source:
         return (
-            elide(f"what differs from {one.name}({one.nearest_shown}), whose value it has", 160) if one.reasons else ""
+            elide(f"what differs from {one.name}({one.nearest_args}), whose value it has", 160) if one.reasons else ""
         )
     if one.stored:
         return "there was a value of this call before, not used since"
     if all(reason.cause is not Cause.ARGUMENT for reason in one.reasons):
         return "compared with the value of this call that is stored"
-    return elide(f"compared with {one.name}({one.nearest_shown}), the nearest that is stored", 160)
+    return elide(f"compared with {one.name}({one.nearest_args}), the nearest that is stored", 160)
 
 
 def _reasons(explanations: Sequence[Explanation]) -> list[tuple[int, Reason]]:

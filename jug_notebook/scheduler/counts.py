@@ -5,30 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jug_notebook.model import Scope
-from jug_notebook.scheduler.records import FINISHED, READY, REUSED, RUNNING, STATES, WITHDRAWN, Card, Kind
+from jug_notebook.scheduler.records import (
+    CANCELLED,
+    FINISHED,
+    READY,
+    REUSED,
+    RUNNING,
+    STATES,
+    FunctionQueue,
+    TaskRecord,
+)
 
 
 class Tallies:
     """A row of numbers, by state, for each function and set of notebooks."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[Kind, tuple[str, ...]], list[int]] = {}
+        self._rows: dict[tuple[FunctionQueue, tuple[str, ...]], list[int]] = {}
 
-    def count(self, card: Card) -> None:
+    def count(self, task: TaskRecord) -> None:
         """Count a task where it belongs by now."""
-        if card.tally is not None:
-            card.tally[card.tallied] -= 1
-        pair = (card.kind, card.notebooks)
+        if task.tally is not None:
+            task.tally[task.tallied] -= 1
+        pair = (task.kind, task.notebooks)
         tally = self._rows.get(pair)
         if tally is None:
             tally = self._rows[pair] = [0] * (len(STATES) + 1)
-        card.tally = tally
-        card.tallied = card.state
-        if card.state == FINISHED and (not card.wanted or card.taken is not None):
-            card.tallied = REUSED if card.wanted else WITHDRAWN
-        tally[card.tallied] += 1
+        task.tally = tally
+        task.tallied = task.state
+        if task.state == FINISHED and (not task.wanted or task.reused_from is not None):
+            task.tallied = REUSED if task.wanted else CANCELLED
+        tally[task.tallied] += 1
 
-    def by_function(self, kinds: Iterable[Kind], scope: Scope) -> dict[str, tuple[list[int], float | None]]:
+    def by_function(self, kinds: Iterable[FunctionQueue], scope: Scope) -> dict[str, tuple[list[int], float | None]]:
         """By function, in the order they were first seen: tasks by state (indexes of `STATES`) and mean seconds."""
         counts: dict[str, list[int]] = {kind.name: [0] * len(STATES) for kind in kinds}
         for (kind, notebooks), tally in self._rows.items():

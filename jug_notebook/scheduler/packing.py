@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TypeAlias
 
-from jug_notebook.model import NO_INPUTS, Grant, Key, Verdict, WorkerId
+from jug_notebook.model import NO_INPUTS, Key, Lease, Verdict, WorkerId
 
 Place: TypeAlias = int
 """Where a body is, as a store numbers it: less than 2^96."""
@@ -71,12 +71,12 @@ def holds(record: bytes, round: int, inputs: bytes) -> bool:
     return record[_FIXED : _FIXED + 20] == inputs if flags & _NEEDS else inputs == NO_INPUTS
 
 
-def is_of(record: bytes, grant: Grant) -> bool:
+def is_of(record: bytes, lease: Lease) -> bool:
     """Is it what this attempt came to?"""
     round, attempt = _ATTEMPT.unpack_from(record, 5)
-    if attempt != grant.attempt or round != grant.round:
+    if attempt != lease.attempt or round != lease.round:
         return False
-    return grant.inputs == (record[_FIXED : _FIXED + 20] if record[0] & _NEEDS else NO_INPUTS)
+    return lease.inputs == (record[_FIXED : _FIXED + 20] if record[0] & _NEEDS else NO_INPUTS)
 
 
 def has_value(record: bytes) -> bool:

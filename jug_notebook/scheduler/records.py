@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jug_notebook.model import Grant, Key, Origin, State, Verdict, WorkerId
+from jug_notebook.model import Key, Lease, Origin, State, Verdict, WorkerId
 from jug_notebook.scheduler.packing import Outcome, Place, holds, opened, packed
 
 STATES = list(State)
-WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN = range(7)  # states as indexes: enums hash slowly
+WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by a fact, not yet submitted
 REUSED = len(STATES)  # in tallies alone: finished, by another's run
 
@@ -18,14 +18,14 @@ _PLACE = 96  # bits of a place
 _SPEC = (1 << _PLACE) - 1
 
 
-class Kind:
+class FunctionQueue:
     """What tasks of one function have in common, and how they fare. ``queue`` holds its ready tasks, oldest first."""
 
     __slots__ = ("done", "name", "priority", "python", "queue", "spent", "stale")
 
     def __init__(self, name: str, priority: int, python: str) -> None:
         self.name, self.priority, self.python = name, priority, python
-        self.queue: list[tuple[int, Card]] = []
+        self.queue: list[tuple[int, TaskRecord]] = []
         self.stale = 0  # so many of the queue are no longer ready, or were offered
         self.done = 0
         self.spent = 0.0
@@ -35,7 +35,7 @@ class Kind:
         return self.spent / self.done if self.done else None
 
 
-class Card:
+class TaskRecord:
     """One task, in little space. ``records`` are its outcomes, packed: one or more.
 
     ``worth`` is the record of the value that it has now, empty without.
@@ -57,36 +57,36 @@ class Card:
         "records",
         "round",
         "since",
-        "spot",
+        "location",
         "state",
-        "taken",
+        "reused_from",
         "tallied",
         "tally",
         "wanted",
         "wanters",
-        "wishes",
-        "worth",
+        "requests",
+        "value_digest",
     )
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.state = UNKNOWN
-        self.kind: Kind = NO_KIND
-        self.needs: tuple[Card, ...] = ()
-        self.dependents: list[Card] | tuple[()] = ()
+        self.kind: FunctionQueue = NO_KIND
+        self.needs: tuple[TaskRecord, ...] = ()
+        self.dependents: list[TaskRecord] | tuple[()] = ()
         self.form = b""
         self.since = 0  # the highest counter of its submissions
-        self.spot = 0  # turn and spec in one
+        self.location = 0  # turn and spec in one
         self.round = 0
         self.inputs: bytes | None = None
         self.missing = 0
         self.blocking = 0
-        self.worth = b""
+        self.value_digest = b""
         self.records: bytes | tuple[bytes, ...] = b""
-        self.taken: Outcome | None = None  # over from another run
+        self.reused_from: Outcome | None = None  # over from another run
         self.marks = NO_MARKS
         self.attempts: list[Attempt] | None = None
-        self.wishes: tuple[tuple[Origin, int, bool], ...] = ()
+        self.requests: tuple[tuple[Origin, int, bool], ...] = ()
         self.wanters = 0
         self.wanted = False
         self.queued = False
@@ -97,16 +97,16 @@ class Card:
     @property
     def seq(self) -> int:
         """Its turn among those submitted."""
-        return self.spot >> _PLACE
+        return self.location >> _PLACE
 
     @property
     def spec(self) -> Place:
         """Where its body is."""
-        return self.spot & _SPEC
+        return self.location & _SPEC
 
     def lies(self, seq: int, place: Place) -> None:
         """Its turn is that, and there its body is."""
-        self.spot = seq << _PLACE | place
+        self.location = seq << _PLACE | place
 
     @property
     def direct(self) -> int:
@@ -150,57 +150,57 @@ class Attempt:
 class Offer(NamedTuple):
     """A ready task and the grant that a claim of it would be."""
 
-    card: Card
-    grant: Grant
+    task: TaskRecord
+    lease: Lease
     failures: int
     deaths: int
 
 
-NO_KIND = Kind("", 0, "")
+NO_KIND = FunctionQueue("", 0, "")
 
 
-def retry_at_of(card: Card) -> float:
+def retry_at_of(task: TaskRecord) -> float:
     """Before when it should not be tried again; 0 where there is no such time."""
-    return max((verdict.retry_at for verdict in current(card)), default=0.0)
+    return max((verdict.retry_at for verdict in current(task)), default=0.0)
 
 
-def current(card: Card) -> Iterator[Verdict]:
+def current(task: TaskRecord) -> Iterator[Verdict]:
     """Verdicts on what the task is now: of its round, on its inputs."""
-    for verdict, _, _ in card.outcomes:
-        if verdict.round == card.round and verdict.inputs == card.inputs:
+    for verdict, _, _ in task.outcomes:
+        if verdict.round == task.round and verdict.inputs == task.inputs:
             yield verdict
 
 
-def heaviest(card: Card) -> Outcome | None:
+def heaviest(task: TaskRecord) -> Outcome | None:
     """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
-    record = b"" if card.inputs is None else heaviest_record(card, card.inputs)
-    return opened(card.key, record) if record else None
+    record = b"" if task.inputs is None else heaviest_record(task, task.inputs)
+    return opened(task.key, record) if record else None
 
 
-def heaviest_record(card: Card, inputs: bytes) -> bytes:
-    records = card.records
+def heaviest_record(task: TaskRecord, inputs: bytes) -> bytes:
+    records = task.records
     if isinstance(records, bytes):
-        return records if records and holds(records, card.round, inputs) else b""
+        return records if records and holds(records, task.round, inputs) else b""
     best = None
     for record in records:
-        if holds(record, card.round, inputs):
-            verdict, _, worker = opened(card.key, record)
+        if holds(record, task.round, inputs):
+            verdict, _, worker = opened(task.key, record)
             weight = (bool(verdict.digest), verdict.attempt, verdict.digest, worker)
             if best is None or weight > best[0]:
                 best = (weight, record)
     return b"" if best is None else best[1]
 
 
-def is_bar(wish: tuple[Origin, int, bool], origin: Origin) -> bool:
+def is_bar(request: tuple[Origin, int, bool], origin: Origin) -> bool:
     """No longer wanting something without naming a cell speaks for all cells of the notebook."""
-    by, _, wanted = wish
+    by, _, wanted = request
     return not wanted and not by.cell and by.notebook == origin.notebook and by.user == origin.user
 
 
-def wished_by_any(wishes: tuple[tuple[Origin, int, bool], ...]) -> bool:
-    if not wishes:
+def wished_by_any(requests: tuple[tuple[Origin, int, bool], ...]) -> bool:
+    if not requests:
         return False
     return any(
-        wanted and not any(is_bar(other, origin) and other[1] > counter for other in wishes)
-        for origin, counter, wanted in wishes
+        wanted and not any(is_bar(other, origin) and other[1] > counter for other in requests)
+        for origin, counter, wanted in requests
     )

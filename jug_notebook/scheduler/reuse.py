@@ -1,4 +1,4 @@
-"""Which run stands for a task that has no value of its own. Pure, a part of the `Board`.
+"""Which run stands for a task that has no value of its own. Pure, a part of the `SchedulerState`.
 
 A task takes over a finished run of the same *form* (code and arguments, needs by slot) on the same *inputs*: so a need
 that was computed again and came back equal costs nothing downstream, nor does one that has another key. Or it takes
@@ -19,7 +19,7 @@ from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
 from jug_notebook.scheduler.packing import Outcome, Place
 
 if TYPE_CHECKING:
-    from jug_notebook.scheduler.records import Card
+    from jug_notebook.scheduler.records import TaskRecord
 
 
 class Standing(NamedTuple):
@@ -43,41 +43,41 @@ def may_be_reused(verdict: Verdict) -> bool:
 class Reuse:
     """Who ran what, by form and inputs, and who may take it over. ``wake`` has cards derived again."""
 
-    def __init__(self, cards: Mapping[Key, Card], wake: Callable[[Iterable[Card]], None]) -> None:
+    def __init__(self, tasks: Mapping[Key, TaskRecord], wake: Callable[[Iterable[TaskRecord]], None]) -> None:
         self.accepts = False  #: has anybody accepted anything?
-        self._cards = cards
+        self._cards = tasks
         self._wake = wake
         # by form and inputs, of tasks with needs: who ran that, who waits for such a run, who was wrong about it
-        self._runs: dict[bytes, tuple[Card, ...]] = {}
-        self._peers: dict[bytes, set[Card]] = {}
-        self._bars: dict[bytes, set[Card]] = {}
-        self._dropped: dict[Card, set[bytes]] = {}
+        self._runs: dict[bytes, tuple[TaskRecord, ...]] = {}
+        self._peers: dict[bytes, set[TaskRecord]] = {}
+        self._bars: dict[bytes, set[TaskRecord]] = {}
+        self._dropped: dict[TaskRecord, set[bytes]] = {}
         self._accepted: dict[Key, Standing] = {}
         self._leaning: dict[Key, set[Key]] = {}
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def submitted(self, card: Card) -> None:
+    def submitted(self, task: TaskRecord) -> None:
         """A task is known now that was invalidated before."""
-        if card in self._dropped:
-            self._bar(card)
+        if task in self._dropped:
+            self._bar(task)
 
-    def settled(self, card: Card) -> None:
+    def settled(self, task: TaskRecord) -> None:
         """A task has another outcome, for which acceptances may have waited."""
-        self._wake_leaning(card)
+        self._wake_leaning(task)
 
-    def ran(self, card: Card, verdict: Verdict) -> None:
+    def ran(self, task: TaskRecord, verdict: Verdict) -> None:
         """A finished run: others of that form on those inputs may take it over."""
-        name = card.form + verdict.inputs
+        name = task.form + verdict.inputs
         peers = self._peers.get(name)
         if peers is not None:
-            peers.discard(card)
+            peers.discard(task)
         runs = self._runs.get(name, ())
-        if card not in runs:
-            self._runs[name] = (*runs, card)
-        barred = verdict.round <= card.direct
+        if task not in runs:
+            self._runs[name] = (*runs, task)
+        barred = verdict.round <= task.direct
         if barred:
-            self._bars.setdefault(name, set()).add(card)
+            self._bars.setdefault(name, set()).add(task)
         if peers:
             source = self._source(name)
             if barred or source is None or source[0] == verdict:  # else no other run can have come to stand there
@@ -85,103 +85,105 @@ class Reuse:
         elif peers is not None:
             del self._peers[name]
 
-    def moved(self, card: Card, verdict: Verdict) -> None:
+    def moved(self, task: TaskRecord, verdict: Verdict) -> None:
         """The body of an outcome is elsewhere now: who has taken it over is to know."""
         if may_be_reused(verdict):
-            self._wake(self._peers.get(card.form + verdict.inputs, ()))
-        self._wake_leaning(card)
+            self._wake(self._peers.get(task.form + verdict.inputs, ()))
+        self._wake_leaning(task)
 
-    def forget(self, card: Card, counter: int, round: int) -> None:
+    def forget(self, task: TaskRecord, counter: int, round: int) -> None:
         """A task is forgotten, with its acceptances up to ``counter`` and its runs up to ``round``."""
-        said = self._accepted.get(card.key)
+        said = self._accepted.get(task.key)
         if said is not None and said.counter <= counter:
-            del self._accepted[card.key]
-        names = {card.form + verdict.inputs for verdict, _, _ in card.outcomes}
-        names |= {card.form + inputs for inputs in self._dropped.pop(card, ())}
-        if card.inputs is not None:
-            names.add(card.form + card.inputs)
+            del self._accepted[task.key]
+        names = {task.form + verdict.inputs for verdict, _, _ in task.outcomes}
+        names |= {task.form + inputs for inputs in self._dropped.pop(task, ())}
+        if task.inputs is not None:
+            names.add(task.form + task.inputs)
         for name in names:
-            runs = tuple(run for run in self._runs.get(name, ()) if run is not card)
-            left = any(v.round > round and card.form + v.inputs == name and v.digest for v, _, _ in card.outcomes)
+            runs = tuple(run for run in self._runs.get(name, ()) if run is not task)
+            left = any(v.round > round and task.form + v.inputs == name and v.digest for v, _, _ in task.outcomes)
             if runs or left:
-                self._runs[name] = (*runs, card) if left else runs
+                self._runs[name] = (*runs, task) if left else runs
             else:
                 self._runs.pop(name, None)
             for table in (self._bars, self._peers):
-                cards = table.get(name)
-                if cards is not None:
-                    cards.discard(card)
-                    if not cards:
+                tasks = table.get(name)
+                if tasks is not None:
+                    tasks.discard(task)
+                    if not tasks:
                         del table[name]
             self._wake(self._peers.get(name, ()))
-        self._wake_leaning(card)
+        self._wake_leaning(task)
 
-    def invalidated(self, card: Card, why: Why, inputs: bytes, known: bool) -> None:
+    def invalidated(self, task: TaskRecord, why: Why, inputs: bytes, known: bool) -> None:
         """Outcomes of a task count for nothing any more. ``inputs``: those on which it had taken over its value."""
         if inputs and why is Why.DIRECT:
-            self._dropped.setdefault(card, set()).add(inputs)
-        self._wake_leaning(card)
-        if known and why is not Why.RETRY and (card.needs or card in self._dropped):
-            self._bar(card)
+            self._dropped.setdefault(task, set()).add(inputs)
+        self._wake_leaning(task)
+        if known and why is not Why.RETRY and (task.needs or task in self._dropped):
+            self._bar(task)
 
-    def _bar(self, card: Card) -> None:
+    def _bar(self, task: TaskRecord) -> None:
         """What this task had come to is no source for others any more; nor are equal runs, if it was wrong."""
-        wrong = {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest and verdict.round <= card.direct}
-        wrong |= self._dropped.get(card, set())
+        wrong = {verdict.inputs for verdict, _, _ in task.outcomes if verdict.digest and verdict.round <= task.direct}
+        wrong |= self._dropped.get(task, set())
         for inputs in wrong:
-            self._bars.setdefault(card.form + inputs, set()).add(card)
-        for inputs in wrong | {verdict.inputs for verdict, _, _ in card.outcomes if verdict.digest}:
-            self._wake(self._peers.get(card.form + inputs, ()))
+            self._bars.setdefault(task.form + inputs, set()).add(task)
+        for inputs in wrong | {verdict.inputs for verdict, _, _ in task.outcomes if verdict.digest}:
+            self._wake(self._peers.get(task.form + inputs, ()))
 
-    def accept(self, fact: Accepted, bodies: Sequence[Place]) -> None:
+    def accept(self, event: Accepted, bodies: Sequence[Place]) -> None:
         """Somebody has said that runs stand for tasks, or no longer do."""
         self.accepts = True
-        rows = zip(fact.keys, fact.rounds, fact.inputs, fact.sources, fact.source_rounds, fact.digests, strict=True)
+        rows = zip(
+            event.keys, event.rounds, event.inputs, event.sources, event.source_rounds, event.digests, strict=True
+        )
         for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
-            standing = Standing(fact.counter, fact.undone, round, inputs, source, source_round, digest, place)
+            current_inputs = Standing(event.counter, event.undone, round, inputs, source, source_round, digest, place)
             known = self._accepted.get(key)
-            if known is None or standing[:-1] >= known[:-1]:
-                self._accepted[key] = standing
+            if known is None or current_inputs[:-1] >= known[:-1]:
+                self._accepted[key] = current_inputs
             self._leaning.setdefault(source, set()).add(key)
 
-    def _wake_leaning(self, card: Card) -> None:
-        self._wake([self._cards[key] for key in self._leaning.get(card.key, ()) if key in self._cards])
+    def _wake_leaning(self, task: TaskRecord) -> None:
+        self._wake([self._cards[key] for key in self._leaning.get(task.key, ()) if key in self._cards])
 
     # -- what follows --------------------------------------------------------------------------------------------------
 
-    def stands_for(self, card: Card) -> Outcome | None:
+    def stands_for(self, task: TaskRecord) -> Outcome | None:
         """What stands for a task that has come to no value itself."""
         found = None
-        if card.needs:
-            assert card.inputs is not None
-            name = card.form + card.inputs
-            self._peers.setdefault(name, set()).add(card)
+        if task.needs:
+            assert task.inputs is not None
+            name = task.form + task.inputs
+            self._peers.setdefault(name, set()).add(task)
             found = self._source(name)
-        return found or (self._accepted_run(card) if self.accepts else None)
+        return found or (self._accepted_run(task) if self.accepts else None)
 
     def _source(self, name: bytes) -> Outcome | None:
         """The run that stands for this form on these inputs: of all that may, the one that began first."""
         bars = self._bars.get(name, ())
         inputs = name[-len(NO_INPUTS) :]
         best = None
-        for card in self._runs.get(name, ()):
-            for outcome in card.outcomes:
+        for task in self._runs.get(name, ()):
+            for outcome in task.outcomes:
                 verdict = outcome[0]
                 if (
                     verdict.inputs == inputs
                     and verdict.digest
                     and verdict.final
-                    and verdict.round > card.lost
-                    and all(wrong is card and verdict.round > card.direct for wrong in bars)
+                    and verdict.round > task.lost
+                    and all(wrong is task and verdict.round > task.direct for wrong in bars)
                 ):
-                    weight = (verdict.started, card.key, verdict.round, verdict.attempt, verdict.digest, outcome[2])
+                    weight = (verdict.started, task.key, verdict.round, verdict.attempt, verdict.digest, outcome[2])
                     if best is None or weight < best[0]:
                         best = (weight, outcome)
         return None if best is None else best[1]
 
-    def _accepted_run(self, card: Card) -> Outcome | None:
+    def _accepted_run(self, task: TaskRecord) -> Outcome | None:
         """The run that the user accepted for what this task is now."""
-        said = self.accepted(card.key)
+        said = self.accepted(task.key)
         source = None if said is None else self._cards.get(said.source)
         if said is None or source is None or said.source_round <= max(source.direct, source.lost):
             return None
@@ -205,7 +207,7 @@ class Reuse:
 
     def accepted(self, key: Key) -> Standing | None:
         """The acceptance that stands for what a task is now, whether or not it needs one."""
-        said, card = self._accepted.get(key), self._cards.get(key)
-        if said is None or card is None or said.undone or said.round != card.round or said.inputs != card.inputs:
+        said, task = self._accepted.get(key), self._cards.get(key)
+        if said is None or task is None or said.undone or said.round != task.round or said.inputs != task.inputs:
             return None
         return said

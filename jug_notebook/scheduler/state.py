@@ -25,15 +25,16 @@ from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
     Claimed,
-    Fact,
+    Event,
     Forgotten,
-    Gone,
-    Grant,
     Invalidated,
     Invalidation,
     Key,
+    Lease,
     Origin,
     Released,
+    Request,
+    Requested,
     Scope,
     Settled,
     State,
@@ -41,15 +42,15 @@ from jug_notebook.model import (
     Target,
     Verdict,
     Why,
-    Wish,
-    Wished,
     WorkerId,
+    WorkerLost,
 )
 from jug_notebook.scheduler.counts import Tallies
 from jug_notebook.scheduler.packing import Outcome, Place, digest_of, has_value, is_of, of_digest
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
     BLOCKED,
+    CANCELLED,
     FAILED,
     FINISHED,
     NO_KIND,
@@ -59,11 +60,10 @@ from jug_notebook.scheduler.records import (
     STATES,
     UNKNOWN,
     WAITING,
-    WITHDRAWN,
     Attempt,
-    Card,
-    Kind,
+    FunctionQueue,
     Offer,
+    TaskRecord,
     current,
     heaviest,
     heaviest_record,
@@ -72,93 +72,93 @@ from jug_notebook.scheduler.records import (
 )
 from jug_notebook.scheduler.reuse import Reuse, Standing, may_be_reused
 
-_TURNS: dict[type, int] = {Wished: 0, Submitted: 1, Claimed: 3}  # of facts that come together
+_TURNS: dict[type, int] = {Requested: 0, Submitted: 1, Claimed: 3}  # of facts that come together
 
 
-class Board:
+class SchedulerState:
     """All tasks of a store, as the facts folded so far have it. ``version`` rises with each fold."""
 
     def __init__(self) -> None:
-        self.cards: dict[Key, Card] = {}
+        self.tasks: dict[Key, TaskRecord] = {}
         self.version = 0
         self.counter = 0  #: the highest counter of any wish
         self.queue = ReadyQueue()
         self._tallies = Tallies()
         self._notebooks: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._held: dict[WorkerId, set[Card]] = {}
+        self._held: dict[WorkerId, set[TaskRecord]] = {}
         self.settled_by: dict[WorkerId, int] = {}  #: outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
         self._gone: set[WorkerId] = set()
         self._presumed: set[WorkerId] = set()
-        self._failed: dict[Card, float] = {}  # and when that was
-        self._work: deque[Card] = deque()
+        self._failed: dict[TaskRecord, float] = {}  # and when that was
+        self._work: deque[TaskRecord] = deque()
         self._sequence = 0
         self._invalidations: dict[Key, tuple[int, float, str, str]] = {}
         self._past: dict[Key, dict[tuple[Verdict, WorkerId], Any]] = {}  # runs that are not even sources any more
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which all is void
         self.moved: dict[Place, Place] | None = None  #: where bodies went whose facts came again, if anybody asks
-        self._reuse = Reuse(self.cards, self._work.extend)
+        self._reuse = Reuse(self.tasks, self._work.extend)
 
     # -- folding -------------------------------------------------------------------------------------------------------
 
-    def fold(self, fact: Fact, bodies: Sequence[Place] = ()) -> None:
+    def apply(self, event: Event, bodies: Sequence[Place] = ()) -> None:
         """Take in one fact. ``bodies`` says where the sealed bytes of each task of it are; it is kept, not read."""
-        self._take(fact, bodies)
+        self._take(event, bodies)
         self._flow()
 
-    def fold_all(self, said: Sequence[tuple[Fact, Sequence[Place]]]) -> None:
+    def apply_all(self, said: Sequence[tuple[Event, Sequence[Place]]]) -> None:
         """Take in many at once: each task is derived once.
 
         Wishes first, so that tasks are counted where they belong, then tasks, so that what they came to finds them;
         claims last, for most have come to something.
         """
-        for fact, _ in said:
-            if type(fact) is Submitted:
-                for key in fact.keys:  # listed in the order in which they were submitted
+        for event, _ in said:
+            if type(event) is Submitted:
+                for key in event.keys:  # listed in the order in which they were submitted
                     self._card(key)
-        for fact, bodies in sorted(said, key=_turn):
-            self._take(fact, bodies)
+        for event, bodies in sorted(said, key=_turn):
+            self._take(event, bodies)
         if len(self._work) > len(said):
             once = dict.fromkeys(self._work)
             self._work.clear()
             self._work.extend(once)
         self._flow()
 
-    def _take(self, fact: Fact, bodies: Sequence[Place]) -> None:
+    def _take(self, event: Event, bodies: Sequence[Place]) -> None:
         self.version += 1
         if self.forgotten:
-            fact, bodies = self._not_forgotten(fact, bodies)
-        if type(fact) is Settled:
-            for verdict, body in zip(fact.verdicts, bodies, strict=True):
-                self._settled(verdict, body, fact.worker)
-        elif type(fact) is Claimed:
-            for grant in fact.grants:
-                self._claimed(grant, fact.worker)
-        elif type(fact) is Submitted:
-            self._submitted(fact, bodies)
-        elif type(fact) is Wished:
-            self._wished(fact)
-        elif type(fact) is Invalidated:
-            for index, (key, from_round) in enumerate(zip(fact.keys, fact.from_rounds, strict=True)):
-                inputs = fact.inputs[index] if index < len(fact.inputs) else b""
-                self._invalidated(self._card(key), from_round, fact.why, inputs)
-                said = (from_round, fact.at, fact.user, fact.why.value)
+            event, bodies = self._not_forgotten(event, bodies)
+        if type(event) is Settled:
+            for verdict, body in zip(event.verdicts, bodies, strict=True):
+                self._settled(verdict, body, event.worker)
+        elif type(event) is Claimed:
+            for lease in event.leases:
+                self._claimed(lease, event.worker)
+        elif type(event) is Submitted:
+            self._submitted(event, bodies)
+        elif type(event) is Requested:
+            self._wished(event)
+        elif type(event) is Invalidated:
+            for index, (key, from_round) in enumerate(zip(event.keys, event.from_rounds, strict=True)):
+                inputs = event.inputs[index] if index < len(event.inputs) else b""
+                self._invalidated(self._card(key), from_round, event.why, inputs)
+                said = (from_round, event.at, event.user, event.why.value)
                 self._invalidations[key] = max(self._invalidations.get(key, said), said)
-        elif type(fact) is Accepted:
-            self.counter = max(self.counter, fact.counter)
-            self._work.extend(map(self._card, fact.keys))
-            self._reuse.accept(fact, bodies)
-        elif type(fact) is Released:
-            for grant in fact.grants:
-                card = self._card(grant.key)
-                self._attempt(card, grant).over = True
-                self._work.append(card)
-        elif type(fact) is Gone:
-            self._gone.add(fact.worker)
-            self._work.extend(self._held.pop(fact.worker, ()))
-        elif type(fact) is Forgotten:
-            self.counter = max(self.counter, fact.counter)
-            self._forget(fact)
+        elif type(event) is Accepted:
+            self.counter = max(self.counter, event.counter)
+            self._work.extend(map(self._card, event.keys))
+            self._reuse.accept(event, bodies)
+        elif type(event) is Released:
+            for lease in event.leases:
+                task = self._card(lease.key)
+                self._attempt(task, lease).over = True
+                self._work.append(task)
+        elif type(event) is WorkerLost:
+            self._gone.add(event.worker)
+            self._work.extend(self._held.pop(event.worker, ()))
+        elif type(event) is Forgotten:
+            self.counter = max(self.counter, event.counter)
+            self._forget(event)
 
     def presume(self, worker: WorkerId, dead: bool) -> None:
         """Treat a worker's claims as void, or as valid again. An observation of this reader, not a fact for all."""
@@ -173,149 +173,149 @@ class Board:
         """Are all of these presumed dead already?"""
         return workers <= self._presumed
 
-    def _card(self, key: Key) -> Card:
-        card = self.cards.get(key)
-        if card is None:
-            card = self.cards[key] = Card(key)
+    def _card(self, key: Key) -> TaskRecord:
+        task = self.tasks.get(key)
+        if task is None:
+            task = self.tasks[key] = TaskRecord(key)
             if key in self.forgotten:
-                card.round = self.forgotten[key][1] + 1
-        return card
+                task.round = self.forgotten[key][1] + 1
+        return task
 
-    def _submitted(self, fact: Submitted, bodies: Sequence[Place]) -> None:
-        kind = self.queue.kind(fact.name, fact.priority, fact.python)
-        cards, counter = self.cards, fact.counter
-        for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
-            card = cards.get(key) or self._card(key)
-            if counter > card.since:
-                card.since = counter
-            if card.state != UNKNOWN:
+    def _submitted(self, event: Submitted, bodies: Sequence[Place]) -> None:
+        kind = self.queue.kind(event.name, event.priority, event.python)
+        tasks, counter = self.tasks, event.counter
+        for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
+            task = tasks.get(key) or self._card(key)
+            if counter > task.since:
+                task.since = counter
+            if task.state != UNKNOWN:
                 if self.moved is not None:
-                    self.moved[card.spec] = body
-                card.lies(card.seq, body)
+                    self.moved[task.spec] = body
+                task.lies(task.seq, body)
                 continue
-            card.kind = kind
-            card.form = form if needs else b""  # without needs, no other's run stands for it by its form
+            task.kind = kind
+            task.form = form if needs else b""  # without needs, no other's run stands for it by its form
             self._sequence += 1
-            card.lies(self._sequence, body)
-            card.state = WITHDRAWN
+            task.lies(self._sequence, body)
+            task.state = CANCELLED
             if needs:
-                card.needs = tuple(map(self._card, needs))
-            for need in card.needs:
+                task.needs = tuple(map(self._card, needs))
+            for need in task.needs:
                 if isinstance(need.dependents, list):
-                    need.dependents.append(card)
+                    need.dependents.append(task)
                 else:
-                    need.dependents = [card]
-                card.missing += not need.worth
-                card.blocking += need.state in (FAILED, BLOCKED)
-                self._spread(need, card.notebooks)
-                if card.wanted:
+                    need.dependents = [task]
+                task.missing += not need.value_digest
+                task.blocking += need.state in (FAILED, BLOCKED)
+                self._spread(need, task.notebooks)
+                if task.wanted:
                     need.wanters += 1
                     self._work.append(need)
             if needs:
-                self._weigh_inputs(card)
+                self._weigh_inputs(task)
             else:
-                card.inputs = NO_INPUTS
-            for verdict, _, _ in card.outcomes if card.records else ():
+                task.inputs = NO_INPUTS
+            for verdict, _, _ in task.outcomes if task.records else ():
                 if verdict.digest:
                     kind.done += 1
                     kind.spent += verdict.duration
                     if verdict.inputs != NO_INPUTS:
-                        self._reuse.ran(card, verdict)
-            if card.direct >= 0:
-                self._reuse.submitted(card)
-            self._tallies.count(card)
-            self._work.append(card)
+                        self._reuse.ran(task, verdict)
+            if task.direct >= 0:
+                self._reuse.submitted(task)
+            self._tallies.count(task)
+            self._work.append(task)
 
-    def _wished(self, fact: Wished) -> None:
-        origin, counter, wanted = fact.wish.origin, fact.wish.counter, fact.wish.wanted
+    def _wished(self, event: Requested) -> None:
+        origin, counter, wanted = event.request.origin, event.request.counter, event.request.wanted
         self.counter = max(self.counter, counter)
         alone = ((origin, counter, wanted),)  # shared by all
         notebooks: tuple[str, ...] = (origin.notebook,)
         notebooks = self._notebooks.setdefault(notebooks, notebooks)
-        cards = self.cards
-        for key in fact.keys:
-            card = cards.get(key) or self._card(key)
-            if not card.wishes:
-                card.wishes = alone
+        tasks = self.tasks
+        for key in event.keys:
+            task = tasks.get(key) or self._card(key)
+            if not task.requests:
+                task.requests = alone
             else:
-                for wish in card.wishes:
-                    if wish[0] == origin:
-                        if (counter, wanted) > wish[1:]:
-                            card.wishes = (*(w for w in card.wishes if w is not wish), *alone)
+                for request in task.requests:
+                    if request[0] == origin:
+                        if (counter, wanted) > request[1:]:
+                            task.requests = (*(w for w in task.requests if w is not request), *alone)
                         break
                 else:
-                    card.wishes += alone
-            if not card.notebooks and card.state == UNKNOWN:
-                card.notebooks = notebooks
-            elif card.notebooks is not notebooks:
-                self._spread(card, notebooks)
-            self._work.append(card)
+                    task.requests += alone
+            if not task.notebooks and task.state == UNKNOWN:
+                task.notebooks = notebooks
+            elif task.notebooks is not notebooks:
+                self._spread(task, notebooks)
+            self._work.append(task)
 
-    def _spread(self, card: Card, notebooks: tuple[str, ...]) -> None:
+    def _spread(self, task: TaskRecord, notebooks: tuple[str, ...]) -> None:
         """Tasks belong to a notebook that ever wished them, and so do those they need."""
-        below = [card]
+        below = [task]
         while below:
-            card = below.pop()
-            if not set(notebooks) <= set(card.notebooks):
-                told = tuple(sorted({*card.notebooks, *notebooks}))
-                card.notebooks = self._notebooks.setdefault(told, told)
-                if card.state != UNKNOWN:
-                    self._tallies.count(card)
-                below.extend(card.needs)
+            task = below.pop()
+            if not set(notebooks) <= set(task.notebooks):
+                told = tuple(sorted({*task.notebooks, *notebooks}))
+                task.notebooks = self._notebooks.setdefault(told, told)
+                if task.state != UNKNOWN:
+                    self._tallies.count(task)
+                below.extend(task.needs)
 
-    def _claimed(self, grant: Grant, worker: WorkerId) -> None:
-        card = self.cards.get(grant.key) or self._card(grant.key)
-        records = card.records
+    def _claimed(self, lease: Lease, worker: WorkerId) -> None:
+        task = self.tasks.get(lease.key) or self._card(lease.key)
+        records = task.records
         if isinstance(records, bytes):
-            if records and is_of(records, grant):
+            if records and is_of(records, lease):
                 return
-        elif any(is_of(one, grant) for one in records):
+        elif any(is_of(one, lease) for one in records):
             return
-        self._attempt(card, grant).worker = worker
+        self._attempt(task, lease).worker = worker
         if worker not in self._gone:
-            self._held.setdefault(worker, set()).add(card)
-        self._work.append(card)
+            self._held.setdefault(worker, set()).add(task)
+        self._work.append(task)
 
-    def _attempt(self, card: Card, grant: Grant) -> Attempt:
-        if card.attempts is None:
-            card.attempts = []
-        for attempt in card.attempts:
-            if attempt.attempt == grant.attempt and attempt.round == grant.round and attempt.inputs == grant.inputs:
+    def _attempt(self, task: TaskRecord, lease: Lease) -> Attempt:
+        if task.attempts is None:
+            task.attempts = []
+        for attempt in task.attempts:
+            if attempt.attempt == lease.attempt and attempt.round == lease.round and attempt.inputs == lease.inputs:
                 return attempt
-        card.attempts.append(Attempt(grant.round, grant.inputs, grant.attempt))
-        return card.attempts[-1]
+        task.attempts.append(Attempt(lease.round, lease.inputs, lease.attempt))
+        return task.attempts[-1]
 
     def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
-        card = self.cards.get(verdict.key) or self._card(verdict.key)
-        if card.records:
-            for known in card.outcomes:
+        task = self.tasks.get(verdict.key) or self._card(verdict.key)
+        if task.records:
+            for known in task.outcomes:
                 if known[0] == verdict and known[2] == worker:
-                    self._move(card, known, body)
+                    self._move(task, known, body)
                     return
-        if card.attempts is not None:
-            self._attempt_ended(card, verdict)
+        if task.attempts is not None:
+            self._attempt_ended(task, verdict)
         ended = verdict.started + verdict.duration
         if ended > self.ended_by.get(worker, 0.0):
             self.ended_by[worker] = ended
-        if verdict.round < card.round and not may_be_reused(verdict):
-            self._past.setdefault(card.key, {})[verdict, worker] = body
+        if verdict.round < task.round and not may_be_reused(verdict):
+            self._past.setdefault(task.key, {})[verdict, worker] = body
             return
-        card.came_to(verdict, body, worker)
-        if verdict.digest and card.state != UNKNOWN:
-            card.kind.done += 1
-            card.kind.spent += verdict.duration
+        task.came_to(verdict, body, worker)
+        if verdict.digest and task.state != UNKNOWN:
+            task.kind.done += 1
+            task.kind.spent += verdict.duration
             if verdict.inputs != NO_INPUTS:
-                self._reuse.ran(card, verdict)
+                self._reuse.ran(task, verdict)
         if self._reuse.accepts:
-            self._reuse.settled(card)
+            self._reuse.settled(task)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
-        if verdict.round > card.round:
-            self._new_round(card, verdict.round)
+        if verdict.round > task.round:
+            self._new_round(task, verdict.round)
         else:
-            self._work.append(card)
+            self._work.append(task)
 
-    def _attempt_ended(self, card: Card, verdict: Verdict) -> None:
-        attempts = card.attempts or []
+    def _attempt_ended(self, task: TaskRecord, verdict: Verdict) -> None:
+        attempts = task.attempts or []
         for attempt in attempts:
             if (
                 attempt.attempt == verdict.attempt
@@ -325,232 +325,239 @@ class Board:
                 attempts.remove(attempt)
                 held = self._held.get(attempt.worker)
                 if held is not None and not any(other.worker == attempt.worker for other in attempts):
-                    held.discard(card)
+                    held.discard(task)
                 break
-        card.attempts = attempts or None
+        task.attempts = attempts or None
 
-    def _move(self, card: Card, known: Outcome, body: Place) -> None:
+    def _move(self, task: TaskRecord, known: Outcome, body: Place) -> None:
         """A fact came again from elsewhere: its body is there from now on, and where it was it may go."""
         if self.moved is not None:
             self.moved[known[1]] = body
         here = (known[0], body, known[2])
-        card.outcomes = [here if outcome == known else outcome for outcome in card.outcomes]
-        if card.worth:
-            self._work.append(card)
-        self._reuse.moved(card, known[0])
+        task.outcomes = [here if outcome == known else outcome for outcome in task.outcomes]
+        if task.value_digest:
+            self._work.append(task)
+        self._reuse.moved(task, known[0])
 
-    def _new_round(self, card: Card, round: int) -> None:
-        if round > card.round:
-            card.round = round
-            outcomes = card.outcomes
+    def _new_round(self, task: TaskRecord, round: int) -> None:
+        if round > task.round:
+            task.round = round
+            outcomes = task.outcomes
             kept = [o for o in outcomes if o[0].round >= round or may_be_reused(o[0])]
             if len(kept) < len(outcomes):
-                past = self._past.setdefault(card.key, {})
+                past = self._past.setdefault(task.key, {})
                 past.update({(verdict, worker): body for verdict, body, worker in outcomes if verdict.round < round})
                 for verdict, _, worker in kept:
                     past.pop((verdict, worker), None)
-            card.outcomes = kept
-        self._work.append(card)
+            task.outcomes = kept
+        self._work.append(task)
 
-    def _invalidated(self, card: Card, from_round: int, why: Why, inputs: bytes) -> None:
+    def _invalidated(self, task: TaskRecord, from_round: int, why: Why, inputs: bytes) -> None:
         if why is Why.DIRECT:
-            card.marks = (max(card.direct, from_round), card.lost)
+            task.marks = (max(task.direct, from_round), task.lost)
         elif why is Why.LOST:
-            card.marks = (card.direct, max(card.lost, from_round))
-        self._new_round(card, from_round + 1)
-        self._reuse.invalidated(card, why, inputs, known=card.state != UNKNOWN)
+            task.marks = (task.direct, max(task.lost, from_round))
+        self._new_round(task, from_round + 1)
+        self._reuse.invalidated(task, why, inputs, known=task.state != UNKNOWN)
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
 
-    def _not_forgotten(self, fact: Fact, bodies: Sequence[Place]) -> tuple[Fact, Sequence[Any]]:
+    def _not_forgotten(self, event: Event, bodies: Sequence[Place]) -> tuple[Event, Sequence[Any]]:
         """What is left of a fact without what was said of tasks before they were forgotten."""
-        if isinstance(fact, Gone | Forgotten):
-            return fact, bodies
+        if isinstance(event, WorkerLost | Forgotten):
+            return event, bodies
         void = self.forgotten
         stays: list[bool]
-        if isinstance(fact, Submitted | Wished | Accepted):
-            counter = fact.wish.counter if isinstance(fact, Wished) else fact.counter
-            stays = [key not in void or counter > void[key][0] for key in fact.keys]
-        elif isinstance(fact, Invalidated):
-            rows = zip(fact.keys, fact.from_rounds, strict=True)
+        if isinstance(event, Submitted | Requested | Accepted):
+            counter = event.request.counter if isinstance(event, Requested) else event.counter
+            stays = [key not in void or counter > void[key][0] for key in event.keys]
+        elif isinstance(event, Invalidated):
+            rows = zip(event.keys, event.from_rounds, strict=True)
             stays = [key not in void or round > void[key][1] for key, round in rows]
         else:
-            grants = fact.verdicts if isinstance(fact, Settled) else fact.grants
-            stays = [one.key not in void or one.round > void[one.key][1] for one in grants]
+            leases = event.verdicts if isinstance(event, Settled) else event.leases
+            stays = [one.key not in void or one.round > void[one.key][1] for one in leases]
         if all(stays):
-            return fact, bodies
-        return part_of(fact, stays), list(compress(bodies, stays))
+            return event, bodies
+        return part_of(event, stays), list(compress(bodies, stays))
 
-    def _forget(self, fact: Forgotten) -> None:
-        gone: list[Card] = []
-        stays: list[Card] = []
-        for key, round in zip(fact.keys, fact.rounds, strict=True):
+    def _forget(self, event: Forgotten) -> None:
+        gone: list[TaskRecord] = []
+        stays: list[TaskRecord] = []
+        for key, round in zip(event.keys, event.rounds, strict=True):
             before = self.forgotten.get(key, (-1, -1))
-            counter, round = self.forgotten[key] = max(before[0], fact.counter), max(before[1], round)
-            card = self.cards.get(key)
-            if card is None:
+            counter, round = self.forgotten[key] = max(before[0], event.counter), max(before[1], round)
+            task = self.tasks.get(key)
+            if task is None:
                 continue
             self._invalidations.pop(key, None)
             self._past.pop(key, None)
-            self._reuse.forget(card, counter, round)
-            for attempt in card.attempts or ():
+            self._reuse.forget(task, counter, round)
+            for attempt in task.attempts or ():
                 if attempt.round <= round and (held := self._held.get(attempt.worker)) is not None:
-                    held.discard(card)
-            card.attempts = [one for one in card.attempts or () if one.round > round] or None
-            for verdict, _, _ in card.outcomes:
-                if verdict.round <= round and verdict.digest and card.state != UNKNOWN:
-                    card.kind.done -= 1
-                    card.kind.spent -= verdict.duration
-            card.outcomes = [outcome for outcome in card.outcomes if outcome[0].round > round]
-            card.wishes = tuple(wish for wish in card.wishes if wish[1] > counter)
-            card.round = max(card.round, round + 1)
-            card.marks = (card.direct if card.direct > round else -1, card.lost if card.lost > round else -1)
-            if card.state != UNKNOWN and card.since <= counter:
-                gone.append(card)
+                    held.discard(task)
+            task.attempts = [one for one in task.attempts or () if one.round > round] or None
+            for verdict, _, _ in task.outcomes:
+                if verdict.round <= round and verdict.digest and task.state != UNKNOWN:
+                    task.kind.done -= 1
+                    task.kind.spent -= verdict.duration
+            task.outcomes = [outcome for outcome in task.outcomes if outcome[0].round > round]
+            task.requests = tuple(request for request in task.requests if request[1] > counter)
+            task.round = max(task.round, round + 1)
+            task.marks = (task.direct if task.direct > round else -1, task.lost if task.lost > round else -1)
+            if task.state != UNKNOWN and task.since <= counter:
+                gone.append(task)
             else:
-                self._work.append(card)
-                stays.append(card)
+                self._work.append(task)
+                stays.append(task)
         self._withdraw(gone)
         self._gather(stays)
-        for card in gone:
-            if not (card.dependents or card.wishes or card.records or card.attempts):
-                del self.cards[card.key]
+        for task in gone:
+            if not (task.dependents or task.requests or task.records or task.attempts):
+                del self.tasks[task.key]
 
-    def _withdraw(self, gone: Sequence[Card]) -> None:
+    def _withdraw(self, gone: Sequence[TaskRecord]) -> None:
         """These cards are of tasks that nobody has submitted."""
-        going, needs = set(gone), {need for card in gone for need in card.needs}
+        going, needs = set(gone), {need for task in gone for need in task.needs}
         for need in needs:
             need.dependents = [above for above in need.dependents if above not in going]
-        for card in gone:
-            self._failed.pop(card, None)
-            blocked = card.state in (FAILED, BLOCKED)
-            if card.tally is not None:
-                card.tally[card.tallied] -= 1
-            for need in card.needs:
-                need.wanters -= card.wanted
+        for task in gone:
+            self._failed.pop(task, None)
+            blocked = task.state in (FAILED, BLOCKED)
+            if task.tally is not None:
+                task.tally[task.tallied] -= 1
+            for need in task.needs:
+                need.wanters -= task.wanted
                 self._work.append(need)
-            for above in card.dependents:
-                above.missing += bool(card.worth)
+            for above in task.dependents:
+                above.missing += bool(task.value_digest)
                 above.blocking -= blocked
                 self._weigh_inputs(above)
                 self._work.append(above)
-            card.state, card.kind, card.tally, card.tallied = UNKNOWN, NO_KIND, None, 0
-            card.needs, card.form, card.spot, card.inputs, card.worth, card.taken = (), b"", 0, None, b"", None
-            card.since = card.missing = card.blocking = 0
-            card.queued = False
-            self._work.append(card)
+            task.state, task.kind, task.tally, task.tallied = UNKNOWN, NO_KIND, None, 0
+            task.needs, task.form, task.location, task.inputs, task.value_digest, task.reused_from = (
+                (),
+                b"",
+                0,
+                None,
+                b"",
+                None,
+            )
+            task.since = task.missing = task.blocking = 0
+            task.queued = False
+            self._work.append(task)
         self._gather([*gone, *needs])
 
-    def _gather(self, below: list[Card]) -> None:
+    def _gather(self, below: list[TaskRecord]) -> None:
         """Tell again to which notebooks these tasks belong, and those they need."""
         while below:
-            card = below.pop()
-            notebooks = {origin.notebook for origin, _, _ in card.wishes}
-            told = tuple(sorted(notebooks.union(*(above.notebooks for above in card.dependents))))
-            if told != card.notebooks:
-                card.notebooks = self._notebooks.setdefault(told, told)
-                if card.state != UNKNOWN:
-                    self._tallies.count(card)
-                below.extend(card.needs)
+            task = below.pop()
+            notebooks = {origin.notebook for origin, _, _ in task.requests}
+            told = tuple(sorted(notebooks.union(*(above.notebooks for above in task.dependents))))
+            if told != task.notebooks:
+                task.notebooks = self._notebooks.setdefault(told, told)
+                if task.state != UNKNOWN:
+                    self._tallies.count(task)
+                below.extend(task.needs)
 
     # -- deriving ------------------------------------------------------------------------------------------------------
 
     def _flow(self) -> None:
         work = self._work
-        stale: set[Kind] = set()
+        stale: set[FunctionQueue] = set()
         while work:
-            card = work.popleft()
-            wishes = card.wishes
-            wanted = card.wanters > 0 or (wishes[0][2] if len(wishes) == 1 else wished_by_any(wishes))
-            if wanted != card.wanted:  # it flows to what it needs
-                card.wanted = wanted
-                for need in card.needs:
+            task = work.popleft()
+            requests = task.requests
+            wanted = task.wanters > 0 or (requests[0][2] if len(requests) == 1 else wished_by_any(requests))
+            if wanted != task.wanted:  # it flows to what it needs
+                task.wanted = wanted
+                for need in task.needs:
                     need.wanters += 1 if wanted else -1
                     work.append(need)
-            if card.state == UNKNOWN:
+            if task.state == UNKNOWN:
                 continue
-            state, worth = self._derive(card)
-            if worth != card.worth:
-                gained, lost = worth and not card.worth, card.worth and not worth
-                card.worth = worth
-                for above in card.dependents:
+            state, value_digest = self._derive(task)
+            if value_digest != task.value_digest:
+                gained, lost = value_digest and not task.value_digest, task.value_digest and not value_digest
+                task.value_digest = value_digest
+                for above in task.dependents:
                     above.missing += 1 if lost else -1 if gained else 0
                     self._weigh_inputs(above)
                     work.append(above)
-            if state != card.state:
-                if card.state == FAILED:
-                    del self._failed[card]
+            if state != task.state:
+                if task.state == FAILED:
+                    del self._failed[task]
                 elif state == FAILED:
-                    held = heaviest(card)
-                    self._failed[card] = 0.0 if held is None else held[0].started + held[0].duration
-                if card.state == READY and card.queued and self.queue.leaves(card):
-                    stale.add(card.kind)
-                was, now = card.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
-                card.state = state
+                    held = heaviest(task)
+                    self._failed[task] = 0.0 if held is None else held[0].started + held[0].duration
+                if task.state == READY and task.queued and self.queue.leaves(task):
+                    stale.add(task.kind)
+                was, now = task.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
+                task.state = state
                 if was != now:
-                    for above in card.dependents:
+                    for above in task.dependents:
                         above.blocking += 1 if now else -1
                         work.append(above)
-            if state == READY and not card.queued:
-                self.queue.put(card)
+            if state == READY and not task.queued:
+                self.queue.put(task)
             tallied = state
-            if state == FINISHED and (not card.wanted or card.taken is not None):
-                tallied = REUSED if card.wanted else WITHDRAWN
-            if tallied != card.tallied and card.tally is not None:
-                card.tally[card.tallied] -= 1
-                card.tally[tallied] += 1
-                card.tallied = tallied
+            if state == FINISHED and (not task.wanted or task.reused_from is not None):
+                tallied = REUSED if task.wanted else CANCELLED
+            if tallied != task.tallied and task.tally is not None:
+                task.tally[task.tallied] -= 1
+                task.tally[tallied] += 1
+                task.tallied = tallied
         self.queue.freshen(stale)
 
-    def _derive(self, card: Card) -> tuple[int, bytes]:
+    def _derive(self, task: TaskRecord) -> tuple[int, bytes]:
         """The one place that says what state a task is in, and what value it has."""
-        inputs = card.inputs
-        card.taken = None
+        inputs = task.inputs
+        task.reused_from = None
         if inputs is not None:
-            held = heaviest_record(card, inputs)
+            held = heaviest_record(task, inputs)
             if held and has_value(held):
                 return FINISHED, held
-            if not held and self.runner(card):
+            if not held and self.runner(task):
                 return RUNNING, b""
-            if card.needs or self._reuse.accepts:
-                card.taken = self._reuse.stands_for(card)
-                if card.taken is not None:
-                    return FINISHED, of_digest(card.taken[0].digest)
-            if held and card.wanted:
+            if task.needs or self._reuse.accepts:
+                task.reused_from = self._reuse.stands_for(task)
+                if task.reused_from is not None:
+                    return FINISHED, of_digest(task.reused_from[0].digest)
+            if held and task.wanted:
                 return FAILED, b""
-        if not card.wanted:
-            return WITHDRAWN, b""
-        if card.blocking:
+        if not task.wanted:
+            return CANCELLED, b""
+        if task.blocking:
             return BLOCKED, b""
         return (WAITING, b"") if inputs is None else (READY, b"")
 
-    def runner(self, card: Card) -> WorkerId:
+    def runner(self, task: TaskRecord) -> WorkerId:
         """Who holds the latest attempt at what the task is now; empty where nobody live does."""
-        if card.attempts is None:
+        if task.attempts is None:
             return ""
         latest: Attempt | None = None
-        for attempt in card.attempts:
+        for attempt in task.attempts:
             if (
-                attempt.round == card.round
-                and attempt.inputs == card.inputs
+                attempt.round == task.round
+                and attempt.inputs == task.inputs
                 and (latest is None or attempt.attempt > latest.attempt)
             ):
                 latest = attempt
         if latest is None or latest.over or latest.worker in self._gone or latest.worker in self._presumed:
             return ""
-        if not card.records:
+        if not task.records:
             return latest.worker
-        settled = max((v.attempt for v in current(card)), default=0)
+        settled = max((v.attempt for v in current(task)), default=0)
         return "" if settled > latest.attempt else latest.worker
 
     @staticmethod
-    def _weigh_inputs(card: Card) -> None:
-        if card.missing:
-            card.inputs = None
-        elif card.needs:
-            card.inputs = sha1(b"".join([digest_of(need.worth) for need in card.needs])).digest()
+    def _weigh_inputs(task: TaskRecord) -> None:
+        if task.missing:
+            task.inputs = None
+        elif task.needs:
+            task.inputs = sha1(b"".join([digest_of(need.value_digest) for need in task.needs])).digest()
         else:
-            card.inputs = NO_INPUTS
+            task.inputs = NO_INPUTS
 
     # -- the ready queue -----------------------------------------------------------------------------------------------
 
@@ -565,13 +572,13 @@ class Board:
         """The keys a target means, with all they need; None for all tasks."""
         if target is None:
             return None
-        below = [card for card in self.cards.values() if card.key in target.keys or card.kind.name in target.names]
+        below = [task for task in self.tasks.values() if task.key in target.keys or task.kind.name in target.names]
         found: set[Key] = set()
         while below:
-            card = below.pop()
-            if card.key not in found:
-                found.add(card.key)
-                below.extend(card.needs)
+            task = below.pop()
+            if task.key not in found:
+                found.add(task.key)
+                below.extend(task.needs)
         return found
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
@@ -579,7 +586,7 @@ class Board:
         if target is None:
             return self._tallies.none_open(python)
         allowed = self._allowed(target)
-        return not any(c.state in (READY, RUNNING) for c in self.cards.values() if allowed and c.key in allowed)
+        return not any(c.state in (READY, RUNNING) for c in self.tasks.values() if allowed and c.key in allowed)
 
     def foreign(self, python: str) -> dict[str, int]:
         """Ready tasks that a worker of this ``python`` must leave alone, by the python they want."""
@@ -589,74 +596,76 @@ class Board:
 
     def state(self, key: Key) -> State | None:
         """None for a task that was never submitted."""
-        card = self.cards.get(key)
-        return None if card is None or card.state == UNKNOWN else STATES[card.state]
+        task = self.tasks.get(key)
+        return None if task is None or task.state == UNKNOWN else STATES[task.state]
 
     def held(self, key: Key) -> Outcome | None:
         """The outcome that holds now: verdict, where its body is, whose it is. An alias has another task's verdict."""
-        card = self.cards.get(key)
-        return None if card is None or card.inputs is None else card.taken or heaviest(card)
+        task = self.tasks.get(key)
+        return None if task is None or task.inputs is None else task.reused_from or heaviest(task)
 
-    def runs(self, scope: Scope = Scope()) -> Iterator[tuple[Card, Outcome]]:
+    def runs(self, scope: Scope = Scope()) -> Iterator[tuple[TaskRecord, Outcome]]:
         """All attempts that came to something, of former rounds too."""
-        for card in self.listing(scope):
-            for outcome in card.outcomes:
-                yield card, outcome
-            for (verdict, worker), body in self._past.get(card.key, {}).items():
-                yield card, (verdict, body, worker)
+        for task in self.listing(scope):
+            for outcome in task.outcomes:
+                yield task, outcome
+            for (verdict, worker), body in self._past.get(task.key, {}).items():
+                yield task, (verdict, body, worker)
 
-    def running_of(self, worker: WorkerId) -> Card | None:
+    def running_of(self, worker: WorkerId) -> TaskRecord | None:
         """The task that a worker runs, or the first of those it will run next."""
-        cards = [card for card in self._held.get(worker, ()) if self.runner(card) == worker]
-        return min(cards, key=lambda card: card.seq, default=None)
+        tasks = [task for task in self._held.get(worker, ()) if self.runner(task) == worker]
+        return min(tasks, key=lambda task: task.seq, default=None)
 
     def invalidation(self, key: Key) -> Invalidation | None:
         """Who began the round that the task is in; None where it is in its first."""
-        card, said = self.cards.get(key), self._invalidations.get(key)
-        if card is None or said is None or said[0] + 1 != card.round:
+        task, said = self.tasks.get(key), self._invalidations.get(key)
+        if task is None or said is None or said[0] + 1 != task.round:
             return None
         return Invalidation(said[0], said[1], said[2], Why(said[3]))
 
     def holders(self) -> list[WorkerId]:
         """Workers with open attempts."""
-        return [worker for worker, cards in self._held.items() if cards]
+        return [worker for worker, tasks in self._held.items() if tasks]
 
-    def blame(self, key: Key) -> Key | None:
+    def blocking_task(self, key: Key) -> Key | None:
         """The failed task that, through whatever chain of needs, blocks this one."""
-        card = self.cards.get(key)
-        while card is not None and card.state == BLOCKED:
-            card = next((need for need in card.needs if need.state in (FAILED, BLOCKED)), None)
-        return card.key if card is not None and card.state == FAILED else None
+        task = self.tasks.get(key)
+        while task is not None and task.state == BLOCKED:
+            task = next((need for need in task.needs if need.state in (FAILED, BLOCKED)), None)
+        return task.key if task is not None and task.state == FAILED else None
 
-    def wished(self, origin: Origin) -> list[Key]:
+    def requested(self, origin: Origin) -> list[Key]:
         """What this very origin wants now."""
         return [
             key
-            for key, card in self.cards.items()
-            if card.wishes and wished_by_any(tuple(w for w in card.wishes if w[0] == origin or is_bar(w, origin)))
+            for key, task in self.tasks.items()
+            if task.requests and wished_by_any(tuple(w for w in task.requests if w[0] == origin or is_bar(w, origin)))
         ]
 
     def origins(self) -> list[Origin]:
         """Who wants something now."""
         found: dict[Origin, None] = {}
-        for wishes in {card.wishes for card in self.cards.values()}:
-            for origin, _, wanted in wishes:
-                if wanted and wished_by_any(tuple(w for w in wishes if w[0] == origin or is_bar(w, origin))):
+        for requests in {task.requests for task in self.tasks.values()}:
+            for origin, _, wanted in requests:
+                if wanted and wished_by_any(tuple(w for w in requests if w[0] == origin or is_bar(w, origin))):
                     found[origin] = None
         return list(found)
 
-    def wish(self, origin: Origin, wanted: bool) -> Wish:
+    def request(self, origin: Origin, wanted: bool) -> Request:
         """A wish that outweighs all seen so far."""
-        return Wish(origin, self.counter + 1, wanted)
+        return Request(origin, self.counter + 1, wanted)
 
     def needed_wishes(self, keys: Sequence[Key], origin: Origin) -> list[Key]:
         """Those of ``keys`` for which this origin's wish does not stand yet."""
-        standing = []
+        current_inputs = []
         for key in keys:
-            card = self.cards.get(key)
-            if card is None or not wished_by_any(tuple(w for w in card.wishes if w[0] == origin or is_bar(w, origin))):
-                standing.append(key)
-        return standing
+            task = self.tasks.get(key)
+            if task is None or not wished_by_any(
+                tuple(w for w in task.requests if w[0] == origin or is_bar(w, origin))
+            ):
+                current_inputs.append(key)
+        return current_inputs
 
     def counts(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """By function, in the order they were first seen: tasks by state (indexes of `STATES`) and mean seconds."""
@@ -672,11 +681,11 @@ class Board:
         Tasks that nobody wants any more are left out, as they are in a picture.
         """
         found: dict[tuple[str, str], int] = {}
-        for card in self.cards.values():
-            wanted = card.needs and card.tallied != WITHDRAWN
-            if wanted and (scope.notebook is None or scope.notebook in card.notebooks):
-                name = card.kind.name
-                for need in card.needs:
+        for task in self.tasks.values():
+            wanted = task.needs and task.tallied != CANCELLED
+            if wanted and (scope.notebook is None or scope.notebook in task.notebooks):
+                name = task.kind.name
+                for need in task.needs:
                     if need.state != UNKNOWN:
                         pair = (name, need.kind.name)
                         found[pair] = found.get(pair, 0) + 1
@@ -692,17 +701,17 @@ class Board:
 
     def listing(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None
-    ) -> Iterator[Card]:
+    ) -> Iterator[TaskRecord]:
         """Submitted tasks in order of submission."""
         code = None if state is None else STATES.index(state)
-        for card in self.cards.values():
+        for task in self.tasks.values():
             if (
-                card.state != UNKNOWN
-                and (code is None or card.state == code)
-                and (scope.notebook is None or scope.notebook in card.notebooks)
-                and (target is None or card.key in target.keys or card.kind.name in target.names)
+                task.state != UNKNOWN
+                and (code is None or task.state == code)
+                and (scope.notebook is None or scope.notebook in task.notebooks)
+                and (target is None or task.key in target.keys or task.kind.name in target.names)
             ):
-                yield card
+                yield task
 
     def drop_past(self) -> bool:
         """Know no more of attempts that are not even sources; False where there were none."""
@@ -710,30 +719,30 @@ class Board:
         self._past.clear()
         return some
 
-    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[Card]:
+    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[TaskRecord]:
         """The tasks that failed, the latest first. Costs what failed, not what there is."""
-        cards = [
-            (ended, card)
-            for card, ended in self._failed.items()
-            if scope.notebook is None or scope.notebook in card.notebooks
+        tasks = [
+            (ended, task)
+            for task, ended in self._failed.items()
+            if scope.notebook is None or scope.notebook in task.notebooks
         ]
-        latest = heapq.nlargest(limit, cards, key=_when) if limit else sorted(cards, key=_when, reverse=True)
-        return [card for _, card in latest]
+        latest = heapq.nlargest(limit, tasks, key=_when) if limit else sorted(tasks, key=_when, reverse=True)
+        return [task for _, task in latest]
 
 
-def _turn(said: tuple[Fact, Sequence[Place]]) -> int:
+def _turn(said: tuple[Event, Sequence[Place]]) -> int:
     return _TURNS.get(type(said[0]), 2)
 
 
-def _when(failed: tuple[float, Card]) -> tuple[float, Key]:
+def _when(failed: tuple[float, TaskRecord]) -> tuple[float, Key]:
     return failed[0], failed[1].key
 
 
-def part_of(fact: Fact, stays: Sequence[bool]) -> Fact:
+def part_of(event: Event, stays: Sequence[bool]) -> Event:
     """A fact about some of its tasks alone."""
     columns = {}
-    for name in fact.__struct_fields__:
-        column = getattr(fact, name)
+    for name in event.__struct_fields__:
+        column = getattr(event, name)
         if isinstance(column, list) and column:
             columns[name] = list(compress(column, stays))
-    return msgspec.structs.replace(fact, **columns)
+    return msgspec.structs.replace(event, **columns)

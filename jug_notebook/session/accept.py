@@ -8,9 +8,9 @@ from typing import TypeAlias
 import msgspec
 
 from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
-from jug_notebook.model import Acceptance, Finished, Held, Key, Spec, State
+from jug_notebook.model import Acceptance, CurrentOutcome, Finished, Key, Spec, State
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 
 SHORT = 8  #: characters of a key that people see
 
@@ -62,7 +62,7 @@ class Accepting:
     def __init__(self, store: Store, seal: Seal, user: str) -> None:
         self._store = store
         self._seal = seal
-        self._opener = Opener(store, seal)
+        self._signed = SignedReader(store, seal)
         self._user = user
 
     def accept(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
@@ -73,28 +73,28 @@ class Accepting:
         """
         states = dict(zip(keys, self._store.states(keys), strict=True))
         there = sum(state is State.FINISHED for state in states.values())
-        left = [key for key, state in states.items() if state not in (State.FINISHED, State.WITHDRAWN, None)]
-        specs = {key: spec for key, spec in zip(left, self._opener.specs(left), strict=True) if spec is not None}
-        former = self._former({recipe(spec.recipe).name for spec in specs.values()})
+        left = [key for key, state in states.items() if state not in (State.FINISHED, State.CANCELLED, None)]
+        specs = {key: spec for key, spec in zip(left, self._signed.specs(left), strict=True) if spec is not None}
+        former = self._former({template(spec.template).name for spec in specs.values()})
         bound: dict[Key, Key] = {}
         while said := self._found(left, specs, former, now):
             if not dry:
                 self._store.accept([(one, seal_acceptance(self._seal, one)) for one in said])
             bound |= {one.key: one.source for one in said}
             left = [key for key in left if key not in bound]
-        unknown = sum(grant is None for grant in self._store.standing(left))
+        unknown = sum(lease is None for lease in self._store.current_inputs(left))
         sources = tuple(dict.fromkeys(bound.values()))
         return Accepted(len(bound), sources, len(left) - unknown, unknown, there, dry=dry)
 
     def _found(self, keys: Sequence[Key], specs: Mapping[Key, Spec], former: Former, now: float) -> list[Acceptance]:
         """What can be accepted for these tasks, as things are."""
         said = []
-        for key, grant in zip(keys, self._store.standing(keys), strict=True):
-            found = None if grant is None else _latest(former, specs[key], grant.inputs)
-            if grant is not None and found is not None:
+        for key, lease in zip(keys, self._store.current_inputs(keys), strict=True):
+            found = None if lease is None else _latest(former, specs[key], lease.inputs)
+            if lease is not None and found is not None:
                 run, code = found
                 said.append(
-                    Acceptance(key, grant.round, grant.inputs, run.key, run.round, run.digest, code, self._user, now)
+                    Acceptance(key, lease.round, lease.inputs, run.key, run.round, run.digest, code, self._user, now)
                 )
         return said
 
@@ -113,20 +113,20 @@ class Accepting:
         found: Former = {}
         for name in names:
             keys = self._store.keys_named(name)
-            for key, spec, held in zip(keys, self._opener.specs(keys), self._store.outcomes(keys), strict=True):
+            for key, spec, held in zip(keys, self._signed.specs(keys), self._store.outcomes(keys), strict=True):
                 if spec is None or not spec.call or held is None or not held.verdict.finished:
                     continue
                 run = self._run(key, held)
-                found.setdefault((name, spec.call, run.inputs), []).append((run, recipe(spec.recipe).code))
+                found.setdefault((name, spec.call, run.inputs), []).append((run, template(spec.template).code))
         return found
 
-    def _run(self, key: Key, held: Held) -> Finished:
-        outcome = self._opener.outcome(key, held)
+    def _run(self, key: Key, held: CurrentOutcome) -> Finished:
+        outcome = self._signed.outcome(key, held)
         assert isinstance(outcome, Finished), "the verdict said so"
         return outcome
 
 
 def _latest(former: Former, spec: Spec, inputs: bytes) -> tuple[Finished, str] | None:
-    known = recipe(spec.recipe)
+    known = template(spec.template)
     runs = [one for one in former.get((known.name, spec.call, inputs), ()) if one[1] != known.code]
     return max(runs, key=lambda one: (one[0].run.started, one[0].key), default=None)

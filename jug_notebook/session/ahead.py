@@ -9,7 +9,7 @@ import msgspec
 from jug_notebook.model import FunctionView, Key, Scope, State, Target, TaskView, WorkerId
 from jug_notebook.render import duration
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener
+from jug_notebook.store.signed import SignedReader
 
 OPEN = (State.READY, State.WAITING, State.RUNNING)
 
@@ -84,27 +84,27 @@ def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count:,} workers"
 
 
-def tasks_of(target: Target, scope: Scope, store: Store, opener: Opener) -> list[TaskView]:
+def tasks_of(target: Target, scope: Scope, store: Store, signed: SignedReader) -> list[TaskView]:
     """The tasks that a target means, with all that they need."""
     row: Sequence[Key] = [view.key for view in store.tasks(scope, target)]
     found = dict.fromkeys(row)
     while row:
-        needs: Iterable[Key] = (need for spec in opener.specs(row) if spec is not None for need in spec.needs)
+        needs: Iterable[Key] = (need for spec in signed.specs(row) if spec is not None for need in spec.needs)
         row = [need for need in dict.fromkeys(needs) if need not in found]
         found.update(dict.fromkeys(row))
     return [view for view in store.tasks(target=Target(keys=frozenset(found))) if view.key in found]
 
 
 def graph_of(
-    target: Target, scope: Scope, store: Store, opener: Opener
+    target: Target, scope: Scope, store: Store, signed: SignedReader
 ) -> tuple[tuple[FunctionView, ...], tuple[tuple[str, str, int], ...]]:
     """(functions, edges between them) of the tasks that a target means, with all that they need."""
     means = {view.name: view.mean for view in store.snapshot().functions}
-    tasks = tasks_of(target, scope, store, opener)
+    tasks = tasks_of(target, scope, store, signed)
     names = {task.key: task.name for task in tasks}
     rows: dict[str, dict[State, int]] = {}
     edges: dict[tuple[str, str], int] = {}
-    for task, spec in zip(tasks, opener.specs([task.key for task in tasks]), strict=True):
+    for task, spec in zip(tasks, signed.specs([task.key for task in tasks]), strict=True):
         counts = rows.setdefault(task.name, {})
         counts[task.state] = counts.get(task.state, 0) + 1
         for need in () if spec is None else spec.needs:
@@ -115,10 +115,12 @@ def graph_of(
     return functions, tuple((name, need, count) for (name, need), count in edges.items())
 
 
-def plan(size: int, target: Target | None, scope: Scope, store: Store, opener: Opener, tied_to: WorkerId = "") -> Plan:
+def plan(
+    size: int, target: Target | None, scope: Scope, store: Store, signed: SignedReader, tied_to: WorkerId = ""
+) -> Plan:
     """What ``size`` workers with that target would run, and how many of them are there already."""
     from jug_notebook.launch import CrewOptions, local
 
-    functions = store.snapshot(scope).functions if target is None else graph_of(target, scope, store, opener)[0]
+    functions = store.snapshot(scope).functions if target is None else graph_of(target, scope, store, signed)[0]
     had = local.there(store, CrewOptions(size=size, target=target, tied_to=tied_to))
     return Plan(functions, max(size, had), max(0, size - had))

@@ -59,7 +59,7 @@ def execute(
 
 
 def barrier() -> None:
-    """Wait until nothing of this notebook waits or runs. Raises BarrierError where nobody works, WaitInterrupted."""
+    """Wait until nothing of this notebook waits or runs. Raises NoWorkers where nobody works, WaitInterrupted."""
     current().barrier()
 
 

@@ -12,7 +12,7 @@ from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Key, Spec, State, TaskView
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.signed import recipe
+from jug_notebook.store.signed import template
 
 BATCH = 1000  #: so many tasks are looked at together
 YOUNG = 3600.0  #: seconds for which a blob stays that nothing mentions: somebody may be about to
@@ -98,7 +98,7 @@ def clean(
 def _wanted(store: Store, views: dict[Key, TaskView]) -> set[Key]:
     found: set[Key] = {key for key, view in views.items() if view.state is State.RUNNING}
     for origin in store.origins():
-        found.update(store.wished(origin))
+        found.update(store.requested(origin))
     row = [key for key in found if key in views]
     while row:
         following: dict[Key, None] = {}
@@ -139,9 +139,9 @@ def _mentioned(store: Store, keys: Sequence[Key]) -> set[Address]:
     for part in _parts(keys):
         for body, spec in zip(store.specs(part), _specs(store, part), strict=True):
             found |= addresses_in(body or b"")
-            if spec is not None and spec.recipe not in looked:
-                looked.add(spec.recipe)
-                found |= _modules(store, spec.recipe)
+            if spec is not None and spec.template not in looked:
+                looked.add(spec.template)
+                found |= _modules(store, spec.template)
         for held in store.outcomes(part):
             if held is not None:
                 found |= addresses_in(held.body)
@@ -151,7 +151,7 @@ def _mentioned(store: Store, keys: Sequence[Key]) -> set[Address]:
 def _modules(store: Store, data: bytes) -> set[Address]:
     """A function's blob mentions those of the modules that came with it."""
     try:
-        return addresses_in(store.get_blob(recipe(data).parcel))
+        return addresses_in(store.get_blob(template(data).bundle))
     except (ValueLost, msgspec.MsgspecError):
         return set()
 

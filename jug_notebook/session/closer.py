@@ -13,13 +13,13 @@ from jug_notebook.model import Claim, Graph, Key, Origin, Scope, Settlement, Spe
 from jug_notebook.render.display import GraphPicture, History
 from jug_notebook.session import ahead
 from jug_notebook.session.ahead import Plan
-from jug_notebook.session.rerun import Again, Call, Verified
+from jug_notebook.session.rerun import Call, Rerun, Verified
 from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store, provenance
-from jug_notebook.store.signed import Opener
+from jug_notebook.store.signed import SignedReader
 from jug_notebook.worker import inline
-from jug_notebook.worker.execution import Bench
-from jug_notebook.worker.loop import Watchful
+from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.loop import FailureWatcher
 
 
 class Closer(ABC):
@@ -29,16 +29,16 @@ class Closer(ABC):
     notebook: str
     _store: Store
     _seal: Seal
-    _opener: Opener
+    _signed: SignedReader
     _clock: Clock
     _scope: Scope
     _info: WorkerInfo
-    _again: Again
-    _guests: list[Callable[[], WorkerInfo]]
+    _rerun: Rerun
+    _in_process: list[Callable[[], WorkerInfo]]
 
     @property
     @abstractmethod
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """See `Session`."""
 
     @abstractmethod
@@ -52,16 +52,16 @@ class Closer(ABC):
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target: ...
 
     def kept(self, key: Key) -> Spec | None:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
         if self._store.states([key])[0] is not State.FINISHED:
             return None
-        return self._opener.specs([key])[0]
+        return self._signed.specs([key])[0]
 
     def provenance(self, key: Key) -> dict[str, Any]:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
-        return provenance.provenance(key, self._store, self._opener, self._seal)
+        return provenance.provenance(key, self._store, self._signed, self._seal)
 
     def recall(self, key: Key) -> Call:
         """A stored call: its function, args and kwargs. Raises NoSuchTask, NotReady where it needs a value not there.
@@ -69,12 +69,12 @@ class Closer(ABC):
         A task function that it calls is the plain function.
         """
         self.flush()
-        return self._again.recall(key)
+        return self._rerun.recall(key)
 
     def rerun(self, key: Key) -> Any:
         """Make a stored call here, as a worker does, and answer its value; what it raises is raised. Stores nothing."""
         self.flush()
-        return self._again.rerun(key)
+        return self._rerun.rerun(key)
 
     def names(self) -> list[str]:
         """The functions of which this notebook has tasks."""
@@ -94,7 +94,7 @@ class Closer(ABC):
         *,
         keep_going: bool = True,
         stop: Callable[[], bool] | None = None,
-        each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
+        each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
     ) -> int:
         """Run tasks in this process, one after another, until nothing is left that can run; answer how many ran.
 
@@ -103,20 +103,20 @@ class Closer(ABC):
         the task that ran is given back.
         """
         self.flush()
-        watchful = Watchful(each)
+        watchful = FailureWatcher(each)
 
         def over() -> bool:
             return (watchful.failed and not keep_going) or (stop is not None and stop())
 
         wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
         return inline.work_here(
-            self._store, self._seal, self._clock, self._guests, wanted, max_tasks, max_time, over, watchful
+            self._store, self._seal, self._clock, self._in_process, wanted, max_tasks, max_time, over, watchful
         )  # fmt: skip
 
-    def unwish(self, keys: Sequence[Key]) -> None:
+    def withdraw(self, keys: Sequence[Key]) -> None:
         """This script or notebook no longer wants these tasks, finished ones too: they may be cleaned away."""
         self.flush()
-        self._store.wish(keys, Origin(self._info.user, self.notebook), False)
+        self._store.request(keys, Origin(self._info.user, self.notebook), False)
 
     def listed(self, state: State | None = None, all: bool = False) -> list[TaskView]:
         """Tasks of this script or notebook, or of the whole store, with nothing opened of them: names and states."""
@@ -125,8 +125,8 @@ class Closer(ABC):
 
     def wanted(self) -> dict[Key, str]:
         """The tasks that this notebook wants, each with the cell that made it."""
-        keys = [view.key for view in self.listed() if view.state is not State.WITHDRAWN]
-        specs = self._opener.specs(keys)
+        keys = [view.key for view in self.listed() if view.state is not State.CANCELLED]
+        specs = self._signed.specs(keys)
         return {key: spec.origin.cell for key, spec in zip(keys, specs, strict=True) if spec is not None}
 
     def pack(self) -> int:
@@ -147,13 +147,13 @@ class Closer(ABC):
         size = workers if workers is not None else len(os.sched_getaffinity(0))
         wanted = None if target is None else self._target(target, namespace)
         tied = self._info.id if self.headless else ""
-        return ahead.plan(size, wanted, self._scope, self._store, self._opener, tied)
+        return ahead.plan(size, wanted, self._scope, self._store, self._signed, tied)
 
     def culprit(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Key | None:
         """The first failed task of a target, or the one that blocks the first blocked; None where nothing is wrong."""
         keys = self._keys(target, namespace)
         states = self._store.states(keys)
-        for key, state, blamed in zip(keys, states, self._store.blame(keys), strict=True):
+        for key, state, blamed in zip(keys, states, self._store.blocking_tasks(keys), strict=True):
             if state is State.FAILED or blamed is not None:
                 return blamed or key
         return None
@@ -167,11 +167,11 @@ class Closer(ABC):
         scope = Scope() if all else self._scope
         if target is None:
             snapshot = self._store.snapshot(scope)
-            graph = Graph(snapshot.functions, tuple(self._store.edges(scope)), self.shown, snapshot.scope)
+            graph = Graph(snapshot.functions, tuple(self._store.edges(scope)), self.display_url, snapshot.scope)
         else:
             wanted = self._target(target, namespace)
-            functions, edges = ahead.graph_of(wanted, scope, self._store, self._opener)
-            graph = Graph(functions, edges, self.shown, "a part")
+            functions, edges = ahead.graph_of(wanted, scope, self._store, self._signed)
+            graph = Graph(functions, edges, self.display_url, "a part")
         return GraphPicture(graph)
 
     def history(self, all: bool = False, limit: int = 50) -> History:
@@ -180,8 +180,8 @@ class Closer(ABC):
         Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
         """
         self.flush()
-        return History(*provenance.history(self._store, self._opener, Scope() if all else self._scope, limit))
+        return History(*provenance.history(self._store, self._signed, Scope() if all else self._scope, limit))
 
     def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
         """Compute a sample of finished tasks again, in this process, and compare the values. Stores nothing."""
-        return self._again.verify(self._keys(target, namespace), fraction)
+        return self._rerun.verify(self._keys(target, namespace), fraction)

@@ -39,10 +39,10 @@ def connect(
         same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
         if same and shared is None:
             before.headless = before.headless or headless
-            context.sit(before)
+            context.set_current(before)
             return before
     _current = Session(url, notebook=notebook, headless=headless, shared=shared)
-    context.sit(_current)
+    context.set_current(_current)
     return _current
 
 
@@ -64,7 +64,7 @@ def _close_all() -> None:
         try:
             session.close()
         except (StoreError, OSError, ChangedInCell) as error:
-            print(f"jug_notebook: the session of {session.shown} could not be closed: {error}", file=sys.stderr)
+            print(f"jug_notebook: the session of {session.display_url} could not be closed: {error}", file=sys.stderr)
 
 
 context.on_first_need(current)

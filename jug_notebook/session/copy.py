@@ -18,10 +18,10 @@ from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Address,
+    CurrentOutcome,
     Finished,
-    Grant,
-    Held,
     Key,
+    Lease,
     Origin,
     Outcome,
     Settlement,
@@ -34,7 +34,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in, keyring, open_store, split
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 
 BATCH = 1000  #: so many tasks are copied together
 
@@ -83,7 +83,7 @@ def copy(source: str | Path, target: str | Path, tell: Progress | None = None, c
     one, two = open_store(source, clock), open_store(target, clock)
     try:
         if one.id == two.id:
-            raise StoreError(f"{one.shown} can't be copied to itself; give another store")
+            raise StoreError(f"{one.display_url} can't be copied to itself; give another store")
         return Copying(one, _seal(one, made=False), two, _seal(two, made=True), tell).run()
     finally:
         for store in (one, two):
@@ -111,7 +111,7 @@ class Copying:
     def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, tell: Progress | None = None) -> None:
         self._source, self._target = source, target
         self._opens, self._seals = opens, seals
-        self._opener = Opener(source, opens)
+        self._signed = SignedReader(source, opens)
         self._tell = tell or (lambda done, total: None)
         self._me = system.new_id()
         self._by = Origin(system.user(), "", f"copy of {source.id}")  # wants what nobody wants, for a moment
@@ -122,26 +122,28 @@ class Copying:
 
     def run(self) -> Copied:
         views = self._source.tasks()
-        wishes = {origin: self._source.wished(origin) for origin in self._source.origins()}
-        wanted = {key: origin for origin, keys in wishes.items() for key in keys}
-        for part in _parts(self._target.wished(self._by)):  # what a copy that was cut off left
-            self._target.wish(part, self._by, False)
+        requests = {origin: self._source.requested(origin) for origin in self._source.origins()}
+        wanted = {key: origin for origin, keys in requests.items() for key in keys}
+        for part in _parts(self._target.requested(self._by)):  # what a copy that was cut off left
+            self._target.request(part, self._by, False)
         postponed: list[Key] = []
         for start in range(0, len(views), BATCH):
             self._tell(start, len(views))
             keys = [view.key for view in views[start : start + BATCH]]
             unwanted = self._submit(keys, wanted)
             postponed += self._settle(keys)
-            self._target.wish(unwanted, self._by, False)
-        for origin, keys in wishes.items():
+            self._target.request(unwanted, self._by, False)
+        for origin, keys in requests.items():
             known = [key for key in keys if key not in self._refused]
             for part in _parts(known):
-                self._target.wish(part, origin, True)
+                self._target.request(part, origin, True)
         self._settle_rest(postponed, views)
         self._repeat_doubts(views)
         self._target.sync()
         self._tell(len(views), len(views))
-        return Copied(self._source.shown, self._target.shown, len(views), refused=len(self._refused), **self._count)
+        return Copied(
+            self._source.display_url, self._target.display_url, len(views), refused=len(self._refused), **self._count
+        )
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -154,12 +156,12 @@ class Copying:
             if body is None:
                 continue  # forgotten in this moment
             try:
-                spec = self._opener.spec(key, body)
+                spec = self._signed.spec(key, body)
                 data = self._opens.open("spec", key, 0, b"", body)
             except SignatureError:
                 self._refused.add(key)
                 continue
-            kind = recipe(spec.recipe)
+            kind = template(spec.template)
             sealed = self._seals.seal("spec", key, 0, b"", bytes(data))
             submission = Submission(key, kind.name, spec.needs, spec.form, sealed, kind.priority, kind.python)
             self._carry_spec(spec)
@@ -169,13 +171,13 @@ class Copying:
         for origin, group in groups.items():
             self._count["new"] += self._target.submit(group, origin).new
         for origin, its in unwanted.items():
-            self._target.wish(its, origin, False)
+            self._target.request(its, origin, False)
         return [key for its in unwanted.values() for key in its]
 
     def _carry_spec(self, spec: Spec) -> None:
-        parcel = recipe(spec.recipe).parcel
-        if parcel not in self._blobs and self._carry([parcel]):
-            self._carry(addresses_in(self._source.get_blob(parcel)), surely=False)
+        bundle = template(spec.template).bundle
+        if bundle not in self._blobs and self._carry([bundle]):
+            self._carry(addresses_in(self._source.get_blob(bundle)), surely=False)
         self._carry(spec.arguments.buffers)
 
     def _carry(self, addresses: Collection[Address], surely: bool = True) -> bool:
@@ -205,21 +207,21 @@ class Copying:
         keys = [key for key in keys if key not in self._refused]
         keys = self._not_settled(keys)
         helds = self._source.outcomes(keys)
-        rows = list(zip(keys, helds, self._target.standing(keys), self._wrong(keys), strict=True))
+        rows = list(zip(keys, helds, self._target.current_inputs(keys), self._wrong(keys), strict=True))
         later: list[Key] = []
         settled: list[Settlement] = []
         doubted: list[tuple[Settlement, Outcome]] = []
         failed = {key for key, state in zip(keys, self._target.states(keys), strict=True) if state is State.FAILED}
-        for key, held, grant, wrong in rows:
+        for key, held, lease, wrong in rows:
             if held is None or (key in failed and not held.verdict.finished):
                 continue
-            if grant is None or (own and held.verdict.key != key):
+            if lease is None or (own and held.verdict.key != key):
                 later.append(key)
                 continue
             found = self._opened(key, held)
-            if found is None or held.verdict.inputs != grant.inputs:
+            if found is None or held.verdict.inputs != lease.inputs:
                 continue
-            settlement = self._sealed(found, held.verdict, grant)
+            settlement = self._sealed(found, held.verdict, lease)
             if wrong and type(found) is Finished:
                 doubted.append((settlement, found))
             else:
@@ -238,9 +240,9 @@ class Copying:
             if state is not None and (state is not State.FINISHED or (wrong and said is None))
         ]
 
-    def _opened(self, key: Key, held: Held) -> Outcome | None:
+    def _opened(self, key: Key, held: CurrentOutcome) -> Outcome | None:
         try:
-            found = self._opener.outcome(key, held)
+            found = self._signed.outcome(key, held)
         except SignatureError:
             self._refused.add(key)
             return None
@@ -251,8 +253,8 @@ class Copying:
             return None
         return found
 
-    def _sealed(self, outcome: Outcome, verdict: Verdict, grant: Grant) -> Settlement:
-        key, round, inputs = grant.key, grant.round, grant.inputs
+    def _sealed(self, outcome: Outcome, verdict: Verdict, lease: Lease) -> Settlement:
+        key, round, inputs = lease.key, lease.round, lease.inputs
         again = msgspec.structs.replace(outcome, key=key, round=round, inputs=inputs)
         body = self._seals.seal("outcome", key, round, inputs, self._encode(again))
         return Settlement(msgspec.structs.replace(verdict, key=key, round=round, inputs=inputs), body)
@@ -295,15 +297,15 @@ class Copying:
             except SignatureError:
                 self._refused.add(key)
                 continue
-            grant, source = self._target.standing([key, one.source])
-            if grant is not None and source is not None and grant.inputs == one.inputs:
-                said.append(msgspec.structs.replace(one, round=grant.round, source_round=source.round))
+            lease, source = self._target.current_inputs([key, one.source])
+            if lease is not None and source is not None and lease.inputs == one.inputs:
+                said.append(msgspec.structs.replace(one, round=lease.round, source_round=source.round))
         if said:
             self._target.accept([(one, seal_acceptance(self._seals, one)) for one in said])
 
     def _wrong(self, keys: Sequence[Key]) -> list[bool]:
         """Did somebody say that a task's former value was wrong? After more than one round it can't be told: maybe."""
-        told = zip(self._source.invalidations(keys), self._source.standing(keys), strict=True)
+        told = zip(self._source.invalidations(keys), self._source.current_inputs(keys), strict=True)
         return [
             said is not None and (said.why is Why.DIRECT or (now is not None and now.round > 1)) for said, now in told
         ]
@@ -317,9 +319,9 @@ class Copying:
         keys = [settlement.verdict.key for settlement, _ in doubted]
         self._target.invalidate(keys, Why.DIRECT, system.user())
         again = []
-        for (settlement, outcome), grant in zip(doubted, self._target.standing(keys), strict=True):
-            if grant is not None:
-                again.append(self._sealed(outcome, settlement.verdict, grant))
+        for (settlement, outcome), lease in zip(doubted, self._target.current_inputs(keys), strict=True):
+            if lease is not None:
+                again.append(self._sealed(outcome, settlement.verdict, lease))
         self._hand_in(again)
 
     def _repeat_doubts(self, views: Sequence[TaskView]) -> None:

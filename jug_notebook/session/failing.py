@@ -11,7 +11,7 @@ from jug_notebook import render
 from jug_notebook.model import FailureKind, FailureView, Key, Like, Scope, State, TaskView
 from jug_notebook.render.failure_kinds import LIKE
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener
+from jug_notebook.store.signed import SignedReader
 
 KNOWN = 1000  #: so many of the latest are sorted,
 SHOWN = 20  #: so many told of one by one
@@ -22,16 +22,16 @@ class _Read(NamedTuple):
 
     at: tuple[float, int]
     about: str
-    shown: str
+    args_repr: str
     error: str
 
 
-class Failing:
+class FailureIndex:
     """Reads failures for pictures."""
 
-    def __init__(self, store: Store, opener: Opener) -> None:
+    def __init__(self, store: Store, signed: SignedReader) -> None:
         self._store = store
-        self._opener = opener
+        self._signed = signed
         self._lock = threading.Lock()  # a notebook's pictures look from a thread of their own
         self._read: dict[Key, _Read] = {}
         self._whole: dict[tuple[Key, tuple[float, int]], FailureView] = {}
@@ -83,16 +83,16 @@ class Failing:
 
     def _like(self, key: Key) -> Like:
         known = self._read[key]
-        return Like(key, known.shown, known.error)
+        return Like(key, known.args_repr, known.error)
 
     def _take_in(self, views: Sequence[TaskView]) -> None:
-        for view, filled in zip(views, self._opener.filled(views), strict=True):
+        for view, filled in zip(views, self._signed.filled(views), strict=True):
             error = filled.error or "it failed"
-            self._read[view.key] = _Read(_at(view), render.pattern(error), filled.shown, error)
+            self._read[view.key] = _Read(_at(view), render.pattern(error), filled.args_repr, error)
 
     def _opened(self, views: Sequence[TaskView]) -> list[FailureView]:
         missing = [view for view in views if (view.key, _at(view)) not in self._whole]
-        for view, found in zip(missing, self._opener.failures(missing), strict=True):
+        for view, found in zip(missing, self._signed.failures(missing), strict=True):
             if found is not None:
                 self._whole[view.key, _at(view)] = found
         return [found for view in views if (found := self._whole.get((view.key, _at(view)))) is not None]

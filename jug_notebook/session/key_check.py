@@ -19,10 +19,10 @@ from jug_notebook import codec
 from jug_notebook.codec.pickling import Unpickler
 from jug_notebook.errors import JugError
 from jug_notebook.keys import digest
-from jug_notebook.model import Address, Key, Parcel, Payload, Recipe, Reference
+from jug_notebook.model import Address, FunctionBundle, Key, Payload, Reference, TaskTemplate
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
-from jug_notebook.task.context import Draft
+from jug_notebook.task.context import PendingTask
 
 SAMPLE = 3  #: so many calls of each function are looked at
 PATIENCE = 60.0  #: seconds for the other process
@@ -42,7 +42,7 @@ class Sample(msgspec.Struct, frozen=True):
     """Some calls of a function, with all that they are made of."""
 
     name: str
-    parcel: Parcel
+    bundle: FunctionBundle
     parts: dict[str, str]
     ignored: tuple[str, ...]  #: arguments
     ignored_globals: tuple[str, ...]
@@ -80,19 +80,19 @@ class _Stub:
         return self._reference
 
 
-def sampled(drafts: Mapping[Any, Sequence[Draft]], store: Store, project: Path) -> list[Sample]:
+def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, project: Path) -> list[Sample]:
     """The calls of some drafts, by edition, with the blobs that they need."""
     samples = []
-    for edition, some in drafts.items():
-        function = edition.function
-        recipe = msgspec.msgpack.decode(edition.recipe, type=Recipe)
-        parcel = msgspec.msgpack.decode(bytes(store.get_blob(recipe.parcel)), type=Parcel)
-        calls = tuple(Call(draft[1], draft[4], draft[3]) for draft in some)
-        addresses = {*parcel.modules.values(), *(at for call in calls for at in call.arguments.buffers)}
+    for version, some in pending_tasks.items():
+        function = version.function
+        template = msgspec.msgpack.decode(version.template, type=TaskTemplate)
+        bundle = msgspec.msgpack.decode(bytes(store.get_blob(template.bundle)), type=FunctionBundle)
+        calls = tuple(Call(pending_task[1], pending_task[4], pending_task[3]) for pending_task in some)
+        addresses = {*bundle.modules.values(), *(at for call in calls for at in call.arguments.buffers)}
         blobs = {address: bytes(store.get_blob(address)) for address in addresses}
         ignored, aside = tuple(sorted(function.ignore)), function.ignore_globals
-        parts = dict(edition.parts)
-        samples.append(Sample(edition.name, parcel, parts, ignored, aside, calls, blobs, str(project)))
+        parts = dict(version.parts)
+        samples.append(Sample(version.name, bundle, parts, ignored, aside, calls, blobs, str(project)))
     return samples
 
 
@@ -100,7 +100,7 @@ def names(sample: Sample) -> Names:
     """What this process calls the parts of a sample."""
     blobs = {address: memoryview(data) for address, data in sample.blobs.items()}
     function = TaskFunction(
-        codec.load_function(sample.parcel, blobs.__getitem__),
+        codec.load_function(sample.bundle, blobs.__getitem__),
         ignore=sample.ignored,
         ignore_globals=sample.ignored_globals,
     )

@@ -16,10 +16,10 @@ from blake3 import blake3
 from jug_notebook import codec
 from jug_notebook.codec import Seal
 from jug_notebook.errors import NoSuchTask
-from jug_notebook.model import Address, Finished, Key, Parcel, State
+from jug_notebook.model import Address, Finished, FunctionBundle, Key, State
 from jug_notebook.session.results import Reader
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 from jug_notebook.task.context import running
 from jug_notebook.worker.execution import Runner, in_a_line, runner_of
 from jug_notebook.worker.inputs import Needs
@@ -67,13 +67,13 @@ class Verified:
         return "\n".join(lines)
 
 
-class Again:
+class Rerun:
     """Makes stored calls in this process. Nothing of it reaches the store."""
 
-    def __init__(self, store: Store, seal: Seal, opener: Opener, reader: Reader, user: str) -> None:
+    def __init__(self, store: Store, seal: Seal, signed: SignedReader, reader: Reader, user: str) -> None:
         self._store = store
         self._seal = seal
-        self._opener = opener
+        self._signed = signed
         self._reader = reader
         self._user = user
 
@@ -92,17 +92,17 @@ class Again:
             return call.function(*call.args, **call.kwargs)
 
     def _recall(self, key: Key, around: contextlib.ExitStack) -> tuple[Call, Runner | None]:
-        [spec] = self._opener.specs([key])
+        [spec] = self._signed.specs([key])
         if spec is None:
-            raise NoSuchTask(f"no task {key[:12]} in {self._store.shown}")
-        known = recipe(spec.recipe)
+            raise NoSuchTask(f"no task {key[:12]} in {self._store.display_url}")
+        known = template(spec.template)
         runner = runner_of(known.runner) if known.runner else None
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
         values = self._reader.collect(spec.needs, wait=False, timeout=None, strict=True, mmap=False, user=self._user)
-        parcel = msgspec.msgpack.decode(self._store.get_blob(known.parcel), type=Parcel)
-        function = codec.load_function(parcel, self._store.get_blob)
-        codec.use_modules(parcel)
+        bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
+        function = codec.load_function(bundle, self._store.get_blob)
+        codec.use_modules(bundle)
         needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._store, self._seal)
         args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
         return Call(function, args, kwargs), runner
@@ -117,12 +117,12 @@ class Again:
         return Verified(len(ordered), len(finished), list(self._differing(ordered)))
 
     def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
-        for key, outcome in zip(keys, self._opener.outcomes(keys), strict=True):
+        for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):
             if isinstance(outcome, Finished):
                 said = self._difference(key, outcome)
                 if said:
-                    [view] = self._opener.views([key])
-                    yield Difference(key, f"{view.name}({view.shown})", said)
+                    [view] = self._signed.views([key])
+                    yield Difference(key, f"{view.name}({view.args_repr})", said)
 
     def _difference(self, key: Key, outcome: Finished) -> str:
         try:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from jug_notebook import codec, render, system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import (
-    BarrierError,
     JugError,
     NotReady,
+    NoWorkers,
+    TaskCancelled,
     TaskFailed,
     ValueLost,
     WaitInterrupted,
     WaitTimeout,
-    Withdrawn,
 )
-from jug_notebook.model import Failed, Finished, Held, Key, State, Why
+from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, State, Why
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener, failure
+from jug_notebook.store.signed import SignedReader, failure
 from jug_notebook.task.context import Problem
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ TRIES = 4  #: how often a value that was lost is waited for again
 class Reader:
     """Reads a store for a session. ``starting`` tells whether workers are on their way."""
 
-    def __init__(self, store: Store, opener: Opener, clock: Clock, starting: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, signed: SignedReader, clock: Clock, starting: Callable[[], bool]) -> None:
         self._store = store
-        self._opener = opener
+        self._signed = signed
         self._clock = clock
         self._starting = starting
         self._seen = -1
@@ -53,7 +53,7 @@ class Reader:
         return self._wait(lambda: progress.over(self._store), lambda: keys[progress.at :], timeout)
 
     def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
-        """Until ``over``. Raises BarrierError where nobody works, WaitInterrupted on Ctrl-C. False: time is over."""
+        """Until ``over``. Raises NoWorkers where nobody works, WaitInterrupted on Ctrl-C. False: time is over."""
         until = None if timeout is None else self._clock.monotonic() + timeout
         look = self._clock.monotonic()
         try:
@@ -66,7 +66,7 @@ class Reader:
                     look = now + PATIENCE
                     absent = self._nobody(len(left()))
                     if absent and not over():  # the last worker may have left after settling the last task
-                        raise BarrierError(absent)
+                        raise NoWorkers(absent)
                 seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
         except KeyboardInterrupt:
             raise WaitInterrupted(self._interrupted(left())) from None
@@ -120,7 +120,7 @@ class Reader:
                 look = self._clock.monotonic() + PATIENCE
                 absent = self._nobody(1)
                 if absent:
-                    raise BarrierError(absent)
+                    raise NoWorkers(absent)
             await shield(tick)
 
     def _tick(self) -> asyncio.Task[int]:
@@ -138,7 +138,7 @@ class Reader:
     def collect(
         self, keys: Sequence[Key], wait: bool, timeout: float | None, strict: bool, mmap: bool, user: str
     ) -> list[Any]:
-        """See `Desk.collect`. A value that was lost is computed again, and with ``wait`` waited for."""
+        """See `SessionProtocol.collect`. A value that was lost is computed again, and with ``wait`` waited for."""
         until = None if timeout is None else self._clock.monotonic() + timeout
         values: dict[Key, Any] = {}
         left = keys
@@ -180,10 +180,10 @@ class Reader:
                 values[key] = Problem(error)
         return left
 
-    def _value(self, key: Key, held: Held | None, mmap: bool) -> Any:
+    def _value(self, key: Key, held: CurrentOutcome | None, mmap: bool) -> Any:
         if held is None or not held.verdict.digest:
             raise _NoValue
-        outcome = self._opener.outcome(key, held)
+        outcome = self._signed.outcome(key, held)
         assert type(outcome) is Finished
         return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
 
@@ -191,14 +191,14 @@ class Reader:
         """Why a task has no value."""
         [state] = self._store.states([key])
         call = self._call(key)
-        if state is None or state is State.WITHDRAWN:
-            return Withdrawn(
+        if state is None or state is State.CANCELLED:
+            return TaskCancelled(
                 f"nobody wants {call} any more, so it will not run; re-run the cell that calls its function"
             )
         if state is State.FAILED:
             return self._failed(key, "") or NotReady(f"{call} is being tried again")
         if state is State.BLOCKED:
-            [culprit] = self._store.blame([key])
+            [culprit] = self._store.blocking_tasks([key])
             if culprit is not None:
                 return self._failed(culprit, f"{call} needs a task that failed:\n") or NotReady(f"{call} is waiting")
         return NotReady(
@@ -207,15 +207,15 @@ class Reader:
         )
 
     def _call(self, key: Key) -> str:
-        [view] = self._opener.views([key])
-        return f"{view.name}({view.shown})" if view.name else f"task {key[:8]}"
+        [view] = self._signed.views([key])
+        return f"{view.name}({view.args_repr})" if view.name else f"task {key[:8]}"
 
     def _failed(self, key: Key, before: str) -> TaskFailed | None:
-        [outcome] = self._opener.outcomes([key])
-        [spec] = self._opener.specs([key])
+        [outcome] = self._signed.outcomes([key])
+        [spec] = self._signed.specs([key])
         if not isinstance(outcome, Failed):
             return None
-        view = failure(outcome, self._opener.views([key])[0].name, "" if spec is None else spec.shown)
+        view = failure(outcome, self._signed.views([key])[0].name, "" if spec is None else spec.args_repr)
         error = TaskFailed(before + render.failure_text(view), outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error

@@ -41,17 +41,17 @@ from jug_notebook.session import key_check
 from jug_notebook.session.accept import Accepted, Accepting
 from jug_notebook.session.cleanup import Cleaned, clean
 from jug_notebook.session.closer import Closer
-from jug_notebook.session.failing import KNOWN, Failing
-from jug_notebook.session.rerun import Again
+from jug_notebook.session.failing import KNOWN, FailureIndex
+from jug_notebook.session.rerun import Rerun
 from jug_notebook.session.results import Reader
-from jug_notebook.session.submission import PENDING, CellReport, Intake
+from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import keys_of
-from jug_notebook.session.why import Inquiry
+from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import keyring, open_store, split
 from jug_notebook.store.file import sharing
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 from jug_notebook.task import TaskFunction, context, definitions
-from jug_notebook.task.context import Draft, Edition
+from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
 from jug_notebook.task.lists import TaskList
 
@@ -85,14 +85,14 @@ class Session(Closer):
         clock: Clock = CLOCK,
         folder: Path | None = None,
         runner: str = "",
-        looking: bool = False,
+        read_only: bool = False,
     ) -> None:
         """``folder``: where tasks run, if not beside the notebook; ``runner`` calls those that name none; ``looking``:
         tasks that are made are named and not handed in, and nobody hears of the session.
         """
         self.notebook = notebook_path(notebook)
         self.folder = folder or notebook_folder(self.notebook)
-        self.looking = looking
+        self.read_only = read_only
         self.headless = headless  #: nobody watches: `close` stops the crews that it started
         self.crews: list[Crew] = []  #: those that this session started
         self._clock = clock
@@ -100,21 +100,21 @@ class Session(Closer):
         if shared is not None:
             sharing.join(self._store, shared, self._secret)
         self._seal = Seal(self._secret(), self._store.id)
-        self._opener = Opener(self._store, self._seal)
-        self._reader = Reader(self._store, self._opener, clock, self._starting)
-        self._failing = Failing(self._store, self._opener)
+        self._signed = SignedReader(self._store, self._seal)
+        self._reader = Reader(self._store, self._signed, clock, self._starting)
+        self._failures = FailureIndex(self._store, self._signed)
         self._scope = Scope(notebook=self.notebook)
         self._user = system.user()
-        self._again = Again(self._store, self._seal, self._opener, self._reader, self._user)
-        self._guests: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
-        self._intake = Intake(
-            self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, looking
+        self._rerun = Rerun(self._store, self._seal, self._signed, self._reader, self._user)
+        self._in_process: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
+        self._submissions = SubmissionQueue(
+            self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, read_only
         )  # fmt: skip
         code.notice(self.folder)
         self._info = system.me("session", clock)
         self._ended = threading.Event()
         OPEN_SESSIONS.add(self)
-        if looking:
+        if read_only:
             return
         self._store.renew([self._info])
         self._pulse = threading.Thread(
@@ -146,12 +146,12 @@ class Session(Closer):
         return self._store.url
 
     @property
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """The store's URL for people: short, and without a password."""
         scheme, rest = split(self._store.url)
         if scheme == "file" and Path(rest).is_relative_to(self.folder):
             return f"file:{Path(rest).relative_to(self.folder)}"
-        return self._store.shown
+        return self._store.display_url
 
     @property
     def identity(self) -> str:
@@ -164,24 +164,24 @@ class Session(Closer):
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<Session {self.shown} · closed>"
-        return f"<Session {self.shown} · {self._reader.workers()} workers · {self.notebook}>"
+            return f"<Session {self.display_url} · closed>"
+        return f"<Session {self.display_url} · {self._reader.workers()} workers · {self.notebook}>"
 
     def close(self) -> None:
         """Hand in what is left, leave the store, and if headless stop the crews started here. Closing twice is fine."""
         if self.closed:
             return
         try:
-            self._intake.close()
+            self._submissions.close()
         finally:
             self._ended.set()
             OPEN_SESSIONS.discard(self)
             if context.current is self:
-                context.sit(None)
+                context.set_current(None)
             if self.headless:
                 for crew in self.crews:
                     crew.stop()
-            if not self.looking:
+            if not self.read_only:
                 if self._pulse is not threading.current_thread():
                     self._pulse.join()
                 self._store.leave([self._info.id])
@@ -189,25 +189,25 @@ class Session(Closer):
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
 
-    def edition(self, function: TaskFunction) -> Edition:
-        """See `Desk`."""
-        return self._intake.edition(function)
+    def function_version(self, function: TaskFunction) -> FunctionVersion:
+        """See `SessionProtocol`."""
+        return self._submissions.function_version(function)
 
-    def former(self, edition: Edition) -> bool:
-        """See `Desk`."""
-        return self._intake.former(edition)
+    def former(self, version: FunctionVersion) -> bool:
+        """See `SessionProtocol`."""
+        return self._submissions.former(version)
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """See `Desk`."""
-        return self._intake.put(parts)
+        """See `SessionProtocol`."""
+        return self._submissions.put(parts)
 
-    def add(self, drafts: Sequence[Draft]) -> None:
-        """See `Desk`."""
-        self._intake.add(drafts)
+    def add(self, pending_tasks: Sequence[PendingTask]) -> None:
+        """See `SessionProtocol`."""
+        self._submissions.add(pending_tasks)
 
     def name_files(self, label_of: Callable[[str], str | None]) -> None:
         """Give code that isn't in a real file a name for people, which tracebacks show: "Cell In[3]"."""
-        self._intake.label_of = label_of
+        self._submissions.label_of = label_of
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most so many seconds; answer the version now."""
@@ -215,11 +215,11 @@ class Session(Closer):
 
     def flush(self) -> None:
         """Hand in the tasks that were made and not handed in yet. In a script, raises as `end_cell` does."""
-        self._intake.flush()
+        self._submissions.flush()
 
     def begin_cell(self, cell: str) -> None:
         """A cell starts to run: tasks made until `end_cell` are its."""
-        self._intake.begin_cell(cell)
+        self._submissions.begin_cell(cell)
 
     def end_cell(self, success: bool = True) -> CellReport:
         """The cell has run: hand in its tasks, and take back what it, or a redefined function, no longer makes.
@@ -229,28 +229,28 @@ class Session(Closer):
         its tasks are taken back.
         """
         code.notice(self.folder)
-        report = self._intake.end_cell(success)
+        report = self._submissions.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)
 
     def made(self) -> list[tuple[Task, tuple[Key, ...]]]:
         """The tasks that the cell that runs has made so far, each with the keys of what it needs."""
-        return [(handle(self, edition, key, needs, ""), needs) for key, edition, needs in self._intake.made()]
+        return [(handle(self, version, key, needs, ""), needs) for key, version, needs in self._submissions.made()]
 
     def check_keys(self, on: bool = True) -> None:
         """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
-        if on != (self._intake.sample is not None):
-            self._intake.sample = {} if on else None
+        if on != (self._submissions.sample is not None):
+            self._submissions.sample = {} if on else None
 
     def unstable_keys(self) -> list[str]:
         """Name the calls kept since the last time again, in a second process under another hash seed.
 
         Answers a line for each argument or global that has another name there. Takes the time of starting a process.
         """
-        kept = self._intake.sample
+        kept = self._submissions.sample
         if not kept:
             return []
-        self._intake.sample = {}
+        self._submissions.sample = {}
         return key_check.unstable(key_check.sampled(kept, self._store, self.folder))
 
     def _starting(self) -> bool:
@@ -259,9 +259,9 @@ class Session(Closer):
     # -- what handles ask ----------------------------------------------------------------------------------------------
 
     def states(self, keys: Sequence[Key]) -> list[State]:
-        """See `Desk`. A task that the store doesn't know (any more) counts as withdrawn."""
+        """See `SessionProtocol`. A task that the store doesn't know (any more) counts as cancelled."""
         self.flush()
-        return [state or State.WITHDRAWN for state in self._store.states(keys)]
+        return [state or State.CANCELLED for state in self._store.states(keys)]
 
     def ended_before(self, key: Key) -> bool:
         """Has a task that was made just now ended already? Looked at before it is handed in: workers may be quick."""
@@ -270,43 +270,43 @@ class Session(Closer):
         return state in (State.FINISHED, State.FAILED)
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
-        return self._opener.views(keys, filled=True)
+        return self._signed.views(keys, filled=True)
 
     def collect(
         self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
     ) -> list[Any]:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
         return self._reader.collect(keys, wait, timeout, strict, mmap, self._user)
 
     def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
         return self._reader.settle(keys, timeout, first)
 
     async def settled(self, key: Key) -> None:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
         await self._reader.settled(key)
 
     def needs(self, key: Key) -> TaskList:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
-        [spec] = self._opener.specs([key])
+        [spec] = self._signed.specs([key])
         return TaskList(() if spec is None else self._found(spec.needs))
 
     def outputs(self, key: Key) -> Outputs:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         self.flush()
-        [outcome] = self._opener.outcomes([key])
-        return Outputs(() if outcome is None else self._opener.pieces(outcome.run))
+        [outcome] = self._signed.outcomes([key])
+        return Outputs(() if outcome is None else self._signed.pieces(outcome.run))
 
     def origin(self, key: Key, dated: bool = True) -> str:
         """Where and how long an ended task ran, in a line; ``dated``, when."""
         self.flush()
-        [outcome] = self._opener.outcomes([key])
+        [outcome] = self._signed.outcomes([key])
         return "" if outcome is None else render.origin_text(outcome.run, self._clock.now() if dated else None)
 
     def tail(self, key: Key) -> str:
@@ -320,12 +320,12 @@ class Session(Closer):
 
     def _found(self, keys: Sequence[Key]) -> list[Task]:
         tasks = []
-        for key, spec in zip(keys, self._opener.specs(keys), strict=True):
+        for key, spec in zip(keys, self._signed.specs(keys), strict=True):
             if spec is None:
-                raise NoSuchTask(f"no task {key[:SHORT]} in {self.shown}")
-            known = recipe(spec.recipe)
-            edition = Edition(known.name, None, known.code, spec.recipe, known.priority, known.nout)
-            tasks.append(handle(self, edition, key, spec.needs, spec.shown))
+                raise NoSuchTask(f"no task {key[:SHORT]} in {self.display_url}")
+            known = template(spec.template)
+            version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
+            tasks.append(handle(self, version, key, spec.needs, spec.args_repr))
         return tasks
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ class Session(Closer):
         return Target(keys=frozenset(self._keys(target, namespace)))
 
     def barrier(self) -> None:
-        """Wait until nothing of this notebook waits or runs. Raises BarrierError if nobody works, WaitInterrupted."""
+        """Wait until nothing of this notebook waits or runs. Raises NoWorkers if nobody works, WaitInterrupted."""
         self.flush()
 
         def busy() -> int:
@@ -475,21 +475,21 @@ class Session(Closer):
         """The picture now: this notebook's tasks, or with ``all`` the whole store's."""
         self.flush()
         scope = Scope() if all else self._scope
-        failed = self._failing.latest(scope)
-        picture = self._picture(scope, self._failing.kinds(failed))
-        return Status(msgspec.structs.replace(picture, failures=self._failing.told(failed)))
+        failed = self._failures.latest(scope)
+        picture = self._picture(scope, self._failures.kinds(failed))
+        return Status(msgspec.structs.replace(picture, failures=self._failures.told(failed)))
 
     def glance(self, all: bool = False) -> Snapshot:
         """The picture for who looks again soon: few failures are read at a time, and none is told but by its kind."""
         self.flush()
         scope = Scope() if all else self._scope
-        return self._picture(scope, self._failing.kinds(self._failing.latest(scope), AT_A_GLANCE))
+        return self._picture(scope, self._failures.kinds(self._failures.latest(scope), AT_A_GLANCE))
 
     def _picture(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot = self._store.snapshot(scope)
         coming = snapshot.starting or sum(max(1, crew.size) for crew in self.crews if crew.coming)
         notes = (*snapshot.notes, *(line for crew in self.crews[-1:] for line in crew.failures))
-        return msgspec.structs.replace(snapshot, store=self.shown, kinds=kinds, starting=coming, notes=notes)
+        return msgspec.structs.replace(snapshot, store=self.display_url, kinds=kinds, starting=coming, notes=notes)
 
     def status_of(self, keys: Sequence[Key]) -> Status:
         """The same of these tasks alone."""
@@ -504,11 +504,11 @@ class Session(Closer):
         )[:KNOWN]
         snapshot = msgspec.structs.replace(
             self._store.snapshot(self._scope),
-            store=self.shown,
+            store=self.display_url,
             scope="these tasks",
             functions=tuple(_function_view(name, row) for name, row in rows.items()),
-            failures=self._failing.told(failed),
-            kinds=self._failing.kinds(failed),
+            failures=self._failures.told(failed),
+            kinds=self._failures.kinds(failed),
         )
         return Status(snapshot)
 
@@ -528,12 +528,12 @@ class Session(Closer):
             keys = dict.fromkeys(self._keys(target, namespace))
             found = self._store.tasks(target=Target(keys=frozenset(keys)))
             views = [view for view in found if view.key in keys and wanted in (None, view.state)]
-        return Listing(self._opener.filled(views[:limit] if limit else views), len(views))
+        return Listing(self._signed.filled(views[:limit] if limit else views), len(views))
 
     def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Answer:
         """Are these tasks stored; and where not, what changed since the nearest that are? Raises NoSuchTask."""
         keys = self._keys(target, namespace)
-        return Answer(Inquiry(self._store, self._opener, self._scope, _ignored).explain(keys), len(keys))
+        return Answer(WhyQuery(self._store, self._signed, self._scope, _ignored).explain(keys), len(keys))
 
     def log(self, target: Any = None, host: str | None = None, namespace: Mapping[str, Any] | None = None) -> str:
         """What tasks printed, with the traceback of failed ones; without a target, of those that ended last.
@@ -553,14 +553,14 @@ class Session(Closer):
             keys = self._keys(target, namespace)
             cut = keys[:LOGS]
             parts = []
-        parts += [self._task_log(view) for view in self._opener.views(cut)]
+        parts += [self._task_log(view) for view in self._signed.views(cut)]
         if target is not None and len(keys) > len(cut):
             parts.append(f"… and {len(keys) - len(cut)} more tasks")
         return Text("\n".join(parts) or "nothing was run yet")
 
     def _task_log(self, view: TaskView) -> str:
-        [outcome] = self._opener.outcomes([view.key])
-        head = f"── {view.name}({view.shown}) · {view.state.value} · {view.key[:SHORT]}"
+        [outcome] = self._signed.outcomes([view.key])
+        head = f"── {view.name}({view.args_repr}) · {view.state.value} · {view.key[:SHORT]}"
         if outcome is None:
             tail = self.tail(view.key).rstrip("\n") if view.state is State.RUNNING else ""
             return f"{head}\n{tail}" if tail else head
@@ -573,7 +573,7 @@ class Session(Closer):
         return "\n".join(part for part in parts if part)
 
     def _said(self, run: Run) -> str:
-        return render.shown_text(self._opener.pieces(run) if run.displays else run.output).rstrip("\n")
+        return render.shown_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
 
     def _host_log(self, host: str) -> str:
         there = [info for info, _, _ in self._store.processes() if info.is_on(host) and info.kind != "session"]
@@ -626,7 +626,7 @@ class Session(Closer):
             keys = [view.key for view in self._store.tasks(Scope() if all else self._scope, state=State.FAILED)]
         else:
             meant = self._keys(target, namespace)
-            blamed = dict(zip(meant, self._store.blame(meant), strict=True))
+            blamed = dict(zip(meant, self._store.blocking_tasks(meant), strict=True))
             states = dict(zip(meant, self._store.states(meant), strict=True))
             culprits = [key if states[key] is State.FAILED else blamed[key] for key in meant]
             keys = list(dict.fromkeys(key for key in culprits if key is not None))
@@ -659,7 +659,7 @@ class Session(Closer):
         states = self._store.states(keys)
         unwanted = [k for k, state in zip(keys, states, strict=True) if state in PENDING or state is State.RUNNING]
         if unwanted:
-            self._store.wish(unwanted, Origin(self._user, self.notebook), False)
+            self._store.request(unwanted, Origin(self._user, self.notebook), False)
         return sum(state in PENDING for state in states)
 
     def cleanup(
@@ -676,14 +676,14 @@ class Session(Closer):
         """
         among = None if target is None else set(self._keys(target, namespace))
         self.flush()
-        parcels = self._intake.parcels()
-        return clean(self._store, self._clock.now(), among, older_than, parcels, dry_run)
+        bundles = self._submissions.bundles()
+        return clean(self._store, self._clock.now(), among, older_than, bundles, dry_run)
 
     # -- the pulse -----------------------------------------------------------------------------------------------------
 
     def _beat_once(self) -> None:
-        self._store.renew([self._info, *(said() for said in self._guests)])
-        self._intake.hurry()
+        self._store.renew([self._info, *(said() for said in self._in_process)])
+        self._submissions.hurry()
 
 
 def _beat(session: weakref.ref[Session], ended: threading.Event) -> None:

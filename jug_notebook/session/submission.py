@@ -14,12 +14,12 @@ from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Origin, Recipe, Scope, Spec, State, Submission
+from jug_notebook.model import Address, Key, Origin, Scope, Spec, State, Submission, TaskTemplate
 from jug_notebook.session import key_check
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 from jug_notebook.task import TaskFunction, definitions
-from jug_notebook.task.context import Draft, Edition
+from jug_notebook.task.context import FunctionVersion, PendingTask
 
 FLUSH_TASKS = 1000  #: so many tasks are handed in together,
 FLUSH_AFTER = 0.05  #: or those made in so many seconds
@@ -46,7 +46,7 @@ class CellReport(msgspec.Struct, frozen=True):
         return self.new + self.known
 
 
-class Intake:
+class SubmissionQueue:
     """The way in for the tasks of one notebook. Safe to use from several threads."""
 
     def __init__(
@@ -58,56 +58,60 @@ class Intake:
         notebook: str,
         folder: Path,
         runner: str = "",
-        looking: bool = False,
+        read_only: bool = False,
     ) -> None:
         self._store = store
         self._seal = seal
-        self._opener = Opener(store, seal)
+        self._signed = SignedReader(store, seal)
         self._clock = clock
         self._user = user
         self._notebook = notebook
         self._folder = folder
         self._runner = runner  #: for functions that name none
-        self._looking = looking  #: tasks are only named
+        self._looking = read_only  #: tasks are only named
         self._lock = threading.RLock()
-        self._buffer: list[Draft] = []
+        self._buffer: list[PendingTask] = []
         self._since = 0.0
         self._closed = False
         self._cell: str | None = None
-        self._made: dict[Key, Edition] = {}
+        self._made: dict[Key, FunctionVersion] = {}
         self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
         self._handed = CellReport()
-        self._editions: dict[TaskFunction, Edition] = {}
+        self._editions: dict[TaskFunction, FunctionVersion] = {}
         self._codes: dict[TaskFunction, Code] = {}
-        self._last: weakref.WeakKeyDictionary[TaskFunction, Edition] = weakref.WeakKeyDictionary()
+        self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
-        self._parcels: weakref.WeakKeyDictionary[Edition, tuple[list[bytes], float]] = weakref.WeakKeyDictionary()
+        self._parcels: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._former = 0
         self.label_of: Callable[[str], str | None] | None = None
-        self.sample: dict[Edition, list[Draft]] | None = None  #: of each function some calls, where they are wanted
+        self.sample: dict[FunctionVersion, list[PendingTask]] | None = (
+            None  #: of each function some calls, where they are wanted
+        )
 
     # -- handing in tasks ----------------------------------------------------------------------------------------------
 
-    def edition(self, function: TaskFunction) -> Edition:
-        """See `Desk`."""
+    def function_version(self, function: TaskFunction) -> FunctionVersion:
+        """See `SessionProtocol`."""
         return self._editions.get(function) or self._pin(function)
 
-    def _pin(self, function: TaskFunction) -> Edition:
+    def _pin(self, function: TaskFunction) -> FunctionVersion:
         code = self._code(function)
-        edition = self._last.get(function)
-        if edition is None or edition.code != code.digest or function.hidden:
+        version = self._last.get(function)
+        if version is None or version.code != code.digest or function.hidden:
             parts: list[bytes] = []
 
             def put(chunks: Iterable[bytes | memoryview]) -> Address:
                 parts.append(b"".join(chunks))
                 return self.put(parts[-1:])
 
-            parcel = codec.dump_function(function.__jug_function__, code, put, self.label_of)
-            address = put([msgspec.msgpack.encode(parcel)])
-            bound = Recipe(
+            bundle = codec.dump_function(function.__jug_function__, code, put, self.label_of)
+            address = put([msgspec.msgpack.encode(bundle)])
+            bound = TaskTemplate(
                 name=function.name,
                 code=code.digest,
-                parcel=address,
+                bundle=address,
                 python=system.python(),
                 runner=function.runner or self._runner,
                 retries=function.retries,
@@ -115,7 +119,7 @@ class Intake:
                 priority=function.priority,
                 nout=function.nout,
             )
-            edition = Edition(
+            version = FunctionVersion(
                 function.name,
                 function,
                 code.digest,
@@ -124,30 +128,34 @@ class Intake:
                 function.nout,
                 code.parts,
             )
-            self._last[function] = edition
-            self._parcels[edition] = parts, self._clock.monotonic()
-        elif self._clock.monotonic() - self._parcels[edition][1] > FRESH:
-            parts, _ = self._parcels[edition]
+            self._last[function] = version
+            self._parcels[version] = parts, self._clock.monotonic()
+        elif self._clock.monotonic() - self._parcels[version][1] > FRESH:
+            parts, _ = self._parcels[version]
             for part in parts:
                 self._store.put_blob([part])
-            self._parcels[edition] = parts, self._clock.monotonic()
-        self._editions[function] = edition
+            self._parcels[version] = parts, self._clock.monotonic()
+        self._editions[function] = version
         self._former += self._take_back_former(function, code)
-        return edition
+        return version
 
-    def parcels(self) -> set[Address]:
+    def bundles(self) -> set[Address]:
         """Blobs of functions that may be called again, whether or not the store has tasks of theirs."""
         with self._lock:
-            editions = {*self._last.values(), *self._editions.values(), *(draft[0] for draft in self._buffer)}
+            versions = {
+                *self._last.values(),
+                *self._editions.values(),
+                *(pending_task[0] for pending_task in self._buffer),
+            }
             return {
                 name
-                for edition in editions
-                for data in (edition.recipe, *self._parcels[edition][0])
+                for version in versions
+                for data in (version.template, *self._parcels[version][0])
                 for name in addresses_in(data)
             }
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """See `Desk`."""
+        """See `SessionProtocol`."""
         return "" if self._looking else self._store.put_blob(parts)
 
     def _code(self, function: TaskFunction) -> Code:
@@ -156,35 +164,35 @@ class Intake:
             code = self._codes[function] = function.examine(self._folder)
         return code
 
-    def former(self, edition: Edition) -> bool:
-        """See `Desk`."""
-        function = edition.function
+    def former(self, version: FunctionVersion) -> bool:
+        """See `SessionProtocol`."""
+        function = version.function
         if function is None:
             return False
-        latest = definitions.get(edition.name, function) if function.defines else function
+        latest = definitions.get(version.name, function) if function.defines else function
         try:
             code = self._code(latest)
-            return code.digest != edition.code and _redefines(edition.parts, code.parts)
+            return code.digest != version.code and _redefines(version.parts, code.parts)
         except Unhashable:
             return latest is not function
 
-    def add(self, drafts: Sequence[Draft]) -> None:
-        """See `Desk`."""
+    def add(self, pending_tasks: Sequence[PendingTask]) -> None:
+        """See `SessionProtocol`."""
         with self._lock:
             if self._closed:
-                raise StoreError(f"the session of {self._store.shown} is closed; connect() again")
+                raise StoreError(f"the session of {self._store.display_url} is closed; connect() again")
             if self._looking:
-                self._note(drafts)
+                self._note(pending_tasks)
                 return
             now = self._clock.monotonic()
             if not self._buffer:
                 self._since = now
-            self._buffer.extend(drafts)
+            self._buffer.extend(pending_tasks)
             if self.sample is not None:
-                for draft in drafts[: key_check.SAMPLE]:
-                    some = self.sample.setdefault(draft[0], [])
+                for pending_task in pending_tasks[: key_check.SAMPLE]:
+                    some = self.sample.setdefault(pending_task[0], [])
                     if len(some) < key_check.SAMPLE:
-                        some.append(draft)
+                        some.append(pending_task)
             if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
                 self.flush()
 
@@ -197,13 +205,13 @@ class Intake:
 
     def _deliver(self) -> None:
         with self._lock:
-            drafts = self._buffer
-            if not drafts:
+            pending_tasks = self._buffer
+            if not pending_tasks:
                 return
             origin = Origin(self._user, self._notebook, self._cell or "")
-            report = self._store.submit(self._submissions(drafts, origin), origin)
+            report = self._store.submit(self._submissions(pending_tasks, origin), origin)
             if self._cell is not None:
-                self._note(drafts)
+                self._note(pending_tasks)
             self._buffer = []
             self._handed = msgspec.structs.replace(
                 self._handed,
@@ -212,14 +220,14 @@ class Intake:
                 finished=self._handed.finished + report.finished,
             )
 
-    def _submissions(self, drafts: Sequence[Draft], origin: Origin) -> list[Submission]:
+    def _submissions(self, pending_tasks: Sequence[PendingTask], origin: Origin) -> list[Submission]:
         folder, made, python = str(self._folder), self._clock.now(), system.python()
         encode, seal = msgspec.msgpack.Encoder().encode, self._seal.seal
         submissions = []
-        for edition, key, form, needs, arguments, shown, call in drafts:
-            spec = Spec(key, edition.recipe, needs, form, arguments, shown, origin, folder, made, call)
+        for version, key, form, needs, arguments, shown, call in pending_tasks:
+            spec = Spec(key, version.template, needs, form, arguments, shown, origin, folder, made, call)
             body = seal("spec", key, 0, b"", encode(spec))
-            submissions.append(Submission(key, edition.name, needs, form, body, edition.priority, python))
+            submissions.append(Submission(key, version.name, needs, form, body, version.priority, python))
         return submissions
 
     def close(self) -> None:
@@ -269,40 +277,40 @@ class Intake:
                 self._cell = None
                 self._made, self._needs = {}, {}
 
-    def _note(self, drafts: Sequence[Draft]) -> None:
-        self._made.update((draft[1], draft[0]) for draft in drafts)
-        self._needs.update((draft[1], draft[3]) for draft in drafts)
+    def _note(self, pending_tasks: Sequence[PendingTask]) -> None:
+        self._made.update((pending_task[1], pending_task[0]) for pending_task in pending_tasks)
+        self._needs.update((pending_task[1], pending_task[3]) for pending_task in pending_tasks)
 
-    def made(self) -> list[tuple[Key, Edition, tuple[Key, ...]]]:
+    def made(self) -> list[tuple[Key, FunctionVersion, tuple[Key, ...]]]:
         """What the cell that runs has made so far, each with what it needs."""
         with self._lock:
             self.flush()
-            return [(key, edition, self._needs[key]) for key, edition in self._made.items()]
+            return [(key, version, self._needs[key]) for key, version in self._made.items()]
 
     def _end_of_run(self) -> int:
         """Compare what was pinned with what is, hand in, forget the pins."""
         with self._lock:
-            pinned = {draft[0] for draft in self._buffer} | set(self._editions.values())
+            pinned = {pending_task[0] for pending_task in self._buffer} | set(self._editions.values())
             self._codes.clear()
-            changed = {edition: parts for edition in pinned if (parts := self._changed(edition))}
-            self._buffer = [draft for draft in self._buffer if draft[0] not in changed]
-            gone = [key for key, edition in self._made.items() if edition in changed]
+            changed = {version: parts for version in pinned if (parts := self._changed(version))}
+            self._buffer = [pending_task for pending_task in self._buffer if pending_task[0] not in changed]
+            gone = [key for key, version in self._made.items() if version in changed]
             try:
                 self._deliver()
                 if gone and not self._looking:
-                    self._store.wish(gone, Origin(self._user, self._notebook, self._cell or ""), False)
+                    self._store.request(gone, Origin(self._user, self._notebook, self._cell or ""), False)
             finally:
                 self._unpin()
             if changed:
                 raise ChangedInCell(_changed_text(changed))
             return len(gone)
 
-    def _changed(self, edition: Edition) -> list[str]:
-        assert edition.function is not None, "only functions are pinned"
-        code = self._code(edition.function)
-        if code.digest == edition.code:
+    def _changed(self, version: FunctionVersion) -> list[str]:
+        assert version.function is not None, "only functions are pinned"
+        code = self._code(version.function)
+        if code.digest == version.code:
             return []
-        return _changed_parts(edition.parts, code.parts) or ["its code"]
+        return _changed_parts(version.parts, code.parts) or ["its code"]
 
     def _unpin(self) -> None:
         self._editions.clear()
@@ -313,7 +321,7 @@ class Intake:
         if not cell:
             return 0
         origin = Origin(self._user, self._notebook, cell)
-        gone = [key for key in self._store.wished(origin) if key not in self._made]
+        gone = [key for key in self._store.requested(origin) if key not in self._made]
         return self._take_back(gone, origin)
 
     def _redefined(self) -> int:
@@ -337,8 +345,8 @@ class Intake:
         keys = self._store.keys_named(name, Scope(self._notebook))
         former = [
             key
-            for key, spec in zip(keys, self._opener.specs(keys), strict=True)
-            if spec is not None and recipe(spec.recipe).code != code.digest
+            for key, spec in zip(keys, self._signed.specs(keys), strict=True)
+            if spec is not None and template(spec.template).code != code.digest
         ]
         return self._take_back(former, Origin(self._user, self._notebook))
 
@@ -349,7 +357,7 @@ class Intake:
         """
         if keys and not self._looking:
             pending = sum(state in PENDING for state in self._store.states(keys))
-            self._store.wish(keys, origin, False)
+            self._store.request(keys, origin, False)
             return pending
         return 0
 
@@ -364,9 +372,9 @@ def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     return not changed or any(not name.startswith("global ") for name in changed)
 
 
-def _changed_text(changed: Mapping[Edition, list[str]]) -> str:
+def _changed_text(changed: Mapping[FunctionVersion, list[str]]) -> str:
     told = [
-        f"{' and '.join(parts)} changed after {edition.name} was first called" for edition, parts in changed.items()
+        f"{' and '.join(parts)} changed after {version.name} was first called" for version, parts in changed.items()
     ]
     return (
         f"{'; '.join(told)}, so its tasks would mean two things. They were taken back: "

@@ -18,10 +18,10 @@ from jug_notebook.model import (
     Cause,
     Explanation,
     Failed,
+    FunctionBundle,
     Invalidation,
     Key,
     Outcome,
-    Parcel,
     Payload,
     Reason,
     Scope,
@@ -32,7 +32,7 @@ from jug_notebook.model import (
 from jug_notebook.session import compare
 from jug_notebook.session.compare import listed
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 
 EXPLAINED = 1000  #: so many tasks of a list are looked into
 OPENED = 20_000  #: so many specs are opened for one answer
@@ -44,21 +44,25 @@ CHAIN = 40  #: so far up the tasks that it needs
 _OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
-class Inquiry:
+class WhyQuery:
     """One question about tasks of a store, with all that was read for it."""
 
     def __init__(
-        self, store: Store, opener: Opener, scope: Scope, ignored: Callable[[str], Iterable[str]] = lambda name: ()
+        self,
+        store: Store,
+        signed: SignedReader,
+        scope: Scope,
+        ignored: Callable[[str], Iterable[str]] = lambda name: (),
     ) -> None:
         self._store = store
-        self._opener = opener
+        self._signed = signed
         self._scope = scope
         self._ignored = ignored  #: by a function's name: arguments of it that don't count
         self._specs: dict[Key, Spec | None] = {}
         self._idents: dict[Key, bytes] = {}
         self._stored: dict[str, list[Spec]] = {}
         self._calls: dict[str, dict[bytes, list[Spec]]] = {}
-        self._parcels: dict[str, Parcel | None] = {}
+        self._parcels: dict[str, FunctionBundle | None] = {}
         self._arguments: dict[Key, dict[str, Any] | None] = {}
         self._digests: dict[Key, dict[str, bytes | None]] = {}
         self._sizes: dict[Address, int] = {}
@@ -72,7 +76,7 @@ class Inquiry:
         states = self._store.states(keys)
         ends = self._store.invalidations(keys)
         return [
-            self._explain(key, state or State.WITHDRAWN, end, alone=len(keys) == 1)
+            self._explain(key, state or State.CANCELLED, end, alone=len(keys) == 1)
             for key, state, end in zip(keys, states, ends, strict=True)
         ]
 
@@ -81,8 +85,8 @@ class Inquiry:
         if spec is None:
             unknown = Reason(Cause.UNKNOWN, "", "the store doesn't know this task, or it isn't signed with its key")
             return Explanation(key, "", "", state, (unknown,))
-        name = recipe(spec.recipe).name
-        plain = Explanation(key, name, spec.shown, state)
+        name = template(spec.template).name
+        plain = Explanation(key, name, spec.args_repr, state)
         if state is State.FINISHED:
             return self._explain_stored(plain, spec) if alone else plain
         reasons = [*self._state_reasons(key, state), *_ended(end), *_foreign(spec), *self._need_reasons(spec, state)]
@@ -94,7 +98,9 @@ class Inquiry:
             reasons.append(Reason(Cause.NEW, "new function", line))
             return msgspec.structs.replace(plain, reasons=compare.once(reasons))
         reasons += self._reasons_between(near, spec) or [_ALIKE]
-        return msgspec.structs.replace(plain, reasons=compare.once(reasons), nearest=near.key, nearest_shown=near.shown)
+        return msgspec.structs.replace(
+            plain, reasons=compare.once(reasons), nearest=near.key, nearest_args=near.args_repr
+        )
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
         """It is stored; but there may be a former value of the same call: then the question is why that isn't used."""
@@ -108,11 +114,11 @@ class Inquiry:
             former = self._spec(outcome.key)
         else:
             alike = self._same_call(spec)
-            former = next((near for near in alike if near.made <= spec.made and near.recipe != spec.recipe), None)
+            former = next((near for near in alike if near.made <= spec.made and near.template != spec.template), None)
         if former is None:
             return found
         reasons = compare.once(self._reasons_between(former, spec))
-        return msgspec.structs.replace(found, reasons=reasons, nearest=former.key, nearest_shown=former.shown)
+        return msgspec.structs.replace(found, reasons=reasons, nearest=former.key, nearest_args=former.args_repr)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +126,7 @@ class Inquiry:
         wanted = [key for key in dict.fromkeys(keys) if key not in self._specs][: max(0, OPENED - len(self._specs))]
         for key, body in zip(wanted, self._store.specs(wanted), strict=True):
             try:
-                self._specs[key] = None if body is None else self._opener.spec(key, body)
+                self._specs[key] = None if body is None else self._signed.spec(key, body)
             except SignatureError:  # somebody else's: it is as if it weren't there
                 self._specs[key] = None
 
@@ -131,15 +137,15 @@ class Inquiry:
 
     def _outcome(self, key: Key) -> Outcome | None:
         try:
-            return self._opener.outcomes([key])[0]
+            return self._signed.outcomes([key])[0]
         except SignatureError:
             return None
 
-    def _parcel(self, spec: Spec) -> Parcel | None:
-        address = recipe(spec.recipe).parcel
+    def _parcel(self, spec: Spec) -> FunctionBundle | None:
+        address = template(spec.template).bundle
         if address not in self._parcels:
             try:
-                self._parcels[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=Parcel)
+                self._parcels[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=FunctionBundle)
             except ValueLost:
                 self._parcels[address] = None
         return self._parcels[address]
@@ -170,7 +176,7 @@ class Inquiry:
             if spec is None:
                 return key.encode()
             self._read(spec.needs)
-            whole = blake3(f"{recipe(spec.recipe).name}\0".encode())
+            whole = blake3(f"{template(spec.template).name}\0".encode())
             whole.update(msgspec.msgpack.encode(spec.arguments))
             for need in spec.needs:
                 whole.update(self._ident(need, depth - 1))
@@ -179,7 +185,7 @@ class Inquiry:
 
     def _same_call(self, spec: Spec) -> list[Spec]:
         """Stored tasks that are the same call, made with other code, the latest first."""
-        name = recipe(spec.recipe).name
+        name = template(spec.template).name
         if name not in self._calls:
             calls = self._calls[name] = {}
             candidates = self._candidates(name)
@@ -192,10 +198,10 @@ class Inquiry:
         alike = self._same_call(spec)
         if alike:
             return alike[0]
-        candidates = [near for near in self._candidates(recipe(spec.recipe).name) if near.key != spec.key][:DECODED]
+        candidates = [near for near in self._candidates(template(spec.template).name) if near.key != spec.key][:DECODED]
         found: Spec | None = compare.nearest(
-            recipe(spec.recipe).code,
-            [(recipe(near.recipe).code, self._distance(near, spec), near) for near in candidates],
+            template(spec.template).code,
+            [(template(near.template).code, self._distance(near, spec), near) for near in candidates],
         )
         return found
 
@@ -237,16 +243,16 @@ class Inquiry:
         def stand_in(slot: int, steps: tuple[tuple[str, Any], ...]) -> Need:
             need = spec.needs[slot]
             above = self._spec(need)
-            call = need[:8] if above is None else f"{recipe(above.recipe).name}({above.shown})"
+            call = need[:8] if above is None else f"{template(above.template).name}({above.args_repr})"
             return Need(call + _steps(steps), self._ident(need).hex())
 
         try:
             args, kwargs = codec.look_at_call(spec.arguments, stand_in, self._store.get_blob)
         except Exception:  # decoding runs the user's own code, and needs modules that may not be here
             return None
-        parcel = self._parcel(spec)
-        found = compare.bound(() if parcel is None else parcel.signature, args, kwargs)
-        for name in self._ignored(recipe(spec.recipe).name):
+        bundle = self._parcel(spec)
+        found = compare.bound(() if bundle is None else bundle.signature, args, kwargs)
+        for name in self._ignored(template(spec.template).name):
             found.pop(name, None)
         return found
 
@@ -261,26 +267,26 @@ class Inquiry:
         return found
 
     def _code_reasons(self, before: Spec, now: Spec) -> list[Reason]:
-        if recipe(before.recipe).code == recipe(now.recipe).code:
+        if template(before.template).code == template(now.template).code:
             return []
         was, is_now = self._parcel(before), self._parcel(now)
         if was is None or is_now is None:
             return [Reason(Cause.CODE, "code", "its code changed; the former one is lost")]
         texts = dict(was.texts), dict(is_now.texts)
-        for parcel, known in zip((was, is_now), texts, strict=True):
-            known.update(self._module_texts(parcel))
+        for bundle, known in zip((was, is_now), texts, strict=True):
+            known.update(self._module_texts(bundle))
         return compare.code_reasons(was.parts, is_now.parts, *texts)
 
-    def _module_texts(self, parcel: Parcel) -> dict[str, str]:
+    def _module_texts(self, bundle: FunctionBundle) -> dict[str, str]:
         """The texts of project modules that count whole."""
         found = {}
-        for label in parcel.parts:
+        for label in bundle.parts:
             kind, _, name = label.partition(" ")
             root = name.partition(".")[0]
-            if kind != "module" or root not in parcel.modules:
+            if kind != "module" or root not in bundle.modules:
                 continue
             try:
-                data = self._store.get_blob(parcel.modules[root])
+                data = self._store.get_blob(bundle.modules[root])
             except ValueLost:
                 continue
             files = msgspec.msgpack.decode(data, type=dict[str, bytes])
@@ -292,13 +298,13 @@ class Inquiry:
     def _argument_reasons(self, before: Spec, now: Spec) -> list[Reason]:
         was, is_now = self._bound(before), self._bound(now)
         if was is None or is_now is None:
-            texts = compare.window(before.shown, now.shown)
+            texts = compare.window(before.args_repr, now.args_repr)
             return [Reason(Cause.ARGUMENT, "arguments", f"arguments: {texts[0]} → {texts[1]}", *texts)]
         return compare.argument_reasons(was, is_now, self._defaults(before), self._defaults(now))
 
     def _defaults(self, spec: Spec) -> Mapping[str, str]:
-        parcel = self._parcel(spec)
-        parts = {} if parcel is None else {**parcel.parts, **parcel.texts}
+        bundle = self._parcel(spec)
+        parts = {} if bundle is None else {**bundle.parts, **bundle.texts}
         return {
             label.removeprefix("default "): f"{text} (default)"
             for label, text in parts.items()
@@ -325,7 +331,7 @@ class Inquiry:
             before, now = self._spec(former), self._spec(need)
             assert before is not None, "what has an ident of its own was read"
             assert now is not None, "what has an ident of its own was read"
-            name = recipe(now.recipe).name
+            name = template(now.template).name
             self._between[former, need] = compare.once(
                 reason if reason.of else msgspec.structs.replace(reason, of=name)
                 for reason in self._reasons_between(before, now, depth)
@@ -335,8 +341,8 @@ class Inquiry:
     # -- where it stands -----------------------------------------------------------------------------------------------
 
     def _state_reasons(self, key: Key, state: State) -> list[Reason]:
-        if state is State.WITHDRAWN:
-            return [Reason(Cause.WITHDRAWN, "withdrawn", "withdrawn: nobody wants it any more")]
+        if state is State.CANCELLED:
+            return [Reason(Cause.CANCELLED, "cancelled", "cancelled: nobody wants it any more")]
         if state is not State.FAILED:
             return []
         outcome = self._outcome(key)
@@ -350,7 +356,7 @@ class Inquiry:
             return []
         absent: dict[tuple[str, str], list[str]] = {}
         states = self._store.states(spec.needs)
-        culprits = self._store.blame(spec.needs)
+        culprits = self._store.blocking_tasks(spec.needs)
         ends = self._store.invalidations(spec.needs)
         self._read(spec.needs)
         for need, how, culprit, end in zip(spec.needs, states, culprits, ends, strict=True):
@@ -365,13 +371,13 @@ class Inquiry:
             elif end is not None:
                 why = _said(end)
             above = self._spec(need)
-            name = need[:8] if above is None else recipe(above.recipe).name
+            name = need[:8] if above is None else template(above.template).name
             absent.setdefault((name, why), []).append(self._call(need))
         return [_need_reason(name, why, calls) for (name, why), calls in absent.items()]
 
     def _call(self, key: Key) -> str:
         spec = self._spec(key)
-        return key[:8] if spec is None else f"{recipe(spec.recipe).name}({spec.shown})"
+        return key[:8] if spec is None else f"{template(spec.template).name}({spec.args_repr})"
 
 
 class Need:
@@ -419,7 +425,7 @@ def _ended(end: Invalidation | None) -> list[Reason]:
 
 
 def _foreign(spec: Spec) -> list[Reason]:
-    made, mine = recipe(spec.recipe).python, system.python()
+    made, mine = template(spec.template).python, system.python()
     if made == mine:
         return []
     line = f"made by Python {made}: workers with {mine} leave it alone"

@@ -20,12 +20,12 @@ from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     Acceptance,
     Address,
+    Attempt,
     Claim,
-    Ended,
-    Grant,
-    Held,
+    CurrentOutcome,
     Invalidation,
     Key,
+    Lease,
     Order,
     Origin,
     Scope,
@@ -48,17 +48,17 @@ class Store(Protocol):
 
     url: str  #: as `open_store` takes it, absolute, so that another process can open the same
     id: str  #: made with the store, never changes; signatures cover it
-    shown: str  #: the URL for people: short, the password masked
+    display_url: str  #: the URL for people: short, the password masked
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Make tasks known and wanted by ``origin``. Known ones are told apart; twice is once. Durable on return."""
         ...
 
-    def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+    def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         """Want known tasks again, or no longer. The latter, without a cell, speaks for all cells of the notebook."""
         ...
 
-    def wished(self, origin: Origin) -> list[Key]:
+    def requested(self, origin: Origin) -> list[Key]:
         """What exactly this origin (user, notebook and cell) wants now."""
         ...
 
@@ -84,7 +84,7 @@ class Store(Protocol):
         """
         ...
 
-    def release(self, grants: Sequence[Grant]) -> None:
+    def release(self, leases: Sequence[Lease]) -> None:
         """Give back claims that were not started."""
         ...
 
@@ -112,11 +112,11 @@ class Store(Protocol):
         """Sealed specs."""
         ...
 
-    def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
+    def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         """The outcomes that hold now. A failure counts only once it is final."""
         ...
 
-    def blame(self, keys: Sequence[Key]) -> list[Key | None]:
+    def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
         """For blocked tasks, the failed task that blocks each."""
         ...
 
@@ -126,7 +126,7 @@ class Store(Protocol):
         """A listing, in order of submission; of failed tasks, the latest first."""
         ...
 
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
         """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
 
         Answers them, and how many there are.
@@ -148,7 +148,7 @@ class Store(Protocol):
         """
         ...
 
-    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+    def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         """What each task is now: its round and inputs (and no attempt). None where a need has no value yet."""
         ...
 

@@ -1,4 +1,4 @@
-"""What stores have in common that fold facts in their own process: every verb, over a `Board`.
+"""What stores have in common that fold facts in their own process: every verb, over a `SchedulerState`.
 
 A subclass says how facts are kept and read, how a claim is won, and what rings when others have news.
 """
@@ -18,21 +18,21 @@ from jug_notebook.model import (
     Acceptance,
     Accepted,
     Address,
+    Attempt,
     Claim,
     Claimed,
-    Ended,
-    Fact,
+    CurrentOutcome,
+    Event,
     Forgotten,
     FunctionView,
-    Gone,
-    Grant,
-    Held,
     Invalidated,
     Invalidation,
     Key,
+    Lease,
     Order,
     Origin,
     Released,
+    Requested,
     Scope,
     Settled,
     Settlement,
@@ -45,36 +45,36 @@ from jug_notebook.model import (
     Target,
     TaskView,
     Why,
-    Wished,
     WorkerId,
     WorkerInfo,
+    WorkerLost,
     WorkerView,
 )
 from jug_notebook.scheduler.packing import Outcome, Place
-from jug_notebook.scheduler.records import STATES, Card, Offer
-from jug_notebook.scheduler.state import Board
+from jug_notebook.scheduler.records import STATES, Offer, TaskRecord
+from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store import addresses_in
 
 BATCH = 1000  #: facts about so many tasks make one record at the most
 LATELY = 60.0  #: seconds for which a dead worker is still shown
 
 
-class FoldedStore(ABC):
+class EventLogStore(ABC):
     """The verbs. All state is the board; the lock makes each verb one step for the threads of this process."""
 
     url: str
     id: str
-    shown: str
+    display_url: str
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._board = Board()
+        self._scheduler = SchedulerState()
         self._lock = threading.RLock()
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def _keep(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         """Remember a fact with its bodies; answer where each body is."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class FoldedStore(ABC):
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         with self._lock:
             self._news()
-            cards = self._board.cards
+            tasks = self._scheduler.tasks
             seen: dict[Key, None] = {}
             new: dict[tuple[str, int, str], list[Submission]] = {}
             finished = 0
@@ -154,52 +154,52 @@ class FoldedStore(ABC):
                 if key in seen:
                     continue
                 seen[key] = None
-                card = cards.get(key)
-                if card is None or card.state < 0:
+                task = tasks.get(key)
+                if task is None or task.state < 0:
                     new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
-                elif STATES[card.state] is State.FINISHED:
+                elif STATES[task.state] is State.FINISHED:
                     finished += 1
-            said: list[tuple[Fact, Sequence[bytes]]] = []
+            said: list[tuple[Event, Sequence[bytes]]] = []
             for (name, priority, python), group in new.items():
                 for part in _parts(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-                    fact = Submitted(name, priority, python, keys, needs, forms, self._board.counter + 1)
-                    said.append((fact, [s.body for s in part]))
+                    event = Submitted(name, priority, python, keys, needs, forms, self._scheduler.counter + 1)
+                    said.append((event, [s.body for s in part]))
             self._record_all([*said, *self._wishes(list(seen), origin, True)])
             self.sync()
             self._news()
-            again = [s for s in submissions if s.key not in cards or cards[s.key].state < 0]
+            again = [s for s in submissions if s.key not in tasks or tasks[s.key].state < 0]
             if again:  # somebody forgot them meanwhile
                 self.submit(again, origin)
             reused = sum(
-                cards[s.key].taken is not None for group in new.values() for s in group if s.needs
+                tasks[s.key].reused_from is not None for group in new.values() for s in group if s.needs
             )  # finished before anybody could claim them
             finished += reused
             fresh = sum(map(len, new.values())) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
 
-    def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+    def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         with self._lock:
             self._news()
             self._record_all(self._wishes(list(keys), origin, wanted))
             self.sync()
 
-    def _wishes(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> Iterator[tuple[Fact, Sequence[bytes]]]:
+    def _wishes(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> Iterator[tuple[Event, Sequence[bytes]]]:
         if wanted:
-            keys = self._board.needed_wishes(keys, origin)
-        wish = self._board.wish(origin, wanted)
+            keys = self._scheduler.needed_wishes(keys, origin)
+        request = self._scheduler.request(origin, wanted)
         for part in _parts(keys):
-            yield Wished(wish, part), ()
+            yield Requested(request, part), ()
 
-    def wished(self, origin: Origin) -> list[Key]:
+    def requested(self, origin: Origin) -> list[Key]:
         with self._lock:
             self._news()
-            return self._board.wished(origin)
+            return self._scheduler.requested(origin)
 
     def origins(self) -> list[Origin]:
         with self._lock:
             self._news()
-            return self._board.origins()
+            return self._scheduler.origins()
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -225,10 +225,10 @@ class FoldedStore(ABC):
                     return []
                 self._news()
                 won, expected = self._claim(worker, limit, target, python)
-                seen = self._board.version
+                seen = self._scheduler.version
                 claims = [self._claimed(offer) for offer in won]
                 self._commit(expected if won else None)
-                retry = self._board.queue.next_retry()
+                retry = self._scheduler.queue.next_retry()
             left = until - self._clock.monotonic()
             if claims or left <= 0:
                 return claims
@@ -248,96 +248,98 @@ class FoldedStore(ABC):
             self._record(Settled(worker, verdicts), bodies)
 
     def _overtaken(self, key: Key, inputs: bytes) -> bool:
-        held = self._board.held(key)
+        held = self._scheduler.held(key)
         return held is not None and held[0].finished and held[0].inputs == inputs and held[0].key == key
 
     def _claim(
         self, worker: WorkerId, limit: int, target: Target | None, python: str
     ) -> tuple[list[Offer], float | None]:
         """Claim until something is won or nothing is ready. Answers what was won and how long it should take."""
-        board = self._board
+        scheduler = self._scheduler
         while True:
-            offers = board.ready(limit, self._clock.now(), target, python)
+            offers = scheduler.ready(limit, self._clock.now(), target, python)
             if not offers:
                 return [], None
             wins = self._win(worker, offers)
             won = [offer for offer, win in zip(offers, wins, strict=True) if win]
             if won:
-                self._record(Claimed(worker, [offer.grant for offer in won]))
+                self._record(Claimed(worker, [offer.lease for offer in won]))
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
-                    board.queue.back(offer.card)
+                    scheduler.queue.back(offer.task)
             if won:
-                means = [offer.card.kind.mean for offer in won]
+                means = [offer.task.kind.mean for offer in won]
                 return won, None if None in means else sum(m for m in means if m is not None)
 
     def _claimed(self, offer: Offer) -> Claim:
-        card = offer.card
-        places = [card.spec]
+        task = offer.task
+        places = [task.spec]
         aliases = False
-        for need in card.needs:
-            held = self._board.held(need.key)
+        for need in task.needs:
+            held = self._scheduler.held(need.key)
             assert held is not None, "an offered task has all it needs"
             places.append(held[1])
-            aliases = aliases or need.taken is not None
+            aliases = aliases or need.reused_from is not None
         body, *needs = self._read(places)
-        proofs = tuple(self._proof(need.key, need.taken) for need in card.needs) if aliases else ()
-        return Claim(offer.grant, card.kind.name, body, tuple(needs), offer.failures, offer.deaths, proofs)
+        proofs = tuple(self._proof(need.key, need.reused_from) for need in task.needs) if aliases else ()
+        return Claim(offer.lease, task.kind.name, body, tuple(needs), offer.failures, offer.deaths, proofs)
 
     def _proof(self, key: Key, held: Outcome | None) -> tuple[bytes, ...]:
         """What shows that a task may take over this outcome; empty for its own."""
         if held is None or held[0].key == key:
             return ()
-        cards = self._board.cards
-        task, source = cards[key], cards[held[0].key]
+        tasks = self._scheduler.tasks
+        task, source = tasks[key], tasks[held[0].key]
         if task.needs and task.form == source.form:
             return tuple(self._read([task.spec, source.spec]))
-        said = self._board.accepted(key)
+        said = self._scheduler.accepted(key)
         assert said is not None, "nothing else is taken over"
         return tuple(self._read([said.place]))
 
-    def release(self, grants: Sequence[Grant]) -> None:
+    def release(self, leases: Sequence[Lease]) -> None:
         with self._lock:
-            if grants:
-                self._record(Released(list(grants)))
+            if leases:
+                self._record(Released(list(leases)))
                 self._commit(None)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         with self._lock:
             for process in processes:
-                self._record(Gone(process))
+                self._record(WorkerLost(process))
             self.sync()
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         with self._lock:
             self._news()
-            return self._board.idle(target, python)
+            return self._scheduler.idle(target, python)
 
     def foreign(self, python: str) -> dict[str, int]:
         with self._lock:
             self._news()
-            return self._board.foreign(python)
+            return self._scheduler.foreign(python)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def states(self, keys: Sequence[Key]) -> list[State | None]:
         with self._lock:
             self._news()
-            return [self._board.state(key) for key in keys]
+            return [self._scheduler.state(key) for key in keys]
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         with self._lock:
             self._news()
-            cards = [self._board.cards.get(key) for key in keys]
-            return self._bodies([None if card is None or card.state < 0 else card.spec for card in cards])
+            tasks = [self._scheduler.tasks.get(key) for key in keys]
+            return self._bodies([None if task is None or task.state < 0 else task.spec for task in tasks])
 
-    def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
+    def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         with self._lock:
             self._news()
-            held = [self._board.held(key) for key in keys]
+            held = [self._scheduler.held(key) for key in keys]
             bodies = self._bodies([None if h is None else h[1] for h in held])
             return [
-                None if h is None or body is None else Held(h[0], body, () if h[0].key == key else self._proof(key, h))
+                None
+                if h is None or body is None
+                else CurrentOutcome(h[0], body, () if h[0].key == key else self._proof(key, h))
                 for key, h, body in zip(keys, held, bodies, strict=True)
             ]
 
@@ -345,20 +347,20 @@ class FoldedStore(ABC):
         found = iter(self._read([place for place in places if place is not None]))
         return [None if place is None else next(found) for place in places]
 
-    def blame(self, keys: Sequence[Key]) -> list[Key | None]:
+    def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
         with self._lock:
             self._news()
-            return [self._board.blame(key) for key in keys]
+            return [self._scheduler.blocking_task(key) for key in keys]
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         with self._lock:
             self._news()
-            return [card.key for card in self._board.listing(scope, Target(names=frozenset([name])))]
+            return [task.key for task in self._scheduler.listing(scope, Target(names=frozenset([name])))]
 
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
         with self._lock:
             self._news()
-            return [(name, needed, count) for (name, needed), count in self._board.edges(scope).items()]
+            return [(name, needed, count) for (name, needed), count in self._scheduler.edges(scope).items()]
 
     def tasks(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
@@ -366,49 +368,52 @@ class FoldedStore(ABC):
         with self._lock:
             self._news()
             if state is State.FAILED and target is None:
-                return [self._view(card) for card in self._board.failed(scope, limit)]
-            views = [self._view(card) for card in self._board.listing(scope, target, state)]
+                return [self._view(task) for task in self._scheduler.failed(scope, limit)]
+            views = [self._view(task) for task in self._scheduler.listing(scope, target, state)]
         if state is State.FAILED:
             views.sort(key=lambda view: view.started + view.duration, reverse=True)
         return views[:limit] if limit else views
 
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
         with self._lock:
             self._news()
-            ended = [(outcome, card) for card, outcome in self._board.runs(scope)]
+            ended = [(outcome, task) for task, outcome in self._scheduler.runs(scope)]
             ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
             latest = ended[:limit] if limit else ended
             try:
                 bodies = self._read([outcome[1] for outcome, _ in latest])
             except ValueLost:  # a compaction has dropped what counts for nothing
-                if not self._board.drop_past():
+                if not self._scheduler.drop_past():
                     raise
                 return self.runs(scope, limit)
-            counting = [card.taken is None and self._board.held(card.key) == outcome for outcome, card in latest]
+            counting = [
+                task.reused_from is None and self._scheduler.held(task.key) == outcome for outcome, task in latest
+            ]
         return [
-            Ended(outcome[0], body, counts) for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
+            Attempt(outcome[0], body, counts)
+            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
         ], len(ended)
 
-    def _view(self, card: Card) -> TaskView:
-        held = self._board.held(card.key)
+    def _view(self, task: TaskRecord) -> TaskView:
+        held = self._scheduler.held(task.key)
         if held is None:
-            return TaskView(card.key, card.kind.name, STATES[card.state], worker=self._board.runner(card))
+            return TaskView(task.key, task.kind.name, STATES[task.state], worker=self._scheduler.runner(task))
         verdict, _, worker = held
         return TaskView(
-            card.key, card.kind.name, STATES[card.state], worker, verdict.started, verdict.duration, verdict.attempt,
-            source="" if card.taken is None else verdict.key,
+            task.key, task.kind.name, STATES[task.state], worker, verdict.started, verdict.duration, verdict.attempt,
+            source="" if task.reused_from is None else verdict.key,
         )  # fmt: skip
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         processes = self.processes()
         with self._lock:
             self._news()
-            counts = self._board.counts(scope)
-            reused = self._board.reused(scope)
+            counts = self._scheduler.counts(scope)
+            reused = self._scheduler.reused(scope)
             now = self._clock.now()
             processes = [(self._up_to_date(info, now - age), alive, age) for info, alive, age in processes]
         return Snapshot(
-            store=self.shown,
+            store=self.display_url,
             at=now,
             scope="whole store" if scope.notebook is None else "this notebook",
             functions=tuple(
@@ -436,16 +441,16 @@ class FoldedStore(ABC):
 
         When what it runs now began no fact tells: it was after its last ``beat``, and after its last run had ended.
         """
-        done = max(info.done, self._board.settled_by.get(info.id, 0))
-        card = self._board.running_of(info.id)
-        if card is None:
+        done = max(info.done, self._scheduler.settled_by.get(info.id, 0))
+        task = self._scheduler.running_of(info.id)
+        if task is None:
             return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
-        said = self._board.cards.get(info.task)
-        if said is not None and self._board.runner(said) == info.id:
+        said = self._scheduler.tasks.get(info.task)
+        if said is not None and self._scheduler.runner(said) == info.id:
             return msgspec.structs.replace(info, done=done)
-        since = max(beat, self._board.ended_by.get(info.id, 0.0))
+        since = max(beat, self._scheduler.ended_by.get(info.id, 0.0))
         return msgspec.structs.replace(
-            info, done=done, task=card.key, task_name=card.kind.name, since=since, progress=(0, 0)
+            info, done=done, task=task.key, task_name=task.kind.name, since=since, progress=(0, 0)
         )
 
     # -- taking back ---------------------------------------------------------------------------------------------------
@@ -459,39 +464,39 @@ class FoldedStore(ABC):
             sources: list[Key] = []
             source_rounds: list[int] = []
             for key in keys:
-                card = self._board.cards.get(key)
-                if card is None or card.state < 0:
-                    raise NoSuchTask(f"no task {key[:12]} in {self.shown}")
-                held = self._board.held(key)
+                task = self._scheduler.tasks.get(key)
+                if task is None or task.state < 0:
+                    raise NoSuchTask(f"no task {key[:12]} in {self.display_url}")
+                held = self._scheduler.held(key)
                 if why is Why.RETRY and (held is None or held[0].finished):
                     continue
-                if card.taken is not None or any(verdict.round == card.round for verdict, _, _ in card.outcomes):
+                if task.reused_from is not None or any(verdict.round == task.round for verdict, _, _ in task.outcomes):
                     lost.append(key)
-                    rounds.append(card.round)
-                    inputs.append(b"" if card.taken is None else card.taken[0].inputs)
-                    if why is Why.LOST and card.taken is not None:
-                        sources.append(card.taken[0].key)
-                        source_rounds.append(card.taken[0].round)
+                    rounds.append(task.round)
+                    inputs.append(b"" if task.reused_from is None else task.reused_from[0].inputs)
+                    if why is Why.LOST and task.reused_from is not None:
+                        sources.append(task.reused_from[0].key)
+                        source_rounds.append(task.reused_from[0].round)
             if lost:
-                fact = Invalidated(lost + sources, rounds + source_rounds, why, user, self._clock.now(), inputs)
-                self._record(fact)
+                event = Invalidated(lost + sources, rounds + source_rounds, why, user, self._clock.now(), inputs)
+                self._record(event)
                 self.sync()
             return lost
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         with self._lock:
             self._news()
-            return [self._board.invalidation(key) for key in keys]
+            return [self._scheduler.invalidation(key) for key in keys]
 
     # -- taking over ---------------------------------------------------------------------------------------------------
 
-    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
+    def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         with self._lock:
             self._news()
-            cards = [self._board.cards.get(key) for key in keys]
+            tasks = [self._scheduler.tasks.get(key) for key in keys]
             return [
-                None if card is None or card.inputs is None else Grant(card.key, card.round, card.inputs, 0)
-                for card in cards
+                None if task is None or task.inputs is None else Lease(task.key, task.round, task.inputs, 0)
+                for task in tasks
             ]
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
@@ -499,18 +504,18 @@ class FoldedStore(ABC):
             self._news()
             for part in _parts(sealed):
                 said = [acceptance for acceptance, _ in part]
-                fact = Accepted(
-                    self._board.counter + 1, undone, said[0].user, said[0].at, [a.key for a in said],
+                event = Accepted(
+                    self._scheduler.counter + 1, undone, said[0].user, said[0].at, [a.key for a in said],
                     [a.round for a in said], [a.inputs for a in said], [a.source for a in said],
                     [a.source_round for a in said], [a.digest for a in said],
                 )  # fmt: skip
-                self._record(fact, [body for _, body in part])
+                self._record(event, [body for _, body in part])
             self.sync()
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         with self._lock:
             self._news()
-            said = [self._board.accepted(key) for key in keys]
+            said = [self._scheduler.accepted(key) for key in keys]
             return self._bodies([None if one is None else one.place for one in said])
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
@@ -521,11 +526,11 @@ class FoldedStore(ABC):
         began = self._clock.monotonic()
         with self._lock:
             self._news()
-            cards = self._board.cards
-            meant = [card for key in dict.fromkeys(forget) if (card := cards.get(key)) is not None and card.state >= 0]
-            going = [card for card in meant if _idle(card)]
-            size = sum(self._size(place) for card in going for place in places_of(card))
-            wanted = [place for card in meant if not _idle(card) for place in places_of(card)]
+            tasks = self._scheduler.tasks
+            meant = [task for key in dict.fromkeys(forget) if (task := tasks.get(key)) is not None and task.state >= 0]
+            going = [task for task in meant if _idle(task)]
+            size = sum(self._size(place) for task in going for place in places_of(task))
+            wanted = [place for task in meant if not _idle(task) for place in places_of(task)]
             keep = {*keep, *self._mentioned(set(going)), *self._addresses(wanted)}
             if going and not dry_run:
                 self._forget(going)
@@ -533,31 +538,31 @@ class FoldedStore(ABC):
         blobs, freed = self._sweep_blobs(keep, older_than + looked, dry_run)
         return SweepReport(len(going), blobs, size + freed)
 
-    def _forget(self, going: Sequence[Card]) -> None:
+    def _forget(self, going: Sequence[TaskRecord]) -> None:
         """Say so; and take it back for those that somebody, in the same moment, wished again."""
-        specs = dict(zip([card.key for card in going], self._read([card.spec for card in going]), strict=True))
-        kinds = {card.key: (card.kind, tuple(need.key for need in card.needs), card.form) for card in going}
+        specs = dict(zip([task.key for task in going], self._read([task.spec for task in going]), strict=True))
+        kinds = {task.key: (task.kind, tuple(need.key for need in task.needs), task.form) for task in going}
         for part in _parts(going):
-            self._record(Forgotten(self._board.counter, [c.key for c in part], [c.round for c in part]))
+            self._record(Forgotten(self._scheduler.counter, [c.key for c in part], [c.round for c in part]))
         self.sync()
         self._news()
         for key, (kind, needs, form) in kinds.items():
-            card = self._board.cards.get(key)
-            if card is not None and card.state < 0 and card.wanted:
-                counter = self._board.counter + 1
-                fact = Submitted(kind.name, kind.priority, kind.python, [key], [needs], [form], counter)
-                self._record(fact, [specs[key]])
+            task = self._scheduler.tasks.get(key)
+            if task is not None and task.state < 0 and task.wanted:
+                counter = self._scheduler.counter + 1
+                event = Submitted(kind.name, kind.priority, kind.python, [key], [needs], [form], counter)
+                self._record(event, [specs[key]])
         self.sync()
 
-    def _mentioned(self, going: Collection[Card]) -> set[Address]:
+    def _mentioned(self, going: Collection[TaskRecord]) -> set[Address]:
         """Blobs of outcomes that don't hold, and may again: of tasks that stay and fell back, or ran before."""
-        board = self._board
+        scheduler = self._scheduler
         places = [
             outcome[1]
-            for card in board.cards.values()
-            if card.records and card.records is not card.worth and card not in going
-            for outcome in card.outcomes
-            if outcome != board.held(card.key)
+            for task in scheduler.tasks.values()
+            if task.records and task.records is not task.value_digest and task not in going
+            for outcome in task.outcomes
+            if outcome != scheduler.held(task.key)
         ]
         return self._addresses(places)
 
@@ -566,28 +571,28 @@ class FoldedStore(ABC):
 
     # -- recording -----------------------------------------------------------------------------------------------------
 
-    def _record(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
-        self._board.fold(fact, self._keep(fact, bodies))
+    def _record(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
+        self._scheduler.apply(event, self._keep(event, bodies))
 
-    def _record_all(self, facts: Iterable[tuple[Fact, Sequence[bytes]]]) -> None:
+    def _record_all(self, events: Iterable[tuple[Event, Sequence[bytes]]]) -> None:
         """Facts that belong together: each task is derived once."""
-        said: list[tuple[Fact, Sequence[Place]]] = []
+        said: list[tuple[Event, Sequence[Place]]] = []
         try:
-            for fact, bodies in facts:
-                said.append((fact, self._keep(fact, bodies)))
+            for event, bodies in events:
+                said.append((event, self._keep(event, bodies)))
         finally:  # what is kept counts, also where the disk is full behind it
-            self._board.fold_all(said)
+            self._scheduler.apply_all(said)
 
 
-def _idle(card: Card) -> bool:
+def _idle(task: TaskRecord) -> bool:
     """Submitted, and neither wanted nor running."""
-    return card.state >= 0 and not card.wanted and STATES[card.state] is not State.RUNNING
+    return task.state >= 0 and not task.wanted and STATES[task.state] is not State.RUNNING
 
 
-def places_of(card: Card) -> Iterator[Place]:
+def places_of(task: TaskRecord) -> Iterator[Place]:
     """Where the bodies of a submitted task are."""
-    yield card.spec
-    for outcome in card.outcomes:
+    yield task.spec
+    for outcome in task.outcomes:
         yield outcome[1]
 
 

@@ -11,10 +11,10 @@ from blake3 import blake3
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
-from jug_notebook.model import Address, Fact, Order, WorkerId, WorkerInfo
+from jug_notebook.model import Address, Event, Order, WorkerId, WorkerInfo
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import Offer
-from jug_notebook.store.event_log import FoldedStore, places_of
+from jug_notebook.store.event_log import EventLogStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
 
@@ -37,10 +37,10 @@ def absolute(rest: str) -> str:
     return f"memory:{rest}"
 
 
-class MemoryStore(FoldedStore):
+class MemoryStore(EventLogStore):
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
-        self.url = self.shown = f"memory:{name}"
+        self.url = self.display_url = f"memory:{name}"
         self.id = os.urandom(16).hex()
         self._name = name
         self._rung = threading.Condition(self._lock)
@@ -53,7 +53,7 @@ class MemoryStore(FoldedStore):
         self._orders: dict[WorkerId, list[Order]] = {}
         self._logs: dict[WorkerId, list[str]] = {}
 
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def _keep(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         self._rung.notify_all()
         first = len(self._bodies_kept)
         self._bodies_kept += bodies
@@ -70,8 +70,8 @@ class MemoryStore(FoldedStore):
 
     def watch(self, seen: int, timeout: float) -> int:
         with self._rung:
-            self._rung.wait_for(lambda: self._board.version != seen, timeout)
-            return self._board.version
+            self._rung.wait_for(lambda: self._scheduler.version != seen, timeout)
+            return self._scheduler.version
 
     def sync(self) -> None:
         """Nothing here outlives the process."""
@@ -107,7 +107,7 @@ class MemoryStore(FoldedStore):
         with self._rung:
             for supervisor in supervisors:
                 self._orders.setdefault(supervisor, []).append(order)
-            self._board.version += 1
+            self._scheduler.version += 1
             self._rung.notify_all()
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
@@ -122,7 +122,7 @@ class MemoryStore(FoldedStore):
         try:
             return memoryview(self._blobs[address])
         except KeyError:
-            raise ValueLost(f"blob {address[:12]} is not in {self.shown}") from None
+            raise ValueLost(f"blob {address[:12]} is not in {self.display_url}") from None
 
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         with self._lock:
@@ -139,9 +139,9 @@ class MemoryStore(FoldedStore):
 
     def compact(self) -> int:
         with self._lock:
-            self._board.drop_past()
-            used = {place for card in self._board.cards.values() for place in places_of(card)}
-            used |= self._board.acceptances()
+            self._scheduler.drop_past()
+            used = {place for task in self._scheduler.tasks.values() for place in places_of(task)}
+            used |= self._scheduler.acceptances()
             saved = 0
             for place, body in enumerate(self._bodies_kept):
                 if place not in used:

@@ -10,48 +10,54 @@ import msgspec
 from jug_notebook.codec.signing import Seal, open_acceptance
 from jug_notebook.errors import NoSuchTask, SignatureError
 from jug_notebook.model import (
-    Ended,
+    Attempt,
+    CurrentOutcome,
     Finished,
-    Held,
+    FunctionBundle,
     Key,
     Outcome,
-    Parcel,
-    Recipe,
     RunView,
     Scope,
     Spec,
     State,
+    TaskTemplate,
 )
 from jug_notebook.store import Store
-from jug_notebook.store.signed import Opener, recipe
+from jug_notebook.store.signed import SignedReader, template
 
 
-def history(store: Store, opener: Opener, scope: Scope, limit: int) -> tuple[list[RunView], int]:
+def history(store: Store, signed: SignedReader, scope: Scope, limit: int) -> tuple[list[RunView], int]:
     """The latest attempts that ended, latest first, and how many are known; those that no longer count among them."""
     ended, total = store.runs(scope, limit)
     bodies = store.specs([run.verdict.key for run in ended])
-    return [_run(run, body, opener) for run, body in zip(ended, bodies, strict=True)], total
+    return [_run(run, body, signed) for run, body in zip(ended, bodies, strict=True)], total
 
 
-def _run(ended: Ended, body: bytes | None, opener: Opener) -> RunView:
+def _run(ended: Attempt, body: bytes | None, signed: SignedReader) -> RunView:
     verdict = ended.verdict
     key = verdict.key
     state = State.FINISHED if verdict.finished else State.FAILED
     fate = "" if ended.counts else "dropped" if verdict.finished else "tried again"
     try:
-        spec = None if body is None else opener.spec(key, body)
-        outcome = opener.outcome(key, Held(verdict, ended.body))
+        spec = None if body is None else signed.spec(key, body)
+        outcome = signed.outcome(key, CurrentOutcome(verdict, ended.body))
     except SignatureError as refused:
         return RunView(
-            key, "", state, started=verdict.started, duration=verdict.duration, said=f"not shown: {refused}", fate=fate
+            key,
+            "",
+            state,
+            started=verdict.started,
+            duration=verdict.duration,
+            message=f"not shown: {refused}",
+            fate=fate,
         )
-    name, shown = ("", "") if spec is None else (recipe(spec.recipe).name, spec.shown)
+    name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
     said = outcome.summary if isinstance(outcome, Finished) else outcome.error
     run = outcome.run
-    return RunView(key, name, state, shown, run.user, run.host, run.pid, run.started, run.duration, said, fate)
+    return RunView(key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, said, fate)
 
 
-_RECIPE = msgspec.msgpack.Decoder(Recipe)
+_RECIPE = msgspec.msgpack.Decoder(TaskTemplate)
 
 
 class Look(Protocol):
@@ -62,8 +68,8 @@ class Look(Protocol):
     def outcomes(self, keys: Sequence[Key]) -> list[Outcome | None]: ...
 
 
-def _recipe(spec: Spec) -> Recipe:
-    return _RECIPE.decode(spec.recipe)
+def _recipe(spec: Spec) -> TaskTemplate:
+    return _RECIPE.decode(spec.template)
 
 
 UPSTREAM = 1000  #: so many needed tasks are told of
@@ -78,13 +84,13 @@ def provenance(key: Key, store: Store, look: Look, seal: Seal) -> dict[str, Any]
     """
     [spec] = look.specs([key])
     if spec is None:
-        raise NoSuchTask(f"no task {key[:12]} in {store.shown}")
+        raise NoSuchTask(f"no task {key[:12]} in {store.display_url}")
     [outcome] = look.outcomes([key])
     [state] = store.states([key])
     told = _facts(spec, outcome, state)
     told |= _reuse(key, outcome, store, seal)
-    parcel = msgspec.msgpack.decode(store.get_blob(_recipe(spec).parcel), type=Parcel)
-    told["parts"] = dict(parcel.parts)
+    bundle = msgspec.msgpack.decode(store.get_blob(_recipe(spec).bundle), type=FunctionBundle)
+    told["parts"] = dict(bundle.parts)
     upstream: dict[Key, dict[str, Any]] = {}
     missing = False
     row = [need for need in dict.fromkeys(spec.needs) if need != key]
@@ -118,8 +124,8 @@ def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str
     told: dict[str, Any] = {
         "key": spec.key,
         "name": known.name,
-        "state": (state or State.WITHDRAWN).value,
-        "arguments": spec.shown,
+        "state": (state or State.CANCELLED).value,
+        "arguments": spec.args_repr,
         "code": known.code,
         "made": spec.made,
         "by": spec.origin.user,

@@ -11,17 +11,17 @@ import msgspec
 from jug_notebook.codec.signing import Seal, prove
 from jug_notebook.errors import SignatureError, ValueLost
 from jug_notebook.model import (
+    CurrentOutcome,
     Display,
     Failed,
     FailureView,
     Finished,
-    Held,
     Key,
     Outcome,
-    Recipe,
     Run,
     Spec,
     State,
+    TaskTemplate,
     TaskView,
 )
 from jug_notebook.store import Store
@@ -33,12 +33,12 @@ _OUTCOME: msgspec.msgpack.Decoder[Outcome] = msgspec.msgpack.Decoder(Finished | 
 
 
 @functools.lru_cache(maxsize=1000)
-def recipe(data: bytes) -> Recipe:
+def template(data: bytes) -> TaskTemplate:
     """What tasks of a function share, decoded once."""
-    return msgspec.msgpack.decode(data, type=Recipe)
+    return msgspec.msgpack.decode(data, type=TaskTemplate)
 
 
-class Opener:
+class SignedReader:
     """Opens what a store holds, with the store's seal. Raises SignatureError unless a method says otherwise."""
 
     def __init__(self, store: Store, seal: Seal) -> None:
@@ -49,7 +49,7 @@ class Opener:
         """A spec from its sealed bytes."""
         return _SPEC.decode(self._seal.open("spec", key, 0, b"", body))
 
-    def outcome(self, key: Key, held: Held) -> Outcome:
+    def outcome(self, key: Key, held: CurrentOutcome) -> Outcome:
         """An outcome from its sealed bytes."""
         verdict = held.verdict
         if verdict.key != key:
@@ -76,11 +76,11 @@ class Opener:
         ]
 
     def views(self, keys: Sequence[Key], filled: bool = False) -> list[TaskView]:
-        """Tasks by key. One that the store doesn't know has no name and counts as withdrawn."""
+        """Tasks by key. One that the store doesn't know has no name and counts as cancelled."""
         known = []
         for key, state, spec in zip(keys, self._store.states(keys), self.specs(keys), strict=True):
-            name, shown = ("", "") if spec is None else (recipe(spec.recipe).name, spec.shown)
-            known.append(TaskView(key, name, state or State.WITHDRAWN, shown=shown))
+            name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
+            known.append(TaskView(key, name, state or State.CANCELLED, args_repr=args_repr))
         return self.filled(known) if filled else known
 
     def filled(self, views: Sequence[TaskView]) -> list[TaskView]:
@@ -89,13 +89,13 @@ class Opener:
         bodies, helds = self._store.specs(keys), self._store.outcomes(keys)
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
-    def _fill(self, view: TaskView, body: bytes | None, held: Held | None) -> TaskView:
-        shown, summary, error, source, user = view.shown, "", "", "", ""
+    def _fill(self, view: TaskView, body: bytes | None, held: CurrentOutcome | None) -> TaskView:
+        args_repr, summary, error, source, user = view.args_repr, "", "", "", ""
         started, duration = view.started, view.duration
         try:
             if body is not None:
                 spec = self.spec(view.key, body)
-                shown, user = spec.shown, spec.origin.user
+                args_repr, user = spec.args_repr, spec.origin.user
             if held is not None:
                 outcome = self.outcome(view.key, held)
                 source = "" if held.verdict.key == view.key else held.verdict.key
@@ -106,7 +106,7 @@ class Opener:
             error = f"not shown: {refused}"
         return msgspec.structs.replace(
             view,
-            shown=shown,
+            args_repr=args_repr,
             summary=summary,
             error=error,
             source=source,
@@ -140,24 +140,24 @@ class Opener:
         bodies, helds = self._store.specs(keys), self._store.outcomes(keys)
         return [self._failure(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
-    def _failure(self, view: TaskView, body: bytes | None, held: Held | None) -> FailureView | None:
+    def _failure(self, view: TaskView, body: bytes | None, held: CurrentOutcome | None) -> FailureView | None:
         if held is None or held.verdict.finished:
             return None
         try:
             outcome = self.outcome(view.key, held)
             assert isinstance(outcome, Failed)
-            return failure(outcome, view.name, "" if body is None else self.spec(view.key, body).shown)
+            return failure(outcome, view.name, "" if body is None else self.spec(view.key, body).args_repr)
         except SignatureError as refused:
             return FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0)
 
 
-def failure(failed: Failed, name: str, shown: str) -> FailureView:
+def failure(failed: Failed, name: str, args_repr: str) -> FailureView:
     """A failure as people see it."""
     run = failed.run
     return FailureView(
         key=failed.key,
         name=name,
-        shown=shown,
+        args_repr=args_repr,
         error=failed.error,
         traceback=failed.traceback,
         host=run.host,

@@ -10,8 +10,8 @@ from jug_notebook import codec
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.model import State
-from jug_notebook.task import context as seat
-from jug_notebook.task.context import Draft, in_task, running
+from jug_notebook.task import context as context
+from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.function import Around, TaskFunction, is_axis
 from jug_notebook.task.handles import Task, briefly, handle
 from jug_notebook.task.lists import TaskList
@@ -51,26 +51,26 @@ class CompoundFunction(TaskFunction):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
-        desk = seat.current or seat.here()
-        edition = desk.edition(self._collapsed)
+        session = context.current or context.current_session()
+        version = session.function_version(self._collapsed)
         arguments = self._bound(args, kwargs)
         named = [pair for pair in arguments if pair[0] not in self.ignore]
-        key, _, _, call = digest.name_call(edition.code, edition.name, named)
+        key, _, _, call = digest.name_call(version.code, version.name, named)
         with briefly():
             shown = self._shown(arguments)
-        draft: Draft
-        kept = desk.kept(key)
+        pending_task: PendingTask
+        kept = session.kept(key)
         if kept is not None:
-            draft = edition, key, kept.form, kept.needs, kept.arguments, kept.shown, kept.call
+            pending_task = version, key, kept.form, kept.needs, kept.arguments, kept.args_repr, kept.call
         else:
             made = self.__jug_function__(*args, **kwargs)
             # what runs is `identity`, on what the function made: so it counts for values, whatever it is called
-            _, form, needs, _ = digest.name_call(desk.edition(IDENTITY).code, IDENTITY.name, [("x", made)])
+            _, form, needs, _ = digest.name_call(session.function_version(IDENTITY).code, IDENTITY.name, [("x", made)])
             if key in needs:
                 raise BadTask(f"{self.name}({shown}) answers itself; a compound task answers another one")
-            draft = edition, key, form, needs, codec.dump_call((made,), {}, needs, desk.put), shown, call
-        desk.add((draft,))
-        task: Task = handle(desk, edition, key, draft[3], shown)
+            pending_task = version, key, form, needs, codec.dump_call((made,), {}, needs, session.put), shown, call
+        session.add((pending_task,))
+        task: Task = handle(session, version, key, pending_task[3], shown)
         return task
 
     def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
@@ -104,7 +104,7 @@ def CachedFunction(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if in_task.on:
         return (f.run if isinstance(f, TaskFunction) else f)(*args, **kwargs)
     task = Task(f, *args, **kwargs)
-    if seat.here().looking and task.state is not State.FINISHED:  # the store gets nothing
+    if context.current_session().read_only and task.state is not State.FINISHED:  # the store gets nothing
         given, named = value([list(args), kwargs])
         with running():
             return f(*given, **named)
@@ -112,5 +112,5 @@ def CachedFunction(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if state is not State.FINISHED:
         if state.settled:  # it failed before
             task.retry()
-        seat.here().run_here(task)
+        context.current_session().run_here(task)
     return task.result()

@@ -1,6 +1,7 @@
 """The desk: what tasks ask of their session, and whether this thread is inside a task.
 
-A handle is light: it knows its key and its desk. What is slow, is remembered or talks to a store lies behind `Desk`.
+A handle is light: it knows its key and its desk. What is slow, is remembered or talks to a store lies behind
+`SessionProtocol`.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from jug_notebook.errors import BadTask, JugError
 from jug_notebook.keys import advice
 from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
 
-Draft: TypeAlias = "tuple[Edition, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
+PendingTask: TypeAlias = "tuple[FunctionVersion, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
 """A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
 
 
-class Edition:
+class FunctionVersion:
     """A task function with its code as it was at one moment: what all tasks made then have in common."""
 
-    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "recipe")
+    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "template")
 
     def __init__(
         self,
         name: str,
         function: Any,
         code: str,
-        recipe: bytes,
+        template: bytes,
         priority: int = 0,
         nout: int | None = None,
         parts: Mapping[str, str] = MappingProxyType({}),
@@ -39,7 +40,7 @@ class Edition:
         self.name = name
         self.function = function  #: its TaskFunction; None for tasks that were found in the store
         self.code = code
-        self.recipe = recipe
+        self.template = template
         self.priority = priority
         self.nout = nout
         self.parts = parts  #: what the code digest is made of
@@ -52,7 +53,7 @@ class Problem:
     error: JugError
 
 
-class Desk(Protocol):
+class SessionProtocol(Protocol):
     """What tasks ask of their session."""
 
     @property
@@ -61,12 +62,12 @@ class Desk(Protocol):
         ...
 
     @property
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """The store's URL for people."""
         ...
 
     @property
-    def looking(self) -> bool:
+    def read_only(self) -> bool:
         """Are tasks only named, and none handed in?"""
         ...
 
@@ -75,7 +76,7 @@ class Desk(Protocol):
         """Where tasks run: the notebook's folder."""
         ...
 
-    def edition(self, function: Any) -> Edition:
+    def function_version(self, function: Any) -> FunctionVersion:
         """The function's code, pinned until the cell ends."""
         ...
 
@@ -83,7 +84,7 @@ class Desk(Protocol):
         """Keep a large part of an argument."""
         ...
 
-    def add(self, drafts: Sequence[Draft]) -> None:
+    def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Take in tasks; they reach the store soon, and before anything is read from it."""
         ...
 
@@ -127,7 +128,7 @@ class Desk(Protocol):
         """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""
         ...
 
-    def former(self, edition: Edition) -> bool:
+    def former(self, version: FunctionVersion) -> bool:
         """Is the function's code another one by now?"""
         ...
 
@@ -144,18 +145,18 @@ class Desk(Protocol):
     def status_of(self, keys: Sequence[Key]) -> Any: ...
 
 
-current: Desk | None = None  #: where tasks made now go
-_find: Callable[[], Desk] | None = None
+current: SessionProtocol | None = None  #: where tasks made now go
+_find: Callable[[], SessionProtocol] | None = None
 _make: Callable[..., Any] | None = None
 
 
-def sit(desk: Desk | None) -> None:
+def set_current(session: SessionProtocol | None) -> None:
     """Tasks made from now on go to this desk; with None, to the one that is found on first need."""
     global current
-    current = desk
+    current = session
 
 
-def on_first_need(find: Callable[[], Desk]) -> None:
+def on_first_need(find: Callable[[], SessionProtocol]) -> None:
     """How to find a desk when a task is made and nobody sits at one."""
     global _find
     _find = find
@@ -174,15 +175,15 @@ def make_tasks_by(make: Callable[..., Any]) -> None:
     _make = make
 
 
-def here() -> Desk:
+def current_session() -> SessionProtocol:
     """The desk in use. Raises BadTask where there is none and none can be found."""
     if current is not None:
         return current
     if _find is None:
         raise BadTask("no store is in use; call jug_notebook.connect() first")
-    desk = _find()
-    sit(desk)
-    return desk
+    session = _find()
+    set_current(session)
+    return session
 
 
 class _InTask(threading.local):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jug_notebook.errors import BadTask, CommandFailed
-from jug_notebook.task import context as seat
+from jug_notebook.task import context as context
 from jug_notebook.task.compound import CachedFunction
 from jug_notebook.task.context import in_task
-from jug_notebook.task.files import File, Lookout
+from jug_notebook.task.files import File, PathAdvice
 from jug_notebook.task.function import Arguments, TaskFunction
 from jug_notebook.task.handles import Handle, NoLoad
 
@@ -100,10 +100,10 @@ def shell(
     if in_task.on:
         return _run(*call, folder="")
     _LOOKOUT.look([("command", word) for word in command if word not in paths] if isinstance(command, tuple) else [])
-    return _shell(name, timeout, retries)(*call, folder=str(seat.here().folder))
+    return _shell(name, timeout, retries)(*call, folder=str(context.current_session().folder))
 
 
-_LOOKOUT = Lookout("shell")
+_LOOKOUT = PathAdvice("shell")
 
 
 def _word(word: Any) -> Any:
@@ -278,7 +278,7 @@ def write_task_out(
     form = _format(metadata_fname, metadata_format) if metadata_fname is not None else ""
     names = [None if name is None else os.fspath(name) for name in (oname, metadata_fname)]
     value = None if oname is None else result
-    return _WRITE(NoLoad(result), value, *names, form, "" if in_task.on else str(seat.here().folder))
+    return _WRITE(NoLoad(result), value, *names, form, "" if in_task.on else str(context.current_session().folder))
 
 
 def _format(path: Any, given: str | None) -> str:

@@ -19,7 +19,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 SETTLED = 0.05  #: seconds after its last change from which on a further change must show in a file's times,
 COARSE = 2.1  #: where these are whole seconds
 KEPT = 10_000  #: so many files' digests are remembered
-LOOKS = 100  #: after so many strings that were no path, those of that argument are not looked at any more
+STATE_STYLES = 100  #: after so many strings that were no path, those of that argument are not looked at any more
 
 _Mark: TypeAlias = tuple[int, int, int]
 _known: dict[tuple[int, int], tuple[_Mark, bytes]] = {}  #: (device, inode) -> size and times, digest
@@ -128,7 +128,7 @@ def timed_path(path: PathLike) -> TimedPath:
 # -- paths that are only paths -----------------------------------------------------------------------------------------
 
 
-class Lookout:
+class PathAdvice:
     """Says once per argument of a function that it is the path of a file, of which the key doesn't see the content."""
 
     __slots__ = ("_left", "_name")
@@ -145,7 +145,7 @@ class Lookout:
                     continue
             elif not isinstance(value, PurePath):
                 continue
-            left = self._left.get(label, LOOKS)
+            left = self._left.get(label, STATE_STYLES)
             if left:
                 self._left[label] = 0 if self._is_file(label, value) else left - 1
 

@@ -17,9 +17,9 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.code import CACHED, Code, examine
 from jug_notebook.keys.modules import scripts
 from jug_notebook.render.values import describe_arguments
-from jug_notebook.task import context as seat
-from jug_notebook.task.context import Desk, Draft, Edition, in_task
-from jug_notebook.task.files import Lookout
+from jug_notebook.task import context as context
+from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
+from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Handle, Tasklet, briefly, handle
 from jug_notebook.task.lists import TaskList
 from jug_notebook.task.values import tasks_in
@@ -82,7 +82,7 @@ class TaskFunction:
         self.runner = runner
         self._bind(function)
         self._check_options()
-        self._lookout = Lookout(self.name)
+        self._lookout = PathAdvice(self.name)
         self._chunked: _ChunkFunction | None = None
         #: has it a name of its own, so that another function of that name is its next definition?
         self.defines = definition and (name is not None or "<" not in getattr(function, "__qualname__", "<"))
@@ -94,12 +94,12 @@ class TaskFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
-        desk = seat.current or seat.here()
-        edition = desk.edition(self)
+        session = context.current or context.current_session()
+        function_version = session.function_version(self)
         arguments = self._bound(args, kwargs)
-        draft = self._draft(desk, edition, arguments, args, kwargs)
-        desk.add((draft,))
-        return handle(desk, edition, draft[1], draft[3], draft[5])
+        pending_task = self._draft(session, function_version, arguments, args, kwargs)
+        session.add((pending_task,))
+        return handle(session, function_version, pending_task[1], pending_task[3], pending_task[5])
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The plain function, now and here."""
@@ -221,25 +221,25 @@ class TaskFunction:
 
     def _draft(
         self,
-        desk: Desk,
-        edition: Edition,
+        session: SessionProtocol,
+        function_version: FunctionVersion,
         arguments: Arguments,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         put: codec.Put | None = None,
-    ) -> Draft:
+    ) -> PendingTask:
         """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
-        key, form, needs, call = digest.name_call(edition.code, edition.name, named)
+        key, form, needs, call = digest.name_call(function_version.code, function_version.name, named)
         self._lookout.look(named)
         if self._tasks_by_default:  # what a task as a default comes to must travel with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
-        payload = codec.dump_call(args, kwargs, needs, put or desk.put)
+        payload = codec.dump_call(args, kwargs, needs, put or session.put)
         if not needs:
-            return edition, key, form, needs, payload, self._shown(arguments), call
+            return function_version, key, form, needs, payload, self._shown(arguments), call
         with briefly():
-            return edition, key, form, needs, payload, self._shown(arguments), call
+            return function_version, key, form, needs, payload, self._shown(arguments), call
 
     def _shown(self, arguments: Arguments) -> str:
         if self._wrapper:
@@ -291,33 +291,35 @@ class TaskFunction:
 
         What else they have in common too where it is ``steady``: where nobody's code runs between the calls.
         """
-        desk = seat.current or seat.here()
-        edition = desk.edition(self)
+        session = context.current or context.current_session()
+        function_version = session.function_version(self)
         tasks = TaskList()
         waiting = iter(calls)
-        put = codec.once(desk.put) if steady else desk.put
+        put = codec.once(session.put) if steady else session.put
         with digest.remembering() as memory:
-            shared = self._shared(constants, desk)
+            shared = self._shared(constants, session)
             memory.complete = not steady
             while True:
-                drafts: list[Draft] = []
+                pending_tasks: list[PendingTask] = []
                 with system.uncollected():
                     for arguments, args, kwargs in islice(waiting, BATCH):
                         sent = {**kwargs, **shared} if shared else kwargs
-                        draft = self._draft(desk, edition, arguments, args, sent, put)
-                        drafts.append(draft)
-                        tasks.append(handle(desk, edition, draft[1], draft[3], draft[5]))
-                    if not drafts:
+                        pending_task = self._draft(session, function_version, arguments, args, sent, put)
+                        pending_tasks.append(pending_task)
+                        tasks.append(
+                            handle(session, function_version, pending_task[1], pending_task[3], pending_task[5])
+                        )
+                    if not pending_tasks:
                         return tasks
-                    desk.add(drafts)
+                    session.add(pending_tasks)
 
-    def _shared(self, constants: Mapping[str, Any], desk: Desk) -> dict[str, Any]:
+    def _shared(self, constants: Mapping[str, Any], session: SessionProtocol) -> dict[str, Any]:
         """What stands for the large ones of the constants in each call. They are digested here, and remembered."""
         shared: dict[str, Any] = {}
         for name, value in constants.items():
             if type(value) in _SMALL or tasks_in(value):
                 continue
-            stand_in = codec.share(value, desk.put)
+            stand_in = codec.share(value, session.put)
             if stand_in is value:
                 continue
             if name not in self.ignore:
@@ -380,13 +382,13 @@ class TaskFunction:
         return f"<task function {self.name}{self._signature or '(…)'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.__jug_function__, self._options())
+        return _rerun, (self.__jug_function__, self._options())
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
 
 
-def _again(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
+def _rerun(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
     return TaskFunction(function, **options)
 
 
@@ -543,4 +545,4 @@ def _task_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     return made(*args, **kwargs)
 
 
-seat.make_tasks_by(_task_of)
+context.make_tasks_by(_task_of)

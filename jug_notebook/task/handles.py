@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jug_notebook import render
-from jug_notebook.errors import BadTask, FormerDefinition, IsATask, JugError
+from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValue
 from jug_notebook.model import UNLOADED, Key, Reference, State
-from jug_notebook.task import context as desk
-from jug_notebook.task.context import Desk, Edition, Problem
+from jug_notebook.task import context as context
+from jug_notebook.task.context import FunctionVersion, Problem, SessionProtocol
 
 SHORT = 8  #: hex digits of a key that people see
 
@@ -65,7 +65,7 @@ class Handle:
     def state(self) -> State:
         """Where the task stands now."""
         task = self.task
-        return task._desk.states([task.key])[0]
+        return task._session.states([task.key])[0]
 
     def take(self, value: Any) -> Any:
         """This handle's part of the task's value."""
@@ -84,64 +84,65 @@ class Handle:
         """
         task = self.task
         task._warn_if_former()
-        return self.take(task._desk.collect([task.key], wait=False, mmap=mmap)[0])
+        return self.take(task._session.collect([task.key], wait=False, mmap=mmap)[0])
 
     def result(self, timeout: float | None = None) -> Any:
         """The value, waiting for it while workers live.
 
-        Raises TaskFailed with the remote traceback, Withdrawn, WaitTimeout after ``timeout`` seconds, WaitInterrupted
-        on Ctrl-C (the task goes on), and BarrierError at once where no worker is alive.
+        Raises TaskFailed with the remote traceback, TaskCancelled, WaitTimeout after ``timeout`` seconds,
+        WaitInterrupted
+        on Ctrl-C (the task goes on), and NoWorkers at once where no worker is alive.
         """
         task = self.task
         task._warn_if_former()
-        return self.take(task._desk.collect([task.key], wait=True, timeout=timeout)[0])
+        return self.take(task._session.collect([task.key], wait=True, timeout=timeout)[0])
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait, then answer what the task raised (a TaskFailed where that could not travel), None if it finished."""
         task = self.task
-        problem = task._desk.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
+        problem = task._session.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
         if not isinstance(problem, Problem):
             return None
         return problem.error.__cause__ or problem.error
 
     def log(self) -> str:
         """What the task printed, and the traceback of a failed one."""
-        return self.task._desk.log(self.task)
+        return self.task._session.log(self.task)
 
     def outputs(self) -> tuple[tuple[str, Any], ...]:
         """What the task printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
-        return self.task._desk.outputs(self.task.key)
+        return self.task._session.outputs(self.task.key)
 
     def retry(self) -> int:
         """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
-        return self.task._desk.retry(self.task)
+        return self.task._session.retry(self.task)
 
     def invalidate(self) -> int:
         """This value is wrong: compute it again, and what was made from it. Answers how many values were dropped."""
-        return self.task._desk.invalidate(self.task)
+        return self.task._session.invalidate(self.task)
 
     def cancel(self) -> int:
         """Take it back: it won't start; if it runs, it goes on to its end. Answers how many were taken back."""
-        return self.task._desk.cancel(self.task)
+        return self.task._session.cancel(self.task)
 
     def why(self) -> Any:
         """Is it stored; and if not, what changed since the nearest task that is? Shows as text and HTML."""
-        return self.task._desk.why(self.task)
+        return self.task._session.why(self.task)
 
     def dependencies(self) -> list[Any]:
         """The tasks whose values this one needs, as a `TaskList`."""
-        return self.task._desk.needs(self.task.key)
+        return self.task._session.needs(self.task.key)
 
     def provenance(self) -> dict[str, Any]:
         """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON.
 
         Where another run stands for this task, ``reused from`` names it; ``accepted by`` tells who said so.
         """
-        return self.task._desk.provenance(self.task.key)
+        return self.task._session.provenance(self.task.key)
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = self.task
-        yield from task._desk.settled(task.key).__await__()
+        yield from task._session.settled(task.key).__await__()
         return self.result()
 
     def __getitem__(self, index: Any) -> Tasklet:
@@ -162,8 +163,8 @@ class Handle:
     def _nout(self) -> int | None:
         return None
 
-    def _is_a_task(self, more: str = "") -> IsATask:
-        return IsATask(f"{self._short()} is a task; use .result(){more}")
+    def _is_a_task(self, more: str = "") -> TaskNotValue:
+        return TaskNotValue(f"{self._short()} is a task; use .result(){more}")
 
     def _short(self) -> str:
         raise NotImplementedError
@@ -226,16 +227,16 @@ class Task(Handle):
     for certain, Unstorable where it can't travel.
     """
 
-    __slots__ = ("_desk", "_edition", "_key", "_needs", "_shown")
+    __slots__ = ("_args_repr", "_key", "_needs", "_session", "_version")
 
-    _desk: Desk
-    _edition: Edition
+    _session: SessionProtocol
+    _version: FunctionVersion
     _key: Key
     _needs: tuple[Key, ...]
-    _shown: str
+    _args_repr: str
 
     def __new__(cls, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
-        task: Task = desk.make_task(*_unwrapped(function, args, kwargs))
+        task: Task = context.make_task(*_unwrapped(function, args, kwargs))
         return task
 
     @property
@@ -248,22 +249,22 @@ class Task(Handle):
 
     @property
     def name(self) -> str:
-        return self._edition.name
+        return self._version.name
 
     def take(self, value: Any) -> Any:
         return value
 
     def _nout(self) -> int | None:
-        return self._edition.nout
+        return self._version.nout
 
     def _short(self) -> str:
-        return f"{self._edition.name}({self._shown})"
+        return f"{self._version.name}({self._args_repr})"
 
     def _listed(self) -> str:
-        return render.call(self.name, self._shown)
+        return render.call(self.name, self._args_repr)
 
     def _warn_if_former(self) -> None:
-        if self._desk.former(self._edition):
+        if self._session.former(self._version):
             warnings.warn(
                 f"{self._short()} was made by a former definition of {self.name}; call it again for the new one",
                 FormerDefinition,
@@ -275,23 +276,23 @@ class Task(Handle):
             return self._short()
         parts = [f"Task {self._short()}"]
         try:
-            view = self._desk.views([self._key])[0]
+            view = self._session.views([self._key])[0]
             parts += [view.state.value, self._key[:SHORT]]
             if view.source:
                 parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
             if view.state is not State.FINISHED and self._needs:
-                parts.append(f"needs {render.states_text(self._desk.states(self._needs))}")
-            if self._desk.former(self._edition):
+                parts.append(f"needs {render.states_text(self._session.states(self._needs))}")
+            if self._session.former(self._version):
                 parts.append("of a former definition")
         except (JugError, OSError) as error:  # a handle can always be shown
             parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
         return f"<{' · '.join(parts)}>"
 
     def _repr_html_(self) -> str:
-        notes = ["of a former definition"] if self._desk.former(self._edition) else []
+        notes = ["of a former definition"] if self._session.former(self._version) else []
         try:
-            view, *needs = self._desk.views([self._key, *self._needs[: render.NEEDS]])
+            view, *needs = self._session.views([self._key, *self._needs[: render.NEEDS]])
         except (JugError, OSError):  # a handle can always be shown
             return render.as_it_is(repr(self))
         if not view.name:  # the store doesn't know it
@@ -300,10 +301,10 @@ class Task(Handle):
         return render.task_html(view, needs, len(self._needs), notes)
 
     def __jug_reference__(self) -> Reference:
-        here = desk.current
-        if self._desk is not here and here is not None and self._desk.identity != here.identity:
+        here = context.current
+        if self._session is not here and here is not None and self._session.identity != here.identity:
             raise BadTask(
-                f"{self._short()} belongs to {self._desk.shown}, but {here.shown} is in use; "
+                f"{self._short()} belongs to {self._session.display_url}, but {here.display_url} is in use; "
                 "pass its .result(), or make it again here"
             )
         return Reference(self._key)
@@ -312,14 +313,14 @@ class Task(Handle):
 _allocate = object.__new__
 
 
-def handle(desk: Desk, edition: Edition, key: Key, needs: tuple[Key, ...], shown: str) -> Task:
+def handle(session: SessionProtocol, version: FunctionVersion, key: Key, needs: tuple[Key, ...], shown: str) -> Task:
     """The handle of a task that the desk knows, or is about to."""
     task = _allocate(Task)
-    task._desk = desk
-    task._edition = edition
+    task._session = session
+    task._version = version
     task._key = key
     task._needs = needs
-    task._shown = shown
+    task._args_repr = shown
     return task
 
 
@@ -389,7 +390,7 @@ class NoLoad(Handle):
     base: Handle
 
     def __new__(cls, base: Any) -> Any:
-        if isinstance(base, NoLoad) or (desk.in_task.on and not isinstance(base, Handle)):
+        if isinstance(base, NoLoad) or (context.in_task.on and not isinstance(base, Handle)):
             return base
         if not isinstance(base, Handle):
             raise BadTask(f"NoLoad takes a task that is not to be loaded, not {type(base).__name__}")

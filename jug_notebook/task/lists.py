@@ -9,8 +9,8 @@ from jug_notebook import render
 from jug_notebook.errors import JugError
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
-from jug_notebook.task import context as desk
-from jug_notebook.task.context import Desk
+from jug_notebook.task import context as context
+from jug_notebook.task.context import SessionProtocol
 from jug_notebook.task.handles import Handle, Task, in_brief
 from jug_notebook.task.values import bvalue, settle
 
@@ -24,7 +24,7 @@ class TaskList(list[Any]):
         return values
 
     def wait(self, timeout: float | None = None) -> TaskList:
-        """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError; no TaskFailed."""
+        """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, NoWorkers; no TaskFailed."""
         settle(self, timeout)
         return self
 
@@ -50,21 +50,21 @@ class TaskList(list[Any]):
         """The same picture as `jug_notebook.status`, of these tasks alone."""
         for at, tasks in self._by_desk():
             return at.status_of([task.key for task in tasks])
-        return desk.here().status_of([])
+        return context.current_session().status_of([])
 
     def why(self) -> Any:
         """What keeps those that aren't stored from it, counted: "12 × helper `norm` changed"."""
         for at, tasks in self._by_desk():
             return at.why(tasks)
-        return desk.here().why([])
+        return context.current_session().why([])
 
-    def _by_desk(self) -> list[tuple[Desk, list[Task]]]:
-        found: dict[int, tuple[Desk, dict[Key, Task]]] = {}
+    def _by_desk(self) -> list[tuple[SessionProtocol, list[Task]]]:
+        found: dict[int, tuple[SessionProtocol, dict[Key, Task]]] = {}
         for handle in self:
             if isinstance(handle, Handle):
                 task = handle.task
-                found.setdefault(id(task._desk), (task._desk, {}))[1][task._key] = task
-        return [(desk, list(tasks.values())) for desk, tasks in found.values()]
+                found.setdefault(id(task._session), (task._session, {}))[1][task._key] = task
+        return [(session, list(tasks.values())) for session, tasks in found.values()]
 
     def _states(self) -> dict[Key, tuple[str, State]]:
         return {

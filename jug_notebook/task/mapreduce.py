@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from jug_notebook.errors import BadTask, IsATask
+from jug_notebook.errors import BadTask, TaskNotValue
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
 from jug_notebook.task.handles import Handle
@@ -115,7 +115,7 @@ def _manners(function: TaskFunction) -> dict[str, Any]:
 def _items(sequence: Any) -> list[Any]:
     try:
         return list(sequence)
-    except IsATask:
+    except TaskNotValue:
         raise BadTask("how many values a task has is known when it has run; go over jn.bvalue(task) instead") from None
     except TypeError:
         raise BadTask(f"mapreduce goes over a list, not over {type(sequence).__name__} {sequence!r:.60}") from None

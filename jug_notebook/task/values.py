@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, WaitTimeout
 from jug_notebook.model import Key
-from jug_notebook.task.context import Desk, Problem
+from jug_notebook.task.context import Problem, SessionProtocol
 from jug_notebook.task.handles import Handle, Task
 
 
@@ -38,14 +38,14 @@ def value(x: Any, on_error: str = "raise") -> Any:
 
 
 def bvalue(x: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
-    """As `value`, but waits while workers live. Raises what `Task.result` raises: BarrierError, TaskFailed …"""
+    """As `value`, but waits while workers live. Raises what `Task.result` raises: NoWorkers, TaskFailed …"""
     return _load(x, on_error, wait=True, timeout=timeout)
 
 
 def wait(x: Any, timeout: float | None = None) -> Waited:
     """Wait until all tasks in ``x`` have finished or failed; answers the sets (done, not_done).
 
-    A failed task raises nothing; ``timeout=0`` just looks. Raises BarrierError, WaitInterrupted.
+    A failed task raises nothing; ``timeout=0`` just looks. Raises NoWorkers, WaitInterrupted.
     """
     handles = tasks_in(x)
     if timeout is None or timeout > 0:
@@ -57,7 +57,7 @@ def wait(x: Any, timeout: float | None = None) -> Waited:
 
 
 def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK) -> Iterator[Any]:
-    """Each task as soon as it has finished or failed. Raises WaitTimeout, WaitInterrupted, BarrierError."""
+    """Each task as soon as it has finished or failed. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
     left = list(dict.fromkeys(tasks_in(tasks)))
     until = None if timeout is None else clock.monotonic() + timeout
     while left:
@@ -66,18 +66,18 @@ def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK)
         yield from done
         left = [handle for handle in left if not states[handle.key]]
         if left and not done:
-            for desk, keys in _by_desk(left):
+            for session, keys in _by_desk(left):
                 remaining = None if until is None else max(0.0, until - clock.monotonic())
-                if not desk.settle(keys, remaining, first=True):
+                if not session.settle(keys, remaining, first=True):
                     raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they go on")
 
 
 def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
-    """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, BarrierError."""
+    """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
     until = None if timeout is None else clock.monotonic() + timeout
-    for desk, keys in _by_desk(tasks_in(x)):
+    for session, keys in _by_desk(tasks_in(x)):
         remaining = None if until is None else max(0.0, until - clock.monotonic())
-        if not desk.settle(keys, remaining):
+        if not session.settle(keys, remaining):
             raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they go on")
 
 
@@ -105,23 +105,23 @@ def _gather(x: Any, found: list[Handle]) -> None:
         _gather(list(x.__jug_dependencies__()), found)
 
 
-def _by_desk(handles: list[Handle]) -> list[tuple[Desk, list[Key]]]:
-    groups: dict[int, tuple[Desk, dict[Key, None]]] = {}
-    before: Desk | None = None
+def _by_desk(handles: list[Handle]) -> list[tuple[SessionProtocol, list[Key]]]:
+    groups: dict[int, tuple[SessionProtocol, dict[Key, None]]] = {}
+    before: SessionProtocol | None = None
     keys: dict[Key, None] = {}
     for handle in handles:
         task = handle if type(handle) is Task else handle.task
-        if task._desk is not before:
-            before, keys = groups.setdefault(id(task._desk), (task._desk, {}))
+        if task._session is not before:
+            before, keys = groups.setdefault(id(task._session), (task._session, {}))
         keys[task._key] = None
-    return [(desk, list(keys)) for desk, keys in groups.values()]
+    return [(session, list(keys)) for session, keys in groups.values()]
 
 
 def _states(handles: list[Handle]) -> dict[Key, bool]:
     return {
         key: state.settled
-        for desk, keys in _by_desk(handles)
-        for key, state in zip(keys, desk.states(keys), strict=True)
+        for session, keys in _by_desk(handles)
+        for key, state in zip(keys, session.states(keys), strict=True)
     }
 
 
@@ -130,13 +130,13 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
         raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
     handles = tasks_in(x)
     tasks = [handle if type(handle) is Task else handle.task for handle in handles]
-    for task in {task._edition: task for task in tasks}.values():
+    for task in {task._version: task for task in tasks}.values():
         task._warn_if_former()
     loaded: dict[Key, Any] = {}
     until = None if timeout is None else CLOCK.monotonic() + timeout
-    for desk, keys in _by_desk(handles):
+    for session, keys in _by_desk(handles):
         left = None if until is None else max(0.0, until - CLOCK.monotonic())
-        values = desk.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
+        values = session.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
         loaded.update(zip(keys, values, strict=True))
     filled = _fill(x, loaded, on_error)
     return None if filled is _SKIPPED else filled

@@ -9,7 +9,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Shelf(Generic[K, V]):
+class LRUCache(Generic[K, V]):
     """The things used last, so many and so heavy at the most."""
 
     def __init__(self, places: int, weight: int = 1 << 62) -> None:

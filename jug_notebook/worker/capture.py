@@ -2,7 +2,8 @@
 
 A worker process has two files behind its descriptors 1 and 2, so what subprocesses and C code write is caught too, and
 the supervisor can read the last words of a worker that was killed. `Capture` keeps the order between the streams.
-Threads that work in one process (`memory:`) have no descriptors of their own: `Overheard` listens to ``print`` alone.
+Threads that work in one process (`memory:`) have no descriptors of their own: `ThreadCapture` listens to ``print``
+alone.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Listener(Protocol):
         ...
 
 
-class Deaf:
+class NoCapture:
     """Lets output go where it goes."""
 
     def begin(self) -> Output:
@@ -256,7 +257,7 @@ def _punch(fd: int, end: int) -> None:
 _heard = threading.local()
 
 
-class Overheard:
+class ThreadCapture:
     """Listens to what one thread prints. Descriptors and subprocesses are not heard.
 
     With ``echo`` what is heard also goes where it went before.
@@ -305,7 +306,7 @@ def _joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def listen_no_more() -> None:
-    """Put the streams back that `Overheard` listens to."""
+    """Put the streams back that `ThreadCapture` listens to."""
     for name in NAMES:
         stream = getattr(sys, name)
         if isinstance(stream, _Ear):

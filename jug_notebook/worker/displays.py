@@ -20,7 +20,7 @@ PLACES = 500  #: and so many may they be
 
 
 @dataclass
-class Page:
+class DisplayItem:
     """One display, until the task ends."""
 
     at: int
@@ -30,12 +30,12 @@ class Page:
     id: str = ""
 
 
-class Album:
+class DisplayBuffer:
     """Collects what the task displays that a thread, or a process, runs."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._pages: list[Page] = []
+        self._pages: list[DisplayItem] = []
         self._left_out = 0
         self._clears = False
 
@@ -99,41 +99,41 @@ def drawn(figure: Any) -> bytes:
     return picture.getvalue()
 
 
-def _page(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str) -> Page:
+def _page(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str) -> DisplayItem:
     try:
         size = len(msgspec.msgpack.encode((data, metadata)))
     except (TypeError, ValueError, OverflowError):  # a form that isn't text, bytes or JSON
         data, metadata = {kind: form for kind, form in data.items() if isinstance(form, str | bytes)}, {}
         size = sum(map(len, data.values()))
-    return Page(at, dict(data), dict(metadata), size, id)
+    return DisplayItem(at, dict(data), dict(metadata), size, id)
 
 
 # -- whose is it -------------------------------------------------------------------------------------------------------
 
 
 class _Open(threading.local):
-    album: Album | None = None
+    displays: DisplayBuffer | None = None
 
 
 _open = _Open()
 
 
-def current() -> Album | None:
+def current() -> DisplayBuffer | None:
     """Where this thread's displays go; None outside of tasks."""
-    return _open.album
+    return _open.displays
 
 
 @contextmanager
-def opened(album: Album) -> Iterator[None]:
+def opened(displays: DisplayBuffer) -> Iterator[None]:
     """Within, what this thread displays goes there."""
-    before = _open.album
-    _open.album = album
+    before = _open.displays
+    _open.displays = displays
     try:
         yield
     finally:
-        _open.album = before
+        _open.displays = before
 
 
-def always_open(album: Album) -> None:
+def always_open(displays: DisplayBuffer) -> None:
     """This process is a worker: what any of its threads displays goes there."""
-    _Open.album = album
+    _Open.displays = displays

@@ -1,6 +1,7 @@
 """One worker: claim tasks, run them, settle them, until told to stop.
 
-`work` is the loop; a `Bench` holds what it keeps between tasks (functions, values of needs) and runs one; a `Slot` is
+`work` is the loop; a `TaskRunner` holds what it keeps between tasks (functions, values of needs) and runs one; a
+`SharedStatus` is
 the page on which a supervisor, without asking, reads what the worker runs.
 """
 
@@ -33,26 +34,26 @@ from jug_notebook.model import (
     Display,
     Failed,
     Finished,
-    Grant,
+    FunctionBundle,
     Key,
+    Lease,
     Outcome,
-    Parcel,
-    Recipe,
     Run,
     Settlement,
     Spec,
+    TaskTemplate,
     Verdict,
     Why,
     WorkerInfo,
 )
 from jug_notebook.store import Store
 from jug_notebook.task.context import running
-from jug_notebook.worker.cache import Shelf, V
+from jug_notebook.worker.cache import LRUCache, V
 from jug_notebook.worker.capture import Capture, Listener
-from jug_notebook.worker.displays import Album
+from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
 from jug_notebook.worker.mutations import Traces
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 
 HURRY = 0.02  #: seconds after which a batch settles what it has
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
@@ -74,7 +75,7 @@ class _Stale(Exception):
 
 class _Function(NamedTuple):
     call: Callable[..., Any]
-    parcel: Parcel  #: without the function's bytes
+    bundle: FunctionBundle  #: without the function's bytes
     traces: Traces  #: that tasks left in it
 
 
@@ -92,7 +93,7 @@ def runner_of(name: str) -> Runner:
     return Runner(getattr(room, attribute), getattr(room, "stage", None))
 
 
-class Bench:
+class TaskRunner:
     """Where one worker runs tasks, with what it keeps at hand for the next one."""
 
     def __init__(
@@ -100,11 +101,11 @@ class Bench:
         store: Store,
         seal: Seal,
         me: WorkerInfo,
-        slot: Slot,
+        slot: SharedStatus,
         clock: Clock,
         listener: Listener,
-        guest: bool,
-        book: Album | None = None,
+        in_process: bool,
+        book: DisplayBuffer | None = None,
         folders: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._store = store
@@ -113,27 +114,29 @@ class Bench:
         self._slot = slot
         self._clock = clock
         self._listener = listener
-        self._album = book or Album(listener)
-        self._guest = guest
+        self._album = book or DisplayBuffer(listener)
+        self._guest = in_process
         self._alone = isinstance(listener, Capture)  #: is this process a worker and nothing else?
-        self._warnings: Callable[[], Any] = nullcontext if guest else warnings.catch_warnings
-        self._interruptible = guest and threading.current_thread() is threading.main_thread()
+        self._warnings: Callable[[], Any] = nullcontext if in_process else warnings.catch_warnings
+        self._interruptible = in_process and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
         self._lost = False  #: the value of a need, while this task ran
         self._folders = tuple(folders)
-        self._recipes: Shelf[bytes, Recipe] = Shelf(1000)
-        self._functions: Shelf[Address, _Function] = Shelf(200)
+        self._recipes: LRUCache[bytes, TaskTemplate] = LRUCache(1000)
+        self._functions: LRUCache[Address, _Function] = LRUCache(200)
         self._last: tuple[Address, _Function] | None = None  #: that ran
         self._met: dict[type, None] = {}  #: classes of its values
         self._classes: dict[type, Traces] = {}
         self._runners: dict[str, Runner] = {}
-        self._values: Shelf[tuple[Key, bytes], Any] = Shelf(1000, 64 << 20)
-        self._blobs: Shelf[Address, memoryview] = Shelf(64, 64 << 20)
-        self._maps: Shelf[Address, memoryview] = Shelf(64, 1 << 30)  # of the machine's memory, not of the worker's own
+        self._values: LRUCache[tuple[Key, bytes], Any] = LRUCache(1000, 64 << 20)
+        self._blobs: LRUCache[Address, memoryview] = LRUCache(64, 64 << 20)
+        self._maps: LRUCache[Address, memoryview] = LRUCache(
+            64, 1 << 30
+        )  # of the machine's memory, not of the worker's own
         self._buffer = codec.own(self._mapped)
         self._spec = msgspec.msgpack.Decoder(Spec)
-        self._recipe = msgspec.msgpack.Decoder(Recipe)
-        self._parcel = msgspec.msgpack.Decoder(Parcel)
+        self._recipe = msgspec.msgpack.Decoder(TaskTemplate)
+        self._parcel = msgspec.msgpack.Decoder(FunctionBundle)
         self._finished = msgspec.msgpack.Decoder(Finished)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
@@ -153,9 +156,9 @@ class Bench:
 
     def attempt(self, claim: Claim) -> Settlement | None:
         """Run one task. None where it could not be begun as claimed; then it has been given back."""
-        clock, grant = self._clock, claim.grant
+        clock, lease = self._clock, claim.lease
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
-        recipe, spec, function, kind = Recipe("", "", "", ""), None, None, "load"
+        template, spec, function, kind = TaskTemplate("", "", "", ""), None, None, "load"
         failure: BaseException | None = None
         stray = self._listener.begin()
         if stray:  # threads or subprocesses that a task left behind
@@ -164,17 +167,17 @@ class Bench:
             with ExitStack() as around:
                 around.enter_context(running())
                 around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
-                spec = self._spec.decode(self._seal.open("spec", grant.key, 0, b"", claim.body))
-                recipe = self._known_recipe(spec.recipe)
-                self._slot.begin(claim, recipe, started, since)
+                spec = self._spec.decode(self._seal.open("spec", lease.key, 0, b"", claim.body))
+                template = self._known_recipe(spec.template)
+                self._slot.begin(claim, template, started, since)
                 if not self._guest:
                     self._go_to(spec.folder)
-                runner = self._runner(recipe.runner) if recipe.runner else None
+                runner = self._runner(template.runner) if template.runner else None
                 if runner is not None and runner.stage is not None:
                     around.enter_context(runner.stage())
                 needs = self._needed(claim, spec)
-                function = self._function(recipe.parcel)
-                codec.use_modules(function.parcel)
+                function = self._function(template.bundle)
+                codec.use_modules(function.bundle)
                 args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
                 needs = None
                 for cls in self._met:
@@ -221,16 +224,16 @@ class Bench:
         displays = self._album.take()
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
-            clock.cpu() - cpu, grant.attempt, self._listener.take(), tuple(map(self._shown, displays)),
+            clock.cpu() - cpu, lease.attempt, self._listener.take(), tuple(map(self._shown, displays)),
         )  # fmt: skip
         outcome: Outcome
-        key, round, inputs, attempt = grant.key, grant.round, grant.inputs, grant.attempt
+        key, round, inputs, attempt = lease.key, lease.round, lease.inputs, lease.attempt
         if failure is None:
             outcome = Finished(key, round, inputs, digest, payload, summary, run)
             verdict = Verdict(key, round, inputs, attempt, digest, started, duration)
         else:
-            outcome = self._failed(failure, kind, grant, run, function.parcel.labels if function else {})
-            again = kind == "raised" and claim.failures < recipe.retries
+            outcome = self._failed(failure, kind, lease, run, function.bundle.labels if function else {})
+            again = kind == "raised" and claim.failures < template.retries
             retry_at = clock.now() + backoff(claim.failures) if again else 0.0
             verdict = Verdict(key, round, inputs, attempt, b"", started, duration, not again, False, retry_at)
         body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
@@ -272,16 +275,16 @@ class Bench:
         self._listener.take()
         self._album.take()
         self._slot.end(settled=False)
-        self._store.release([claim.grant])
+        self._store.release([claim.lease])
 
     # -- getting ready
 
-    def _known_recipe(self, data: bytes) -> Recipe:
-        recipe = self._recipes.get(data)
-        if recipe is None:
-            recipe = self._recipe.decode(data)
-            self._recipes.put(data, recipe)
-        return recipe
+    def _known_recipe(self, data: bytes) -> TaskTemplate:
+        template = self._recipes.get(data)
+        if template is None:
+            template = self._recipe.decode(data)
+            self._recipes.put(data, template)
+        return template
 
     def _function(self, address: Address) -> _Function:
         self._tidy()
@@ -302,10 +305,10 @@ class Bench:
         self._met = codec.meeting()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
-        parcel = self._parcel.decode(self._blob(address))
-        looks = codec.looks(parcel)
-        call = codec.load_function(parcel, self._blob, exact=exact or looks)
-        function = _Function(call, msgspec.structs.replace(parcel, function=b"", sources={}, parts={}), Traces(call))
+        bundle = self._parcel.decode(self._blob(address))
+        looks = codec.looks(bundle)
+        call = codec.load_function(bundle, self._blob, exact=exact or looks)
+        function = _Function(call, msgspec.structs.replace(bundle, function=b"", sources={}, parts={}), Traces(call))
         if not looks:
             self._functions.put(address, function)
         return function
@@ -319,7 +322,7 @@ class Bench:
     def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
         """The needs, of which values are loaded when they are asked for. Raises _Stale where they aren't as claimed."""
         self._lost = False
-        if not spec.needs and claim.grant.inputs == NO_INPUTS:
+        if not spec.needs and claim.lease.inputs == NO_INPUTS:
             return None
         opened: list[Finished] = []
         for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
@@ -328,7 +331,7 @@ class Bench:
             if said.key != key:
                 proof = claim.proofs[slot] if claim.proofs else ()
                 prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
-        if sha1(b"".join([need.digest for need in opened])).digest() != claim.grant.inputs:
+        if sha1(b"".join([need.digest for need in opened])).digest() != claim.lease.inputs:
             raise _Stale
         loads = [partial(self._value, key, need) for key, need in zip(spec.needs, opened, strict=True)]
         return Needs(spec.needs, loads, self._store, self._seal)
@@ -376,11 +379,11 @@ class Bench:
 
     # -- telling what went wrong
 
-    def _failed(self, error: BaseException, kind: str, grant: Grant, run: Run, labels: dict[str, str]) -> Failed:
+    def _failed(self, error: BaseException, kind: str, lease: Lease, run: Run, labels: dict[str, str]) -> Failed:
         # our own errors say what, where and what next; a traceback through our code says nothing more
         report = "" if kind != "raised" and isinstance(error, JugError) else _traceback(error, labels)
         return Failed(
-            grant.key, grant.round, grant.inputs, kind, in_a_line(error, kind), report, run,
+            lease.key, lease.round, lease.inputs, kind, in_a_line(error, kind), report, run,
             codec.dump_exception(error) if kind == "raised" else b"",
         )  # fmt: skip
 

@@ -12,28 +12,28 @@ from jug_notebook.codec import Seal
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
-from jug_notebook.worker.capture import Overheard, listen_no_more
-from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.capture import ThreadCapture, listen_no_more
+from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 
 
 def work_here(
     store: Store,
     seal: Seal,
     clock: Clock,
-    guests: list[Callable[[], WorkerInfo]],
+    in_process: list[Callable[[], WorkerInfo]],
     target: Target | None,
     max_tasks: int | None,
     max_time: float | None,
     stop: Callable[[], bool] | None = None,
-    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
+    each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
 ) -> int:
     """Work until nothing is left that can run, or others run; answer how many tasks ran.
 
     Whoever beats for this process beats for the ``guests`` too. Raises WaitInterrupted on Ctrl-C.
     """
-    slot = Slot()
+    slot = SharedStatus()
     me = system.me("worker", clock)
 
     def said() -> WorkerInfo:
@@ -41,11 +41,11 @@ def work_here(
         if running is None:
             return msgspec.structs.replace(me, done=slot.done)
         return msgspec.structs.replace(
-            me, task=running.grant.key, task_name=running.name, since=running.started, done=slot.done
+            me, task=running.lease.key, task_name=running.name, since=running.started, done=slot.done
         )
 
     store.renew([me])
-    guests.append(said)
+    in_process.append(said)
     try:
         return work(
             store,
@@ -59,13 +59,13 @@ def work_here(
             until_idle=True,
             stop=stop,
             each=each,
-            listener=Overheard(echo=True),
-            guest=True,
+            listener=ThreadCapture(echo=True),
+            in_process=True,
         )
     except KeyboardInterrupt:
         ran = f"{slot.done} task{'s' * (slot.done != 1)} ran"
         raise WaitInterrupted(f"interrupted: {ran}; the one that was running was given back") from None
     finally:
-        guests.remove(said)
+        in_process.remove(said)
         listen_no_more()
         store.leave([me.id])

@@ -41,15 +41,17 @@ class Needs:
 
     def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
         """The task itself, or a tasklet of it, as `NoLoad`."""
-        from jug_notebook.task.context import Desk, Edition  # most tasks need none of it
+        from jug_notebook.task.context import FunctionVersion, SessionProtocol  # most tasks need none of it
         from jug_notebook.task.handles import handle, unloaded
 
         if self._window is None:
             self._window = Window(self._store, self._seal, dict(zip(self._keys, self._loads, strict=True)))
         spec = self._window.spec(self._keys[slot])
         known = _recipe(spec)
-        edition = Edition(known.name, None, known.code, spec.recipe, known.priority, known.nout)
-        return unloaded(handle(cast(Desk, self._window), edition, spec.key, spec.needs, spec.shown), steps)
+        version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
+        return unloaded(
+            handle(cast(SessionProtocol, self._window), version, spec.key, spec.needs, spec.args_repr), steps
+        )
 
 
 class Window:
@@ -64,7 +66,7 @@ class Window:
         """What the store keeps of a task. Raises NoSuchTask."""
         [spec] = self.specs([key])
         if spec is None:
-            raise NoSuchTask(f"no task {key[:12]} in {self._store.shown}")
+            raise NoSuchTask(f"no task {key[:12]} in {self._store.display_url}")
         return spec
 
     def specs(self, keys: Sequence[Key]) -> list[Spec | None]:
@@ -94,14 +96,14 @@ class Window:
         return self._store.id
 
     @property
-    def shown(self) -> str:
-        return self._store.shown
+    def display_url(self) -> str:
+        return self._store.display_url
 
-    def former(self, edition: Any) -> bool:
+    def former(self, version: Any) -> bool:
         return False
 
     def states(self, keys: Sequence[Key]) -> list[State]:
-        return [state or State.WITHDRAWN for state in self._store.states(keys)]
+        return [state or State.CANCELLED for state in self._store.states(keys)]
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
         return [TaskView(key, "", state) for key, state in zip(keys, self.states(keys), strict=True)]

@@ -20,12 +20,12 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store
 from jug_notebook.task import progress
-from jug_notebook.worker import displays as album
+from jug_notebook.worker import displays as displays
 from jug_notebook.worker import execution
-from jug_notebook.worker.capture import Deaf, Listener
-from jug_notebook.worker.displays import Album
-from jug_notebook.worker.execution import Bench
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.capture import Listener, NoCapture
+from jug_notebook.worker.displays import DisplayBuffer
+from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.slot import SharedStatus
 
 BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
 PATIENCE = 0.05  #: seconds for which the rest of a batch waits behind a task that takes longer than was expected
@@ -36,7 +36,7 @@ def work(
     store: Store,
     seal: Seal,
     me: WorkerInfo,
-    slot: Slot,
+    slot: SharedStatus,
     *,
     clock: Clock = CLOCK,
     target: Target | None = None,
@@ -45,11 +45,11 @@ def work(
     until_idle: bool = False,
     stop: Callable[[], bool] | None = None,
     listener: Listener | None = None,
-    book: Album | None = None,
-    guest: bool = False,
+    book: DisplayBuffer | None = None,
+    in_process: bool = False,
     wait: float = WAIT,
     folders: Sequence[tuple[str, str]] = (),
-    each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt,
+    each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
 ) -> int:
     """Run tasks until told to stop; answer how many.
 
@@ -59,17 +59,17 @@ def work(
     this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
     go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
     and Ctrl-C ends the loop, giving the task back.
-    ``each`` makes one attempt: see `Bench.attempt`.
+    ``each`` makes one attempt: see `TaskRunner.attempt`.
     """
-    listener = listener or Deaf()
-    book = book or Album(listener)
-    bench = Bench(store, seal, me, slot, clock, listener, guest, book, folders)
+    listener = listener or NoCapture()
+    book = book or DisplayBuffer(listener)
+    runner = TaskRunner(store, seal, me, slot, clock, listener, in_process, book, folders)
     stop = stop or _never
-    tray = Tray(store, me.id, bench.patiently)
+    prefetch = Prefetch(store, me.id, runner.patiently)
     count = 0
     monotonic = clock.monotonic
     attached = ExitStack()
-    attached.enter_context(album.opened(book))
+    attached.enter_context(displays.opened(book))
     attached.enter_context(progress.told(slot.tell))
 
     def over() -> bool:
@@ -81,54 +81,54 @@ def work(
 
     try:
         while not over():
-            limit = 1 if bench.met_a_long_one else BATCH
+            limit = 1 if runner.met_a_long_one else BATCH
             if max_tasks is not None:
                 limit = min(limit, max_tasks - count)
             claims: list[Claim] = []
-            if done := tray.take_done():
-                claims = bench.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
+            if done := prefetch.take_done():
+                claims = runner.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
             if not claims:
                 patience = _patience(wait, deadline, until_idle, clock)
                 slot.waits(True)
-                claims = bench.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
+                claims = runner.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
                 slot.waits(False)
             if not claims and until_idle and store.idle(target, me.python):
                 break
             settled_at = monotonic()
-            tray.fill(claims)
-            while not over() and (claim := tray.next()) is not None:
-                if deadline is not None and monotonic() + bench.pace(claim.name) > deadline:
-                    store.release([claim.grant])
+            prefetch.fill(claims)
+            while not over() and (claim := prefetch.next()) is not None:
+                if deadline is not None and monotonic() + runner.pace(claim.name) > deadline:
+                    store.release([claim.lease])
                     return count
-                if tray.done and (not bench.is_short(claim.name) or monotonic() - settled_at > execution.HURRY):
-                    tray.settle()
+                if prefetch.done and (not runner.is_short(claim.name) or monotonic() - settled_at > execution.HURRY):
+                    prefetch.settle()
                     settled_at = monotonic()
-                settlement = each(bench, claim)
+                settlement = each(runner, claim)
                 if settlement is not None:
-                    tray.done.append(settlement)
+                    prefetch.done.append(settlement)
                     count += 1
     finally:
         attached.close()
         slot.waits(False)
-        tray.clear()
+        prefetch.clear()
     return count
 
 
-class Watchful:
+class FailureWatcher:
     """Makes attempts as ``each`` does, and knows whether one has failed for good."""
 
-    def __init__(self, each: Callable[[Bench, Claim], Settlement | None] = Bench.attempt) -> None:
+    def __init__(self, each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt) -> None:
         self.failed = False
         self._each = each
 
-    def __call__(self, bench: Bench, claim: Claim) -> Settlement | None:
-        settlement = self._each(bench, claim)
+    def __call__(self, runner: TaskRunner, claim: Claim) -> Settlement | None:
+        settlement = self._each(runner, claim)
         if settlement is not None and settlement.verdict.final and not settlement.verdict.finished:
             self.failed = True
         return settlement
 
 
-class Tray:
+class Prefetch:
     """What a worker has claimed and not begun, and what it has done and not handed in.
 
     A task that takes longer than those before it must not hold up the rest: a thread looks at the tray now and then,
@@ -172,7 +172,7 @@ class Tray:
 
     def give_back(self) -> None:
         if claims := _emptied(self._claims):
-            self._store.release([claim.grant for claim in claims])
+            self._store.release([claim.lease for claim in claims])
 
     def clear(self) -> None:
         """The worker ends."""

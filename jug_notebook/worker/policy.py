@@ -12,7 +12,7 @@ from jug_notebook.worker.slot import Running
 
 
 @dataclass(frozen=True)
-class Doom:
+class Termination:
     """Why a supervisor ends a worker, and which of its tasks that is about."""
 
     turn: int
@@ -52,10 +52,15 @@ def cause_of_death(status: int) -> str:
     return f"killed by {name}{meaning}"
 
 
-def epitaph(running: Running, doom: Doom | None, cause: str) -> tuple[str, str, bool, bool]:
+def death_outcome(running: Running, termination: Termination | None, cause: str) -> tuple[str, str, bool, bool]:
     """What a worker's death in a task means for it: (kind, what to say, final, counts as a death)."""
-    if doom is not None:
-        return doom.kind, doom.text, doom.kind == "memory" or running.failures >= running.retries, False
+    if termination is not None:
+        return (
+            termination.kind,
+            termination.text,
+            termination.kind == "memory" or running.failures >= running.retries,
+            False,
+        )
     if running.deaths + 1 >= POISON:
         return "poison", f"{running.deaths + 1} workers died in it; the last was {cause}", True, True
     return "died", cause, False, True

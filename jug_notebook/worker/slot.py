@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from jug_notebook.model import (
     Claim,
-    Grant,
-    Recipe,
+    Lease,
+    TaskTemplate,
 )
 
 
@@ -17,7 +17,7 @@ class Running(NamedTuple):
     """What a worker was running when it was looked at."""
 
     turn: int  #: counts the tasks that this worker began
-    grant: Grant
+    lease: Lease
     name: str
     started: float  #: seconds since the epoch
     since: float  #: the same on the monotonic clock, which all processes of a host share
@@ -28,7 +28,7 @@ class Running(NamedTuple):
     progress: tuple[int, int] = (0, 0)  #: done, and of how many, as the task itself tells
 
 
-class Slot:
+class SharedStatus:
     """One page that a worker and its supervisor share: written and read without a system call."""
 
     _record = Struct("<QQdddIIIIII40s20s255s")
@@ -43,15 +43,15 @@ class Slot:
 
     # the worker writes
 
-    def begin(self, claim: Claim, recipe: Recipe, started: float, since: float) -> None:
+    def begin(self, claim: Claim, template: TaskTemplate, started: float, since: float) -> None:
         """From here on, a death of the worker is a death in this task."""
-        grant = claim.grant
+        lease = claim.lease
         self._turn += 1
         name = claim.name.encode()[:255]
-        timeout = -1.0 if recipe.timeout is None else recipe.timeout
+        timeout = -1.0 if template.timeout is None else template.timeout
         self._record.pack_into(
-            self._page, self._RECORD, self._turn, len(name), started, since, timeout, claim.failures, recipe.retries,
-            claim.deaths, grant.round, grant.attempt, len(grant.key), grant.key.encode(), grant.inputs, name,
+            self._page, self._RECORD, self._turn, len(name), started, since, timeout, claim.failures, template.retries,
+            claim.deaths, lease.round, lease.attempt, len(lease.key), lease.key.encode(), lease.inputs, name,
         )  # fmt: skip
         self._page[self._RUNNING] = 1
 
@@ -97,12 +97,12 @@ class Slot:
             return None
         (turn, name_size, started, since, timeout, failures, retries, deaths, round, attempt, key_size,
          key, inputs, name) = self._record.unpack_from(page, self._RECORD)  # fmt: skip
-        grant = Grant(key[:key_size].decode(), round, inputs, attempt)
+        lease = Lease(key[:key_size].decode(), round, inputs, attempt)
         shown = name[:name_size].decode(errors="ignore")
         limit = None if timeout < 0 else timeout
         told, done, total = self._progress.unpack_from(page, self._PROGRESS)
         progress = (done, total) if told == turn else (0, 0)
-        return Running(turn, grant, shown, started, since, limit, failures, retries, deaths, progress)
+        return Running(turn, lease, shown, started, since, limit, failures, retries, deaths, progress)
 
     def close(self) -> None:
         self._page.close()

@@ -1,7 +1,8 @@
 """One per host and crew: forks workers, beats for them, enforces limits, buries the dead and says why they died.
 
 Single-threaded and light: it forks before any user code is imported, so that a fork is cheap and a worker starts clean.
-It looks at workers only from outside (their `Slot`, /proc, their output files): a task that holds the interpreter's
+It looks at workers only from outside (their `SharedStatus`, /proc, their output files): a task that holds the
+interpreter's
 lock, or loops in C, is neither taken for dead nor out of reach.
 """
 
@@ -45,11 +46,11 @@ from jug_notebook.store import Store, keyring, open_store
 from jug_notebook.task import context, progress
 from jug_notebook.worker import displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
-from jug_notebook.worker.displays import Album
+from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.execution import backoff
-from jug_notebook.worker.loop import Watchful, work
-from jug_notebook.worker.policy import Doom, cause_of_death, epitaph, first_of_crew, overstepped
-from jug_notebook.worker.slot import Running, Slot
+from jug_notebook.worker.loop import FailureWatcher, work
+from jug_notebook.worker.policy import Termination, cause_of_death, death_outcome, first_of_crew, overstepped
+from jug_notebook.worker.slot import Running, SharedStatus
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to ending it
@@ -129,27 +130,27 @@ class Limits:
 
 
 @dataclass
-class Hand:
+class WorkerProcess:
     """A worker, as its supervisor knows it."""
 
     info: WorkerInfo
-    slot: Slot
+    slot: SharedStatus
     files: Files
     leaving: bool = False  #: told to stop
-    doom: Doom | None = None
+    termination: Termination | None = None
     killed: bool = False
     memory: int = 0
 
     def is_mourned(self, running: Running) -> bool:
         """Is its death something that happened in this task, and not our way of ending the worker?"""
-        return not self.killed if self.doom is None else self.doom.turn == running.turn
+        return not self.killed if self.termination is None else self.termination.turn == running.turn
 
     def said(self, running: Running | None, beat: int) -> WorkerInfo:
         """What a beat says of it."""
         return msgspec.structs.replace(
             self.info,
             beat=beat,
-            task=running.grant.key if running else "",
+            task=running.lease.key if running else "",
             task_name=running.name if running else "",
             since=running.started if running else 0.0,
             progress=running.progress if running else (0, 0),
@@ -174,7 +175,7 @@ class Supervisor:
     ready: Callable[[WorkerInfo], None] | None = None
     lead: int | None = None
 
-    _hands: dict[int, Hand] = field(default_factory=dict)
+    _hands: dict[int, WorkerProcess] = field(default_factory=dict)
     _ending: bool = False  #: no worker is replaced any more
     _beat: int = 0
     _quick_deaths: int = 0
@@ -182,7 +183,9 @@ class Supervisor:
     _fork_at: float = 0.0
     _note: str = ""
     _cut_short: bool = False  #: told to end at once
-    _doubtful: list[tuple[Hand, int, float]] = field(default_factory=list)  #: asked to end, not by us; until when
+    _doubtful: list[tuple[WorkerProcess, int, float]] = field(
+        default_factory=list
+    )  #: asked to end, not by us; until when
     _signals: list[int] = field(default_factory=list)
 
     def run(self) -> int:
@@ -317,7 +320,7 @@ class Supervisor:
 
     # -- talking to the store
 
-    def _renew(self, hands: Iterable[Hand] = ()) -> None:
+    def _renew(self, hands: Iterable[WorkerProcess] = ()) -> None:
         """Say that we are here, and do as we're told; then say how that leaves us."""
         self._beat += 1
         said = [hand.said(hand.slot.read(), self._beat) for hand in hands]
@@ -357,7 +360,7 @@ class Supervisor:
         if first.id == self._me.id:
             return False
         self.store.order([first.id], Scale(self.size, at_least=True))
-        nudge(first)
+        wake(first)
         return True
 
     def _lives(self, session: WorkerId) -> bool:
@@ -432,7 +435,7 @@ class Supervisor:
         self._beat_all()
 
     def _fork(self, end: float | None) -> None:
-        slot, files, tail = Slot(), Files(), os.urandom(3).hex()
+        slot, files, tail = SharedStatus(), Files(), os.urandom(3).hex()
         sys.stdout.flush()
         sys.stderr.flush()
         mine = os.getpid()
@@ -441,7 +444,7 @@ class Supervisor:
             self._be_worker(mine, tail, slot, files, end)
         with suppress(OSError):  # it may have ended already
             os.setpgid(pid, pid)  # the child does so too: whoever is first
-        self._hands[pid] = Hand(self._worker_info(pid, tail), slot, files)
+        self._hands[pid] = WorkerProcess(self._worker_info(pid, tail), slot, files)
 
     def _worker_info(self, pid: int, tail: str) -> WorkerInfo:
         return msgspec.structs.replace(
@@ -449,7 +452,7 @@ class Supervisor:
             started=self.clock.now(), supervisor=self._me.id, crew="", size=0,
         )  # fmt: skip
 
-    def _be_worker(self, parent: int, tail: str, slot: Slot, files: Files, end: float | None) -> NoReturn:
+    def _be_worker(self, parent: int, tail: str, slot: SharedStatus, files: Files, end: float | None) -> NoReturn:
         """The child's life, to its end."""
         status = 1
         try:
@@ -472,14 +475,14 @@ class Supervisor:
             capture.install()
             faulthandler.enable(file=2)
             context.always_in_task()
-            book = Album(capture)
+            book = DisplayBuffer(capture)
             displays.always_open(book)
             progress.always_told(slot.tell)
             import_hooks.meet()
             me = self._worker_info(os.getpid(), tail)
             store = _reopened(self.store.url, self.clock)
             store.renew([me])  # before it claims: who is not known does not live
-            each, limits = Watchful(), self.limits
+            each, limits = FailureWatcher(), self.limits
             count = work(
                 store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=limits.max_tasks,
                 deadline=end, stop=lambda: slot.told_to_stop or (each.failed and not limits.keep_going),
@@ -507,21 +510,21 @@ class Supervisor:
         for hand in self._hands.values():
             if not hand.leaving:
                 self._dismiss(hand)
-            if at_once and not hand.killed and hand.doom is None:
-                self._ask_to_end(hand, Doom(-1, "stopped", "", self.clock.monotonic() + GRACE))
+            if at_once and not hand.killed and hand.termination is None:
+                self._ask_to_end(hand, Termination(-1, "stopped", "", self.clock.monotonic() + GRACE))
 
     def _end_at_failure(self) -> None:
         if not self._ending:
             self._say("a task failed: stopping after the current tasks\n")
             self._end()
 
-    def _dismiss(self, hand: Hand) -> None:
+    def _dismiss(self, hand: WorkerProcess) -> None:
         """Let a worker end after its current task."""
         hand.leaving = True
         hand.slot.stop()
 
-    def _ask_to_end(self, hand: Hand, doom: Doom) -> None:
-        hand.doom = doom
+    def _ask_to_end(self, hand: WorkerProcess, termination: Termination) -> None:
+        hand.termination = termination
         _signal_group(hand.info.pid, signal.SIGTERM)
 
     def _bury_all(self) -> list[WorkerId]:
@@ -541,8 +544,8 @@ class Supervisor:
     def _look(self, now: float) -> None:
         """Enforce limits, and see off those who were told to go."""
         for hand in self._hands.values():
-            if hand.doom is not None:
-                if now >= hand.doom.kill_at and not hand.killed:
+            if hand.termination is not None:
+                if now >= hand.termination.kill_at and not hand.killed:
                     hand.killed = True
                     _signal_group(hand.info.pid, signal.SIGKILL)
                 continue
@@ -556,7 +559,7 @@ class Supervisor:
             memory = _memory_of_group(hand.info.pid) if self.limits.memory is not None else 0
             over = overstepped(running, memory, self.limits.memory, now)
             if over is not None:
-                self._ask_to_end(hand, Doom(running.turn, over[0], over[1], now + GRACE))
+                self._ask_to_end(hand, Termination(running.turn, over[0], over[1], now + GRACE))
 
     def _reap(self) -> None:
         if self._housekeeper and os.waitpid(self._housekeeper, os.WNOHANG)[0]:
@@ -566,7 +569,12 @@ class Supervisor:
                 _signal_group(pid, signal.SIGKILL)  # what it left behind; the group is ours until we have waited
                 _, status = os.waitpid(pid, 0)
                 hand = self._hands.pop(pid)
-                if os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING and hand.doom is None and not hand.killed:
+                if (
+                    os.WIFSIGNALED(status)
+                    and os.WTERMSIG(status) in ENDING
+                    and hand.termination is None
+                    and not hand.killed
+                ):
                     self._doubtful.append((hand, status, self.clock.monotonic() + DOUBT))
                 else:
                     self._bury(hand, status)
@@ -584,7 +592,7 @@ class Supervisor:
                 hand.killed = told
                 self._bury(hand, status)
 
-    def _bury(self, hand: Hand, status: int) -> None:
+    def _bury(self, hand: WorkerProcess, status: int) -> None:
         """Say at once what is known of a worker's death, and open its claims to others."""
         running = hand.slot.read()
         words = hand.files.last_words()
@@ -600,7 +608,7 @@ class Supervisor:
                 self._end()
         elif running is None and code == ENOUGH:
             self._end_at_failure()
-        elif running is None and code != 0 and not hand.killed and hand.doom is None:
+        elif running is None and code != 0 and not hand.killed and hand.termination is None:
             self._stumble(hand, status, words)
         elif hand.slot.done or running is not None:
             self._quick_deaths = 0
@@ -608,7 +616,7 @@ class Supervisor:
         hand.slot.close()
         hand.files.close()
 
-    def _stumble(self, hand: Hand, status: int, words: tuple[tuple[str, str], ...]) -> None:
+    def _stumble(self, hand: WorkerProcess, status: int, words: tuple[tuple[str, str], ...]) -> None:
         """A worker died outside of any task: try again, but not for ever and not in a loop."""
         said = "".join(text for _, text in words).strip()
         self._note = f"a worker {cause_of_death(status)}: {said.rpartition(chr(10))[2] or 'it said nothing'}"[:300]
@@ -619,23 +627,23 @@ class Supervisor:
             self._say(f"{GIVE_UP} workers in a row died before their first task; giving up\n")
             self._end()
 
-    def _settle(self, hand: Hand, running: Running, status: int, words: tuple[tuple[str, str], ...]) -> None:
-        kind, text, final, died = epitaph(running, hand.doom, cause_of_death(status))
-        grant, me, now = running.grant, hand.info, self.clock.now()
+    def _settle(self, hand: WorkerProcess, running: Running, status: int, words: tuple[tuple[str, str], ...]) -> None:
+        kind, text, final, died = death_outcome(running, hand.termination, cause_of_death(status))
+        lease, me, now = running.lease, hand.info, self.clock.now()
         duration = self.clock.monotonic() - running.since
-        run = Run(me.id, me.host, me.pid, me.user, me.python, running.started, duration, 0.0, grant.attempt, words)
+        run = Run(me.id, me.host, me.pid, me.user, me.python, running.started, duration, 0.0, lease.attempt, words)
         where = f"worker {me.id} on {me.host}, pid {me.pid}"
         report = f"{running.name} had run for {duration:.3g} s in {where}: {text}.\n"
-        failed = Failed(grant.key, grant.round, grant.inputs, kind, text, report, run)
+        failed = Failed(lease.key, lease.round, lease.inputs, kind, text, report, run)
         retry_at = 0.0 if final or died else now + backoff(running.failures)
         verdict = Verdict(
-            grant.key, grant.round, grant.inputs, grant.attempt, b"", running.started, duration, final, died, retry_at
+            lease.key, lease.round, lease.inputs, lease.attempt, b"", running.started, duration, final, died, retry_at
         )
-        body = self._seal.seal("outcome", grant.key, grant.round, grant.inputs, msgspec.msgpack.encode(failed))
+        body = self._seal.seal("outcome", lease.key, lease.round, lease.inputs, msgspec.msgpack.encode(failed))
         self.store.claim(me.id, 0, 0.0, [Settlement(verdict, body)])
         if final and not self.limits.keep_going:
             self._end_at_failure()
-        self._say(f"{running.name} {grant.key[:8]} in worker {me.id}: {text}\n")
+        self._say(f"{running.name} {lease.key[:8]} in worker {me.id}: {text}\n")
 
 
 DONE = 64  #: exit status of a worker that may begin no more: its tasks or its time are used up
@@ -664,7 +672,7 @@ def _reopened(url: str, clock: Clock) -> Store:
             clock.sleep(TICK)
 
 
-def nudge(info: WorkerInfo) -> None:
+def wake(info: WorkerInfo) -> None:
     """Tell a supervisor of this host to look at its orders now. Others see them with their next beat."""
     if NUDGE is not None and info.pid != os.getpid() and system.running(info):
         try:
@@ -673,19 +681,19 @@ def nudge(info: WorkerInfo) -> None:
             return
 
 
-def _die_with(parent: int, leash: int) -> None:
+def _die_with(parent: int, parent_pipe: int) -> None:
     """Make the system end this process when its parent dies, however that dies."""
     if sys.platform == "linux":
         set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, signal.SIGKILL)
     else:
-        threading.Thread(target=_wait_for_the_end, args=(leash,), daemon=True, name="leash").start()
+        threading.Thread(target=_wait_for_the_end, args=(parent_pipe,), daemon=True, name="leash").start()
     if os.getppid() != parent:  # it was quicker
         os._exit(1)
 
 
-def _wait_for_the_end(leash: int) -> None:
-    os.read(leash, 1)
+def _wait_for_the_end(parent_pipe: int) -> None:
+    os.read(parent_pipe, 1)
     _signal_group(os.getpid(), signal.SIGKILL)
 
 
@@ -729,4 +737,4 @@ def _memory_of_group(pid: int) -> int:
     return total
 
 
-__all__ = ["Supervisor", "nudge", "supervise"]
+__all__ = ["Supervisor", "wake", "supervise"]

@@ -80,8 +80,8 @@ def work(url: str, tasks: int) -> None:
         now = time.time()
         settled = []
         for claim in claims:
-            grant = claim.grant
-            verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, b"c" + os.urandom(20), now, 1e-5)
+            lease = claim.lease
+            verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, b"c" + os.urandom(20), now, 1e-5)
             settled.append(Settlement(verdict, os.urandom(350)))
         done += len(claims)
         if time.monotonic() - beat > 1.0:

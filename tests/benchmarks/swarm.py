@@ -52,10 +52,10 @@ class Worker:
             for claim in claims:
                 if self.seconds:
                     time.sleep(self.seconds)
-                grant = claim.grant
-                self.ran.append(grant.key)
+                lease = claim.lease
+                self.ran.append(lease.key)
                 verdict = Verdict(
-                    grant.key, grant.round, grant.inputs, grant.attempt, b"1", time.time(), max(self.seconds, 1e-5)
+                    lease.key, lease.round, lease.inputs, lease.attempt, b"1", time.time(), max(self.seconds, 1e-5)
                 )
                 settled.append(Settlement(verdict, b"outcome"))
         self.store.claim(self.info.id, 0, 0.0, settled)

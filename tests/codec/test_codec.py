@@ -435,11 +435,11 @@ WORKER = """
 import sys
 from msgspec import msgpack
 from jug_notebook.codec import *
-from jug_notebook.model import Parcel, Payload
+from jug_notebook.model import FunctionBundle, Payload
 from tests.codec.test_codec import Blobs
-parcel, call, held = msgpack.decode(sys.stdin.buffer.read(), type=tuple[Parcel, Payload, dict[str, bytes]])
+bundle, call, held = msgpack.decode(sys.stdin.buffer.read(), type=tuple[FunctionBundle, Payload, dict[str, bytes]])
 blobs = Blobs(held)
-function = load_function(parcel, blobs.get)
+function = load_function(bundle, blobs.get)
 args, kwargs = load_call(call, (), blobs.get)
 for _ in range(2):
     payload, named = dump_value(function(*args, **kwargs), blobs.put)
@@ -450,11 +450,11 @@ sys.stdout.buffer.write(msgpack.encode((payload, named, blobs)))
 def elsewhere(function: Any, *args: Any) -> tuple[Payload, bytes, Blobs]:
     """Call a function in a fresh process."""
     blobs = Blobs()
-    parcel = dump_function(function, examine(function), blobs.put)
+    bundle = dump_function(function, examine(function), blobs.put)
     call = dump_call(args, {}, (), blobs.put)
     run = subprocess.run(
         [sys.executable, "-c", WORKER],
-        input=msgpack.encode((parcel, call, dict(blobs))),
+        input=msgpack.encode((bundle, call, dict(blobs))),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
@@ -647,8 +647,8 @@ SHOW = """
 import sys, traceback
 from msgspec import msgpack
 from jug_notebook.codec import load_function
-from jug_notebook.model import Parcel
-function = load_function(msgpack.decode(sys.stdin.buffer.read(), type=Parcel), None)
+from jug_notebook.model import FunctionBundle
+function = load_function(msgpack.decode(sys.stdin.buffer.read(), type=FunctionBundle), None)
 print(function(2))
 try:
     function(0)
@@ -661,12 +661,12 @@ print([m for m in ("IPython", "numpy") if m in sys.modules])
 def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) -> None:
     space = cell(LINES)
     file = space["f"].__code__.co_filename
-    parcel = dump_function(space["f"], examine(space["f"]), blobs.put, {file: "Cell In[3]", "other": "Cell In[4]"}.get)
-    assert parcel.labels == {file: "Cell In[3]"}
-    assert parcel.parts["helper inner"]
+    bundle = dump_function(space["f"], examine(space["f"]), blobs.put, {file: "Cell In[3]", "other": "Cell In[4]"}.get)
+    assert bundle.labels == {file: "Cell In[3]"}
+    assert bundle.parts["helper inner"]
     run = subprocess.run(
         [sys.executable, "-c", SHOW],
-        input=msgpack.encode(parcel),
+        input=msgpack.encode(bundle),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
@@ -681,9 +681,9 @@ def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) ->
 
 def test_only_names_that_the_key_covers_travel(blobs: Blobs) -> None:
     space = cell("SECRET = 'do not ship'\nX = 3\ndef f():\n    class C:\n        x = X\n    return C.x")
-    parcel = dump_function(space["f"], examine(space["f"]), blobs.put)
-    assert b"do not ship" not in parcel.function
-    assert load_function(parcel, blobs.get)() == 3
+    bundle = dump_function(space["f"], examine(space["f"]), blobs.put)
+    assert b"do not ship" not in bundle.function
+    assert load_function(bundle, blobs.get)() == 3
 
 
 def test_task_functions_inside_a_function_travel_plain(blobs: Blobs) -> None:
@@ -720,19 +720,19 @@ ELSEWHERE = """
 import sys
 from msgspec import msgpack
 from jug_notebook.codec import load_function, looks
-from jug_notebook.model import Parcel
-parcels, clean = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[Parcel], bool])
-for parcel in parcels:
-    print(load_function(parcel, None, exact=clean or looks(parcel))())
+from jug_notebook.model import FunctionBundle
+parcels, clean = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[FunctionBundle], bool])
+for bundle in parcels:
+    print(load_function(bundle, None, exact=clean or looks(bundle))())
 """
 
 
 def told_elsewhere(*functions: Callable[..., Any], clean: bool = False) -> list[str]:
     """What functions answer in another process, one after the other."""
-    parcels = [dump_function(each, examine(each), Blobs().put) for each in functions]
+    bundles = [dump_function(each, examine(each), Blobs().put) for each in functions]
     run = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
-        input=msgpack.encode((parcels, clean)),
+        input=msgpack.encode((bundles, clean)),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
@@ -819,11 +819,11 @@ MODULES = """
 import sys
 from msgspec import msgpack
 from jug_notebook.codec import load_function, use_modules
-from jug_notebook.model import Parcel
+from jug_notebook.model import FunctionBundle
 from tests.codec.test_codec import Blobs
-parcels, held = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[Parcel], dict[str, bytes]])
+parcels, held = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[FunctionBundle], dict[str, bytes]])
 blobs = Blobs(held)
-functions = [load_function(parcel, blobs.get) for parcel in parcels]
+functions = [load_function(bundle, blobs.get) for bundle in parcels]
 for turn in (0, 1, 0, 1):
     use_modules(parcels[turn])
     print(functions[turn](1))
@@ -842,7 +842,7 @@ def test_project_modules_travel_as_text_and_versions_are_never_mixed(
     monkeypatch.syspath_prepend(str(tmp_path))
     package = tmp_path / "jnpack"
     package.mkdir()
-    parcels = []
+    bundles = []
     for version in (1, 2):
         for name in [name for name in sys.modules if name.partition(".")[0] == "jnpack"]:
             monkeypatch.delitem(sys.modules, name)
@@ -853,13 +853,13 @@ def test_project_modules_travel_as_text_and_versions_are_never_mixed(
         space = cell("import jnpack\ndef f(x):\n    from jnpack.deep import late\n    return jnpack.add(x), late(x)")
         code = examine(space["f"], project=tmp_path)
         assert code.modules == {"jnpack"}
-        parcels.append(dump_function(space["f"], code, blobs.put))
+        bundles.append(dump_function(space["f"], code, blobs.put))
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name in [name for name in sys.modules if name.partition(".")[0] == "jnpack"]:
         monkeypatch.delitem(sys.modules, name)
     run = subprocess.run(
         [sys.executable, "-c", MODULES],
-        input=msgpack.encode((parcels, dict(blobs))),
+        input=msgpack.encode((bundles, dict(blobs))),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,

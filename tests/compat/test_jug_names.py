@@ -31,11 +31,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def played(text: str, *arguments: str, looking: bool = False) -> Iterator[dict[str, Any]]:
+def played(text: str, *arguments: str, read_only: bool = False) -> Iterator[dict[str, Any]]:
     """A script, loaded here."""
     Path("jugfile.py").write_text(HEAD + textwrap.dedent(text))
     given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=list(arguments))
-    with commands.loaded(commands.settled("shell", given), looking) as space:
+    with commands.loaded(commands.settled("shell", given), read_only) as space:
         yield space
 
 
@@ -286,7 +286,7 @@ def test_lambdas_differ_by_constants_and_closures() -> None:
     direct = [Task(g, 3) for g in fs]
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["value"](space["made"]) == space["value"](space["direct"]) == [4, 5, 15, 21]
 
 
@@ -311,7 +311,7 @@ def test_methods_of_different_objects_and_inner_functions_differ() -> None:
     made = [Task(x.get) for x in (A(1), A(2), B(1))] + [Task(outer(n)) for n in (8, 9)]
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["value"](space["made"]) == [1, 2, -1, 8, 9]
 
 
@@ -351,9 +351,9 @@ def test_code_that_changes_is_run_again_and_comments_are_not_code() -> None:
     text = "@TaskGenerator\ndef f(x):\n    return x + ONE\nONE = 1\ny = f(1)\n"
     assert executed(text) == 0
     commented = "# a comment\n" + text.replace("    return", "    # why\n    return")
-    with played(commented, looking=True) as space:
+    with played(commented, read_only=True) as space:
         assert space["y"].result == 2
-    with played(text.replace("ONE = 1", "ONE = 2"), looking=True) as space:
+    with played(text.replace("ONE = 1", "ONE = 2"), read_only=True) as space:
         assert not space["y"].can_load()
 
 
@@ -361,7 +361,7 @@ def test_the_name_of_the_script_does_not_count() -> None:
     executed("@TaskGenerator\ndef f(x):\n    return x\ny = f(1)\n")
     Path("jugfile.py").rename("renamed.py")
     given = argparse.Namespace(jugfile="renamed.py", jugdir="jugfile.jugdata", user_args=[])
-    with commands.loaded(commands.settled("status", given), looking=True) as space:
+    with commands.loaded(commands.settled("status", given), read_only=True) as space:
         assert space["y"].result == 1
         assert space["y"].name == "renamed.f"
 
@@ -420,7 +420,7 @@ def test_a_touched_file_is_another_argument() -> None:
     text += "x = f(timed_path('data'))\n"
     assert executed(text) == 0
     Path("data").write_text("22")
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert not space["x"].can_load()
     with pytest.raises(SystemExit) as ended, played("from jug.utils import timed_path\ntimed_path('absent')"):
         pass
@@ -455,7 +455,7 @@ def test_calls_inside_a_task_are_plain_calls() -> None:
     x = all_of_it(5)
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["x"].result == (8, 6, 4)
 
 
@@ -472,7 +472,7 @@ def test_an_argument_that_is_changed_after_the_call_is_what_it_was() -> None:
         made.append(f(options))
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["value"](space["made"]) == [0, 1, 2]
 
 
@@ -492,7 +492,7 @@ def test_tasks_in_an_argument_that_does_not_count_are_waited_for() -> None:
     d = f(NoHash(2))
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["value"]([space["a"], space["b"]]) == [[1], {"k": 1}]
         assert space["c"].hash() == space["d"].hash()
 
@@ -546,7 +546,7 @@ def test_long_chains_of_tasks_and_tasklets_are_no_burden() -> None:
         deep = double(deep)
     """
     assert executed(text) == 0
-    with played(text, looking=True) as space:
+    with played(text, read_only=True) as space:
         assert space["deep"].result == pow(2, 1551, 1_000_003)
         assert len(repr(space["deep"])) < 200
         from jug_notebook.compat.jug.task import recursive_dependencies

@@ -277,7 +277,7 @@ def test_a_task_of_a_former_version_of_the_cell_is_taken_back(notebook: Notebook
     notebook.run("%%jugtask c\ny = 1", "one")
     former = notebook.names["c"]
     notebook.run("%%jugtask c\ny = 2", "one")
-    assert former.state is jn.State.WITHDRAWN
+    assert former.state is jn.State.CANCELLED
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------

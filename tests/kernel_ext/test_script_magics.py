@@ -38,7 +38,7 @@ whole = total(doubled + value(list(mapped)))
 """
 
 
-class Desk:
+class SessionProtocol:
     """A folder with a notebook's kernel, and a shell beside it."""
 
     def __init__(self, folder: Path, settings: Path) -> None:
@@ -66,16 +66,16 @@ class Desk:
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Iterator[Desk]:
+def at(tmp_path: Path) -> Iterator[SessionProtocol]:
     folder, settings = tmp_path / "work", tmp_path / "settings"
     folder.mkdir()
     settings.mkdir()
-    desk = Desk(folder, settings)
+    desk = SessionProtocol(folder, settings)
     yield desk
     desk.close()
 
 
-def test_a_jugfile_comes_in_with_what_is_stored(at: Desk) -> None:
+def test_a_jugfile_comes_in_with_what_is_stored(at: SessionProtocol) -> None:
     (at.folder / "jugfile.py").write_text(JUGFILE)
     assert at.shell("-m", "jug_notebook", "execute", "jugfile.py").returncode == 0
     told = at.kernel.run("%jug_import jugfile.py").out
@@ -86,7 +86,7 @@ def test_a_jugfile_comes_in_with_what_is_stored(at: Desk) -> None:
     )
 
 
-def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: Desk) -> None:
+def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: SessionProtocol) -> None:
     (at.folder / "jugfile.py").write_text(JUGFILE)
     told = at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
     assert "5 tasks, 0 of them stored in file:elsewhere" in told
@@ -98,7 +98,7 @@ def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: Desk) -> None:
     assert at.shell("-m", "jug_notebook", "check", "jugfile.py", "100", "--jugdir", "elsewhere").returncode == 0
 
 
-def test_what_is_no_script_or_does_not_load_is_told(at: Desk) -> None:
+def test_what_is_no_script_or_does_not_load_is_told(at: SessionProtocol) -> None:
     assert "no script at 'absent.py'" in at.kernel.run("%jug_import absent.py").message
     (at.folder / "wrong.py").write_text("import jug\n1 / 0\n")
     assert at.kernel.run("%jug_import wrong.py").error == "ZeroDivisionError"
@@ -106,7 +106,7 @@ def test_what_is_no_script_or_does_not_load_is_told(at: Desk) -> None:
     assert at.kernel.run("import sys; 'jug' in sys.modules").result == "False"
 
 
-def test_a_notebooks_tasks_go_out_under_the_same_keys(at: Desk) -> None:
+def test_a_notebooks_tasks_go_out_under_the_same_keys(at: SessionProtocol) -> None:
     run = at.kernel.run
     run("import math\nSCALE = 3", "imports")
     run("unused = [1] * 10\nprint('nothing to do with it')", "other")
@@ -151,7 +151,7 @@ CELLS = {
 }
 
 
-def test_cells_that_are_one_task_go_out_under_the_same_keys(at: Desk) -> None:
+def test_cells_that_are_one_task_go_out_under_the_same_keys(at: SessionProtocol) -> None:
     run = at.kernel.run
     for cell, text in CELLS.items():
         assert run(text, cell).error == ""
@@ -180,7 +180,7 @@ def test_cells_that_are_one_task_go_out_under_the_same_keys(at: Desk) -> None:
     assert at.shell("-c", f"import runpy; {look}").stdout.strip() == value
 
 
-def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: Desk) -> None:
+def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: SessionProtocol) -> None:
     run = at.kernel.run
     run('@jn.task\ndef told(x):\n    text = """\n%s?\n!x\n"""\n    return text % x', "defs")
     run("from math import *", "star")

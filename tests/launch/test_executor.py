@@ -248,7 +248,7 @@ def test_no_key_lies_in_the_folder_of_a_batch_system(session: Session, tmp_path:
 
 def test_a_shift_shows_no_key_and_says_what_stands_in_the_way(session: Session) -> None:
     request = Request(system.python(), jn.__version__, "file:/no/where", session.identity, secret="ab" * 32, stay=True)
-    shift = pool.Shift(request)
+    shift = pool.WorkerJob(request)
     assert "ab" not in repr(shift)
     with pytest.raises(LaunchError, match=r"sees no store at /no/where; mount that folder there"):
         shift()

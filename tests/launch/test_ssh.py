@@ -293,7 +293,7 @@ def test_workers_that_are_there_are_told_through_the_store_when_ssh_fails(field:
 @needs_sshd
 def test_a_host_that_fails_holds_up_no_other(field: Field) -> None:
     silent = field.host("silent", ProxyCommand="sleep 1000")
-    refusing = field.host("refusing", Port="1", ControlPath="none")
+    refusing = field.host("refusing", ExecutorAdapter="1", ControlPath="none")
     crew = field.session.execute(1, hosts=[silent, refusing, field.host()])
     assert task(WHERE, "where")(1).result()[2] == 1
     assert crew.alive() == 1

@@ -117,7 +117,7 @@ def test_a_function_that_needs_itself_and_one_that_goes_in_circles_are_told_once
 
 
 def test_what_nobody_wants_any_more_is_not_drawn():
-    picture = graph(("total", "load", 3), more=(function("load", withdrawn=3),))
+    picture = graph(("total", "load", 3), more=(function("load", cancelled=3),))
     assert render.graph_text(picture) == "1 function, 1 task\ntotal · 1 task: 1 ready"
     assert ">load<" not in render.svg(picture)
 

@@ -54,7 +54,7 @@ def failure(number: int = 1, *, error: str = "ZeroDivisionError: division by zer
     return FailureView(
         key=f"{number:08x}" + "0" * 32,
         name=name,
-        shown=f"n={number}",
+        args_repr=f"n={number}",
         error=error,
         traceback=TRACEBACK,
         host="node3",
@@ -147,7 +147,7 @@ def test_how_long_ago_has_one_unit(seconds: float, said: str) -> None:
 def test_the_bar_is_always_full_and_shows_every_state_there_is(counts: dict[State, int], bar: tuple[int, int]) -> None:
     cells, least = bar
     cut = dict(shares(counts, cells, least))
-    assert set(cut) == {state for state, count in counts.items() if count and state is not State.WITHDRAWN}
+    assert set(cut) == {state for state, count in counts.items() if count and state is not State.CANCELLED}
     assert sum(cut.values()) in (cells, 0)
     assert all(width >= least for width in cut.values())
 
@@ -313,7 +313,7 @@ def test_nothing_a_task_says_becomes_markup() -> None:
     info = worker(task=EVIL, host=EVIL, note=EVIL)
     picture = Snapshot(EVIL, AT, EVIL, (function(EVIL, failed=1, ready=1),), (info,), (view,), (EVIL,))
     listing = [
-        TaskView("a" * 40, EVIL, State.FAILED, shown=EVIL, error=EVIL),
+        TaskView("a" * 40, EVIL, State.FAILED, args_repr=EVIL, error=EVIL),
         TaskView("b" * 40, EVIL, State.FINISHED, summary=EVIL),
     ]
     for html in (render.html(picture), render.page(picture), render.failure_html(view), render.tasks_html(listing, 2)):
@@ -328,7 +328,7 @@ def test_the_html_has_no_style_sheet_and_takes_its_colours_from_the_page() -> No
     html = render.html(snapshot(function(finished=1, failed=1), workers=(worker(),), failures=(failure(),)))
     page = Page(html)
     assert not {"style", "script", "link", "img"} & set(page.tags)
-    colours = {state.colour for state in render.gist.LOOKS.values()}
+    colours = {state.colour for state in render.summary.STATE_STYLES.values()}
     assert set(re.findall(r"#[0-9a-f]{6}", html)) <= colours
     assert not re.search(r"(?<!-)color:(black|white|#[0-9a-f]{3}\b)", html)
 
@@ -340,15 +340,15 @@ def test_states_stand_out_on_light_and_dark(background: int) -> None:
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    for look in render.gist.LOOKS.values():
+    for look in render.summary.STATE_STYLES.values():
         pair = sorted((luminance(int(look.colour[1:], 16)), luminance(background)))
         assert (pair[1] + 0.05) / (pair[0] + 0.05) > 2.2, look
 
 
 def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
     views = [
-        TaskView("ab" * 20, "fit", State.FINISHED, duration=1.3, shown="n=3", summary="int 25"),
-        TaskView("cd" * 20, "fit", State.FAILED, duration=0.5, shown="n=4", error="KeyError: 'x'"),
+        TaskView("ab" * 20, "fit", State.FINISHED, duration=1.3, args_repr="n=3", summary="int 25"),
+        TaskView("cd" * 20, "fit", State.FAILED, duration=0.5, args_repr="n=4", error="KeyError: 'x'"),
     ]
     for said in (render.tasks_text(views, 932), Page(render.tasks_html(views, 932)).text):
         assert all(part in said for part in ("abababab", "fit(n=3)", "int 25", "KeyError: 'x'", "and 930 more"))

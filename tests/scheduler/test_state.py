@@ -13,14 +13,15 @@ from jug_notebook.model import (
     NO_INPUTS,
     Accepted,
     Claimed,
-    Fact,
+    Event,
     Forgotten,
-    Gone,
-    Grant,
     Invalidated,
     Invalidation,
+    Lease,
     Origin,
     Released,
+    Request,
+    Requested,
     Scope,
     Settled,
     State,
@@ -28,12 +29,11 @@ from jug_notebook.model import (
     Target,
     Verdict,
     Why,
-    Wish,
-    Wished,
+    WorkerLost,
 )
 from jug_notebook.scheduler.queue import BUDGET
 from jug_notebook.scheduler.records import STATES
-from jug_notebook.scheduler.state import Board
+from jug_notebook.scheduler.state import SchedulerState
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 THERE = Origin("bob", "/b.ipynb", "cell-1")
@@ -51,13 +51,13 @@ def at(text: str) -> int:
 
 def submitted(
     key: str, *needs: str, name: str = "f", priority: int = 0, python: str = "3.11", form: bytes = b""
-) -> tuple[Fact, list[int]]:
+) -> tuple[Event, list[int]]:
     forms = [form or b"form of " + key.encode()]
     return Submitted(name, priority, python, [key], [needs], forms), [at(f"spec of {key}")]
 
 
-def wished(*keys: str, origin: Origin = HERE, counter: int = 1, wanted: bool = True) -> Fact:
-    return Wished(Wish(origin, counter, wanted), list(keys))
+def requested(*keys: str, origin: Origin = HERE, counter: int = 1, wanted: bool = True) -> Event:
+    return Requested(Request(origin, counter, wanted), list(keys))
 
 
 def inputs_of(*digests: bytes) -> bytes:
@@ -70,17 +70,17 @@ def finished(
     return Verdict(key, round, inputs_of(*needs), attempt, digest, started, duration)
 
 
-def invalidated(key: str, round: int = 0, why: Why = Why.DIRECT, inputs: bytes = b"") -> Fact:
+def invalidated(key: str, round: int = 0, why: Why = Why.DIRECT, inputs: bytes = b"") -> Event:
     return Invalidated([key], [round], why, "ann", 9.0, [inputs])
 
 
 def accepted(
     key: str, source: str, digest: bytes, *needs: bytes, round: int = 0, counter: int = 1, undone: bool = False,
     source_round: int = 0,
-) -> tuple[Fact, list[int]]:  # fmt: skip
+) -> tuple[Event, list[int]]:  # fmt: skip
     inputs = [inputs_of(*needs)]
-    fact = Accepted(counter, undone, "ann", 9.0, [key], [round], inputs, [source], [source_round], [digest])
-    return fact, [at(f"acceptance of {source} for {key}")]
+    event = Accepted(counter, undone, "ann", 9.0, [key], [round], inputs, [source], [source_round], [digest])
+    return event, [at(f"acceptance of {source} for {key}")]
 
 
 def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: bool = True, died: bool = False,
@@ -88,22 +88,22 @@ def failed(key: str, *needs: bytes, round: int = 0, attempt: int = 1, final: boo
     return Verdict(key, round, inputs_of(*needs), attempt, final=final, died=died, retry_at=retry_at)
 
 
-def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Fact, list[int]]:
+def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Event, list[int]]:
     return Settled(worker, list(verdicts)), [at(f"outcome of {v.key}") for v in verdicts]
 
 
-def board_of(*facts: Fact | tuple[Fact, list[int]]) -> Board:
-    board = Board()
-    for fact in facts:
-        if isinstance(fact, tuple):
-            board.fold(*fact)
+def board_of(*events: Event | tuple[Event, list[int]]) -> SchedulerState:
+    scheduler = SchedulerState()
+    for event in events:
+        if isinstance(event, tuple):
+            scheduler.apply(*event)
         else:
-            board.fold(fact)
-    return board
+            scheduler.apply(event)
+    return scheduler
 
 
-def pair(board: Board, *keys: str) -> list[State | None]:
-    return [board.state(key) for key in keys]
+def pair(scheduler: SchedulerState, *keys: str) -> list[State | None]:
+    return [scheduler.state(key) for key in keys]
 
 
 def test_inputs_of_a_task_without_needs_are_the_digest_of_nothing() -> None:
@@ -111,290 +111,290 @@ def test_inputs_of_a_task_without_needs_are_the_digest_of_nothing() -> None:
 
 
 def test_a_task_is_ready_when_all_it_needs_is_finished() -> None:
-    board = board_of(submitted("a"), submitted("b", "a"), wished("b"))
-    assert pair(board, "a", "b") == [State.READY, State.WAITING]
-    board.fold(*settled(finished("a", b"1")))
-    assert pair(board, "a", "b") == [State.FINISHED, State.READY]
+    scheduler = board_of(submitted("a"), submitted("b", "a"), requested("b"))
+    assert pair(scheduler, "a", "b") == [State.READY, State.WAITING]
+    scheduler.apply(*settled(finished("a", b"1")))
+    assert pair(scheduler, "a", "b") == [State.FINISHED, State.READY]
 
 
 def test_wanting_flows_to_needs_and_so_does_no_longer_wanting() -> None:
-    board = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), wished("c"))
-    assert board.state("a") is State.READY
-    board.fold(wished("c", counter=2, wanted=False))
-    assert pair(board, "a", "b", "c") == [State.WITHDRAWN] * 3
+    scheduler = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"))
+    assert scheduler.state("a") is State.READY
+    scheduler.apply(requested("c", counter=2, wanted=False))
+    assert pair(scheduler, "a", "b", "c") == [State.CANCELLED] * 3
 
 
 def test_the_later_wish_of_one_origin_counts_and_others_stand() -> None:
-    board = board_of(submitted("a"), wished("a", counter=4, wanted=False), wished("a", counter=3))
-    assert board.state("a") is State.WITHDRAWN
-    board.fold(wished("a", origin=THERE))
-    assert board.state("a") is State.READY
+    scheduler = board_of(submitted("a"), requested("a", counter=4, wanted=False), requested("a", counter=3))
+    assert scheduler.state("a") is State.CANCELLED
+    scheduler.apply(requested("a", origin=THERE))
+    assert scheduler.state("a") is State.READY
 
 
 def test_not_wanting_without_a_cell_speaks_for_all_cells_of_the_notebook() -> None:
     notebook = Origin(HERE.user, HERE.notebook)
-    board = board_of(submitted("a"), wished("a"), wished("a", origin=notebook, counter=2, wanted=False))
-    assert board.state("a") is State.WITHDRAWN
-    assert board.wished(HERE) == []
-    board.fold(wished("a", counter=3))
-    assert board.state("a") is State.READY
+    scheduler = board_of(submitted("a"), requested("a"), requested("a", origin=notebook, counter=2, wanted=False))
+    assert scheduler.state("a") is State.CANCELLED
+    assert scheduler.requested(HERE) == []
+    scheduler.apply(requested("a", counter=3))
+    assert scheduler.state("a") is State.READY
 
 
 def test_what_needs_a_failed_task_is_blocked_and_knows_whom_to_blame() -> None:
-    board = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), wished("c"), settled(failed("a")))
-    assert pair(board, "a", "b", "c") == [State.FAILED, State.BLOCKED, State.BLOCKED]
-    assert board.blame("c") == "a"
-    board.fold(Invalidated(["a"], [0], Why.RETRY, "ann", 9.0))
-    assert pair(board, "a", "b", "c") == [State.READY, State.WAITING, State.WAITING]
+    scheduler = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"), settled(failed("a")))
+    assert pair(scheduler, "a", "b", "c") == [State.FAILED, State.BLOCKED, State.BLOCKED]
+    assert scheduler.blocking_task("c") == "a"
+    scheduler.apply(Invalidated(["a"], [0], Why.RETRY, "ann", 9.0))
+    assert pair(scheduler, "a", "b", "c") == [State.READY, State.WAITING, State.WAITING]
 
 
 def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_comes_back_equal() -> None:
-    board = board_of(
+    scheduler = board_of(
         submitted("a"),
         submitted("b", "a"),
-        wished("b"),
+        requested("b"),
         settled(finished("a", b"1")),
         settled(finished("b", b"2", b"1")),
     )
-    board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
-    assert pair(board, "a", "b") == [State.READY, State.WAITING]
-    board.fold(*settled(finished("a", b"1", round=1)))
-    assert pair(board, "a", "b") == [State.FINISHED, State.FINISHED]
+    scheduler.apply(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
+    assert pair(scheduler, "a", "b") == [State.READY, State.WAITING]
+    scheduler.apply(*settled(finished("a", b"1", round=1)))
+    assert pair(scheduler, "a", "b") == [State.FINISHED, State.FINISHED]
 
 
 def test_a_need_that_comes_back_different_makes_what_used_it_run_again() -> None:
-    board = board_of(
+    scheduler = board_of(
         submitted("a"),
         submitted("b", "a"),
-        wished("b"),
+        requested("b"),
         settled(finished("a", b"1")),
         settled(finished("b", b"2", b"1")),
     )
-    board.fold(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
-    board.fold(*settled(finished("a", b"other", round=1)))
-    assert board.state("b") is State.READY
-    assert board.ready(9, 0.0)[0].grant == Grant("b", 0, inputs_of(b"other"), 1)
+    scheduler.apply(Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0))
+    scheduler.apply(*settled(finished("a", b"other", round=1)))
+    assert scheduler.state("b") is State.READY
+    assert scheduler.ready(9, 0.0)[0].lease == Lease("b", 0, inputs_of(b"other"), 1)
 
 
 def test_two_presses_of_invalidate_are_one() -> None:
     press = Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0)
-    board = board_of(submitted("a"), wished("a"), settled(finished("a", b"1")), press)
-    board.fold(*settled(finished("a", b"1", round=1)))
-    board.fold(press)
-    assert board.state("a") is State.FINISHED
+    scheduler = board_of(submitted("a"), requested("a"), settled(finished("a", b"1")), press)
+    scheduler.apply(*settled(finished("a", b"1", round=1)))
+    scheduler.apply(press)
+    assert scheduler.state("a") is State.FINISHED
 
 
 def test_a_board_knows_who_began_the_round_that_a_task_is_in() -> None:
     by_ann, by_bob = (Invalidated(["a"], [0], Why.DIRECT, who, at) for who, at in (("ann", 9.0), ("bob", 8.0)))
-    for facts in ((by_ann, by_bob), (by_bob, by_ann)):
-        board = board_of(submitted("a"), wished("a"), settled(finished("a", b"1")), *facts)
-        assert board.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
-    assert board_of(submitted("a"), wished("a")).invalidation("a") is None
-    assert board.invalidation("b") is None
+    for events in ((by_ann, by_bob), (by_bob, by_ann)):
+        scheduler = board_of(submitted("a"), requested("a"), settled(finished("a", b"1")), *events)
+        assert scheduler.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
+    assert board_of(submitted("a"), requested("a")).invalidation("a") is None
+    assert scheduler.invalidation("b") is None
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
-    board = board_of(
-        submitted("a"), wished("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1"))
+    scheduler = board_of(
+        submitted("a"), requested("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1"))
     )
-    assert board.state("a") is State.READY
+    assert scheduler.state("a") is State.READY
 
 
 def test_attempts_that_count_for_nothing_are_still_told_each_once() -> None:
     verdicts = [failed("a", final=False), failed("a", attempt=2), finished("a", b"1", round=1)]
-    board = board_of(submitted("a"), wished("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
-    board.fold(*settled(verdicts[2]))
-    board.fold(invalidated("a", round=1))
-    board.fold(*settled(verdicts[0]))
-    assert sorted((outcome[0].round, outcome[0].attempt) for _, outcome in board.runs()) == [(0, 1), (0, 2), (1, 1)]
-    assert list(board.runs(Scope(THERE.notebook))) == []
+    scheduler = board_of(submitted("a"), requested("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
+    scheduler.apply(*settled(verdicts[2]))
+    scheduler.apply(invalidated("a", round=1))
+    scheduler.apply(*settled(verdicts[0]))
+    assert sorted((outcome[0].round, outcome[0].attempt) for _, outcome in scheduler.runs()) == [(0, 1), (0, 2), (1, 1)]
+    assert list(scheduler.runs(Scope(THERE.notebook))) == []
 
 
 def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offered() -> None:
-    board = board_of(submitted("a"), wished("a"))
-    grant = board.ready(1, 0.0)[0].grant
-    board.fold(Claimed("w", [grant]))
-    assert board.state("a") is State.RUNNING
-    board.fold(Gone("w"))
-    assert board.ready(1, 0.0)[0].grant.attempt == 2
+    scheduler = board_of(submitted("a"), requested("a"))
+    lease = scheduler.ready(1, 0.0)[0].lease
+    scheduler.apply(Claimed("w", [lease]))
+    assert scheduler.state("a") is State.RUNNING
+    scheduler.apply(WorkerLost("w"))
+    assert scheduler.ready(1, 0.0)[0].lease.attempt == 2
 
 
 def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() -> None:
-    board = board_of(
-        submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]), invalidated("a"),
-        Claimed("w", [Grant("a", 1, NO_INPUTS, 1)]), settled(finished("a", b"1")),
+    scheduler = board_of(
+        submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]), invalidated("a"),
+        Claimed("w", [Lease("a", 1, NO_INPUTS, 1)]), settled(finished("a", b"1")),
     )  # fmt: skip
-    assert board.state("a") is State.RUNNING
-    board.fold(Gone("w"))
-    assert board.state("a") is State.READY
+    assert scheduler.state("a") is State.RUNNING
+    scheduler.apply(WorkerLost("w"))
+    assert scheduler.state("a") is State.READY
 
 
 def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
-    board = board_of(submitted("a"), wished("a"), Claimed("w", [Grant("a", 0, NO_INPUTS, 1)]))
-    board.presume("w", dead=True)
-    assert board.state("a") is State.READY
-    board.presume("w", dead=False)
-    assert board.state("a") is State.RUNNING
+    scheduler = board_of(submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]))
+    scheduler.presume("w", dead=True)
+    assert scheduler.state("a") is State.READY
+    scheduler.presume("w", dead=False)
+    assert scheduler.state("a") is State.RUNNING
 
 
 def test_a_released_claim_is_open_again() -> None:
-    grant = Grant("a", 0, NO_INPUTS, 1)
-    board = board_of(submitted("a"), wished("a"), Claimed("w", [grant]), Released([grant]))
-    offer = board.ready(1, 0.0)[0]
-    assert (offer.grant.attempt, offer.failures, offer.deaths) == (2, 0, 0)
+    lease = Lease("a", 0, NO_INPUTS, 1)
+    scheduler = board_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
+    offer = scheduler.ready(1, 0.0)[0]
+    assert (offer.lease.attempt, offer.failures, offer.deaths) == (2, 0, 0)
 
 
 def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> None:
-    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=100.0)))
-    assert board.ready(1, 99.0) == []
-    assert board.queue.next_retry() == 100.0
-    offer = board.ready(1, 100.0)[0]
-    assert (offer.grant.attempt, offer.failures) == (2, 1)
+    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=100.0)))
+    assert scheduler.ready(1, 99.0) == []
+    assert scheduler.queue.next_retry() == 100.0
+    offer = scheduler.ready(1, 100.0)[0]
+    assert (offer.lease.attempt, offer.failures) == (2, 1)
 
 
 def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry() -> None:
-    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, retry_at=7_300.0)))
-    assert board.ready(1, 100.0)[0].grant.attempt == 2
+    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=7_300.0)))
+    assert scheduler.ready(1, 100.0)[0].lease.attempt == 2
 
 
 def test_deaths_are_counted_apart_from_failures() -> None:
-    board = board_of(submitted("a"), wished("a"), settled(failed("a", final=False, died=True)))
-    assert board.ready(1, 0.0)[0][2:] == (0, 1)
+    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, died=True)))
+    assert scheduler.ready(1, 0.0)[0][2:] == (0, 1)
 
 
 def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> None:
-    board = board_of(
+    scheduler = board_of(
         submitted("a"),
-        wished("a"),
+        requested("a"),
         settled(failed("a", attempt=3)),
         settled(finished("a", b"1", attempt=1)),
         settled(finished("a", b"2", attempt=2)),
     )
-    held = board.held("a")
+    held = scheduler.held("a")
     assert held is not None
     assert held[0].digest == b"2"
 
 
 def test_priority_comes_first_then_the_order_of_submission() -> None:
-    board = board_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
-                     wished("late", "early", "urgent"))  # fmt: skip
+    scheduler = board_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
+                     requested("late", "early", "urgent"))  # fmt: skip
     timed = settled(
         finished("x", b"1", duration=0.0001), finished("y", b"1", duration=0.0001), finished("z", b"1", duration=0.0001)
     )
     for name, key in (("f", "x"), ("g", "y"), ("h", "z")):
-        board.fold(*submitted(key, name=name, priority=5 if name == "h" else 0))
-    board.fold(*timed)
-    assert [offer.card.key for offer in board.ready(9, 0.0)] == ["urgent", "late", "early"]
+        scheduler.apply(*submitted(key, name=name, priority=5 if name == "h" else 0))
+    scheduler.apply(*timed)
+    assert [offer.task.key for offer in scheduler.ready(9, 0.0)] == ["urgent", "late", "early"]
 
 
 def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
-    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
-    assert len(board.ready(100, 0.0)) == 1
+    scheduler = board_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
+    assert len(scheduler.ready(100, 0.0)) == 1
     for name in range(50):
-        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
-    assert len(board.ready(100, 0.0)) == 10
+        scheduler.apply(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
+    assert len(scheduler.ready(100, 0.0)) == 10
 
 
 def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
-    board = board_of(*(submitted(str(i)) for i in range(100)), wished(*map(str, range(100))))
+    scheduler = board_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
     for name in range(3):
-        board.fold(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
-    assert len(board.ready(100, 0.0)) == 3
+        scheduler.apply(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
+    assert len(scheduler.ready(100, 0.0)) == 3
 
 
 def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
-    board = board_of(submitted("a", python="3.12"), wished("a"))
-    assert board.ready(1, 0.0, python="3.11") == []
-    assert board.idle(python="3.11")
-    assert board.foreign("3.11") == {"3.12": 1}
+    scheduler = board_of(submitted("a", python="3.12"), requested("a"))
+    assert scheduler.ready(1, 0.0, python="3.11") == []
+    assert scheduler.idle(python="3.11")
+    assert scheduler.foreign("3.11") == {"3.12": 1}
 
 
 def test_a_target_means_its_tasks_and_what_they_need() -> None:
-    board = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b", "c"))
+    scheduler = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b", "c"))
     target = Target(names=frozenset(["g"]))
-    assert [offer.card.key for offer in board.ready(9, 0.0, target)] == ["a"]
-    assert not board.idle(target)
+    assert [offer.task.key for offer in scheduler.ready(9, 0.0, target)] == ["a"]
+    assert not scheduler.idle(target)
 
 
 def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
-    board = board_of(
-        submitted("a"), submitted("b", "a", name="g"), submitted("c"), wished("b"), wished("c", origin=THERE)
+    scheduler = board_of(
+        submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b"), requested("c", origin=THERE)
     )
-    assert set(board.counts(Scope(HERE.notebook))) == {"f", "g"}
-    assert sum(board.counts(Scope(HERE.notebook))["f"][0]) == 1
-    assert sum(board.counts(Scope())["f"][0]) == 2
+    assert set(scheduler.counts(Scope(HERE.notebook))) == {"f", "g"}
+    assert sum(scheduler.counts(Scope(HERE.notebook))["f"][0]) == 1
+    assert sum(scheduler.counts(Scope())["f"][0]) == 2
 
 
 def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
-    board = Board()
+    scheduler = SchedulerState()
     for i in range(20_000):
-        board.fold(*submitted(str(i), *([str(i - 1)] if i else [])))
-    board.fold(wished("19999"))
-    board.fold(*settled(failed("0")))
-    assert board.state("19999") is State.BLOCKED
-    assert board.blame("19999") == "0"
+        scheduler.apply(*submitted(str(i), *([str(i - 1)] if i else [])))
+    scheduler.apply(requested("19999"))
+    scheduler.apply(*settled(failed("0")))
+    assert scheduler.state("19999") is State.BLOCKED
+    assert scheduler.blocking_task("19999") == "0"
 
 
 # -- taking over -------------------------------------------------------------------------------------------------------
 
 
-def source(board: Board, key: str) -> str | None:
+def source(scheduler: SchedulerState, key: str) -> str | None:
     """Whose run gives a task its value."""
-    held = board.held(key)
+    held = scheduler.held(key)
     return None if held is None or not held[0].digest else held[0].key
 
 
-def twins() -> Board:
+def twins() -> SchedulerState:
     """Two needs of two codes, worth the same, and one function of each; the first has run."""
     return board_of(
         submitted("a1"), submitted("a2"), submitted("b1", "a1", form=b"b"), submitted("b2", "a2", form=b"b"),
-        wished("b1", "b2"), settled(finished("a1", b"1"), finished("b1", b"2", b"1")),
+        requested("b1", "b2"), settled(finished("a1", b"1"), finished("b1", b"2", b"1")),
     )  # fmt: skip
 
 
 def test_a_task_on_an_equal_value_takes_over_the_run_that_there_was() -> None:
-    board = twins()
-    assert pair(board, "a2", "b2") == [State.READY, State.WAITING]
-    board.fold(*settled(finished("a2", b"1")))
-    assert (board.state("b2"), source(board, "b2")) == (State.FINISHED, "b1")
-    assert board.ready(9, 0.0) == []
-    assert board.reused() == {"f": 1}
-    assert board.counts()["f"][0][STATES.index(State.FINISHED)] == 4
+    scheduler = twins()
+    assert pair(scheduler, "a2", "b2") == [State.READY, State.WAITING]
+    scheduler.apply(*settled(finished("a2", b"1")))
+    assert (scheduler.state("b2"), source(scheduler, "b2")) == (State.FINISHED, "b1")
+    assert scheduler.ready(9, 0.0) == []
+    assert scheduler.reused() == {"f": 1}
+    assert scheduler.counts()["f"][0][STATES.index(State.FINISHED)] == 4
 
 
 def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None:
-    board = twins()
-    board.fold(*submitted("c2", "a2", form=b"c"))
-    board.fold(wished("c2"))
-    board.fold(*settled(finished("a2", b"other")))
-    assert pair(board, "b2", "c2") == [State.READY, State.READY]
+    scheduler = twins()
+    scheduler.apply(*submitted("c2", "a2", form=b"c"))
+    scheduler.apply(requested("c2"))
+    scheduler.apply(*settled(finished("a2", b"other")))
+    assert pair(scheduler, "b2", "c2") == [State.READY, State.READY]
 
 
 def test_a_task_without_needs_takes_over_nothing() -> None:
-    board = board_of(
-        submitted("a1", form=b"a"), submitted("a2", form=b"a"), wished("a1", "a2"), settled(finished("a1", b"1"))
+    scheduler = board_of(
+        submitted("a1", form=b"a"), submitted("a2", form=b"a"), requested("a1", "a2"), settled(finished("a1", b"1"))
     )
-    assert board.state("a2") is State.READY
+    assert scheduler.state("a2") is State.READY
 
 
 def test_a_failure_is_no_source_and_an_equal_run_outweighs_it() -> None:
-    board = board_of(
-        submitted("a"), submitted("b1", "a", form=b"b"), submitted("b2", "a", form=b"b"), wished("b1", "b2"),
+    scheduler = board_of(
+        submitted("a"), submitted("b1", "a", form=b"b"), submitted("b2", "a", form=b"b"), requested("b1", "b2"),
         settled(finished("a", b"1"), failed("b1", b"1")),
     )  # fmt: skip
-    assert pair(board, "b1", "b2") == [State.FAILED, State.READY]
-    board.fold(*settled(finished("b2", b"2", b"1")))
-    assert source(board, "b1") == "b2"
+    assert pair(scheduler, "b1", "b2") == [State.FAILED, State.READY]
+    scheduler.apply(*settled(finished("b2", b"2", b"1")))
+    assert source(scheduler, "b1") == "b2"
 
 
 def test_a_running_task_goes_on_and_what_it_computes_outweighs_what_it_could_take_over() -> None:
-    board = twins()
-    board.fold(*settled(finished("a2", b"one"), finished("a1", b"1")))
-    board.fold(Claimed("w", [board.ready(1, 0.0)[0].grant]))
-    board.fold(*settled(finished("b1", b"2", b"one")))
-    assert board.state("b2") is State.RUNNING
-    board.fold(*settled(finished("b2", b"3", b"one")))
-    assert source(board, "b2") == "b2"
+    scheduler = twins()
+    scheduler.apply(*settled(finished("a2", b"one"), finished("a1", b"1")))
+    scheduler.apply(Claimed("w", [scheduler.ready(1, 0.0)[0].lease]))
+    scheduler.apply(*settled(finished("b1", b"2", b"one")))
+    assert scheduler.state("b2") is State.RUNNING
+    scheduler.apply(*settled(finished("b2", b"3", b"one")))
+    assert source(scheduler, "b2") == "b2"
 
 
 def test_a_run_of_a_former_round_is_a_source_unless_it_was_wrong() -> None:
@@ -403,66 +403,66 @@ def test_a_run_of_a_former_round_is_a_source_unless_it_was_wrong() -> None:
         settled(finished("a", b"other", round=1)), settled(failed("b", b"other")), invalidated("b", why=Why.RETRY),
         invalidated("a", 1), settled(finished("a", b"1", round=2)),
     )  # fmt: skip
-    board = board_of(submitted("a"), submitted("b", "a"), wished("b"), *back_to_the_first_value)
-    assert board.state("b") is State.FINISHED
-    board.fold(invalidated("b", 1))
-    assert board.state("b") is State.READY
+    scheduler = board_of(submitted("a"), submitted("b", "a"), requested("b"), *back_to_the_first_value)
+    assert scheduler.state("b") is State.FINISHED
+    scheduler.apply(invalidated("b", 1))
+    assert scheduler.state("b") is State.READY
 
 
 def test_a_direct_invalidation_bars_all_equal_runs_but_the_tasks_own_later_ones() -> None:
-    board = twins()
-    board.fold(*settled(finished("a2", b"1")))
-    board.fold(*submitted("b3", "a2", form=b"b"))
-    board.fold(wished("b3"))
-    board.fold(invalidated("b2", inputs=inputs_of(b"1")))
-    assert pair(board, "b1", "b2", "b3") == [State.FINISHED, State.READY, State.READY]
-    board.fold(*settled(finished("b2", b"2", b"1", round=1)))
-    assert (source(board, "b2"), source(board, "b3")) == ("b2", "b2")
-    board.fold(invalidated("b3", inputs=inputs_of(b"1")))
-    assert board.state("b3") is State.READY
+    scheduler = twins()
+    scheduler.apply(*settled(finished("a2", b"1")))
+    scheduler.apply(*submitted("b3", "a2", form=b"b"))
+    scheduler.apply(requested("b3"))
+    scheduler.apply(invalidated("b2", inputs=inputs_of(b"1")))
+    assert pair(scheduler, "b1", "b2", "b3") == [State.FINISHED, State.READY, State.READY]
+    scheduler.apply(*settled(finished("b2", b"2", b"1", round=1)))
+    assert (source(scheduler, "b2"), source(scheduler, "b3")) == ("b2", "b2")
+    scheduler.apply(invalidated("b3", inputs=inputs_of(b"1")))
+    assert scheduler.state("b3") is State.READY
 
 
 def test_an_alias_falls_when_its_source_is_invalidated_and_bars_by_retry_there_are_none() -> None:
-    board = twins()
-    board.fold(*settled(finished("a2", b"1")))
-    board.fold(invalidated("b1", why=Why.RETRY))
-    assert (board.state("b1"), source(board, "b2")) == (State.FINISHED, "b1")
-    board.fold(invalidated("b1", 1))
-    assert pair(board, "b1", "b2") == [State.READY, State.READY]
+    scheduler = twins()
+    scheduler.apply(*settled(finished("a2", b"1")))
+    scheduler.apply(invalidated("b1", why=Why.RETRY))
+    assert (scheduler.state("b1"), source(scheduler, "b2")) == (State.FINISHED, "b1")
+    scheduler.apply(invalidated("b1", 1))
+    assert pair(scheduler, "b1", "b2") == [State.READY, State.READY]
 
 
 def test_a_lost_value_is_not_taken_over_but_an_equal_run_is() -> None:
-    board = twins()
-    board.fold(*settled(finished("a2", b"1")))
-    board.fold(invalidated("b1", why=Why.LOST))
-    assert pair(board, "b1", "b2") == [State.READY, State.READY]
-    board.fold(*settled(finished("b2", b"2", b"1")))
-    assert pair(board, "b1", "b2") == [State.FINISHED, State.FINISHED]
+    scheduler = twins()
+    scheduler.apply(*settled(finished("a2", b"1")))
+    scheduler.apply(invalidated("b1", why=Why.LOST))
+    assert pair(scheduler, "b1", "b2") == [State.READY, State.READY]
+    scheduler.apply(*settled(finished("b2", b"2", b"1")))
+    assert pair(scheduler, "b1", "b2") == [State.FINISHED, State.FINISHED]
 
 
 def test_a_lost_run_that_is_made_again_is_taken_over_by_who_waits() -> None:
-    board = twins()
-    board.fold(*settled(finished("a2", b"1")))
-    board.fold(invalidated("b1", why=Why.LOST))
-    board.fold(*settled(finished("b1", b"2", b"1", round=1)))
-    assert (board.state("b2"), source(board, "b2")) == (State.FINISHED, "b1")
+    scheduler = twins()
+    scheduler.apply(*settled(finished("a2", b"1")))
+    scheduler.apply(invalidated("b1", why=Why.LOST))
+    scheduler.apply(*settled(finished("b1", b"2", b"1", round=1)))
+    assert (scheduler.state("b2"), source(scheduler, "b2")) == (State.FINISHED, "b1")
 
 
 def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first() -> None:
     runs = [settled(finished("b1", b"2", b"1", started=7.0)), settled(finished("b2", b"3", b"1", started=6.0))]
     for order in (runs, runs[::-1]):
-        board = board_of(
-            submitted("a"), *(submitted(f"b{i}", "a", form=b"b") for i in range(4)), wished("b3"),
+        scheduler = board_of(
+            submitted("a"), *(submitted(f"b{i}", "a", form=b"b") for i in range(4)), requested("b3"),
             settled(finished("a", b"1")), *order,
         )  # fmt: skip
-        assert source(board, "b3") == "b2"
+        assert source(scheduler, "b3") == "b2"
 
 
 def test_of_two_attempts_at_one_task_the_one_that_began_first_is_taken_whichever_came_first() -> None:
     early = settled(finished("b", b"2", b"1", started=1, attempt=2), worker="z")
     late = settled(finished("b", b"3", b"1", started=2), worker="w")
     known = [
-        submitted("a"), submitted("b", "gone", form=b"F"), submitted("c", "a", form=b"F"), wished("c"),
+        submitted("a"), submitted("b", "gone", form=b"F"), submitted("c", "a", form=b"F"), requested("c"),
         settled(finished("a", b"1")),
     ]  # fmt: skip
     for order in ([*known, late, early], [*known, early, late], [late, early, *known]):
@@ -472,37 +472,37 @@ def test_of_two_attempts_at_one_task_the_one_that_began_first_is_taken_whichever
 
 
 def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidated() -> None:
-    def board() -> Board:
-        return board_of(submitted("old"), submitted("new"), wished("new"), settled(finished("old", b"1")),
-                        submitted("above", "new"), wished("above"), accepted("new", "old", b"1"))  # fmt: skip
+    def scheduler() -> SchedulerState:
+        return board_of(submitted("old"), submitted("new"), requested("new"), settled(finished("old", b"1")),
+                        submitted("above", "new"), requested("above"), accepted("new", "old", b"1"))  # fmt: skip
 
-    assert (board().state("new"), source(board(), "new")) == (State.FINISHED, "old")
-    assert board().state("above") is State.READY
+    assert (scheduler().state("new"), source(scheduler(), "new")) == (State.FINISHED, "old")
+    assert scheduler().state("above") is State.READY
     for end in (accepted("new", "old", b"1", counter=2, undone=True)[0], invalidated("new"), invalidated("old")):
-        ended = board()
-        ended.fold(end, ["again"] if isinstance(end, Accepted) else [])
+        ended = scheduler()
+        ended.apply(end, ["again"] if isinstance(end, Accepted) else [])
         assert pair(ended, "new", "above") == [State.READY, State.WAITING]
 
 
 def test_an_acceptance_is_for_the_inputs_it_was_made_for() -> None:
-    board = board_of(
-        submitted("a"), submitted("old", "a"), submitted("new", "a"), wished("old", "new"),
+    scheduler = board_of(
+        submitted("a"), submitted("old", "a"), submitted("new", "a"), requested("old", "new"),
         settled(finished("a", b"1"), finished("old", b"2", b"1")), accepted("new", "old", b"2", b"1"),
     )  # fmt: skip
-    assert source(board, "new") == "old"
-    board.fold(invalidated("a"))
-    board.fold(*settled(finished("a", b"other", round=1)))
-    assert board.state("new") is State.READY
+    assert source(scheduler, "new") == "old"
+    scheduler.apply(invalidated("a"))
+    scheduler.apply(*settled(finished("a", b"other", round=1)))
+    assert scheduler.state("new") is State.READY
 
 
 def test_many_that_wait_for_one_computation_are_told_once() -> None:
     tasks = [f"b{i}" for i in range(2000)]
-    board = board_of(submitted("a"), *(submitted(key, "a", form=b"b") for key in tasks), wished(*tasks),
+    scheduler = board_of(submitted("a"), *(submitted(key, "a", form=b"b") for key in tasks), requested(*tasks),
                      settled(finished("a", b"1")))  # fmt: skip
     runs = [finished(key, b"2", b"1", started=5.0 + i) for i, key in enumerate(tasks[:300])]
     for run in runs:
-        board.fold(*settled(run))
-    assert board.reused() == {"f": 1700}
+        scheduler.apply(*settled(run))
+    assert scheduler.reused() == {"f": 1700}
 
 
 # -- any order, any repeats --------------------------------------------------------------------------------------------
@@ -514,76 +514,76 @@ DIGESTS = [b"1", b"2"]
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[tuple[Fact, list[int]]]:
-    facts: list[tuple[Fact, list[int]]] = [submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS]
+def histories(draw: st.DrawFn) -> list[tuple[Event, list[int]]]:
+    events: list[tuple[Event, list[int]]] = [submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS]
     digests = st.sampled_from(DIGESTS)
     keys = st.sampled_from(KEYS)
     rounds = st.integers(0, 2)
     for _ in range(draw(st.integers(1, 14))):
         key = draw(keys)
         needs = [draw(digests) for _ in NEEDS[key]]
-        grant = Grant(key, draw(rounds), inputs_of(*needs), draw(st.integers(1, 3)))
+        lease = Lease(key, draw(rounds), inputs_of(*needs), draw(st.integers(1, 3)))
         verdict = Verdict(
-            key, grant.round, grant.inputs, grant.attempt, draw(st.sampled_from([b"", *DIGESTS])),
+            key, lease.round, lease.inputs, lease.attempt, draw(st.sampled_from([b"", *DIGESTS])),
             draw(st.sampled_from([1.0, 2.0])), final=draw(st.booleans()),
         )  # fmt: skip
         worker = draw(st.sampled_from(["v", "w"]))
         said, _ = accepted(
-            key, draw(keys), draw(digests), *needs, round=grant.round, counter=draw(st.integers(1, 3)),
+            key, draw(keys), draw(digests), *needs, round=lease.round, counter=draw(st.integers(1, 3)),
             undone=draw(st.booleans()), source_round=draw(rounds),
         )  # fmt: skip
-        fact: Fact = draw(
+        event: Event = draw(
             st.sampled_from(
                 [
-                    wished(
+                    requested(
                         key,
                         counter=draw(st.integers(1, 3)),
                         wanted=draw(st.booleans()),
                         origin=draw(st.sampled_from([HERE, THERE, Origin(HERE.user, HERE.notebook)])),
                     ),
-                    Claimed(worker, [grant]),
-                    Released([grant]),
+                    Claimed(worker, [lease]),
+                    Released([lease]),
                     Settled(worker, [verdict]),
                     invalidated(
-                        key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", grant.inputs]))
+                        key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", lease.inputs]))
                     ),
                     said,
-                    Gone(worker),
+                    WorkerLost(worker),
                     Forgotten(draw(st.integers(0, 3)), [key], [draw(rounds)]),
                     Submitted("f", 0, "3.11", [key], [NEEDS[key]], [FORMS[key]], draw(st.integers(1, 3))),
                 ]
             )
         )
-        bodies = [at(f"{verdict}")] if isinstance(fact, Settled | Accepted) else []
-        facts.append((fact, [at(f"spec of {key}")] if isinstance(fact, Submitted) else bodies))
-    return facts
+        bodies = [at(f"{verdict}")] if isinstance(event, Settled | Accepted) else []
+        events.append((event, [at(f"spec of {key}")] if isinstance(event, Submitted) else bodies))
+    return events
 
 
-def picture(board: Board) -> object:
+def picture(scheduler: SchedulerState) -> object:
     def value(key: str) -> object:
-        held = board.held(key)
+        held = scheduler.held(key)
         return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
     return (
-        {(verdict, worker) for _, (verdict, _, worker) in board.runs()},
-        _sorted_reused(board),
-        [(key, board.state(key), value(key), board.blame(key)) for key in KEYS],
-        {scope: _sorted(board.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
-        sorted((offer.grant.key, offer.grant.attempt) for offer in _all_ready(board)),
+        {(verdict, worker) for _, (verdict, _, worker) in scheduler.runs()},
+        _sorted_reused(scheduler),
+        [(key, scheduler.state(key), value(key), scheduler.blocking_task(key)) for key in KEYS],
+        {scope: _sorted(scheduler.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
+        sorted((offer.lease.key, offer.lease.attempt) for offer in _all_ready(scheduler)),
     )
 
 
-def _sorted_reused(board: Board) -> object:
-    return [board.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
+def _sorted_reused(scheduler: SchedulerState) -> object:
+    return [scheduler.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
 
 
 def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
     return sorted((name, tuple(states)) for name, (states, _) in counts.items())
 
 
-def _all_ready(board: Board) -> Sequence[object]:
+def _all_ready(scheduler: SchedulerState) -> Sequence[object]:
     found = []
-    while offers := board.ready(100, 1e12):
+    while offers := scheduler.ready(100, 1e12):
         found.extend(offers)
     return found
 
@@ -591,48 +591,49 @@ def _all_ready(board: Board) -> Sequence[object]:
 @settings(max_examples=500, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_order_and_any_repeats_of_facts_give_one_picture(
-    facts: list[tuple[Fact, list[int]]], rng: random.Random
+    events: list[tuple[Event, list[int]]], rng: random.Random
 ) -> None:
-    mixed = facts + rng.sample(facts, rng.randint(0, len(facts)))
+    mixed = events + rng.sample(events, rng.randint(0, len(events)))
     rng.shuffle(mixed)
-    assert picture(board_of(*facts)) == picture(board_of(*mixed))
+    assert picture(board_of(*events)) == picture(board_of(*mixed))
 
 
 @settings(max_examples=300, deadline=None)
 @given(histories())
-def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(facts: list[tuple[Fact, list[int]]]) -> None:
-    board = board_of(*facts)
-    verdicts = [verdict for fact, _ in facts if isinstance(fact, Settled) for verdict in fact.verdicts]
+def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(events: list[tuple[Event, list[int]]]) -> None:
+    scheduler = board_of(*events)
+    verdicts = [verdict for event, _ in events if isinstance(event, Settled) for verdict in event.verdicts]
     runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}
     wrong = {
-        (fact.keys[0], round)
-        for fact, _ in facts
-        if isinstance(fact, Invalidated) and fact.why is not Why.RETRY
-        for round in range(fact.from_rounds[0] + 1)
+        (event.keys[0], round)
+        for event, _ in events
+        if isinstance(event, Invalidated) and event.why is not Why.RETRY
+        for round in range(event.from_rounds[0] + 1)
     }
     for key in KEYS:
-        card, held = board.cards.get(key), board.held(key)
-        if held is not None and card is not None and card.taken == held and card.taken is not None:
+        task, held = scheduler.tasks.get(key), scheduler.held(key)
+        if held is not None and task is not None and task.reused_from == held and task.reused_from is not None:
             verdict = held[0]
             assert verdict.digest
             assert (verdict.key, verdict.round, verdict.inputs, verdict.digest) in runs
             assert (verdict.key, verdict.round) not in wrong
-            assert verdict.inputs == card.inputs
+            assert verdict.inputs == task.inputs
 
 
 @settings(max_examples=200, deadline=None)
 @given(histories())
-def test_counts_by_state_agree_with_the_states_of_the_tasks(facts: list[tuple[Fact, list[int]]]) -> None:
-    board = board_of(*facts)
-    counts = board.counts().get("f", ([0] * len(STATES), None))[0]
+def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[Event, list[int]]]) -> None:
+    scheduler = board_of(*events)
+    counts = scheduler.counts().get("f", ([0] * len(STATES), None))[0]
     for code, state in enumerate(STATES):
         tasks = [
             key
             for key in KEYS
             if (
-                State.WITHDRAWN
-                if board.state(key) is State.FINISHED and not (key in board.cards and board.cards[key].wanted)
-                else board.state(key)
+                State.CANCELLED
+                if scheduler.state(key) is State.FINISHED
+                and not (key in scheduler.tasks and scheduler.tasks[key].wanted)
+                else scheduler.state(key)
             )
             is state
         ]

@@ -22,7 +22,7 @@ from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
 from jug_notebook.store.redis import RedisStore
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 from tests.crews import working
 from tests.store.test_store import key, run_all, task, worker_of
 from tests.workbench import Need, Submitter, cell, wait_until
@@ -88,7 +88,7 @@ def test_what_a_changed_function_no_longer_wants_goes_and_what_is_wanted_stays(s
     assert session.cleanup(0.0).tasks == 3
     assert before - blobs(session) == 3, "the results: the function could still be called"
     assert [len(value) for value in new.result()] == [200_001] * 2
-    assert [one.state for one in old] == [State.WITHDRAWN] * 3
+    assert [one.state for one in old] == [State.CANCELLED] * 3
     assert str(session.cleanup(0.0)) == "nothing to clean up: all that is stored is wanted"
 
 
@@ -98,7 +98,7 @@ def test_a_task_that_was_cleaned_up_runs_again_when_it_is_wanted_again(session):
         assert f(1).result() == 2
         session.cancel(f)
         [made] = session.resolve(f)
-        session._store.wish([made.key], Origin(session._user, session.notebook), False)
+        session._store.request([made.key], Origin(session._user, session.notebook), False)
         assert session.cleanup().tasks == 1
         assert f(1).result() == 2
 
@@ -108,9 +108,9 @@ def test_what_a_wanted_task_needs_stays(session):
     with working(session):
         last = g(f(1))
         last.result()
-        session._store.wish([one.key for one in last.dependencies()], Origin(session._user, session.notebook), False)
+        session._store.request([one.key for one in last.dependencies()], Origin(session._user, session.notebook), False)
         assert session.cleanup().tasks == 0
-        session._store.wish([last.key], Origin(session._user, session.notebook), False)
+        session._store.request([last.key], Origin(session._user, session.notebook), False)
         assert session.cleanup().tasks == 2
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_others_have_taken_over_stays_with_its_value(session):
         again = f(same())
         again.result()
         assert again.provenance()["reused from"] == first.key
-        session._store.wish([first.key, needed.key], Origin(session._user, session.notebook), False)
+        session._store.request([first.key, needed.key], Origin(session._user, session.notebook), False)
         told = session.cleanup(0.0)
         assert list(told.functions) == ["one"]
         assert len(again.result()) == 100_001
@@ -137,7 +137,7 @@ def test_displays_arguments_and_modules_of_what_stays_are_kept(store, tmp_path):
     me = system.me("worker")
     store.renew([me])
     made = tasks.submit("def f(x): return x + bytes(70_000)", bytes(90_000))
-    work(store, tasks.seal, me, Slot(), until_idle=True)
+    work(store, tasks.seal, me, SharedStatus(), until_idle=True)
     kept = addresses_in(store.specs([made])[0]) | addresses_in(store.outcomes([made])[0].body)
     assert clean(store, 1e12, older_than=-1e9).blobs == 0
     assert len(kept) > 2
@@ -158,7 +158,7 @@ def test_only_a_target_and_only_what_is_old_enough(session):
         found = [*f.map([1, 2]), *g.map([1])]
         for one in found:
             one.result()
-    session._store.wish([one.key for one in found], Origin(session._user, session.notebook), False)
+    session._store.request([one.key for one in found], Origin(session._user, session.notebook), False)
     assert session.cleanup(3600.0).tasks == 0
     assert session.cleanup(target="g").functions.keys() == {"g"}
     assert session.cleanup(target=found[0]).tasks == 1
@@ -169,7 +169,7 @@ def test_a_function_that_was_called_before_a_cleanup_can_be_called_after_it(sess
     f = define("def f(x): return x")
     made = f(1)
     session.flush()
-    session._store.wish([made.key], Origin(session._user, session.notebook), False)
+    session._store.request([made.key], Origin(session._user, session.notebook), False)
     assert session.cleanup(0.0).tasks == 1
     with working(session):
         assert f(2).result() == 2
@@ -234,7 +234,7 @@ def test_nothing_is_lost_or_run_twice_while_others_clean_up_all_the_time(session
 def test_what_runs_or_waits_for_a_worker_stays(store):
     store.submit([task("a"), task("b"), task("c")], Origin("ann", "/a.ipynb"))
     (claim,) = store.claim(worker_of(store).id, 1, 0.0)
-    store.wish([claim.grant.key], Origin("ann", "/a.ipynb"), wanted=False)
+    store.request([claim.lease.key], Origin("ann", "/a.ipynb"), wanted=False)
     assert clean(store, 1e12).tasks == 0
     assert sorted(map(str, store.states([key(name) for name in "abc"]))) == ["State.READY"] * 2 + ["State.RUNNING"]
 
@@ -256,14 +256,14 @@ def pictured(store: Store) -> dict[str, Any]:
             k: h and (h.verdict.digest, h.verdict.key, h.verdict.started)
             for k, h in zip(keys, store.outcomes(keys), strict=True)
         },
-        "wishes": {origin: sorted(store.wished(origin)) for origin in store.origins()},
+        "wishes": {origin: sorted(store.requested(origin)) for origin in store.origins()},
         "edges": sorted(store.edges()),
         "accepted": dict(zip(keys, (body is not None for body in store.acceptances(keys)), strict=True)),
     }
 
 
 def study(session: jn.Session) -> dict[str, Any]:
-    """A notebook's life: results small and large, outputs, failures, a need, reuse, something withdrawn and open."""
+    """A notebook's life: results small and large, outputs, failures, a need, reuse, something cancelled and open."""
     session.begin_cell("one")
     f = define("def f(x):\n    print('said', x)\n    return bytes(100_000) + bytes([x])")
     g = define("def g(x): return len(x) // 0 if x[-1] == 2 else len(x)", name="g")
@@ -282,7 +282,7 @@ def study(session: jn.Session) -> dict[str, Any]:
             made.result()
         wait_until(session._store, lambda: last[2].state is State.FAILED)
         session.cancel(gone)
-        session._store.wish([gone.key], Origin(session._user, session.notebook), False)
+        session._store.request([gone.key], Origin(session._user, session.notebook), False)
     pending = small(8)
     session.flush()
     session.end_cell()
@@ -304,7 +304,7 @@ def test_a_copy_has_all_and_twice_is_once(session, store_url, other_url, tmp_pat
         [f] = other.resolve(made["last"][0].dependencies()[0].key)
         assert f.result() == bytes(100_001)
         keys = [view.key for view in source.tasks()]
-        runs, copied = ([one and one.run for one in end._opener.outcomes(keys)] for end in (session, other))
+        runs, copied = ([one and one.run for one in end._signed.outcomes(keys)] for end in (session, other))
         assert runs == copied, "outputs, displays, who ran it, where and when"
         with pytest.raises(jn.TaskFailed, match="ZeroDivisionError"):
             other.resolve(made["last"][2].key)[0].result()
@@ -356,9 +356,9 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
         big = define("def big(x): return bytes([x]) * (40 << 20)", name="big")
         shows = define(
             "def shows(x):\n"
-            "    from jug_notebook import album\n"
+            "    from jug_notebook.worker import displays\n"
             "    print('before')\n"
-            "    album.current().add({'text/plain': 'a picture', 'image/png': bytes(300_000)})\n"
+            "    displays.current().add({'text/plain': 'a picture', 'image/png': bytes(300_000)})\n"
             "    print('after')\n"
             "    return x",
             name="shows",
@@ -394,7 +394,7 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
                 assert store.snapshot(scope).counts == source.snapshot(scope).counts
         for url in (there, "last"):
             other = jn.Session(url, notebook=session.notebook)
-            runs, copied = ([one and one.run for one in end._opener.outcomes(keys)] for end in (session, other))
+            runs, copied = ([one and one.run for one in end._signed.outcomes(keys)] for end in (session, other))
             assert runs == copied
             [run] = [run for run in copied if run and run.displays]
             assert "".join(text for _, text in run.output) == "before\nafter\n"
@@ -442,9 +442,9 @@ def test_what_was_called_wrong_is_not_served_from_an_equal_run_in_the_copy(store
     one, same, equal = (tasks.submit(f"def f(): return {text}") for text in ("21", "20 + 1", "22 - 1"))
     first = tasks.submit(double, Need(one))
     store.renew([me])
-    work(store, tasks.seal, me, Slot(), until_idle=True)
+    work(store, tasks.seal, me, SharedStatus(), until_idle=True)
     second = tasks.submit(double, Need(same))
-    work(store, tasks.seal, me, Slot(), until_idle=True)
+    work(store, tasks.seal, me, SharedStatus(), until_idle=True)
     store.invalidate([second], Why.DIRECT, "ann")
     assert store.states([first, second]) == [State.FINISHED, State.READY]
 
@@ -453,7 +453,7 @@ def test_what_was_called_wrong_is_not_served_from_an_equal_run_in_the_copy(store
 
     copied()
     assert other.states([first, second]) == [State.FINISHED, State.READY]
-    work(store, tasks.seal, me, Slot(), until_idle=True)
+    work(store, tasks.seal, me, SharedStatus(), until_idle=True)
     assert store.states([second]) == [State.FINISHED]
     copied()
     copied()
@@ -471,7 +471,7 @@ def test_a_copy_may_be_cut_off_anywhere_and_is_taken_up(session, store_url, othe
     while number == calls:
         number, calls = number + 1, 0
         target = open_store(f"{other_url}{number}")
-        for verb in ("submit", "claim", "wish", "put_blob"):
+        for verb in ("submit", "claim", "request", "put_blob"):
 
             def cut(
                 *args: Any,

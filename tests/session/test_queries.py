@@ -212,7 +212,7 @@ def test_history_tells_of_attempts_that_no_longer_count(session, cell):
     session.run_here()
     value.invalidate()
     session.run_here()
-    told = [(run.name, run.state.value, run.fate, run.said) for run in reversed(jn.history())]
+    told = [(run.name, run.state.value, run.fate, run.message) for run in reversed(jn.history())]
     wrong = "ZeroDivisionError: division by zero"
     assert told == [
         ("divide", "failed", "tried again", wrong), ("divide", "failed", "", wrong),

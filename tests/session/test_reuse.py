@@ -13,10 +13,10 @@ import pytest
 import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.codec.signing import prove
-from jug_notebook.model import Finished, Held, State, Why, WorkerInfo
+from jug_notebook.model import CurrentOutcome, Finished, State, Why, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 from tests.crews import working
 from tests.workbench import Need, Submitter, cell
 
@@ -35,7 +35,7 @@ def me() -> WorkerInfo:
 
 def run_all(tasks: Submitter, me: WorkerInfo) -> int:
     tasks.store.renew([me])
-    return work(tasks.store, tasks.seal, me, Slot(), until_idle=True)
+    return work(tasks.store, tasks.seal, me, SharedStatus(), until_idle=True)
 
 
 def test_a_task_on_an_equal_value_of_another_need_does_not_run_and_its_value_serves_others(
@@ -271,8 +271,8 @@ def test_an_acceptance_that_nobody_signed_opens_nothing(session: jn.Session) -> 
     session.accept(task)
     [held] = session._store.outcomes([task.key])
     assert held is not None
-    assert isinstance(session._opener.outcome(task.key, held), Finished)
+    assert isinstance(session._signed.outcome(task.key, held), Finished)
     forged = msgspec.structs.replace(held, proof=(bytes(32) + held.proof[0][32:],))
-    for wrong in (forged, Held(held.verdict, held.body)):
+    for wrong in (forged, CurrentOutcome(held.verdict, held.body)):
         with pytest.raises(jn.SignatureError):
-            session._opener.outcome(task.key, wrong)
+            session._signed.outcome(task.key, wrong)

@@ -152,9 +152,9 @@ def test_tasks_reach_the_store_by_the_batch(session):
     f = define("def f(x): return x")
     session.begin_cell("1")
     f(1)
-    handed = session._intake._handed
+    handed = session._submissions._handed
     f.map(range(10, 1200))
-    assert (handed.new, session._intake._handed.new >= 1000) == (0, True)
+    assert (handed.new, session._submissions._handed.new >= 1000) == (0, True)
     assert session.end_cell().new == 1191
 
 
@@ -163,7 +163,7 @@ def test_what_a_long_cell_leaves_lying_is_handed_in_after_a_while(store_url, tmp
     session = jn.Session(store_url, notebook=tmp_path, clock=clock)
     from jug_notebook.task import context
 
-    context.sit(session)
+    context.set_current(session)
     task = define("def f(x): return x")(1)
     assert session._store.states([task.key]) == [None]
     clock.advance(1)
@@ -183,9 +183,9 @@ def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(session):
     session.begin_cell("1")
     f.map(range(2))
     assert session.end_cell().taken_back == 3
-    assert [t.state for t in before] == [State.READY] * 2 + [State.WITHDRAWN, State.READY, State.WITHDRAWN]
+    assert [t.state for t in before] == [State.READY] * 2 + [State.CANCELLED, State.READY, State.CANCELLED]
     assert elsewhere.state is State.READY
-    with pytest.raises(jn.Withdrawn, match="nobody wants"), working(session):
+    with pytest.raises(jn.TaskCancelled, match="nobody wants"), working(session):
         before[4].result()
 
 
@@ -220,7 +220,7 @@ def test_redefining_a_function_takes_back_its_old_versions_pending_tasks(session
     session.begin_cell("2")
     f = define("def f(x): return x + 1")
     assert session.end_cell().taken_back == 3
-    assert {t.state for t in old} == {State.WITHDRAWN}
+    assert {t.state for t in old} == {State.CANCELLED}
     new = f(1)
     assert new.key != old[1].key
     assert new.state is State.READY
@@ -234,10 +234,10 @@ def test_redefining_is_seen_after_a_restart_too(store_url, tmp_path):
     second = jn.Session(store_url, notebook=tmp_path)
     from jug_notebook.task import context
 
-    context.sit(second)
+    context.set_current(second)
     define("def f(x): return x + 1")(1)
     second.flush()
-    assert second._store.states([key]) == [State.WITHDRAWN]
+    assert second._store.states([key]) == [State.CANCELLED]
     del store
     second.close()
     if store_url.startswith("file"):
@@ -311,7 +311,7 @@ def test_what_changes_within_a_cell_is_an_error_that_names_it(session):
     NOTEBOOK["ALPHA"] = 2
     with pytest.raises(jn.ChangedInCell, match=r"global ALPHA.* changed after f was first called"):
         session.end_cell()
-    assert {t.state for t in many} == {State.WITHDRAWN}
+    assert {t.state for t in many} == {State.CANCELLED}
     assert other.state is State.READY
     session.begin_cell("1")
     assert f(1).key != many[1].key
@@ -404,7 +404,7 @@ def test_a_failure_tells_what_where_and_why(session):
     assert isinstance(task.exception(), KeyError)
     assert needy.state is State.BLOCKED
     [failure] = session.status().failures
-    assert (failure.name, failure.shown) == ("f", "x=3")
+    assert (failure.name, failure.args_repr) == ("f", "x=3")
 
 
 def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(session, monkeypatch):
@@ -413,8 +413,8 @@ def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(sessi
     with working(session):
         tasks.wait()
     read = []
-    fill = session._opener.filled
-    monkeypatch.setattr(session._opener, "filled", lambda views: read.extend(views) or fill(views))
+    fill = session._signed.filled
+    monkeypatch.setattr(session._signed, "filled", lambda views: read.extend(views) or fill(views))
     seen = []
     while not seen or seen[-1] < 150:
         [kind] = session.glance().kinds
@@ -479,7 +479,7 @@ def test_a_lost_value_is_computed_again(session):
     task = f(200_000)
     with working(session):
         assert len(task.result()) == 200_000
-        outcome = session._opener.outcomes([task.key])[0]
+        outcome = session._signed.outcomes([task.key])[0]
         lost = [part for part in (outcome.value.data, *outcome.value.buffers) if isinstance(part, str)]
         assert lost
         forget(session, lost)
@@ -590,7 +590,7 @@ def test_cancel_takes_back_what_has_not_started(session):
     assert many[0].cancel() == 1
     assert many[1:3].cancel() == 2
     assert session.cancel("f") == 1
-    assert {t.state for t in many} == {State.WITHDRAWN}
+    assert {t.state for t in many} == {State.CANCELLED}
     assert f(0).state is State.READY
 
 
@@ -605,7 +605,7 @@ def test_the_listing_and_the_log_tell_what_tasks_said(session, capsys):
     assert "f(x=0)" in repr(listing)
     assert "50 more" in repr(listing)
     assert "<" in listing._repr_html_()
-    assert [view.shown for view in session.tasks("f", state="finished", limit=2)] == ["x=0", "x=1"]
+    assert [view.args_repr for view in session.tasks("f", state="finished", limit=2)] == ["x=0", "x=1"]
     told = session.log("f")
     assert "f(x=0) · finished" in told
     assert "40 more" in told
@@ -621,7 +621,7 @@ def test_status_is_of_this_notebook_or_of_the_whole_store(session, tmp_path):
     elsewhere = Origin("somebody", str(tmp_path / "other.ipynb"))
     [body] = session._store.specs([session.tasks()[0].key])
     assert body is not None
-    session._store.wish([session.tasks()[0].key], elsewhere, True)
+    session._store.request([session.tasks()[0].key], elsewhere, True)
     assert session.status().counts[State.READY] == 3
     assert session.status(all=True).total == 3
     assert "3" in repr(session.status())

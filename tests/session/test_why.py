@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import jug_notebook as jn
 from jug_notebook import render
 from jug_notebook.__main__ import main
-from jug_notebook.model import Cause, Explanation, Reason, Recipe, State, Why
+from jug_notebook.model import Cause, Explanation, Reason, State, TaskTemplate, Why
 from jug_notebook.session import compare
 from jug_notebook.store import Store
 from tests.crews import working
@@ -110,7 +110,7 @@ def test_a_lost_value_is_told_from_an_invalidated_one(session):
 def test_a_withdrawn_task_says_that_nobody_wants_it(session):
     task = define("def f(n): return n")(1)
     task.cancel()
-    assert lines(task) == ["withdrawn: nobody wants it any more"]
+    assert lines(task) == ["cancelled: nobody wants it any more"]
 
 
 def test_a_task_of_another_python_says_so(session, monkeypatch):
@@ -345,8 +345,8 @@ def test_what_others_put_into_the_store_is_not_opened(session):
     store: Store = session._store
     [body] = store.specs([f(1).key])
     assert body is not None
-    opener = session._opener
-    opener._seal = type(opener._seal)(b"x" * 32, store.id)
+    signed = session._signed
+    signed._seal = type(signed._seal)(b"x" * 32, store.id)
     assert [reason.cause for reason in task.why().reasons] == [Cause.UNKNOWN]
 
 
@@ -368,9 +368,9 @@ def test_the_command_line_answers_and_its_status_says_if_it_is_stored(tmp_path, 
 def test_a_small_call_does_not_pay_for_why(session):
     f = define("def f(n): return n")
     f(1)
-    edition = session.edition(f)
-    parcel = msgspec.msgpack.decode(edition.recipe, type=Recipe).parcel
-    assert session._store.get_blob(parcel).nbytes < 2000
+    version = session.function_version(f)
+    bundle = msgspec.msgpack.decode(version.template, type=TaskTemplate).bundle
+    assert session._store.get_blob(bundle).nbytes < 2000
 
 
 # -- rendering and comparing, with a pencil ----------------------------------------------------------------------------

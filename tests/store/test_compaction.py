@@ -42,7 +42,7 @@ def live_through(folder: Path) -> None:
     one.close()
     two = open_store(folder)
     two.invalidate([key("t0")], Why.DIRECT, "ann")
-    two.wish([key("t4")], THERE, wanted=False)
+    two.request([key("t4")], THERE, wanted=False)
     run_all(two, b"2")
     two.submit([task("bad"), task("above", "bad")], HERE)
     (claim,) = two.claim(worker_of(two).id, 1, 0.0)
@@ -65,7 +65,7 @@ def picture(store: Store) -> dict[str, Any]:
         "specs": dict(zip(keys, store.specs(keys), strict=True)),
         "outcomes": dict(zip(keys, store.outcomes(keys), strict=True)),
         "invalidations": dict(zip(keys, store.invalidations(keys), strict=True)),
-        "wishes": {origin: sorted(store.wished(origin)) for origin in store.origins()},
+        "wishes": {origin: sorted(store.requested(origin)) for origin in store.origins()},
         "counts": store.snapshot().counts,
         "edges": sorted(store.edges()),
     }
@@ -98,7 +98,7 @@ def test_what_was_open_goes_on_after_it(folder: Path) -> None:
     claims = []
     while found := store.claim(worker.id, 9, 0.0, [outcome(claim) for claim in claims[-1:]]):
         claims += found
-    assert sorted((claim.grant.key, claim.grant.attempt) for claim in claims) == sorted(
+    assert sorted((claim.lease.key, claim.lease.attempt) for claim in claims) == sorted(
         [(key("open"), 2), (key("held"), 1)]
     )
 
@@ -215,17 +215,17 @@ def test_a_compaction_may_be_killed_at_any_point(tmp_path: Path) -> None:
 _WORK = """
 import os, sys
 from tests.store.test_store import outcome
-from jug_notebook import process
+from jug_notebook import system
 from jug_notebook.store import open_store
 folder, done = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 while True:  # one store after another, so that logs end all the time
     store = open_store(folder)
-    worker = process.me("worker")
+    worker = system.me("worker")
     store.renew([worker])
     settled, count = [], 0
     while count < 60 and (claims := store.claim(worker.id, 20, 0.0, settled)):
         for claim in claims:
-            os.write(done, f"{claim.grant.key}\\n".encode())
+            os.write(done, f"{claim.lease.key}\\n".encode())
         settled = [outcome(claim) for claim in claims]
         count += len(claims)
     store.claim(worker.id, 0, 0.0, settled)
@@ -331,7 +331,7 @@ def test_forgotten_tasks_are_gone_for_all_and_their_space_after_a_compaction(fol
     store, other = open_store(folder), open_store(folder)
     store.submit([task("a"), task("b", "a"), task("c")], HERE)
     run_all(store)
-    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.request([key("a"), key("b")], HERE, wanted=False)
     report = store.sweep([key("a"), key("b")], [], 0.0)
     assert (report.tasks, report.blobs) == (2, 0)
     assert report.size == len(b"spec of a" + b"spec of b" + 2 * b"outcome 1")
@@ -351,7 +351,7 @@ def test_what_was_forgotten_stays_so_when_old_logs_are_read_after_the_news(folde
     store.submit([task("a")], HERE)
     run_all(store)
     forgetful = open_store(folder)
-    forgetful.wish([key("a")], HERE, wanted=False)
+    forgetful.request([key("a")], HERE, wanted=False)
     forgetful.sweep([key("a")], [], 0.0)
     forgetful.close()
     open_store(folder).compact()
@@ -400,22 +400,22 @@ def test_a_task_that_is_submitted_in_the_moment_in_which_it_is_forgotten_is_ther
         store, other = open_store(folder), open_store(folder)
         assert isinstance(store, FileStore)
         store.submit([task(name)], HERE)
-        store.wish([key(name)], HERE, wanted=False)
+        store.request([key(name)], HERE, wanted=False)
         other.states([])
         keep = store._keep
 
-        def meanwhile(fact: Any, bodies: Any = (), *, keep: Any = keep, other: Any = other, name: str = name) -> Any:
-            if type(fact).__name__ == "Forgotten":
+        def meanwhile(event: Any, bodies: Any = (), *, keep: Any = keep, other: Any = other, name: str = name) -> Any:
+            if type(event).__name__ == "Forgotten":
                 monkeypatch.undo()
                 other.submit([task(name)], THERE)
-            return keep(fact, bodies)
+            return keep(event, bodies)
 
         monkeypatch.setattr(store, "_keep", meanwhile)
         assert store.sweep([key(name)], [], 0.0).tasks == 1
         for seen in (store, other, open_store(folder)):
             assert seen.states([key(name)]) == [State.READY]
             assert seen.specs([key(name)]) == [f"spec of {name}".encode()]
-            assert key(name) in seen.wished(THERE)
+            assert key(name) in seen.requested(THERE)
 
 
 def test_a_value_that_may_hold_again_keeps_its_blob(store: Store) -> None:
@@ -426,9 +426,9 @@ def test_a_value_that_may_hold_again_keeps_its_blob(store: Store) -> None:
     settled: list[Settlement] = []
     for _ in range(2):
         (claim,) = store.claim(worker.id, 1, 0.0, settled)
-        grant = claim.grant
+        lease = claim.lease
         body = b"outcome \xd9\x28" + kept.encode()
-        settled = [Settlement(Verdict(grant.key, grant.round, grant.inputs, grant.attempt, b"1", 5.0, 0.1), body)]
+        settled = [Settlement(Verdict(lease.key, lease.round, lease.inputs, lease.attempt, b"1", 5.0, 0.1), body)]
     store.claim(worker.id, 0, 0.0, settled)
     store.invalidate([key("a")], Why.DIRECT, "ann")
     assert store.states([key("b")]) == [State.WAITING]

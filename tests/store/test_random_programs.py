@@ -78,10 +78,10 @@ class Twins:
         first, second = (store.submit([submission(name) for name in names], origin) for store in self.stores)
         assert first == second
 
-    def wish(self, names: list[str], origin: Origin, wanted: bool) -> None:
+    def request(self, names: list[str], origin: Origin, wanted: bool) -> None:
         known = [k for k, state in zip(KEYS, self.stores[0].states(KEYS), strict=True) if state is not None]
         for store in self.stores:
-            store.wish([key(name) for name in names if key(name) in known], origin, wanted)
+            store.request([key(name) for name in names if key(name) in known], origin, wanted)
 
     def claim(self, worker: int, limit: int, target: Target | None, python: str) -> None:
         name = self.workers[worker]
@@ -93,11 +93,11 @@ class Twins:
         if not self.held:
             return
         worker, claim = self.held.pop(which % len(self.held))
-        grant = claim.grant
+        lease = claim.lease
         kinds = [(True, False, 0.0), (False, False, 1.0), (False, False, 1e12), (False, True, 0.0)]
         final, died, retry_at = kinds[kind]
         verdict = Verdict(
-            grant.key, grant.round, grant.inputs, grant.attempt, digest, started, duration, final or bool(digest),
+            lease.key, lease.round, lease.inputs, lease.attempt, digest, started, duration, final or bool(digest),
             died and not digest, 0.0 if digest else retry_at,
         )  # fmt: skip
         self._settle(worker, Settlement(verdict, b"outcome %d" % next(self._count)))
@@ -115,7 +115,7 @@ class Twins:
         if self.held:
             _, claim = self.held.pop(which % len(self.held))
             for store in self.stores:
-                store.release([claim.grant])
+                store.release([claim.lease])
 
     def leave(self, worker: int) -> None:
         """It may yet settle what it holds."""
@@ -130,13 +130,13 @@ class Twins:
         assert first == second
 
     def accept(self, name: str, source: str, undone: bool) -> None:
-        grant = self.stores[0].standing([key(name)])[0]
+        lease = self.stores[0].current_inputs([key(name)])[0]
         held = self.stores[0].outcomes([key(source)])[0]
-        if grant is None or held is None or not held.verdict.finished:
+        if lease is None or held is None or not held.verdict.finished:
             return
         verdict = held.verdict
         said = Acceptance(
-            key(name), grant.round, grant.inputs, verdict.key, verdict.round, verdict.digest, "code", "ann", 7.0
+            key(name), lease.round, lease.inputs, verdict.key, verdict.round, verdict.digest, "code", "ann", 7.0
         )
         body = b"acceptance %d" % next(self._count)
         for store in self.stores:
@@ -154,7 +154,7 @@ class Twins:
         for store in self.stores:
             settled: list[Settlement] = []
             while claims := store.claim(self.workers[0], 1, 0.0, settled):
-                verdicts = [Verdict(*msgspec.structs.astuple(claim.grant), b"1", 7.0, 0.001) for claim in claims]
+                verdicts = [Verdict(*msgspec.structs.astuple(claim.lease), b"1", 7.0, 0.001) for claim in claims]
                 settled = [Settlement(verdict, b"outcome") for verdict in verdicts]
 
     def compare_states(self) -> None:
@@ -163,8 +163,8 @@ class Twins:
             (
                 store.states(KEYS),
                 [held and (held.body, held.verdict.key) for held in store.outcomes(KEYS)],
-                store.blame(KEYS),
-                [sorted(store.wished(origin)) for origin in ORIGINS],
+                store.blocking_tasks(KEYS),
+                [sorted(store.requested(origin)) for origin in ORIGINS],
                 store.snapshot().counts,
                 store.snapshot().reused,
                 sorted(store.edges()),
@@ -187,11 +187,11 @@ def _picture(store: Store) -> dict[str, object]:
     return {
         "states": store.states(KEYS),
         "outcomes": store.outcomes(KEYS),
-        "blame": store.blame(KEYS),
-        "standing": store.standing(KEYS),
+        "blame": store.blocking_tasks(KEYS),
+        "standing": store.current_inputs(KEYS),
         "invalidations": [end and (end.from_round, end.user, end.why) for end in ends],
         "acceptances": store.acceptances(KEYS),
-        "wished": [sorted(store.wished(origin)) for origin in ORIGINS],
+        "wished": [sorted(store.requested(origin)) for origin in ORIGINS],
         "counts": [[(f.name, f.counts, f.mean, f.reused) for f in s.functions] for s in snapshots],
         "running": sorted((w.info.id, w.info.task, w.info.done) for w in snapshots[0].workers),
         "tasks": [_by_key(store.tasks(scope)) for scope in scopes],
@@ -219,7 +219,7 @@ def _by_key(views: list[TaskView]) -> list[TaskView]:
 
 VERBS = st.one_of(
     st.tuples(st.just("submit"), SOME, st.sampled_from(ORIGINS[:3])),
-    st.tuples(st.just("wish"), SOME, st.sampled_from(ORIGINS), st.booleans()),
+    st.tuples(st.just("request"), SOME, st.sampled_from(ORIGINS), st.booleans()),
     *[st.tuples(
         st.just("claim"), st.integers(0, WORKERS - 1), st.integers(1, 4),
         st.sampled_from([None, None, Target(frozenset(["make"])), Target(frozenset(), frozenset([key("c")]))]),
@@ -251,7 +251,7 @@ def test_what_is_forgotten_after_a_random_program_is_as_if_never_submitted(
             for verb, *arguments in [everything, *program]:
                 getattr(twins, str(verb))(*arguments)
             for origin in ORIGINS:
-                twins.wish(forgotten, origin, False)
+                twins.request(forgotten, origin, False)
             twins.compare()
             twins.forget(forgotten)
             twins.compare_states()

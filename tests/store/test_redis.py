@@ -21,7 +21,7 @@ from jug_notebook.__main__ import main
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import (
     Claim,
-    Grant,
+    Lease,
     Origin,
     Scope,
     Settlement,
@@ -93,7 +93,7 @@ def test_projects_and_databases_of_one_server_know_nothing_of_each_other() -> No
         assert len({store.id for store in stores}) == 4
         stores[0].submit([task("a")], HERE)
         assert [store.states([key("a")]) for store in stores] == [[State.READY], [None], [None], [None]]
-        assert [store.shown for store in stores] == urls
+        assert [store.display_url for store in stores] == urls
         assert open_store(urls[0]).id == stores[0].id
         with admin(server) as line:
             assert all(name.startswith(b"jug:{") for name in line.scan_iter())
@@ -120,7 +120,7 @@ def test_a_user_of_an_acl_works_within_its_project_and_the_password_is_never_sho
         store = opened_at(url)
         store.submit([task("a")], HERE)
         assert run_all(store) == 1
-        assert store.shown == f"unix://ann:***@{server.socket}?project=study"
+        assert store.display_url == f"unix://ann:***@{server.socket}?project=study"
         assert "s3cr3t" not in repr(store)
         for wrong, says in [
             (url.replace("s3cr3t", "guess"), "doesn't know this user or password"),
@@ -133,7 +133,7 @@ def test_a_user_of_an_acl_works_within_its_project_and_the_password_is_never_sho
             assert "guess" not in str(caught.value)
         keyring.secret(store.id, make=True)
         session = jn.connect(url, notebook=tmp_path / "study.ipynb")
-        assert "s3cr3t" not in f"{session!r} {session.shown} {session.status()!r}"
+        assert "s3cr3t" not in f"{session!r} {session.display_url} {session.status()!r}"
         session.close()
     finally:
         server.remove()
@@ -179,7 +179,7 @@ def test_over_tls_a_server_whose_authority_is_known_is_used_and_another_refused_
         store = opened_at(f"rediss://localhost:{port}/0?project=study&ssl_ca_certs={tmp_path}/ca.crt")
         store.submit([task("a")], HERE)
         assert run_all(store) == 1
-        assert store.shown == f"rediss://localhost:{port}/0?project=study"
+        assert store.display_url == f"rediss://localhost:{port}/0?project=study"
         with pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
             open_store(f"rediss://localhost:{port}/0?project=study")
     finally:
@@ -322,13 +322,13 @@ def test_a_server_that_lost_its_last_second_is_told_again_what_it_lost(server: S
     session.submit([task("a"), task("gone")], HERE)
     copy = rewind(server)
     session.submit([task("b"), task("c", "b"), task("d")], HERE)
-    session.wish([key("d")], HERE, False)
+    session.request([key("d")], HERE, False)
     blob = worker.put_blob([b"of a task"])
     assert run_all(worker) == 4
     assert session.invalidate([key("gone")], Why.DIRECT, "ann") == [key("gone")]
     names = [key(name) for name in ("a", "b", "c", "d", "gone")]
     seen, version = session.states(names), session.watch(-1, 0.0)
-    assert seen == [State.FINISHED] * 3 + [State.WITHDRAWN, State.READY]
+    assert seen == [State.FINISHED] * 3 + [State.CANCELLED, State.READY]
     crash(server, copy)
     with admin(server) as line:
         lost = line.get(session._link.key("ver"))
@@ -408,15 +408,15 @@ def test_a_worker_of_another_machine_that_is_silent_for_a_lease_is_taken_over_an
     silence(redis_server, store, far.id, 29)
     assert store.claim(near.id, 1, 0.0) == []
     silence(redis_server, store, far.id, 31)
-    (taken,) = store.claim(near.id, 1, 0.0)
-    assert taken.grant == Grant(claims[0].grant.key, 0, taken.grant.inputs, 2)
+    (reused_from,) = store.claim(near.id, 1, 0.0)
+    assert reused_from.lease == Lease(claims[0].lease.key, 0, reused_from.lease.inputs, 2)
     assert (far.id, False) in [(info.id, alive) for info, alive, _ in store.processes()]
     store.renew([far])
     assert store.claim(near.id, 1, 0.0) == []  # the second is its own again
     assert store.states([key("a"), key("b")]) == [State.RUNNING, State.RUNNING]
     store.claim(far.id, 0, 0.0, [outcome(claim) for claim in claims])
-    store.claim(near.id, 0, 0.0, [outcome(taken, b"2")])
-    held = store.outcomes([taken.grant.key])[0]
+    store.claim(near.id, 0, 0.0, [outcome(reused_from, b"2")])
+    held = store.outcomes([reused_from.lease.key])[0]
     assert held is not None
     assert held.body == b"outcome 1"
 
@@ -445,7 +445,7 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_taken_over_at_once(sto
     store.claim(dying.id, 1, 0.0)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert store.claim(worker_of(store).id, 1, 20.0)[0].grant.attempt == 2
+    assert store.claim(worker_of(store).id, 1, 20.0)[0].lease.attempt == 2
 
 
 def test_one_idle_worker_is_woken_for_one_task_and_the_right_one(redis_server: Server) -> None:
@@ -485,8 +485,8 @@ def test_what_follows_for_thousands_follows_in_steps_and_is_whole_when_seen(stor
     (claim,) = store.claim(worker.id, 1, 0.0)
     store.claim(worker.id, 0, 0.0, [outcome(claim)])
     assert set(store.states([key(name) for name in [*many, "all"]])) == {State.FINISHED}
-    store.wish(list(map(key, ["all", "a", *many])), HERE, False)
-    assert counted(store) == {State.WITHDRAWN: 2502}
+    store.request(list(map(key, ["all", "a", *many])), HERE, False)
+    assert counted(store) == {State.CANCELLED: 2502}
 
 
 def test_another_step_may_be_done_by_whoever_comes_next(store: RedisStore) -> None:
@@ -527,11 +527,11 @@ def test_a_target_of_a_function_means_tasks_that_come_later_and_what_they_need(s
     store.submit([task("a"), task("b", "a", function="g"), task("c")], HERE)
     worker = worker_of(store)
     (claim,) = store.claim(worker.id, 9, 0.0, target=target)
-    assert claim.grant.key == key("a")
+    assert claim.lease.key == key("a")
     store.submit([task("d"), task("e", "d", function="g")], HERE)
     (other,) = store.claim(worker.id, 1, 0.0, [outcome(claim)], target)
     (last,) = store.claim(worker.id, 1, 0.0, [outcome(other)], target)
-    assert {other.grant.key, last.grant.key} == {key("b"), key("d")}
+    assert {other.lease.key, last.lease.key} == {key("b"), key("d")}
     assert not store.idle(target)
     assert store.states([key("c")]) == [State.READY]
 
@@ -612,19 +612,19 @@ def test_a_missing_chunk_is_a_lost_value(
 def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Server, store: RedisStore) -> None:
     store.submit([task("a"), task("b", "a"), task("c", "b"), task("d")], HERE)
     run_all(store)
-    store.wish([key(name) for name in "bcd"], HERE, False)
+    store.request([key(name) for name in "bcd"], HERE, False)
     told = store.sweep([key("b"), key("d"), key("nothing")], [], 1e9, dry_run=True)
     assert (told.tasks, told.blobs, told.size > len(b"spec of b" + b"spec of d")) == (2, 0, True)
     assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == told
-    store.wish([key("c")], HERE, True)
+    store.request([key("c")], HERE, True)
     assert store.states([key(name) for name in "abcd"]) == [State.FINISHED, None, State.WAITING, None]
     assert counted(store) == {State.FINISHED: 1, State.WAITING: 1}
-    assert sorted(store.wished(HERE)) == sorted([key("a"), key("c")])
+    assert sorted(store.requested(HERE)) == sorted([key("a"), key("c")])
     assert store.submit([task("b", "a")], HERE) == SubmitReport(new=1)
     assert store.states([key("b")]) == [State.READY]
     assert run_all(store) == 1
     assert store.states([key("c")]) == [State.FINISHED]
-    store.wish([key(name) for name in "abc"], HERE, False)
+    store.request([key(name) for name in "abc"], HERE, False)
     assert store.sweep([key(name) for name in "cba"], [], 1e9).tasks == 3
     with admin(redis_server) as line:
         left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._link.key("*"))}
@@ -726,15 +726,15 @@ def test_a_large_blob_that_another_puts_again_while_it_goes_stays(
 
 def test_what_is_wished_again_while_others_clean_up_keeps_its_blobs(store: RedisStore) -> None:
     module = store.put_blob([b"module"])
-    parcel = store.put_blob([named_bytes(module)])
+    bundle = store.put_blob([named_bytes(module)])
     value = store.put_blob([b"value"])
-    named = msgspec.structs.replace(task("a"), body=b"spec \xd9\x28" + parcel.encode())
+    named = msgspec.structs.replace(task("a"), body=b"spec \xd9\x28" + bundle.encode())
     store.submit([named], HERE)
     worker = worker_of(store)
     (claim,) = store.claim(worker.id, 1, 0.0)
     store.claim(worker.id, 0, 0.0, [settled_at(claim, b"outcome \xd9\x28" + value.encode())])
     assert store.sweep([key("a")], [], 0.0) == SweepReport()  # the cleanup looked before somebody wished it
-    found = [bytes(store.get_blob(name)) for name in (module, parcel, value)]
+    found = [bytes(store.get_blob(name)) for name in (module, bundle, value)]
     assert found == [b"module", named_bytes(module), b"value"]
 
 
@@ -749,7 +749,7 @@ def test_what_was_called_wrong_and_comes_late_after_it_was_forgotten_is_not_serv
     store.leave([slow.id])
     run_all(store)
     assert store.invalidate([key("a")], Why.DIRECT, "ann") == [key("a")]
-    store.wish([key("a")], HERE, False)
+    store.request([key("a")], HERE, False)
     assert store.sweep([key("a")], [], 0.0).tasks == 1
     store.submit([task("a")], HERE)
     store.claim(slow.id, 0, 0.0, [outcome(claim, b"wrong")])
@@ -776,9 +776,9 @@ def test_origins_are_those_that_wish_something_now(store: RedisStore) -> None:
     for origin in (HERE, other, bob):
         store.submit([task("a"), task("b")], origin)
     assert set(store.origins()) == {HERE, other, bob}
-    store.wish([key("a")], notebook, False)
+    store.request([key("a")], notebook, False)
     assert set(store.origins()) == {HERE, other, bob}
-    store.wish([key("b")], notebook, False)
+    store.request([key("b")], notebook, False)
     assert store.origins() == [bob]
 
 

@@ -47,7 +47,7 @@ def test_a_shared_store_is_open_to_its_group_and_nobody_else(tmp_path: Path, cap
     session = jn.connect(tmp_path / "jugdata", shared="group")
     said = capfd.readouterr().err
     assert "is shared with group" in said
-    assert "whoever is in it can run code as you, and you as they" in said
+    assert "Its members can run code as you, and you as them" in said
     double = jn.task(cell("def double(x): return [x] * 100_000", "double"))
     with working(session):
         assert len(double(1).result()) == 100_000
@@ -86,7 +86,7 @@ def test_the_key_of_a_shared_store_is_not_taken_unasked(tmp_path: Path, monkeypa
     jn.connect(tmp_path / "jugdata", shared="group").close()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
     monkeypatch.setattr(keyring, "_here", {})
-    with pytest.raises(jn.StoreError, match=r"whoever is in it could run code as you.*shared='group'\).*key import <"):
+    with pytest.raises(jn.StoreError, match=r"Its members could run code as you.*shared='group'\).*key import <"):
         Session(tmp_path / "jugdata")
 
 
@@ -95,13 +95,13 @@ def test_two_notebooks_are_one_run_and_it_shows_who_made_what(tmp_path: Path, mo
     monkeypatch.setenv("LOGNAME", "ann")
     system.user.cache_clear()
     ann = Session(tmp_path / "jugdata", notebook=tmp_path / "ann.ipynb")
-    context.sit(ann)
+    context.set_current(ann)
     hers = [double(x) for x in (1, 2)]
     ann.flush()
     monkeypatch.setenv("LOGNAME", "ben")
     system.user.cache_clear()
     ben = Session(tmp_path / "jugdata", notebook=tmp_path / "ben.ipynb")
-    context.sit(ben)
+    context.set_current(ben)
     his = [double(x) for x in (2, 3)]
     ben.flush()
     assert his[0].key == hers[1].key
@@ -111,7 +111,7 @@ def test_two_notebooks_are_one_run_and_it_shows_who_made_what(tmp_path: Path, mo
     assert ann.status().total == ben.status().total == 2
     assert ann.status(all=True).total == 3
     listed = ben.tasks("double", limit=0).views
-    assert [(view.shown, view.user) for view in listed] == [("x=2", "ann"), ("x=3", "ben")]
+    assert [(view.args_repr, view.user) for view in listed] == [("x=2", "ann"), ("x=3", "ben")]
     assert "made by" in render.tasks_text(listed, 2)
     assert "made by" not in render.tasks_text(listed[:1], 1)
     ann.close()

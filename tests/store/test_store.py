@@ -19,7 +19,7 @@ from jug_notebook.model import (
     NO_INPUTS,
     Acceptance,
     Claim,
-    Grant,
+    Lease,
     Origin,
     Scale,
     Scope,
@@ -35,7 +35,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, open_store
-from jug_notebook.store.file.inotify import Doorbell
+from jug_notebook.store.file.inotify import FileWatcher
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 
@@ -58,8 +58,8 @@ def worker_of(store: Store) -> WorkerInfo:
 
 
 def outcome(claim: Claim, digest: bytes = b"1", duration: float = 1e-4) -> Settlement:
-    grant = claim.grant
-    verdict = Verdict(grant.key, grant.round, grant.inputs, grant.attempt, digest, 5.0, duration)
+    lease = claim.lease
+    verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, digest, 5.0, duration)
     return Settlement(verdict, b"outcome " + digest)
 
 
@@ -91,7 +91,7 @@ def test_a_claim_brings_the_spec_and_what_the_needs_came_to(store: Store) -> Non
     (claim,) = store.claim(worker.id, 1, 0.0, settled)
     assert claim.body == b"spec of c"
     assert claim.needs == (b"outcome 2", b"outcome 1")
-    assert claim.grant.inputs == sha1(b"21").digest()
+    assert claim.lease.inputs == sha1(b"21").digest()
 
 
 def test_a_need_may_be_submitted_after_what_needs_it(store: Store) -> None:
@@ -108,19 +108,19 @@ def test_needs_are_counted_by_function(store: Store) -> None:
     store.submit([task("e", "d", "not there", function="show")], other)
     assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2), ("show", "join", 1)]
     assert ("show", "join", 1) not in store.edges(Scope(notebook=HERE.notebook))
-    store.wish([key("e")], other, False)
+    store.request([key("e")], other, False)
     assert sorted(store.edges()) == [("join", "join", 1), ("join", "load", 2)]
 
 
 def test_no_two_workers_have_one_task(store: Store) -> None:
     store.submit([task(str(i)) for i in range(200)], HERE)
-    taken: list[str] = []
+    reused_from: list[str] = []
 
     def work() -> None:
         worker = worker_of(store)
         settled: list[Settlement] = []
         while claims := store.claim(worker.id, 7, 0.0, settled):
-            taken.extend(claim.grant.key for claim in claims)
+            reused_from.extend(claim.lease.key for claim in claims)
             settled = [outcome(claim) for claim in claims]
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -128,7 +128,7 @@ def test_no_two_workers_have_one_task(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(taken) == sorted(key(str(i)) for i in range(200))
+    assert sorted(reused_from) == sorted(key(str(i)) for i in range(200))
 
 
 def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:
@@ -138,7 +138,7 @@ def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:
     thread.start()
     store.submit([task("a")], HERE)
     thread.join(30)
-    assert [claim.grant.key for claim in got] == [key("a")]
+    assert [claim.lease.key for claim in got] == [key("a")]
 
 
 def test_settling_twice_is_once(store: Store) -> None:
@@ -156,8 +156,8 @@ def test_claims_given_back_are_open_to_others(store: Store) -> None:
     first, second = worker_of(store), worker_of(store)
     (claim,) = store.claim(first.id, 1, 0.0)
     assert store.claim(second.id, 1, 0.0) == []
-    store.release([claim.grant])
-    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+    store.release([claim.lease])
+    assert store.claim(second.id, 1, 0.0)[0].lease.attempt == 2
 
 
 def test_claims_of_a_worker_that_left_are_open_to_others_at_once(store: Store) -> None:
@@ -165,7 +165,7 @@ def test_claims_of_a_worker_that_left_are_open_to_others_at_once(store: Store) -
     first, second = worker_of(store), worker_of(store)
     store.claim(first.id, 1, 0.0)
     store.leave([first.id])
-    assert store.claim(second.id, 1, 0.0)[0].grant.attempt == 2
+    assert store.claim(second.id, 1, 0.0)[0].lease.attempt == 2
     assert [(info.id, alive) for info, alive, _ in store.processes()] == [(first.id, False), (second.id, True)]
 
 
@@ -227,7 +227,7 @@ def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry(store: Store) -> N
     (claim,) = store.claim(worker.id, 1, 0.0)
     hours = msgspec.structs.replace(outcome(claim, b"").verdict, final=False, retry_at=store.snapshot().at + 7200)
     (again,) = store.claim(worker.id, 1, 0.0, [Settlement(hours, b"outcome")])
-    assert (again.grant.attempt, again.failures) == (2, 1)
+    assert (again.lease.attempt, again.failures) == (2, 1)
 
 
 def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
@@ -237,10 +237,10 @@ def test_a_name_that_is_no_task_is_an_error_that_names_it(store: Store) -> None:
 
 def test_a_task_nobody_wants_any_more_is_not_claimed(store: Store) -> None:
     store.submit([task("a")], HERE)
-    store.wish([key("a")], HERE, wanted=False)
+    store.request([key("a")], HERE, wanted=False)
     assert run_all(store) == 0
-    store.wish([key("a")], HERE, wanted=True)
-    assert store.wished(HERE) == [key("a")]
+    store.request([key("a")], HERE, wanted=True)
+    assert store.requested(HERE) == [key("a")]
     assert run_all(store) == 1
 
 
@@ -297,7 +297,7 @@ def test_a_listing_can_be_by_state_and_target(store: Store) -> None:
 def test_tasks_of_another_python_are_counted_and_left_alone(store: Store) -> None:
     store.submit([task("a", python="3.12"), task("b", python="3.11")], HERE)
     worker = worker_of(store)
-    assert [claim.grant.key for claim in store.claim(worker.id, 9, 0.0, python="3.11")] == [key("b")]
+    assert [claim.lease.key for claim in store.claim(worker.id, 9, 0.0, python="3.11")] == [key("b")]
     assert store.foreign("3.11") == {"3.12": 1}
     assert store.idle(Target(names=frozenset(["nothing"])), "3.11")
 
@@ -320,7 +320,7 @@ def test_a_task_on_equal_values_takes_over_the_run_there_was_with_the_proof_that
     worker = worker_of(store)
     (claim,) = store.claim(worker.id, 9, 0.0)
     (above,) = store.claim(worker.id, 9, 0.0, [outcome(claim)])
-    assert [claim.grant.key, above.grant.key] == [key("a2"), key("c")]
+    assert [claim.lease.key, above.lease.key] == [key("a2"), key("c")]
     assert (above.needs, above.proofs) == ((b"outcome 1",), ((b"spec of b2", b"spec of b1"),))
     [held] = store.outcomes([key("b2")])
     assert held is not None
@@ -356,9 +356,9 @@ def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: st
     worker = worker_of(store)
     (claim,) = store.claim(worker.id, 1, 0.0)
     store.claim(worker.id, 0, 0.0, [outcome(claim)])
-    assert claim.grant.key == key("old")
-    new, above = store.standing([key("new"), key("above")])
-    assert (new, above) == (Grant(key("new"), 0, NO_INPUTS, 0), None)
+    assert claim.lease.key == key("old")
+    new, above = store.current_inputs([key("new"), key("above")])
+    assert (new, above) == (Lease(key("new"), 0, NO_INPUTS, 0), None)
     said = Acceptance(key("new"), 0, NO_INPUTS, key("old"), 0, b"1", "code", "ann", 7.0)
     store.accept([(said, b"signed")])
     assert store.acceptances([key("new"), key("old")]) == [b"signed", None]
@@ -381,15 +381,15 @@ def test_the_origins_are_those_who_want_something_now(store: Store) -> None:
     store.submit([task("a"), task("b")], HERE)
     store.submit([task("a"), task("c")], bob)
     assert sorted(store.origins(), key=lambda origin: origin.user) == [HERE, bob]
-    store.wish([key("a"), key("b")], Origin(HERE.user, HERE.notebook), wanted=False)
+    store.request([key("a"), key("b")], Origin(HERE.user, HERE.notebook), wanted=False)
     assert store.origins() == [bob]
-    assert store.wished(HERE) == []
+    assert store.requested(HERE) == []
 
 
 def test_a_forgotten_task_is_as_if_never_submitted(store: Store, store_url: str) -> None:
     store.submit([task("a"), task("b", "a"), task("c"), task("d", "c")], HERE)
     run_all(store)
-    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.request([key("a"), key("b")], HERE, wanted=False)
     assert store.sweep([key("a"), key("b"), key("nothing")], [], 0.0, dry_run=True).tasks == 2
     assert store.states([key("a")]) == [State.FINISHED]
     report = store.sweep([key("a"), key("b"), key("nothing")], [], 0.0)
@@ -407,7 +407,7 @@ def test_a_forgotten_task_is_as_if_never_submitted(store: Store, store_url: str)
 def test_a_forgotten_task_that_is_submitted_again_is_new_and_runs_again(store: Store) -> None:
     store.submit([task("a"), task("b", "a")], HERE)
     run_all(store)
-    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.request([key("a"), key("b")], HERE, wanted=False)
     store.sweep([key("a"), key("b")], [], 0.0)
     assert store.submit([task("a"), task("b", "a")], HERE) == SubmitReport(new=2)
     assert store.states([key("a"), key("b")]) == [State.READY, State.WAITING]
@@ -419,9 +419,9 @@ def test_a_forgotten_task_that_is_submitted_again_is_new_and_runs_again(store: S
 def test_a_need_that_is_forgotten_and_comes_back_lets_go_on_what_waits_for_it(store: Store) -> None:
     store.submit([task("a")], HERE)
     store.submit([task("b", "a")], HERE)
-    store.wish([key("a"), key("b")], HERE, wanted=False)
+    store.request([key("a"), key("b")], HERE, wanted=False)
     assert store.sweep([key("a")], [], 0.0).tasks == 1
-    store.wish([key("b")], HERE, wanted=True)
+    store.request([key("b")], HERE, wanted=True)
     assert store.states([key("a"), key("b")]) == [None, State.WAITING]
     store.submit([task("a")], HERE)
     assert run_all(store) == 2
@@ -431,8 +431,8 @@ def test_what_is_wanted_or_runs_is_not_forgotten(store: Store) -> None:
     store.submit([task("a"), task("b", "a"), task("c")], HERE)
     worker = worker_of(store)
     claims = [claim for _ in range(2) for claim in store.claim(worker.id, 1, 0.0)]
-    assert {claim.grant.key for claim in claims} == {key("a"), key("c")}
-    store.wish([key("a"), key("c")], HERE, wanted=False)
+    assert {claim.lease.key for claim in claims} == {key("a"), key("c")}
+    store.request([key("a"), key("c")], HERE, wanted=False)
     assert store.sweep([key("a"), key("b"), key("c")], [], 0.0) == SweepReport()
     assert store.states([key("a"), key("b"), key("c")]) == [State.RUNNING, State.WAITING, State.RUNNING]
 
@@ -452,7 +452,7 @@ def test_compacting_changes_nothing_that_one_can_ask(store: Store, store_url: st
     store.submit([task("a"), task("b", "a"), task("c")], HERE)
     run_all(store)
     store.invalidate([key("c")], Why.DIRECT, "ann")
-    store.wish([key("b")], HERE, wanted=False)
+    store.request([key("b")], HERE, wanted=False)
     before = store.states([key("a"), key("b"), key("c")])
     assert store.compact() >= 0
     assert not store.crowded()
@@ -509,7 +509,7 @@ def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path)
     (claim,) = one.claim(first.id, 1, 0.0)
     os.truncate(next((folder / "log").glob(f"*{os.getpid()}*")), 0)  # the hint is lost, the claim stands
     assert two.claim(second.id, 1, 0.0) == []
-    assert two.states([claim.grant.key]) == [State.RUNNING]
+    assert two.states([claim.lease.key]) == [State.RUNNING]
 
 
 def test_the_claim_of_a_process_that_was_killed_is_taken_over(folder: Path) -> None:
@@ -517,10 +517,10 @@ def test_the_claim_of_a_process_that_was_killed_is_taken_over(folder: Path) -> N
     store.submit([task("a")], HERE)
     script = f"""
 import os, signal
-from jug_notebook import process
+from jug_notebook import system
 from jug_notebook.store import open_store
 store = open_store({str(folder)!r})
-worker = process.me("worker")
+worker = system.me("worker")
 store.renew([worker])
 assert store.claim(worker.id, 1, 10.0)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -528,7 +528,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     worker = worker_of(store)
     (claim,) = store.claim(worker.id, 1, 10.0)
-    assert claim.grant.attempt == 2
+    assert claim.lease.attempt == 2
 
 
 def test_a_worker_of_another_machine_is_dead_when_its_beat_stands_still_for_a_lease(folder: Path) -> None:
@@ -543,11 +543,11 @@ def test_a_worker_of_another_machine_is_dead_when_its_beat_stands_still_for_a_le
         clock.advance(1.0)
         store.renew([msgspec.structs.replace(far, beat=beat)])
         assert store.claim(near.id, 1, 0.0) == []
-    taken: list[Claim] = []
+    reused_from: list[Claim] = []
     for _ in range(32):
         clock.advance(1.0)
-        taken += store.claim(near.id, 1, 0.0)
-    assert [claim.grant.attempt for claim in taken] == [2]
+        reused_from += store.claim(near.id, 1, 0.0)
+    assert [claim.lease.attempt for claim in reused_from] == [2]
 
 
 def test_an_order_is_news_also_when_it_comes_with_a_full_look_around(folder: Path) -> None:
@@ -562,7 +562,7 @@ def test_an_order_is_news_also_when_it_comes_with_a_full_look_around(folder: Pat
 
 
 def test_where_no_bell_rings_an_order_is_news_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Doorbell, "rung", lambda self: None)
+    monkeypatch.setattr(FileWatcher, "changed", lambda self: None)
     store = open_store(folder)
     supervisor = system.me("supervisor")
     store.renew([supervisor])
@@ -581,7 +581,7 @@ def test_a_busy_reader_sees_other_machines_within_a_quarter_of_a_second(
         elsewhere.setattr(system, "machine", lambda: "elsewhere")
         far = open_store(folder)
         far.submit([task("a")], HERE)
-    monkeypatch.setattr(Doorbell, "rung", lambda self: set())  # no bell rings here for what others write
+    monkeypatch.setattr(FileWatcher, "changed", lambda self: set())  # no bell rings here for what others write
     for _ in range(30):
         clock.advance(0.01)
         near.states([])
@@ -695,4 +695,4 @@ def test_a_kind_of_store_that_does_not_exist_is_refused() -> None:
 
 def test_no_inputs_is_what_a_task_without_needs_is_claimed_with(store: Store) -> None:
     store.submit([task("a")], HERE)
-    assert store.claim(worker_of(store).id, 1, 0.0)[0].grant.inputs == NO_INPUTS
+    assert store.claim(worker_of(store).id, 1, 0.0)[0].lease.inputs == NO_INPUTS

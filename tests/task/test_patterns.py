@@ -19,7 +19,7 @@ import jug_notebook as jn
 from jug_notebook.model import State
 from jug_notebook.session import Session
 from jug_notebook.task import external
-from jug_notebook.task.files import Lookout
+from jug_notebook.task.files import PathAdvice
 from tests.crews import working
 from tests.kernels import Kernel
 from tests.workbench import cell
@@ -520,7 +520,7 @@ def test_a_command_in_another_folder_is_another_task(session: Session, tmp_path:
 
 
 def test_a_word_that_is_a_files_path_is_said_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external, "_LOOKOUT", Lookout("shell"))  # others may have seen it
+    monkeypatch.setattr(external, "_LOOKOUT", PathAdvice("shell"))  # others may have seen it
     Path("data.txt").write_text("one\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -427,7 +427,7 @@ def test_as_completed_gives_each_task_once(session):
 @pytest.mark.usefixtures("session")
 def test_a_task_taken_for_its_value_says_what_to_do(use, kind):
     task = double(3) if kind == "task" else double([3])[0]
-    with pytest.raises(jn.IsATask, match=r"is a task; use \.result\(\)"):
+    with pytest.raises(jn.TaskNotValue, match=r"is a task; use \.result\(\)"):
         use(task)
 
 
@@ -435,7 +435,7 @@ def test_a_task_taken_for_its_value_says_what_to_do(use, kind):
 def test_numpy_does_not_take_a_task_for_a_number():
     numpy = pytest.importorskip("numpy")
     for use in (numpy.array, lambda t: numpy.array([t]), lambda t: numpy.float64(2) * t, numpy.mean):
-        with pytest.raises(jn.IsATask):
+        with pytest.raises(jn.TaskNotValue):
             use(double(3))
 
 

@@ -175,7 +175,9 @@ def test_no_task_begins_that_would_not_end_in_time(tmp_path: Path) -> None:
     keys = [tasks.submit(source, x) for x in range(5)]
     me = system.me("worker")
     store.renew([me])
-    ran = loop.work(store, tasks.seal, me, slot.Slot(), clock=clock, deadline=clock.monotonic() + 35, guest=True)
+    ran = loop.work(
+        store, tasks.seal, me, slot.SharedStatus(), clock=clock, deadline=clock.monotonic() + 35, in_process=True
+    )
     del vars(execution)["_clock_of_test"]
     assert ran == 3  # the fourth would need 40 seconds
     assert clock.monotonic() <= 1_000_031

@@ -13,8 +13,8 @@ from jug_notebook.model import Display, Run, WorkerInfo
 from jug_notebook.task import progress
 from jug_notebook.task.progress import track
 from jug_notebook.worker import displays
-from jug_notebook.worker.capture import Capture, Deaf, Files, Overheard
-from jug_notebook.worker.displays import LIMIT, Album
+from jug_notebook.worker.capture import Capture, Files, NoCapture, ThreadCapture
+from jug_notebook.worker.displays import LIMIT, DisplayBuffer
 from tests.workbench import Fifo, cell, wait_until
 
 PNG = b"\x89PNG"
@@ -24,17 +24,17 @@ PNG = b"\x89PNG"
 
 
 @pytest.fixture
-def book() -> Album:
-    return Album(Deaf())
+def book() -> DisplayBuffer:
+    return DisplayBuffer(NoCapture())
 
 
-def test_an_empty_album_costs_nothing_and_is_empty(book: Album) -> None:
+def test_an_empty_album_costs_nothing_and_is_empty(book: DisplayBuffer) -> None:
     assert book.take() == []
 
 
 def test_displays_keep_their_place_among_what_is_printed() -> None:
     capture = Capture(Files())
-    book = Album(capture)
+    book = DisplayBuffer(capture)
     capture.write(1, b"careful\n")
     book.add({"text/plain": "first"})
     book.add({"text/plain": "second"})
@@ -47,9 +47,9 @@ def test_displays_keep_their_place_among_what_is_printed() -> None:
 
 
 def test_threads_keep_the_place_of_displays_too() -> None:
-    listener = Overheard()
+    listener = ThreadCapture()
     listener.begin()
-    book = Album(listener)
+    book = DisplayBuffer(listener)
     for word in "ab":
         print(word)
         print(word)
@@ -59,7 +59,7 @@ def test_threads_keep_the_place_of_displays_too() -> None:
     assert listener.take() == (("stdout", "a\na\n"), ("stdout", "b\nb\n"), ("stdout", "c\n"))
 
 
-def test_what_is_updated_stays_in_its_place(book: Album) -> None:
+def test_what_is_updated_stays_in_its_place(book: DisplayBuffer) -> None:
     book.add({"text/plain": "0 %"}, id="bar")
     book.add({"text/plain": "other"})
     book.update({"text/plain": "100 %"}, None, "bar")
@@ -67,7 +67,7 @@ def test_what_is_updated_stays_in_its_place(book: Album) -> None:
     assert [display.data["text/plain"] for display in book.take()] == ["100 %", "other"]
 
 
-def test_clearing_drops_what_was_shown_at_once_or_with_the_next_display(book: Album) -> None:
+def test_clearing_drops_what_was_shown_at_once_or_with_the_next_display(book: DisplayBuffer) -> None:
     book.add({"text/plain": "1"})
     book.clear(wait=True)
     book.add({"text/plain": "2"})
@@ -77,7 +77,7 @@ def test_clearing_drops_what_was_shown_at_once_or_with_the_next_display(book: Al
     assert book.take() == []
 
 
-def test_too_much_is_left_out_and_said_so(book: Album) -> None:
+def test_too_much_is_left_out_and_said_so(book: DisplayBuffer) -> None:
     book.add({"image/png": PNG})
     for _ in range(3):
         book.add({"image/png": bytes(LIMIT)})
@@ -87,7 +87,7 @@ def test_too_much_is_left_out_and_said_so(book: Album) -> None:
     assert book.take() == []
 
 
-def test_a_form_that_can_not_be_kept_is_left_out_of_its_display(book: Album) -> None:
+def test_a_form_that_can_not_be_kept_is_left_out_of_its_display(book: DisplayBuffer) -> None:
     book.add({"text/plain": "x", "application/x-odd": object()}, {"odd": object()})
     assert book.take() == [Display(0, {"text/plain": "x"})]
 
@@ -156,7 +156,7 @@ def task(source: str) -> Callable[..., Any]:
 
 def run_of(session: jn.Session, handle: Any) -> Run:
     handle.result()
-    [outcome] = session._opener.outcomes([handle.key])
+    [outcome] = session._signed.outcomes([handle.key])
     assert outcome is not None
     return outcome.run
 

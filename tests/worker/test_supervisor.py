@@ -17,11 +17,11 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, CrewOptions, arguments, local
-from jug_notebook.model import Failed, Grant, Scale, State, Stop, Target, WorkerInfo
+from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker.policy import Doom, cause_of_death, epitaph, first_of_crew, overstepped
+from jug_notebook.worker.policy import Termination, cause_of_death, death_outcome, first_of_crew, overstepped
 from jug_notebook.worker.slot import Running
-from jug_notebook.worker.supervisor import nudge
+from jug_notebook.worker.supervisor import wake
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 
 ROOT = Path(local.__file__).parents[2]
@@ -33,7 +33,7 @@ SAY = "import os\ndef say(path):\n    with open(path, 'w') as fifo: fifo.write(f
 
 
 def running(timeout: float | None = None, failures: int = 0, retries: int = 0, deaths: int = 0) -> Running:
-    return Running(1, Grant("k", 0, b"", 1), "f", 1000.0, 50.0, timeout, failures, retries, deaths)
+    return Running(1, Lease("k", 0, b"", 1), "f", 1000.0, 50.0, timeout, failures, retries, deaths)
 
 
 def test_a_task_is_over_a_limit_or_within_all() -> None:
@@ -54,12 +54,12 @@ def test_a_death_is_told_in_words() -> None:
 
 def test_what_a_death_means_for_the_task() -> None:
     cause = "killed by SIGKILL"
-    assert epitaph(running(), None, cause) == ("died", cause, False, True)
-    assert epitaph(running(deaths=2), None, cause)[::2] == ("poison", True)
-    doom = Doom(1, "timeout", "timed out after 1 s", 0.0)
-    assert epitaph(running(), doom, cause) == ("timeout", doom.text, True, False)
-    assert epitaph(running(retries=1), doom, cause) == ("timeout", doom.text, False, False)
-    assert epitaph(running(retries=9), Doom(1, "memory", "too much", 0.0), cause)[2] is True
+    assert death_outcome(running(), None, cause) == ("died", cause, False, True)
+    assert death_outcome(running(deaths=2), None, cause)[::2] == ("poison", True)
+    termination = Termination(1, "timeout", "timed out after 1 s", 0.0)
+    assert death_outcome(running(), termination, cause) == ("timeout", termination.text, True, False)
+    assert death_outcome(running(retries=1), termination, cause) == ("timeout", termination.text, False, False)
+    assert death_outcome(running(retries=9), Termination(1, "memory", "too much", 0.0), cause)[2] is True
 
 
 def test_of_two_supervisors_of_a_crew_the_elder_stays() -> None:
@@ -122,7 +122,7 @@ class Site:
         supervisors = self.alive("supervisor")
         self.store.order([info.id for info in supervisors], order)
         for info in supervisors:
-            nudge(info)
+            wake(info)
 
     def hang(self, **options: object) -> str:
         """A task that says its pid and never ends."""

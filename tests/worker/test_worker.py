@@ -21,11 +21,11 @@ from jug_notebook.store import Store, open_store
 from jug_notebook.task.context import in_task
 from jug_notebook.worker import execution as worker
 from jug_notebook.worker import loop
-from jug_notebook.worker.cache import Shelf
-from jug_notebook.worker.capture import Deaf
-from jug_notebook.worker.execution import Bench
+from jug_notebook.worker.cache import LRUCache
+from jug_notebook.worker.capture import NoCapture
+from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import Slot
+from jug_notebook.worker.slot import SharedStatus
 from tests.workbench import ORIGIN, Need, Submitter, cell
 
 
@@ -41,7 +41,7 @@ def me() -> WorkerInfo:
 
 def run_all(tasks: Submitter, me: WorkerInfo, **options: Any) -> int:
     tasks.store.renew([me])
-    return work(tasks.store, tasks.seal, me, Slot(), until_idle=True, **options)
+    return work(tasks.store, tasks.seal, me, SharedStatus(), until_idle=True, **options)
 
 
 def test_a_task_runs_once_and_its_value_is_kept(tasks: Submitter, me: WorkerInfo) -> None:
@@ -273,15 +273,15 @@ def test_a_failure_with_retries_left_is_tried_again_later(tmp_path: Path, me: Wo
     clock = FakeClock()
     tasks = Submitter(open_store(f"memory:{tmp_path}", clock), tmp_path)
     key = tasks.submit("def f(): raise ValueError", retries=2)
-    bench = Bench(tasks.store, tasks.seal, me, Slot(), clock, Deaf(), False)
+    runner = TaskRunner(tasks.store, tasks.seal, me, SharedStatus(), clock, NoCapture(), False)
     attempts = []
     for pause in (0.0, worker.BACKOFF, 2 * worker.BACKOFF):
         clock.advance(pause * 0.9)
         assert pause == 0 or tasks.store.claim(me.id, 1, 0.0) == []
         clock.advance(pause * 0.2)
         (claim,) = tasks.store.claim(me.id, 1, 0.0)
-        attempts.append(claim.grant.attempt)
-        settlement = bench.attempt(claim)
+        attempts.append(claim.lease.attempt)
+        settlement = runner.attempt(claim)
         assert settlement is not None
         tasks.store.claim(me.id, 0, 0.0, [settlement])
     assert attempts == [1, 2, 3]
@@ -294,11 +294,11 @@ def test_a_claim_that_no_longer_fits_its_needs_is_given_back(tmp_path: Path, me:
     user = tasks.submit("def f(x): return x", Need(need))
     run_all(tasks, me, max_tasks=1)
     (claim,) = tasks.store.claim(me.id, 1, 0.0)
-    other = msgspec.structs.replace(claim.grant, inputs=b"x" * 20)
-    stale = msgspec.structs.replace(claim, grant=other)
-    slot = Slot()
-    bench = Bench(tasks.store, tasks.seal, me, slot, FakeClock(), Deaf(), False)
-    assert bench.attempt(stale) is None
+    other = msgspec.structs.replace(claim.lease, inputs=b"x" * 20)
+    stale = msgspec.structs.replace(claim, lease=other)
+    slot = SharedStatus()
+    runner = TaskRunner(tasks.store, tasks.seal, me, slot, FakeClock(), NoCapture(), False)
+    assert runner.attempt(stale) is None
     assert slot.read() is None
     assert tasks.state(user) is State.RUNNING  # the claim that fits still stands
 
@@ -319,7 +319,7 @@ def test_a_lost_value_is_computed_again(tmp_path: Path, me: WorkerInfo) -> None:
 def test_ctrl_c_gives_a_guests_task_back(tasks: Submitter, me: WorkerInfo) -> None:
     key = tasks.submit("def f(): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        run_all(tasks, me, guest=True)
+        run_all(tasks, me, in_process=True)
     assert tasks.state(key) is State.READY
 
 
@@ -349,7 +349,7 @@ def test_nothing_settled_stays_back_while_a_task_of_unknown_length_runs(tasks: S
     for i in range(5, 8):
         tasks.submit("def f(x): return x", i)
     tasks.submit(cell(function, "h"), "/")
-    work(watched, tasks.seal, me, Slot(), until_idle=True)
+    work(watched, tasks.seal, me, SharedStatus(), until_idle=True)
     before = 0
     for limit, settled in watched.claims:
         assert settled <= 3
@@ -369,7 +369,7 @@ def test_limits_end_the_loop_and_give_the_rest_back(tasks: Submitter, me: Worker
 
 
 def test_a_shelf_keeps_what_was_used_last_within_its_weight() -> None:
-    shelf: Shelf[str, str] = Shelf(places=3, weight=10)
+    shelf: LRUCache[str, str] = LRUCache(places=3, weight=10)
     for name in "abc":
         shelf.put(name, name, 3)
     assert shelf.get("a") == "a"
@@ -383,17 +383,17 @@ def test_a_shelf_keeps_what_was_used_last_within_its_weight() -> None:
 def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks: Submitter, me: WorkerInfo) -> None:
     tasks.submit("def f(): return 1", timeout=2.5, retries=3)
     (claim,) = tasks.store.claim(me.id, 1, 0.0)
-    slot = Slot()
+    slot = SharedStatus()
     assert slot.read() is None
-    recipe = msgspec.convert(("f", "", "", "", "", 3, 2.5), worker.Recipe)
-    slot.begin(msgspec.structs.replace(claim, failures=1, deaths=2), recipe, 100.0, 5.0)
+    template = msgspec.convert(("f", "", "", "", "", 3, 2.5), worker.TaskTemplate)
+    slot.begin(msgspec.structs.replace(claim, failures=1, deaths=2), template, 100.0, 5.0)
     said = slot.read()
-    assert said == (1, claim.grant, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
+    assert said == (1, claim.lease, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
     slot.tell(3, 7)
     said = slot.read()
     assert said is not None
     assert said.progress == (3, 7)
-    slot.begin(claim, recipe, 101.0, 6.0)
+    slot.begin(claim, template, 101.0, 6.0)
     said = slot.read()
     assert said is not None
     assert said.progress == (0, 0)

@@ -18,7 +18,7 @@ from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
-from jug_notebook.task import context as seat
+from jug_notebook.task import context as context
 from jug_notebook.task.context import in_task, running
 from jug_notebook.task.handles import Handle, briefly, in_brief
 from jug_notebook.task.values import value as values
@@ -153,8 +153,8 @@ class Task(TaskletMixin):
         store = Task.store
         made = self._made
         if made is None or made[0] is not store:
-            if seat.current is not store.session:
-                seat.sit(store.session)
+            if context.current is not store.session:
+                context.set_current(store.session)
             made = self._made = (store, self._make())
         return made[1]
 
@@ -224,7 +224,7 @@ class Task(TaskletMixin):
     def run(self, force: Any = None, save: bool = True, debug_mode: bool = False) -> Any:
         """Make the call here and now; ``save`` its value. What it raises is raised."""
         assert self.can_run(), f"{self} can't run: a task that it needs has no value yet"
-        if jugdir.purpose.looking and callable(self.f):  # the store knows nothing of it, and gets nothing
+        if jugdir.purpose.read_only and callable(self.f):  # the store knows nothing of it, and gets nothing
             arguments, named = value([list(self.args), self.kwargs])
             with running():
                 self._result = self.f(*arguments, **named)

@@ -33,19 +33,19 @@ from jug_notebook.model import (
     BEAT,
     Address,
     Claimed,
-    Fact,
+    Event,
     Order,
     WorkerId,
     WorkerInfo,
 )
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import Offer
-from jug_notebook.store.event_log import FoldedStore
+from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.atomic import appear, length, listed, share_like, sync_folder
 from jug_notebook.store.file.blobs import Blobs, Missing, Proofs
 from jug_notebook.store.file.claims import Claims
-from jug_notebook.store.file.heartbeats import Attendance
-from jug_notebook.store.file.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, Doorbell
+from jug_notebook.store.file.heartbeats import Heartbeats
+from jug_notebook.store.file.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher
 from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, log_of, offset_of, size_of
 
 FORMAT = 1
@@ -84,19 +84,19 @@ def absolute(rest: str) -> str:
     return f"file:{Path(rest).expanduser().absolute()}"
 
 
-class FileStore(FoldedStore):
+class FileStore(EventLogStore):
     def __init__(self, folder: Path, clock: Clock) -> None:
         super().__init__(clock)
         self.folder = folder.expanduser().absolute()
         self.url = f"file:{self.folder}"
-        self.shown = f"file:{folder}"
-        identity = _identity(self.folder, self.shown)
+        self.display_url = f"file:{folder}"
+        identity = _identity(self.folder, self.display_url)
         self.id = identity.id
         self.shared = identity.shared  #: with whom: "group", or nobody
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
-        self._bell = Doorbell(
+        self._bell = FileWatcher(
             {
                 "log": (self.folder / "log", IN_MODIFY | IN_CREATE),
                 "orders": (self.folder / "orders", IN_MOVED_TO),
@@ -108,8 +108,8 @@ class FileStore(FoldedStore):
         self._next_census = 0.0
         self._census_at = 0.0
         self._claims = Claims(self.folder, self._mode)
-        self._attendance = Attendance(self.folder, clock, self._mode)
-        self._blobs = Blobs(self.folder / "blobs", self.shown, Proofs(self.id), self._mode)
+        self._heartbeats = Heartbeats(self.folder, clock, self._mode)
+        self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
         self._epoch = b""
         self._passed: list[SealedLog] = []
 
@@ -123,7 +123,9 @@ class FileStore(FoldedStore):
     def share(self, secret: bytes) -> None:
         """Open it to the group that its folder belongs to, its key with it. Raises StoreError where that can't be."""
         if any(alive for _, alive, _ in self.processes()):
-            raise StoreError(f"{self.shown} is in use; to share it, stop its workers and close its notebooks first")
+            raise StoreError(
+                f"{self.display_url} is in use; to share it, stop its workers and close its notebooks first"
+            )
         try:
             for name, _, files in os.walk(self.folder):
                 os.chmod(name, 0o2770)
@@ -133,9 +135,9 @@ class FileStore(FoldedStore):
             identity = _Identity(FORMAT, self.id, "group")
             appear(self.folder / "store.json", msgspec.json.encode(identity) + b"\n", durable=True, mode=0o660)
         except PermissionError as error:
-            raise StoreError(f"{self.shown} has files of others, so only they can share it: {error}") from error
+            raise StoreError(f"{self.display_url} has files of others, so only they can share it: {error}") from error
         self.shared = "group"
-        for room in (self._writer, self._blobs, self._claims, self._attendance):
+        for room in (self._writer, self._blobs, self._claims, self._heartbeats):
             room.mode = self._mode
 
     def shared_key(self) -> bytes:
@@ -146,9 +148,9 @@ class FileStore(FoldedStore):
                 raise ValueError
             return bytes.fromhex(secret)
         except PermissionError as error:
-            raise StoreError(f"{self.shown} is shared with group {self.group}, and you are not in it") from error
+            raise StoreError(f"{self.display_url} is shared with group {self.group}, and you are not in it") from error
         except (OSError, ValueError) as error:
-            raise StoreError(f"the key of {self.shown} can't be read: {error or 'it is damaged'}") from error
+            raise StoreError(f"the key of {self.display_url} can't be read: {error or 'it is damaged'}") from error
 
     @property
     def group(self) -> str:
@@ -160,10 +162,10 @@ class FileStore(FoldedStore):
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
-    def _keep(self, fact: Fact, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def _keep(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         if not self._writer.unsynced:
             self._unsynced_since = self._clock.monotonic()
-        return self._writer.append(fact, bodies)
+        return self._writer.append(event, bodies)
 
     def sync(self) -> None:
         with self._lock:
@@ -183,15 +185,15 @@ class FileStore(FoldedStore):
 
     def _news(self) -> None:
         now = self._clock.monotonic()
-        rung = self._bell.rung()
-        if self._attendance.news_of_orders() if rung is None else any(label == "orders" for label, _ in rung):
-            self._board.version += 1
-        if rung is None or now >= self._next_scan:
+        changed = self._bell.changed()
+        if self._heartbeats.news_of_orders() if changed is None else any(label == "orders" for label, _ in changed):
+            self._scheduler.version += 1
+        if changed is None or now >= self._next_scan:
             self._look_around(now)
             self._next_scan = now + 1.0
         else:
             moved = False
-            for label, name in rung:
+            for label, name in changed:
                 if label == "log" and (told := self._log(name)) is not None:
                     self._follow(told)
                     moved = moved or (told.vanished and not told.closed)
@@ -211,22 +213,22 @@ class FileStore(FoldedStore):
 
     def _follow_all(self, now: float, elsewhere: bool = False) -> None:
         """Look at all logs, or at those of other machines; again soon where there was news, else ever later."""
-        before = self._board.version
-        said: list[tuple[Fact, Sequence[Place]]] = []
+        before = self._scheduler.version
+        said: list[tuple[Event, Sequence[Place]]] = []
         rows = 0
         for log in list(self._logs.values()):
             if (elsewhere and log.local) or log.closed or log.path == self._writer.log.path:
                 continue
-            for fact, places in log.news():
-                said.append((fact, places))
+            for event, places in log.poll():
+                said.append((event, places))
                 rows += len(places)
                 if rows > TOGETHER:
-                    self._board.fold_all(said)
+                    self._scheduler.apply_all(said)
                     said, rows = [], 0
             if log.closed:
                 log.shut()
-        self._board.fold_all(said)
-        self._pause = FAST if self._board.version != before else min(SLOW, self._pause * 1.5)
+        self._scheduler.apply_all(said)
+        self._pause = FAST if self._scheduler.version != before else min(SLOW, self._pause * 1.5)
         self._next_poll = now + self._pause
 
     def _scan(self) -> None:
@@ -282,20 +284,20 @@ class FileStore(FoldedStore):
         self._scan()
         passed, self._passed = self._passed, []
         moved: dict[Place, Place] = {}
-        self._board.moved = moved
+        self._scheduler.moved = moved
         for log in passed:
             try:
                 log.closed = False
-                for fact, places in log.news():
-                    self._board.fold(fact, places)
+                for event, places in log.poll():
+                    self._scheduler.apply(event, places)
                 log.shut()
             except Vanished:
                 continue  # another stands for it
-        self._board.moved = None
+        self._scheduler.moved = None
         return moved
 
     def _gone(self) -> StoreError:
-        return StoreError(f"{self.shown} is gone: its folder was removed or moved")
+        return StoreError(f"{self.display_url} is gone: its folder was removed or moved")
 
     def _log(self, name: str) -> Log | None:
         """The log of that name; None for our own, whose facts are folded as they are written."""
@@ -308,7 +310,7 @@ class FileStore(FoldedStore):
 
     def _follow(self, log: Log) -> None:
         if not log.closed and log.path != self._writer.log.path:
-            self._board.fold_all(list(log.news()))
+            self._scheduler.apply_all(list(log.poll()))
             if log.closed:
                 log.shut()
 
@@ -352,7 +354,7 @@ class FileStore(FoldedStore):
         while True:
             with self._lock:
                 self._news()
-                version = self._board.version
+                version = self._scheduler.version
                 pause = self._pause if any(not log.local and not log.closed for log in self._logs.values()) else SLOW
             left = until - self._clock.monotonic()
             if version != seen or left <= 0:
@@ -368,13 +370,13 @@ class FileStore(FoldedStore):
         won = [self._take(worker, offer) for offer in offers]
         if any(won) and self._claims.epoch() != self._epoch:
             self._look_around(self._clock.monotonic())
-            won = [has and self._board.queue.stands(offer) for has, offer in zip(won, offers, strict=True)]
+            won = [has and self._scheduler.queue.stands(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
     def _take(self, worker: WorkerId, offer: Offer) -> bool:
-        owner = self._claims.take(worker, offer.grant)
+        owner = self._claims.take(worker, offer.lease)
         if owner != worker:
-            self._board.fold(Claimed(owner or "nobody known", [offer.grant]))
+            self._scheduler.apply(Claimed(owner or "nobody known", [offer.lease]))
         return owner == worker
 
     # -- processes -----------------------------------------------------------------------------------------------------
@@ -382,46 +384,46 @@ class FileStore(FoldedStore):
     def _census(self, now: float) -> None:
         """Presume dead whoever holds claims and does not live, so that others take over."""
         if now - self._census_at > 5 * BEAT:
-            self._attendance.doubt()  # we were away (a laptop that slept): what we last saw of others says nothing
+            self._heartbeats.doubt()  # we were away (a laptop that slept): what we last saw of others says nothing
         self._census_at = now
-        holders = self._board.holders()
-        here = self._attendance
+        holders = self._scheduler.holders()
+        here = self._heartbeats
         dead = {worker for worker in holders if (info := here.said(worker)) is None or not here.lives(info, now)}
-        if not self._board.all_presumed(dead):
+        if not self._scheduler.all_presumed(dead):
             self._look_around(now)  # what they said last counts, wherever a compaction has put it
         for worker in holders:
-            self._board.presume(worker, dead=worker in dead)
+            self._scheduler.presume(worker, dead=worker in dead)
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         try:
-            self._attendance.say(processes)
-            return self._attendance.orders(processes[0].id) if processes else []
+            self._heartbeats.say(processes)
+            return self._heartbeats.orders(processes[0].id) if processes else []
         except FileNotFoundError:
             raise self._gone() from None
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
-        self._attendance.order(supervisors, order)
+        self._heartbeats.order(supervisors, order)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         super().leave(processes)
         for worker in processes:
-            self._attendance.retire(worker)
+            self._heartbeats.retire(worker)
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         try:
-            return self._attendance.all()
+            return self._heartbeats.all()
         except FileNotFoundError:
             raise self._gone() from None
 
     def notice(self, process: WorkerId, text: str) -> None:
-        self._attendance.notice(process, text)
+        self._heartbeats.notice(process, text)
 
     def log(self, process: WorkerId) -> str:
-        return self._attendance.log(process)
+        return self._heartbeats.log(process)
 
     def log_path(self, process: WorkerId) -> Path:
         """Where a process's output goes."""
-        return self._attendance.log_path(process)
+        return self._heartbeats.log_path(process)
 
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
@@ -539,7 +541,7 @@ class FileStore(FoldedStore):
             self._take_in()
             self._writer.sync()
             own = self._writer.log.path.name
-            saved = compact(self.folder, self._board, self._ended, self._take_in, own, quiet)
+            saved = compact(self.folder, self._scheduler, self._ended, self._take_in, own, quiet)
             self._take_in()
             return saved
 

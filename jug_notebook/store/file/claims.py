@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Grant, WorkerId
+from jug_notebook.model import Lease, WorkerId
 from jug_notebook.store.file.atomic import share_like
 
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
@@ -37,9 +37,9 @@ class Claims:
         finally:
             os.close(fd)
 
-    def take(self, worker: WorkerId, grant: Grant) -> WorkerId | None:
+    def take(self, worker: WorkerId, lease: Lease) -> WorkerId | None:
         """Whose the attempt is now: this worker's, or another's; None where that can't be told yet."""
-        key, round, inputs, attempt = msgspec.structs.astuple(grant)
+        key, round, inputs, attempt = msgspec.structs.astuple(lease)
         name = self._folder / "claims" / f"{key}.{round}.{inputs.hex()}.{attempt}"
         try:
             os.link(self._owner(worker), name)
@@ -47,7 +47,7 @@ class Claims:
         except OSError as error:
             if error.errno == errno.EMLINK:
                 del self._owners[worker]
-                return self.take(worker, grant)
+                return self.take(worker, lease)
             refused = error
         owner = _owner_of(name)
         if owner is None and refused.errno != errno.EEXIST:

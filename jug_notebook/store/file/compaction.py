@@ -23,23 +23,23 @@ from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     Accepted,
     Claimed,
-    Fact,
+    Event,
     Forgotten,
-    Gone,
-    Grant,
     Invalidated,
     Key,
+    Lease,
     Released,
+    Request,
+    Requested,
     Settled,
     Submitted,
-    Wish,
-    Wished,
     WorkerId,
     WorkerInfo,
+    WorkerLost,
 )
 from jug_notebook.scheduler.packing import Place
-from jug_notebook.scheduler.records import Card
-from jug_notebook.scheduler.state import Board, part_of
+from jug_notebook.scheduler.records import TaskRecord
+from jug_notebook.scheduler.state import SchedulerState, part_of
 from jug_notebook.store.file.atomic import share_like, sync_folder
 from jug_notebook.store.file.journal import (
     CHUNK,
@@ -79,9 +79,9 @@ class SealedWriter:
         head = encode(frame)
         self._heads.write(HEAD.pack(len(head), zlib.crc32(head)) + head)
 
-    def append(self, fact: Fact, bodies: Sequence[bytes] = ()) -> None:
+    def append(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
         self._bodies.writelines(bodies)
-        self._head(Frame(fact, [len(body) for body in bodies]))
+        self._head(Frame(event, [len(body) for body in bodies]))
 
     def appear(self) -> int:
         """Make it durable, then let it be seen; answer its size. Raises StoreError where the disk is full."""
@@ -120,91 +120,96 @@ class Merger:
     ``alone``: there are no other logs, so who was forgotten needn't be remembered.
     """
 
-    def __init__(self, board: Board, append: Callable[[Fact, Sequence[Any]], None], alone: bool) -> None:
-        self._board = board
+    def __init__(self, scheduler: SchedulerState, append: Callable[[Event, Sequence[Any]], None], alone: bool) -> None:
+        self._scheduler = scheduler
         self._append = append
         self._alone = alone
-        self._seen: dict[Card, int] = {}  # which of what counts of a task was taken: facts may come twice
+        self._seen: dict[TaskRecord, int] = {}  # which of what counts of a task was taken: facts may come twice
         self._others: set[bytes] = set()
         self._rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._gone: set[WorkerId] = set()
         self._claimers: set[WorkerId] = set()
 
-    def take(self, fact: Fact, bodies: Sequence[Any]) -> None:
-        cards = self._board.cards
-        if type(fact) is Submitted:
-            kind = (fact.name, fact.priority, fact.python)
-            for key, needs, form, body in zip(fact.keys, fact.needs, fact.forms, bodies, strict=True):
-                void = self._board.forgotten.get(key)
-                card = cards.get(key)
-                if card is None or card.state < 0 or (void is not None and fact.counter <= void[0]):
+    def take(self, event: Event, bodies: Sequence[Any]) -> None:
+        tasks = self._scheduler.tasks
+        if type(event) is Submitted:
+            kind = (event.name, event.priority, event.python)
+            for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
+                void = self._scheduler.forgotten.get(key)
+                task = tasks.get(key)
+                if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
                     continue
-                if self._first(card, 0):
-                    self._put((Submitted, *kind, 0 if void is None else fact.counter), (key, needs, form, body))
-        elif type(fact) is Wished:
-            told = (fact.wish.origin, fact.wish.counter, fact.wish.wanted)
-            for key in fact.keys:
-                card = cards.get(key)
-                for index, wish in enumerate(card.wishes if card is not None else ()):
-                    if wish == told and card is not None and self._first(card, 1 + 3 * index):
-                        self._put((Wished, *told), (key,))
-        elif type(fact) is Settled:
-            for verdict, body in zip(fact.verdicts, bodies, strict=True):
-                card = cards.get(verdict.key)
-                for index, (known, _, by) in enumerate(card.outcomes if card is not None else ()):
-                    if known == verdict and by == fact.worker and card is not None and self._first(card, 2 + 3 * index):
-                        self._put((Settled, fact.worker), (verdict, body))
-        elif isinstance(fact, Claimed | Released):
-            worker = fact.worker if isinstance(fact, Claimed) else None
-            for grant in fact.grants:
-                if self._is_open(grant, worker):
-                    self._put((type(fact), worker), (grant,))
+                if self._first(task, 0):
+                    self._put((Submitted, *kind, 0 if void is None else event.counter), (key, needs, form, body))
+        elif type(event) is Requested:
+            told = (event.request.origin, event.request.counter, event.request.wanted)
+            for key in event.keys:
+                task = tasks.get(key)
+                for index, request in enumerate(task.requests if task is not None else ()):
+                    if request == told and task is not None and self._first(task, 1 + 3 * index):
+                        self._put((Requested, *told), (key,))
+        elif type(event) is Settled:
+            for verdict, body in zip(event.verdicts, bodies, strict=True):
+                task = tasks.get(verdict.key)
+                for index, (known, _, by) in enumerate(task.outcomes if task is not None else ()):
+                    if (
+                        known == verdict
+                        and by == event.worker
+                        and task is not None
+                        and self._first(task, 2 + 3 * index)
+                    ):
+                        self._put((Settled, event.worker), (verdict, body))
+        elif isinstance(event, Claimed | Released):
+            worker = event.worker if isinstance(event, Claimed) else None
+            for lease in event.leases:
+                if self._is_open(lease, worker):
+                    self._put((type(event), worker), (lease,))
                     self._claimers.add(worker or "")
-        elif type(fact) is Gone:
-            self._gone.add(fact.worker)
-        elif isinstance(fact, Forgotten | Invalidated | Accepted):
-            said = encode(Frame(fact))
+        elif type(event) is WorkerLost:
+            self._gone.add(event.worker)
+        elif isinstance(event, Forgotten | Invalidated | Accepted):
+            said = encode(Frame(event))
             if said not in self._others:
                 self._others.add(said)
-                self._take_other(fact, bodies)
+                self._take_other(event, bodies)
 
-    def _first(self, card: Card, what: int) -> bool:
-        seen = self._seen.get(card, 0)
-        self._seen[card] = seen | 1 << what
+    def _first(self, task: TaskRecord, what: int) -> bool:
+        seen = self._seen.get(task, 0)
+        self._seen[task] = seen | 1 << what
         return not seen >> what & 1
 
-    def _take_other(self, fact: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
+    def _take_other(self, event: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
         """Few, so they are kept as they are, but for tasks that were forgotten."""
-        void = self._board.forgotten
-        if isinstance(fact, Forgotten):
+        void = self._scheduler.forgotten
+        if isinstance(event, Forgotten):
             if not self._alone:
-                self._append(fact, ())
+                self._append(event, ())
             return
-        if isinstance(fact, Accepted):
-            stays = [key not in void or fact.counter > void[key][0] for key in fact.keys]
+        if isinstance(event, Accepted):
+            stays = [key not in void or event.counter > void[key][0] for key in event.keys]
         else:
-            rows = zip(fact.keys, fact.from_rounds, strict=True)
+            rows = zip(event.keys, event.from_rounds, strict=True)
             stays = [key not in void or round > void[key][1] for key, round in rows]
         if any(stays):
             kept = [body for body, stay in zip(bodies, stays, strict=False) if stay]
-            self._append(part_of(fact, stays), kept)
+            self._append(part_of(event, stays), kept)
 
     def finish(self) -> None:
         for name, rows in self._rows.items():
             self._write(name, rows)
         self._rows.clear()
         for worker in sorted(self._gone & self._claimers):
-            self._append(Gone(worker), ())
+            self._append(WorkerLost(worker), ())
 
     # -- what counts ---------------------------------------------------------------------------------------------------
 
-    def _is_open(self, grant: Grant, worker: WorkerId | None) -> bool:
+    def _is_open(self, lease: Lease, worker: WorkerId | None) -> bool:
         """Is this an attempt that came to nothing yet? ``worker`` is None where it was given back."""
-        card = self._board.cards.get(grant.key)
-        return card is not None and any(
-            (one.round, one.inputs, one.attempt) == (grant.round, grant.inputs, grant.attempt)
+        task = self._scheduler.tasks.get(lease.key)
+        return task is not None and any(
+            (one.round, one.inputs, one.attempt) == (lease.round, lease.inputs, lease.attempt)
             and (one.over if worker is None else one.worker == worker)
-            for one in card.attempts or ()
+            for one in task.attempts or ()
         )
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -223,9 +228,9 @@ class Merger:
             function, priority, python, counter = shared
             keys, needs, forms, bodies = columns
             self._append(Submitted(function, priority, python, keys, needs, forms, counter), bodies)
-        elif kind is Wished:
+        elif kind is Requested:
             origin, counter, wanted = shared
-            self._append(Wished(Wish(origin, counter, wanted), columns[0]), ())
+            self._append(Requested(Request(origin, counter, wanted), columns[0]), ())
         elif kind is Settled:
             self._append(Settled(shared[0], columns[0]), columns[1])
         elif kind is Claimed:
@@ -238,7 +243,12 @@ class Merger:
 
 
 def compact(
-    folder: Path, board: Board, ended: Callable[[float], list[str]], take_in: Callable[[], None], own: str, quiet: bool
+    folder: Path,
+    scheduler: SchedulerState,
+    ended: Callable[[float], list[str]],
+    take_in: Callable[[], None],
+    own: str,
+    quiet: bool,
 ) -> int:
     """Put the logs of those that have ended into one; answer the bytes saved, 0 where somebody else is at it.
 
@@ -262,11 +272,11 @@ def compact(
         sync_folder(folder / "log")
         take_in()
         _change_epoch(folder)
-        _remove_claims(folder, board)  # also of tasks that were forgotten, while that is remembered
-        saved = _seal(folder, board, own, lock)
+        _remove_claims(folder, scheduler)  # also of tasks that were forgotten, while that is remembered
+        saved = _seal(folder, scheduler, own, lock)
         take_in()
         _change_epoch(folder)
-        _remove_claims(folder, board)
+        _remove_claims(folder, scheduler)
         _remove_replaced(folder, server_time(folder), quiet)
         _remove_traces(folder, now)
         return saved
@@ -274,35 +284,40 @@ def compact(
         lock.unlink(missing_ok=True)
 
 
-def _seal(folder: Path, board: Board, own: str, lock: Path) -> int:
+def _seal(folder: Path, scheduler: SchedulerState, own: str, lock: Path) -> int:
     there = _sealed(folder)
     done = {name for log in there for name in log.replaces}
     former = [log for log in there if log.path.name not in done]
     size = {path: path.stat().st_size for path in [log.path for log in former] + _files(folder / "sealing")}
     fresh = [path for path in _files(folder / "sealing") if path.name not in done or _grew(path, there)]
     fresh.sort(key=lambda path: path.stat().st_mtime)
-    taken = [log for log in former if board.forgotten]
-    if not taken:
+    reused_from = [log for log in former if scheduler.forgotten]
+    if not reused_from:
         weight = sum(size[path] for path in fresh)
         for log in sorted(former, key=lambda log: size[log.path]):
             if size[log.path] <= 2 * weight:  # so that each fact is written anew a few times in its life
-                taken.append(log)
+                reused_from.append(log)
                 weight += size[log.path]
-    if len(fresh) + len(taken) < 2 and not (fresh or (taken and board.forgotten)):
+    if len(fresh) + len(reused_from) < 2 and not (fresh or (reused_from and scheduler.forgotten)):
         return 0
-    logs: list[Log] = [SealedLog(log.path) for log in former if log in taken]
+    logs: list[Log] = [SealedLog(log.path) for log in former if log in reused_from]
     logs += [Log(path, local=True) for path in fresh]
     others = [name for name in os.listdir(folder / "log") if name.endswith(".log")]
-    alone = not others and len(taken) == len(former)
+    alone = not others and len(reused_from) == len(former)
     number = 1 + max((int(log.path.name.split(".")[0]) for log in there), default=0)
     path = folder / "sealed" / f"{number:06}.{secrets.token_hex(4)}.sealed"
     replaces = {log.path.name: size[log.path] for log in logs}
-    after = merge(board, logs, path, replaces, alone, passed=lambda: os.utime(lock))
+    after = merge(scheduler, logs, path, replaces, alone, passed=lambda: os.utime(lock))
     return max(0, sum(replaces.values()) - after)
 
 
 def merge(
-    board: Board, logs: Iterable[Log], path: Path, replaces: Mapping[str, int], alone: bool, passed: Callable[[], None]
+    scheduler: SchedulerState,
+    logs: Iterable[Log],
+    path: Path,
+    replaces: Mapping[str, int],
+    alone: bool,
+    passed: Callable[[], None],
 ) -> int:
     """Write one sealed log that stands for ``logs``; answer its size. ``passed`` is called after each of them."""
     writer = SealedWriter(path.parent, path.name, replaces)
@@ -316,14 +331,14 @@ def merge(
             log.shut()  # there may be more logs than files that a process may have open
         return data
 
-    def append(fact: Fact, places: Sequence[Place]) -> None:
-        writer.append(fact, [body(place) for place in places])
+    def append(event: Event, places: Sequence[Place]) -> None:
+        writer.append(event, [body(place) for place in places])
 
     try:
-        merger = Merger(board, append, alone)
+        merger = Merger(scheduler, append, alone)
         for at in logs:
-            for fact, places in at.news():
-                merger.take(fact, places)
+            for event, places in at.poll():
+                merger.take(event, places)
             at.shut()
             passed()
         at = None
@@ -362,13 +377,13 @@ def _remove_replaced(folder: Path, now: float, quiet: bool) -> None:
         log.shut()
 
 
-def _remove_claims(folder: Path, board: Board) -> None:
+def _remove_claims(folder: Path, scheduler: SchedulerState) -> None:
     """Names of attempts that came to something which no crash can take back."""
     for entry in os.scandir(folder / "claims"):
         key, _, rest = entry.name.partition(".")
         try:
             round, inputs, attempt = rest.split(".")
-            over = _is_over(board, key, int(round), bytes.fromhex(inputs), int(attempt))
+            over = _is_over(scheduler, key, int(round), bytes.fromhex(inputs), int(attempt))
         except ValueError:
             continue  # not ours
         if over:
@@ -376,17 +391,17 @@ def _remove_claims(folder: Path, board: Board) -> None:
                 os.unlink(entry.path)
 
 
-def _is_over(board: Board, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
-    if round <= board.forgotten.get(key, (0, -1))[1]:
+def _is_over(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
+    if round <= scheduler.forgotten.get(key, (0, -1))[1]:
         return True
-    card = board.cards.get(key)
-    return card is not None and (
-        round < card.round
+    task = scheduler.tasks.get(key)
+    return task is not None and (
+        round < task.round
         or any(
             (verdict.round, verdict.inputs) == (round, inputs)
             and verdict.attempt >= attempt
             and log_of(place).path.parent.name != "log"
-            for verdict, place, _ in card.outcomes
+            for verdict, place, _ in task.outcomes
         )
     )
 

@@ -19,7 +19,7 @@ from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.atomic import appear
 
 
-class Attendance:
+class Heartbeats:
     """Raises FileNotFoundError where the folder is gone."""
 
     def __init__(self, folder: Path, clock: Clock, mode: int) -> None:

@@ -15,7 +15,7 @@ IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
 
 
-class Doorbell:
+class FileWatcher:
     """Watches folders, each under a label. ``works`` is False where the system has no inotify, or no more of it."""
 
     def __init__(self, folders: Mapping[str, tuple[Path, int]]) -> None:
@@ -41,7 +41,7 @@ class Doorbell:
         """For select: readable when it has rung."""
         return self._fd
 
-    def rung(self) -> set[tuple[str, str]] | None:
+    def changed(self) -> set[tuple[str, str]] | None:
         """Which files changed since the last call, as (label, name). None where that can't be told: look at all."""
         if self._fd < 0:
             return None

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from jug_notebook.errors import StoreError, ValueLost
-from jug_notebook.model import Claimed, Fact, Released
+from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.store.file.atomic import sync_folder
 
@@ -42,7 +42,7 @@ class Sealed(Struct, frozen=True, array_like=True, tag="sealed"):
 class Frame(Struct, frozen=True, array_like=True):
     """One fact, and the sizes of its bodies."""
 
-    fact: Union[Fact, Closed, Sealed]
+    event: Union[Event, Closed, Sealed]
     sizes: list[int] = []
 
 
@@ -88,7 +88,7 @@ class Log:
         self._number = len(_logs) << _OFFSET + _SIZE
         _logs.append(weakref.ref(self))
 
-    def news(self) -> Iterator[tuple[Fact, list[Place]]]:
+    def poll(self) -> Iterator[tuple[Event, list[Place]]]:
         """What was appended since the last call. A log that has vanished has no news."""
         if not self.local:
             self.shut()  # over NFS, opening is what asks the server
@@ -106,10 +106,10 @@ class Log:
                 position = end
                 if frame is None:
                     continue
-                if isinstance(frame.fact, Closed):
+                if isinstance(frame.event, Closed):
                     self.closed = True
-                elif not isinstance(frame.fact, Sealed):
-                    yield frame.fact, self._places(frame.sizes, start + end)
+                elif not isinstance(frame.event, Sealed):
+                    yield frame.event, self._places(frame.sizes, start + end)
             self.offset += position
             if position:
                 want = CHUNK
@@ -178,8 +178,8 @@ class SealedLog(Log):
         magic, self._heads, self._heads_end = TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
         if magic != MAGIC or self._heads_end != end:
             raise StoreError(f"{path} is damaged; restore it from a copy, or remove it: its tasks will run again")
-        fact = next(self._frames()).fact
-        self.replaces = dict(fact.replaces) if isinstance(fact, Sealed) else {}
+        event = next(self._frames()).event
+        self.replaces = dict(event.replaces) if isinstance(event, Sealed) else {}
         self.shut()
 
     def _frames(self) -> Iterator[Frame]:
@@ -198,15 +198,15 @@ class SealedLog(Log):
                 raise StoreError(f"{self.path} is damaged; restore it from a copy, or remove it and run again")
             yield _decode(head)
 
-    def news(self) -> Iterator[tuple[Fact, list[Place]]]:
+    def poll(self) -> Iterator[tuple[Event, list[Place]]]:
         """All of it, once."""
         if self.closed:
             return
         end = 0
         for frame in self._frames():
             end += sum(frame.sizes)
-            if not isinstance(frame.fact, Closed | Sealed):
-                yield frame.fact, self._places(frame.sizes, end)
+            if not isinstance(frame.event, Closed | Sealed):
+                yield frame.event, self._places(frame.sizes, end)
         self.pass_over()
 
     def pass_over(self) -> None:
@@ -250,16 +250,16 @@ class Writer:
         """True where something that matters has been written since the last `sync`."""
         return bool(self._unsynced)
 
-    def append(self, fact: Fact | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
+    def append(self, event: Event | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
         """Raises StoreError where the disk is full; nothing of the fact is left behind then."""
         sizes = [len(body) for body in bodies]
         if sizes and max(sizes) >= _LARGEST:
             raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
-        head = encode(Frame(fact, sizes))
+        head = encode(Frame(event, sizes))
         content = b"".join((head, *bodies))
         frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
         self._write(frame)
-        if not isinstance(fact, (Claimed, Released)):
+        if not isinstance(event, (Claimed, Released)):
             self._unsynced.append(frame)
         return self.log._places(sizes, self._size)
 

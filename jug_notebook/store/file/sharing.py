@@ -20,7 +20,7 @@ def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
     file: Any = store
     if not hasattr(store, "share"):
         raise StoreError(
-            f"{store.shown} has no group; share it by its key: jug-notebook key export, jug-notebook key import"
+            f"{store.display_url} has no group; share it by its key: jug-notebook key export, jug-notebook key import"
         )
     new = not file.shared
     if new:
@@ -31,8 +31,8 @@ def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
         raise StoreError(f"{keyring.folder()} has another key of store {store.id[:8]}; move that file away first")
     if new or not known:
         print(
-            f"jug_notebook: {store.shown} is shared with group {file.group}: whoever is in it can run code as you, "
-            "and you as they",
+            f"jug_notebook: {store.display_url} is shared with group {file.group}. Its members can run code as you, "
+            "and you as them",
             file=sys.stderr,
         )
 
@@ -43,8 +43,8 @@ def advice(store: Store) -> str:
         return ""
     file: Any = store
     return (
-        f"{store.shown} is shared with group {file.group}: whoever is in it could run code as you, and you as they. If "
-        f"that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
+        f"{store.display_url} is shared with group {file.group}. Its members could run code as you, and you as them. "
+        f"If that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
         f"jug-notebook key import < {file.folder}/key"
     )
 

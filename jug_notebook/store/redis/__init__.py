@@ -1,6 +1,7 @@
 """``redis://[user:password@]host:port/db?project=NAME``: a store in a Redis (6.2 or later) or Valkey server.
 
-What the `Board` is to other stores, here is the server's: cards, ready queue, leases and counts live there, so a worker
+What the `SchedulerState` is to other stores, here is the server's: cards, ready queue, leases and counts live there,
+so a worker
 keeps nothing and asks little. `lua/cards.lua` lists the keys. Here is only what each verb says to its script, and how
 the answer is read.
 """
@@ -25,13 +26,13 @@ from jug_notebook.model import (
     NO_INPUTS,
     Acceptance,
     Address,
+    Attempt,
     Claim,
-    Ended,
+    CurrentOutcome,
     FunctionView,
-    Grant,
-    Held,
     Invalidation,
     Key,
+    Lease,
     Order,
     Origin,
     Scope,
@@ -92,7 +93,7 @@ class RedisStore(Chunks):
     def __init__(self, scheme: str, rest: str, clock: Clock) -> None:
         where = place(scheme, rest)
         super().__init__(Link(where, clock))
-        self.url, self.shown, self.id = where.url, where.shown, self._link.id
+        self.url, self.display_url, self.id = where.url, where.display_url, self._link.id
         self._clock = clock
         self._me = secrets.token_hex(6)
         self._calls = 0
@@ -102,7 +103,7 @@ class RedisStore(Chunks):
         self._looked = threading.local()  # when each thread saw news last
 
     def __repr__(self) -> str:
-        return f"<RedisStore {self.shown}>"
+        return f"<RedisStore {self.display_url}>"
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -117,14 +118,14 @@ class RedisStore(Chunks):
             new, finished = new + fresh, finished + done
         return SubmitReport(new=new, known=len(submissions) - new - finished, finished=finished)
 
-    def wish(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
+    def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         for part in _parts(keys):
             said = packed(part)
-            _, _, counter = self._link.change("wish", packed((origin, 0, wanted)), said)
-            self._link.tell("wish", packed((origin, counter, wanted)), said)
+            _, _, counter = self._link.change("request", packed((origin, 0, wanted)), said)
+            self._link.tell("request", packed((origin, counter, wanted)), said)
 
-    def wished(self, origin: Origin) -> list[Key]:
-        return [key.decode() for key in self._link.ask("wished", packed(origin))[2]]
+    def requested(self, origin: Origin) -> list[Key]:
+        return [key.decode() for key in self._link.ask("requested", packed(origin))[2]]
 
     def origins(self) -> list[Origin]:
         return [Origin(*(part.decode() for part in row)) for row in self._link.ask("origins")[2]]
@@ -180,8 +181,8 @@ class RedisStore(Chunks):
         if self._link.do("SET", name, 1, "NX", "PX", int(BEAT * 1000)):
             self.processes()
 
-    def release(self, grants: Sequence[Grant]) -> None:
-        for part in _parts(grants):
+    def release(self, leases: Sequence[Lease]) -> None:
+        for part in _parts(leases):
             said = (one for g in part for one in (packed((g.key, g.round, g.attempt)), _named(g.inputs)))
             self._link.change("release", *said)
 
@@ -261,26 +262,26 @@ class RedisStore(Chunks):
             found += self._link.do("HMGET", self._link.key("s"), *part)
         return found
 
-    def outcomes(self, keys: Sequence[Key]) -> list[Held | None]:
-        found: list[Held | None] = []
+    def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
+        found: list[CurrentOutcome | None] = []
         for part in _parts(keys, 1000):
-            _, _, bodies, taken, more = self._link.ask("outcomes", packed(part))
-            proofs = {index: tuple(more[number] for number in numbers) for index, *numbers in taken}
+            _, _, bodies, reused_from, more = self._link.ask("outcomes", packed(part))
+            proofs = {index: tuple(more[number] for number in numbers) for index, *numbers in reused_from}
             found += [None if body is None else _held(body, proofs.get(index, ())) for index, body in enumerate(bodies)]
         return found
 
-    def blame(self, keys: Sequence[Key]) -> list[Key | None]:
+    def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
         found: list[Key | None] = []
         for key in keys:
             said, on = key, 1
             while on:
-                _, _, raw, on = self._link.ask("blame", said)
+                _, _, raw, on = self._link.ask("blocking_task", said)
                 said = raw.decode()
             found.append(said or None)
         return found
 
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Ended], int]:
-        found: dict[bytes, Ended] = {}
+    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
+        found: dict[bytes, Attempt] = {}
         total = start = 0
         while start >= 0 and not (limit and len(found) >= limit):
             size = min(PAGE, limit - len(found)) if limit else PAGE
@@ -288,7 +289,7 @@ class RedisStore(Chunks):
             for row, counts in rows:
                 if bodies[row] is not None:  # one that has moved on is told once
                     held = _held(bodies[row], ())
-                    found.setdefault(bodies[row], Ended(held.verdict, held.body, bool(counts)))
+                    found.setdefault(bodies[row], Attempt(held.verdict, held.body, bool(counts)))
             if len(found) >= total:
                 break
         return list(found.values()), total
@@ -397,7 +398,7 @@ class RedisStore(Chunks):
             spent[name] += stats.get(f"{number}:spent", 0.0)
         notes = (f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
         return Snapshot(
-            store=self.shown,
+            store=self.display_url,
             at=now,
             scope="whole store" if scope.notebook is None else "this notebook",
             functions=tuple(
@@ -438,15 +439,15 @@ class RedisStore(Chunks):
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         lost: list[Key] = []
         if len(keys) > BATCH and None in (states := self.states(keys)):
-            raise NoSuchTask(f"no task {keys[states.index(None)][:12]} in {self.shown}")
+            raise NoSuchTask(f"no task {keys[states.index(None)][:12]} in {self.display_url}")
         told = packed((why.value, user, self._clock.now()))
         for part in _parts(list(dict.fromkeys(keys))):
             _, _, unknown, rows = self._link.change("invalidate", told, packed(part))
             if unknown:
-                raise NoSuchTask(f"no task {unknown.decode()[:12]} in {self.shown}")
+                raise NoSuchTask(f"no task {unknown.decode()[:12]} in {self.display_url}")
             if rows:
-                facts = (one for key, round, inputs, _ in rows for one in (packed((key.decode(), round)), inputs))
-                self._link.tell("invalidate", told, packed(()), *facts)
+                events = (one for key, round, inputs, _ in rows for one in (packed((key.decode(), round)), inputs))
+                self._link.tell("invalidate", told, packed(()), *events)
                 lost += (key.decode() for key, _, _, asked in rows if asked)
         return lost
 
@@ -457,12 +458,12 @@ class RedisStore(Chunks):
             for row in self._link.ask("invalidations", packed(part))[2]
         ]
 
-    def standing(self, keys: Sequence[Key]) -> list[Grant | None]:
-        found: list[Grant | None] = []
+    def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
+        found: list[Lease | None] = []
         for part in _parts(keys):
-            rows = self._link.ask("standing", packed(part))[2]
+            rows = self._link.ask("current_inputs", packed(part))[2]
             for key, row in zip(part, rows, strict=True):
-                found.append(Grant(key, row[0], _inputs(row[1]), 0) if row else None)
+                found.append(Lease(key, row[0], _inputs(row[1]), 0) if row else None)
         return found
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
@@ -548,7 +549,7 @@ def _claims(names: Sequence[Any], bodies: Sequence[bytes], rows: Sequence[Any]) 
         aliases = any(len(need) > 1 for need in needs)
         claims.append(
             Claim(
-                Grant(key.decode(), round, _inputs(inputs), attempt),
+                Lease(key.decode(), round, _inputs(inputs), attempt),
                 named[kind],
                 bodies[body],
                 tuple([_sealed(bodies[need[0]]) for need in needs]),
@@ -569,9 +570,9 @@ def _inputs(named: bytes) -> bytes:
     return NO_INPUTS if named == b"-" else bytes.fromhex(named.decode())
 
 
-def _held(body: bytes, proof: tuple[bytes, ...]) -> Held:
+def _held(body: bytes, proof: tuple[bytes, ...]) -> CurrentOutcome:
     size = 2 + int.from_bytes(body[:2], "big")
-    return Held(_verdict.decode(body[2:size]), body[size:], proof)
+    return CurrentOutcome(_verdict.decode(body[2:size]), body[size:], proof)
 
 
 def _sealed(body: bytes) -> bytes:

@@ -64,7 +64,7 @@ class Chunks:
     def get_blob(self, address: Address) -> memoryview:
         found: bytes | None = self._link.do("GET", self._link.key(f"v:{address}"))
         if found is None:
-            raise ValueLost(f"blob {address[:12]} is missing in {self._link.shown}")
+            raise ValueLost(f"blob {address[:12]} is missing in {self._link.display_url}")
         if found.startswith(b"+"):
             return self._gathered(address, int(found[1:]))
         data = memoryview(found)[1:]
@@ -95,7 +95,7 @@ class Chunks:
     def _damaged(self, address: Address) -> ValueLost:
         """It is no use any more: who computes it again is to find nothing there."""
         self._link.do("DEL", self._link.key(f"v:{address}"))
-        return ValueLost(f"blob {address[:12]} in {self._link.shown} is damaged")
+        return ValueLost(f"blob {address[:12]} in {self._link.display_url} is damaged")
 
     def _unkept(self) -> list[str]:
         """Keys of blobs that what is handed in now may name."""

@@ -44,7 +44,7 @@ class Place(NamedTuple):
     """Where a store is: a server and a project in it."""
 
     url: str  #: with everything in it, absolute
-    shown: str  #: for people, without a password
+    display_url: str  #: for people, without a password
     server: str  #: the URL as redis-py takes it
     project: str
 
@@ -125,7 +125,7 @@ class Link:
 
     def __init__(self, where: Place, clock: Clock, make: bool = True) -> None:
         self.where = where
-        self.shown = where.shown
+        self.display_url = where.display_url
         self.notes: tuple[str, ...] = ()
         self.version = 0  #: the highest that was seen
         self.renewed = 0  #: how often the server was found to be another, or to have lost something
@@ -149,13 +149,13 @@ class Link:
         try:
             import redis
         except ImportError:
-            raise StoreError(f"{self.shown} needs redis-py: pip install 'jug-notebook[redis]'") from None
+            raise StoreError(f"{self.display_url} needs redis-py: pip install 'jug-notebook[redis]'") from None
         try:
             return redis.ConnectionPool.from_url(
                 self.where.server, socket_timeout=TIMEOUT, socket_connect_timeout=10.0, protocol=2
             )
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{self.shown} can't be used: {error}") from None
+            raise StoreError(f"{self.display_url} can't be used: {error}") from None
 
     def _open(self) -> None:
         """Find the store, or make it. Whoever isn't there now is not waited for."""
@@ -164,8 +164,8 @@ class Link:
         id, format, version = (part.decode() for part in found)
         if not format.isdigit() or int(format) > int(FORMAT):
             raise StoreError(
-                f"{self.shown} has format {format}, made by a newer jug_notebook; this one reads format {FORMAT}: "
-                "pip install -U jug-notebook"
+                f"{self.display_url} has format {format}, made by a newer jug_notebook; this one reads "
+                f"format {FORMAT}: pip install -U jug-notebook"
             )
         self.id, self.version = id, int(version)
         self._unsure = False
@@ -244,7 +244,7 @@ class Link:
         try:
             connection = self._pool.make_connection()
         except TypeError as error:  # it is made only now, from the options in the URL
-            raise StoreError(f"{self.shown} can't be used: {error}") from None
+            raise StoreError(f"{self.display_url} can't be used: {error}") from None
         connection.connect()  # type: ignore[no-untyped-call]
         if self._sure is threading.current_thread():
             return connection
@@ -289,7 +289,7 @@ class Link:
             began = began or now
             if now - began >= limit:
                 self._gone = True
-                raise Unreachable(f"the server of {self.shown} {said}; start it again, or give another store")
+                raise Unreachable(f"the server of {self.display_url} {said}; start it again, or give another store")
             self._clock.sleep(pause)
             pause = min(LONGEST, 2 * pause)
 
@@ -304,15 +304,17 @@ class Link:
 
         text = _in_a_line(error)
         if "maxmemory" in text:
-            return StoreError(f"the server of {self.shown} is full: raise its maxmemory, or %jug_cleanup ({text})")
+            return StoreError(
+                f"the server of {self.display_url} is full: raise its maxmemory, or %jug_cleanup ({text})"
+            )
         if isinstance(error, NoPermissionError) or "no permissions" in text:
             return StoreError(
-                f"the server of {self.shown} refuses: {text}; the user's ACL must allow ~{self._prefix}* "
+                f"the server of {self.display_url} refuses: {text}; the user's ACL must allow ~{self._prefix}* "
                 "+@read +@write +@scripting +@connection +time +info"
             )
         if "AUTH" in text.upper() or "WRONGPASS" in text or "password" in text:
-            return StoreError(f"the server of {self.shown} doesn't know this user or password: {text}")
-        return StoreError(f"the server of {self.shown} refuses: {text}")
+            return StoreError(f"the server of {self.display_url} doesn't know this user or password: {text}")
+        return StoreError(f"the server of {self.display_url} refuses: {text}")
 
     # -- a server that lost something ---------------------------------------------------------------------------------
 
@@ -351,7 +353,7 @@ class Link:
         self.version = version
         id, _, _ = self._evaluate("open", (self.id, FORMAT))
         if id.decode() != self.id:
-            raise StoreError(f"there is another store now at {self.shown}; connect again: %jug_store")
+            raise StoreError(f"there is another store now at {self.display_url}; connect again: %jug_store")
         for told in list(self._told):
             (self.run if told.script == "put" else self.change)(told.script, *told.arguments)
 
@@ -370,13 +372,13 @@ class Link:
         notes = []
         if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
             notes.append(
-                f"the server of {self.shown} drops what it was given when it is full "
+                f"the server of {self.display_url} drops what it was given when it is full "
                 f"({said['maxmemory_policy']}); set maxmemory-policy noeviction"
             )
         if said.get("aof_enabled") == "0":
             notes.append(
-                f"the server of {self.shown} keeps no append-only file, so a crash of it loses what was stored since "
-                "its last snapshot; set appendonly yes"
+                f"the server of {self.display_url} keeps no append-only file, so a crash of it loses what was stored "
+                "since its last snapshot; set appendonly yes"
             )
         self.notes = tuple(notes)
         return True

@@ -1,4 +1,4 @@
--- after: cards board reuse wishes
+-- after: records scheduler reuse requests
 -- Lets runs stand for tasks of other code, or no longer.
 -- ARGV: {counter or 0, undone}; then {key, round, source, its round}, inputs, digest, sealed acceptance of each.
 -- Answers version, more to follow, the counter.

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- The sealed acceptances that stand for what tasks are now. ARGV: keys, packed.
 -- Answers version, more to follow, {acceptance} of each; none, {}.
 take_up()

@@ -1,4 +1,4 @@
--- after: cards board reuse leases
+-- after: records scheduler reuse leases
 -- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
 -- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept, has waited};
 -- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.

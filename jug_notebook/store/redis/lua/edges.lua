@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- What tasks of a function need, from a number on, a thousand tasks at a time. ARGV: {function, from, label}.
 -- Answers version, more to follow, {function needed, number of the first that needs it, how often}, where to go on or -1.
 take_up()
@@ -10,7 +10,7 @@ for i = 1, #rows, 2 do keys[#keys + 1] = rows[i] end
 prefetch(keys)
 for _, key in ipairs(keys) do
   local c = card(key)
-  if c[COUNT] > 0 and c[TALLIED] ~= WITHDRAWN and (told[3] == '' or has_label(c[GROUP], told[3])) then
+  if c[COUNT] > 0 and c[TALLIED] ~= CANCELLED and (told[3] == '' or has_label(c[GROUP], told[3])) then
     local of = needs(key)
     prefetch(of)
     for _, need in ipairs(of) do

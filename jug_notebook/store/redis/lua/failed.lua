@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Keys of failed tasks, the latest first. ARGV: {label, how many before, how many}.
 -- Answers version, more to follow, keys, and 1 where there are more.
 take_up()

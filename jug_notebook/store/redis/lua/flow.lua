@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Lets what follows from changes follow, one step. Answers version, more to follow.
 take_up()
 flow()

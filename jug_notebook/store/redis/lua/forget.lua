@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Forgets tasks, as if they had never been submitted; not those that somebody wants by now, or that run.
 -- ARGV: keys, packed; 1 to only tell. Answers version, more to follow, how many, their bytes, and keys of those that stay.
 take_up()

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Makes outcomes count for nothing.
 -- ARGV: {why, user, at}; keys; then {key, round}, inputs of each that was answered before.
 -- Answers version, more to follow, an unknown key (then nothing was done), and what was lost as {key, round, inputs, 1 if

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Who began the rounds that tasks are in. ARGV: keys, packed.
 -- Answers version, more to follow, {from round, at, user, why} of each; none, {}.
 take_up()

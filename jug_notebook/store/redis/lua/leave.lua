@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Processes have ended: what they hold is open to others. ARGV: their names. Answers version, more to follow.
 take_up()
 for _, process in ipairs(ARGV) do

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Blobs that outcomes mention which don't hold at present and may again, a thousand tasks or so at a time.
 -- ARGV: where to go on, "0" at first; keys of tasks to leave out, packed.
 -- Answers version, more to follow, where to go on (then "0"), addresses.

@@ -1,4 +1,4 @@
--- after: cards board
+-- after: records scheduler
 -- Tells supervisors to do something. ARGV: the order, packed; their names. Answers version, more to follow.
 for i = 2, #ARGV do
   local name = P .. 'orders:' .. ARGV[i]

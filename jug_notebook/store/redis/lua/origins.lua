@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Every origin that wishes something now. Answers version, more to follow, (user, notebook, cell) of each.
 take_up()
 flow()

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- The outcomes that tasks have. ARGV: keys, packed.
 -- Answers version, more to follow, for each key the outcome's body or nothing, and of those that were taken over
 -- {which key, number of a body that is part of its proof …} and these bodies.

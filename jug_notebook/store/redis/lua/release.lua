@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Gives back claims that were not started. ARGV: {key, round, attempt}, inputs of each. Answers version, more to follow.
 take_up()
 for i = 1, #ARGV, 2 do

@@ -1,4 +1,4 @@
--- after: cards board reuse leases
+-- after: records scheduler reuse leases
 -- Processes beat; the first learns what it is to do.
 -- ARGV: number of the last order that the first has heard; then name and packed `WorkerInfo` of each.
 -- Answers version, more to follow, orders {number, order} not heard yet.

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Attempts that ended, the latest first. ARGV: {label, how many to pass over, how many to tell}.
 -- Answers version, more to follow, how many there are, bodies, {body, 1 if it counts} of each, and how many to pass over
 -- to go on, or -1.

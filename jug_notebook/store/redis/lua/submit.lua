@@ -1,4 +1,4 @@
--- after: cards board reuse wishes
+-- after: records scheduler reuse requests
 -- Makes tasks known and wanted.
 -- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
 -- its function among these, keys of its needs with commas, form, sealed spec.
@@ -49,7 +49,7 @@ local function submitted(key, shared, of, written_needs, form, body)
     alter(need)
   end
   c[INPUTS] = weigh(key, c)
-  c[STATE] = WITHDRAWN
+  c[STATE] = CANCELLED
   for _, o in ipairs(outcomes(c)) do
     if o[O_DIGEST] ~= '' then
       add_run(kind, o[O_DURATION])
@@ -57,7 +57,7 @@ local function submitted(key, shared, of, written_needs, form, body)
     end
   end
   if c[DROPPED] ~= '' then bar(key, c) end
-  tally_as(c, WITHDRAWN)
+  tally_as(c, CANCELLED)
   alter(key)
   visit_later(key)
   if targets then

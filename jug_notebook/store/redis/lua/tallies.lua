@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Counts. ARGV: a label, or nothing for all; processes whose work is asked after as {name, the task it said it runs}.
 -- Answers version, more to follow, functions {name, priority, python} in the order they were first seen, "kind:done" and
 -- "kind:spent" with their numbers, {function, state, count} of each, and of each process {settled, task, its function, 1

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Makes a target known: its tasks, those to come, and what they need, carry its label.
 -- ARGV: label; {names, keys}. Answers version, more to follow.
 take_up()

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- Tasks for a listing: those of these keys; or, of a function, from a number on, a thousand at a time.
 -- ARGV: {keys or false, function, from, label, state or -1}.
 -- Answers version, more to follow, {key, function, number, state, worker, started, duration, attempt, whose} of each,

@@ -220,7 +220,7 @@ local function derive(key, c)
     end
     if held and c[WANTED] == 1 then return FAILED, '', has, '' end
   end
-  if c[WANTED] == 0 then return WITHDRAWN, '', has, '' end
+  if c[WANTED] == 0 then return CANCELLED, '', has, '' end
   if c[BLOCKING] > 0 then return BLOCKED, '', has, '' end
   return c[INPUTS] ~= '' and READY or WAITING, '', has, ''
 end
@@ -267,7 +267,7 @@ local function visit(key)
     dequeue(key, c)
   end
   local shown = state
-  if state == FINISHED and (wanted == 0 or whose ~= '') then shown = wanted == 1 and REUSED or WITHDRAWN end
+  if state == FINISHED and (wanted == 0 or whose ~= '') then shown = wanted == 1 and REUSED or CANCELLED end
   if shown ~= c[TALLIED] then
     tally_as(c, shown)
     alter(key)

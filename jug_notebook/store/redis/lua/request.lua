@@ -1,4 +1,4 @@
--- after: cards board reuse wishes
+-- after: records scheduler reuse requests
 -- Somebody wants known tasks, or no longer does.
 -- ARGV: {origin, counter or 0, wanted}; keys. Answers version, more to follow, the counter.
 take_up()

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- What tasks are now. ARGV: keys, packed. Answers version, more to follow, {round, inputs} of each; none, {}.
 take_up()
 flow()

@@ -27,7 +27,7 @@
 local P = KEYS[1]
 local call, pack, unpacked, format = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
 
-local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, WITHDRAWN, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
+local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
 local RUNS = 8  -- in tallies: attempts that ended
 local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or nothing while a need has no value
 local STEP = 1000

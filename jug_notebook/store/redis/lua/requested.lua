@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- What an origin wants now. ARGV: the origin, packed. Answers version, more to follow, keys in order of submission.
 take_up()
 flow()

@@ -1,4 +1,4 @@
--- after: cards board reuse
+-- after: records scheduler reuse
 -- The failed task that blocks a task. ARGV: key.
 -- Answers version, more to follow, the key (or nothing), and 1 where it is only one nearer to it.
 take_up()
