@@ -601,7 +601,7 @@ import jug, jug.task
 theirs = jug, jug.task
 from jug_notebook.compat import commands
 given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=[])
-with commands.loaded(commands.settled("status", given), looking=True) as space:
+with commands.loaded(commands.settled("status", given), read_only=True) as space:
     import jug, jug.mapreduce
     assert jug is not theirs[0] and jug.__name__ == "jug_notebook.compat.jug"
 import jug, jug.mapreduce

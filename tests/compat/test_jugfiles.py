@@ -37,7 +37,7 @@ from jug_notebook.compat import commands
 from jug_notebook.compat.jug import value
 names, script, jugdir, *arguments = sys.argv[1:]
 given = argparse.Namespace(jugfile=script, jugdir=jugdir or None, user_args=arguments)
-with commands.loaded(commands.settled("status", given), looking=True) as space:
+with commands.loaded(commands.settled("status", given), read_only=True) as space:
     found = {name: value(space[name]) for name in names.split(",") if name}
 open("values", "wb").write(pickle.dumps(found))
 """
