@@ -737,4 +737,4 @@ def _memory_of_group(pid: int) -> int:
     return total
 
 
-__all__ = ["Supervisor", "wake", "supervise"]
+__all__ = ["Supervisor", "supervise", "wake"]
