@@ -61,6 +61,7 @@ from jug_notebook.session.api import (
     verify,
     why,
 )
+from jug_notebook.system import VERSION
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, mapreduce, task
 from jug_notebook.task.cell import cell_task
 from jug_notebook.task.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
@@ -73,7 +74,7 @@ from jug_notebook.task.patterns import CustomHash, NoHash, identity, iteratetask
 from jug_notebook.task.progress import track
 from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 BarrierError = NoWorkers  #: Jug's name
 

@@ -19,6 +19,8 @@ from blake3 import blake3
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.model import WorkerInfo
 
+VERSION = "0.1.0"  #: of this package
+
 
 @functools.cache
 def host() -> str:

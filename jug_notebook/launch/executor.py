@@ -189,7 +189,7 @@ class ExecutorGroup(WorkerGroup):
     def _request(self, name: str) -> Request:
         return Request(
             python=system.python(),
-            version=importlib.import_module("jug_notebook").__version__,
+            version=system.VERSION,
             url=self.store.url,
             store=self.store.id,
             crew=name,

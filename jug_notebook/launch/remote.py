@@ -44,8 +44,8 @@ if told["python"] == request["python"]:
 sys.stdout.write("jn1 " + json.dumps(told) + "\\n")
 sys.stdout.flush()
 if told["package"] == request["version"]:
-    from jug_notebook.launch import landing
-    landing.land(request)
+    from jug_notebook.launch import remote
+    remote.land(request)
 """
 
 

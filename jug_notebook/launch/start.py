@@ -10,6 +10,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import BadTask, LaunchError
 from jug_notebook.keys import code, modules
@@ -51,13 +52,12 @@ def look(store: Store, folder: Path, options: CrewOptions, hosts: Sequence[Host]
 
 def call(store: Store, folder: Path, options: CrewOptions, clock: Clock) -> Call:
     """What is said to all hosts."""
-    from jug_notebook import __version__
     from jug_notebook.launch import ssh
     from jug_notebook.launch.remote import version_of
 
     packages, compiled = imported(folder)
     versions = {name: version_of(name) for name in packages}
-    return ssh.Call(store, options, keyring.secret(store.id), __version__, versions, compiled, clock)
+    return ssh.Call(store, options, keyring.secret(store.id), system.VERSION, versions, compiled, clock)
 
 
 def folders_of(remote_dir: str | None, folder: Path) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from jug_notebook import JugError
+from jug_notebook.errors import JugError
 
 _AS_IT_IS = frozenset({type(None), bool, int, float, complex, str, bytes})
 

@@ -255,7 +255,7 @@ def test_a_shift_shows_no_key_and_says_what_stands_in_the_way(session: Session) 
 
 
 def test_a_crew_of_which_nothing_came_says_why(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jn, "__version__", "9.9")
+    monkeypatch.setattr(system, "VERSION", "9.9")
     with ThreadPoolExecutor(1) as threads:
         crew = session.execute(1, on=threads)
         with pytest.raises(LaunchError, match=r"ThreadPoolExecutor: .*no worker could start"):

@@ -353,7 +353,7 @@ def test_a_python_without_this_package_there(field: Field) -> None:
 
 @needs_sshd
 def test_another_version_of_this_package_there(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jn, "__version__", "9.9")
+    monkeypatch.setattr(system, "VERSION", "9.9")
     assert field.failure().startswith("jug_notebook 0.1.0 there, and 9.9 here; install it there: ")
 
 
