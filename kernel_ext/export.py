@@ -278,7 +278,7 @@ from jug_notebook.compat import commands
 from jug_notebook.compat.jug.task import alltasks
 given = argparse.Namespace(jugfile=sys.argv[1], jugdir=sys.argv[2], user_args=[])
 out, sys.stdout = sys.stdout, sys.stderr
-with commands.loaded(commands.settled("status", given), looking=True):
+with commands.loaded(commands.settled("status", given), read_only=True):
     json.dump([task.key for task in alltasks], out)
 """
 
