@@ -13,18 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jug_notebook.compat import configuration
-from jug_notebook.errors import JugError
 
 if TYPE_CHECKING:
     from jug_notebook.session import Session
-
-
-class Asked(argparse.Namespace):
-    """The options of a command, all of them set."""
-
-    jugfile: str
-    jugdir: str
-    print_out: Callable[..., None]
 
 
 class Script(NamedTuple):
@@ -113,10 +104,6 @@ def _add_nothing(parser: argparse.ArgumentParser) -> None:
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-class NoScript(JugError):
-    """There is no such jugfile."""
-
-
 @contextmanager
 def loaded(options: Any, read_only: bool) -> Iterator[dict[str, Any]]:
     """A script, loaded; within, its tasks can be asked. Only to look, or to hand them in."""
@@ -153,7 +140,7 @@ def serving(options: Any, read_only: bool, connect: Callable[[str], Session] | N
 
 def settled(name: str, given: argparse.Namespace, more: dict[str, Any] | None = None) -> Any:
     """The options of a command, all of them set."""
-    from jug_notebook.compat.jug.options import Options
+    from jug_notebook.compat.configuration import Options
 
     options = Options()
     options.update(configuration.settle(vars(given), more or {}))
@@ -210,7 +197,7 @@ def _status(options: Any) -> int:
         if options.short:
             options.print_out(_in_a_line(totals, over))
         else:
-            from jug_notebook.compat.jug.io import print_task_summary_table
+            from jug_notebook.compat.jug.utils import print_task_summary_table
 
             print_task_summary_table(options, list(counts.items()))
         return 0 if over and not _stopped(space) else 1
@@ -232,15 +219,15 @@ def _stopped(space: dict[str, Any]) -> bool:
 
 def _check(options: Any) -> int:
     from jug_notebook.compat.jug import task
-    from jug_notebook.compat.jug.barrier import done
+    from jug_notebook.compat.jug.task import done
 
     with loaded(options, read_only=True) as space:
         return 0 if done(task.alltasks) and not _stopped(space) else 1
 
 
 def _count(options: Any) -> int:
-    from jug_notebook.compat.jug.io import print_task_summary_table
     from jug_notebook.compat.jug.task import alltasks
+    from jug_notebook.compat.jug.utils import print_task_summary_table
 
     with loaded(options, read_only=True):
         print_task_summary_table(options, [("Count", Counter(task.name for task in alltasks))])
@@ -317,9 +304,8 @@ def _tell_failures(keys: list[str]) -> None:
 
 
 def _invalidate(options: Any) -> int:
-    from jug_notebook.compat.jug.io import print_task_summary_table
     from jug_notebook.compat.jug.task import Task, alltasks
-    from jug_notebook.compat.jug.utils import prepare_matcher_from_options
+    from jug_notebook.compat.jug.utils import prepare_matcher_from_options, print_task_summary_table
     from jug_notebook.model import State
 
     matches = prepare_matcher_from_options(options.invalid_name, options.invalid_pattern)

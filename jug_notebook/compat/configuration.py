@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import logging
 import os
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,59 @@ def _filled(jugdir: str, jugfile: str) -> str:
         raise BadConfiguration(
             f"jugdir {jugdir!r}: only %(jugfile)s and %(date)s can stand in it, and a per cent sign as %%"
         ) from wrong
+
+
+# -- as scripts may ask for them, by Jug's names -----------------------------------------------------------------------
+
+
+class Options:
+    """Values by name; what isn't set here is asked of ``next``. ``autoinit`` is called on the first question."""
+
+    def __init__(self, next: Any = None, autoinit: Callable[[Any], None] | None = None) -> None:
+        self.__dict__.update(next=next, _autoinit=autoinit)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def copy(self) -> Options:
+        made = Options(self.__dict__["next"], self.__dict__["_autoinit"])
+        made.update(self.__dict__)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        fill = self.__dict__.get("_autoinit")
+        if fill:
+            self.__dict__["_autoinit"] = None
+            fill(self)
+            return getattr(self, name)
+        following = self.__dict__.get("next")
+        if following is None:
+            raise AttributeError(f"no option {name!r}")
+        return getattr(following, name)
+
+
+def key_to_option(s: str) -> str:
+    """What an option of a jugrc file is called here."""
+    return s.replace("-", "_")
+
+
+def find_local_configuration_files() -> list[str]:
+    """The jugrc files from here up to the root of the project, the nearest first."""
+    return [str(path) for path in reversed(local_files())]
+
+
+def read_configuration_file(fp: Any = None, default_options: Any = None) -> Options:
+    """What jugrc files say, or the one that ``fp`` reads; what they don't is asked of ``default_options``."""
+    read = Options(default_options)
+    for text, name in texts() if fp is None else [(fp.read(), str(getattr(fp, "name", "jugrc")))]:
+        read.update(parsed(text, name, DEFAULTS))
+    return read
+
+
+def _fill(options: Options) -> None:
+    options.update({"subcommand": None, "argv": None, "print_out": print, **DEFAULTS})
+
+
+default_options = Options(None, _fill)

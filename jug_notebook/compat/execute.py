@@ -16,12 +16,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.compat import jugdir, loading
+from jug_notebook.compat import hooks, jugdir, loading
+from jug_notebook.compat.hooks import jug_hook, listened
 from jug_notebook.compat.jug import task as tasks
-from jug_notebook.compat.jug.hooks import exit_checks
-from jug_notebook.compat.jug.hooks.register import jug_hook, listened
-from jug_notebook.compat.jug.io import print_task_summary_table
-from jug_notebook.compat.jug.utils import Matcher
+from jug_notebook.compat.jug.utils import Matcher, print_task_summary_table
 from jug_notebook.compat.jugdir import Jugdir
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Key, Settlement, State, Target
@@ -70,8 +68,8 @@ class Execution:
     def run(self) -> int:
         """Execute; answers the exit status: 0 only where every value is there."""
         if not self._options.execute_no_check_environment and self._workers is None:
-            exit_checks.exit_env_vars()
-            exit_checks.exit_if_file_exists(STOP_FILE)
+            hooks.exit_env_vars()
+            hooks.exit_if_file_exists(STOP_FILE)
         with _sigterm(), self._post_mortem():
             try:
                 left = self._to_the_end()

@@ -12,7 +12,7 @@ from typing import Any
 
 from jug_notebook.compat import loading
 from jug_notebook.compat.jug import task
-from jug_notebook.compat.jug.io import print_task_summary_table
+from jug_notebook.compat.jug.utils import print_task_summary_table
 from jug_notebook.compat.jugdir import is_jugs_own, url_of
 from jug_notebook.compat.task_match import likeness
 from jug_notebook.errors import JugError

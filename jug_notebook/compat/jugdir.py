@@ -278,6 +278,45 @@ class Lock:
         return self._jugdir.state(self._key) is State.FAILED
 
 
+# -- stores by Jug's names: all of them are stores of ours -------------------------------------------------------------
+
+
+def select(jugdir: Any) -> Any:
+    """Return the store at a path or URL; anything else is a store already."""
+    return Jugdir(os.fspath(jugdir)) if isinstance(jugdir, str | os.PathLike) else jugdir
+
+
+def file_store(dname: str, compress_numpy: bool = False) -> Jugdir:
+    """Return a store in a folder. Locks are kept alive by the store itself."""
+    return Jugdir(dname)
+
+
+def redis_store(url: str) -> Jugdir:
+    """Return a store on a Redis server."""
+    return Jugdir(url)
+
+
+def dict_store(backend: str | None = None) -> Jugdir:
+    """Return a store in memory; with a name, one in a folder."""
+    return Jugdir("dict_store" if backend is None else f"dict_store:{backend}")
+
+
+def memoize_store(base: Any, list_base: bool = False) -> Any:
+    """Return ``base``: our stores remember what they were asked."""
+    return base
+
+
+def fsync_dir(fname: str) -> None:
+    """Put the entry of a file in its folder on the disk."""
+    folder = os.open(os.path.dirname(os.path.abspath(fname)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# -- the call of a task ------------------------------------------------------------------------------------------------
+
 CHECK = "JUG_CHECK_ARGUMENTS"  #: in the environment: tasks must not change their arguments
 stage = answering
 #: is handed each exception of a task, in the process where it was raised

@@ -18,6 +18,8 @@ import cloudpickle
 
 from jug_notebook import errors
 from jug_notebook.compat import answering, jugdir
+from jug_notebook.compat.jug import mapreduce, task
+from jug_notebook.compat.jugdir import select
 from jug_notebook.errors import ChangedInCell, NotReady, OnlyAPath, StoreError, TaskCancelled
 from jug_notebook.keys.modules import scripts
 from jug_notebook.session import Session, current
@@ -28,7 +30,8 @@ running = False  #: is a script run by one of our commands?
 BARRIER = "__jug__hasbarrier__"  #: set in a script's namespace where it has stopped at a barrier
 
 
-def is_running() -> bool:
+def is_jug_running() -> bool:
+    """Return whether the script is loaded by a command, and not by Python itself."""
     return running
 
 
@@ -54,15 +57,11 @@ def serving(purpose: jugdir.Purpose) -> Iterator[None]:
 
 def _session() -> context.SessionProtocol:
     """Where tasks go that a script makes by our own names."""
-    from jug_notebook.compat.jug.task import Task
-
-    session: Session = Task.store.session
+    session: Session = task.Task.store.session
     return session
 
 
 def _close() -> None:
-    from jug_notebook.compat.jug import task
-
     store = task.Task.store
     if isinstance(store, jugdir.Jugdir):
         store.close()
@@ -75,8 +74,6 @@ def load(jugfile: str, on_error: str = "exit") -> dict[str, Any]:
 
     Where it fails, prints why and raises SystemExit, unless ``on_error`` is "propagate".
     """
-    from jug_notebook.compat.jug import task
-
     start = len(task.alltasks)
     in_a_cell = not jugdir.purpose.script  # of a notebook: what its functions are in the end, is told at its end
     for deferred in (True,) if in_a_cell else (False, True):
@@ -114,9 +111,6 @@ def _begin(store: Any) -> None:
 
 
 def _hand_in(start: int, complete: bool) -> None:
-    from jug_notebook.compat.jug import task
-    from jug_notebook.compat.jug.compound import Compound
-
     store = task.Task.store
     known = {one.key: one for one in task.alltasks}  # asking for the keys names those that were not named yet
     if (
@@ -134,9 +128,9 @@ def _hand_in(start: int, complete: bool) -> None:
             needed = tuple(known[need] for need in needs if need in known)
             if handle.key not in known:
                 known[handle.key] = task.Task.around(handle.name, None, needed, {}, partial(_itself, handle))
-            compounds.update({handle.key: needed} if isinstance(known[handle.key], Compound) else {})
+            compounds.update({handle.key: needed} if isinstance(known[handle.key], mapreduce.Compound) else {})
         for one in task.alltasks:
-            if isinstance(one, Compound):
+            if isinstance(one, mapreduce.Compound):
                 one.inner = compounds.get(one.key, ())
     if jugdir.purpose.script and isinstance(store, jugdir.Jugdir) and (task.alltasks or store.is_open):
         store.session.end_cell(success=complete)
@@ -147,8 +141,6 @@ def _itself(handle: Any) -> Any:
 
 
 def _run(jugfile: str) -> dict[str, Any]:
-    from jug_notebook.compat.jug.barrier import BarrierError
-
     here = os.path.abspath(".")
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)
@@ -162,7 +154,7 @@ def _run(jugfile: str) -> dict[str, Any]:
     cloudpickle.register_pickle_by_value(module)
     try:
         exec(compile(text, path, "exec", dont_inherit=True), space)
-    except (BarrierError, errors.NoWorkers, NotReady, TaskCancelled):
+    except (task.BarrierError, errors.NoWorkers, NotReady, TaskCancelled):
         # Jug's, and what our own waiting and asking raise; who only looks hands nothing in, so nobody seems to want it
         space[BARRIER] = True
     return space
@@ -177,3 +169,24 @@ def _failed(jugfile: str, error: Exception, on_error: str) -> None:
         frame = frame.tb_next
     traceback.print_exception(type(error), error, frame)
     sys.exit(1)
+
+
+# -- Jug's own names ---------------------------------------------------------------------------------------------------
+
+
+def set_jugdir(jugdir: Any) -> Any:
+    """Use this store from now on, for all tasks of the script. None means 'jugdata'."""
+    store = select("jugdata" if jugdir is None else jugdir)
+    if getattr(task.Task.store, "jugdir", None) != getattr(store, "jugdir", store):
+        task.Task.store = store
+    return task.Task.store
+
+
+def init(
+    jugfile: str | None = None, jugdir: Any = None, on_error: str = "exit", store: Any = None
+) -> tuple[Any, dict[str, Any]]:
+    """Load a script; answers its store and what it defines. ``on_error`` is "exit" or "propagate"."""
+    assert on_error in ("exit", "propagate"), "on_error is 'exit' or 'propagate'"
+    set_jugdir(jugdir if store is None else store)
+    space = load(jugfile or "jugfile.py", on_error)
+    return task.Task.store, space

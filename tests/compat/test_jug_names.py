@@ -174,7 +174,7 @@ def test_a_store_is_asked_as_jugs_are() -> None:
         assert lock.get()
         assert list(store.listlocks()) == [t.hash()]
         lock.release()
-        from jug_notebook.compat.jug.backends.file_store import file_store
+        from jug_notebook.compat.jugdir import file_store
 
         other = file_store("to-go")
         other.session.flush()
@@ -261,7 +261,7 @@ def test_a_script_knows_by_whom_it_runs() -> None:
     with played("running = is_jug_running()") as space:
         assert space["running"]
         assert space["__name__"] == "jugfile"
-    from jug_notebook.compat.jug import is_jug_running
+    from jug_notebook.compat.loading import is_jug_running
 
     assert not is_jug_running()
 
@@ -367,12 +367,11 @@ def test_the_name_of_the_script_does_not_count() -> None:
 
 
 def test_exit_when_true_does_not_call_itself() -> None:
-    from jug_notebook.compat.jug import hooks
-    from jug_notebook.compat.jug.hooks import exit_checks
+    from jug_notebook.compat import hooks
 
     hooks.reset_all_hooks()
     asked = []
-    exit_checks.exit_when_true(lambda: asked.append(1) or len(asked) > 1)
+    hooks.exit_when_true(lambda: asked.append(1) or len(asked) > 1)
     hooks.jug_hook("execute.task-executed1", (None,))
     with pytest.raises(SystemExit):
         hooks.jug_hook("execute.task-executed1", (None,))

@@ -34,7 +34,7 @@ open("values", "wb").write(pickle.dumps(found))
 OUR_VALUES = """
 import argparse, pickle, sys
 from jug_notebook.compat import commands
-from jug_notebook.compat.jug import value
+from jug_notebook.compat.jug.task import value
 names, script, jugdir, *arguments = sys.argv[1:]
 given = argparse.Namespace(jugfile=script, jugdir=jugdir or None, user_args=arguments)
 with commands.loaded(commands.settled("status", given), read_only=True) as space:

@@ -7,35 +7,21 @@ a property, a task is true and equals only itself, and each is noted in `alltask
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jug_notebook.compat import jugdir
-from jug_notebook.compat.jug.hash import hash_one as hash_one
-from jug_notebook.compat.jug.hash import hash_update as hash_update
-from jug_notebook.compat.jug.hash import new_hash_object as new_hash_object
 from jug_notebook.compat.jugdir import RUNNER, Jugdir
 from jug_notebook.errors import TaskFailed
+from jug_notebook.keys.digest import digest
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import context as context
 from jug_notebook.task.context import in_task, running
 from jug_notebook.task.handles import Handle, briefly, in_brief
+from jug_notebook.task.values import tasks_in
 from jug_notebook.task.values import value as values
-
-__all__ = [
-    "CachedFunction",
-    "Task",
-    "TaskGenerator",
-    "Tasklet",
-    "alltasks",
-    "describe",
-    "iteratetask",
-    "recursive_dependencies",
-    "return_tuple",
-    "topological_sort",
-    "value",
-]
 
 alltasks: list[Task] = []  #: those that the script has made so far
 
@@ -518,3 +504,53 @@ def describe(t: Any) -> Any:
     if isinstance(t, dict):
         return {key: describe(item) for key, item in t.items()}
     return t
+
+
+# -- barriers ----------------------------------------------------------------------------------------------------------
+
+
+class BarrierError(Exception):
+    """The script can't go on yet."""
+
+
+def barrier() -> None:
+    """Go on once all tasks made so far are done."""
+    if not done(alltasks):
+        raise BarrierError
+
+
+def bvalue(t: Any) -> Any:
+    """The value; go on once it is there."""
+    if not done(needed(t)):
+        raise BarrierError
+    return value(t)
+
+
+def done(tasks: list[Any]) -> bool:
+    """Have all of these tasks values?"""
+    keys = list(dict.fromkeys(one.key for one in tasks))
+    return not keys or all(state is State.FINISHED for state in Task.store.session.known(keys))
+
+
+def needed(x: Any) -> list[Handle]:
+    """The tasks without which `value` can't tell what ``x`` is worth."""
+    return [handle for handle in tasks_in(x) if not isinstance(handle, handles.NoLoad)]
+
+
+# -- names of values ---------------------------------------------------------------------------------------------------
+
+
+def new_hash_object() -> Any:
+    return hashlib.sha1()
+
+
+def hash_update(M: Any, elems: Iterable[tuple[Any, Any]]) -> Any:
+    """Take in ``(name, value)`` pairs."""
+    for pair in elems:
+        M.update(digest(tuple(pair)))
+    return M
+
+
+def hash_one(obj: Any) -> bytes:
+    """The name of a value, 40 hex digits."""
+    return digest(obj).hex().encode()

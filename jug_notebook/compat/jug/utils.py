@@ -6,18 +6,20 @@ import argparse
 import fnmatch
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jug_notebook.compat.jug.hash import hash_one
-from jug_notebook.compat.jug.task import Task, TaskGenerator, Tasklet, value
+from jug_notebook.compat.jug.task import CachedFunction, Task, TaskGenerator, Tasklet, hash_one, value
+from jug_notebook.compat.jugdir import fsync_dir
+from jug_notebook.task import external, handles
 from jug_notebook.task.context import in_task
+from jug_notebook.task.handles import NoLoad
 from jug_notebook.task.patterns import identity as constant
 from jug_notebook.task.values import tasks_in
-
-__all__ = ["CustomHash", "cached_glob", "identity", "jug_execute", "sync_move", "timed_path"]
 
 
 def identity(x: Any) -> Any:
@@ -45,6 +47,24 @@ class CustomHash:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CustomHash, (self.obj, _no_name)  # how it is named is of use to who makes the task only
+
+
+class NoHash:
+    """An argument that doesn't matter for the result: the function gets ``obj``. Tasks in it do count: one must know
+    for which of them to wait.
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+    def __jug_hash__(self) -> bytes:
+        return b"nohash"
+
+    def __jug_value__(self) -> Any:
+        return value(self.obj)
+
+    def __jug_dependencies__(self) -> Sequence[Any]:
+        return tasks_in(self.obj)
 
 
 def _no_name(_: Any) -> bytes:
@@ -76,11 +96,7 @@ def jug_execute(args: Any, check_exit: bool = True, run_after: Any = None, retur
 def sync_move(src: Any, dst: Any) -> None:
     """Rename a file, for good: the folder is on the disk when this returns."""
     os.rename(src, dst)
-    folder = os.open(os.path.dirname(os.path.abspath(dst)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync_dir(dst)
 
 
 def glob_sort(pat: str) -> list[str]:
@@ -92,10 +108,64 @@ def glob_sort(pat: str) -> list[str]:
 
 def cached_glob(pat: str) -> list[str]:
     """The files that matched when this was first asked, sorted. To look again: invalidate ``glob_sort``."""
-    from jug_notebook.compat.jug.task import CachedFunction
-
     found: list[str] = CachedFunction(glob_sort, pat)
     return found
+
+
+# -- results and tables written out ------------------------------------------------------------------------------------
+
+
+def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata_format: str = "yaml") -> Any:
+    """A task that writes the value of ``result`` to a file: an array as ``numpy.save`` does, else pickled.
+
+    ``metadata_fname`` gets where the value comes from, as YAML or JSON.
+    """
+    name = "jug.io._do_write_task_out"
+    form = metadata_format if metadata_fname is not None else None
+
+    def make() -> handles.Task:
+        task: handles.Task = external.write_task_out(result, oname, metadata_fname, form)
+        return task
+
+    return Task.around(name, write_task_out, (result, NoLoad(result), oname, metadata_fname), {}, make)
+
+
+def write_metadata(result: Any, metadata_fname: Any, metadata_format: str = "yaml") -> Any:
+    """A task that writes where the value of ``result`` comes from."""
+    return write_task_out(result, None, metadata_fname, metadata_format)
+
+
+def print_task_summary_table(options: Any, groups: Sequence[tuple[str, Mapping[str, int]]]) -> None:
+    """A row per task name, a column per group ``(title, {name: count})``. With ``options.short`` a line per group."""
+    say = options.print_out
+    if options.short:
+        for title, counts in groups:
+            say(f"{title}:  {sum(counts.values())} tasks")
+        say(f"** Total: {sum(sum(counts.values()) for _, counts in groups)} tasks.")
+        return
+    width = shutil.get_terminal_size((80, 25)).columns - 12 * len(groups) - 2
+    width = width if width > 8 else 12
+
+    def row(cells: Sequence[Any], name: str) -> str:
+        return "".join(f"{cell!s:>12}" for cell in cells) + f"  {name:<{width}}"
+
+    rule = 12 * len(groups) + 2 + width
+    say(row([title for title, _ in groups], "Task name"))
+    say("-" * rule)
+    for name in sorted({name for _, counts in groups for name in counts}):
+        first, *rest = textwrap.wrap(name, width=width - 4) or [""]
+        say(row([counts.get(name, 0) for _, counts in groups], first))
+        for more in rest:
+            say(row([""] * len(groups), f"    {more}"))
+    say("." * rule)
+    say(row([sum(counts.values()) for _, counts in groups], "Total"))
+    say()
+
+
+def get_terminal_size() -> tuple[int, int]:
+    """Columns and lines."""
+    columns, lines = shutil.get_terminal_size((80, 25))
+    return columns, lines
 
 
 # -- which tasks are meant ---------------------------------------------------------------------------------------------
