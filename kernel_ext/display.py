@@ -39,11 +39,6 @@ def show(bundle: Mapping[str, Any], *, display_id: bool = False) -> Any:
     return display(bundle, raw=True, display_id=True) if display_id else display(bundle, raw=True)
 
 
-def plural(count: int, noun: str = "task") -> str:
-    """ "1 task", "1 000 tasks"."""
-    return f"{count:,} {noun}".replace(",", " ") + ("" if count == 1 else "s")
-
-
 def label(shown: str, folder: Path, steady: bool) -> str:
     """A store's URL as people read it: "file store ./jugdata"; where it must be ``steady``, without the way there."""
     kind, _, rest = shown.partition(":")
@@ -62,7 +57,7 @@ def tally(counts: dict[State, int]) -> str:
 
 def steady_status(snapshot: Snapshot) -> str:
     """A snapshot without anything that differs from run to run."""
-    lines = [f"{snapshot.total} tasks: {tally(snapshot.counts)}" if snapshot.total else "no task yet"]
+    lines = [f"{snapshot.total} tasks: {tally(snapshot.counts)}" if snapshot.total else "no tasks yet"]
     rows = sorted(snapshot.functions, key=lambda function: function.name)
     width = max((len(function.name) for function in rows), default=0)
     lines += [f"  {row.name:<{width}}  {tally(row.counts)}" for row in rows if any(row.counts.values())]

@@ -18,6 +18,7 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 from jug_notebook import render
 from jug_notebook.errors import NoSuchTask, StoreError
 from jug_notebook.model import Snapshot, State
+from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
 from jug_notebook.task.cell import CellTask
 from kernel_ext import cells, launching
@@ -25,7 +26,6 @@ from kernel_ext.cells import Record
 from kernel_ext.display import (
     label,
     play,
-    plural,
     promise,
     replay,
     show,
@@ -200,13 +200,13 @@ class JugMagics(Magics):
             print(f"check_keys: {told}", file=sys.stderr)
         queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.taken_back:
-            print(f"took back {report.taken_back} pending task{'s' * (report.taken_back != 1)} of the former version")
+            print(f"took back {plural(report.taken_back, 'pending task')} of the former version")
         if queued and not report.workers:
             if self.autostart:
                 self.session.execute(self.autostart)
-                print(f"{queued} queued; started {plural(self.autostart, 'worker')}")
+                print(f"{plural(queued)} queued; started {plural(self.autostart, 'worker')}")
             else:
-                print(f"{queued} queued, no worker: {START}")
+                print(f"{plural(queued)} queued, no workers running. Start some: {START}")
 
     # -- making tasks --------------------------------------------------------------------------------------------------
 
@@ -728,7 +728,9 @@ class JugMagics(Magics):
     def _if_nobody(self) -> str:
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
-        return "" if busy or any(crew.coming for crew in session.crews) else f"; no worker: {START}"
+        return (
+            "" if busy or any(crew.coming for crew in session.crews) else f"; no workers running. Start some: {START}"
+        )
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
         bad = sum(counts.get(state, 0) for state in (State.FAILED, State.BLOCKED))

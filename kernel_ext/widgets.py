@@ -20,8 +20,8 @@ import ipywidgets as w
 from jug_notebook import render
 from jug_notebook.errors import JugError
 from jug_notebook.model import FailureKind, Snapshot, State, Target, WorkerView
+from jug_notebook.render import plural
 from jug_notebook.session import Session
-from kernel_ext.display import plural
 from kernel_ext.live import OPEN
 
 STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
@@ -82,7 +82,7 @@ SAVED = (
     '<div style="font-size:13px;margin:0 0 4px"><b>Saved picture, not live.</b> '
     "If its kernel has ended, run the cell again to see how things are.</div>"
 )
-NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no worker</div>'
+NOBODY = '<div style="margin:12px 0 2px;font-weight:bold">no workers</div>'
 
 
 class Panel:

@@ -212,10 +212,6 @@ def verdict(picture: Snapshot) -> int:
     return 0 if picture.counts[State.FINISHED] == picture.total else 1
 
 
-def tasks_said(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"
-
-
 def write(path: Path, text: str) -> None:
     """Written aside, then there: a browser that reloads it never sees a half."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")

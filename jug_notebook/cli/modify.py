@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from jug_notebook.cli import Arguments, Command, add_target, meant, opener_of, store_of, tasks_said
+from jug_notebook.cli import Arguments, Command, add_target, meant, opener_of, store_of
 
 
 def _add_invalidate(parser: argparse.ArgumentParser) -> None:
@@ -13,21 +13,20 @@ def _add_invalidate(parser: argparse.ArgumentParser) -> None:
 
 
 def _invalidate(arguments: Arguments) -> int:
+    from jug_notebook import render
     from jug_notebook.model import Target, Why
     from jug_notebook.system import user
 
     store = store_of(arguments)
     keys = meant(store, arguments.target)
     if arguments.dry_run:
-        from jug_notebook import render
-
         wanted = frozenset(keys)
         views = [view for view in store.tasks(target=Target(keys=wanted)) if view.key in wanted]
         print(render.tasks_text(opener_of(store).filled(views[: render.TASKS]), len(views)))
     else:
         count = len(store.invalidate(keys, Why.DIRECT, user()))
         them = "it" if count == 1 else "them"
-        print(f"{tasks_said(count)} lost their outcome; what was made from {them} will be computed again, too")
+        print(f"{render.plural(count)} lost their outcome; what was made from {them} will be computed again, too")
     store.close()
     return 0
 
@@ -55,6 +54,7 @@ def _accept(arguments: Arguments) -> int:
 
 def _retry(arguments: Arguments) -> int:
     from jug_notebook.model import State, Why
+    from jug_notebook.render import plural
     from jug_notebook.system import user
 
     store = store_of(arguments)
@@ -65,7 +65,7 @@ def _retry(arguments: Arguments) -> int:
     ]
     failed = list(dict.fromkeys(key for key in culprits if key is not None))
     count = len(store.invalidate(failed, Why.RETRY, user())) if failed else 0
-    print(f"{tasks_said(count)} will be tried again" if count else "none of these has failed")
+    print(f"{plural(count)} will be tried again" if count else "none of these has failed")
     store.close()
     return 0
 
@@ -78,6 +78,7 @@ def _add_stop(parser: argparse.ArgumentParser) -> None:
 def _stop(arguments: Arguments) -> int:
     from jug_notebook.launch import tell
     from jug_notebook.model import Stop
+    from jug_notebook.render import plural
 
     store = store_of(arguments)
     living = [info for info, alive, _ in store.processes() if alive and info.is_on(arguments.host)]
@@ -88,7 +89,7 @@ def _stop(arguments: Arguments) -> int:
         workers = sum(info.kind == "worker" for info in living)
         hosts = ", ".join(sorted({info.where for info in supervisors}))
         how = "at once" if arguments.now else "after their current tasks"
-        print(f"{workers} worker{'' if workers == 1 else 's'} on {hosts} will stop {how}")
+        print(f"{plural(workers, 'worker')} on {hosts} will stop {how}")
     else:
         print("no worker is alive" + (f" on {arguments.host}" if arguments.host else ""))
     return 0

@@ -256,7 +256,7 @@ class Crew:
         state = ", starting" if any(coming for *_, coming in looked) else ""
         wrong = "".join(f"; {post.failure.partition(': ')[0]} failed" for post in self.posts if post.failure)
         there = f" on {', '.join(hosts)}" if hosts else ""
-        return f"<Crew of {count} worker{'' if count == 1 else 's'}{there}{state}{wrong}>"
+        return f"<Crew of {render.plural(count, 'worker')}{there}{state}{wrong}>"
 
 
 __all__ = ["Crew", "CrewOptions", "WorkerGroup", "arguments", "living", "tell"]

@@ -33,6 +33,7 @@ from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
 from jug_notebook.launch.remote import BOOT, Request, answers, terms
 from jug_notebook.model import Stop, WorkerInfo
+from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
 
 TICK = 0.1  #: seconds between two looks for those who were told to end before they came
@@ -182,7 +183,7 @@ class ExecutorGroup(WorkerGroup):
         if missing <= 0:
             said = f"{before} worker{' is' if before == 1 else 's are'} there already"
         else:
-            said = f"asked for {missing} worker{'' if missing == 1 else 's'}"
+            said = f"asked for {plural(missing, 'worker')}"
             said += f" more: {size} in all" if before else ""
         self.said = f"{self.place}: {said}"
 

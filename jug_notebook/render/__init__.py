@@ -4,7 +4,7 @@ What there is too much of is cut, and says by how much; what a task wrote is cle
 """
 
 from jug_notebook.render.failure_kinds import kinds, pattern, sorted_out
-from jug_notebook.render.format import ago, duration, elide_columns, size
+from jug_notebook.render.format import ago, duration, elide_columns, plural, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import (
     advice_html,
@@ -59,6 +59,7 @@ __all__ = [
     "page",
     "pattern",
     "plain",
+    "plural",
     "short",
     "shown_html",
     "shown_text",

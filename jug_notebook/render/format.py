@@ -52,7 +52,8 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str = "task") -> str:
+    """ "1 task", "1,000 tasks"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

@@ -391,7 +391,7 @@ def _head(graph: Graph) -> Iterable[str]:
 def _about(graph: Graph) -> str:
     views = [view for view in graph.functions if _size(view)]
     if not views:
-        return "no task yet"
+        return "no tasks yet"
     return f"{plural(len(views), 'function')}, {plural(sum(map(_size, views)), 'task')}"
 
 

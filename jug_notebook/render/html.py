@@ -44,6 +44,7 @@ from jug_notebook.render.summary import (
     living,
     percent,
     shares,
+    state_label,
     states_shown,
     time_left,
     where_raised,
@@ -161,7 +162,7 @@ def head_html(snapshot: Snapshot) -> str:
     notes = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
     if not snapshot.total:
         workers = escape(worker_count_text(snapshot.workers))
-        return f'<div style="{_FAINT}">{where}</div><div>no task yet · {workers}</div>{notes}'
+        return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
     done = finished(snapshot)
     legend = "".join(
@@ -244,10 +245,10 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS) -> str:
         ("host", True),
         ("pid", False),
         ("task", True),
-        ("for", False),
+        ("running\u00a0for", False),
         ("memory", False),
         ("done", False),
-        ("last\u00a0beat", False),
+        ("last\u00a0seen", False),
     ]
     more = ""
     if rest:
@@ -345,7 +346,7 @@ def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
     ]
     left = count - 1 - len(like)
     lines += [_span(_FAINT, f"and {number(left)} more")] if left > 0 else []
-    head = f'<div style="{_FAINT}">like it: {number(count - 1)}</div>'
+    head = f'<div style="{_FAINT}">{plural(count - 1, "similar failure")}</div>'
     return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'
 
 
@@ -369,7 +370,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            stated(view.state, "reused" if view.source else ""),
+            stated(view.state, state_label(view)),
             escape(elide(call(view.name, view.args_repr), 72)),
             solid(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),

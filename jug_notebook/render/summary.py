@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, WorkerView
+from jug_notebook.model import FunctionView, Snapshot, State, TaskView, WorkerInfo, WorkerView
 from jug_notebook.render.format import duration, number, plural
 
 FUNCTIONS = 20  #: so many rows of functions are shown,
@@ -91,6 +91,18 @@ def added(functions: Iterable[FunctionView]) -> dict[State, int]:
     return total
 
 
+def state_label(view: TaskView) -> str:
+    """Return how a task stands, in a word or two.
+
+    "reused" where another task's run stands for it, "earlier version" where a cancelled one still has an outcome.
+    """
+    if view.source:
+        return "reused"
+    if view.state is State.CANCELLED and (view.summary or view.error):
+        return "earlier version"
+    return view.state.value
+
+
 def states_shown(counts: Mapping[State, int]) -> list[State]:
     """The states worth a column. The five common ones always, so that a live table doesn't jump."""
     always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)
@@ -169,22 +181,21 @@ def worker_count_text(workers: Sequence[WorkerView]) -> str:
     alive = [view for view in workers if view.alive]
     ended = len(in_sight(workers)) - len(alive)
     hosts = len({view.info.where for view in alive})
-    said = plural(len(alive), "worker") if alive else "no worker"
+    said = plural(len(alive), "worker") if alive else "no workers"
     said += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
     said += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
     return said + (f", {number(ended)} ended lately" if ended else "")
 
 
 def eta_text(snapshot: Snapshot) -> str:
-    """How long still, or why nobody can say."""
+    """Return how long it will still take, or why that isn't known."""
     counts = snapshot.counts
     if not snapshot.total:
-        return "no task yet"
+        return "no tasks yet"
     if not any(counts[state] for state in OPEN):
-        wrong = counts[State.FAILED] + counts[State.BLOCKED]
-        return "nothing left that can run" if wrong else "all done"
+        return _stopped(counts[State.FAILED], counts[State.BLOCKED])
     if not living(snapshot):
-        return f"{plural(snapshot.starting, 'worker')} on the way" if snapshot.starting else "no worker is alive"
+        return f"{plural(snapshot.starting, 'worker')} starting" if snapshot.starting else "no workers running"
     if snapshot.eta is not None:
         return f"about {duration(snapshot.eta)} left"
     known = sum(time_left(function, living(snapshot)) or 0.0 for function in snapshot.functions)
@@ -192,6 +203,14 @@ def eta_text(snapshot: Snapshot) -> str:
     if not known or untimed > sum(map(_open, snapshot.functions)) / 2:
         return "time left not known yet"
     return f"more than {duration(known)} left"
+
+
+def _stopped(failed: int, blocked: int) -> str:
+    """ "stopped: 1 failed, 2 blocked by it"; "all done" where nothing is wrong."""
+    parts = [f"{number(failed)} failed"] if failed else []
+    by = ("" if not failed else " by it" if failed == 1 else " by them") if blocked else ""
+    parts += [f"{number(blocked)} blocked{by}"] if blocked else []
+    return f"stopped: {', '.join(parts)}" if parts else "all done"
 
 
 def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from jug_notebook.render.summary import (
     living,
     percent,
     shares,
+    state_label,
     states_shown,
     time_left,
     where_raised,
@@ -56,7 +57,7 @@ def short(snapshot: Snapshot) -> str:
     """The picture in one line."""
     counts = snapshot.counts
     if not snapshot.total:
-        return f"{snapshot.store}: no task yet · {worker_count_text(snapshot.workers)}"
+        return f"{snapshot.store}: no tasks yet · {worker_count_text(snapshot.workers)}"
     parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
     parts += [
         f"{number(counts[state])} {state.value}"
@@ -71,7 +72,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     counts, at = snapshot.counts, snapshot.at
     lines = [f"{clean(snapshot.store)} · {snapshot.scope} · as of {moment(at)}", ""]
     if not snapshot.total:
-        lines += [f"no task yet · {worker_count_text(snapshot.workers)}"]
+        lines += [f"no tasks yet · {worker_count_text(snapshot.workers)}"]
     else:
         bar = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 40))
         done = finished(snapshot)
@@ -132,7 +133,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
                 elide(info.note, 48),
             ]
         )
-    lines = table(["host", "pid", "task", "for", "memory", "done", "last beat", ""], rows, left=(0, 2, 7))
+    lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, left=(0, 2, 7))
     if rest:
         lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
     return [worker_count_text(snapshot.workers), *lines]
@@ -154,7 +155,7 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
         )
         if kind.others:
             others = ", ".join(f"{like.key[:8]} ({elide(like.args_repr, 24)})" for like in kind.others[:3])
-            lines.append(f"    like it: {others}{', …' if len(kind.keys) > 4 else ''}")
+            lines.append(f"    similar: {others}{', …' if len(kind.keys) > 4 else ''}")
     left = count - sum(len(kind.keys) for kind in told)
     if left > 0 and told:
         lines.append(f"  and {number(left)} more")
@@ -173,7 +174,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             view.key[:8],
-            "reused" if view.source else view.state.value,
+            state_label(view),
             elide(call(view.name, view.args_repr), 48),
             duration(view.duration) if view.duration else "",
             elide(view.error or view.summary, 48),

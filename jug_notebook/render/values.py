@@ -7,6 +7,8 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from jug_notebook.render.format import number, size
+
 WIDTH = 80
 LINE = 120
 _MANY = 100
@@ -15,18 +17,6 @@ _MANY = 100
 def _cut(text: str, width: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
 
 
 def brief(value: Any, width: int = 40, depth: int = 2) -> str:
@@ -42,7 +32,7 @@ def _brief(value: Any, width: int, depth: int) -> str:
     if kind is str or kind is bytes:
         return repr(value) if len(value) <= width else repr(value[:width])
     if kind is int:
-        return repr(value) if value.bit_length() < 400 else f"int of {_count(value.bit_length())} bits"
+        return repr(value) if value.bit_length() < 400 else f"int of {number(value.bit_length())} bits"
     if kind in (list, tuple, set, frozenset, dict):
         return _container(value, width, depth)
     if kind in (float, bool, complex, type(None)):
@@ -114,11 +104,11 @@ def _measured(value: Any) -> str:
     root = kind.__module__.partition(".")[0]
     if root == "pandas" and kind.__name__ == "DataFrame":
         columns = ", ".join(str(name) for name in value.columns[:20])
-        return f"DataFrame {_count(len(value))} rows × {len(value.columns)} columns: {columns}"
+        return f"DataFrame {number(len(value))} rows × {len(value.columns)} columns: {columns}"
     if root == "pandas" and kind.__name__ == "Series":
-        return f"Series {value.dtype} of {_count(len(value))}"
+        return f"Series {value.dtype} of {number(len(value))}"
     if root in ("numpy", "torch", "jax", "cupy") and hasattr(value, "dtype") and len(value.shape):
-        return f"{kind.__name__} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, {_size(value.nbytes)}"
+        return f"{kind.__name__} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}, {size(value.nbytes)}"
     if hasattr(value, "shape") and hasattr(value, "columns"):
         return f"{kind.__name__} {value.shape}"
     return ""
@@ -137,18 +127,18 @@ def _summary(value: Any) -> str:
     if value is None:
         return "None"
     if kind in (bytes, bytearray):
-        return f"{kind.__name__} {_size(len(value))}"
+        return f"{kind.__name__} {size(len(value))}"
     if kind is str and len(value) > 50:
-        return f"str of {_count(len(value))}: {value[:50]!r}"
+        return f"str of {number(len(value))}: {value[:50]!r}"
     if kind is dict:
         keys = ", ".join(brief(key, 20) for key, _ in zip(value, range(6), strict=False))
-        return f"dict of {_count(len(value))}" + (f": {keys}" if keys else "")
+        return f"dict of {number(len(value))}" + (f": {keys}" if keys else "")
     measured = _measured(value)
     if measured:
         return measured
     if isinstance(value, list | tuple | set | frozenset | dict):
         short = brief(value, 40) if len(value) <= 8 and hasattr(kind, "_fields") else ""
-        return short or f"{kind.__name__} of {_count(len(value))}"
+        return short or f"{kind.__name__} of {number(len(value))}"
     text = brief(value, WIDTH)
     return text if text.startswith((kind.__name__, "<")) else f"{kind.__name__} {text}"
 

@@ -9,6 +9,7 @@ import msgspec
 
 from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
 from jug_notebook.model import Acceptance, CurrentOutcome, Finished, Key, Spec, State
+from jug_notebook.render import plural
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, template
 
@@ -32,28 +33,22 @@ class Accepted(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         parts = []
         if self.undone:
-            parts.append(f"{'would give' if self.dry else 'gave'} back {_results(self.undone)} of former code")
+            parts.append(f"{'would give' if self.dry else 'gave'} back {plural(self.undone, 'result')} of former code")
         if self.bound:
             shown = ", ".join(key[:SHORT] for key in self.sources[:3])
             more = f" and {len(self.sources) - 3:,} more" if len(self.sources) > 3 else ""
-            parts.append(f"{'would accept' if self.dry else 'accepted'} {_results(self.bound)}, from {shown}{more}")
+            parts.append(
+                f"{'would accept' if self.dry else 'accepted'} {plural(self.bound, 'result')}, from {shown}{more}"
+            )
         if self.without:
-            parts.append(f"{_tasks(self.without)} had no former result")
+            parts.append(f"{plural(self.without)} had no former result")
         if self.waiting:
-            parts.append(f"{_tasks(self.waiting)} cannot be told yet: what they need has no value; accept again then")
+            parts.append(f"{plural(self.waiting)} cannot be told yet: what they need has no value; accept again then")
         if not parts:
-            parts.append("nothing to accept" + (f": {_tasks(self.there)} finished already" if self.there else ""))
+            parts.append("nothing to accept" + (f": {plural(self.there)} finished already" if self.there else ""))
         return "; ".join(parts)
 
     __repr__ = __str__
-
-
-def _results(count: int) -> str:
-    return "1 result" if count == 1 else f"{count:,} results"
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"
 
 
 class Accepting:

@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     def text(self, timed: bool = True, who: bool = True) -> str:
         """For people; without times it is the same in every run. ``who``: also how many workers would do it."""
         if not self.functions:
-            return "no task yet: nothing would run" + (", no worker would be started" if who else "")
+            return "no tasks yet: nothing would run" + (", no worker would be started" if who else "")
         left_out = sum(view.counts.get(s, 0) for view in self.functions for s in (State.FAILED, State.BLOCKED))
         lines = [f"{self.to_run:,} to run, {self.stored:,} stored" + (f", {left_out:,} failed" if left_out else "")]
         width = max(len(view.name) for view in self.functions)

@@ -10,6 +10,7 @@ import msgspec
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Key, Spec, State, TaskView
+from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.signed import template
@@ -41,17 +42,13 @@ class Cleaned(msgspec.Struct, frozen=True):
         lines = []
         width = max(map(len, self.functions), default=0)
         for name, (tasks, size) in sorted(self.functions.items(), key=lambda item: -item[1][1]):
-            lines.append(f"{name:<{width}}  {_counted(tasks, 'task')}, {bytes_said(size)}")
-        total = f"{'would remove' if self.dry else 'removed'} {_counted(self.tasks, 'task')}"
+            lines.append(f"{name:<{width}}  {plural(tasks, 'task')}, {bytes_said(size)}")
+        total = f"{'would remove' if self.dry else 'removed'} {plural(self.tasks, 'task')}"
         if self.blobs:
-            total += f" and {_counted(self.blobs, 'blob')}"
+            total += f" and {plural(self.blobs, 'blob')}"
         return "\n".join([*lines, f"{total}, {bytes_said(self.size)}"])
 
     __repr__ = __str__
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def clean(

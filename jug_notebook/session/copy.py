@@ -32,6 +32,7 @@ from jug_notebook.model import (
     Verdict,
     Why,
 )
+from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in, keyring, open_store, split
 from jug_notebook.store.signed import SignedReader, template
@@ -56,24 +57,20 @@ class Copied(msgspec.Struct, frozen=True):
     refused: int = 0  #: tasks and outcomes that aren't signed with the source's key
 
     def __str__(self) -> str:
-        parts = [_counted(self.new, "task")]
-        parts += [_counted(count, what) for count, what in ((self.results, "result"), (self.failures, "failure"))]
-        parts.append(f"{_counted(self.blobs, 'blob')}, {bytes_said(self.size)}")
+        parts = [plural(self.new, "task")]
+        parts += [plural(count, what) for count, what in ((self.results, "result"), (self.failures, "failure"))]
+        parts.append(f"{plural(self.blobs, 'blob')}, {bytes_said(self.size)}")
         there = self.tasks - self.new - self.refused
         line = f"copied {', '.join(parts)} from {self.source} to {self.target}"
         if there > 0:
-            line += f"; {_counted(there, 'task')} were there already" if there > 1 else "; 1 task was there already"
+            line += f"; {plural(there, 'task')} were there already" if there > 1 else "; 1 task was there already"
         if self.lost:
-            line += f"; {_counted(self.lost, 'value')} the source has lost: they will be computed again"
+            line += f"; {plural(self.lost, 'value')} the source has lost: they will be computed again"
         if self.refused:
             line += f"; {self.refused:,} not signed with the source's key, so left out"
         return line
 
     __repr__ = __str__
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def copy(source: str | Path, target: str | Path, tell: Progress | None = None, clock: Clock = CLOCK) -> Copied:

@@ -342,7 +342,7 @@ class WhyQuery:
 
     def _state_reasons(self, key: Key, state: State) -> list[Reason]:
         if state is State.CANCELLED:
-            return [Reason(Cause.CANCELLED, "cancelled", "cancelled: nobody wants it any more")]
+            return [Reason(Cause.CANCELLED, "cancelled", "cancelled: it is no longer requested")]
         if state is not State.FAILED:
             return []
         outcome = self._outcome(key)

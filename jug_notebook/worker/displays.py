@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook.model import Display
+from jug_notebook.render import plural
 from jug_notebook.worker.capture import Listener
 
 LIMIT = 4 << 20  #: bytes that one task's displays may take
@@ -72,7 +73,7 @@ class DisplayBuffer:
             return []
         taken = [Display(page.at, page.data, page.metadata) for page in self._pages]
         if self._left_out:
-            more = f"{self._left_out} more display{'s' * (self._left_out > 1)} left out"
+            more = f"{plural(self._left_out, 'more display')} left out"
             taken.append(Display(self._listener.cut(), {"text/plain": f"[{more}: a task may show {LIMIT >> 20} MB]"}))
         self._pages, self._left_out, self._clears = [], 0, False
         return taken

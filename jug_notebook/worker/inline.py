@@ -11,6 +11,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
+from jug_notebook.render import plural
 from jug_notebook.store import Store
 from jug_notebook.worker.capture import ThreadCapture, listen_no_more
 from jug_notebook.worker.execution import TaskRunner
@@ -63,7 +64,7 @@ def work_here(
             in_process=True,
         )
     except KeyboardInterrupt:
-        ran = f"{slot.done} task{'s' * (slot.done != 1)} ran"
+        ran = f"{plural(slot.done)} ran"
         raise WaitInterrupted(f"interrupted: {ran}; the one that was running was given back") from None
     finally:
         in_process.remove(said)

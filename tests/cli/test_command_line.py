@@ -107,7 +107,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     before = shell.run("check")
     assert before.returncode == 1
     assert before.stdout.startswith("0 of 5 finished · 4 ready · 1 waiting")
-    assert "no worker is alive" in before.stdout
+    assert "no workers running" in before.stdout
     executed = shell.run("execute", "jugdata", "-n", "1")
     assert executed.returncode == 1, executed.stderr  # one task failed
     assert executed.stdout.splitlines()[-1].startswith("3 of 5 finished · 1 failed · 1 blocked")
@@ -206,7 +206,7 @@ def test_the_status_tells_what_failed_and_why(ran: Shell) -> None:
 def test_the_status_is_one_line_when_asked(ran: Shell) -> None:
     said = ran.run("status", "--short")
     assert said.stdout.count("\n") == 1
-    assert said.stdout.startswith("3 of 5 finished · 1 failed · 1 blocked · nothing left that can run")
+    assert said.stdout.startswith("3 of 5 finished · 1 failed · 1 blocked · stopped: 1 failed, 1 blocked by it")
 
 
 def test_the_status_as_json_has_the_documented_shape(ran: Shell) -> None:
@@ -309,7 +309,7 @@ def test_a_worker_makes_its_store_and_ends_when_idle(shell: Shell) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     said = shell.run("status", "new")
     assert said.returncode == 0
-    assert "no task yet" in said.stdout
+    assert "no tasks yet" in said.stdout
 
 
 def test_a_worker_does_only_what_its_target_names(shell: Shell) -> None:

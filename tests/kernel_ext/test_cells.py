@@ -245,7 +245,7 @@ def test_what_changes_after_a_call_in_its_cell_is_told_under_the_cell(notebook: 
 def test_workers_start_by_themselves_where_that_is_configured(notebook: Notebook) -> None:
     notebook.run("%config JugMagics.autostart = 1")
     notebook.run("%%jugtask\ndef f(x):\n    return x + 1")
-    assert notebook.run("a = f(1)") == "1 queued; started 1 worker\n"
+    assert notebook.run("a = f(1)") == "1 task queued; started 1 worker\n"
     assert notebook.names["a"].result() == 2
 
 

@@ -64,7 +64,7 @@ def test_a_cell_of_definitions_introduces_its_tasks(kernel: Kernel) -> None:
 
 def test_calls_without_a_worker_say_so_under_the_cell(kernel: Kernel) -> None:
     shown = kernel.run("flags = [is_prime(n) for n in range(2, 30)]\ntotal = count_primes(flags)", "calls")
-    assert shown.out == "29 queued, no worker: %jug_execute -n 4\n"
+    assert shown.out == "29 tasks queued, no workers running. Start some: %jug_execute -n 4\n"
 
 
 def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel) -> None:
@@ -456,7 +456,7 @@ def test_a_crew_shows_as_the_picture_of_its_store(tmp_path: Path) -> None:
         kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn\n%config JugMagics.display = 'html'")
         kernel.run(HELD)
         planned = kernel.run("jn.execute(3, dry_run=True)", "plan")
-        assert planned.out == "no task yet: nothing would run, no worker would be started\n"
+        assert planned.out == "no tasks yet: nothing would run, no worker would be started\n"
         assert not planned.displays
         shown = kernel.run("task = held('gate')\ncrew = jn.execute(1)\ncrew", "crew")
         [picture] = shown.displays

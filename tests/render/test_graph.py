@@ -123,5 +123,5 @@ def test_what_nobody_wants_any_more_is_not_drawn():
 
 
 def test_a_graph_of_nothing_says_so():
-    assert render.graph_text(Graph()) == "no task yet"
-    assert "no task yet" in render.graph_html(Graph())
+    assert render.graph_text(Graph()) == "no tasks yet"
+    assert "no tasks yet" in render.graph_html(Graph())

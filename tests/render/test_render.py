@@ -185,7 +185,7 @@ def test_what_nobody_can_know_yet_is_not_guessed() -> None:
 
 def test_with_work_and_no_worker_it_says_how_to_start_some() -> None:
     picture = snapshot(function(ready=5))
-    assert "no worker is alive" in render.short(picture)
+    assert "no workers running" in render.short(picture)
     assert "%jug_execute -n 4" in render.text(picture)
     assert "%jug_execute -n 4" in render.html(picture)
     assert "jug-notebook worker" in render.text(picture, render.SHELL)
@@ -198,14 +198,14 @@ def test_advice_is_given_only_where_it_makes_sense() -> None:
     assert "%jug" not in done
     assert "%jug_stop" in render.text(snapshot(function(finished=5), workers=(worker(),)))
     assert "%jug_retry" in render.text(snapshot(function(failed=5)))
-    assert "nothing left that can run" in render.text(snapshot(function(failed=5, blocked=2)))
+    assert "stopped: 5 failed, 2 blocked by them" in render.text(snapshot(function(failed=5, blocked=2)))
 
 
 def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
     picture = snapshot(function(ready=1), workers=(worker(alive=False, task="fit", note="killed by SIGKILL"),))
     said = render.text(picture)
     assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", said)
-    assert "no worker, 1 ended lately" in said
+    assert "no workers, 1 ended lately" in said
     assert "killed by SIGKILL" in render.html(picture)
 
 
@@ -357,9 +357,9 @@ def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
 
 def test_an_empty_store_has_something_to_say() -> None:
     empty = snapshot()
-    assert "no task yet" in render.text(empty)
-    assert "no task yet" in Page(render.html(empty)).text
-    assert render.short(empty) == "jugdata: no task yet · no worker"
+    assert "no tasks yet" in render.text(empty)
+    assert "no tasks yet" in Page(render.html(empty)).text
+    assert render.short(empty) == "jugdata: no tasks yet · no workers"
 
 
 def test_the_same_snapshot_always_looks_the_same() -> None:

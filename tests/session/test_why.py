@@ -110,7 +110,7 @@ def test_a_lost_value_is_told_from_an_invalidated_one(session):
 def test_a_withdrawn_task_says_that_nobody_wants_it(session):
     task = define("def f(n): return n")(1)
     task.cancel()
-    assert lines(task) == ["cancelled: nobody wants it any more"]
+    assert lines(task) == ["cancelled: it is no longer requested"]
 
 
 def test_a_task_of_another_python_says_so(session, monkeypatch):
