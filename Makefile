@@ -5,8 +5,10 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = .demo
 RESULTS = .bench
+PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
+FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab test lint unit chromium redis sshd shells notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test lint unit integration chromium redis sshd shells notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -14,14 +16,26 @@ demo: $(VENV)/installed-lab
 lab: $(VENV)/installed-lab
 	$(BIN)/jupyter lab notebooks/01_tutorial.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: lint unit notebooks
+# what one runs while working: a minute and a half at most
+check: lint
+	@echo "== fast tests: the pure parts"
+	$(PYTEST) $(FAST) -m "not slow"
+
+test: lint unit integration notebooks
 
 lint: $(VENV)/installed-test
+	@echo "== lint and types"
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed-test chromium redis sshd shells
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests
+unit: $(VENV)/installed-test redis
+	@echo "== unit tests: each part by itself, on real stores (files, redis-server, memory)"
+	$(PYTEST) $(FAST) tests/store tests/session
+
+integration: $(VENV)/installed-test chromium redis sshd shells
+	@echo "== integration tests: real processes, kernels, browser, shells, sshd, executors, and Jug beside us"
+	$(PYTEST) tests $(addprefix --ignore=,$(FAST) tests/store tests/session)
 
 # the browser test needs one: where it is missing it is installed if we may, else that test says why it is skipped
 chromium:
@@ -49,8 +63,9 @@ shells:
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish tcsh >/dev/null; }
 
 # every notebook runs against a store of its own and must print what is saved in it
-notebooks: $(VENV)/installed-test sshd
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/check_notebooks.py
+notebooks: $(VENV)/installed-test sshd redis
+	@echo "== notebooks: each prints what is saved in it"
+	$(PYTEST) tests/check_notebooks.py
 
 # run the notebooks anew and save what they print (after a change of what is shown)
 rebuild-notebooks: $(VENV)/installed-test
