@@ -29,17 +29,13 @@ CALM = 3.0  #: seconds since a beat that are no news
 AT_ONCE = 2  #: so many failures, or stories of failures, are put on the page in one update: each is several messages
 KEPT = 40  #: failures that went are kept, to be as they were when they come back
 
-STYLE = """<style>
+STYLE = (
+    "<style>"
+    + render.STYLESHEET
+    + """
 .jug-panel {max-width: 980px; overflow: visible}
 .jug-panel .widget-html, .jug-panel .jupyter-widget-html {margin: 0; height: auto}
 .jug-panel .widget-html-content {line-height: 1.5; font-size: 13px; overflow-x: auto; width: 100%}
-.jug-panel td {padding: 3px 10px 3px 0; text-align: right}
-.jug-panel td.l {text-align: left}
-.jug-panel td i {opacity: .35; font-style: normal}
-.jug-panel tbody tr {border-top: 1px solid rgba(128,128,128,.28)}
-.jug-panel .b {height: 8px; font-size: 0; line-height: 0; white-space: nowrap; overflow: hidden; border-radius: 3px;
-  background: rgba(128,128,128,.2); width: 110px; margin-right: 6px}
-.jug-panel .b span {display: inline-block; height: 8px}
 .jug-panel .jug-bar {margin-top: 10px; gap: 6px}
 .jug-panel .jug-bar button {margin: 0; height: 28px; line-height: 26px; padding: 0 12px; border-radius: 3px}
 .jug-panel .jug-bar select {margin: 0}
@@ -56,19 +52,6 @@ STYLE = """<style>
   content: "Not live: its kernel has ended or was restarted. Run the cell again to see how things are.";
   font: bold 13px/1.5 var(--jp-ui-font-family, sans-serif); color: #d55e00; padding: 0 0 6px; display: block}
 </style>"""
-
-#: What `render` says in each cell anew, in short, by the style above. What is not found here is just longer.
-SHORTER = (
-    (' style="padding:3px 10px 3px 0"', ""),
-    (' style="padding:3px 10px 3px 0;text-align:left"', ' class="l"'),
-    (' style="background:none;border-top:1px solid rgba(128,128,128,.28);text-align:right"', ""),
-    ('<span style="opacity:.35">·</span>', "<i>·</i>"),
-    (
-        ' style="height:8px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px;'
-        'background:rgba(128,128,128,.2);width:110px;margin-right:6px"',
-        ' class="b"',
-    ),
-    ('style="display:inline-block;height:8px;width', 'style="width'),
 )
 
 BLOCK = '<div style="font-size:13px;line-height:1.5;overflow-x:auto;padding:2px 0">{}</div>'
@@ -196,8 +179,8 @@ class Panel:
         alive = any(view.alive for view in snapshot.workers) or bool(snapshot.starting)
         self._names = tuple(function.name for function in snapshot.functions)
         _set(self._head, BLOCK.format(render.head_html(calm)))
-        _set(self._functions, BLOCK.format(_shorter(render.functions_html(calm))) if self._names else "")
-        _set(self._workers, BLOCK.format(_shorter(render.workers_html(calm)) or NOBODY))
+        _set(self._functions, BLOCK.format(render.functions_html(calm, styles=render.CLASSES)) if self._names else "")
+        _set(self._workers, BLOCK.format(render.workers_html(calm, styles=render.CLASSES) or NOBODY))
         self._failures.renew(snapshot, room)
         for button, useful in (
             (self._end, alive),
@@ -446,12 +429,6 @@ def _row(widgets: Sequence[Any], layout: Any = None) -> Any:
     row = w.HBox(widgets, layout=layout or _shared().row)
     row.add_class("jug-bar")
     return row
-
-
-def _shorter(html: str) -> str:
-    for long, short in SHORTER:
-        html = html.replace(long, short)
-    return html
 
 
 def _set(part: Any, value: str) -> None:

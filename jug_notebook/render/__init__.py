@@ -7,6 +7,8 @@ from jug_notebook.render.failure_kinds import kinds, pattern, sorted_out
 from jug_notebook.render.format import ago, duration, elide_columns, plural, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import (
+    CLASSES,
+    STYLESHEET,
     advice_html,
     failure_html,
     failures_html,
@@ -26,11 +28,13 @@ from jug_notebook.render.text import failure_text, history_text, short, tasks_te
 from jug_notebook.render.why import why_html, why_text
 
 __all__ = [
+    "CLASSES",
     "FAILURES",
     "LISTED",
     "NEEDS",
     "NOTEBOOK",
     "SHELL",
+    "STYLESHEET",
     "TASKS",
     "Hints",
     "Item",

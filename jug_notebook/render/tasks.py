@@ -105,7 +105,7 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
     if len(rows) > 1:
         lines = [[f"<b>{escape(elide(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]]
         lines += [[faint(f"and {number(len(rows) - ROWS)} more"), "", ""]] if len(rows) > ROWS else []
-        head += tabled([("function", True), ("", True), ("", True)], lines)
+        head += tabled(["function", "", ""], lines)
     cells = [
         [
             faint(escape(elide(item.label, 24))),
@@ -116,9 +116,9 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
         ]
         for item in items
     ]
-    heads = [("", True), ("state", True), ("task", True), ("time", False), ("value", True)]
+    heads = ["", "state", "task", "time", "value"]
     more = f"<div>{faint(f'and {number(count - len(items))} more')}</div>" if count > len(items) else ""
-    return block(head + (tabled(heads, cells) if cells else "") + more)
+    return block(head + (tabled(heads, cells, ("time",)) if cells else "") + more)
 
 
 def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequence[str] = ()) -> str:

@@ -69,7 +69,7 @@ def test_calls_without_a_worker_say_so_under_the_cell(kernel: Kernel) -> None:
 
 def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel) -> None:
     shown = kernel.run("total.result()")
-    assert shown.error == "BarrierError"
+    assert shown.error == "NoWorkers"
     assert "%jug_execute -n 4" in shown.message
     assert len(shown.traceback.splitlines()) == 1
 
