@@ -13,11 +13,11 @@ import msgspec
 
 from jug_notebook import codec, system
 from jug_notebook.clock import CLOCK
-from jug_notebook.codec import Seal
 from jug_notebook.keys import digest
 from jug_notebook.keys.code import examine
 from jug_notebook.model import Failed, Finished, Key, Origin, Outcome, Reference, Spec, State, Submission, TaskTemplate
-from jug_notebook.store import Store, keyring
+from jug_notebook.store import Store
+from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of
 
 ORIGIN = Origin("tester", "/nowhere/notebook.ipynb", "cell")
 PATIENCE = 20.0  #: seconds after which a test that waits has failed
@@ -50,7 +50,7 @@ class Submitter:
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
         self.folder = folder
-        self.seal = Seal(keyring.secret(store.id, make=True, lasting=not store.url.startswith("memory:")), store.id)
+        self.seal = seal_of(store, make=True)
 
     def submission(self, function: Callable[..., Any], *args: Any, **options: Any) -> Submission:
         code = examine(function)
@@ -65,7 +65,7 @@ class Submitter:
         spec = Spec(
             key, msgspec.msgpack.encode(template), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
         )  # fmt: skip
-        body = self.seal.seal("spec", key, 0, b"", msgspec.msgpack.encode(spec))
+        body = SignedWriter(self.seal).spec(spec)
         return Submission(key, name, needs, form, body, 0, system.python())
 
     def submit(self, function: Callable[..., Any] | str, *args: Any, **options: Any) -> Key:
@@ -81,9 +81,7 @@ class Submitter:
         wait_until(self.store, lambda: self.store.outcomes([key])[0] is not None, f"{key} is {self.state(key)}")
         held = self.store.outcomes([key])[0]
         assert held is not None
-        verdict = held.verdict
-        data = self.seal.open("outcome", key, verdict.round, verdict.inputs, held.body)
-        return msgspec.msgpack.decode(data, type=Finished | Failed)
+        return SignedReader(self.store, self.seal).outcome(key, held)
 
     def value(self, key: Key) -> Any:
         outcome = self.outcome(key)

@@ -171,11 +171,9 @@ def meant(store: Store, target: str) -> list[Key]:
 
 
 def opener_of(store: Store) -> SignedReader:
-    from jug_notebook.codec import Seal
-    from jug_notebook.store import keyring
-    from jug_notebook.store.signed import SignedReader
+    from jug_notebook.store.signed import SignedReader, seal_of
 
-    return SignedReader(store, Seal(keyring.secret(store.id), store.id))
+    return SignedReader(store, seal_of(store))
 
 
 # -- what several commands do -----------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def _history(arguments: Arguments) -> int:
     if arguments.target is not None:
         raise UsageError("--history tells of all tasks; leave TARGET out")
     store = store_of(arguments)
-    print(render.history_text(*history(store, opener_of(store), Scope(), render.TASKS)))
+    print(render.history_text(*history(opener_of(store), Scope(), render.TASKS)))
     store.close()
     return 0
 

@@ -39,13 +39,12 @@ def _add_accept(parser: argparse.ArgumentParser) -> None:
 
 def _accept(arguments: Arguments) -> int:
     from jug_notebook.clock import CLOCK
-    from jug_notebook.codec import Seal
     from jug_notebook.session.accept import Accepting
-    from jug_notebook.store import keyring
+    from jug_notebook.store.signed import seal_of
     from jug_notebook.system import user
 
     store = store_of(arguments)
-    accepting = Accepting(store, Seal(keyring.secret(store.id), store.id), user())
+    accepting = Accepting(store, seal_of(store), user())
     act = accepting.undo if arguments.undo else accepting.accept
     print(act(meant(store, arguments.target), CLOCK.now(), arguments.dry_run))
     store.close()

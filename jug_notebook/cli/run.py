@@ -122,11 +122,12 @@ def _worker(arguments: Arguments) -> int:
 
 def make_if_new(url: str) -> None:
     """A store is made with its key; workers refuse one whose key they don't have."""
-    from jug_notebook.store import keyring, open_store
+    from jug_notebook.store import open_store
+    from jug_notebook.store.signed import secret_of
 
     if not is_there(url):
         store = open_store(url)
-        keyring.secret(store.id, make=True)
+        secret_of(store, make=True)
         store.close()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from jug_notebook import codec, system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
@@ -24,6 +22,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store
+from jug_notebook.store.signed import SignedWriter
 from jug_notebook.worker.capture import ThreadCapture, listen_no_more
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.slot import SharedStatus
@@ -94,8 +93,7 @@ class ByHand:
 
     def _sealed(self, outcome: Outcome, lease: Lease, digest: bytes) -> Settlement:
         verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, digest, outcome.run.started)
-        body = self._seal.seal("outcome", lease.key, lease.round, lease.inputs, msgspec.msgpack.encode(outcome))
-        return Settlement(verdict, body)
+        return SignedWriter(self._seal).settlement(verdict, outcome)
 
     def _settle(self, settlement: Settlement) -> None:
         self._store.claim(self._me.id, 0, 0.0, [settlement])

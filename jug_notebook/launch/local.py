@@ -19,7 +19,8 @@ from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, CrewOptions, WorkerGroup, arguments, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
-from jug_notebook.store import Store, keyring, split
+from jug_notebook.store import Store, split
+from jug_notebook.store.signed import seal_of
 from jug_notebook.worker.capture import ThreadCapture, listen_no_more
 from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.policy import first_of_crew
@@ -144,7 +145,7 @@ class ThreadSupervisor(threading.Thread):
         self._clock = clock
         self._size = options.size
         self._end = None if options.max_time is None else clock.monotonic() + options.max_time
-        self._seal = Seal(keyring.secret(store.id, make=True, lasting=False), store.id)
+        self._seal = seal_of(store, make=True)
         self._me = system.me("supervisor", clock, crew=name, size=options.size)
         self._threads: list[Thread] = []
         self._fill()

@@ -7,11 +7,11 @@ from typing import TypeAlias
 
 import msgspec
 
-from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
+from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, CurrentOutcome, Finished, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.store import Store
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.store.signed import SignedReader, SignedWriter, template
 
 SHORT = 8  #: characters of a key that people see
 
@@ -56,8 +56,7 @@ class Accepting:
 
     def __init__(self, store: Store, seal: Seal, user: str) -> None:
         self._store = store
-        self._seal = seal
-        self._signed = SignedReader(store, seal)
+        self._signed, self._writer = SignedReader(store, seal), SignedWriter(seal)
         self._user = user
 
     def accept(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
@@ -74,7 +73,7 @@ class Accepting:
         bound: dict[Key, Key] = {}
         while said := self._found(left, specs, former, now):
             if not dry:
-                self._store.accept([(one, seal_acceptance(self._seal, one)) for one in said])
+                self._store.accept([(one, self._writer.acceptance(one)) for one in said])
             bound |= {one.key: one.source for one in said}
             left = [key for key in left if key not in bound]
         unknown = sum(lease is None for lease in self._store.current_inputs(left))
@@ -98,10 +97,10 @@ class Accepting:
         said = []
         for key, body in zip(keys, self._store.acceptances(keys), strict=True):
             if body is not None:
-                one = open_acceptance(self._seal, key, body)
+                one = self._signed.acceptance(key, body)
                 said.append(msgspec.structs.replace(one, user=self._user, at=now))
         if said and not dry:
-            self._store.accept([(one, seal_acceptance(self._seal, one)) for one in said], undone=True)
+            self._store.accept([(one, self._writer.acceptance(one)) for one in said], undone=True)
         return Accepted(undone=len(said), dry=dry)
 
     def _former(self, names: set[str]) -> Former:

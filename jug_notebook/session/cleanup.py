@@ -13,12 +13,10 @@ from jug_notebook.model import Address, Key, Spec, State, TaskView
 from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.signed import template
+from jug_notebook.store.signed import template, unverified_spec
 
 BATCH = 1000  #: so many tasks are looked at together
 YOUNG = 3600.0  #: seconds for which a blob stays that nothing mentions: somebody may be about to
-
-_SPEC = msgspec.msgpack.Decoder(Spec)
 
 Weight: TypeAlias = tuple[int, int]
 """Tasks, and the bytes of what is stored of them, blobs left out."""
@@ -123,7 +121,7 @@ def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
     found: list[Spec | None] = []
     for body in store.specs(keys):
         try:
-            found.append(None if body is None else _SPEC.decode(memoryview(body)[32:]))
+            found.append(None if body is None else unverified_spec(body))
         except msgspec.MsgspecError:
             found.append(None)
     return found

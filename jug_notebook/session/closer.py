@@ -61,7 +61,7 @@ class Closer(ABC):
     def provenance(self, key: Key) -> dict[str, Any]:
         """See `SessionProtocol`."""
         self.flush()
-        return provenance.provenance(key, self._store, self._signed, self._seal)
+        return provenance.provenance(key, self._signed)
 
     def recall(self, key: Key) -> Call:
         """A stored call: its function, args and kwargs. Raises NoSuchTask, NotReady where it needs a value not there.
@@ -180,7 +180,7 @@ class Closer(ABC):
         Failed ones that were tried again and values that were dropped are among them: their ``fate`` says so.
         """
         self.flush()
-        return History(*provenance.history(self._store, self._signed, Scope() if all else self._scope, limit))
+        return History(*provenance.history(self._signed, Scope() if all else self._scope, limit))
 
     def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
         """Compute a sample of finished tasks again, in this process, and compare the values. Stores nothing."""

@@ -14,7 +14,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec.signing import Seal, open_acceptance, seal_acceptance
+from jug_notebook.codec import Seal
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Address,
@@ -34,8 +34,8 @@ from jug_notebook.model import (
 )
 from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
-from jug_notebook.store import Store, addresses_in, keyring, open_store, split
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.store import Store, addresses_in, open_store, split
+from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
 
 BATCH = 1000  #: so many tasks are copied together
 
@@ -81,7 +81,7 @@ def copy(source: str | Path, target: str | Path, tell: Progress | None = None, c
     try:
         if one.id == two.id:
             raise StoreError(f"{one.display_url} can't be copied to itself; give another store")
-        return Copying(one, _seal(one, made=False), two, _seal(two, made=True), tell).run()
+        return Copying(one, seal_of(one), two, seal_of(two, make=True), tell).run()
     finally:
         for store in (one, two):
             if not store.url.startswith("memory:"):  # that lives as long as it is open
@@ -93,27 +93,14 @@ def _is_there(url: str | Path) -> bool:
     return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
 
 
-def _seal(store: Store, made: bool) -> Seal:
-    lasting = not store.url.startswith("memory:")
-    try:
-        secret = keyring.secret(store.id, lasting=lasting)
-    except StoreError:
-        if not made or (lasting and store.snapshot().functions):
-            raise
-        secret = keyring.secret(store.id, make=True, lasting=lasting)
-    return Seal(secret, store.id)
-
-
 class Copying:
     def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, tell: Progress | None = None) -> None:
         self._source, self._target = source, target
-        self._opens, self._seals = opens, seals
-        self._signed = SignedReader(source, opens)
+        self._signed, self._writer = SignedReader(source, opens), SignedWriter(seals)
         self._tell = tell or (lambda done, total: None)
         self._me = system.new_id()
         self._by = Origin(system.user(), "", f"copy of {source.id}")  # wants what nobody wants, for a moment
         self._blobs: dict[Address, bool] = {}
-        self._encode = msgspec.msgpack.Encoder().encode
         self._count = dict.fromkeys(("new", "results", "failures", "blobs", "size", "lost"), 0)
         self._refused: set[Key] = set()
 
@@ -154,12 +141,11 @@ class Copying:
                 continue  # forgotten in this moment
             try:
                 spec = self._signed.spec(key, body)
-                data = self._opens.open("spec", key, 0, b"", body)
             except SignatureError:
                 self._refused.add(key)
                 continue
             kind = template(spec.template)
-            sealed = self._seals.seal("spec", key, 0, b"", bytes(data))
+            sealed = self._writer.spec(spec)
             submission = Submission(key, kind.name, spec.needs, spec.form, sealed, kind.priority, kind.python)
             self._carry_spec(spec)
             if key not in wanted:
@@ -253,8 +239,7 @@ class Copying:
     def _sealed(self, outcome: Outcome, verdict: Verdict, lease: Lease) -> Settlement:
         key, round, inputs = lease.key, lease.round, lease.inputs
         again = msgspec.structs.replace(outcome, key=key, round=round, inputs=inputs)
-        body = self._seals.seal("outcome", key, round, inputs, self._encode(again))
-        return Settlement(msgspec.structs.replace(verdict, key=key, round=round, inputs=inputs), body)
+        return self._writer.settlement(msgspec.structs.replace(verdict, key=key, round=round, inputs=inputs), again)
 
     def _hand_in(self, settled: Sequence[Settlement]) -> None:
         if settled:
@@ -290,7 +275,7 @@ class Copying:
             if body is None or there[key] is not None:
                 continue
             try:
-                one = open_acceptance(self._opens, key, body)
+                one = self._signed.acceptance(key, body)
             except SignatureError:
                 self._refused.add(key)
                 continue
@@ -298,7 +283,7 @@ class Copying:
             if lease is not None and source is not None and lease.inputs == one.inputs:
                 said.append(msgspec.structs.replace(one, round=lease.round, source_round=source.round))
         if said:
-            self._target.accept([(one, seal_acceptance(self._seals, one)) for one in said])
+            self._target.accept([(one, self._writer.acceptance(one)) for one in said])
 
     def _wrong(self, keys: Sequence[Key]) -> list[bool]:
         """Did somebody say that a task's former value was wrong? After more than one round it can't be told: maybe."""

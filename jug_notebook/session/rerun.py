@@ -14,7 +14,6 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import codec
-from jug_notebook.codec import Seal
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Address, Finished, FunctionBundle, Key, State
 from jug_notebook.session.results import Reader
@@ -70,9 +69,8 @@ class Verified:
 class Rerun:
     """Makes stored calls in this process. Nothing of it reaches the store."""
 
-    def __init__(self, store: Store, seal: Seal, signed: SignedReader, reader: Reader, user: str) -> None:
+    def __init__(self, store: Store, signed: SignedReader, reader: Reader, user: str) -> None:
         self._store = store
-        self._seal = seal
         self._signed = signed
         self._reader = reader
         self._user = user
@@ -103,7 +101,7 @@ class Rerun:
         bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
         function = codec.load_function(bundle, self._store.get_blob)
         codec.use_modules(bundle)
-        needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._store, self._seal)
+        needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._signed)
         args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
         return Call(function, args, kwargs), runner
 

@@ -47,9 +47,9 @@ from jug_notebook.session.results import Reader
 from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import keys_of
 from jug_notebook.session.why import WhyQuery
-from jug_notebook.store import keyring, open_store, split
+from jug_notebook.store import open_store, split
 from jug_notebook.store.file import sharing
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.store.signed import SignedReader, secret_of, template
 from jug_notebook.task import TaskFunction, context, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
@@ -105,7 +105,7 @@ class Session(Closer):
         self._failures = FailureIndex(self._store, self._signed)
         self._scope = Scope(notebook=self.notebook)
         self._user = system.user()
-        self._rerun = Rerun(self._store, self._seal, self._signed, self._reader, self._user)
+        self._rerun = Rerun(self._store, self._signed, self._reader, self._user)
         self._in_process: list[Callable[[], WorkerInfo]] = []  # workers in this process, and how they are
         self._submissions = SubmissionQueue(
             self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, read_only
@@ -123,15 +123,13 @@ class Session(Closer):
         self._pulse.start()
 
     def _secret(self) -> bytes:
-        lasting = not self._store.url.startswith("memory:")
+        advice = sharing.advice(self._store)
         try:
-            return keyring.secret(self._store.id, make=not lasting, lasting=lasting)
+            return secret_of(self._store, make=not advice)
         except StoreError:
-            if advice := sharing.advice(self._store):
+            if advice:
                 raise StoreError(advice) from None
-            if self._store.snapshot().functions:
-                raise
-        return keyring.secret(self._store.id, make=True)  # nobody has written to it yet: it is ours
+            raise
 
     # -- about itself --------------------------------------------------------------------------------------------------
 

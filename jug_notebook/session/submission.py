@@ -17,7 +17,7 @@ from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, Key, Origin, Scope, Spec, State, Submission, TaskTemplate
 from jug_notebook.session import key_check
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 
@@ -61,8 +61,7 @@ class SubmissionQueue:
         read_only: bool = False,
     ) -> None:
         self._store = store
-        self._seal = seal
-        self._signed = SignedReader(store, seal)
+        self._signed, self._writer = SignedReader(store, seal), SignedWriter(seal)
         self._clock = clock
         self._user = user
         self._notebook = notebook
@@ -222,12 +221,11 @@ class SubmissionQueue:
 
     def _submissions(self, pending_tasks: Sequence[PendingTask], origin: Origin) -> list[Submission]:
         folder, made, python = str(self._folder), self._clock.now(), system.python()
-        encode, seal = msgspec.msgpack.Encoder().encode, self._seal.seal
+        sealed = self._writer.spec
         submissions = []
         for version, key, form, needs, arguments, shown, call in pending_tasks:
             spec = Spec(key, version.template, needs, form, arguments, shown, origin, folder, made, call)
-            body = seal("spec", key, 0, b"", encode(spec))
-            submissions.append(Submission(key, version.name, needs, form, body, version.priority, python))
+            submissions.append(Submission(key, version.name, needs, form, sealed(spec), version.priority, python))
         return submissions
 
     def close(self) -> None:

@@ -1,13 +1,11 @@
-"""Where values come from: the facts about a task's code, arguments, needs and run; and who ran what when."""
+"""Where values come from: a task's code, arguments, needs and run; and the history of attempts in a store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from jug_notebook.codec.signing import Seal, open_acceptance
 from jug_notebook.errors import NoSuchTask, SignatureError
 from jug_notebook.model import (
     Attempt,
@@ -20,16 +18,14 @@ from jug_notebook.model import (
     Scope,
     Spec,
     State,
-    TaskTemplate,
 )
-from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, template
 
 
-def history(store: Store, signed: SignedReader, scope: Scope, limit: int) -> tuple[list[RunView], int]:
-    """The latest attempts that ended, latest first, and how many are known; those that no longer count among them."""
-    ended, total = store.runs(scope, limit)
-    bodies = store.specs([run.verdict.key for run in ended])
+def history(signed: SignedReader, scope: Scope, limit: int) -> tuple[list[RunView], int]:
+    """Return the latest attempts that ended, latest first, and how many are known; obsolete ones are included."""
+    ended, total = signed.store.runs(scope, limit)
+    bodies = signed.store.specs([run.verdict.key for run in ended])
     return [_run(run, body, signed) for run, body in zip(ended, bodies, strict=True)], total
 
 
@@ -52,45 +48,30 @@ def _run(ended: Attempt, body: bytes | None, signed: SignedReader) -> RunView:
             fate=fate,
         )
     name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
-    said = outcome.summary if isinstance(outcome, Finished) else outcome.error
+    message = outcome.summary if isinstance(outcome, Finished) else outcome.error
     run = outcome.run
-    return RunView(key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, said, fate)
+    return RunView(key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, message, fate)
 
 
-_RECIPE = msgspec.msgpack.Decoder(TaskTemplate)
+UPSTREAM = 1000  #: at most this many needed tasks are described
 
 
-class Look(Protocol):
-    """Who opens what a store holds."""
+def provenance(key: Key, signed: SignedReader) -> dict[str, Any]:
+    """Return all that is known about where a task's value comes from, as plain data fit for JSON. Times are seconds.
 
-    def specs(self, keys: Sequence[Key]) -> list[Spec | None]: ...
-
-    def outcomes(self, keys: Sequence[Key]) -> list[Outcome | None]: ...
-
-
-def _recipe(spec: Spec) -> TaskTemplate:
-    return _RECIPE.decode(spec.template)
-
-
-UPSTREAM = 1000  #: so many needed tasks are told of
-
-
-def provenance(key: Key, store: Store, look: Look, seal: Seal) -> dict[str, Any]:
-    """All that is known of where a task's value comes from: plain data, fit for JSON. Times are seconds.
-
-    ``needs`` are keys; what is known of these, and of what they need in turn, stands in ``upstream``, each once, the
-    nearest first, at most a thousand: ``upstream_complete`` says whether that is all. Where another task's run stands
-    for this one, ``reused from`` is its key, and ``accepted by`` and ``accepted at`` tell who said so.
+    ``needs`` are keys. ``upstream`` describes these tasks and what they need in turn, each once, nearest first, at most
+    a thousand; ``upstream_complete`` says whether that is all. Where the value was reused, ``reused from`` is the key
+    of the task that ran, and where a user accepted it, ``accepted by`` and ``accepted at`` say who and when.
+    Raises NoSuchTask.
     """
-    [spec] = look.specs([key])
+    store = signed.store
+    [spec] = signed.specs([key])
     if spec is None:
         raise NoSuchTask(f"no task {key[:12]} in {store.display_url}")
-    [outcome] = look.outcomes([key])
+    [outcome] = signed.outcomes([key])
     [state] = store.states([key])
-    told = _facts(spec, outcome, state)
-    told |= _reuse(key, outcome, store, seal)
-    bundle = msgspec.msgpack.decode(store.get_blob(_recipe(spec).bundle), type=FunctionBundle)
-    told["parts"] = dict(bundle.parts)
+    bundle = msgspec.msgpack.decode(store.get_blob(template(spec.template).bundle), type=FunctionBundle)
+    info = _described(spec, outcome, state) | _reuse(key, outcome, signed) | {"parts": dict(bundle.parts)}
     upstream: dict[Key, dict[str, Any]] = {}
     missing = False
     row = [need for need in dict.fromkeys(spec.needs) if need != key]
@@ -98,30 +79,30 @@ def provenance(key: Key, store: Store, look: Look, seal: Seal) -> dict[str, Any]
         missing = missing or len(upstream) + len(row) > UPSTREAM
         row = row[: UPSTREAM - len(upstream)]
         following: dict[Key, None] = {}
-        known = zip(row, look.specs(row), look.outcomes(row), store.states(row), strict=True)
+        known = zip(row, signed.specs(row), signed.outcomes(row), store.states(row), strict=True)
         for need, found, came, state in known:
-            upstream[need] = {"key": need} if found is None else _facts(found, came, state)
+            upstream[need] = {"key": need} if found is None else _described(found, came, state)
             following.update(dict.fromkeys(() if found is None else found.needs))
         row = [need for need in following if need not in upstream and need != key]
-    return {**told, "upstream": upstream, "upstream_complete": not missing}
+    return {**info, "upstream": upstream, "upstream_complete": not missing}
 
 
-def _reuse(key: Key, outcome: Outcome | None, store: Store, seal: Seal) -> dict[str, Any]:
-    """Whose run it is, where that isn't its own."""
+def _reuse(key: Key, outcome: Outcome | None, signed: SignedReader) -> dict[str, Any]:
+    """Return which task's run the value comes from, where that isn't its own."""
     if outcome is None or outcome.key == key:
         return {}
-    told: dict[str, Any] = {"reused from": outcome.key}
-    [said] = store.acceptances([key])
-    if said is not None and isinstance(outcome, Finished):
-        by = open_acceptance(seal, key, said)
+    info: dict[str, Any] = {"reused from": outcome.key}
+    [body] = signed.store.acceptances([key])
+    if body is not None and isinstance(outcome, Finished):
+        by = signed.acceptance(key, body)
         if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
-            told |= {"accepted by": by.user, "accepted at": by.at}
-    return told
+            info |= {"accepted by": by.user, "accepted at": by.at}
+    return info
 
 
-def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str, Any]:
-    known = _recipe(spec)
-    told: dict[str, Any] = {
+def _described(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str, Any]:
+    known = template(spec.template)
+    info: dict[str, Any] = {
         "key": spec.key,
         "name": known.name,
         "state": (state or State.CANCELLED).value,
@@ -138,7 +119,7 @@ def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str
     }
     if outcome is not None:
         run = outcome.run
-        told["run"] = {
+        info["run"] = {
             "user": run.user,
             "host": run.host,
             "pid": run.pid,
@@ -149,10 +130,7 @@ def _facts(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str
             "attempt": run.attempt,
         }
         if isinstance(outcome, Finished):
-            told["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
+            info["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
         else:
-            told["error"] = outcome.error
-    return told
-
-
-__all__ = ["history", "provenance"]
+            info["error"] = outcome.error
+    return info

@@ -25,7 +25,7 @@ import msgspec
 
 from jug_notebook import codec
 from jug_notebook.clock import Clock
-from jug_notebook.codec.signing import Seal, prove
+from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -47,6 +47,8 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store
+from jug_notebook.store.signed import SignedReader, SignedWriter
+from jug_notebook.store.signed import template as template_of
 from jug_notebook.task.context import running
 from jug_notebook.worker.cache import LRUCache, V
 from jug_notebook.worker.capture import Capture, Listener
@@ -109,7 +111,7 @@ class TaskRunner:
         folders: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._store = store
-        self._seal = seal
+        self._signed, self._writer = SignedReader(store, seal), SignedWriter(seal)
         self._me = me
         self._slot = slot
         self._clock = clock
@@ -122,7 +124,6 @@ class TaskRunner:
         self._home = os.getcwd()
         self._lost = False  #: the value of a need, while this task ran
         self._folders = tuple(folders)
-        self._recipes: LRUCache[bytes, TaskTemplate] = LRUCache(1000)
         self._functions: LRUCache[Address, _Function] = LRUCache(200)
         self._last: tuple[Address, _Function] | None = None  #: that ran
         self._met: dict[type, None] = {}  #: classes of its values
@@ -134,10 +135,7 @@ class TaskRunner:
             64, 1 << 30
         )  # of the machine's memory, not of the worker's own
         self._buffer = codec.own(self._mapped)
-        self._spec = msgspec.msgpack.Decoder(Spec)
-        self._recipe = msgspec.msgpack.Decoder(TaskTemplate)
-        self._parcel = msgspec.msgpack.Decoder(FunctionBundle)
-        self._finished = msgspec.msgpack.Decoder(Finished)
+        self._bundle = msgspec.msgpack.Decoder(FunctionBundle)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
@@ -167,8 +165,8 @@ class TaskRunner:
             with ExitStack() as around:
                 around.enter_context(running())
                 around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
-                spec = self._spec.decode(self._seal.open("spec", lease.key, 0, b"", claim.body))
-                template = self._known_recipe(spec.template)
+                spec = self._signed.spec(lease.key, claim.body)
+                template = template_of(spec.template)
                 self._slot.begin(claim, template, started, since)
                 if not self._guest:
                     self._go_to(spec.folder)
@@ -236,13 +234,13 @@ class TaskRunner:
             again = kind == "raised" and claim.failures < template.retries
             retry_at = clock.now() + backoff(claim.failures) if again else 0.0
             verdict = Verdict(key, round, inputs, attempt, b"", started, duration, not again, False, retry_at)
-        body = self._seal.seal("outcome", key, round, inputs, self._encode(outcome))
+        settlement = self._writer.settlement(verdict, outcome)
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._slot.end()
         self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
-        return Settlement(verdict, body)
+        return settlement
 
     def _shown(self, display: Display) -> Display:
         """Large ones go into a blob, so that who wants the value needn't read them."""
@@ -279,13 +277,6 @@ class TaskRunner:
 
     # -- getting ready
 
-    def _known_recipe(self, data: bytes) -> TaskTemplate:
-        template = self._recipes.get(data)
-        if template is None:
-            template = self._recipe.decode(data)
-            self._recipes.put(data, template)
-        return template
-
     def _function(self, address: Address) -> _Function:
         self._tidy()
         function = self._functions.get(address) or self._loaded(address)
@@ -305,7 +296,7 @@ class TaskRunner:
         self._met = codec.meeting()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
-        bundle = self._parcel.decode(self._blob(address))
+        bundle = self._bundle.decode(self._blob(address))
         looks = codec.looks(bundle)
         call = codec.load_function(bundle, self._blob, exact=exact or looks)
         function = _Function(call, msgspec.structs.replace(bundle, function=b"", sources={}, parts={}), Traces(call))
@@ -326,15 +317,11 @@ class TaskRunner:
             return None
         opened: list[Finished] = []
         for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
-            said = self._finished.decode(memoryview(body)[32:])  # unproven; says what the signature must cover
-            opened.append(self._finished.decode(self._seal.open("outcome", said.key, said.round, said.inputs, body)))
-            if said.key != key:
-                proof = claim.proofs[slot] if claim.proofs else ()
-                prove(self._seal, key, said.key, said.round, said.inputs, said.digest, proof)
+            opened.append(self._signed.result(key, body, claim.proofs[slot] if claim.proofs else ()))
         if sha1(b"".join([need.digest for need in opened])).digest() != claim.lease.inputs:
             raise _Stale
         loads = [partial(self._value, key, need) for key, need in zip(spec.needs, opened, strict=True)]
-        return Needs(spec.needs, loads, self._store, self._seal)
+        return Needs(spec.needs, loads, self._signed)
 
     def _value(self, key: Key, need: Finished) -> Any:
         name = (key, need.digest)

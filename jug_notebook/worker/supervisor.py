@@ -27,7 +27,6 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, LaunchError, StoreError, Unreachable
 from jug_notebook.model import (
     BEAT,
@@ -35,14 +34,14 @@ from jug_notebook.model import (
     Order,
     Run,
     Scale,
-    Settlement,
     Stop,
     Target,
     Verdict,
     WorkerId,
     WorkerInfo,
 )
-from jug_notebook.store import Store, keyring, open_store
+from jug_notebook.store import Store, open_store
+from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.task import context, progress
 from jug_notebook.worker import displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
@@ -190,7 +189,7 @@ class Supervisor:
 
     def run(self) -> int:
         self._me = system.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
-        self._seal = Seal(_secret(self.store), self.store.id)
+        self._seal = seal_of(self.store, make=True)
         self._threads_set = {name for name in _THREADS if name in os.environ}
         self._bell, self._ringer = os.pipe()
         os.set_blocking(self._ringer, False)
@@ -639,8 +638,7 @@ class Supervisor:
         verdict = Verdict(
             lease.key, lease.round, lease.inputs, lease.attempt, b"", running.started, duration, final, died, retry_at
         )
-        body = self._seal.seal("outcome", lease.key, lease.round, lease.inputs, msgspec.msgpack.encode(failed))
-        self.store.claim(me.id, 0, 0.0, [Settlement(verdict, body)])
+        self.store.claim(me.id, 0, 0.0, [SignedWriter(self._seal).settlement(verdict, failed)])
         if final and not self.limits.keep_going:
             self._end_at_failure()
         self._say(f"{running.name} {lease.key[:8]} in worker {me.id}: {text}\n")
@@ -648,16 +646,6 @@ class Supervisor:
 
 DONE = 64  #: exit status of a worker that may begin no more: its tasks or its time are used up
 ENOUGH = 65  #: and of one that was not to go on after a failure
-
-
-def _secret(store: Store) -> bytes:
-    """The store's key; made where nobody has written to the store yet."""
-    try:
-        return keyring.secret(store.id)
-    except StoreError:
-        if store.snapshot().functions:
-            raise
-    return keyring.secret(store.id, make=True)
 
 
 def _reopened(url: str, clock: Clock) -> Store:

@@ -12,9 +12,9 @@ import pytest
 
 import jug_notebook as jn
 from jug_notebook import system
-from jug_notebook.codec.signing import prove
 from jug_notebook.model import CurrentOutcome, Finished, State, Why, WorkerInfo
 from jug_notebook.store import Store
+from jug_notebook.store.signed import SignedReader
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.slot import SharedStatus
 from tests.crews import working
@@ -70,10 +70,11 @@ def test_a_store_that_gives_another_tasks_result_is_not_believed(tasks: Submitte
     run_all(tasks, me)
     [held], specs = tasks.store.outcomes([doubled]), tasks.store.specs([tripled, doubled])
     assert held is not None
-    verdict = held.verdict
+    assert held.verdict.key == doubled
+    signed = SignedReader(tasks.store, tasks.seal)
     for proof in ((), tuple(specs), (specs[0],)):
         with pytest.raises(jn.SignatureError):
-            prove(tasks.seal, tripled, doubled, 0, verdict.inputs, verdict.digest, proof)  # type: ignore[arg-type]
+            signed.outcome(tripled, CurrentOutcome(held.verdict, held.body, proof))  # type: ignore[arg-type]
 
 
 def test_a_lost_value_that_was_taken_over_is_computed_again_and_not_taken_over_again(
