@@ -64,15 +64,21 @@ from jug_notebook.session.api import (
 from jug_notebook.system import VERSION
 from jug_notebook.task import TaskFunction, TaskGenerator, definitions, mapreduce, task
 from jug_notebook.task.cell import cell_task
-from jug_notebook.task.compound import CachedFunction, CompoundTask, CompoundTaskGenerator
-from jug_notebook.task.context import in_task
+from jug_notebook.task.context import in_task, track
 from jug_notebook.task.external import Ran, cached_glob, shell, write_task_out
 from jug_notebook.task.files import file, timed_path
 from jug_notebook.task.handles import Handle, NoLoad, Task, Tasklet
-from jug_notebook.task.lists import TaskList
-from jug_notebook.task.patterns import CustomHash, NoHash, identity, iteratetask, return_tuple
-from jug_notebook.task.progress import track
-from jug_notebook.task.values import as_completed, bvalue, tasks_in, value, wait
+from jug_notebook.task.patterns import (
+    CachedFunction,
+    CompoundTask,
+    CompoundTaskGenerator,
+    CustomHash,
+    NoHash,
+    identity,
+    iteratetask,
+    return_tuple,
+)
+from jug_notebook.task.values import TaskList, as_completed, bvalue, tasks_in, value, wait
 
 __version__ = VERSION
 

@@ -62,7 +62,7 @@ class ChangedInCell(JugError):
 
 
 class FormerDefinition(UserWarning):
-    """The handle was made by a former definition of its function."""
+    """The task was made by a previous definition of its function."""
 
 
 class KeyAdvice(UserWarning):

@@ -15,7 +15,7 @@ from jug_notebook import render
 from jug_notebook.model import RunView, Snapshot, State, TaskView
 from jug_notebook.session import Session
 from jug_notebook.task.handles import Handle
-from jug_notebook.task.lists import TaskList
+from jug_notebook.task.values import TaskList
 from jug_notebook.worker import displays
 
 Bundle = dict[str, Any]

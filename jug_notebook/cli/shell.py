@@ -11,7 +11,7 @@ from jug_notebook.cli import Arguments, Command, existing, url_of
 
 if TYPE_CHECKING:
     from jug_notebook.session import Session
-    from jug_notebook.task.lists import TaskList
+    from jug_notebook.task.values import TaskList
 
 BANNER = """\
 {short}
@@ -95,7 +95,7 @@ class Tasks(Mapping[str, Any]):
 
     def __getitem__(self, target: str) -> TaskList:
         from jug_notebook.errors import NoSuchTask
-        from jug_notebook.task.lists import TaskList
+        from jug_notebook.task.values import TaskList
 
         try:
             return TaskList(self._session.resolve(target, all=True))
@@ -104,7 +104,7 @@ class Tasks(Mapping[str, Any]):
 
     def all(self, failed: bool = False, loadable: bool = False) -> TaskList:
         from jug_notebook.model import State
-        from jug_notebook.task.lists import TaskList
+        from jug_notebook.task.values import TaskList
 
         kept = {state for state, asked in ((State.FAILED, failed), (State.FINISHED, loadable)) if asked}
         found = [task for name in self for task in self[name]]

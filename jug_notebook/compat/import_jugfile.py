@@ -11,7 +11,7 @@ from jug_notebook.compat.jug import mapreduce, task
 from jug_notebook.errors import JugError
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction, handles
-from jug_notebook.task.lists import TaskList
+from jug_notebook.task.values import TaskList
 
 
 class NotLoaded(JugError):

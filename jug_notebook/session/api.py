@@ -13,7 +13,7 @@ from jug_notebook.session.cleanup import Cleaned
 from jug_notebook.session.connection import current, using
 from jug_notebook.session.rerun import Verified
 from jug_notebook.session.session import Session, resolve_url
-from jug_notebook.task.lists import TaskList
+from jug_notebook.task.values import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew

@@ -53,7 +53,7 @@ from jug_notebook.store.signed import SignedReader, secret_of, template
 from jug_notebook.task import TaskFunction, context, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
-from jug_notebook.task.lists import TaskList
+from jug_notebook.task.values import TaskList
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew, CrewOptions

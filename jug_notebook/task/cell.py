@@ -1,6 +1,6 @@
-"""A cell as one task: its source is the body of a function, and what it reads from outside are the arguments.
+"""A cell as one task: its source is the body of a function, and the names it reads from outside are the arguments.
 
-``%%jugtask NAME`` makes it of a cell, `cell_task` of the same source in a script, under the same key.
+``%%jugtask NAME`` makes it from a cell, `cell_task` from the same source in a script, with the same key.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def cell_task(
     timeout: float | None = None,
     ignore_globals: Sequence[str] = (),
 ) -> Task:
-    """The task that a cell ``%%jugtask NAME`` is, of its source: what ``%jug_export`` writes into a script.
+    """Return the task that a cell ``%%jugtask NAME`` makes of its source: ``%jug_export`` writes such calls.
 
     What the source reads from outside is looked up in ``namespace``, usually ``globals()``; ``task["x"]`` is the ``x``
     that it sets. ``inputs`` and ``outputs`` name what can't be seen in it; with ``bash`` it is a bash script, whose
-    output is the value. Magics and ``!commands`` stand in it as the Python that IPython makes of them. Raises BadTask.
+    output is the value. Magics and ``!commands`` are in it as the Python that IPython translates them to. Raises
+    BadTask.
     """
     options = {"version": version, "retries": retries, "timeout": timeout, "ignore_globals": tuple(ignore_globals)}
     if bash:
@@ -60,7 +61,7 @@ def cell_task(
 
 @dataclass(frozen=True)
 class Body:
-    """What the task of a cell is made of."""
+    """What is known of a cell before its task is made."""
 
     name: str
     source: str  #: plain Python
@@ -79,13 +80,13 @@ class CellTask:
 
 
 def read(name: str, source: str, outputs: Sequence[str] = (), typed: str = "") -> Body:
-    """Look at a cell, which was ``typed`` so where ``source`` has Python for magics.
+    """Analyse a cell; ``typed`` is what the user wrote, where ``source`` has Python in the place of magics.
 
-    Raises BadTask for what a cell task can't hold, with the line.
+    Raises BadTask for what a cell task can't contain, with the line.
     """
     _check_name(name)
     source = timed_in_the_open(source)
-    _nothing_hidden(source, typed or source)
+    _check_hidden_names(source, typed or source)
     names = cell_names(source)
     every = tuple(dict.fromkeys([*(one for one in names.assigns if not one.startswith("_")), *outputs]))
     if name in every:
@@ -101,9 +102,9 @@ def make(
     filename: str,
     **options: Any,
 ) -> CellTask:
-    """The task. ``present`` is what the names stand for that the cell may take; ``inputs`` were asked for.
+    """Return the task. ``present`` has the values of names that the cell may use; ``inputs`` were asked for.
 
-    Raises BadTask for a name that is nowhere, JugError for inputs that can't be named or stored.
+    Raises BadTask for a name that isn't defined, JugError for inputs that can't be hashed or stored.
     """
     names = body.names
     for one in inputs:
@@ -119,13 +120,13 @@ def make(
     )  # fmt: skip
     function.jug_cell = (body.outputs, body.declared)  # type: ignore[attr-defined]
     maker: Any = task
-    aside = taken.intersection(options.get("ignore_globals", ()))  # what a cell reads of data, it is handed
+    aside = taken.intersection(options.get("ignore_globals", ()))  # data that a cell reads are arguments
     made = maker(name=body.name, runner=RUNNER, ignore=sorted(aside), **options)(function)
     return CellTask(made(**{one: present[one] for one in slots}), slots, body.outputs)
 
 
 def of_script(name: str, script: str, namespace: Mapping[str, Any], inputs: Sequence[str] = (), **options: Any) -> Task:
-    """A bash script as the task ``name``: its inputs are environment variables, its standard output is the value."""
+    """Return a bash script as the task ``name``: inputs are environment variables, stdout is the value."""
     _check_name(name)
     for one in inputs:
         if one not in namespace:
@@ -134,7 +135,7 @@ def of_script(name: str, script: str, namespace: Mapping[str, Any], inputs: Sequ
     run.__signature__ = Signature([Parameter(one, Parameter.KEYWORD_ONLY) for one in sorted(inputs)])
     maker: Any = task(name=name, **options)
     function = maker(run)
-    del run.__signature__  # it was for binding alone, and doesn't travel
+    del run.__signature__  # it was for binding alone, and can't be pickled
     made: Task = function(**{one: namespace[one] for one in sorted(inputs)})
     return made
 
@@ -143,23 +144,24 @@ _TIME = re.compile(r"^([ \t]*)get_ipython\(\)\.run_line_magic\('time', ('.*'|\".
 
 
 def timed_in_the_open(source: str) -> str:
-    """``%time x = f()`` sets x: so what is timed is written out. How long the task took is kept in any case."""
+    """Return the source with the code of ``%time x = f()``, which sets x, written out. Tasks are timed in any case."""
 
     def written_out(found: re.Match[str]) -> str:
-        said = ast.literal_eval(found[2])
+        statement = ast.literal_eval(found[2])
         try:
             sets = any(
-                isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) for node in ast.walk(ast.parse(said))
+                isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                for node in ast.walk(ast.parse(statement))
             )
         except SyntaxError:
             return found[0]
-        return found[1] + said if sets else found[0]
+        return found[1] + statement if sets else found[0]
 
     return _TIME.sub(written_out, source)
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean …?", or nothing."""
+    """Return "; did you mean …?", or nothing."""
     from difflib import get_close_matches
 
     close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
@@ -174,14 +176,14 @@ def _check_name(name: str) -> None:
 _SETS_NAMES = {"time", "prun", "run", "pylab", "store", "rerun", "edit", "reset", "reset_selective", "xdel"}
 
 
-def _nothing_hidden(source: str, typed: str) -> None:
-    """Refuse what sets names of the cell without saying which: other lines would go on with what they were before."""
+def _check_hidden_names(source: str, typed: str) -> None:
+    """Refuse code that sets names without showing which: other lines would use their former values."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(
-                func=ast.Attribute(attr="run_line_magic"), args=[ast.Constant(magic), ast.Constant(str(said))]
+                func=ast.Attribute(attr="run_line_magic"), args=[ast.Constant(magic), ast.Constant(str(rest))]
             ):
-                hidden = magic in _SETS_NAMES and (magic != "time" or "=" in said.replace("==", ""))
+                hidden = magic in _SETS_NAMES and (magic != "time" or "=" in rest.replace("==", ""))
             case ast.Call(func=ast.Name(id="exec"), args=[_], keywords=[]) | ast.Call(func=ast.Name(id="globals")):
                 hidden = True
             case _:
@@ -189,13 +191,13 @@ def _nothing_hidden(source: str, typed: str) -> None:
         if hidden:
             line = typed.splitlines()[node.lineno - 1].strip()
             raise BadTask(
-                f"line {node.lineno}: `{line}` may set names without saying which, so it can't be in a cell task: "
+                f"line {node.lineno}: `{line}` may set names without showing which, so it can't be in a cell task: "
                 "write them out, or leave the cell without %%jugtask"
             )
 
 
 def _prelude(source: str) -> str:
-    """What a worker must import for the cell: a shell for magics and commands, a way to show the last expression."""
+    """Return the import that the cell needs in a worker: a shell for magics, a function to show its last expression."""
     wanted = [_SHOW] if _shows(source) else []
     if any(isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(ast.parse(source))):
         wanted.append("get_ipython")
@@ -203,7 +205,7 @@ def _prelude(source: str) -> str:
 
 
 def _shows(source: str) -> str:
-    """As in any cell, the value of the last expression is shown, unless a semicolon ends it."""
+    """Return the function that shows the last expression's value; none where a semicolon ends it, as in any cell."""
     body = ast.parse(source).body
     if not body or not isinstance(body[-1], ast.Expr):
         return ""
@@ -211,7 +213,7 @@ def _shows(source: str) -> str:
 
 
 def _check_reads(source: str, reads: Iterable[str], present: Mapping[str, Any], known: Iterable[str]) -> None:
-    """A name that is nowhere is better told now than by a worker."""
+    """Raises BadTask for a name that isn't defined: better now than in a worker."""
     missing = sorted(name for name in reads if name not in present and not hasattr(builtins, name))
     if missing:
         name = missing[0]
@@ -220,7 +222,7 @@ def _check_reads(source: str, reads: Iterable[str], present: Mapping[str, Any], 
 
 
 def _is_input(name: str, present: Mapping[str, Any], assigned: Sequence[str], asked: Sequence[str]) -> bool:
-    """Data are inputs; functions, classes and modules go with the code, unless the cell binds their name anew."""
+    """Data are inputs; functions, classes and modules belong to the code, unless the cell rebinds their name."""
     if name not in present:
         return False
     code = isinstance(present[name], FunctionType | BuiltinFunctionType | type | ModuleType)

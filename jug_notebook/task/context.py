@@ -1,7 +1,7 @@
-"""The desk: what tasks ask of their session, and whether this thread is inside a task.
+"""What tasks need to know of where they are: the session in use, whether this thread runs a task, its progress.
 
-A handle is light: it knows its key and its desk. What is slow, is remembered or talks to a store lies behind
-`SessionProtocol`.
+A `Task` is light: it knows its key and its session. All that is slow, is remembered or talks to a store lies behind
+`SessionProtocol`, which the session, above this package, fulfils.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from jug_notebook.errors import BadTask, JugError
 from jug_notebook.keys import advice
 from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
 
 PendingTask: TypeAlias = "tuple[FunctionVersion, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
-"""A task on its way into a store: edition, key, form, needs, arguments, these in short, and their digest."""
+"""A task that no store has yet: function version, key, form, needs, arguments, their short repr, and their digest."""
 
 
 class FunctionVersion:
@@ -38,7 +39,7 @@ class FunctionVersion:
         parts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
-        self.function = function  #: its TaskFunction; None for tasks that were found in the store
+        self.function = function  #: its TaskFunction; None for tasks found in the store
         self.code = code
         self.template = template
         self.priority = priority
@@ -48,7 +49,7 @@ class FunctionVersion:
 
 @dataclass(frozen=True)
 class Problem:
-    """Stands where a value should be."""
+    """Stands in the place of a value that there isn't."""
 
     error: JugError
 
@@ -58,7 +59,7 @@ class SessionProtocol(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which store it is: tasks of one store go together."""
+        """Which store it is: only tasks of the same store can need each other."""
         ...
 
     @property
@@ -68,7 +69,7 @@ class SessionProtocol(Protocol):
 
     @property
     def read_only(self) -> bool:
-        """Are tasks only named, and none handed in?"""
+        """Are tasks only given their keys, and none submitted?"""
         ...
 
     @property
@@ -81,55 +82,55 @@ class SessionProtocol(Protocol):
         ...
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """Keep a large part of an argument."""
+        """Store a large part of an argument; return its address."""
         ...
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
-        """Take in tasks; they reach the store soon, and before anything is read from it."""
+        """Submit tasks; they reach the store soon, and before anything is read from it."""
         ...
 
     def kept(self, key: Key) -> Spec | None:
-        """What a finished task was handed in with; None where it isn't finished."""
+        """Return what a finished task was submitted with; None where it isn't finished."""
         ...
 
     def run_here(self, target: Any) -> int:
-        """Run tasks, and what they need, in this process; answers how many ran."""
+        """Run tasks, and what they need, in this process; return how many ran."""
         ...
 
     def states(self, keys: Sequence[Key]) -> list[State]: ...
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
-        """Each task as people see it, with what its value is."""
+        """Return each task as people see it, with a summary of its value."""
         ...
 
     def collect(
         self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
     ) -> list[Any]:
-        """Values in order; where there is none, the error is raised, or (not ``strict``) a `Problem` stands there."""
+        """Return values in order. Raises the error where there is none; without ``strict`` a `Problem` stands there."""
         ...
 
     def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
-        """Wait until all tasks (or the first of them) are settled; False where the time was over before."""
+        """Wait until all tasks (or the ``first`` of them) are settled; False after ``timeout`` seconds."""
         ...
 
     async def settled(self, key: Key) -> None:
-        """The same without blocking the loop."""
+        """Wait for one task without blocking the event loop."""
         ...
 
     def needs(self, key: Key) -> list[Any]:
-        """The tasks whose values a task needs, as a `TaskList`."""
+        """Return the tasks whose values a task needs, as a `TaskList`."""
         ...
 
     def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
-        """What the task printed and displayed, in order."""
+        """Return what the task printed and displayed, in order."""
         ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
-        """Where a task's value comes from: who ran it, where and when; whose run it is, and who accepted that."""
+        """Return where a task's value comes from: who ran it, where, when; whose run it is, who accepted it."""
         ...
 
     def former(self, version: FunctionVersion) -> bool:
-        """Is the function's code another one by now?"""
+        """Has the function's code changed since?"""
         ...
 
     def retry(self, target: Any = None) -> int: ...
@@ -145,58 +146,61 @@ class SessionProtocol(Protocol):
     def status_of(self, keys: Sequence[Key]) -> Any: ...
 
 
-current: SessionProtocol | None = None  #: where tasks made now go
-_find: Callable[[], SessionProtocol] | None = None
+current: SessionProtocol | None = None  #: the session that new tasks belong to
+_connect: Callable[[], SessionProtocol] | None = None
 _make: Callable[..., Any] | None = None
 
 
 def set_current(session: SessionProtocol | None) -> None:
-    """Tasks made from now on go to this desk; with None, to the one that is found on first need."""
+    """New tasks belong to this session from now on; with None, to the one that is found when first needed."""
     global current
     current = session
 
 
-def on_first_need(find: Callable[[], SessionProtocol]) -> None:
-    """How to find a desk when a task is made and nobody sits at one."""
-    global _find
-    _find = find
+def on_first_need(connect: Callable[[], SessionProtocol]) -> None:
+    """``connect`` is called for a session when a task is made and none is in use."""
+    global _connect
+    _connect = connect
+
+
+def current_session() -> SessionProtocol:
+    """Return the session in use. Raises BadTask where there is none and none can be found."""
+    if current is not None:
+        return current
+    if _connect is None:
+        raise BadTask("no store is in use; call jug_notebook.connect() first")
+    session = _connect()
+    set_current(session)
+    return session
 
 
 def make_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make a task of any callable. Set by `task.function`, which stands above the classes of tasks."""
+    """Return a task that calls ``function``, any callable: made by what `make_tasks_by` was given."""
     if _make is None:
         raise BadTask("tasks are made by jug_notebook.task; import it first")
     return _make(function, args, kwargs)
 
 
 def make_tasks_by(make: Callable[..., Any]) -> None:
-    """How `make_task` makes them."""
+    """Let `make_task` call ``make(function, args, kwargs)``.
+
+    `task.function` sets it: ``Task(f, ...)`` stands below it in the order of imports and needs it nevertheless.
+    """
     global _make
     _make = make
-
-
-def current_session() -> SessionProtocol:
-    """The desk in use. Raises BadTask where there is none and none can be found."""
-    if current is not None:
-        return current
-    if _find is None:
-        raise BadTask("no store is in use; call jug_notebook.connect() first")
-    session = _find()
-    set_current(session)
-    return session
 
 
 class _InTask(threading.local):
     on = False
 
 
-in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task
+in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task: calls of task functions are plain then
 advice.silent_where(lambda: in_task.on)
 
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Within, calls of task functions are plain calls. Workers run tasks in it."""
+    """Within, calls of task functions are plain calls: workers run tasks in it."""
     before, in_task.on = in_task.on, True
     try:
         yield
@@ -207,3 +211,69 @@ def running() -> Iterator[None]:
 def always_in_task() -> None:
     """This process is a worker: in all its threads, calls of task functions are plain calls."""
     _InTask.on = True
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+Report: TypeAlias = Callable[[int, int], None]
+"""Takes how many items are done, and of how many, 0 where that isn't known. Cheap: may be called for every item."""
+
+T = TypeVar("T")
+
+
+class _Progress(threading.local):
+    report: Report | None = None
+
+
+_progress = _Progress()
+
+
+def track(items: Iterable[T], total: int | None = None) -> Iterator[T]:
+    """Iterate over items; inside a task, the status shows how many of ``total`` are done. Outside it just iterates.
+
+    >>> for path in track(paths):
+    ...     read(path)
+
+    ``total`` is by default the items' length, where they have one. Of nested loops the outermost counts.
+    """
+    with sole_reporter() as report:
+        if report is None:
+            yield from items
+            return
+        many = length_hint(items) if total is None else max(0, int(total))
+        report(0, many)
+        for done, item in enumerate(items, 1):
+            yield item
+            report(done, many)
+
+
+@contextmanager
+def sole_reporter() -> Iterator[Report | None]:
+    """Give the function to report progress to, and nobody else within; None where there is none, or it is in use."""
+    report = _progress.report
+    _progress.report = None
+    try:
+        yield report
+    finally:
+        _progress.report = report
+
+
+@contextmanager
+def progress_to(report: Report) -> Iterator[None]:
+    """Within, ``report`` is called with the progress of this thread's loops."""
+    before = _progress.report
+    _progress.report = report
+    try:
+        yield
+    finally:
+        _progress.report = before
+
+
+def always_progress_to(report: Report) -> None:
+    """This process is a worker: ``report`` is called with the progress of loops in any of its threads."""
+    _Progress.report = staticmethod(report)
+
+
+def progress_report() -> Report | None:
+    """Return the function that takes this thread's progress; None where there is none."""
+    return _progress.report

@@ -1,4 +1,4 @@
-"""Tasks that deal with the world outside: commands, lists of files, results written to files."""
+"""Tasks around files and programs: shell commands, cached lists of files, results written to files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from typing import Any
 
 from jug_notebook.errors import BadTask, CommandFailed
 from jug_notebook.task import context as context
-from jug_notebook.task.compound import CachedFunction
 from jug_notebook.task.context import in_task
 from jug_notebook.task.files import File, PathAdvice
 from jug_notebook.task.function import Arguments, TaskFunction
 from jug_notebook.task.handles import Handle, NoLoad
+from jug_notebook.task.patterns import CachedFunction
 
-LAST = 2000  #: characters of what a command said that are kept to tell why it failed
+LAST = 2000  #: characters of a command's stderr that are kept to report why it failed
 
 
 class _Terse(TaskFunction):
-    """In tables, only arguments are shown that say something."""
+    """A task function whose tables leave out arguments that aren't set."""
 
-    def _shown(self, arguments: Arguments) -> str:
-        told = [(label, value) for label, value in arguments if label not in ("folder", "value") and not _empty(value)]
-        return super()._shown(told)
+    def _args_repr(self, arguments: Arguments) -> str:
+        return super()._args_repr([(k, v) for k, v in arguments if k not in ("folder", "value") and not _empty(v)])
 
 
 def _empty(value: Any) -> bool:
@@ -40,7 +39,7 @@ def _empty(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command came to: the value of a `shell` task."""
+    """The result of a command: the value of a `shell` task."""
 
     args: str | tuple[str, ...]
     status: int  #: its exit status; minus the signal's number where one ended it
@@ -49,7 +48,7 @@ class Ran:
     files: dict[str, bytes] = field(default_factory=dict)  #: the ``outputs``, as it left them
 
     def save(self, folder: str | os.PathLike[str] = ".") -> list[Path]:
-        """Write the files again, below ``folder``; answers their paths."""
+        """Write the files again, below ``folder``; return their paths."""
         paths = [Path(folder, name) for name in self.files]
         for path, data in zip(paths, self.files.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +57,11 @@ class Ran:
         return paths
 
     def __repr__(self) -> str:
-        said = [f"exit status {self.status}", f"{len(self.stdout):,} characters on stdout"]
+        parts = [f"exit status {self.status}", f"{len(self.stdout):,} characters on stdout"]
         if self.files:
-            said.append(", ".join(self.files))
+            parts.append(", ".join(self.files))
         command = self.args if isinstance(self.args, str) else " ".join(self.args)
-        return f"<Ran {command:.60} · {' · '.join(said)}>"
+        return f"<Ran {command:.60} · {' · '.join(parts)}>"
 
 
 def shell(
@@ -77,14 +76,14 @@ def shell(
     timeout: float | None = None,
     retries: int = 0,
 ) -> Any:
-    """A command as a task: its value is a `Ran`, with exit status, ``stdout``, ``stderr`` and ``files``.
+    """Return a command as a task: its value is a `Ran`, with exit status, ``stdout``, ``stderr`` and ``files``.
 
     ``command`` is a list, run as it is, or one string, which bash runs (it ends with the first part that fails). Tasks
     in the list stand for their values, and `file` for a path whose content counts: ``jn.shell(["sort",
-    jn.file("a.txt"), "-o", "b.txt"], outputs=["b.txt"])``. ``outputs`` are paths that it writes: what is in them is
-    kept in the store. With ``check`` another exit status than 0 fails the task. ``stdin`` is text, bytes or a task;
-    where that is another command's, what it said on stdout, which it also is as a word of the list. ``env`` adds
-    variables; ``after`` holds tasks that must be done before. It runs in the notebook's folder.
+    jn.file("a.txt"), "-o", "b.txt"], outputs=["b.txt"])``. ``outputs`` are paths that it writes: their content is kept
+    in the store. With ``check`` an exit status other than 0 fails the task. ``stdin`` is text, bytes or a task; a task
+    of another command stands for its stdout, here and in the list. ``env`` adds variables; ``after`` holds tasks that
+    must be done before. It runs in the notebook's folder.
 
     The key covers the command, not the program that it calls. Raises BadTask.
     """
@@ -99,11 +98,13 @@ def shell(
     call = (command, paths, check, after, stdin, env)
     if in_task.on:
         return _run(*call, folder="")
-    _LOOKOUT.look([("command", word) for word in command if word not in paths] if isinstance(command, tuple) else [])
+    _PATH_ADVICE.look(
+        [("command", word) for word in command if word not in paths] if isinstance(command, tuple) else []
+    )
     return _shell(name, timeout, retries)(*call, folder=str(context.current_session().folder))
 
 
-_LOOKOUT = PathAdvice("shell")
+_PATH_ADVICE = PathAdvice("shell")
 
 
 def _word(word: Any) -> Any:
@@ -135,13 +136,13 @@ def _run(
     after: Any,
     stdin: Any,
     env: dict[str, Any] | None,
-    folder: str,  # counts in the key: relative paths mean something else in another notebook's folder
+    folder: str,  # part of the key: relative paths mean something else in another notebook's folder
 ) -> Ran:
     import subprocess  # few need it
 
     given = stdin.stdout if isinstance(stdin, Ran) else stdin
     if not isinstance(given, str | bytes | None):
-        raise CommandFailed(f"stdin is text, bytes or what another command said, not {type(given).__name__}")
+        raise CommandFailed(f"stdin is text, bytes or another command, not {type(given).__name__}")
     if isinstance(command, str):
         args: str | tuple[str, ...] = command
         words = ["bash", "-e", "-o", "pipefail", "-c", command]
@@ -159,12 +160,11 @@ def _run(
         )
     except (FileNotFoundError, PermissionError) as error:
         raise CommandFailed(f"{words[0]}: {error.strerror or error} on this host") from None
-    stdout, stderr = (said.decode(errors="replace") for said in (done.stdout, done.stderr))
+    stdout, stderr = (data.decode(errors="replace") for data in (done.stdout, done.stderr))
     sys.stderr.write(stderr)
     if check and done.returncode:
-        *_, last = ("", *stderr[-LAST:].strip().splitlines())
         ended = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
-        raise CommandFailed(f"{_short(args)}: {ended}" + (f": {last}" if last else ""))
+        raise CommandFailed(f"{_short(args)}: {ended}{_last_line(stderr)}")
     files = {}
     for path in outputs:
         if os.path.isfile(path):
@@ -172,6 +172,12 @@ def _run(
         elif not done.returncode:
             raise CommandFailed(f"{_short(args)}: it should have written the file {path}, but there is none")
     return Ran(args, done.returncode, stdout, stderr, files)
+
+
+def _last_line(stderr: str) -> str:
+    """Return ": " and the last line of what a command wrote to stderr, or nothing."""
+    *_, last = ("", *stderr[-LAST:].strip().splitlines())
+    return f": {last}" if last else ""
 
 
 def _short(args: str | tuple[str, ...]) -> str:
@@ -187,18 +193,18 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise CommandFailed(
             f"a word of the command is a {type(value).__name__}; a command takes text, numbers and paths. Write it to "
-            "a file in a task before, and pass the path that this task answers"
+            "a file in a task before, and pass the path that this task returns"
         )
     return str(value)
 
 
 def bash(script: str, /, **inputs: Any) -> str:
-    """Run a script and answer its standard output. It ends with the first command that fails."""
+    """Run a script and return its standard output. It ends with the first command that fails."""
     import subprocess
     import tempfile
 
     env = {**os.environ, **{name: _variable(name, value) for name, value in inputs.items()}}
-    told = ""
+    errors = ""
     with (
         tempfile.TemporaryFile() as out,
         subprocess.Popen(
@@ -209,22 +215,21 @@ def bash(script: str, /, **inputs: Any) -> str:
         assert running.stderr is not None
         for line in running.stderr:
             sys.stderr.write(line)
-            told = (told + line)[-LAST:]
+            errors = (errors + line)[-LAST:]
         status = running.wait()
         out.seek(0)
-        said = out.read().decode(errors="replace")
-    sys.stdout.write(said)
+        output = out.read().decode(errors="replace")
+    sys.stdout.write(output)
     if status:
-        *_, last = ("", *told.strip().splitlines())
-        raise CommandFailed(f"exit status {status}" + (f": {last}" if last else ""))
-    return said
+        raise CommandFailed(f"exit status {status}{_last_line(errors)}")
+    return output
 
 
 def _variable(name: str, value: Any) -> str:
     if not isinstance(value, str | int | float | os.PathLike):
         raise CommandFailed(
             f"input {name!r} is a {type(value).__name__}; a script takes text, numbers and paths. "
-            "Write it to a file in a task before, and hand on the path"
+            "Write it to a file in a task before, and pass the path"
         )
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
@@ -233,9 +238,9 @@ def _variable(name: str, value: Any) -> str:
 
 
 def cached_glob(pattern: str) -> list[str]:
-    """The paths that match, sorted: looked up once, here and now, and from then on read from the store.
+    """Return the paths that match, sorted: looked up once, here and now, and from then on read from the store.
 
-    So what is made from them stays the same while files come and go. ``jn.invalidate("cached_glob")`` looks again. A
+    So the tasks made from them stay the same while files come and go. ``jn.invalidate("cached_glob")`` looks again. A
     relative pattern is looked up in, and remembered for, the folder in which the notebook runs.
     """
     if not isinstance(pattern, str):
@@ -264,7 +269,7 @@ def write_task_out(
     metadata_fname: str | os.PathLike[str] | None = None,
     metadata_format: str | None = None,
 ) -> Any:
-    """A task that writes the value of the task ``result`` to the file ``oname``; its own value is that path.
+    """Return a task that writes the value of the task ``result`` to the file ``oname``; its own value is that path.
 
     A numpy array is written as ``numpy.save`` does, anything else is pickled. ``metadata_fname`` gets the value's
     provenance: code, arguments, who ran it, where and when, and the same of what it was made from; as JSON, or YAML
@@ -294,16 +299,16 @@ def _write(
     result: Any, value: Any, oname: str | None, metadata_fname: str | None, form: str, folder: str
 ) -> str | None:
     if metadata_fname is not None:
-        told = result.provenance()
+        provenance = result.provenance()
         with _appearing(Path(metadata_fname)) as aside, aside.open("w", encoding="utf-8") as file:
             if form == "yaml":
                 import yaml
 
-                yaml.safe_dump(told, file, sort_keys=False)
+                yaml.safe_dump(provenance, file, sort_keys=False)
             else:
                 import json
 
-                json.dump(told, file, indent=2, default=str)
+                json.dump(provenance, file, indent=2, default=str)
     if oname is not None:
         with _appearing(Path(oname)) as aside, aside.open("wb") as data:
             if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
@@ -319,7 +324,7 @@ _WRITE = _Terse(_write, name="write_task_out", version="1")
 
 
 class _appearing:
-    """A file is written aside, and appears whole where it should be; after an error it doesn't."""
+    """Gives a temporary path beside ``path``; what is written there is moved to ``path``, unless there is an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

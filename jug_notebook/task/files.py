@@ -1,4 +1,4 @@
-"""Files as arguments: named by what is in them, or by size and time; the function gets the path."""
+"""Files as arguments, hashed by their content, or by size and time; the function gets the path."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 SETTLED = 0.05  #: seconds after its last change from which on a further change must show in a file's times,
 COARSE = 2.1  #: where these are whole seconds
-KEPT = 10_000  #: so many files' digests are remembered
-STATE_STYLES = 100  #: after so many strings that were no path, those of that argument are not looked at any more
+KEPT = 10_000  #: files whose digests are remembered
+TRIES = 100  #: strings that were no path, after which an argument is no longer checked
 
 _Mark: TypeAlias = tuple[int, int, int]
 _known: dict[tuple[int, int], tuple[_Mark, bytes]] = {}  #: (device, inode) -> size and times, digest
 
 
 def content(path: PathLike, clock: Clock = CLOCK) -> bytes:
-    """The digest of what is in a file. Read again only when its size, times or inode change."""
+    """Return the digest of a file's content (20 bytes). Read again only when its size, times or inode change."""
     place = os.fspath(path)
     for _ in range(3):
         about = os.stat(place)
@@ -45,7 +45,7 @@ def content(path: PathLike, clock: Clock = CLOCK) -> bytes:
                     _known.clear()
                 _known[about.st_dev, about.st_ino] = mark, digest
             return digest
-    raise BadTask(f"{place} changes while it is read, so it can't be named; wait until it is written")
+    raise BadTask(f"{place} changes while it is read, so it can't be hashed; wait until it is written")
 
 
 def _mark(about: os.stat_result) -> _Mark:
@@ -53,7 +53,7 @@ def _mark(about: os.stat_result) -> _Mark:
 
 
 class File:
-    """A file as an argument, named by its content wherever it lies; the function gets the path as it was given."""
+    """A file as an argument, hashed by its content wherever it is; the function gets the path as it was given."""
 
     __slots__ = ("path",)
 
@@ -62,7 +62,7 @@ class File:
             path = path.path
         if not isinstance(os.fspath(path), str):
             raise BadTask(f"a file is given by its path, a str or Path, not {type(path).__name__}")
-        os.stat(path)  # a file that isn't there is told at once
+        os.stat(path)  # raises at once where there is none
         self.path: PathLike = path
 
     def __jug_hash__(self) -> bytes:
@@ -85,7 +85,7 @@ class File:
 
 
 class TimedPath(File):
-    """A path, named by itself and the file's size and time of change; the function gets the path."""
+    """A path, hashed with the file's size and time of change; the function gets the path."""
 
     __slots__ = ()
 
@@ -105,14 +105,14 @@ def _as_given(path: Any) -> Any:
 
 
 def _arrived(path: Any, digest: bytes) -> Any:
-    """In a task, the file must still be the one that the key names."""
+    """Return the path. In a task, the content must still be the one in the key."""
     if in_task.on and content(path) != digest:
         raise FileChanged(f"{os.fspath(path)} was changed after the task was made; make it again: re-run its cell")
     return path
 
 
 def file(path: PathLike) -> File:
-    """The file's content counts, not its name or time: ``count_words(jn.file("data.txt"))``.
+    """Return a file as an argument, of which the content counts, not the name: ``count_words(jn.file("data.txt"))``.
 
     It is read again only when its size, times or inode change. The function gets ``path`` as it is given here. Raises
     FileNotFoundError where there is none, BadTask for a folder.
@@ -121,7 +121,7 @@ def file(path: PathLike) -> File:
 
 
 def timed_path(path: PathLike) -> TimedPath:
-    """The path, and the file's size and time of change count: for files that are too large to be read for a key."""
+    """Return a path, of which the file's size and time of change count, too: for files too large to be hashed."""
     return TimedPath(path)
 
 
@@ -129,7 +129,7 @@ def timed_path(path: PathLike) -> TimedPath:
 
 
 class PathAdvice:
-    """Says once per argument of a function that it is the path of a file, of which the key doesn't see the content."""
+    """Warns once per argument of a function that it is the path of a file, whose content isn't part of the key."""
 
     __slots__ = ("_left", "_name")
 
@@ -138,14 +138,14 @@ class PathAdvice:
         self._left: dict[str, int] = {}
 
     def look(self, arguments: Sequence[tuple[str, Any]]) -> None:
-        """Look at the arguments of a call. Costs next to nothing where there are no strings that look like paths."""
+        """Check the arguments of a call. Costs almost nothing where no string looks like a path."""
         for label, value in arguments:
             if type(value) is str:
                 if len(value) > 1000 or not ("." in value or "/" in value or os.sep in value):
                     continue
             elif not isinstance(value, PurePath):
                 continue
-            left = self._left.get(label, STATE_STYLES)
+            left = self._left.get(label, TRIES)
             if left:
                 self._left[label] = 0 if self._is_file(label, value) else left - 1
 
@@ -155,11 +155,11 @@ class PathAdvice:
                 return False
         except ValueError:  # a string that no path can be
             return False
-        shown = repr(os.fspath(value))
+        written = repr(os.fspath(value))
         advice.say_once(
             ("path", self._name, label),
             OnlyAPath,
             f"{self._name}(): argument {label!r} is the path of a file; its key follows the path, not what is in the "
-            f"file. Pass jn.file({shown if len(shown) < 80 else 'path'}) so that a changed file is seen.",
+            f"file. Pass jn.file({written if len(written) < 80 else 'path'}) so that a changed file is seen.",
         )
         return True

@@ -1,4 +1,4 @@
-"""``@task``: a function's calls become tasks. Here are binding, naming and encoding of calls."""
+"""``@task``: a function's calls become tasks. Calls are bound to the signature, given a key, and encoded."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Handle, Tasklet, briefly, handle
-from jug_notebook.task.lists import TaskList
-from jug_notebook.task.values import tasks_in
+from jug_notebook.task.values import TaskList, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
 definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueDictionary()
-"""The latest definition of each function: by it a handle knows that it was made by a former one."""
+"""The latest definition of each function, by name: tasks of an earlier one warn that they are."""
 
 _OPTIONS = (
     "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
 )  # fmt: skip
 
 _LONG = 10**15
-_BY_NAME = "(by name)"  #: what a wrapper is given by name, it may treat otherwise
+_BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
-BATCH = 1000  #: tasks of one `.map` are handed in by so many
+BATCH = 1000  #: tasks of one `.map` that are submitted together
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
-_STEADY = (list, tuple, range)  #: going over them runs nobody's code
+_STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
 _SMALL = frozenset({int, float, bool, type(None)})
 
 
@@ -65,7 +64,7 @@ class TaskFunction:
         if isinstance(function, TaskFunction):
             function = function.__jug_function__
         if not callable(function):
-            raise BadTask(f"a task is made of a function, not of {type(function).__name__} {function!r:.60}")
+            raise BadTask(f"a task is made from a function, not from {type(function).__name__} {function!r:.60}")
         if not runner:  # a runner knows how to call what it is given
             _no_lazy_function(function)
         functools.update_wrapper(self, function, updated=())
@@ -82,9 +81,9 @@ class TaskFunction:
         self.runner = runner
         self._bind(function)
         self._check_options()
-        self._lookout = PathAdvice(self.name)
+        self._path_advice = PathAdvice(self.name)
         self._chunked: _ChunkFunction | None = None
-        #: has it a name of its own, so that another function of that name is its next definition?
+        #: does it have a name, so that another function of that name is its next definition?
         self.defines = definition and (name is not None or "<" not in getattr(function, "__qualname__", "<"))
         if self.defines:
             definitions[self.name] = self
@@ -95,36 +94,35 @@ class TaskFunction:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
         session = context.current or context.current_session()
-        function_version = session.function_version(self)
-        arguments = self._bound(args, kwargs)
-        pending_task = self._draft(session, function_version, arguments, args, kwargs)
-        session.add((pending_task,))
-        return handle(session, function_version, pending_task[1], pending_task[3], pending_task[5])
+        version = session.function_version(self)
+        task = self._pending(session, version, self._bound(args, kwargs), args, kwargs)
+        session.add((task,))
+        return handle(session, version, task[1], task[3], task[5])
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The plain function, now and here."""
+        """Call the plain function, now and here."""
         return self.__jug_function__(*args, **kwargs)
 
     def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
-        """A task for each item: ``f.map(xs)``, ``f.map(xs, ys)``, ``f.map(xs, mode="fast")``; stops with the shortest.
+        """Return a task for each item, up to the end of the shortest: ``f.map(xs)``, ``f.map(xs, ys, mode="fast")``.
 
-        With ``chunksize=100`` a hundred calls are one task, of another key; the list shows a tasklet per call.
+        With ``chunksize=100`` a hundred calls are one task, with another key; the list has a tasklet for each call.
         """
         if not iterables:
-            raise BadTask(f"{self.name}.map() needs something to go over")
+            raise BadTask(f"{self.name}.map() needs something to iterate over")
         steady = all(type(each) in _STEADY for each in iterables)
         return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
-        """A task for each tuple of arguments. ``chunksize`` as in `map`."""
+        """Return a task for each tuple of arguments. ``chunksize`` as in `map`."""
         steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
         return self._many(map(tuple, iterable), chunksize, constants, steady)
 
     def grid(self, **axes: Any) -> TaskList:
-        """A task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
+        """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
 
-        Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and all the rest are constants.
-        A list that is one value goes into another: ``cfg=[[1, 2]]``.
+        Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and the rest are constants.
+        A list that is one value goes inside another: ``cfg=[[1, 2]]``.
         """
         names = [name for name, axis in axes.items() if is_axis(axis)]
         constants = {name: value for name, value in axes.items() if name not in names}
@@ -137,7 +135,7 @@ class TaskFunction:
     # -- what a session asks
 
     def examine(self, project: Path) -> Code:
-        """The code part of the keys as things are now. Raises Unhashable naming what can't be told for certain."""
+        """Return the code part of the keys as of now. Raises Unhashable, naming what can't be hashed reliably."""
         now = [id(one) for one in _binding(self.__jug_function__)]
         if now != [id(one) for one in self._bound_by]:
             self._bind(self.__jug_function__)  # reloaded in place, or given other defaults
@@ -151,7 +149,7 @@ class TaskFunction:
 
     @property
     def hidden(self) -> bool:
-        """Does more travel with it than its code digest covers?"""
+        """Is more code sent with it than its code digest covers?"""
         return self.version is not None or bool(self.ignore_globals)
 
     # -- binding
@@ -175,7 +173,7 @@ class TaskFunction:
             self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-        """Every parameter with its value, in the signature's order: equal calls are bound equally, however written."""
+        """Return every parameter with its value, in the signature's order: the same however the call is written."""
         names = self._names
         if names:
             given = len(args)
@@ -200,8 +198,13 @@ class TaskFunction:
             return self._given(args, kwargs)
         return list(self._slow(args, kwargs).arguments.items())
 
+    def _counting(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """Return the bound arguments that are part of the key."""
+        bound = self._bound(args, kwargs)
+        return [pair for pair in bound if pair[0] not in self.ignore] if self.ignore else bound
+
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-        """What a wrapper is given: what it does with it, and which defaults count, only it knows."""
+        """Return what a wrapper is passed: only it knows which defaults count, and what it does with the rest."""
         assert self._signature is not None
         try:
             bound = self._signature.bind(*args, **kwargs).arguments
@@ -219,29 +222,29 @@ class TaskFunction:
         bound.apply_defaults()
         return bound
 
-    def _draft(
+    def _pending(
         self,
         session: SessionProtocol,
-        function_version: FunctionVersion,
+        version: FunctionVersion,
         arguments: Arguments,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         put: codec.Put | None = None,
     ) -> PendingTask:
-        """Name a call and encode its arguments, in one go: what is changed later is not seen by either."""
+        """Return a call with its key and its arguments encoded, both at once: later changes affect neither."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
-        key, form, needs, call = digest.name_call(function_version.code, function_version.name, named)
-        self._lookout.look(named)
-        if self._tasks_by_default:  # what a task as a default comes to must travel with the call
+        key, form, needs, call = digest.name_call(version.code, version.name, named)
+        self._path_advice.look(named)
+        if self._tasks_by_default:  # the value of a task that is a default is sent with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
         payload = codec.dump_call(args, kwargs, needs, put or session.put)
         if not needs:
-            return function_version, key, form, needs, payload, self._shown(arguments), call
+            return version, key, form, needs, payload, self._args_repr(arguments), call
         with briefly():
-            return function_version, key, form, needs, payload, self._shown(arguments), call
+            return version, key, form, needs, payload, self._args_repr(arguments), call
 
-    def _shown(self, arguments: Arguments) -> str:
+    def _args_repr(self, arguments: Arguments) -> str:
         if self._wrapper:
             arguments = [pair for pair in arguments if pair[0] != _BY_NAME]
         if len(arguments) > 3:
@@ -250,7 +253,7 @@ class TaskFunction:
             kind = type(value)
             if not ((kind is int and -_LONG < value < _LONG) or kind is float or (kind is str and len(value) < 20)):
                 return describe_arguments(arguments)
-        return ", ".join([f"{label}={value!r}" for label, value in arguments])  # the same, and most calls are so
+        return ", ".join([f"{label}={value!r}" for label, value in arguments])  # the same, for most calls
 
     def _many(
         self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
@@ -273,7 +276,7 @@ class TaskFunction:
         return self._made(((bound(args), args, constants) for args in calls), constants, steady)
 
     def _quick(self, constants: Mapping[str, Any]) -> tuple[tuple[str, ...], Arguments] | None:
-        """What positional arguments are called in a ``.map``, and what follows them; None where calls may differ."""
+        """Return the names of a ``.map``'s positional arguments, and what follows them; None where calls may differ."""
         names = self._names
         given = next((i for i, name in enumerate(names) if name in constants or name in self._defaults), len(names))
         rest = {**self._defaults, **constants}
@@ -287,12 +290,12 @@ class TaskFunction:
         constants: Mapping[str, Any],
         steady: bool = True,
     ) -> TaskList:
-        """A task for each call, handed in by the batch. What is heavy in ``constants`` is digested and stored once.
+        """Return a task for each call, submitted in batches. Large ``constants`` are hashed and stored once.
 
-        What else they have in common too where it is ``steady``: where nobody's code runs between the calls.
+        So is what else the calls share if they are ``steady``: if no code of the user's runs between them.
         """
         session = context.current or context.current_session()
-        function_version = session.function_version(self)
+        version = session.function_version(self)
         tasks = TaskList()
         waiting = iter(calls)
         put = codec.once(session.put) if steady else session.put
@@ -304,17 +307,15 @@ class TaskFunction:
                 with system.uncollected():
                     for arguments, args, kwargs in islice(waiting, BATCH):
                         sent = {**kwargs, **shared} if shared else kwargs
-                        pending_task = self._draft(session, function_version, arguments, args, sent, put)
-                        pending_tasks.append(pending_task)
-                        tasks.append(
-                            handle(session, function_version, pending_task[1], pending_task[3], pending_task[5])
-                        )
+                        task = self._pending(session, version, arguments, args, sent, put)
+                        pending_tasks.append(task)
+                        tasks.append(handle(session, version, task[1], task[3], task[5]))
                     if not pending_tasks:
                         return tasks
                     session.add(pending_tasks)
 
     def _shared(self, constants: Mapping[str, Any], session: SessionProtocol) -> dict[str, Any]:
-        """What stands for the large ones of the constants in each call. They are digested here, and remembered."""
+        """Return what stands for each large constant in every call. They are hashed here, and remembered."""
         shared: dict[str, Any] = {}
         for name, value in constants.items():
             if type(value) in _SMALL or tasks_in(value):
@@ -344,20 +345,18 @@ class TaskFunction:
     def _part(
         self, coming: Iterator[tuple[Any, ...]], size: int, constants: dict[str, Any], steady: bool
     ) -> list[tuple[Any, ...]]:
-        """The calls of the next chunk. Raises BadTask where one was changed while the others were waited for."""
+        """Return the calls of the next chunk. Raises BadTask where one was changed before the chunk was complete."""
         part: list[tuple[Any, ...]] = []
-        names: list[bytes] = []
+        digests: list[bytes] = []
         for args in islice(coming, size):
-            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
             part.append(args)
             if not steady:
-                names.append(digest.digest(named))
-        for args, name in zip(part, names, strict=False):
-            named = [pair for pair in self._bound(args, constants) if pair[0] not in self.ignore]
-            if digest.digest(named) != name:
+                digests.append(digest.digest(self._counting(args, constants)))
+        for args, before in zip(part, digests, strict=False):
+            if digest.digest(self._counting(args, constants)) != before:
                 raise BadTask(
-                    f"an argument of {self.name} was changed in place before its chunk was complete, as a generator "
-                    f"does that fills one buffer over and over: let it yield copies, or leave chunksize out"
+                    f"an argument of {self.name} was changed in place before its chunk was complete, as by a "
+                    f"generator that fills the same buffer again and again: let it yield copies, or leave chunksize out"
                 )
         return part
 
@@ -373,7 +372,7 @@ class TaskFunction:
         if self.timeout is not None and self.timeout <= 0:
             raise BadTask(f"timeout={self.timeout} of {self.name}: seconds, more than 0")
 
-    # -- manners
+    # -- special methods
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -382,18 +381,18 @@ class TaskFunction:
         return f"<task function {self.name}{self._signature or '(…)'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rerun, (self.__jug_function__, self._options())
+        return _restored, (self.__jug_function__, self._options())
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
 
 
-def _rerun(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
+def _restored(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
     return TaskFunction(function, **options)
 
 
 class Chunk:
-    """Calls a function for each of many arguments: what a chunk of a ``.map`` runs."""
+    """Calls a function many times: what a chunk of a ``.map`` runs."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -410,7 +409,7 @@ class Chunk:
 
 
 class Around(TaskFunction):
-    """Tasks that call ``functions`` in a way of ours: their code is the functions' code."""
+    """A task function around others: its key covers the code of ``functions`` instead of its own."""
 
     def __init__(self, call: Callable[..., Any], functions: Sequence[TaskFunction], **options: Any) -> None:
         super().__init__(call, **options)
@@ -437,7 +436,7 @@ class Around(TaskFunction):
 
 
 class _ChunkFunction(Around):
-    """A function's chunks: named and examined as the function itself."""
+    """The chunks of a function: their name and code digest are the function's."""
 
     def __init__(self, function: TaskFunction) -> None:
         options = {**function._options(), "nout": None, "ignore": ()}
@@ -447,29 +446,21 @@ class _ChunkFunction(Around):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         calls, constants = args
-        ignore = self._whole.ignore
-        if not ignore:
-            return [("*calls", [self._whole._bound(call, constants) for call in calls])]
-        return [
-            (
-                "*calls",
-                [[pair for pair in self._whole._bound(call, constants) if pair[0] not in ignore] for call in calls],
-            )
-        ]
+        return [("*calls", [self._whole._counting(call, constants) for call in calls])]
 
-    def _shown(self, arguments: Arguments) -> str:
+    def _args_repr(self, arguments: Arguments) -> str:
         calls = arguments[0][1]
         return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
 
 
 def _binding(function: Callable[..., Any]) -> list[Any]:
-    """What a plain function's signature hangs on."""
+    """Return what a plain function's signature depends on."""
     found = [getattr(function, "__code__", None), *(getattr(function, "__defaults__", None) or ())]
     return [*found, *(getattr(function, "__kwdefaults__", None) or {}).values()]
 
 
 def _is_wrapper(function: Any) -> bool:
-    """Does it show the signature of something that it wraps?"""
+    """Does it have the signature of something that it wraps?"""
     if isinstance(function, functools.partial):
         return _is_wrapper(function.func)
     if isinstance(function, CACHED):
@@ -481,7 +472,7 @@ def _is_wrapper(function: Any) -> bool:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """The qualified name that tasks of a function bear; of notebooks and scripts without the module."""
+    """Return the qualified name for tasks of a function; without the module in notebooks and scripts."""
     name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
     name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
     module = getattr(function, "__module__", None)
@@ -490,13 +481,13 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def _no_lazy_function(function: Callable[..., Any]) -> None:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise BadTask(f"{name_of(function)} is async; a task is a plain function (asyncio.run() inside it will do)")
+        raise BadTask(f"{name_of(function)} is async; a task is a plain function (which may call asyncio.run())")
     if inspect.isgeneratorfunction(function):
         raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
 
 
 def is_axis(value: Any) -> bool:
-    """Does `TaskFunction.grid` go over it? The rest are constants."""
+    """Does `TaskFunction.grid` iterate over it? The rest are constants."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | set | frozenset | Handle)
 
 
@@ -518,12 +509,12 @@ def task(
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function's calls into tasks: ``@task``, or ``@task(retries=2)``.
 
-    ``version`` replaces the code part of the key by a tag, ``name`` the qualified name; ``nout`` makes tasks unpack
-    into so many tasklets; ``retries`` are further attempts after an exception, ``timeout`` is in seconds; ``ignore``
-    names arguments that don't matter for the result, ``ignore_globals`` globals; ``depends`` lists what the code needs
-    and can't be seen; higher ``priority`` goes first.
+    ``version`` replaces the code part of the key by a tag, ``name`` the qualified name; ``nout`` is the number of
+    tasklets that a task unpacks into; ``retries`` are further attempts after an exception, ``timeout`` is in seconds;
+    ``ignore`` names arguments that don't matter for the result, ``ignore_globals`` globals; ``depends`` lists what the
+    code needs without showing it; higher ``priority`` goes first.
 
-    Raises BadTask for what no task can be made of, and for senseless options.
+    Raises BadTask for what can't be a task, and for options that make no sense.
     """
     if function is not None:
         return TaskFunction(function, definition=True, **options)
@@ -531,10 +522,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if unknown:
         raise BadTask(f"@task has no option {min(unknown)!r}")
 
-    def decorate(function: Callable[..., Any]) -> TaskFunction:
-        return TaskFunction(function, definition=True, **options)
-
-    return decorate
+    return functools.partial(TaskFunction, definition=True, **options)
 
 
 TaskGenerator = task  #: Jug's name

@@ -1,4 +1,4 @@
-"""Handles: tasks, tasklets and lists of them, as a notebook holds them. They stand for values and never hold one."""
+"""Tasks and tasklets as a notebook has them in its variables: they stand for a value, and never hold one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class _Briefly(threading.local):
     on = False
 
 
-BRIEFLY = _Briefly()  #: ``BRIEFLY.on``: the repr of a handle is its call alone
+BRIEFLY = _Briefly()  #: ``BRIEFLY.on``: the repr of a task is its call alone
 
 
 @contextmanager
 def briefly() -> Iterator[None]:
-    """Within, the repr of a handle is its call alone, and nothing is asked of a store: for arguments in short."""
+    """Within, the repr of a task is its call alone, and no store is read: for the short repr of arguments."""
     before, BRIEFLY.on = BRIEFLY.on, True
     try:
         yield
@@ -37,23 +37,23 @@ def briefly() -> Iterator[None]:
 
 
 def in_brief() -> bool:
-    """Is a handle's repr to be short?"""
+    """Is the repr of a task its call alone?"""
     return BRIEFLY.on
 
 
 class Handle:
-    """What a task and a tasklet have in common: they stand for a value, and refuse to be taken for it."""
+    """What tasks and tasklets have in common: they stand for a value, and refuse to be used as one."""
 
     __slots__ = ("__weakref__",)
 
     @property
     def task(self) -> Task:
-        """The task whose value this is, or is taken from."""
+        """The task that has the value, or of whose value this is a part."""
         raise NotImplementedError
 
     @property
     def key(self) -> Key:
-        """Forty hex digits that name the task: the same code and arguments have the same key everywhere."""
+        """Forty hex digits: the same code and arguments have the same key everywhere."""
         return self.task.key
 
     @property
@@ -63,42 +63,41 @@ class Handle:
 
     @property
     def state(self) -> State:
-        """Where the task stands now."""
+        """The task's state now."""
         task = self.task
         return task._session.states([task.key])[0]
 
     def take(self, value: Any) -> Any:
-        """This handle's part of the task's value."""
+        """Return this part of the task's value."""
         raise NotImplementedError
 
     def done(self) -> bool:
-        """True when the task has finished or failed, so that waiting longer changes nothing."""
+        """Return whether the task has finished or failed, so that waiting longer changes nothing."""
         return self.state.settled
 
     def value(self, mmap: bool = False) -> Any:
-        """The value, at once. Raises NotReady, naming the state, and TaskFailed.
+        """Return the value without waiting. Raises NotReady, naming the state, and TaskFailed.
 
         ``mmap``: large arrays are read-only views of the store's files, at no cost whatever their size. Their bytes
-        were hashed when they were written, or are when first mapped; they aren't again while the file stays untouched
-        on this machine, so damage to the disk below goes unseen. Without it, all bytes are hashed each time.
+        were hashed when they were written, or are when first mapped, and not again while the file is unchanged on this
+        machine, so damage to the disk isn't noticed. Without it, all bytes are hashed each time.
         """
         task = self.task
         task._warn_if_former()
         return self.take(task._session.collect([task.key], wait=False, mmap=mmap)[0])
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, waiting for it while workers live.
+        """Wait for the value while workers live, and return it.
 
         Raises TaskFailed with the remote traceback, TaskCancelled, WaitTimeout after ``timeout`` seconds,
-        WaitInterrupted
-        on Ctrl-C (the task goes on), and NoWorkers at once where no worker is alive.
+        WaitInterrupted on Ctrl-C (the task continues), and NoWorkers at once where no workers are running.
         """
         task = self.task
         task._warn_if_former()
         return self.take(task._session.collect([task.key], wait=True, timeout=timeout)[0])
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait, then answer what the task raised (a TaskFailed where that could not travel), None if it finished."""
+        """Wait; return what the task raised (a TaskFailed where that can't be pickled), None if it finished."""
         task = self.task
         problem = task._session.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
         if not isinstance(problem, Problem):
@@ -106,37 +105,37 @@ class Handle:
         return problem.error.__cause__ or problem.error
 
     def log(self) -> str:
-        """What the task printed, and the traceback of a failed one."""
+        """Return what the task printed, and the traceback if it failed."""
         return self.task._session.log(self.task)
 
     def outputs(self) -> tuple[tuple[str, Any], ...]:
-        """What the task printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
+        """Return what the task printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
         return self.task._session.outputs(self.task.key)
 
     def retry(self) -> int:
-        """Try again if it failed, or what failed among its needs. Answers how many tasks are tried again."""
+        """Retry it if it failed, or what failed among the tasks it needs. Return how many tasks are retried."""
         return self.task._session.retry(self.task)
 
     def invalidate(self) -> int:
-        """This value is wrong: compute it again, and what was made from it. Answers how many values were dropped."""
+        """Its value is wrong: recompute it and what depends on it. Return how many results were invalidated."""
         return self.task._session.invalidate(self.task)
 
     def cancel(self) -> int:
-        """Take it back: it won't start; if it runs, it goes on to its end. Answers how many were taken back."""
+        """Cancel it: it won't start; if it is running, it runs to its end. Return how many were cancelled."""
         return self.task._session.cancel(self.task)
 
     def why(self) -> Any:
-        """Is it stored; and if not, what changed since the nearest task that is? Shows as text and HTML."""
+        """Return whether it is stored, and if not, how it differs from the nearest that is. Shows as text and HTML."""
         return self.task._session.why(self.task)
 
     def dependencies(self) -> list[Any]:
-        """The tasks whose values this one needs, as a `TaskList`."""
+        """Return the tasks whose values this one needs, as a `TaskList`."""
         return self.task._session.needs(self.task.key)
 
     def provenance(self) -> dict[str, Any]:
-        """Where the value comes from: code, arguments, needs, who ran it where and when. Plain data, fit for JSON.
+        """Return where the value comes from: code, arguments, needs, who ran it where and when. Data fit for JSON.
 
-        Where another run stands for this task, ``reused from`` names it; ``accepted by`` tells who said so.
+        Where another run stands for this task, ``reused from`` names it; ``accepted by`` names who accepted it.
         """
         return self.task._session.provenance(self.task.key)
 
@@ -170,7 +169,7 @@ class Handle:
         raise NotImplementedError
 
     def _listed(self) -> str:
-        """In a row of many."""
+        """The call, as a list of tasks shows it."""
         return self._short()
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -221,10 +220,10 @@ for _name in (*_UNARY, *_BINARY, *(f"r{_name}" for _name in _BINARY)):
 
 
 class Task(Handle):
-    """One call that a worker will make: ``Task(f, *args, **kwargs)`` for any callable, or a call of a task function.
+    """One call, which a worker runs: ``Task(f, *args, **kwargs)`` for any callable, or a call of a task function.
 
-    Lambdas, partials, bound methods, classes and builtins will do. Raises Unhashable where an argument can't be named
-    for certain, Unstorable where it can't travel.
+    Lambdas, partials, bound methods, classes and builtins are allowed. Raises Unhashable where an argument can't be
+    hashed reliably, Unstorable where it can't be pickled.
     """
 
     __slots__ = ("_args_repr", "_key", "_needs", "_session", "_version")
@@ -266,7 +265,7 @@ class Task(Handle):
     def _warn_if_former(self) -> None:
         if self._session.former(self._version):
             warnings.warn(
-                f"{self._short()} was made by a former definition of {self.name}; call it again for the new one",
+                f"{self._short()} was made by a previous definition of {self.name}; call it again for the new one",
                 FormerDefinition,
                 stacklevel=3,
             )
@@ -284,16 +283,16 @@ class Task(Handle):
             if view.state is not State.FINISHED and self._needs:
                 parts.append(f"needs {render.states_text(self._session.states(self._needs))}")
             if self._session.former(self._version):
-                parts.append("of a former definition")
-        except (JugError, OSError) as error:  # a handle can always be shown
+                parts.append("of a previous definition")
+        except (JugError, OSError) as error:  # the repr of a task never raises
             parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
         return f"<{' · '.join(parts)}>"
 
     def _repr_html_(self) -> str:
-        notes = ["of a former definition"] if self._session.former(self._version) else []
+        notes = ["of a previous definition"] if self._session.former(self._version) else []
         try:
             view, *needs = self._session.views([self._key, *self._needs[: render.NEEDS]])
-        except (JugError, OSError):  # a handle can always be shown
+        except (JugError, OSError):  # the repr of a task never raises
             return render.as_it_is(repr(self))
         if not view.name:  # the store doesn't know it
             return render.as_it_is(repr(self))
@@ -301,10 +300,10 @@ class Task(Handle):
         return render.task_html(view, needs, len(self._needs), notes)
 
     def __jug_reference__(self) -> Reference:
-        here = context.current
-        if self._session is not here and here is not None and self._session.identity != here.identity:
+        current = context.current
+        if self._session is not current and current is not None and self._session.identity != current.identity:
             raise BadTask(
-                f"{self._short()} belongs to {self._session.display_url}, but {here.display_url} is in use; "
+                f"{self._short()} belongs to {self._session.display_url}, but {current.display_url} is in use; "
                 "pass its .result(), or make it again here"
             )
         return Reference(self._key)
@@ -313,14 +312,16 @@ class Task(Handle):
 _allocate = object.__new__
 
 
-def handle(session: SessionProtocol, version: FunctionVersion, key: Key, needs: tuple[Key, ...], shown: str) -> Task:
-    """The handle of a task that the desk knows, or is about to."""
+def handle(
+    session: SessionProtocol, version: FunctionVersion, key: Key, needs: tuple[Key, ...], args_repr: str
+) -> Task:
+    """Return the `Task` for a call that the session has, or is about to get."""
     task = _allocate(Task)
     task._session = session
     task._version = version
     task._key = key
     task._needs = needs
-    task._args_repr = shown
+    task._args_repr = args_repr
     return task
 
 
@@ -381,8 +382,8 @@ class Tasklet(Handle):
 class NoLoad(Handle):
     """A task as an argument that is not loaded: the function gets the task itself, once it is done.
 
-    ``jn.value(t)`` inside the function loads its value if it is wanted; ``t.key``, ``t.name`` and ``t.provenance()``
-    cost no loading. Inside a task, where calls are plain, ``NoLoad(x)`` is ``x``.
+    ``jn.value(t)`` inside the function loads its value; ``t.key``, ``t.name`` and ``t.provenance()`` don't. Inside a
+    task, where calls are plain, ``NoLoad(x)`` is ``x``.
     """
 
     __slots__ = ("base",)
@@ -423,7 +424,7 @@ class NoLoad(Handle):
 
 
 def unloaded(base: Handle, steps: tuple[tuple[str, Any], ...] = ()) -> NoLoad:
-    """A task that is not loaded, or what the steps take of it."""
+    """Return a task that is not loaded, or the part of it that the steps take."""
     for step in steps:
         base = Tasklet._of(base, step)
     made = _allocate(NoLoad)
@@ -439,7 +440,7 @@ def _slice(step: slice) -> str:
 def _unwrapped(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """A partial or a bound method as the function beneath it, so that what it carries are arguments like others."""
+    """Return the function of a partial or a bound method, with what it carries as arguments like others."""
     while True:
         if type(function) is functools.partial:
             args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}

@@ -1,7 +1,7 @@
-"""Many small calls in few tasks, and lists brought down to one value: ``jn.mapreduce.reduce(add, xs)``.
+"""Many small calls in few tasks, and lists reduced to one value: ``jn.mapreduce.reduce(add, xs)``.
 
 Mappers and reducers are any functions: task functions, lambdas, builtins. A *step* says how many calls one task makes;
-choose it so that a task takes long enough to be worth its keeping. It is part of the keys.
+choose it so that a task takes long enough to be worth storing. It is part of the keys.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jug_notebook.errors import BadTask, TaskNotValue
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
 from jug_notebook.task.handles import Handle
-from jug_notebook.task.lists import TaskList
 from jug_notebook.task.patterns import identity
+from jug_notebook.task.values import TaskList
 
 __all__ = ["currymap", "map", "mapreduce", "reduce"]
 
 
 def map(mapper: Callable[[Any], Any], sequence: Iterable[Any], map_step: int = 4) -> TaskList:
-    """``[mapper(x) for x in sequence]``, ``map_step`` calls a task. Answers a task or tasklet for each item.
+    """``[mapper(x) for x in sequence]``, ``map_step`` calls per task. Return a task or tasklet for each item.
 
     The same as ``mapper.map(sequence, chunksize=map_step)``. Raises BadTask.
     """
@@ -30,14 +30,14 @@ def map(mapper: Callable[[Any], Any], sequence: Iterable[Any], map_step: int = 4
 
 
 def currymap(mapper: Callable[..., Any], sequence: Iterable[Iterable[Any]], map_step: int = 4) -> TaskList:
-    """``[mapper(*args) for args in sequence]``, ``map_step`` calls a task. Raises BadTask."""
+    """``[mapper(*args) for args in sequence]``, ``map_step`` calls per task. Raises BadTask."""
     return _function(mapper, "mapper").starmap(_items(sequence), chunksize=_step(map_step, "map_step"))
 
 
 def reduce(reducer: Callable[[Any, Any], Any], inputs: Iterable[Any], reduce_step: int = 8) -> Any:
-    """One task with the value ``functools.reduce(reducer, inputs)``; ``inputs`` are values or tasks.
+    """Return one task with the value ``functools.reduce(reducer, inputs)``; ``inputs`` are values or tasks.
 
-    A tree of tasks: each brings ``reduce_step`` values down to one, in order, so ``reducer`` must be associative. Of no
+    A tree of tasks: each reduces ``reduce_step`` values to one, in order, so ``reducer`` must be associative. With no
     inputs it is ``identity([])``. Raises BadTask.
     """
     return _tree(None, reducer, inputs, reduce_step, reduce_step)
@@ -50,7 +50,7 @@ def mapreduce(
     map_step: int = 4,
     reduce_step: int = 8,
 ) -> Any:
-    """One task with the value ``functools.reduce(reducer, map(mapper, inputs))``.
+    """Return one task with the value ``functools.reduce(reducer, map(mapper, inputs))``.
 
     The first tasks map ``map_step`` inputs and reduce what comes out, the rest is a tree as `reduce` makes it. Without
     a mapper, inputs are reduced as they are. Raises BadTask.
@@ -75,12 +75,12 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
     items = _items(inputs)
     _step(map_step, "map_step")
     if _step(reduce_step, "reduce_step") < 2:
-        raise BadTask("reduce_step=1 would never come to an end; a task must bring at least 2 values down to one")
+        raise BadTask("reduce_step=1 would never end; a task must reduce at least 2 values to one")
     if not items:
         return identity([])
     if in_task.on:
         return MapReduce(bring.run, None if first is None else first.run)(items)
-    down = Around(MapReduce(bring.__jug_function__), [bring], name=f"reduce.{_short(bring)}", **_manners(bring))
+    down = Around(MapReduce(bring.__jug_function__), [bring], name=f"reduce.{_short(bring)}", **_attempt_options(bring))
     if first is None:
         level = [down(part) for part in _parts(items, reduce_step)]
     else:
@@ -88,7 +88,7 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
             MapReduce(bring.__jug_function__, first.__jug_function__),
             [first, bring],
             name=f"mapreduce.{_short(first)}.{_short(bring)}",
-            **_manners(first),
+            **_attempt_options(first),
         )
         level = [both(part) for part in _parts(items, map_step)]
     while len(level) > 1:
@@ -108,7 +108,7 @@ def _short(function: TaskFunction) -> str:
     return function.name.rpartition(".")[2]
 
 
-def _manners(function: TaskFunction) -> dict[str, Any]:
+def _attempt_options(function: TaskFunction) -> dict[str, Any]:
     return {"retries": function.retries, "timeout": function.timeout, "priority": function.priority}
 
 
@@ -116,9 +116,11 @@ def _items(sequence: Any) -> list[Any]:
     try:
         return list(sequence)
     except TaskNotValue:
-        raise BadTask("how many values a task has is known when it has run; go over jn.bvalue(task) instead") from None
+        raise BadTask(
+            "the number of values is known only when the task has run; iterate over jn.bvalue(task) instead"
+        ) from None
     except TypeError:
-        raise BadTask(f"mapreduce goes over a list, not over {type(sequence).__name__} {sequence!r:.60}") from None
+        raise BadTask(f"mapreduce iterates over a list, not over {type(sequence).__name__} {sequence!r:.60}") from None
 
 
 def _step(step: Any, name: str) -> int:

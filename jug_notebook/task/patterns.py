@@ -1,37 +1,45 @@
-"""Small things to build with: unpacking, constants as tasks, and arguments named otherwise than by their value."""
+"""Building blocks that Jug has, too: unpacking, constants as tasks, arguments hashed another way, compound tasks.
+
+A compound task is a call of a function that makes tasks: once the last of these is done, none of them is made again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
+from jug_notebook import codec
 from jug_notebook.errors import BadTask
-from jug_notebook.task.context import in_task
-from jug_notebook.task.function import TaskFunction
-from jug_notebook.task.handles import Handle, Tasklet
-from jug_notebook.task.values import tasks_in
+from jug_notebook.keys import digest
+from jug_notebook.model import State
+from jug_notebook.task import context as context
+from jug_notebook.task.context import PendingTask, in_task, running
+from jug_notebook.task.function import Around, TaskFunction, is_axis
+from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
+from jug_notebook.task.values import TaskList, tasks_in, value
 
 
 def iteratetask(base: Handle, n: int) -> list[Tasklet]:
-    """The ``n`` parts of a task's value: ``a, b = iteratetask(t, 2)``."""
+    """Return the ``n`` parts of a task's value: ``a, b = iteratetask(t, 2)``."""
     if not isinstance(base, Handle):
         raise BadTask(f"iteratetask takes a task apart, not {type(base).__name__}")
-    _number(n, "iteratetask", 0)
+    _check_count(n, "iteratetask", 0)
     return [base[i] for i in range(n)]
 
 
 def return_tuple(n: int) -> Callable[[Callable[..., Any]], TaskFunction]:
     """A decorator for functions, or task functions, that return ``n`` values: ``a, b = f(x)`` are two tasklets.
 
-    As ``@task(nout=n)``; besides, a task that returns another number of values fails. Raises BadTask.
+    As ``@task(nout=n)``; in addition, a task that returns another number of values fails. Raises BadTask.
     """
-    _number(n, "return_tuple", 1)
+    _check_count(n, "return_tuple", 1)
 
     def decorate(function: Callable[..., Any]) -> TaskFunction:
         made = function if isinstance(function, TaskFunction) else TaskFunction(function)
         options = {**made._options(), "nout": n}
         try:
-            made.__jug_function__.jug_tuple = n  # type: ignore[attr-defined]  # it counts in the key, and travels
+            made.__jug_function__.jug_tuple = n  # type: ignore[attr-defined]  # it is part of the key, and is pickled with it
         except AttributeError:  # a builtin takes no attributes
             return TaskFunction(made, definition=True, **options)
         return TaskFunction(made, definition=True, **{**options, "runner": f"{__name__}:counted"})
@@ -51,13 +59,13 @@ def counted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     return values
 
 
-def _number(n: Any, name: str, least: int) -> None:
+def _check_count(n: Any, name: str, least: int) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or n < least:
         raise BadTask(f"{name} takes a number of values, {least} or more, not {n!r:.40}")
 
 
 def as_it_is(x: Any) -> Any:
-    """What tasks run that only hand on what they are given."""
+    """What tasks run that only pass on what they are given."""
     return x
 
 
@@ -89,7 +97,7 @@ class NoHash:
 
 
 class CustomHash:
-    """An argument named by ``name(x)``, a string or bytes, instead of by its value; the function gets ``x``."""
+    """An argument hashed by ``name(x)``, a string or bytes, instead of its value; the function gets ``x``."""
 
     __slots__ = ("name", "value")
 
@@ -113,4 +121,105 @@ class CustomHash:
 
 def _no_tasks(value: Any, name: str) -> None:
     if tasks_in(value):
-        raise BadTask(f"{name} can't hold a task: whether it is done would not be seen; pass the task itself")
+        raise BadTask(f"{name} can't hold a task: nothing would wait for it; pass the task itself")
+
+
+# -- compound tasks ----------------------------------------------------------------------------------------------------
+
+
+def CompoundTask(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Return a task whose function makes tasks and returns the last of them: its value is that one's value.
+
+    Where it is stored, ``f`` is not called and none of its tasks is made; otherwise ``f`` is called here and now, and
+    what it returns (a task, or anything that holds tasks) is what this task needs. Its key covers the code and the
+    arguments of ``f``.
+    """
+    function = f if isinstance(f, CompoundFunction) else CompoundFunction(f)
+    return function(*args, **kwargs)
+
+
+def CompoundTaskGenerator(f: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """A decorator: each call of the function is a `CompoundTask`. Takes ``version``, ``name``, ``nout``, ``depends`` …
+    as `task` does.
+    """
+    if f is None:
+        return lambda function: CompoundFunction(function, definition=True, **options)
+    return CompoundFunction(f, definition=True, **options)
+
+
+class CompoundFunction(TaskFunction):
+    """A function whose calls are compound tasks."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        if isinstance(function, TaskFunction):
+            options = {**function._options(), **options}
+        super().__init__(function, **options)
+        self._collapsed = Around(as_it_is, [self], name=self.name, nout=self.nout)
+        self._collapsed.defines = self.defines
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if in_task.on:
+            return self.__jug_function__(*args, **kwargs)
+        session = context.current or context.current_session()
+        version = session.function_version(self._collapsed)
+        arguments = self._bound(args, kwargs)
+        named = [pair for pair in arguments if pair[0] not in self.ignore]
+        key, _, _, call = digest.name_call(version.code, version.name, named)
+        with briefly():
+            args_repr = self._args_repr(arguments)
+        pending_task: PendingTask
+        spec = session.kept(key)
+        if spec is not None:
+            pending_task = version, key, spec.form, spec.needs, spec.arguments, spec.args_repr, spec.call
+        else:
+            made = self.__jug_function__(*args, **kwargs)
+            # what runs is `identity`, on what the function made: so it counts for values, whatever it is called
+            _, form, needs, _ = digest.name_call(session.function_version(IDENTITY).code, IDENTITY.name, [("x", made)])
+            if key in needs:
+                raise BadTask(f"{self.name}({args_repr}) returns itself; a compound task returns another task")
+            pending_task = version, key, form, needs, codec.dump_call((made,), {}, needs, session.put), args_repr, call
+        session.add((pending_task,))
+        task: Task = handle(session, version, key, pending_task[3], args_repr)
+        return task
+
+    def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
+        """A compound task for each item: ``f.map(xs)``, ``f.map(xs, ys)``; stops with the shortest."""
+        if not iterables:
+            raise BadTask(f"{self.name}.map() needs something to iterate over")
+        return self.starmap(zip(*iterables, strict=False), chunksize, **constants)
+
+    def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
+        """A compound task for each tuple of arguments."""
+        if chunksize != 1:
+            raise BadTask(f"{self.name} makes tasks, so its calls can't be chunked; chunk the tasks that it makes")
+        return self._listed(self(*args, **constants) for args in iterable)
+
+    def grid(self, **axes: Any) -> TaskList:
+        """A compound task for each combination, as `TaskFunction.grid`."""
+        choices = [list(axis) if is_axis(axis) else [axis] for axis in axes.values()]
+        return self._listed(self(**dict(zip(axes, point, strict=True))) for point in product(*choices))
+
+    @staticmethod
+    def _listed(tasks: Iterable[Any]) -> TaskList:
+        return list(tasks) if in_task.on else TaskList(tasks)  # type: ignore[return-value]
+
+
+def CachedFunction(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Return the value of ``f(*args, **kwargs)``, not a task: from the store, or computed here and now, and stored.
+
+    For what the next lines need, such as the list of inputs. Tasks among the arguments, and what they need, run here
+    too. Raises TaskFailed with what ``f`` raised.
+    """
+    if in_task.on:
+        return (f.run if isinstance(f, TaskFunction) else f)(*args, **kwargs)
+    task = Task(f, *args, **kwargs)
+    if context.current_session().read_only and task.state is not State.FINISHED:  # the store gets nothing
+        given, named = value([list(args), kwargs])
+        with running():
+            return f(*given, **named)
+    state = task.state
+    if state is not State.FINISHED:
+        if state.settled:  # it failed before
+            task.retry()
+        context.current_session().run_here(task)
+    return task.result()

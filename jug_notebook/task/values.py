@@ -1,20 +1,23 @@
-"""Values of what holds tasks, and waiting for them: `value`, `bvalue`, `wait`, `as_completed`."""
+"""Many tasks at once: `TaskList`, which a `.map` returns, and the values of whatever holds tasks, at any depth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
+from jug_notebook import render
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, WaitTimeout
-from jug_notebook.model import Key
+from jug_notebook.keys import digest
+from jug_notebook.model import Key, State, TaskView
+from jug_notebook.task import context as context
 from jug_notebook.task.context import Problem, SessionProtocol
-from jug_notebook.task.handles import Handle, Task
+from jug_notebook.task.handles import Handle, Task, in_brief
 
 
 class Waited(NamedTuple):
-    """What `wait` answers, as ``concurrent.futures.wait`` does."""
+    """What `wait` returns, as ``concurrent.futures.wait`` does."""
 
     done: set[Any]
     not_done: set[Any]
@@ -28,11 +31,11 @@ _SKIPPED = _Skipped()
 
 
 def value(x: Any, on_error: str = "raise") -> Any:
-    """The value of ``x``, where lists, tuples, dicts and sets may hold tasks anywhere in them. Does not wait.
+    """Return the value of ``x``, where lists, tuples, dicts and sets may hold tasks anywhere in them. Does not wait.
 
-    What has a method ``__jug_value__`` is asked for its value. Inside a task, loads what it was given as `NoLoad`.
-    Raises NotReady, which names the state, and TaskFailed. With ``on_error="skip"`` what has no value is left out, with
-    ``"return"`` the error stands in its place.
+    An object with a method ``__jug_value__`` is asked for its value. Inside a task, this loads what was passed as
+    `NoLoad`. Raises NotReady, which names the state, and TaskFailed; with ``on_error="skip"`` what has no value is left
+    out, with ``"return"`` the error stands in its place.
     """
     return _load(x, on_error, wait=False, timeout=None)
 
@@ -43,13 +46,13 @@ def bvalue(x: Any, timeout: float | None = None, on_error: str = "raise") -> Any
 
 
 def wait(x: Any, timeout: float | None = None) -> Waited:
-    """Wait until all tasks in ``x`` have finished or failed; answers the sets (done, not_done).
+    """Wait until all tasks in ``x`` have finished or failed; return the sets (done, not_done).
 
     A failed task raises nothing; ``timeout=0`` just looks. Raises NoWorkers, WaitInterrupted.
     """
     handles = tasks_in(x)
     if timeout is None or timeout > 0:
-        with suppress(WaitTimeout):  # the answer says so
+        with suppress(WaitTimeout):  # what is returned says so
             settle(handles, timeout)
     states = _states(handles)
     done = {handle for handle in handles if states[handle.key]}
@@ -66,19 +69,19 @@ def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK)
         yield from done
         left = [handle for handle in left if not states[handle.key]]
         if left and not done:
-            for session, keys in _by_desk(left):
+            for session, keys in _keys_by_session(left):
                 remaining = None if until is None else max(0.0, until - clock.monotonic())
                 if not session.settle(keys, remaining, first=True):
-                    raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they go on")
+                    raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they continue")
 
 
 def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
     """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
     until = None if timeout is None else clock.monotonic() + timeout
-    for session, keys in _by_desk(tasks_in(x)):
+    for session, keys in _keys_by_session(tasks_in(x)):
         remaining = None if until is None else max(0.0, until - clock.monotonic())
         if not session.settle(keys, remaining):
-            raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they go on")
+            raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they continue")
 
 
 def tasks_in(x: Any) -> list[Handle]:
@@ -105,22 +108,27 @@ def _gather(x: Any, found: list[Handle]) -> None:
         _gather(list(x.__jug_dependencies__()), found)
 
 
-def _by_desk(handles: list[Handle]) -> list[tuple[SessionProtocol, list[Key]]]:
-    groups: dict[int, tuple[SessionProtocol, dict[Key, None]]] = {}
+def _by_session(handles: Iterable[Handle]) -> list[tuple[SessionProtocol, list[Task]]]:
+    """The tasks by session, each task once."""
+    groups: dict[int, tuple[SessionProtocol, dict[Key, Task]]] = {}
     before: SessionProtocol | None = None
-    keys: dict[Key, None] = {}
+    tasks: dict[Key, Task] = {}
     for handle in handles:
         task = handle if type(handle) is Task else handle.task
         if task._session is not before:
-            before, keys = groups.setdefault(id(task._session), (task._session, {}))
-        keys[task._key] = None
-    return [(session, list(keys)) for session, keys in groups.values()]
+            before, tasks = groups.setdefault(id(task._session), (task._session, {}))
+        tasks[task._key] = task
+    return [(session, list(tasks.values())) for session, tasks in groups.values()]
+
+
+def _keys_by_session(handles: Iterable[Handle]) -> list[tuple[SessionProtocol, list[Key]]]:
+    return [(session, [task._key for task in tasks]) for session, tasks in _by_session(handles)]
 
 
 def _states(handles: list[Handle]) -> dict[Key, bool]:
     return {
         key: state.settled
-        for session, keys in _by_desk(handles)
+        for session, keys in _keys_by_session(handles)
         for key, state in zip(keys, session.states(keys), strict=True)
     }
 
@@ -134,7 +142,7 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
         task._warn_if_former()
     loaded: dict[Key, Any] = {}
     until = None if timeout is None else CLOCK.monotonic() + timeout
-    for session, keys in _by_desk(handles):
+    for session, keys in _keys_by_session(handles):
         left = None if until is None else max(0.0, until - CLOCK.monotonic())
         values = session.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
         loaded.update(zip(keys, values, strict=True))
@@ -169,4 +177,149 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
     return x
 
 
-__all__ = ["Waited", "as_completed", "bvalue", "settle", "tasks_in", "value", "wait"]
+class TaskList(list[Any]):
+    """A list of tasks, as ``.map`` returns it. Shows as counts and the first few, however long it is."""
+
+    def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
+        """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
+        values: list[Any] = bvalue(list(self), timeout=timeout, on_error=on_error)
+        return values
+
+    def wait(self, timeout: float | None = None) -> TaskList:
+        """Wait until all have finished or failed. Raises WaitTimeout, WaitInterrupted, NoWorkers; no TaskFailed."""
+        settle(self, timeout)
+        return self
+
+    @property
+    def done(self) -> TaskList:
+        """Those that have finished or failed."""
+        return self._where(lambda state: state.settled)
+
+    @property
+    def failed(self) -> TaskList:
+        """Those that have failed, or need a failed task."""
+        return self._where(lambda state: state in (State.FAILED, State.BLOCKED))
+
+    def cancel(self) -> int:
+        """Cancel those that have not started. Return how many."""
+        return sum(session.cancel(tasks) for session, tasks in self._by_session())
+
+    def retry(self) -> int:
+        """Retry the failed ones, and what failed among the tasks they need. Return how many tasks are retried."""
+        return sum(session.retry(tasks) for session, tasks in self._by_session())
+
+    def status(self) -> Any:
+        """Return the same picture as `jug_notebook.status`, of these tasks alone."""
+        for session, tasks in self._by_session():
+            return session.status_of([task.key for task in tasks])
+        return context.current_session().status_of([])
+
+    def why(self) -> Any:
+        """Return why those that aren't stored aren't, counted: "12 × helper `norm` changed"."""
+        for session, tasks in self._by_session():
+            return session.why(tasks)
+        return context.current_session().why([])
+
+    def _by_session(self) -> list[tuple[SessionProtocol, list[Task]]]:
+        return _by_session([handle for handle in self if isinstance(handle, Handle)])
+
+    def _states(self) -> dict[Key, tuple[str, State]]:
+        return {
+            task._key: (task.name, state)
+            for session, tasks in self._by_session()
+            for task, state in zip(tasks, session.states([task._key for task in tasks]), strict=True)
+        }
+
+    def _where(self, wanted: Callable[[State], bool]) -> TaskList:
+        states = self._states()
+        return TaskList(handle for handle in self if isinstance(handle, Handle) and wanted(states[handle.key][1]))
+
+    @overload  # type: ignore[override]
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> TaskList: ...
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return TaskList(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> TaskList:
+        return TaskList([*self, *other])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)  # in arguments it is a list like any other
+
+    def _rows(self) -> list[tuple[str, dict[State, int]]]:
+        """Counts by function and state; each handle counts, so that a chunk's calls are counted as calls."""
+        rows: dict[str, dict[State, int]] = {}
+        states = self._states()
+        for handle in self:
+            if isinstance(handle, Handle):
+                name, state = states[handle.key]
+                counts = rows.setdefault(name, {})
+                counts[state] = counts.get(state, 0) + 1
+        return list(rows.items())
+
+    def __jug_brief__(self) -> str:
+        names = dict.fromkeys(handle.name for handle in self if isinstance(handle, Handle))
+        return f"{len(self)} tasks of {', '.join(names)}" if names else f"TaskList of {len(self)}"
+
+    def __repr__(self) -> str:
+        if in_brief():
+            return self.__jug_brief__()
+        try:
+            rows = self._rows()
+        except (JugError, OSError) as error:
+            return f"<{len(self)} tasks · {type(error).__name__}: {error}>"
+        if not rows:
+            return f"<TaskList of {len(self)}>"
+        lines = [
+            f"{sum(counts.values())} of {name}: "
+            + ", ".join(f"{counts[state]} {state.value}" for state in State if state in counts)
+            for name, counts in rows
+        ]
+        return f"<{len(self)} tasks · {' · '.join(lines)}>"
+
+    def _items(self, labels: Iterable[Any] | None) -> list[render.Item]:
+        """The first few, one by one."""
+        few = [item for item in self if isinstance(item, Handle)][: render.LISTED]
+        views: dict[Key, TaskView] = {}
+        for session, tasks in _by_session(few):
+            keys = [task._key for task in tasks]
+            views.update(zip(keys, session.views(keys), strict=True))
+        names = map(repr, labels) if labels is not None else (f"[{number}]" for number in range(len(few)))
+        return [
+            render.Item(name, item._listed(), views[item.key], isinstance(item, Task))
+            for name, item in zip(names, few, strict=False)
+        ]
+
+    def as_text(self, labels: Iterable[Any] | None = None, steady: bool = False) -> str:
+        """Counts by state and the first few; ``labels`` in the place of numbers. ``steady``: without times."""
+        try:
+            count = sum(isinstance(item, Handle) for item in self)
+            return render.list_text(self._rows(), self._items(labels), count, steady) if count else repr(self)
+        except (JugError, OSError):
+            return repr(self)
+
+    def as_html(self, labels: Iterable[Any] | None = None) -> str:
+        """The same for a page."""
+        try:
+            count = sum(isinstance(item, Handle) for item in self)
+            if count:
+                return render.list_html(self._rows(), self._items(labels), count)
+        except (JugError, OSError):  # a handle can always be shown
+            pass
+        return render.as_it_is(repr(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text("TaskList(...)" if cycle else self.as_text())
+
+    def _repr_html_(self) -> str:
+        return self.as_html()
+
+
+@digest.register("jug_notebook.TaskList")
+def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
+    encoder.add(list(value), path)
+
+
+__all__ = ["TaskList", "Waited", "as_completed", "bvalue", "settle", "tasks_in", "value", "wait"]

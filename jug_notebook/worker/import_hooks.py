@@ -20,7 +20,7 @@ from typing import Any
 import cloudpickle
 
 from jug_notebook.keys import code as coding
-from jug_notebook.task.progress import teller
+from jug_notebook.task.context import progress_report
 
 SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
 
@@ -87,7 +87,7 @@ def _quiet_bars(module: Any) -> None:
     """A bar that is redrawn a thousand times is no log: it tells how far it is, and in the end leaves its last line."""
 
     def display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
-        tell = teller()
+        tell = progress_report()
         if tell is not None and not bar.pos:
             tell(max(0, int(bar.n)), max(0, int(bar.total or 0)))
         if bar.disable and msg is None:  # it is being closed

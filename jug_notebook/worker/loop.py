@@ -19,7 +19,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store
-from jug_notebook.task import progress
+from jug_notebook.task import context
 from jug_notebook.worker import displays as displays
 from jug_notebook.worker import execution
 from jug_notebook.worker.capture import Listener, NoCapture
@@ -70,7 +70,7 @@ def work(
     monotonic = clock.monotonic
     attached = ExitStack()
     attached.enter_context(displays.opened(book))
-    attached.enter_context(progress.told(slot.tell))
+    attached.enter_context(context.progress_to(slot.tell))
 
     def over() -> bool:
         return (

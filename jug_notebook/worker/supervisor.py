@@ -42,7 +42,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
-from jug_notebook.task import context, progress
+from jug_notebook.task import context
 from jug_notebook.worker import displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.displays import DisplayBuffer
@@ -476,7 +476,7 @@ class Supervisor:
             context.always_in_task()
             book = DisplayBuffer(capture)
             displays.always_open(book)
-            progress.always_told(slot.tell)
+            context.always_progress_to(slot.tell)
             import_hooks.meet()
             me = self._worker_info(os.getpid(), tail)
             store = _reopened(self.store.url, self.clock)

@@ -73,7 +73,7 @@ def test_what_is_timed_in_a_cell_task_is_set_in_it(notebook: Notebook) -> None:
 )
 def test_what_may_set_names_unseen_is_refused_in_a_cell_task(notebook: Notebook, line: str) -> None:
     notebook.run("x = 1")
-    with pytest.raises(UsageError, match="may set names without saying which"):
+    with pytest.raises(UsageError, match="may set names without showing which"):
         notebook.run(f"%%jugtask hidden\n{line}\ny = x")
 
 

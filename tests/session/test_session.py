@@ -254,7 +254,7 @@ def test_the_same_code_again_takes_nothing_back_and_is_no_former_definition(sess
     again = define("def f(x):\n    # a comment\n    return x")(1)
     assert session.end_cell().taken_back == 0
     assert again.key == task.key
-    assert "former" not in repr(task)
+    assert "previous" not in repr(task)
 
 
 def test_another_value_of_a_global_is_no_redefinition(session):
@@ -268,7 +268,7 @@ def test_another_value_of_a_global_is_no_redefinition(session):
     new = f(1)
     assert session.end_cell().taken_back == 0
     assert (old.state, new.state) == (State.READY, State.READY)
-    assert "former" not in repr(old)
+    assert "previous" not in repr(old)
 
 
 def test_a_redefined_helper_makes_a_former_definition(session):
@@ -280,7 +280,7 @@ def test_a_redefined_helper_makes_a_former_definition(session):
     session.begin_cell("2")
     run_cell("def helper(x): return -x")
     assert session.end_cell().taken_back == 1
-    assert "former" in repr(old)
+    assert "previous" in repr(old)
 
 
 def test_a_handle_of_a_former_definition_says_so(session):
@@ -293,7 +293,7 @@ def test_a_handle_of_a_former_definition_says_so(session):
     define("def f(x): return -x")
     session.end_cell()
     session.begin_cell("3")
-    assert "of a former definition" in repr(task)
+    assert "of a previous definition" in repr(task)
     with pytest.warns(jn.FormerDefinition, match="call it again"):
         assert task.result() == 1
     with pytest.warns(jn.FormerDefinition):

@@ -144,8 +144,8 @@ def test_strings_that_are_never_paths_are_soon_not_looked_at(
 
     asked = []
     monkeypatch.setattr(os.path, "isfile", lambda value: asked.append(value))
-    shout.map([f"{n}.txt" for n in range(3 * files.STATE_STYLES)])
-    assert len(asked) == files.STATE_STYLES
+    shout.map([f"{n}.txt" for n in range(3 * files.TRIES)])
+    assert len(asked) == files.TRIES
 
 
 def test_arguments_wrapped_in_no_hash_and_custom_hash_count_as_they_say(session: jn.Session) -> None:

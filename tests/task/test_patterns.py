@@ -136,9 +136,9 @@ def test_inside_a_task_they_are_plain_calls(session: Session) -> None:
 def test_wrong_uses_of_mapreduce_are_refused_in_one_line(session: Session) -> None:
     assert "the mapper is a function, not 3" in said(lambda: jn.mapreduce.map(3, [1]))  # type: ignore[arg-type]
     assert "map_step is a number of calls" in said(lambda: jn.mapreduce.map(square, [1], map_step=0))
-    assert "never come to an end" in said(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
-    assert "go over jn.bvalue(task)" in said(lambda: jn.mapreduce.map(square, square(1)))
-    assert "goes over a list, not over int" in said(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
+    assert "never end" in said(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
+    assert "iterate over jn.bvalue(task)" in said(lambda: jn.mapreduce.map(square, square(1)))
+    assert "iterates over a list, not over int" in said(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
 
 
 # -- tasks that make tasks ---------------------------------------------------------------------------------------------
@@ -520,7 +520,7 @@ def test_a_command_in_another_folder_is_another_task(session: Session, tmp_path:
 
 
 def test_a_word_that_is_a_files_path_is_said_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external, "_LOOKOUT", PathAdvice("shell"))  # others may have seen it
+    monkeypatch.setattr(external, "_PATH_ADVICE", PathAdvice("shell"))  # others may have seen it
     Path("data.txt").write_text("one\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

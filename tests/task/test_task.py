@@ -189,7 +189,7 @@ def test_what_no_task_can_be_made_of_is_refused():
     def many(x):
         yield x
 
-    for wrong, told in ((later, "async"), (many, "generator"), (3, "not of int")):
+    for wrong, told in ((later, "async"), (many, "generator"), (3, "not from int")):
         with pytest.raises(jn.BadTask, match=told):
             jn.task(wrong)
 

@@ -10,8 +10,8 @@ import pytest
 
 import jug_notebook as jn
 from jug_notebook.model import Display, Run, WorkerInfo
-from jug_notebook.task import progress
-from jug_notebook.task.progress import track
+from jug_notebook.task import context
+from jug_notebook.task.context import track
 from jug_notebook.worker import displays
 from jug_notebook.worker.capture import Capture, Files, NoCapture, ThreadCapture
 from jug_notebook.worker.displays import LIMIT, DisplayBuffer
@@ -101,7 +101,7 @@ def test_outside_of_a_task_track_only_goes_over_things() -> None:
 
 def test_a_loop_tells_how_far_it_is_and_loops_within_it_do_not() -> None:
     told: list[tuple[int, int]] = []
-    with progress.told(lambda done, total: told.append((done, total))):
+    with context.progress_to(lambda done, total: told.append((done, total))):
         for _ in track([1, 2]):
             list(track(range(5)))
         list(track(iter("ab"), total=2))
@@ -111,7 +111,7 @@ def test_a_loop_tells_how_far_it_is_and_loops_within_it_do_not() -> None:
 
 def test_a_loop_that_is_left_early_is_over() -> None:
     told: list[tuple[int, int]] = []
-    with progress.told(lambda done, total: told.append((done, total))):
+    with context.progress_to(lambda done, total: told.append((done, total))):
         for number in track(range(3)):
             if number:
                 break

@@ -12,8 +12,8 @@ from typing import Any
 from jug_notebook.compat.jug.task import Task, TaskGenerator, function_of, name_of, value
 from jug_notebook.compat.jug.utils import identity
 from jug_notebook.task import mapreduce as engine
-from jug_notebook.task.compound import CompoundTask as compound
 from jug_notebook.task.context import in_task
+from jug_notebook.task.patterns import CompoundTask as compound
 
 
 def _plain(f: Any) -> Any:
