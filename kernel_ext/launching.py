@@ -9,6 +9,7 @@ from IPython.core.error import UsageError
 
 from jug_notebook.errors import LaunchError
 from jug_notebook.session import Session
+from jug_notebook.worker import options_in
 from kernel_ext.options import joined
 
 PATIENCE = 4.0  #: seconds for which a cell waits for what hosts say; the status tells the rest
@@ -36,12 +37,8 @@ def launch(session: Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any
         asked.workers,
         hosts=hosts_of(asked),
         on=_value(asked.on, namespace),
-        target=joined([asked.target or ""]),
-        max_tasks=asked.max_tasks,
-        max_time=asked.max_time,
-        idle_timeout=asked.idle_timeout,
-        python=_bare(asked.python) or None,
-        setup=_bare(asked.setup),
+        **options_in(asked)
+        | {"target": joined([asked.target or ""]), "python": _bare(asked.python) or None, "setup": _bare(asked.setup)},
         remote_dir=_bare(asked.remote_dir),
         namespace=namespace,
     )

@@ -21,6 +21,7 @@ from jug_notebook.model import Snapshot, State
 from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
 from jug_notebook.task.cell import CellTask
+from jug_notebook.worker import options_in
 from kernel_ext import cells, launching
 from kernel_ext.cells import Record
 from kernel_ext.display import (
@@ -381,11 +382,7 @@ class JugMagics(Magics):
         crew = self.meant(
             lambda: session.execute(
                 size,
-                target=joined([asked.target or ""]),
-                max_tasks=asked.max_tasks,
-                max_time=asked.max_time,
-                idle_timeout=asked.idle_timeout,
-                python=asked.python,
+                **options_in(asked) | {"target": joined([asked.target or ""])},
                 namespace=self.shell.user_ns,
             )
         )

@@ -130,8 +130,9 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 def _doctor(arguments: Arguments) -> int:
     """Starts nothing. Exit status 0 where workers could start on all hosts, else 1."""
     from jug_notebook.clock import CLOCK
-    from jug_notebook.launch import CrewOptions, preflight, remote, start
+    from jug_notebook.launch import preflight, remote, start
     from jug_notebook.store import open_store, split
+    from jug_notebook.worker import WorkerOptions
 
     store = open_store(existing(url_of(arguments, arguments.url)))
     scheme, rest = split(store.url)
@@ -144,7 +145,7 @@ def _doctor(arguments: Arguments) -> int:
     reports = [remote.look(store)]
     if words and not reports[0].failure:
         folders = start.folders_of(arguments.remote_dir, folder)
-        options = CrewOptions(0, python=arguments.python, setup=arguments.setup, folders=folders)
+        options = WorkerOptions(0, python=arguments.python, setup=arguments.setup, folders=folders)
         reports += start.look(store, folder, options, start.read_hosts(words, Path.cwd()), CLOCK)
     store.close()
     print(preflight.table(reports))

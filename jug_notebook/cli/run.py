@@ -31,7 +31,7 @@ STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are 
 
 def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
     parser.add_argument(
-        "-n", type=count, metavar="N", default=os.cpu_count() or 1, help="workers (default: one a core)"
+        "-n", dest="size", type=count, metavar="N", default=os.cpu_count() or 1, help="workers (default: one a core)"
     )
     parser.add_argument(
         "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
@@ -66,6 +66,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tied-to", default="", metavar="ID", help="end when this process is gone")
     parser.add_argument(
         "--remote-dir",
+        dest="folders",
         action="append",
         default=[],
         type=folders,
@@ -115,9 +116,7 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
 
 def _worker(arguments: Arguments) -> int:
     make_if_new(url_of(arguments, arguments.url))
-    return _supervise(
-        arguments, url_of(arguments, arguments.url), arguments.crew, arguments.detached, arguments.tied_to
-    )
+    return _supervise(arguments, url_of(arguments, arguments.url), arguments.crew, arguments.detached)
 
 
 def make_if_new(url: str) -> None:
@@ -131,25 +130,14 @@ def make_if_new(url: str) -> None:
         store.close()
 
 
-def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = False, tied_to: str = "") -> int:
+def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = False) -> int:
+    from jug_notebook.worker import WorkerOptions, options_in
     from jug_notebook.worker.supervisor import supervise
 
     stop_files = heed_environment(arguments)
-    return supervise(
-        url,
-        arguments.n,
-        crew=crew,
-        detached=detached,
-        tied_to=tied_to,
-        idle_timeout=arguments.idle_timeout,
-        max_tasks=arguments.max_tasks,
-        max_time=arguments.max_time,
-        memory_limit=arguments.memory_limit,
-        keep_going=arguments.keep_going,
-        target=target_of(arguments.target, url),
-        folders=getattr(arguments, "remote_dir", ()),
-        stop_files=stop_files,
-    )
+    given = options_in(arguments) | {"target": target_of(arguments.target, url)}
+    options = WorkerOptions(**given | {"folders": tuple(given.get("folders", ()))})
+    return supervise(url, options, crew=crew, detached=detached, stop_files=stop_files)
 
 
 def target_of(wanted: list[str] | None, url: str) -> Target | None:
@@ -185,7 +173,7 @@ def _add_execute(parser: argparse.ArgumentParser) -> None:
         "what", metavar="FILE|URL", nargs="?", help="a notebook to run without a browser, or a store to work for"
     )
     _add_limits(parser, idle=0.0)
-    parser.set_defaults(n=None)
+    parser.set_defaults(size=None)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--inplace", action="store_true", help="write the outputs into the notebook")
     where.add_argument("--output", metavar="F", type=Path, help="write the notebook with its outputs to F")
@@ -202,7 +190,7 @@ def _execute(arguments: Arguments) -> int:
             f"{what!r} is neither a notebook (.ipynb) nor a store; run a script with python, and work for its store"
         )
     existing(what)
-    arguments.n = arguments.n or os.cpu_count() or 1
+    arguments.size = arguments.size or os.cpu_count() or 1
     status = _supervise(arguments, what)
     if status:
         return status
@@ -216,7 +204,7 @@ def _execute(arguments: Arguments) -> int:
 def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     if not notebook.is_file():
         raise UsageError(f"no notebook at {str(notebook)!r}")
-    if arguments.n:
+    if arguments.size:
         raise UsageError("-n is about stores; a notebook starts its own workers, with %jug_execute -n N")
     output = notebook if arguments.inplace else arguments.output
     if output is not None and not output.absolute().parent.is_dir():

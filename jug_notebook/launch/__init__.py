@@ -4,73 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from html import escape
-
-from blake3 import blake3
 
 from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
-from jug_notebook.model import Order, Scale, Stop, Target, WorkerId, WorkerInfo
+from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.worker.supervisor import wake
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
-
-
-@dataclass(frozen=True)
-class CrewOptions:
-    """What is asked of a launcher. ``size`` is the total to have on each host with otherwise equal options.
-
-    0 is one a core of that host. ``setup`` is run in a shell there before; ``folders`` are pairs of a folder here and
-    where that is there.
-    """
-
-    size: int
-    idle_timeout: float = 600
-    max_tasks: int | None = None
-    max_time: float | None = None
-    memory_limit: int | None = None
-    target: Target | None = None
-    python: str | None = None
-    tied_to: WorkerId = ""
-    setup: str = ""
-    folders: tuple[tuple[str, str], ...] = ()
-    keep_going: bool = True
-
-    @property
-    def suffix(self) -> str:
-        """Empty for what most people ask for; else it tells crews apart that must not be one."""
-        if replace(self, size=0) == CrewOptions(size=0):
-            return ""
-        target = self.target and (sorted(self.target.names), sorted(self.target.keys))
-        told: tuple[object, ...] = (
-            self.idle_timeout, self.max_tasks, self.max_time, self.memory_limit, target, self.python, self.tied_to,
-            self.keep_going,
-        )  # fmt: skip
-        if self.setup or self.folders:
-            told += (self.setup, self.folders)
-        return "-" + blake3(repr(told).encode()).hexdigest(length=4)
-
-
-def arguments(options: CrewOptions) -> list[str]:
-    """The options as ``jug-notebook worker`` takes them."""
-    words = ["-n", str(options.size), "--idle-timeout", str(options.idle_timeout)]
-    if options.max_tasks is not None:
-        words += ["--max-tasks", str(options.max_tasks)]
-    if options.max_time is not None:
-        words += ["--max-time", str(options.max_time)]
-    if options.memory_limit is not None:
-        words += ["--memory-limit", str(options.memory_limit)]
-    if not options.keep_going:
-        words.append("--no-keep-going")
-    if options.tied_to:
-        words += ["--tied-to", options.tied_to]
-    if options.target is not None:
-        for name in sorted(options.target.names | options.target.keys):
-            words += ["--target", name]
-    return words
 
 
 def tell(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
@@ -259,4 +202,4 @@ class Crew:
         return f"<Crew of {render.plural(count, 'worker')}{there}{state}{wrong}>"
 
 
-__all__ = ["Crew", "CrewOptions", "WorkerGroup", "arguments", "living", "tell"]
+__all__ = ["Crew", "WorkerGroup", "living", "tell"]

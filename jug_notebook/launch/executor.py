@@ -28,13 +28,14 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
-from jug_notebook.launch import STARTING, Crew, CrewOptions, WorkerGroup, tell
+from jug_notebook.launch import STARTING, Crew, WorkerGroup, tell
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
-from jug_notebook.launch.remote import BOOT, Request, answers, terms
+from jug_notebook.launch.remote import BOOT, Request, answers
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
+from jug_notebook.worker import WorkerOptions
 
 TICK = 0.1  #: seconds between two looks for those who were told to end before they came
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
@@ -154,7 +155,7 @@ class ExecutorGroup(WorkerGroup):
 
     begins_once = False  # some may work while others wait in a queue
 
-    def __init__(self, store: Store, port: ExecutorAdapter, options: CrewOptions, clock: Clock) -> None:
+    def __init__(self, store: Store, port: ExecutorAdapter, options: WorkerOptions, clock: Clock) -> None:
         super().__init__(store, port.name + options.suffix, port.place, clock=clock)
         self.over.set()
         self._port = port
@@ -196,8 +197,7 @@ class ExecutorGroup(WorkerGroup):
             crew=name,
             place=self.place,
             secret=keyring.secret(self.store.id).hex() if self._port.carries_keys else "",
-            size=1,
-            **terms(self._options),
+            options=msgspec.structs.replace(self._options, size=1),
             stay=True,
             lasting=False,
         )
@@ -287,7 +287,7 @@ def _before_the_end(act: Callable[[], None]) -> None:
             register(act)
 
 
-def launch(store: Store, options: CrewOptions, on: Any, clock: Clock = CLOCK) -> Crew:
+def launch(store: Store, options: WorkerOptions, on: Any, clock: Clock = CLOCK) -> Crew:
     """Have ``options.size`` workers on an executor (0: as many as it can run at once)."""
     if split(store.url)[0] == "memory":
         raise LaunchError("memory: lives in this process alone, so no executor can see it; use a folder: %jug_store")

@@ -17,10 +17,11 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, CrewOptions, WorkerGroup, arguments, living, tell
+from jug_notebook.launch import Crew, WorkerGroup, living, tell
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
 from jug_notebook.store.signed import seal_of
+from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.capture import ThreadCapture, listen_no_more
 from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.policy import first_of_crew
@@ -30,7 +31,7 @@ from jug_notebook.worker.supervisor import TICK
 TAIL = 2000  #: bytes of a failed start's output that people are shown
 
 
-def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
+def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
     """Have ``options.size`` workers on this host; returns at once. A live supervisor of the same crew is used again."""
     name = _name(options)
     living = _living(store, name)
@@ -43,12 +44,12 @@ def launch(store: Store, options: CrewOptions, clock: Clock = CLOCK) -> Crew:
     return Crew(store, [_detached(store, name, options, clock)], clock)
 
 
-def there(store: Store, options: CrewOptions) -> int:
+def there(store: Store, options: WorkerOptions) -> int:
     """How many workers a crew with these options keeps already."""
     return max((info.size for info in _living(store, _name(options))), default=0)
 
 
-def _name(options: CrewOptions) -> str:
+def _name(options: WorkerOptions) -> str:
     return f"local-{system.host()}-{system.user()}-{system.python()}{options.suffix}"
 
 
@@ -100,9 +101,9 @@ class Started(WorkerGroup):
             self._started.terminate()  # it has not even begun
 
 
-def _detached(store: Store, name: str, options: CrewOptions, clock: Clock) -> WorkerGroup:
+def _detached(store: Store, name: str, options: WorkerOptions, clock: Clock) -> WorkerGroup:
     command = [options.python or sys.executable, "-P", "-m", "jug_notebook", "worker"]
-    command += [*arguments(options), "--crew", name, "--detached"]
+    command += [*options.arguments(), "--crew", name, "--detached"]
     import tempfile  # it takes long to import, and workers have no use for it
 
     surroundings = environment()
@@ -138,7 +139,7 @@ def environment() -> dict[str, str]:
 class ThreadSupervisor(threading.Thread):
     """A supervisor's part for workers that are threads: it beats for them and obeys orders. It can't end a task."""
 
-    def __init__(self, store: Store, name: str, options: CrewOptions, clock: Clock) -> None:
+    def __init__(self, store: Store, name: str, options: WorkerOptions, clock: Clock) -> None:
         super().__init__(name=f"jug_notebook {name}", daemon=True)
         self._store = store
         self._options = options
@@ -196,7 +197,7 @@ class Thread(threading.Thread):
     """One worker."""
 
     def __init__(
-        self, store: Store, seal: Seal, info: WorkerInfo, options: CrewOptions, end: float | None, clock: Clock
+        self, store: Store, seal: Seal, info: WorkerInfo, options: WorkerOptions, end: float | None, clock: Clock
     ) -> None:
         super().__init__(name=f"jug_notebook worker {info.id}", daemon=True)
         self.info = info

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -21,10 +21,11 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError, StoreError
-from jug_notebook.launch import CrewOptions, living, preflight, tell
+from jug_notebook.launch import living, preflight, tell
 from jug_notebook.launch.preflight import Check, Report
-from jug_notebook.model import Scale, Target, WorkerInfo
+from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
+from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.supervisor import supervise
 
 MARK = "jn1 "
@@ -59,44 +60,14 @@ class Request(Struct, frozen=True):
     crew: str = ""
     place: str = ""
     secret: str = ""
-    size: int = 0
-    idle_timeout: float = 600
-    max_tasks: int | None = None
-    max_time: float | None = None
-    memory_limit: int | None = None
-    keep_going: bool = True
-    names: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    targeted: bool = False
-    tied_to: str = ""
-    folders: tuple[tuple[str, str], ...] = ()
+    options: WorkerOptions = WorkerOptions()
     packages: dict[str, str] = {}  #: that tasks import, with their versions here
     check: bool = False
     stay: bool = False
     lasting: bool = True  #: may the key be kept on that host?
 
     def __repr__(self) -> str:
-        return f"<request for {self.size} workers at {self.place}>"  # neither key nor password
-
-    @property
-    def target(self) -> Target | None:
-        return Target(frozenset(self.names), frozenset(self.keys)) if self.targeted else None
-
-
-def terms(options: CrewOptions) -> dict[str, Any]:
-    """On what terms workers are wanted, as a `Request` says it."""
-    target = options.target
-    return {
-        "idle_timeout": options.idle_timeout,
-        "max_tasks": options.max_tasks,
-        "max_time": options.max_time,
-        "memory_limit": options.memory_limit,
-        "keep_going": options.keep_going,
-        "names": tuple(sorted(target.names)) if target else (),
-        "keys": tuple(sorted(target.keys)) if target else (),
-        "targeted": target is not None,
-        "tied_to": options.tied_to,
-    }
+        return f"<request for {self.options.size} workers at {self.place}>"  # neither key nor password
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -123,7 +94,7 @@ def land(request: object) -> None:
     _say(Answer(now=CLOCK.now(), checks=tuple(checks)))
     if store is None or asked.check:
         return
-    size = asked.size or len(os.sched_getaffinity(0))
+    size = asked.options.size or len(os.sched_getaffinity(0))
     there = [info for info in living(store, asked.crew) if system.running(info)]
     if there:
         tell(store, there[:1], Scale(size, at_least=True))
@@ -169,7 +140,7 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
 
 def _workers(store: Store, asked: Request) -> Check:
     there = sum(info.size for info in living(store, asked.crew) if system.running(info))
-    size = asked.size or len(os.sched_getaffinity(0))
+    size = asked.options.size or len(os.sched_getaffinity(0))
     return Check("workers", f"{there} are there, {max(0, size - there)} would be started")
 
 
@@ -299,18 +270,10 @@ def _supervise(
 ) -> int:
     return supervise(
         url,
-        size,
+        msgspec.structs.replace(asked.options, size=size),
         crew=asked.crew,
         detached=True,
-        tied_to=asked.tied_to,
-        idle_timeout=asked.idle_timeout,
-        max_tasks=asked.max_tasks,
-        max_time=asked.max_time,
-        memory_limit=asked.memory_limit,
-        keep_going=asked.keep_going,
-        target=asked.target,
         place="" if asked.place == system.host() else asked.place,
-        folders=asked.folders,
         ready=ready,
         lead=lead,
     )
@@ -342,4 +305,4 @@ def look(store: Store) -> Report:
     return Report("this host", tuple(check for check in checks if check.what != "workers"))
 
 
-__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "terms", "version_of"]
+__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "version_of"]

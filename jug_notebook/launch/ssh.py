@@ -25,11 +25,12 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import CrewOptions, WorkerGroup, living, preflight, tell
+from jug_notebook.launch import WorkerGroup, living, preflight, tell
 from jug_notebook.launch.preflight import Check, Report
-from jug_notebook.launch.remote import BOOT, Answer, Request, answers, terms
+from jug_notebook.launch.remote import BOOT, Answer, Request, answers
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
+from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
@@ -99,7 +100,7 @@ class Call:
     def __init__(
         self,
         store: Store,
-        options: CrewOptions,
+        options: WorkerOptions,
         secret: bytes,
         version: str,
         packages: Mapping[str, str] | None = None,
@@ -116,8 +117,7 @@ class Call:
             url=_there(store.url, options.folders),
             store=store.id,
             secret=secret.hex(),
-            **terms(options),
-            folders=options.folders,
+            options=options,
             packages=dict(packages or {}),
         )
 
@@ -130,7 +130,7 @@ class Call:
             self._request,
             crew=self.name(host),
             place=host.place,
-            size=host.size or self.options.size,
+            options=msgspec.structs.replace(self.options, size=host.size or self.options.size),
             check=check,
             secret="" if check else self._request.secret,
         )

@@ -18,12 +18,13 @@ from jug_notebook.store import Store, keyring
 from jug_notebook.task import definitions
 
 if TYPE_CHECKING:
-    from jug_notebook.launch import Crew, CrewOptions
+    from jug_notebook.launch import Crew
     from jug_notebook.launch.preflight import Preflight
     from jug_notebook.launch.ssh import Call, Host
+    from jug_notebook.worker import WorkerOptions
 
 
-def start(store: Store, folder: Path, options: CrewOptions, named: Sequence[Host], on: Any, clock: Clock) -> Crew:
+def start(store: Store, folder: Path, options: WorkerOptions, named: Sequence[Host], on: Any, clock: Clock) -> Crew:
     """Start what is asked for; see `Session.execute`. Raises LaunchError."""
     from jug_notebook.launch import Crew, local
 
@@ -42,7 +43,7 @@ def start(store: Store, folder: Path, options: CrewOptions, named: Sequence[Host
     return local.launch(store, options, clock)
 
 
-def look(store: Store, folder: Path, options: CrewOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:
+def look(store: Store, folder: Path, options: WorkerOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:
     """What stands in the way on these hosts; nothing is started."""
     from jug_notebook.launch import ssh
     from jug_notebook.launch.preflight import Preflight
@@ -50,7 +51,7 @@ def look(store: Store, folder: Path, options: CrewOptions, hosts: Sequence[Host]
     return Preflight(ssh.look(call(store, folder, options, clock), hosts))
 
 
-def call(store: Store, folder: Path, options: CrewOptions, clock: Clock) -> Call:
+def call(store: Store, folder: Path, options: WorkerOptions, clock: Clock) -> Call:
     """What is said to all hosts."""
     from jug_notebook.launch import ssh
     from jug_notebook.launch.remote import version_of

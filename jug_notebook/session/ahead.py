@@ -119,8 +119,9 @@ def plan(
     size: int, target: Target | None, scope: Scope, store: Store, signed: SignedReader, tied_to: WorkerId = ""
 ) -> Plan:
     """What ``size`` workers with that target would run, and how many of them are there already."""
-    from jug_notebook.launch import CrewOptions, local
+    from jug_notebook.launch import local
+    from jug_notebook.worker import WorkerOptions
 
     functions = store.snapshot(scope).functions if target is None else graph_of(target, scope, store, signed)[0]
-    had = local.there(store, CrewOptions(size=size, target=target, tied_to=tied_to))
+    had = local.there(store, WorkerOptions(size=size, target=target, tied_to=tied_to))
     return Plan(functions, max(size, had), max(0, size - had))

@@ -54,9 +54,10 @@ from jug_notebook.task import TaskFunction, context, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
 from jug_notebook.task.values import TaskList
+from jug_notebook.worker import WorkerOptions
 
 if TYPE_CHECKING:
-    from jug_notebook.launch import Crew, CrewOptions
+    from jug_notebook.launch import Crew
     from jug_notebook.launch.preflight import Preflight
 import os
 from typing import TYPE_CHECKING
@@ -432,11 +433,9 @@ class Session(Closer):
             lines.append("nothing was started")
         return "\n".join(lines)
 
-    def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> CrewOptions:
-        from jug_notebook.launch import CrewOptions
-
+    def _options(self, size: int, remote_dir: str | None = None, **asked: Any) -> WorkerOptions:
         folders = start.folders_of(remote_dir, self.folder)
-        return CrewOptions(size, **asked, folders=folders, tied_to=self._info.id if self.headless else "")
+        return WorkerOptions(size, **asked, folders=folders, tied_to=self._info.id if self.headless else "")
 
     def look(
         self,

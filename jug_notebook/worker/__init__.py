@@ -1,1 +1,62 @@
-"""What runs tasks: the worker's loop, the supervisor that starts and watches workers, and what they capture."""
+"""What runs tasks: the worker's loop, the supervisor that starts and watches workers, and what they capture.
+
+`WorkerOptions` is what is asked of workers, one record from the magic, command or call that asks to each worker's loop.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from jug_notebook.model import Target, WorkerId
+
+#: options that have a flag of the same name in ``jug-notebook worker``
+_FLAGS = ("idle_timeout", "max_tasks", "max_time", "memory_limit", "tied_to")
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What is asked of workers. ``size`` is the total to have on each host with otherwise equal options.
+
+    A new option needs a field here, the flag that sets it (`Session.execute`, ``jug_notebook/cli/run.py``,
+    ``kernel_ext``) and the code that heeds it.
+    """
+
+    size: int = 0  #: 0: one per core of that host
+    idle_timeout: float = 600  #: seconds with nothing to do and no session attached; 0: sessions don't count
+    max_tasks: int | None = None  #: for each worker
+    max_time: float | None = None  #: seconds; no task starts afterwards, nor one that would not end by then
+    memory_limit: int | None = None  #: bytes, for a task with its subprocesses
+    target: Target | None = None  #: run these tasks and what they need, and no others
+    python: str | None = None  #: the Python to run
+    tied_to: WorkerId = ""  #: end when this process is gone
+    setup: str = ""  #: shell commands to run on another host first
+    folders: tuple[tuple[str, str], ...] = ()  #: pairs of a folder here and where that is there
+    keep_going: bool = True  #: start new tasks after one has failed for good
+
+    @property
+    def suffix(self) -> str:
+        """Return what tells crews apart that must not be one; empty for the default options, whatever the size."""
+        options = msgspec.structs.replace(self, size=0)
+        if options == WorkerOptions():
+            return ""
+        return "-" + blake2b(msgspec.json.encode(options, order="deterministic"), digest_size=4).hexdigest()
+
+    def arguments(self) -> list[str]:
+        """Return the options as ``jug-notebook worker`` takes them."""
+        words = ["-n", str(self.size)]
+        for name in _FLAGS:
+            if (value := getattr(self, name)) not in (None, ""):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        if not self.keep_going:
+            words.append("--no-keep-going")
+        if self.target is not None:
+            for name in sorted(self.target.names | self.target.keys):
+                words += ["--target", name]
+        return words
+
+
+def options_in(parsed: Any) -> dict[str, Any]:
+    """Return the fields of `WorkerOptions` that a parsed command line or magic has, by name."""
+    return {name: value for name, value in vars(parsed).items() if name in WorkerOptions.__struct_fields__}

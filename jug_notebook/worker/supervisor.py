@@ -35,7 +35,6 @@ from jug_notebook.model import (
     Run,
     Scale,
     Stop,
-    Target,
     Verdict,
     WorkerId,
     WorkerInfo,
@@ -43,7 +42,7 @@ from jug_notebook.model import (
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.task import context
-from jug_notebook.worker import displays, import_hooks
+from jug_notebook.worker import WorkerOptions, displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.execution import backoff
@@ -69,60 +68,35 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 
 def supervise(
     url: str,
-    size: int,
+    options: WorkerOptions,
     *,
     crew: str = "",
     detached: bool = False,
-    tied_to: WorkerId = "",
-    idle_timeout: float = 600,
-    max_tasks: int | None = None,
-    max_time: float | None = None,
-    memory_limit: int | None = None,
-    keep_going: bool = True,
-    target: Target | None = None,
     place: str = "",
-    folders: Sequence[tuple[str, str]] = (),
     stop_files: Sequence[Path] = (),
     ready: Callable[[WorkerInfo], None] | None = None,
     lead: int | None = None,
     clock: Clock = CLOCK,
 ) -> int:
-    """Keep ``size`` workers for the store at ``url`` until told to stop; answer the exit status. The main thread only.
+    """Keep ``options.size`` workers for the store at ``url`` until told to stop; return the exit status.
 
-    Of several supervisors with one ``crew`` on one store one stays; the others pass their ``size`` on to it and end.
-    ``detached``: there is no terminal, so what there is to say goes into the store. ``tied_to`` is a session: with it
-    the supervisor ends. ``idle_timeout``: so many seconds with nothing to do and no session attached end it; with 0,
-    sessions are not asked after. ``max_tasks`` are for each worker; ``max_time`` (seconds; no task begins afterwards,
-    nor one that by those before it would not end in time) and ``memory_limit`` (bytes, a task with its subprocesses)
-    for all. Without ``keep_going`` no task begins once one has failed for good here. SIGTERM ends the workers at once,
-    giving their tasks back; SIGINT lets them finish what they run, a second one does not; SIGUSR1 and SIGUSR2 are the
-    notice that batch systems give: no new task. So does one of ``stop_files`` when it is there.
+    Runs in the main thread only. Of several supervisors with one ``crew`` on one store one stays; the others pass their
+    size on to it and end. With ``detached`` there is no terminal, so messages go into the store. SIGTERM ends the
+    workers at once, giving their tasks back; SIGINT lets them finish what they run, a second one does not; SIGUSR1 and
+    SIGUSR2 are the notice that batch systems give: no new task. So does one of ``stop_files`` when it exists.
 
-    ``place`` is what whoever starts it calls this host; tasks whose folder is below the first of a pair of ``folders``
-    run below the second. ``ready`` is called once it has registered. ``lead`` is a descriptor whose other end somebody
-    holds: when that is gone, so is the supervisor.
+    ``place`` is the name by which this host was asked for. ``ready`` is called once the supervisor has registered.
+    ``lead`` is a file descriptor: when its other end is closed, the supervisor ends. Raises LaunchError where the
+    system has no ``fork``.
     """
     if not hasattr(os, "fork"):
         raise LaunchError("workers can't be started on Windows; use WSL, or a host that has them: %jug_execute --host")
     store = open_store(url, clock)
-    limits = Limits(idle_timeout, max_tasks, max_time, memory_limit, tuple(stop_files), keep_going)
-    supervisor = Supervisor(
-        store, size, crew, detached, tied_to, limits, target, clock, place, tuple(folders), ready, lead
-    )
+    supervisor = Supervisor(store, options, crew, detached, clock, place, tuple(stop_files), ready, lead)
     try:
         return supervisor.run()
     finally:
         store.close()
-
-
-@dataclass(frozen=True)
-class Limits:
-    idle_timeout: float
-    max_tasks: int | None
-    max_time: float | None
-    memory: int | None
-    stop_files: tuple[Path, ...] = ()
-    keep_going: bool = True
 
 
 # -- the supervisor ----------------------------------------------------------------------------------------------------
@@ -162,15 +136,12 @@ class WorkerProcess:
 @dataclass
 class Supervisor:
     store: Store
-    size: int
+    options: WorkerOptions
     crew: str
     detached: bool
-    tied_to: WorkerId
-    limits: Limits
-    target: Target | None
     clock: Clock
     place: str = ""
-    folders: tuple[tuple[str, str], ...] = ()
+    stop_files: tuple[Path, ...] = ()
     ready: Callable[[WorkerInfo], None] | None = None
     lead: int | None = None
 
@@ -188,6 +159,7 @@ class Supervisor:
     _signals: list[int] = field(default_factory=list)
 
     def run(self) -> int:
+        self.size = self.options.size
         self._me = system.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
         self._seal = seal_of(self.store, make=True)
         self._threads_set = {name for name in _THREADS if name in os.environ}
@@ -226,10 +198,10 @@ class Supervisor:
     def _loop(self) -> int:
         clock = self.clock
         now = clock.monotonic()
-        end = None if self.limits.max_time is None else now + self.limits.max_time
+        end = None if self.options.max_time is None else now + self.options.max_time
         next_beat, next_idle, idle_since = now, now, now
         settled_crew = now + BEAT  # a rival that registered in the same moment is seen by then
-        patience = self.limits.idle_timeout
+        patience = self.options.idle_timeout
         while True:
             now = clock.monotonic()
             self._reap()
@@ -250,7 +222,7 @@ class Supervisor:
                     settled_crew = 0.0
                     if self._is_second():
                         self._end()
-                if self.tied_to and not self._lives(self.tied_to):
+                if self.options.tied_to and not self._lives(self.options.tied_to):
                     self._end(at_once=True)
                 self._look_for_stop_files()
             if not all(hand.slot.waiting for hand in self._hands.values()):
@@ -276,7 +248,7 @@ class Supervisor:
                 return
 
     def _look_for_stop_files(self) -> None:
-        there = next((path for path in self.limits.stop_files if path.exists()), None)
+        there = next((path for path in self.stop_files if path.exists()), None)
         if there is not None and not self._ending:
             self._say(f"{there} is there: stopping after the current tasks\n")
             self._end()
@@ -366,10 +338,10 @@ class Supervisor:
         return any(alive and info.id == session for info, alive, _ in self.store.processes())
 
     def _nothing_to_do(self) -> bool:
-        if not self.store.idle(self.target, self._me.python):
+        if not self.store.idle(self.options.target, self._me.python):
             return False
         self._tell_of_foreign_tasks()
-        if self.limits.idle_timeout == 0:
+        if self.options.idle_timeout == 0:
             return True
         return not any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
 
@@ -481,17 +453,17 @@ class Supervisor:
             me = self._worker_info(os.getpid(), tail)
             store = _reopened(self.store.url, self.clock)
             store.renew([me])  # before it claims: who is not known does not live
-            each, limits = FailureWatcher(), self.limits
+            each, options = FailureWatcher(), self.options
             count = work(
-                store, self._seal, me, slot, clock=self.clock, target=self.target, max_tasks=limits.max_tasks,
-                deadline=end, stop=lambda: slot.told_to_stop or (each.failed and not limits.keep_going),
-                listener=capture, book=book, folders=self.folders, each=each,
+                store, self._seal, me, slot, clock=self.clock, target=self.options.target, max_tasks=options.max_tasks,
+                deadline=end, stop=lambda: slot.told_to_stop or (each.failed and not options.keep_going),
+                listener=capture, book=book, folders=self.options.folders, each=each,
             )  # fmt: skip
             store.close()
-            if each.failed and not limits.keep_going:
+            if each.failed and not options.keep_going:
                 status = ENOUGH
             else:
-                spent = limits.max_tasks is not None and count >= limits.max_tasks
+                spent = options.max_tasks is not None and count >= options.max_tasks
                 status = DONE if spent or (end is not None and not slot.told_to_stop) else 0
         except JugError as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -555,8 +527,8 @@ class Supervisor:
             running = hand.slot.read()
             if running is None:
                 continue
-            memory = _memory_of_group(hand.info.pid) if self.limits.memory is not None else 0
-            over = overstepped(running, memory, self.limits.memory, now)
+            memory = _memory_of_group(hand.info.pid) if self.options.memory_limit is not None else 0
+            over = overstepped(running, memory, self.options.memory_limit, now)
             if over is not None:
                 self._ask_to_end(hand, Termination(running.turn, over[0], over[1], now + GRACE))
 
@@ -639,7 +611,7 @@ class Supervisor:
             lease.key, lease.round, lease.inputs, lease.attempt, b"", running.started, duration, final, died, retry_at
         )
         self.store.claim(me.id, 0, 0.0, [SignedWriter(self._seal).settlement(verdict, failed)])
-        if final and not self.limits.keep_going:
+        if final and not self.options.keep_going:
             self._end_at_failure()
         self._say(f"{running.name} {lease.key[:8]} in worker {me.id}: {text}\n")
 

@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[sshd.Sshd]:
     started = sshd.Sshd(tmp_path / "ssh")
     for name in ("ada", "bob"):
         started.host(name)
-    started.host("eve", ExecutorAdapter="1", ControlPath="none")
+    started.host("eve", Port="1", ControlPath="none")
     yield started
     started.close()
 

@@ -15,11 +15,12 @@ import pytest
 import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, SystemClock
-from jug_notebook.launch import CrewOptions, ssh, start
+from jug_notebook.launch import ssh, start
 from jug_notebook.launch.preflight import Report, clock, offset, refused, table
 from jug_notebook.session import Session
 from jug_notebook.store import keyring, open_store
 from jug_notebook.task import definitions
+from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
 from tests import sshd
 from tests.servers import Server, free_port
@@ -133,10 +134,10 @@ def test_folders_are_mapped_by_the_longest_that_holds_them() -> None:
 def test_a_store_outside_the_mapped_folder_is_refused_before_anything_is_called(tmp_path: Path) -> None:
     store = open_store(tmp_path / "jugdata")
     with pytest.raises(jn.LaunchError, match="is not below /elsewhere; say what is where"):
-        ssh.Call(store, CrewOptions(1, folders=(("/elsewhere", "/there"),)), b"", "1")
+        ssh.Call(store, WorkerOptions(1, folders=(("/elsewhere", "/there"),)), b"", "1")
     store.close()
     with pytest.raises(jn.LaunchError, match="lives in this process alone"):
-        ssh.Call(open_store("memory:x"), CrewOptions(1), b"", "1")
+        ssh.Call(open_store("memory:x"), WorkerOptions(1), b"", "1")
 
 
 def test_a_clock_is_off_only_by_what_the_way_of_the_answer_cannot_explain() -> None:
@@ -165,7 +166,7 @@ def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
 
 def test_a_request_shows_neither_key_nor_password(tmp_path: Path) -> None:
     store = open_store(tmp_path / "jugdata")
-    call = ssh.Call(store, CrewOptions(1), b"s" * 32, "1")
+    call = ssh.Call(store, WorkerOptions(1), b"s" * 32, "1")
     request = call.request(ssh.Host("a"), check=False)
     assert request.secret == (b"s" * 32).hex()
     assert request.secret not in repr(request)
@@ -293,7 +294,7 @@ def test_workers_that_are_there_are_told_through_the_store_when_ssh_fails(field:
 @needs_sshd
 def test_a_host_that_fails_holds_up_no_other(field: Field) -> None:
     silent = field.host("silent", ProxyCommand="sleep 1000")
-    refusing = field.host("refusing", ExecutorAdapter="1", ControlPath="none")
+    refusing = field.host("refusing", Port="1", ControlPath="none")
     crew = field.session.execute(1, hosts=[silent, refusing, field.host()])
     assert task(WHERE, "where")(1).result()[2] == 1
     assert crew.alive() == 1
@@ -433,7 +434,7 @@ def test_a_clock_that_is_off_is_warned_of(field: Field) -> None:
         def now() -> float:
             return CLOCK.now() - 3600
 
-    call = start.call(field.session._store, field.folder, CrewOptions(1), Behind())
+    call = start.call(field.session._store, field.folder, WorkerOptions(1), Behind())
     [report] = ssh.look(call, [ssh.Host(field.host())])
     assert report.failure == ""
     assert report.warnings[0].startswith("a: its clock is 60 min ahead; retries come at wrong times")
@@ -484,7 +485,7 @@ def test_a_host_needs_no_folder_where_it_reaches_a_redis_server(field: Field) ->
         for info in (*crew.workers, *crew.supervisors):
             assert password not in Path(f"/proc/{info.pid}/cmdline").read_text()
         assert password not in "".join([repr(crew), str(session.status()), session.log(host="a"), str(report)])
-        other = ssh.Call(session._store, CrewOptions(1), b"", jn.__version__)
+        other = ssh.Call(session._store, WorkerOptions(1), b"", jn.__version__)
         assert password not in other.script()
         assert session.stop(now=True, host="a") == 2
         wait_until(crew.store, lambda: not crew.supervisors)

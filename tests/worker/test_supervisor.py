@@ -16,9 +16,10 @@ import pytest
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, CrewOptions, arguments, local
+from jug_notebook.launch import Crew, local
 from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
+from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.policy import Termination, cause_of_death, death_outcome, first_of_crew, overstepped
 from jug_notebook.worker.slot import Running
 from jug_notebook.worker.supervisor import wake
@@ -73,15 +74,15 @@ def test_of_two_supervisors_of_a_crew_the_elder_stays() -> None:
 
 
 def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
-    plain = CrewOptions(4)
-    assert plain.suffix == CrewOptions(8).suffix == ""
-    assert CrewOptions(4, memory_limit=5).suffix != CrewOptions(4, memory_limit=6).suffix != ""
-    words = arguments(CrewOptions(4, 60, 3, 5.0, 10, Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x"))
+    plain = WorkerOptions(4)
+    assert plain.suffix == WorkerOptions(8).suffix == ""
+    assert WorkerOptions(4, memory_limit=5).suffix != WorkerOptions(4, memory_limit=6).suffix != ""
+    words = WorkerOptions(4, 60, 3, 5.0, 10, Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x").arguments()
     assert " ".join(words) == (
         "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --target ab --target f"
     )
-    assert arguments(CrewOptions(4, keep_going=False))[-1] == "--no-keep-going"
-    assert CrewOptions(4, keep_going=False).suffix
+    assert WorkerOptions(4, keep_going=False).arguments()[-1] == "--no-keep-going"
+    assert WorkerOptions(4, keep_going=False).suffix
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -97,10 +98,11 @@ class Site:
         self.fifo = Fifo(folder)
         self.started: list[subprocess.Popen[str]] = []
 
-    def supervise(self, size: int = 1, **options: object) -> subprocess.Popen[str]:
+    def supervise(self, size: int = 1, crew: str = "", **options: object) -> subprocess.Popen[str]:
         given = "".join(f", {name}={value!r}" for name, value in options.items())
-        call = "import sys; from jug_notebook.worker.supervisor import supervise; "
-        call += f"sys.exit(supervise({self.store.url!r}, {size}{given}))"
+        call = "import sys; from jug_notebook.worker import WorkerOptions; "
+        call += "from jug_notebook.worker.supervisor import supervise; "
+        call += f"sys.exit(supervise({self.store.url!r}, WorkerOptions({size}{given}), crew={crew!r}))"
         self.started.append(
             subprocess.Popen(
                 [sys.executable, "-c", call],
@@ -484,15 +486,15 @@ def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
 
 def test_launching_returns_at_once_and_asking_twice_is_asking_once(site: Site) -> None:
     began = CLOCK.monotonic()
-    crew = local.launch(site.store, CrewOptions(2))
+    crew = local.launch(site.store, WorkerOptions(2))
     assert CLOCK.monotonic() - began < 0.3
     assert crew.starting
     try:
         site.until_workers(2)
         assert crew.alive() == 2
         assert not crew.starting
-        again = local.launch(site.store, CrewOptions(2))
-        more = local.launch(site.store, CrewOptions(3))
+        again = local.launch(site.store, WorkerOptions(2))
+        more = local.launch(site.store, WorkerOptions(3))
         site.until_workers(3)
         assert {info.id for info in again.workers} == {info.id for info in more.workers}
         assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
@@ -509,21 +511,21 @@ def test_a_crew_that_can_not_start_says_why(site: Site, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'No module named jug_notebook' >&2\nexit 1\n")
     broken.chmod(0o755)
-    crew = local.launch(site.store, CrewOptions(1, python=str(broken)))
+    crew = local.launch(site.store, WorkerOptions(1, python=str(broken)))
     with pytest.raises(LaunchError, match="No module named jug_notebook"):
         wait_until(site.store, lambda: not crew.starting)
     with pytest.raises(LaunchError, match="can't be started"):
-        local.launch(site.store, CrewOptions(1, python=str(tmp_path / "none")))
+        local.launch(site.store, WorkerOptions(1, python=str(tmp_path / "none")))
 
 
 def test_the_workers_of_a_memory_store_are_threads(tmp_path: Path) -> None:
     store = open_store(f"memory:{tmp_path}")
     tasks = Submitter(store, tmp_path)
-    crew: Crew = local.launch(store, CrewOptions(2))
+    crew: Crew = local.launch(store, WorkerOptions(2))
     key = tasks.submit("import os\ndef f(): print('hello'); return os.getpid()")
     assert tasks.value(key) == os.getpid()
     assert tasks.outcome(key).run.output == (("stdout", "hello\n"),)
-    assert crew.alive() == local.launch(store, CrewOptions(2)).alive() == 2
+    assert crew.alive() == local.launch(store, WorkerOptions(2)).alive() == 2
     crew.scale(3)
     wait_until(store, lambda: crew.alive() == 3)
     crew.stop()
