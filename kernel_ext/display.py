@@ -84,7 +84,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
     lines = []
     for view, output in tasks:
         lines.append(f"── {view.name}({view.args_repr}) · {view.state.value}")
-        lines += [part for part in (render.shown_text(output).rstrip("\n"), view.error) if part]
+        lines += [part for part in (render.outputs_text(output).rstrip("\n"), view.error) if part]
     return "\n".join(lines) or "nothing was run yet"
 
 
@@ -184,10 +184,10 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
 
 
 def _together(said: str, pieces: Sequence[tuple[str, Any]]) -> dict[str, str]:
-    head = render.shown_html([("stdout", said)]) if said else ""
+    head = render.outputs_html([("stdout", said)]) if said else ""
     return {
-        "text/plain": "\n".join(filter(None, (said, render.shown_text(pieces).rstrip("\n")))),
-        "text/html": f'<div style="opacity:.65">{head}</div>{render.shown_html(pieces)}',
+        "text/plain": "\n".join(filter(None, (said, render.outputs_text(pieces).rstrip("\n")))),
+        "text/html": f'<div style="opacity:.65">{head}</div>{render.outputs_html(pieces)}',
     }
 
 

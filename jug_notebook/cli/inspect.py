@@ -100,7 +100,7 @@ def _log(arguments: Arguments) -> int:
         if isinstance(outcome, Failed):
             print(render.failure_text(failure(outcome, view.name, view.args_repr)), end="\n\n")
         else:
-            said = render.shown_text(signed.pieces(outcome.run)).rstrip("\n") if outcome else ""
+            said = render.outputs_text(signed.pieces(outcome.run)).rstrip("\n") if outcome else ""
             print(
                 f"{view.state.value}: {view.name}({view.args_repr}) · key {key}",
                 *([said] if said else []),

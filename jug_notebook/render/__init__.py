@@ -1,9 +1,8 @@
-"""What people see: snapshots, listings and failures as text, as static HTML and as plain data. Pure.
+"""What people see: snapshots, lists of tasks, graphs and failures as text, static HTML, SVG and plain data. Pure.
 
-What there is too much of is cut, and says by how much; what a task wrote is cleaned and, in HTML, escaped.
+Long lists are cut, and say by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.failure_kinds import kinds, pattern, sorted_out
 from jug_notebook.render.format import ago, duration, elide_columns, plural, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import (
@@ -21,9 +20,20 @@ from jug_notebook.render.html import (
     tasks_html,
     workers_html,
 )
-from jug_notebook.render.outputs import as_text, base64_of, origin_text, shown_html, shown_text
-from jug_notebook.render.summary import FAILURES, NOTEBOOK, SHELL, TASKS, Hints, call, plain
-from jug_notebook.render.tasks import LISTED, NEEDS, Item, as_it_is, list_html, list_text, states_text, task_html
+from jug_notebook.render.outputs import as_text, base64_of, origin_text, outputs_html, outputs_text
+from jug_notebook.render.summary import (
+    FAILURES,
+    NOTEBOOK,
+    SHELL,
+    TASKS,
+    Hints,
+    call,
+    failure_kinds,
+    kinds,
+    pattern,
+    plain,
+)
+from jug_notebook.render.tasks import LISTED, NEEDS, Item, list_html, list_text, preformatted, states_text, task_html
 from jug_notebook.render.text import failure_text, history_text, short, tasks_text, text
 from jug_notebook.render.why import why_html, why_text
 
@@ -40,13 +50,13 @@ __all__ = [
     "Item",
     "advice_html",
     "ago",
-    "as_it_is",
     "as_text",
     "base64_of",
     "call",
     "duration",
     "elide_columns",
     "failure_html",
+    "failure_kinds",
     "failure_text",
     "failures_html",
     "functions_html",
@@ -60,15 +70,15 @@ __all__ = [
     "list_html",
     "list_text",
     "origin_text",
+    "outputs_html",
+    "outputs_text",
     "page",
     "pattern",
     "plain",
     "plural",
+    "preformatted",
     "short",
-    "shown_html",
-    "shown_text",
     "size",
-    "sorted_out",
     "states_text",
     "story_html",
     "svg",

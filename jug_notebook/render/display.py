@@ -127,7 +127,7 @@ class Outputs(tuple[tuple[str, Any], ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return render.shown_text(self)
+        return render.outputs_text(self)
 
     def _repr_html_(self) -> str:
-        return render.shown_html(self)
+        return render.outputs_html(self)

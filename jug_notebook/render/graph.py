@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
 from jug_notebook.render.format import columns, duration, elide, escape, number, plural
-from jug_notebook.render.summary import STATE_STYLES, added, cut_functions, shares
+from jug_notebook.render.summary import STATE_STYLES, cut_functions, shares, total_counts
 
 FUNCTIONS = 160  #: so many functions are drawn,
 ALIKE = 8  #: and of those that are joined with the same ones, so many
@@ -64,7 +64,7 @@ def drawing(graph: Graph) -> Drawing:
         boxes.update({view.name: Box(view.name, view) for view in shown})
         if rest:
             name = f"\0{rest[0].name}"  # no function is called so
-            folded = FunctionView(name, added(rest), None)
+            folded = FunctionView(name, total_counts(f.counts for f in rest), None)
             boxes[name] = Box(f"and {number(len(rest))} more", folded, tuple(view.name for view in rest))
             places.update({view.name: name for view in rest})
     kept, left = cut_functions([box.view for box in boxes.values()], FUNCTIONS)
@@ -372,7 +372,7 @@ def graph_html(graph: Graph) -> str:
 
 def _head(graph: Graph) -> Iterable[str]:
     """What this is a graph of, and what the colours mean."""
-    counts = added(graph.functions)
+    counts = total_counts(f.counts for f in graph.functions)
     about = " · ".join(part for part in (escape(graph.store), escape(graph.scope), _about(graph)) if part)
     yield f"<title>{escape(_about(graph))}</title>"
     yield f'<text x="{MARGIN}" y="15" font-size="12" opacity=".65">{about}</text>'
@@ -414,7 +414,7 @@ def _box(box: Box, place: Place) -> str:
             f'<rect x="{at:.1f}" y="{y + 33:.1f}" width="{part:.1f}" height="5" fill="{STATE_STYLES[state].colour}"/>'
         )
         at += part
-    far, failed = _progress(box.view)
+    done, failed = _progress(box.view)
     if failed:
         failed = (
             f'<tspan font-weight="bold" fill-opacity="1" fill="{STATE_STYLES[State.FAILED].colour}">{failed}</tspan>'
@@ -426,7 +426,7 @@ def _box(box: Box, place: Place) -> str:
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6" fill="rgba(128,128,128,.1)" '
         f'stroke="{edge}"{dashed}/>'
         f'<text x="{x + 10:.1f}" y="{y + 15.5:.1f}" font-size="12" font-weight="{weight}">{title}</text>'
-        f'<text x="{x + 10:.1f}" y="{y + 28:.1f}" font-size="10.5" fill-opacity=".7">{far}{failed}</text>'
+        f'<text x="{x + 10:.1f}" y="{y + 28:.1f}" font-size="10.5" fill-opacity=".7">{done}{failed}</text>'
         f"{''.join(bar)}</g>"
     )
 

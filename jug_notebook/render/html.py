@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot, State, TaskView
-from jug_notebook.render.failure_kinds import kinds
 from jug_notebook.render.format import (
     EXCERPT,
     ago,
@@ -33,22 +32,23 @@ from jug_notebook.render.summary import (
     TASKS,
     WORKERS,
     Hints,
-    added,
     advise,
+    alive_count,
     call,
     cut_functions,
     cut_workers,
     eta_text,
-    far,
     finished,
     host_label,
-    in_sight,
-    living,
+    kinds,
     percent,
+    progress_text,
     shares,
     state_label,
-    states_shown,
     time_left,
+    total_counts,
+    visible_states,
+    visible_workers,
     where_raised,
     worker_count_text,
 )
@@ -126,12 +126,12 @@ def faint(inner: str) -> str:
     return _span(_FAINT, inner)
 
 
-def solid(said: str) -> str:
+def unbroken(said: str) -> str:
     """Escaped, and not to be broken over lines."""
     return escape(said).replace(" ", "\u00a0")
 
 
-def stated(state: State, said: str = "") -> str:
+def state_html(state: State, said: str = "") -> str:
     """A state with its colour, in one piece."""
     return _span("white-space:nowrap", f"{swatch(state)}{said or state.value}")
 
@@ -143,13 +143,13 @@ def swatch(state: State) -> str:
     )
 
 
-def tabled(
+def table_html(
     heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = (), styles: Styles = INLINE
 ) -> str:
     """A table; cells are HTML. Columns whose heads are in ``right`` are aligned to the right."""
     head = "".join(
         f'<th style="{_CELL};text-align:{"right" if name in right else "left"};{_FAINT};font-weight:normal">'
-        f"{solid(name)}</th>"
+        f"{unbroken(name)}</th>"
         for name in heads
     )
     sides = [styles.cell if name in right else styles.left for name in heads]
@@ -219,7 +219,7 @@ def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS, styles: Styles = 
     """A row per function."""
     if not snapshot.functions:
         return ""
-    states, alive = states_shown(snapshot.counts), living(snapshot)
+    states, alive = visible_states(snapshot.counts), alive_count(snapshot)
     shown, rest = cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
@@ -231,12 +231,12 @@ def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS, styles: Styles = 
         left = time_left(function, alive)
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
         name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
-        mean = "" if function.mean is None else solid(duration(function.mean))
-        rows.append(row(name, function.counts, mean, "" if left is None else solid(duration(left))))
+        mean = "" if function.mean is None else unbroken(duration(function.mean))
+        rows.append(row(name, function.counts, mean, "" if left is None else unbroken(duration(left))))
     if rest:
-        rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), added(rest), "", ""))
+        rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), total_counts(f.counts for f in rest), "", ""))
     numbers = [*(state.value for state in states), "mean time", "time left"]
-    return f'<div style="margin-top:10px">{tabled(["function", "", *numbers], rows, numbers, styles)}</div>'
+    return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
 
 def _number(count: int, state: State) -> str:
@@ -246,7 +246,7 @@ def _number(count: int, state: State) -> str:
 
 def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLINE) -> str:
     """Which worker does what."""
-    if not in_sight(snapshot.workers):
+    if not visible_workers(snapshot.workers):
         return ""
     shown, rest = cut_workers(snapshot.workers, limit)
     notes = any(view.info.note for view in shown)
@@ -260,15 +260,15 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLI
             if info.task
             else _span(_FAINT, "idle")
         )
-        doing += _span("margin-left:6px", far(info)) if view.alive and far(info) else ""
+        doing += _span("margin-left:6px", progress_text(info)) if view.alive and progress_text(info) else ""
         row = [
-            solid(elide(host_label(info, several), 32)),
+            unbroken(elide(host_label(info, several), 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
-            solid(duration(snapshot.at - info.since)) if busy and info.since else "",
-            solid(size(info.memory)) if info.memory else "",
+            unbroken(duration(snapshot.at - info.since)) if busy and info.since else "",
+            unbroken(size(info.memory)) if info.memory else "",
             number(info.done),
-            solid(ago(view.beat_age)),
+            unbroken(ago(view.beat_age)),
         ]
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
@@ -278,7 +278,7 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLI
         more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
     return (
         _title(escape(worker_count_text(snapshot.workers)))
-        + tabled(heads, rows, ("pid", "running for", "memory", "done", "last seen"), styles)
+        + table_html(heads, rows, ("pid", "running for", "memory", "done", "last seen"), styles)
         + more
     )
 
@@ -392,11 +392,11 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     rows = [
         [
             f"<code>{escape(view.key[:8])}</code>",
-            stated(view.state, state_label(view)),
+            state_html(view.state, state_label(view)),
             escape(elide(call(view.name, view.args_repr), 72)),
-            solid(duration(view.duration)) if view.duration else "",
+            unbroken(duration(view.duration)) if view.duration else "",
             f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
-            *([solid(elide(view.user, 20))] if several else []),
+            *([unbroken(elide(view.user, 20))] if several else []),
         ]
         for view in views[:TASKS]
     ]
@@ -404,7 +404,7 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
     more = (
         f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
     )
-    return block(tabled(heads, rows, ("time",)) + more)
+    return block(table_html(heads, rows, ("time",)) + more)
 
 
 def failure_html(view: FailureView) -> str:
@@ -418,11 +418,11 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
         return block(_span(_FAINT, "nothing was run yet"))
     rows = [
         [
-            solid(moment(run.started)),
-            solid(duration(run.duration)),
-            solid(elide(run.user, 24)),
-            solid(elide(run.host, 32)),
-            stated(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
+            unbroken(moment(run.started)),
+            unbroken(duration(run.duration)),
+            unbroken(elide(run.user, 24)),
+            unbroken(elide(run.host, 32)),
+            state_html(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
             escape(elide(call(run.name, run.args_repr), 60)),
             escape(elide(run.message, 60)),
             f"<code>{escape(run.key[:8])}</code>",
@@ -432,4 +432,4 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
     heads = ["started", "took", "user", "host", "state", "task", "result", "key"]
     left = total - len(rows)
     more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
-    return block(tabled(heads, rows, ("took",)) + more)
+    return block(table_html(heads, rows, ("took",)) + more)

@@ -26,7 +26,7 @@ def origin_text(run: Run, now: float | None = None) -> str:
     return f"computed on {clean(run.host)}{when} in {duration(run.duration)}"
 
 
-def shown_text(pieces: Sequence[Piece]) -> str:
+def outputs_text(pieces: Sequence[Piece]) -> str:
     """All of it, in order, as a terminal shows it."""
     parts: list[str] = []
     for kind, piece in pieces:
@@ -46,7 +46,7 @@ def as_text(forms: Mapping[str, Any]) -> str:
     return str(forms.get("text/plain") or f"[{', '.join(forms)}]")
 
 
-def shown_html(pieces: Sequence[Piece]) -> str:
+def outputs_html(pieces: Sequence[Piece]) -> str:
     """All of it, in order, in one."""
     return "".join(
         _display(piece) if kind == "display" else f'<pre style="{_PRE}{_tint(kind)}">{_text(piece)}</pre>'

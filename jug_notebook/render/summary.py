@@ -1,4 +1,4 @@
-"""What there is to say about a snapshot, whatever it is drawn with."""
+"""What a snapshot has to say, before it becomes text or HTML: counts, shares of bars, times left, kinds of failures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,38 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jug_notebook.model import FunctionView, Snapshot, State, TaskView, WorkerInfo, WorkerView
+from msgspec.structs import asdict
+
+from jug_notebook.model import (
+    FailureKind,
+    FailureView,
+    FunctionView,
+    Like,
+    Snapshot,
+    State,
+    TaskView,
+    WorkerInfo,
+    WorkerView,
+)
 from jug_notebook.render.format import duration, number, plural
 
-FUNCTIONS = 20  #: so many rows of functions are shown,
+FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
 FAILURES = 10  #: of kinds of failures,
 TASKS = 100  #: and of tasks in a listing
+LIKE = 12  #: similar failures that are named, of each kind
+LINE = 300  #: characters of an error that count for its kind
 NAME = 40  #: characters of a function's name before its arguments
 
 
 class Look(NamedTuple):
-    """How a state is drawn. The colours are told apart with any colour vision, and each has its word beside it."""
+    """How a state is drawn. The colours differ for any colour vision, and the word stands beside each."""
 
     glyph: str
     colour: str
 
 
-STATE_STYLES = {  # in the order of the bar: what's done, what's to come, what's wrong
+STATE_STYLES = {  # in the order of the bar: what is done, what is to come, what went wrong
     State.FINISHED: Look("█", "#009e73"),
     State.RUNNING: Look("▓", "#0072b2"),
     State.READY: Look("▒", "#56b4e9"),
@@ -36,7 +50,7 @@ OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
 class Hints(NamedTuple):
-    """What to type: the same verbs are spelt differently in a notebook and in a shell."""
+    """What to type: the same commands are written differently in a notebook and in a shell."""
 
     start: str
     stop: str
@@ -56,24 +70,24 @@ SHELL = Hints(
 
 
 def finished(snapshot: Snapshot) -> str:
-    """How many have a value; those that did not run for it are told."""
+    """Return how many tasks have a value, and how many of them did not run for it."""
     reused = f", {snapshot.reused:,} of them reused" if snapshot.reused else ""
     return f"{snapshot.counts[State.FINISHED]:,} of {snapshot.total:,} finished{reused}"
 
 
 def percent(snapshot: Snapshot) -> str:
-    """How much is finished; 100 % only where everything is."""
+    """Return how much is finished; 100 % only where everything is."""
     total = snapshot.total
     return f"{snapshot.counts[State.FINISHED] * 100 // total} %" if total else "0 %"
 
 
-def call(name: str, shown: str) -> str:
-    """A task as people write it: "fit(n=3)". A long name leaves room for the arguments."""
-    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({shown})"
+def call(name: str, args_repr: str) -> str:
+    """Return a call as people write it: "fit(n=3)". A long name is cut to leave room for the arguments."""
+    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({args_repr})"
 
 
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:
-    """Cut a bar of ``cells`` in proportion. What there is one of is seen: it has ``least`` cells, the largest pays."""
+    """Return how many of a bar's ``cells`` each state gets: in proportion, but ``least`` at least, from the largest."""
     present = {state: counts[state] for state in STATE_STYLES if state is not State.CANCELLED and counts.get(state)}
     if not present:
         return []
@@ -83,10 +97,11 @@ def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tupl
     return list(widths.items())
 
 
-def added(functions: Iterable[FunctionView]) -> dict[State, int]:
+def total_counts(several: Iterable[Mapping[State, int]]) -> dict[State, int]:
+    """Return the sum of counts by state."""
     total: dict[State, int] = {}
-    for function in functions:
-        for state, count in function.counts.items():
+    for counts in several:
+        for state, count in counts.items():
             total[state] = total.get(state, 0) + count
     return total
 
@@ -103,8 +118,8 @@ def state_label(view: TaskView) -> str:
     return view.state.value
 
 
-def states_shown(counts: Mapping[State, int]) -> list[State]:
-    """The states worth a column. The five common ones always, so that a live table doesn't jump."""
+def visible_states(counts: Mapping[State, int]) -> list[State]:
+    """Return the states that get a column: the five common ones always, so that a live table doesn't jump."""
     always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)
     return [state for state in STATE_STYLES if state in always or counts.get(state, 0)]
 
@@ -112,7 +127,7 @@ def states_shown(counts: Mapping[State, int]) -> list[State]:
 def cut_functions(
     functions: Sequence[FunctionView], limit: int = FUNCTIONS
 ) -> tuple[list[FunctionView], list[FunctionView]]:
-    """(shown, left out), both in order. Where there are too many, those with something going on stay."""
+    """Return (shown, left out), both in order. Where there are too many, the active ones are shown."""
     if len(functions) <= limit:
         return list(functions), []
 
@@ -133,8 +148,8 @@ def cut_functions(
 
 
 def cut_workers(workers: Sequence[WorkerView], limit: int = WORKERS) -> tuple[list[WorkerView], list[WorkerView]]:
-    """(shown, left out): by host; where there are too many, the busy and the lately ended stay."""
-    order = in_sight(workers)
+    """Return (shown, left out), by host. Where there are too many, the busy and the recently ended are shown."""
+    order = visible_workers(workers)
     if len(order) <= limit:
         return order, []
     ranked = sorted(order, key=lambda view: (view.alive, not view.info.task))
@@ -147,44 +162,44 @@ def _open(function: FunctionView) -> int:
 
 
 def time_left(function: FunctionView, alive: int) -> float | None:
-    """Seconds until this function has run, if all workers did it."""
+    """Return the seconds until this function is done, if all workers ran it; None where that isn't known."""
     open_ = _open(function)
     return None if not open_ or not alive or function.mean is None else open_ * function.mean / alive
 
 
-def living(snapshot: Snapshot) -> int:
+def alive_count(snapshot: Snapshot) -> int:
     return sum(view.alive for view in snapshot.workers)
 
 
-def far(info: WorkerInfo) -> str:
-    """How far its task is by its own account: "37/100", "37" where the end isn't known, or nothing."""
+def progress_text(info: WorkerInfo) -> str:
+    """Return how far its task says it is: "37/100", "37" where the total isn't known, or nothing."""
     done, total = info.progress
     return f"{number(done)}/{number(total)}" if total else number(done) if done else ""
 
 
 def host_label(info: WorkerInfo, several: bool) -> str:
-    """Where a worker is; with ``several`` users, whose it is."""
+    """Return where a worker is; with ``several`` users, also whose it is."""
     return f"{info.user} on {info.where}" if several else info.where
 
 
-def in_sight(workers: Sequence[WorkerView]) -> list[WorkerView]:
-    """Workers by host. Of those that have ended only the ones with something to tell.
+def visible_workers(workers: Sequence[WorkerView]) -> list[WorkerView]:
+    """Return workers by host. Of those that have ended, only the ones with a note or a task.
 
-    The last beat of one that ended in order may still name a task: that it was lost there can't be told from here.
+    The last heartbeat of one that ended properly may still name a task: a snapshot can't tell whether it was lost.
     """
-    told = [view for view in workers if view.alive or view.info.task or view.info.note]
-    return sorted(told, key=lambda view: (view.info.host, view.info.pid))
+    found = [view for view in workers if view.alive or view.info.task or view.info.note]
+    return sorted(found, key=lambda view: (view.info.host, view.info.pid))
 
 
 def worker_count_text(workers: Sequence[WorkerView]) -> str:
-    """ "4 workers on 2 hosts, 3 busy, 1 ended lately"."""
+    """ "4 workers on 2 hosts, 3 busy, 1 ended recently"."""
     alive = [view for view in workers if view.alive]
-    ended = len(in_sight(workers)) - len(alive)
+    ended = len(visible_workers(workers)) - len(alive)
     hosts = len({view.info.where for view in alive})
-    said = plural(len(alive), "worker") if alive else "no workers"
-    said += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
-    said += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
-    return said + (f", {number(ended)} ended lately" if ended else "")
+    text = plural(len(alive), "worker") if alive else "no workers"
+    text += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
+    text += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
+    return text + (f", {number(ended)} ended recently" if ended else "")
 
 
 def eta_text(snapshot: Snapshot) -> str:
@@ -194,11 +209,11 @@ def eta_text(snapshot: Snapshot) -> str:
         return "no tasks yet"
     if not any(counts[state] for state in OPEN):
         return _stopped(counts[State.FAILED], counts[State.BLOCKED])
-    if not living(snapshot):
+    if not alive_count(snapshot):
         return f"{plural(snapshot.starting, 'worker')} starting" if snapshot.starting else "no workers running"
     if snapshot.eta is not None:
         return f"about {duration(snapshot.eta)} left"
-    known = sum(time_left(function, living(snapshot)) or 0.0 for function in snapshot.functions)
+    known = sum(time_left(function, alive_count(snapshot)) or 0.0 for function in snapshot.functions)
     untimed = sum(_open(function) for function in snapshot.functions if function.mean is None)
     if not known or untimed > sum(map(_open, snapshot.functions)) / 2:
         return "time left not known yet"
@@ -214,12 +229,12 @@ def _stopped(failed: int, blocked: int) -> str:
 
 
 def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
-    """(what for, what to type): only what makes sense now."""
+    """Return pairs (what for, what to type): only what makes sense now."""
     counts = snapshot.counts
     advice = []
-    if any(counts[state] for state in OPEN) and not living(snapshot) and not snapshot.starting:
+    if any(counts[state] for state in OPEN) and not alive_count(snapshot) and not snapshot.starting:
         advice.append(("start workers", hints.start))
-    if living(snapshot) or snapshot.starting:
+    if alive_count(snapshot) or snapshot.starting:
         advice += [("stop after the current task", hints.stop), ("stop at once", hints.stop_now)]
     if counts[State.FAILED]:
         advice += [("see one failure whole", hints.log), ("try the failed again", hints.retry)]
@@ -232,7 +247,7 @@ _FRAME = re.compile(
 
 
 def where_raised(traceback: str) -> str:
-    """The last frame of a traceback in a line: "Cell In[3], line 4: x = table[k]"."""
+    """Return the last frame of a traceback in a line: "Cell In[3], line 4: x = table[k]"."""
     *_, last = (None, *_FRAME.finditer(traceback))
     if last is None:
         return ""
@@ -245,8 +260,49 @@ def where_raised(traceback: str) -> str:
     return f"{where}: {source}" if source else where
 
 
+# -- kinds of failures: alike but for a number, an address or a quoted word --------------------------------------------
+
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`)(?!\w)""")
+_VARIES = re.compile(
+    r"0x[0-9a-f]+"  # an address
+    r"|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\b[0-9a-f]{8}-[0-9a-f-]{27}\b"  # a digest, a UUID
+    r"|[-+]?\d+(?:[.,:_]\d+)*(?:e[-+]?\d+)?",  # a number, a date, a time
+    re.IGNORECASE,
+)
+_ROW = re.compile(r"#(?:(?:, |,| )#)+")
+
+
+def pattern(error: str) -> str:
+    """Return what an error has in common with similar ones: "bad row #, no '…'"."""
+    return _ROW.sub("#", _VARIES.sub("#", _QUOTED.sub("'…'", error[:LINE])))
+
+
+def failure_kinds(failures: Sequence[FailureView]) -> list[FailureKind]:
+    """Return the kinds of failures, in the order of their first."""
+    groups: dict[tuple[str, str], list[FailureView]] = {}
+    for failure in failures:
+        groups.setdefault((failure.name, pattern(failure.error)), []).append(failure)
+    return [
+        FailureKind(
+            about,
+            group[0],
+            tuple(failure.key for failure in group),
+            tuple(Like(failure.key, failure.args_repr, failure.error) for failure in group[1 : LIKE + 1]),
+        )
+        for (_, about), group in groups.items()
+    ]
+
+
+def kinds(snapshot: Snapshot) -> Sequence[FailureKind]:
+    """Return the kinds of failures of a snapshot, sorted here if they aren't yet."""
+    return snapshot.kinds or failure_kinds(snapshot.failures)
+
+
+# -- for programs ------------------------------------------------------------------------------------------------------
+
+
 def plain(snapshot: Snapshot) -> dict[str, Any]:
-    """The picture for programs: numbers, strings, lists and dicts only.
+    """Return the snapshot for programs: numbers, strings, lists and dicts only.
 
     Times are seconds (since the epoch, or lengths), sizes bytes; what isn't known is null; ``counts`` name all states::
 
@@ -258,54 +314,31 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
                        "output"}],
          "notes": [line]}
 
-    ``done`` is true where every wanted task is finished; ``failures`` are the latest few.
+    ``done`` is true where every requested task is finished; ``failures`` are the latest few.
     """
 
     def named(counts: Mapping[State, int]) -> dict[str, int]:
         return {state.value: counts.get(state, 0) for state in State}
 
-    counts = snapshot.counts
+    def worker(view: WorkerView) -> dict[str, Any]:
+        found = {name: getattr(view.info, name) for name in ("id", "host", "pid", "user", "done", "memory", "note")}
+        maybe = {name: getattr(view.info, name) or None for name in ("task", "task_name", "since")}
+        state = {"alive": view.alive, "beat_age": view.beat_age, "progress": list(view.info.progress)}
+        return {**found, **state, **maybe}
+
+    def failure(view: FailureView) -> dict[str, Any]:
+        return {"arguments" if name == "args_repr" else name: value for name, value in asdict(view).items()}
+
     return {
         "store": snapshot.store,
         "scope": snapshot.scope,
         "at": snapshot.at,
         "total": snapshot.total,
         "eta": snapshot.eta,
-        "done": counts[State.FINISHED] == snapshot.total,
-        "counts": named(counts),
+        "done": snapshot.counts[State.FINISHED] == snapshot.total,
+        "counts": named(snapshot.counts),
         "functions": [{"name": f.name, "counts": named(f.counts), "mean": f.mean} for f in snapshot.functions],
-        "workers": [
-            {
-                "id": view.info.id,
-                "host": view.info.host,
-                "pid": view.info.pid,
-                "user": view.info.user,
-                "alive": view.alive,
-                "beat_age": view.beat_age,
-                "task": view.info.task or None,
-                "task_name": view.info.task_name or None,
-                "since": view.info.since or None,
-                "progress": list(view.info.progress),
-                "done": view.info.done,
-                "memory": view.info.memory,
-                "note": view.info.note,
-            }
-            for view in snapshot.workers
-        ],
-        "failures": [
-            {
-                "key": view.key,
-                "name": view.name,
-                "arguments": view.args_repr,
-                "error": view.error,
-                "traceback": view.traceback,
-                "host": view.host,
-                "pid": view.pid,
-                "started": view.started,
-                "duration": view.duration,
-                "output": view.output,
-            }
-            for view in snapshot.failures
-        ],
+        "workers": [worker(view) for view in snapshot.workers],
+        "failures": [failure(view) for view in snapshot.failures],
         "notes": list(snapshot.notes),
     }

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from jug_notebook.model import State, TaskView
 from jug_notebook.render.format import duration, elide, escape, number, plural
-from jug_notebook.render.html import bar, block, faint, small_bar, solid, stated, swatch, tabled
-from jug_notebook.render.summary import STATE_STYLES, call, shares
+from jug_notebook.render.html import bar, block, faint, small_bar, state_html, swatch, table_html, unbroken
+from jug_notebook.render.summary import STATE_STYLES, call, shares, total_counts
 from jug_notebook.render.text import table
 
 LISTED = 8  #: so many of a list are shown one by one
@@ -27,7 +27,7 @@ class Item(NamedTuple):
     whole: bool = True
 
 
-def as_it_is(text: str) -> str:
+def preformatted(text: str) -> str:
     """A line of text as a page shows it."""
     return f'<pre style="margin:0;background:none">{escape(text)}</pre>'
 
@@ -48,14 +48,6 @@ def _tally(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{number(counts[state])} {state.value}" for state in STATE_STYLES if counts.get(state))
 
 
-def _total(rows: Sequence[tuple[str, Mapping[State, int]]]) -> dict[State, int]:
-    total: dict[State, int] = {}
-    for _, counts in rows:
-        for state, count in counts.items():
-            total[state] = total.get(state, 0) + count
-    return total
-
-
 def list_text(
     rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int, steady: bool = False
 ) -> str:
@@ -63,7 +55,7 @@ def list_text(
 
     With ``steady``, without what differs from run to run.
     """
-    counts = _total(rows)
+    counts = total_counts(counts for _, counts in rows)
     cut = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 24))
     lines = [f"{cut}  {plural(count, 'task')}: {_tally(counts)}"]
     if len(rows) > 1:
@@ -91,7 +83,7 @@ def list_text(
 
 def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int) -> str:
     """The same for a page."""
-    counts = _total(rows)
+    counts = total_counts(counts for _, counts in rows)
     legend = "".join(
         f'<span style="display:inline-block;margin-right:14px">{swatch(state)}{state.value} <b>{number(counts[state])}'
         "</b></span>"
@@ -105,20 +97,20 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
     if len(rows) > 1:
         lines = [[f"<b>{escape(elide(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]]
         lines += [[faint(f"and {number(len(rows) - ROWS)} more"), "", ""]] if len(rows) > ROWS else []
-        head += tabled(["function", "", ""], lines)
+        head += table_html(["function", "", ""], lines)
     cells = [
         [
             faint(escape(elide(item.label, 24))),
-            stated(item.view.state),
+            state_html(item.view.state),
             escape(elide(item.call, 72)),
-            solid(duration(item.view.duration)) if item.view.duration else "",
+            unbroken(duration(item.view.duration)) if item.view.duration else "",
             f"<b>{escape(elide(_said(item), 80))}</b>" if item.view.error else escape(elide(_said(item), 80)),
         ]
         for item in items
     ]
     heads = ["", "state", "task", "time", "value"]
     more = f"<div>{faint(f'and {number(count - len(items))} more')}</div>" if count > len(items) else ""
-    return block(head + (tabled(heads, cells, ("time",)) if cells else "") + more)
+    return block(head + (table_html(heads, cells, ("time",)) if cells else "") + more)
 
 
 def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequence[str] = ()) -> str:
@@ -133,7 +125,7 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
     ]
     if count:
         named = " · ".join(
-            f"{stated(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(need.state.value)}"
+            f"{state_html(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(need.state.value)}"
             for need in needs
         )
         more = f" · and {number(count - len(needs))} more" if count > len(needs) else ""

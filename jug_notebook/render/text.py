@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jug_notebook.model import FailureKind, FailureView, RunView, Snapshot, State, TaskView
-from jug_notebook.render.failure_kinds import kinds
 from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
 from jug_notebook.render.summary import (
     FAILURES,
@@ -13,22 +12,23 @@ from jug_notebook.render.summary import (
     STATE_STYLES,
     TASKS,
     Hints,
-    added,
     advise,
+    alive_count,
     call,
     cut_functions,
     cut_workers,
     eta_text,
-    far,
     finished,
     host_label,
-    in_sight,
-    living,
+    kinds,
     percent,
+    progress_text,
     shares,
     state_label,
-    states_shown,
     time_left,
+    total_counts,
+    visible_states,
+    visible_workers,
     where_raised,
     worker_count_text,
 )
@@ -88,7 +88,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         lines += ["", *_functions_text(snapshot)]
     if counts[State.FAILED]:
         lines += ["", *_failures_text(snapshot)]
-    if in_sight(snapshot.workers):
+    if visible_workers(snapshot.workers):
         lines += ["", *_workers_text(snapshot)]
     if advice := advise(snapshot, hints):
         lines += ["", *table(("", ""), advice, left=(0, 1))[1:]]
@@ -96,7 +96,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 
 
 def _functions_text(snapshot: Snapshot) -> list[str]:
-    states, alive = states_shown(snapshot.counts), living(snapshot)
+    states, alive = visible_states(snapshot.counts), alive_count(snapshot)
     shown, rest = cut_functions(snapshot.functions)
     rows = [
         [
@@ -108,7 +108,7 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
         for function in shown
     ]
     if rest:
-        total = added(rest)
+        total = total_counts(f.counts for f in rest)
         rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
     return table(["function", *(state.value for state in states), "mean time", "time left"], rows)
 
@@ -120,7 +120,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
     for view in shown:
         info = view.info
         task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
-        task += f" {far(info)}" if far(info) else ""
+        task += f" {progress_text(info)}" if progress_text(info) else ""
         rows.append(
             [
                 elide(host_label(info, several), 24),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jug_notebook import render
 from jug_notebook.model import FailureKind, FailureView, Key, Like, Scope, State, TaskView
-from jug_notebook.render.failure_kinds import LIKE
+from jug_notebook.render.summary import LIKE
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
 

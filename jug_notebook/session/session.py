@@ -570,7 +570,7 @@ class Session(Closer):
         return "\n".join(part for part in parts if part)
 
     def _said(self, run: Run) -> str:
-        return render.shown_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
+        return render.outputs_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
 
     def _host_log(self, host: str) -> str:
         there = [info for info, _, _ in self._store.processes() if info.is_on(host) and info.kind != "session"]

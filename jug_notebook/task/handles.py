@@ -293,9 +293,9 @@ class Task(Handle):
         try:
             view, *needs = self._session.views([self._key, *self._needs[: render.NEEDS]])
         except (JugError, OSError):  # the repr of a task never raises
-            return render.as_it_is(repr(self))
+            return render.preformatted(repr(self))
         if not view.name:  # the store doesn't know it
-            return render.as_it_is(repr(self))
+            return render.preformatted(repr(self))
         notes += [f"reused from {view.source[:SHORT]}"] if view.source else []
         return render.task_html(view, needs, len(self._needs), notes)
 
@@ -373,7 +373,7 @@ class Tasklet(Handle):
             return f"<Tasklet {self._short()} · {type(error).__name__}: {error}>"
 
     def _repr_html_(self) -> str:
-        return render.as_it_is(repr(self))
+        return render.preformatted(repr(self))
 
     def __jug_reference__(self) -> Reference:
         return Reference(self.base.__jug_reference__().key, self.steps)

@@ -308,7 +308,7 @@ class TaskList(list[Any]):
                 return render.list_html(self._rows(), self._items(labels), count)
         except (JugError, OSError):  # a handle can always be shown
             pass
-        return render.as_it_is(repr(self))
+        return render.preformatted(repr(self))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text("TaskList(...)" if cycle else self.as_text())

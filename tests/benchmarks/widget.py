@@ -67,7 +67,7 @@ def picture(
         )
         for n in range(failures)
     )  # fmt: skip
-    kinds = tuple(render.sorted_out(wrong))
+    kinds = tuple(render.failure_kinds(wrong))
     return Snapshot("file:jugdata", 1e9 + step / 4, "this notebook", rows, crew, wrong, kinds=kinds)
 
 

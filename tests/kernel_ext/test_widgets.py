@@ -67,7 +67,7 @@ def picture(*errors: str, at: float = AT, done: int = 1) -> Snapshot:
     counts |= {State.FAILED: len(failures)} if failures else {}
     worker = WorkerView(WorkerInfo("w", "worker", "ann", "node3", 7, 1, "3.11", AT), True, 0.2)
     functions = (FunctionView("fit", counts),)
-    return Snapshot("s", at, "whole store", functions, (worker,), kinds=tuple(render.sorted_out(failures)))
+    return Snapshot("s", at, "whole store", functions, (worker,), kinds=tuple(render.failure_kinds(failures)))
 
 
 def kinds(count: int) -> list[str]:
@@ -131,7 +131,7 @@ def test_an_open_story_stays_while_its_failure_is_there_and_a_closed_one_follows
     assert "bad row 1" in shown._story.value
     shown.box.selected_index = 0
     newer = picture(rows[1], rows[0])
-    newer = replace(newer, kinds=tuple(render.sorted_out([failure(9, rows[1]), failure(0, rows[0])])))
+    newer = replace(newer, kinds=tuple(render.failure_kinds([failure(9, rows[1]), failure(0, rows[0])])))
     panel.show(newer)
     assert "bad row 1" in shown._story.value
     assert shown.box.titles == ("fit(n=9)  ·  ValueError: bad row 2  ·  and 1 more like it",)
@@ -139,7 +139,7 @@ def test_an_open_story_stays_while_its_failure_is_there_and_a_closed_one_follows
     panel.show(newer)
     assert "Traceback …\nValueError: bad row 2" in shown._story.value
     shown.box.selected_index = 0
-    panel.show(replace(newer, kinds=tuple(render.sorted_out([failure(11, rows[2])]))))
+    panel.show(replace(newer, kinds=tuple(render.failure_kinds([failure(11, rows[2])]))))
     assert "Traceback …\nValueError: bad row 3" in shown._story.value
 
 

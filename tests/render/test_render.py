@@ -205,7 +205,7 @@ def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
     picture = snapshot(function(ready=1), workers=(worker(alive=False, task="fit", note="killed by SIGKILL"),))
     said = render.text(picture)
     assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", said)
-    assert "no workers, 1 ended lately" in said
+    assert "no workers, 1 ended recently" in said
     assert "killed by SIGKILL" in render.html(picture)
 
 
@@ -273,7 +273,7 @@ def test_numbers_addresses_and_quoted_words_tell_no_failures_apart(one: str, oth
 
 
 def test_alike_failures_of_two_functions_are_two_kinds() -> None:
-    kinds = render.sorted_out([failure(1), failure(2, name="load"), failure(3)])
+    kinds = render.failure_kinds([failure(1), failure(2, name="load"), failure(3)])
     assert [(kind.newest.name, len(kind.keys)) for kind in kinds] == [("fit", 2), ("load", 1)]
 
 
