@@ -193,7 +193,7 @@ def test_over_tls_a_server_whose_authority_is_known_is_used_and_another_refused_
         ("redis:localhost", "names no server: give host, port and database"),
         ("unix://", "names no server: give the path of a socket"),
         ("redis://h:port/0", "can't be read"),
-        ("redis://h/zero", "'zero' is no number of a database"),
+        ("redis://h/zero", "'zero' is not a database number"),
         ("redis://h/0?project=a/b", "'a/b' can't name a project"),
         ("redis://h/0?colour=red", "can't be used: .*colour"),
         ("redys://ann:s3cr3t@h/0", r"'redys://\*\*\*@h/0': there is no store of kind 'redys'"),
@@ -331,14 +331,14 @@ def test_a_server_that_lost_its_last_second_is_told_again_what_it_lost(server: S
     assert seen == [State.FINISHED] * 3 + [State.CANCELLED, State.READY]
     crash(server, copy)
     with admin(server) as line:
-        lost = line.get(session._link.key("ver"))
+        lost = line.get(session._connection.key("ver"))
         assert int(lost) < version
     assert worker.specs(names[:1]) == [b"spec of a"]
     assert session.states(names) == seen
     assert session.submit([task("a")], HERE) == SubmitReport(finished=1)
     assert bytes(worker.get_blob(blob)) == b"of a task"
     with admin(server) as line:
-        assert line.ttl(session._link.key(f"v:{blob}")) == -1
+        assert line.ttl(session._connection.key(f"v:{blob}")) == -1
 
 
 def test_telling_again_repeats_no_invalidation_of_what_has_run_since(server: Server) -> None:
@@ -380,10 +380,10 @@ def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) ->
     store.submit([task("a"), task("b")], HERE)
     worker = worker_of(store)
     said = connection.packed((worker.id, 9, False, "", "", "call 1", (), False))
-    first, again = (store._link.change("claim", said) for _ in range(2))
+    first, again = (store._connection.write("claim", said) for _ in range(2))
     assert [row[0] for row in first[5]] == [row[0] for row in again[5]]
     assert first[5][0][3] == again[5][0][3]
-    other = store._link.change("claim", connection.packed((worker.id, 9, False, "", "", "call 2", (), False)))
+    other = store._connection.write("claim", connection.packed((worker.id, 9, False, "", "", "call 2", (), False)))
     assert [row[0] for row in other[5]] != [row[0] for row in first[5]]
 
 
@@ -393,9 +393,9 @@ def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) ->
 def silence(server: Server, store: RedisStore, worker: str, seconds: float) -> None:
     """Let a worker's last beat be so long ago, by the server's clock."""
     with admin(server) as line:
-        line.set(store._link.key("tick"), line.time()[0])
-        line.delete(store._link.key("grace"))
-        line.zadd(store._link.key("beats"), {worker: line.time()[0] - seconds})
+        line.set(store._connection.key("tick"), line.time()[0])
+        line.delete(store._connection.key("grace"))
+        line.zadd(store._connection.key("beats"), {worker: line.time()[0] - seconds})
 
 
 def test_a_worker_of_another_machine_that_is_silent_for_a_lease_is_taken_over_and_heard_again(
@@ -428,10 +428,10 @@ def test_after_the_server_was_away_all_may_say_first_that_they_live(redis_server
     store.claim(far.id, 1, 0.0)
     silence(redis_server, store, far.id, 100)
     with admin(redis_server) as line:
-        line.set(store._link.key("tick"), line.time()[0] - 100)
+        line.set(store._connection.key("tick"), line.time()[0] - 100)
     assert store.claim(near.id, 1, 0.0) == []
     with admin(redis_server) as line:
-        line.delete(store._link.key("grace"))
+        line.delete(store._connection.key("grace"))
     assert len(store.claim(near.id, 1, 0.0)) == 1
 
 
@@ -461,7 +461,7 @@ def test_one_idle_worker_is_woken_for_one_task_and_the_right_one(redis_server: S
     for thread in threads:
         thread.start()
     with admin(redis_server) as line:
-        while line.hlen(store._link.key("idle")) < 2:
+        while line.hlen(store._connection.key("idle")) < 2:
             pass
         store.submit([task("a", python="3.12")], HERE)
         threads[1].join(20)
@@ -498,7 +498,7 @@ def test_another_step_may_be_done_by_whoever_comes_next(store: RedisStore) -> No
     verdict = settled.verdict
     said = connection.packed((worker.id, 0, False, "", "", "", (), False))
     numbers, whole = RedisStore.numbers_of(verdict), connection.packed(verdict)
-    reply = store._link.run("claim", said, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
+    reply = store._connection.run("claim", said, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
     assert reply[1] == 1  # and here its client died
     assert set(store.states([key(name) for name in many])) == {State.READY}
 
@@ -545,7 +545,7 @@ def test_a_large_blob_lies_in_chunks_that_stay_once_a_task_may_name_it(
     monkeypatch.setattr(blobs, "CHUNK", 100_000)
     data = os.urandom(250_000)
     address = store.put_blob([data[:30], memoryview(data)[30:200_030], data[200_030:]])
-    names = [store._link.key(f"c:{address}:{i}") for i in range(3)] + [store._link.key(f"v:{address}")]
+    names = [store._connection.key(f"c:{address}:{i}") for i in range(3)] + [store._connection.key(f"v:{address}")]
     with admin(redis_server) as line:
         assert [line.strlen(name) for name in names[:3]] == [100_000, 100_000, 50_000]
         assert all(0 < line.ttl(name) <= blobs.TEMPORARY for name in names)
@@ -564,7 +564,7 @@ def test_a_damaged_blob_is_a_lost_value_and_can_be_written_again(
     data = os.urandom(size)
     address = store.put_blob([data])
     with admin(redis_server) as line:
-        line.setrange(store._link.key(f"c:{address}:1" if size > 100_000 else f"v:{address}"), 5, b"damage")
+        line.setrange(store._connection.key(f"c:{address}:1" if size > 100_000 else f"v:{address}"), 5, b"damage")
     with pytest.raises(ValueLost, match="damaged"):
         store.get_blob(address)
     assert store.put_blob([data]) == address
@@ -577,21 +577,21 @@ def test_chunks_that_one_has_kept_stay_when_another_who_writes_them_dies(
     monkeypatch.setattr(blobs, "CHUNK", 100_000)
     data = os.urandom(250_000)
     other = opened_at(store.url)
-    run = other._link.run
+    run = other._connection.run
 
     def meanwhile(script: str, *arguments: Any) -> Any:
         answer = run(script, *arguments)
         if script == "put" and len(arguments) == 3:  # it is not there yet: from here on the other writes it, too
-            monkeypatch.setattr(other._link, "run", run)
+            monkeypatch.setattr(other._connection, "run", run)
             store.put_blob([data])
             store.submit([task("a")], HERE)
         return answer
 
-    monkeypatch.setattr(other._link, "run", meanwhile)
+    monkeypatch.setattr(other._connection, "run", meanwhile)
     address = other.put_blob([data])
     other.close()
     with admin(redis_server) as line:
-        names = [store._link.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
+        names = [store._connection.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
         assert [line.ttl(name) for name in names] == [-1] * 4
 
 
@@ -601,7 +601,7 @@ def test_a_missing_chunk_is_a_lost_value(
     monkeypatch.setattr(blobs, "CHUNK", 100_000)
     address = store.put_blob([os.urandom(250_000)])
     with admin(redis_server) as line:
-        line.delete(store._link.key(f"c:{address}:2"))
+        line.delete(store._connection.key(f"c:{address}:2"))
     with pytest.raises(ValueLost):
         store.get_blob(address)
 
@@ -627,7 +627,7 @@ def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Ser
     store.request([key(name) for name in "abc"], HERE, False)
     assert store.sweep([key(name) for name in "cba"], [], 1e9).tasks == 3
     with admin(redis_server) as line:
-        left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._link.key("*"))}
+        left = {name.decode().rpartition("}:")[2] for name in line.scan_iter(store._connection.key("*"))}
     of_tasks = ("d:", "m:", "b:", "r:", "p:", "x:", "l:", "kind:")
     assert not any(name in "tsnoiay" or name in ("ended", "past") or name.startswith(of_tasks) for name in left)
     assert store.runs() == ([], 0)
@@ -696,7 +696,7 @@ def test_a_swept_blob_comes_back_with_the_outcome_that_names_it(redis_server: Se
     assert store.sweep([], [], 0.0).blobs == 2
     assert store.sweep([], [], 0.0).blobs == 0
     with admin(redis_server) as line:
-        names = [store._link.key(f"v:{address}") for address in (small, large)]
+        names = [store._connection.key(f"v:{address}") for address in (small, large)]
         assert all(0 < line.ttl(name) <= 3600 for name in names)
         store.claim(worker.id, 0, 0.0, [outcome(claim)])
         assert [line.ttl(name) for name in names] == [-1, -1]
@@ -718,7 +718,7 @@ def test_a_large_blob_that_another_puts_again_while_it_goes_stays(
     assert other.put_blob([data]) == address
     other.submit([task("b")], HERE)
     with admin(redis_server) as line:
-        names = [store._link.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
+        names = [store._connection.key(name) for name in (f"v:{address}", *(f"c:{address}:{i}" for i in range(3)))]
         assert [line.ttl(name) for name in names] == [-1] * 4
     assert bytes(other.get_blob(address)) == data
     other.close()
@@ -760,7 +760,7 @@ def test_what_was_called_wrong_and_comes_late_after_it_was_forgotten_is_not_serv
 def test_blobs_that_nothing_names_go_when_they_are_old(redis_server: Server, store: RedisStore) -> None:
     kept, old, new = (store.put_blob([name]) for name in (b"kept", b"old", b"new"))
     with admin(redis_server) as line:
-        line.zadd(store._link.key("blobs"), {kept: 1, old: 1})
+        line.zadd(store._connection.key("blobs"), {kept: 1, old: 1})
     assert store.sweep([], [kept], 3600, dry_run=True) == SweepReport(blobs=1, size=3)
     assert store.sweep([], [kept], 3600) == SweepReport(blobs=1, size=3)
     assert bytes(store.get_blob(kept)) == b"kept"

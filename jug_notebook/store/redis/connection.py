@@ -1,7 +1,7 @@
-"""A line to a Redis server: scripts run by name, connections that come back, and facts told again that it lost.
+"""The connection to a Redis server: runs scripts by name, reconnects, and repeats writes that the server lost.
 
-Every verb is one Lua script, a file in ``lua/``; its first lines say what it takes and gives. A script that was perhaps
-run when the connection broke is run again, so each is written to do no harm when it is run twice.
+Every verb of the store is one Lua script, a file in ``lua/``; its first lines say what it takes and returns. When a
+connection breaks while a script may have run, the script is run again, so each is safe to run twice.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from redis.connection import ConnectionPool
 
 FORMAT = "1"
-PATIENCE = 30.0  #: seconds for which an unreachable server is waited for
-BRIEF = 1.0  #: the same, once that was in vain
-LOADING = 600.0  #: and one that reads its data from disk
+PATIENCE = 30.0  #: seconds to wait for an unreachable server
+BRIEF = 1.0  #: the same, after waiting for it has failed once
+LOADING = 600.0  #: seconds to wait for a server that is loading its data from disk
 PAUSE, LONGEST = 0.02, 0.5  #: seconds before the second attempt to reach it, and at most
-TIMEOUT = 60.0  #: seconds within which it must answer
-KEPT = 10.0  #: seconds for which what was told is kept, in case that the server loses it
+TIMEOUT = 60.0  #: seconds within which it must reply
+KEPT = 10.0  #: seconds for which writes are remembered, in case the server loses them
 KEPT_BYTES = 64 << 20
 
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
@@ -70,18 +70,20 @@ def place(scheme: str, rest: str) -> Place:
     named = f"{user}{f':{HIDDEN}' if secret else ''}@" if user or secret else ""
     database = options.get("db", "" if scheme == "unix" else parts.path.strip("/"))
     if scheme == "unix":
-        shown = f"unix://{named}{parts.path}?{urlencode({'db': database}) + '&' if database else ''}project={project}"
+        display_url = (
+            f"unix://{named}{parts.path}?{urlencode({'db': database}) + '&' if database else ''}project={project}"
+        )
     else:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "localhost"
         path = f"{f':{port}' if port else ''}{f'/{database}' if database else ''}"
-        shown = f"{scheme}://{named}{host}{path}?project={project}"
+        display_url = f"{scheme}://{named}{host}{path}?project={project}"
     if database and not database.isdigit():
-        raise StoreError(f"{shown}: {database!r} is no number of a database; give one, as in redis://host:6379/0")
+        raise StoreError(f"{display_url}: {database!r} is not a database number; give one, as in redis://host:6379/0")
     server = f"{scheme}://{parts.netloc}{parts.path}"
     url = f"{server}?{urlencode({**options, 'project': project}, quote_via=quote, safe='/')}"
     if options:
         server += f"?{urlencode(options, quote_via=quote, safe='/')}"
-    return Place(url, shown, server, project)
+    return Place(url, display_url, server, project)
 
 
 _EXAMPLE = (
@@ -98,7 +100,7 @@ _WORD = re.compile(r"'[^'\n]*'|--.*|\b[A-Z_]{2,}\b")
 
 @functools.cache
 def _script(name: str) -> tuple[bytes, str]:
-    """A script's text, with the parts that it comes after, and its name among the server's."""
+    """Return a script's text, behind the files that it builds on, and the SHA-1 by which the server knows it."""
     folder = resources.files("jug_notebook.store.redis") / "lua"
     text = (folder / f"{name}.lua").read_text()
     first, _, _ = text.partition("\n")
@@ -111,8 +113,8 @@ def _script(name: str) -> tuple[bytes, str]:
     return whole.encode(), sha1(whole.encode()).hexdigest()
 
 
-class _Told(NamedTuple):
-    """A fact that the server took in."""
+class _Write(NamedTuple):
+    """A write that the server has confirmed."""
 
     at: float
     size: int
@@ -120,47 +122,47 @@ class _Told(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-class Link:
-    """Runs scripts of one project on its server. For several threads, each with a connection while it needs one."""
+class Connection:
+    """Runs the scripts of one project on its server. Several threads may use it at once."""
 
-    def __init__(self, where: Place, clock: Clock, make: bool = True) -> None:
-        self.where = where
-        self.display_url = where.display_url
+    def __init__(self, place: Place, clock: Clock, make: bool = True) -> None:
+        self.place = place
+        self.display_url = place.display_url
         self.notes: tuple[str, ...] = ()
-        self.version = 0  #: the highest that was seen
-        self.renewed = 0  #: how often the server was found to be another, or to have lost something
+        self.version = 0  #: the highest version of the store that was seen
+        self.replays = 0  #: how often remembered writes were repeated
         self._clock = clock
-        self._prefix = f"jug:{{{where.project}}}:"
-        self._pool = self._connections()
+        self._prefix = f"jug:{{{place.project}}}:"
+        self._pool = self._make_pool()
         self._free: list[Any] = []
         self._pid = os.getpid()
-        self._told: deque[_Told] = deque()
-        self._told_bytes = 0
+        self._remembered: deque[_Write] = deque()
+        self._remembered_bytes = 0
         self._lock = threading.RLock()
-        self._unsure = False  # is it still the server that it was?
-        self._sure: threading.Thread | None = None  # who is finding that out
+        self._unverified = False  # a new connection: the server may have restarted or lost data
+        self._verifier: threading.Thread | None = None  # the thread that is checking that
         self._run_id = ""
-        self._gone = False  # was it waited for in vain?
-        self.id = ""  #: of the store; empty where there is none, and none was to be made
-        if make or self.do("EXISTS", self.key("id")):
+        self._unreachable = False  # waiting for it has failed
+        self.id = ""  #: of the store; empty where there is none and ``make`` is false
+        if make or self.command("EXISTS", self.key("id")):
             self._open()
 
-    def _connections(self) -> ConnectionPool:
+    def _make_pool(self) -> ConnectionPool:
         try:
             import redis
         except ImportError:
             raise StoreError(f"{self.display_url} needs redis-py: pip install 'jug-notebook[redis]'") from None
         try:
             return redis.ConnectionPool.from_url(
-                self.where.server, socket_timeout=TIMEOUT, socket_connect_timeout=10.0, protocol=2
+                self.place.server, socket_timeout=TIMEOUT, socket_connect_timeout=10.0, protocol=2
             )
         except (ValueError, TypeError) as error:
             raise StoreError(f"{self.display_url} can't be used: {error}") from None
 
     def _open(self) -> None:
-        """Find the store, or make it. Whoever isn't there now is not waited for."""
-        self._attempts(self._ask_about_server)
-        found = self._attempts(functools.partial(self._evaluate, "open", (secrets.token_hex(16), FORMAT)))
+        """Find the store, or make it. A server that can't be reached now is not waited for."""
+        self._retry(self._identify_server)
+        found = self._retry(functools.partial(self._evaluate, "open", (secrets.token_hex(16), FORMAT)))
         id, format, version = (part.decode() for part in found)
         if not format.isdigit() or int(format) > int(FORMAT):
             raise StoreError(
@@ -168,42 +170,42 @@ class Link:
                 f"format {FORMAT}: pip install -U jug-notebook"
             )
         self.id, self.version = id, int(version)
-        self._unsure = False
+        self._unverified = False
 
-    # -- asking ------------------------------------------------------------------------------------------------------
+    # -- running scripts -----------------------------------------------------------------------------------------------
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run a script, whatever it takes to reach the server. Raises StoreError where that takes too long."""
-        return self._attempts(functools.partial(self._evaluate, script, arguments))
+        """Run a script, reconnecting as needed. Raises StoreError where the server can't be reached in time."""
+        return self._retry(functools.partial(self._evaluate, script, arguments))
 
-    def change(self, script: str, *arguments: Any) -> Any:
-        """Run a script that answers version and more to follow, and let all of that follow."""
+    def write(self, script: str, *arguments: Any) -> Any:
+        """Run a script that returns (version, more to do, …), then do all that remains to be done after it."""
         reply = self.run(script, *arguments)
-        self._saw(reply)
+        self._note_version(reply)
         more = reply[1]
         while more:
             _, more = self.run("flow")
         return reply
 
-    def ask(self, script: str, *arguments: Any) -> Any:
-        """Run a script that looks; again, where it came before all had followed from what had changed."""
-        while (reply := self.change(script, *arguments))[1]:
+    def read(self, script: str, *arguments: Any) -> Any:
+        """Run a script that reads; again, where earlier changes had not been fully applied."""
+        while (reply := self.write(script, *arguments))[1]:
             pass
         return reply
 
-    def do(self, *command: Any) -> Any:
-        """A plain command; ``{}`` stands for what is before every key of the project."""
-        return self._attempts(functools.partial(self._send, command))
+    def command(self, *command: Any) -> Any:
+        """Run a plain command."""
+        return self._retry(functools.partial(self._send, command))
 
     def key(self, name: str) -> str:
-        """The server's name of a key of this project."""
+        """Return the full name of a key of this project."""
         return self._prefix + name
 
     def wait(self, waiter: str, timeout: float) -> None:
         """Sleep until woken."""
-        self.do("BLPOP", self.key(f"w:{waiter}"), f"{max(timeout, 0.001):.3f}")
+        self.command("BLPOP", self.key(f"w:{waiter}"), f"{max(timeout, 0.001):.3f}")
 
-    def _saw(self, reply: Sequence[Any]) -> None:
+    def _note_version(self, reply: Sequence[Any]) -> None:
         if reply[0] > self.version:
             self.version = reply[0]
 
@@ -217,7 +219,7 @@ class Link:
             return self._send(("EVAL", text, 1, self._prefix, *arguments))
 
     def _send(self, command: Sequence[Any]) -> Any:
-        connection = self._connection()
+        connection = self._take()
         try:
             connection.send_command(*command)
             reply = connection.read_response()
@@ -225,76 +227,76 @@ class Link:
             from redis.exceptions import ResponseError
 
             if isinstance(error, ResponseError):
-                self._free.append(connection)  # it was answered: the line is fine
+                self._free.append(connection)  # the server replied: the connection is fine
             else:
                 connection.disconnect()
             raise
         self._free.append(connection)
         return reply
 
-    def _connection(self) -> Any:
-        if self._pid != os.getpid():  # of the process that we were forked from
+    def _take(self) -> Any:
+        if self._pid != os.getpid():  # connections of the process that this one was forked from
             self._pid, self._free = os.getpid(), []
-        if self._unsure and self.id and self._sure is not threading.current_thread():
-            self._make_sure()
+        if self._unverified and self.id and self._verifier is not threading.current_thread():
+            self._verify_server()
         try:
             return self._free.pop()
         except IndexError:
             pass
         try:
             connection = self._pool.make_connection()
-        except TypeError as error:  # it is made only now, from the options in the URL
+        except TypeError as error:  # only now are the URL's options used
             raise StoreError(f"{self.display_url} can't be used: {error}") from None
         connection.connect()  # type: ignore[no-untyped-call]
-        if self._sure is threading.current_thread():
+        if self._verifier is threading.current_thread():
             return connection
         self._free.append(connection)
-        self._unsure = True
-        return self._connection()
+        self._unverified = True
+        return self._take()
 
-    # -- reaching it -------------------------------------------------------------------------------------------------
+    # -- reaching the server -------------------------------------------------------------------------------------------
 
-    def _attempts(self, send: Any) -> Any:
-        """Send until it is answered. Raises StoreError that says what stands in the way.
+    def _retry(self, send: Any) -> Any:
+        """Send until there is a reply. Raises StoreError that says what is wrong.
 
-        A server that was never reached is not waited for, and one that was waited for in vain not so long again.
+        A server that was never reached is not waited for; one that could not be reached the last time, only briefly.
         """
         import redis.exceptions as wrong
 
-        patience = 0.0 if not self.id else BRIEF if self._gone else PATIENCE
+        patience = 0.0 if not self.id else BRIEF if self._unreachable else PATIENCE
         began, pause = 0.0, PAUSE
         while True:
             try:
                 reply = send()
-                self._gone = False
+                self._unreachable = False
                 return reply
             except (wrong.AuthenticationError, wrong.AuthorizationError, wrong.NoPermissionError) as error:
                 raise self._refused(error) from None
             except wrong.BusyLoadingError as error:
-                self._drop()
-                limit, said = max(patience, LOADING), f"is still loading its data: {error}"
+                self._disconnect()
+                limit, problem = max(patience, LOADING), f"is still loading its data: {error}"
             except (wrong.ConnectionError, wrong.TimeoutError, wrong.ReadOnlyError, OSError) as error:
-                self._drop()
+                self._disconnect()
                 if "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
                     patience = 0.0
-                limit, said = patience, f"can't be reached: {_in_a_line(error)}"
+                limit, problem = patience, f"can't be reached: {_one_line(error)}"
             except wrong.ResponseError as error:
-                text = _in_a_line(error)
+                text = _one_line(error)
                 if text.startswith(("BUSY ", "TRYAGAIN", "MASTERDOWN")):
-                    self._drop()
-                    limit, said = patience, f"doesn't do what it is asked: {text}"
+                    self._disconnect()
+                    limit, problem = patience, f"refuses commands for now: {text}"
                 else:
                     raise self._refused(error) from None
             now = self._clock.monotonic()
             began = began or now
             if now - began >= limit:
-                self._gone = True
-                raise Unreachable(f"the server of {self.display_url} {said}; start it again, or give another store")
+                self._unreachable = True
+                raise Unreachable(f"the server of {self.display_url} {problem}; start it again, or give another store")
             self._clock.sleep(pause)
             pause = min(LONGEST, 2 * pause)
 
-    def _drop(self) -> None:
-        """The connections that we have are to the server that was."""
+    def _disconnect(self) -> None:
+        """Close all idle connections."""
         free, self._free = self._free, []
         for connection in free:
             connection.disconnect()
@@ -302,10 +304,10 @@ class Link:
     def _refused(self, error: Exception) -> StoreError:
         from redis.exceptions import NoPermissionError
 
-        text = _in_a_line(error)
+        text = _one_line(error)
         if "maxmemory" in text:
             return StoreError(
-                f"the server of {self.display_url} is full: raise its maxmemory, or %jug_cleanup ({text})"
+                f"the server of {self.display_url} is full: raise its maxmemory, or run %jug_cleanup ({text})"
             )
         if isinstance(error, NoPermissionError) or "no permissions" in text:
             return StoreError(
@@ -316,90 +318,90 @@ class Link:
             return StoreError(f"the server of {self.display_url} doesn't know this user or password: {text}")
         return StoreError(f"the server of {self.display_url} refuses: {text}")
 
-    # -- a server that lost something ---------------------------------------------------------------------------------
+    # -- a server that lost data ---------------------------------------------------------------------------------------
 
-    def tell(self, script: str, *arguments: Any) -> None:
-        """Keep for a while what the server was told just now, so that it can be told again."""
+    def remember(self, script: str, *arguments: Any) -> None:
+        """Remember a write for a while, to repeat it if the server loses it in a crash."""
         size = 200 + sum(len(a) for a in arguments if isinstance(a, bytes))
         now = self._clock.monotonic()
         with self._lock:
-            self._told.append(_Told(now, size, script, arguments))
-            self._told_bytes += size
-            while self._told and (self._told[0].at < now - KEPT or self._told_bytes > KEPT_BYTES):
-                self._told_bytes -= self._told.popleft().size
+            self._remembered.append(_Write(now, size, script, arguments))
+            self._remembered_bytes += size
+            while self._remembered and (self._remembered[0].at < now - KEPT or self._remembered_bytes > KEPT_BYTES):
+                self._remembered_bytes -= self._remembered.popleft().size
 
-    def _make_sure(self) -> None:
-        """There is a new connection: is it still the server, with all that it had been told? If not, tell it again."""
+    def _verify_server(self) -> None:
+        """After reconnecting, check that the server has lost nothing; if it has, repeat the remembered writes."""
         with self._lock:
-            if not self._unsure:
+            if not self._unverified:
                 return
-            self._sure = threading.current_thread()
+            self._verifier = threading.current_thread()
             try:
-                told = False
+                replayed = False
                 while True:
                     before, seen = self._run_id, self.version
-                    known = self._ask_about_server()
+                    known = self._identify_server()
                     version = int(self._send(("GET", self.key("ver"))) or 0)
-                    if (before == self._run_id and version >= seen) or (told and not known):
+                    if (before == self._run_id and version >= seen) or (replayed and not known):
                         break
-                    self._tell_again(version)  # and look again: it may have gone once more meanwhile
-                    told = True
-                self._unsure = False
+                    self._replay(version)  # and check again: it may have restarted meanwhile
+                    replayed = True
+                self._unverified = False
             finally:
-                self._sure = None
+                self._verifier = None
 
-    def _tell_again(self, version: int) -> None:
-        self.renewed += 1
+    def _replay(self, version: int) -> None:
+        self.replays += 1
         self.version = version
         id, _, _ = self._evaluate("open", (self.id, FORMAT))
         if id.decode() != self.id:
             raise StoreError(f"there is another store now at {self.display_url}; connect again: %jug_store")
-        for told in list(self._told):
-            (self.run if told.script == "put" else self.change)(told.script, *told.arguments)
+        for written in list(self._remembered):
+            (self.run if written.script == "put" else self.write)(written.script, *written.arguments)
 
-    def _ask_about_server(self) -> bool:
-        """Who is it, and does it keep what it is given? False where we may not know."""
+    def _identify_server(self) -> bool:
+        """Note the server's run id, and settings that can lose data. Return False where INFO is not allowed."""
         from redis.exceptions import NoPermissionError
 
         try:
             reply = self._send(("INFO", "everything"))
         except NoPermissionError:
-            self._run_id = secrets.token_hex(8)  # we may not ask, so we can't know: as if it were another
+            self._run_id = secrets.token_hex(8)  # unknown: treat it as another server
             return False
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
-        said = {name: value for name, _, value in lines}
-        self._run_id = said.get("run_id", "") or said.get("server_run_id", "")
+        info = {name: value for name, _, value in lines}
+        self._run_id = info.get("run_id", "") or info.get("server_run_id", "")
         notes = []
-        if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
+        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
             notes.append(
-                f"the server of {self.display_url} drops what it was given when it is full "
-                f"({said['maxmemory_policy']}); set maxmemory-policy noeviction"
+                f"the server of {self.display_url} drops data when it is full "
+                f"({info['maxmemory_policy']}); set maxmemory-policy noeviction"
             )
-        if said.get("aof_enabled") == "0":
+        if info.get("aof_enabled") == "0":
             notes.append(
-                f"the server of {self.display_url} keeps no append-only file, so a crash of it loses what was stored "
-                "since its last snapshot; set appendonly yes"
+                f"the server of {self.display_url} keeps no append-only file, so a crash loses what was stored since "
+                "its last snapshot; set appendonly yes"
             )
         self.notes = tuple(notes)
         return True
 
     def close(self) -> None:
-        self._drop()
+        self._disconnect()
 
 
 _waiters = itertools.count()
 
 
 def new_waiter() -> str:
-    """A name to be woken by."""
+    """Return a new name under which to wait and be woken."""
     return f"{os.getpid()}-{secrets.token_hex(4)}-{next(_waiters)}"
 
 
 def packed(value: Any) -> bytes:
-    """As a script's ``unpacked`` reads it."""
+    """Return a value as a script's ``unpacked`` reads it."""
     return msgspec.msgpack.encode(value)
 
 
-def _in_a_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return unquote(text)[:300] or type(error).__name__
