@@ -45,8 +45,8 @@ class TaskFailed(JugError):
 
 
 class Unhashable(JugError, TypeError):
-    """A value can't be named for certain, so no key can promise its result. Pass its path or its parts, give its class
-    a method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."""
+    """A value can't be hashed reliably. Pass its path or its parts, give its class a __jug_hash__ method, or wrap it in
+    NoHash if it doesn't affect the result."""
 
 
 class Unstorable(JugError, TypeError):

@@ -28,7 +28,7 @@ from jug_notebook.errors import JugError
 from jug_notebook.keys import code as coding
 from jug_notebook.keys import modules, syntax
 from jug_notebook.keys.digest import Hashed
-from jug_notebook.keys.encoder import cached_names, held
+from jug_notebook.keys.encoder import cached_names, instance_dict
 from jug_notebook.model import UNLOADED, Address, Key
 
 INLINE = 64 * 1024  #: larger parts go to blobs of their own
@@ -316,7 +316,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 def _uncached(kind: type, value: Any) -> Any:
     """An object without what its cached properties have kept: its name doesn't cover that, so nobody may rely on it."""
     cached = cached_names(kind)
-    if not cached or cached.isdisjoint(held(value)):
+    if not cached or cached.isdisjoint(instance_dict(value)):
         return NotImplemented
     reduced = value.__reduce_ex__(5)
     if isinstance(reduced, str) or len(reduced) < 3:

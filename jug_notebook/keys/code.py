@@ -185,6 +185,6 @@ def _entry(encoder: canon.Encoder, value: Any, path: str) -> None:
 
 
 for _kind in (type, FunctionType, ModuleType, *COMPOSITE, *DESCRIPTORS):
-    canon.register(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
+    canon.writer_for(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
 for _dotted in ("numpy.ufunc", "jug_notebook.task.function.TaskFunction"):
-    canon.register(_dotted, attributes=False)(_entry)
+    canon.writer_for(_dotted, attributes=False)(_entry)

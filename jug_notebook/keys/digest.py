@@ -1,4 +1,4 @@
-"""Values to digests: equal values have equal names, in any process, and what can't be named for certain is refused.
+"""The digest of a value: equal for equal values in any process. What can't be hashed reliably is refused.
 
 A value is written in a canonical form and hashed once. The rules of the form:
 
@@ -8,9 +8,10 @@ A value is written in a canonical form and hashed once. The rules of the form:
   run of MessagePack, at C speed. The tags ``. F N T g i l u`` are marshal's; no form of ours starts with one of them;
 - a part that is longer than `LIMIT` is replaced by its hash. Whether it is depends on the value alone, so a part that
   is met twice may be hashed once, and a structure that shares its parts a million times over stays small;
-- sharing is not seen. A part that contains itself is written as "the one so many levels up".
+- sharing doesn't count. A part that contains itself is written as "the one N levels up".
 
-Types have *entries*, found by dotted name over the bases of a type (`register`), so nothing is imported for them.
+Each type has a *writer* (`writer_for`), found by dotted name along the bases of a type, so no package is imported for
+it. To make a new type hashable, add one to `objects` or `arrays`.
 """
 
 from __future__ import annotations
@@ -22,41 +23,41 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.keys import builtin  # noqa: F401  (registers its entries)
+from jug_notebook.keys import objects  # noqa: F401  (registers its writers)
 from jug_notebook.keys.encoder import (
-    ENTRIES,
     PLAIN,
     SCHEME,
     SIZE,
     THREADS,
+    WRITERS,
     Encoder,
     Hashed,
     Memory,
     Refused,
     dumps,
     fingerprint,
-    register,
     register_later,
     remembering,
     short,
+    writer_for,
 )
 from jug_notebook.model import Key
 
 
-def _load_entries() -> None:
-    from jug_notebook.keys import arrays, objects  # noqa: F401
+def _load_arrays() -> None:
+    from jug_notebook.keys import arrays  # noqa: F401
 
 
-register_later(_load_entries)
+register_later(_load_arrays)
 
-__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "register", "remembering"]
+__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "remembering", "writer_for"]
 
 
 class Naming(NamedTuple):
-    """What a call is called. ``needs`` are the keys of the tasks in its arguments, in slot order, each once.
+    """The names of a call. ``needs`` are the keys of the tasks in its arguments, in slot order, each once.
 
     ``form`` and ``call`` have slot numbers in place of these keys; ``call`` names the arguments alone, without the
-    code: it finds what former code made of the same call.
+    code: it finds the result that earlier code had for the same call.
     """
 
     key: Key
@@ -69,9 +70,9 @@ _VALUE = SCHEME + b"value"
 
 
 def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
-    """The name of a value: 20 bytes. Raises `Unhashable`, which says where in ``path`` the trouble is.
+    """Return the digest of a value: 20 bytes. Raises `Unhashable`, whose message says where in ``path`` the problem is.
 
-    ``hashed``: buffers in it whose bytes were hashed a moment ago.
+    ``hashed``: hashes of buffers in it, made a moment ago.
     """
     if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
         plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
@@ -87,10 +88,10 @@ def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> byt
 
 
 def _tangled(path: str) -> Unhashable:
-    """Objects, their classes and the functions of these may lead from one to the other too often for any stack."""
+    """Return the error for objects, classes and functions that lead to each other too often for any stack."""
     return Unhashable(
-        f"{path} holds objects within objects, too deep to be named for certain. Pass its parts, give its class a "
-        "method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."
+        f"{path} holds objects nested too deeply to be hashed reliably. Pass its parts, give its class a __jug_hash__ "
+        "method, or wrap it in NoHash if it doesn't affect the result."
     )
 
 
@@ -105,9 +106,9 @@ def _label(label: str) -> bytes:
 
 
 def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Naming:
-    """Name a call by its code, its name and its bound arguments, which may hold references to other tasks.
+    """Return the names of a call, by its code, its name and its bound arguments, which may hold references to tasks.
 
-    The key covers the keys of the needs. The form has their slot numbers instead.
+    The key covers the keys of the needs; the form has their slot numbers instead. Raises `Unhashable`.
     """
     head = _head(code, name)
     plain = [short(len(arguments))]
@@ -116,17 +117,17 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
             break
         plain += _label(label), dumps(value, 2)
     else:
-        said = b"".join(plain)
-        if len(said) <= THREADS:  # most calls are so
-            form = blake3(head + said).digest(SIZE)
-            return Naming(form.hex(), form, (), blake3(said).digest(SIZE))
+        call = b"".join(plain)
+        if len(call) <= THREADS:  # most calls are like this
+            form = blake3(head + call).digest(SIZE)
+            return Naming(form.hex(), form, (), blake3(call).digest(SIZE))
     out = bytearray(head)
     out += plain[0]
     encoder = Encoder(out)
     for label, value in arguments:
         out += _label(label)
         try:
-            ENTRIES[type(value)](encoder, value, "")
+            WRITERS[type(value)](encoder, value, "")
         except Refused as refused:
             raise refused.unhashable(f"argument {label!r}") from None
         except RecursionError:
@@ -140,23 +141,17 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
 
 
 def _arguments(out: bytearray, start: int) -> bytes:
-    """The digest of what follows the head."""
+    """Return the digest of what follows the head."""
     return fingerprint(memoryview(out)[start:])
 
 
 def _slotted(
     head: bytes, arguments: Sequence[tuple[str, Any]], needs: tuple[Key, ...], memory: Memory
 ) -> tuple[bytes, tuple[Key, ...], bytes]:
-    """The second pass: the same, with slot numbers for needs."""
+    """Return the same with slot numbers for needs: a second pass."""
     encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
     encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)
         encoder.add(value)
     return fingerprint(encoder.out), needs, _arguments(encoder.out, len(head))
-
-
-# -- scalars -----------------------------------------------------------------------------------------------------------
-
-
-# -- lists, dicts, sets ------------------------------------------------------------------------------------------------

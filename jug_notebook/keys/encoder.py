@@ -1,6 +1,6 @@
-"""The canonical form of values: the encoder that writes it, and the register of how each type is written.
+"""The encoder that writes values in their canonical form, and the register of the functions that write each type.
 
-The rules of the form are told in `digest`.
+The rules of the form are in `digest`. The functions themselves are in `objects` and `arrays`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.model import UNLOADED, Key, Reference
+from jug_notebook.model import Key
 
 SCHEME = b"jn2"  #: version of the canonical form, inside every digest
 SIZE = 20  #: bytes of a digest
 
 LIMIT = 256  #: a part whose form is longer is replaced by its hash
 HEAVY = 16 * 1024  #: a part that took more bytes than this to hash is remembered while its digest is made
-THREADS = 1 << 20  #: from so many bytes on, hashing takes more than one core
-KEPT = 256  #: so many heavy parts are remembered from one call of a `.map` to the next
+THREADS = 1 << 20  #: above this number of bytes, hashing uses more than one core
+KEPT = 256  #: how many heavy parts are remembered from one call of a `.map` to the next
 TANGLED = 1_000_000  #: visits after which we start to look whether the same things are visited over and over
 
-Entry: TypeAlias = Callable[["Encoder", Any, str], None]
+#: writes a value to an encoder; the text says, for messages, where the value is in what the caller was given
+Writer: TypeAlias = Callable[["Encoder", Any, str], None]
 
-#: by the id of what owns a buffer: that, its size, and the hash of all its bytes as they lie
+#: by id of the owner of a buffer: the owner, its size, and the hash of all its bytes in memory order
 Hashed: TypeAlias = dict[int, tuple[Any, int, bytes]]
 
 dumps = marshal.dumps
@@ -44,91 +45,111 @@ count = struct.Struct("<Q").pack
 short = struct.Struct("<I").pack
 
 _CHOICES = (
-    "can't be named for certain, so no key can promise its result{reason}. Pass its path or its parts, give its class "
-    "a method __jug_hash__, or wrap it in NoHash if it doesn't matter for the result."
+    "can't be hashed reliably{reason}. Pass its path or its parts, give its class a __jug_hash__ method, or wrap it in "
+    "NoHash if it doesn't affect the result."
 )
 
 
 class Refused(Exception):
-    """A part of a value can't be named. Collects the way to it, from the inside out."""
+    """A part of a value can't be hashed reliably. Collects the path to it, from the inside out."""
 
-    def __init__(self, kind: str, step: str, reason: str, told: str = "") -> None:
+    def __init__(self, kind: str, step: str, reason: str, message: str = "") -> None:
         super().__init__(kind)
         self.kind, self.reason, self.steps = kind, reason, [step]
-        self.told = told  #: all there is to say already, but for where it is
+        self.message = message  #: the whole message already, except for where the part is
 
     def at(self, step: str) -> None:
+        """Add the step that led here."""
         self.steps.append(step)
 
     def unhashable(self, path: str) -> Unhashable:
+        """Return the error to raise for a refusal in the value at ``path``."""
         way = "".join(reversed(self.steps))
         if len(way) > 200:
             way = f"{way[:90]} … {way[-90:]}"
-        if self.told:
-            return Unhashable(f"{path}{way}: {self.told}")
+        if self.message:
+            return Unhashable(f"{path}{way}: {self.message}")
         reason = f" ({self.reason})" if self.reason else ""
         return Unhashable(f"{path}{way} is {self.kind}, which " + _CHOICES.format(reason=reason))
 
 
 def fingerprint(data: Any) -> bytes:
-    """The hash of the bytes of a buffer."""
+    """Return the hash (20 bytes) of the bytes of a buffer."""
     with memoryview(data) as whole, whole.cast("B") as view:
         return blake3(view, max_threads=blake3.AUTO if len(view) > THREADS else 1).digest(SIZE)
 
 
-# -- entries: how a type is written ------------------------------------------------------------------------------------
+# -- the register: which function writes a type ------------------------------------------------------------------------
 
 
 class _Registered(NamedTuple):
-    entry: Entry
-    attributes: bool  #: of subclasses, write what else the instance holds
+    writer: Writer
+    attributes: bool  #: for subclasses, also write what else the instance holds
 
 
-class _Entries(dict[type, Entry]):
-    """The entry of each type met so far."""
+class _Writers(dict[type, Writer]):
+    """The writer of each type met so far."""
 
-    def __missing__(self, kind: type) -> Entry:
-        entry = self[kind] = _find(kind)
-        return entry
+    def __missing__(self, kind: type) -> Writer:
+        writer = self[kind] = _find(kind)
+        return writer
 
 
-ENTRIES = _Entries()
+WRITERS = _Writers()
 _registry: dict[str, _Registered] = {}
-_builtin: dict[type, Entry] = {}
+_exact: dict[type, Writer] = {}
 _later: list[Callable[[], None]] = []
 
-#: what stands for code is written by its own entry whatever its exact type (a metaclass is no subclass to tell apart)
+#: what stands for code is written by its own writer whatever its exact type (a metaclass is no subclass to tell apart)
 _CODE = frozenset(f"builtins.{name}" for name in ("type", "function", "method", "builtin_function_or_method", "module"))
 
 
-def register(dotted: str, *, attributes: bool = True) -> Callable[[Entry], Entry]:
-    """Decorate the entry of the type ``dotted``, and of its subclasses unless they have their own.
+def writer_for(name: str, *, attributes: bool = True, nested: bool = False) -> Callable[[Writer], Writer]:
+    """Decorate the function that writes values of the type ``name``, and of its subclasses unless they have their own.
 
-    The name is ``module.qualname``, or ``root.qualname`` where the module in between is the package's own business.
-    A subclass is kept apart by its class, and, with ``attributes``, what its instances hold in ``__dict__`` is added.
+    The name is ``module.qualname``, or ``root.qualname`` where the module in between is the package's own business, or
+    that of one of the special methods. A subclass is told apart by its class, and, with ``attributes``, by what its
+    instances hold in ``__dict__``. ``nested`` is for containers: they may be deep, or contain themselves.
     """
 
-    def add(entry: Entry) -> Entry:
-        _registry[dotted] = _Registered(entry, attributes)
-        ENTRIES.clear()
-        ENTRIES.update(_builtin)
-        return entry
+    def add(writer: Writer) -> Writer:
+        def container(encoder: Encoder, value: Any, path: str) -> None:
+            encoder.nested(value, path, writer)
+
+        _registry[name] = _Registered(container if nested else writer, attributes)
+        WRITERS.clear()
+        WRITERS.update(_exact)
+        return writer
+
+    return add
+
+
+def write_parts(
+    names: str, tag: str, parts: Callable[[Any], Sequence[Any]], *, attributes: bool = True, nested: bool = False
+) -> None:
+    """Write values of these types (names as for `writer_for`, with spaces between) as ``tag`` and ``parts(value)``."""
+
+    def writer(encoder: Encoder, value: Any, path: str) -> None:
+        encoder.tagged(tag, parts(value), path)
+
+    for name in names.split():
+        writer_for(name, attributes=attributes, nested=nested)(writer)
+
+
+def exact_writer(*kinds: type) -> Callable[[Writer], Writer]:
+    """Decorate the function that writes values of exactly these types."""
+
+    def add(writer: Writer) -> Writer:
+        for kind in kinds:
+            WRITERS[kind] = _exact[kind] = writer
+        return writer
 
     return add
 
 
 def register_later(load: Callable[[], None]) -> None:
-    """Call ``load``, which registers entries, once a type is met that no entry so far is for."""
+    """Call ``load``, which registers writers, once a type is met that none so far is for."""
     _later.append(load)
-
-
-def exactly(*kinds: type) -> Callable[[Entry], Entry]:
-    def add(entry: Entry) -> Entry:
-        for kind in kinds:
-            ENTRIES[kind] = _builtin[kind] = entry
-        return entry
-
-    return add
 
 
 def _registered(kind: type) -> _Registered | None:
@@ -138,62 +159,74 @@ def _registered(kind: type) -> _Registered | None:
     return _registry.get(f"{module}.{name}") or _registry.get(f"{module.partition('.')[0]}.{name}")
 
 
-def _find(kind: type) -> Entry:
+def _find(kind: type) -> Writer:
     while _later:
         _later.pop()()
     if issubclass(kind, type):
-        return _builtin[type]
-    if hasattr(kind, "__jug_reference__"):
-        return _reference
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash
-    entry = _entry_of(kind)
-    return functools.partial(_dependent, entry) if hasattr(kind, "__jug_dependencies__") else entry
+        return _exact[type]
+    for method in ("__jug_reference__", "__jug_hash__"):
+        if hasattr(kind, method):
+            return _registry[method].writer
+    writer = _writer_of(kind)
+    return functools.partial(_with_needs, writer) if hasattr(kind, "__jug_dependencies__") else writer
 
 
-def _entry_of(kind: type) -> Entry:
-    """What is registered for a type, or for the nearest of its bases."""
+def _writer_of(kind: type) -> Writer:
+    """Return the writer of a type, or of the nearest of its bases that has one."""
     for base in kind.__mro__[:-1]:
         found = _registered(base)
         if found is None:
             continue
         if base is kind or f"{base.__module__}.{base.__qualname__}" in _CODE:
-            return found.entry
-        return functools.partial(_derived, found.entry, found.attributes)
+            return found.writer
+        return functools.partial(_derived, found.writer, found.attributes)
     fields = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return _registry["collections.namedtuple" if fields else "builtins.object"].entry
+    return _registry["collections.namedtuple" if fields else "builtins.object"].writer
 
 
-def has_entry(kind: type) -> bool:
-    """True for types that aren't just any object."""
-    return ENTRIES[kind] is not _registry["builtins.object"].entry
+def has_writer(kind: type) -> bool:
+    """Return True for types that aren't written as just any object."""
+    return WRITERS[kind] is not _registry["builtins.object"].writer
 
 
-def _derived(entry: Entry, attributes: bool, encoder: Encoder, value: Any, path: str) -> None:
-    """An instance of a subclass: its class, what the base says of it, what else it holds."""
-    if hasattr(type(value), "__jug_hash__"):  # given after the type was first met
-        return own_hash(encoder, value, path)
+def own_hash(encoder: Encoder, value: Any, path: str) -> bool:
+    """Write a value by its ``__jug_hash__``, if it has one: the method may have been added after the type was met."""
+    if not hasattr(type(value), "__jug_hash__"):
+        return False
+    _registry["__jug_hash__"].writer(encoder, value, path)
+    return True
+
+
+def _derived(writer: Writer, attributes: bool, encoder: Encoder, value: Any, path: str) -> None:
+    """Write an instance of a subclass: its class, what the base's writer writes, what else it holds."""
 
     def body(encoder: Encoder, value: Any, path: str) -> None:
         encoder.out += b"C"
         encoder.class_part(type(value), path)
-        entry(encoder, value, path)
-        encoder.attributes(held(value) if attributes else {}, path)
+        writer(encoder, value, path)
+        encoder.attributes(instance_dict(value) if attributes else {}, path)
 
-    encoder.nested(value, path, body, outer=True)
-    return None
+    if not own_hash(encoder, value, path):
+        encoder.nested(value, path, body, outer=True)
+
+
+def _with_needs(writer: Writer, encoder: Encoder, value: Any, path: str) -> None:
+    """Write something that has ``__jug_dependencies__``: its value depends on these tasks."""
+    if not own_hash(encoder, value, path):
+        writer(encoder, value, path)
+        _registry["__jug_dependencies__"].writer(encoder, value, path)
 
 
 # -- the encoder -------------------------------------------------------------------------------------------------------
 
 
 class Memory:
-    """What is remembered from one digest to the next: heavy parts by id (kept alive), and class parts."""
+    """What is remembered from one digest to the next: heavy parts by id (kept alive), and the forms of classes."""
 
     __slots__ = ("classes", "complete", "parts")
 
     def __init__(self) -> None:
-        self.complete = False  #: what is met from now on may change, and is remembered within one digest only
+        self.complete = False  #: True: what is met from now on may change, and is remembered within one digest only
         self.parts: dict[int, tuple[Any, bytes]] = {}
         self.classes: dict[type, bytes] = {}
 
@@ -204,9 +237,9 @@ _open_classes: ContextVar[frozenset[type]] = ContextVar("_open_classes", default
 
 @contextmanager
 def remembering() -> Iterator[Memory]:
-    """Within this block, arguments that are heavy to hash are hashed once: for the many calls of one ``.map``.
+    """Within this block, hash each heavy argument only once: for the many calls of one ``.map``.
 
-    Nobody may change them meanwhile. Set ``complete`` where what comes next may change: it is looked at each time.
+    The arguments must not change meanwhile. Set ``complete`` before what may change: that is hashed each time.
     """
     memory = Memory()
     token = _memory.set(memory)
@@ -217,7 +250,7 @@ def remembering() -> Iterator[Memory]:
 
 
 class Encoder:
-    """Writes the canonical form of values to ``out``. Entries call `add` for the parts, `tag` and `text` beside."""
+    """Writes the canonical form of values to ``out``. Writers call `add` for parts, and `tag`, `text` and `data`."""
 
     __slots__ = (
         *("_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits"),
@@ -234,12 +267,12 @@ class Encoder:
         self.out = out
         self.hashed = hashed
         self.met: list[Key] = []  #: keys of references, as they were met
-        self.slots = slots  #: number of each need: write that instead of its key
+        self.slots = slots  #: number of each needed task, to be written instead of its key
         self.memory = memory or _memory.get() or Memory()
         self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
         self.classes = dict(self.memory.classes) if self.memory.complete else self.memory.classes
         self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
-        # so many levels go on one thread's stack: a level takes a few calls, and the caller has a stack already
+        # how many levels fit on one thread's stack: each takes a few calls, and the caller uses part of it already
         self._leap = max(20, sys.getrecursionlimit() // 10)
         self._fed = self._loops = self._visits = 0
         self._seen: set[int] = set()
@@ -247,11 +280,11 @@ class Encoder:
             self._parts.clear()
 
     def add(self, value: Any, path: str = "") -> None:
-        """Write a value. ``path`` says, for messages, where it is in what the caller was given."""
-        ENTRIES[type(value)](self, value, path)
+        """Write a value. ``path`` is where it is in what the caller was given, for messages."""
+        WRITERS[type(value)](self, value, path)
 
     def tag(self, name: str, following: int = 0) -> None:
-        """Start something of one's own: its name, and how many parts follow."""
+        """Write the tag of a type: its name, and how many parts follow."""
         data = name.encode()
         self.out += b"X" + short(len(data)) + data + count(following)
 
@@ -259,14 +292,14 @@ class Encoder:
         """Write a tag and its parts."""
         self.tag(name, len(parts))
         for part in parts:
-            ENTRIES[type(part)](self, part, path)
+            WRITERS[type(part)](self, part, path)
 
     def text(self, text: str) -> None:
         """Write a string."""
         self.out += dumps(str(text), 2)
 
     def data(self, buffer: Any) -> None:
-        """Write the bytes of a buffer, or where they are many, their hash."""
+        """Write the bytes of a buffer, or their hash if there are many."""
         with memoryview(buffer) as whole, whole.cast("B") as view:
             size = len(view)
             self.out += b"B" + count(size)
@@ -277,7 +310,7 @@ class Encoder:
                 self.out += view
 
     def stream(self, size: int, chunks: Iterable[Any], owner: Any = None) -> None:
-        """As `data`, for bytes that come in pieces; all those of ``owner``, as they lie, where one is named."""
+        """Write, like `data`, bytes that come in pieces. ``owner``: the object whose memory they are."""
         if size <= LIMIT:
             return self.data(b"".join(bytes(chunk) for chunk in chunks))
         known = None if self.hashed is None or owner is None else self.hashed.get(id(owner))
@@ -293,15 +326,15 @@ class Encoder:
         return None
 
     def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
-        """Say that this can't be named."""
-        raise Refused(_described(value), path, reason)
+        """Raise that ``value`` can't be hashed reliably."""
+        raise Refused(described(value), path, reason)
 
     def refuse_because(self, refusal: Unhashable, path: str = "") -> NoReturn:
-        """Say that this can't be named because of something in it, which was refused elsewhere."""
+        """Raise that this can't be hashed because of a part of it, which was refused elsewhere."""
         raise Refused("", path, "", str(refusal)) from refusal.__cause__
 
-    def nested(self, value: Any, path: str, body: Entry, outer: bool = False) -> None:
-        """Write, through ``body``, something with parts: it may contain itself, be met often, be long, lie deep.
+    def nested(self, value: Any, path: str, body: Writer, outer: bool = False) -> None:
+        """Write a value with parts through ``body``: it may contain itself, occur often, be long, or lie deep.
 
         ``outer`` where ``body`` leads to another `nested` of the same value.
         """
@@ -340,7 +373,7 @@ class Encoder:
             self._parts[me] = (value, bytes(out[start:]))
 
     def seal(self, start: int, tail: bytes = b"") -> None:
-        """Put the hash of all from ``start`` on, and of what would have followed, in its place."""
+        """Replace all from ``start`` on, and ``tail``, which would have followed, by their hash."""
         out = self.out
         size = len(out) - start + len(tail)
         with memoryview(out) as view, view[start:] as part:
@@ -352,20 +385,20 @@ class Encoder:
         out += hasher.digest(SIZE)
 
     def attributes(self, held: dict[str, Any], path: str = "") -> None:
-        """Write what an object holds by name, in the order of the names."""
+        """Write named values in the order of the names."""
         names = sorted(held)
         columns(self, names, [held[name] for name in names], ".{}".format, path)
 
     def apart(self, value: Any, path: str = "") -> tuple[bytes, list[Key]]:
-        """The form of a value and the references in it, not yet written: for what has no order of its own."""
+        """Return the form of a value and the keys of references in it, unwritten: for items without an order."""
         start, met = len(self.out), len(self.met)
-        ENTRIES[type(value)](self, value, path)
+        WRITERS[type(value)](self, value, path)
         piece, keys = bytes(self.out[start:]), self.met[met:]
         del self.out[start:], self.met[met:]
         return piece, keys
 
     def class_part(self, kind: type, path: str = "") -> None:
-        """Write what a class is to its instances: as the entry of `type` says, else by name."""
+        """Write a class as part of its instances: by the writer of `type` if there is one, else by name."""
         piece = self.classes.get(kind)
         if piece is None:
             piece = self._class_piece(kind, path)
@@ -375,13 +408,13 @@ class Encoder:
         open_classes = _open_classes.get()
         found = _registry.get("builtins.type")
         if found is None or kind in open_classes:
-            # a class whose body leads to its own instances: inside itself its name will do
+            # a class whose body leads to its own instances: inside itself its name is enough
             return named(b"c", kind.__module__, kind.__qualname__)
         token = _open_classes.set(open_classes | {kind})
-        above, self._above = self._above, {}  # what a class is doesn't hang on where it was met
+        above, self._above = self._above, {}  # a class's form doesn't depend on where it was met
         start, met = len(self.out), len(self.met)
         try:
-            found.entry(self, kind, path)
+            found.writer(self, kind, path)
         finally:
             self._above = above
             _open_classes.reset(token)
@@ -392,8 +425,8 @@ class Encoder:
         return piece
 
 
-def _elsewhere(body: Entry, encoder: Encoder, value: Any, path: str) -> None:
-    """Go on with a deep value on the fresh stack of another thread, and wait for it."""
+def _elsewhere(body: Writer, encoder: Encoder, value: Any, path: str) -> None:
+    """Write a deep value on the fresh stack of another thread, and wait for it."""
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -409,15 +442,15 @@ def _elsewhere(body: Entry, encoder: Encoder, value: Any, path: str) -> None:
         raise failure.pop()
 
 
-def held(value: Any) -> dict[str, Any]:
-    """What an instance holds in its ``__dict__``."""
+def instance_dict(value: Any) -> dict[str, Any]:
+    """Return the ``__dict__`` of an instance, empty if it has none."""
     found = getattr(value, "__dict__", None)
     return found if isinstance(found, dict) else {}
 
 
 @functools.lru_cache(1024)
 def cached_names(kind: type) -> frozenset[str]:
-    """Names in the ``__dict__`` of instances that only save work: they come and go without changing the value."""
+    """Return the names in the ``__dict__`` of instances that are caches, and don't change the value."""
     return frozenset(
         name
         for base in kind.__mro__
@@ -427,87 +460,31 @@ def cached_names(kind: type) -> frozenset[str]:
 
 
 def named(tag: bytes, module: str, name: str) -> bytes:
+    """Return the form of something that counts by its name alone."""
     return tag + dumps(str(module), 2) + dumps(str(name), 2)
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """Return the type of a value for messages, with its article: ``a numpy.ndarray``."""
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def step(key: Any) -> str:
-    shown = repr(key) if type(key) in PLAIN or type(key) is bytes else f"<{type(key).__qualname__}>"
-    return f"[{shown if len(shown) <= 60 else shown[:57] + '…'}]"
-
-
-# -- what names itself -------------------------------------------------------------------------------------------------
-
-
-def own_hash(encoder: Encoder, value: Any, path: str) -> None:
-    answer = value.__jug_hash__()
-    if not isinstance(answer, str | bytes):
-        encoder.refuse(value, path, f"its __jug_hash__ answers {_described(answer)}, not a str or bytes")
-    encoder.out += b"J"
-    encoder.text(type(value).__qualname__)
-    encoder.add(str(answer) if isinstance(answer, str) else bytes(answer), path)
-    if hasattr(type(value), "__jug_dependencies__"):
-        _needed(encoder, value, path)
-
-
-def _dependent(entry: Entry, encoder: Encoder, value: Any, path: str) -> None:
-    """Something that tells itself which tasks its value hangs on."""
-    if hasattr(type(value), "__jug_hash__"):  # given after the type was first met
-        return own_hash(encoder, value, path)
-    entry(encoder, value, path)
-    return _needed(encoder, value, path)
-
-
-def _needed(encoder: Encoder, value: Any, path: str) -> None:
-    found: list[Any] = []
-    _gather(encoder, value, value.__jug_dependencies__(), path, found)
-    encoder.tagged("needs", found, path)
-
-
-def _gather(encoder: Encoder, value: Any, told: Any, path: str, found: list[Any]) -> None:
-    """The tasks in what ``__jug_dependencies__`` answers. What else is in it says nothing, as in Jug."""
-    try:
-        items = list(told.values() if isinstance(told, dict) else told)
-    except TypeError:
-        encoder.refuse(value, path, f"its __jug_dependencies__ answers {_described(told)}, not a list of tasks")
-    for item in items:
-        if hasattr(type(item), "__jug_reference__"):
-            found.append(item)
-        elif hasattr(type(item), "__jug_dependencies__"):
-            _gather(encoder, item, item.__jug_dependencies__(), path, found)
-        elif isinstance(item, list | tuple | set | frozenset | dict):
-            _gather(encoder, value, item, path, found)
-
-
-def _reference(encoder: Encoder, value: Any, path: str) -> None:
-    reference: Reference = value.__jug_reference__()
-    encoder.met.append(reference.key)
-    if encoder.slots is None:
-        encoder.out += b"R"
-        encoder.text(reference.key)
-    else:
-        encoder.out += b"r" + short(encoder.slots[reference.key])
-        if reference.steps and reference.steps[-1] == UNLOADED:  # the function may look at the task, not only its value
-            encoder.text(reference.key)
-    encoder.out += count(len(reference.steps))
-    for kind, what in reference.steps:
-        encoder.text(kind)
-        encoder.add(what, path)
+    """Return how messages show the step to an item of a mapping: ``['key']``."""
+    text = repr(key) if type(key) in PLAIN or type(key) is bytes else f"<{type(key).__qualname__}>"
+    return f"[{text if len(text) <= 60 else text[:57] + '…'}]"
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 PLAIN = frozenset({int, float, bool, NoneType, str})  #: what a run of scalars may hold
-LONG = 4096  #: bytes of a run that are worth not copying
+LONG = 4096  #: above this number of bytes, a run is sealed without copying it
 
 
 def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """The form of a run of plain scalars, at C speed; None where there is anything else among them.
+    """Return the form of a run of plain scalars, made at C speed; None if there is anything else among them.
 
     MessagePack keeps int, float, bool, None and str apart, and writes each in one way only. It writes members of enums
     as their values, and much else as strings, so the types are proved first: by a look at each.
@@ -515,7 +492,7 @@ def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | None:
     first = type(items[0])
     if first not in PLAIN:
         return None
-    if list(map(type, items)).count(first) == len(items):  # nothing tells all types in less time
+    if list(map(type, items)).count(first) == len(items):  # the fastest way to check all types
         hazy = first is float and (total := sum(items)) != total
     else:
         kinds = set(map(type, items))
@@ -526,7 +503,7 @@ def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | None:
 
 
 def written(items: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """The form of a run of plain scalars. None where one has no place in MessagePack: 64 bits, half a character."""
+    """Return the form of a run of plain scalars; None if MessagePack can't hold one: over 64 bits, lone surrogates."""
     try:
         return pack(items)
     except (OverflowError, ValueError):
@@ -536,7 +513,7 @@ def written(items: list[Any] | tuple[Any, ...]) -> bytes | None:
 def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str, start: int | None = None) -> None:
     """Write the items of a sequence, one after the other.
 
-    ``start`` is where the form begins that these items end, if they do: it may be sealed at once.
+    ``start``: where the form begins whose last part these items are; it may be sealed at once.
     """
     if not items:
         return
@@ -544,15 +521,15 @@ def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str, start
         return
     index = 0
     try:
-        for index, item in enumerate(items):  # noqa: B007  (which it was is told where one is refused)
-            ENTRIES[type(item)](encoder, item, "")
+        for index, item in enumerate(items):  # noqa: B007  (the handler below uses it)
+            WRITERS[type(item)](encoder, item, "")
     except Refused as refused:
         refused.at(f"{path}[{index}]")
         raise
 
 
 def _run(encoder: Encoder, items: list[Any] | tuple[Any, ...], start: int | None) -> bool:
-    """Write the items as a run, if they are one. Its tag is no item's, so a run is never taken for its items."""
+    """Write the items as a run, if they are one, and return whether. Its tag is no item's, so forms never clash."""
     bulk = scalars(items)
     if bulk is None:
         return False
@@ -572,7 +549,7 @@ def columns(
     path: str,
     start: int | None = None,
 ) -> None:
-    """The keys of a mapping, then its items. ``start`` as for `parts`."""
+    """Write the keys of a mapping, then its items. ``start`` as for `parts`."""
     encoder.out += b"D" + count(len(keys))
     if not keys:
         return
@@ -587,7 +564,7 @@ def columns(
     index = 0
     try:
         for index, item in enumerate(items):  # noqa: B007
-            ENTRIES[type(item)](encoder, item, "")
+            WRITERS[type(item)](encoder, item, "")
     except Refused as refused:
         refused.at(path + step(keys[index]))
         raise

@@ -1,24 +1,226 @@
-"""How objects of any class, and those of the standard library, are written for a digest. One entry a type."""
+"""How Python's own types and instances of any class are written for a digest.
+
+To make another type of Python or its standard library hashable, add one function (`writer_for`), or one line
+(`write_parts`), to this file; for a type of numpy, pandas and their like, to `arrays`.
+"""
 
 from __future__ import annotations
 
 import copyreg
 import functools
+import struct
 import sys
-from types import NoneType
+from operator import countOf, itemgetter
+from types import EllipsisType, NoneType
 from typing import Any
 
-from jug_notebook.keys.builtin import list_body, mapping_body, tuple_body
-from jug_notebook.keys.encoder import Encoder, cached_names, columns, has_entry, held, named, own_hash, register
+from jug_notebook.keys.encoder import (
+    NAN,
+    Encoder,
+    Refused,
+    Writer,
+    cached_names,
+    columns,
+    count,
+    described,
+    dumps,
+    exact_writer,
+    has_writer,
+    instance_dict,
+    named,
+    own_hash,
+    parts,
+    short,
+    step,
+    write_parts,
+    writer_for,
+)
+from jug_notebook.model import UNLOADED, Reference
 
-# -- objects -----------------------------------------------------------------------------------------------------------
+# -- scalars, lists, dicts, sets, classes ------------------------------------------------------------------------------
 
 
-@register("collections.namedtuple")  # of no module: any tuple with fields
+@exact_writer(NoneType, bool, int, EllipsisType)
+def _plain(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.out += dumps(value, 2)
+
+
+@exact_writer(float)
+def _float(encoder: Encoder, value: float, path: str) -> None:
+    encoder.out += dumps(value, 2) if value == value else b"g" + NAN
+
+
+@exact_writer(complex)
+def _complex(encoder: Encoder, value: complex, path: str) -> None:
+    encoder.out += b"y"
+    for part in (value.real, value.imag):
+        encoder.out += struct.pack("<d", part) if part == part else NAN
+
+
+@exact_writer(str)
+def _str(encoder: Encoder, value: str, path: str) -> None:
+    try:
+        encoder.out += dumps(value, 2)
+    except ValueError:  # two gigabytes are too long for it
+        encoder.out += b"U"
+        encoder.data(value.encode("utf-8", "surrogatepass"))
+
+
+@exact_writer(bytes)
+def _bytes(encoder: Encoder, value: bytes, path: str) -> None:
+    encoder.data(value)
+
+
+def list_body(encoder: Encoder, value: list[Any], path: str) -> None:
+    start = len(encoder.out)
+    encoder.out += b"L" + count(len(value))
+    parts(encoder, value, path, start)
+
+
+def tuple_body(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
+    start = len(encoder.out)
+    encoder.out += b"(" + count(len(value))
+    parts(encoder, value, path, start)
+
+
+@exact_writer(list)
+def _list(encoder: Encoder, value: list[Any], path: str) -> None:
+    encoder.nested(value, path, list_body)
+
+
+@exact_writer(tuple)
+def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
+    encoder.nested(value, path, tuple_body)
+
+
+def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
+    """Write a dict; its order doesn't count."""
+    if countOf(map(type, value), str) == len(value):
+        keys = sorted(value)
+        columns(encoder, keys, picked(value, keys), step, path, len(encoder.out))
+        return
+    rows = []
+    for key, item in value.items():
+        try:
+            (name, wanted), (form, also) = encoder.apart(key), encoder.apart(item)
+        except Refused as refused:
+            refused.at(path + step(key))
+            raise
+        rows.append((name, form, wanted + also))
+    rows.sort()
+    encoder.out += b"d" + count(len(rows))
+    for name, form, wanted in rows:
+        encoder.out += name + form
+        encoder.met += wanted
+
+
+def picked(value: Any, keys: list[str]) -> list[Any]:
+    """Return the items of a mapping in the order of ``keys``."""
+    if len(keys) < 100 or type(value) is not dict:
+        return [value[key] for key in keys]
+    return list(itemgetter(*keys)(value))  # the same, at C speed
+
+
+@exact_writer(dict)
+def _dict(encoder: Encoder, value: dict[Any, Any], path: str) -> None:
+    encoder.nested(value, path, mapping_body)
+
+
+def _set_body(encoder: Encoder, value: Any, path: str) -> None:
+    kinds = set(map(type, value))
+    if kinds <= {str} or kinds <= {int}:
+        parts(encoder, sorted(value), path)
+        return
+    try:
+        rows = sorted(encoder.apart(item) for item in value)
+    except Refused as refused:
+        refused.at(f"{path}{{…}}")
+        raise
+    for form, wanted in rows:
+        encoder.out += form
+        encoder.met += wanted
+
+
+def _either_set(tag: bytes) -> Writer:
+    def body(encoder: Encoder, value: Any, path: str) -> None:
+        encoder.out += tag + count(len(value))
+        _set_body(encoder, value, path)
+
+    return lambda encoder, value, path: encoder.nested(value, path, body)
+
+
+exact_writer(set)(writer_for("builtins.set")(_either_set(b"S")))
+exact_writer(frozenset)(writer_for("builtins.frozenset")(_either_set(b"{")))
+
+
+@exact_writer(type)
+def _class(encoder: Encoder, value: type, path: str) -> None:
+    """Write a class as a value: by name if no writer of classes is registered."""
+    encoder.out += b"K"
+    encoder.class_part(value, path)
+
+
+# -- objects with special methods --------------------------------------------------------------------------------------
+
+
+@writer_for("__jug_hash__")
+def _hashed_by_method(encoder: Encoder, value: Any, path: str) -> None:
+    answer = value.__jug_hash__()
+    if not isinstance(answer, str | bytes):
+        encoder.refuse(value, path, f"its __jug_hash__ returns {described(answer)}, not a str or bytes")
+    encoder.out += b"J"
+    encoder.text(type(value).__qualname__)
+    encoder.add(str(answer) if isinstance(answer, str) else bytes(answer), path)
+    if hasattr(type(value), "__jug_dependencies__"):
+        _needed(encoder, value, path)
+
+
+@writer_for("__jug_dependencies__")
+def _needed(encoder: Encoder, value: Any, path: str) -> None:
+    found: list[Any] = []
+    _gather(encoder, value, value.__jug_dependencies__(), path, found)
+    encoder.tagged("needs", found, path)
+
+
+def _gather(encoder: Encoder, value: Any, answer: Any, path: str, found: list[Any]) -> None:
+    """Collect the tasks in what ``__jug_dependencies__`` returned. Anything else in it is ignored, as in Jug."""
+    try:
+        items = list(answer.values() if isinstance(answer, dict) else answer)
+    except TypeError:
+        encoder.refuse(value, path, f"its __jug_dependencies__ returns {described(answer)}, not a list of tasks")
+    for item in items:
+        if hasattr(type(item), "__jug_reference__"):
+            found.append(item)
+        elif hasattr(type(item), "__jug_dependencies__"):
+            _gather(encoder, item, item.__jug_dependencies__(), path, found)
+        elif isinstance(item, list | tuple | set | frozenset | dict):
+            _gather(encoder, value, item, path, found)
+
+
+@writer_for("__jug_reference__")
+def _reference(encoder: Encoder, value: Any, path: str) -> None:
+    reference: Reference = value.__jug_reference__()
+    encoder.met.append(reference.key)
+    if encoder.slots is None:
+        encoder.out += b"R"
+        encoder.text(reference.key)
+    else:
+        encoder.out += b"r" + short(encoder.slots[reference.key])
+        if reference.steps and reference.steps[-1] == UNLOADED:  # the function may read the task, not only its value
+            encoder.text(reference.key)
+    encoder.out += count(len(reference.steps))
+    for kind, what in reference.steps:
+        encoder.text(kind)
+        encoder.add(what, path)
+
+
+# -- instances of any class --------------------------------------------------------------------------------------------
+
+
+@writer_for("collections.namedtuple")  # of no module: any tuple with fields
 def _namedtuple(encoder: Encoder, value: Any, path: str) -> None:
-    if hasattr(type(value), "__jug_hash__"):
-        return own_hash(encoder, value, path)
-    return encoder.nested(value, path, _namedtuple_body)
+    if not own_hash(encoder, value, path):
+        encoder.nested(value, path, _namedtuple_body)
 
 
 def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
@@ -30,24 +232,23 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
         columns(encoder, names, items, ".{}".format, path)
     else:
         tuple_body(encoder, tuple(items), path)
-    encoder.attributes(held(value), path)
+    encoder.attributes(instance_dict(value), path)
 
 
 @functools.lru_cache(1024)
 def _passing(kind: type) -> frozenset[str]:
-    """What doesn't count of what an instance holds: it comes and goes without changing the value."""
+    """Return the attributes of instances that don't count: caches, which don't change the value."""
     return cached_names(kind) | {"_attrs_cached_hash"}
 
 
-@register("builtins.object")
+@writer_for("builtins.object")
 def _instance(encoder: Encoder, value: Any, path: str) -> None:
-    """Any other object: its class, and the state that it would be pickled by, walked by us."""
-    kind = type(value)
-    if hasattr(kind, "__jug_hash__"):
-        return own_hash(encoder, value, path)
-    if hasattr(kind, "__next__") or hasattr(kind, "__await__"):
-        encoder.refuse(value, path, "it is used up by looking at it")
-    return encoder.nested(value, path, _instance_body)
+    """Write any other object: its class, and the state that pickle would store."""
+    if own_hash(encoder, value, path):
+        return
+    if hasattr(type(value), "__next__") or hasattr(type(value), "__await__"):
+        encoder.refuse(value, path, "reading it would use it up")
+    encoder.nested(value, path, _instance_body)
 
 
 def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
@@ -83,10 +284,10 @@ def _reduced(encoder: Encoder, value: Any, path: str) -> Any:
     reduce = copyreg.dispatch_table.get(type(value))
     try:
         reduced = reduce(value) if reduce else value.__reduce_ex__(2)
-    except Exception as error:  # anything may come out of the user's own __reduce__ and __getstate__
+    except Exception as error:  # the user's own __reduce__ and __getstate__ may raise anything
         encoder.refuse(value, path, str(error) or type(error).__name__)
     if not isinstance(reduced, str) and not (isinstance(reduced, tuple) and 2 <= len(reduced) <= 6):
-        encoder.refuse(value, path, "its __reduce__ answers something unheard of")
+        encoder.refuse(value, path, "its __reduce__ returns neither a string nor a tuple of 2 to 6 items")
     return reduced
 
 
@@ -107,10 +308,10 @@ def _state(encoder: Encoder, kind: type, state: Any, path: str) -> None:
 
 
 def _maker(encoder: Encoder, maker: Any, path: str) -> None:
-    """The function that would build the object again."""
+    """Write the function that would build the object again."""
     if isinstance(maker, type):
         encoder.class_part(maker, path)
-    elif has_entry(type(maker)):
+    elif has_writer(type(maker)):
         encoder.add(maker, path)
     elif hasattr(maker, "__qualname__") and hasattr(maker, "__module__"):
         encoder.out += named(b"G", maker.__module__, maker.__qualname__)
@@ -121,84 +322,51 @@ def _maker(encoder: Encoder, maker: Any, path: str) -> None:
 # -- builtins and containers -------------------------------------------------------------------------------------------
 
 
-@register("builtins.bytearray")
+@writer_for("builtins.bytearray")
 def _bytearray(encoder: Encoder, value: bytearray, path: str) -> None:
     encoder.tag("bytearray")
     encoder.data(value)
 
 
-@register("builtins.memoryview")
+@writer_for("builtins.memoryview")
 def _memoryview(encoder: Encoder, value: memoryview, path: str) -> None:
     encoder.tagged("memoryview", (value.format, value.shape))
     encoder.data(value if value.c_contiguous and value.nbytes else value.tobytes())
 
 
-@register("array.array")
+@writer_for("array.array")
 def _array(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("array", (value.typecode, value.itemsize, sys.byteorder))
     encoder.data(value if len(value) else b"")
 
 
-@register("builtins.range")
+@writer_for("builtins.range")
 def _range(encoder: Encoder, value: range, path: str) -> None:
-    """By the numbers in it, as ``==`` has it."""
+    """Write the numbers in it, as ``==`` compares them."""
     first, last = (value[0], value[-1]) if value else (None, None)
     encoder.tagged("range", (first, last, value.step if first != last else 0), path)
 
 
-@register("builtins.slice")
-def _slice(encoder: Encoder, value: slice, path: str) -> None:
-    encoder.tagged("slice", (value.start, value.stop, value.step), path)
+write_parts("builtins.slice", "slice", lambda value: (value.start, value.stop, value.step))
+write_parts("builtins.mappingproxy", "mappingproxy", lambda value: (dict(value),))
+write_parts("collections.OrderedDict", "OrderedDict", lambda value: (list(value), list(value.values())), nested=True)
+write_parts("collections.defaultdict", "defaultdict", lambda value: (value.default_factory, dict(value)), nested=True)
+write_parts(
+    "collections.Counter", "Counter", lambda value: (dict(value), dict(vars(value))), nested=True, attributes=False
+)
+write_parts("collections.deque", "deque", lambda value: (value.maxlen, list(value)), nested=True)
+write_parts(
+    "enum.Enum", "Enum", lambda value: (type(value).__qualname__, value._name_, value._value_), attributes=False
+)
+write_parts(
+    "typing.NewType",
+    "NewType",
+    lambda value: (value.__module__, value.__qualname__, value.__supertype__),
+    attributes=False,
+)
 
 
-@register("builtins.mappingproxy")
-def _mappingproxy(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("mappingproxy", (dict(value),), path)
-
-
-@register("collections.OrderedDict")
-def _ordered(encoder: Encoder, value: Any, path: str) -> None:
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.tagged("OrderedDict", (list(value), list(value.values())), path)
-
-    encoder.nested(value, path, body)
-
-
-@register("collections.defaultdict")
-def _defaultdict(encoder: Encoder, value: Any, path: str) -> None:
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.tagged("defaultdict", (value.default_factory, dict(value)), path)
-
-    encoder.nested(value, path, body)
-
-
-@register("collections.Counter", attributes=False)
-def _counter(encoder: Encoder, value: Any, path: str) -> None:
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.tagged("Counter", (dict(value), dict(vars(value))), path)
-
-    encoder.nested(value, path, body)
-
-
-@register("collections.deque")
-def _deque(encoder: Encoder, value: Any, path: str) -> None:
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.tagged("deque", (value.maxlen, list(value)), path)
-
-    encoder.nested(value, path, body)
-
-
-@register("enum.Enum", attributes=False)
-def _enum(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("Enum", (type(value).__qualname__, value._name_, value._value_), path)
-
-
-@register("typing.NewType", attributes=False)
-def _new_type(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("NewType", (value.__module__, value.__qualname__, value.__supertype__), path)
-
-
-@register("typing.TypeVar", attributes=False)
+@writer_for("typing.TypeVar", attributes=False)
 def _type_variable(encoder: Encoder, value: Any, path: str) -> None:
     limits = (value.__bound__, value.__constraints__, value.__covariant__, value.__contravariant__)
     encoder.tagged("TypeVar", (value.__module__, value.__name__, *limits), path)
@@ -207,49 +375,29 @@ def _type_variable(encoder: Encoder, value: Any, path: str) -> None:
 # -- numbers, names, patterns ------------------------------------------------------------------------------------------
 
 
-@register("decimal.Decimal")
-def _decimal(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("Decimal", (str(value),))
-
-
-@register("fractions.Fraction")
-def _fraction(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("Fraction", (value.numerator, value.denominator))
-
-
-@register("uuid.UUID", attributes=False)
-def _uuid(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("UUID", (value.int,))
-
-
-@register("re.Pattern")
-def _pattern(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("Pattern", (value.pattern, int(value.flags)))
-
-
-@register("pathlib.PurePath", attributes=False)
-def _path(encoder: Encoder, value: Any, path: str) -> None:
-    """By text: what is in the file is another matter."""
-    encoder.tagged("Path", (str(value),))
+write_parts("decimal.Decimal", "Decimal", lambda value: (str(value),))
+write_parts("fractions.Fraction", "Fraction", lambda value: (value.numerator, value.denominator))
+write_parts("uuid.UUID", "UUID", lambda value: (value.int,), attributes=False)
+write_parts("re.Pattern", "Pattern", lambda value: (value.pattern, int(value.flags)))
+# By text: the content of the file doesn't count.
+write_parts("pathlib.PurePath", "Path", lambda value: (str(value),), attributes=False)
 
 
 # -- dates and times ---------------------------------------------------------------------------------------------------
 
 
-@register("datetime.date")
-def _date(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("date", (value.toordinal(),))
+write_parts("datetime.date", "date", lambda value: (value.toordinal(),))
 
 
-@register("datetime.time")
+@writer_for("datetime.time")
 def _time(encoder: Encoder, value: Any, path: str) -> None:
     clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
     encoder.tagged("time", (clock, value.tzinfo), path)
 
 
-@register("datetime.datetime")
+@writer_for("datetime.datetime")
 def _datetime(encoder: Encoder, value: Any, path: str) -> None:
-    """Without a zone, what the clock shows; with one, the instant and the zone."""
+    """Write what the clock shows, if there is no zone, else the instant and the zone."""
     zone, away = value.tzinfo, value.utcoffset()
     if away is None:
         instant, fold = value, value.fold
@@ -261,22 +409,16 @@ def _datetime(encoder: Encoder, value: Any, path: str) -> None:
         except OverflowError:  # at the ends of time there may be no such instant
             instant, fold = naive, 2 + value.fold
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
-    # how far it is away tells a time that the clocks leave out from the one that they show instead
+    # the offset tells a time that the clocks skip from the one that they show instead
     encoder.tagged("datetime", (instant.toordinal(), seconds, instant.microsecond, fold, away, zone), path)
 
 
-@register("datetime.timedelta")
-def _timedelta(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("timedelta", (value.days, value.seconds, value.microseconds))
+write_parts("datetime.timedelta", "timedelta", lambda value: (value.days, value.seconds, value.microseconds))
+write_parts("datetime.timezone", "timezone", lambda value: (value.utcoffset(None), value.tzname(None)))
 
 
-@register("datetime.timezone")
-def _timezone(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.tagged("timezone", (value.utcoffset(None), value.tzname(None)))
-
-
-@register("zoneinfo.ZoneInfo")
+@writer_for("zoneinfo.ZoneInfo")
 def _zoneinfo(encoder: Encoder, value: Any, path: str) -> None:
     if value.key is None:
-        encoder.refuse(value, path, "it was read from a file and has no key")
+        encoder.refuse(value, path, "it was read from a file, so it has no key")
     encoder.tagged("ZoneInfo", (value.key,))

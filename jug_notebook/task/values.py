@@ -317,7 +317,7 @@ class TaskList(list[Any]):
         return self.as_html()
 
 
-@digest.register("jug_notebook.TaskList")
+@digest.writer_for("jug_notebook.TaskList")
 def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
     encoder.add(list(value), path)
 

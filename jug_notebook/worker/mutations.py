@@ -20,7 +20,7 @@ from blake3 import blake3
 from jug_notebook.keys import code as coding
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys import syntax
-from jug_notebook.keys.encoder import held
+from jug_notebook.keys.encoder import instance_dict
 
 LONG = 1000  #: in longer lists and tables nobody looks for functions
 
@@ -132,7 +132,7 @@ def _place(one: Any) -> Place:
         return {"function": one.func, "args": one.args, "keywords": one.keywords}
     if isinstance(one, functools.cached_property):
         return {"function": one.func}
-    return {} if isinstance(one, _CODE) else {name: what for name, what in held(one).items() if callable(what)}
+    return {} if isinstance(one, _CODE) else {name: what for name, what in instance_dict(one).items() if callable(what)}
 
 
 def _of_function(function: FunctionType) -> Place:

@@ -1,4 +1,4 @@
-"""Equal values have equal names, unequal ones don't, and what can't be named for certain is refused."""
+"""Equal values have equal digests, unequal ones don't, and what can't be hashed reliably is refused."""
 
 from __future__ import annotations
 
@@ -810,7 +810,7 @@ def test_lists_run_into_nothing(one: list[Any], two: list[Any]) -> None:
 
 def test_an_object_that_names_itself_needs_no_other_name() -> None:
     assert digest(Hooked("a")) == digest(Hooked("a"))
-    with pytest.raises(Unhashable, match="__jug_hash__ answers an int"):
+    with pytest.raises(Unhashable, match="__jug_hash__ returns an int"):
         digest(Hooked(3))
 
 
@@ -897,7 +897,7 @@ def test_trouble_in_the_users_own_reduce_is_a_refusal() -> None:
 # -- entries -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_entry_is_found_by_name_and_holds_for_subclasses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_is_found_by_name_and_holds_for_subclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     class Odd:
         def __init__(self, it: Any, more: Any = None) -> None:
             self.it, self.more = iter([it]), more
@@ -908,14 +908,14 @@ def test_an_entry_is_found_by_name_and_holds_for_subclasses(monkeypatch: pytest.
 
     monkeypatch.setattr(canonical, "_registry", dict(canonical._registry))
 
-    @canonical.register(f"{__name__}.{Odd.__qualname__}", attributes=False)
+    @canonical.writer_for(f"{__name__}.{Odd.__qualname__}", attributes=False)
     def _odd(encoder: Encoder, value: Any, path: str) -> None:
         encoder.tagged("odd", (value.said,), path)
 
     assert digest(Odd(1)) == digest(Odd(1, more=2))
     assert len({digest(x) for x in (Odd(1), Odd(2), Odder(1))}) == 3
-    canonical.ENTRIES.clear()
-    canonical.ENTRIES.update(canonical._builtin)
+    canonical.WRITERS.clear()
+    canonical.WRITERS.update(canonical._exact)
 
 
 # -- naming calls ------------------------------------------------------------------------------------------------------

@@ -337,7 +337,7 @@ def test_wrong_dependencies_are_refused_in_one_line(session: Session) -> None:
         def __jug_dependencies__(self) -> Any:
             return 5
 
-    with pytest.raises(jn.Unhashable, match="__jug_dependencies__ answers an int, not a list of tasks"):
+    with pytest.raises(jn.Unhashable, match="__jug_dependencies__ returns an int, not a list of tasks"):
         spell(Wrong(1, 2))
 
 
