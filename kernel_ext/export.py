@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jug_notebook.errors import BadTask
-from jug_notebook.keys.code import cell_names
+from jug_notebook.keys.cell_names import cell_names
 from jug_notebook.model import Key
 from jug_notebook.task import cell as celltask
 

@@ -25,8 +25,8 @@ import msgspec
 from cloudpickle import cloudpickle as pickling
 
 from jug_notebook.errors import JugError
+from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import code as coding
-from jug_notebook.keys import modules, syntax
 from jug_notebook.keys.digest import Hashed
 from jug_notebook.keys.encoder import cached_names, instance_dict
 from jug_notebook.model import UNLOADED, Address, Key
@@ -205,7 +205,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if issubclass(kind, type):
             return self._class(value)
         if kind is types.FunctionType:
-            if coding.dispatches(value):  # what it remembers for speed can't be pickled
+            if callables.dispatches(value):  # what it remembers for speed can't be pickled
                 return _dispatcher, (value.__wrapped__, dict(value.registry))
             return self._of_project(value) or super().reducer_override(value)
         if kind is types.CodeType:
@@ -214,10 +214,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.bound = True
             self.blobs += [address for address in value.buffers if address not in self.blobs]
             return _part, tuple(value)
-        if kind is coding.CACHED and coding.travels(value):
+        if kind is callables.CACHED and callables.travels(value):
             beside = {name: what for name, what in vars(value).items() if name != "cache_parameters"}
             return _cached, (value.__wrapped__, *value.cache_parameters().values()), beside
-        if kind is typing.NewType and coding.travels(value):
+        if kind is typing.NewType and callables.travels(value):
             return _new_type, (value.__module__, value.__qualname__, value.__supertype__)
         if kind is functools.cached_property:  # has a lock, before Python 3.12
             return _cached_property, (value.func, value.attrname)
@@ -230,14 +230,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return value.maker, value.arguments, *value.rest
         if hasattr(kind, "__jug_value__") and self._slots is not None:
             return self._own_value(value)
-        function = coding.plain(value)
+        function = callables.plain(value)
         if function is not value:
             # the same object each time, so that the memo knows it
             return _plain_calls, (function,)
         if isinstance(value, io.IOBase) and kind not in _IN_MEMORY and value not in (sys.stdout, sys.stderr):
             raise Forbidden(f"cannot pickle an open file ({kind.__name__})")
-        if coding.is_ufunc(kind) and coding.ufunc_name(value) is None:
-            (_, function), *numbers = coding.ufunc_fields(value)
+        if callables.is_ufunc(kind) and callables.ufunc_name(value) is None:
+            (_, function), *numbers = callables.ufunc_fields(value)
             return _ufunc, (function, *(number for _, number in numbers))
         return _uncached(kind, value)
 
@@ -288,7 +288,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         home = value.__name__ if whole else value.__module__
         if self._put is None or not home or not modules.of_project(home, coding.home()):
             return None
-        if not whole and coding.travels(value):
+        if not whole and callables.travels(value):
             return None
         self.bound = True
         roots = modules.closed_over([modules.root_of(home)], coding.home())
@@ -308,8 +308,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.files[code.co_filename] = None
         arguments = self._function_getnewargs(function)
         state, slots = pickling._function_getstate(function)
-        slots["__globals__"] = {name: space[name] for name in coding.global_names(code) if name in space}
-        own = coding.form_of(function)
+        slots["__globals__"] = {name: space[name] for name in callables.global_names(code) if name in space}
+        own = callables.form_of(function)
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
 
 
@@ -435,7 +435,7 @@ _definitions: weakref.WeakKeyDictionary[type, tuple[ClassName, bytes]] = weakref
 
 
 def bundled(root: str) -> bytes:
-    return msgspec.msgpack.encode(dict(sorted(coding.bundle(root).items())))
+    return msgspec.msgpack.encode(dict(sorted(modules.bundle(root).items())))
 
 
 _OURS = {

@@ -30,9 +30,8 @@ from jug_notebook.codec.pickling import (
     stream,
 )
 from jug_notebook.errors import JugError, StoreError, Unstorable
-from jug_notebook.keys import code as coding
+from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon
-from jug_notebook.keys import modules, syntax
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, FunctionBundle, Key, Payload
 from jug_notebook.render.values import advice, describe_arguments, summarise
@@ -235,7 +234,7 @@ def dump_function(
 
     ``label_of`` tells what people should read for the file name of a cell's code: "Cell In[3]".
     """
-    function = coding.plain(function)
+    function = callables.plain(function)
     name = getattr(function, "__name__", "the function")
     try:
         data, pickler = stream(function, None)
@@ -343,7 +342,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         for item in value:
             yield "{…}", item
     elif isinstance(value, types.FunctionType):
-        for name in coding.global_names(value.__code__):
+        for name in callables.global_names(value.__code__):
             if name in value.__globals__:
                 yield f", global {name!r}", value.__globals__[name]
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):

@@ -23,6 +23,21 @@ ABSENT = object()
 CACHED = type(functools.lru_cache(len))
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
 
+#: attributes of a class that say where it is defined, or that Python derives from the others
+DERIVED = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__parameters__"),
+        *("__slotnames__", "__init_subclass__", "__subclasshook__"),
+        *("__static_attributes__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
+        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__"),
+        *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
+        *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
+        *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_"),
+        *("_unhashable_values_map_", "__protocol_attrs__", "__callable_proto_members_only__"),
+        *("__non_callable_proto_members__", "__mutable_keys__", "__readonly_keys__", "__closed__", "__extra_items__"),
+    }
+)
+
 
 def plain(value: Any) -> Any:
     """The plain function of a task function; anything else as it is."""

@@ -13,13 +13,13 @@ import linecache
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, cast
 
 from jug_notebook.errors import BadTask
-from jug_notebook.keys.syntax import beside_functions, literals, of_library, taken, text_of
+from jug_notebook.keys import syntax
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
@@ -68,7 +68,7 @@ def of_project(name: str, project: Path | None) -> bool:
     if known is not None and known[0] is module:
         return known[1]
     inside = os.path.realpath(project) + os.sep
-    found = any(os.path.realpath(place).startswith(inside) and not of_library(place) for place in _places(root))
+    found = any(os.path.realpath(place).startswith(inside) and not syntax.of_library(place) for place in _places(root))
     if module is not None:
         _belongs[root, project] = (module, found)
     return found
@@ -175,7 +175,7 @@ def _text(name: str) -> str | None:
     if _carried is not None and root_of(name) in _carried.active:
         return None
     file = getattr(sys.modules.get(name), "__file__", None)
-    return text_of(file) if file and file.endswith(".py") else None
+    return syntax.text_of(file) if file and file.endswith(".py") else None
 
 
 _seen: dict[str, tuple[Any, str]] = {}
@@ -260,6 +260,137 @@ def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
                 continue  # a file that nobody could import
             todo.extend(root_of(name) for name in names if of_project(name, project))
     return frozenset(found)
+
+
+# -- what the text of a module says ------------------------------------------------------------------------------------
+
+
+def literals(text: str, cls: str = "") -> dict[str, Any]:
+    """The names that a module, or a class at its top, sets once, to a plain value or a container that is written out.
+
+    Containers only where nothing in the text may change them.
+    """
+    tree = ast.parse(text)
+    body = tree.body
+    if cls:
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == cls]
+        body = classes[0].body if len(classes) == 1 else []
+    set_how_often: dict[str, int] = {}
+    scope: Iterable[ast.AST] = (node for top in body for node in ast.walk(top)) if cls else ast.walk(tree)
+    for node in scope:
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            set_how_often[node.id] = set_how_often.get(node.id, 0) + 1
+        elif isinstance(node, ast.Global):
+            set_how_often.update(dict.fromkeys(node.names, 2))
+    if cls:
+        for node in ast.walk(tree):  # C.limit = 3, self.table.append(3): whoever that is about
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                set_how_often[node.attr] = 2
+    found: dict[str, Any] = {}
+    changing: frozenset[str] | None = None
+    for statement in body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if set_how_often[name] == 1 and isinstance(value, (ast.Constant, ast.UnaryOp, *_DISPLAYS)):
+                if isinstance(value, _DISPLAYS):
+                    changing = _changing(tree) if changing is None else changing
+                    if name in changing:
+                        continue
+                try:
+                    found[name] = ast.literal_eval(value)
+                except (ValueError, TypeError):  # such as -x
+                    continue
+    return found
+
+
+def taken(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]:
+    """What a module takes from others at its top: name -> (module, level, name there), and modules taken whole.
+
+    Names that it also sets in another way are left out.
+    """
+    found: dict[str, tuple[str, int, str]] = {}
+    whole: list[tuple[str, int]] = []
+    tree = ast.parse(text)
+    todo: list[ast.AST] = [tree]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    if alias.name == "*":
+                        whole.append((node.module or "", node.level))
+                    else:
+                        found[alias.asname or alias.name] = (node.module or "", node.level, alias.name)
+            elif not isinstance(node, ast.expr | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                todo.append(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.pop(node.id, None)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.pop(node.name, None)
+    return found, whole
+
+
+_DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.Tuple)
+_ONLY_LOOK = frozenset(
+    {
+        *("get", "items", "keys", "values", "copy", "index", "count", "union", "issubset", "issuperset"),
+        *("len", "sorted", "sum", "min", "max", "list", "dict", "set", "tuple", "frozenset", "enumerate", "zip", "any"),
+        *("all", "range", "print", "isinstance", "repr", "str"),
+    }
+)
+
+
+def _changing(tree: ast.Module) -> frozenset[str]:
+    """Names and attributes whose containers may be changed by something in the text: used otherwise than looked at."""
+    harmless: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=inner, ctx=ast.Load()):
+                harmless.add(inner)
+            case ast.Call(func=ast.Attribute(value=inner, attr=verb)) if verb in _ONLY_LOOK:
+                harmless.add(inner)
+            case ast.Call(func=ast.Name(id=verb), args=args) if verb in _ONLY_LOOK:
+                harmless.update(args)
+            case ast.Compare(left=left, comparators=others):
+                harmless.update((left, *others))
+            case ast.For(iter=inner) | ast.comprehension(iter=inner):
+                harmless.add(inner)
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):  # TABLE["a"]["b"] = 1
+            inside: ast.AST = node
+            while isinstance(inside, ast.Subscript):
+                inside = inside.value
+                harmless.discard(inside)
+    for node in ast.walk(tree):
+        if node not in harmless and isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return frozenset(found)
+
+
+def beside_functions(text: str) -> bytes:
+    """The form of what a module does when it is loaded, but for its functions and plain values."""
+    tree = ast.parse(text)
+    plain = {name for name, value in literals(text).items() if not isinstance(value, dict | list | set | tuple)}
+
+    def strip(body: list[ast.stmt]) -> list[ast.stmt]:
+        kept: list[ast.stmt] = []
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(node, ast.ClassDef):
+                node.body = strip(node.body)
+            elif body is tree.body and isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if all(isinstance(one, ast.Name) and one.id in plain for one in targets):
+                    continue
+            kept.append(node)
+        return kept
+
+    tree.body = strip(tree.body)
+    return syntax.canonical(tree)
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------

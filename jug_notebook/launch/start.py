@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import BadTask, LaunchError
-from jug_notebook.keys import code, modules
+from jug_notebook.keys import callables, code, modules
 from jug_notebook.store import Store, keyring
 from jug_notebook.task import definitions
 
@@ -115,7 +115,7 @@ def _roots(function: Any) -> Iterator[str]:
             continue
         seen.add(id(one))
         yield from _imports(one.__code__)
-        for name in code.global_names(one.__code__):
+        for name in callables.global_names(one.__code__):
             value = one.__globals__.get(name)
             if isinstance(value, ModuleType):
                 yield modules.root_of(value.__name__)

@@ -14,7 +14,7 @@ from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError, NoSuchTask, StoreError
-from jug_notebook.keys import code
+from jug_notebook.keys import modules
 from jug_notebook.launch import start
 from jug_notebook.model import (
     BEAT,
@@ -111,7 +111,7 @@ class Session(Closer):
         self._submissions = SubmissionQueue(
             self._store, self._seal, clock, self._user, self.notebook, self.folder, runner, read_only
         )  # fmt: skip
-        code.notice(self.folder)
+        modules.notice(self.folder)
         self._info = system.me("session", clock)
         self._ended = threading.Event()
         OPEN_SESSIONS.add(self)
@@ -227,7 +227,7 @@ class Session(Closer):
         ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
         its tasks are taken back.
         """
-        code.notice(self.folder)
+        modules.notice(self.folder)
         report = self._submissions.end_cell(success)
         workers = self._reader.workers() or int(self._starting()) if report.queued else 0
         return msgspec.structs.replace(report, workers=workers)

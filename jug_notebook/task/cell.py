@@ -18,7 +18,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from jug_notebook.errors import BadTask
-from jug_notebook.keys.code import CellNames, cell_function, cell_names
+from jug_notebook.keys.cell_names import CellNames, cell_function, cell_names
 from jug_notebook.task.external import bash as run_bash
 from jug_notebook.task.function import task
 from jug_notebook.task.handles import Task

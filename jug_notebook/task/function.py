@@ -14,7 +14,8 @@ from typing import Any, TypeAlias, overload
 from jug_notebook import codec, system
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
-from jug_notebook.keys.code import CACHED, Code, examine
+from jug_notebook.keys.callables import CACHED
+from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.modules import scripts
 from jug_notebook.render.values import describe_arguments
 from jug_notebook.task import context as context

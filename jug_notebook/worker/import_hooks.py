@@ -19,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 
-from jug_notebook.keys import code as coding
+from jug_notebook.keys import callables
 from jug_notebook.task.context import progress_report
 
 SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
@@ -109,7 +109,7 @@ def _by_value(module: Any) -> None:
     """A pool pickles functions and classes by name, and what came here by value has none that leads to it."""
 
     def reducer_override(pickler: Any, value: Any) -> Any:
-        if isinstance(value, FunctionType | type) and coding.travels(value):
+        if isinstance(value, FunctionType | type) and callables.travels(value):
             return pickle.loads, (cloudpickle.dumps(value),)
         return NotImplemented
 

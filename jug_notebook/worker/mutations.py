@@ -17,16 +17,15 @@ from typing import Any, TypeAlias
 
 from blake3 import blake3
 
-from jug_notebook.keys import code as coding
+from jug_notebook.keys import callables, syntax
 from jug_notebook.keys import digest as canon
-from jug_notebook.keys import syntax
 from jug_notebook.keys.encoder import instance_dict
 
 LONG = 1000  #: in longer lists and tables nobody looks for functions
 
 Place: TypeAlias = dict[str, Any]  #: what something holds, by name
 
-_WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, coding.CACHED)
+_WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, callables.CACHED)
 _CODE = (FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, *_WRAPPERS)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis), range})
@@ -116,13 +115,13 @@ def _all_in(function: Any) -> Iterator[tuple[Any, Place]]:
 
 def _place(one: Any) -> Place:
     if isinstance(one, FunctionType):
-        own = coding.travels(one) and not syntax.of_library(one.__code__.co_filename)
+        own = callables.travels(one) and not syntax.of_library(one.__code__.co_filename)
         return _of_function(one) if own else {}
     if isinstance(one, type):
-        return _of_class(one) if coding.travels(one) else {}
+        return _of_class(one) if callables.travels(one) else {}
     if isinstance(one, property):
         return {"fget": one.fget, "fset": one.fset, "fdel": one.fdel}
-    if isinstance(one, coding.CACHED):
+    if isinstance(one, callables.CACHED):
         return {"wrapped": one.__wrapped__}
     if isinstance(one, staticmethod | classmethod):
         return {"function": one.__func__}
@@ -137,7 +136,7 @@ def _place(one: Any) -> Place:
 
 def _of_function(function: FunctionType) -> Place:
     space = function.__globals__
-    found = {f"global {name}": space[name] for name in coding.global_names(function.__code__) if name in space}
+    found = {f"global {name}": space[name] for name in callables.global_names(function.__code__) if name in space}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             found[f"cell {name}"] = cell.cell_contents

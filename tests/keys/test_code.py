@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 
-from jug_notebook.errors import BadTask, Unhashable
-from jug_notebook.keys import advice
-from jug_notebook.keys import code as coding
-from jug_notebook.keys.code import Opaque, bundle, cell_function, cell_names, class_digest, examine, source_of, travels
+from jug_notebook.errors import BadTask, Opaque, Unhashable
+from jug_notebook.keys import advice, callables, modules
+from jug_notebook.keys.callables import source_of, travels
+from jug_notebook.keys.cell_names import cell_function, cell_names
+from jug_notebook.keys.code import class_digest, examine
 from jug_notebook.keys.digest import digest
+from jug_notebook.keys.modules import bundle
 
 _number = itertools.count()
 
@@ -762,7 +764,7 @@ def test_what_a_module_took_from_another_before_that_was_reloaded_is_refused(
     project("jnpack/__init__.py", f"{taken}\ndef use(x): return {used}")
     space = cell(f"import jnpack, jnpack.core\ndef f(): return jnpack.{used}\ndef g(): return jnpack.use(1)")
     names = [examine(space[name], project=tmp_path).digest for name in "fg"]
-    coding.notice(tmp_path)
+    modules.notice(tmp_path)
     (tmp_path / "jnpack/core.py").write_text(CORE.replace(old, new))
     importlib.invalidate_caches()
     importlib.reload(space["jnpack"].core)
@@ -978,7 +980,7 @@ def test_a_cells_digest_ignores_comments_and_sees_code_and_what_it_reads() -> No
 
 def test_global_names_are_those_of_nested_code_too() -> None:
     space = cell("def f():\n    return [a for _ in b] + (lambda: c)()")
-    assert coding.global_names(space["f"].__code__) == ("a", "b", "c")
+    assert callables.global_names(space["f"].__code__) == ("a", "b", "c")
 
 
 # -- odd functions -----------------------------------------------------------------------------------------------------
