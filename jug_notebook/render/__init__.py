@@ -13,11 +13,9 @@ from jug_notebook.render.html import (
     failures_html,
     functions_html,
     head_html,
-    history_html,
     html,
     page,
     story_html,
-    tasks_html,
     workers_html,
 )
 from jug_notebook.render.outputs import as_text, base64_of, origin_text, outputs_html, outputs_text
@@ -33,8 +31,21 @@ from jug_notebook.render.summary import (
     pattern,
     plain,
 )
-from jug_notebook.render.tasks import LISTED, NEEDS, Item, list_html, list_text, preformatted, states_text, task_html
-from jug_notebook.render.text import failure_text, history_text, short, tasks_text, text
+from jug_notebook.render.tasks import (
+    LISTED,
+    NEEDS,
+    Item,
+    history_html,
+    history_text,
+    list_html,
+    list_text,
+    preformatted,
+    states_text,
+    task_html,
+    tasks_html,
+    tasks_text,
+)
+from jug_notebook.render.text import failure_text, short, text
 from jug_notebook.render.why import why_html, why_text
 
 __all__ = [

@@ -7,6 +7,7 @@ states; all else is the reader's own text colour, so it fits light and dark.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import log10
@@ -251,22 +252,16 @@ def _untangled(rows: list[list[str]], links: Sequence[Edge]) -> list[list[str]]:
 
 
 def _crossings(rows: Sequence[Sequence[str]], right: Mapping[str, Sequence[str]]) -> int:
-    """How many pairs of edges cross: inversions, counted with a tree of sums."""
+    """Return how many pairs of edges cross: the inversions of their right ends."""
     total = 0
     for row, following in pairwise(rows):
         place = {name: index for index, name in enumerate(following)}
         ends = [end for name in row for end in sorted(place[other] for other in right.get(name, ()))]
-        tree = [0] * (len(following) + 1)
-        for seen, end in enumerate(ends):
-            below, index = 0, end + 1
-            while index > 0:
-                below += tree[index]
-                index -= index & -index
-            total += seen - below
-            index = end + 1
-            while index < len(tree):
-                tree[index] += 1
-                index += index & -index
+        seen: list[int] = []
+        for end in ends:
+            at = bisect_right(seen, end)
+            total += len(seen) - at
+            seen.insert(at, end)
     return total
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from jug_notebook.model import FailureKind, FailureView, Like, RunView, Snapshot, State, TaskView
+from jug_notebook.model import FailureKind, FailureView, Like, Snapshot, State
 from jug_notebook.render.format import (
     EXCERPT,
     ago,
@@ -28,8 +28,8 @@ from jug_notebook.render.summary import (
     FAILURES,
     FUNCTIONS,
     NOTEBOOK,
+    NUMBERS,
     STATE_STYLES,
-    TASKS,
     WORKERS,
     Hints,
     advise,
@@ -44,7 +44,6 @@ from jug_notebook.render.summary import (
     percent,
     progress_text,
     shares,
-    state_label,
     time_left,
     total_counts,
     visible_states,
@@ -126,6 +125,29 @@ def faint(inner: str) -> str:
     return _span(_FAINT, inner)
 
 
+def strong(text: str, wrong: bool) -> str:
+    """Escaped; bold where it reports something ``wrong``."""
+    return f"<b>{escape(text)}</b>" if wrong else escape(text)
+
+
+def code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
+
+
+def and_more(count: int, which: str = "more") -> str:
+    """A line for what a table leaves out; nothing where that is nothing."""
+    return f'<div style="{_FAINT};margin-top:2px">and {number(count)} {which}</div>' if count > 0 else ""
+
+
+def legend(counts: Mapping[State, int]) -> str:
+    """The states that there are, with their colours and counts."""
+    return "".join(
+        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
+        for state in STATE_STYLES
+        if counts.get(state)
+    )
+
+
 def unbroken(said: str) -> str:
     """Escaped, and not to be broken over lines."""
     return escape(said).replace(" ", "\u00a0")
@@ -203,15 +225,10 @@ def head_html(snapshot: Snapshot) -> str:
         return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'
     big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
     done = finished(snapshot)
-    legend = "".join(
-        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
-        for state in STATE_STYLES
-        if counts[state]
-    )
     return (
         f'<div style="{_FAINT}">{where}</div>'
         f"<div>{big}{done} · <b>{eta_text(snapshot)}</b></div>"
-        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend}</div>{notes}'
+        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend(counts)}</div>{notes}'
     )
 
 
@@ -272,15 +289,8 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLI
         ]
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
-    more = ""
-    if rest:
-        working = sum(bool(view.info.task) for view in rest)
-        more = f'<div style="{_FAINT};margin-top:2px">and {number(len(rest))} more, {number(working)} busy</div>'
-    return (
-        _title(escape(worker_count_text(snapshot.workers)))
-        + table_html(heads, rows, ("pid", "running for", "memory", "done", "last seen"), styles)
-        + more
-    )
+    more = and_more(len(rest), f"more, {number(sum(bool(view.info.task) for view in rest))} busy")
+    return _title(escape(worker_count_text(snapshot.workers))) + table_html(heads, rows, NUMBERS, styles) + more
 
 
 def failures_html(snapshot: Snapshot) -> str:
@@ -288,16 +298,14 @@ def failures_html(snapshot: Snapshot) -> str:
     count = snapshot.counts[State.FAILED]
     if not count:
         return ""
-    told = kinds(snapshot)[:FAILURES]
+    kept = kinds(snapshot)[:FAILURES]
     parts = [_title(plural(count, "failure"))]
-    for place, kind in enumerate(told):
+    for place, kind in enumerate(kept):
         first = kind.newest
         when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
         parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
-    left = count - sum(len(kind.keys) for kind in told)
-    if left > 0 and told:
-        parts.append(f'<div style="{_FAINT}">and {number(left)} more</div>')
-    return "".join(parts)
+    left = count - sum(len(kind.keys) for kind in kept)
+    return "".join([*parts, and_more(left) if kept else ""])
 
 
 def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
@@ -384,52 +392,6 @@ def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     return f'<div style="margin-top:12px;padding-top:6px;border-top:{_LINE}">{said}</div>'
 
 
-def tasks_html(views: Sequence[TaskView], total: int) -> str:
-    """A listing: one task a row, in the order given; ``total`` is how many there are, shown or not."""
-    if not views:
-        return block(_span(_FAINT, "no tasks"))
-    several = len({view.user for view in views}) > 1
-    rows = [
-        [
-            f"<code>{escape(view.key[:8])}</code>",
-            state_html(view.state, state_label(view)),
-            escape(elide(call(view.name, view.args_repr), 72)),
-            unbroken(duration(view.duration)) if view.duration else "",
-            f"<b>{escape(elide(view.error, 80))}</b>" if view.error else escape(elide(view.summary, 80)),
-            *([unbroken(elide(view.user, 20))] if several else []),
-        ]
-        for view in views[:TASKS]
-    ]
-    heads = ["key", "state", "task", "time", "result", *(["made by"] if several else [])]
-    more = (
-        f'<div style="{_FAINT};margin-top:2px">and {number(total - len(rows))} more</div>' if total > len(rows) else ""
-    )
-    return block(table_html(heads, rows, ("time",)) + more)
-
-
 def failure_html(view: FailureView) -> str:
     """One failure, whole and open."""
     return block(_details(view, escape(view.host), opened=True))
-
-
-def history_html(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one attempt a row, in the order given; ``total`` is how many there are, shown or not."""
-    if not runs:
-        return block(_span(_FAINT, "nothing was run yet"))
-    rows = [
-        [
-            unbroken(moment(run.started)),
-            unbroken(duration(run.duration)),
-            unbroken(elide(run.user, 24)),
-            unbroken(elide(run.host, 32)),
-            state_html(run.state, f"{run.state.value}, {escape(run.fate)}" if run.fate else ""),
-            escape(elide(call(run.name, run.args_repr), 60)),
-            escape(elide(run.message, 60)),
-            f"<code>{escape(run.key[:8])}</code>",
-        ]
-        for run in runs[:TASKS]
-    ]
-    heads = ["started", "took", "user", "host", "state", "task", "result", "key"]
-    left = total - len(rows)
-    more = f'<div style="{_FAINT};margin-top:2px">and {number(left)} before</div>' if left > 0 else ""
-    return block(table_html(heads, rows, ("took",)) + more)

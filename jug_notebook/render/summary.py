@@ -30,6 +30,9 @@ LINE = 300  #: characters of an error that count for its kind
 NAME = 40  #: characters of a function's name before its arguments
 
 
+NUMBERS = ("pid", "running for", "memory", "done", "last seen")  #: columns of a table of workers
+
+
 class Look(NamedTuple):
     """How a state is drawn. The colours differ for any colour vision, and the word stands beside each."""
 

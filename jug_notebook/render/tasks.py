@@ -1,4 +1,4 @@
-"""Tasks as a notebook holds them: one, with what it needs; many, counted, with the first few of them."""
+"""Tasks and runs as text and HTML: one task with what it needs, a list counted, a listing, a history of runs."""
 
 from __future__ import annotations
 
@@ -6,38 +6,57 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jug_notebook.model import State, TaskView
-from jug_notebook.render.format import duration, elide, escape, number, plural
-from jug_notebook.render.html import bar, block, faint, small_bar, state_html, swatch, table_html, unbroken
-from jug_notebook.render.summary import STATE_STYLES, call, shares, total_counts
+from jug_notebook.model import RunView, State, TaskView
+from jug_notebook.render.format import clean, duration, elide, escape, moment, number, plural
+from jug_notebook.render.html import (
+    and_more,
+    bar,
+    block,
+    code,
+    faint,
+    legend,
+    small_bar,
+    state_html,
+    strong,
+    swatch,
+    table_html,
+    unbroken,
+)  # fmt: skip
+from jug_notebook.render.summary import STATE_STYLES, TASKS, call, shares, state_label, total_counts
 from jug_notebook.render.text import table
 
-LISTED = 8  #: so many of a list are shown one by one
-ROWS = 12  #: and so many functions
-NEEDS = 5  #: and so many needs of a task
-SUMMARY = 60
+LISTED = 8  #: tasks of a list that are shown one by one
+ROWS = 12  #: functions of a list that are counted one by one
+NEEDS = 5  #: needs of a task that are shown
 
 
 class Item(NamedTuple):
-    """One of a list: how it is got at, the call, how it stands. ``whole``: is the task's value its own?"""
+    """A task or tasklet of a list: its index or name, the call, the task. ``whole``: is its value the task's value?"""
 
     label: str
     call: str
     view: TaskView
     whole: bool = True
 
+    def row(self, call_width: int, value_width: int) -> list[str]:
+        """Return label, state, call, time and value as text, cut to the widths."""
+        view = self.view
+        value = view.error or (view.summary if self.whole else "")
+        cells = [elide(self.label, 24), view.state.value, elide(self.call, call_width)]
+        return [*cells, _time(view.duration), elide(value, value_width)]
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds else ""
+
 
 def preformatted(text: str) -> str:
-    """A line of text as a page shows it."""
+    """Return plain text as HTML."""
     return f'<pre style="margin:0;background:none">{escape(text)}</pre>'
 
 
-def _said(item: Item) -> str:
-    return item.view.error or (item.view.summary if item.whole else "")
-
-
 def states_text(states: Iterable[State]) -> str:
-    """ "a ready task", "3 tasks: 1 running, 2 ready"."""
+    """Return "a ready task", or "3 tasks: 1 running, 2 ready"."""
     counts = Counter(states)
     if counts.total() == 1:
         return f"a {next(iter(counts)).value} task"
@@ -48,76 +67,57 @@ def _tally(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{number(counts[state])} {state.value}" for state in STATE_STYLES if counts.get(state))
 
 
+# -- a list and a task that a notebook holds ---------------------------------------------------------------------------
+
+
 def list_text(
     rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int, steady: bool = False
 ) -> str:
-    """``rows`` are counts by function; ``count`` is how many there are, of which ``items`` are the first few.
+    """Return a list of ``count`` tasks as text: ``rows`` are counts by function, ``items`` the first few tasks.
 
     With ``steady``, without what differs from run to run.
     """
     counts = total_counts(counts for _, counts in rows)
-    cut = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 24))
-    lines = [f"{cut}  {plural(count, 'task')}: {_tally(counts)}"]
+    bar = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 24))
+    lines = [f"{bar}  {plural(count, 'task')}: {_tally(counts)}"]
     if len(rows) > 1:
         lines += [f"  {elide(name, 40)}: {_tally(counts)}" for name, counts in rows[:ROWS]]
         lines += [f"  and {number(len(rows) - ROWS)} more functions"] if len(rows) > ROWS else []
-    cells = [
-        [
-            elide(item.label, 16),
-            item.view.state.value,
-            elide(item.call, 48),
-            "" if steady or not item.view.duration else duration(item.view.duration),
-            elide(_said(item), SUMMARY),
-        ]
-        for item in items
-    ]
-    if cells:
-        heads = ["", "state", "task", "" if steady else "time", "value"]
-        if steady:
-            heads, cells = [*heads[:3], heads[4]], [[*row[:3], row[4]] for row in cells]
-        lines += table(heads, cells, left=(0, 1, 2, 3 if steady else 4))
+    cells = [item.row(48, 60) for item in items]
+    if cells and steady:
+        lines += table(["", "state", "task", "value"], [[*row[:3], row[4]] for row in cells])
+    elif cells:
+        lines += table(["", "state", "task", "time", "value"], cells, ("time",))
     if count > len(items):
         lines.append(f"and {number(count - len(items))} more")
     return "\n".join(lines)
 
 
 def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int) -> str:
-    """The same for a page."""
+    """Return the same as HTML."""
     counts = total_counts(counts for _, counts in rows)
-    legend = "".join(
-        f'<span style="display:inline-block;margin-right:14px">{swatch(state)}{state.value} <b>{number(counts[state])}'
-        "</b></span>"
-        for state in STATE_STYLES
-        if counts.get(state)
-    )
     head = (
-        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{legend}</div>'
+        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{legend(counts)}</div>'
         f'<div style="margin:4px 0 6px;max-width:480px">{bar(counts, 8, 480, 4)}</div>'
     )
     if len(rows) > 1:
         lines = [[f"<b>{escape(elide(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]]
         lines += [[faint(f"and {number(len(rows) - ROWS)} more"), "", ""]] if len(rows) > ROWS else []
         head += table_html(["function", "", ""], lines)
-    cells = [
-        [
-            faint(escape(elide(item.label, 24))),
-            state_html(item.view.state),
-            escape(elide(item.call, 72)),
-            unbroken(duration(item.view.duration)) if item.view.duration else "",
-            f"<b>{escape(elide(_said(item), 80))}</b>" if item.view.error else escape(elide(_said(item), 80)),
-        ]
-        for item in items
-    ]
+    cells = []
+    for item in items:
+        label, _, call_, time, value = item.row(72, 80)
+        cells.append([faint(escape(label)), state_html(item.view.state), escape(call_), unbroken(time)])
+        cells[-1].append(strong(value, bool(item.view.error)))
     heads = ["", "state", "task", "time", "value"]
-    more = f"<div>{faint(f'and {number(count - len(items))} more')}</div>" if count > len(items) else ""
-    return block(head + (table_html(heads, cells, ("time",)) if cells else "") + more)
+    return block(head + (table_html(heads, cells, ("time",)) if cells else "") + and_more(count - len(items)))
 
 
 def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequence[str] = ()) -> str:
-    """One task; ``needs`` are the first few of the ``count`` tasks that it needs."""
+    """Return one task as HTML; ``needs`` are the first few of the ``count`` tasks that it needs."""
     took = f" in {duration(view.duration)}" if view.duration else ""
-    said = f"<b>{escape(elide(view.error, 120))}</b>" if view.error else escape(elide(view.summary, 120))
-    parts = [f"{swatch(view.state)}{view.state.value}{took}", said, faint(f"key <code>{escape(view.key[:8])}</code>")]
+    value = strong(elide(view.error or view.summary, 120), bool(view.error))
+    parts = [f"{swatch(view.state)}{view.state.value}{took}", value, faint(f"key {code(view.key[:8])}")]
     parts += [faint(escape(note)) for note in notes]
     lines = [
         f"<b>{escape(elide(call(view.name, view.args_repr), 120))}</b>",
@@ -131,3 +131,83 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
         more = f" · and {number(count - len(needs))} more" if count > len(needs) else ""
         lines.append(f"{faint('needs')} {named}{more}")
     return block("".join(f"<div>{line}</div>" for line in lines))
+
+
+# -- listings: one task or run a line, in the order given; ``total`` is how many there are, shown or not ---------------
+
+
+def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) -> tuple[list[str], list[list[str]]]:
+    several = len({view.user for view in views}) > 1
+    rows = [
+        [
+            view.key[:8],
+            state_label(view),
+            elide(call(view.name, view.args_repr), call_width),
+            _time(view.duration),
+            elide(view.error or view.summary, value_width),
+            *([elide(view.user, 16)] if several else []),
+        ]
+        for view in views[:TASKS]
+    ]
+    return ["key", "state", "task", "time", "result", *(["made by"] if several else [])], rows
+
+
+def tasks_text(views: Sequence[TaskView], total: int) -> str:
+    """Return a listing of tasks as text."""
+    if not views:
+        return "no tasks"
+    heads, rows = _task_table(views, 48, 48)
+    lines = table(heads, rows, ("time",))
+    return "\n".join([*lines, f"and {number(total - len(rows))} more"] if total > len(rows) else lines)
+
+
+def tasks_html(views: Sequence[TaskView], total: int) -> str:
+    """Return a listing of tasks as HTML."""
+    if not views:
+        return block(faint("no tasks"))
+    heads, rows = _task_table(views, 72, 80)
+    cells = [
+        [code(key), state_html(view.state, state), escape(call_), unbroken(time), strong(value, bool(view.error))]
+        + [unbroken(name) for name in user]
+        for view, (key, state, call_, time, value, *user) in zip(views, rows, strict=False)
+    ]
+    return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows)))
+
+
+_RUN_HEADS = ("started", "took", "user", "host", "state", "task", "result", "key")
+
+
+def _run_rows(runs: Sequence[RunView], width: int) -> list[list[str]]:
+    return [
+        [
+            moment(run.started),
+            duration(run.duration),
+            elide(run.user, 16),
+            elide(run.host, 24),
+            run.state.value + (f", {clean(run.fate)}" if run.fate else ""),
+            elide(call(run.name, run.args_repr), width),
+            elide(run.message, width),
+            run.key[:8],
+        ]
+        for run in runs[:TASKS]
+    ]
+
+
+def history_text(runs: Sequence[RunView], total: int) -> str:
+    """Return who ran what and when, as text: one attempt a line."""
+    if not runs:
+        return "nothing was run yet"
+    rows = _run_rows(runs, 40)
+    lines = table(_RUN_HEADS, rows, ("took",))
+    return "\n".join([*lines, f"and {number(total - len(rows))} before"] if total > len(rows) else lines)
+
+
+def history_html(runs: Sequence[RunView], total: int) -> str:
+    """Return the same as HTML."""
+    if not runs:
+        return block(faint("nothing was run yet"))
+    rows = [
+        [*map(unbroken, row[:4]), state_html(run.state, escape(row[4])), *map(escape, row[5:7]), code(row[7])]
+        for run, row in zip(runs, _run_rows(runs, 60), strict=False)
+    ]
+    return block(table_html(_RUN_HEADS, rows, ("took",)) + and_more(total - len(rows), "before"))

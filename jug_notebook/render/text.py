@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from jug_notebook.model import FailureKind, FailureView, RunView, Snapshot, State, TaskView
+from jug_notebook.model import FailureKind, FailureView, Snapshot, State
 from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
 from jug_notebook.render.summary import (
     FAILURES,
     NOTEBOOK,
+    NUMBERS,
     STATE_STYLES,
-    TASKS,
     Hints,
     advise,
     alive_count,
@@ -24,7 +24,6 @@ from jug_notebook.render.summary import (
     percent,
     progress_text,
     shares,
-    state_label,
     time_left,
     total_counts,
     visible_states,
@@ -36,15 +35,15 @@ from jug_notebook.render.summary import (
 WIDTH = 100  #: columns of what others wrote
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Aligned columns, two spaces between: those numbered in ``left`` to the left, the others to the right."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> list[str]:
+    """Return the lines of a table, two spaces between columns; those with heads in ``right`` are aligned right."""
     widths = [max(columns(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = []
     for row in (heads, *rows):
         cells = []
-        for i, cell in enumerate(row):
-            gap = " " * (widths[i] - columns(cell))
-            cells.append(cell + gap if i in left else gap + cell)
+        for head, width, cell in zip(heads, widths, row, strict=True):
+            gap = " " * (width - columns(cell))
+            cells.append(gap + cell if head in right else cell + gap)
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -91,7 +90,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     if visible_workers(snapshot.workers):
         lines += ["", *_workers_text(snapshot)]
     if advice := advise(snapshot, hints):
-        lines += ["", *table(("", ""), advice, left=(0, 1))[1:]]
+        lines += ["", *table(("", ""), advice)[1:]]
     return "\n".join(lines)
 
 
@@ -110,7 +109,8 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
     if rest:
         total = total_counts(f.counts for f in rest)
         rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
-    return table(["function", *(state.value for state in states), "mean time", "time left"], rows)
+    numbers = [*(state.value for state in states), "mean time", "time left"]
+    return table(["function", *numbers], rows, numbers)
 
 
 def _workers_text(snapshot: Snapshot) -> list[str]:
@@ -133,7 +133,7 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
                 elide(info.note, 48),
             ]
         )
-    lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, left=(0, 2, 7))
+    lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, NUMBERS)
     if rest:
         lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
     return [worker_count_text(snapshot.workers), *lines]
@@ -166,29 +166,6 @@ def _more_like(kind: FailureKind) -> str:
     return f"and {number(len(kind.keys) - 1)} more like it"
 
 
-def tasks_text(views: Sequence[TaskView], total: int) -> str:
-    """A listing: one task a line, in the order given; ``total`` is how many there are, shown or not."""
-    if not views:
-        return "no tasks"
-    several = len({view.user for view in views}) > 1
-    rows = [
-        [
-            view.key[:8],
-            state_label(view),
-            elide(call(view.name, view.args_repr), 48),
-            duration(view.duration) if view.duration else "",
-            elide(view.error or view.summary, 48),
-            *([elide(view.user, 16)] if several else []),
-        ]
-        for view in views[:TASKS]
-    ]
-    heads = ["key", "state", "task", "time", "result", *(["made by"] if several else [])]
-    lines = table(heads, rows, left=(0, 1, 2, 4, 5))
-    if total > len(rows):
-        lines.append(f"and {number(total - len(rows))} more")
-    return "\n".join(lines)
-
-
 def failure_text(view: FailureView) -> str:
     """One failure, whole: what, why, where, and what it printed."""
     lines = [
@@ -201,25 +178,3 @@ def failure_text(view: FailureView) -> str:
     if view.output:
         lines += ["", "what it printed:", *("  " + line for line in excerpt(clean(view.output)).rstrip().split("\n"))]
     return "\n".join(lines)
-
-
-def history_text(runs: Sequence[RunView], total: int) -> str:
-    """Who ran what when: one attempt a line, in the order given; ``total`` is how many there are, shown or not."""
-    if not runs:
-        return "nothing was run yet"
-    rows = [
-        [
-            moment(run.started),
-            duration(run.duration),
-            elide(run.user, 16),
-            elide(run.host, 24),
-            run.state.value + (f", {run.fate}" if run.fate else ""),
-            elide(call(run.name, run.args_repr), 40),
-            elide(run.message, 40),
-            run.key[:8],
-        ]
-        for run in runs[:TASKS]
-    ]
-    heads = ["started", "took", "user", "host", "state", "task", "result", "key"]
-    lines = table(heads, rows, left=(0, 2, 3, 4, 5, 6, 7))
-    return "\n".join([*lines, f"and {number(total - len(rows))} before"] if total > len(rows) else lines)
