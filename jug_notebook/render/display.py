@@ -1,16 +1,18 @@
-"""What verbs give back to look at: pictures and listings that show as text, and as HTML in a notebook."""
+"""What a session returns to be looked at: objects that show as text, and as HTML in a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from jug_notebook import render
 from jug_notebook.model import Explanation, Graph, Reason, RunView, Snapshot, TaskView
 
+T = TypeVar("T")
+
 
 class Status:
-    """A `Snapshot` to look at: ``.counts``, ``.functions``, ``.workers``, ``.failures``, ``.eta`` are its."""
+    """A `Snapshot` to look at, with its ``.counts``, ``.functions``, ``.workers``, ``.failures``, ``.eta``."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -30,10 +32,10 @@ class Status:
         return render.html(self.snapshot)
 
 
-class Listing(Sequence[TaskView]):
-    """Tasks to look at, cut where there are many: ``.total`` is how many there are."""
+class _Table(Sequence[T]):
+    """The first of many rows; ``.total`` is how many there are."""
 
-    def __init__(self, views: Sequence[TaskView], total: int) -> None:
+    def __init__(self, views: Sequence[T], total: int) -> None:
         self.views = tuple(views)
         self.total = total
 
@@ -43,8 +45,9 @@ class Listing(Sequence[TaskView]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __iter__(self) -> Iterator[TaskView]:
-        return iter(self.views)
+
+class Listing(_Table[TaskView]):
+    """Tasks to look at, cut where there are many."""
 
     def __repr__(self) -> str:
         return render.tasks_text(self.views, self.total)
@@ -53,34 +56,24 @@ class Listing(Sequence[TaskView]):
         return render.tasks_html(self.views, self.total)
 
 
-class History(Sequence[RunView]):
-    """Runs that ended, latest first, cut where there are many: ``.total`` is how many there are."""
-
-    def __init__(self, runs: Sequence[RunView], total: int) -> None:
-        self.runs = tuple(runs)
-        self.total = total
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.runs[index]
-
-    def __len__(self) -> int:
-        return len(self.runs)
+class History(_Table[RunView]):
+    """Runs that ended, latest first, cut where there are many."""
 
     def __repr__(self) -> str:
-        return render.history_text(self.runs, self.total)
+        return render.history_text(self.views, self.total)
 
     def _repr_html_(self) -> str:
-        return render.history_html(self.runs, self.total)
+        return render.history_html(self.views, self.total)
 
 
 class GraphPicture:
-    """The graph by function: text, and a picture in a notebook. ``.graph`` is the data, ``.svg()`` a file's content."""
+    """The graph by function: text, and a picture in a notebook. ``.graph`` is the data."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
     def svg(self) -> str:
-        """The picture as a file of its own."""
+        """Return the picture as the content of an SVG file."""
         return render.svg(self.graph, alone=True)
 
     def __repr__(self) -> str:
@@ -94,7 +87,7 @@ class Why:
     """Why tasks are not stored. ``.stored`` is true where all are; ``.reasons`` are the reasons, each once."""
 
     def __init__(self, tasks: Sequence[Explanation], total: int) -> None:
-        self.tasks = tuple(tasks)  #: one by one, as far as they were looked into
+        self.tasks = tuple(tasks)  #: those that were examined
         self.total = total
 
     @property
@@ -113,7 +106,7 @@ class Why:
 
 
 class Text(str):
-    """A log: shows as it is, not as a quoted string."""
+    """A log: shows without quotes."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Numbers, times and other people's words, fit to be read: short, clean, escaped."""
+"""Numbers, durations, sizes and what tasks wrote, made fit to be read: short, clean, escaped."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import unicodedata
 from datetime import datetime
 
-EXCERPT = 6_000  #: characters of a traceback or an output; of longer ones the middle is left out
+EXCERPT = 6_000  #: characters of a traceback or an output; the middle of longer ones is left out
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: "40 µs", "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    """Return seconds in two units at most: "40 µs", "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min"."""
     seconds = max(0.0, seconds)
     if seconds < 0.9995:
         milli = seconds * 1000
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """One unit, roughly: "just now", "12 s ago", "3 min ago"."""
+    """Return seconds in one unit, roughly: "just now", "12 s ago", "3 min ago"."""
     if seconds < 1:
         return "just now"
     for unit, size_ in (("d", 86_400), ("h", 3_600), ("min", 60)):
@@ -38,7 +38,7 @@ def ago(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people, in powers of ten: "96 B", "1.2 kB", "340 MB"."""
+    """Return bytes in powers of ten: "96 B", "1.2 kB", "340 MB"."""
     if count < 1000:
         return f"{count:.0f} B"
     for unit in ("kB", "MB", "GB", "TB"):
@@ -58,7 +58,7 @@ def plural(count: int, noun: str = "task") -> str:
 
 
 def moment(at: float) -> str:
-    """A time of day with its date, local."""
+    """Return a time (seconds since the epoch) as local date and time."""
     return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -69,7 +69,7 @@ _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", 
 
 
 def clean(written: str) -> str:
-    """What a task wrote, without colours and control characters; of a line that was redrawn, its last state."""
+    """Return what a task wrote without colours and control characters; of redrawn lines, their last state."""
     written = _ESCAPES.sub("", written).replace("\r\n", "\n")
     if "\r" in written:
         written = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in written.split("\n"))
@@ -77,12 +77,12 @@ def clean(written: str) -> str:
 
 
 def escape(written: str) -> str:
-    """Fit to stand in HTML, also inside an attribute."""
+    """Return text for HTML, also for an attribute."""
     return clean(written).translate(_MARKUP)
 
 
 def excerpt(written: str, limit: int = EXCERPT) -> str:
-    """Beginning and end; why something failed mostly stands at the end."""
+    """Return beginning and end, of which the end is longer: mostly it says why something failed."""
     if len(written) <= limit:
         return written
     head, tail = written[: limit // 4], written[-(limit - limit // 4) :]
@@ -90,27 +90,27 @@ def excerpt(written: str, limit: int = EXCERPT) -> str:
 
 
 def elide(line: str, width: int) -> str:
-    """One line of at most ``width`` columns."""
+    """Return one line of at most ``width`` characters."""
     line = " ".join(clean(line).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def elide_columns(line: str, width: int) -> str:
-    """A line cut to what a terminal of that width shows in one row; its spaces stay."""
+    """Return a line cut to ``width`` columns of a terminal, with its spaces."""
     if columns(line) <= width:
         return line
-    room = width - 1
+    left = width - 1
     kept = []
     for character in line:
-        room -= columns(character)
-        if room < 0:
+        left -= columns(character)
+        if left < 0:
             break
         kept.append(character)
     return "".join(kept) + "…"
 
 
 def columns(written: str) -> int:
-    """How wide a terminal shows it."""
+    """Return how many columns it takes in a terminal."""
     if written.isascii():
         return len(written)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in written)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import FailureKind, FailureView, Like, Snapshot, State
+from jug_notebook.render import summary
 from jug_notebook.render.format import (
     EXCERPT,
     ago,
@@ -24,36 +25,10 @@ from jug_notebook.render.format import (
     plural,
     size,
 )
-from jug_notebook.render.summary import (
-    FAILURES,
-    FUNCTIONS,
-    NOTEBOOK,
-    NUMBERS,
-    STATE_STYLES,
-    WORKERS,
-    Hints,
-    advise,
-    alive_count,
-    call,
-    cut_functions,
-    cut_workers,
-    eta_text,
-    finished,
-    host_label,
-    kinds,
-    percent,
-    progress_text,
-    shares,
-    time_left,
-    total_counts,
-    visible_states,
-    visible_workers,
-    where_raised,
-    worker_count_text,
-)
+from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, call
 
-ROWS = 12  #: of functions and of workers in a picture that is saved: it is sent whole
-STORIES = 4  #: so many kinds of failures open; the others are a line
+ROWS = 12  #: of functions and of workers in a saved picture, which is sent whole
+STORIES = 4  #: kinds of failures that open to details; the others are a line
 
 _FAINT = "opacity:.65"
 _LINE = "1px solid rgba(128,128,128,.28)"
@@ -106,7 +81,7 @@ def bar(counts: Mapping[State, int], height: int, cells: int, least: int) -> str
     parts = "".join(
         f'<span title="{state.value} {number(counts[state])}" style="display:inline-block;height:{height}px;'
         f'width:{width * 100 / cells:g}%;background:{STATE_STYLES[state].colour}"></span>'
-        for state, width in shares(counts, cells, least)
+        for state, width in summary.shares(counts, cells, least)
     )
     look = f"height:{height}px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px"
     return f'<div style="{look};background:rgba(128,128,128,.2)">{parts}</div>'
@@ -116,7 +91,7 @@ def small_bar(counts: Mapping[State, int], styles: Styles = INLINE) -> str:
     """A bar in a table, without titles: the numbers stand beside it."""
     parts = "".join(
         f'<span style="{styles.share}width:{width:g}%;background:{STATE_STYLES[state].colour}"></span>'
-        for state, width in shares(counts, 100, 4)
+        for state, width in summary.shares(counts, 100, 4)
     )
     return f"<div{styles.bar}>{parts}</div>"
 
@@ -148,14 +123,14 @@ def legend(counts: Mapping[State, int]) -> str:
     )
 
 
-def unbroken(said: str) -> str:
-    """Escaped, and not to be broken over lines."""
-    return escape(said).replace(" ", "\u00a0")
+def unbroken(text: str) -> str:
+    """Escaped, on one line."""
+    return escape(text).replace(" ", "\u00a0")
 
 
-def state_html(state: State, said: str = "") -> str:
-    """A state with its colour, in one piece."""
-    return _span("white-space:nowrap", f"{swatch(state)}{said or state.value}")
+def state_html(state: State, label: str = "") -> str:
+    """A state with its colour, on one line."""
+    return _span("white-space:nowrap", f"{swatch(state)}{label or state.value}")
 
 
 def swatch(state: State) -> str:
@@ -186,16 +161,16 @@ def table_html(
 
 
 def block(inner: str) -> str:
-    """What a display stands in: it scrolls sideways rather than breaking its rows."""
+    """The frame of a display, which scrolls sideways instead of breaking lines."""
     return f'<div style="font-size:13px;line-height:1.5;overflow-x:auto;max-width:960px;padding:2px 0">{inner}</div>'
 
 
-def _title(said: str) -> str:
-    return f'<div style="margin:12px 0 2px;font-weight:bold">{said}</div>'
+def _title(text: str) -> str:
+    return f'<div style="margin:12px 0 2px;font-weight:bold">{text}</div>'
 
 
 def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
-    """The whole picture for a page. Its parts are there one by one too, for a display that renews them apart."""
+    """Return a snapshot as HTML. Its parts are separate functions, too, for displays that renew them one by one."""
     parts = [
         head_html(snapshot),
         functions_html(snapshot, ROWS),
@@ -207,37 +182,37 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 
 
 def page(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
-    """A document of its own, light or dark as the reader's browser is."""
+    """Return a snapshot as an HTML document, light or dark as the browser is."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        f"<title>{percent(snapshot)} · {escape(snapshot.store)}</title></head>"
+        f"<title>{summary.percent(snapshot)} · {escape(snapshot.store)}</title></head>"
         f'<body style="margin:24px;font-family:system-ui,sans-serif">{html(snapshot, hints)}</body></html>\n'
     )
 
 
 def head_html(snapshot: Snapshot) -> str:
-    """How far and how long still: the bar by state, with its legend."""
+    """Return how much is done and how long it will take: the bar by state, with its legend."""
     counts = snapshot.counts
     where = f"{escape(snapshot.store)} · {escape(snapshot.scope)} · as of {moment(snapshot.at)}"
     notes = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
     if not snapshot.total:
-        workers = escape(worker_count_text(snapshot.workers))
+        workers = escape(summary.worker_count_text(snapshot.workers))
         return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'
-    big = _span("font-size:20px;font-weight:bold;margin-right:10px", percent(snapshot))
-    done = finished(snapshot)
+    big = _span("font-size:20px;font-weight:bold;margin-right:10px", summary.percent(snapshot))
+    done = summary.finished(snapshot)
     return (
         f'<div style="{_FAINT}">{where}</div>'
-        f"<div>{big}{done} · <b>{eta_text(snapshot)}</b></div>"
+        f"<div>{big}{done} · <b>{summary.eta_text(snapshot)}</b></div>"
         f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend(counts)}</div>{notes}'
     )
 
 
-def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS, styles: Styles = INLINE) -> str:
-    """A row per function."""
+def functions_html(snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: Styles = INLINE) -> str:
+    """Return a table with a row per function."""
     if not snapshot.functions:
         return ""
-    states, alive = visible_states(snapshot.counts), alive_count(snapshot)
-    shown, rest = cut_functions(snapshot.functions, limit)
+    states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
+    shown, rest = summary.cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) or styles.zero for state in states]
@@ -245,13 +220,15 @@ def functions_html(snapshot: Snapshot, limit: int = FUNCTIONS, styles: Styles = 
 
     rows = []
     for function in shown:
-        left = time_left(function, alive)
+        left = summary.time_left(function, alive)
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
         name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
         mean = "" if function.mean is None else unbroken(duration(function.mean))
         rows.append(row(name, function.counts, mean, "" if left is None else unbroken(duration(left))))
     if rest:
-        rows.append(row(_span(_FAINT, f"and {number(len(rest))} more"), total_counts(f.counts for f in rest), "", ""))
+        rows.append(
+            row(_span(_FAINT, f"and {number(len(rest))} more"), summary.total_counts(f.counts for f in rest), "", "")
+        )
     numbers = [*(state.value for state in states), "mean time", "time left"]
     return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
@@ -261,11 +238,11 @@ def _number(count: int, state: State) -> str:
     return "" if not count else f"<b>{number(count)}</b>" if wrong else number(count)
 
 
-def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLINE) -> str:
-    """Which worker does what."""
-    if not visible_workers(snapshot.workers):
+def workers_html(snapshot: Snapshot, limit: int = summary.WORKERS, styles: Styles = INLINE) -> str:
+    """Return a table of workers and what they do."""
+    if not summary.visible_workers(snapshot.workers):
         return ""
-    shown, rest = cut_workers(snapshot.workers, limit)
+    shown, rest = summary.cut_workers(snapshot.workers, limit)
     notes = any(view.info.note for view in shown)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
@@ -277,9 +254,10 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLI
             if info.task
             else _span(_FAINT, "idle")
         )
-        doing += _span("margin-left:6px", progress_text(info)) if view.alive and progress_text(info) else ""
+        progress = summary.progress_text(info) if view.alive else ""
+        doing += _span("margin-left:6px", progress) if progress else ""
         row = [
-            unbroken(elide(host_label(info, several), 32)),
+            unbroken(elide(summary.host_label(info, several), 32)),
             str(info.pid),
             doing if view.alive else "ended" + (f",\u00a0last\u00a0seen\u00a0in\u00a0{doing}" if info.task else ""),
             unbroken(duration(snapshot.at - info.since)) if busy and info.since else "",
@@ -290,15 +268,19 @@ def workers_html(snapshot: Snapshot, limit: int = WORKERS, styles: Styles = INLI
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
     more = and_more(len(rest), f"more, {number(sum(bool(view.info.task) for view in rest))} busy")
-    return _title(escape(worker_count_text(snapshot.workers))) + table_html(heads, rows, NUMBERS, styles) + more
+    return (
+        _title(escape(summary.worker_count_text(snapshot.workers)))
+        + table_html(heads, rows, summary.NUMBERS, styles)
+        + more
+    )
 
 
 def failures_html(snapshot: Snapshot) -> str:
-    """What failed, equal failures together; each line opens."""
+    """Return the failures, similar ones together; each line opens."""
     count = snapshot.counts[State.FAILED]
     if not count:
         return ""
-    kept = kinds(snapshot)[:FAILURES]
+    kept = summary.kinds(snapshot)[: summary.FAILURES]
     parts = [_title(plural(count, "failure"))]
     for place, kind in enumerate(kept):
         first = kind.newest
@@ -329,18 +311,18 @@ def _details(
 
 
 def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
-    """One that has a line and no story."""
-    place = where_raised(clean(view.traceback))
+    """A kind of failure that has a line without details."""
+    place = summary.where_raised(clean(view.traceback))
     at = _span(f"{_FAINT};margin-left:8px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
     return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
 
 
 def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, limit: int = 3_000) -> str:
-    """What there is to say about a failure below its line: where, with what, why, what it printed.
+    """Return the details of a failure: where, with which arguments, why, what it printed.
 
-    ``count``: how many there are of its kind, itself included; ``like`` are some of the others.
+    ``count``: how many there are of its kind, including this one; ``like`` are some of the others.
     """
-    place = where_raised(clean(view.traceback))
+    place = summary.where_raised(clean(view.traceback))
     facts = [
         ("at", f"<code>{escape(elide(place, 160))}</code>" if place else ""),
         ("arguments", f"<code>{escape(view.args_repr)}</code>" if view.args_repr else ""),
@@ -366,7 +348,7 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
 
 
 def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
-    """The others of its kind: which, and where it differs, why."""
+    """Similar failures, with their error where it differs."""
     if not like:
         return ""
     lines = [
@@ -381,17 +363,17 @@ def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
 
 
 def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
-    """What can be done now."""
-    advice = advise(snapshot, hints)
+    """Return what can be done now, with what to type."""
+    advice = summary.advise(snapshot, hints)
     if not advice:
         return ""
-    said = "".join(
+    hints_html = "".join(
         _span("display:inline-block;margin-right:18px", f"{_span(_FAINT, what)} <code>{escape(how)}</code>")
         for what, how in advice
     )
-    return f'<div style="margin-top:12px;padding-top:6px;border-top:{_LINE}">{said}</div>'
+    return f'<div style="margin-top:12px;padding-top:6px;border-top:{_LINE}">{hints_html}</div>'
 
 
 def failure_html(view: FailureView) -> str:
-    """One failure, whole and open."""
+    """Return one failure with all its details."""
     return block(_details(view, escape(view.host), opened=True))

@@ -1,7 +1,7 @@
-"""What a task printed and displayed, as text and as one piece of HTML.
+"""What a task printed and displayed, as text and HTML.
 
-Text is cleaned and escaped. Displays bring their own HTML, as they do under any cell: whoever draws them has checked
-that the store's workers signed it.
+Text is cleaned and escaped. Displays bring their own HTML, as they do under any cell: the caller has checked that the
+store's workers signed it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 
 
 def origin_text(run: Run, now: float | None = None) -> str:
-    """Where and how long a task ran, in a line; with ``now``, when."""
+    """Return where and how long a task ran, in a line; with ``now`` (seconds since the epoch), also when."""
     when = "" if now is None else f", {ago(now - run.started - run.duration)},"
     return f"computed on {clean(run.host)}{when} in {duration(run.duration)}"
 
 
 def outputs_text(pieces: Sequence[Piece]) -> str:
-    """All of it, in order, as a terminal shows it."""
+    """Return all of it as text, in order."""
     parts: list[str] = []
     for kind, piece in pieces:
         text = as_text(piece) if kind == "display" else piece
@@ -38,7 +38,7 @@ def outputs_text(pieces: Sequence[Piece]) -> str:
 
 
 def as_text(forms: Mapping[str, Any]) -> str:
-    """A display as text; a picture is named by its kind and size."""
+    """Return a display as text; a picture by its type and size."""
     for kind in _IMAGES:
         if kind in forms:
             text = str(forms.get("text/plain", ""))
@@ -47,7 +47,7 @@ def as_text(forms: Mapping[str, Any]) -> str:
 
 
 def outputs_html(pieces: Sequence[Piece]) -> str:
-    """All of it, in order, in one."""
+    """Return all of it as HTML, in order."""
     return "".join(
         _display(piece) if kind == "display" else f'<pre style="{_PRE}{_tint(kind)}">{_text(piece)}</pre>'
         for kind, piece in pieces
@@ -64,7 +64,7 @@ def _display(forms: Mapping[str, Any]) -> str:
 
 
 def base64_of(kind: str, form: Any) -> str:
-    """An image as front ends take it."""
+    """Return an image as front ends take it."""
     if isinstance(form, str) and not kind.endswith("svg+xml"):
         return "".join(form.split())  # IPython's own images come so
     data = form.encode() if isinstance(form, str) else bytes(form)

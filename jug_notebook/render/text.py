@@ -4,35 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from jug_notebook.model import FailureKind, FailureView, Snapshot, State
+from jug_notebook.model import FailureView, Snapshot, State
+from jug_notebook.render import summary
 from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
-from jug_notebook.render.summary import (
-    FAILURES,
-    NOTEBOOK,
-    NUMBERS,
-    STATE_STYLES,
-    Hints,
-    advise,
-    alive_count,
-    call,
-    cut_functions,
-    cut_workers,
-    eta_text,
-    finished,
-    host_label,
-    kinds,
-    percent,
-    progress_text,
-    shares,
-    time_left,
-    total_counts,
-    visible_states,
-    visible_workers,
-    where_raised,
-    worker_count_text,
-)
+from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, call
 
-WIDTH = 100  #: columns of what others wrote
+WIDTH = 100  #: columns of notes and of source lines
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> list[str]:
@@ -53,29 +30,29 @@ def _count(count: int) -> str:
 
 
 def short(snapshot: Snapshot) -> str:
-    """The picture in one line."""
+    """Return a snapshot in one line."""
     counts = snapshot.counts
     if not snapshot.total:
-        return f"{snapshot.store}: no tasks yet · {worker_count_text(snapshot.workers)}"
+        return f"{snapshot.store}: no tasks yet · {summary.worker_count_text(snapshot.workers)}"
     parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
     parts += [
         f"{number(counts[state])} {state.value}"
         for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
         if counts[state]
     ]
-    return " · ".join([*parts, eta_text(snapshot), worker_count_text(snapshot.workers)])
+    return " · ".join([*parts, summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)])
 
 
 def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
-    """The whole picture for a terminal, a log or a saved notebook."""
+    """Return a whole snapshot for a terminal, a log or a saved notebook."""
     counts, at = snapshot.counts, snapshot.at
     lines = [f"{clean(snapshot.store)} · {snapshot.scope} · as of {moment(at)}", ""]
     if not snapshot.total:
-        lines += [f"no tasks yet · {worker_count_text(snapshot.workers)}"]
+        lines += [f"no tasks yet · {summary.worker_count_text(snapshot.workers)}"]
     else:
-        bar = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 40))
-        done = finished(snapshot)
-        lines += [f"{percent(snapshot):>5}  {bar}  {done} · {eta_text(snapshot)}"]
+        bar = "".join(STATE_STYLES[state].glyph * width for state, width in summary.shares(counts, 40))
+        done = summary.finished(snapshot)
+        lines += [f"{summary.percent(snapshot):>5}  {bar}  {done} · {summary.eta_text(snapshot)}"]
         legend = [
             f"{look.glyph} {state.value} {number(counts[state])}"
             for state, look in STATE_STYLES.items()
@@ -87,43 +64,44 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         lines += ["", *_functions_text(snapshot)]
     if counts[State.FAILED]:
         lines += ["", *_failures_text(snapshot)]
-    if visible_workers(snapshot.workers):
+    if summary.visible_workers(snapshot.workers):
         lines += ["", *_workers_text(snapshot)]
-    if advice := advise(snapshot, hints):
+    if advice := summary.advise(snapshot, hints):
         lines += ["", *table(("", ""), advice)[1:]]
     return "\n".join(lines)
 
 
 def _functions_text(snapshot: Snapshot) -> list[str]:
-    states, alive = visible_states(snapshot.counts), alive_count(snapshot)
-    shown, rest = cut_functions(snapshot.functions)
+    states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
+    shown, rest = summary.cut_functions(snapshot.functions)
     rows = [
         [
             elide(function.name, 40),
             *(_count(function.counts.get(state, 0)) for state in states),
             "" if function.mean is None else duration(function.mean),
-            "" if (left := time_left(function, alive)) is None else duration(left),
+            "" if (left := summary.time_left(function, alive)) is None else duration(left),
         ]
         for function in shown
     ]
     if rest:
-        total = total_counts(f.counts for f in rest)
+        total = summary.total_counts(f.counts for f in rest)
         rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
     numbers = [*(state.value for state in states), "mean time", "time left"]
     return table(["function", *numbers], rows, numbers)
 
 
 def _workers_text(snapshot: Snapshot) -> list[str]:
-    shown, rest = cut_workers(snapshot.workers)
+    shown, rest = summary.cut_workers(snapshot.workers)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in shown:
         info = view.info
         task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
-        task += f" {progress_text(info)}" if progress_text(info) else ""
+        progress = summary.progress_text(info)
+        task += f" {progress}" if progress else ""
         rows.append(
             [
-                elide(host_label(info, several), 24),
+                elide(summary.host_label(info, several), 24),
                 str(info.pid),
                 task if view.alive else f"ended{', last seen in ' + task if info.task else ''}",
                 duration(snapshot.at - info.since) if view.alive and info.task and info.since else "",
@@ -133,21 +111,21 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
                 elide(info.note, 48),
             ]
         )
-    lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, NUMBERS)
+    lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, summary.NUMBERS)
     if rest:
         lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
-    return [worker_count_text(snapshot.workers), *lines]
+    return [summary.worker_count_text(snapshot.workers), *lines]
 
 
 def _failures_text(snapshot: Snapshot) -> list[str]:
     count = snapshot.counts[State.FAILED]
-    told = kinds(snapshot)[:FAILURES]
+    kept = summary.kinds(snapshot)[: summary.FAILURES]
     lines = [plural(count, "failure")]
-    for kind in told:
+    for kind in kept:
         first = kind.newest
-        more = f" · {_more_like(kind)}" if len(kind.keys) > 1 else ""
+        more = f" · and {number(len(kind.keys) - 1)} more like it" if len(kind.keys) > 1 else ""
         lines.append(f"× {elide(call(first.name, first.args_repr), 48)}  {elide(first.error, 72)}{more}")
-        if place := where_raised(clean(first.traceback)):
+        if place := summary.where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
         lines.append(
             f"    on {clean(first.host)}, {ago(snapshot.at - first.started - first.duration)},"
@@ -156,18 +134,14 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
         if kind.others:
             others = ", ".join(f"{like.key[:8]} ({elide(like.args_repr, 24)})" for like in kind.others[:3])
             lines.append(f"    similar: {others}{', …' if len(kind.keys) > 4 else ''}")
-    left = count - sum(len(kind.keys) for kind in told)
-    if left > 0 and told:
+    left = count - sum(len(kind.keys) for kind in kept)
+    if left > 0 and kept:
         lines.append(f"  and {number(left)} more")
     return lines
 
 
-def _more_like(kind: FailureKind) -> str:
-    return f"and {number(len(kind.keys) - 1)} more like it"
-
-
 def failure_text(view: FailureView) -> str:
-    """One failure, whole: what, why, where, and what it printed."""
+    """Return one failure with all its details."""
     lines = [
         f"× {elide(call(view.name, view.args_repr), 120)} failed: {elide(view.error, 200)}",
         f"  on {clean(view.host)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",

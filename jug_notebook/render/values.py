@@ -1,4 +1,4 @@
-"""Values in a line, for people. Never raises, never loads, never takes long: whatever the value's own repr does."""
+"""Short descriptions of values. They never raise and are fast, whatever a value's own repr does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def brief(value: Any, width: int = 40, depth: int = 2) -> str:
-    """A short repr."""
+    """Return a repr of at most ``width`` characters."""
     try:
         return _cut(_brief(value, width, depth), width)
     except Exception:  # a repr of the user's may do anything
@@ -44,8 +44,8 @@ def _brief(value: Any, width: int, depth: int) -> str:
     if hasattr(kind, "__jug_reference__"):
         return repr(value)
     if hasattr(kind, "__jug_brief__"):
-        said: str = value.__jug_brief__()
-        return said
+        text: str = value.__jug_brief__()
+        return text
     measured = _measured(value)
     if measured:
         return f"<{measured}>"
@@ -90,7 +90,7 @@ def _within(value: Any, room: int, depth: int) -> str:
 
 
 def _light(value: Any) -> bool:
-    """Is its repr bound to be short work? Not if it holds thousands of things."""
+    """Is its repr fast? Not if it holds many items."""
     held = getattr(value, "__dict__", None)
     parts = list(held.values()) if isinstance(held, dict) else [value]
     if isinstance(value, list | tuple | dict | set | frozenset | str | bytes | bytearray):
@@ -99,7 +99,7 @@ def _light(value: Any) -> bool:
 
 
 def _measured(value: Any) -> str:
-    """Type, shape and size of an array or table; empty for anything else."""
+    """Return type, shape and size of an array or table; nothing for anything else."""
     kind = type(value)
     root = kind.__module__.partition(".")[0]
     if root == "pandas" and kind.__name__ == "DataFrame":
@@ -115,7 +115,7 @@ def _measured(value: Any) -> str:
 
 
 def summarise(value: Any) -> str:
-    """A value in at most 80 characters: "ndarray float64 (3, 4), 96 B", "list of 99", "int 25"."""
+    """Describe a value in at most 80 characters: "ndarray float64 (3, 4), 96 B", "list of 99", "int 25"."""
     try:
         return _cut(_summary(value), WIDTH)
     except Exception:  # a property or length of the user's may do anything
@@ -144,7 +144,7 @@ def _summary(value: Any) -> str:
 
 
 def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
-    """A call's arguments in at most 120 characters: "n=3, mode='fast'"."""
+    """Return a call's arguments in at most 120 characters: "n=3, mode='fast'"."""
     shown: list[str] = []
     room = LINE
     for label, value in arguments:
@@ -157,14 +157,14 @@ def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
 
 
 def advice(value: Any) -> str:
-    """What to do instead of storing this."""
+    """Return what to do instead of storing this value."""
     kind = type(value)
     if isinstance(value, types.GeneratorType | types.AsyncGeneratorType):
         return "make it a list: list(…)"
     if isinstance(value, types.CoroutineType):
         return "await it and store what comes out"
     if isinstance(value, io.IOBase):
-        return "hand over its path, and open it inside the task"
+        return "pass its path, and open it inside the task"
     if kind.__module__ in ("_thread", "threading", "multiprocessing.synchronize"):
         return "make it inside the task: it means nothing in another process"
     if kind.__module__ in ("socket", "_socket", "sqlite3", "ssl"):

@@ -1,4 +1,4 @@
-"""Why tasks are not stored, as text and for a page. Pure."""
+"""Why tasks are not stored, as text and HTML."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from msgspec import structs
 
 from jug_notebook.model import Cause, Explanation, Reason, State
 from jug_notebook.render.format import clean, duration, elide, escape, moment, number, plural
+from jug_notebook.render.html import block, faint
 
-REASONS = 12  #: so many are shown
+REASONS = 12  #: reasons that are shown
 _ADDED, _REMOVED = "rgba(46,160,67,.22)", "rgba(248,81,73,.22)"
-_FAINT = "opacity:.65"
 
 
 def why_text(explanations: Sequence[Explanation], total: int, times: bool = True) -> str:
-    """Whether tasks are stored, and if not, why. ``times=False`` leaves out what differs from run to run."""
+    """Return whether tasks are stored, and if not, why; without ``times``, without what differs from run to run."""
     lines = [_head(explanations, total, times)]
     compared = _compared(explanations)
     if compared:
@@ -31,17 +31,17 @@ def why_text(explanations: Sequence[Explanation], total: int, times: bool = True
 
 
 def why_html(explanations: Sequence[Explanation], total: int) -> str:
-    """The same for a page: no script, inline styles, colours that suit light and dark."""
+    """Return the same as HTML."""
     parts = [f"<div><b>{escape(_head(explanations, total, True))}</b></div>"]
     compared = _compared(explanations)
     if compared:
-        parts.append(f'<div style="{_FAINT}">{escape(compared)}:</div>')
+        parts.append(f"<div>{faint(escape(compared))}:</div>")
     shown, rest = _cut(_reasons(explanations))
     for count, reason in shown:
         parts.append(f'<div style="margin:3px 0 0 14px">{_coded(_line(count, reason, True))}</div>{_diff(reason.diff)}')
     if rest:
-        parts.append(f'<div style="margin:3px 0 0 14px;{_FAINT}">and {plural(rest, "more reason")}</div>')
-    return f'<div style="font-size:13px;line-height:1.5;max-width:960px;padding:2px 0">{"".join(parts)}</div>'
+        parts.append(f'<div style="margin:3px 0 0 14px">{faint("and " + plural(rest, "more reason"))}</div>')
+    return block("".join(parts))
 
 
 def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
@@ -50,9 +50,9 @@ def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
         stored = sum(one.stored for one in explanations)
         count = f"{plural(len(explanations), 'task')}" + (f" of {elide(names, 80)}" if names else "")
         more = f" (the first of {number(total)})" if total > len(explanations) else ""
-        told = "all stored" if stored == len(explanations) else f"{number(stored)} stored, "
-        told += "" if stored == len(explanations) else f"{number(len(explanations) - stored)} not"
-        return f"{count}{more}: {told}" if explanations else "no task"
+        missing = len(explanations) - stored
+        result = f"{number(stored)} stored, {number(missing)} not" if missing else "all stored"
+        return f"{count}{more}: {result}" if explanations else "no tasks"
     [one] = explanations
     call = f"{one.name}({one.args_repr})" if one.name else f"task {one.key[:8]}"
     if not one.stored:
@@ -72,13 +72,13 @@ def _compared(explanations: Sequence[Explanation]) -> str:
     [one] = explanations
     if one.source:
         return (
-            elide(f"what differs from {one.name}({one.nearest_args}), whose value it has", 160) if one.reasons else ""
+            elide(f"differences from {one.name}({one.nearest_args}), whose value it reuses", 160) if one.reasons else ""
         )
     if one.stored:
-        return "there was a value of this call before, not used since"
+        return "compared with an earlier value of this call, which is no longer used"
     if all(reason.cause is not Cause.ARGUMENT for reason in one.reasons):
-        return "compared with the value of this call that is stored"
-    return elide(f"compared with {one.name}({one.nearest_args}), the nearest that is stored", 160)
+        return "compared with the stored value of this call"
+    return elide(f"compared with {one.name}({one.nearest_args}), the most similar stored call", 160)
 
 
 def _reasons(explanations: Sequence[Explanation]) -> list[tuple[int, Reason]]:
@@ -90,9 +90,9 @@ def _reasons(explanations: Sequence[Explanation]) -> list[tuple[int, Reason]]:
 
 
 def _counted(reasons: Iterable[tuple[str, Sequence[Reason]]]) -> list[tuple[int, Reason]]:
-    """Reasons of many tasks, (function's name, its reasons) each: how many have which, the most frequent first.
+    """Count the reasons of many tasks, given as (function's name, reasons): the most frequent first.
 
-    Arguments that differ from task to task are told by their name and an example.
+    Arguments that differ from task to task are one reason, with an example.
     """
     groups: dict[tuple[Any, ...], list[Reason]] = {}
     names = set()
@@ -130,7 +130,7 @@ def _line(count: int, reason: Reason, times: bool) -> str:
 
 
 def _coded(line: str) -> str:
-    """`Names` in the typewriter face."""
+    """`Names` as code."""
     parts = escape(line).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 and i < len(parts) - 1 else part for i, part in enumerate(parts))
 

@@ -78,7 +78,7 @@ def test_the_old_key_still_finds_the_old_result(kernel: Kernel) -> None:
     assert kernel.run("before.result()").result == "6.0"
     assert kernel.run("%jug_why after").out == (
         "f(x=12) is stored\n"
-        "there was a value of this call before, not used since:\n"
+        "compared with an earlier value of this call, which is no longer used:\n"
         "  helper `scaling.norm` changed\n"
         "       def norm(x):\n"
         "      -    return x / 2\n"

@@ -172,7 +172,7 @@ def test_the_nearest_has_the_fewest_other_arguments(session):
     compute(session, f(1, 2, 3), f(1, 2, 9), f(7, 8, 9))
     why = f(1, 2, 4).why()
     assert [reason.line for reason in why.reasons] == ["argument `c`: 9 → 4"]
-    assert "compared with f(a=1, b=2, c=9), the nearest that is stored" in repr(why)
+    assert "compared with f(a=1, b=2, c=9), the most similar stored call" in repr(why)
 
 
 def test_an_argument_that_does_not_count_is_not_told(session):
@@ -244,7 +244,7 @@ def test_each_part_of_the_code_is_told_by_its_name(session, old, new, told, diff
     task = define(CELL.replace(old, new))(4)
     [reason] = [reason for reason in task.why().reasons if told in reason.line]
     assert diff in reason.diff
-    assert "compared with the value of this call that is stored" in repr(task.why())
+    assert "compared with the stored value of this call" in repr(task.why())
 
 
 def test_a_comment_or_docstring_is_not_in_a_diff(session):
@@ -273,7 +273,7 @@ def test_a_stored_task_says_why_its_former_value_is_not_used(session):
     task = define(CELL.replace("0.1\n", "0.2\n"))(4)
     compute(session, task)
     assert lines(task) == ["global `ALPHA`: 0.1 → 0.2"]
-    assert "there was a value of this call before, not used since" in repr(task.why())
+    assert "compared with an earlier value of this call, which is no longer used" in repr(task.why())
 
 
 def test_a_task_that_was_not_run_says_whose_value_it_has(session):
@@ -285,7 +285,7 @@ def test_a_task_that_was_not_run_says_whose_value_it_has(session):
     assert why.stored
     assert [reason.line for reason in why.reasons] == ["function `f` changed"]
     assert repr(why).startswith(f"f(n=4) is stored, reused from {former.key[:8]}")
-    assert "what differs from f(n=4), whose value it has:" in repr(why)
+    assert "differences from f(n=4), whose value it reuses:" in repr(why)
 
 
 def test_a_change_upstream_is_traced_to_where_it_was_made(session):
@@ -311,7 +311,7 @@ def test_a_list_is_summed_up(session):
     assert repr(tasks.why()).splitlines()[:2] == ["12 tasks of f: 0 stored, 12 not", "  12 × helper `norm` changed"]
     compute(session, *tasks)
     assert repr(tasks.why()) == "12 tasks of f: all stored"
-    assert repr(jn.TaskList().why()) == "no task"
+    assert repr(jn.TaskList().why()) == "no tasks"
 
 
 def test_arguments_of_many_are_told_by_name_and_an_example(session):
