@@ -1,10 +1,10 @@
 -- after: records scheduler reuse
 -- The failed task that blocks a task. ARGV: key.
 -- Answers version, more to follow, the key (or nothing), and 1 where it is only one nearer to it.
-take_up()
-flow()
+load_work()
+run_work()
 local key, steps = ARGV[1], STEP
-while card(key)[STATE] == BLOCKED and steps > 0 do
+while record(key)[STATE] == BLOCKED and steps > 0 do
   local blocking = {}
   for _, need in ipairs(call('SMEMBERS', P .. 'b:' .. key)) do blocking[need] = true end
   local next_key = key
@@ -17,6 +17,6 @@ while card(key)[STATE] == BLOCKED and steps > 0 do
   if next_key == key then break end
   key, steps = next_key, steps - 1
 end
-local state = card(key)[STATE]
+local state = record(key)[STATE]
 local ver, more = finish()
 return {ver, more, (state == FAILED or state == BLOCKED) and key or '', state == BLOCKED and 1 or 0}

@@ -6,14 +6,14 @@
 -- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
 local BUDGET = 0.02
 local LONGEST = 60  -- seconds between two attempts; whoever said later has a clock that is ahead
-take_up()
-local told = unpacked(ARGV[1])
-local worker, limit, waits, label, python, this = told[1], told[2], told[3], told[4], told[5], told[6]
+load_work()
+local args = unpacked(ARGV[1])
+local worker, limit, waits, label, python, this = args[1], args[2], args[3], args[4], args[5], args[6]
 
 local settlements, latest = 0, 0
 
 -- Was it told before, and counts for nothing by now?
-local function is_past(key, c, whole)
+local function is_retired(key, c, whole)
   for number = 1, c[NEXT] - 1 do
     if call('HGET', P .. 'o', outcome_name(key, number)) == whole then return true end
   end
@@ -22,9 +22,9 @@ end
 
 local function settle(key, numbers, inputs, digest, raw, body)
   local round, attempt, started, duration, final, died, retry = struct.unpack('>I4I4ddBBd', numbers)
-  local c = card(key)
-  if attempt > 1 and c[WHOSE] == '' then
-    local own = c[INPUTS] ~= '' and heaviest(c)
+  local c = record(key)
+  if attempt > 1 and c[REUSED_FROM] == '' then
+    local own = c[INPUTS] ~= '' and best_outcome(c)
     if own and own[O_DIGEST] ~= '' and own[O_INPUTS] == inputs then
       return  -- the former owner was alive after all, and was first: one value is enough
     end
@@ -38,34 +38,34 @@ local function settle(key, numbers, inputs, digest, raw, body)
   end
   for i, a in ipairs(attempts(c)) do
     if a[A_ATTEMPT] == attempt and a[A_ROUND] == round and a[A_INPUTS] == inputs then
-      later('ZREM', 'h:' .. a[A_WORKER], key)
+      defer('ZREM', 'h:' .. a[A_WORKER], key)
       table.remove(c[ATTEMPTS], i)
-      alter(key)
+      mark(key)
       break
     end
   end
-  news = true
+  changed = true
   latest = math.max(latest, started + duration)
   local late = round < c[ROUND] and (digest == '' or inputs == NO_INPUTS)
   local whole, number = string.char(math.floor(#raw / 256), #raw % 256) .. raw .. body, c[NEXT]
-  if late and is_past(key, c, whole) then return end
-  later('HSET', 'o', outcome_name(key, number), whole)
+  if late and is_retired(key, c, whole) then return end
+  defer('HSET', 'o', outcome_name(key, number), whole)
   c[NEXT] = number + 1
-  has_ended(key, c, number, started + duration)
-  alter(key)
-  if late or final == 0 then pass(key, number) end
+  add_ended(key, c, number, started + duration)
+  mark(key)
+  if late or final == 0 then retire(key, number) end
   if late then return end
   settlements = settlements + 1
   if c[QUEUED] ~= 0 then dequeue(key, c) end
   local o = {round, attempt, started, duration, final, died, retry, number, inputs, digest, worker}
   local counts = digest ~= '' and c[KIND] ~= 0
-  local was = counts and inputs ~= NO_INPUTS and expected(key, c, inputs)
+  local was = counts and inputs ~= NO_INPUTS and run_before(key, c, inputs)
   table.insert(outcomes(c), o)
   if counts then
     add_run(c[KIND], duration)
-    if inputs ~= NO_INPUTS then ran(key, c, o, was) end
+    if inputs ~= NO_INPUTS then add_reusable_run(key, c, o, was) end
   end
-  wake_leaning(key)
+  visit_acceptors(key)
   new_round(key, c, round)
 end
 
@@ -78,28 +78,28 @@ if #ARGV > 1 then
   if latest > tonumber(call('HGET', P .. 'ran', worker) or 0) then
     call('HSET', P .. 'ran', worker, format('%.17g', latest))
   end
-  keep_blobs(told[7])
+  keep_blobs(args[7])
 end
-flow()
+run_work()
 
 local claims, named, given_names = {}, {}, {}
 local names = {}
 
 -- How the need's value is shown, or nothing where it has none at this moment.
 local function bodies_of_needs(key, c)
-  local numbers, worths = {}, {}
+  local numbers, digests = {}, {}
   if c[COUNT] == 0 then return numbers end
   local of = needs(key)
   if #of > 1 then prefetch(of) end
   for i, need in ipairs(of) do
-    worths[i] = card(need)[WORTH]
-    if worths[i] == '' then return false end
+    digests[i] = record(need)[DIGEST]
+    if digests[i] == '' then return false end
   end
-  if began_with_work and redis.sha1hex(table.concat(worths)) ~= c[INPUTS] then return false end
+  if began_with_work and redis.sha1hex(table.concat(digests)) ~= c[INPUTS] then return false end
   for i, need in ipairs(of) do
-    local whose, number = held(need)
-    if not whose then return false end
-    numbers[i] = bodies_of(need, whose, number)
+    local owner, number = current_outcome(need)
+    if not owner then return false end
+    numbers[i] = bodies_of(need, owner, number)
   end
   return numbers
 end
@@ -131,22 +131,22 @@ local function take(key, c)
     if a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then top = math.max(top, a[A_ATTEMPT]) end
   end
   c[QUEUED] = 0
-  alter(key)
+  mark(key)
   local attempt = give(key, c, top + 1)
   if not attempt then  -- what it needs has just changed, and that is still to reach it
-    for _, need in ipairs(needs(key)) do look_at_need(key, need) end
-    visit_later(key)
+    for _, need in ipairs(needs(key)) do update_need(key, need) end
+    queue_visit(key)
     return false
   end
   table.insert(attempts(c), {c[ROUND], attempt, 0, c[INPUTS], worker})
-  c[STATE], c[HELD] = RUNNING, 0
+  c[STATE], c[CURRENT] = RUNNING, 0
   tally_as(c, RUNNING)
-  later('ZADD', 'h:' .. worker, number_of_task(c), key)
+  defer('ZADD', 'h:' .. worker, number_of_task(c), key)
   given_names[#given_names + 1] = key
   return true
 end
 
-local function heads()
+local function queue_heads()
   local found = {}
   for _, row in ipairs(call('SMEMBERS', P .. 'queues')) do
     local first = call('ZRANGE', P .. 'q:' .. row, 0, 0, 'WITHSCORES')
@@ -165,11 +165,11 @@ local function claim()
   for _, span in ipairs({{'-inf', format('%.17g', now)}, {format('(%.17g', now + LONGEST), '+inf'}}) do
     for _, key in ipairs(call('ZRANGEBYSCORE', P .. 'delayed', span[1], span[2], 'LIMIT', 0, STEP)) do
       call('ZREM', P .. 'delayed', key)
-      into_queue(key, card(key))
+      into_queue(key, record(key))
     end
   end
   fill_queues()
-  local rows, budget, looked, given = heads(), BUDGET, 0, {}
+  local rows, budget, looked, given = queue_heads(), BUDGET, 0, {}
   while #rows > 0 and #claims < limit and looked < STEP do
     local best, second = rows[1], rows[2]
     local known = stat(best[4])
@@ -191,7 +191,7 @@ local function claim()
     prefetch(keys)
     looked = looked + #keys
     for _, key in ipairs(keys) do
-      if take(key, card(key)) then
+      if take(key, record(key)) then
         budget, had = budget - (mean or BUDGET), had + 1
       end
     end
@@ -208,19 +208,19 @@ end
 
 local retry = -1
 if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
-  if told[8] then
+  if args[8] then
     call('HDEL', P .. 'idle', worker)
     call('DEL', P .. 'w:' .. worker)
   end
   if call('SISMEMBER', P .. 'presumed', worker) == 1 then
-    hear(worker)
-    flow()
+    revive(worker)
+    run_work()
   end
   local last = call('GET', P .. 'last:' .. worker)
   last = last and unpacked(last)
   if last and last[1] == this then  -- it has not heard our answer
     for _, key in ipairs(last[2]) do
-      local c = card(key)
+      local c = record(key)
       for _, a in ipairs(attempts(c)) do
         if a[A_WORKER] == worker and a[A_OVER] == 0 and a[A_ROUND] == c[ROUND] and a[A_INPUTS] == c[INPUTS] then
           give(key, c, a[A_ATTEMPT])
@@ -231,7 +231,7 @@ if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
     claim()
     if #claims == 0 then
       expire()
-      flow()
+      run_work()
       claim()
     end
   end
@@ -246,6 +246,6 @@ if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
     if waits then call('HSET', P .. 'idle', worker, python .. '|' .. label) end
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more, format('%.6f', retry), named, read_bodies(), claims}

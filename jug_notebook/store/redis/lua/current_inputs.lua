@@ -1,11 +1,11 @@
 -- after: records scheduler reuse
 -- What tasks are now. ARGV: keys, packed. Answers version, more to follow, {round, inputs} of each; none, {}.
-take_up()
-flow()
+load_work()
+run_work()
 local keys, found = unpacked(ARGV[1]), {}
 prefetch(keys)
 for i, key in ipairs(keys) do
-  local c = card(key)
+  local c = record(key)
   found[i] = c[KIND] ~= 0 and c[INPUTS] ~= '' and {c[ROUND], c[INPUTS]} or {}
 end
 local ver, more = finish()

@@ -1,20 +1,20 @@
 -- after: records scheduler reuse
 -- What tasks of a function need, from a number on, a thousand tasks at a time. ARGV: {function, from, label}.
 -- Answers version, more to follow, {function needed, number of the first that needs it, how often}, where to go on or -1.
-take_up()
-flow()
-local told = unpacked(ARGV[1])
-local rows = call('ZRANGEBYSCORE', P .. 'kind:' .. told[1], format('(%.17g', told[2]), '+inf', 'WITHSCORES', 'LIMIT', 0, STEP)
+load_work()
+run_work()
+local args = unpacked(ARGV[1])
+local rows = call('ZRANGEBYSCORE', P .. 'kind:' .. args[1], format('(%.17g', args[2]), '+inf', 'WITHSCORES', 'LIMIT', 0, STEP)
 local keys, counts, firsts, order = {}, {}, {}, {}
 for i = 1, #rows, 2 do keys[#keys + 1] = rows[i] end
 prefetch(keys)
 for _, key in ipairs(keys) do
-  local c = card(key)
-  if c[COUNT] > 0 and c[TALLIED] ~= CANCELLED and (told[3] == '' or has_label(c[GROUP], told[3])) then
+  local c = record(key)
+  if c[COUNT] > 0 and c[TALLIED] ~= CANCELLED and (args[3] == '' or has_label(c[GROUP], args[3])) then
     local of = needs(key)
     prefetch(of)
     for _, need in ipairs(of) do
-      local kind = card(need)[KIND]
+      local kind = record(need)[KIND]
       if kind ~= 0 then
         if not counts[kind] then
           counts[kind], firsts[kind] = 0, c[SEQ]

@@ -1,14 +1,14 @@
 -- after: records scheduler reuse
 -- Keys of failed tasks, the latest first. ARGV: {label, how many before, how many}.
 -- Answers version, more to follow, keys, and 1 where there are more.
-take_up()
-flow()
-local told = unpacked(ARGV[1])
-local keys = call('ZREVRANGE', P .. 'failed', told[2], told[2] + told[3] - 1)
+load_work()
+run_work()
+local args = unpacked(ARGV[1])
+local keys = call('ZREVRANGE', P .. 'failed', args[2], args[2] + args[3] - 1)
 prefetch(keys)
 local found = {}
 for _, key in ipairs(keys) do
-  if told[1] == '' or has_label(card(key)[GROUP], told[1]) then found[#found + 1] = key end
+  if args[1] == '' or has_label(record(key)[GROUP], args[1]) then found[#found + 1] = key end
 end
 local ver, more = finish()
-return {ver, more, found, #keys == told[3] and 1 or 0}
+return {ver, more, found, #keys == args[3] and 1 or 0}

@@ -1,8 +1,8 @@
 -- after: records scheduler reuse
 -- Forgets tasks, as if they had never been submitted; not those that somebody wants by now, or that run.
 -- ARGV: keys, packed; 1 to only tell. Answers version, more to follow, how many, their bytes, and keys of those that stay.
-take_up()
-flow()
+load_work()
+run_work()
 local keys, forgotten, size, stay = unpacked(ARGV[1]), 0, 0, {}
 prefetch(keys)
 
@@ -13,9 +13,9 @@ local function forget(key, c)
     for _, need in ipairs(needs(key)) do
       call('ZREM', P .. 'd:' .. need, key)
       if c[WANTED] == 1 then
-        card(need)[WANTERS] = card(need)[WANTERS] - 1
-        alter(need)
-        visit_later(need)
+        record(need)[WANTERS] = record(need)[WANTERS] - 1
+        mark(need)
+        queue_visit(need)
       end
     end
   end
@@ -30,35 +30,35 @@ local function forget(key, c)
     call('ZREM', P .. 'ended', name)
     call('HDEL', P .. 'o', name)
   end
-  for _, each in ipairs(dropped(c)) do inputs[each] = true end
+  for _, each in ipairs(dropped_inputs(c)) do inputs[each] = true end
   for each in pairs(inputs) do
     call('ZREM', P .. 'r:' .. c[FORM] .. each, key)
     call('ZREM', P .. 'p:' .. c[FORM] .. each, key)
     call('SREM', P .. 'x:' .. c[FORM] .. each, key)
-    walk_later('p:' .. c[FORM] .. each, 'v')
+    queue_walk('p:' .. c[FORM] .. each, 'v')
   end
   for _, a in ipairs(attempts(c)) do call('ZREM', P .. 'h:' .. a[A_WORKER], key) end
-  for _, wish in ipairs(wishes(c)) do call('SREM', P .. 'wo:' .. wish[W_ORIGIN], key) end
+  for _, request in ipairs(requests(c)) do call('SREM', P .. 'wo:' .. request[R_ORIGIN], key) end
   call('ZREM', P .. 'kind:' .. c[KIND], key)
   call('ZREM', P .. 'failed', key)
   for _, hash in ipairs({'s', 'n', 'i', 'a', 'y'}) do call('HDEL', P .. hash, key) end
   call('UNLINK', P .. 'm:' .. key, P .. 'b:' .. key)
-  wake_leaning(key)
+  visit_acceptors(key)
   local wanters, round = c[WANTERS], c[ROUND]
-  local blank = stub()
+  local blank = new_record()
   for i = 1, #blank do c[i] = blank[i] end
   c[WANTERS] = wanters
   if round > 0 then c[ROUND] = round + 1 end  -- what was called wrong and comes late stays wrong
   if call('EXISTS', P .. 'd:' .. key) == 1 then
-    c[ABOVE] = 1
-    walk_later('d:' .. key, 'e', key)
+    c[NEEDED] = 1
+    queue_walk('d:' .. key, 'e', key)
   end
   erase(key)
-  visit_later(key)
+  queue_visit(key)
 end
 
 for _, key in ipairs(keys) do
-  local c = card(key)
+  local c = record(key)
   if c[KIND] ~= 0 and (c[WANTED] == 1 or c[STATE] == RUNNING) then
     stay[#stay + 1] = key
   elseif c[KIND] ~= 0 then
@@ -67,6 +67,6 @@ for _, key in ipairs(keys) do
     if ARGV[2] ~= '1' then forget(key, c) end
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more, forgotten, size, stay}

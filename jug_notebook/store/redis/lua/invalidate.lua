@@ -3,12 +3,12 @@
 -- ARGV: {why, user, at}; keys; then {key, round}, inputs of each that was answered before.
 -- Answers version, more to follow, an unknown key (then nothing was done), and what was lost as {key, round, inputs, 1 if
 -- it was asked for}.
-take_up()
-flow()
-local told, rows = unpacked(ARGV[1]), unpacked(ARGV[2])
-local why = told[1]
+load_work()
+run_work()
+local args, rows = unpacked(ARGV[1]), unpacked(ARGV[2])
+local why = args[1]
 for _, row in ipairs(rows) do
-  if card(row)[KIND] == 0 then
+  if record(row)[KIND] == 0 then
     local ver, more = finish()
     return {ver, more, row, {}}
   end
@@ -19,19 +19,19 @@ for i = 3, #ARGV, 2 do
   lost[#lost + 1] = {row[1], row[2], ARGV[i + 1], 1}
 end
 for _, key in ipairs(rows) do
-  local c = card(key)
-  local whose, number = held(key)
-  local has, any = whose and outcome_of(whose, number), c[WHOSE] ~= ''
+  local c = record(key)
+  local owner, number = current_outcome(key)
+  local has, any = owner and outcome_of(owner, number), c[REUSED_FROM] ~= ''
   if not (why == 'retry' and (not has or has[O_DIGEST] ~= '')) then
     for _, o in ipairs(outcomes(c)) do any = any or o[O_ROUND] == c[ROUND] end
     if any then
-      local taken = c[WHOSE] ~= '' and has
-      lost[#lost + 1] = {key, c[ROUND], taken and taken[O_INPUTS] or '', 1}
-      if taken and why == 'value lost' then lost[#lost + 1] = {whose, taken[O_ROUND], '', 0} end
+      local reused = c[REUSED_FROM] ~= '' and has
+      lost[#lost + 1] = {key, c[ROUND], reused and reused[O_INPUTS] or '', 1}
+      if reused and why == 'value lost' then lost[#lost + 1] = {owner, reused[O_ROUND], '', 0} end
     end
   end
 end
-for _, row in ipairs(lost) do invalidate(row[1], row[2], why, row[3], told[3], told[2]) end
-flow()
+for _, row in ipairs(lost) do invalidate(row[1], row[2], why, row[3], args[3], args[2]) end
+run_work()
 local ver, more = finish()
 return {ver, more, '', lost}

@@ -1,14 +1,14 @@
 -- after: records scheduler reuse
 -- Who began the rounds that tasks are in. ARGV: keys, packed.
 -- Answers version, more to follow, {from round, at, user, why} of each; none, {}.
-take_up()
-flow()
+load_work()
+run_work()
 local keys, found = unpacked(ARGV[1]), {}
 prefetch(keys)
 for i, key in ipairs(keys) do
   local raw = call('HGET', P .. 'i', key)
-  local said = raw and unpacked(raw)
-  found[i] = said and said[1] + 1 == card(key)[ROUND] and {said[1], format('%.17g', said[2]), said[3], said[4]} or {}
+  local info = raw and unpacked(raw)
+  found[i] = info and info[1] + 1 == record(key)[ROUND] and {info[1], format('%.17g', info[2]), info[3], info[4]} or {}
 end
 local ver, more = finish()
 return {ver, more, found}

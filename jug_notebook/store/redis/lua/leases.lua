@@ -19,17 +19,17 @@ local function expire()
     call('ZREM', P .. 'beats', process)
     call('ZADD', P .. 'late', silent[i + 1], process)
     call('SADD', P .. 'presumed', process)
-    gone[process] = true
-    walk_later('h:' .. process, 'v')
+    lost_workers[process] = true
+    queue_walk('h:' .. process, 'v')
   end
 end
 
 -- It lives. What it held is its own again, unless others took it.
-local function hear(process)
+local function revive(process)
   call('ZADD', P .. 'beats', format('%.17g', now), process)
   if call('SREM', P .. 'presumed', process) == 1 then
     call('ZREM', P .. 'late', process)
-    gone[process] = nil
-    walk_later('h:' .. process, 'v')
+    lost_workers[process] = nil
+    queue_walk('h:' .. process, 'v')
   end
 end

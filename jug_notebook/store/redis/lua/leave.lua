@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
 -- Processes have ended: what they hold is open to others. ARGV: their names. Answers version, more to follow.
-take_up()
+load_work()
 for _, process in ipairs(ARGV) do
   if not call('ZSCORE', P .. 'left', process) then
     call('ZADD', P .. 'left', format('%.17g', now), process)
@@ -8,11 +8,11 @@ for _, process in ipairs(ARGV) do
     call('ZREM', P .. 'late', process)
     call('HDEL', P .. 'idle', process)
     call('DEL', P .. 'w:' .. process)
-    gone[process] = true
-    walk_later('h:' .. process, 'o', process)
-    news = true
+    lost_workers[process] = true
+    queue_walk('h:' .. process, 'o', process)
+    changed = true
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more}

@@ -2,17 +2,17 @@
 -- Blobs that outcomes mention which don't hold at present and may again, a thousand tasks or so at a time.
 -- ARGV: where to go on, "0" at first; keys of tasks to leave out, packed.
 -- Answers version, more to follow, where to go on (then "0"), addresses.
-take_up()
-flow()
+load_work()
+run_work()
 local left_out, found, seen = {}, {}, {}
 for _, key in ipairs(unpacked(ARGV[2])) do left_out[key] = true end
 local address = '\217%((' .. string.rep('[0-9a-f]', 40) .. ')'
 local scanned = call('HSCAN', P .. 't', ARGV[1], 'COUNT', STEP)
 for i = 1, #scanned[2], 2 do
   local key = scanned[2][i]
-  local c = not left_out[key] and (cards[key] or read(scanned[2][i + 1]))
+  local c = not left_out[key] and (records[key] or read(scanned[2][i + 1]))
   for _, o in ipairs(c and outcomes(c) or {}) do
-    local holds = c[WHOSE] == '' and c[HELD] == o[O_NUMBER]
+    local holds = c[REUSED_FROM] == '' and c[CURRENT] == o[O_NUMBER]
     local body = not holds and call('HGET', P .. 'o', outcome_name(key, o[O_NUMBER]))
     for each in (body or ''):gmatch(address) do
       if not seen[each] then

@@ -5,6 +5,6 @@ for i = 2, #ARGV do
   call('RPUSH', name, call('INCR', P .. 'ordered') .. ':' .. ARGV[1])
   call('EXPIRE', name, 86400)
 end
-news = true
+changed = true
 local ver, more = finish()
 return {ver, more}

@@ -1,7 +1,7 @@
 -- after: records scheduler reuse
 -- Every origin that wishes something now. Answers version, more to follow, (user, notebook, cell) of each.
-take_up()
-flow()
+load_work()
+run_work()
 local found = {}
 for number = 1, call('LLEN', P .. 'origins') do
   local cursor = '0'
@@ -9,7 +9,7 @@ for number = 1, call('LLEN', P .. 'origins') do
     local part = call('SSCAN', P .. 'wo:' .. number, cursor, 'COUNT', 100)
     cursor = part[1]
     for _, key in ipairs(part[2]) do
-      if is_wished(card(key), number) then
+      if is_requested(record(key), number) then
         found[#found + 1] = origin_of(number)
         cursor = '0'
         break

@@ -2,15 +2,15 @@
 -- The outcomes that tasks have. ARGV: keys, packed.
 -- Answers version, more to follow, for each key the outcome's body or nothing, and of those that were taken over
 -- {which key, number of a body that is part of its proof …} and these bodies.
-take_up()
-flow()
+load_work()
+run_work()
 local ver, more = finish()
 
 -- Of a card, only this is looked at: all of it takes three times as long. The texts begin with form, inputs, worth, whose.
-local HELD_AT, TEXTS_AT = 52, 60
+local CURRENT_AT, TEXTS_AT = 52, 60
 
-local function held_by(raw)
-  local number = struct.unpack('>I4', raw, HELD_AT)
+local function current_of(raw)
+  local number = struct.unpack('>I4', raw, CURRENT_AT)
   if number == 0 or struct.unpack('>I4', raw) == 0 then return nil end
   local at = TEXTS_AT
   for _ = 1, 3 do at = at + 1 + raw:byte(at) end
@@ -18,7 +18,7 @@ local function held_by(raw)
   return number, size > 0 and raw:sub(at + 1, at + size) or nil
 end
 
-local keys, found, taken = unpacked(ARGV[1]), {}, {}
+local keys, found, reused = unpacked(ARGV[1]), {}, {}
 for from = 1, #keys, 2000 do
   local upto = math.min(#keys, from + 1999)
   local raws = call('HMGET', P .. 't', unpack(keys, from, upto))
@@ -26,12 +26,12 @@ for from = 1, #keys, 2000 do
   for i, raw in ipairs(raws) do
     local name = ''
     if raw then
-      local number, whose = held_by(raw)
+      local number, owner = current_of(raw)
       if number then
         local key = keys[from + i - 1]
-        name = outcome_name(whose or key, number)
-        if whose and whose ~= key then
-          taken[#taken + 1] = {from + i - 2, unpack(proof(key, whose))}
+        name = outcome_name(owner or key, number)
+        if owner and owner ~= key then
+          reused[#reused + 1] = {from + i - 2, unpack(proof(key, owner))}
         end
       end
     end
@@ -39,4 +39,4 @@ for from = 1, #keys, 2000 do
   end
   for _, body in ipairs(call('HMGET', P .. 'o', unpack(names))) do found[#found + 1] = body end
 end
-return {ver, more, found, taken, read_bodies()}
+return {ver, more, found, reused, read_bodies()}

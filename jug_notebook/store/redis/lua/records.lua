@@ -36,11 +36,11 @@ local INLINE = 16  -- so many needs stand on the card
 -- A card, as it is stored: numbers, then texts after their lengths. The first four places hold its lists once they were
 -- read. KIND is 0 for a task that something mentions and nobody submitted yet. HELD is the number of the outcome that it
 -- has, or 0, and WHOSE the task that it was taken over from. ENDED counts the attempts that are known to have ended.
-local CARD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4I4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
-local OUTCOMES, ATTEMPTS, WISHES, NEEDS = 1, 2, 3, 4
-local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, WISHED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
-local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, ABOVE, HELD, ENDED = 15, 16, 17, 18, 19, 20, 21, 22, 23
-local FORM, INPUTS, WORTH, WHOSE, DROPPED = 24, 25, 26, 27, 32
+local RECORD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4I4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
+local OUTCOMES, ATTEMPTS, REQUESTS, NEEDS = 1, 2, 3, 4
+local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, REQUESTED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, NEEDED, CURRENT, ENDED = 15, 16, 17, 18, 19, 20, 21, 22, 23
+local FORM, INPUTS, DIGEST, REUSED_FROM, DROPPED = 24, 25, 26, 27, 32
 local RAW = 27  -- the lists' bytes come so far behind the lists
 
 -- what its lists hold
@@ -49,8 +49,8 @@ local O_ROUND, O_ATTEMPT, O_STARTED, O_DURATION, O_FINAL, O_DIED, O_RETRY, O_NUM
 local O_INPUTS, O_DIGEST, O_WORKER = 9, 10, 11
 local ATTEMPT = '>I4I4BBc0Bc0'
 local A_ROUND, A_ATTEMPT, A_OVER, A_INPUTS, A_WORKER = 1, 2, 3, 4, 5
-local WISH = '>I4I5B'
-local W_ORIGIN, W_COUNTER, W_WANTED = 1, 2, 3
+local REQUEST = '>I4I5B'
+local R_ORIGIN, R_COUNTER, R_WANTED = 1, 2, 3
 
 local IN_QUEUE, DELAYED = 1, 2
 
@@ -62,30 +62,30 @@ end
 
 -- -- cards --------------------------------------------------------------------------------------------------------------
 
-local cards, altered, alterations = {}, {}, {}
-local news = false
+local records, marked, marked_keys = {}, {}, {}
+local changed = false
 
-local function stub()
+local function new_record()
   return {
     false, false, false, false, 0, 0, 0, 0, -1, -1, 0, 0, 0, 0, 0, -1, -1, 1, 0, 0, 0, 0, 0, '', '', '', '', '', '', '', '', ''
   }
 end
 
 local function read(raw)
-  if not raw then return stub() end
-  return {false, false, false, false, struct.unpack(CARD, raw)}
+  if not raw then return new_record() end
+  return {false, false, false, false, struct.unpack(RECORD, raw)}
 end
 
-local function card(key)
-  local c = cards[key]
+local function record(key)
+  local c = records[key]
   if not c then
     c = read(call('HGET', P .. 't', key))
-    cards[key] = c
+    records[key] = c
   end
   return c
 end
 
-local function rows_of(raw, shape)
+local function decode_rows(raw, shape)
   local rows, at, size = {}, 1, #raw
   while at <= size do
     local row = {struct.unpack(shape, raw, at)}
@@ -99,7 +99,7 @@ end
 local function outcomes(c)
   local list = c[OUTCOMES]
   if not list then
-    list = rows_of(c[OUTCOMES + RAW], OUTCOME)
+    list = decode_rows(c[OUTCOMES + RAW], OUTCOME)
     c[OUTCOMES] = list
   end
   return list
@@ -108,22 +108,22 @@ end
 local function attempts(c)
   local list = c[ATTEMPTS]
   if not list then
-    list = rows_of(c[ATTEMPTS + RAW], ATTEMPT)
+    list = decode_rows(c[ATTEMPTS + RAW], ATTEMPT)
     c[ATTEMPTS] = list
   end
   return list
 end
 
-local function wishes(c)
-  local list = c[WISHES]
+local function requests(c)
+  local list = c[REQUESTS]
   if not list then
-    list = rows_of(c[WISHES + RAW], WISH)
-    c[WISHES] = list
+    list = decode_rows(c[REQUESTS + RAW], REQUEST)
+    c[REQUESTS] = list
   end
   return list
 end
 
-local function written(c)
+local function encode(c)
   local list = c[OUTCOMES]
   if list then
     local rows = {}
@@ -140,14 +140,14 @@ local function written(c)
     for i, a in ipairs(list) do rows[i] = struct.pack(ATTEMPT, a[1], a[2], a[3], #a[4], a[4], #a[5], a[5]) end
     c[ATTEMPTS + RAW] = #rows == 1 and rows[1] or table.concat(rows)
   end
-  list = c[WISHES]
+  list = c[REQUESTS]
   if list then
     local rows = {}
-    for i, w in ipairs(list) do rows[i] = struct.pack(WISH, w[1], w[2], w[3]) end
-    c[WISHES + RAW] = #rows == 1 and rows[1] or table.concat(rows)
+    for i, w in ipairs(list) do rows[i] = struct.pack(REQUEST, w[1], w[2], w[3]) end
+    c[REQUESTS + RAW] = #rows == 1 and rows[1] or table.concat(rows)
   end
   return struct.pack(
-    CARD, c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15], c[16], c[17], c[18], c[19], c[20],
+    RECORD, c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15], c[16], c[17], c[18], c[19], c[20],
     c[21], c[22], c[23], #c[24], c[24], #c[25], c[25], #c[26], c[26], #c[27], c[27], #c[28], c[28], #c[29], c[29],
     #c[30], c[30], #c[31], c[31], #c[32], c[32]
   )
@@ -158,11 +158,11 @@ local function prefetch(keys)
   local wanted, count = {}, 0
   local function fetch()
     local raws = call('HMGET', P .. 't', unpack(wanted, 1, count))
-    for i = 1, count do cards[wanted[i]] = read(raws[i]) end
+    for i = 1, count do records[wanted[i]] = read(raws[i]) end
     count = 0
   end
   for _, key in ipairs(keys) do
-    if not cards[key] then
+    if not records[key] then
       count = count + 1
       wanted[count] = key
       if count == 2000 then fetch() end
@@ -171,10 +171,10 @@ local function prefetch(keys)
   if count > 0 then fetch() end
 end
 
-local function alter(key)
-  if not altered[key] then
-    altered[key] = true
-    alterations[#alterations + 1] = key
+local function mark(key)
+  if not marked[key] then
+    marked[key] = true
+    marked_keys[#marked_keys + 1] = key
   end
 end
 
@@ -183,15 +183,15 @@ local erased = {}
 -- It is to be removed at the end, unless something still mentions it then.
 local function erase(key)
   erased[key] = true
-  alter(key)
+  mark(key)
 end
 
 local function is_mentioned(c)
-  return c[KIND] ~= 0 or c[ROUND] > 0 or c[WANTERS] > 0 or c[ABOVE] == 1 or #wishes(c) > 0 or #outcomes(c) > 0
+  return c[KIND] ~= 0 or c[ROUND] > 0 or c[WANTERS] > 0 or c[NEEDED] == 1 or #requests(c) > 0 or #outcomes(c) > 0
 end
 
 local function needs(key)
-  local c = card(key)
+  local c = record(key)
   local list = c[NEEDS]
   if not list then
     list = {}
@@ -204,7 +204,7 @@ end
 
 local many = {}  -- command and key -> arguments of one call at the end
 
-local function later(command, name, one, other)
+local function defer(command, name, one, other)
   local of = many[command]
   if not of then
     of = {}
@@ -222,7 +222,7 @@ end
 -- A task's number as commands take it: written here, it is not written as a fraction there.
 local function number_of_task(c) return format('%d', c[SEQ]) end
 
-local function run_later(command)
+local function run_deferred(command)
   local of = many[command]
   if of then
     many[command] = nil
@@ -270,7 +270,7 @@ local function group_of(labels)
   return group
 end
 
-local function joined(one, other)
+local function joined_group(one, other)
   if one == other or other == 0 then return one end
   if one == 0 then return other end
   local name = one .. '+' .. other

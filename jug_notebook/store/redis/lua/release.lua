@@ -1,18 +1,18 @@
 -- after: records scheduler reuse
 -- Gives back claims that were not started. ARGV: {key, round, attempt}, inputs of each. Answers version, more to follow.
-take_up()
+load_work()
 for i = 1, #ARGV, 2 do
-  local grant = unpacked(ARGV[i])
-  local key = grant[1]
-  for _, a in ipairs(attempts(card(key))) do
-    if a[A_ATTEMPT] == grant[3] and a[A_ROUND] == grant[2] and a[A_INPUTS] == ARGV[i + 1] and a[A_OVER] == 0 then
+  local lease = unpacked(ARGV[i])
+  local key = lease[1]
+  for _, a in ipairs(attempts(record(key))) do
+    if a[A_ATTEMPT] == lease[3] and a[A_ROUND] == lease[2] and a[A_INPUTS] == ARGV[i + 1] and a[A_OVER] == 0 then
       a[A_OVER] = 1
-      later('ZREM', 'h:' .. a[A_WORKER], key)
-      alter(key)
-      visit_later(key)
+      defer('ZREM', 'h:' .. a[A_WORKER], key)
+      mark(key)
+      queue_visit(key)
     end
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more}

@@ -2,20 +2,20 @@
 -- Processes beat; the first learns what it is to do.
 -- ARGV: number of the last order that the first has heard; then name and packed `WorkerInfo` of each.
 -- Answers version, more to follow, orders {number, order} not heard yet.
-local SHOWN, KEPT = 60, 86400  -- seconds for which who has left is shown, and known to have left
-take_up()
-local said = {}
+local LISTED, KEPT = 60, 86400  -- seconds for which who has left is shown, and known to have left
+load_work()
+local infos = {}
 for i = 2, #ARGV, 2 do
   if not call('ZSCORE', P .. 'left', ARGV[i]) then
-    said[#said + 1] = ARGV[i]
-    said[#said + 1] = ARGV[i + 1]
-    hear(ARGV[i])
+    infos[#infos + 1] = ARGV[i]
+    infos[#infos + 1] = ARGV[i + 1]
+    revive(ARGV[i])
   end
 end
-if #said > 0 then call('HSET', P .. 'info', unpack(said)) end
+if #infos > 0 then call('HSET', P .. 'info', unpack(infos)) end
 expire()
 for _, set in ipairs({'left', 'late'}) do
-  local before = format('(%.17g', now - (set == 'left' and SHOWN or KEPT))
+  local before = format('(%.17g', now - (set == 'left' and LISTED or KEPT))
   for _, process in ipairs(call('ZRANGEBYSCORE', P .. set, '-inf', before, 'LIMIT', 0, 100)) do
     if call('HDEL', P .. 'info', process) == 1 then
       call('HDEL', P .. 'done', process)
@@ -25,7 +25,7 @@ for _, set in ipairs({'left', 'late'}) do
     if set == 'late' then
       call('ZREM', P .. 'late', process)
       call('ZADD', P .. 'left', format('%.17g', now), process)
-      walk_later('h:' .. process, 'o', process)
+      queue_walk('h:' .. process, 'o', process)
     end
   end
 end
@@ -42,6 +42,6 @@ if #ARGV > 1 then
     end
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more, orders}

@@ -1,10 +1,10 @@
 -- after: records scheduler reuse requests
 -- Somebody wants known tasks, or no longer does.
 -- ARGV: {origin, counter or 0, wanted}; keys. Answers version, more to follow, the counter.
-take_up()
-local told, keys = unpacked(ARGV[1]), unpacked(ARGV[2])
+load_work()
+local args, keys = unpacked(ARGV[1]), unpacked(ARGV[2])
 prefetch(keys)
-local counter = wish(keys, told[1], told[2], told[3])
-flow()
+local counter = set_requested(keys, args[1], args[2], args[3])
+run_work()
 local ver, more = finish()
 return {ver, more, counter}

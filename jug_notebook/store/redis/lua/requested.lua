@@ -1,16 +1,16 @@
 -- after: records scheduler reuse
 -- What an origin wants now. ARGV: the origin, packed. Answers version, more to follow, keys in order of submission.
-take_up()
-flow()
+load_work()
+run_work()
 local number = tonumber(call('HGET', P .. 'originnames', pack(unpacked(ARGV[1]))) or 0)
 local found = {}
 if number > 0 then
   local keys = call('SMEMBERS', P .. 'wo:' .. number)
   prefetch(keys)
   for _, key in ipairs(keys) do
-    if is_wished(card(key), number) then found[#found + 1] = key end
+    if is_requested(record(key), number) then found[#found + 1] = key end
   end
-  table.sort(found, function(a, b) return card(a)[SEQ] < card(b)[SEQ] end)
+  table.sort(found, function(a, b) return record(a)[SEQ] < record(b)[SEQ] end)
 end
 local ver, more = finish()
 return {ver, more, found}

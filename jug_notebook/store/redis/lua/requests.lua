@@ -18,34 +18,34 @@ local function counter_of(given)
 end
 
 -- An origin wants these tasks, or no longer does.
-local function wish(keys, origin, given, wanted)
+local function set_requested(keys, origin, given, wanted)
   local number, counter = number_of('origins', 'originnames', origin), counter_of(given)
   local group = group_of({'n:' .. origin[2]})  -- who no longer wants something did so once
   for _, key in ipairs(keys) do
-    local c = card(key)
-    if not (wanted and is_wished(c, number)) then
-      local list, said = wishes(c), {number, counter, wanted and 1 or 0}
+    local c = record(key)
+    if not (wanted and is_requested(c, number)) then
+      local list, request = requests(c), {number, counter, wanted and 1 or 0}
       local known = false
       for i, each in ipairs(list) do
-        if each[W_ORIGIN] == number then
+        if each[R_ORIGIN] == number then
           known = true
-          if counter > each[W_COUNTER] or (counter == each[W_COUNTER] and wanted) then list[i] = said end
+          if counter > each[R_COUNTER] or (counter == each[R_COUNTER] and wanted) then list[i] = request end
         end
       end
-      if not known then table.insert(list, said) end
+      if not known then table.insert(list, request) end
       if #list == 1 then
-        later(wanted and 'SADD' or 'SREM', 'wo:' .. number, key)
+        defer(wanted and 'SADD' or 'SREM', 'wo:' .. number, key)
       else
         for _, each in ipairs(list) do  -- one origin's wish may bar another's, or no longer
-          local stands = is_wished(c, each[W_ORIGIN])
-          later(stands and 'SADD' or 'SREM', 'wo:' .. each[W_ORIGIN], key)
+          local stands = is_requested(c, each[R_ORIGIN])
+          defer(stands and 'SADD' or 'SREM', 'wo:' .. each[R_ORIGIN], key)
         end
       end
-      c[WISHED] = is_wished(c) and 1 or 0
-      alter(key)
-      visit_later(key)
+      c[REQUESTED] = is_requested(c) and 1 or 0
+      mark(key)
+      queue_visit(key)
     end
-    if joined(c[GROUP], group) ~= c[GROUP] then push({'g', key, group}) end
+    if joined_group(c[GROUP], group) ~= c[GROUP] then push({'g', key, group}) end
   end
   return counter
 end

@@ -3,22 +3,22 @@
 local function may_be_reused(o) return o[O_DIGEST] ~= '' and o[O_INPUTS] ~= NO_INPUTS end
 
 -- The run that stands for this form on these inputs: of all that may, the one that began first.
-local function source(name, inputs)
+local function earliest_run(name, inputs)
   local runs = call('ZRANGE', P .. 'r:' .. name, 0, -1)
   if #runs == 0 then return false end
   local wrong = is_flagged('bars') and call('SMEMBERS', P .. 'x:' .. name) or {}
   if #runs > 1 then prefetch(runs) end
-  local best, weight
+  local best, best_rank
   for _, key in ipairs(runs) do
-    local c = card(key)
-    local barred = false
-    for _, other in ipairs(wrong) do barred = barred or other ~= key end
+    local c = record(key)
+    local overridden = false
+    for _, other in ipairs(wrong) do overridden = overridden or other ~= key end
     for _, o in ipairs(outcomes(c)) do
       if o[O_INPUTS] == inputs and o[O_DIGEST] ~= '' and o[O_FINAL] == 1 and o[O_ROUND] > c[LOST]
-        and not barred and (#wrong == 0 or o[O_ROUND] > c[DIRECT]) then
+        and not overridden and (#wrong == 0 or o[O_ROUND] > c[DIRECT]) then
         local this = {o[O_STARTED], key, o[O_ROUND], o[O_ATTEMPT], o[O_DIGEST], o[O_WORKER]}
-        if not best or row_before(this, weight) then
-          best, weight = {key, o[O_NUMBER], o[O_DIGEST]}, this
+        if not best or row_before(this, best_rank) then
+          best, best_rank = {key, o[O_NUMBER], o[O_DIGEST]}, this
         end
       end
     end
@@ -28,49 +28,49 @@ end
 
 -- What somebody said last about taking a former run for a task, if it is about what the task is now:
 -- {counter, undone, round, inputs, source, its round, digest}.
-local function accepted(key, c)
+local function valid_acceptance(key, c)
   local raw = is_flagged('accepts') and call('HGET', P .. 'a', key)
-  local said = raw and unpacked(raw)
-  if not said or said[2] or said[3] ~= c[ROUND] or said[4] ~= c[INPUTS] then return false end
-  return said
+  local acceptance = raw and unpacked(raw)
+  if not acceptance or acceptance[2] or acceptance[3] ~= c[ROUND] or acceptance[4] ~= c[INPUTS] then return false end
+  return acceptance
 end
 
 local function accepted_run(key, c)
-  local said = accepted(key, c)
-  if not said then return false end
-  local from = card(said[5])
-  if said[6] <= math.max(from[DIRECT], from[LOST]) then return false end
-  local best, weight
+  local acceptance = valid_acceptance(key, c)
+  if not acceptance then return false end
+  local from = record(acceptance[5])
+  if acceptance[6] <= math.max(from[DIRECT], from[LOST]) then return false end
+  local best, best_rank
   for _, o in ipairs(outcomes(from)) do
-    if o[O_ROUND] == said[6] and o[O_INPUTS] == said[4] and o[O_DIGEST] == said[7] and o[O_FINAL] == 1 then
+    if o[O_ROUND] == acceptance[6] and o[O_INPUTS] == acceptance[4] and o[O_DIGEST] == acceptance[7] and o[O_FINAL] == 1 then
       local this = {o[O_STARTED], o[O_ATTEMPT], o[O_WORKER]}
-      if not best or row_before(this, weight) then
-        best, weight = {said[5], o[O_NUMBER], o[O_DIGEST]}, this
+      if not best or row_before(this, best_rank) then
+        best, best_rank = {acceptance[5], o[O_NUMBER], o[O_DIGEST]}, this
       end
     end
   end
   return best or false
 end
 
-stands_for = function(key, c)
+reusable_run = function(key, c)
   local found = false
   if c[COUNT] > 0 then
     local name = c[FORM] .. c[INPUTS]
     call('ZADD', P .. 'p:' .. name, number_of_task(c), key)
-    found = source(name, c[INPUTS])
+    found = earliest_run(name, c[INPUTS])
   end
   return found or (is_flagged('accepts') and accepted_run(key, c))
 end
 
 -- Before a run is added: the run that stands there now, if anybody waits for one.
-local function expected(key, c, inputs)
+local function run_before(key, c, inputs)
   local name = c[FORM] .. inputs
   call('ZREM', P .. 'p:' .. name, key)
-  return call('EXISTS', P .. 'p:' .. name) == 1 and {source(name, inputs)}
+  return call('EXISTS', P .. 'p:' .. name) == 1 and {earliest_run(name, inputs)}
 end
 
 -- A finished run: others of that form on those inputs may take it over. `was`: what was expected before.
-local function ran(key, c, o, was)
+local function add_reusable_run(key, c, o, was)
   local name = c[FORM] .. o[O_INPUTS]
   call('ZADD', P .. 'r:' .. name, number_of_task(c), key)
   if o[O_ROUND] <= c[DIRECT] then
@@ -78,20 +78,20 @@ local function ran(key, c, o, was)
     call('SADD', P .. 'x:' .. name, key)
   end
   if was then
-    local one, other = was[1] or {}, source(name, o[O_INPUTS]) or {}
-    if one[1] ~= other[1] or one[2] ~= other[2] then walk_later('p:' .. name, 'v') end
+    local one, other = was[1] or {}, earliest_run(name, o[O_INPUTS]) or {}
+    if one[1] ~= other[1] or one[2] ~= other[2] then queue_walk('p:' .. name, 'v') end
   end
 end
 
 -- The inputs on which it had taken over a value that was wrong.
-local function dropped(c)
+local function dropped_inputs(c)
   local list = {}
   for inputs in c[DROPPED]:gmatch('[^,]+') do list[#list + 1] = inputs end
   return list
 end
 
 -- What this task had come to is no source for others any more; nor are equal runs, if it was wrong.
-local function bar(key, c)
+local function block_reuse(key, c)
   local wrong, all = {}, {}
   for _, o in ipairs(outcomes(c)) do
     if o[O_DIGEST] ~= '' then
@@ -99,17 +99,17 @@ local function bar(key, c)
       if o[O_ROUND] <= c[DIRECT] then wrong[o[O_INPUTS]] = true end
     end
   end
-  for _, inputs in ipairs(dropped(c)) do wrong[inputs], all[inputs] = true, true end
+  for _, inputs in ipairs(dropped_inputs(c)) do wrong[inputs], all[inputs] = true, true end
   for inputs in pairs(wrong) do
     set_flag('bars')
     call('SADD', P .. 'x:' .. c[FORM] .. inputs, key)
   end
-  for inputs in pairs(all) do walk_later('p:' .. c[FORM] .. inputs, 'v') end
+  for inputs in pairs(all) do queue_walk('p:' .. c[FORM] .. inputs, 'v') end
 end
 
-local function wake_leaning(key)
+local function visit_acceptors(key)
   if is_flagged('accepts') then
-    for _, other in ipairs(call('SMEMBERS', P .. 'l:' .. key)) do visit_later(other) end
+    for _, other in ipairs(call('SMEMBERS', P .. 'l:' .. key)) do queue_visit(other) end
   end
 end
 
@@ -122,19 +122,19 @@ local function new_round(key, c, round)
       if o[O_ROUND] >= round or may_be_reused(o) then
         kept[#kept + 1] = o
       elseif o[O_FINAL] == 1 then
-        pass(key, o[O_NUMBER])
+        retire(key, o[O_NUMBER])
       end
     end
     c[OUTCOMES] = kept
   end
-  alter(key)
-  visit_later(key)
+  mark(key)
+  queue_visit(key)
 end
 
 -- Outcomes of this round and earlier count for nothing. `inputs`: those on which it had taken over its value.
 local function invalidate(key, from_round, why, inputs, at, user)
-  local c = card(key)
-  news = true
+  local c = record(key)
+  changed = true
   if why == 'direct' then
     c[DIRECT] = math.max(c[DIRECT], from_round)
   elseif why == 'value lost' then
@@ -142,28 +142,28 @@ local function invalidate(key, from_round, why, inputs, at, user)
   end
   new_round(key, c, from_round + 1)
   if inputs ~= '' and why == 'direct' then
-    local list, known = dropped(c), false
+    local list, known = dropped_inputs(c), false
     for _, each in ipairs(list) do known = known or each == inputs end
     if not known then table.insert(list, inputs) end
     c[DROPPED] = table.concat(list, ',')
   end
-  wake_leaning(key)
-  if c[KIND] ~= 0 and why ~= 'retry' and (c[COUNT] > 0 or c[DROPPED] ~= '') then bar(key, c) end
+  visit_acceptors(key)
+  if c[KIND] ~= 0 and why ~= 'retry' and (c[COUNT] > 0 or c[DROPPED] ~= '') then block_reuse(key, c) end
   local raw = call('HGET', P .. 'i', key)
-  local said = {from_round, at, user, why}
-  if not raw or row_before(unpacked(raw), said) then call('HSET', P .. 'i', key, pack(said)) end
+  local acceptance = {from_round, at, user, why}
+  if not raw or row_before(unpacked(raw), acceptance) then call('HSET', P .. 'i', key, pack(acceptance)) end
 end
 
 -- The outcome that a task has: whose, and its number; false without.
-local function held(key)
-  local c = card(key)
-  if c[HELD] == 0 then return false end
-  return c[WHOSE] ~= '' and c[WHOSE] or key, c[HELD]
+local function current_outcome(key)
+  local c = record(key)
+  if c[CURRENT] == 0 then return false end
+  return c[REUSED_FROM] ~= '' and c[REUSED_FROM] or key, c[CURRENT]
 end
 
 -- What its verdict says.
-local function outcome_of(whose, number)
-  for _, o in ipairs(outcomes(card(whose))) do
+local function outcome_of(owner, number)
+  for _, o in ipairs(outcomes(record(owner))) do
     if o[O_NUMBER] == number then return o end
   end
 end
@@ -205,13 +205,13 @@ local function read_bodies()
 end
 
 -- The sealed bytes that show that a task may have this outcome; none for its own.
-local function proof(key, whose)
-  if whose == key then return {} end
-  if card(key)[FORM] == card(whose)[FORM] then return {body_of('s', key), body_of('s', whose)} end
+local function proof(key, owner)
+  if owner == key then return {} end
+  if record(key)[FORM] == record(owner)[FORM] then return {body_of('s', key), body_of('s', owner)} end
   return {body_of('y', key)}
 end
 
 -- {body of the outcome, bodies of its proof …}, as numbers
-local function bodies_of(key, whose, number)
-  return {body_of('o', outcome_name(whose, number)), unpack(proof(key, whose))}
+local function bodies_of(key, owner, number)
+  return {body_of('o', outcome_name(owner, number)), unpack(proof(key, owner))}
 end

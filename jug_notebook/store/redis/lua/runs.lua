@@ -2,10 +2,10 @@
 -- Attempts that ended, the latest first. ARGV: {label, how many to pass over, how many to tell}.
 -- Answers version, more to follow, how many there are, bodies, {body, 1 if it counts} of each, and how many to pass over
 -- to go on, or -1.
-take_up()
-flow()
-local told = unpacked(ARGV[1])
-local label, from, limit = told[1], told[2], told[3]
+load_work()
+run_work()
+local args = unpacked(ARGV[1])
+local label, from, limit = args[1], args[2], args[3]
 local total, rows = 0, call('HGETALL', P .. 'tallies')
 for i = 1, #rows, 2 do
   local group, state = rows[i]:match('%d+:(%d+):(%d+)')
@@ -19,13 +19,13 @@ local keys, found, on = {}, {}, -1
 for i, name in ipairs(names) do keys[i] = name:match('^[^:]*') end
 prefetch(keys)
 for i, name in ipairs(names) do
-  local c = card(keys[i])
+  local c = record(keys[i])
   if #found == limit then
     on = from + i - 1
     break
   end
   if c[KIND] ~= 0 and (label == '' or has_label(c[GROUP], label)) then
-    local counts = c[WHOSE] == '' and c[HELD] == tonumber(name:match(':(%d+)$') or 1)
+    local counts = c[REUSED_FROM] == '' and c[CURRENT] == tonumber(name:match(':(%d+)$') or 1)
     found[#found + 1] = {body_of('o', name), counts and 1 or 0}
   end
 end

@@ -14,10 +14,10 @@ end
 
 local function into_queue(key, c)
   local row = row_of(c)
-  later('ZADD', 'q:' .. row, number_of_task(c), key)
+  defer('ZADD', 'q:' .. row, number_of_task(c), key)
   ready_rows[row] = (ready_rows[row] or 0) + 1
   c[QUEUED] = IN_QUEUE
-  alter(key)
+  mark(key)
 end
 
 local function enqueue(key, c)
@@ -25,7 +25,7 @@ local function enqueue(key, c)
   if at > 0 then
     call('ZADD', P .. 'delayed', format('%.17g', at), key)
     c[QUEUED] = DELAYED
-    alter(key)
+    mark(key)
   else
     into_queue(key, c)
   end
@@ -33,9 +33,9 @@ end
 
 -- Write what was put into queues so far; then they can be read.
 local function fill_queues()
-  for row in pairs(ready_rows) do later('SADD', 'queues', row) end
-  run_later('ZADD')
-  run_later('SADD')
+  for row in pairs(ready_rows) do defer('SADD', 'queues', row) end
+  run_deferred('ZADD')
+  run_deferred('SADD')
 end
 
 local function dequeue(key, c)
@@ -48,7 +48,7 @@ local function dequeue(key, c)
     call('ZREM', P .. 'delayed', key)
   end
   c[QUEUED] = 0
-  alter(key)
+  mark(key)
 end
 
 -- -- what is to follow ----------------------------------------------------------------------------------------------------
@@ -64,26 +64,26 @@ local function push(item)
   work[tail] = item
 end
 
-local function visit_later(key)
+local function queue_visit(key)
   if not waiting_visits[key] then
     waiting_visits[key] = true
     push(key)
   end
 end
 
-local function walk_later(name, action, argument)
+local function queue_walk(name, action, argument)
   push({'z', name, -1, action, argument or ''})
 end
 
 -- Take up what earlier scripts left.
-local function take_up()
+local function load_work()
   local items = call('LRANGE', P .. 'work', 0, STEP - 1)
   if #items > 0 then
     began_with_work = true
     call('LTRIM', P .. 'work', #items, -1)
     for _, raw in ipairs(items) do
       local item = unpacked(raw)
-      if type(item) == 'string' then visit_later(item) else push(item) end
+      if type(item) == 'string' then queue_visit(item) else push(item) end
     end
   end
 end
@@ -91,24 +91,24 @@ end
 -- -- deriving -----------------------------------------------------------------------------------------------------------
 
 -- What its needs are worth together; nothing where one has no value.
-local function weigh(key, c)
+local function inputs_of(key, c)
   if c[MISSING] > 0 then return '' end
   if c[COUNT] == 0 then return NO_INPUTS end
   local of = needs(key)
-  local worths = {}
+  local digests = {}
   if #of > 1 then prefetch(of) end
-  for i, need in ipairs(of) do worths[i] = card(need)[WORTH] end
-  return redis.sha1hex(table.concat(worths))
+  for i, need in ipairs(of) do digests[i] = record(need)[DIGEST] end
+  return redis.sha1hex(table.concat(digests))
 end
 
-local gone = {}
+local lost_workers = {}
 
 -- Has a worker ended, or not been heard of for a lease?
-local function is_gone(worker)
-  local known = gone[worker]
+local function is_lost(worker)
+  local known = lost_workers[worker]
   if known == nil then
     known = call('SISMEMBER', P .. 'presumed', worker) == 1 or call('ZSCORE', P .. 'left', worker) ~= false
-    gone[worker] = known
+    lost_workers[worker] = known
   end
   return known
 end
@@ -120,7 +120,7 @@ local function runner(c)
       latest = a
     end
   end
-  if not latest or latest[A_OVER] == 1 or is_gone(latest[A_WORKER]) then return '' end
+  if not latest or latest[A_OVER] == 1 or is_lost(latest[A_WORKER]) then return '' end
   for _, o in ipairs(outcomes(c)) do
     if o[O_ATTEMPT] > latest[A_ATTEMPT] and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then return '' end
   end
@@ -149,7 +149,7 @@ local function row_before(one, other)
 end
 
 -- Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later.
-local function heaviest(c)
+local function best_outcome(c)
   local best
   for _, o in ipairs(outcomes(c)) do
     if o[O_FINAL] == 1 and o[O_ROUND] == c[ROUND] and o[O_INPUTS] == c[INPUTS] then
@@ -182,83 +182,83 @@ local function origin_of(number)
 end
 
 -- No longer wanting something without naming a cell speaks for all cells of the notebook.
-local function bars(wish, number)
-  if wish[W_WANTED] == 1 then return false end
-  local by, origin = origin_of(wish[W_ORIGIN]), origin_of(number)
+local function overrides(request, number)
+  if request[R_WANTED] == 1 then return false end
+  local by, origin = origin_of(request[R_ORIGIN]), origin_of(number)
   return by[3] == '' and by[2] == origin[2] and by[1] == origin[1]
 end
 
 -- Does anybody want it; or, with a number, that origin?
-local function is_wished(c, number)
-  local list = wishes(c)
-  if not number and #list < 2 then return #list == 1 and list[1][W_WANTED] == 1 end
-  for _, wish in ipairs(list) do
-    if wish[W_WANTED] == 1 and (not number or wish[W_ORIGIN] == number) then
-      local barred = false
+local function is_requested(c, number)
+  local list = requests(c)
+  if not number and #list < 2 then return #list == 1 and list[1][R_WANTED] == 1 end
+  for _, request in ipairs(list) do
+    if request[R_WANTED] == 1 and (not number or request[R_ORIGIN] == number) then
+      local overridden = false
       for _, other in ipairs(list) do
-        barred = barred or (other[W_COUNTER] > wish[W_COUNTER] and bars(other, wish[W_ORIGIN]))
+        overridden = overridden or (other[R_COUNTER] > request[R_COUNTER] and overrides(other, request[R_ORIGIN]))
       end
-      if not barred then return true end
+      if not overridden then return true end
     end
   end
   return false
 end
 
-local stands_for  -- see reuse.lua
+local reusable_run  -- see reuse.lua
 
 -- State, worth, the number of the outcome that it has (or 0), and whose that is (or nothing).
 local function derive(key, c)
   local has = 0
   if c[INPUTS] ~= '' then
-    local held = (c[OUTCOMES] or c[OUTCOMES + RAW] ~= '') and heaviest(c)
-    if held then has = held[O_NUMBER] end
-    if held and held[O_DIGEST] ~= '' then return FINISHED, held[O_DIGEST], has, '' end
-    if not held and (c[ATTEMPTS] or c[ATTEMPTS + RAW] ~= '') and runner(c) ~= '' then return RUNNING, '', 0, '' end
+    local current_outcome = (c[OUTCOMES] or c[OUTCOMES + RAW] ~= '') and best_outcome(c)
+    if current_outcome then has = current_outcome[O_NUMBER] end
+    if current_outcome and current_outcome[O_DIGEST] ~= '' then return FINISHED, current_outcome[O_DIGEST], has, '' end
+    if not current_outcome and (c[ATTEMPTS] or c[ATTEMPTS + RAW] ~= '') and runner(c) ~= '' then return RUNNING, '', 0, '' end
     if c[COUNT] > 0 or is_flagged('accepts') then
-      local taken = stands_for(key, c)
-      if taken then return FINISHED, taken[3], taken[2], taken[1] end
+      local reused = reusable_run(key, c)
+      if reused then return FINISHED, reused[3], reused[2], reused[1] end
     end
-    if held and c[WANTED] == 1 then return FAILED, '', has, '' end
+    if current_outcome and c[WANTED] == 1 then return FAILED, '', has, '' end
   end
   if c[WANTED] == 0 then return CANCELLED, '', has, '' end
   if c[BLOCKING] > 0 then return BLOCKED, '', has, '' end
   return c[INPUTS] ~= '' and READY or WAITING, '', has, ''
 end
 
-local function is_bad(state) return state == FAILED or state == BLOCKED end
+local function is_stuck(state) return state == FAILED or state == BLOCKED end
 
 local function visit(key)
-  local c = card(key)
-  local wanted = (c[WISHED] == 1 or c[WANTERS] > 0) and 1 or 0
+  local c = record(key)
+  local wanted = (c[REQUESTED] == 1 or c[WANTERS] > 0) and 1 or 0
   if wanted ~= c[WANTED] then
     c[WANTED] = wanted
-    alter(key)
+    mark(key)
     if c[COUNT] > 0 then
       local of = needs(key)
       if #of > 1 then prefetch(of) end
       for _, need in ipairs(of) do
-        local n = card(need)
+        local n = record(need)
         n[WANTERS] = n[WANTERS] + (wanted == 1 and 1 or -1)
-        alter(need)
-        if (n[WANTERS] > 0) ~= (n[WANTED] == 1) then visit_later(need) end
+        mark(need)
+        if (n[WANTERS] > 0) ~= (n[WANTED] == 1) then queue_visit(need) end
       end
     end
   end
   if c[KIND] == 0 then return end
-  local state, worth, has, whose = derive(key, c)
+  local state, digest, has, owner = derive(key, c)
   local was = c[STATE]
-  if has ~= c[HELD] or whose ~= c[WHOSE] then
-    c[HELD], c[WHOSE] = has, whose
-    alter(key)
+  if has ~= c[CURRENT] or owner ~= c[REUSED_FROM] then
+    c[CURRENT], c[REUSED_FROM] = has, owner
+    mark(key)
   end
-  if worth ~= c[WORTH] or state ~= was then
-    if c[ABOVE] == 1 and (worth ~= c[WORTH] or is_bad(state) ~= is_bad(was)) then walk_later('d:' .. key, 'e', key) end
-    c[WORTH], c[STATE] = worth, state
-    alter(key)
+  if digest ~= c[DIGEST] or state ~= was then
+    if c[NEEDED] == 1 and (digest ~= c[DIGEST] or is_stuck(state) ~= is_stuck(was)) then queue_walk('d:' .. key, 'e', key) end
+    c[DIGEST], c[STATE] = digest, state
+    mark(key)
     if was == FAILED then call('ZREM', P .. 'failed', key) end
     if state == FAILED then
-      local held = heaviest(c)
-      call('ZADD', P .. 'failed', format('%.17g', held[O_STARTED] + held[O_DURATION]), key)
+      local current_outcome = best_outcome(c)
+      call('ZADD', P .. 'failed', format('%.17g', current_outcome[O_STARTED] + current_outcome[O_DURATION]), key)
     end
   end
   if state == READY then
@@ -266,50 +266,50 @@ local function visit(key)
   elseif c[QUEUED] ~= 0 then
     dequeue(key, c)
   end
-  local shown = state
-  if state == FINISHED and (wanted == 0 or whose ~= '') then shown = wanted == 1 and REUSED or CANCELLED end
-  if shown ~= c[TALLIED] then
-    tally_as(c, shown)
-    alter(key)
+  local counted_as = state
+  if state == FINISHED and (wanted == 0 or owner ~= '') then counted_as = wanted == 1 and REUSED or CANCELLED end
+  if counted_as ~= c[TALLIED] then
+    tally_as(c, counted_as)
+    mark(key)
   end
 end
 
 -- Bring up to date what a task knows of one that it needs.
-local function look_at_need(key, need)
-  local c, n = card(key), card(need)
+local function update_need(key, need)
+  local c, n = record(key), record(need)
   if c[KIND] == 0 then return end
   local was_blocked = c[BLOCKING] > 0
-  if n[WORTH] == '' then
+  if n[DIGEST] == '' then
     c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need)
   elseif c[MISSING] > 0 then
     c[MISSING] = c[MISSING] - call('SREM', P .. 'm:' .. key, need)
   end
-  if is_bad(n[STATE]) then
+  if is_stuck(n[STATE]) then
     c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need)
   elseif was_blocked then
     c[BLOCKING] = c[BLOCKING] - call('SREM', P .. 'b:' .. key, need)
   end
-  alter(key)
-  local inputs = weigh(key, c)
+  mark(key)
+  local inputs = inputs_of(key, c)
   if inputs ~= c[INPUTS] or was_blocked ~= (c[BLOCKING] > 0) then
     if c[QUEUED] == DELAYED or inputs ~= c[INPUTS] then dequeue(key, c) end
     c[INPUTS] = inputs
-    visit_later(key)
+    queue_visit(key)
   end
 end
 
 -- Tasks belong to a notebook that ever wished them, and to a target; so do those they need.
-local function belong(key, group)
-  local c = card(key)
-  local now_in = joined(c[GROUP], group)
+local function add_group(key, group)
+  local c = record(key)
+  local now_in = joined_group(c[GROUP], group)
   if now_in == c[GROUP] then return end
-  local queued, shown = c[QUEUED], c[TALLIED]
+  local queued, counted_as = c[QUEUED], c[TALLIED]
   if queued == IN_QUEUE then dequeue(key, c) end
   tally_as(c, -1)
   c[GROUP] = now_in
-  tally_as(c, shown)
+  tally_as(c, counted_as)
   if queued == IN_QUEUE then into_queue(key, c) end
-  alter(key)
+  mark(key)
   if c[COUNT] > 0 then
     for _, need in ipairs(needs(key)) do push({'g', need, now_in}) end
   end
@@ -317,12 +317,12 @@ end
 
 -- A worker's attempts are void for good.
 local function void_attempts(key, worker)
-  for _, a in ipairs(attempts(card(key))) do
+  for _, a in ipairs(attempts(record(key))) do
     if a[A_WORKER] == worker then a[A_OVER] = 1 end
   end
-  alter(key)
-  later('ZREM', 'h:' .. worker, key)
-  visit_later(key)
+  mark(key)
+  defer('ZREM', 'h:' .. worker, key)
+  queue_visit(key)
 end
 
 local function walk(item)
@@ -336,9 +336,9 @@ local function walk(item)
   prefetch(members)
   for _, key in ipairs(members) do
     if action == 'e' then
-      look_at_need(key, argument)
+      update_need(key, argument)
     elseif action == 'v' then
-      visit_later(key)
+      queue_visit(key)
     elseif action == 'g' then
       push({'g', key, argument})
     else
@@ -352,7 +352,7 @@ local function walk(item)
 end
 
 -- Let what follows from changes follow, as far as this script may go.
-local function flow()
+local function run_work()
   while head <= tail and left > 0 do
     local item = work[head]
     work[head] = nil
@@ -365,7 +365,7 @@ local function flow()
       walk(item)
     else
       left = left - 1
-      belong(item[2], item[3])
+      add_group(item[2], item[3])
     end
   end
 end
@@ -373,23 +373,23 @@ end
 -- -- attempts that ended ------------------------------------------------------------------------------------------------
 
 local PAST = 33554432  -- bytes of outcomes that count for nothing; the oldest go
-local passed = {}  -- names of those that came to count for nothing in this script
+local retired = {}  -- names of those that came to count for nothing in this script
 
 -- Where the body of an outcome lies.
 local function outcome_name(key, number) return number == 1 and key or key .. ':' .. number end
 
-local function has_ended(key, c, number, at)
-  later('ZADD', 'ended', format('%.17g', at), outcome_name(key, number))
+local function add_ended(key, c, number, at)
+  defer('ZADD', 'ended', format('%.17g', at), outcome_name(key, number))
   c[ENDED] = c[ENDED] + 1
   if c[TALLIED] >= 0 then count(c, RUNS, 1) end
 end
 
-local function pass(key, number) passed[#passed + 1] = outcome_name(key, number) end
+local function retire(key, number) retired[#retired + 1] = outcome_name(key, number) end
 
 -- Nothing is known any more of a run that counts for nothing.
 local function drop_run(name)
   local key, number = name:match('^[^:]*'), tonumber(name:match(':(%d+)$') or 1)
-  local c = card(key)
+  local c = record(key)
   for _, o in ipairs(outcomes(c)) do
     if o[O_NUMBER] == number and o[O_FINAL] == 1 then return end
   end
@@ -397,14 +397,14 @@ local function drop_run(name)
   if call('ZREM', P .. 'ended', name) == 1 then
     c[ENDED] = c[ENDED] - 1
     if c[TALLIED] >= 0 then count(c, RUNS, -1) end
-    alter(key)
+    mark(key)
   end
 end
 
-local function keep_past()
-  run_later('HSET')
+local function store_retired()
+  run_deferred('HSET')
   local size = 0
-  for _, name in ipairs(passed) do
+  for _, name in ipairs(retired) do
     if call('ZADD', P .. 'past', format('%.17g', now), name) == 1 then size = size + call('HSTRLEN', P .. 'o', name) end
   end
   size = call('INCRBY', P .. 'pastsize', size)
@@ -422,8 +422,8 @@ local function keep_blobs(names)
     call('PERSIST', P .. name)
     local address = name:match('^v:(.*)')
     if address and call('EXISTS', P .. name) == 1 then
-      later('ZADD', 'blobs', format('%.17g', now), address)
-      later('ZREM', 'bin', address)
+      defer('ZADD', 'blobs', format('%.17g', now), address)
+      defer('ZREM', 'bin', address)
     end
   end
 end
@@ -473,17 +473,17 @@ end
 -- Write all that was changed. Answers the store's version, and whether something is still to follow.
 local function finish()
   fill_queues()
-  if #passed > 0 then keep_past() end
-  run_later('ZREM')
-  run_later('SREM')
-  for _, key in ipairs(alterations) do
-    if erased[key] and not is_mentioned(cards[key]) then
+  if #retired > 0 then store_retired() end
+  run_deferred('ZREM')
+  run_deferred('SREM')
+  for _, key in ipairs(marked_keys) do
+    if erased[key] and not is_mentioned(records[key]) then
       call('HDEL', P .. 't', key)
     else
-      later('HSET', 't', key, written(cards[key]))
+      defer('HSET', 't', key, encode(records[key]))
     end
   end
-  run_later('HSET')
+  run_deferred('HSET')
   for row, by_state in pairs(tallies) do
     for state, by in pairs(by_state) do
       if by ~= 0 then call('HINCRBY', P .. 'tallies', row .. ':' .. state, by) end
@@ -498,7 +498,7 @@ local function finish()
     if work[i] then call('RPUSH', P .. 'work', pack(work[i])) end
   end
   local ver
-  if news or #alterations > 0 then
+  if changed or #marked_keys > 0 then
     ver = call('INCR', P .. 'ver')
     wake_workers()
     local watchers = call('SMEMBERS', P .. 'watchers')

@@ -3,9 +3,9 @@
 -- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
 -- its function among these, keys of its needs with commas, form, sealed spec.
 -- Answers version, more to follow, the wish's counter, how many were new, how many are finished.
-take_up()
-local told = unpacked(ARGV[1])
-local functions, rows, touched = told[4], {}, {}
+load_work()
+local args = unpacked(ARGV[1])
+local functions, rows, touched = args[4], {}, {}
 for i = 2, #ARGV, 5 do
   local of = {}
   for need in ARGV[i + 2]:gmatch('[^,]+') do
@@ -21,45 +21,45 @@ local seq = call('INCRBY', P .. 'seq', #rows) - #rows
 local targets = call('EXISTS', P .. 'targets') == 1
 
 local function submitted(key, shared, of, written_needs, form, body)
-  local c = card(key)
+  local c = record(key)
   numbers[shared] = numbers[shared] or number_of('kinds', 'kindnames', shared)
   local kind = numbers[shared]
   seq = seq + 1
   c[KIND], c[SEQ], c[FORM], c[COUNT] = kind, seq, form, #of
-  later('HSET', 's', key, body)
+  defer('HSET', 's', key, body)
   c[NEEDS] = of
   if #of > INLINE then
-    later('HSET', 'n', key, written_needs)
+    defer('HSET', 'n', key, written_needs)
   else
     c[NEEDS + RAW] = written_needs
   end
   local number = number_of_task(c)
-  later('ZADD', 'kind:' .. kind, number, key)
+  defer('ZADD', 'kind:' .. kind, number, key)
   for _, need in ipairs(of) do
-    local n = card(need)
-    n[ABOVE] = 1
-    later('ZADD', 'd:' .. need, number, key)
-    if n[WORTH] == '' then c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need) end
-    if is_bad(n[STATE]) then c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need) end
+    local n = record(need)
+    n[NEEDED] = 1
+    defer('ZADD', 'd:' .. need, number, key)
+    if n[DIGEST] == '' then c[MISSING] = c[MISSING] + call('SADD', P .. 'm:' .. key, need) end
+    if is_stuck(n[STATE]) then c[BLOCKING] = c[BLOCKING] + call('SADD', P .. 'b:' .. key, need) end
     if c[GROUP] ~= 0 then push({'g', need, c[GROUP]}) end
     if c[WANTED] == 1 then
       n[WANTERS] = n[WANTERS] + 1
-      visit_later(need)
+      queue_visit(need)
     end
-    alter(need)
+    mark(need)
   end
-  c[INPUTS] = weigh(key, c)
+  c[INPUTS] = inputs_of(key, c)
   c[STATE] = CANCELLED
   for _, o in ipairs(outcomes(c)) do
     if o[O_DIGEST] ~= '' then
       add_run(kind, o[O_DURATION])
-      if o[O_INPUTS] ~= NO_INPUTS then ran(key, c, o, {false}) end
+      if o[O_INPUTS] ~= NO_INPUTS then add_reusable_run(key, c, o, {false}) end
     end
   end
-  if c[DROPPED] ~= '' then bar(key, c) end
+  if c[DROPPED] ~= '' then block_reuse(key, c) end
   tally_as(c, CANCELLED)
-  alter(key)
-  visit_later(key)
+  mark(key)
+  queue_visit(key)
   if targets then
     for _, group in ipairs({call('HGET', P .. 'targetnames', shared[1]), call('HGET', P .. 'targetkeys', key)}) do
       for _, each in ipairs(group and unpacked(group) or {}) do push({'g', key, each}) end
@@ -73,7 +73,7 @@ for _, row in ipairs(rows) do
   if not seen[key] then
     seen[key] = true
     keys[#keys + 1] = key
-    local c = card(key)
+    local c = record(key)
     if c[KIND] == 0 then
       submitted(key, row[2], row[3], row[4], row[5], row[6])
       new[#new + 1] = key
@@ -82,13 +82,13 @@ for _, row in ipairs(rows) do
     end
   end
 end
-local counter = wish(keys, told[1], told[2], true)
-keep_blobs(told[3])
-run_later('ZADD')  -- who needs whom is to be read
-flow()
+local counter = set_requested(keys, args[1], args[2], true)
+keep_blobs(args[3])
+run_deferred('ZADD')  -- who needs whom is to be read
+run_work()
 local reused = 0
 for _, key in ipairs(new) do
-  if card(key)[WHOSE] ~= '' then reused = reused + 1 end
+  if record(key)[REUSED_FROM] ~= '' then reused = reused + 1 end
 end
 local ver, more = finish()
 return {ver, more, counter, #new - reused, finished + reused}

@@ -3,8 +3,8 @@
 -- Answers version, more to follow, functions {name, priority, python} in the order they were first seen, "kind:done" and
 -- "kind:spent" with their numbers, {function, state, count} of each, and of each process {settled, task, its function, 1
 -- if it is another than it said, until when its last run took}.
-take_up()
-flow()
+load_work()
+run_work()
 local found, own = {}, {}
 for i, raw in ipairs(call('LRANGE', P .. 'kinds', 0, -1)) do own[i] = unpacked(raw) end
 local rows = call('HGETALL', P .. 'tallies')
@@ -18,17 +18,17 @@ for i = 1, #rows, 2 do
 end
 local busy = {}
 for i, asked in ipairs(unpacked(ARGV[2])) do
-  local worker, said = asked[1], asked[2]
+  local worker, known_task = asked[1], asked[2]
   local task, differs = '', 1
-  if said ~= '' and runner(card(said)) == worker then
-    task, differs = said, 0
+  if known_task ~= '' and runner(record(known_task)) == worker then
+    task, differs = known_task, 0
   else
     for _, key in ipairs(call('ZRANGE', P .. 'h:' .. worker, 0, 9)) do
-      if task == '' and runner(card(key)) == worker then task = key end
+      if task == '' and runner(record(key)) == worker then task = key end
     end
   end
   busy[i] = {
-    tonumber(call('HGET', P .. 'done', worker) or 0), task, task ~= '' and kind_of(card(task)[KIND])[1] or '', differs,
+    tonumber(call('HGET', P .. 'done', worker) or 0), task, task ~= '' and kind_of(record(task)[KIND])[1] or '', differs,
     call('HGET', P .. 'ran', worker) or '0'
   }
 end

@@ -1,8 +1,8 @@
 -- after: records scheduler reuse
 -- Makes a target known: its tasks, those to come, and what they need, carry its label.
 -- ARGV: label; {names, keys}. Answers version, more to follow.
-take_up()
-local label, told = ARGV[1], unpacked(ARGV[2])
+load_work()
+local label, args = ARGV[1], unpacked(ARGV[2])
 if call('SADD', P .. 'targets', label) == 1 then
   local group = group_of({label})
   local function add(to, name)
@@ -12,18 +12,18 @@ if call('SADD', P .. 'targets', label) == 1 then
     call('HSET', P .. to, name, pack(known))
   end
   local named = {}
-  for _, name in ipairs(told[1]) do
+  for _, name in ipairs(args[1]) do
     add('targetnames', name)
     named[name] = true
   end
-  for _, key in ipairs(told[2]) do
+  for _, key in ipairs(args[2]) do
     add('targetkeys', key)
     push({'g', key, group})
   end
   for i, raw in ipairs(call('LRANGE', P .. 'kinds', 0, -1)) do
-    if named[unpacked(raw)[1]] then walk_later('kind:' .. i, 'g', group) end
+    if named[unpacked(raw)[1]] then queue_walk('kind:' .. i, 'g', group) end
   end
 end
-flow()
+run_work()
 local ver, more = finish()
 return {ver, more}
