@@ -1,7 +1,7 @@
 -- after: records scheduler reuse requests
--- Lets runs stand for tasks of other code, or no longer.
--- ARGV: {counter or 0, undone}; then {key, round, source, its round}, inputs, digest, sealed acceptance of each.
--- Answers version, more to follow, the counter.
+-- Accept (or, with `undone`, no longer accept) runs of tasks of other code as results of tasks.
+-- ARGV: {counter or 0, undone}; then per task {key, round, source, its round}, inputs, digest, sealed acceptance.
+-- Returns {version, more, counter}.
 load_work()
 local args = unpacked(ARGV[1])
 local counter = counter_of(args[1])

@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- The sealed acceptances that stand for what tasks are now. ARGV: keys, packed.
--- Answers version, more to follow, {acceptance} of each; none, {}.
+-- The sealed acceptances that hold for tasks as they are now. ARGV: keys, packed.
+-- Returns {version, more, {acceptance} per key, or {} for none}.
 load_work()
 run_work()
 local keys, found = unpacked(ARGV[1]), {}

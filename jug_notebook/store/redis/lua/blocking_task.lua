@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
 -- The failed task that blocks a task. ARGV: key.
--- Answers version, more to follow, the key (or nothing), and 1 where it is only one nearer to it.
+-- Returns {version, more, its key or '', 1 if the search must go on from that key}.
 load_work()
 run_work()
 local key, steps = ARGV[1], STEP

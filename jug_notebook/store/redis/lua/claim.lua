@@ -1,18 +1,18 @@
 -- after: records scheduler reuse leases
--- Settles, then claims, in one step. A worker that gets nothing and would wait is idle from here on, and will be woken.
--- ARGV: {worker, limit, would wait, target's label, python, this call, blobs to be kept, has waited};
--- then of each outcome key, numbers of its verdict (see below), inputs, digest, verdict, body.
--- Answers version, more to follow, seconds until a task may be tried again (or -1), functions {number, name …},
--- bodies, and claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof …} of each need}}.
+-- Settle, then claim, in one step. A worker that gets nothing and would wait is marked idle, and is woken later.
+-- ARGV: {worker, limit, would wait, target's label, python, id of this call, blobs to keep, has waited};
+-- then per outcome key, packed numbers of its verdict (see settle), inputs, digest, verdict, sealed outcome.
+-- Returns {version, more, seconds until a task may be retried or -1, {function number, name, …}, bodies,
+-- claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof, …} per need}}}.
 local BUDGET = 0.02
-local LONGEST = 60  -- seconds between two attempts; whoever said later has a clock that is ahead
+local LONGEST = 60  -- at most this many seconds between two attempts, even if a worker's clock is ahead
 load_work()
 local args = unpacked(ARGV[1])
 local worker, limit, waits, label, python, this = args[1], args[2], args[3], args[4], args[5], args[6]
 
 local settlements, latest = 0, 0
 
--- Was it told before, and counts for nothing by now?
+-- Was this outcome settled before, and has it been retired since?
 local function is_retired(key, c, whole)
   for number = 1, c[NEXT] - 1 do
     if call('HGET', P .. 'o', outcome_name(key, number)) == whole then return true end
@@ -26,7 +26,7 @@ local function settle(key, numbers, inputs, digest, raw, body)
   if attempt > 1 and c[REUSED_FROM] == '' then
     local own = c[INPUTS] ~= '' and best_outcome(c)
     if own and own[O_DIGEST] ~= '' and own[O_INPUTS] == inputs then
-      return  -- the former owner was alive after all, and was first: one value is enough
+      return  -- the previous worker was alive after all and settled first: one value is enough
     end
   end
   for _, o in ipairs(outcomes(c)) do
@@ -85,7 +85,7 @@ run_work()
 local claims, named, given_names = {}, {}, {}
 local names = {}
 
--- How the need's value is shown, or nothing where it has none at this moment.
+-- Numbers of the bodies that show each need's value; false where one has no value at the moment.
 local function bodies_of_needs(key, c)
   local numbers, digests = {}, {}
   if c[COUNT] == 0 then return numbers end
@@ -133,7 +133,7 @@ local function take(key, c)
   c[QUEUED] = 0
   mark(key)
   local attempt = give(key, c, top + 1)
-  if not attempt then  -- what it needs has just changed, and that is still to reach it
+  if not attempt then  -- a need has just changed, and the change has not reached this task yet
     for _, need in ipairs(needs(key)) do update_need(key, need) end
     queue_visit(key)
     return false
@@ -175,7 +175,7 @@ local function claim()
     local known = stat(best[4])
     local mean = known[1] > 0 and known[2] / known[1] or false
     local had = given[best[4]] or 0
-    -- few that were short don't promise that many will be
+    -- a few short runs don't promise that many will be short
     if #claims > 0 and (not mean or mean > budget or had >= known[1]) then return end
     local size = math.min(limit - #claims, math.max(1, known[1] - had))
     if mean and mean > 0 then size = math.max(1, math.min(size, math.floor(budget / mean))) end
@@ -218,7 +218,7 @@ if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
   end
   local last = call('GET', P .. 'last:' .. worker)
   last = last and unpacked(last)
-  if last and last[1] == this then  -- it has not heard our answer
+  if last and last[1] == this then  -- the same call again: the reply was lost
     for _, key in ipairs(last[2]) do
       local c = record(key)
       for _, a in ipairs(attempts(c)) do

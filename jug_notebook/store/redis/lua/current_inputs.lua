@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- What tasks are now. ARGV: keys, packed. Answers version, more to follow, {round, inputs} of each; none, {}.
+-- Rounds and inputs of tasks as they are now. ARGV: keys, packed. Returns {version, more, {round, inputs} or {} each}.
 load_work()
 run_work()
 local keys, found = unpacked(ARGV[1]), {}

@@ -1,6 +1,6 @@
--- Removes blobs that were not written or touched since. What was in use within an hour goes only when that is over: who
--- has put it may be about to hand in what names it, and then it stays.
--- ARGV: a time; 1 to only tell; addresses. Answers how many there were, and their bytes.
+-- Remove blobs that were not written or used since a time. One that was used within the last hour only gets an expiry:
+-- whoever wrote it may be about to write what names it, and then it stays.
+-- ARGV: a time; 1 for a dry run; addresses. Returns {number of blobs, bytes}.
 local HOUR = 3600
 local P, call = KEYS[1], redis.call
 local time = call('TIME')

@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- What tasks of a function need, from a number on, a thousand tasks at a time. ARGV: {function, from, label}.
--- Answers version, more to follow, {function needed, number of the first that needs it, how often}, where to go on or -1.
+-- What tasks of a function need, after a given task number, a thousand tasks at a time. ARGV: {function, from, label}.
+-- Returns {version, more, {needed function, number of the first task that needs it, count} each, next from or -1}.
 load_work()
 run_work()
 local args = unpacked(ARGV[1])

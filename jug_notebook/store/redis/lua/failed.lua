@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- Keys of failed tasks, the latest first. ARGV: {label, how many before, how many}.
--- Answers version, more to follow, keys, and 1 where there are more.
+-- Keys of failed tasks, latest first. ARGV: {label, offset, limit}.
+-- Returns {version, more, keys, 1 if there may be further ones}.
 load_work()
 run_work()
 local args = unpacked(ARGV[1])

@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- Lets what follows from changes follow, one step. Answers version, more to follow.
+-- Do some of the work that earlier scripts left. Returns {version, more}.
 load_work()
 run_work()
 local ver, more = finish()

@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- Forgets tasks, as if they had never been submitted; not those that somebody wants by now, or that run.
--- ARGV: keys, packed; 1 to only tell. Answers version, more to follow, how many, their bytes, and keys of those that stay.
+-- Forget tasks, as if they had never been submitted, except those that are wanted again or run.
+-- ARGV: keys, packed; 1 for a dry run. Returns {version, more, number forgotten, bytes, keys that stay}.
 load_work()
 run_work()
 local keys, forgotten, size, stay = unpacked(ARGV[1]), 0, 0, {}
@@ -48,7 +48,7 @@ local function forget(key, c)
   local blank = new_record()
   for i = 1, #blank do c[i] = blank[i] end
   c[WANTERS] = wanters
-  if round > 0 then c[ROUND] = round + 1 end  -- what was called wrong and comes late stays wrong
+  if round > 0 then c[ROUND] = round + 1 end  -- so that late outcomes of invalidated rounds stay invalid
   if call('EXISTS', P .. 'd:' .. key) == 1 then
     c[NEEDED] = 1
     queue_walk('d:' .. key, 'e', key)

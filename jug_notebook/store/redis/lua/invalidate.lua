@@ -1,8 +1,8 @@
 -- after: records scheduler reuse
--- Makes outcomes count for nothing.
--- ARGV: {why, user, at}; keys; then {key, round}, inputs of each that was answered before.
--- Answers version, more to follow, an unknown key (then nothing was done), and what was lost as {key, round, inputs, 1 if
--- it was asked for}.
+-- Make outcomes invalid.
+-- ARGV: {why, user, at}; keys; then, when repeating, {key, round}, inputs of each that was invalidated before.
+-- Returns {version, more, an unknown key or '' (if unknown, nothing was done), {key, round, inputs, 1 if it was asked
+-- for} per invalidated outcome}.
 load_work()
 run_work()
 local args, rows = unpacked(ARGV[1]), unpacked(ARGV[2])

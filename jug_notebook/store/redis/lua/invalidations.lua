@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- Who began the rounds that tasks are in. ARGV: keys, packed.
--- Answers version, more to follow, {from round, at, user, why} of each; none, {}.
+-- Who began the current rounds of tasks. ARGV: keys, packed.
+-- Returns {version, more, {from round, at, user, why} or {} each}.
 load_work()
 run_work()
 local keys, found = unpacked(ARGV[1]), {}

@@ -1,10 +1,10 @@
--- Who has not been heard of for a lease, by the server's clock. Comes after board.lua.
+-- Processes that have sent no heartbeat for the length of a lease, by the server's clock. Comes after scheduler.lua.
 
 local LEASE = 30
-local AWAY = 5   -- after so many seconds in which nobody beat, the server itself was away, and all may be alive
-local GRACE = 3  -- seconds in which they can say so
+local AWAY = 5   -- seconds without any heartbeat: then the server itself was down, and all processes may be alive
+local GRACE = 3  -- seconds that they then have to send one
 
--- Presume dead who has been silent for too long: what they hold is open to others.
+-- Presume processes dead that have been silent for too long; others may take what they hold.
 local function expire()
   local last = tonumber(call('GET', P .. 'tick') or 0)
   call('SET', P .. 'tick', format('%.17g', now))
@@ -24,7 +24,7 @@ local function expire()
   end
 end
 
--- It lives. What it held is its own again, unless others took it.
+-- The process is alive. What it held is its own again, unless others have taken it.
 local function revive(process)
   call('ZADD', P .. 'beats', format('%.17g', now), process)
   if call('SREM', P .. 'presumed', process) == 1 then

@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- Processes have ended: what they hold is open to others. ARGV: their names. Answers version, more to follow.
+-- Processes have ended: others may take what they hold. ARGV: their names. Returns {version, more}.
 load_work()
 for _, process in ipairs(ARGV) do
   if not call('ZSCORE', P .. 'left', process) then

@@ -1,7 +1,7 @@
 -- after: records scheduler reuse
--- Blobs that outcomes mention which don't hold at present and may again, a thousand tasks or so at a time.
--- ARGV: where to go on, "0" at first; keys of tasks to leave out, packed.
--- Answers version, more to follow, where to go on (then "0"), addresses.
+-- Blobs named by outcomes that don't hold now but may hold again, about a thousand tasks at a time.
+-- ARGV: cursor, "0" at first; keys of tasks to leave out, packed.
+-- Returns {version, more, next cursor ("0" at the end), addresses}.
 load_work()
 run_work()
 local left_out, found, seen = {}, {}, {}

@@ -1,5 +1,5 @@
--- Finds the store, or makes it.
--- ARGV: an id, should it be new; the format that we speak. Answers its id, its format, its version.
+-- Find the store, or make it.
+-- ARGV: an id for a new store; the format of this version. Returns {id, format, version}.
 local P = KEYS[1]
 redis.call('SET', P .. 'id', ARGV[1], 'NX')
 redis.call('SET', P .. 'format', ARGV[2], 'NX')

@@ -1,5 +1,5 @@
 -- after: records scheduler
--- Tells supervisors to do something. ARGV: the order, packed; their names. Answers version, more to follow.
+-- Give supervisors an order. ARGV: the order, packed; their names. Returns {version, more}.
 for i = 2, #ARGV do
   local name = P .. 'orders:' .. ARGV[i]
   call('RPUSH', name, call('INCR', P .. 'ordered') .. ':' .. ARGV[1])

@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- Every origin that wishes something now. Answers version, more to follow, (user, notebook, cell) of each.
+-- Every origin that requests something now. Returns {version, more, {user, notebook, cell} each}.
 load_work()
 run_work()
 local found = {}

@@ -1,12 +1,13 @@
 -- after: records scheduler reuse
--- The outcomes that tasks have. ARGV: keys, packed.
--- Answers version, more to follow, for each key the outcome's body or nothing, and of those that were taken over
--- {which key, number of a body that is part of its proof …} and these bodies.
+-- The current outcomes of tasks. ARGV: keys, packed.
+-- Returns {version, more, body or nil per key, {index of the key, number of a body of its proof, …} per reused outcome,
+-- these bodies}.
 load_work()
 run_work()
 local ver, more = finish()
 
--- Of a card, only this is looked at: all of it takes three times as long. The texts begin with form, inputs, worth, whose.
+-- Only this much of a record is decoded: all of it takes three times as long. The texts begin with form, inputs, digest,
+-- reused from.
 local CURRENT_AT, TEXTS_AT = 52, 60
 
 local function current_of(raw)

@@ -1,4 +1,4 @@
--- Who is there. Answers {packed `WorkerInfo`, 1 if not known to be dead, seconds since its last beat} of each.
+-- All processes. Returns {packed `WorkerInfo`, 1 if alive as far as is known, seconds since its last heartbeat} each.
 local P, call = KEYS[1], redis.call
 local time = call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6

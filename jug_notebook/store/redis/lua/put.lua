@@ -1,6 +1,6 @@
--- Keeps a blob, or says that it is there already. It goes after a while, unless what names it is kept, too.
--- ARGV: address; size; seconds that it is kept for; what to write, if anything: "=" and its bytes, or "+" and the number
--- of chunks that were written as c:ADDRESS:N. Answers -1 where there is none now, else the number of its chunks.
+-- Store a blob, or report that it is there. It expires unless what names it is stored, too.
+-- ARGV: address; size; seconds until it expires; optionally the content: "=" and the bytes, or "+" and the number of
+-- chunks written before as c:ADDRESS:N. Returns -1 where there is none now, else the number of its chunks.
 local P, call = KEYS[1], redis.call
 local name = P .. 'v:' .. ARGV[1]
 if call('EXISTS', name) == 0 then

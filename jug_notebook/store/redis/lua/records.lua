@@ -1,27 +1,29 @@
--- What every script that looks at tasks begins with: the keys there are, the tasks' cards, and counts.
+-- The base of every script that looks at tasks: the server's keys, task records, and counts.
 --
--- KEYS[1] stands before every key of a project, "jug:{project}:", so that a project lies in one shard:
---   id format ver counter seq   the store's name, its format; what rises with each write; wishes; tasks
---   t s n      by key: its card (below), its sealed spec, and its needs where they are many
---   o          by key, of later outcomes KEY:N: size of the verdict (2 bytes), verdict, sealed outcome
---   i a y      by key: who invalidated it; what was accepted for it, and that sealed
---   d:KEY      who needs it, by number                 m:KEY b:KEY  needs without a value; needs that block it
---   l:KEY      who leans on it as an accepted run
---   kinds kind:K stats   functions: (name, priority, python), numbered; their tasks; how they fare
+-- KEYS[1] is the prefix of all keys of a project, "jug:{project}:", so that a project lies in one shard:
+--   id format ver counter seq   the store's id, its format; version, rising with each write; last request; last task
+--   t s n      by key: its record (below), its sealed spec, and its needs where there are many
+--   o          by key (later outcomes: KEY:N): size of the verdict (2 bytes), verdict, sealed outcome
+--   i a y      by key: its last invalidation; its acceptance, and the same sealed
+--   d:KEY      tasks that need it, by number           m:KEY b:KEY  needs without a value; needs that block it
+--   l:KEY      tasks that may accept its run
+--   kinds kind:K stats   functions: (name, priority, python), numbered; their tasks; their run statistics
 --   groups groupnames    sets of labels, numbered: notebooks ("n:PATH") and targets ("t:NAME") that a task belongs to
---   origins originnames wo:N    who wishes, numbered, and what
---   tallies              tasks by "kind:group:state"   failed  failed tasks by the time of it
---   ended      outcomes by when the run ended      past pastsize  those of them that count for nothing; their bytes
---   queues q:K:G delayed ready tasks, by number; those not to be tried before a time
---   r:NAME p:NAME x:NAME by form and inputs: who ran that, who waits for such a run, who was wrong about it
---   flags                "accepts", "bars": is there any such thing?
---   work                 what is still to follow from changes: any script goes on with that, a thousand cards at a time
+--   origins originnames wo:N    origins of requests, numbered, and the tasks that each requests
+--   tallies              number of tasks by "kind:group:state"     failed   failed tasks by the end of the run
+--   ended      outcomes by the end of the run      past pastsize   those that are retired; their bytes
+--   queues q:K:G delayed ready tasks, by number; those that may not be retried before a time
+--   r:NAME p:NAME x:NAME by form and inputs: tasks that ran, that wait for such a run, whose run was wrong
+--   flags                "accepts", "bars": whether any acceptance, or any wrong run, exists
+--   work                 pending work that follows from changes; every script does about a thousand records of it
 --   info beats late left presumed done ran h:W last:W   processes, what workers did, until when, and what they hold
---   idle watchers w:W    who waits for tasks, or for news, and the list where each is woken
+--   idle watchers w:W    workers that wait for tasks, watchers of the version, and the list that wakes each
 --   orders:W log:W  targets targetnames targetkeys
---   blobs sizes v:A c:A:N bin   blobs, by when they were touched; those swept that may come back, by when they go
+--   blobs sizes v:A c:A:N bin   blobs, by last use; swept ones that may come back, by expiry
+--
+-- Most scripts return {version, more, …}: `more` is 1 while pending work remains, which flow.lua does.
 
--- Names in capitals stand for numbers and texts: they are replaced by these when a script is put together, for Lua takes
+-- Names in capitals are constants: they are replaced by their values when a script is put together, because Lua allows
 -- no more than 200 local names.
 
 local P = KEYS[1]
@@ -29,21 +31,21 @@ local call, pack, unpacked, format = redis.call, cmsgpack.pack, cmsgpack.unpack,
 
 local WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED, REUSED = 0, 1, 2, 3, 4, 5, 6, 7
 local RUNS = 8  -- in tallies: attempts that ended
-local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or nothing while a need has no value
+local NO_INPUTS = '-'  -- of a task without needs; others have a SHA-1 in hex, or '' while a need has no value
 local STEP = 1000
-local INLINE = 16  -- so many needs stand on the card
+local INLINE = 16  -- up to this many needs are kept in the record
 
--- A card, as it is stored: numbers, then texts after their lengths. The first four places hold its lists once they were
--- read. KIND is 0 for a task that something mentions and nobody submitted yet. HELD is the number of the outcome that it
--- has, or 0, and WHOSE the task that it was taken over from. ENDED counts the attempts that are known to have ended.
+-- A task record as it is stored: numbers, then texts after their lengths. In memory, the first four places hold its
+-- decoded lists. KIND is 0 for a task that is mentioned but not submitted yet. CURRENT is the number of its current
+-- outcome, or 0, and REUSED_FROM the task whose run that is, or ''. ENDED counts attempts that are known to have ended.
 local RECORD = '>I4I5I4I4bbBBI4I4I4i4i4I4I4BBI4I4Bc0Bc0Bc0Bc0I4c0I4c0I4c0Hc0I4c0'
 local OUTCOMES, ATTEMPTS, REQUESTS, NEEDS = 1, 2, 3, 4
 local KIND, SEQ, COUNT, ROUND, STATE, TALLIED, WANTED, REQUESTED, WANTERS, MISSING = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local BLOCKING, DIRECT, LOST, NEXT, GROUP, QUEUED, NEEDED, CURRENT, ENDED = 15, 16, 17, 18, 19, 20, 21, 22, 23
 local FORM, INPUTS, DIGEST, REUSED_FROM, DROPPED = 24, 25, 26, 27, 32
-local RAW = 27  -- the lists' bytes come so far behind the lists
+local RAW = 27  -- distance from a decoded list to its bytes
 
--- what its lists hold
+-- rows of its lists
 local OUTCOME = '>I4I4ddBBdI4Bc0Bc0Bc0'
 local O_ROUND, O_ATTEMPT, O_STARTED, O_DURATION, O_FINAL, O_DIED, O_RETRY, O_NUMBER = 1, 2, 3, 4, 5, 6, 7, 8
 local O_INPUTS, O_DIGEST, O_WORKER = 9, 10, 11
@@ -60,7 +62,7 @@ do
   now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
--- -- cards --------------------------------------------------------------------------------------------------------------
+-- -- task records -----------------------------------------------------------------------------------------------------
 
 local records, marked, marked_keys = {}, {}, {}
 local changed = false
@@ -153,7 +155,7 @@ local function encode(c)
   )
 end
 
--- Read many cards at once.
+-- Read many records at once.
 local function prefetch(keys)
   local wanted, count = {}, 0
   local function fetch()
@@ -180,7 +182,7 @@ end
 
 local erased = {}
 
--- It is to be removed at the end, unless something still mentions it then.
+-- Remove the record at the end, unless something still mentions it then.
 local function erase(key)
   erased[key] = true
   mark(key)
@@ -202,7 +204,7 @@ local function needs(key)
   return list
 end
 
-local many = {}  -- command and key -> arguments of one call at the end
+local many = {}  -- command -> key -> arguments of one call at the end
 
 local function defer(command, name, one, other)
   local of = many[command]
@@ -219,7 +221,7 @@ local function defer(command, name, one, other)
   if other then row[#row + 1] = other end
 end
 
--- A task's number as commands take it: written here, it is not written as a fraction there.
+-- A task's number as text for commands, without a fraction.
 local function number_of_task(c) return format('%d', c[SEQ]) end
 
 local function run_deferred(command)
@@ -234,7 +236,7 @@ local function run_deferred(command)
   end
 end
 
--- -- functions, groups of notebooks, counts -------------------------------------------------------------------------------
+-- -- functions, groups of notebooks, counts ---------------------------------------------------------------------------
 
 local kinds, groups, joins, flags = {}, {}, {}, nil
 
@@ -315,7 +317,7 @@ end
 
 local tallies, row_names = {}, {}
 
--- "kind:group", made once, for a number takes long to write.
+-- "kind:group", cached, because writing numbers takes long.
 local function row_of(c)
   local of = row_names[c[KIND]]
   if not of then
@@ -355,7 +357,7 @@ end
 
 local stats = {}
 
--- {done, seconds spent} of a function
+-- {number done, seconds spent} of a function.
 local function stat(kind)
   local known = stats[kind]
   if not known then

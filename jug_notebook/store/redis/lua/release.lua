@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- Gives back claims that were not started. ARGV: {key, round, attempt}, inputs of each. Answers version, more to follow.
+-- Give back claims that were not started. ARGV: {key, round, attempt}, inputs of each. Returns {version, more}.
 load_work()
 for i = 1, #ARGV, 2 do
   local lease = unpacked(ARGV[i])

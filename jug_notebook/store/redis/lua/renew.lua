@@ -1,8 +1,8 @@
 -- after: records scheduler reuse leases
--- Processes beat; the first learns what it is to do.
--- ARGV: number of the last order that the first has heard; then name and packed `WorkerInfo` of each.
--- Answers version, more to follow, orders {number, order} not heard yet.
-local LISTED, KEPT = 60, 86400  -- seconds for which who has left is shown, and known to have left
+-- Heartbeats of processes; the first receives its orders.
+-- ARGV: number of the last order that the first received; then name and packed `WorkerInfo` of each.
+-- Returns {version, more, {number, order} per new order}.
+local LISTED, KEPT = 60, 86400  -- seconds for which a process that left is listed, and is known to have left
 load_work()
 local infos = {}
 for i = 2, #ARGV, 2 do

@@ -1,6 +1,6 @@
 -- after: records scheduler reuse requests
--- Somebody wants known tasks, or no longer does.
--- ARGV: {origin, counter or 0, wanted}; keys. Answers version, more to follow, the counter.
+-- Request known tasks, or withdraw requests.
+-- ARGV: {origin, counter or 0, wanted}; keys. Returns {version, more, counter}.
 load_work()
 local args, keys = unpacked(ARGV[1]), unpacked(ARGV[2])
 prefetch(keys)

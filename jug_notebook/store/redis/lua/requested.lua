@@ -1,5 +1,5 @@
 -- after: records scheduler reuse
--- What an origin wants now. ARGV: the origin, packed. Answers version, more to follow, keys in order of submission.
+-- What an origin requests now. ARGV: the origin, packed. Returns {version, more, keys in order of submission}.
 load_work()
 run_work()
 local number = tonumber(call('HGET', P .. 'originnames', pack(unpacked(ARGV[1]))) or 0)

@@ -1,4 +1,4 @@
--- Who wants what. Comes after board.lua.
+-- Who requests what. Comes after scheduler.lua.
 
 local function number_of(name, names, value)
   local packed = pack(value)
@@ -10,17 +10,17 @@ local function number_of(name, names, value)
   return number
 end
 
--- A wish's counter: the one given, or one that outweighs all so far.
+-- The counter of a request: the given one, or one higher than all so far.
 local function counter_of(given)
   if given == 0 then return call('INCR', P .. 'counter') end
   if given > tonumber(call('GET', P .. 'counter') or 0) then call('SET', P .. 'counter', given) end
   return given
 end
 
--- An origin wants these tasks, or no longer does.
+-- Request these tasks for an origin, or withdraw its requests.
 local function set_requested(keys, origin, given, wanted)
   local number, counter = number_of('origins', 'originnames', origin), counter_of(given)
-  local group = group_of({'n:' .. origin[2]})  -- who no longer wants something did so once
+  local group = group_of({'n:' .. origin[2]})  -- a withdrawn request was made once, too
   for _, key in ipairs(keys) do
     local c = record(key)
     if not (wanted and is_requested(c, number)) then
@@ -36,7 +36,7 @@ local function set_requested(keys, origin, given, wanted)
       if #list == 1 then
         defer(wanted and 'SADD' or 'SREM', 'wo:' .. number, key)
       else
-        for _, each in ipairs(list) do  -- one origin's wish may bar another's, or no longer
+        for _, each in ipairs(list) do  -- a withdrawal by one origin may override requests by others
           local stands = is_requested(c, each[R_ORIGIN])
           defer(stands and 'SADD' or 'SREM', 'wo:' .. each[R_ORIGIN], key)
         end

@@ -1,8 +1,8 @@
--- Which run stands for a task that has no value of its own: as in `reuse.py`. Comes after board.lua.
+-- Which run a task without a value of its own may reuse; the rules of scheduler/reuse.py. Comes after scheduler.lua.
 
 local function may_be_reused(o) return o[O_DIGEST] ~= '' and o[O_INPUTS] ~= NO_INPUTS end
 
--- The run that stands for this form on these inputs: of all that may, the one that began first.
+-- The run to reuse for this form on these inputs: the one that began first among those allowed.
 local function earliest_run(name, inputs)
   local runs = call('ZRANGE', P .. 'r:' .. name, 0, -1)
   if #runs == 0 then return false end
@@ -26,7 +26,7 @@ local function earliest_run(name, inputs)
   return best or false
 end
 
--- What somebody said last about taking a former run for a task, if it is about what the task is now:
+-- The last acceptance for a task, if it is about the task as it is now:
 -- {counter, undone, round, inputs, source, its round, digest}.
 local function valid_acceptance(key, c)
   local raw = is_flagged('accepts') and call('HGET', P .. 'a', key)
@@ -62,14 +62,14 @@ reusable_run = function(key, c)
   return found or (is_flagged('accepts') and accepted_run(key, c))
 end
 
--- Before a run is added: the run that stands there now, if anybody waits for one.
+-- Before a run is added: the run that would be reused so far, if any task waits for one.
 local function run_before(key, c, inputs)
   local name = c[FORM] .. inputs
   call('ZREM', P .. 'p:' .. name, key)
   return call('EXISTS', P .. 'p:' .. name) == 1 and {earliest_run(name, inputs)}
 end
 
--- A finished run: others of that form on those inputs may take it over. `was`: what was expected before.
+-- Add a finished run for reuse by tasks of the same form and inputs. `was` is what `run_before` returned.
 local function add_reusable_run(key, c, o, was)
   local name = c[FORM] .. o[O_INPUTS]
   call('ZADD', P .. 'r:' .. name, number_of_task(c), key)
@@ -83,14 +83,14 @@ local function add_reusable_run(key, c, o, was)
   end
 end
 
--- The inputs on which it had taken over a value that was wrong.
+-- The inputs on which the task had reused a value that was wrong.
 local function dropped_inputs(c)
   local list = {}
   for inputs in c[DROPPED]:gmatch('[^,]+') do list[#list + 1] = inputs end
   return list
 end
 
--- What this task had come to is no source for others any more; nor are equal runs, if it was wrong.
+-- Other tasks may no longer reuse this task's runs; nor equal runs, if it was wrong.
 local function block_reuse(key, c)
   local wrong, all = {}, {}
   for _, o in ipairs(outcomes(c)) do
@@ -131,7 +131,7 @@ local function new_round(key, c, round)
   queue_visit(key)
 end
 
--- Outcomes of this round and earlier count for nothing. `inputs`: those on which it had taken over its value.
+-- Invalidate outcomes of this round and earlier. `inputs`: those on which the task had reused its value.
 local function invalidate(key, from_round, why, inputs, at, user)
   local c = record(key)
   changed = true
@@ -154,21 +154,21 @@ local function invalidate(key, from_round, why, inputs, at, user)
   if not raw or row_before(unpacked(raw), acceptance) then call('HSET', P .. 'i', key, pack(acceptance)) end
 end
 
--- The outcome that a task has: whose, and its number; false without.
+-- The current outcome of a task: the task that ran, and the outcome's number; false where there is none.
 local function current_outcome(key)
   local c = record(key)
   if c[CURRENT] == 0 then return false end
   return c[REUSED_FROM] ~= '' and c[REUSED_FROM] or key, c[CURRENT]
 end
 
--- What its verdict says.
+-- The row of an outcome.
 local function outcome_of(owner, number)
   for _, o in ipairs(outcomes(record(owner))) do
     if o[O_NUMBER] == number then return o end
   end
 end
 
--- Bodies that an answer needs, each once: a number for each.
+-- Bodies that a reply contains, each once; `body_of` returns the number of one.
 local bodies, body_numbers = {}, {}
 
 local function body_of(hash, field)
@@ -204,14 +204,14 @@ local function read_bodies()
   return read
 end
 
--- The sealed bytes that show that a task may have this outcome; none for its own.
+-- Bodies that prove that a task may have this outcome; none for its own.
 local function proof(key, owner)
   if owner == key then return {} end
   if record(key)[FORM] == record(owner)[FORM] then return {body_of('s', key), body_of('s', owner)} end
   return {body_of('y', key)}
 end
 
--- {body of the outcome, bodies of its proof …}, as numbers
+-- {body of the outcome, bodies of its proof, …}, as numbers.
 local function bodies_of(key, owner, number)
   return {body_of('o', outcome_name(owner, number)), unpack(proof(key, owner))}
 end

@@ -1,7 +1,7 @@
 -- after: records scheduler reuse
--- Attempts that ended, the latest first. ARGV: {label, how many to pass over, how many to tell}.
--- Answers version, more to follow, how many there are, bodies, {body, 1 if it counts} of each, and how many to pass over
--- to go on, or -1.
+-- Attempts that ended, latest first. ARGV: {label, offset, limit}.
+-- Returns {version, more, total, bodies, {body, 1 if it counts} each, next offset
+-- or -1}.
 load_work()
 run_work()
 local args = unpacked(ARGV[1])

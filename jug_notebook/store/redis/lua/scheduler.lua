@@ -1,8 +1,8 @@
--- What follows from a change, and the ready queue. The rules are those of `board.py`. Comes after cards.lua.
+-- What follows from a change, and the ready queue; the rules of scheduler/state.py. Comes after records.lua.
 
--- -- the ready queue ----------------------------------------------------------------------------------------------------
+-- -- the ready queue --------------------------------------------------------------------------------------------------
 
-local ready_rows = {}  -- "kind:group" -> how many became ready in this script
+local ready_rows = {}  -- "kind:group" -> number of tasks that became ready in this script
 
 local function retry_at(c)
   local at = 0
@@ -31,7 +31,7 @@ local function enqueue(key, c)
   end
 end
 
--- Write what was put into queues so far; then they can be read.
+-- Write queued entries, so that the queues can be read.
 local function fill_queues()
   for row in pairs(ready_rows) do defer('SADD', 'queues', row) end
   run_deferred('ZADD')
@@ -51,12 +51,12 @@ local function dequeue(key, c)
   mark(key)
 end
 
--- -- what is to follow ----------------------------------------------------------------------------------------------------
--- An item of work is a key, to be visited; {"g", key, group}: that task belongs to these, too; or {"z", name, from,
--- action, argument}: an action on each member of a sorted set, from a number on.
+-- -- pending work -----------------------------------------------------------------------------------------------------
+-- An item of work is a key, to be visited; {"g", key, group}, to add the task to a group; or {"z", name, from,
+-- action, argument}, to do an action for each member of a sorted set, after a given score.
 
 local work, head, tail, waiting_visits = {}, 1, 0, {}
-local left = STEP  -- cards that this script may still touch
+local left = STEP  -- records that this script may still touch
 local began_with_work = false
 
 local function push(item)
@@ -75,7 +75,7 @@ local function queue_walk(name, action, argument)
   push({'z', name, -1, action, argument or ''})
 end
 
--- Take up what earlier scripts left.
+-- Load the work that earlier scripts left.
 local function load_work()
   local items = call('LRANGE', P .. 'work', 0, STEP - 1)
   if #items > 0 then
@@ -88,9 +88,9 @@ local function load_work()
   end
 end
 
--- -- deriving -----------------------------------------------------------------------------------------------------------
+-- -- states -----------------------------------------------------------------------------------------------------------
 
--- What its needs are worth together; nothing where one has no value.
+-- The digest of its needs' values together; '' where one has no value.
 local function inputs_of(key, c)
   if c[MISSING] > 0 then return '' end
   if c[COUNT] == 0 then return NO_INPUTS end
@@ -103,7 +103,7 @@ end
 
 local lost_workers = {}
 
--- Has a worker ended, or not been heard of for a lease?
+-- Has a worker ended, or sent no heartbeat for the length of a lease?
 local function is_lost(worker)
   local known = lost_workers[worker]
   if known == nil then
@@ -127,7 +127,7 @@ local function runner(c)
   return latest[A_WORKER]
 end
 
--- Is one text before another, byte by byte?
+-- Is one text less than another, byte by byte?
 local function before(one, other)
   for i = 1, math.min(#one, #other) do
     local a, b = one:byte(i), other:byte(i)
@@ -136,7 +136,7 @@ local function before(one, other)
   return #one < #other
 end
 
--- Is one row of numbers and texts before another of the same shape?
+-- Is one row of numbers and texts less than another of the same shape?
 local function row_before(one, other)
   for i, a in ipairs(one) do
     local b = other[i]
@@ -148,7 +148,7 @@ local function row_before(one, other)
   return false
 end
 
--- Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later.
+-- Its own final outcome for the present round and inputs: finished before failed, then the later attempt.
 local function best_outcome(c)
   local best
   for _, o in ipairs(outcomes(c)) do
@@ -181,14 +181,14 @@ local function origin_of(number)
   return origin
 end
 
--- No longer wanting something without naming a cell speaks for all cells of the notebook.
+-- Withdrawing without naming a cell overrides requests from all cells of the notebook.
 local function overrides(request, number)
   if request[R_WANTED] == 1 then return false end
   local by, origin = origin_of(request[R_ORIGIN]), origin_of(number)
   return by[3] == '' and by[2] == origin[2] and by[1] == origin[1]
 end
 
--- Does anybody want it; or, with a number, that origin?
+-- Is it requested by anyone; or, with a number, by that origin?
 local function is_requested(c, number)
   local list = requests(c)
   if not number and #list < 2 then return #list == 1 and list[1][R_WANTED] == 1 end
@@ -206,7 +206,7 @@ end
 
 local reusable_run  -- see reuse.lua
 
--- State, worth, the number of the outcome that it has (or 0), and whose that is (or nothing).
+-- State, digest of the value, number of the current outcome (or 0), and the task it is reused from (or '').
 local function derive(key, c)
   local has = 0
   if c[INPUTS] ~= '' then
@@ -274,7 +274,7 @@ local function visit(key)
   end
 end
 
--- Bring up to date what a task knows of one that it needs.
+-- Update what a task knows about one of its needs.
 local function update_need(key, need)
   local c, n = record(key), record(need)
   if c[KIND] == 0 then return end
@@ -298,7 +298,7 @@ local function update_need(key, need)
   end
 end
 
--- Tasks belong to a notebook that ever wished them, and to a target; so do those they need.
+-- Tasks belong to each notebook that ever requested them, and to targets; so do the tasks they need.
 local function add_group(key, group)
   local c = record(key)
   local now_in = joined_group(c[GROUP], group)
@@ -315,7 +315,7 @@ local function add_group(key, group)
   end
 end
 
--- A worker's attempts are void for good.
+-- A worker's attempts at the task are void for good.
 local function void_attempts(key, worker)
   for _, a in ipairs(attempts(record(key))) do
     if a[A_WORKER] == worker then a[A_OVER] = 1 end
@@ -351,7 +351,7 @@ local function walk(item)
   end
 end
 
--- Let what follows from changes follow, as far as this script may go.
+-- Do pending work, as far as this script may go.
 local function run_work()
   while head <= tail and left > 0 do
     local item = work[head]
@@ -370,12 +370,12 @@ local function run_work()
   end
 end
 
--- -- attempts that ended ------------------------------------------------------------------------------------------------
+-- -- attempts that ended ----------------------------------------------------------------------------------------------
 
-local PAST = 33554432  -- bytes of outcomes that count for nothing; the oldest go
-local retired = {}  -- names of those that came to count for nothing in this script
+local PAST = 33554432  -- bytes of retired outcomes to keep; the oldest are removed
+local retired = {}  -- names of outcomes that this script retired
 
--- Where the body of an outcome lies.
+-- The field under which the body of an outcome is stored.
 local function outcome_name(key, number) return number == 1 and key or key .. ':' .. number end
 
 local function add_ended(key, c, number, at)
@@ -386,7 +386,7 @@ end
 
 local function retire(key, number) retired[#retired + 1] = outcome_name(key, number) end
 
--- Nothing is known any more of a run that counts for nothing.
+-- Remove a retired outcome.
 local function drop_run(name)
   local key, number = name:match('^[^:]*'), tonumber(name:match(':(%d+)$') or 1)
   local c = record(key)
@@ -416,7 +416,7 @@ local function store_retired()
   end
 end
 
--- What is handed in may name these blobs: they stay, and are in use as of now, even if they were swept meanwhile.
+-- What is written now may name these blobs: they no longer expire and count as used now, even if swept meanwhile.
 local function keep_blobs(names)
   for _, name in ipairs(names) do
     call('PERSIST', P .. name)
@@ -428,7 +428,7 @@ local function keep_blobs(names)
   end
 end
 
--- -- at the end ---------------------------------------------------------------------------------------------------------
+-- -- at the end -------------------------------------------------------------------------------------------------------
 
 local function wake(waiter)
   call('LPUSH', P .. 'w:' .. waiter, 1)
@@ -440,7 +440,7 @@ local function fits(row, python, label)
   return (python == '' or kind_of(tonumber(kind))[3] == python) and (label == '' or has_label(tonumber(group), label))
 end
 
--- One idle worker for each task that became ready and was not taken at once.
+-- Wake one idle worker for each task that became ready and was not claimed at once.
 local function wake_workers()
   local total = 0
   if next(ready_rows) == nil or call('EXISTS', P .. 'idle') == 0 then return end
@@ -470,7 +470,7 @@ local function wake_workers()
   end
 end
 
--- Write all that was changed. Answers the store's version, and whether something is still to follow.
+-- Write all changes. Returns the store's version, and 1 if pending work remains.
 local function finish()
   fill_queues()
   if #retired > 0 then store_retired() end

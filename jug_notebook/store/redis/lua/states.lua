@@ -1,5 +1,5 @@
--- Where tasks stand, as numbers; -1 for one that nobody submitted. ARGV: keys, packed. Answers version, more, numbers.
--- Who waits asks this over and over, so it looks at one byte of a card, and leaves to others what is still to follow.
+-- States of tasks, as numbers; -1 for an unknown task. ARGV: keys, packed. Returns {version, more, numbers}.
+-- Called over and over while someone waits, so it reads one byte of a record, and leaves pending work to other scripts.
 local P, call = KEYS[1], redis.call
 local STATE_AT = 18
 local keys, found = cmsgpack.unpack(ARGV[1]), {}

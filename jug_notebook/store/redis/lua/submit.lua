@@ -1,8 +1,8 @@
 -- after: records scheduler reuse requests
--- Makes tasks known and wanted.
--- ARGV: {origin, counter or 0, blobs to be kept, functions {name, priority, python}}; then of each task key, number of
--- its function among these, keys of its needs with commas, form, sealed spec.
--- Answers version, more to follow, the wish's counter, how many were new, how many are finished.
+-- Submit tasks, and request them.
+-- ARGV: {origin, counter or 0, blobs to keep, functions {name, priority, python}}; then per task key, number of its
+-- function among these, keys of its needs with commas, form, sealed spec.
+-- Returns {version, more, counter of the request, number of new tasks, number of finished tasks}.
 load_work()
 local args = unpacked(ARGV[1])
 local functions, rows, touched = args[4], {}, {}
@@ -84,7 +84,7 @@ for _, row in ipairs(rows) do
 end
 local counter = set_requested(keys, args[1], args[2], true)
 keep_blobs(args[3])
-run_deferred('ZADD')  -- who needs whom is to be read
+run_deferred('ZADD')  -- the next step reads who needs whom
 run_work()
 local reused = 0
 for _, key in ipairs(new) do

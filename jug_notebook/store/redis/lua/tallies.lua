@@ -1,8 +1,8 @@
 -- after: records scheduler reuse
--- Counts. ARGV: a label, or nothing for all; processes whose work is asked after as {name, the task it said it runs}.
--- Answers version, more to follow, functions {name, priority, python} in the order they were first seen, "kind:done" and
--- "kind:spent" with their numbers, {function, state, count} of each, and of each process {settled, task, its function, 1
--- if it is another than it said, until when its last run took}.
+-- Counts. ARGV: a label, or '' for all; processes to look at, as {name, the task it reported}.
+-- Returns {version, more, {name, priority, python} per function in order of first submission, {"kind:done", number,
+-- "kind:spent", seconds, …}, {function, state, count} each, {settled, task, its function, 1 if that differs from the
+-- report, end of its last run} per process}.
 load_work()
 run_work()
 local found, own = {}, {}

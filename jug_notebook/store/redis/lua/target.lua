@@ -1,6 +1,6 @@
 -- after: records scheduler reuse
--- Makes a target known: its tasks, those to come, and what they need, carry its label.
--- ARGV: label; {names, keys}. Answers version, more to follow.
+-- Register a target: its tasks, those to come, and what they need, get its label.
+-- ARGV: label; {names, keys}. Returns {version, more}.
 load_work()
 local label, args = ARGV[1], unpacked(ARGV[2])
 if call('SADD', P .. 'targets', label) == 1 then

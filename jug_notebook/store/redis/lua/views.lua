@@ -1,8 +1,8 @@
 -- after: records scheduler reuse
--- Tasks for a listing: those of these keys; or, of a function, from a number on, a thousand at a time.
+-- Tasks for a listing: those with these keys, or a function's, after a given number, a thousand at a time.
 -- ARGV: {keys or false, function, from, label, state or -1}.
--- Answers version, more to follow, {key, function, number, state, worker, started, duration, attempt, whose} of each,
--- and the number to go on from, or -1.
+-- Returns {version, more, {key, function, number, state, worker, started, duration, attempt, reused from} each,
+-- next from, or -1}.
 load_work()
 run_work()
 local args = unpacked(ARGV[1])

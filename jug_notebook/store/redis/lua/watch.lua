@@ -1,5 +1,5 @@
--- Answers the version; where it is still the one seen and the watcher waits, it will be woken when that changes.
--- ARGV: the version seen; the watcher's name; 1 if it waits.
+-- Return the version; where it is still the one seen, register the watcher to be woken when it changes.
+-- ARGV: the version seen; the watcher's name; 1 to register.
 local P, call = KEYS[1], redis.call
 local ver = call('GET', P .. 'ver') or '0'
 if ARGV[2] ~= '' then
