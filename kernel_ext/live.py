@@ -11,14 +11,13 @@ from typing import Any, Protocol
 
 from jug_notebook import render
 from jug_notebook.errors import JugError
-from jug_notebook.model import Snapshot, State
+from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.session import Session
 
 PAUSE = 0.25  #: seconds between two updates, at least
 LOOK = 0.5  #: seconds between two looks, at most: a worker's beats change no fact
 SLOW = 2.0  #: seconds after which what changes by itself (how long a task runs, memory) is worth an update
 PICTURES = 20  #: so many are followed; the oldest stay as they are
-OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
 class Picture(Protocol):
@@ -200,7 +199,7 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
             whole = draw(snapshot)
             shown = _over(shown, fitting(whole, *shutil.get_terminal_size())) if terminal else whole
             able = snapshot.starting or any(view.alive for view in snapshot.workers)
-            if not able or not any(snapshot.counts[state] for state in OPEN):
+            if not able or not any(snapshot.counts[state] for state in OPEN_STATES):
                 break
             if terminal:
                 threading.Event().wait(PAUSE)

@@ -17,7 +17,7 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
 from jug_notebook.errors import NoSuchTask, StoreError
-from jug_notebook.model import Snapshot, State
+from jug_notebook.model import OPEN_STATES, Snapshot, State
 from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
 from jug_notebook.task.cell import CellTask
@@ -40,7 +40,7 @@ from kernel_ext.display import (
 )
 from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
 from kernel_ext.launching import elsewhere
-from kernel_ext.live import OPEN, Drawing, Live, watch
+from kernel_ext.live import Drawing, Live, watch
 from kernel_ext.options import (
     age,
     attempts,
@@ -581,7 +581,7 @@ class JugMagics(Magics):
         asked = read(self.jug_wait, line)
         session, target = self.session, joined(asked.target)
         if target is None:
-            keys = [view.key for state in OPEN for view in session.tasks(state=state, limit=0)]
+            keys = [view.key for state in OPEN_STATES for view in session.tasks(state=state, limit=0)]
         else:
             keys = [task.key for task in self._resolved(target)]
         if not session.settle(keys, asked.timeout):
@@ -601,7 +601,7 @@ class JugMagics(Magics):
         """What cell tasks have shown that could not be shown under their cells."""
         unseen = [key for key in keys if key in self._unshown]
         for key, state in zip(unseen, session.states(unseen), strict=True):
-            if state not in OPEN:
+            if state not in OPEN_STATES:
                 name, pieces = self._unshown.pop(key), session.outputs(key)
                 print(f"── {name}\n" if pieces else "", end="")
                 play(pieces)

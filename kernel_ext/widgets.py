@@ -19,10 +19,9 @@ import ipywidgets as w
 
 from jug_notebook import render
 from jug_notebook.errors import JugError
-from jug_notebook.model import FailureKind, Snapshot, State, Target, WorkerView
+from jug_notebook.model import OPEN_STATES, FailureKind, Snapshot, State, Target, WorkerView
 from jug_notebook.render import plural
 from jug_notebook.session import Session
-from kernel_ext.live import OPEN
 
 STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news
@@ -149,7 +148,9 @@ class Panel:
                 return
             self._failures.renew(snapshot)
             self._tell_live()
-            at_rest = not any(snapshot.counts[state] for state in OPEN) or not any(v.alive for v in snapshot.workers)
+            at_rest = not any(snapshot.counts[state] for state in OPEN_STATES) or not any(
+                v.alive for v in snapshot.workers
+            )
             if self._first or (not self._fresh and at_rest):
                 self._save(snapshot)
 

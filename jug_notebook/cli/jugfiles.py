@@ -138,13 +138,13 @@ def _command(name: str, script: Script, defaults: dict[str, object] | None = Non
 
 def _sleep_for_store(arguments: Arguments) -> int:
     """Wait until nothing is left to do in a store; 0 where all its tasks have values then."""
-    from jug_notebook.model import State
+    from jug_notebook.model import OPEN_STATES, State
 
     store = store_of(arguments, arguments.jugfile)
     seen = -1
     while True:
         counts = store.snapshot().counts
-        if not any(counts[state] for state in (State.WAITING, State.READY, State.RUNNING)):
+        if not any(counts[state] for state in OPEN_STATES):
             break
         seen = store.watch(seen, 1.0)
     store.close()

@@ -22,7 +22,7 @@ from jug_notebook.compat.jug import task as tasks
 from jug_notebook.compat.jug.utils import Matcher, print_task_summary_table
 from jug_notebook.compat.jugdir import Jugdir
 from jug_notebook.errors import WaitInterrupted
-from jug_notebook.model import Claim, Key, Settlement, State, Target
+from jug_notebook.model import OPEN_STATES, Claim, Key, Settlement, State, Target
 from jug_notebook.worker import import_hooks
 from jug_notebook.worker.execution import TaskRunner
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 STOP_FILE = "__jug_please_stop_running.txt"
 LIMITS = ("JUG_MAX_TASKS", "JUG_MAX_HOURS", "JUG_MAX_MINUTES", "JUG_MAX_SECONDS", "JUG_EXIT_IF_FILE_EXISTS")
-OPEN = (State.WAITING, State.READY, State.RUNNING)
 LOOK = 0.25  #: seconds between two looks at workers
 LEAST = 0.2  #: seconds that one waits for others at least
 
@@ -176,12 +175,12 @@ class Execution:
                 states = self._states()
                 ready = [key for key, state in states.items() if state is State.READY and self._is_meant(key)]
                 if not ready:
-                    if not any(self._is_meant(key) and state in OPEN for key, state in states.items()):
+                    if not any(self._is_meant(key) and state in OPEN_STATES for key, state in states.items()):
                         return
                     session.watch(self._version, LOOK)
                     continue
                 target = Target(keys=frozenset(ready))
-            elif any(view.key not in self._by_key for state in OPEN for view in session.listed(state, all=True)):
+            elif any(view.key not in self._by_key for state in OPEN_STATES for view in session.listed(state, all=True)):
                 target = Target(keys=frozenset(self._by_key))  # the store serves other scripts, too
             try:
                 session.run_here(target, stop=self._over, each=self._attempt)
@@ -195,7 +194,7 @@ class Execution:
         while True:
             states = self._states()
             left = [key for key, state in states.items() if state is not State.FINISHED]
-            if not any(states[key] in OPEN for key in left) or self._over():
+            if not any(states[key] in OPEN_STATES for key in left) or self._over():
                 return left
             self._store.session.watch(self._version, LOOK)
 
@@ -271,7 +270,7 @@ class Execution:
                     self._has_failed(key)
             if not self._options.execute_no_check_environment and os.path.exists(STOP_FILE):
                 self._ended = SystemExit(0)
-            if self._halted or self._ended is not None or not any(state in OPEN for state in states.values()):
+            if self._halted or self._ended is not None or not any(state in OPEN_STATES for state in states.values()):
                 return
             if not crew.alive() and not crew.starting:
                 print("the workers were stopped", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""Events: what happened to tasks, each written once by one process."""
+"""Events: what happened to tasks. Each is written once by one process; a store keeps them, a scheduler applies them.
+
+They may arrive late, repeatedly or out of order. `Submitted` and `Settled` come with one sealed body per task.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     keys: list[Key]
     needs: list[tuple[Key, ...]]
     forms: list[bytes]
-    counter: int = 0  #: one more than that of any wish seen before
+    counter: int = 0  #: one more than that of any request seen before
 
 
 class Requested(Struct, frozen=True, array_like=True, tag="requested"):
@@ -41,9 +44,9 @@ class Settled(Struct, frozen=True, array_like=True, tag="settled"):
 
 
 class Invalidated(Struct, frozen=True, array_like=True, tag="invalidated"):
-    """Outcomes of these rounds and earlier count for nothing. Merged by max, so two presses are one.
+    """Outcomes of these rounds and earlier are invalid. Merged by max, so doing it twice is the same as once.
 
-    ``inputs`` names those on which a task had taken over its value: there is no outcome of its own to tell.
+    ``inputs`` are those on which a task had reused its value, where it has no outcome of its own.
     """
 
     keys: list[Key]
@@ -55,10 +58,9 @@ class Invalidated(Struct, frozen=True, array_like=True, tag="invalidated"):
 
 
 class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
-    """Results of former code stand for tasks of new code, or (``undone``) no longer do. One sealed `Acceptance` each.
+    """Results of other code are accepted for tasks, or (``undone``) no longer. One sealed `Acceptance` each.
 
-    Columns: whose task, in which round, on which inputs; whose run, of which round, with which value. Per task the
-    highest ``counter`` counts.
+    Columns: task, its round and inputs; source task, its round and value digest. The highest ``counter`` counts.
     """
 
     counter: int
@@ -74,15 +76,15 @@ class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
 
 
 class WorkerLost(Struct, frozen=True, array_like=True, tag="lost"):
-    """This worker is dead: claims it had not settled are void."""
+    """A worker has died: its claims that were not settled are void."""
 
     worker: WorkerId
 
 
 class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
-    """These tasks are as if never submitted: what was said of these rounds and earlier counts for nothing.
+    """These tasks are as if never submitted: events of these rounds and earlier are ignored.
 
-    Nor do submissions, wishes and acceptances up to ``counter``. Merged by max.
+    So are submissions, requests and acceptances up to ``counter``. Merged by max.
     """
 
     counter: int

@@ -1,11 +1,7 @@
-"""The words of the house: plain values that every room speaks.
+"""Tasks and what belongs to them: where they come from, their sealed specs and outcomes, and the verbs' arguments.
 
-No behaviour beyond looking at oneself, no IO. Three families live here:
-
-*facts* (``Submitted`` … ``Gone``) are what a store remembers and a `SchedulerState` folds: small, and possibly late,
-repeated
-or out of order. *Sealed* values (``Spec``, ``Finished``, ``Failed``) are the heavy, signed bytes that facts point to:
-only who runs or shows them opens them. *Views* (``Snapshot`` and its parts) are the picture at one instant.
+Plain values without behaviour or IO. *Sealed* values (`Spec`, `Finished`, `Failed`) are stored as signed bytes, which
+only someone who runs or shows them opens.
 """
 
 from __future__ import annotations
@@ -15,48 +11,51 @@ from typing import Any, TypeAlias, Union
 
 from msgspec import Struct
 
-Key: TypeAlias = str  #: names a task: 40 hex digits
-Address: TypeAlias = str  #: names a blob by its content: 40 hex digits
+Key: TypeAlias = str  #: of a task: 40 hex digits
+Address: TypeAlias = str  #: of a blob, from its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
 
 NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
-LEASE = 30.0  #: seconds without a beat after which a process of another host counts as dead
-BEAT = 1.0  #: seconds between two beats
-POISON = 3  #: so many workers that died in one task make it failed
+LEASE = 30.0  #: seconds without a heartbeat after which a process of another host counts as dead
+BEAT = 1.0  #: seconds between two heartbeats
+POISON = 3  #: a task in which this many workers died has failed
 
 
 class State(enum.Enum):
-    """Where a task stands. Derived from facts by `SchedulerState`, never written."""
+    """The state of a task. Derived from events by the scheduler, never stored."""
 
-    WAITING = "waiting"  #: some need has no value yet
+    WAITING = "waiting"  #: something that it needs has no value yet
     READY = "ready"  #: a worker may claim it
     RUNNING = "running"  #: a live worker holds a claim
-    FINISHED = "finished"  #: a value is stored and holds
-    FAILED = "failed"  #: raised, timed out or poisoned, with no attempt left
+    FINISHED = "finished"  #: its value is stored
+    FAILED = "failed"  #: it raised, timed out or killed its workers, with no attempt left
     BLOCKED = "blocked"  #: needs a failed task
-    CANCELLED = "cancelled"  #: nobody wants it any more
+    CANCELLED = "cancelled"  #: no one requests it any more
 
-    __hash__ = object.__hash__  # there is one of each; states are keys of every count, and Enum's own hash is slow
+    __hash__ = object.__hash__  # by identity: states are keys of every count, and Enum's own hash is slow
 
     @property
     def settled(self) -> bool:
-        """True where waiting longer changes nothing by itself."""
+        """Whether the task stays in this state unless someone does something."""
         return self in (State.FINISHED, State.FAILED, State.BLOCKED, State.CANCELLED)
 
 
-class Why(enum.Enum):
-    """Why a task's outcome counts for nothing any more."""
+OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)  #: of tasks that will still run, or are running
 
-    DIRECT = "direct"  #: the user says: this value is wrong
-    RETRY = "retry"  #: the user wants a failed task tried again
+
+class Why(enum.Enum):
+    """Why a task's outcome was invalidated."""
+
+    DIRECT = "direct"  #: a user called the value wrong
+    RETRY = "retry"  #: a user wants a failed task retried
     LOST = "value lost"  #: the stored bytes are missing or corrupt
 
 
-# -- who and where ----------------------------------------------------------------------------------------------------
+# -- who and where -----------------------------------------------------------------------------------------------------
 
 
 class Origin(Struct, frozen=True, array_like=True):
-    """Where a task was made, and by whom. ``notebook`` is an absolute path, or the working folder if none is known."""
+    """Who made a task, and where. ``notebook`` is an absolute path, or the working folder if none is known."""
 
     user: str
     notebook: str
@@ -64,7 +63,7 @@ class Origin(Struct, frozen=True, array_like=True):
 
 
 class Request(Struct, frozen=True, array_like=True):
-    """Somebody wants tasks (or, ``wanted=False``, no longer). Per (task, origin) the highest ``counter`` counts."""
+    """Tasks are requested (or, ``wanted=False``, no longer). Per (task, origin) the highest ``counter`` counts."""
 
     origin: Origin
     counter: int
@@ -72,7 +71,7 @@ class Request(Struct, frozen=True, array_like=True):
 
 
 class WorkerInfo(Struct, frozen=True, omit_defaults=True):
-    """What a process says of itself with each beat. ``kind`` is worker, supervisor or session."""
+    """What a process reports with each heartbeat. ``kind`` is worker, supervisor or session."""
 
     id: WorkerId
     kind: str
@@ -82,28 +81,28 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     born: int  #: start time of the pid in clock ticks since boot: with host and pid it names a process for good
     python: str  #: "3.11"
     started: float  #: seconds since the epoch
-    machine: str = ""  #: names the running kernel and its set of pids; only there can a pid be asked after
-    beat: int = 0  #: rises with each beat
+    machine: str = ""  #: identifies the running kernel and pid namespace; a pid means something only there
+    beat: int = 0  #: rises with each heartbeat
     supervisor: WorkerId = ""  #: of a worker
-    crew: str = ""  #: of a supervisor: which crew it serves; two requests with one crew are one supervisor
+    crew: str = ""  #: of a supervisor: its worker group, which has one supervisor
     size: int = 0  #: of a supervisor: how many workers it keeps
-    task: Key = ""  #: of a worker: what it runs
+    task: Key = ""  #: of a worker: the task that it runs
     task_name: str = ""
-    since: float = 0.0  #: when that began, seconds since the epoch
-    progress: tuple[int, int] = (0, 0)  #: how far that says it is: done, and of how many (0: it can't tell)
-    tail: str = ""  #: the last that it printed
+    since: float = 0.0  #: when the task began, seconds since the epoch
+    progress: tuple[int, int] = (0, 0)  #: that the task reported: steps done, and their total (0: unknown)
+    tail: str = ""  #: the last lines that the task printed
     done: int = 0  #: tasks settled so far
     memory: int = 0  #: resident bytes
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
-    place: str = ""  #: what whoever started it calls the host (an ssh alias), where that isn't its own name
+    place: str = ""  #: the name by which the host was reached (an ssh alias), if not its own
 
     @property
     def where(self) -> str:
-        """Its host, as people know it."""
+        """The host, as people know it."""
         return f"{self.place} ({self.host})" if self.place else self.host
 
     def is_on(self, host: str | None) -> bool:
-        """Is it on that host, by either of its names? On any, for None."""
+        """Return whether it runs on that host, by either of its names. None means any host."""
         return host is None or host in (self.host, self.place)
 
 
@@ -123,22 +122,22 @@ class Scale(Struct, frozen=True, tag="scale"):
 Order: TypeAlias = Union[Stop, Scale]
 
 
-UNLOADED: tuple[str, Any] = ("unloaded", None)
+UNLOADED: tuple[str, Any] = ("unloaded", None)  #: a last step of a `Reference`: pass the task itself
 
 
 class Reference(Struct, frozen=True):
-    """How an argument points at another task's value: take it, then each step, ("item", i) or ("call", function).
+    """How an argument refers to another task's value: take it, then apply the steps ("item", i) or ("call", function).
 
-    Where the last step is `UNLOADED`, the function gets the task itself, and loads its value when it wants it.
+    Where the last step is `UNLOADED`, the function gets the task itself, and may load its value.
 
-    Whatever has a method ``__jug_reference__()`` that answers one of these is a need, wherever in the arguments it is.
+    Any object with a method ``__jug_reference__()`` that returns one of these is a need, anywhere in the arguments.
     """
 
     key: Key
     steps: tuple[tuple[str, Any], ...] = ()
 
 
-# -- sealed values: heavy, signed, opened only by who runs or shows them ----------------------------------------------
+# -- sealed values -----------------------------------------------------------------------------------------------------
 
 
 class Payload(Struct, frozen=True, array_like=True):
@@ -153,13 +152,13 @@ class Payload(Struct, frozen=True, array_like=True):
 
 
 class TaskTemplate(Struct, frozen=True, array_like=True):
-    """What the tasks of one function share."""
+    """What all tasks of one function version share."""
 
     name: str
-    code: str  #: digest of the code part of the key
-    bundle: Address  #: blob with a `FunctionBundle`
-    python: str  #: "3.11": byte code travels, so a worker must match
-    runner: str = ""  #: "module:function" that calls it instead of a plain call (cell tasks)
+    code: str  #: digest of the function's code, part of the key
+    bundle: Address  #: of the blob with the `FunctionBundle`
+    python: str  #: "3.11": it is byte code that travels, so a worker needs the same
+    runner: str = ""  #: "module:function" that makes the call, of cell tasks
     retries: int = 0
     timeout: float | None = None
     priority: int = 0
@@ -167,43 +166,45 @@ class TaskTemplate(Struct, frozen=True, array_like=True):
 
 
 class FunctionBundle(Struct, frozen=True):
-    """A function as it travels. ``sources`` lets tracebacks show the lines of cells; ``parts`` is for `why`."""
+    """A pickled function with all that workers need. ``sources`` is for tracebacks, ``parts`` for explaining keys."""
 
     function: bytes  #: pickle
-    modules: dict[str, Address] = {}  #: project modules that travel along: name of the bundle's root to its blob
+    modules: dict[str, Address] = {}  #: project modules it needs: name of the root module to blob
     sources: dict[str, str] = {}  #: file name in code objects to text
     parts: dict[str, str] = {}  #: what the code digest is made of: "helper norm" to digest or short text
-    labels: dict[str, str] = {}  #: file name in code objects to what people should read: "Cell In[3]"
-    texts: dict[str, str] = {}  #: of parts that are no plain value: what counts of their source, or the value in short
-    signature: tuple[tuple[str, int, bool], ...] = ()  #: parameters: name, kind as in `inspect`, has it a default
+    labels: dict[str, str] = {}  #: file name in code objects to the label that people see: "Cell In[3]"
+    texts: dict[str, str] = {}  #: of parts that are no plain value: the relevant source, or a short form
+    signature: tuple[
+        tuple[str, int, bool], ...
+    ] = ()  #: parameters: name, kind as in `inspect`, whether it has a default
 
 
 class Spec(Struct, frozen=True, array_like=True):
-    """All that a worker must know to run a task."""
+    """All that a worker needs to run a task."""
 
     key: Key
-    template: bytes  #: msgpack of a `TaskTemplate`: shared by many, decoded once
+    template: bytes  #: msgpack of a `TaskTemplate`
     needs: tuple[Key, ...]
     form: bytes
     arguments: Payload  #: pickle of ``(args, kwargs)`` with references to needs
     args_repr: str  #: the call's arguments in short, "n=3, mode='fast'"
     origin: Origin
-    folder: str  #: where the worker runs it
+    folder: str  #: the working folder
     made: float  #: seconds since the epoch
-    call: bytes = b""  #: digest of the arguments alone, needs by slot: equal for the same call of other code
+    call: bytes = b""  #: digest of the arguments alone: equal for the same call of other code
 
 
 class Display(Struct, frozen=True, array_like=True):
-    """Something that a task showed: the same thing in several forms, by MIME type. Large ones lie in a blob."""
+    """Something that a task displayed, in several forms by MIME type. Large data is kept in a blob."""
 
-    at: int  #: so many pieces of the run's ``output`` came before it
+    at: int  #: index in the run's ``output`` of the piece that follows it
     data: dict[str, Any]  #: text as str, images as bytes, JSON as it is
     metadata: dict[str, Any] = {}
-    blob: Address = ""  #: where ``data`` is empty: msgpack of it
+    blob: Address = ""  #: where ``data`` is empty: the blob with it, as msgpack
 
 
 class Run(Struct, frozen=True, array_like=True):
-    """Facts about one run of a task. ``output`` is (stream, text) in order, bounded; so is what it displayed."""
+    """One run of a task. ``output`` is (stream, text) in order; its size and the number of displays are limited."""
 
     worker: WorkerId
     host: str
@@ -219,7 +220,7 @@ class Run(Struct, frozen=True, array_like=True):
 
 
 class Finished(Struct, frozen=True, array_like=True, tag="finished"):
-    """A value, with what the run said. ``digest`` names the value; ``summary`` describes it without loading it."""
+    """The outcome of a task with a value: ``digest`` identifies it, ``summary`` describes it in short."""
 
     key: Key
     round: int
@@ -231,7 +232,7 @@ class Finished(Struct, frozen=True, array_like=True, tag="finished"):
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
-    """Why a task has no value. ``error`` is "KeyError: 'x'" in a line; ``exception`` the object, if it can travel."""
+    """The outcome of a task that failed. ``error`` is one line, "KeyError: 'x'"; ``exception`` a pickle, or empty."""
 
     key: Key
     round: int
@@ -247,24 +248,24 @@ Outcome: TypeAlias = Union[Finished, Failed]
 
 
 class Acceptance(Struct, frozen=True, array_like=True):
-    """Somebody says: what a task of the former code came to is what this one comes to, on these inputs."""
+    """A user accepts the result of a task of other code as that of this task, on these inputs."""
 
     key: Key
     round: int
     inputs: bytes
-    source: Key  #: whose run it is
+    source: Key  #: the task that ran
     source_round: int
-    digest: bytes  #: names the value
-    code: str  #: of the source: digest of its code
+    digest: bytes  #: of the value
+    code: str  #: digest of the source's code
     user: str
     at: float  #: seconds since the epoch
 
 
-# -- what the verbs of a store take and give --------------------------------------------------------------------------
+# -- arguments and results of a store's verbs --------------------------------------------------------------------------
 
 
 class Submission(Struct, frozen=True, array_like=True):
-    """A task on its way into a store: what the store must know of it, and its sealed `Spec`."""
+    """A task to be stored: what the store must know about it, and its sealed `Spec`."""
 
     key: Key
     name: str
@@ -276,7 +277,7 @@ class Submission(Struct, frozen=True, array_like=True):
 
 
 class SubmitReport(Struct, frozen=True):
-    """What a submission came to. The three numbers add up to the tasks handed in."""
+    """How many of the submitted tasks are new, known or finished; they add up to all of them."""
 
     new: int = 0
     known: int = 0
@@ -293,30 +294,32 @@ class Lease(Struct, frozen=True, array_like=True):
 
 
 class Claim(Struct, frozen=True):
-    """A grant with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
+    """A lease with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
 
     lease: Lease
     name: str
     body: bytes
     needs: tuple[bytes, ...] = ()
-    failures: int = 0  #: attempts of this round that raised (for ``retries``)
-    deaths: int = 0  #: attempts of this round whose worker died (for poison)
-    proofs: tuple[tuple[bytes, ...], ...] = ()  #: by slot, as in `CurrentOutcome`; empty where no need is an alias
+    failures: int = 0  #: attempts of this round that raised; ``retries`` limits them
+    deaths: int = 0  #: attempts of this round whose worker died; see `POISON`
+    proofs: tuple[
+        tuple[bytes, ...], ...
+    ] = ()  #: by slot, as in `CurrentOutcome`; empty where no need's value is reused
 
 
 class Verdict(Struct, frozen=True, array_like=True):
-    """What a store must know of an outcome. A failure that is not ``final`` gives the task another attempt."""
+    """What a store must know about an outcome. After a failure that is not ``final``, the task gets another attempt."""
 
     key: Key
     round: int
     inputs: bytes
     attempt: int
-    digest: bytes = b""  #: value digest; empty for a failure
+    digest: bytes = b""  #: of the value; empty for a failure
     started: float = 0.0
     duration: float = 0.0
     final: bool = True
     died: bool = False  #: the worker died in it
-    retry_at: float = 0.0  #: seconds since the epoch; not to be tried before
+    retry_at: float = 0.0  #: seconds since the epoch; no attempt before that
 
     @property
     def finished(self) -> bool:
@@ -333,8 +336,8 @@ class Settlement(Struct, frozen=True, array_like=True):
 class CurrentOutcome(Struct, frozen=True):
     """The outcome that a task has now: its verdict and the sealed bytes.
 
-    Where it was taken over (an *alias*) both are another run's: ``verdict.key`` says of which task. ``proof`` is what
-    shows that it may be: the sealed specs of both, whose forms are equal, or the sealed `Acceptance`.
+    Where another task's run is reused, both are of that run, and ``verdict.key`` is the other task. ``proof`` shows
+    that this is allowed: the sealed specs of both tasks, whose forms are equal, or the sealed `Acceptance`.
     """
 
     verdict: Verdict
@@ -343,7 +346,7 @@ class CurrentOutcome(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """An attempt at a task that came to something, whether or not that still ``counts``."""
+    """An attempt that ended; ``counts`` is whether its outcome is the task's present one."""
 
     verdict: Verdict
     body: bytes
@@ -351,7 +354,7 @@ class Attempt(Struct, frozen=True):
 
 
 class SweepReport(Struct, frozen=True):
-    """What a sweep removed, or would: tasks, blobs, and the bytes of both."""
+    """What a sweep removed, or would remove: tasks, blobs, and the bytes of both."""
 
     tasks: int = 0
     blobs: int = 0
@@ -359,20 +362,13 @@ class SweepReport(Struct, frozen=True):
 
 
 class Target(Struct, frozen=True):
-    """Which tasks are meant: those of these functions, and these. What they need is always included."""
+    """A choice of tasks: those of these functions, and those with these keys. What they need is always included."""
 
     names: frozenset[str] = frozenset()
     keys: frozenset[Key] = frozenset()
 
 
 class Scope(Struct, frozen=True):
-    """Whose tasks are meant: those a notebook ever wished, or (``notebook=None``) all of the store's."""
+    """A choice of tasks: those a notebook ever requested, or (``notebook=None``) all of the store's."""
 
     notebook: str | None = None
-
-
-# -- facts: what a store remembers and a Board folds -------------------------------------------------------------------
-# ``Submitted`` and ``Settled`` come with one body (sealed bytes) a task, kept beside the record.
-
-
-# -- views: the picture at one instant --------------------------------------------------------------------------------

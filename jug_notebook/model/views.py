@@ -1,4 +1,4 @@
-"""What people look at: plain data at one instant, for tables, widgets and messages."""
+"""What people see: plain data at one instant, for tables, widgets and messages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import functools
 
 from msgspec import Struct
 
-from jug_notebook.model.tasks import Key, Run, State, Why, WorkerId, WorkerInfo
+from jug_notebook.model.tasks import OPEN_STATES, Key, Run, State, Why, WorkerId, WorkerInfo
 
 
 class TaskView(Struct, frozen=True):
-    """One task in a listing. ``shown``, ``summary``, ``error`` are empty until a session opened the sealed bytes."""
+    """One task in a listing. ``args_repr``, ``summary``, ``error`` and ``user`` are sealed: empty until opened."""
 
     key: Key
     name: str
@@ -23,21 +23,26 @@ class TaskView(Struct, frozen=True):
     args_repr: str = ""
     summary: str = ""
     error: str = ""
-    source: Key = ""  #: where the value was taken over: whose run it is
+    source: Key = ""  #: where the value was reused: the task that ran
     user: str = ""  #: who made it
 
 
 class FunctionView(Struct, frozen=True):
-    """One function: how many of its tasks stand where. ``mean`` is seconds a finished task, None before the first."""
+    """One function and its tasks by state. ``mean`` is seconds per finished task, None before the first."""
 
     name: str
     counts: dict[State, int]
     mean: float | None = None
-    reused: int = 0  #: how many of the finished ones did not run, but took over an equal run's value
+    reused: int = 0  #: finished tasks that did not run, but reused an equal run's value
+
+    @property
+    def open(self) -> int:
+        """Number of tasks that are waiting, ready or running."""
+        return sum(self.counts.get(state, 0) for state in OPEN_STATES)
 
 
 class WorkerView(Struct, frozen=True):
-    """One worker, supervisor or session. ``beat_age`` is seconds since its last beat was seen to change."""
+    """One worker, supervisor or session. ``beat_age`` is seconds since its last heartbeat."""
 
     info: WorkerInfo
     alive: bool
@@ -60,7 +65,7 @@ class FailureView(Struct, frozen=True):
 
 
 class Like(Struct, frozen=True):
-    """A failure like another that is told of whole."""
+    """A failure similar to one that is shown in full."""
 
     key: Key
     args_repr: str
@@ -68,16 +73,16 @@ class Like(Struct, frozen=True):
 
 
 class FailureKind(Struct, frozen=True):
-    """Failures of one function whose errors are alike but for numbers, addresses and quoted words."""
+    """Failures of one function whose errors differ only in numbers, addresses and quoted words."""
 
     about: str  #: what their errors have in common
-    newest: FailureView  #: the one told of
-    keys: tuple[Key, ...]  #: of all of them, the newest first
+    newest: FailureView  #: shown in full
+    keys: tuple[Key, ...]  #: of all of them, newest first
     others: tuple[Like, ...] = ()  #: the next few
 
 
 class RunView(Struct, frozen=True):
-    """One attempt that ended, opened for people: who ran what, where, when. ``said`` is its value or error in short."""
+    """One attempt that ended: who ran what, where and when. ``message`` is its value or error in short."""
 
     key: Key
     name: str
@@ -89,11 +94,11 @@ class RunView(Struct, frozen=True):
     started: float = 0.0
     duration: float = 0.0
     message: str = ""
-    fate: str = ""  #: of one that doesn't count: "tried again", "dropped"
+    fate: str = ""  #: where it no longer counts: "tried again" or "dropped"
 
 
 class Graph(Struct, frozen=True):
-    """Which functions need which: tasks and needs counted by function. It may have loops and circles."""
+    """Which functions need which, with tasks and needs counted by function. It may have cycles."""
 
     functions: tuple[FunctionView, ...] = ()
     edges: tuple[tuple[str, str, int], ...] = ()  #: (function, a function whose values it needs, how many needs)
@@ -102,7 +107,7 @@ class Graph(Struct, frozen=True):
 
 
 class Invalidation(Struct, frozen=True):
-    """Who made a task's outcome count for nothing, and when (seconds since the epoch)."""
+    """Who invalidated a task's outcome, when (seconds since the epoch), and why."""
 
     from_round: int
     at: float
@@ -111,34 +116,34 @@ class Invalidation(Struct, frozen=True):
 
 
 class Cause(enum.Enum):
-    """What kind of thing keeps a task from being stored, or makes it another task than one that is."""
+    """The kind of reason why a task has no stored value, or differs from a stored task."""
 
     ARGUMENT = "argument"  #: another argument
     CODE = "code"  #: a function, helper, global, default … changed
     NEW = "new"  #: nothing of that function is stored
     NEED = "need"  #: needs a task that isn't stored
     FAILED = "failed"
-    INVALIDATED = "invalidated"  #: by somebody, or because its stored value was lost
-    PYTHON = "python"  #: made by another Python than this
+    INVALIDATED = "invalidated"  #: by a user, or because its stored value was lost
+    PYTHON = "python"  #: made by another Python version
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  #: it can't be told
+    UNKNOWN = "unknown"  #: not known
 
 
 class Reason(Struct, frozen=True):
-    """One reason. ``line`` says it all: "argument `n`: 3 → 4"; ``subject`` is what it is about: "argument `n`"."""
+    """One reason. ``line`` is the full text, "argument `n`: 3 → 4"; ``subject`` what it is about, "argument `n`"."""
 
     cause: Cause
     subject: str
     line: str
     before: str = ""
     after: str = ""
-    diff: str = ""  #: of source: lines that begin with "+", "-" or " "
-    of: str = ""  #: the function it holds for, where that isn't the task's own but one that it needs
-    at: float = 0.0  #: seconds since the epoch, where it has a time
+    diff: str = ""  #: of source: lines beginning with "+", "-" or " "
+    of: str = ""  #: the function concerned, where that isn't the task's own
+    at: float = 0.0  #: seconds since the epoch, or 0
 
 
 class Explanation(Struct, frozen=True):
-    """Whether a task is stored, and what makes it differ from the nearest one that is."""
+    """Whether a task is stored and, if not, how it differs from the nearest task that is."""
 
     key: Key
     name: str
@@ -148,7 +153,7 @@ class Explanation(Struct, frozen=True):
     nearest: Key = ""  #: the stored task that it was compared with
     nearest_args: str = ""
     run: Run | None = None  #: of one that is stored
-    source: Key = ""  #: of one that is stored and did not run: the task whose run stands for it
+    source: Key = ""  #: where the value was reused: the task that ran
 
     @property
     def stored(self) -> bool:
@@ -156,17 +161,17 @@ class Explanation(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True, dict=True):
-    """The picture at one instant: counts by function and state, who works, what failed."""
+    """A store at one instant: counts by function and state, workers, failures."""
 
     store: str  #: URL, password masked
     at: float  #: seconds since the epoch
     scope: str  #: "this notebook" or "whole store"
     functions: tuple[FunctionView, ...] = ()
-    workers: tuple[WorkerView, ...] = ()  #: workers only, alive or lately dead
+    workers: tuple[WorkerView, ...] = ()  #: no supervisors or sessions; alive, or recently dead
     failures: tuple[FailureView, ...] = ()  #: the latest few
     notes: tuple[str, ...] = ()  #: one line each, for people
-    starting: int = 0  #: workers on their way
-    kinds: tuple[FailureKind, ...] = ()  #: what failed by kinds, as far as it has been read
+    starting: int = 0  #: workers being started
+    kinds: tuple[FailureKind, ...] = ()  #: failures grouped by error, as far as they have been read
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:
@@ -179,22 +184,21 @@ class Snapshot(Struct, frozen=True, dict=True):
 
     @property
     def reused(self) -> int:
-        """How many of the finished tasks took over their value."""
+        """How many of the finished tasks reused their value."""
         return sum(function.reused for function in self.functions)
 
     @property
     def total(self) -> int:
-        """All tasks that anybody still wants."""
+        """Number of tasks that are not cancelled."""
         return sum(count for state, count in self.counts.items() if state is not State.CANCELLED)
 
     @property
     def eta(self) -> float | None:
-        """Seconds until all that can run has run: open tasks by mean time, over the live workers; None: unknown."""
+        """Estimated seconds until all open tasks have run on the live workers; None where that is unknown."""
         alive = sum(view.alive for view in self.workers)
         work = 0.0
         for function in self.functions:
-            left = sum(function.counts.get(s, 0) for s in (State.WAITING, State.READY, State.RUNNING))
-            if left and function.mean is None:
+            if function.open and function.mean is None:
                 return None
-            work += left * (function.mean or 0.0)
+            work += function.open * (function.mean or 0.0)
         return work / alive if alive else None

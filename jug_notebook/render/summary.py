@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import asdict
 
 from jug_notebook.model import (
+    OPEN_STATES,
     FailureKind,
     FailureView,
     FunctionView,
@@ -49,7 +50,6 @@ STATE_STYLES = {  # in the order of the bar: what is done, what is to come, what
     State.FAILED: Look("×", "#d55e00"),
     State.CANCELLED: Look("·", "#666666"),
 }
-OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
 class Hints(NamedTuple):
@@ -139,7 +139,7 @@ def cut_functions(
         return (
             not counts.get(State.FAILED),
             not counts.get(State.RUNNING),
-            not any(counts.get(state) for state in (*OPEN, State.BLOCKED)),
+            not any(counts.get(state) for state in (*OPEN_STATES, State.BLOCKED)),
             index,
         )
 
@@ -160,13 +160,9 @@ def cut_workers(workers: Sequence[WorkerView], limit: int = WORKERS) -> tuple[li
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
 
 
-def _open(function: FunctionView) -> int:
-    return sum(function.counts.get(state, 0) for state in OPEN)
-
-
 def time_left(function: FunctionView, alive: int) -> float | None:
     """Return the seconds until this function is done, if all workers ran it; None where that isn't known."""
-    open_ = _open(function)
+    open_ = function.open
     return None if not open_ or not alive or function.mean is None else open_ * function.mean / alive
 
 
@@ -210,15 +206,15 @@ def eta_text(snapshot: Snapshot) -> str:
     counts = snapshot.counts
     if not snapshot.total:
         return "no tasks yet"
-    if not any(counts[state] for state in OPEN):
+    if not any(counts[state] for state in OPEN_STATES):
         return _stopped(counts[State.FAILED], counts[State.BLOCKED])
     if not alive_count(snapshot):
         return f"{plural(snapshot.starting, 'worker')} starting" if snapshot.starting else "no workers running"
     if snapshot.eta is not None:
         return f"about {duration(snapshot.eta)} left"
     known = sum(time_left(function, alive_count(snapshot)) or 0.0 for function in snapshot.functions)
-    untimed = sum(_open(function) for function in snapshot.functions if function.mean is None)
-    if not known or untimed > sum(map(_open, snapshot.functions)) / 2:
+    untimed = sum(function.open for function in snapshot.functions if function.mean is None)
+    if not known or untimed > sum(function.open for function in snapshot.functions) / 2:
         return "time left not known yet"
     return f"more than {duration(known)} left"
 
@@ -235,7 +231,7 @@ def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
     """Return pairs (what for, what to type): only what makes sense now."""
     counts = snapshot.counts
     advice = []
-    if any(counts[state] for state in OPEN) and not alive_count(snapshot) and not snapshot.starting:
+    if any(counts[state] for state in OPEN_STATES) and not alive_count(snapshot) and not snapshot.starting:
         advice.append(("start workers", hints.start))
     if alive_count(snapshot) or snapshot.starting:
         advice += [("stop after the current task", hints.stop), ("stop at once", hints.stop_now)]

@@ -11,8 +11,6 @@ from jug_notebook.render import duration
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
 
-OPEN = (State.READY, State.WAITING, State.RUNNING)
-
 
 class Plan(msgspec.Struct, frozen=True):
     """What would run: by function, with ``workers`` of which so many would be ``started``."""
@@ -24,7 +22,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def to_run(self) -> int:
         """Tasks that would run, or run now."""
-        return sum(_open(view) for view in self.functions)
+        return sum(view.open for view in self.functions)
 
     @property
     def stored(self) -> int:
@@ -34,9 +32,9 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def seconds(self) -> float | None:
         """How long it would take; None where a function has not been timed."""
-        if any(_open(view) and view.mean is None for view in self.functions):
+        if any(view.open and view.mean is None for view in self.functions):
             return None
-        return sum(_open(view) * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
+        return sum(view.open * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
 
     def text(self, timed: bool = True, who: bool = True) -> str:
         """For people; without times it is the same in every run. ``who``: also how many workers would do it."""
@@ -46,11 +44,11 @@ class Plan(msgspec.Struct, frozen=True):
         lines = [f"{self.to_run:,} to run, {self.stored:,} stored" + (f", {left_out:,} failed" if left_out else "")]
         width = max(len(view.name) for view in self.functions)
         for view in self.functions:
-            parts = [f"{_open(view):,} to run"] if _open(view) else []
+            parts = [f"{view.open:,} to run"] if view.open else []
             for state, word in ((State.FINISHED, "stored"), (State.FAILED, "failed"), (State.BLOCKED, "blocked")):
                 if view.counts.get(state):
                     parts.append(f"{view.counts[state]:,} {word}")
-            if timed and _open(view):
+            if timed and view.open:
                 parts.append("not timed yet" if view.mean is None else f"{duration(view.mean)} each")
             if parts:
                 lines.append(f"  {view.name:<{width}}  {', '.join(parts)}")
@@ -74,10 +72,6 @@ class Plan(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return self.text()
-
-
-def _open(view: FunctionView) -> int:
-    return sum(view.counts.get(state, 0) for state in OPEN)
 
 
 def _workers(count: int) -> str:

@@ -18,6 +18,7 @@ from jug_notebook.keys import modules
 from jug_notebook.launch import start
 from jug_notebook.model import (
     BEAT,
+    OPEN_STATES,
     Address,
     Failed,
     FailureKind,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
 
 AT_A_GLANCE = 60  #: so many failures are read for a picture that will be renewed
 LOGS = 20  #: so many tasks are shown in one log
-OPEN_STATES = (State.WAITING, State.READY, State.RUNNING)
 
 
 class Session(Closer):

@@ -14,6 +14,7 @@ from blake3 import blake3
 from jug_notebook import codec, system
 from jug_notebook.errors import SignatureError, ValueLost
 from jug_notebook.model import (
+    OPEN_STATES,
     Address,
     Cause,
     Explanation,
@@ -41,7 +42,6 @@ DECODED = 200  #: the arguments of so many are compared
 HEAVY = 1 << 20  #: bytes from which on a part of an argument isn't loaded to find the nearest,
 READ = 1 << 28  #: and so many are looked at in all
 CHAIN = 40  #: so far up the tasks that it needs
-_OPEN = (State.WAITING, State.READY, State.RUNNING)
 
 
 class WhyQuery:
@@ -90,7 +90,7 @@ class WhyQuery:
         if state is State.FINISHED:
             return self._explain_stored(plain, spec) if alone else plain
         reasons = [*self._state_reasons(key, state), *_ended(end), *_foreign(spec), *self._need_reasons(spec, state)]
-        if state not in _OPEN or end is not None:
+        if state not in OPEN_STATES or end is not None:
             return msgspec.structs.replace(plain, reasons=compare.once(reasons))
         near = self._nearest(spec)
         if near is None:
