@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jug_notebook import system
 from jug_notebook.session import Session
-from jug_notebook.worker import loop, slot
+from jug_notebook.worker import loop, status
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def working(session: Session, workers: int = 1) -> Iterator[None]:
     threads = [
         threading.Thread(
             target=loop.work,
-            args=(store, seal, info, slot.SharedStatus()),
+            args=(store, seal, info, status.SharedStatus()),
             kwargs={"stop": over.is_set, "wait": 0.05, "listener": None},
             daemon=True,
         )

@@ -23,9 +23,9 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedWriter
-from jug_notebook.worker.capture import ThreadCapture, listen_no_more
+from jug_notebook.worker.capture import ThreadCapture, restore_streams
 from jug_notebook.worker.execution import TaskRunner
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.status import SharedStatus
 
 
 class ByHand:
@@ -66,7 +66,7 @@ class ByHand:
         try:
             settlement = self._runner.attempt(claim)
         finally:
-            listen_no_more()
+            restore_streams()
         if settlement is not None:
             self._settle(settlement)
 

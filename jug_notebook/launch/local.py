@@ -22,10 +22,10 @@ from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
 from jug_notebook.store.signed import seal_of
 from jug_notebook.worker import WorkerOptions
-from jug_notebook.worker.capture import ThreadCapture, listen_no_more
+from jug_notebook.worker.capture import ThreadCapture, restore_streams
 from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.policy import first_of_crew
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.status import SharedStatus
 from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that people are shown
@@ -160,10 +160,10 @@ class ThreadSupervisor(threading.Thread):
         for thread in self._threads:
             thread.slot.stop()
         self._store.leave([self._me.id, *(thread.info.id for thread in self._threads)])
-        listen_no_more()
+        restore_streams()
 
     def _fill(self) -> None:
-        while sum(not thread.slot.told_to_stop for thread in self._threads) < self._size:
+        while sum(not thread.slot.stopping for thread in self._threads) < self._size:
             info = system.me("worker", self._clock, supervisor=self._me.id)
             self._store.renew([info])
             thread = Thread(self._store, self._seal, info, self._options, self._end, self._clock)
@@ -181,7 +181,7 @@ class ThreadSupervisor(threading.Thread):
             self._obey(order)
 
     def _obey(self, order: Order) -> None:
-        staying = [thread for thread in self._threads if not thread.slot.told_to_stop]
+        staying = [thread for thread in self._threads if not thread.slot.stopping]
         if isinstance(order, Stop):
             self._size = 0
             if order.now:
@@ -219,7 +219,7 @@ class Thread(threading.Thread):
             target=self._options.target,
             max_tasks=self._options.max_tasks,
             deadline=self._end,
-            stop=lambda: self.slot.told_to_stop or (self.each.failed and not self._options.keep_going),
+            stop=lambda: self.slot.stopping or (self.each.failed and not self._options.keep_going),
             listener=ThreadCapture(),
             in_process=True,
             wait=TICK,

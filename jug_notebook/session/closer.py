@@ -17,9 +17,8 @@ from jug_notebook.session.rerun import Call, Rerun, Verified
 from jug_notebook.session.targets import names_in
 from jug_notebook.store import Store, provenance
 from jug_notebook.store.signed import SignedReader
-from jug_notebook.worker import inline
 from jug_notebook.worker.execution import TaskRunner
-from jug_notebook.worker.loop import FailureWatcher
+from jug_notebook.worker.loop import FailureWatcher, work_in_process
 
 
 class Closer(ABC):
@@ -109,7 +108,7 @@ class Closer(ABC):
             return (watchful.failed and not keep_going) or (stop is not None and stop())
 
         wanted = target if target is None or isinstance(target, Target) else self._target(target, namespace)
-        return inline.work_here(
+        return work_in_process(
             self._store, self._seal, self._clock, self._in_process, wanted, max_tasks, max_time, over, watchful
         )  # fmt: skip
 

@@ -305,7 +305,7 @@ def _joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in joined]
 
 
-def listen_no_more() -> None:
+def restore_streams() -> None:
     """Put the streams back that `ThreadCapture` listens to."""
     for name in NAMES:
         stream = getattr(sys, name)

@@ -1,8 +1,6 @@
-"""One worker: claim tasks, run them, settle them, until told to stop.
+"""Runs one task: load its function and needs, call it, catch what it prints, and settle it.
 
-`work` is the loop; a `TaskRunner` holds what it keeps between tasks (functions, values of needs) and runs one; a
-`SharedStatus` is
-the page on which a supervisor, without asking, reads what the worker runs.
+A `TaskRunner` keeps functions and values between the tasks of one worker. The loop around it is in `loop`.
 """
 
 from __future__ import annotations
@@ -38,6 +36,7 @@ from jug_notebook.model import (
     Key,
     Lease,
     Outcome,
+    Payload,
     Run,
     Settlement,
     Spec,
@@ -55,30 +54,42 @@ from jug_notebook.worker.capture import Capture, Listener
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
 from jug_notebook.worker.mutations import Traces
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.policy import backoff
+from jug_notebook.worker.status import SharedStatus
 
 HURRY = 0.02  #: seconds after which a batch settles what it has
-BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = (_HOME + os.sep, os.path.join(os.path.dirname(_HOME), "kernel_ext") + os.sep)
 
 
-# -- what the supervisor sees ------------------------------------------------------------------------------------------
-
-
-# -- what a worker keeps between tasks ---------------------------------------------------------------------------------
-
-
 class _Stale(Exception):
-    """The needs are no longer worth what the claim says."""
+    """The needs no longer have the values that the claim names."""
 
 
 class _Function(NamedTuple):
     call: Callable[..., Any]
     bundle: FunctionBundle  #: without the function's bytes
     traces: Traces  #: that tasks left in it
+
+
+class _Attempt:
+    """One attempt at a task: how far it came."""
+
+    __slots__ = ("claim", "function", "result", "since", "stage", "started", "template")
+
+    def __init__(self, claim: Claim, started: float, since: float) -> None:
+        self.claim = claim
+        self.started = started
+        self.since = since
+        self.stage = "load"  #: then "raised", while the function runs, and "result": the kind of a failure there
+        self.template = _NO_TEMPLATE
+        self.function: _Function | None = None
+        self.result: tuple[Payload, bytes, str] | None = None  #: value, its digest, its summary
+
+
+_NO_TEMPLATE = TaskTemplate("", "", "", "")
 
 
 class Runner(NamedTuple):
@@ -89,35 +100,35 @@ class Runner(NamedTuple):
 
 
 def runner_of(name: str) -> Runner:
-    """The runner "module:function"; the stage is that module's ``stage``, if it has one."""
+    """Return the runner "module:function"; its stage is that module's ``stage``, if it has one."""
     module, _, attribute = name.partition(":")
-    room = importlib.import_module(module)
-    return Runner(getattr(room, attribute), getattr(room, "stage", None))
+    found = importlib.import_module(module)
+    return Runner(getattr(found, attribute), getattr(found, "stage", None))
 
 
 class TaskRunner:
-    """Where one worker runs tasks, with what it keeps at hand for the next one."""
+    """Runs the tasks of one worker, and keeps functions and values for the next ones."""
 
     def __init__(
         self,
         store: Store,
         seal: Seal,
         me: WorkerInfo,
-        slot: SharedStatus,
+        status: SharedStatus,
         clock: Clock,
         listener: Listener,
         in_process: bool,
-        book: DisplayBuffer | None = None,
+        buffer: DisplayBuffer | None = None,
         folders: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._store = store
         self._signed, self._writer = SignedReader(store, seal), SignedWriter(seal)
         self._me = me
-        self._slot = slot
+        self._status = status
         self._clock = clock
         self._listener = listener
-        self._album = book or DisplayBuffer(listener)
-        self._guest = in_process
+        self._displays = buffer or DisplayBuffer(listener)
+        self._in_process = in_process
         self._alone = isinstance(listener, Capture)  #: is this process a worker and nothing else?
         self._warnings: Callable[[], Any] = nullcontext if in_process else warnings.catch_warnings
         self._interruptible = in_process and threading.current_thread() is threading.main_thread()
@@ -141,11 +152,11 @@ class TaskRunner:
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
 
     def pace(self, name: str) -> float:
-        """Seconds that a task of this function took here so far; 0 where none was."""
+        """Return the seconds that a task of this function took here so far; 0 where none ran."""
         return self._pace.get(name, 0.0)
 
     def hand_in(self, settlement: Settlement) -> None:
-        """Settle at once, for who wants to look at the value. Settling again later is fine."""
+        """Settle at once, so that the value can be read. Settling again later is harmless."""
         self._store.claim(self._me.id, 0, 0.0, [settlement])
 
     def is_short(self, name: str) -> bool:
@@ -153,126 +164,134 @@ class TaskRunner:
         return self._pace.get(name, HURRY) < HURRY
 
     def attempt(self, claim: Claim) -> Settlement | None:
-        """Run one task. None where it could not be begun as claimed; then it has been given back."""
-        clock, lease = self._clock, claim.lease
+        """Run one task. Return None where it could not be started as claimed; then it has been given back."""
+        clock = self._clock
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
-        template, spec, function, kind = TaskTemplate("", "", "", ""), None, None, "load"
+        attempt = _Attempt(claim, started, since)
         failure: BaseException | None = None
         stray = self._listener.begin()
         if stray:  # threads or subprocesses that a task left behind
             self._store.notice(self._me.id, "".join(text for _, text in stray))
         try:
             with ExitStack() as around:
-                around.enter_context(running())
-                around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
-                spec = self._signed.spec(lease.key, claim.body)
-                template = template_of(spec.template)
-                self._slot.begin(claim, template, started, since)
-                if not self._guest:
-                    self._go_to(spec.folder)
-                runner = self._runner(template.runner) if template.runner else None
-                if runner is not None and runner.stage is not None:
-                    around.enter_context(runner.stage())
-                needs = self._needed(claim, spec)
-                function = self._function(template.bundle)
-                codec.use_modules(function.bundle)
-                args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
-                needs = None
-                for cls in self._met:
-                    if cls not in self._classes:
-                        self._classes[cls] = Traces(cls)
-                kind = "raised"
-                if runner is not None:
-                    value = runner.call(function.call, args, kwargs)
-                else:
-                    value = function.call(*args, **kwargs)
-                kind = "result"
-                payload, digest = codec.dump_value(value, self._put)
-                summary = codec.summarise(value)
+                self._run(attempt, around)
         except _Stale:
             self._give_back(claim)
             return None
-        except KeyboardInterrupt as error:
-            if self._interruptible:  # somebody pressed Ctrl-C
+        except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
+            if self._is_no_outcome(error, attempt.stage):
                 self._give_back(claim)
                 raise
             failure = error
-        except StoreError as error:
-            if kind != "raised" and not isinstance(error, SignatureError | ValueLost):
-                self._give_back(claim)  # not the task's fault
-                raise
-            failure = error
-        except OSError as error:
-            if kind == "load" and error.errno in (errno.EMFILE, errno.ENFILE):
-                self._give_back(claim)  # tasks before it left files open; a fresh worker has none
-                raise
-            failure = error
-        except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
-            failure = error
         if os.getpid() != self._me.pid:
-            os._exit(failure is not None)  # the task forked and this is the copy: the task's outcome is not its to tell
+            os._exit(failure is not None)  # the task forked and this is the copy, which must not settle it
         if self._lost:  # what it asked for was not there, whatever it made of that
             self._give_back(claim)
             return None
         if self._alone:
             signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that it left must not ring in the next task
-        if not self._guest:
-            self._album.add_figures()
+        if not self._in_process:
+            self._displays.add_figures()
         duration = clock.monotonic() - since
-        displays = self._album.take()
+        displays = self._displays.take()
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
-            clock.cpu() - cpu, lease.attempt, self._listener.take(), tuple(map(self._shown, displays)),
+            clock.cpu() - cpu, claim.lease.attempt, self._listener.take(), tuple(map(self._stored, displays)),
         )  # fmt: skip
-        outcome: Outcome
-        key, round, inputs, attempt = lease.key, lease.round, lease.inputs, lease.attempt
-        if failure is None:
-            outcome = Finished(key, round, inputs, digest, payload, summary, run)
-            verdict = Verdict(key, round, inputs, attempt, digest, started, duration)
-        else:
-            outcome = self._failed(failure, kind, lease, run, function.bundle.labels if function else {})
-            again = kind == "raised" and claim.failures < template.retries
-            retry_at = clock.now() + backoff(claim.failures) if again else 0.0
-            verdict = Verdict(key, round, inputs, attempt, b"", started, duration, not again, False, retry_at)
-        settlement = self._writer.settlement(verdict, outcome)
+        settlement = self._settlement(attempt, failure, run)
         failure = None  # or its traceback would keep this frame, and the task's values, alive
-        self._slot.end()
+        self._status.end()
         self.met_a_long_one = duration > HURRY
         before = self._pace.get(claim.name, duration)
         self._pace[claim.name] = max(duration, before + (duration - before) * 0.2)
         return settlement
 
-    def _shown(self, display: Display) -> Display:
-        """Large ones go into a blob, so that who wants the value needn't read them."""
+    def _run(self, attempt: _Attempt, around: ExitStack) -> None:
+        """Load the function and its arguments, call it, and encode the result; ``attempt`` keeps how far that came."""
+        claim = attempt.claim
+        around.enter_context(running())
+        around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
+        spec = self._signed.spec(claim.lease.key, claim.body)
+        template = attempt.template = template_of(spec.template)
+        self._status.begin(claim, template, attempt.started, attempt.since)
+        if not self._in_process:
+            self._go_to(spec.folder)
+        runner = self._runner(template.runner) if template.runner else None
+        if runner is not None and runner.stage is not None:
+            around.enter_context(runner.stage())
+        needs = self._needed(claim, spec)
+        function = attempt.function = self._function(template.bundle)
+        codec.use_modules(function.bundle)
+        args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
+        needs = None
+        for cls in self._met:
+            if cls not in self._classes:
+                self._classes[cls] = Traces(cls)
+        attempt.stage = "raised"
+        call = function.call
+        value = runner.call(call, args, kwargs) if runner is not None else call(*args, **kwargs)
+        attempt.stage = "result"
+        payload, digest = codec.dump_value(value, self._put)
+        attempt.result = payload, digest, codec.summarise(value)
+
+    def _is_no_outcome(self, error: BaseException, stage: str) -> bool:
+        """Is an error not the task's doing? Then the task is given back, and the worker ends."""
+        if isinstance(error, KeyboardInterrupt):
+            return self._interruptible  # somebody pressed Ctrl-C
+        if isinstance(error, StoreError):
+            return stage != "raised" and not isinstance(error, SignatureError | ValueLost)
+        # tasks before it left files open; a new worker has none
+        return stage == "load" and isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+    def _settlement(self, attempt: _Attempt, failure: BaseException | None, run: Run) -> Settlement:
+        """Return what settles the task: its result, or its failure and when it is retried."""
+        claim, lease = attempt.claim, attempt.claim.lease
+        outcome: Outcome
+        where = lease.key, lease.round, lease.inputs
+        if failure is None:
+            assert attempt.result is not None
+            payload, digest, summary = attempt.result
+            outcome = Finished(*where, digest, payload, summary, run)
+            verdict = Verdict(*where, lease.attempt, digest, run.started, run.duration)
+        else:
+            labels = attempt.function.bundle.labels if attempt.function else {}
+            outcome = self._failed(failure, attempt.stage, lease, run, labels)
+            again = attempt.stage == "raised" and claim.failures < attempt.template.retries
+            retry_at = self._clock.now() + backoff(claim.failures) if again else 0.0
+            verdict = Verdict(*where, lease.attempt, b"", run.started, run.duration, not again, False, retry_at)
+        return self._writer.settlement(verdict, outcome)
+
+    def _stored(self, display: Display) -> Display:
+        """Move a large display into a blob, so that reading the value need not read it."""
         data = self._encode(display.data)
         if len(data) <= codec.INLINE:
             return display
         return Display(display.at, {}, display.metadata, self._put([data]))
 
     def _put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """What a task has come to is not thrown away because there is no room for it at the moment."""
+        """Store a blob; where the disk is full, wait rather than throw a result away."""
         pieces = list(parts)
         return self.patiently(lambda: self._store.put_blob(pieces))
 
     def patiently(self, act: Callable[[], V]) -> V:
-        """Do something with the store. Where its disk is full, wait until there is room again; a guest doesn't."""
+        """Act on the store and return the result. In a worker process, wait while the store's disk is full."""
         pause = 0.5
         while True:
             try:
                 return act()
             except StoreError as error:
                 cause = error.__cause__
-                if self._guest or not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
+                if self._in_process or not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
                     raise
                 with suppress(OSError):  # there may be no room for this either
-                    self._store.notice(self._me.id, f"{error}; waiting for room\n")
+                    self._store.notice(self._me.id, f"{error}; waiting for free space\n")
             self._clock.sleep(pause)
             pause = min(10.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
-        self._album.take()
-        self._slot.end(settled=False)
+        self._displays.take()
+        self._status.end(settled=False)
         self._store.release([claim.lease])
 
     # -- getting ready
@@ -284,15 +303,15 @@ class TaskRunner:
         return function
 
     def _tidy(self) -> None:
-        """What the last task changed in its function, or in classes of its values, is not what the next one finds."""
+        """Undo what the last task changed in its function, or in classes of its values, before the next one starts."""
         with suppress(StoreError):
             for cls in self._met:
                 if cls in self._classes and not self._classes[cls].none():
                     codec.restore(cls, self._blob)
             if self._last is not None and not self._last[1].traces.none():
-                former, self._last = self._last[0], None
-                self._functions.drop(former)
-                self._loaded(former, exact=True)  # its classes are those of others, too
+                last, self._last = self._last[0], None
+                self._functions.drop(last)
+                self._loaded(last, exact=True)  # its classes are those of others, too
         self._met = codec.meeting()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
@@ -311,7 +330,7 @@ class TaskRunner:
         return runner
 
     def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
-        """The needs, of which values are loaded when they are asked for. Raises _Stale where they aren't as claimed."""
+        """Return the needs; values are loaded on first use. Raises _Stale where they aren't as claimed."""
         self._lost = False
         if not spec.needs and claim.lease.inputs == NO_INPUTS:
             return None
@@ -345,7 +364,7 @@ class TaskRunner:
         return data
 
     def _mapped(self, address: Address) -> memoryview:
-        """Proven once for all the tasks that need it; each gets a copy of its own."""
+        """Verified once for all the tasks that need it; each gets its own copy."""
         data = self._maps.get(address)
         if data is None:
             data = self._store.map_blob(address)
@@ -364,7 +383,7 @@ class TaskRunner:
         except OSError:  # the notebook's folder is not on this host
             os.chdir(self._home)
 
-    # -- telling what went wrong
+    # -- failures
 
     def _failed(self, error: BaseException, kind: str, lease: Lease, run: Run, labels: dict[str, str]) -> Failed:
         # our own errors say what, where and what next; a traceback through our code says nothing more
@@ -376,7 +395,7 @@ class TaskRunner:
 
 
 def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
-    """Where a path of another machine is on this one: the longest folder that it is below counts."""
+    """Return where a path of another machine is on this one: the longest folder that contains it counts."""
     for before, after in sorted(folders, key=lambda pair: len(pair[0]), reverse=True):
         before = before.rstrip("/")
         if path == before or path.startswith(before + "/"):
@@ -388,20 +407,15 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
 
 
-def backoff(failures: int) -> float:
-    """Seconds before a task that has raised so often is tried again."""
-    return float(min(60.0, BACKOFF * 2**failures))
-
-
 def in_a_line(error: BaseException, kind: str = "raised") -> str:
-    """As in "ZeroDivisionError: division by zero"."""
+    """Return an error in a line: "ZeroDivisionError: division by zero"."""
     if isinstance(error, SystemExit):
         return f"called sys.exit({'' if error.code is None else repr(error.code)[:100]})"
     name = type(error).__qualname__
     try:
         text = str(error).strip().partition("\n")[0]
     except Exception:  # the task's own class may do anything
-        text = "(its text can't be had: str() of it raises)"
+        text = "(its str() raises)"
     line = f"{name}: {text[:300]}" if text else name
     if kind == "load":
         return f"could not be loaded: {line}"
@@ -409,7 +423,7 @@ def in_a_line(error: BaseException, kind: str = "raised") -> str:
 
 
 def _traceback(error: BaseException, labels: dict[str, str]) -> str:
-    """As Python prints it, from the task's first own line on; cells by the names that people know them by."""
+    """Return a traceback as Python prints it, from the task's first own line on; cells have their labels."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
         frame = frame.tb_next
@@ -421,8 +435,5 @@ def _traceback(error: BaseException, labels: dict[str, str]) -> str:
         text = text.replace(f'File "{filename}"', label)
     if len(text) > TRACEBACK:
         cut = len(text) - TRACEBACK
-        text = f"{text[: TRACEBACK // 2]}\n… {cut:,} characters were cut here …\n{text[-TRACEBACK // 2 :]}"
+        text = f"{text[: TRACEBACK // 2]}\n… {cut:,} characters left out …\n{text[-TRACEBACK // 2 :]}"
     return text
-
-
-# -- the loop ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from jug_notebook.task.context import progress_report
 SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
 
 
-def meet() -> None:
+def install() -> None:
     """From now on, in a worker's process."""
     sys.meta_path.insert(0, _Door())
     vars(builtins).setdefault("display", display)

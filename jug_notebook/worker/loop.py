@@ -1,34 +1,36 @@
-"""The worker's loop: claim, run, settle, until nothing is left or somebody says stop."""
+"""The worker's loop: claim, run, settle, until nothing is left or it is told to stop."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
+from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
+from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import (
     Claim,
     Settlement,
     Target,
-    WorkerId,
     WorkerInfo,
 )
 from jug_notebook.store import Store
 from jug_notebook.task import context
-from jug_notebook.worker import displays as displays
-from jug_notebook.worker import execution
-from jug_notebook.worker.capture import Listener, NoCapture
+from jug_notebook.worker import displays, execution
+from jug_notebook.worker.capture import Listener, NoCapture, ThreadCapture, restore_streams
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.execution import TaskRunner
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.status import SharedStatus
 
 BATCH = 512  #: tasks in one claim; the store gives fewer, about 20 ms of work
-PATIENCE = 0.05  #: seconds for which the rest of a batch waits behind a task that takes longer than was expected
+PATIENCE = 0.05  #: seconds for which the rest of a batch waits behind a task that takes longer than expected
 WAIT = 1.0  #: seconds of waiting for work in one go
 
 
@@ -36,7 +38,7 @@ def work(
     store: Store,
     seal: Seal,
     me: WorkerInfo,
-    slot: SharedStatus,
+    status: SharedStatus,
     *,
     clock: Clock = CLOCK,
     target: Target | None = None,
@@ -45,57 +47,44 @@ def work(
     until_idle: bool = False,
     stop: Callable[[], bool] | None = None,
     listener: Listener | None = None,
-    book: DisplayBuffer | None = None,
+    buffer: DisplayBuffer | None = None,
     in_process: bool = False,
     wait: float = WAIT,
     folders: Sequence[tuple[str, str]] = (),
     each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
 ) -> int:
-    """Run tasks until told to stop; answer how many.
+    """Run tasks until told to stop; return how many ran.
 
     ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
-    clock: no task begins after it, nor one that by those before it would not end in time. Tasks whose folder is below
-    the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running that
-    this worker could run or wait for. ``listener`` keeps what tasks print; without one it goes where it goes. Displays
-    go into ``book``. A ``guest`` works in somebody else's process: it leaves the folder and the warnings as they are,
-    and Ctrl-C ends the loop, giving the task back.
-    ``each`` makes one attempt: see `TaskRunner.attempt`.
+    clock: no task starts after it, nor one that would not end by then, judged by earlier ones. Tasks whose folder is
+    below the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running
+    that this worker could run or wait for. ``listener`` keeps what tasks print; without one, output is not captured.
+    Displays go into ``buffer``. With ``in_process``, the process is not the worker's own: folder and warnings stay as
+    they are, and Ctrl-C ends the loop, giving the task back. ``each`` makes one attempt: see `TaskRunner.attempt`.
     """
     listener = listener or NoCapture()
-    book = book or DisplayBuffer(listener)
-    runner = TaskRunner(store, seal, me, slot, clock, listener, in_process, book, folders)
-    stop = stop or _never
-    prefetch = Prefetch(store, me.id, runner.patiently)
+    buffer = buffer or DisplayBuffer(listener)
+    runner = TaskRunner(store, seal, me, status, clock, listener, in_process, buffer, folders)
+    prefetch = Prefetch(store, me, status, target, runner.patiently)
     count = 0
     monotonic = clock.monotonic
-    attached = ExitStack()
-    attached.enter_context(displays.opened(book))
-    attached.enter_context(context.progress_to(slot.tell))
 
     def over() -> bool:
         return (
-            stop()
+            (stop is not None and stop())
             or (max_tasks is not None and count >= max_tasks)
             or (deadline is not None and monotonic() >= deadline)
         )
 
-    try:
+    with prefetch, displays.opened(buffer), context.progress_to(status.report):
         while not over():
             limit = 1 if runner.met_a_long_one else BATCH
             if max_tasks is not None:
                 limit = min(limit, max_tasks - count)
-            claims: list[Claim] = []
-            if done := prefetch.take_done():
-                claims = runner.patiently(partial(store.claim, me.id, limit, 0.0, done, target, me.python))
-            if not claims:
-                patience = _patience(wait, deadline, until_idle, clock)
-                slot.waits(True)
-                claims = runner.patiently(partial(store.claim, me.id, limit, patience, (), target, me.python))
-                slot.waits(False)
-            if not claims and until_idle and store.idle(target, me.python):
+            claimed = prefetch.claim(limit, _patience(wait, deadline, until_idle, clock))
+            if not claimed and until_idle and store.idle(target, me.python):
                 break
             settled_at = monotonic()
-            prefetch.fill(claims)
             while not over() and (claim := prefetch.next()) is not None:
                 if deadline is not None and monotonic() + runner.pace(claim.name) > deadline:
                     store.release([claim.lease])
@@ -107,11 +96,51 @@ def work(
                 if settlement is not None:
                     prefetch.done.append(settlement)
                     count += 1
-    finally:
-        attached.close()
-        slot.waits(False)
-        prefetch.clear()
     return count
+
+
+def work_in_process(
+    store: Store,
+    seal: Seal,
+    clock: Clock,
+    in_process: list[Callable[[], WorkerInfo]],
+    target: Target | None,
+    max_tasks: int | None,
+    max_time: float | None,
+    stop: Callable[[], bool] | None = None,
+    each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
+) -> int:
+    """Run tasks in this process, where a debugger and Ctrl-C reach them, until none is left; return how many ran.
+
+    Meanwhile ``in_process`` has a function that returns this worker's info, for the caller's heartbeats. Raises
+    WaitInterrupted on Ctrl-C.
+    """
+    status = SharedStatus()
+    me = system.me("worker", clock)
+
+    def info() -> WorkerInfo:
+        running = status.read()
+        if running is None:
+            return msgspec.structs.replace(me, done=status.done)
+        return msgspec.structs.replace(
+            me, task=running.lease.key, task_name=running.name, since=running.started, done=status.done
+        )
+
+    store.renew([me])
+    in_process.append(info)
+    deadline = None if max_time is None else clock.monotonic() + max_time
+    try:
+        return work(
+            store, seal, me, status, clock=clock, target=target, max_tasks=max_tasks, deadline=deadline,
+            until_idle=True, stop=stop, each=each, listener=ThreadCapture(echo=True), in_process=True,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        ran = f"{status.done} task{'s' * (status.done != 1)}"
+        raise WaitInterrupted(f"interrupted: {ran} ran; the one that was running was given back") from None
+    finally:
+        in_process.remove(info)
+        restore_streams()
+        store.leave([me.id])
 
 
 class FailureWatcher:
@@ -129,22 +158,61 @@ class FailureWatcher:
 
 
 class Prefetch:
-    """What a worker has claimed and not begun, and what it has done and not handed in.
+    """What a worker has claimed and not started, and what it has done and not settled.
 
-    A task that takes longer than those before it must not hold up the rest: a thread looks at the tray now and then,
-    and if the same task is still running gives back what waits behind it and hands in what was done before it.
+    A task that takes longer than those before it must not hold up the rest: a thread looks now and then, and if the
+    same task is still running gives back what waits behind it and settles what was done before it.
     """
 
-    def __init__(self, store: Store, worker: WorkerId, patiently: Callable[[Callable[[], Any]], Any]) -> None:
-        self._patiently = patiently
+    def __init__(
+        self,
+        store: Store,
+        me: WorkerInfo,
+        status: SharedStatus,
+        target: Target | None,
+        patiently: Callable[[Callable[[], Any]], Any],
+    ) -> None:
         self.done: deque[Settlement] = deque()
         self._store = store
-        self._worker = worker
+        self._me = me
+        self._status = status
+        self._target = target
+        self._patiently = patiently
         self._claims: deque[Claim] = deque()
-        self._begun = 0
+        self._started = 0
         self._filled = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The worker ends: settle what is done, and give back the rest."""
+        self._status.waits(False)
+        self._ended = True
+        self._filled.set()
+        self.settle()
+        self.give_back()
+        if self._thread is not None:
+            self._thread.join()
+
+    def claim(self, limit: int, wait: float) -> bool:
+        """Settle what is done and claim up to ``limit`` tasks, waiting up to ``wait`` seconds; are there any?"""
+        claims: list[Claim] = []
+        if done := _emptied(self.done):
+            claims = self._claim(limit, 0.0, done)
+        if not claims:
+            self._status.waits(True)
+            claims = self._claim(limit, wait, [])
+            self._status.waits(False)
+        self.fill(claims)
+        return bool(claims)
+
+    def _claim(self, limit: int, wait: float, done: list[Settlement]) -> list[Claim]:
+        act = partial(self._store.claim, self._me.id, limit, wait, done, self._target, self._me.python)
+        claims: list[Claim] = self._patiently(act)
+        return claims
 
     def fill(self, claims: Sequence[Claim]) -> None:
         self._claims.extend(claims)
@@ -155,45 +223,33 @@ class Prefetch:
                 self._thread.start()
 
     def next(self) -> Claim | None:
-        """The claim to use now."""
-        self._begun += 1
+        """Return the claim to run now; None where all are used, or were given back."""
+        self._started += 1
         try:
             return self._claims.popleft()
-        except IndexError:  # all are used, or were given back
+        except IndexError:
             return None
 
-    def take_done(self) -> list[Settlement]:
-        return _emptied(self.done)
-
     def settle(self) -> None:
-        """Hand in what is done."""
-        if done := self.take_done():
-            self._patiently(partial(self._store.claim, self._worker, 0, 0.0, done))
+        """Settle what is done."""
+        if done := _emptied(self.done):
+            self._patiently(partial(self._store.claim, self._me.id, 0, 0.0, done))
 
     def give_back(self) -> None:
         if claims := _emptied(self._claims):
             self._store.release([claim.lease for claim in claims])
 
-    def clear(self) -> None:
-        """The worker ends."""
-        self._ended = True
-        self._filled.set()
-        self.settle()
-        self.give_back()
-        if self._thread is not None:
-            self._thread.join()
-
     def _relieve(self) -> None:
         pause = threading.Event()
         while not self._ended:
             self._filled.wait()
-            seen = self._begun
+            seen = self._started
             pause.wait(PATIENCE)
             if not self._claims and not self.done:
                 self._filled.clear()
                 if self._claims:  # filled in between
                     self._filled.set()
-            elif seen == self._begun and not self._ended:
+            elif seen == self._started and not self._ended:
                 self.give_back()
                 self.settle()
 
@@ -202,16 +258,12 @@ T = TypeVar("T")
 
 
 def _emptied(things: deque[T]) -> list[T]:
-    """All of them, taken out one by one, so that two threads may do so at once."""
+    """Return all of them, taken out one by one, so that two threads may do so at once."""
     taken = []
     with suppress(IndexError):
         while True:
             taken.append(things.popleft())
     return taken
-
-
-def _never() -> bool:
-    return False
 
 
 def _patience(wait: float, deadline: float | None, until_idle: bool, clock: Clock) -> float:

@@ -22,7 +22,7 @@ from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
 from jug_notebook.store.redis import RedisStore
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.status import SharedStatus
 from tests.crews import working
 from tests.store.test_store import key, run_all, task, worker_of
 from tests.workbench import Need, Submitter, cell, wait_until

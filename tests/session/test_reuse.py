@@ -16,7 +16,7 @@ from jug_notebook.model import CurrentOutcome, Finished, State, Why, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.status import SharedStatus
 from tests.crews import working
 from tests.workbench import Need, Submitter, cell
 

@@ -17,7 +17,7 @@ from jug_notebook.cli.run import STOP_FILE, heed_environment
 from jug_notebook.clock import FakeClock
 from jug_notebook.model import State, WorkerInfo
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker import execution, loop, slot
+from jug_notebook.worker import execution, loop, status
 from tests.workbench import PATIENCE, Fifo, Submitter, cell, wait_until
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -109,7 +109,7 @@ def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str)
     job.go.say("done")
     assert job.tasks.value(key) == "done"
     assert started.wait(PATIENCE) == 0
-    assert f"{job.folder}/{name} is there: stopping after the current tasks" in started.communicate()[1]
+    assert f"{job.folder}/{name} exists: stopping after the current tasks" in started.communicate()[1]
     assert job.tasks.state(other) is State.READY
 
 
@@ -176,7 +176,7 @@ def test_no_task_begins_that_would_not_end_in_time(tmp_path: Path) -> None:
     me = system.me("worker")
     store.renew([me])
     ran = loop.work(
-        store, tasks.seal, me, slot.SharedStatus(), clock=clock, deadline=clock.monotonic() + 35, in_process=True
+        store, tasks.seal, me, status.SharedStatus(), clock=clock, deadline=clock.monotonic() + 35, in_process=True
     )
     del vars(execution)["_clock_of_test"]
     assert ran == 3  # the fourth would need 40 seconds

@@ -21,7 +21,7 @@ from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, Worker
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.policy import Termination, cause_of_death, death_outcome, first_of_crew, overstepped
-from jug_notebook.worker.slot import Running
+from jug_notebook.worker.status import Running
 from jug_notebook.worker.supervisor import wake
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 
@@ -359,7 +359,7 @@ def test_scaling_starts_and_ends_workers(site: Site) -> None:
     site.until_workers(1)
 
 
-def test_a_supervisor_that_was_told_to_stop_can_be_called_back(site: Site) -> None:
+def test_a_supervisor_that_was_stopping_can_be_called_back(site: Site) -> None:
     site.hang()
     site.supervise(1)
     site.fifo.said()

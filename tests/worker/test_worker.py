@@ -25,7 +25,8 @@ from jug_notebook.worker.cache import LRUCache
 from jug_notebook.worker.capture import NoCapture
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.slot import SharedStatus
+from jug_notebook.worker.policy import BACKOFF
+from jug_notebook.worker.status import SharedStatus
 from tests.workbench import ORIGIN, Need, Submitter, cell
 
 
@@ -113,7 +114,7 @@ def test_a_result_waits_until_there_is_room_for_it(
     assert full == {"put_blob": 0, "claim": 0}
     assert [len(tasks.value(key)) for key in keys] == [1_000_000, 1]
     assert ran.read_text() == "xx"
-    assert "waiting for room" in tasks.store.log(me.id)
+    assert "waiting for free space" in tasks.store.log(me.id)
 
 
 def test_needs_arrive_as_values_wherever_they_are(tasks: Submitter, me: WorkerInfo) -> None:
@@ -275,7 +276,7 @@ def test_a_failure_with_retries_left_is_tried_again_later(tmp_path: Path, me: Wo
     key = tasks.submit("def f(): raise ValueError", retries=2)
     runner = TaskRunner(tasks.store, tasks.seal, me, SharedStatus(), clock, NoCapture(), False)
     attempts = []
-    for pause in (0.0, worker.BACKOFF, 2 * worker.BACKOFF):
+    for pause in (0.0, BACKOFF, 2 * BACKOFF):
         clock.advance(pause * 0.9)
         assert pause == 0 or tasks.store.claim(me.id, 1, 0.0) == []
         clock.advance(pause * 0.2)
@@ -389,7 +390,7 @@ def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks:
     slot.begin(msgspec.structs.replace(claim, failures=1, deaths=2), template, 100.0, 5.0)
     said = slot.read()
     assert said == (1, claim.lease, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
-    slot.tell(3, 7)
+    slot.report(3, 7)
     said = slot.read()
     assert said is not None
     assert said.progress == (3, 7)
@@ -401,7 +402,7 @@ def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks:
     assert slot.read() is None
     assert slot.done == 1
     slot.stop()
-    assert slot.told_to_stop
+    assert slot.stopping
 
 
 # -- what tasks print --------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class SharedStatus:
         self._done += settled
         self._count.pack_into(self._page, self._DONE, self._done)
 
-    def tell(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         """How far the task is. It counts for this turn alone."""
         self._progress.pack_into(self._page, self._PROGRESS, self._turn, done, total)
 
@@ -69,7 +69,7 @@ class SharedStatus:
         self._page[self._WAITING] = waiting
 
     @property
-    def told_to_stop(self) -> bool:
+    def stopping(self) -> bool:
         return bool(self._page[self._STOP])
 
     # the supervisor reads

@@ -1,0 +1,280 @@
+"""A worker as a process: forking it, the signals and pipes between it and its supervisor, what it uses, its end.
+
+The supervisor forks before any user code is imported, so a fork is cheap and each worker starts clean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+import msgspec
+
+from jug_notebook import system
+from jug_notebook.clock import Clock
+from jug_notebook.codec import Seal
+from jug_notebook.errors import JugError, Unreachable
+from jug_notebook.model import WorkerInfo
+from jug_notebook.store import Store, open_store
+from jug_notebook.task import context
+from jug_notebook.worker import WorkerOptions, displays, import_hooks
+from jug_notebook.worker.capture import Capture, Files
+from jug_notebook.worker.displays import DisplayBuffer
+from jug_notebook.worker.loop import FailureWatcher, work
+from jug_notebook.worker.policy import LIMIT_REACHED, TASK_FAILED, Termination
+from jug_notebook.worker.status import Running, SharedStatus
+
+WAKE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
+
+#: batch systems give notice with these, to the whole job: no new task, but what runs may end (Slurm's --signal, SGE's
+#: -notify, limits of processor time). Workers ignore them; their supervisor does not.
+NOTICE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU) if hasattr(signal, "SIGUSR1") else ()
+
+REOPEN_TIMEOUT = 5.0  #: seconds for which a worker tries to open the store that its supervisor has open
+REOPEN_PAUSE = 0.1
+
+
+@dataclass
+class WorkerProcess:
+    """A worker, as its supervisor knows it."""
+
+    info: WorkerInfo
+    status: SharedStatus
+    files: Files
+    leaving: bool = False  #: asked to stop after its current task
+    termination: Termination | None = None
+    killed: bool = False
+    memory: int = 0  #: resident bytes
+
+    def died_in(self, running: Running) -> bool:
+        """Is its death something that happened in this task, and not our way of ending the worker?"""
+        return not self.killed if self.termination is None else self.termination.turn == running.turn
+
+    def heartbeat(self, beat: int) -> WorkerInfo:
+        """Return what the store is to know of it with this heartbeat."""
+        running = self.status.read()
+        return msgspec.structs.replace(
+            self.info,
+            beat=beat,
+            task=running.lease.key if running else "",
+            task_name=running.name if running else "",
+            since=running.started if running else 0.0,
+            progress=running.progress if running else (0, 0),
+            tail=self.files.tail() if running else "",
+            done=self.status.done,
+            memory=self.memory,
+        )
+
+    def stop(self) -> None:
+        """Let it end after its current task."""
+        self.leaving = True
+        self.status.stop()
+
+    def terminate(self, termination: Termination) -> None:
+        """Ask it and its subprocesses to end now; it is killed at ``termination.kill_at``."""
+        self.termination = termination
+        signal_group(self.info.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and its subprocesses."""
+        self.killed = True
+        signal_group(self.info.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Release what was shared with it."""
+        self.status.close()
+        self.files.close()
+
+
+@dataclass(frozen=True)
+class ForkContext:
+    """What a forked process gets from its supervisor."""
+
+    supervisor: WorkerInfo
+    url: str
+    seal: Seal
+    options: WorkerOptions
+    clock: Clock
+    parent_pipe: int  #: its end of file tells, where the system doesn't, that the supervisor is gone
+    to_close: tuple[int, ...]  #: descriptors that are the supervisor's alone
+
+    def fork_worker(self, deadline: float | None) -> WorkerProcess:
+        """Fork a worker. ``deadline`` is on the monotonic clock: no task starts after it."""
+        status, files, suffix = SharedStatus(), Files(), os.urandom(3).hex()
+        pid = _fork(lambda: self._run_worker(suffix, status, files, deadline))
+        with suppress(OSError):  # it may have ended already
+            os.setpgid(pid, pid)  # the child does so too: whichever is first
+        return WorkerProcess(self._worker_info(pid, suffix), status, files)
+
+    def fork_compaction(self) -> int:
+        """Fork a process of low priority that compacts the store; return its pid."""
+        return _fork(self._compact)
+
+    def _worker_info(self, pid: int, suffix: str) -> WorkerInfo:
+        me = self.supervisor
+        return msgspec.structs.replace(
+            me, id=f"{me.host}-{pid}-{suffix}", kind="worker", pid=pid, born=system.born(pid) or 0,
+            started=self.clock.now(), supervisor=me.id, crew="", size=0,
+        )  # fmt: skip
+
+    def _detach(self) -> None:
+        """Drop the signal handlers and descriptors that came from the supervisor, and end when it does."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *((WAKE,) if WAKE else ())):
+            signal.signal(number, signal.SIG_DFL)
+        for fd in self.to_close:
+            os.close(fd)
+        _die_with(self.supervisor.pid, self.parent_pipe)
+
+    def _compact(self) -> int:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._detach()
+        os.nice(10)
+        store = open_store(self.url, self.clock)
+        store.compact()
+        store.close()
+        return 0
+
+    def _run_worker(self, suffix: str, status: SharedStatus, files: Files, deadline: float | None) -> int:
+        """Run tasks in the child; return its exit status."""
+        for number in NOTICE:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setpgid(0, 0)
+        self._detach()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        capture = Capture(files)
+        capture.install()
+        faulthandler.enable(file=2)
+        context.always_in_task()
+        buffer = DisplayBuffer(capture)
+        displays.always_open(buffer)
+        context.always_progress_to(status.report)
+        import_hooks.install()
+        store = _reopen(self.url, self.clock)
+        me, options = self._worker_info(os.getpid(), suffix), self.options
+        store.renew([me])  # before it claims: an unknown process counts as dead
+        each = FailureWatcher()
+        count = work(
+            store, self.seal, me, status, clock=self.clock, target=options.target, max_tasks=options.max_tasks,
+            deadline=deadline, stop=lambda: status.stopping or (each.failed and not options.keep_going),
+            listener=capture, buffer=buffer, folders=options.folders, each=each,
+        )  # fmt: skip
+        store.close()
+        if each.failed and not options.keep_going:
+            return TASK_FAILED
+        used_up = options.max_tasks is not None and count >= options.max_tasks
+        return LIMIT_REACHED if used_up or (deadline is not None and not status.stopping) else 0
+
+
+def _fork(run: Callable[[], int]) -> int:
+    """Run a function in a child process, which ends with the status that it returns; return the child's pid."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run_child(run)
+    return pid
+
+
+def _run_child(run: Callable[[], int]) -> NoReturn:
+    status = 1
+    try:
+        status = run()
+    except JugError as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    except BaseException:  # whatever it is, the supervisor reports it, and the parent's code must not run on here
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def _reopen(url: str, clock: Clock) -> Store:
+    """Open the store that was there a moment ago: a server that is just being restarted is waited for."""
+    until = clock.monotonic() + REOPEN_TIMEOUT
+    while True:
+        try:
+            return open_store(url, clock)
+        except Unreachable:
+            if clock.monotonic() >= until:
+                raise
+            clock.sleep(REOPEN_PAUSE)
+
+
+def wake(info: WorkerInfo) -> None:
+    """Make a supervisor of this host look at its orders now. Others see them with their next heartbeat."""
+    if WAKE is not None and info.pid != os.getpid() and system.running(info):
+        with suppress(ProcessLookupError, PermissionError):  # it has just ended; or another user's
+            os.kill(info.pid, WAKE)
+
+
+def _die_with(parent: int, parent_pipe: int) -> None:
+    """Make the system end this process when its parent dies, however that dies."""
+    if sys.platform == "linux":
+        set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, signal.SIGKILL)
+    else:
+        threading.Thread(target=_end_with_pipe, args=(parent_pipe,), daemon=True, name="parent-pipe").start()
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+def _end_with_pipe(parent_pipe: int) -> None:
+    os.read(parent_pipe, 1)
+    signal_group(os.getpid(), signal.SIGKILL)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to a process and its subprocesses, if they still exist."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:  # something in the group changed its user; the worker itself is ours
+        os.kill(pid, number)
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident bytes of a process; 0 where that is unknown."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+_PAGE = os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else 4096
+
+
+def memory_of_group(pid: int) -> int:
+    """Return the resident bytes of a process with all its descendants."""
+    total, pids = 0, [pid]
+    while pids:
+        one = pids.pop()
+        total += memory_of(one)
+        try:
+            threads = os.listdir(f"/proc/{one}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{one}/task/{thread}/children", "rb") as file:
+                    pids.extend(map(int, file.read().split()))
+            except OSError:
+                continue
+    return total
+
+
+__all__ = ["NOTICE", "WAKE", "ForkContext", "WorkerProcess", "memory_of", "memory_of_group", "signal_group", "wake"]
