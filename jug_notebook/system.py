@@ -9,9 +9,10 @@ import mmap
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -103,6 +104,15 @@ def uncollected() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
+
+
+Item = TypeVar("Item")
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield ``items`` in slices of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 LARGE = 1 << 22  #: from so many bytes on, large pages pay

@@ -1,6 +1,6 @@
-"""An outcome in as few bytes as it takes: a board keeps one of each task, and there may be millions.
+"""Packs an outcome into few bytes: the scheduler state keeps one for each task, and there may be millions.
 
-A record is a fixed head, the inputs unless there were no needs, and the digest of the value. `opened` is what it says.
+A packed record is a fixed head, the inputs (unless the task needs nothing) and the digest of the value.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from typing import TypeAlias
 from jug_notebook.model import NO_INPUTS, Key, Lease, Verdict, WorkerId
 
 Place: TypeAlias = int
-"""Where a body is, as a store numbers it: less than 2^96."""
+"""Where a store keeps a body (sealed bytes): a number less than 2^96 that only that store understands."""
 
 Outcome: TypeAlias = tuple[Verdict, Place, WorkerId]
-"""A verdict, where its body is, whose it is."""
+"""A verdict, the place of its body, the worker it came from."""
 
 _HEAD = Struct("<BIIIdd12s")  # flags, worker, round, attempt, started, duration, place
 _ROUND, _ATTEMPT = Struct("<I"), Struct("<II")
-_LATER = Struct("<d")
-_FINAL, _DIED, _NEEDS, _LATER_SET = 1, 2, 4, 8
+_TIME = Struct("<d")
+_FINAL, _DIED, _NEEDS, _RETRY = 1, 2, 4, 8
 _FIXED = _HEAD.size
 _FIRST = _ROUND.pack(0)
-_SIZES = {0: _FIXED, _NEEDS: _FIXED + 20, _LATER_SET: _FIXED + 8, _NEEDS | _LATER_SET: _FIXED + 28}  # up to the digest
+_SIZES = {0: _FIXED, _NEEDS: _FIXED + 20, _RETRY: _FIXED + 8, _NEEDS | _RETRY: _FIXED + 28}  # up to the digest
 
 _workers: list[WorkerId] = []
 _numbers: dict[WorkerId, int] = {}
 
 
 def packed(verdict: Verdict, place: Place, worker: WorkerId) -> bytes:
-    """The record of an outcome."""
+    """Return the record of an outcome."""
     number = _numbers.get(worker)
     if number is None:
         number = _numbers[worker] = len(_workers)
         _workers.append(worker)
     flags, rest = verdict.final | verdict.died << 1, verdict.digest
     if verdict.retry_at:
-        flags |= _LATER_SET
-        rest = _LATER.pack(verdict.retry_at) + rest
+        flags |= _RETRY
+        rest = _TIME.pack(verdict.retry_at) + rest
     if verdict.inputs != NO_INPUTS:
         flags |= _NEEDS
         rest = verdict.inputs + rest
@@ -47,32 +47,32 @@ def packed(verdict: Verdict, place: Place, worker: WorkerId) -> bytes:
     return head + rest
 
 
-def opened(key: Key, record: bytes) -> Outcome:
-    """The outcome of that task."""
+def unpacked(key: Key, record: bytes) -> Outcome:
+    """Return the outcome that a record of this task holds."""
     flags, number, round, attempt, started, duration, place = _HEAD.unpack_from(record)
-    at, inputs, later = _FIXED, NO_INPUTS, 0.0
+    at, inputs, retry_at = _FIXED, NO_INPUTS, 0.0
     if flags & _NEEDS:
         at += len(NO_INPUTS)
         inputs = record[_FIXED:at]
-    if flags & _LATER_SET:
-        (later,) = _LATER.unpack_from(record, at)
-        at += _LATER.size
+    if flags & _RETRY:
+        (retry_at,) = _TIME.unpack_from(record, at)
+        at += _TIME.size
     verdict = Verdict(
-        key, round, inputs, attempt, record[at:], started, duration, bool(flags & _FINAL), bool(flags & _DIED), later
+        key, round, inputs, attempt, record[at:], started, duration, bool(flags & _FINAL), bool(flags & _DIED), retry_at
     )
     return verdict, int.from_bytes(place, "little"), _workers[number]
 
 
-def holds(record: bytes, round: int, inputs: bytes) -> bool:
-    """Is it final, of this round, on these inputs?"""
+def is_current(record: bytes, round: int, inputs: bytes) -> bool:
+    """Return True if it is final, of this round and on these inputs."""
     flags = record[0]
     if not flags & _FINAL or record[5:9] != (_FIRST if round == 0 else _ROUND.pack(round)):
         return False
     return record[_FIXED : _FIXED + 20] == inputs if flags & _NEEDS else inputs == NO_INPUTS
 
 
-def is_of(record: bytes, lease: Lease) -> bool:
-    """Is it what this attempt came to?"""
+def is_outcome_of(record: bytes, lease: Lease) -> bool:
+    """Return True if it is the outcome of this attempt."""
     round, attempt = _ATTEMPT.unpack_from(record, 5)
     if attempt != lease.attempt or round != lease.round:
         return False
@@ -80,15 +80,15 @@ def is_of(record: bytes, lease: Lease) -> bool:
 
 
 def has_value(record: bytes) -> bool:
-    """Did it come to a value?"""
-    return len(record) > _SIZES[record[0] & (_NEEDS | _LATER_SET)]
+    """Return True if it has a value, not an error."""
+    return len(record) > _SIZES[record[0] & (_NEEDS | _RETRY)]
 
 
 def digest_of(record: bytes) -> bytes:
-    """The digest of the value; empty for a failure."""
-    return record[_SIZES[record[0] & (_NEEDS | _LATER_SET)] :]
+    """Return the digest of the value; empty for a failure."""
+    return record[_SIZES[record[0] & (_NEEDS | _RETRY)] :]
 
 
-def of_digest(digest: bytes) -> bytes:
-    """A record that says no more than what the value is."""
+def value_only(digest: bytes) -> bytes:
+    """Return a record that holds nothing but the digest of a value."""
     return b"\0" * _FIXED + digest

@@ -1,4 +1,4 @@
-"""The ready queue: what may be run next, best first."""
+"""The ready queue: which task to run next."""
 
 from __future__ import annotations
 
@@ -6,44 +6,47 @@ import heapq
 from collections.abc import Iterable, Set
 
 from jug_notebook.model import Key, Lease
-from jug_notebook.scheduler.records import READY, FunctionQueue, Offer, TaskRecord, current, retry_at_of
+from jug_notebook.scheduler.records import READY, FunctionQueue, Offer, TaskRecord, current, retry_time
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
-STALE = 1000  #: so many in a queue that are no longer ready are nothing to care about
-LONGEST = 60.0  #: seconds between two attempts; whoever said later has a clock that is ahead
+STALE = 1000  #: entries of a queue that may be out of date before it is cleaned
+LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from a clock that is ahead
 
 
 class ReadyQueue:
-    """A queue of each function, oldest first, and beside them those that are not to be tried before a time."""
+    """One queue per function, oldest task first, and one of the tasks to be retried later."""
 
     def __init__(self) -> None:
-        self.kinds: dict[tuple[str, int, str], FunctionQueue] = {}
+        self.queues: dict[tuple[str, int, str], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
 
-    def kind(self, name: str, priority: int, python: str) -> FunctionQueue:
-        """The function of that name, for these; a new one where it was not met yet."""
-        found = self.kinds.get((name, priority, python))
+    def of_function(self, name: str, priority: int, python: str) -> FunctionQueue:
+        """Return the queue of a function with this priority and python, a new one if there is none."""
+        found = self.queues.get((name, priority, python))
         if found is None:
-            found = self.kinds[name, priority, python] = FunctionQueue(name, priority, python)
+            found = self.queues[name, priority, python] = FunctionQueue(name, priority, python)
         return found
 
     def put(self, task: TaskRecord) -> None:
-        """A task has become ready."""
+        """Add a task that has become ready."""
         task.queued = True
-        if task.records and (retry_at := retry_at_of(task)):
+        if task.records and (retry_at := retry_time(task)):
             heapq.heappush(self._delayed, (retry_at, task.seq, task))
         else:
-            heapq.heappush(task.kind.queue, (task.seq, task))
+            heapq.heappush(task.queue.heap, (task.seq, task))
 
     def take(self, limit: int, now: float, allowed: Set[Key] | None, python: str) -> list[Offer]:
-        """Up to ``limit`` tasks (``allowed``: of these), best first, at most `BUDGET` seconds of expected work."""
+        """Take up to ``limit`` tasks (of ``allowed``, None for all), best first: high priority, then oldest.
+
+        Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet.
+        """
         while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, task = heapq.heappop(self._delayed)
-            heapq.heappush(task.kind.queue, (seq, task))
+            heapq.heappush(task.queue.heap, (seq, task))
         heads = [
-            (-kind.priority, head[0], kind)
-            for kind in self.kinds.values()
-            if (not python or kind.python == python) and (head := self._head(kind, now)) is not None
+            (-queue.priority, head[0], queue)
+            for queue in self.queues.values()
+            if (not python or queue.python == python) and (head := self._head(queue, now)) is not None
         ]
         heads.sort(key=lambda h: h[:2])
         offers: list[Offer] = []
@@ -51,23 +54,23 @@ class ReadyQueue:
         given: dict[FunctionQueue, int] = {}
         budget = BUDGET
         while heads and len(offers) < limit:
-            priority, _, kind = heads[0]
-            mean = kind.mean
-            if offers and (mean is None or mean > budget or given.get(kind, 0) >= kind.done):
-                break  # few that were short don't promise that many will be
-            task = heapq.heappop(kind.queue)[1]
+            priority, _, queue = heads[0]
+            mean = queue.mean
+            if offers and (mean is None or mean > budget or given.get(queue, 0) >= queue.done):
+                break  # a few short runs don't promise that many will be short
+            task = heapq.heappop(queue.heap)[1]
             task.queued = False
             if allowed is None or task.key in allowed:
                 offers.append(self._offer(task))
-                given[kind] = given.get(kind, 0) + 1
+                given[queue] = given.get(queue, 0) + 1
                 budget -= BUDGET if mean is None else mean
             else:
                 passed.append(task)
-            head = self._head(kind, now)
+            head = self._head(queue, now)
             if head is None:
                 heads.pop(0)
             else:
-                heads[0] = (priority, head[0], kind)
+                heads[0] = (priority, head[0], queue)
                 if len(heads) > 1 and heads[0][:2] > heads[1][:2]:
                     heads.sort(key=lambda h: h[:2])
         for task in passed:
@@ -75,42 +78,42 @@ class ReadyQueue:
         return offers
 
     def back(self, task: TaskRecord) -> None:
-        """A task that was offered and not claimed: it stays in the queue if it is still ready."""
+        """Put back a task that was offered and not claimed, if it is still ready."""
         if task.state == READY and not task.queued:
             self.put(task)
 
     @staticmethod
-    def leaves(task: TaskRecord) -> bool:
-        """One that lies in a queue is no longer ready. True where that queue should be freshened by now."""
-        kind = task.kind
-        kind.stale += 1
-        return kind.stale > STALE and 2 * kind.stale > len(kind.queue)
+    def no_longer_ready(task: TaskRecord) -> bool:
+        """Note that a queued task is no longer ready. Return True if its queue should be cleaned."""
+        queue = task.queue
+        queue.stale += 1
+        return queue.stale > STALE and 2 * queue.stale > len(queue.heap)
 
     @staticmethod
-    def freshen(kinds: Iterable[FunctionQueue]) -> None:
-        """Those that are no longer ready fall out of queues where they are many; few do so when they are met."""
-        for kind in kinds:
+    def clean(queues: Iterable[FunctionQueue]) -> None:
+        """Remove the tasks that are no longer ready. Where there are few, `take` does so as it meets them."""
+        for queue in queues:
             ready = []
-            for head in kind.queue:
+            for head in queue.heap:
                 if head[1].state == READY:
                     ready.append(head)
                 else:
                     head[1].queued = False
             heapq.heapify(ready)
-            kind.queue = ready
-            kind.stale = 0
+            queue.heap = ready
+            queue.stale = 0
 
-    def _head(self, kind: FunctionQueue, now: float) -> tuple[int, TaskRecord] | None:
-        """The oldest task of the queue that may run now; those that are no longer ready fall out here."""
-        queue = kind.queue
-        while queue:
-            seq, task = queue[0]
-            delayed = task.records and now < retry_at_of(task) <= now + LONGEST
+    def _head(self, queue: FunctionQueue, now: float) -> tuple[int, TaskRecord] | None:
+        """Return the oldest entry that may run now, dropping those before it."""
+        heap = queue.heap
+        while heap:
+            seq, task = heap[0]
+            delayed = task.records and now < retry_time(task) <= now + LONGEST
             if task.state == READY and not delayed:
-                return queue[0]
-            heapq.heappop(queue)
+                return heap[0]
+            heapq.heappop(heap)
             if delayed:
-                heapq.heappush(self._delayed, (retry_at_of(task), seq, task))
+                heapq.heappush(self._delayed, (retry_time(task), seq, task))
             else:
                 task.queued = False
         return None
@@ -128,10 +131,10 @@ class ReadyQueue:
                 top = max(top, attempt.attempt)
         return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths)
 
-    def stands(self, offer: Offer) -> bool:
-        """Is it still what would be offered? Asked of one that was taken off the queue."""
+    def is_valid(self, offer: Offer) -> bool:
+        """Return True if a task that was taken off the queue would still be offered like this."""
         return offer.task.state == READY and self._offer(offer.task) == offer
 
     def next_retry(self) -> float | None:
-        """When the first delayed task may be tried again, seconds since the epoch."""
+        """Return when the first delayed task may be retried, in seconds since the epoch; None if there is none."""
         return self._delayed[0][0] if self._delayed else None

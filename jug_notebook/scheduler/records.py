@@ -1,4 +1,4 @@
-"""What a board keeps of each task: a card; and of each function. And what follows from one card alone."""
+"""What the scheduler state keeps of each task and each function, and what follows from one task record alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import Key, Lease, Origin, State, Verdict, WorkerId
-from jug_notebook.scheduler.packing import Outcome, Place, holds, opened, packed
+from jug_notebook.scheduler.packing import Outcome, Place, is_current, packed, unpacked
 
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED = range(7)  # states as indexes: enums hash slowly
-UNKNOWN = -1  # mentioned by a fact, not yet submitted
-REUSED = len(STATES)  # in tallies alone: finished, by another's run
+UNKNOWN = -1  # mentioned by an event, not yet submitted
+REUSED = len(STATES)  # in counts alone: finished, by another task's run
 
 NO_MARKS = (-1, -1)
 _PLACE = 96  # bits of a place
@@ -19,41 +19,44 @@ _SPEC = (1 << _PLACE) - 1
 
 
 class FunctionQueue:
-    """What tasks of one function have in common, and how they fare. ``queue`` holds its ready tasks, oldest first."""
+    """What tasks of one function have in common. ``heap`` holds its ready tasks as (seq, task), oldest first."""
 
-    __slots__ = ("done", "name", "priority", "python", "queue", "spent", "stale")
+    __slots__ = ("done", "heap", "name", "priority", "python", "spent", "stale")
 
     def __init__(self, name: str, priority: int, python: str) -> None:
         self.name, self.priority, self.python = name, priority, python
-        self.queue: list[tuple[int, TaskRecord]] = []
-        self.stale = 0  # so many of the queue are no longer ready, or were offered
-        self.done = 0
-        self.spent = 0.0
+        self.heap: list[tuple[int, TaskRecord]] = []
+        self.stale = 0  # how many in the heap are no longer ready
+        self.done = 0  # finished runs
+        self.spent = 0.0  # seconds in them
 
     @property
     def mean(self) -> float | None:
+        """The mean duration of a finished run, in seconds; None before the first."""
         return self.spent / self.done if self.done else None
 
 
 class TaskRecord:
-    """One task, in little space. ``records`` are its outcomes, packed: one or more.
+    """One task, in little space. ``records`` are its packed outcomes: one alone, or a tuple of several.
 
-    ``worth`` is the record of the value that it has now, empty without.
+    ``value_digest`` is the packed record of the value that it has now, empty if it has none.
     """
 
     __slots__ = (
         "attempts",
         "blocking",
+        "counted_as",
+        "counted_in",
         "dependents",
         "form",
         "inputs",
         "key",
-        "kind",
         "location",
         "marks",
         "missing",
         "needs",
         "notebooks",
+        "queue",
         "queued",
         "records",
         "requests",
@@ -61,94 +64,92 @@ class TaskRecord:
         "round",
         "since",
         "state",
-        "tallied",
-        "tally",
         "value_digest",
         "wanted",
-        "wanters",
+        "wanted_dependents",
     )
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.state = UNKNOWN
-        self.kind: FunctionQueue = NO_KIND
+        self.queue: FunctionQueue = NO_QUEUE
         self.needs: tuple[TaskRecord, ...] = ()
         self.dependents: list[TaskRecord] | tuple[()] = ()
         self.form = b""
         self.since = 0  # the highest counter of its submissions
-        self.location = 0  # turn and spec in one
+        self.location = 0  # seq and spec in one number
         self.round = 0
-        self.inputs: bytes | None = None
-        self.missing = 0
-        self.blocking = 0
+        self.inputs: bytes | None = None  # digest of the needs' values; None while one is missing
+        self.missing = 0  # needs without a value
+        self.blocking = 0  # needs that failed or are blocked
         self.value_digest = b""
         self.records: bytes | tuple[bytes, ...] = b""
-        self.reused_from: Outcome | None = None  # over from another run
+        self.reused_from: Outcome | None = None  # the other task's run that gives it its value
         self.marks = NO_MARKS
-        self.attempts: list[Attempt] | None = None
-        self.requests: tuple[tuple[Origin, int, bool], ...] = ()
-        self.wanters = 0
+        self.attempts: list[Attempt] | None = None  # the open ones
+        self.requests: tuple[tuple[Origin, int, bool], ...] = ()  # origin, counter, wanted
+        self.wanted_dependents = 0
         self.wanted = False
         self.queued = False
         self.notebooks: tuple[str, ...] = ()
-        self.tally: list[int] | None = None
-        self.tallied = 0
+        self.counted_in: list[int] | None = None  # a row of `TaskCounts`
+        self.counted_as = 0  # the column in it
 
     @property
     def seq(self) -> int:
-        """Its turn among those submitted."""
+        """Its number in the order of submission."""
         return self.location >> _PLACE
 
     @property
     def spec(self) -> Place:
-        """Where its body is."""
+        """Where its sealed spec is."""
         return self.location & _SPEC
 
-    def lies(self, seq: int, place: Place) -> None:
-        """Its turn is that, and there its body is."""
-        self.location = seq << _PLACE | place
+    def locate(self, seq: int, spec: Place) -> None:
+        """Set `seq` and `spec`."""
+        self.location = seq << _PLACE | spec
 
     @property
     def direct(self) -> int:
-        """The last round that was invalidated directly."""
+        """The last round that the user invalidated; -1 if there is none."""
         return self.marks[0]
 
     @property
     def lost(self) -> int:
-        """The last round whose value was lost."""
+        """The last round whose value was lost; -1 if there is none."""
         return self.marks[1]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         records = self.records
         if isinstance(records, bytes):
-            return (opened(self.key, records),) if records else ()
-        return tuple([opened(self.key, record) for record in records])
+            return (unpacked(self.key, records),) if records else ()
+        return tuple([unpacked(self.key, record) for record in records])
 
     @outcomes.setter
     def outcomes(self, outcomes: Sequence[Outcome]) -> None:
         records = tuple([packed(*outcome) for outcome in outcomes])
         self.records = records if len(records) > 1 else records[0] if records else b""
 
-    def came_to(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
-        """One more outcome."""
+    def add_outcome(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
+        """Keep one more outcome."""
         record, records = packed(verdict, place, worker), self.records
         self.records = (*(records if isinstance(records, tuple) else (records,)), record) if records else record
 
 
 class Attempt:
-    """One claimed attempt; ``over`` once released. A verdict on it removes it."""
+    """An open attempt: claimed or released, without a verdict so far."""
 
-    __slots__ = ("attempt", "inputs", "over", "round", "worker")
+    __slots__ = ("attempt", "inputs", "released", "round", "worker")
 
     def __init__(self, round: int, inputs: bytes, attempt: int) -> None:
         self.round, self.inputs, self.attempt = round, inputs, attempt
         self.worker: WorkerId = ""
-        self.over = False
+        self.released = False
 
 
 class Offer(NamedTuple):
-    """A ready task and the grant that a claim of it would be."""
+    """A ready task, the lease that a claim of it would be, and how often it failed and how often its worker died."""
 
     task: TaskRecord
     lease: Lease
@@ -156,51 +157,58 @@ class Offer(NamedTuple):
     deaths: int
 
 
-NO_KIND = FunctionQueue("", 0, "")
+NO_QUEUE = FunctionQueue("", 0, "")
 
 
-def retry_at_of(task: TaskRecord) -> float:
-    """Before when it should not be tried again; 0 where there is no such time."""
+def retry_time(task: TaskRecord) -> float:
+    """Return when it may be retried, in seconds since the epoch; 0 if at once."""
     return max((verdict.retry_at for verdict in current(task)), default=0.0)
 
 
 def current(task: TaskRecord) -> Iterator[Verdict]:
-    """Verdicts on what the task is now: of its round, on its inputs."""
+    """Yield the verdicts of the task's round on its current inputs."""
     for verdict, _, _ in task.outcomes:
         if verdict.round == task.round and verdict.inputs == task.inputs:
             yield verdict
 
 
-def heaviest(task: TaskRecord) -> Outcome | None:
-    """Its own final outcome that holds: of this round, on the inputs it has now; finished before failed, then later."""
-    record = b"" if task.inputs is None else heaviest_record(task, task.inputs)
-    return opened(task.key, record) if record else None
+def own_outcome(task: TaskRecord) -> Outcome | None:
+    """Return its own final outcome of this round on its current inputs: finished before failed, then the latest."""
+    record = b"" if task.inputs is None else own_record(task, task.inputs)
+    return unpacked(task.key, record) if record else None
 
 
-def heaviest_record(task: TaskRecord, inputs: bytes) -> bytes:
+def own_record(task: TaskRecord, inputs: bytes) -> bytes:
+    """Return `own_outcome` packed, on these inputs; empty if there is none."""
     records = task.records
     if isinstance(records, bytes):
-        return records if records and holds(records, task.round, inputs) else b""
+        return records if records and is_current(records, task.round, inputs) else b""
     best = None
     for record in records:
-        if holds(record, task.round, inputs):
-            verdict, _, worker = opened(task.key, record)
+        if is_current(record, task.round, inputs):
+            verdict, _, worker = unpacked(task.key, record)
             weight = (bool(verdict.digest), verdict.attempt, verdict.digest, worker)
             if best is None or weight > best[0]:
                 best = (weight, record)
     return b"" if best is None else best[1]
 
 
-def is_bar(request: tuple[Origin, int, bool], origin: Origin) -> bool:
-    """No longer wanting something without naming a cell speaks for all cells of the notebook."""
+def withdraws(request: tuple[Origin, int, bool], origin: Origin) -> bool:
+    """Return True if this request withdraws the one of ``origin``: without a cell it speaks for the whole notebook."""
     by, _, wanted = request
     return not wanted and not by.cell and by.notebook == origin.notebook and by.user == origin.user
 
 
-def wished_by_any(requests: tuple[tuple[Origin, int, bool], ...]) -> bool:
+def requests_of(requests: tuple[tuple[Origin, int, bool], ...], origin: Origin) -> tuple[tuple[Origin, int, bool], ...]:
+    """Return the requests that decide whether this origin wants the task."""
+    return tuple(request for request in requests if request[0] == origin or withdraws(request, origin))
+
+
+def is_wanted(requests: tuple[tuple[Origin, int, bool], ...]) -> bool:
+    """Return True if a request wants the task that no later one withdraws."""
     if not requests:
         return False
     return any(
-        wanted and not any(is_bar(other, origin) and other[1] > counter for other in requests)
+        wanted and not any(withdraws(other, origin) and other[1] > counter for other in requests)
         for origin, counter, wanted in requests
     )

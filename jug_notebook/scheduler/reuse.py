@@ -1,13 +1,13 @@
-"""Which run stands for a task that has no value of its own. Pure, a part of the `SchedulerState`.
+"""Which other task's run gives a value to a task that has none of its own. Pure, a part of the `SchedulerState`.
 
-A task takes over a finished run of the same *form* (code and arguments, needs by slot) on the same *inputs*: so a need
-that was computed again and came back equal costs nothing downstream, nor does one that has another key. Or it takes
-over a run of other code that the user accepted for it.
+A task reuses a finished run of the same *form* (code and arguments, needs by position) on the same *inputs*: so a need
+that was computed again with an equal value costs nothing downstream, nor does one that has another key. Or it reuses a
+run of other code that the user accepted for it.
 
-Such an alias is derived like all else on the board, and holds while that run does: no fact of its own can outlive its
-reason, and none is ever a source. A run that can be taken over is barred once the user has invalidated a task directly
-that had a value of this form on these inputs; later runs of that task itself are not. A run whose value was lost is
-none to take over.
+Reuse is derived like everything in the scheduler state, and lasts as long as that run counts: there is no event that
+could outlive its reason, and a reused value is never itself a source. Once the user has invalidated a task that had a
+value of this form on these inputs, such runs are barred from reuse, except later runs of that task itself. A run whose
+value was lost is not reused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """What somebody said last about taking a former run for a task. ``place``: where the sealed acceptance is."""
+    """The latest acceptance (or, ``undone``, its end) of an earlier run for a task. ``place``: of its sealed bytes."""
 
     counter: int
     undone: bool
@@ -36,38 +36,38 @@ class Standing(NamedTuple):
 
 
 def may_be_reused(verdict: Verdict) -> bool:
-    """Runs of former rounds count for nothing, but as sources, and as what a direct invalidation was about."""
+    """Return True if a run of an earlier round may still be a source, or bar others from being one."""
     return bool(verdict.digest) and verdict.inputs != NO_INPUTS
 
 
 class Reuse:
-    """Who ran what, by form and inputs, and who may take it over. ``wake`` has cards derived again."""
+    """Finished runs by form and inputs, and the tasks that may reuse them. ``wake`` has task records derived again."""
 
     def __init__(self, tasks: Mapping[Key, TaskRecord], wake: Callable[[Iterable[TaskRecord]], None]) -> None:
-        self.accepts = False  #: has anybody accepted anything?
-        self._cards = tasks
+        self.accepts = False  #: True once any run was accepted
+        self._tasks = tasks
         self._wake = wake
-        # by form and inputs, of tasks with needs: who ran that, who waits for such a run, who was wrong about it
+        # by form and inputs, of tasks with needs: those that ran that, that would reuse it, that bar others from it
         self._runs: dict[bytes, tuple[TaskRecord, ...]] = {}
         self._peers: dict[bytes, set[TaskRecord]] = {}
         self._bars: dict[bytes, set[TaskRecord]] = {}
         self._dropped: dict[TaskRecord, set[bytes]] = {}
         self._accepted: dict[Key, Standing] = {}
-        self._leaning: dict[Key, set[Key]] = {}
+        self._accepted_for: dict[Key, set[Key]] = {}
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def submitted(self, task: TaskRecord) -> None:
-        """A task is known now that was invalidated before."""
+        """A task was submitted whose invalidation was applied before."""
         if task in self._dropped:
             self._bar(task)
 
     def settled(self, task: TaskRecord) -> None:
-        """A task has another outcome, for which acceptances may have waited."""
-        self._wake_leaning(task)
+        """A task has another outcome, which may be the one accepted for others."""
+        self._wake_accepting(task)
 
     def ran(self, task: TaskRecord, verdict: Verdict) -> None:
-        """A finished run: others of that form on those inputs may take it over."""
+        """A task finished: others of its form on these inputs may reuse the run."""
         name = task.form + verdict.inputs
         peers = self._peers.get(name)
         if peers is not None:
@@ -80,21 +80,21 @@ class Reuse:
             self._bars.setdefault(name, set()).add(task)
         if peers:
             source = self._source(name)
-            if barred or source is None or source[0] == verdict:  # else no other run can have come to stand there
+            if barred or source is None or source[0] == verdict:  # else the source is the same as before
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]
 
     def moved(self, task: TaskRecord, verdict: Verdict) -> None:
-        """The body of an outcome is elsewhere now: who has taken it over is to know."""
+        """The body of an outcome is at another place now: wake the tasks that reuse it."""
         if may_be_reused(verdict):
             self._wake(self._peers.get(task.form + verdict.inputs, ()))
-        self._wake_leaning(task)
+        self._wake_accepting(task)
 
     def forget(self, task: TaskRecord, counter: int, round: int) -> None:
-        """A task is forgotten, with its acceptances up to ``counter`` and its runs up to ``round``."""
-        said = self._accepted.get(task.key)
-        if said is not None and said.counter <= counter:
+        """Forget a task, with its acceptances up to ``counter`` and its runs up to ``round``."""
+        standing = self._accepted.get(task.key)
+        if standing is not None and standing.counter <= counter:
             del self._accepted[task.key]
         names = {task.form + verdict.inputs for verdict, _, _ in task.outcomes}
         names |= {task.form + inputs for inputs in self._dropped.pop(task, ())}
@@ -114,18 +114,18 @@ class Reuse:
                     if not tasks:
                         del table[name]
             self._wake(self._peers.get(name, ()))
-        self._wake_leaning(task)
+        self._wake_accepting(task)
 
     def invalidated(self, task: TaskRecord, why: Why, inputs: bytes, known: bool) -> None:
-        """Outcomes of a task count for nothing any more. ``inputs``: those on which it had taken over its value."""
+        """Outcomes of a task are void. ``inputs``: those on which it reused a value, empty if it had its own."""
         if inputs and why is Why.DIRECT:
             self._dropped.setdefault(task, set()).add(inputs)
-        self._wake_leaning(task)
+        self._wake_accepting(task)
         if known and why is not Why.RETRY and (task.needs or task in self._dropped):
             self._bar(task)
 
     def _bar(self, task: TaskRecord) -> None:
-        """What this task had come to is no source for others any more; nor are equal runs, if it was wrong."""
+        """Bar others from this task's runs so far and, where the user found them wrong, from equal runs."""
         wrong = {verdict.inputs for verdict, _, _ in task.outcomes if verdict.digest and verdict.round <= task.direct}
         wrong |= self._dropped.get(task, set())
         for inputs in wrong:
@@ -134,25 +134,25 @@ class Reuse:
             self._wake(self._peers.get(task.form + inputs, ()))
 
     def accept(self, event: Accepted, bodies: Sequence[Place]) -> None:
-        """Somebody has said that runs stand for tasks, or no longer do."""
+        """The user accepted runs for tasks, or took that back."""
         self.accepts = True
         rows = zip(
             event.keys, event.rounds, event.inputs, event.sources, event.source_rounds, event.digests, strict=True
         )
         for (key, round, inputs, source, source_round, digest), place in zip(rows, bodies, strict=True):
-            current_inputs = Standing(event.counter, event.undone, round, inputs, source, source_round, digest, place)
+            standing = Standing(event.counter, event.undone, round, inputs, source, source_round, digest, place)
             known = self._accepted.get(key)
-            if known is None or current_inputs[:-1] >= known[:-1]:
-                self._accepted[key] = current_inputs
-            self._leaning.setdefault(source, set()).add(key)
+            if known is None or standing[:-1] >= known[:-1]:
+                self._accepted[key] = standing
+            self._accepted_for.setdefault(source, set()).add(key)
 
-    def _wake_leaning(self, task: TaskRecord) -> None:
-        self._wake([self._cards[key] for key in self._leaning.get(task.key, ()) if key in self._cards])
+    def _wake_accepting(self, task: TaskRecord) -> None:
+        self._wake([self._tasks[key] for key in self._accepted_for.get(task.key, ()) if key in self._tasks])
 
-    # -- what follows --------------------------------------------------------------------------------------------------
+    # -- which run to reuse --------------------------------------------------------------------------------------------
 
-    def stands_for(self, task: TaskRecord) -> Outcome | None:
-        """What stands for a task that has come to no value itself."""
+    def run_for(self, task: TaskRecord) -> Outcome | None:
+        """Return the run that a task without a value of its own reuses; None if there is none."""
         found = None
         if task.needs:
             assert task.inputs is not None
@@ -162,7 +162,7 @@ class Reuse:
         return found or (self._accepted_run(task) if self.accepts else None)
 
     def _source(self, name: bytes) -> Outcome | None:
-        """The run that stands for this form on these inputs: of all that may, the one that began first."""
+        """Return the source for this form and inputs: of all runs that may be reused, the one that began first."""
         bars = self._bars.get(name, ())
         inputs = name[-len(NO_INPUTS) :]
         best = None
@@ -182,18 +182,18 @@ class Reuse:
         return None if best is None else best[1]
 
     def _accepted_run(self, task: TaskRecord) -> Outcome | None:
-        """The run that the user accepted for what this task is now."""
-        said = self.accepted(task.key)
-        source = None if said is None else self._cards.get(said.source)
-        if said is None or source is None or said.source_round <= max(source.direct, source.lost):
+        """Return the run that the user accepted for this round and these inputs of a task."""
+        standing = self.accepted(task.key)
+        source = None if standing is None else self._tasks.get(standing.source)
+        if standing is None or source is None or standing.source_round <= max(source.direct, source.lost):
             return None
         best = None
         for outcome in source.outcomes:
             verdict = outcome[0]
             if (
-                verdict.round == said.source_round
-                and verdict.inputs == said.inputs
-                and verdict.digest == said.digest
+                verdict.round == standing.source_round
+                and verdict.inputs == standing.inputs
+                and verdict.digest == standing.digest
                 and verdict.final
             ):
                 weight = (verdict.started, verdict.attempt, outcome[2])
@@ -202,12 +202,18 @@ class Reuse:
         return None if best is None else best[1]
 
     def places(self) -> set[Place]:
-        """Where the sealed acceptances are."""
-        return {said.place for said in self._accepted.values()}
+        """Return the places of the sealed acceptances."""
+        return {standing.place for standing in self._accepted.values()}
 
     def accepted(self, key: Key) -> Standing | None:
-        """The acceptance that stands for what a task is now, whether or not it needs one."""
-        said, task = self._accepted.get(key), self._cards.get(key)
-        if said is None or task is None or said.undone or said.round != task.round or said.inputs != task.inputs:
+        """Return the acceptance for a task's round and inputs, even if the task doesn't need one."""
+        standing, task = self._accepted.get(key), self._tasks.get(key)
+        if (
+            standing is None
+            or task is None
+            or standing.undone
+            or standing.round != task.round
+            or standing.inputs != task.inputs
+        ):
             return None
-        return said
+        return standing

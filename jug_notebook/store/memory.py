@@ -53,13 +53,13 @@ class MemoryStore(EventLogStore):
         self._orders: dict[WorkerId, list[Order]] = {}
         self._logs: dict[WorkerId, list[str]] = {}
 
-    def _keep(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         self._rung.notify_all()
         first = len(self._bodies_kept)
         self._bodies_kept += bodies
         return range(first, len(self._bodies_kept))
 
-    def _news(self) -> None:
+    def _poll(self) -> None:
         """There are no others."""
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
@@ -139,7 +139,7 @@ class MemoryStore(EventLogStore):
 
     def compact(self) -> int:
         with self._lock:
-            self._scheduler.drop_past()
+            self._scheduler.history.drop_past()
             used = {place for task in self._scheduler.tasks.values() for place in places_of(task)}
             used |= self._scheduler.acceptances()
             saved = 0

@@ -1,4 +1,4 @@
-"""The board: the same facts, in any order and however often, give the same picture."""
+"""The scheduler state: the same events, in any order and however often applied, give the same state."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from jug_notebook.model import (
     Why,
     WorkerLost,
 )
+from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.queue import BUDGET
 from jug_notebook.scheduler.records import STATES
 from jug_notebook.scheduler.state import SchedulerState
@@ -92,7 +93,7 @@ def settled(*verdicts: Verdict, worker: str = "w") -> tuple[Event, list[int]]:
     return Settled(worker, list(verdicts)), [at(f"outcome of {v.key}") for v in verdicts]
 
 
-def board_of(*events: Event | tuple[Event, list[int]]) -> SchedulerState:
+def state_of(*events: Event | tuple[Event, list[int]]) -> SchedulerState:
     scheduler = SchedulerState()
     for event in events:
         if isinstance(event, tuple):
@@ -111,21 +112,21 @@ def test_inputs_of_a_task_without_needs_are_the_digest_of_nothing() -> None:
 
 
 def test_a_task_is_ready_when_all_it_needs_is_finished() -> None:
-    scheduler = board_of(submitted("a"), submitted("b", "a"), requested("b"))
+    scheduler = state_of(submitted("a"), submitted("b", "a"), requested("b"))
     assert pair(scheduler, "a", "b") == [State.READY, State.WAITING]
     scheduler.apply(*settled(finished("a", b"1")))
     assert pair(scheduler, "a", "b") == [State.FINISHED, State.READY]
 
 
 def test_wanting_flows_to_needs_and_so_does_no_longer_wanting() -> None:
-    scheduler = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"))
+    scheduler = state_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"))
     assert scheduler.state("a") is State.READY
     scheduler.apply(requested("c", counter=2, wanted=False))
     assert pair(scheduler, "a", "b", "c") == [State.CANCELLED] * 3
 
 
 def test_the_later_wish_of_one_origin_counts_and_others_stand() -> None:
-    scheduler = board_of(submitted("a"), requested("a", counter=4, wanted=False), requested("a", counter=3))
+    scheduler = state_of(submitted("a"), requested("a", counter=4, wanted=False), requested("a", counter=3))
     assert scheduler.state("a") is State.CANCELLED
     scheduler.apply(requested("a", origin=THERE))
     assert scheduler.state("a") is State.READY
@@ -133,23 +134,23 @@ def test_the_later_wish_of_one_origin_counts_and_others_stand() -> None:
 
 def test_not_wanting_without_a_cell_speaks_for_all_cells_of_the_notebook() -> None:
     notebook = Origin(HERE.user, HERE.notebook)
-    scheduler = board_of(submitted("a"), requested("a"), requested("a", origin=notebook, counter=2, wanted=False))
+    scheduler = state_of(submitted("a"), requested("a"), requested("a", origin=notebook, counter=2, wanted=False))
     assert scheduler.state("a") is State.CANCELLED
-    assert scheduler.requested(HERE) == []
+    assert queries.requested(scheduler.tasks.values(), HERE) == []
     scheduler.apply(requested("a", counter=3))
     assert scheduler.state("a") is State.READY
 
 
 def test_what_needs_a_failed_task_is_blocked_and_knows_whom_to_blame() -> None:
-    scheduler = board_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"), settled(failed("a")))
+    scheduler = state_of(submitted("a"), submitted("b", "a"), submitted("c", "b"), requested("c"), settled(failed("a")))
     assert pair(scheduler, "a", "b", "c") == [State.FAILED, State.BLOCKED, State.BLOCKED]
-    assert scheduler.blocking_task("c") == "a"
+    assert queries.blocking_task(scheduler.tasks.get("c")) == "a"
     scheduler.apply(Invalidated(["a"], [0], Why.RETRY, "ann", 9.0))
     assert pair(scheduler, "a", "b", "c") == [State.READY, State.WAITING, State.WAITING]
 
 
 def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_comes_back_equal() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"),
         submitted("b", "a"),
         requested("b"),
@@ -163,7 +164,7 @@ def test_an_invalidated_need_takes_back_what_used_it_and_gives_it_again_if_it_co
 
 
 def test_a_need_that_comes_back_different_makes_what_used_it_run_again() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"),
         submitted("b", "a"),
         requested("b"),
@@ -178,23 +179,23 @@ def test_a_need_that_comes_back_different_makes_what_used_it_run_again() -> None
 
 def test_two_presses_of_invalidate_are_one() -> None:
     press = Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0)
-    scheduler = board_of(submitted("a"), requested("a"), settled(finished("a", b"1")), press)
+    scheduler = state_of(submitted("a"), requested("a"), settled(finished("a", b"1")), press)
     scheduler.apply(*settled(finished("a", b"1", round=1)))
     scheduler.apply(press)
     assert scheduler.state("a") is State.FINISHED
 
 
-def test_a_board_knows_who_began_the_round_that_a_task_is_in() -> None:
+def test_the_state_knows_who_began_the_round_that_a_task_is_in() -> None:
     by_ann, by_bob = (Invalidated(["a"], [0], Why.DIRECT, who, at) for who, at in (("ann", 9.0), ("bob", 8.0)))
     for events in ((by_ann, by_bob), (by_bob, by_ann)):
-        scheduler = board_of(submitted("a"), requested("a"), settled(finished("a", b"1")), *events)
+        scheduler = state_of(submitted("a"), requested("a"), settled(finished("a", b"1")), *events)
         assert scheduler.invalidation("a") == Invalidation(0, 9.0, "ann", Why.DIRECT)
-    assert board_of(submitted("a"), requested("a")).invalidation("a") is None
+    assert state_of(submitted("a"), requested("a")).invalidation("a") is None
     assert scheduler.invalidation("b") is None
 
 
 def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"), requested("a"), Invalidated(["a"], [0], Why.DIRECT, "ann", 9.0), settled(finished("a", b"1"))
     )
     assert scheduler.state("a") is State.READY
@@ -202,7 +203,7 @@ def test_a_late_outcome_of_a_former_round_counts_for_nothing() -> None:
 
 def test_attempts_that_count_for_nothing_are_still_told_each_once() -> None:
     verdicts = [failed("a", final=False), failed("a", attempt=2), finished("a", b"1", round=1)]
-    scheduler = board_of(submitted("a"), requested("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
+    scheduler = state_of(submitted("a"), requested("a"), settled(*verdicts[:2]), invalidated("a", why=Why.RETRY))
     scheduler.apply(*settled(verdicts[2]))
     scheduler.apply(invalidated("a", round=1))
     scheduler.apply(*settled(verdicts[0]))
@@ -211,7 +212,7 @@ def test_attempts_that_count_for_nothing_are_still_told_each_once() -> None:
 
 
 def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offered() -> None:
-    scheduler = board_of(submitted("a"), requested("a"))
+    scheduler = state_of(submitted("a"), requested("a"))
     lease = scheduler.ready(1, 0.0)[0].lease
     scheduler.apply(Claimed("w", [lease]))
     assert scheduler.state("a") is State.RUNNING
@@ -220,7 +221,7 @@ def test_a_claim_of_a_worker_that_is_gone_is_void_and_the_next_attempt_is_offere
 
 
 def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]), invalidated("a"),
         Claimed("w", [Lease("a", 1, NO_INPUTS, 1)]), settled(finished("a", b"1")),
     )  # fmt: skip
@@ -230,7 +231,7 @@ def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() 
 
 
 def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
-    scheduler = board_of(submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]))
+    scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]))
     scheduler.presume("w", dead=True)
     assert scheduler.state("a") is State.READY
     scheduler.presume("w", dead=False)
@@ -239,13 +240,13 @@ def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
 
 def test_a_released_claim_is_open_again() -> None:
     lease = Lease("a", 0, NO_INPUTS, 1)
-    scheduler = board_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
+    scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
     offer = scheduler.ready(1, 0.0)[0]
     assert (offer.lease.attempt, offer.failures, offer.deaths) == (2, 0, 0)
 
 
 def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> None:
-    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=100.0)))
+    scheduler = state_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=100.0)))
     assert scheduler.ready(1, 99.0) == []
     assert scheduler.queue.next_retry() == 100.0
     offer = scheduler.ready(1, 100.0)[0]
@@ -253,30 +254,30 @@ def test_a_failure_that_is_not_final_is_tried_again_when_its_time_has_come() -> 
 
 
 def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry() -> None:
-    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=7_300.0)))
+    scheduler = state_of(submitted("a"), requested("a"), settled(failed("a", final=False, retry_at=7_300.0)))
     assert scheduler.ready(1, 100.0)[0].lease.attempt == 2
 
 
 def test_deaths_are_counted_apart_from_failures() -> None:
-    scheduler = board_of(submitted("a"), requested("a"), settled(failed("a", final=False, died=True)))
+    scheduler = state_of(submitted("a"), requested("a"), settled(failed("a", final=False, died=True)))
     assert scheduler.ready(1, 0.0)[0][2:] == (0, 1)
 
 
 def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"),
         requested("a"),
         settled(failed("a", attempt=3)),
         settled(finished("a", b"1", attempt=1)),
         settled(finished("a", b"2", attempt=2)),
     )
-    held = scheduler.held("a")
+    held = scheduler.outcome("a")
     assert held is not None
     assert held[0].digest == b"2"
 
 
 def test_priority_comes_first_then_the_order_of_submission() -> None:
-    scheduler = board_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
+    scheduler = state_of(submitted("late"), submitted("early", name="g"), submitted("urgent", name="h", priority=5),
                      requested("late", "early", "urgent"))  # fmt: skip
     timed = settled(
         finished("x", b"1", duration=0.0001), finished("y", b"1", duration=0.0001), finished("z", b"1", duration=0.0001)
@@ -288,7 +289,7 @@ def test_priority_comes_first_then_the_order_of_submission() -> None:
 
 
 def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_that_is() -> None:
-    scheduler = board_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
+    scheduler = state_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
     assert len(scheduler.ready(100, 0.0)) == 1
     for name in range(50):
         scheduler.apply(*settled(finished(str(name), b"1", duration=BUDGET / 10.5)))
@@ -296,28 +297,28 @@ def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_tha
 
 
 def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
-    scheduler = board_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
+    scheduler = state_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
     for name in range(3):
         scheduler.apply(*settled(finished(str(name), b"1", duration=BUDGET / 1000)))
     assert len(scheduler.ready(100, 0.0)) == 3
 
 
 def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
-    scheduler = board_of(submitted("a", python="3.12"), requested("a"))
+    scheduler = state_of(submitted("a", python="3.12"), requested("a"))
     assert scheduler.ready(1, 0.0, python="3.11") == []
     assert scheduler.idle(python="3.11")
     assert scheduler.foreign("3.11") == {"3.12": 1}
 
 
 def test_a_target_means_its_tasks_and_what_they_need() -> None:
-    scheduler = board_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b", "c"))
+    scheduler = state_of(submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b", "c"))
     target = Target(names=frozenset(["g"]))
     assert [offer.task.key for offer in scheduler.ready(9, 0.0, target)] == ["a"]
     assert not scheduler.idle(target)
 
 
 def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b"), requested("c", origin=THERE)
     )
     assert set(scheduler.counts(Scope(HERE.notebook))) == {"f", "g"}
@@ -332,7 +333,7 @@ def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
     scheduler.apply(requested("19999"))
     scheduler.apply(*settled(failed("0")))
     assert scheduler.state("19999") is State.BLOCKED
-    assert scheduler.blocking_task("19999") == "0"
+    assert queries.blocking_task(scheduler.tasks.get("19999")) == "0"
 
 
 # -- taking over -------------------------------------------------------------------------------------------------------
@@ -340,13 +341,13 @@ def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
 
 def source(scheduler: SchedulerState, key: str) -> str | None:
     """Whose run gives a task its value."""
-    held = scheduler.held(key)
+    held = scheduler.outcome(key)
     return None if held is None or not held[0].digest else held[0].key
 
 
 def twins() -> SchedulerState:
     """Two needs of two codes, worth the same, and one function of each; the first has run."""
-    return board_of(
+    return state_of(
         submitted("a1"), submitted("a2"), submitted("b1", "a1", form=b"b"), submitted("b2", "a2", form=b"b"),
         requested("b1", "b2"), settled(finished("a1", b"1"), finished("b1", b"2", b"1")),
     )  # fmt: skip
@@ -371,14 +372,14 @@ def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None
 
 
 def test_a_task_without_needs_takes_over_nothing() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a1", form=b"a"), submitted("a2", form=b"a"), requested("a1", "a2"), settled(finished("a1", b"1"))
     )
     assert scheduler.state("a2") is State.READY
 
 
 def test_a_failure_is_no_source_and_an_equal_run_outweighs_it() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"), submitted("b1", "a", form=b"b"), submitted("b2", "a", form=b"b"), requested("b1", "b2"),
         settled(finished("a", b"1"), failed("b1", b"1")),
     )  # fmt: skip
@@ -403,7 +404,7 @@ def test_a_run_of_a_former_round_is_a_source_unless_it_was_wrong() -> None:
         settled(finished("a", b"other", round=1)), settled(failed("b", b"other")), invalidated("b", why=Why.RETRY),
         invalidated("a", 1), settled(finished("a", b"1", round=2)),
     )  # fmt: skip
-    scheduler = board_of(submitted("a"), submitted("b", "a"), requested("b"), *back_to_the_first_value)
+    scheduler = state_of(submitted("a"), submitted("b", "a"), requested("b"), *back_to_the_first_value)
     assert scheduler.state("b") is State.FINISHED
     scheduler.apply(invalidated("b", 1))
     assert scheduler.state("b") is State.READY
@@ -451,7 +452,7 @@ def test_a_lost_run_that_is_made_again_is_taken_over_by_who_waits() -> None:
 def test_of_several_runs_the_one_that_began_first_is_taken_whichever_came_first() -> None:
     runs = [settled(finished("b1", b"2", b"1", started=7.0)), settled(finished("b2", b"3", b"1", started=6.0))]
     for order in (runs, runs[::-1]):
-        scheduler = board_of(
+        scheduler = state_of(
             submitted("a"), *(submitted(f"b{i}", "a", form=b"b") for i in range(4)), requested("b3"),
             settled(finished("a", b"1")), *order,
         )  # fmt: skip
@@ -466,14 +467,14 @@ def test_of_two_attempts_at_one_task_the_one_that_began_first_is_taken_whichever
         settled(finished("a", b"1")),
     ]  # fmt: skip
     for order in ([*known, late, early], [*known, early, late], [late, early, *known]):
-        held = board_of(*order).held("c")
+        held = state_of(*order).outcome("c")
         assert held is not None
         assert held[0].digest == b"2"
 
 
 def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidated() -> None:
     def scheduler() -> SchedulerState:
-        return board_of(submitted("old"), submitted("new"), requested("new"), settled(finished("old", b"1")),
+        return state_of(submitted("old"), submitted("new"), requested("new"), settled(finished("old", b"1")),
                         submitted("above", "new"), requested("above"), accepted("new", "old", b"1"))  # fmt: skip
 
     assert (scheduler().state("new"), source(scheduler(), "new")) == (State.FINISHED, "old")
@@ -485,7 +486,7 @@ def test_an_accepted_run_stands_until_that_is_undone_or_either_task_is_invalidat
 
 
 def test_an_acceptance_is_for_the_inputs_it_was_made_for() -> None:
-    scheduler = board_of(
+    scheduler = state_of(
         submitted("a"), submitted("old", "a"), submitted("new", "a"), requested("old", "new"),
         settled(finished("a", b"1"), finished("old", b"2", b"1")), accepted("new", "old", b"2", b"1"),
     )  # fmt: skip
@@ -497,7 +498,7 @@ def test_an_acceptance_is_for_the_inputs_it_was_made_for() -> None:
 
 def test_many_that_wait_for_one_computation_are_told_once() -> None:
     tasks = [f"b{i}" for i in range(2000)]
-    scheduler = board_of(submitted("a"), *(submitted(key, "a", form=b"b") for key in tasks), requested(*tasks),
+    scheduler = state_of(submitted("a"), *(submitted(key, "a", form=b"b") for key in tasks), requested(*tasks),
                      settled(finished("a", b"1")))  # fmt: skip
     runs = [finished(key, b"2", b"1", started=5.0 + i) for i, key in enumerate(tasks[:300])]
     for run in runs:
@@ -561,13 +562,13 @@ def histories(draw: st.DrawFn) -> list[tuple[Event, list[int]]]:
 
 def picture(scheduler: SchedulerState) -> object:
     def value(key: str) -> object:
-        held = scheduler.held(key)
+        held = scheduler.outcome(key)
         return held and (held[0].key, held[0].round, held[0].digest, held[0].attempt)
 
     return (
         {(verdict, worker) for _, (verdict, _, worker) in scheduler.runs()},
         _sorted_reused(scheduler),
-        [(key, scheduler.state(key), value(key), scheduler.blocking_task(key)) for key in KEYS],
+        [(key, scheduler.state(key), value(key), queries.blocking_task(scheduler.tasks.get(key))) for key in KEYS],
         {scope: _sorted(scheduler.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
         sorted((offer.lease.key, offer.lease.attempt) for offer in _all_ready(scheduler)),
     )
@@ -595,13 +596,13 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
 ) -> None:
     mixed = events + rng.sample(events, rng.randint(0, len(events)))
     rng.shuffle(mixed)
-    assert picture(board_of(*events)) == picture(board_of(*mixed))
+    assert picture(state_of(*events)) == picture(state_of(*mixed))
 
 
 @settings(max_examples=300, deadline=None)
 @given(histories())
 def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(events: list[tuple[Event, list[int]]]) -> None:
-    scheduler = board_of(*events)
+    scheduler = state_of(*events)
     verdicts = [verdict for event, _ in events if isinstance(event, Settled) for verdict in event.verdicts]
     runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}
     wrong = {
@@ -611,7 +612,7 @@ def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(events: l
         for round in range(event.from_rounds[0] + 1)
     }
     for key in KEYS:
-        task, held = scheduler.tasks.get(key), scheduler.held(key)
+        task, held = scheduler.tasks.get(key), scheduler.outcome(key)
         if held is not None and task is not None and task.reused_from == held and task.reused_from is not None:
             verdict = held[0]
             assert verdict.digest
@@ -623,7 +624,7 @@ def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(events: l
 @settings(max_examples=200, deadline=None)
 @given(histories())
 def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[Event, list[int]]]) -> None:
-    scheduler = board_of(*events)
+    scheduler = state_of(*events)
     counts = scheduler.counts().get("f", ([0] * len(STATES), None))[0]
     for code, state in enumerate(STATES):
         tasks = [

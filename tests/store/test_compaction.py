@@ -163,8 +163,8 @@ def test_a_worker_with_an_old_picture_does_not_run_again_what_lost_its_claims(fo
     assert isinstance(stale, FileStore)
     worker = worker_of(stale)
     assert stale.states([key("a")]) == [State.READY]
-    with monkeypatch.context() as deaf:
-        deaf.setattr(stale, "_news", lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(stale, "_poll", lambda: None)
         run_all(store)
         store.close()
         packer = open_store(folder)
@@ -402,15 +402,17 @@ def test_a_task_that_is_submitted_in_the_moment_in_which_it_is_forgotten_is_ther
         store.submit([task(name)], HERE)
         store.request([key(name)], HERE, wanted=False)
         other.states([])
-        keep = store._keep
+        append = store._append
 
-        def meanwhile(event: Any, bodies: Any = (), *, keep: Any = keep, other: Any = other, name: str = name) -> Any:
+        def meanwhile(
+            event: Any, bodies: Any = (), *, append: Any = append, other: Any = other, name: str = name
+        ) -> Any:
             if type(event).__name__ == "Forgotten":
                 monkeypatch.undo()
                 other.submit([task(name)], THERE)
-            return keep(event, bodies)
+            return append(event, bodies)
 
-        monkeypatch.setattr(store, "_keep", meanwhile)
+        monkeypatch.setattr(store, "_append", meanwhile)
         assert store.sweep([key(name)], [], 0.0).tasks == 1
         for seen in (store, other, open_store(folder)):
             assert seen.states([key(name)]) == [State.READY]

@@ -1,4 +1,4 @@
-"""Random programs of verbs: whatever is done to it, a store shows what the board in memory shows."""
+"""Random programs of verbs: whatever is done to it, a store shows what the scheduler state in memory shows."""
 
 from __future__ import annotations
 

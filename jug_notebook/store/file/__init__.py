@@ -162,7 +162,7 @@ class FileStore(EventLogStore):
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
-    def _keep(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         if not self._writer.unsynced:
             self._unsynced_since = self._clock.monotonic()
         return self._writer.append(event, bodies)
@@ -183,7 +183,7 @@ class FileStore(EventLogStore):
         with suppress(StoreError):  # what could not be synced still is to be: the next `sync` says what is wrong
             self.sync()
 
-    def _news(self) -> None:
+    def _poll(self) -> None:
         now = self._clock.monotonic()
         changed = self._bell.changed()
         if self._heartbeats.news_of_orders() if changed is None else any(label == "orders" for label, _ in changed):
@@ -353,7 +353,7 @@ class FileStore(EventLogStore):
         until = self._clock.monotonic() + timeout
         while True:
             with self._lock:
-                self._news()
+                self._poll()
                 version = self._scheduler.version
                 pause = self._pause if any(not log.local and not log.closed for log in self._logs.values()) else SLOW
             left = until - self._clock.monotonic()
@@ -370,7 +370,7 @@ class FileStore(EventLogStore):
         won = [self._take(worker, offer) for offer in offers]
         if any(won) and self._claims.epoch() != self._epoch:
             self._look_around(self._clock.monotonic())
-            won = [has and self._scheduler.queue.stands(offer) for has, offer in zip(won, offers, strict=True)]
+            won = [has and self._scheduler.queue.is_valid(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
     def _take(self, worker: WorkerId, offer: Offer) -> bool:
@@ -386,10 +386,10 @@ class FileStore(EventLogStore):
         if now - self._census_at > 5 * BEAT:
             self._heartbeats.doubt()  # we were away (a laptop that slept): what we last saw of others says nothing
         self._census_at = now
-        holders = self._scheduler.holders()
+        holders = self._scheduler.leases.workers()
         here = self._heartbeats
         dead = {worker for worker in holders if (info := here.said(worker)) is None or not here.lives(info, now)}
-        if not self._scheduler.all_presumed(dead):
+        if not self._scheduler.leases.all_presumed_dead(dead):
             self._look_around(now)  # what they said last counts, wherever a compaction has put it
         for worker in holders:
             self._scheduler.presume(worker, dead=worker in dead)
@@ -510,7 +510,7 @@ class FileStore(EventLogStore):
         from jug_notebook.store.file.compaction import server_time
 
         with self._lock:
-            self._news()
+            self._poll()
             return len(self._ended(server_time(self.folder)))
 
     def _ended(self, now: float) -> list[str]:

@@ -208,7 +208,7 @@ class Merger:
         task = self._scheduler.tasks.get(lease.key)
         return task is not None and any(
             (one.round, one.inputs, one.attempt) == (lease.round, lease.inputs, lease.attempt)
-            and (one.over if worker is None else one.worker == worker)
+            and (one.released if worker is None else one.worker == worker)
             for one in task.attempts or ()
         )
 

@@ -15,8 +15,8 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
-from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.atomic import appear
+from jug_notebook.store.views import LATELY
 
 
 class Heartbeats:

@@ -1,0 +1,163 @@
+"""Attempts at tasks: who holds the open ones (leases), and what became of those of earlier rounds (history)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Any
+
+from jug_notebook.model import Invalidated, Invalidation, Key, Lease, Verdict, Why, WorkerId
+from jug_notebook.scheduler.packing import Outcome, Place, is_outcome_of
+from jug_notebook.scheduler.records import Attempt, TaskRecord, current
+from jug_notebook.scheduler.reuse import may_be_reused
+
+
+class Leases:
+    """The open attempts by worker, and which workers are lost or presumed dead."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[WorkerId, set[TaskRecord]] = {}
+        self._lost: set[WorkerId] = set()
+        self._presumed_dead: set[WorkerId] = set()
+
+    def claimed(self, task: TaskRecord, lease: Lease, worker: WorkerId) -> bool:
+        """Record a claim. Return False if the outcome of that attempt is known already."""
+        records = task.records
+        if isinstance(records, bytes):
+            if records and is_outcome_of(records, lease):
+                return False
+        elif any(is_outcome_of(record, lease) for record in records):
+            return False
+        _attempt(task, lease).worker = worker
+        if worker not in self._lost:
+            self._tasks.setdefault(worker, set()).add(task)
+        return True
+
+    def released(self, task: TaskRecord, lease: Lease) -> None:
+        """The worker gave the claim back."""
+        _attempt(task, lease).released = True
+
+    def settled(self, task: TaskRecord, verdict: Verdict) -> None:
+        """Close the attempt that this verdict is about."""
+        attempts = task.attempts or []
+        for attempt in attempts:
+            if (
+                attempt.attempt == verdict.attempt
+                and attempt.round == verdict.round
+                and attempt.inputs == verdict.inputs
+            ):
+                attempts.remove(attempt)
+                tasks = self._tasks.get(attempt.worker)
+                if tasks is not None and not any(other.worker == attempt.worker for other in attempts):
+                    tasks.discard(task)
+                break
+        task.attempts = attempts or None
+
+    def forget(self, task: TaskRecord, round: int) -> None:
+        """Drop a task's attempts up to ``round``."""
+        for attempt in task.attempts or ():
+            if attempt.round <= round and (tasks := self._tasks.get(attempt.worker)) is not None:
+                tasks.discard(task)
+        task.attempts = [attempt for attempt in task.attempts or () if attempt.round > round] or None
+
+    def worker_lost(self, worker: WorkerId) -> Set[TaskRecord]:
+        """A worker has ended for good. Return the tasks it held."""
+        self._lost.add(worker)
+        return self._tasks.pop(worker, set())
+
+    def presume(self, worker: WorkerId, dead: bool) -> Set[TaskRecord] | None:
+        """Treat a worker as dead, or as alive again. Return the tasks it holds; None if that is no change."""
+        if dead == (worker in self._presumed_dead):
+            return None
+        (self._presumed_dead.add if dead else self._presumed_dead.discard)(worker)
+        return self._tasks.get(worker, set())
+
+    def all_presumed_dead(self, workers: Set[WorkerId]) -> bool:
+        return workers <= self._presumed_dead
+
+    def holder(self, task: TaskRecord) -> WorkerId:
+        """Return who holds the latest attempt at this round and these inputs; empty if no live worker does."""
+        if task.attempts is None:
+            return ""
+        latest: Attempt | None = None
+        for attempt in task.attempts:
+            if (
+                attempt.round == task.round
+                and attempt.inputs == task.inputs
+                and (latest is None or attempt.attempt > latest.attempt)
+            ):
+                latest = attempt
+        if latest is None or latest.released or latest.worker in self._lost or latest.worker in self._presumed_dead:
+            return ""
+        if not task.records:
+            return latest.worker
+        settled = max((verdict.attempt for verdict in current(task)), default=0)
+        return "" if settled > latest.attempt else latest.worker
+
+    def workers(self) -> list[WorkerId]:
+        """Return the workers with open attempts."""
+        return [worker for worker, tasks in self._tasks.items() if tasks]
+
+    def task_of(self, worker: WorkerId) -> TaskRecord | None:
+        """Return the task that a worker runs, or the first of those it will run next."""
+        tasks = [task for task in self._tasks.get(worker, ()) if self.holder(task) == worker]
+        return min(tasks, key=lambda task: task.seq, default=None)
+
+
+def _attempt(task: TaskRecord, lease: Lease) -> Attempt:
+    """Return the open attempt of that lease, a new one if there is none."""
+    if task.attempts is None:
+        task.attempts = []
+    for attempt in task.attempts:
+        if attempt.attempt == lease.attempt and attempt.round == lease.round and attempt.inputs == lease.inputs:
+            return attempt
+    task.attempts.append(Attempt(lease.round, lease.inputs, lease.attempt))
+    return task.attempts[-1]
+
+
+class History:
+    """Outcomes of earlier rounds that can't be reused, and who began the current rounds."""
+
+    def __init__(self) -> None:
+        self._past: dict[Key, dict[tuple[Verdict, WorkerId], Place]] = {}
+        self._invalidations: dict[Key, tuple[int, float, str, str]] = {}  # from round, at, user, why
+
+    def add(self, verdict: Verdict, place: Place, worker: WorkerId) -> None:
+        self._past.setdefault(verdict.key, {})[verdict, worker] = place
+
+    def begin_round(self, task: TaskRecord, round: int) -> None:
+        """Begin a later round of a task: its outcomes so far move here, except those that others may reuse."""
+        task.round = round
+        outcomes = task.outcomes
+        kept = [o for o in outcomes if o[0].round >= round or may_be_reused(o[0])]
+        if len(kept) < len(outcomes):
+            past = self._past.setdefault(task.key, {})
+            past.update({(verdict, worker): place for verdict, place, worker in outcomes if verdict.round < round})
+            for verdict, _, worker in kept:
+                past.pop((verdict, worker), None)
+        task.outcomes = kept
+
+    def invalidated(self, key: Key, from_round: int, event: Invalidated) -> None:
+        """Keep the invalidation of the latest round."""
+        row = (from_round, event.at, event.user, event.why.value)
+        self._invalidations[key] = max(self._invalidations.get(key, row), row)
+
+    def forget(self, key: Key) -> None:
+        self._invalidations.pop(key, None)
+        self._past.pop(key, None)
+
+    def past(self, key: Key) -> Iterator[Outcome]:
+        for (verdict, worker), place in self._past.get(key, {}).items():
+            yield verdict, place, worker
+
+    def drop_past(self) -> bool:
+        """Drop the outcomes of earlier rounds. Return False if there were none."""
+        found = bool(self._past)
+        self._past.clear()
+        return found
+
+    def invalidation(self, task: TaskRecord) -> Invalidation | None:
+        """Return who began the round that the task is in; None if it is in its first."""
+        row: Any = self._invalidations.get(task.key)
+        if row is None or row[0] + 1 != task.round:
+            return None
+        return Invalidation(row[0], row[1], row[2], Why(row[3]))
