@@ -66,8 +66,8 @@ def outcomes_written_since(folder: Path, before: set[str]) -> int:
     count = 0
     for path in (folder / "jugdata" / "log").iterdir():
         if path.name not in before:
-            facts = [event for event, _ in Log(path, local=True).news()]
-            count += sum(len(event.verdicts) for event in facts if isinstance(event, Settled))
+            events = [event for event, _ in Log(path, local=True).poll()]
+            count += sum(len(event.verdicts) for event in events if isinstance(event, Settled))
     return count
 
 

@@ -14,6 +14,7 @@ from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.signed import template, unverified_spec
+from jug_notebook.system import batched
 
 BATCH = 1000  #: so many tasks are looked at together
 YOUNG = 3600.0  #: seconds for which a blob stays that nothing mentions: somebody may be about to
@@ -79,7 +80,7 @@ def clean(
         going = [key for key in going if key not in again]
         kept |= _mentioned(store, list(again))
     functions: dict[str, Weight] = {}
-    for part in _parts(going):
+    for part in batched(going, BATCH):
         for key, bytes_of in zip(part, _weights(store, part), strict=True):
             tasks, size = functions.get(views[key].name, (0, 0))
             functions[views[key].name] = tasks + 1, size + bytes_of
@@ -97,7 +98,7 @@ def _wanted(store: Store, views: dict[Key, TaskView]) -> set[Key]:
     row = [key for key in found if key in views]
     while row:
         following: dict[Key, None] = {}
-        for part in _parts(row):
+        for part in batched(row, BATCH):
             for spec in _specs(store, part):
                 following.update(dict.fromkeys(() if spec is None else spec.needs))
         row = [key for key in following if key in views and key not in found]
@@ -110,7 +111,7 @@ def _is_young(view: TaskView, since: float) -> bool:
 
 
 def _made(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, float]]:
-    for part in _parts(keys):
+    for part in batched(keys, BATCH):
         for key, spec in zip(part, _specs(store, part), strict=True):
             if spec is not None:
                 yield key, spec.made
@@ -131,7 +132,7 @@ def _mentioned(store: Store, keys: Sequence[Key]) -> set[Address]:
     """The blobs of what stays: results, displays, arguments, functions, and the modules that came with these."""
     found: set[Address] = set()
     looked: set[bytes] = set()
-    for part in _parts(keys):
+    for part in batched(keys, BATCH):
         for body, spec in zip(store.specs(part), _specs(store, part), strict=True):
             found |= addresses_in(body or b"")
             if spec is not None and spec.template not in looked:
@@ -157,8 +158,3 @@ def _weights(store: Store, keys: Sequence[Key]) -> list[int]:
         len(spec or b"") + (len(held.body) if held is not None and held.verdict.key == key else 0)
         for key, spec, held in zip(keys, specs, helds, strict=True)
     ]
-
-
-def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
-    for start in range(0, len(keys), BATCH):
-        yield keys[start : start + BATCH]

@@ -7,7 +7,7 @@ called wrong is, for else the target might take them over from an equal run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,7 @@ from jug_notebook.render import plural
 from jug_notebook.render import size as bytes_said
 from jug_notebook.store import Store, addresses_in, open_store, split
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
+from jug_notebook.system import batched
 
 BATCH = 1000  #: so many tasks are copied together
 
@@ -108,7 +109,7 @@ class Copying:
         views = self._source.tasks()
         requests = {origin: self._source.requested(origin) for origin in self._source.origins()}
         wanted = {key: origin for origin, keys in requests.items() for key in keys}
-        for part in _parts(self._target.requested(self._by)):  # what a copy that was cut off left
+        for part in batched(self._target.requested(self._by), BATCH):  # what a copy that was cut off left
             self._target.request(part, self._by, False)
         postponed: list[Key] = []
         for start in range(0, len(views), BATCH):
@@ -119,7 +120,7 @@ class Copying:
             self._target.request(unwanted, self._by, False)
         for origin, keys in requests.items():
             known = [key for key in keys if key not in self._refused]
-            for part in _parts(known):
+            for part in batched(known, BATCH):
                 self._target.request(part, origin, True)
         self._settle_rest(postponed, views)
         self._repeat_doubts(views)
@@ -256,7 +257,7 @@ class Copying:
             left = self._settle(left)
             if len(left) == before:
                 break
-        for part in _parts([view.key for view in views]):
+        for part in batched([view.key for view in views], BATCH):
             self._accept(part)
         while left:
             before = len(left)
@@ -309,17 +310,12 @@ class Copying:
     def _repeat_doubts(self, views: Sequence[TaskView]) -> None:
         """Tasks that the source will compute again must not have taken over here what was called wrong there."""
         open_ = [view.key for view in views if view.state is not State.FINISHED and view.key not in self._refused]
-        for part in _parts(open_):
+        for part in batched(open_, BATCH):
             wrong = [key for key, doubt in zip(part, self._wrong(part), strict=True) if doubt]
             here = zip(wrong, self._target.outcomes(wrong), strict=True)
             taken = [key for key, held in here if held is not None and held.verdict.key != key]
             if taken:
                 self._target.invalidate(taken, Why.DIRECT, system.user())
-
-
-def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
-    for start in range(0, len(keys), BATCH):
-        yield keys[start : start + BATCH]
 
 
 __all__ = ["Copied", "Copying", "copy"]

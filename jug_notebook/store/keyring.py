@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from jug_notebook.atomic import create
 from jug_notebook.errors import StoreError
 
 SIZE = 32  #: bytes of a secret
@@ -71,21 +72,12 @@ def _read(store_id: str) -> bytes | None:
 
 
 def _write(store_id: str, value: bytes) -> bytes:
-    """Written aside, then linked: whoever is first made the key, and nobody reads half of one."""
+    """Write the key, unless another process has written one first. Return the one that is kept."""
     path = _path(store_id)
-    aside = path.with_name(f".{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, path)
-        except FileExistsError:
+        if not create(path, value):
             value = _read(store_id) or value
-        finally:
-            aside.unlink()
     except OSError as error:
         raise StoreError(
             f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"

@@ -1,4 +1,4 @@
-"""``memory:`` lives in one process. Its workers are threads; nothing survives. For trying things out, and for tests."""
+"""``memory:``, a store inside one process: workers are its threads, and nothing survives it. For trials and tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPEN: dict[str, MemoryStore] = {}
 
 
 def open(rest: str, clock: Clock) -> MemoryStore:
-    """The store of that name in this process: ``memory:`` and ``memory:name`` are two."""
+    """Return the store of that name in this process; ``memory:`` and ``memory:name`` are two stores."""
     store = _OPEN.get(rest)
     if store is None:
         store = _OPEN[rest] = MemoryStore(rest, clock)
@@ -28,49 +28,51 @@ def open(rest: str, clock: Clock) -> MemoryStore:
 
 
 def exists(rest: str) -> bool:
-    """Only this process could tell."""
+    """Raise StoreError: only this process could tell."""
     raise StoreError(f"'memory:{rest}' lives in the process that made it; no other can look into it")
 
 
 def absolute(rest: str) -> str:
-    """As it is."""
+    """Return the URL as it is."""
     return f"memory:{rest}"
 
 
 class MemoryStore(EventLogStore):
+    """An event log of which only the bodies are kept, for nobody else reads it."""
+
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
         self.url = self.display_url = f"memory:{name}"
         self.id = os.urandom(16).hex()
         self._name = name
-        self._rung = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
         self._bodies_kept: list[bytes] = []
         self._blobs: dict[Address, bytes] = {}
         self._touched: dict[Address, float] = {}
         self._processes: dict[WorkerId, WorkerInfo] = {}
-        self._beats: dict[WorkerId, float] = {}
+        self._heartbeats: dict[WorkerId, float] = {}
         self._left: set[WorkerId] = set()
         self._orders: dict[WorkerId, list[Order]] = {}
         self._logs: dict[WorkerId, list[str]] = {}
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
-        self._rung.notify_all()
+        self._changed.notify_all()
         first = len(self._bodies_kept)
         self._bodies_kept += bodies
         return range(first, len(self._bodies_kept))
 
     def _poll(self) -> None:
-        """There are no others."""
+        """There is nobody else."""
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        return [True] * len(offers)  # whoever has the lock
+        return [True] * len(offers)  # the one that has the lock
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         return [self._bodies_kept[place] for place in places]
 
     def watch(self, seen: int, timeout: float) -> int:
-        with self._rung:
-            self._rung.wait_for(lambda: self._scheduler.version != seen, timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._scheduler.version != seen, timeout)
             return self._scheduler.version
 
     def sync(self) -> None:
@@ -80,14 +82,14 @@ class MemoryStore(EventLogStore):
         """Likewise."""
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        with self._rung:
+        with self._changed:
             for info in processes:
                 if info.id not in self._left:
-                    self._processes[info.id] = msgspec.structs.replace(info, beat=self._beat(info.id))
-                    self._beats[info.id] = self._clock.monotonic()
+                    self._processes[info.id] = msgspec.structs.replace(info, beat=self._next_beat(info.id))
+                    self._heartbeats[info.id] = self._clock.monotonic()
             return self._orders.pop(processes[0].id, []) if processes else []
 
-    def _beat(self, process: WorkerId) -> int:
+    def _next_beat(self, process: WorkerId) -> int:
         return self._processes[process].beat + 1 if process in self._processes else 1
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
@@ -99,16 +101,16 @@ class MemoryStore(EventLogStore):
         with self._lock:
             now = self._clock.monotonic()
             return [
-                (info, process not in self._left, now - self._beats[process])
+                (info, process not in self._left, now - self._heartbeats[process])
                 for process, info in self._processes.items()
             ]
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
-        with self._rung:
+        with self._changed:
             for supervisor in supervisors:
                 self._orders.setdefault(supervisor, []).append(order)
             self._scheduler.version += 1
-            self._rung.notify_all()
+            self._changed.notify_all()
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         data = b"".join(parts)

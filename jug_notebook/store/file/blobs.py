@@ -1,8 +1,11 @@
-"""Blobs in a folder, each under the blake3 of its bytes: ``ab/cd…``. Written aside, then there.
+"""Blobs in a folder: files of large bytes, each named by the blake3 hash of its content, as ``ab/cd…``.
 
-Large ones are hashed while they are written, and read by several threads at once into memory of the reader's own, where
-they are hashed: what is handed out is what was proven, whatever happens to the file. A *map* of a blob is a view of the
-file itself; there a proof is remembered (`Proofs`) for as long as the file hasn't been touched.
+A large blob is hashed while it is written. It is read by several threads into memory of the reader's own and hashed
+there, so what is returned is what was verified, whatever happens to the file. A *map* of a blob is a view of the file
+itself: that it was verified is remembered (`Proofs`) as long as the file isn't touched.
+
+Blobs that nothing refers to are swept into a ``trash`` folder first. There they are removed after a day, unless
+somebody reads or writes one before that: then it comes back.
 """
 
 from __future__ import annotations
@@ -14,62 +17,65 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
 
 from jug_notebook import system
+from jug_notebook.atomic import hidden, publish
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
-from jug_notebook.store.file.atomic import sync_folder
+from jug_notebook.store.file.folders import listed, remove_older
 
-LARGE = 1 << 20  #: blobs from this size on are hashed while written, may be mapped, and have proofs that are kept
+LARGE = 1 << 20  #: bytes from which blobs are hashed while written, may be mapped, and have proofs that are kept
 STRIDE = 1 << 24  #: bytes written or read in one go
 READERS = 4  #: threads that read one blob, at most
 RECORDS = 1 << 16  #: proofs after which the file that keeps them begins anew
+TRASH_KEPT = 86_400.0  #: seconds for which swept blobs stay in the trash
 _SYNC_FILE_RANGE_WRITE = 2
 
 
 class Missing(ValueLost):
-    """There is no file of that name."""
+    """There is no blob of that name."""
 
 
 class Blobs:
-    """``shown`` names the store to people."""
+    """The blobs of a store's folder. ``store`` names the store to people."""
 
-    def __init__(self, folder: Path, shown: str, proofs: Proofs, mode: int = 0o600) -> None:
-        self.mode = mode  #: of its files; where a group may read them, its folders are the group's too
+    def __init__(self, folder: Path, store: str, proofs: Proofs, mode: int = 0o600) -> None:
+        self.mode = mode  #: of its files; if a group may read them, it may write to the folders
         self._folder = folder
-        self._shown = shown
+        self._store = store
+        self.trash = folder.parent / "trash"
         self._proofs = proofs
 
     def path(self, address: Address) -> Path:
         return self._folder / address[:2] / address[2:]
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """Keep bytes, once. Durable on return."""
+        """Keep bytes, once. Return their address. Durable on return."""
         pieces = [memoryview(part).cast("B") for part in parts]
         size = sum(piece.nbytes for piece in pieces)
         if size < LARGE:
             address = _hashed(pieces)
             if not self._known(address, size):
-                self._appear(address, _Aside(self._folder, self.mode), pieces)
+                self._publish(address, _NewFile(self._folder, self.mode), pieces)
             return address
-        aside = _Aside(self._folder, self.mode)
+        new = _NewFile(self._folder, self.mode)
         found: list[tuple[Address, bool]] = []
         hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
         hasher.start()
         try:
-            aside.write(pieces, over=lambda: bool(found and found[0][1]))
+            new.write(pieces, stop=lambda: bool(found and found[0][1]))
         finally:
             hasher.join()
-        address, known = found[0] if found else self._look_up(pieces, size)  # again, to tell here what went wrong
+        address, known = found[0] if found else self._look_up(pieces, size)  # again, to raise its error here
         if known:
-            aside.drop()
+            new.drop()
         else:
-            self._appear(address, aside, ())
+            self._publish(address, new, ())
         return address
 
     def _look_up(self, pieces: list[memoryview], size: int) -> tuple[Address, bool]:
@@ -77,7 +83,7 @@ class Blobs:
         return address, self._known(address, size)
 
     def _known(self, address: Address, size: int) -> bool:
-        """Is it there already? Then it is in use again: not to be swept."""
+        """Return True if it is there already; then touch it, so that it isn't swept."""
         path = self.path(address)
         try:
             stat = os.stat(path)
@@ -87,54 +93,75 @@ class Blobs:
             return False
         proven = size >= LARGE and self._proofs.holds(address, stat)
         try:
-            with suppress(PermissionError):  # a colleague's
+            with suppress(PermissionError):  # another user's
                 os.utime(path)
             if proven:
                 self._proofs.add(address, os.stat(path))
-        except FileNotFoundError:  # swept in this moment
+        except FileNotFoundError:  # swept at this moment
             return False
         return True
 
-    def _appear(self, address: Address, aside: _Aside, pieces: Iterable[memoryview]) -> None:
+    def _publish(self, address: Address, new: _NewFile, pieces: Iterable[memoryview]) -> None:
         path = self.path(address)
-        aside.write(pieces)
-        aside.appear(path)
-        with suppress(FileNotFoundError):  # swept in this moment: who reads it takes it out of the trash
+        new.write(pieces)
+        new.publish(path)
+        with suppress(FileNotFoundError):  # swept at this moment; a reader takes it out of the trash
             stat = os.stat(path)
             if stat.st_size >= LARGE:
                 self._proofs.add(address, stat)
 
     def get(self, address: Address) -> memoryview:
-        """The bytes, proven. A view that isn't read-only is the caller's own. Raises ValueLost."""
+        """Return the verified bytes. If the view isn't read-only, it is the caller's own. Raises ValueLost."""
+        return self._read(self._get, address)
+
+    def map(self, address: Address) -> memoryview:
+        """Return a read-only view, of the file itself if it is large. Raises ValueLost.
+
+        It is hashed unless this user wrote or hashed it on this machine and the file hasn't been touched since.
+        """
+        return self._read(self._map, address)
+
+    def _read(self, read: Callable[[Address], memoryview], address: Address) -> memoryview:
+        """Read a blob, which is first taken out of the trash if a sweep has put it there."""
+        path, swept = self.path(address), self.trash / address
+        while True:
+            try:
+                return read(address)
+            except Missing as missing:
+                try:
+                    os.utime(swept)
+                    path.parent.mkdir(exist_ok=True)
+                    os.rename(swept, path)
+                except FileNotFoundError:
+                    if not (path.exists() or swept.exists()):  # else a sweep is moving it, there or back
+                        raise missing from None
+
+    def _get(self, address: Address) -> memoryview:
         fd = self._open(address)
         try:
             stat = os.fstat(fd)
             size = stat.st_size
-            data = _read(fd, size) if size >= LARGE else memoryview(_all(fd))
+            data = _read_parallel(fd, size) if size >= LARGE else memoryview(_read_all(fd))
             if blake3(data, max_threads=_threads(size)).hexdigest(length=20) != address:
-                raise ValueLost(f"blob {address[:12]} in {self._shown} is damaged")
+                raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
         finally:
             os.close(fd)
         if size >= LARGE:
             self._proofs.add(address, stat)
         return data
 
-    def map(self, address: Address) -> memoryview:
-        """A read-only view of the file, where it is large. Raises ValueLost.
-
-        It is hashed unless this user wrote or hashed it on this machine and it is the same file, untouched since.
-        """
+    def _map(self, address: Address) -> memoryview:
         fd = self._open(address)
         try:
             stat = os.fstat(fd)
             if stat.st_size < LARGE:
-                return self.get(address).toreadonly()
+                return self._get(address).toreadonly()
             data = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
         finally:
             os.close(fd)
         if not self._proofs.holds(address, stat):
             if _hashed([data]) != address:
-                raise ValueLost(f"blob {address[:12]} in {self._shown} is damaged")
+                raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
             self._proofs.add(address, stat)
         return data
 
@@ -142,13 +169,51 @@ class Blobs:
         try:
             return os.open(self.path(address), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise Missing(f"blob {address[:12]} is missing in {self._shown}") from None
+            raise Missing(f"blob {address[:12]} is missing in {self._store}") from None
+
+    def sweep(self, keep: Collection[Address], now: float, before: float, dry_run: bool) -> tuple[int, int]:
+        """Move blobs last touched before a time into the trash, except those to keep, and empty it of old ones.
+
+        Return how many and their bytes. Times are the file server's.
+        """
+        self.trash.mkdir(exist_ok=True, mode=0o700)
+        blobs = size = 0
+        for part in map(self._folder.joinpath, listed(self._folder)):
+            for entry in os.scandir(part):
+                address = part.name + entry.name
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # another sweep was first
+                    continue
+                if address in keep or entry.name.startswith(".") or stat.st_mtime > before:
+                    continue
+                if dry_run or self._throw_away(Path(entry.path), address, before):
+                    blobs += 1
+                    size += stat.st_size
+        if not dry_run:
+            remove_older(self.trash, now - TRASH_KEPT)
+        return blobs, size
+
+    def _throw_away(self, path: Path, address: Address, before: float) -> bool:
+        """Move a blob into the trash, unless it was put again meanwhile, which touches the file wherever it is."""
+        swept = self.trash / address
+        try:
+            if path.stat().st_mtime > before:
+                return False
+            os.rename(path, swept)
+            if swept.stat().st_mtime > before:
+                os.rename(swept, path)
+                return False
+            os.utime(swept)
+        except FileNotFoundError:  # another sweep was first
+            return False
+        return True
 
 
 class Proofs:
-    """Which files were found to hold what their name says, as long as nobody touched them: same inode, size, times.
+    """Which files were verified, and not touched since: same inode, size and times.
 
-    Kept beside the user's other caches, not in the store, where others might write. Losing it costs hashing again.
+    Kept in the user's cache folder, not in the store, where others might write. Without it, blobs are hashed again.
     """
 
     _record = struct.Struct("<20sQQQQQ")
@@ -202,24 +267,24 @@ class Proofs:
         )
 
 
-class _Aside:
-    """A file that nobody sees yet."""
+class _NewFile:
+    """A file under a hidden name, until it is published."""
 
     def __init__(self, folder: Path, mode: int) -> None:
-        self._path = folder / f".{os.urandom(8).hex()}"
+        self._path = hidden(folder)
         self._mode = mode
         self._fd = -1
         self._written = 0
 
-    def write(self, pieces: Iterable[memoryview], over: Callable[[], bool] = lambda: False) -> None:
-        """Large ones start on their way to the disk while the rest is written. Ends early once it is ``over``."""
+    def write(self, pieces: Iterable[memoryview], stop: Callable[[], bool] = lambda: False) -> None:
+        """Append bytes, until ``stop`` returns True. The disk writes while the rest of a large file follows."""
         try:
             if self._fd < 0:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
-                os.fchmod(self._fd, self._mode)  # whatever the umask takes away
+                os.fchmod(self._fd, self._mode)  # whatever the umask is
             for piece in pieces:
                 at = 0
-                while at < piece.nbytes and not over():
+                while at < piece.nbytes and not stop():
                     written = os.write(self._fd, piece[at : at + STRIDE])
                     at += written
                     if written >= LARGE:
@@ -229,15 +294,14 @@ class _Aside:
             self.drop()
             raise StoreError(f"can't write to {self._path.parent}: {error.strerror}") from error
 
-    def appear(self, path: Path) -> None:
-        """Durably."""
+    def publish(self, path: Path) -> None:
+        """Give it its name, durably."""
         try:
             os.fsync(self._fd)
             path.parent.mkdir(exist_ok=True)
             if self._mode & 0o060 and path.parent.stat().st_uid == os.getuid():
                 os.chmod(path.parent, 0o2770)
-            os.rename(self._path, path)
-            sync_folder(path.parent)
+            publish(self._path, path)
             os.close(self._fd)
             self._fd = -1
         except OSError as error:
@@ -262,13 +326,13 @@ def _threads(size: int) -> int:
     return int(blake3.AUTO) if size >= LARGE else 1
 
 
-def _all(fd: int) -> bytes:
+def _read_all(fd: int) -> bytes:
     with open(fd, "rb", buffering=0, closefd=False) as file:
         return file.readall()
 
 
-def _read(fd: int, size: int) -> memoryview:
-    """All of a file, by several threads: most of the time goes into copying what the system holds already."""
+def _read_parallel(fd: int, size: int) -> memoryview:
+    """Read a whole file by several threads: most of the time is copying from the system's cache."""
     data = system.private(size)
     share = -(-size // min(READERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
     share += -share % mmap.PAGESIZE
@@ -298,7 +362,7 @@ def _read(fd: int, size: int) -> memoryview:
 
 @functools.cache
 def _sync_file_range() -> Callable[..., int] | None:
-    """Linux: starts writing to the disk without waiting for it. `fsync` still has the last word."""
+    """Return Linux's call to start writing to the disk without waiting for it, as `fsync` does; None elsewhere."""
     try:
         found = ctypes.CDLL(None).sync_file_range
     except (OSError, AttributeError):

@@ -1,7 +1,9 @@
-"""Puts many logs into one, and leaves out what counts for nothing any more.
+"""Compaction: replaces the logs of ended writers by one sealed log without the events that no longer matter.
 
-What is left out is what the board has dropped: superseded wishes, outcomes of rounds that are over, claims that came to
-something, all that was said of tasks before they were forgotten. So the picture is the same with it and without it.
+It keeps what the scheduler state still uses: submitted tasks, the latest request of each origin, outcomes that count or
+may be reused, open claims, invalidations and acceptances. It drops what the state has dropped: superseded requests,
+outcomes of earlier rounds, claims that have an outcome, and all events about a task before it was forgotten. So the
+sealed log, when applied, gives the same state as the logs that it replaces.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook import system
+from jug_notebook.atomic import publish, sync_folder
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     Accepted,
@@ -40,7 +43,8 @@ from jug_notebook.model import (
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import TaskRecord
 from jug_notebook.scheduler.state import SchedulerState, part_of
-from jug_notebook.store.file.atomic import share_like, sync_folder
+from jug_notebook.store.file.blobs import TRASH_KEPT
+from jug_notebook.store.file.folders import remove_older, replace, server_time, share_like
 from jug_notebook.store.file.journal import (
     CHUNK,
     HEAD,
@@ -56,22 +60,21 @@ from jug_notebook.store.file.journal import (
     size_of,
 )
 
-ROWS = 1000  #: so many tasks in one frame
-GRACE = 60.0  #: seconds for which logs stay that a sealed one stands for: others may still be reading them
-ABANDONED = 600.0  #: seconds without a sign of life after which another machine's compaction is given up
-BIN = 86_400.0  #: seconds for which swept blobs lie in the trash
-LONG_AGO = 3600.0  #: seconds after which nobody asks after a process that ended
-PAPERS = 30 * 86_400.0  #: seconds for which what it printed is kept
+ROWS = 1000  #: tasks in one frame, at most
+GRACE = 60.0  #: seconds for which replaced logs stay: others may still be reading them
+ABANDONED = 600.0  #: seconds of silence after which another machine's compaction counts as abandoned
+TRACES_KEPT = 3600.0  #: seconds for which files about ended processes are kept
+OUTPUT_KEPT = 30 * 86_400.0  #: seconds for which their output is kept
 
 
 class SealedWriter:
-    """Writes a sealed log, aside until `appear`."""
+    """Writes a sealed log, under a hidden name until `publish`."""
 
     def __init__(self, folder: Path, name: str, replaces: Mapping[str, int]) -> None:
         self.path = folder / name
-        self._aside = folder / f".{name}"
-        self._bodies = open(self._aside, "wb", opener=_private)  # noqa: SIM115
-        share_like(folder, self._aside)
+        self._hidden = folder / f".{name}"
+        self._bodies = open(self._hidden, "wb", opener=_private)  # noqa: SIM115
+        share_like(folder, self._hidden)
         self._heads = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._head(Frame(Sealed(dict(replaces))))
 
@@ -83,8 +86,8 @@ class SealedWriter:
         self._bodies.writelines(bodies)
         self._head(Frame(event, [len(body) for body in bodies]))
 
-    def appear(self) -> int:
-        """Make it durable, then let it be seen; answer its size. Raises StoreError where the disk is full."""
+    def publish(self) -> int:
+        """Make it durable and give it its name. Return its size in bytes. Raises StoreError if the disk is full."""
         try:
             start = self._bodies.tell()
             end = start + self._heads.tell()
@@ -94,8 +97,7 @@ class SealedWriter:
             self._bodies.flush()
             os.fsync(self._bodies.fileno())
             self.close()
-            os.rename(self._aside, self.path)
-            sync_folder(self.path.parent)
+            publish(self._hidden, self.path)
         except OSError as error:
             self.discard()
             raise StoreError(f"can't write to {self.path.parent}: {error.strerror}") from error
@@ -103,7 +105,7 @@ class SealedWriter:
 
     def discard(self) -> None:
         self.close()
-        self._aside.unlink(missing_ok=True)
+        self._hidden.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._bodies.close()
@@ -115,39 +117,39 @@ def _private(path: str, flags: int) -> int:
 
 
 class Merger:
-    """Takes in the facts of logs, one after the other, and appends those that count.
+    """Takes the events of one log after the other, and appends those that count.
 
-    ``alone``: there are no other logs, so who was forgotten needn't be remembered.
+    ``alone`` means that there are no other logs, so that it need not be kept which tasks were forgotten.
     """
 
     def __init__(self, scheduler: SchedulerState, append: Callable[[Event, Sequence[Any]], None], alone: bool) -> None:
         self._scheduler = scheduler
         self._append = append
         self._alone = alone
-        self._seen: dict[TaskRecord, int] = {}  # which of what counts of a task was taken: facts may come twice
+        self._seen: dict[TaskRecord, int] = {}  # bits for the parts of a task that were taken: events may come twice
         self._others: set[bytes] = set()
         self._rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-        self._gone: set[WorkerId] = set()
+        self._lost: set[WorkerId] = set()
         self._claimers: set[WorkerId] = set()
 
     def take(self, event: Event, bodies: Sequence[Any]) -> None:
         tasks = self._scheduler.tasks
         if type(event) is Submitted:
-            kind = (event.name, event.priority, event.python)
+            function = (event.name, event.priority, event.python)
             for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
                 void = self._scheduler.forgotten.get(key)
                 task = tasks.get(key)
                 if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
                     continue
                 if self._first(task, 0):
-                    self._put((Submitted, *kind, 0 if void is None else event.counter), (key, needs, form, body))
+                    self._put((Submitted, *function, 0 if void is None else event.counter), (key, needs, form, body))
         elif type(event) is Requested:
-            told = (event.request.origin, event.request.counter, event.request.wanted)
+            wanted = (event.request.origin, event.request.counter, event.request.wanted)
             for key in event.keys:
                 task = tasks.get(key)
                 for index, request in enumerate(task.requests if task is not None else ()):
-                    if request == told and task is not None and self._first(task, 1 + 3 * index):
-                        self._put((Requested, *told), (key,))
+                    if request == wanted and task is not None and self._first(task, 1 + 3 * index):
+                        self._put((Requested, *wanted), (key,))
         elif type(event) is Settled:
             for verdict, body in zip(event.verdicts, bodies, strict=True):
                 task = tasks.get(verdict.key)
@@ -166,11 +168,11 @@ class Merger:
                     self._put((type(event), worker), (lease,))
                     self._claimers.add(worker or "")
         elif type(event) is WorkerLost:
-            self._gone.add(event.worker)
+            self._lost.add(event.worker)
         elif isinstance(event, Forgotten | Invalidated | Accepted):
-            said = encode(Frame(event))
-            if said not in self._others:
-                self._others.add(said)
+            encoded = encode(Frame(event))
+            if encoded not in self._others:
+                self._others.add(encoded)
                 self._take_other(event, bodies)
 
     def _first(self, task: TaskRecord, what: int) -> bool:
@@ -179,32 +181,32 @@ class Merger:
         return not seen >> what & 1
 
     def _take_other(self, event: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
-        """Few, so they are kept as they are, but for tasks that were forgotten."""
+        """Append an event of a rare kind, without the tasks that were forgotten after it."""
         void = self._scheduler.forgotten
         if isinstance(event, Forgotten):
             if not self._alone:
                 self._append(event, ())
             return
         if isinstance(event, Accepted):
-            stays = [key not in void or event.counter > void[key][0] for key in event.keys]
+            keep = [key not in void or event.counter > void[key][0] for key in event.keys]
         else:
             rows = zip(event.keys, event.from_rounds, strict=True)
-            stays = [key not in void or round > void[key][1] for key, round in rows]
-        if any(stays):
-            kept = [body for body, stay in zip(bodies, stays, strict=False) if stay]
-            self._append(part_of(event, stays), kept)
+            keep = [key not in void or round > void[key][1] for key, round in rows]
+        if any(keep):
+            kept = [body for body, wanted in zip(bodies, keep, strict=False) if wanted]
+            self._append(part_of(event, keep), kept)
 
     def finish(self) -> None:
         for name, rows in self._rows.items():
             self._write(name, rows)
         self._rows.clear()
-        for worker in sorted(self._gone & self._claimers):
+        for worker in sorted(self._lost & self._claimers):
             self._append(WorkerLost(worker), ())
 
-    # -- what counts ---------------------------------------------------------------------------------------------------
+    # -- counting ------------------------------------------------------------------------------------------------------
 
     def _is_open(self, lease: Lease, worker: WorkerId | None) -> bool:
-        """Is this an attempt that came to nothing yet? ``worker`` is None where it was given back."""
+        """Return True if an attempt has no outcome and is held by ``worker``, or was released if that is None."""
         task = self._scheduler.tasks.get(lease.key)
         return task is not None and any(
             (one.round, one.inputs, one.attempt) == (lease.round, lease.inputs, lease.attempt)
@@ -239,22 +241,21 @@ class Merger:
             self._append(Released(columns[0]), ())
 
 
-# -- the whole of it ---------------------------------------------------------------------------------------------------
+# -- compaction --------------------------------------------------------------------------------------------------------
 
 
 def compact(
     folder: Path,
     scheduler: SchedulerState,
     ended: Callable[[float], list[str]],
-    take_in: Callable[[], None],
-    own: str,
+    read_to_end: Callable[[], None],
     quiet: bool,
 ) -> int:
-    """Put the logs of those that have ended into one; answer the bytes saved, 0 where somebody else is at it.
+    """Replace the logs of ended writers by one. Return the bytes saved, 0 if another process is compacting.
 
-    ``ended(now)`` names those logs, ``take_in()`` reads all logs to their end into the board, ``own`` is this process's
-    log, ``quiet``: nobody else is reading. What is cut off in the midst is taken up by the next: logs that were moved
-    are read where they are until a sealed log stands for them, and that appears whole.
+    ``ended(now)`` returns the names of those logs, ``read_to_end()`` applies all logs to the scheduler state, and
+    ``quiet`` is True if no other process is reading. A compaction that was interrupted is finished by the next one:
+    logs that were moved are read where they are until a sealed log, which appears as a whole, replaces them.
     """
     for name in ("sealing", "sealed", "trash"):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
@@ -270,11 +271,11 @@ def compact(
                 os.rename(folder / "log" / name, folder / "sealing" / name)
         sync_folder(folder / "sealing")
         sync_folder(folder / "log")
-        take_in()
+        read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)  # also of tasks that were forgotten, while that is remembered
-        saved = _seal(folder, scheduler, own, lock)
-        take_in()
+        saved = _seal(folder, scheduler, lock)
+        read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)
         _remove_replaced(folder, server_time(folder), quiet)
@@ -284,27 +285,28 @@ def compact(
         lock.unlink(missing_ok=True)
 
 
-def _seal(folder: Path, scheduler: SchedulerState, own: str, lock: Path) -> int:
-    there = _sealed(folder)
-    done = {name for log in there for name in log.replaces}
-    former = [log for log in there if log.path.name not in done]
+def _seal(folder: Path, scheduler: SchedulerState, lock: Path) -> int:
+    """Write the sealed log. Return the bytes saved."""
+    existing = _sealed(folder)
+    done = {name for log in existing for name in log.replaces}
+    former = [log for log in existing if log.path.name not in done]
     size = {path: path.stat().st_size for path in [log.path for log in former] + _files(folder / "sealing")}
-    fresh = [path for path in _files(folder / "sealing") if path.name not in done or _grew(path, there)]
+    fresh = [path for path in _files(folder / "sealing") if path.name not in done or _grew(path, existing)]
     fresh.sort(key=lambda path: path.stat().st_mtime)
-    reused_from = [log for log in former if scheduler.forgotten]
-    if not reused_from:
+    merged = [log for log in former if scheduler.forgotten]
+    if not merged:
         weight = sum(size[path] for path in fresh)
         for log in sorted(former, key=lambda log: size[log.path]):
-            if size[log.path] <= 2 * weight:  # so that each fact is written anew a few times in its life
-                reused_from.append(log)
+            if size[log.path] <= 2 * weight:  # so that each event is rewritten only a few times
+                merged.append(log)
                 weight += size[log.path]
-    if len(fresh) + len(reused_from) < 2 and not (fresh or (reused_from and scheduler.forgotten)):
+    if len(fresh) + len(merged) < 2 and not (fresh or (merged and scheduler.forgotten)):
         return 0
-    logs: list[Log] = [SealedLog(log.path) for log in former if log in reused_from]
+    logs: list[Log] = [SealedLog(log.path) for log in former if log in merged]
     logs += [Log(path, local=True) for path in fresh]
     others = [name for name in os.listdir(folder / "log") if name.endswith(".log")]
-    alone = not others and len(reused_from) == len(former)
-    number = 1 + max((int(log.path.name.split(".")[0]) for log in there), default=0)
+    alone = not others and len(merged) == len(former)
+    number = 1 + max((int(log.path.name.split(".")[0]) for log in existing), default=0)
     path = folder / "sealed" / f"{number:06}.{secrets.token_hex(4)}.sealed"
     replaces = {log.path.name: size[log.path] for log in logs}
     after = merge(scheduler, logs, path, replaces, alone, passed=lambda: os.utime(lock))
@@ -319,7 +321,7 @@ def merge(
     alone: bool,
     passed: Callable[[], None],
 ) -> int:
-    """Write one sealed log that stands for ``logs``; answer its size. ``passed`` is called after each of them."""
+    """Write one sealed log that replaces ``logs``. Return its size in bytes. ``passed`` is called after each log."""
     writer = SealedWriter(path.parent, path.name, replaces)
 
     at: Log | None = None
@@ -343,7 +345,7 @@ def merge(
             passed()
         at = None
         merger.finish()
-        return writer.appear()
+        return writer.publish()
     except BaseException:
         writer.discard()
         raise
@@ -358,15 +360,15 @@ def _sealed(folder: Path) -> list[SealedLog]:
 
 
 def _grew(path: Path, sealed: Iterable[SealedLog]) -> bool:
-    """Was there more written to it after it was put into a sealed log?"""
+    """Return True if a log was appended to after it was put into a sealed log."""
     return all(log.replaces.get(path.name, 0) < path.stat().st_size for log in sealed)
 
 
-# -- what nobody needs any more ----------------------------------------------------------------------------------------
+# -- removing what is obsolete -----------------------------------------------------------------------------------------
 
 
 def _remove_replaced(folder: Path, now: float, quiet: bool) -> None:
-    """Logs that a sealed one stands for, once everybody has had the time to see that."""
+    """Remove the logs that a sealed one replaces, once every reader has had the time to notice."""
     for log in _sealed(folder):
         if quiet or now - log.path.stat().st_mtime > GRACE:
             for name, size in log.replaces.items():
@@ -378,20 +380,20 @@ def _remove_replaced(folder: Path, now: float, quiet: bool) -> None:
 
 
 def _remove_claims(folder: Path, scheduler: SchedulerState) -> None:
-    """Names of attempts that came to something which no crash can take back."""
+    """Remove the names of attempts that have an outcome, unless a crash of its writer's host could still lose it."""
     for entry in os.scandir(folder / "claims"):
         key, _, rest = entry.name.partition(".")
         try:
             round, inputs, attempt = rest.split(".")
-            over = _is_over(scheduler, key, int(round), bytes.fromhex(inputs), int(attempt))
+            over = _has_outcome(scheduler, key, int(round), bytes.fromhex(inputs), int(attempt))
         except ValueError:
-            continue  # not ours
+            continue  # no claim
         if over:
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)
 
 
-def _is_over(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
+def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
     if round <= scheduler.forgotten.get(key, (0, -1))[1]:
         return True
     task = scheduler.tasks.get(key)
@@ -407,51 +409,30 @@ def _is_over(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, att
 
 
 def _remove_traces(folder: Path, now: float) -> None:
-    """Of processes that ended long ago, and of work that was cut off."""
+    """Remove files about processes that ended long ago, and of compactions that were interrupted."""
     here = set(os.listdir(folder / "workers"))
     for path in _files(folder / "owners"):
         with suppress(FileNotFoundError):
             stat = path.stat()
-            if stat.st_nlink == 1 and now - stat.st_mtime > LONG_AGO and path.name.rsplit(".", 1)[0] not in here:
+            if stat.st_nlink == 1 and now - stat.st_mtime > TRACES_KEPT and path.name.rsplit(".", 1)[0] not in here:
                 path.unlink()
     for path in (folder / "sealed").glob(".*"):
         with suppress(FileNotFoundError):
-            if now - path.stat().st_mtime > LONG_AGO:
+            if now - path.stat().st_mtime > TRACES_KEPT:
                 path.unlink()
-    remove_older(folder / "workers" / "gone", now - LONG_AGO)
-    remove_older(folder / "orders", now - LONG_AGO)
-    remove_older(folder / "trash", now - BIN)
-    remove_older(folder / "output", now - PAPERS, but={f"{name}.log" for name in here})
-
-
-def remove_older(folder: Path, than: float, but: Collection[str] = ()) -> None:
-    """Files last changed before a time."""
-    for path in _files(folder):
-        with suppress(FileNotFoundError):
-            if path.name not in but and path.stat().st_mtime < than:
-                path.unlink()
-
-
-def server_time(folder: Path) -> float:
-    """What time the file server has: clocks of hosts may differ, and all times of files are the server's."""
-    aside = folder / f".clock.{secrets.token_hex(8)}"
-    aside.touch()
-    try:
-        return aside.stat().st_mtime
-    finally:
-        aside.unlink()
+    remove_older(folder / "workers" / "gone", now - TRACES_KEPT)
+    remove_older(folder / "orders", now - TRACES_KEPT)
+    remove_older(folder / "trash", now - TRASH_KEPT)
+    remove_older(folder / "output", now - OUTPUT_KEPT, keep={f"{name}.log" for name in here})
 
 
 def _change_epoch(folder: Path) -> None:
-    aside = folder / f".epoch.{secrets.token_hex(8)}"
-    aside.write_text(secrets.token_hex(8))
-    share_like(folder, aside)
-    os.rename(aside, folder / "epoch")
-    sync_folder(folder)
+    mode = 0o660 if folder.stat().st_mode & 0o020 else 0o600
+    replace(folder / "epoch", secrets.token_hex(8).encode(), durable=True, mode=mode)
 
 
 def _lock(folder: Path) -> Path | None:
-    """One at a time: two would do no harm, and the same work. None where another is at it."""
+    """Return the lock, None if another process has it. Two compactions would do no harm, but the same work twice."""
     path = folder / "compacting"
     me = msgspec.msgpack.encode(system.me("compaction"))
     for _ in range(2):
@@ -477,5 +458,5 @@ def _is_abandoned(path: Path, folder: Path) -> bool:
         return True
     except msgspec.MsgspecError:
         return age > ABANDONED
-    here = system.running(info)
-    return age > ABANDONED if here is None else not here
+    running = system.running(info)
+    return age > ABANDONED if running is None else not running

@@ -1,4 +1,9 @@
-"""Who is here, in a folder: what each process said with its last beat, what it is to do, what it printed."""
+"""Processes in a store's folder: their heartbeats, orders to supervisors, and what processes printed.
+
+A heartbeat is a file ``workers/<process>`` that its process rewrites every second: a `WorkerInfo` with a rising number.
+A process of this machine is alive while its pid is there; another is alive while its number keeps rising. That is timed
+by the reader's clock alone, so hosts' clocks may differ.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +20,12 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
-from jug_notebook.store.file.atomic import appear
+from jug_notebook.store.file.folders import replace
 from jug_notebook.store.views import LATELY
 
 
 class Heartbeats:
-    """Raises FileNotFoundError where the folder is gone."""
+    """Heartbeats, orders and logs of one store. Raises FileNotFoundError if the folder was removed."""
 
     def __init__(self, folder: Path, clock: Clock, mode: int) -> None:
         self.mode = mode  #: of the files that it makes
@@ -30,16 +35,16 @@ class Heartbeats:
         self._beats: dict[WorkerId, tuple[int, float]] = {}
         self._orders_seen = 0
 
-    def said(self, worker: WorkerId) -> WorkerInfo | None:
-        """What a process said last; None where it said nothing yet, or has ended."""
+    def info(self, worker: WorkerId) -> WorkerInfo | None:
+        """Return the last heartbeat of a process; None before the first, and after its end."""
         return _read_info(f"{self._folder}/workers/{worker}")
 
-    def lives(self, info: WorkerInfo, now: float) -> bool:
-        """By its pid, where it is a process of this host; else by whether its beats go on."""
-        return _lives(info, now - self._heard(info, now))
+    def is_alive(self, info: WorkerInfo, now: float) -> bool:
+        """Return True if a process runs: by its pid on this machine, elsewhere by its heartbeats."""
+        return _is_alive(info, now - self._last_change(info, now))
 
-    def _heard(self, info: WorkerInfo, now: float) -> float:
-        """Since when its beat has been what it is."""
+    def _last_change(self, info: WorkerInfo, now: float) -> float:
+        """Return when its heartbeat last changed, by this process's clock."""
         with self._lock:
             beat, since = self._beats.get(info.id, (-1, now))
             if beat != info.beat:
@@ -47,18 +52,18 @@ class Heartbeats:
                 self._beats[info.id] = (info.beat, now)
             return since
 
-    def doubt(self) -> None:
-        """What was seen of beats so far says nothing."""
+    def restart(self) -> None:
+        """Forget all heartbeats seen so far, and time them anew."""
         with self._lock:
             self._beats.clear()
 
-    def say(self, processes: Sequence[WorkerInfo]) -> None:
-        """These live."""
+    def write(self, processes: Sequence[WorkerInfo]) -> None:
+        """Write the heartbeats of these processes."""
         for info in processes:
             _write_info(self._folder / "workers" / info.id, info, self.mode)
 
     def orders(self, supervisor: WorkerId) -> list[Order]:
-        """What it is to do; told once."""
+        """Return the orders of a supervisor, and remove them."""
         found: list[Order] = []
         folder = self._folder / "orders"
         for name in sorted(os.listdir(folder)):
@@ -70,36 +75,36 @@ class Heartbeats:
                     continue
         return found
 
-    def news_of_orders(self) -> bool:
-        """Was anything ordered since we last asked? For where no bell rings."""
+    def orders_changed(self) -> bool:
+        """Return True if there were orders since the last call. For systems without inotify."""
         seen = self._orders_seen
-        with suppress(FileNotFoundError):  # all else is gone, too, which is said soon
+        with suppress(FileNotFoundError):  # the store was removed: other calls report that
             self._orders_seen = os.stat(self._folder / "orders").st_mtime_ns
         return seen != self._orders_seen
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         for supervisor in supervisors:
             name = f"{supervisor}.{time.time_ns():020d}"
-            appear(self._folder / "orders" / name, msgspec.msgpack.encode(order), mode=self.mode)
+            replace(self._folder / "orders" / name, msgspec.msgpack.encode(order), mode=self.mode)
 
     def retire(self, worker: WorkerId) -> None:
-        """Who has ended is no longer asked after."""
+        """Move the heartbeat of a process that has ended out of the way."""
         gone = self._folder / "workers" / "gone" / worker
         try:
             os.rename(self._folder / "workers" / worker, gone)
             os.utime(gone)
-        except (FileNotFoundError, PermissionError):  # another was first, or it is a colleague's
+        except (FileNotFoundError, PermissionError):  # another process was first, or the file is another user's
             return
 
-    def all(self) -> list[tuple[WorkerInfo, bool, float]]:
-        """Everybody: does it live, and how many seconds ago its last beat was seen. Those, too, who ended lately."""
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        """Return all processes, lately ended ones too: whether each is alive, and seconds since its last heartbeat."""
         now, today = self._clock.monotonic(), self._clock.now()
         found: list[tuple[WorkerInfo, bool, float]] = []
         for name in os.listdir(self._folder / "workers"):
-            info = None if name == "gone" or name.startswith(".") else self.said(name)
+            info = None if name == "gone" or name.startswith(".") else self.info(name)
             if info is not None:
-                silent = now - self._heard(info, now)
-                alive = _lives(info, silent)
+                silent = now - self._last_change(info, now)
+                alive = _is_alive(info, silent)
                 found.append((info, alive, silent))
                 if not alive and process.running(info) is False:
                     self.retire(info.id)
@@ -125,22 +130,22 @@ class Heartbeats:
             return ""
 
     def log_path(self, process: WorkerId) -> Path:
-        """Where a process's output goes."""
+        """Return the file for a process's output."""
         return self._folder / "output" / f"{process}.log"
 
 
-def _lives(info: WorkerInfo, silent: float) -> bool:
-    """``silent``: for so many seconds its beat hasn't changed."""
-    here = process.running(info)
-    return silent <= LEASE if here is None else here
+def _is_alive(info: WorkerInfo, silent: float) -> bool:
+    """``silent`` is for how many seconds its heartbeat hasn't changed."""
+    running = process.running(info)
+    return silent <= LEASE if running is None else running
 
 
 def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
-    """In place, in one write: the checksum tells a reader when it saw half of it."""
+    """Write in place, in one call. A reader that sees half of it notices by the checksum."""
     data = msgspec.msgpack.encode(info)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new, so the umask has had its way with it
+        if mode != 0o600 and os.fstat(fd).st_size == 0:  # new: whatever the umask is
             os.chmod(fd, mode)
         os.pwrite(fd, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data, 0)
     finally:

@@ -1,4 +1,4 @@
-"""Rings when a file in a folder changes on this machine (Linux: inotify). Where there is none, one polls."""
+"""Notices at once when files in a folder change on this machine (Linux: inotify). Other systems have to poll."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class FileWatcher:
-    """Watches folders, each under a label. ``works`` is False where the system has no inotify, or no more of it."""
+    """Watches folders, each under a label, for changes given as an inotify mask."""
 
     def __init__(self, folders: Mapping[str, tuple[Path, int]]) -> None:
         self._labels: dict[int, str] = {}
@@ -35,14 +35,15 @@ class FileWatcher:
 
     @property
     def works(self) -> bool:
+        """False where the system has no inotify, or no watch left."""
         return self._fd >= 0
 
     def fileno(self) -> int:
-        """For select: readable when it has rung."""
+        """Return a descriptor for select: readable once something changed."""
         return self._fd
 
     def changed(self) -> set[tuple[str, str]] | None:
-        """Which files changed since the last call, as (label, name). None where that can't be told: look at all."""
+        """Return the files changed since the last call, as (label, name); None if unknown: any may have changed."""
         if self._fd < 0:
             return None
         names: set[tuple[str, str]] = set()
@@ -66,7 +67,7 @@ class FileWatcher:
                 return names
 
     def wait(self, timeout: float) -> None:
-        """Until it rings, at most ``timeout`` seconds. Several threads may wait."""
+        """Wait until something changes, at most ``timeout`` seconds. Several threads may wait."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.poll(max(0.0, timeout * 1000))
@@ -76,5 +77,5 @@ class FileWatcher:
             os.close(self._fd)
             self._fd = -1
 
-    def __del__(self) -> None:  # a system has few of them, and a store may be dropped without being closed
+    def __del__(self) -> None:  # there are few, and a store may be dropped without being closed
         self.close()

@@ -1,8 +1,8 @@
-"""Append-only logs with one writer each, so nobody ever locks one.
+"""Event logs in files: append-only, and each has one writer, so none is ever locked.
 
-A log is a row of frames: magic, length of the head, length of the bodies, CRC-32 of both; then the head (msgpack of a
-`Frame`), then the bodies end to end. A frame appears whole or not at all: a torn tail, left by a crash, is ignored.
-A closing frame says that the writer is done, so the log need not be looked at again.
+A log is a sequence of frames, one for each event: magic, length of the head, length of the bodies, CRC-32 of both; then
+the head (msgpack of a `Frame`), then the bodies end to end. A frame counts as a whole or not at all: a torn tail, left
+by a crash, is ignored. A closing frame says that the writer is done, so that the log need not be read again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
+from jug_notebook import system
+from jug_notebook.atomic import sync_folder
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.packing import Place
-from jug_notebook.store.file.atomic import sync_folder
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
 CHUNK = 1 << 22  #: bytes read at once
+OPEN_LOGS = 32  #: logs from which closed ones are shut after reading: a process may have few files open
+SPREAD = 1 << 20  #: bytes between bodies that are rather read as well than each body alone
+SILENCE = 86_400.0  #: seconds without an event after which another machine's writer counts as ended
 
 
 class Closed(Struct, frozen=True, array_like=True, tag="closed"):
@@ -34,32 +38,32 @@ class Closed(Struct, frozen=True, array_like=True, tag="closed"):
 
 
 class Sealed(Struct, frozen=True, array_like=True, tag="sealed"):
-    """Begins a sealed log: which logs it stands for, and how much of each."""
+    """The first frame of a sealed log: the logs it replaces, and how many bytes of each."""
 
     replaces: dict[str, int]
 
 
 class Frame(Struct, frozen=True, array_like=True):
-    """One fact, and the sizes of its bodies."""
+    """An event and the sizes of its bodies."""
 
     event: Union[Event, Closed, Sealed]
     sizes: list[int] = []
 
 
 class Vanished(ValueLost):
-    """A log is no longer where it was."""
+    """A log was moved or removed."""
 
 
-#: a place: which log (28 bits), from which byte on (40), how many (28)
+#: a place: number of the log (28 bits), offset in bytes (40), size in bytes (28)
 _OFFSET, _SIZE = 40, 28
 _LARGEST = 1 << _SIZE
 _logs: list[weakref.ref[Log]] = []
 
 
 def log_of(place: Place) -> Log:
-    """The log in which a body is."""
+    """Return the log in which a body is."""
     log = _logs[place >> _OFFSET + _SIZE]()
-    assert log is not None, "whoever keeps a place keeps its log"
+    assert log is not None, "a log lives as long as there are places in it"
     return log
 
 
@@ -71,27 +75,68 @@ def size_of(place: Place) -> int:
     return place & _LARGEST - 1
 
 
+def read_bodies(places: Sequence[Place]) -> list[bytes]:
+    """Return the bodies at these places; neighbours in a log are read at once. Raises ValueLost."""
+    if len(places) < 16:
+        return [log_of(place).read(offset_of(place), size_of(place)) for place in places]
+    found: list[bytes] = [b""] * len(places)
+    by_log: dict[Log, list[int]] = {}
+    for index, place in enumerate(places):
+        by_log.setdefault(log_of(place), []).append(index)
+    for log, indexes in by_log.items():
+        spans = [(offset_of(places[i]), size_of(places[i])) for i in indexes]
+        start = min(offset for offset, _ in spans)
+        end = max(offset + size for offset, size in spans)
+        if end - start <= 2 * sum(size for _, size in spans) + SPREAD:
+            data = log.read(start, end - start)
+            for i, (offset, size) in zip(indexes, spans, strict=True):
+                found[i] = data[offset - start : offset - start + size]
+        else:
+            for i, (offset, size) in zip(indexes, spans, strict=True):
+                found[i] = log.read(offset, size)
+        if log.closed and len(by_log) > OPEN_LOGS:
+            log.shut()
+    return found
+
+
+def is_local(name: str) -> bool:
+    """Return True if the log of that name is written on this machine."""
+    return name.startswith(system.machine() + ".")
+
+
+def writer_has_ended(path: Path, now: float) -> bool:
+    """Return True if nothing more will be appended to a log. ``now`` is the file server's time."""
+    words = path.name.split(".", 1)[-1].split("-")
+    pid = int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
+    if is_local(path.name) and pid:
+        return system.born(pid) is None
+    try:
+        return now - os.stat(path).st_mtime > SILENCE
+    except FileNotFoundError:
+        return False
+
+
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
 class Log:
-    """A log as its readers see it. ``offset`` is the end of what was read; ``closed``: nothing more will come."""
+    """A log as its readers see it, read up to ``offset``. If ``closed``, nothing more will be appended."""
 
     def __init__(self, path: Path, local: bool) -> None:
         self.path = path
         self.local = local  #: written on this machine: an open file shows at once what is appended
         self.offset = 0
         self.closed = False
-        self.vanished = False  #: it was not where it should be when it was last looked at
+        self.vanished = False  #: True if it was not there at the last `poll`
         self._fd = -1
         self._number = len(_logs) << _OFFSET + _SIZE
         _logs.append(weakref.ref(self))
 
     def poll(self) -> Iterator[tuple[Event, list[Place]]]:
-        """What was appended since the last call. A log that has vanished has no news."""
+        """Yield the events appended since the last call; none if the log has vanished."""
         if not self.local:
-            self.shut()  # over NFS, opening is what asks the server
+            self.shut()  # over NFS, only opening asks the server
         want = CHUNK
         while True:
             try:
@@ -129,7 +174,7 @@ class Log:
         return places
 
     def read(self, offset: int, size: int) -> bytes:
-        """Raises ValueLost where the bytes are no longer there."""
+        """Return bytes of the file. Raises ValueLost if they are no longer there."""
         try:
             data = os.pread(self._open(), size, offset)
         except FileNotFoundError:
@@ -146,13 +191,13 @@ class Log:
         return self._fd
 
     def shut(self) -> None:
-        """Close the file; it is opened again when needed."""
+        """Close the file. It is opened again when needed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def size(self) -> int:
-        """How long the file is now; 0 where it is gone."""
+        """Return the size of the file in bytes; 0 if it was removed."""
         try:
             return os.fstat(self._open()).st_size
         except FileNotFoundError:
@@ -164,9 +209,9 @@ HEAD = struct.Struct("<II")  #: before each head: its length and CRC-32
 
 
 class SealedLog(Log):
-    """A log that stands for others, written once: bodies end to end, then all heads, then where those begin.
+    """A log that replaces others, written once: bodies end to end, then all heads, then the offset of the heads.
 
-    So who folds it reads the heads alone. ``replaces``: the names of those others, and how much of each is in it.
+    So a reader needs the heads alone. ``replaces``: the names of the logs, and how many bytes of each are in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,7 +244,7 @@ class SealedLog(Log):
             yield _decode(head)
 
     def poll(self) -> Iterator[tuple[Event, list[Place]]]:
-        """All of it, once."""
+        """Yield all events, once."""
         if self.closed:
             return
         end = 0
@@ -207,16 +252,16 @@ class SealedLog(Log):
             end += sum(frame.sizes)
             if not isinstance(frame.event, Closed | Sealed):
                 yield frame.event, self._places(frame.sizes, end)
-        self.pass_over()
+        self.skip()
 
-    def pass_over(self) -> None:
-        """All that it says is known."""
+    def skip(self) -> None:
+        """Don't read it: its events are known."""
         self.offset = self.size()
         self.closed = True
 
 
 def _frame_end(data: bytes, start: int) -> int | None:
-    """Where the frame that begins at ``start`` ends (maybe beyond ``data``); None where none begins."""
+    """Return the end of the frame that begins at ``start``, maybe beyond ``data``; None if none begins there."""
     if len(data) - start < HEADER.size:
         return None
     magic, head, bodies, _ = HEADER.unpack_from(data, start)
@@ -224,7 +269,7 @@ def _frame_end(data: bytes, start: int) -> int | None:
 
 
 def _frame(data: bytes, start: int, end: int) -> Frame | None:
-    """None for a damaged frame: what follows it is still good."""
+    """Return a frame; None if it is damaged, which doesn't affect the next one."""
     _, head, _, checksum = HEADER.unpack_from(data, start)
     start += HEADER.size
     view = memoryview(data)[start:end]
@@ -232,7 +277,7 @@ def _frame(data: bytes, start: int, end: int) -> Frame | None:
 
 
 class Writer:
-    """The one writer of a log. Appends at once, so others see it; `sync` makes it outlive a crash of the host."""
+    """The one writer of a log. Others see at once what it appends; `sync` makes that outlive a crash of the host."""
 
     def __init__(self, folder: Path, name: str, mode: int = 0o600) -> None:
         self.mode = mode  #: of the files that it makes
@@ -251,7 +296,7 @@ class Writer:
         return bool(self._unsynced)
 
     def append(self, event: Event | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
-        """Raises StoreError where the disk is full; nothing of the fact is left behind then."""
+        """Return the places of the bodies. Raises StoreError if the disk is full; nothing of the event is kept then."""
         sizes = [len(body) for body in bodies]
         if sizes and max(sizes) >= _LARGEST:
             raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
@@ -272,7 +317,7 @@ class Writer:
                 written += os.write(self._fd, frame[written:])
         except OSError as error:
             with suppress(OSError):  # the descriptor itself may be gone
-                os.ftruncate(self._fd, self._size)  # a torn frame in the middle would hide what comes after it
+                os.ftruncate(self._fd, self._size)  # a torn frame would hide those after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)
 
@@ -282,17 +327,17 @@ class Writer:
         try:
             self._fd = os.open(path, flags, self.mode)
             if self.mode != 0o600:
-                os.fchmod(self._fd, self.mode)  # whatever the umask takes away
+                os.fchmod(self._fd, self.mode)  # whatever the umask is
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
         self._turn += 1
-        self._former.append(self.log)  # places in it go on meaning something
+        self._former.append(self.log)  # its places remain valid
         self.log = Log(path, local=True)
         sync_folder(self._folder)
 
     def sync(self) -> None:
-        """Make all that was appended durable. A log that can't be, or that vanished, is written again elsewhere."""
+        """Make everything appended durable: in a new log, if this one has vanished or can't be synced."""
         if not self._unsynced:
             return
         try:
@@ -301,7 +346,7 @@ class Writer:
         except OSError:
             lost = True
         if lost:
-            if self._fd >= 0:  # or it could not be begun elsewhere the last time
+            if self._fd >= 0:  # else no new log could be begun the last time
                 os.close(self._fd)
             self._fd = -1
             for frame in self._unsynced:
@@ -313,7 +358,7 @@ class Writer:
         self._unsynced.clear()
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """Append the closing frame."""
         if self._fd >= 0:
             self.append(Closed())
             self.sync()
