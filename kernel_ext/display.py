@@ -154,9 +154,9 @@ def record(shell: Any) -> Callable[[], None]:
 
 def replay(session: Session, task: Any, steady: bool) -> None:
     """A task that has ended already: where it comes from (not where that must be ``steady``), and all it showed."""
-    print("from the store" if steady else f"from the store: {session.origin(task.key)}")
-    play(session.outputs(task.key))
-    [view] = session.views([task.key])
+    print("from the store" if steady else f"from the store: {session.queries.origin(task.key)}")
+    play(session.results.outputs(task.key))
+    [view] = session.results.views([task.key])
     if view.error:
         print(f"{view.name} failed: {view.error}")
 
@@ -169,14 +169,14 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
     def fulfil() -> bool:
         if session.closed:
             return True
-        [state] = session.states([task.key])
+        [state] = session.results.states([task.key])
         if state is State.CANCELLED:
             return True
         if state not in (State.FINISHED, State.FAILED):
             return False
-        pieces = session.outputs(task.key)
-        [view] = session.views([task.key])
-        said = f"{view.name} failed: {view.error}" if view.error else session.origin(task.key, dated=False)
+        pieces = session.results.outputs(task.key)
+        [view] = session.results.views([task.key])
+        said = f"{view.name} failed: {view.error}" if view.error else session.queries.origin(task.key, dated=False)
         handle.update(_together(said, pieces), raw=True)
         return True
 

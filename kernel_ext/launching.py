@@ -60,7 +60,7 @@ def dry_run(session: Session, asked: Any, namespace: dict[str, Any], steady: boo
     """What would run, and what is in the way on each host. Steady: the same in every run."""
     if asked.on:
         raise UsageError("%jug_execute: --dry-run looks at hosts; what an executor runs on only it knows")
-    return session.foretell(
+    return session.workers.foretell(
         asked.workers,
         hosts_of(asked),
         joined([asked.target or ""]),

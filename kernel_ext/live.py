@@ -134,7 +134,7 @@ class Live:
             self._ended.wait(LOOK)
             return
         try:
-            self._versions[session] = session.watch(self._versions.get(session, -1), LOOK)
+            self._versions[session] = session.queries.watch(self._versions.get(session, -1), LOOK)
         except (JugError, OSError):
             self._ended.wait(LOOK)
 
@@ -166,7 +166,7 @@ def _look(picture: Picture) -> Snapshot | str:
     if picture.session.closed:
         return "the session is closed"
     try:
-        return picture.session.glance(picture.all)
+        return picture.session.queries.glance(picture.all)
     except (JugError, OSError) as error:  # the next verb will meet it where it can be told
         return str(error)
 
@@ -194,8 +194,8 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
     whole, shown, seen = "", "", -1
     try:
         while True:
-            seen = session.watch(seen, PAUSE)
-            snapshot = session.glance(all)
+            seen = session.queries.watch(seen, PAUSE)
+            snapshot = session.queries.glance(all)
             whole = draw(snapshot)
             shown = _over(shown, fitting(whole, *shutil.get_terminal_size())) if terminal else whole
             able = snapshot.starting or any(view.alive for view in snapshot.workers)

@@ -111,10 +111,10 @@ class JugMagics(Magics):
         if before is not None and self.in_cell:
             before.end_cell()
         session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
-        session.name_files(self.cell_of)
+        session.submissions.label_of = self.cell_of
         if self.in_cell:
             session.begin_cell(self.cell)
-        session.check_keys(self.check_keys)
+        session.submissions.check_keys(self.check_keys)
         self._opened.append(session)
         return session
 
@@ -135,7 +135,7 @@ class JugMagics(Magics):
         if self.attached() is None:
             self._session = self.connect(self._url)
         self._session = current()
-        self._session.headless = self._session.headless or headless(self.shell)
+        self._session.workers.headless = self._session.workers.headless or headless(self.shell)
         return self._session
 
     @property
@@ -168,7 +168,7 @@ class JugMagics(Magics):
     @observe("check_keys")
     def _check_keys_changed(self, change: Any) -> None:
         if self.ready and self.attached() is not None:
-            self.session.check_keys(self.check_keys)
+            self.session.submissions.check_keys(self.check_keys)
 
     @validate("autostart")
     def _autostart_valid(self, proposal: Any) -> int:
@@ -189,7 +189,7 @@ class JugMagics(Magics):
         session = self.attached()
         if session is not None:
             self.session.begin_cell(cell)
-            self.session.check_keys(self.check_keys)
+            self.session.submissions.check_keys(self.check_keys)
 
     def end(self, success: bool) -> None:
         """It has ended. Raises ChangedInCell."""
@@ -197,11 +197,11 @@ class JugMagics(Magics):
         if self.attached() is None:
             return
         report = self.session.end_cell(success)
-        for told in self.session.unstable_keys():
+        for told in self.session.submissions.unstable_keys():
             print(f"check_keys: {told}", file=sys.stderr)
         queued, self._ran_here = max(0, report.queued - self._ran_here), 0
-        if report.taken_back:
-            print(f"took back {plural(report.taken_back, 'pending task')} of the former version")
+        if report.cancelled:
+            print(f"cancelled {plural(report.cancelled, 'pending task')} of the previous version")
         if queued and not report.workers:
             if self.autostart:
                 self.session.execute(self.autostart)
@@ -287,15 +287,15 @@ class JugMagics(Magics):
         takes = f" of {', '.join(made.inputs)}" if made.inputs else ""
         gives = f" with output{'s' * (len(made.outputs) > 1)} {', '.join(made.outputs)}" if made.outputs else ""
         about, task = f"{name} is a task{takes}{gives}", made.task
-        if session.ended_before(task.key):
+        if session.results.ended_before(task.key):
             print(about)
             replay(session, task, self.as_text)
         elif now:
             print(f"{about}; it runs here")
             self._ran_here += 1
             session.run_here(task)
-            if session.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
-                play(session.outputs(task.key))
+            if session.results.provenance(task.key)["run"]["pid"] != os.getpid():  # a worker was quicker
+                play(session.results.outputs(task.key))
             task.result()
         else:
             print(f"{about}; {name}.result() waits for it, {START} starts workers")
@@ -371,12 +371,14 @@ class JugMagics(Magics):
         if asked.dry_run:
             target = joined([asked.target or ""])
             space, steady = self.shell.user_ns, self.as_text
-            print(self.meant(lambda: session.foretell(asked.workers, (), target, namespace=space, steady=steady)))
+            print(
+                self.meant(lambda: session.workers.foretell(asked.workers, (), target, namespace=space, steady=steady))
+            )
             return
         if asked.here:
             self._execute_here(asked)
             return
-        earlier = list(session.crews)
+        earlier = list(session.workers.crews)
         served = {view.info.supervisor for view in session.status(all=True).workers if view.alive}
         size = asked.workers or len(os.sched_getaffinity(0))
         crew = self.meant(
@@ -538,10 +540,10 @@ class JugMagics(Magics):
             return
         listing = self.meant(lambda: session.tasks(target, limit=20, namespace=self.shell.user_ns))
         ended = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
-        said = [(view, session.outputs(view.key)) for view in ended]
+        said = [(view, session.results.outputs(view.key)) for view in ended]
         if self.as_text:
             running = [view for view in listing.views if target and view.state is State.RUNNING]
-            print(steady_log([*said, *((view, [("stdout", session.tail(view.key))]) for view in running)]))
+            print(steady_log([*said, *((view, [("stdout", session.queries.tail(view.key))]) for view in running)]))
         elif any(kind == "display" for _, pieces in said for kind, _ in pieces):
             for view, pieces in said:
                 print(f"── {view.name}({view.args_repr}) · {view.state.value}")
@@ -584,7 +586,7 @@ class JugMagics(Magics):
             keys = [view.key for state in OPEN_STATES for view in session.tasks(state=state, limit=0)]
         else:
             keys = [task.key for task in self._resolved(target)]
-        if not session.settle(keys, asked.timeout):
+        if not session.results.settle(keys, asked.timeout):
             print(f"not done after {asked.timeout:g} s; the tasks go on")
             return
         self.live.run_errands()
@@ -593,16 +595,16 @@ class JugMagics(Magics):
         if target is None:
             counts = session.status().counts
         else:
-            for state in session.states(keys):
+            for state in session.results.states(keys):
                 counts[state] = counts.get(state, 0) + 1
         self._say_how_it_ended(counts)
 
     def _show_the_rest(self, session: Session, keys: Sequence[str]) -> None:
         """What cell tasks have shown that could not be shown under their cells."""
         unseen = [key for key in keys if key in self._unshown]
-        for key, state in zip(unseen, session.states(unseen), strict=True):
+        for key, state in zip(unseen, session.results.states(unseen), strict=True):
             if state not in OPEN_STATES:
-                name, pieces = self._unshown.pop(key), session.outputs(key)
+                name, pieces = self._unshown.pop(key), session.results.outputs(key)
                 print(f"── {name}\n" if pieces else "", end="")
                 play(pieces)
 
@@ -726,7 +728,9 @@ class JugMagics(Magics):
         session = self.session
         busy = any(view.alive for view in session.status(all=True).workers)
         return (
-            "" if busy or any(crew.coming for crew in session.crews) else f"; no workers running. Start some: {START}"
+            ""
+            if busy or any(crew.coming for crew in session.workers.crews)
+            else f"; no workers running. Start some: {START}"
         )
 
     def _say_how_it_ended(self, counts: dict[State, int]) -> None:
@@ -748,7 +752,7 @@ class JugMagics(Magics):
 
     def _picture(self, session: Session, *, all: bool, said: str = "") -> None:
         """Show the status, and let it follow the store where somebody watches: as a widget where there are some."""
-        snapshot: Snapshot = session.glance(all)
+        snapshot: Snapshot = session.queries.glance(all)
         watched = is_kernel(self.shell) and not headless(self.shell)
         chosen = wanted(self.display)
 
@@ -777,7 +781,9 @@ class JugMagics(Magics):
         if self.as_text or crew.plan:
             print(repr(crew))
             return
-        session = next((known for known in self._opened if crew in known.crews and not known.closed), self.session)
+        session = next(
+            (known for known in self._opened if crew in known.workers.crews and not known.closed), self.session
+        )
         _glance(crew)
         self._picture(session, all=False)
 

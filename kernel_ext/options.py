@@ -151,7 +151,7 @@ def candidates(magic: str, magics: Any, session: Session | None, line: str = "")
     before = line.split()[:-1] if line and not line[-1].isspace() else line.split()
     last = before[-1] if before else ""
     if last == "--host":
-        return _asked(lambda: session.hosts()) if session else []
+        return _asked(lambda: session.queries.hosts()) if session else []
     if last == "--target":
         return _targets(magics, session)
     words = known(getattr(magics, magic))
@@ -170,7 +170,7 @@ def _targets(magics: Any, session: Session | None) -> list[str]:
         for name, value in space.items()
         if not name.startswith("_") and isinstance(value, TaskFunction | Handle | list | tuple | dict)
     ]
-    named = _asked(lambda: session.names()) if session else []
+    named = _asked(lambda: session.queries.names()) if session else []
     return list(dict.fromkeys([*held, *named]))
 
 

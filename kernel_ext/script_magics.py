@@ -81,7 +81,7 @@ class ScriptMagics(Magics):
         if path.suffix != ".py":
             raise UsageError(f"{sign(self.jug_export)} FILE: a script's name ends in .py, not {str(path)!r}")
         session = self.main.session
-        wanted = session.wanted()
+        wanted = session.queries.requested()
         makers = set(wanted.values())
         cells = [
             export.Cell(typed, f"In[{number}]", name in makers)

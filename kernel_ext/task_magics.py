@@ -71,13 +71,13 @@ class TaskMagics(Magics):
         if target is None:
             raise UsageError(f"{sign(self.jug_debug)} TARGET: say which {TARGET}")
         session = self.main.session
-        key = self.main.meant(lambda: session.culprit(target, self.shell.user_ns))
+        key = self.main.meant(lambda: session.queries.blocking_task(target, self.shell.user_ns))
         if key is None:
             raise UsageError(f"none of {target} has failed, so there is nothing to debug")
-        [view] = session.views([key])
+        [view] = session.results.views([key])
         call = f"{view.name}({view.args_repr})"
         try:
-            session.rerun(key)
+            session.reruns.rerun(key)
         except Exception as error:  # whatever the task raises is what is looked for
             traceback = debugging.own(error)
             if traceback is None:

@@ -227,7 +227,7 @@ class Panel:
         _set(self._said, _line(escape(said), "") if said else "")
 
     def _add_worker(self) -> str:
-        return f"there will be {plural(self.session.add_workers(), 'worker')} on this host"
+        return f"there will be {plural(self.session.workers.add_workers(), 'worker')} on this host"
 
     def _stop(self) -> str:
         told = self.session.stop()

@@ -14,7 +14,7 @@ from jug_notebook.worker import loop, status
 @contextmanager
 def working(session: Session, workers: int = 1) -> Iterator[None]:
     """Within, workers run the tasks of a session's store; they end with the block."""
-    store, seal = session._store, session._seal
+    store, seal = session.access.store, session.access.seal
     over = threading.Event()
     infos = [system.me("worker") for _ in range(workers)]
     threads = [

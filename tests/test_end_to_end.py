@@ -53,7 +53,7 @@ def start(notebook: Path) -> Kernel:
 def wait_for(session: Session, state: State, count: int) -> None:
     seen = -1
     while session.status().counts[state] != count:
-        seen = session._store.watch(seen, 60.0)
+        seen = session.access.store.watch(seen, 60.0)
 
 
 def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(notebook: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_accepted_refactoring_runs_nothing_and_given_back_it_runs(notebook: P
     try:
         kernel.run("%jug_execute -n 1", "cell-4")
         assert kernel.run("answer.result()", "cell-5").result == "506"
-        kernel.run("%jug_stop\nimport jug_notebook\njug_notebook.current().crews[-1].wait()", "cell-6")
+        kernel.run("%jug_stop\nimport jug_notebook\njug_notebook.current().workers.crews[-1].wait()", "cell-6")
         kernel.run(DEFINITIONS.replace("return n * n", "square = n * n\n    return square"), "cell-2")
         kernel.run(CALLS, "cell-3")
         assert kernel.run("%jug_accept slow_square", "cell-7").out.startswith("accepted 12 results, from ")

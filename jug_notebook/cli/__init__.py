@@ -195,11 +195,11 @@ def picture_of(url: str, failures: int = 0) -> Snapshot:
         except StoreError as unknown:  # the picture is no secret
             picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
         else:
-            from jug_notebook.session.failing import FailureIndex
+            from jug_notebook.session.queries import FailureIndex
 
             failing = FailureIndex(store, signed)
             latest = failing.latest(Scope())
-            picture = replace(picture, failures=failing.told(latest, failures), kinds=failing.kinds(latest))
+            picture = replace(picture, failures=failing.latest_views(latest, failures), kinds=failing.kinds(latest))
     store.close()
     return picture
 

@@ -108,7 +108,7 @@ class Tasks(Mapping[str, Any]):
 
         kept = {state for state, asked in ((State.FAILED, failed), (State.FINISHED, loadable)) if asked}
         found = [task for name in self for task in self[name]]
-        states = self._session.states([task.key for task in found]) if kept else []
+        states = self._session.results.states([task.key for task in found]) if kept else []
         return TaskList([t for t, s in zip(found, states, strict=True) if s in kept] if kept else found)
 
     def __iter__(self) -> Iterator[str]:

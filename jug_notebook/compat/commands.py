@@ -160,7 +160,7 @@ def stand(alltasks: list[Any]) -> list[str]:
 
     words = {State.FINISHED: "Complete", State.FAILED: "Failed", State.RUNNING: "Active", State.READY: "Ready"}
     keys = [task.key for task in alltasks]
-    states = dict(zip(keys, Task.store.session.known(keys), strict=True)) if keys else {}
+    states = dict(zip(keys, Task.store.session.queries.states(keys), strict=True)) if keys else {}
 
     def word(task: Any) -> str:
         state = states[task.key]
@@ -169,7 +169,7 @@ def stand(alltasks: list[Any]) -> list[str]:
         if state is None or state is State.CANCELLED:
             needs = [need.key for need in task.dependencies()]
             missing = [need for need in needs if need not in states]
-            more = dict(zip(missing, Task.store.session.known(missing), strict=True)) if missing else {}
+            more = dict(zip(missing, Task.store.session.queries.states(missing), strict=True)) if missing else {}
             there = all((states | more)[need] is State.FINISHED for need in needs) if needs else True
             return "Ready" if there else "Waiting"
         return "Waiting"
@@ -246,7 +246,7 @@ def _sleep_until(options: Any) -> int:
             space = loading.load(options.jugfile)
             keys = list(dict.fromkeys(one.key for one in task.alltasks))
             seen = -1
-            while keys and (states := Task.store.session.known(keys)):
+            while keys and (states := Task.store.session.queries.states(keys)):
                 if all(state is State.FINISHED for state in states):
                     break
                 if any(state is State.FAILED for state in states) and not any(
@@ -254,7 +254,7 @@ def _sleep_until(options: Any) -> int:
                 ):
                     print("jug-notebook: a task has failed; see jug-notebook status", file=sys.stderr)
                     return 1
-                seen = Task.store.session.watch(seen, 1.0)
+                seen = Task.store.session.queries.watch(seen, 1.0)
             if not _stopped(space):
                 return 0
 
@@ -319,7 +319,7 @@ def _invalidate(options: Any) -> int:
             options.print_out("No results invalidated.")
             return 0
         keys = list(below)
-        states = dict(zip(keys, Task.store.session.known(keys), strict=True))
+        states = dict(zip(keys, Task.store.session.queries.states(keys), strict=True))
         lost = Counter(task.name for task in alltasks if states.get(task.key) is State.FINISHED)
         Task.store.remove_many(sorted(hit))
         Task.store.retry_failed(hit)
@@ -368,7 +368,7 @@ def _pack(options: Any) -> int:
     from jug_notebook.render import size
 
     with loaded(options, read_only=False):
-        shown, saved = Task.store.session.display_url, Task.store.session.pack()
+        shown, saved = Task.store.session.display_url, Task.store.session.access.store.compact()
         options.print_out(f"{shown} takes {size(saved)} less" if saved else f"{shown} is as small as it gets")
     return 0
 

@@ -149,7 +149,7 @@ class Execution:
 
     def _states(self) -> dict[Key, State | None]:
         keys = list(self._by_key)
-        return dict(zip(keys, self._store.session.known(keys), strict=True)) if keys else {}
+        return dict(zip(keys, self._store.session.queries.states(keys), strict=True)) if keys else {}
 
     def _is_meant(self, key: Key) -> bool:
         return self._matches is None or any(map(self._matches, (one.name for one in self._by_key[key])))
@@ -177,10 +177,14 @@ class Execution:
                 if not ready:
                     if not any(self._is_meant(key) and state in OPEN_STATES for key, state in states.items()):
                         return
-                    session.watch(self._version, LOOK)
+                    session.queries.watch(self._version, LOOK)
                     continue
                 target = Target(keys=frozenset(ready))
-            elif any(view.key not in self._by_key for state in OPEN_STATES for view in session.listed(state, all=True)):
+            elif any(
+                view.key not in self._by_key
+                for state in OPEN_STATES
+                for view in session.queries.listed(state, all=True)
+            ):
                 target = Target(keys=frozenset(self._by_key))  # the store serves other scripts, too
             try:
                 session.run_here(target, stop=self._over, each=self._attempt)
@@ -196,7 +200,7 @@ class Execution:
             left = [key for key, state in states.items() if state is not State.FINISHED]
             if not any(states[key] in OPEN_STATES for key in left) or self._over():
                 return left
-            self._store.session.watch(self._version, LOOK)
+            self._store.session.queries.watch(self._version, LOOK)
 
     def _over(self) -> bool:
         """Is it time to stop? Asked between tasks, and while waiting for others."""
@@ -205,7 +209,7 @@ class Execution:
         now = self._clock.monotonic()
         if now - self._moved < LEAST / 2:
             return False
-        version = self._store.session.watch(-1, 0.0)
+        version = self._store.session.queries.watch(-1, 0.0)
         if version != self._version:
             self._version, self._moved = version, now
         return bool(now - self._moved >= self._patience)
@@ -260,7 +264,7 @@ class Execution:
         known = {key for key, state in self._states().items() if state is State.FINISHED}
         seen = -1
         while True:
-            seen = session.watch(seen, LOOK)
+            seen = session.queries.watch(seen, LOOK)
             states = self._states()
             for key, state in states.items():
                 if state is State.FINISHED and key not in known:

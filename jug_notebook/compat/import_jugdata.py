@@ -114,7 +114,7 @@ def take_over(jugfile: str, jugdir: str, options: Any) -> int:
     try:
         space = loading.load(jugfile)
         keys = list(dict.fromkeys(one.key for one in task.alltasks))
-        states = task.Task.store.session.known(keys)
+        states = task.Task.store.session.queries.states(keys)
     finally:
         task.on_made = None
         theirs.close()

@@ -127,7 +127,7 @@ class Jugdir:
         """Settles single tasks, in this process."""
         if self._hand is None:
             inside = self.session
-            self._hand = ByHand(inside._store, inside._seal, inside._clock, inside._in_process)
+            self._hand = ByHand(inside.access.store, inside.access.seal, inside.access.clock, inside.access.in_process)
         return self._hand
 
     def __repr__(self) -> str:
@@ -140,10 +140,10 @@ class Jugdir:
 
     def state(self, key: Key) -> State | None:
         """None where the store doesn't know the task."""
-        return self.session.known([key])[0]
+        return self.session.queries.states([key])[0]
 
     def load(self, name: bytes | str) -> Any:
-        return self.session.collect([_key(name)], wait=False)[0]
+        return self.session.results.collect([_key(name)], wait=False)[0]
 
     def dump(self, object: Any, name: bytes | str) -> None:
         """Give a task its value."""
@@ -157,12 +157,12 @@ class Jugdir:
 
     def list(self) -> Iterator[bytes]:
         """The names of all that has a value."""
-        for view in self.session.listed(State.FINISHED):
+        for view in self.session.queries.listed(State.FINISHED):
             yield view.key.encode()
 
     def listlocks(self) -> Iterator[bytes]:
         for state in (State.RUNNING, State.FAILED):
-            for view in self.session.listed(state):
+            for view in self.session.queries.listed(state):
                 yield view.key.encode()
 
     def remove(self, name: bytes | str) -> bool:
@@ -171,7 +171,7 @@ class Jugdir:
     def remove_many(self, names: Iterable[bytes | str]) -> set[bytes | str]:
         """Make values count for nothing; answers which there were. What was made from them falls back, too."""
         wanted = list(names)
-        states = self.session.known([_key(name) for name in wanted])
+        states = self.session.queries.states([_key(name) for name in wanted])
         there = {name for name, state in zip(wanted, states, strict=True) if state is State.FINISHED}
         if there:
             self.session.invalidate(Target(keys=frozenset(map(_key, there))))
@@ -180,7 +180,7 @@ class Jugdir:
     def cleanup(self, active: Iterable[Any], keeplocks: bool = False) -> int:
         """No longer want what none of ``active`` is, and remove what nobody wants. Answers how many tasks that were."""
         kept = {_key(task.hash()) for task in active}
-        gone = [view.key for view in self.session.listed() if view.key not in kept]
+        gone = [view.key for view in self.session.queries.listed() if view.key not in kept]
         if gone:
             self.session.withdraw(gone)
         return self.session.cleanup().tasks
@@ -194,7 +194,7 @@ class Jugdir:
         if keys is None:
             return self.session.retry()
         known = list(keys)
-        states = self.session.known(known)
+        states = self.session.queries.states(known)
         failed = [key for key, state in zip(known, states, strict=True) if state is State.FAILED]
         return self.session.retry(Target(keys=frozenset(failed))) if failed else 0
 
@@ -204,7 +204,7 @@ class Jugdir:
     def metadata(self, task: Any) -> dict[str, Any] | None:
         """When a task was computed, how long it took and where."""
         try:
-            run = self.session.provenance(_key(task.hash()))["run"]
+            run = self.session.results.provenance(_key(task.hash()))["run"]
         except NoSuchTask:
             return None
         if run is None:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from jug_notebook.errors import ChangedInCell, StoreError
-from jug_notebook.session.session import OPEN_SESSIONS, Session, notebook_folder, notebook_path, resolve_url
+from jug_notebook.session.access import notebook_folder, notebook_path, resolve_url
+from jug_notebook.session.session import OPEN_SESSIONS, Session
 from jug_notebook.store import absolute
 from jug_notebook.task import context
 
@@ -35,10 +36,10 @@ def connect(
     path = notebook_path(notebook)
     before = _current
     if before is not None and not before.closed:
-        before.flush()
+        before.submissions.flush()
         same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
         if same and shared is None:
-            before.headless = before.headless or headless
+            before.workers.headless = before.workers.headless or headless
             context.set_current(before)
             return before
     _current = Session(url, notebook=notebook, headless=headless, shared=shared)

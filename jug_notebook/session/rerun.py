@@ -1,4 +1,4 @@
-"""Running a stored task again, here: with its arguments as they were, to look into it or to check its value."""
+"""Running a stored task again in this process, with its arguments as they were: to debug it, or to check its value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from blake3 import blake3
 from jug_notebook import codec
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Address, Finished, FunctionBundle, Key, State
-from jug_notebook.session.results import Reader
-from jug_notebook.store import Store
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.results import Results
+from jug_notebook.session.targets import TargetResolver
+from jug_notebook.store.signed import template
 from jug_notebook.task.context import running
 from jug_notebook.worker.execution import Runner, in_a_line, runner_of
 from jug_notebook.worker.inputs import Needs
@@ -35,15 +36,15 @@ class Call(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A value that did not come out again."""
+    """A value that differs from the stored one."""
 
     key: Key
     call: str
-    said: str  #: how it differs
+    how: str  #: both values in short
 
 
 class Verified:
-    """What a check came to: ``checked`` of ``total`` values were computed again; true where none differs."""
+    """The result of a check: ``checked`` of ``total`` values were computed again; true where none differs."""
 
     def __init__(self, checked: int, total: int, differing: Sequence[Difference]) -> None:
         self.checked = checked
@@ -60,28 +61,33 @@ class Verified:
         if not self.differing:
             return f"{of}: all came out equal"
         lines = [f"{of}: {len(self.differing):,} differ{'s' * (len(self.differing) == 1)}"]
-        lines += [f"  {one.key[:8]}  {one.call}: {one.said}" for one in self.differing[:50]]
+        lines += [f"  {one.key[:8]}  {one.call}: {one.how}" for one in self.differing[:50]]
         if len(self.differing) > 50:
             lines.append(f"  and {len(self.differing) - 50:,} more")
         return "\n".join(lines)
 
 
 class Rerun:
-    """Makes stored calls in this process. Nothing of it reaches the store."""
+    """Makes stored calls in this process. Stores nothing."""
 
-    def __init__(self, store: Store, signed: SignedReader, reader: Reader, user: str) -> None:
-        self._store = store
-        self._signed = signed
-        self._reader = reader
-        self._user = user
+    def __init__(self, access: StoreAccess, targets: TargetResolver, results: Results) -> None:
+        self._store = access.store
+        self._signed = access.signed
+        self._targets = targets
+        self._results = results
 
     def recall(self, key: Key) -> Call:
-        """The function and the arguments of a task. Raises NotReady where a value that it needs is not there."""
+        """Return a stored call: its function, args and kwargs; task functions that it calls are plain functions.
+
+        Raises NoSuchTask, NotReady where a value that it needs is not stored.
+        """
+        self._targets.flush()
         with contextlib.ExitStack() as around:
             return self._recall(key, around)[0]
 
     def rerun(self, key: Key) -> Any:
-        """Make the call as a worker does, and answer its value; what it raises is raised."""
+        """Make a stored call here, as a worker does, and return its value; what it raises is raised."""
+        self._targets.flush()
         with contextlib.ExitStack() as around:
             around.enter_context(running())
             call, runner = self._recall(key, around)
@@ -97,7 +103,7 @@ class Rerun:
         runner = runner_of(known.runner) if known.runner else None
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
-        values = self._reader.collect(spec.needs, wait=False, timeout=None, strict=True, mmap=False, user=self._user)
+        values = self._results.collect(spec.needs, wait=False)
         bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
         function = codec.load_function(bundle, self._store.get_blob)
         codec.use_modules(bundle)
@@ -105,8 +111,13 @@ class Rerun:
         args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
         return Call(function, args, kwargs), runner
 
-    def verify(self, keys: Sequence[Key], fraction: float) -> Verified:
-        """Compute a sample of the finished ones again, at least one, and compare. What tasks print is not shown."""
+    def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
+        """Compute a sample of a target's finished tasks again, in this process, and compare the values.
+
+        ``fraction`` of them, at least one. Return a `Verified`, true where all came out equal. Stores nothing, and
+        what the tasks print isn't shown. Raises NoSuchTask.
+        """
+        keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)
         finished = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED]
         count = min(len(finished), max(1, math.ceil(len(finished) * fraction)))
@@ -117,10 +128,10 @@ class Rerun:
     def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
         for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):
             if isinstance(outcome, Finished):
-                said = self._difference(key, outcome)
-                if said:
+                how = self._difference(key, outcome)
+                if how:
                     [view] = self._signed.views([key])
-                    yield Difference(key, f"{view.name}({view.args_repr})", said)
+                    yield Difference(key, f"{view.name}({view.args_repr})", how)
 
     def _difference(self, key: Key, outcome: Finished) -> str:
         try:
@@ -131,10 +142,10 @@ class Rerun:
             return f"{outcome.summary} then; now {in_a_line(error)}"
         if digest == outcome.digest:
             return ""
-        told = f"{outcome.summary} then; now {codec.summarise(value)}"
+        how = f"{outcome.summary} then; now {codec.summarise(value)}"
         if digest[:1] != b"c" or outcome.digest[:1] != b"c":
-            told += " (compared by their pickles, which may differ for equal values of its type)"
-        return told
+            how += " (compared by their pickles, which may differ for equal values of its type)"
+        return how
 
 
 def _itself(value: Any) -> Any:
@@ -142,7 +153,7 @@ def _itself(value: Any) -> Any:
 
 
 def _address(parts: Iterable[bytes | memoryview]) -> Address:
-    """Where a store would keep these bytes; nothing is kept."""
+    """Return the address that a store would give these bytes, without storing them."""
     hashed = blake3()
     for part in parts:
         hashed.update(part)

@@ -1,4 +1,4 @@
-"""Values out of a store: waiting until they are there, loading them, and saying why there is none."""
+"""States and values of tasks: waiting for them, loading them, and saying why there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook import codec, render, system
-from jug_notebook.clock import Clock
 from jug_notebook.errors import (
     JugError,
     NotReady,
@@ -18,42 +17,87 @@ from jug_notebook.errors import (
     WaitInterrupted,
     WaitTimeout,
 )
-from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, State, Why
-from jug_notebook.store import Store
-from jug_notebook.store.signed import SignedReader, failure
+from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
+from jug_notebook.render.display import Outputs
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.store import Store, provenance
+from jug_notebook.store.signed import failure
 from jug_notebook.task.context import Problem
 
 if TYPE_CHECKING:
     import asyncio
 
-WINDOW = 500  #: states looked at in one go
-LOADED = 1000  #: outcomes read in one go
-PATIENCE = 1.0  #: seconds between two looks whether anybody works
+WINDOW = 500  #: states read at once
+LOADED = 1000  #: outcomes read at once
+PATIENCE = 1.0  #: seconds between two checks that workers are alive
 TRIES = 4  #: how often a value that was lost is waited for again
 
 
-class Reader:
-    """Reads a store for a session. ``starting`` tells whether workers are on their way."""
+class Results:
+    """What became of tasks. Each question first submits what was made and not submitted yet (``flush``)."""
 
-    def __init__(self, store: Store, signed: SignedReader, clock: Clock, starting: Callable[[], bool]) -> None:
-        self._store = store
-        self._signed = signed
-        self._clock = clock
-        self._starting = starting
+    def __init__(self, access: StoreAccess, flush: Callable[[], None]) -> None:
+        self._store = access.store
+        self._signed = access.signed
+        self._clock = access.clock
+        self._user = access.user
+        self._starting = access.starting
+        self._flush = flush
         self._seen = -1
         self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
             weakref.WeakKeyDictionary()
         )
 
+    # -- what is known -------------------------------------------------------------------------------------------------
+
+    def states(self, keys: Sequence[Key]) -> list[State]:
+        """Return the state of each task; one that the store doesn't know (any more) counts as cancelled."""
+        self._flush()
+        return [state or State.CANCELLED for state in self._store.states(keys)]
+
+    def ended_before(self, key: Key) -> bool:
+        """Had a task that was made just now ended before? Read before it is submitted: workers may be quick."""
+        [state] = self._store.states([key])
+        self._flush()
+        return state in (State.FINISHED, State.FAILED)
+
+    def views(self, keys: Sequence[Key]) -> list[TaskView]:
+        """Return each task as people see it, with a summary of its value or error."""
+        self._flush()
+        return self._signed.views(keys, filled=True)
+
+    def kept(self, key: Key) -> Spec | None:
+        """Return what a finished task was submitted with; None where it isn't finished."""
+        self._flush()
+        return self._signed.specs([key])[0] if self._store.states([key])[0] is State.FINISHED else None
+
+    def outputs(self, key: Key) -> Outputs:
+        """Return what the task printed and displayed, in order."""
+        self._flush()
+        [outcome] = self._signed.outcomes([key])
+        return Outputs(() if outcome is None else self._signed.pieces(outcome.run))
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """Return where a task's value comes from: see `Handle.provenance`."""
+        self._flush()
+        return provenance.provenance(key, self._signed)
+
     # -- waiting -------------------------------------------------------------------------------------------------------
 
-    def settle(self, keys: Sequence[Key], timeout: float | None, first: bool = False, strict: bool = False) -> bool:
-        """Wait, in order, until all are settled; with ``first``, one; with ``strict``, at most until one failed."""
+    def settle(
+        self, keys: Sequence[Key], timeout: float | None = None, first: bool = False, strict: bool = False
+    ) -> bool:
+        """Wait until all tasks are settled; with ``first``, one of them; with ``strict``, at most until one failed.
+
+        Return False if ``timeout`` seconds were over before. Raises NoWorkers where none is alive, WaitInterrupted on
+        Ctrl-C.
+        """
+        self._flush()
         progress = _Progress(keys, first, strict)
         return self._wait(lambda: progress.over(self._store), lambda: keys[progress.at :], timeout)
 
     def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
-        """Until ``over``. Raises NoWorkers where nobody works, WaitInterrupted on Ctrl-C. False: time is over."""
+        """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
         until = None if timeout is None else self._clock.monotonic() + timeout
         look = self._clock.monotonic()
         try:
@@ -64,7 +108,7 @@ class Reader:
                     return False
                 if now >= look:
                     look = now + PATIENCE
-                    absent = self._nobody(len(left()))
+                    absent = self._no_workers(len(left()))
                     if absent and not over():  # the last worker may have left after settling the last task
                         raise NoWorkers(absent)
                 seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
@@ -77,15 +121,15 @@ class Reader:
         self._wait(lambda: not busy(), lambda: [""] * busy(), None)
 
     def workers(self) -> int:
-        """How many workers are alive that can run our tasks; a supervisor that has none yet counts as one."""
+        """Return how many live workers can run our tasks; a supervisor that has none yet counts as one."""
         mine = system.python()
         return sum(
             alive and info.python == mine and (info.kind == "worker" or (info.kind == "supervisor" and info.size > 0))
             for info, alive, _ in self._store.processes()
         )
 
-    def _nobody(self, count: int) -> str:
-        """Why waiting would never end, or nothing."""
+    def _no_workers(self, count: int) -> str:
+        """Return why waiting would never end; empty where workers are alive."""
         if self.workers() or self._starting():
             return ""
         others = {info.python for info, alive, _ in self._store.processes() if alive and info.kind == "worker"}
@@ -107,7 +151,8 @@ class Reader:
         return f"waiting was interrupted; the tasks go on in their workers ({tasks}). Stop those with %jug_stop"
 
     async def settled(self, key: Key) -> None:
-        """Wait without blocking the loop. All that wait in one loop share one look at the store."""
+        """Wait until a task is settled, without blocking the loop. Waits in one loop share one watch on the store."""
+        self._flush()
         from asyncio import shield  # it costs as much to import as all the rest
 
         look = self._clock.monotonic()
@@ -118,7 +163,7 @@ class Reader:
                 return
             if self._clock.monotonic() >= look:
                 look = self._clock.monotonic() + PATIENCE
-                absent = self._nobody(1)
+                absent = self._no_workers(1)
                 if absent:
                     raise NoWorkers(absent)
             await shield(tick)
@@ -136,9 +181,15 @@ class Reader:
     # -- loading -------------------------------------------------------------------------------------------------------
 
     def collect(
-        self, keys: Sequence[Key], wait: bool, timeout: float | None, strict: bool, mmap: bool, user: str
+        self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
     ) -> list[Any]:
-        """See `SessionProtocol.collect`. A value that was lost is computed again, and with ``wait`` waited for."""
+        """Return the values of tasks, in order. Where there is none, its error is raised, or (not ``strict``) a
+        `Problem` stands in its place.
+
+        ``wait`` until they are there, at most ``timeout`` seconds (WaitTimeout); ``mmap`` maps large arrays instead of
+        reading them. A value that was lost is computed again, and with ``wait`` waited for.
+        """
+        self._flush()
         until = None if timeout is None else self._clock.monotonic() + timeout
         values: dict[Key, Any] = {}
         left = keys
@@ -148,7 +199,7 @@ class Reader:
                 if not self.settle(left, remaining, strict=strict):
                     raise WaitTimeout(self._late(left, timeout))
             again = wait and attempt < TRIES - 1
-            left = self._load(left, values, strict, mmap, user, again)
+            left = self._load(left, values, strict, mmap, again)
             if not left:
                 break
         return [values[key] for key in keys]
@@ -157,10 +208,8 @@ class Reader:
         left = sum(state is not None and not state.settled for state in self._store.states(keys))
         return f"{left} of {len(keys)} tasks not done after {timeout:g} s; they go on"
 
-    def _load(
-        self, keys: Sequence[Key], values: dict[Key, Any], strict: bool, mmap: bool, user: str, again: bool
-    ) -> list[Key]:
-        """Load what is there into ``values``; answers what is worth waiting for (``again``) once more."""
+    def _load(self, keys: Sequence[Key], values: dict[Key, Any], strict: bool, mmap: bool, again: bool) -> list[Key]:
+        """Load what is stored into ``values``. Return, with ``again``, the keys to wait for once more."""
         left = []
         for start in range(0, len(keys), LOADED):
             part = keys[start : start + LOADED]
@@ -169,7 +218,7 @@ class Reader:
                     values[key] = self._value(key, held, mmap)
                     continue
                 except ValueLost as lost:
-                    self._store.invalidate([key], Why.LOST, user)
+                    self._store.invalidate([key], Why.LOST, self._user)
                     error: JugError = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be computed again")
                 except _NoValue:
                     error = self.problem(key)
@@ -188,19 +237,17 @@ class Reader:
         return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
 
     def problem(self, key: Key) -> JugError:
-        """Why a task has no value."""
+        """Return the error that says why a task has no value."""
         [state] = self._store.states([key])
         call = self._call(key)
         if state is None or state is State.CANCELLED:
-            return TaskCancelled(
-                f"nobody wants {call} any more, so it will not run; re-run the cell that calls its function"
-            )
+            return TaskCancelled(f"{call} is cancelled, so it will not run; re-run the cell that calls its function")
         if state is State.FAILED:
             return self._failed(key, "") or NotReady(f"{call} is being tried again")
         if state is State.BLOCKED:
-            [culprit] = self._store.blocking_tasks([key])
-            if culprit is not None:
-                return self._failed(culprit, f"{call} needs a task that failed:\n") or NotReady(f"{call} is waiting")
+            [blocking] = self._store.blocking_tasks([key])
+            if blocking is not None:
+                return self._failed(blocking, f"{call} needs a task that failed:\n") or NotReady(f"{call} is waiting")
         return NotReady(
             f"{call} is {'waiting' if state is None else state.value}; wait for it with .result(), or start workers: "
             "%jug_execute -n 4"
@@ -222,7 +269,7 @@ class Reader:
 
 
 class _NoValue(Exception):
-    """There is none to load."""
+    """There is no value to load."""
 
 
 class _Progress:

@@ -1,73 +1,60 @@
-"""Tasks on their way into a store: sealed, handed in by the batch; and taken back when nobody makes them any more."""
+"""Tasks on their way into a store: signed and submitted in batches; cancelled when a cell no longer makes them."""
 
 from __future__ import annotations
 
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from jug_notebook import codec, system
-from jug_notebook.clock import Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Origin, Scope, Spec, State, Submission, TaskTemplate
+from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, TaskTemplate
 from jug_notebook.session import key_check
-from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.signed import SignedReader, SignedWriter, template
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.store import addresses_in
+from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 
-FLUSH_TASKS = 1000  #: so many tasks are handed in together,
-FLUSH_AFTER = 0.05  #: or those made in so many seconds
+FLUSH_TASKS = 1000  #: most tasks that are submitted together,
+FLUSH_AFTER = 0.05  #: or those made within this time, in seconds
+FRESH = 600.0  #: seconds after which a function is stored again, for a blob that isn't used may be deleted
 
-#: a function goes into the store again after so many seconds, for what nobody touches may be swept
-FRESH = 600.0
-
-#: what can be taken back: it has not started, or has come to nothing
+#: what can be cancelled: it has not started, or has failed
 PENDING = (State.WAITING, State.READY, State.BLOCKED, State.FAILED)
 
 
 class CellReport(msgspec.Struct, frozen=True):
-    """What a cell's run came to: tasks handed in (``new + known + finished``) and taken back, and who will run them."""
+    """The tasks of a cell's run: submitted (``new + known + finished``) or cancelled, and the workers to run them."""
 
     new: int = 0
     known: int = 0
     finished: int = 0
-    taken_back: int = 0
-    workers: int = 0  #: alive, or on their way
+    cancelled: int = 0  #: pending tasks of the previous version of the cell or of a function
+    workers: int = 0  #: alive or starting
 
     @property
     def queued(self) -> int:
-        """Tasks of this run that are not finished."""
+        """Number of tasks of this run that are not finished."""
         return self.new + self.known
 
 
 class SubmissionQueue:
-    """The way in for the tasks of one notebook. Safe to use from several threads."""
+    """Submits the tasks of one notebook. Safe to use from several threads.
 
-    def __init__(
-        self,
-        store: Store,
-        seal: Seal,
-        clock: Clock,
-        user: str,
-        notebook: str,
-        folder: Path,
-        runner: str = "",
-        read_only: bool = False,
-    ) -> None:
-        self._store = store
-        self._signed, self._writer = SignedReader(store, seal), SignedWriter(seal)
-        self._clock = clock
-        self._user = user
-        self._notebook = notebook
-        self._folder = folder
+    Functions are pinned: all tasks that a cell makes with one use its code as it was at the first call.
+    """
+
+    def __init__(self, access: StoreAccess, runner: str = "") -> None:
+        self._access = access
+        self._store = access.store
+        self._signed, self._writer = access.signed, SignedWriter(access.seal)
+        self._clock = access.clock
         self._runner = runner  #: for functions that name none
-        self._looking = read_only  #: tasks are only named
+        self._read_only = access.read_only  #: tasks are only named
         self._lock = threading.RLock()
         self._buffer: list[PendingTask] = []
         self._since = 0.0
@@ -75,25 +62,24 @@ class SubmissionQueue:
         self._cell: str | None = None
         self._made: dict[Key, FunctionVersion] = {}
         self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
-        self._handed = CellReport()
-        self._editions: dict[TaskFunction, FunctionVersion] = {}
+        self._submitted = CellReport()
+        self._versions: dict[TaskFunction, FunctionVersion] = {}
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
-        self._parcels: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
+        self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
             weakref.WeakKeyDictionary()
         )
-        self._former = 0
+        self._outdated = 0  #: tasks of previous versions that were cancelled in this cell
+        #: names for people of code that isn't in a real file, which tracebacks show: "Cell In[3]"
         self.label_of: Callable[[str], str | None] | None = None
-        self.sample: dict[FunctionVersion, list[PendingTask]] | None = (
-            None  #: of each function some calls, where they are wanted
-        )
+        self._sample: dict[FunctionVersion, list[PendingTask]] | None = None  #: some calls of each function
 
-    # -- handing in tasks ----------------------------------------------------------------------------------------------
+    # -- submitting tasks ----------------------------------------------------------------------------------------------
 
     def function_version(self, function: TaskFunction) -> FunctionVersion:
-        """See `SessionProtocol`."""
-        return self._editions.get(function) or self._pin(function)
+        """Return the function with its code, pinned until the cell ends."""
+        return self._versions.get(function) or self._pin(function)
 
     def _pin(self, function: TaskFunction) -> FunctionVersion:
         code = self._code(function)
@@ -107,7 +93,7 @@ class SubmissionQueue:
 
             bundle = codec.dump_function(function.__jug_function__, code, put, self.label_of)
             address = put([msgspec.msgpack.encode(bundle)])
-            bound = TaskTemplate(
+            task_template = TaskTemplate(
                 name=function.name,
                 code=code.digest,
                 bundle=address,
@@ -122,20 +108,20 @@ class SubmissionQueue:
                 function.name,
                 function,
                 code.digest,
-                msgspec.msgpack.encode(bound),
+                msgspec.msgpack.encode(task_template),
                 function.priority,
                 function.nout,
                 code.parts,
             )
             self._last[function] = version
-            self._parcels[version] = parts, self._clock.monotonic()
-        elif self._clock.monotonic() - self._parcels[version][1] > FRESH:
-            parts, _ = self._parcels[version]
+            self._bundles[version] = parts, self._clock.monotonic()
+        elif self._clock.monotonic() - self._bundles[version][1] > FRESH:
+            parts, _ = self._bundles[version]
             for part in parts:
                 self._store.put_blob([part])
-            self._parcels[version] = parts, self._clock.monotonic()
-        self._editions[function] = version
-        self._former += self._take_back_former(function, code)
+            self._bundles[version] = parts, self._clock.monotonic()
+        self._versions[function] = version
+        self._outdated += self._cancel_outdated(function, code)
         return version
 
     def bundles(self) -> set[Address]:
@@ -143,28 +129,28 @@ class SubmissionQueue:
         with self._lock:
             versions = {
                 *self._last.values(),
-                *self._editions.values(),
-                *(pending_task[0] for pending_task in self._buffer),
+                *self._versions.values(),
+                *(task[0] for task in self._buffer),
             }
             return {
                 name
                 for version in versions
-                for data in (version.template, *self._parcels[version][0])
+                for data in (version.template, *self._bundles[version][0])
                 for name in addresses_in(data)
             }
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """See `SessionProtocol`."""
-        return "" if self._looking else self._store.put_blob(parts)
+        """Store a large part of an argument. Return its address."""
+        return "" if self._read_only else self._store.put_blob(parts)
 
     def _code(self, function: TaskFunction) -> Code:
         code = self._codes.get(function)
         if code is None:
-            code = self._codes[function] = function.examine(self._folder)
+            code = self._codes[function] = function.examine(self._access.folder)
         return code
 
     def former(self, version: FunctionVersion) -> bool:
-        """See `SessionProtocol`."""
+        """Was the function redefined since?"""
         function = version.function
         if function is None:
             return False
@@ -176,89 +162,105 @@ class SubmissionQueue:
             return latest is not function
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
-        """See `SessionProtocol`."""
+        """Take in tasks: they reach the store soon, and before anything is read from it."""
         with self._lock:
             if self._closed:
                 raise StoreError(f"the session of {self._store.display_url} is closed; connect() again")
-            if self._looking:
+            if self._read_only:
                 self._note(pending_tasks)
                 return
             now = self._clock.monotonic()
             if not self._buffer:
                 self._since = now
             self._buffer.extend(pending_tasks)
-            if self.sample is not None:
-                for pending_task in pending_tasks[: key_check.SAMPLE]:
-                    some = self.sample.setdefault(pending_task[0], [])
+            if self._sample is not None:
+                for task in pending_tasks[: key_check.SAMPLE]:
+                    some = self._sample.setdefault(task[0], [])
                     if len(some) < key_check.SAMPLE:
-                        some.append(pending_task)
+                        some.append(task)
             if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
                 self.flush()
 
     def flush(self) -> None:
-        """Hand in the tasks that were made and not handed in yet. In a script this ends a run, as `end_cell` does."""
+        """Submit the tasks that were made and not submitted yet. In a script this ends a run, as `end_cell` does."""
         if self._cell is not None:
-            self._deliver()
+            self._submit()
         elif self._buffer:
             self._end_of_run()
 
-    def _deliver(self) -> None:
+    def _submit(self) -> None:
         with self._lock:
             pending_tasks = self._buffer
             if not pending_tasks:
                 return
-            origin = Origin(self._user, self._notebook, self._cell or "")
+            origin = self._access.origin(self._cell or "")
             report = self._store.submit(self._submissions(pending_tasks, origin), origin)
             if self._cell is not None:
                 self._note(pending_tasks)
             self._buffer = []
-            self._handed = msgspec.structs.replace(
-                self._handed,
-                new=self._handed.new + report.new,
-                known=self._handed.known + report.known,
-                finished=self._handed.finished + report.finished,
+            self._submitted = msgspec.structs.replace(
+                self._submitted,
+                new=self._submitted.new + report.new,
+                known=self._submitted.known + report.known,
+                finished=self._submitted.finished + report.finished,
             )
 
     def _submissions(self, pending_tasks: Sequence[PendingTask], origin: Origin) -> list[Submission]:
-        folder, made, python = str(self._folder), self._clock.now(), system.python()
+        folder, made, python = str(self._access.folder), self._clock.now(), system.python()
         sealed = self._writer.spec
         submissions = []
-        for version, key, form, needs, arguments, shown, call in pending_tasks:
-            spec = Spec(key, version.template, needs, form, arguments, shown, origin, folder, made, call)
+        for version, key, form, needs, arguments, args_repr, call in pending_tasks:
+            spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
             submissions.append(Submission(key, version.name, needs, form, sealed(spec), version.priority, python))
         return submissions
 
     def close(self) -> None:
-        """Hand in what is left, and take in no more."""
+        """Submit what is left, and take in no more."""
         try:
             self.flush()
         finally:
             self._closed = True
 
     def hurry(self) -> None:
-        """Hand in what was left lying, by a cell that goes on with other things."""
+        """Submit what was left waiting by a cell that goes on with other things."""
         with self._lock:
             if self._buffer and self._clock.monotonic() - self._since > FLUSH_AFTER:
-                self._deliver()
+                self._submit()
+
+    def check_keys(self, on: bool = True) -> None:
+        """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
+        if on != (self._sample is not None):
+            self._sample = {} if on else None
+
+    def unstable_keys(self) -> list[str]:
+        """Name the calls kept since the last time again, in a second process with another hash seed.
+
+        Return a line for each argument or global with another digest there. Takes as long as starting a process.
+        """
+        kept = self._sample
+        if not kept:
+            return []
+        self._sample = {}
+        return key_check.unstable(key_check.sampled(kept, self._store, self._access.folder))
 
     # -- cells ---------------------------------------------------------------------------------------------------------
 
     def begin_cell(self, cell: str) -> None:
-        """A cell starts to run: tasks made until `end_cell` are its."""
+        """A cell starts to run: tasks made until `end_cell` belong to it."""
         with self._lock:
-            self._deliver()
+            self._submit()
             self._cell = cell
             self._made, self._needs = {}, {}
-            self._handed = CellReport()
-            self._former = 0
+            self._submitted = CellReport()
+            self._outdated = 0
             self._unpin()
 
     def end_cell(self, success: bool = True) -> CellReport:
-        """The cell has run: hand in its tasks, and take back what it, or a redefined function, no longer makes.
+        """The cell has run: submit its tasks, and cancel those that it, or a redefined function, no longer makes.
 
-        A cell that failed (``success=False``) has made only part of its tasks, so nothing is taken back. Raises
-        ChangedInCell, naming what changed, where a function's code or globals changed after its first call in the cell;
-        its tasks are taken back.
+        A cell that failed (``success=False``) has made only part of its tasks, so none is cancelled. Raises
+        ChangedInCell where a function's code or globals changed after its first call in the cell, naming what changed;
+        its tasks are cancelled.
         """
         with self._lock:
             if self._cell is None:
@@ -266,37 +268,36 @@ class SubmissionQueue:
                 return CellReport()
             cell = self._cell
             try:
-                taken_back = self._end_of_run()
-                taken_back += self._former
-                if success and not self._looking:
-                    taken_back += self._redefined() + self._no_longer_made(cell)
-                return msgspec.structs.replace(self._handed, taken_back=taken_back)
+                cancelled = self._end_of_run() + self._outdated
+                if success and not self._read_only:
+                    cancelled += self._cancel_redefined() + self._cancel_not_made(cell)
+                return msgspec.structs.replace(self._submitted, cancelled=cancelled)
             finally:
                 self._cell = None
                 self._made, self._needs = {}, {}
 
     def _note(self, pending_tasks: Sequence[PendingTask]) -> None:
-        self._made.update((pending_task[1], pending_task[0]) for pending_task in pending_tasks)
-        self._needs.update((pending_task[1], pending_task[3]) for pending_task in pending_tasks)
+        self._made.update((task[1], task[0]) for task in pending_tasks)
+        self._needs.update((task[1], task[3]) for task in pending_tasks)
 
     def made(self) -> list[tuple[Key, FunctionVersion, tuple[Key, ...]]]:
-        """What the cell that runs has made so far, each with what it needs."""
+        """Return the tasks that the running cell has made so far: key, function version, keys of its needs."""
         with self._lock:
             self.flush()
             return [(key, version, self._needs[key]) for key, version in self._made.items()]
 
     def _end_of_run(self) -> int:
-        """Compare what was pinned with what is, hand in, forget the pins."""
+        """Check that pinned functions are unchanged, submit, unpin. Return how many tasks were cancelled."""
         with self._lock:
-            pinned = {pending_task[0] for pending_task in self._buffer} | set(self._editions.values())
+            pinned = {task[0] for task in self._buffer} | set(self._versions.values())
             self._codes.clear()
             changed = {version: parts for version in pinned if (parts := self._changed(version))}
-            self._buffer = [pending_task for pending_task in self._buffer if pending_task[0] not in changed]
+            self._buffer = [task for task in self._buffer if task[0] not in changed]
             gone = [key for key, version in self._made.items() if version in changed]
             try:
-                self._deliver()
-                if gone and not self._looking:
-                    self._store.request(gone, Origin(self._user, self._notebook, self._cell or ""), False)
+                self._submit()
+                if gone and not self._read_only:
+                    self._store.request(gone, self._access.origin(self._cell or ""), False)
             finally:
                 self._unpin()
             if changed:
@@ -311,28 +312,28 @@ class SubmissionQueue:
         return _changed_parts(version.parts, code.parts) or ["its code"]
 
     def _unpin(self) -> None:
-        self._editions.clear()
+        self._versions.clear()
         self._codes.clear()
 
-    def _no_longer_made(self, cell: str) -> int:
-        """Take back what this cell wanted when it ran before, and did not make this time."""
+    def _cancel_not_made(self, cell: str) -> int:
+        """Cancel what this cell requested when it ran before, and did not make this time."""
         if not cell:
             return 0
-        origin = Origin(self._user, self._notebook, cell)
+        origin = self._access.origin(cell)
         gone = [key for key in self._store.requested(origin) if key not in self._made]
-        return self._take_back(gone, origin)
+        return self._withdraw(gone, origin)
 
-    def _redefined(self) -> int:
-        """Take back what former definitions of functions still have pending; also of those that were not called."""
-        taken_back = 0
+    def _cancel_redefined(self) -> int:
+        """Cancel the pending tasks of previous definitions of functions, also of functions that were not called."""
+        cancelled = 0
         for function in list(definitions.values()):
             try:
-                taken_back += self._take_back_former(function, self._code(function))
+                cancelled += self._cancel_outdated(function, self._code(function))
             except Unhashable:
-                continue  # its next call will say so
-        return taken_back
+                continue  # its next call will raise it
+        return cancelled
 
-    def _take_back_former(self, function: TaskFunction, code: Code) -> int:
+    def _cancel_outdated(self, function: TaskFunction, code: Code) -> int:
         name = function.name
         known = self._known.get(name)
         if definitions.get(name) is not function or (known is not None and known.digest == code.digest):
@@ -340,24 +341,24 @@ class SubmissionQueue:
         self._known[name] = code
         if known is not None and not _redefines(known.parts, code.parts):
             return 0
-        keys = self._store.keys_named(name, Scope(self._notebook))
-        former = [
+        keys = self._store.keys_named(name, self._access.scope)
+        outdated = [
             key
             for key, spec in zip(keys, self._signed.specs(keys), strict=True)
             if spec is not None and template(spec.template).code != code.digest
         ]
-        return self._take_back(former, Origin(self._user, self._notebook))
+        return self._withdraw(outdated, self._access.origin())
 
-    def _take_back(self, keys: Sequence[Key], origin: Origin) -> int:
-        """No longer want these; answer how many of them had not started or had come to nothing.
+    def _withdraw(self, keys: Sequence[Key], origin: Origin) -> int:
+        """Withdraw the requests for these tasks. Return how many of them had not started or had failed.
 
-        What is finished stays in the store, but is no longer counted as this notebook's work.
+        What is finished stays in the store, but no longer counts as this notebook's.
         """
-        if keys and not self._looking:
-            pending = sum(state in PENDING for state in self._store.states(keys))
-            self._store.request(keys, origin, False)
-            return pending
-        return 0
+        if not keys or self._read_only:
+            return 0
+        pending = sum(state in PENDING for state in self._store.states(keys))
+        self._store.request(keys, origin, False)
+        return pending
 
 
 def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -365,16 +366,16 @@ def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Is it another definition? The same code that finds another value in a global is none: both may be wanted."""
+    """Is it another definition? Another value in a global doesn't make the same code one: both may be wanted."""
     changed = _changed_parts(before, now)
     return not changed or any(not name.startswith("global ") for name in changed)
 
 
 def _changed_text(changed: Mapping[FunctionVersion, list[str]]) -> str:
-    told = [
+    what = "; ".join(
         f"{' and '.join(parts)} changed after {version.name} was first called" for version, parts in changed.items()
-    ]
+    )
     return (
-        f"{'; '.join(told)}, so its tasks would mean two things. They were taken back: "
-        "split the cell there, or pass what changes as an argument"
+        f"{what}, so its tasks would mean two things. They were cancelled: split the cell there, or pass what changes "
+        "as an argument"
     )

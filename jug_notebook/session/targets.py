@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jug_notebook.errors import NoSuchTask
-from jug_notebook.model import Key, Scope, Target
+from jug_notebook.model import FunctionView, Key, Scope, State, Target, TaskView
+from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store
+from jug_notebook.store.signed import SignedReader
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.values import tasks_in
 
 _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tables show it
+
+
+class TargetResolver:
+    """Finds the tasks that targets mean, among those of a session's notebook. ``flush`` submits what was made."""
+
+    def __init__(self, access: StoreAccess, flush: Callable[[], None]) -> None:
+        self._access = access
+        self.flush = flush
+
+    def keys(self, target: Any, namespace: Mapping[str, Any] | None = None, all: bool = False) -> list[Key]:
+        """Return the keys that a target means: see `keys_of`. With ``all``, names mean tasks of the whole store."""
+        self.flush()
+        keys = keys_of(target, self._access.store, self._access.scope_of(all), namespace)
+        self.flush()  # the expression may have made some
+        return keys
+
+    def target(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Target:
+        """Return the same as a `Target`, in which a function means its tasks of later, too."""
+        if isinstance(target, Target):
+            return target
+        if isinstance(target, TaskFunction):
+            return Target(names=frozenset([target.name]))
+        if isinstance(target, str) and self._access.store.keys_named(target, self._access.scope):
+            return Target(names=frozenset([target]))
+        return Target(keys=frozenset(self.keys(target, namespace)))
 
 
 def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any] | None = None) -> list[Key]:
@@ -50,6 +77,40 @@ def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any
 def names_in(store: Store, scope: Scope) -> list[str]:
     """The functions that have tasks."""
     return [function.name for function in store.snapshot(scope).functions]
+
+
+def with_needs(target: Target, scope: Scope, store: Store, signed: SignedReader) -> list[TaskView]:
+    """Return the tasks that a target means, and all that these need."""
+    row: Sequence[Key] = [view.key for view in store.tasks(scope, target)]
+    found = dict.fromkeys(row)
+    while row:
+        needs: Iterable[Key] = (need for spec in signed.specs(row) if spec is not None for need in spec.needs)
+        row = [need for need in dict.fromkeys(needs) if need not in found]
+        found.update(dict.fromkeys(row))
+    return [view for view in store.tasks(target=Target(keys=frozenset(found))) if view.key in found]
+
+
+def graph_of(
+    target: Target, scope: Scope, store: Store, signed: SignedReader
+) -> tuple[tuple[FunctionView, ...], tuple[tuple[str, str, int], ...]]:
+    """Return (functions, edges) of the tasks that a target means and all that these need.
+
+    An edge is (function, function that it needs, number of needs).
+    """
+    means = {view.name: view.mean for view in store.snapshot().functions}
+    tasks = with_needs(target, scope, store, signed)
+    names = {task.key: task.name for task in tasks}
+    rows: dict[str, dict[State, int]] = {}
+    edges: dict[tuple[str, str], int] = {}
+    for task, spec in zip(tasks, signed.specs([task.key for task in tasks]), strict=True):
+        counts = rows.setdefault(task.name, {})
+        counts[task.state] = counts.get(task.state, 0) + 1
+        for need in () if spec is None else spec.needs:
+            if need in names:
+                pair = task.name, names[need]
+                edges[pair] = edges.get(pair, 0) + 1
+    functions = tuple(FunctionView(name, counts, means.get(name)) for name, counts in rows.items())
+    return functions, tuple((name, need, count) for (name, need), count in edges.items())
 
 
 def _of_object(target: Any, store: Store, scope: Scope) -> list[Key]:

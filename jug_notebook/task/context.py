@@ -54,71 +54,51 @@ class Problem:
     error: JugError
 
 
-class SessionProtocol(Protocol):
-    """What tasks ask of their session."""
-
-    @property
-    def identity(self) -> str:
-        """Which store it is: only tasks of the same store can need each other."""
-        ...
-
-    @property
-    def display_url(self) -> str:
-        """The store's URL for people."""
-        ...
-
-    @property
-    def read_only(self) -> bool:
-        """Are tasks only given their keys, and none submitted?"""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """Where tasks run: the notebook's folder."""
-        ...
+class Submissions(Protocol):
+    """Where tasks go that are made."""
 
     def function_version(self, function: Any) -> FunctionVersion:
-        """The function's code, pinned until the cell ends."""
+        """Return the function with its code, pinned until the cell ends."""
         ...
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """Store a large part of an argument; return its address."""
+        """Store a large part of an argument. Return its address."""
         ...
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
-        """Submit tasks; they reach the store soon, and before anything is read from it."""
+        """Take in tasks: they reach the store soon, and before anything is read from it."""
         ...
+
+    def former(self, version: FunctionVersion) -> bool:
+        """Was the function redefined since?"""
+        ...
+
+
+class Results(Protocol):
+    """What became of tasks."""
 
     def kept(self, key: Key) -> Spec | None:
         """Return what a finished task was submitted with; None where it isn't finished."""
         ...
 
-    def run_here(self, target: Any) -> int:
-        """Run tasks, and what they need, in this process; return how many ran."""
-        ...
-
     def states(self, keys: Sequence[Key]) -> list[State]: ...
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
-        """Return each task as people see it, with a summary of its value."""
+        """Return each task as people see it, with a summary of its value or error."""
         ...
 
     def collect(
         self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
     ) -> list[Any]:
-        """Return values in order. Raises the error where there is none; without ``strict`` a `Problem` stands there."""
+        """Return values in order; where there is none, raise its error, or (not ``strict``) put a `Problem` there."""
         ...
 
     def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
-        """Wait until all tasks (or the ``first`` of them) are settled; False after ``timeout`` seconds."""
+        """Wait until all tasks (or the first of them) are settled. Return False if ``timeout`` seconds were over."""
         ...
 
     async def settled(self, key: Key) -> None:
-        """Wait for one task without blocking the event loop."""
-        ...
-
-    def needs(self, key: Key) -> list[Any]:
-        """Return the tasks whose values a task needs, as a `TaskList`."""
+        """Wait until a task is settled, without blocking the loop."""
         ...
 
     def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
@@ -126,11 +106,30 @@ class SessionProtocol(Protocol):
         ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
-        """Return where a task's value comes from: who ran it, where, when; whose run it is, who accepted it."""
+        """Return who ran a task, where and when; whose run its value is, and who accepted that."""
         ...
 
-    def former(self, version: FunctionVersion) -> bool:
-        """Has the function's code changed since?"""
+
+class SessionProtocol(Protocol):
+    """What tasks ask of their session."""
+
+    identity: str  #: names the store: tasks of one store go together
+    display_url: str  #: the store's URL for people
+    read_only: bool  #: tasks are only named, and none is submitted
+    folder: Path  #: where tasks run: the notebook's folder
+
+    @property
+    def submissions(self) -> Submissions: ...
+
+    @property
+    def results(self) -> Results: ...
+
+    def run_here(self, target: Any) -> int:
+        """Run tasks, and what they need, in this process. Return how many ran."""
+        ...
+
+    def needs(self, key: Key) -> list[Any]:
+        """Return the tasks whose values a task needs, as a `TaskList`."""
         ...
 
     def retry(self, target: Any = None) -> int: ...

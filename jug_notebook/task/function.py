@@ -95,9 +95,9 @@ class TaskFunction:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
         session = context.current or context.current_session()
-        version = session.function_version(self)
+        version = session.submissions.function_version(self)
         task = self._pending(session, version, self._bound(args, kwargs), args, kwargs)
-        session.add((task,))
+        session.submissions.add((task,))
         return handle(session, version, task[1], task[3], task[5])
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -239,7 +239,7 @@ class TaskFunction:
         if self._tasks_by_default:  # the value of a task that is a default is sent with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
-        payload = codec.dump_call(args, kwargs, needs, put or session.put)
+        payload = codec.dump_call(args, kwargs, needs, put or session.submissions.put)
         if not needs:
             return version, key, form, needs, payload, self._args_repr(arguments), call
         with briefly():
@@ -296,10 +296,10 @@ class TaskFunction:
         So is what else the calls share if they are ``steady``: if no code of the user's runs between them.
         """
         session = context.current or context.current_session()
-        version = session.function_version(self)
+        version = session.submissions.function_version(self)
         tasks = TaskList()
         waiting = iter(calls)
-        put = codec.once(session.put) if steady else session.put
+        put = codec.once(session.submissions.put) if steady else session.submissions.put
         with digest.remembering() as memory:
             shared = self._shared(constants, session)
             memory.complete = not steady
@@ -313,7 +313,7 @@ class TaskFunction:
                         tasks.append(handle(session, version, task[1], task[3], task[5]))
                     if not pending_tasks:
                         return tasks
-                    session.add(pending_tasks)
+                    session.submissions.add(pending_tasks)
 
     def _shared(self, constants: Mapping[str, Any], session: SessionProtocol) -> dict[str, Any]:
         """Return what stands for each large constant in every call. They are hashed here, and remembered."""
@@ -321,7 +321,7 @@ class TaskFunction:
         for name, value in constants.items():
             if type(value) in _SMALL or tasks_in(value):
                 continue
-            stand_in = codec.share(value, session.put)
+            stand_in = codec.share(value, session.submissions.put)
             if stand_in is value:
                 continue
             if name not in self.ignore:

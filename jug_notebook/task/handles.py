@@ -65,7 +65,7 @@ class Handle:
     def state(self) -> State:
         """The task's state now."""
         task = self.task
-        return task._session.states([task.key])[0]
+        return task._session.results.states([task.key])[0]
 
     def take(self, value: Any) -> Any:
         """Return this part of the task's value."""
@@ -84,7 +84,7 @@ class Handle:
         """
         task = self.task
         task._warn_if_former()
-        return self.take(task._session.collect([task.key], wait=False, mmap=mmap)[0])
+        return self.take(task._session.results.collect([task.key], wait=False, mmap=mmap)[0])
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value while workers live, and return it.
@@ -94,12 +94,12 @@ class Handle:
         """
         task = self.task
         task._warn_if_former()
-        return self.take(task._session.collect([task.key], wait=True, timeout=timeout)[0])
+        return self.take(task._session.results.collect([task.key], wait=True, timeout=timeout)[0])
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait; return what the task raised (a TaskFailed where that can't be pickled), None if it finished."""
         task = self.task
-        problem = task._session.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
+        problem = task._session.results.collect([task.key], wait=True, timeout=timeout, strict=False)[0]
         if not isinstance(problem, Problem):
             return None
         return problem.error.__cause__ or problem.error
@@ -110,7 +110,7 @@ class Handle:
 
     def outputs(self) -> tuple[tuple[str, Any], ...]:
         """Return what the task printed, ("stdout", text), and displayed, ("display", forms by MIME type), in order."""
-        return self.task._session.outputs(self.task.key)
+        return self.task._session.results.outputs(self.task.key)
 
     def retry(self) -> int:
         """Retry it if it failed, or what failed among the tasks it needs. Return how many tasks are retried."""
@@ -137,11 +137,11 @@ class Handle:
 
         Where another run stands for this task, ``reused from`` names it; ``accepted by`` names who accepted it.
         """
-        return self.task._session.provenance(self.task.key)
+        return self.task._session.results.provenance(self.task.key)
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = self.task
-        yield from task._session.settled(task.key).__await__()
+        yield from task._session.results.settled(task.key).__await__()
         return self.result()
 
     def __getitem__(self, index: Any) -> Tasklet:
@@ -263,7 +263,7 @@ class Task(Handle):
         return render.call(self.name, self._args_repr)
 
     def _warn_if_former(self) -> None:
-        if self._session.former(self._version):
+        if self._session.submissions.former(self._version):
             warnings.warn(
                 f"{self._short()} was made by a previous definition of {self.name}; call it again for the new one",
                 FormerDefinition,
@@ -275,23 +275,23 @@ class Task(Handle):
             return self._short()
         parts = [f"Task {self._short()}"]
         try:
-            view = self._session.views([self._key])[0]
+            view = self._session.results.views([self._key])[0]
             parts += [view.state.value, self._key[:SHORT]]
             if view.source:
                 parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
             if view.state is not State.FINISHED and self._needs:
-                parts.append(f"needs {render.states_text(self._session.states(self._needs))}")
-            if self._session.former(self._version):
+                parts.append(f"needs {render.states_text(self._session.results.states(self._needs))}")
+            if self._session.submissions.former(self._version):
                 parts.append("of a previous definition")
         except (JugError, OSError) as error:  # the repr of a task never raises
             parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
         return f"<{' · '.join(parts)}>"
 
     def _repr_html_(self) -> str:
-        notes = ["of a previous definition"] if self._session.former(self._version) else []
+        notes = ["of a previous definition"] if self._session.submissions.former(self._version) else []
         try:
-            view, *needs = self._session.views([self._key, *self._needs[: render.NEEDS]])
+            view, *needs = self._session.results.views([self._key, *self._needs[: render.NEEDS]])
         except (JugError, OSError):  # the repr of a task never raises
             return render.preformatted(repr(self))
         if not view.name:  # the store doesn't know it

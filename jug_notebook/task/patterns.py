@@ -161,24 +161,34 @@ class CompoundFunction(TaskFunction):
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
         session = context.current or context.current_session()
-        version = session.function_version(self._collapsed)
+        version = session.submissions.function_version(self._collapsed)
         arguments = self._bound(args, kwargs)
         named = [pair for pair in arguments if pair[0] not in self.ignore]
         key, _, _, call = digest.name_call(version.code, version.name, named)
         with briefly():
             args_repr = self._args_repr(arguments)
         pending_task: PendingTask
-        spec = session.kept(key)
+        spec = session.results.kept(key)
         if spec is not None:
             pending_task = version, key, spec.form, spec.needs, spec.arguments, spec.args_repr, spec.call
         else:
             made = self.__jug_function__(*args, **kwargs)
             # what runs is `identity`, on what the function made: so it counts for values, whatever it is called
-            _, form, needs, _ = digest.name_call(session.function_version(IDENTITY).code, IDENTITY.name, [("x", made)])
+            _, form, needs, _ = digest.name_call(
+                session.submissions.function_version(IDENTITY).code, IDENTITY.name, [("x", made)]
+            )
             if key in needs:
                 raise BadTask(f"{self.name}({args_repr}) returns itself; a compound task returns another task")
-            pending_task = version, key, form, needs, codec.dump_call((made,), {}, needs, session.put), args_repr, call
-        session.add((pending_task,))
+            pending_task = (
+                version,
+                key,
+                form,
+                needs,
+                codec.dump_call((made,), {}, needs, session.submissions.put),
+                args_repr,
+                call,
+            )
+        session.submissions.add((pending_task,))
         task: Task = handle(session, version, key, pending_task[3], args_repr)
         return task
 

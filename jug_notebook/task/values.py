@@ -71,7 +71,7 @@ def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK)
         if left and not done:
             for session, keys in _keys_by_session(left):
                 remaining = None if until is None else max(0.0, until - clock.monotonic())
-                if not session.settle(keys, remaining, first=True):
+                if not session.results.settle(keys, remaining, first=True):
                     raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they continue")
 
 
@@ -80,7 +80,7 @@ def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
     until = None if timeout is None else clock.monotonic() + timeout
     for session, keys in _keys_by_session(tasks_in(x)):
         remaining = None if until is None else max(0.0, until - clock.monotonic())
-        if not session.settle(keys, remaining):
+        if not session.results.settle(keys, remaining):
             raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they continue")
 
 
@@ -129,7 +129,7 @@ def _states(handles: list[Handle]) -> dict[Key, bool]:
     return {
         key: state.settled
         for session, keys in _keys_by_session(handles)
-        for key, state in zip(keys, session.states(keys), strict=True)
+        for key, state in zip(keys, session.results.states(keys), strict=True)
     }
 
 
@@ -144,7 +144,7 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
     until = None if timeout is None else CLOCK.monotonic() + timeout
     for session, keys in _keys_by_session(handles):
         left = None if until is None else max(0.0, until - CLOCK.monotonic())
-        values = session.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
+        values = session.results.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
         loaded.update(zip(keys, values, strict=True))
     filled = _fill(x, loaded, on_error)
     return None if filled is _SKIPPED else filled
@@ -227,7 +227,7 @@ class TaskList(list[Any]):
         return {
             task._key: (task.name, state)
             for session, tasks in self._by_session()
-            for task, state in zip(tasks, session.states([task._key for task in tasks]), strict=True)
+            for task, state in zip(tasks, session.results.states([task._key for task in tasks]), strict=True)
         }
 
     def _where(self, wanted: Callable[[State], bool]) -> TaskList:
@@ -285,7 +285,7 @@ class TaskList(list[Any]):
         views: dict[Key, TaskView] = {}
         for session, tasks in _by_session(few):
             keys = [task._key for task in tasks]
-            views.update(zip(keys, session.views(keys), strict=True))
+            views.update(zip(keys, session.results.views(keys), strict=True))
         names = map(repr, labels) if labels is not None else (f"[{number}]" for number in range(len(few)))
         return [
             render.Item(name, item._listed(), views[item.key], isinstance(item, Task))

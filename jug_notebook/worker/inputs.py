@@ -59,7 +59,15 @@ class Window:
             raise NoSuchTask(f"no task {key[:12]} in {self._store.display_url}")
         return spec
 
-    # -- what handles ask of their desk
+    # -- what handles ask of their session
+
+    @property
+    def submissions(self) -> Window:
+        return self
+
+    @property
+    def results(self) -> Window:
+        return self
 
     @property
     def identity(self) -> str:

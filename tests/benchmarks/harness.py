@@ -146,7 +146,7 @@ def crew_of(session: Any, workers: int = 2) -> Iterator[Any]:
 
     crew = jn.execute(workers)
     while crew.alive() < workers:
-        session.watch(-1, 0.05)
+        session.queries.watch(-1, 0.05)
     try:
         yield crew
     finally:

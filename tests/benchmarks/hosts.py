@@ -31,14 +31,14 @@ def where(x: object) -> int:
 def until_none(session: jn.Session) -> None:
     session.stop(now=True)
     seen = -1
-    while any(alive and info.kind == "supervisor" for info, alive, _ in session._store.processes()):
-        seen = session._store.watch(seen, 0.05)
+    while any(alive and info.kind == "supervisor" for info, alive, _ in session.access.store.processes()):
+        seen = session.access.store.watch(seen, 0.05)
 
 
 def first_task(session: jn.Session, host: str, mark: object) -> float:
     """Seconds from asking for a worker on a host to the first result from there."""
     task = where(mark)
-    session.flush()
+    session.submissions.flush()
     began = time.perf_counter()
     session.execute(1, hosts=[host])
     task.result()

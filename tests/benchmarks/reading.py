@@ -105,10 +105,10 @@ def warm_status(folder: Path, scale: float) -> float:
     session = jn.connect(url(folder))
     task = jn.task(double)
     task.map(range(int(100_000 * scale)))
-    session.flush()
+    session.submissions.flush()
     jn.status(all=True)
     task(-1)
-    session.flush()
+    session.submissions.flush()
     start = time.perf_counter()
     jn.status(all=True)
     return time.perf_counter() - start

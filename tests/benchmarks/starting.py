@@ -19,7 +19,7 @@ def start(folder: Path, scale: float) -> float:
 
     session = jn.connect(url(folder))
     task = jn.task(double)(1)
-    session.flush()
+    session.submissions.flush()
     began = time.perf_counter()
     crew = jn.execute(2)
     assert task.result() == 2
@@ -76,11 +76,11 @@ def first_task(folder: Path, scale: float) -> float:
     with crew_of(session, 1) as crew:
         now(0).result()
         busy = jn.task(stamp)(str(folder / "busy"))  # keeps the worker that is there
-        session.flush()
+        session.submissions.flush()
         while busy.state.value != "running":
-            session.watch(-1, 0.02)
+            session.queries.watch(-1, 0.02)
         task = now(1)
-        session.flush()
+        session.submissions.flush()
         began = time.time()
         tell(crew.store, crew.supervisors, Scale(2))
         return float(task.result() - began)
@@ -127,7 +127,7 @@ def again(folder: Path, scale: float) -> float:
     session = jn.connect(url(folder))
     with crew_of(session):
         task = jn.task(stamp)(str(folder / "stamps"))
-        session.flush()
+        session.submissions.flush()
         spent = _killed(folder / "stamps")
         assert task.result() == 1
         return spent

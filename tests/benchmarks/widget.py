@@ -123,7 +123,7 @@ def following(folder: Path) -> None:
     tasks = jn.TaskList()
     for number in range(200):
         tasks += jn.task(name=f"analyse_station_{number}")(space["f"]).map(range(50), which=number)
-    session.flush()
+    session.submissions.flush()
     crew = session.execute(2)
     store = crew.store
     infos = [replace(system.me("worker"), id=f"bench-{n}", memory=3 * 10**8, done=n) for n in range(62)]
@@ -132,7 +132,7 @@ def following(folder: Path) -> None:
     while not store.idle():
         sent.clear()
         start = time.thread_time()
-        snapshot = session.glance()
+        snapshot = session.queries.glance()
         looks.append(time.thread_time() - start)
         if panel is None:
             panel = Panel(session, False, snapshot)
@@ -150,7 +150,7 @@ def following(folder: Path) -> None:
         tasks[number * 100].invalidate()
         sent.clear()
         start = time.thread_time()
-        snapshot = session.glance()
+        snapshot = session.queries.glance()
         looks.append(time.thread_time() - start)
         panel.show(snapshot)
         times.append(time.thread_time() - start)

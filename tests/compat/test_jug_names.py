@@ -177,7 +177,7 @@ def test_a_store_is_asked_as_jugs_are() -> None:
         from jug_notebook.compat.jugdir import file_store
 
         other = file_store("to-go")
-        other.session.flush()
+        other.session.submissions.flush()
         other.close()
         assert Path("to-go/store.json").exists()
         other.remove_store("to-go")

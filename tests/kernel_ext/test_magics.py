@@ -76,7 +76,7 @@ def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel)
 
 def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(kernel: Kernel) -> None:
     shown = kernel.run("flags = [is_prime(n) for n in range(2, 20)]\ntotal = count_primes(flags)", "calls")
-    assert "took back 11 pending tasks of the former version" in shown.out
+    assert "cancelled 11 pending tasks of the previous version" in shown.out
 
 
 def test_workers_start_at_once_and_asking_twice_starts_none(kernel: Kernel) -> None:
@@ -238,7 +238,7 @@ def test_a_running_task_shows_its_tail_in_the_log(kernel: Kernel, folder: Path) 
         "        while i == 2 and not os.path.exists(path):\n            time.sleep(0.01)\n"
     )
     kernel.run(f"way = slow({str(gate)!r})")
-    until = "while 'on my way' not in way.log(): jn.current().watch(-1, 0.1)"
+    until = "while 'on my way' not in way.log(): jn.current().queries.watch(-1, 0.1)"
     assert kernel.run(until).error == ""
     assert "· running\n2 of 3 done\non my way\n" in kernel.run("%jug_log way").out
     gate.touch()

@@ -64,7 +64,7 @@ def test_a_url_is_all_that_a_user_changes_and_a_killed_kernel_costs_nothing(
     assert "41 finished" in kernel.run("%jug_status --text").out
     assert "2 workers" in kernel.run("%jug_stop").out
     session = connect(url, notebook=notebook)
-    wait_until(session._store, lambda: not any(alive for info, alive, _ in session._store.processes()
+    wait_until(session.access.store, lambda: not any(alive for info, alive, _ in session.access.store.processes()
                                                if info.kind == "supervisor"), "they stayed")  # fmt: skip
     session.close()
     kernel.close()

@@ -131,14 +131,14 @@ def test_what_the_calls_of_a_map_share_is_digested_and_stored_once(
     session: jn.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[int] = []
-    put = session._store.put_blob
+    put = session.access.store.put_blob
 
     def counted(parts: Any) -> str:
         chunks = [bytes(part) for part in parts]
         stored.append(sum(map(len, chunks)))
         return put(chunks)
 
-    monkeypatch.setattr(session._store, "put_blob", counted)
+    monkeypatch.setattr(session.access.store, "put_blob", counted)
     array, words = np.arange(50_000.0), {"m": [float(n) for n in range(50_000)]}
     by_constant = total.map([[n] for n in range(100)], more=words)
     as_items = total.map([array] * 100)

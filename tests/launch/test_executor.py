@@ -110,7 +110,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
 def engines(request: pytest.FixtureRequest, session: Session, tmp_path: Path) -> Iterator[Any]:
     on, close = request.param(tmp_path)
     yield on
-    for crew in session.crews:
+    for crew in session.workers.crews:
         crew.stop(now=True)
     close()
 
@@ -293,4 +293,4 @@ def test_a_process_ends_although_workers_are_on_its_executor(session: Session, t
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE * 2, check=True
     )
     pid = int(ran.stdout)
-    wait_until(session._store, lambda: system.born(pid) is None)
+    wait_until(session.access.store, lambda: system.born(pid) is None)

@@ -78,7 +78,7 @@ def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for
     second = session.execute(1, hosts=["bob"])
     wait_until(second.store, lambda: second.alive() == 1)
     hosts.cut("ada")
-    store = session._store
+    store = session.access.store
     until = LEASE + PATIENCE
     wait_until(store, lambda: first.alive() == 0, "a host that says nothing is still taken for alive", patience=until)
     assert said.said() == "bob"

@@ -43,7 +43,7 @@ class Field:
         return self.server.host(name, **options)
 
     def reports(self, *hosts: str, **options: object) -> list[Report]:
-        return list(self.session.look(hosts or [self.host()], **options))  # type: ignore[arg-type]
+        return list(self.session.workers.look(hosts or [self.host()], **options))  # type: ignore[arg-type]
 
     def failure(self, **options: object) -> str:
         """What stands in the way, in a line; and a launch says the same."""
@@ -60,8 +60,8 @@ class Field:
         return report.failure.removeprefix("a: ")
 
     def until_gone(self) -> None:
-        wait_until(self.session._store, lambda: not any(
-            alive and info.kind == "supervisor" for info, alive, _ in self.session._store.processes()
+        wait_until(self.session.access.store, lambda: not any(
+            alive and info.kind == "supervisor" for info, alive, _ in self.session.access.store.processes()
         ))  # fmt: skip
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ def test_tasks_of_the_notebook_run_on_another_host(field: Field) -> None:
     assert crew.told(PATIENCE) == ["a: started 2 workers"]
     wait_until(crew.store, lambda: crew.alive() == 2)
     assert {info.where for info in crew.workers} == {f"a ({system.host()})"}
-    assert field.session.hosts() == ["a"]
+    assert field.session.queries.hosts() == ["a"]
     assert "a (" in str(field.session.status())
 
 
@@ -434,7 +434,7 @@ def test_a_clock_that_is_off_is_warned_of(field: Field) -> None:
         def now() -> float:
             return CLOCK.now() - 3600
 
-    call = start.call(field.session._store, field.folder, WorkerOptions(1), Behind())
+    call = start.call(field.session.access.store, field.folder, WorkerOptions(1), Behind())
     [report] = ssh.look(call, [ssh.Host(field.host())])
     assert report.failure == ""
     assert report.warnings[0].startswith("a: its clock is 60 min ahead; retries come at wrong times")
@@ -477,7 +477,7 @@ def test_a_host_needs_no_folder_where_it_reaches_a_redis_server(field: Field) ->
     try:
         url = f"redis://:{password}@127.0.0.1:{port}/0?project=far"
         session = jn.connect(url, notebook=field.folder / "not" / "there.ipynb")
-        [report] = session.look([field.host()])
+        [report] = session.workers.look([field.host()])
         assert report.failure == ""
         crew = session.execute(2, hosts=["a"])
         assert task(WHERE, "where")(5).result()[2] == 5, crew.failures
@@ -485,7 +485,7 @@ def test_a_host_needs_no_folder_where_it_reaches_a_redis_server(field: Field) ->
         for info in (*crew.workers, *crew.supervisors):
             assert password not in Path(f"/proc/{info.pid}/cmdline").read_text()
         assert password not in "".join([repr(crew), str(session.status()), session.log(host="a"), str(report)])
-        other = ssh.Call(session._store, WorkerOptions(1), b"", jn.__version__)
+        other = ssh.Call(session.access.store, WorkerOptions(1), b"", jn.__version__)
         assert password not in other.script()
         assert session.stop(now=True, host="a") == 2
         wait_until(crew.store, lambda: not crew.supervisors)

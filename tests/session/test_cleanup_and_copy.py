@@ -49,7 +49,7 @@ def session(store_url: str, tmp_path: Path) -> Iterator[jn.Session]:
 
 def blobs(session: jn.Session) -> int:
     """How many there are: so many would be swept if none were kept."""
-    return session._store.sweep([], [], -1.0, dry_run=True).blobs
+    return session.access.store.sweep([], [], -1.0, dry_run=True).blobs
 
 
 def lose(store: Store, addresses: set[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_task_that_was_cleaned_up_runs_again_when_it_is_wanted_again(session):
         assert f(1).result() == 2
         session.cancel(f)
         [made] = session.resolve(f)
-        session._store.request([made.key], Origin(session._user, session.notebook), False)
+        session.access.store.request([made.key], Origin(session.access.user, session.notebook), False)
         assert session.cleanup().tasks == 1
         assert f(1).result() == 2
 
@@ -108,9 +108,11 @@ def test_what_a_wanted_task_needs_stays(session):
     with working(session):
         last = g(f(1))
         last.result()
-        session._store.request([one.key for one in last.dependencies()], Origin(session._user, session.notebook), False)
+        session.access.store.request(
+            [one.key for one in last.dependencies()], Origin(session.access.user, session.notebook), False
+        )
         assert session.cleanup().tasks == 0
-        session._store.request([last.key], Origin(session._user, session.notebook), False)
+        session.access.store.request([last.key], Origin(session.access.user, session.notebook), False)
         assert session.cleanup().tasks == 2
 
 
@@ -125,11 +127,11 @@ def test_a_run_that_others_have_taken_over_stays_with_its_value(session):
         again = f(same())
         again.result()
         assert again.provenance()["reused from"] == first.key
-        session._store.request([first.key, needed.key], Origin(session._user, session.notebook), False)
+        session.access.store.request([first.key, needed.key], Origin(session.access.user, session.notebook), False)
         told = session.cleanup(0.0)
         assert list(told.functions) == ["one"]
         assert len(again.result()) == 100_001
-    assert session.states([again.key]) == [State.FINISHED]
+    assert session.results.states([again.key]) == [State.FINISHED]
 
 
 def test_displays_arguments_and_modules_of_what_stays_are_kept(store, tmp_path):
@@ -158,7 +160,7 @@ def test_only_a_target_and_only_what_is_old_enough(session):
         found = [*f.map([1, 2]), *g.map([1])]
         for one in found:
             one.result()
-    session._store.request([one.key for one in found], Origin(session._user, session.notebook), False)
+    session.access.store.request([one.key for one in found], Origin(session.access.user, session.notebook), False)
     assert session.cleanup(3600.0).tasks == 0
     assert session.cleanup(target="g").functions.keys() == {"g"}
     assert session.cleanup(target=found[0]).tasks == 1
@@ -168,8 +170,8 @@ def test_only_a_target_and_only_what_is_old_enough(session):
 def test_a_function_that_was_called_before_a_cleanup_can_be_called_after_it(session):
     f = define("def f(x): return x")
     made = f(1)
-    session.flush()
-    session._store.request([made.key], Origin(session._user, session.notebook), False)
+    session.submissions.flush()
+    session.access.store.request([made.key], Origin(session.access.user, session.notebook), False)
     assert session.cleanup(0.0).tasks == 1
     with working(session):
         assert f(2).result() == 2
@@ -206,7 +208,7 @@ def test_nothing_is_lost_or_run_twice_while_others_clean_up_all_the_time(session
     over, went_wrong = threading.Event(), list[BaseException]()
 
     def clean_on() -> None:
-        store = open_store(session._store.url)
+        store = open_store(session.access.store.url)
         try:
             while not over.is_set():
                 clean(store, time.time(), older_than=0.0)
@@ -220,14 +222,14 @@ def test_nothing_is_lost_or_run_twice_while_others_clean_up_all_the_time(session
         made = []
         for x in range(40):
             made.append(f(x, bytes(80_000 + x)))
-            session.flush()
+            session.submissions.flush()
         values = [one.result(60) for one in made]
         over.set()
         for cleaner in cleaners:
             cleaner.join()
     assert values == [bytes(100_000) + bytes([x]) for x in range(40)]
     assert went_wrong == []
-    ended, total = session._store.runs()
+    ended, total = session.access.store.runs()
     assert (total, sum(run.counts for run in ended)) == (40, 40)
 
 
@@ -277,14 +279,14 @@ def study(session: jn.Session) -> dict[str, Any]:
         doubled[0].result()
         doubled.append(h(same()))
         gone = small(7)
-        session.flush()
+        session.submissions.flush()
         for made in [*last[:2], *doubled, gone]:
             made.result()
-        wait_until(session._store, lambda: last[2].state is State.FAILED)
+        wait_until(session.access.store, lambda: last[2].state is State.FAILED)
         session.cancel(gone)
-        session._store.request([gone.key], Origin(session._user, session.notebook), False)
+        session.access.store.request([gone.key], Origin(session.access.user, session.notebook), False)
     pending = small(8)
-    session.flush()
+    session.submissions.flush()
     session.end_cell()
     return {"last": last, "doubled": doubled, "gone": gone, "pending": pending, "f": f}
 
@@ -293,7 +295,7 @@ def test_a_copy_has_all_and_twice_is_once(session, store_url, other_url, tmp_pat
     made = study(session)
     told = jn.copy(store_url, other_url)
     assert (told.tasks, told.new, told.failures) == (12, 12, 1)
-    source, target = session._store, open_store(other_url)
+    source, target = session.access.store, open_store(other_url)
     assert pictured(target) == pictured(source)
     again = jn.copy(store_url, other_url)
     assert (again.new, again.results, again.failures) == (0, 0, 0)
@@ -304,7 +306,7 @@ def test_a_copy_has_all_and_twice_is_once(session, store_url, other_url, tmp_pat
         [f] = other.resolve(made["last"][0].dependencies()[0].key)
         assert f.result() == bytes(100_001)
         keys = [view.key for view in source.tasks()]
-        runs, copied = ([one and one.run for one in end._signed.outcomes(keys)] for end in (session, other))
+        runs, copied = ([one and one.run for one in end.access.signed.outcomes(keys)] for end in (session, other))
         assert runs == copied, "outputs, displays, who ran it, where and when"
         with pytest.raises(jn.TaskFailed, match="ZeroDivisionError"):
             other.resolve(made["last"][2].key)[0].result()
@@ -335,7 +337,7 @@ def test_there_and_back_again_through_a_store_of_one_process(tmp_path, monkeypat
         study(session)
         jn.copy("first", "memory:between")
         jn.copy("memory:between", "last")
-        assert pictured(open_store(tmp_path / "last")) == pictured(session._store)
+        assert pictured(open_store(tmp_path / "last")) == pictured(session.access.store)
     finally:
         session.close()
         open_store("memory:between").close()
@@ -369,14 +371,14 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
         crew = session.execute(1)  # a process of its own: what it prints is kept
         assert shows(1).result(60) == 1
         crew.stop(now=True)
-        wait_until(session._store, lambda: not crew.supervisors, "the worker stayed")
+        wait_until(session.access.store, lambda: not crew.supervisors, "the worker stayed")
         old = define("def old(x): return x + 1", name="old")
         with working(session):
             old(1).result()
         old = define("def old(x): return 1 + x", name="old")
         accepted = old(1)
         assert session.accept(old).bound == 1
-        source = session._store
+        source = session.access.store
         keys = [view.key for view in source.tasks()]
         told = jn.copy("first", there)
         assert (told.lost, told.refused, told.new) == (0, 0, len(keys))
@@ -394,13 +396,13 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
                 assert store.snapshot(scope).counts == source.snapshot(scope).counts
         for url in (there, "last"):
             other = jn.Session(url, notebook=session.notebook)
-            runs, copied = ([one and one.run for one in end._signed.outcomes(keys)] for end in (session, other))
+            runs, copied = ([one and one.run for one in end.access.signed.outcomes(keys)] for end in (session, other))
             assert runs == copied
             [run] = [run for run in copied if run and run.displays]
             assert "".join(text for _, text in run.output) == "before\nafter\n"
             [display] = run.displays
-            assert (display.at, bytes(session._store.get_blob(display.blob))) == (
-                1, bytes(other._store.get_blob(display.blob)),
+            assert (display.at, bytes(session.access.store.get_blob(display.blob))) == (
+                1, bytes(other.access.store.get_blob(display.blob)),
             )  # fmt: skip
             [made] = other.resolve("big")
             assert made.result() == b"\x07" * (40 << 20)
@@ -423,7 +425,7 @@ def test_acceptances_are_copied_with_who_said_so(session, store_url, other_url):
     made = f(1)
     assert session.accept(f).bound == 1
     jn.copy(store_url, other_url)
-    assert pictured(open_store(other_url)) == pictured(session._store)
+    assert pictured(open_store(other_url)) == pictured(session.access.store)
     other = jn.Session(other_url, notebook=session.notebook)
     try:
         told = other.resolve(made.key)[0].provenance()
@@ -492,7 +494,7 @@ def test_a_copy_may_be_cut_off_anywhere_and_is_taken_up(session, store_url, othe
             jn.copy(store_url, target.url)
         monkeypatch.undo()
         jn.copy(store_url, target.url)
-        assert pictured(target) == pictured(session._store), f"cut off at call {number}"
+        assert pictured(target) == pictured(session.access.store), f"cut off at call {number}"
         target.close()
     assert number > 12
 
@@ -502,8 +504,8 @@ def test_a_lost_value_is_told_and_computed_again_in_the_copy(session, store_url,
     with working(session):
         made = f(1)
         made.result()
-    [held] = session._store.outcomes([made.key])
-    lose(session._store, addresses_in(held.body))
+    [held] = session.access.store.outcomes([made.key])
+    lose(session.access.store, addresses_in(held.body))
     told = jn.copy(store_url, other_url)
     assert (told.results, told.lost) == (0, 1)
     assert open_store(other_url).states([made.key]) == [State.READY]

@@ -71,7 +71,7 @@ def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     assert repr(told).startswith("2 to run, 0 stored\n")
     assert "3 workers would be started; nothing was started" in repr(told)
     assert (told.alive(), told.posts) == (0, ())
-    with pytest.raises(jn.LaunchError, match="what an executor runs on only it knows"):
+    with pytest.raises(jn.LaunchError, match="look into an executor"):
         jn.execute(dry_run=True, on=object())
     crew = jn.execute(here=True, target=answer)
     assert crew.alive() == 0
@@ -107,7 +107,7 @@ def test_a_plan_says_what_would_run_and_starts_nothing(session, cell):
     cell["total"](cell["load"].map(range(3)))
     done = cell["walk"](1)
     session.run_here(done)
-    plan = session.plan(4)
+    plan = session.workers.plan(4)
     assert (plan.to_run, plan.stored, plan.started, plan.seconds) == (4, 1, 4, None)
     assert plan.text(timed=False).splitlines() == [
         "4 to run, 1 stored",
@@ -116,15 +116,15 @@ def test_a_plan_says_what_would_run_and_starts_nothing(session, cell):
         "  walk   1 stored",
         "4 workers would be started; nothing was started",
     ]
-    assert session.plan(4, target="load").to_run == 3
-    assert session.plan(4, target="total").to_run == 4
+    assert session.workers.plan(4, target="load").to_run == 3
+    assert session.workers.plan(4, target="total").to_run == 4
     assert not any(view.alive for view in session.status().workers)
 
 
 def test_a_plan_of_timed_functions_says_how_long(session, cell):
     session.run_here(cell["load"](0))
     cell["load"].map(range(1, 9))
-    plan = session.plan(2)
+    plan = session.workers.plan(2)
     assert plan.seconds is not None
     assert "about " in repr(plan)
 
@@ -132,9 +132,9 @@ def test_a_plan_of_timed_functions_says_how_long(session, cell):
 def test_a_stored_call_is_recalled_with_the_values_of_its_needs(session, cell):
     answer = cell["total"](cell["load"].map(range(3)))
     with pytest.raises(jn.NotReady):
-        session.recall(answer.key)
+        session.reruns.recall(answer.key)
     session.run_here()
-    function, args, kwargs = session.recall(answer.key)
+    function, args, kwargs = session.reruns.recall(answer.key)
     assert (args, kwargs) == (([[0, 0, 0], [1, 1, 1], [2, 2, 2]],), {})
     assert function(*args, **kwargs) == 9
 
@@ -143,7 +143,7 @@ def test_a_task_run_again_raises_what_it_raised(session, cell):
     bad = cell["divide"](1, 0)
     session.run_here()
     with pytest.raises(ZeroDivisionError):
-        session.rerun(bad.key)
+        session.reruns.rerun(bad.key)
     assert bad.state is State.FAILED
 
 

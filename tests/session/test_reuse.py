@@ -270,10 +270,10 @@ def test_an_acceptance_that_nobody_signed_opens_nothing(session: jn.Session) -> 
         f(1).result()
     task = define("def f(x): return 1 + x", "f")(1)
     session.accept(task)
-    [held] = session._store.outcomes([task.key])
+    [held] = session.access.store.outcomes([task.key])
     assert held is not None
-    assert isinstance(session._signed.outcome(task.key, held), Finished)
+    assert isinstance(session.access.signed.outcome(task.key, held), Finished)
     forged = msgspec.structs.replace(held, proof=(bytes(32) + held.proof[0][32:],))
     for wrong in (forged, CurrentOutcome(held.verdict, held.body)):
         with pytest.raises(jn.SignatureError):
-            session._signed.outcome(task.key, wrong)
+            session.access.signed.outcome(task.key, wrong)

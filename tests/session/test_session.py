@@ -81,9 +81,9 @@ def test_a_store_whose_key_is_unknown_is_refused_with_the_way_out(tmp_path, monk
 
 
 def test_a_session_is_seen_in_its_store_until_it_is_closed(session):
-    alive = {info.id: alive for info, alive, _ in session._store.processes()}
+    alive = {info.id: alive for info, alive, _ in session.access.store.processes()}
     assert alive[session.id]
-    store = session._store
+    store = session.access.store
     session.close()
     session.close()
     assert not {info.id: alive for info, alive, _ in store.processes()}.get(session.id)
@@ -145,16 +145,16 @@ def test_a_cell_tells_what_it_handed_in(session):
     session.begin_cell("1")
     f.map(range(6))
     report = session.end_cell()
-    assert (report.new, report.finished, report.taken_back) == (1, 5, 0)
+    assert (report.new, report.finished, report.cancelled) == (1, 5, 0)
 
 
 def test_tasks_reach_the_store_by_the_batch(session):
     f = define("def f(x): return x")
     session.begin_cell("1")
     f(1)
-    handed = session._submissions._handed
+    handed = session.submissions._submitted
     f.map(range(10, 1200))
-    assert (handed.new, session._submissions._handed.new >= 1000) == (0, True)
+    assert (handed.new, session.submissions._submitted.new >= 1000) == (0, True)
     assert session.end_cell().new == 1191
 
 
@@ -165,10 +165,10 @@ def test_what_a_long_cell_leaves_lying_is_handed_in_after_a_while(store_url, tmp
 
     context.set_current(session)
     task = define("def f(x): return x")(1)
-    assert session._store.states([task.key]) == [None]
+    assert session.access.store.states([task.key]) == [None]
     clock.advance(1)
     session._beat_once()
-    assert session._store.states([task.key]) == [State.READY]
+    assert session.access.store.states([task.key]) == [State.READY]
     session.close()
 
 
@@ -182,10 +182,10 @@ def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(session):
     session.end_cell()
     session.begin_cell("1")
     f.map(range(2))
-    assert session.end_cell().taken_back == 3
+    assert session.end_cell().cancelled == 3
     assert [t.state for t in before] == [State.READY] * 2 + [State.CANCELLED, State.READY, State.CANCELLED]
     assert elsewhere.state is State.READY
-    with pytest.raises(jn.TaskCancelled, match="nobody wants"), working(session):
+    with pytest.raises(jn.TaskCancelled, match="is cancelled"), working(session):
         before[4].result()
 
 
@@ -196,7 +196,7 @@ def test_a_cell_that_failed_takes_nothing_back(session):
     session.end_cell()
     session.begin_cell("1")
     f(0)
-    assert session.end_cell(success=False).taken_back == 0
+    assert session.end_cell(success=False).cancelled == 0
     assert {t.state for t in before} == {State.READY}
 
 
@@ -219,7 +219,7 @@ def test_redefining_a_function_takes_back_its_old_versions_pending_tasks(session
     session.end_cell()
     session.begin_cell("2")
     f = define("def f(x): return x + 1")
-    assert session.end_cell().taken_back == 3
+    assert session.end_cell().cancelled == 3
     assert {t.state for t in old} == {State.CANCELLED}
     new = f(1)
     assert new.key != old[1].key
@@ -229,15 +229,15 @@ def test_redefining_a_function_takes_back_its_old_versions_pending_tasks(session
 def test_redefining_is_seen_after_a_restart_too(store_url, tmp_path):
     first = jn.connect(store_url, notebook=tmp_path)
     old = define("def f(x): return x")(1)
-    first.flush()
-    key, store = old.key, first._store
+    first.submissions.flush()
+    key, store = old.key, first.access.store
     second = jn.Session(store_url, notebook=tmp_path)
     from jug_notebook.task import context
 
     context.set_current(second)
     define("def f(x): return x + 1")(1)
-    second.flush()
-    assert second._store.states([key]) == [State.CANCELLED]
+    second.submissions.flush()
+    assert second.access.store.states([key]) == [State.CANCELLED]
     del store
     second.close()
     if store_url.startswith("file"):
@@ -252,7 +252,7 @@ def test_the_same_code_again_takes_nothing_back_and_is_no_former_definition(sess
     session.end_cell()
     session.begin_cell("1")
     again = define("def f(x):\n    # a comment\n    return x")(1)
-    assert session.end_cell().taken_back == 0
+    assert session.end_cell().cancelled == 0
     assert again.key == task.key
     assert "previous" not in repr(task)
 
@@ -266,7 +266,7 @@ def test_another_value_of_a_global_is_no_redefinition(session):
     NOTEBOOK["ALPHA"] = 2
     session.begin_cell("2")
     new = f(1)
-    assert session.end_cell().taken_back == 0
+    assert session.end_cell().cancelled == 0
     assert (old.state, new.state) == (State.READY, State.READY)
     assert "previous" not in repr(old)
 
@@ -279,7 +279,7 @@ def test_a_redefined_helper_makes_a_former_definition(session):
     session.end_cell()
     session.begin_cell("2")
     run_cell("def helper(x): return -x")
-    assert session.end_cell().taken_back == 1
+    assert session.end_cell().cancelled == 1
     assert "previous" in repr(old)
 
 
@@ -322,10 +322,10 @@ def test_in_a_script_each_handing_in_ends_the_cell(session):
     NOTEBOOK["ALPHA"] = 1
     f = define("def f(x): return x + ALPHA")
     one = f(1)
-    session.flush()
+    session.submissions.flush()
     NOTEBOOK["ALPHA"] = 2
     two = f(1)
-    session.flush()
+    session.submissions.flush()
     assert one.key != two.key
     with working(session):
         assert jn.bvalue([one, two]) == [2, 3]
@@ -350,10 +350,10 @@ def test_workers_of_another_python_do_not_count(session):
 
     task = define("def f(x): return x")(1)
     other = msgspec.structs.replace(system.me("worker"), python="2.7")
-    session._store.renew([other])
+    session.access.store.renew([other])
     with pytest.raises(jn.BarrierError, match=r"have Python 2\.7"):
         task.result()
-    session._store.leave([other.id])
+    session.access.store.leave([other.id])
 
 
 def test_a_task_that_takes_too_long_goes_on(session):
@@ -413,14 +413,14 @@ def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(sessi
     with working(session):
         tasks.wait()
     read = []
-    fill = session._signed.filled
-    monkeypatch.setattr(session._signed, "filled", lambda views: read.extend(views) or fill(views))
+    fill = session.access.signed.filled
+    monkeypatch.setattr(session.access.signed, "filled", lambda views: read.extend(views) or fill(views))
     seen = []
     while not seen or seen[-1] < 150:
-        [kind] = session.glance().kinds
+        [kind] = session.queries.glance().kinds
         seen.append(len(kind.keys))
     assert seen == [60, 120, 150]
-    assert session.glance().kinds == session.status().kinds == (kind,)
+    assert session.queries.glance().kinds == session.status().kinds == (kind,)
     assert (len(read), len(session.status().failures)) == (150, 20)
     assert kind.about == "ValueError: bad row #"
     assert set(kind.keys) == {task.key for task in tasks}
@@ -434,14 +434,14 @@ def test_kinds_of_failures_that_were_told_keep_their_place(session):
     words = [f"{a}{b}" for a in "abcdef" for b in "uvwxyz"]
     with working(session):
         f.map(words[:3]).wait()
-        first = [kind.about for kind in session.glance().kinds]
+        first = [kind.about for kind in session.queries.glance().kinds]
         f.map(words[3:]).wait()
-        kinds = session.glance().kinds
+        kinds = session.queries.glance().kinds
         assert [kind.about for kind in kinds[:3]] == first
         assert len(kinds) == 10
         again = f(words[0] + "!")
         again.exception()
-        assert session.glance().kinds == kinds
+        assert session.queries.glance().kinds == kinds
 
 
 def test_a_target_may_be_keys_and_functions_of_any_notebook(session, tmp_path):
@@ -449,7 +449,7 @@ def test_a_target_may_be_keys_and_functions_of_any_notebook(session, tmp_path):
     tasks = f.map(range(40))
     with working(session):
         tasks.wait()
-    failed = frozenset(kind_key for kind in session.glance().kinds for kind_key in kind.keys)
+    failed = frozenset(kind_key for kind in session.queries.glance().kinds for kind_key in kind.keys)
     assert session.retry(Target(keys=failed)) == 39
     assert session.retry(Target(keys=failed)) == 0
     other = jn.Session(session.url, notebook=tmp_path / "other.ipynb")
@@ -464,12 +464,12 @@ def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
     task, gate = f(tmp_path / "gate"), tmp_path / "gate"
     with working(session):
         task.exception()
-        [kind] = session.glance().kinds
+        [kind] = session.queries.glance().kinds
         assert kind.about == "ValueError: it"
         gate.touch()
         assert task.retry() == 1
         task.exception()
-        [kind] = session.glance().kinds
+        [kind] = session.queries.glance().kinds
         assert kind.about == "KeyError: '…'"
     assert [run.fate for run in session.history()] == ["", "tried again"]
 
@@ -479,7 +479,7 @@ def test_a_lost_value_is_computed_again(session):
     task = f(200_000)
     with working(session):
         assert len(task.result()) == 200_000
-        outcome = session._signed.outcomes([task.key])[0]
+        outcome = session.access.signed.outcomes([task.key])[0]
         lost = [part for part in (outcome.value.data, *outcome.value.buffers) if isinstance(part, str)]
         assert lost
         forget(session, lost)
@@ -491,7 +491,7 @@ def test_a_lost_value_is_computed_again(session):
 
 def forget(session: jn.Session, addresses: list[str]) -> None:
     """Remove blobs behind the store's back."""
-    store: Any = session._store
+    store: Any = session.access.store
     if session.url.startswith("memory:"):
         for address in addresses:
             del store._blobs[address]
@@ -509,8 +509,8 @@ def test_values_that_someone_else_wrote_are_not_opened(session):
     task = define("def f(x): return x")(1)
     with working(session):
         task.result()
-    real = session._store.outcomes
-    session._store.outcomes = lambda keys: [
+    real = session.access.store.outcomes
+    session.access.store.outcomes = lambda keys: [
         held and type(held)(held.verdict, bytes(32) + bytes(held.body)[32:]) for held in real(keys)
     ]
     with pytest.raises(jn.SignatureError, match=task.key[:12]):
@@ -526,7 +526,7 @@ def test_a_target_is_an_expression_a_name_a_key_or_a_pattern(session):
     g = define("def predict(x): return x", "predict")
     models = f.map(range(3))
     guess = g(models[0])
-    session.flush()
+    session.submissions.flush()
     space = {"models": models, "guess": guess, "fit": f}
 
     def keys(target, namespace=None):
@@ -617,11 +617,11 @@ def test_the_listing_and_the_log_tell_what_tasks_said(session, capsys):
 
 def test_status_is_of_this_notebook_or_of_the_whole_store(session, tmp_path):
     define("def f(x): return x").map(range(3))
-    session.flush()
+    session.submissions.flush()
     elsewhere = Origin("somebody", str(tmp_path / "other.ipynb"))
-    [body] = session._store.specs([session.tasks()[0].key])
+    [body] = session.access.store.specs([session.tasks()[0].key])
     assert body is not None
-    session._store.request([session.tasks()[0].key], elsewhere, True)
+    session.access.store.request([session.tasks()[0].key], elsewhere, True)
     assert session.status().counts[State.READY] == 3
     assert session.status(all=True).total == 3
     assert "3" in repr(session.status())
@@ -634,6 +634,6 @@ def test_a_crew_runs_what_the_session_hands_in(tmp_path):
     tasks = define("def f(x): return x * 2").map(range(20))
     crew = session.execute(2)
     assert tasks.result(timeout=20) == [2 * i for i in range(20)]
-    assert crew in session.crews
+    assert crew in session.workers.crews
     session.close()
     jn.definitions.clear()

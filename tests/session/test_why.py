@@ -103,7 +103,7 @@ def test_an_invalidated_task_says_by_whom_and_so_does_what_needs_it(session):
 def test_a_lost_value_is_told_from_an_invalidated_one(session):
     task = define("def f(n): return n")(1)
     compute(session, task)
-    session._store.invalidate([task.key], Why.LOST, "ann")
+    session.access.store.invalidate([task.key], Why.LOST, "ann")
     assert lines(task) == ["its stored value was lost (missing or damaged)"]
 
 
@@ -118,7 +118,7 @@ def test_a_task_of_another_python_says_so(session, monkeypatch):
 
     monkeypatch.setattr(system, "python", lambda: "3.12")
     task = define("def f(n): return n")(1)
-    session.flush()
+    session.submissions.flush()
     monkeypatch.undo()
     mine = system.python()
     assert f"made by Python 3.12: workers with {mine} leave it alone" in lines(task)
@@ -192,7 +192,7 @@ def test_arguments_that_cannot_be_decoded_here_are_told_in_short(session, monkey
     f = define("def f(n): return n")
     compute(session, f((1, 2)))
     task = f((1, 3))
-    session.flush()
+    session.submissions.flush()
     from jug_notebook import codec
 
     def fails(*_: Any) -> Any:
@@ -341,11 +341,11 @@ def test_what_others_put_into_the_store_is_not_opened(session):
     f = define("def f(n): return n")
     compute(session, f(1))
     task = f(2)
-    session.flush()
-    store: Store = session._store
+    session.submissions.flush()
+    store: Store = session.access.store
     [body] = store.specs([f(1).key])
     assert body is not None
-    signed = session._signed
+    signed = session.access.signed
     signed._seal = type(signed._seal)(b"x" * 32, store.id)
     assert [reason.cause for reason in task.why().reasons] == [Cause.UNKNOWN]
 
@@ -356,7 +356,7 @@ def test_the_command_line_answers_and_its_status_says_if_it_is_stored(tmp_path, 
         f = define("def f(n): return n")
         compute(session, f(1))
         stored, other = f(1).key, f(2).key
-        session.flush()
+        session.submissions.flush()
         assert main(["why", "--store", str(tmp_path / "jugdata"), stored]) == 0
         assert main(["why", "--store", str(tmp_path / "jugdata"), other]) == 1
         assert "argument `n`: 1 → 2" in capsys.readouterr().out
@@ -368,9 +368,9 @@ def test_the_command_line_answers_and_its_status_says_if_it_is_stored(tmp_path, 
 def test_a_small_call_does_not_pay_for_why(session):
     f = define("def f(n): return n")
     f(1)
-    version = session.function_version(f)
+    version = session.submissions.function_version(f)
     bundle = msgspec.msgpack.decode(version.template, type=TaskTemplate).bundle
-    assert session._store.get_blob(bundle).nbytes < 2000
+    assert session.access.store.get_blob(bundle).nbytes < 2000
 
 
 # -- rendering and comparing, with a pencil ----------------------------------------------------------------------------

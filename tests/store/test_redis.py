@@ -144,11 +144,11 @@ def test_workers_of_a_store_with_a_password_do_not_have_it_on_their_command_line
     try:
         session = jn.connect(f"unix://:s3cr3t@{server.socket}?project=study", notebook=tmp_path / "study.ipynb")
         crew = session.execute(1)
-        wait_until(session._store, lambda: bool(crew.workers), "no worker came")
+        wait_until(session.access.store, lambda: bool(crew.workers), "no worker came")
         for info in [*crew.workers, *crew.supervisors]:
             assert b"s3cr3t" not in Path(f"/proc/{info.pid}/cmdline").read_bytes()
         crew.stop(now=True)
-        wait_until(session._store, lambda: not crew.supervisors, "the workers stayed")
+        wait_until(session.access.store, lambda: not crew.supervisors, "the workers stayed")
         session.close()
     finally:
         server.remove()
@@ -273,7 +273,7 @@ def test_workers_and_session_outlive_a_server_that_ends_in_mid_run_and_is_starte
 ) -> None:
     fifo, go = Fifo(tmp_path), Fifo(tmp_path, "go")
     session = jn.connect(server.url(), notebook=tmp_path / "study.ipynb")
-    tasks = Submitter(session._store, tmp_path)
+    tasks = Submitter(session.access.store, tmp_path)
     crew = session.execute(2)
     first = tasks.submit(SAY, fifo.path, go.path)
     others = [tasks.submit("def f(x): return x * x", x) for x in range(50)]
@@ -281,16 +281,18 @@ def test_workers_and_session_outlive_a_server_that_ends_in_mid_run_and_is_starte
     assert tasks.value(others[0]) == 0, "both workers are there: one waits to go on"
     before = {info.id for info in crew.workers}
     getattr(server, ending)()
-    waiting = threading.Thread(target=lambda: session._store.watch(-1, 0.0))
+    waiting = threading.Thread(target=lambda: session.access.store.watch(-1, 0.0))
     waiting.start()
     server.start()
     waiting.join()
     go.say("")
     assert tasks.value(first) == 1
     assert [tasks.value(k) for k in others] == [x * x for x in range(50)]
-    wait_until(session._store, lambda: {info.id for info in crew.workers} == before, "they are not the same workers")
+    wait_until(
+        session.access.store, lambda: {info.id for info in crew.workers} == before, "they are not the same workers"
+    )
     crew.stop(now=True)
-    wait_until(session._store, lambda: not crew.supervisors, "the workers stayed")
+    wait_until(session.access.store, lambda: not crew.supervisors, "the workers stayed")
     session.close()
 
 

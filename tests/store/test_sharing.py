@@ -36,7 +36,7 @@ def modes(folder: Path) -> set[tuple[bool, int]]:
 def test_a_private_store_is_for_one_alone(tmp_path: Path) -> None:
     session = Session(tmp_path / "jugdata")
     jn.task(cell("def f(x): return x", "f"))
-    session.put([b"x" * 100_000])
+    session.submissions.put([b"x" * 100_000])
     folders = {mode for is_folder, mode in modes(tmp_path / "jugdata") if is_folder}
     assert not any(mode & 0o077 for mode in folders - {0o755})
     assert (tmp_path / "jugdata").stat().st_mode & 0o077 == 0
@@ -97,7 +97,7 @@ def test_two_notebooks_are_one_run_and_it_shows_who_made_what(tmp_path: Path, mo
     ann = Session(tmp_path / "jugdata", notebook=tmp_path / "ann.ipynb")
     context.set_current(ann)
     hers = [double(x) for x in (1, 2)]
-    ann.flush()
+    ann.submissions.flush()
     monkeypatch.setenv("LOGNAME", "ben")
     system.user.cache_clear()
     ben = Session(tmp_path / "jugdata", notebook=tmp_path / "ben.ipynb")

@@ -413,8 +413,8 @@ def test_what_is_not_loaded_is_not_read(session: Session, monkeypatch: pytest.Mo
     heavy = jn.Task(np.zeros, 100_000)
     heavy.result()
     read = []
-    get = session._store.map_blob
-    monkeypatch.setattr(session._store, "map_blob", lambda address: read.append(address) or get(address))
+    get = session.access.store.map_blob
+    monkeypatch.setattr(session.access.store, "map_blob", lambda address: read.append(address) or get(address))
 
     def blobs() -> int:
         return sum(len(get(address)) >= 800_000 for address in read)

@@ -113,11 +113,11 @@ def test_defaults_that_were_replaced_are_the_ones_that_count(session):
 
     task = jn.task(scaled)
     former = task(3)
-    session.flush()
+    session.submissions.flush()
     scaled.__defaults__, scaled.__kwdefaults__ = (5,), {"m": 4}
     assert len({former.key, task(3).key, task(3, 2).key, task(3, m=1).key}) == 4
     assert task(3).key == task(3, 5, m=4).key
-    session.flush()
+    session.submissions.flush()
     scaled.__code__ = (lambda x, k, n=2, *, m=1: x * n * m).__code__
     assert task(3, 2).key == task(3, n=5, k=2).key != task(3, n=2, k=5).key
 

@@ -156,7 +156,7 @@ def task(source: str) -> Callable[..., Any]:
 
 def run_of(session: jn.Session, handle: Any) -> Run:
     handle.result()
-    [outcome] = session._signed.outcomes([handle.key])
+    [outcome] = session.access.signed.outcomes([handle.key])
     assert outcome is not None
     return outcome.run
 
@@ -275,7 +275,7 @@ def test_bars_leave_their_last_line_alone(session: jn.Session) -> None:
 
 
 def info_of(session: jn.Session, key: str) -> WorkerInfo | None:
-    return next((info for info, _, _ in session._store.processes() if info.task == key), None)
+    return next((info for info, _, _ in session.access.store.processes() if info.task == key), None)
 
 
 @pytest.mark.parametrize("loop", ["jug_notebook.track(range(40))", "tqdm.tqdm(range(40), mininterval=0)"])
@@ -294,13 +294,13 @@ def test_a_running_task_shows_how_far_it_is_and_what_it_said(session: jn.Session
         """
     )
     handle = loops(gate.path)
-    session.flush()
+    session.submissions.flush()
 
     def far() -> bool:
         info = info_of(session, handle.key)
         return info is not None and info.progress == (30, 40) and "waits at 30" in info.tail
 
-    wait_until(session._store, far)
+    wait_until(session.access.store, far)
     assert "waits at 30" in handle.log()
     assert "30 of 40" in handle.log()
     assert "30/40" in repr(session.status())

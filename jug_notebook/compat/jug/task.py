@@ -216,14 +216,14 @@ class Task(TaskletMixin):
                 self._result = self.f(*arguments, **named)
             return self._result
         store, key = Task.store, self.key
-        store.session.flush()
+        store.session.submissions.flush()
         claim = store.claims.pop(key, None)
         if save and claim is None and not store.can_load(key):
             if store.state(key) is State.FAILED:
                 store.retry_failed([key])
             claim = store.hand.claim(key)
         if claim is None or not save:
-            self._result = store.session.rerun(key)
+            self._result = store.session.reruns.rerun(key)
             return self._result
         store.hand.run(claim)
         try:
@@ -263,7 +263,7 @@ class Task(TaskletMixin):
         return self.hash()
 
     def _lock(self) -> Any:
-        Task.store.session.flush()
+        Task.store.session.submissions.flush()
         return Task.store.getlock(self.hash())
 
     def lock(self) -> bool:
@@ -529,7 +529,7 @@ def bvalue(t: Any) -> Any:
 def done(tasks: list[Any]) -> bool:
     """Have all of these tasks values?"""
     keys = list(dict.fromkeys(one.key for one in tasks))
-    return not keys or all(state is State.FINISHED for state in Task.store.session.known(keys))
+    return not keys or all(state is State.FINISHED for state in Task.store.session.queries.states(keys))
 
 
 def needed(x: Any) -> list[Handle]:

@@ -1,0 +1,372 @@
+"""Questions about a session's tasks: status, tables, logs, graph, history, failures. Nothing here changes the store."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from jug_notebook import render
+from jug_notebook.errors import NoSuchTask
+from jug_notebook.model import (
+    Failed,
+    FailureKind,
+    FailureView,
+    FunctionView,
+    Graph,
+    Key,
+    Like,
+    Scope,
+    Snapshot,
+    State,
+    Target,
+    TaskView,
+)
+from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
+from jug_notebook.render.summary import LIKE
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.targets import TargetResolver, graph_of, names_in
+from jug_notebook.session.why import WhyQuery
+from jug_notebook.store import Store, provenance
+from jug_notebook.store.signed import SignedReader
+from jug_notebook.task import definitions
+from jug_notebook.task.handles import SHORT
+
+AT_A_GLANCE = 60  #: most failures read for a picture that will be renewed soon
+LOGS = 20  #: most tasks in one log
+KNOWN = 1000  #: most failures (the latest) that are sorted into kinds
+SHOWN = 20  #: most failures shown one by one
+
+
+class Queries:
+    """Answers questions about the tasks and workers of a store, as one notebook sees them."""
+
+    def __init__(self, access: StoreAccess, targets: TargetResolver) -> None:
+        self._access = access
+        self._store = access.store
+        self._signed = access.signed
+        self._targets = targets
+        self._failures = FailureIndex(access.store, access.signed)
+
+    # -- pictures of all tasks -----------------------------------------------------------------------------------------
+
+    def status(self, all: bool = False) -> Status:
+        """Return the state of this notebook's tasks, or with ``all`` of the whole store's: counts, workers, failures.
+
+        It shows itself as text and HTML; its data is in ``snapshot``. Raises StoreError.
+        """
+        self._targets.flush()
+        scope = self._access.scope_of(all)
+        failed = self._failures.latest(scope)
+        snapshot = self._snapshot(scope, self._failures.kinds(failed))
+        return Status(msgspec.structs.replace(snapshot, failures=self._failures.latest_views(failed)))
+
+    def glance(self, all: bool = False) -> Snapshot:
+        """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""
+        self._targets.flush()
+        scope = self._access.scope_of(all)
+        return self._snapshot(scope, self._failures.kinds(self._failures.latest(scope), AT_A_GLANCE))
+
+    def _snapshot(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
+        snapshot, crews = self._store.snapshot(scope), self._access.crews
+        starting = snapshot.starting or sum(max(1, crew.size) for crew in crews if crew.coming)
+        notes = (*snapshot.notes, *(line for crew in crews[-1:] for line in crew.failures))
+        return msgspec.structs.replace(
+            snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes
+        )
+
+    def status_of(self, keys: Sequence[Key]) -> Status:
+        """Return the status of these tasks alone."""
+        self._targets.flush()
+        wanted = set(keys)
+        views = [view for view in self._store.tasks(target=Target(keys=frozenset(wanted))) if view.key in wanted]
+        rows: dict[str, list[TaskView]] = {}
+        for view in views:
+            rows.setdefault(view.name, []).append(view)
+        failed = sorted(
+            (view for view in views if view.state is State.FAILED), key=lambda view: -view.started - view.duration
+        )[:KNOWN]
+        snapshot = msgspec.structs.replace(
+            self._store.snapshot(self._access.scope),
+            store=self._access.display_url,
+            scope="these tasks",
+            functions=tuple(_function_view(name, row) for name, row in rows.items()),
+            failures=self._failures.latest_views(failed),
+            kinds=self._failures.kinds(failed),
+        )
+        return Status(snapshot)
+
+    def graph(self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None) -> GraphPicture:
+        """Return which functions need which, how often, and their tasks by state: this notebook's, or the store's.
+
+        With a target: of these tasks and what they need. Raises NoSuchTask.
+        """
+        self._targets.flush()
+        scope = self._access.scope_of(all)
+        if target is None:
+            snapshot = self._store.snapshot(scope)
+            functions, edges, of = snapshot.functions, tuple(self._store.edges(scope)), snapshot.scope
+        else:
+            wanted = self._targets.target(target, namespace)
+            functions, edges = graph_of(wanted, scope, self._store, self._signed)
+            of = "a part"
+        return GraphPicture(Graph(functions, edges, self._access.display_url, of))
+
+    def history(self, all: bool = False, limit: int = 50) -> History:
+        """Return who ran what when: the latest ``limit`` attempts of this notebook's tasks, or of the whole store's.
+
+        Among them are failed ones that were tried again, and values that were invalidated: their ``fate`` says so.
+        """
+        self._targets.flush()
+        return History(*provenance.history(self._signed, self._access.scope_of(all), limit))
+
+    def watch(self, seen: int, timeout: float) -> int:
+        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds. Return the version now."""
+        return self._store.watch(seen, timeout)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def tasks(
+        self,
+        target: Any = None,
+        state: State | str | None = None,
+        limit: int = 50,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Listing:
+        """Return a table of this notebook's tasks (or a target's), with arguments, results in short, and errors.
+
+        At most ``limit`` rows (0: all), of one ``state`` if given. Raises NoSuchTask.
+        """
+        self._targets.flush()
+        wanted = State(state) if isinstance(state, str) else state
+        if target is None:
+            views = self._store.tasks(self._access.scope, state=wanted)
+        else:
+            keys = dict.fromkeys(self._targets.keys(target, namespace))
+            found = self._store.tasks(target=Target(keys=frozenset(keys)))
+            views = [view for view in found if view.key in keys and wanted in (None, view.state)]
+        return Listing(self._signed.filled(views[:limit] if limit else views), len(views))
+
+    def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Why:
+        """Return whether these tasks are stored and, where not, what changed since the nearest that are.
+
+        Raises NoSuchTask.
+        """
+        keys = self._targets.keys(target, namespace)
+        return Why(WhyQuery(self._store, self._signed, self._access.scope, _ignored).explain(keys), len(keys))
+
+    def listed(self, state: State | None = None, all: bool = False) -> list[TaskView]:
+        """Return keys, names and states of this notebook's tasks, or of the whole store's; nothing else is read."""
+        self._targets.flush()
+        return self._store.tasks(self._access.scope_of(all), state=state)
+
+    def requested(self) -> dict[Key, str]:
+        """Return the tasks that this notebook requests, each with the cell that made it."""
+        keys = [view.key for view in self.listed() if view.state is not State.CANCELLED]
+        specs = self._signed.specs(keys)
+        return {key: spec.origin.cell for key, spec in zip(keys, specs, strict=True) if spec is not None}
+
+    def states(self, keys: Sequence[Key]) -> list[State | None]:
+        """Return the state of each task; None where the store doesn't know it."""
+        self._targets.flush()
+        return self._store.states(keys)
+
+    def blocking_task(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Key | None:
+        """Return the first failed task of a target, or the one that blocks its first blocked task; else None."""
+        keys = self._targets.keys(target, namespace)
+        states = self._store.states(keys)
+        for key, state, blocking in zip(keys, states, self._store.blocking_tasks(keys), strict=True):
+            if state is State.FAILED or blocking is not None:
+                return blocking or key
+        return None
+
+    def origin(self, key: Key, dated: bool = True) -> str:
+        """Return where and how long an ended task ran, in a line; with ``dated``, also when."""
+        self._targets.flush()
+        [outcome] = self._signed.outcomes([key])
+        return "" if outcome is None else render.origin_text(outcome.run, self._access.clock.now() if dated else None)
+
+    # -- logs ----------------------------------------------------------------------------------------------------------
+
+    def log(self, target: Any = None, host: str | None = None, namespace: Mapping[str, Any] | None = None) -> str:
+        """Return what tasks printed, with the traceback of failed ones; without a target, of the last that ended.
+
+        With ``host``, the logs of the workers there. Raises NoSuchTask.
+        """
+        self._targets.flush()
+        if host is not None:
+            return Text(self._host_log(host))
+        if target is None:
+            ended = [view for view in self.listed() if view.state in (State.FINISHED, State.FAILED)]
+            ended.sort(key=lambda view: view.started + view.duration)
+            keys = [view.key for view in ended]
+            cut = keys[-LOGS:]
+            parts = [f"… {len(keys) - len(cut)} tasks before"] if len(keys) > len(cut) else []
+        else:
+            keys = self._targets.keys(target, namespace)
+            cut = keys[:LOGS]
+            parts = []
+        parts += [self._task_log(view) for view in self._signed.views(cut)]
+        if target is not None and len(keys) > len(cut):
+            parts.append(f"… and {len(keys) - len(cut)} more tasks")
+        return Text("\n".join(parts) or "nothing was run yet")
+
+    def _task_log(self, view: TaskView) -> str:
+        [outcome] = self._signed.outcomes([view.key])
+        head = f"── {view.name}({view.args_repr}) · {view.state.value} · {view.key[:SHORT]}"
+        if outcome is None:
+            tail = self.tail(view.key).rstrip("\n") if view.state is State.RUNNING else ""
+            return f"{head}\n{tail}" if tail else head
+        run = outcome.run
+        if outcome.key != view.key:
+            head += f" · reused from {outcome.key[:SHORT]}"
+        printed = render.outputs_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
+        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed]
+        if isinstance(outcome, Failed):
+            parts.append(outcome.traceback.rstrip("\n") or outcome.error)
+        return "\n".join(part for part in parts if part)
+
+    def tail(self, key: Key) -> str:
+        """Return the progress of a running task and the last it printed, as its worker reported with its heartbeat."""
+        for info, alive, _ in self._store.processes():
+            if alive and info.task == key:
+                done, total = info.progress
+                progress = f"{done} of {total or '?'} done\n" if done or total else ""
+                return f"{progress}{info.tail}"
+        return ""
+
+    def _host_log(self, host: str) -> str:
+        there = [info for info, _, _ in self._store.processes() if info.is_on(host) and info.kind != "session"]
+        if not there:
+            raise NoSuchTask(f"no worker on host {host!r}; there are some on {', '.join(self.hosts()) or 'none'}")
+        parts = []
+        for info in there:
+            text = self._store.log(info.id).rstrip("\n")
+            if text:
+                parts += [f"── {info.kind} {info.id}", text]
+        return "\n".join(parts) or f"the workers on {host} have logged nothing"
+
+    # -- names, for completion -----------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the functions of which this notebook has tasks."""
+        return names_in(self._store, self._access.scope)
+
+    def hosts(self) -> list[str]:
+        """Return the hosts on which workers are, or were lately, sorted."""
+        known = [info for info, _, _ in self._store.processes() if info.kind != "session"]
+        return sorted({info.place or info.host for info in known})
+
+
+def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
+    counts: dict[State, int] = {}
+    for view in views:
+        counts[view.state] = counts.get(view.state, 0) + 1
+    durations = [view.duration for view in views if view.state is State.FINISHED]
+    reused = sum(bool(view.source) for view in views)
+    return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
+
+
+def _ignored(name: str) -> Iterable[str]:
+    """The arguments of a function, as it is defined now, that don't count."""
+    function = definitions.get(name)
+    return () if function is None else function.ignore
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+class _Read(NamedTuple):
+    """What is kept of a failure that was read. ``at`` tells it from a later one of the same task."""
+
+    at: tuple[float, int]
+    about: str
+    args_repr: str
+    error: str
+
+
+class FailureIndex:
+    """Failures, each read once and sorted into kinds: a picture of a thousand costs only those that are new."""
+
+    def __init__(self, store: Store, signed: SignedReader) -> None:
+        self._store = store
+        self._signed = signed
+        self._lock = threading.Lock()  # a notebook's live displays read from another thread
+        self._read: dict[Key, _Read] = {}
+        self._whole: dict[tuple[Key, tuple[float, int]], FailureView] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._place = itertools.count()
+
+    def latest(self, scope: Scope) -> list[TaskView]:
+        """Return the failed tasks of a scope, the latest first."""
+        return self._store.tasks(scope, state=State.FAILED, limit=KNOWN)
+
+    def latest_views(self, failed: Sequence[TaskView], limit: int = SHOWN) -> tuple[FailureView, ...]:
+        """Return the first ``limit`` of them with all that is known."""
+        with self._lock:
+            return tuple(self._opened(failed[:limit]))
+
+    def kinds(self, failed: Sequence[TaskView], at_once: int = KNOWN) -> tuple[FailureKind, ...]:
+        """Return kinds of failures, that of the latest first; once returned, a kind keeps its place.
+
+        Within each, the latest first. Reads at most ``at_once`` that were not read before.
+        """
+        with self._lock:
+            return self._kinds(failed, at_once)
+
+    def _kinds(self, failed: Sequence[TaskView], at_once: int) -> tuple[FailureKind, ...]:
+        new = [view for view in failed if (known := self._read.get(view.key)) is None or known.at != _at(view)]
+        self._take_in(new[:at_once])
+        groups: dict[tuple[str, str], list[TaskView]] = {}
+        for view in failed:
+            known = self._read.get(view.key)
+            if known is not None and known.at == _at(view):
+                groups.setdefault((view.name, known.about), []).append(view)
+        for kind in groups:
+            self._places.setdefault(kind, next(self._place))
+        top = sorted(groups.items(), key=lambda item: self._places[item[0]])[: render.FAILURES]
+        whole = {view.key: view for view in self._opened([group[0] for _, group in top])}
+        self._forget(failed)
+        if len(self._places) > 2 * KNOWN:
+            self._places = {kind: self._places[kind] for kind in groups}
+        return tuple(
+            FailureKind(
+                about,
+                whole[group[0].key],
+                tuple(view.key for view in group),
+                tuple(self._like(view.key) for view in group[1 : LIKE + 1]),
+            )
+            for (_, about), group in top
+            if group[0].key in whole
+        )
+
+    def _like(self, key: Key) -> Like:
+        known = self._read[key]
+        return Like(key, known.args_repr, known.error)
+
+    def _take_in(self, views: Sequence[TaskView]) -> None:
+        for view, filled in zip(views, self._signed.filled(views), strict=True):
+            error = filled.error or "it failed"
+            self._read[view.key] = _Read(_at(view), render.pattern(error), filled.args_repr, error)
+
+    def _opened(self, views: Sequence[TaskView]) -> list[FailureView]:
+        missing = [view for view in views if (view.key, _at(view)) not in self._whole]
+        for view, found in zip(missing, self._signed.failures(missing), strict=True):
+            if found is not None:
+                self._whole[view.key, _at(view)] = found
+        return [found for view in views if (found := self._whole.get((view.key, _at(view)))) is not None]
+
+    def _forget(self, failed: Sequence[TaskView]) -> None:
+        """Drop what no longer counts."""
+        if len(self._read) > 2 * KNOWN:
+            keep = {view.key for view in failed}
+            self._read = {key: known for key, known in self._read.items() if key in keep}
+        while len(self._whole) > 4 * SHOWN:
+            del self._whole[next(iter(self._whole))]
+
+
+def _at(view: TaskView) -> tuple[float, int]:
+    return view.started, view.attempt

@@ -1,0 +1,307 @@
+"""The workers of a session: start, scale, stop and wait for them, work in this process, or only plan what would run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jug_notebook import system
+from jug_notebook.errors import LaunchError
+from jug_notebook.launch import start
+from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop
+from jug_notebook.render import duration
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.results import Results
+from jug_notebook.session.targets import TargetResolver, graph_of
+from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.loop import FailureWatcher, work_in_process
+
+if TYPE_CHECKING:
+    from jug_notebook.launch import Crew
+    from jug_notebook.launch.preflight import Preflight
+
+
+class Workers:
+    """Starts, scales, stops and waits for the workers of a session."""
+
+    def __init__(self, access: StoreAccess, targets: TargetResolver, results: Results, headless: bool) -> None:
+        self._access = access
+        self._targets = targets
+        self._results = results
+        self.crews = access.crews  #: those that this session started
+        self.headless = headless  #: nobody watches: they end with the session
+
+    def execute(
+        self,
+        workers: int | None = None,
+        *,
+        hosts: Iterable[str | Path] = (),
+        on: Any = None,
+        wait: bool = False,
+        target: Any = None,
+        max_tasks: int | None = None,
+        max_time: float | None = None,
+        idle_timeout: float = 600,
+        keep_going: bool = True,
+        memory_limit: int | None = None,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+        dry_run: bool = False,
+        here: bool = False,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Crew:
+        """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Return their `Crew`.
+
+        It doesn't wait for them, except with ``wait``: until this notebook's tasks are done.
+
+        ``workers``: how many to have on each host (default: one per core); asking twice starts none twice.
+        ``target``: run only these tasks and what they need.
+        ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
+        ``idle_timeout``: seconds after which they end, once no session is open and nothing is left to do.
+        ``keep_going=False``: a host's workers end after their current tasks once a task has failed for good.
+        ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
+        ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
+        that stands for this notebook's ("/there") or for another ("/here=/there").
+        ``on``: an object with ``submit``: a Dask client, an executor (also submitit's), an ipyparallel view. Security:
+        this gives those who run it permission to run code as you, and the reverse.
+        ``dry_run``: start nothing; the crew's ``plan`` and text say what would run.
+        ``here``: run the tasks in this process instead, as `run_here` does.
+
+        Raises LaunchError; failures on other hosts are in `Crew.failures`.
+        """
+        from jug_notebook.launch import Crew
+
+        store, clock, folder = self._access.store, self._access.clock, self._access.folder
+        if dry_run:
+            if on is not None:
+                raise LaunchError("dry_run can't look into an executor; leave 'on' out")
+            plan = self.foretell(workers, list(hosts), target, python, setup, remote_dir, namespace)
+            return Crew(store, clock=clock, plan=plan)
+        if here:
+            self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
+            return Crew(store, clock=clock)
+        self._targets.flush()
+        named = start.read_hosts(hosts, folder)
+        options = self._options(
+            workers if workers is not None else 0 if named or on is not None else start.cores(),
+            remote_dir,
+            idle_timeout=idle_timeout,
+            max_tasks=max_tasks,
+            max_time=max_time,
+            memory_limit=memory_limit,
+            keep_going=keep_going,
+            target=None if target is None else self._targets.target(target, namespace),
+            python=python,
+            setup=setup or "",
+        )
+        crew = start.start(store, folder, options, named, on, clock)
+        self.crews.append(crew)
+        if wait:
+            self.barrier()
+        return crew
+
+    def _options(self, size: int, remote_dir: str | None = None, **options: Any) -> WorkerOptions:
+        return WorkerOptions(
+            size, **options, folders=start.folders_of(remote_dir, self._access.folder), tied_to=self._tied_to
+        )
+
+    @property
+    def _tied_to(self) -> str:
+        return self._access.process.id if self.headless else ""
+
+    def foretell(
+        self,
+        workers: int | None = None,
+        hosts: Sequence[str | Path] = (),
+        target: Any = None,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+        namespace: Mapping[str, Any] | None = None,
+        steady: bool = False,
+    ) -> str:
+        """Return what `execute` would run, and problems on each host; ``steady``: the same text in every run."""
+        lines = [self.plan(workers, target=target, namespace=namespace).text(timed=not steady, who=not hosts)]
+        if hosts:
+            reports = self.look(hosts, workers or 0, python, setup, remote_dir)
+            if steady:
+                lines += [report.failure or f"{report.place}: workers could start there" for report in reports]
+            else:
+                lines += ["", repr(reports)]
+            lines.append("nothing was started")
+        return "\n".join(lines)
+
+    def plan(
+        self, workers: int | None = None, *, target: Any = None, namespace: Mapping[str, Any] | None = None
+    ) -> Plan:
+        """Return what `execute` would run with ``workers`` workers (default: one per core). Starts nothing."""
+        from jug_notebook.launch import local
+
+        self._targets.flush()
+        access = self._access
+        size = workers if workers is not None else len(os.sched_getaffinity(0))
+        wanted = None if target is None else self._targets.target(target, namespace)
+        if wanted is None:
+            functions = access.store.snapshot(access.scope).functions
+        else:
+            functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
+        had = local.there(access.store, WorkerOptions(size=size, target=wanted, tied_to=self._tied_to))
+        return Plan(functions, max(size, had), max(0, size - had))
+
+    def look(
+        self,
+        hosts: Iterable[str | Path],
+        workers: int = 0,
+        python: str | None = None,
+        setup: str | None = None,
+        remote_dir: str | None = None,
+    ) -> Preflight:
+        """Check whether workers could start on these hosts. Starts nothing. Raises LaunchError."""
+        self._targets.flush()
+        options = self._options(workers, remote_dir, python=python, setup=setup or "")
+        named = start.read_hosts(hosts, self._access.folder)
+        return start.look(self._access.store, self._access.folder, options, named, self._access.clock)
+
+    def run_here(
+        self,
+        target: Any = None,
+        max_tasks: int | None = None,
+        max_time: float | None = None,
+        namespace: Mapping[str, Any] | None = None,
+        *,
+        keep_going: bool = True,
+        stop: Callable[[], bool] | None = None,
+        each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
+    ) -> int:
+        """Run tasks in this process, one by one, until none is left that can run. Return how many ran.
+
+        What they print is shown, and stored. Without ``keep_going`` it ends with the first that fails for good.
+        ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C; the running task is given back.
+        """
+        self._targets.flush()
+        watcher = FailureWatcher(each)
+
+        def over() -> bool:
+            return (watcher.failed and not keep_going) or (stop is not None and stop())
+
+        access = self._access
+        wanted = None if target is None else self._targets.target(target, namespace)
+        return work_in_process(
+            access.store, access.seal, access.clock, access.in_process, wanted, max_tasks, max_time, over, watcher
+        )  # fmt: skip
+
+    def barrier(self) -> None:
+        """Wait until none of this notebook's tasks waits or runs.
+
+        Raises NoWorkers where tasks are left and no worker is alive, WaitInterrupted on Ctrl-C.
+        """
+        self._targets.flush()
+
+        def busy() -> int:
+            counts = self._access.store.snapshot(self._access.scope).counts
+            return sum(counts[state] for state in OPEN_STATES)
+
+        self._results.barrier(busy)
+
+    def stop(self, now: bool = False, host: str | None = None) -> int:
+        """Stop workers (of one ``host``) after their current task, or ``now``. Return how many will stop."""
+        supervisors = [
+            info
+            for info, alive, _ in self._access.store.processes()
+            if alive and info.kind == "supervisor" and info.is_on(host)
+        ]
+        own = {crew.name: crew for crew in self.crews}.values() if host is None else ()
+        of_own = {info.id for crew in own for info in crew.supervisors}
+        for crew in own:  # also those that are still starting
+            crew.stop(now)
+        if others := [info for info in supervisors if info.id not in of_own]:
+            from jug_notebook.launch import tell
+
+            tell(self._access.store, others, Stop(now))
+        return sum(info.size for info in supervisors)
+
+    def add_workers(self, count: int = 1) -> int:
+        """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""
+        from jug_notebook.launch import tell
+
+        store, here = self._access.store, (system.host(), self._access.user)
+        alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
+        supervisors = [info for info in alive if info.kind == "supervisor"]
+        if not supervisors:
+            size = count + sum(info.kind == "worker" for info in alive)
+            self.execute(size)
+            return size
+        tell(store, supervisors[:1], Scale(supervisors[0].size + count, at_least=True))
+        return count + sum(info.size for info in supervisors)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What would run: by function, with ``workers`` workers, of which ``started`` would be new."""
+
+    functions: tuple[FunctionView, ...]
+    workers: int
+    started: int
+
+    @property
+    def to_run(self) -> int:
+        """Number of tasks that would run, or are running."""
+        return sum(view.open for view in self.functions)
+
+    @property
+    def stored(self) -> int:
+        """Number of tasks whose values are stored."""
+        return sum(view.counts.get(State.FINISHED, 0) for view in self.functions)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time to run them all; None where a function has not been timed yet."""
+        if any(view.open and view.mean is None for view in self.functions):
+            return None
+        return sum(view.open * (view.mean or 0.0) for view in self.functions) / max(1, self.workers)
+
+    def text(self, timed: bool = True, who: bool = True) -> str:
+        """Return the plan for people, without times (``timed``) the same in every run; ``who`` adds the workers."""
+        if not self.functions:
+            return "no tasks yet: nothing would run" + (", no worker would be started" if who else "")
+        left_out = sum(view.counts.get(s, 0) for view in self.functions for s in (State.FAILED, State.BLOCKED))
+        lines = [f"{self.to_run:,} to run, {self.stored:,} stored" + (f", {left_out:,} failed" if left_out else "")]
+        width = max(len(view.name) for view in self.functions)
+        for view in self.functions:
+            parts = [f"{view.open:,} to run"] if view.open else []
+            for state, word in ((State.FINISHED, "stored"), (State.FAILED, "failed"), (State.BLOCKED, "blocked")):
+                if view.counts.get(state):
+                    parts.append(f"{view.counts[state]:,} {word}")
+            if timed and view.open:
+                parts.append("not timed yet" if view.mean is None else f"{duration(view.mean)} each")
+            if parts:
+                lines.append(f"  {view.name:<{width}}  {', '.join(parts)}")
+        if who:
+            lines.append(self._when() if timed else self._who())
+        return "\n".join(lines)
+
+    def _who(self) -> str:
+        if not self.started:
+            return f"{_workers(self.workers)} would do it, all there already; nothing was started"
+        there = self.workers - self.started
+        more = f", beside the {there} there" if there else ""
+        return f"{_workers(self.started)} would be started{more}; nothing was started"
+
+    def _when(self) -> str:
+        seconds = self.seconds
+        if not self.to_run:
+            return self._who()
+        took = "nobody knows how long: not all functions are timed" if seconds is None else f"about {duration(seconds)}"
+        return f"{self._who()}\n{took}, with {_workers(self.workers)}"
+
+    def __repr__(self) -> str:
+        return self.text()
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count:,} workers"
