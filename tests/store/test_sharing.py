@@ -103,10 +103,10 @@ def test_two_notebooks_are_one_run_and_it_shows_who_made_what(tmp_path: Path, mo
     ben = Session(tmp_path / "jugdata", notebook=tmp_path / "ben.ipynb")
     context.set_current(ben)
     his = [double(x) for x in (2, 3)]
-    ben.flush()
+    ben.submissions.flush()
     assert his[0].key == hers[1].key
     with working(ben):
-        assert ben.settle([task.key for task in (*hers, *his)])
+        assert ben.results.settle([task.key for task in (*hers, *his)])
     assert [task.result() for task in (*hers, *his)] == [2, 4, 4, 6]
     assert ann.status().total == ben.status().total == 2
     assert ann.status(all=True).total == 3
