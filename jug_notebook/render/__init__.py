@@ -18,13 +18,11 @@ from jug_notebook.render.html import (
     story_html,
     workers_html,
 )
-from jug_notebook.render.outputs import as_text, base64_of, origin_text, outputs_html, outputs_text
+from jug_notebook.render.outputs import base64_of, origin_text, outputs_html, outputs_text
 from jug_notebook.render.summary import (
     FAILURES,
-    NOTEBOOK,
     SHELL,
     TASKS,
-    Hints,
     call,
     failure_kinds,
     kinds,
@@ -53,15 +51,12 @@ __all__ = [
     "FAILURES",
     "LISTED",
     "NEEDS",
-    "NOTEBOOK",
     "SHELL",
     "STYLESHEET",
     "TASKS",
-    "Hints",
     "Item",
     "advice_html",
     "ago",
-    "as_text",
     "base64_of",
     "call",
     "duration",

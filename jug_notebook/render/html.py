@@ -7,7 +7,7 @@ from a task is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import FailureKind, FailureView, Like, Snapshot, State
@@ -114,10 +114,10 @@ def and_more(count: int, which: str = "more") -> str:
     return f'<div style="{_FAINT};margin-top:2px">and {number(count)} {which}</div>' if count > 0 else ""
 
 
-def legend(counts: Mapping[State, int]) -> str:
+def legend(counts: Mapping[State, int], label: Callable[[State], str] = summary.count_label) -> str:
     """The states that there are, with their colours and counts."""
     return "".join(
-        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>")
+        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{label(state)} <b>{number(counts[state])}</b>")
         for state in STATE_STYLES
         if counts.get(state)
     )
@@ -229,7 +229,7 @@ def functions_html(snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: S
         rows.append(
             row(_span(_FAINT, f"and {number(len(rest))} more"), summary.total_counts(f.counts for f in rest), "", "")
         )
-    numbers = [*(state.value for state in states), "mean time", "time left"]
+    numbers = [*map(summary.count_label, states), "mean time", "time left"]
     return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
 

@@ -121,6 +121,11 @@ def state_label(view: TaskView) -> str:
     return view.state.value
 
 
+def count_label(state: State) -> str:
+    """Return the name of a count: those that count as cancelled may have results of an earlier version."""
+    return "not current" if state is State.CANCELLED else state.value
+
+
 def visible_states(counts: Mapping[State, int]) -> list[State]:
     """Return the states that get a column: the five common ones always, so that a live table doesn't jump."""
     always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)

@@ -96,8 +96,9 @@ def list_text(
 def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int) -> str:
     """Return the same as HTML."""
     counts = total_counts(counts for _, counts in rows)
+    states = legend(counts, lambda state: state.value)
     head = (
-        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{legend(counts)}</div>'
+        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{states}</div>'
         f'<div style="margin:4px 0 6px;max-width:480px">{bar(counts, 8, 480, 4)}</div>'
     )
     if len(rows) > 1:

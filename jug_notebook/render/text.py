@@ -54,7 +54,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         done = summary.finished(snapshot)
         lines += [f"{summary.percent(snapshot):>5}  {bar}  {done} · {summary.eta_text(snapshot)}"]
         legend = [
-            f"{look.glyph} {state.value} {number(counts[state])}"
+            f"{look.glyph} {summary.count_label(state)} {number(counts[state])}"
             for state, look in STATE_STYLES.items()
             if counts[state]
         ]
@@ -86,7 +86,7 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
     if rest:
         total = summary.total_counts(f.counts for f in rest)
         rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
-    numbers = [*(state.value for state in states), "mean time", "time left"]
+    numbers = [*map(summary.count_label, states), "mean time", "time left"]
     return table(["function", *numbers], rows, numbers)
 
 

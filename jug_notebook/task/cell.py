@@ -107,9 +107,7 @@ def make(
     Raises BadTask for a name that isn't defined, JugError for inputs that can't be hashed or stored.
     """
     names = body.names
-    for one in inputs:
-        if one not in present:
-            raise BadTask(f"-i {one}: there is no {one!r}" + near(one, namespace))
+    _check_inputs(inputs, present, namespace)
     _check_reads(body.source, names.reads - {*names.assigns, *names.imports}, present, namespace)
     taken = {one for one in {*names.reads, *inputs, *body.declared} if _is_input(one, present, names.assigns, inputs)}
     taken -= names.imports
@@ -128,9 +126,7 @@ def make(
 def of_script(name: str, script: str, namespace: Mapping[str, Any], inputs: Sequence[str] = (), **options: Any) -> Task:
     """Return a bash script as the task ``name``: inputs are environment variables, stdout is the value."""
     _check_name(name)
-    for one in inputs:
-        if one not in namespace:
-            raise BadTask(f"-i {one}: there is no {one!r}" + near(one, namespace))
+    _check_inputs(inputs, namespace, namespace)
     run: Any = partial(run_bash, script.strip("\n"))
     run.__signature__ = Signature([Parameter(one, Parameter.KEYWORD_ONLY) for one in sorted(inputs)])
     maker: Any = task(name=name, **options)
@@ -166,6 +162,12 @@ def near(word: str, known: Iterable[str]) -> str:
 
     close = get_close_matches(word, [name for name in known if not name.startswith("_")], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _check_inputs(inputs: Iterable[str], present: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in inputs:
+        if name not in present:
+            raise BadTask(f"-i {name}: there is no {name!r}" + near(name, known))
 
 
 def _check_name(name: str) -> None:

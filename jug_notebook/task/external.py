@@ -6,7 +6,8 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +53,7 @@ class Ran:
         paths = [Path(folder, name) for name in self.files]
         for path, data in zip(paths, self.files.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _appearing(path) as aside:
+            with _replacing(path) as aside:
                 aside.write_bytes(data)
         return paths
 
@@ -300,7 +301,7 @@ def _write(
 ) -> str | None:
     if metadata_fname is not None:
         provenance = result.provenance()
-        with _appearing(Path(metadata_fname)) as aside, aside.open("w", encoding="utf-8") as file:
+        with _replacing(Path(metadata_fname)) as aside, aside.open("w", encoding="utf-8") as file:
             if form == "yaml":
                 import yaml
 
@@ -310,7 +311,7 @@ def _write(
 
                 json.dump(provenance, file, indent=2, default=str)
     if oname is not None:
-        with _appearing(Path(oname)) as aside, aside.open("wb") as data:
+        with _replacing(Path(oname)) as aside, aside.open("wb") as data:
             if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
                 import numpy
 
@@ -323,23 +324,17 @@ def _write(
 _WRITE = _Terse(_write, name="write_task_out", version="1")
 
 
-class _appearing:
-    """Gives a temporary path beside ``path``; what is written there is moved to ``path``, unless there is an error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._aside
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            with self._aside.open("rb") as file:
-                os.fsync(file.fileno())
-            self._aside.replace(self._path)
-        else:
-            self._aside.unlink(missing_ok=True)
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what is written there replaces ``path``, unless there is an error."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 __all__ = ["Ran", "cached_glob", "shell", "write_task_out"]

@@ -192,12 +192,12 @@ class TaskList(list[Any]):
 
     @property
     def done(self) -> TaskList:
-        """Those that have finished or failed."""
+        """The tasks that have finished or failed."""
         return self._where(lambda state: state.settled)
 
     @property
     def failed(self) -> TaskList:
-        """Those that have failed, or need a failed task."""
+        """The tasks that have failed, or need a failed task."""
         return self._where(lambda state: state in (State.FAILED, State.BLOCKED))
 
     def cancel(self) -> int:
@@ -249,7 +249,7 @@ class TaskList(list[Any]):
         return list, (list(self),)  # in arguments it is a list like any other
 
     def _rows(self) -> list[tuple[str, dict[State, int]]]:
-        """Counts by function and state; each handle counts, so that a chunk's calls are counted as calls."""
+        """Counts by function and state; each tasklet counts, so that a chunk's calls are counted as calls."""
         rows: dict[str, dict[State, int]] = {}
         states = self._states()
         for handle in self:
@@ -280,7 +280,7 @@ class TaskList(list[Any]):
         return f"<{len(self)} tasks · {' · '.join(lines)}>"
 
     def _items(self, labels: Iterable[Any] | None) -> list[render.Item]:
-        """The first few, one by one."""
+        """Return the first few, one by one."""
         few = [item for item in self if isinstance(item, Handle)][: render.LISTED]
         views: dict[Key, TaskView] = {}
         for session, tasks in _by_session(few):
@@ -293,7 +293,7 @@ class TaskList(list[Any]):
         ]
 
     def as_text(self, labels: Iterable[Any] | None = None, steady: bool = False) -> str:
-        """Counts by state and the first few; ``labels`` in the place of numbers. ``steady``: without times."""
+        """Return counts by state and the first few, with ``labels`` instead of numbers. ``steady``: without times."""
         try:
             count = sum(isinstance(item, Handle) for item in self)
             return render.list_text(self._rows(), self._items(labels), count, steady) if count else repr(self)
@@ -301,12 +301,12 @@ class TaskList(list[Any]):
             return repr(self)
 
     def as_html(self, labels: Iterable[Any] | None = None) -> str:
-        """The same for a page."""
+        """Return the same as HTML."""
         try:
             count = sum(isinstance(item, Handle) for item in self)
             if count:
                 return render.list_html(self._rows(), self._items(labels), count)
-        except (JugError, OSError):  # a handle can always be shown
+        except (JugError, OSError):  # a list can always be shown
             pass
         return render.preformatted(repr(self))
 

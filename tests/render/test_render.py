@@ -355,6 +355,19 @@ def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
     assert render.tasks_text([], 0) == "no tasks"
 
 
+def test_what_is_cancelled_or_of_an_earlier_version_is_named_so() -> None:
+    views = [
+        TaskView("ab" * 20, "fit", State.CANCELLED, args_repr="n=3"),
+        TaskView("cd" * 20, "fit", State.CANCELLED, args_repr="n=4", summary="int 25"),
+    ]
+    for said in (render.tasks_text(views, 2), Page(render.tasks_html(views, 2)).text):
+        assert re.search(r"cancelled.*fit\(n=3\).*earlier version.*fit\(n=4\)", said, re.S)
+    picture = snapshot(function(finished=5, cancelled=3))
+    for said in (render.text(picture), Page(render.html(picture)).text):
+        assert "not current" in said
+        assert "5 of 5 finished" in said
+
+
 def test_an_empty_store_has_something_to_say() -> None:
     empty = snapshot()
     assert "no tasks yet" in render.text(empty)

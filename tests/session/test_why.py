@@ -107,7 +107,7 @@ def test_a_lost_value_is_told_from_an_invalidated_one(session):
     assert lines(task) == ["its stored value was lost (missing or damaged)"]
 
 
-def test_a_withdrawn_task_says_that_nobody_wants_it(session):
+def test_a_cancelled_task_says_that_it_is_no_longer_requested(session):
     task = define("def f(n): return n")(1)
     task.cancel()
     assert lines(task) == ["cancelled: it is no longer requested"]
