@@ -78,7 +78,7 @@ class Unseeded(KeyAdvice):
 
 
 class OnlyAPath(KeyAdvice):
-    """An argument is the path of a file, and keys follow the path, not what is in the file: jn.file(path)."""
+    """An argument is the path of a file; keys cover the path, not the file's content. Pass jn.file(path)."""
 
 
 class StoreError(JugError):

@@ -277,7 +277,7 @@ def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Call
 
 def looks(bundle: FunctionBundle) -> bool:
     """Does the function look at more of others than what they do? Then what it loads with holds for it alone."""
-    return any(syntax.STATE_STYLES.keys() >= set(label.split(" and ")) for label in bundle.parts)
+    return any(syntax.INSPECTED.keys() >= set(label.split(" and ")) for label in bundle.parts)
 
 
 def use_modules(bundle: FunctionBundle) -> None:

@@ -1,4 +1,7 @@
-"""What a key can't see and a look at the code can guess: said once each, in one line, and never inside a worker."""
+"""Warnings about what a key can't cover: each is given once, in one line, and never inside a worker.
+
+`warn_once` gives a warning. The rest of this file finds random numbers that are drawn without a seed.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ from jug_notebook.errors import KeyAdvice
 
 Chain = tuple[str, ...]
 
-# -- saying it ---------------------------------------------------------------------------------------------------------
+# -- warning -----------------------------------------------------------------------------------------------------------
 
-_told: set[object] = set()
+_warned: set[object] = set()
 _silent: Callable[[], bool] = bool
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep)
 
 
-def silent_where(inside: Callable[[], bool]) -> None:
-    """Nothing is said where ``inside()`` is true: in a worker nobody could act on it."""
+def silence_where(inside: Callable[[], bool]) -> None:
+    """Give no warnings where ``inside()`` is true: in a worker, where no user sees them."""
     global _silent
     _silent = inside
 
 
-def say_once(about: object, category: type[KeyAdvice], text: str) -> None:
-    """Warn, unless that was said already. The warning points at the user's own line."""
-    if about in _told or _silent():
+def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
+    """Warn, unless a warning ``about`` this was given already. It points at the user's own line."""
+    if about in _warned or _silent():
         return
-    _told.add(about)
+    _warned.add(about)
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame, level = frame.f_back, level + 1
@@ -43,26 +46,26 @@ def say_once(about: object, category: type[KeyAdvice], text: str) -> None:
 
 
 class Uses(NamedTuple):
-    """What a text reads by dotted names, as far as it concerns chance and look-ups that can't be seen."""
+    """What a function's source reads by dotted names, as far as it concerns random numbers and computed names."""
 
-    chains: frozenset[Chain] = frozenset()  #: dotted names that are read, called or not
+    chains: frozenset[Chain] = frozenset()  #: dotted names that it reads, called or not
     bare: frozenset[Chain] = frozenset()  #: those that are called without an argument, or with None
     imported: Mapping[str, str] = types.MappingProxyType({})  #: names that it imports itself -> what they are
-    computed: frozenset[str] = frozenset()  #: functions that look a name up, called with one that isn't written out
+    computed: frozenset[str] = frozenset()  #: functions that look up a name, called with a computed one
 
 
 _LOOK_UP = {"getattr": 1, "import_module": 0}  #: which argument is the name
 
 
 def look(tree: ast.AST) -> Uses:
-    """Read a function's syntax tree."""
+    """Return what a function's syntax tree uses."""
     chains, bare, computed = set(), set(), set()
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Name):
-            chains.add(_chain(node))
+            chains.add(dotted(node))
         elif isinstance(node, ast.Call):
-            chain = _chain(node.func)
+            chain = dotted(node.func)
             if not node.keywords and all(isinstance(a, ast.Constant) and a.value is None for a in node.args):
                 bare.add(chain)
             at = _LOOK_UP.get(chain[-1]) if chain else None
@@ -80,7 +83,8 @@ def look(tree: ast.AST) -> Uses:
     return Uses(frozenset(chains - {()}), frozenset(bare - {()}), imported, frozenset(computed))
 
 
-def _chain(node: ast.AST) -> Chain:
+def dotted(node: ast.AST) -> Chain:
+    """Return the steps of a dotted name; () for other expressions."""
     steps: list[str] = []
     while isinstance(node, ast.Attribute):
         steps.append(node.attr)
@@ -88,7 +92,7 @@ def _chain(node: ast.AST) -> Chain:
     return (node.id, *reversed(steps)) if isinstance(node, ast.Name) else ()
 
 
-# -- chance ------------------------------------------------------------------------------------------------------------
+# -- random numbers ---------------------------------------------------------------------------------------------------
 
 _NOT_DRAWN = frozenset(
     {
@@ -103,34 +107,34 @@ _OF_TORCH = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernou
 
 
 class Chance(NamedTuple):
-    """How a function deals with generators of random numbers."""
+    """How a function uses random number generators."""
 
-    draws: tuple[tuple[str, str], ...]  #: (family, how it is written): from a generator that all share
+    draws: tuple[tuple[str, str], ...]  #: (family, source text): from a shared generator
     seeds: frozenset[str]  #: families whose shared generator it seeds
-    fresh: tuple[str, ...]  #: generators that it makes without a seed
+    fresh: tuple[str, ...]  #: source texts of generators that it makes without a seed
 
 
 def chance(uses: Uses, space: Mapping[str, Any]) -> Chance:
-    """Look at what a text uses, with its globals; nothing is called."""
+    """Return how a function that uses these names, with its globals, draws random numbers. Nothing is called."""
     draws, fresh, seeds = [], [], set()
     for chain in sorted(uses.chains):
         family, verb = _drawn(chain, uses, space)
         if not family:
             continue
-        shown = ".".join(chain)
+        text = ".".join(chain)
         if verb in _SEEDS:
             if verb != "seed" or chain not in uses.bare:
                 seeds.add(family)
         elif verb in _MAKERS:
             if chain in uses.bare:
-                fresh.append(shown)
+                fresh.append(text)
         elif verb not in _NOT_DRAWN and not verb.startswith("_"):
-            draws.append((family, shown))
+            draws.append((family, text))
     return Chance(tuple(draws), frozenset(seeds), tuple(fresh))
 
 
 def _drawn(chain: Chain, uses: Uses, space: Mapping[str, Any]) -> tuple[str, str]:
-    """The family of generators that a dotted name belongs to, and the verb; empty where it belongs to none."""
+    """Return the family of generators that a dotted name belongs to, and the verb; empty if it belongs to none."""
     head, *rest = chain
     if head in uses.imported:
         place = ".".join((uses.imported[head], *rest))
@@ -152,7 +156,7 @@ def _drawn(chain: Chain, uses: Uses, space: Mapping[str, Any]) -> tuple[str, str
 
 
 def _bound_to_shared(value: Any) -> str | None:
-    """``from random import choice``: a method of the generator that all share."""
+    """Return the dotted name of a method of a shared generator, as ``from random import choice`` gives."""
     if type(value) not in (types.MethodType, types.BuiltinFunctionType):
         return None
     owner = value.__self__
@@ -163,15 +167,15 @@ def _bound_to_shared(value: Any) -> str | None:
     return None
 
 
-def told_of_chance(found: Iterator[tuple[str, Chance]]) -> Iterator[str]:
-    """What there is to say of the functions of one walk: (whose, chance). One that seeds, seeds for all."""
+def seed_warnings(found: Iterator[tuple[str, Chance]]) -> Iterator[str]:
+    """Yield the warnings about functions, (name, chance), of one walk. If one of them seeds, it seeds for all."""
     functions = list(found)
     seeded = frozenset[str]().union(*(chance.seeds for _, chance in functions))
     for whose, each in functions:
-        drawn = [f"draws from {shown}()" for family, shown in each.draws if family not in seeded]
-        made = [f"makes a generator with {shown}(), without a seed" for shown in each.fresh]
+        drawn = [f"draws from {text}()" for family, text in each.draws if family not in seeded]
+        made = [f"makes a generator with {text}(), without a seed" for text in each.fresh]
         if drawn or made:
             yield (
-                f"{whose} {(drawn or made)[0]}, so each run would give another value, and which one is kept is chance. "
+                f"{whose} {(drawn or made)[0]}, so each run gives another value, and it is chance which one is kept. "
                 f"Pass a seed as an argument: numpy.random.default_rng(seed), random.Random(seed)."
             )

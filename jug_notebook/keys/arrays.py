@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from jug_notebook.keys.encoder import Encoder, instance_dict, write_parts, writer_for
+
+#: for types of which an instance holds nothing but its content, or whose writer below looks for more itself
+_writer_for, _write_parts = partial(writer_for, attributes=False), partial(write_parts, attributes=False)
 
 CHUNK = 1 << 24  #: an array that isn't contiguous is copied for hashing in pieces of this number of bytes
 
@@ -90,12 +94,12 @@ def _array_body(encoder: Encoder, value: Any, path: str) -> None:
 
 
 @writer_for("numpy.ndarray")
-@writer_for("numpy.memmap", attributes=False)
+@_writer_for("numpy.memmap")
 def _array(encoder: Encoder, value: Any, path: str) -> None:
     encoder.nested(value, path, _array_body)
 
 
-@writer_for("numpy.MaskedArray", attributes=False, nested=True)
+@_writer_for("numpy.MaskedArray", nested=True)
 def _masked(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
@@ -103,7 +107,7 @@ def _masked(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("MaskedArray", parts, path)
 
 
-@writer_for("numpy.MaskedConstant", attributes=False)
+@_writer_for("numpy.MaskedConstant")
 def _masked_constant(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("masked")
 
@@ -111,7 +115,7 @@ def _masked_constant(encoder: Encoder, value: Any, path: str) -> None:
 _SCALARS = "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
 
 
-@writer_for("numpy.generic", attributes=False)
+@_writer_for("numpy.generic")
 def _scalar(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("scalar", 2)
     dtype = value.dtype
@@ -129,24 +133,24 @@ for _name in _SCALARS.split():
     writer_for(f"numpy.{_name}")(_scalar)
 
 
-write_parts("numpy.Generator", "Generator", lambda value: (value.bit_generator,), attributes=False)
+_write_parts("numpy.Generator", "Generator", lambda value: (value.bit_generator,))
 
 
-@writer_for("numpy.BitGenerator", attributes=False)
+@_writer_for("numpy.BitGenerator")
 def _bits(encoder: Encoder, value: Any, path: str) -> None:
     """Write the state, and what `spawn` would make of it."""
     seed = getattr(value, "seed_seq", None)
     encoder.tagged("BitGenerator", (value.state, getattr(seed, "state", None)), path)
 
 
-write_parts("numpy.RandomState", "RandomState", lambda value: (value.get_state(legacy=False),), attributes=False)
+_write_parts("numpy.RandomState", "RandomState", lambda value: (value.get_state(legacy=False),))
 
 
 #: attributes of ``numpy.vectorize`` itself; others were added by the user
 _OF_VECTORIZE = frozenset({"pyfunc", "otypes", "excluded", "signature", "cache", "_ufunc", "_in_and_out_core_dims"})
 
 
-@writer_for("numpy.vectorize", attributes=False, nested=True)
+@_writer_for("numpy.vectorize", nested=True)
 def _vectorize(encoder: Encoder, value: Any, path: str) -> None:
     """Write it without what it caches when called."""
 
@@ -173,7 +177,7 @@ def _added(value: Any) -> tuple[Any, ...]:
     return value.attrs, bool(value.flags.allows_duplicate_labels), own
 
 
-@writer_for("pandas.DataFrame", attributes=False, nested=True)
+@_writer_for("pandas.DataFrame", nested=True)
 def _frame(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("DataFrame", value.shape[1] + 3)
     encoder.add(value.columns, f"{path}.columns")
@@ -183,7 +187,7 @@ def _frame(encoder: Encoder, value: Any, path: str) -> None:
     encoder.add(_added(value), f"{path}.attrs")
 
 
-@writer_for("pandas.Series", attributes=False, nested=True)
+@_writer_for("pandas.Series", nested=True)
 def _series(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("Series", 4)
     encoder.add(value.name, f"{path}.name")
@@ -192,21 +196,16 @@ def _series(encoder: Encoder, value: Any, path: str) -> None:
     encoder.add(_added(value), f"{path}.attrs")
 
 
-@writer_for("pandas.Index", attributes=False, nested=True)
+@_writer_for("pandas.Index", nested=True)
 def _index(encoder: Encoder, value: Any, path: str) -> None:
     frequency = getattr(value, "freqstr", None)
     encoder.tagged("Index", (value.name, _column(value), frequency), path)
 
 
-write_parts(
-    "pandas.RangeIndex",
-    "RangeIndex",
-    lambda value: (value.name, range(value.start, value.stop, value.step)),
-    attributes=False,
-)
+_write_parts("pandas.RangeIndex", "RangeIndex", lambda value: (value.name, range(value.start, value.stop, value.step)))
 
 
-@writer_for("pandas.MultiIndex", attributes=False, nested=True)
+@_writer_for("pandas.MultiIndex", nested=True)
 def _multi_index(encoder: Encoder, value: Any, path: str) -> None:
     """Write the levels, whose order `unstack` shows, and their codes. Values that no row has don't count."""
 
@@ -216,25 +215,17 @@ def _multi_index(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("MultiIndex", (tuple(value.names), levels, codes), path)
 
 
-write_parts(
-    "pandas.Categorical",
-    "Categorical",
-    lambda value: (value.categories, bool(value.ordered), value.codes),
-    attributes=False,
-)
-write_parts(
+_write_parts("pandas.Categorical", "Categorical", lambda value: (value.categories, bool(value.ordered), value.codes))
+_write_parts(
     "pandas.DatetimeArray pandas.TimedeltaArray",
     "instants",
     lambda value: (type(value).__name__, value.unit, getattr(value, "tz", None), value.asi8),
-    attributes=False,
 )
-write_parts("pandas.PeriodArray", "periods", lambda value: (value.freqstr, value.asi8), attributes=False)
-write_parts(
-    "pandas.IntervalArray", "intervals", lambda value: (value.left, value.right, value.closed), attributes=False
-)
+_write_parts("pandas.PeriodArray", "periods", lambda value: (value.freqstr, value.asi8))
+_write_parts("pandas.IntervalArray", "intervals", lambda value: (value.left, value.right, value.closed))
 
 
-@writer_for("pandas.BaseMaskedArray", attributes=False)
+@_writer_for("pandas.BaseMaskedArray")
 def _nullable(encoder: Encoder, value: Any, path: str) -> None:
     """Write Int64, boolean, Float64 and the like: what lies below a missing value doesn't count."""
     missing = value.isna()
@@ -243,14 +234,14 @@ def _nullable(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("nullable", (str(value.dtype), known, missing), path)
 
 
-@writer_for("pandas.SparseArray", attributes=False)
+@_writer_for("pandas.SparseArray")
 def _sparse_column(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
     encoder.tagged("sparse column", (str(value.dtype), value.fill_value, np.asarray(value)), path)
 
 
-@writer_for("pandas.StringArray", attributes=False)
+@_writer_for("pandas.StringArray")
 def _strings(encoder: Encoder, value: Any, path: str) -> None:
     missing = value.isna()
     known = value.to_numpy(dtype=object)
@@ -261,40 +252,39 @@ def _strings(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("strings", (form, known.tolist(), missing), path)
 
 
-write_parts("pandas.NumpyExtensionArray", "wrapped", lambda value: (value.to_numpy(),), attributes=False)
+_write_parts("pandas.NumpyExtensionArray", "wrapped", lambda value: (value.to_numpy(),))
 
 
-@writer_for("pandas.ArrowExtensionArray", attributes=False)
+@_writer_for("pandas.ArrowExtensionArray")
 def _arrow_column(encoder: Encoder, value: Any, path: str) -> None:
     form = (str(value.dtype), repr(getattr(value.dtype, "na_value", None)))
     encoder.tagged("arrow column", (form, value.__arrow_array__()), path)
 
 
-write_parts(
+_write_parts(
     "pandas.Timestamp pandas.Timedelta",
     "instant",
     lambda value: (type(value).__name__, getattr(value, "tz", None), value.to_numpy()),
-    attributes=False,
 )
 
 
-@writer_for("pandas.NaTType", attributes=False)
-@writer_for("pandas.NAType", attributes=False)
+@_writer_for("pandas.NaTType")
+@_writer_for("pandas.NAType")
 def _missing(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag(f"pandas {value!r}")
 
 
-write_parts("pandas.Period", "period", lambda value: (value.freqstr, value.ordinal), attributes=False)
-write_parts("pandas.Interval", "interval", lambda value: (value.left, value.right, value.closed), attributes=False)
+_write_parts("pandas.Period", "period", lambda value: (value.freqstr, value.ordinal))
+_write_parts("pandas.Interval", "interval", lambda value: (value.left, value.right, value.closed))
 
 
 # -- polars ------------------------------------------------------------------------------------------------------------
 
 
-write_parts("polars.DataFrame", "polars.DataFrame", lambda value: (value.height, value.get_columns()), attributes=False)
+_write_parts("polars.DataFrame", "polars.DataFrame", lambda value: (value.height, value.get_columns()))
 
 
-@writer_for("polars.Series", attributes=False, nested=True)
+@_writer_for("polars.Series", nested=True)
 def _polars_series(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("polars.Series", 4)
     encoder.text(value.name)
@@ -327,7 +317,7 @@ def _within(value: Any) -> tuple[Any, ...]:
     return missing, lengths.to_numpy(), lists.filter(lengths > 0).explode().rename("")
 
 
-@writer_for("polars.LazyFrame", attributes=False)
+@_writer_for("polars.LazyFrame")
 def _lazy(encoder: Encoder, value: Any, path: str) -> None:
     encoder.refuse(value, path, "it is a query, not a value: pass x.collect()")
 
@@ -335,25 +325,21 @@ def _lazy(encoder: Encoder, value: Any, path: str) -> None:
 # -- pyarrow -----------------------------------------------------------------------------------------------------------
 
 
-write_parts("pyarrow.DataType", "arrow type", lambda value: (str(value),), attributes=False)
-write_parts(
-    "pyarrow.Field",
-    "arrow field",
-    lambda value: (value.name, str(value.type), value.nullable, value.metadata),
-    attributes=False,
+_write_parts("pyarrow.DataType", "arrow type", lambda value: (str(value),))
+_write_parts(
+    "pyarrow.Field", "arrow field", lambda value: (value.name, str(value.type), value.nullable, value.metadata)
 )
-write_parts("pyarrow.Schema", "arrow schema", lambda value: (list(value), value.metadata), attributes=False)
-write_parts(
+_write_parts("pyarrow.Schema", "arrow schema", lambda value: (list(value), value.metadata))
+_write_parts(
     "pyarrow.Table pyarrow.RecordBatch",
     "arrow table",
     lambda value: (type(value).__name__, value.schema, value.num_rows, list(value.columns)),
     nested=True,
-    attributes=False,
 )
 
 
-@writer_for("pyarrow.Array", attributes=False, nested=True)
-@writer_for("pyarrow.ChunkedArray", attributes=False, nested=True)
+@_writer_for("pyarrow.Array", nested=True)
+@_writer_for("pyarrow.ChunkedArray", nested=True)
 def _arrow_array(encoder: Encoder, value: Any, path: str) -> None:
     """Write the values; chunks, slices and what lies below nulls don't count."""
     import numpy as np
@@ -408,7 +394,7 @@ def _arrow_parts(pa: Any, value: Any) -> Any:
     return value.to_pylist()
 
 
-@writer_for("pyarrow.Scalar", attributes=False)
+@_writer_for("pyarrow.Scalar")
 def _arrow_scalar(encoder: Encoder, value: Any, path: str) -> None:
     pa: Any = importlib.import_module("pyarrow")
     encoder.tagged("arrow scalar", (pa.array([value], value.type),), path)
@@ -421,8 +407,8 @@ def _arrow_scalar(encoder: Encoder, value: Any, path: str) -> None:
 _OF_SPARSE = frozenset({"data", "indices", "indptr", "row", "col", "coords", "offsets", "rows", "maxprint", "format"})
 
 
-@writer_for("scipy._spbase", attributes=False, nested=True)
-@writer_for("scipy.spmatrix", attributes=False, nested=True)
+@_writer_for("scipy._spbase", nested=True)
+@_writer_for("scipy.spmatrix", nested=True)
 def _sparse(encoder: Encoder, value: Any, path: str) -> None:
     """Write what is stored, in order. Stored zeros count, and so do entries stored twice for one place."""
 
@@ -452,7 +438,7 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
 # -- torch -------------------------------------------------------------------------------------------------------------
 
 
-@writer_for("torch.Tensor", attributes=False, nested=True)
+@_writer_for("torch.Tensor", nested=True)
 def _tensor(encoder: Encoder, value: Any, path: str) -> None:
     """Write dtype, shape, elements and whether it needs a gradient; neither its layout nor its gradient counts."""
     torch: Any = importlib.import_module("torch")
@@ -472,4 +458,4 @@ def _tensor(encoder: Encoder, value: Any, path: str) -> None:
     encoder.data(dense.view(torch.uint8).numpy() if dense.numel() else b"")
 
 
-write_parts("torch.Generator", "torch.Generator", lambda value: (value.get_state(),), attributes=False)
+_write_parts("torch.Generator", "torch.Generator", lambda value: (value.get_state(),))

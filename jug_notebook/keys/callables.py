@@ -1,4 +1,7 @@
-"""What a thing is to a code digest: does it travel, does it go by name, what is it made of? Nothing is evaluated."""
+"""What kind of thing a callable is for a code digest: does it travel, does it count by name, what is it made of?
+
+These are pure questions about functions, classes, methods and the like; nothing is evaluated or called.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.keys import modules, syntax
+from jug_notebook.keys import advice, modules, syntax
 
 ABSENT = object()
-#: what ``functools.cache`` and ``lru_cache`` make of a function
+#: the type of what ``functools.cache`` and ``lru_cache`` return
 CACHED = type(functools.lru_cache(len))
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
 
@@ -40,7 +43,7 @@ DERIVED = frozenset(
 
 
 def plain(value: Any) -> Any:
-    """The plain function of a task function; anything else as it is."""
+    """Return the plain function of a task function; anything else as it is."""
     for _ in range(100):
         kind = type(value)
         if kind is FunctionType or kind is type or kind in SCALARS:
@@ -53,7 +56,7 @@ def plain(value: Any) -> Any:
 
 
 def _static(value: Any, name: str) -> Any:
-    """An attribute of ours, without waking somebody's ``__getattr__``."""
+    """Return an attribute of ours without calling a ``__getattr__``."""
     kind = type(value)
     if any(name in base.__dict__ for base in kind.__mro__):
         return getattr(value, name, ABSENT)
@@ -65,7 +68,7 @@ def _static(value: Any, name: str) -> Any:
 
 
 def travels(value: Any) -> bool:
-    """True for functions and classes that a worker can't import: they travel by value."""
+    """Return True for functions and classes that a worker can't import: they travel by value."""
     name: str = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or ""
     home = getattr(value, "__module__", None)
     if home is None or home in modules.scripts:
@@ -82,7 +85,7 @@ def travels(value: Any) -> bool:
 
 
 def global_names(code: CodeType) -> tuple[str, ...]:
-    """The global names that a code object, with all that is nested in it, reads or writes."""
+    """Return the global names that a code object, with all that is nested in it, reads or writes."""
     reads = syntax.reads(code)
     if not reads.writes and not reads.maybe:
         return reads.names
@@ -90,7 +93,7 @@ def global_names(code: CodeType) -> tuple[str, ...]:
 
 
 def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
-    """The file name in a function's code and the whole text that belongs to it."""
+    """Return the file name in a function's code and the whole text of that file or cell; None if there is none."""
     code = getattr(plain(function), "__code__", None)
     if not isinstance(code, CodeType):
         return None
@@ -99,17 +102,18 @@ def source_of(function: Callable[..., Any]) -> tuple[str, str] | None:
 
 
 def form_of(function: FunctionType) -> bytes:
-    """The name of a function's own text, empty where there is none: it may travel with the function."""
+    """Return the digest of a function's own source, which travels with the function; empty if there is none."""
     return syntax.form(function.__code__, functools.partial(is_ours, function.__globals__)).digest
 
 
 def name_of(value: Any) -> str:
+    """Return the dotted name of a thing, the same in each process."""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", repr(type(value)))
     return f"{public_home(value, str(name))}.{name}"
 
 
 def public_home(value: Any, name: str) -> str:
-    """The module that a thing is known by: the outermost that has it. The inside is the package's business."""
+    """Return the outermost module that has a thing: where inside a package it is defined may change."""
     home = getattr(value, "__module__", None) or ""
     if not isinstance(home, str) or "." not in home:
         return str(home)
@@ -122,7 +126,7 @@ def public_home(value: Any, name: str) -> str:
 
 
 def annotation(note: Any) -> str:
-    """An annotation as text that is the same in each process."""
+    """Return an annotation as text that is the same in each process."""
     if isinstance(note, str):
         return note
     inside = kind_of_alias(note)
@@ -134,7 +138,7 @@ def annotation(note: Any) -> str:
 
 
 def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
-    """What ``list[int]``, ``int | None`` and their like are made of; None for anything else."""
+    """Return the kind and parts of ``list[int]``, ``int | None`` and the like; None for anything else."""
     kind = type(note)
     if kind.__module__ not in ("types", "typing", "collections.abc") or not hasattr(note, "__args__"):
         return None
@@ -144,7 +148,7 @@ def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
 
 
 def registered_with(cls: type) -> list[type]:
-    """The classes that an abstract base class was told to take for its own, by name."""
+    """Return the classes registered with an abstract base class, sorted by name."""
     if "_abc_impl" not in cls.__dict__:
         return []
     found = [other for ref in abc._get_dump(cls)[0] if (other := ref()) is not None]  # type: ignore[attr-defined]
@@ -152,7 +156,7 @@ def registered_with(cls: type) -> list[type]:
 
 
 def generated(cls: type, method: Any) -> bool:
-    """Was this method made by dataclass, enum or namedtuple from what is counted anyway?"""
+    """Return True for methods that dataclass, enum or namedtuple made from what counts anyway."""
     if isinstance(method, staticmethod | classmethod):
         method = method.__func__
     if type(method) is _FIELD:
@@ -179,6 +183,7 @@ _MAKERS = frozenset(maker.__code__.co_filename for maker in (dataclasses.field, 
 
 
 def defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the defaults of a function's arguments, (name, value)."""
     code, defaults = function.__code__, function.__defaults__ or ()
     names = code.co_varnames[: code.co_argcount]
     yield from zip(names[len(names) - len(defaults) :], defaults, strict=False)
@@ -186,20 +191,15 @@ def defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def attributes(function: FunctionType) -> dict[str, Any]:
+    """Return the attributes of a function that users set."""
     return {name: value for name, value in function.__dict__.items() if not name.startswith("__")}
 
 
 def is_ours(space: Mapping[str, Any], decorator: ast.expr) -> bool:
-    """Our own decorators say how a task runs, not what it computes. Looks names up, evaluates nothing."""
-    steps: list[str] = []
-    node: ast.expr = decorator.func if isinstance(decorator, ast.Call) else decorator
-    while isinstance(node, ast.Attribute):
-        steps.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return False
-    at: Any = space.get(node.id)
-    for step in reversed(steps):
+    """Return True for our own decorators: they say how a task runs, not what it computes. Evaluates nothing."""
+    head, *steps = advice.dotted(decorator.func if isinstance(decorator, ast.Call) else decorator) or ("",)
+    at: Any = space.get(head)
+    for step in steps:
         at = at.__dict__.get(step) if isinstance(at, ModuleType) else None
     return modules.root_of(getattr(at, "__module__", None) or "") in ("jug_notebook", "kernel_ext")
 
@@ -213,7 +213,7 @@ DESCRIPTORS = frozenset(
 
 
 def by_name(value: Any) -> str | None:
-    """The name of a thing that is made in C."""
+    """Return the name of a thing that is made in C; None for anything else."""
     kind = type(value)
     if kind in (types.BuiltinFunctionType, types.MethodWrapperType):
         owner = value.__self__
@@ -230,7 +230,7 @@ def is_ufunc(kind: type) -> bool:
 
 
 def ufunc_name(value: Any) -> str | None:
-    """The name of a function of numpy's kind; several packages may have one of that name. None where it has no home."""
+    """Return the dotted name of a numpy ufunc (several packages may have one of a name); None if no module has it."""
     known = _ufuncs.get(id(value))
     if known is None and (home := _home_of(value)) is not None:
         known = _ufuncs[id(value)] = (value, f"{home}.{value.__name__}")
@@ -242,7 +242,10 @@ _ufuncs: dict[int, tuple[Any, str]] = {}
 
 def _home_of(value: Any) -> str | None:
     name: str = value.__name__
-    for home, module in [("numpy", sys.modules.get("numpy")), *sys.modules.items()]:  # who made it was imported first
+    for home, module in [
+        ("numpy", sys.modules.get("numpy")),
+        *sys.modules.items(),
+    ]:  # the module that made it was imported first
         if home not in modules.scripts and getattr(module, "__dict__", {}).get(name) is value:
             steps = home.split(".")
             outer = (".".join(steps[:length]) for length in range(1, len(steps)))
@@ -251,18 +254,18 @@ def _home_of(value: Any) -> str | None:
 
 
 def ufunc_fields(value: Any) -> list[tuple[str, Any]]:
-    """What ``numpy.frompyfunc`` made a function of. Raises Unhashable where nothing of that can be seen."""
+    """Return what ``numpy.frompyfunc`` made a function from. Raises Unhashable if that can't be seen."""
     inside = [one for one in gc.get_referents(value) if callable(one)]
     if len(inside) != 1:
         raise Unhashable(
-            f"{value!r} is no function of a module, and it can't be seen what it calls. Hand over the function that it "
-            f"was made of."
+            f"{value!r} isn't a function of a module, and what it calls can't be seen. Pass the function that it was "
+            f"made from."
         )
     return [("function", inside[0]), ("arguments", value.nin), ("results", value.nout), ("identity", value.identity)]
 
 
 def identity(value: Any) -> object:
-    """What makes a thing this one and no other: a bound method is made anew each time one asks for it."""
+    """Return what identifies a thing: a bound method is made again at each access."""
     kind = type(value)
     if kind is types.MethodType:
         return id(value.__func__), id(value.__self__)
@@ -272,7 +275,7 @@ def identity(value: Any) -> object:
 
 
 def dispatches(function: FunctionType) -> bool:
-    """Was it made by ``functools.singledispatch``?"""
+    """Return True if a function was made by ``functools.singledispatch``."""
     return "registry" in function.__dict__ and function.__code__ is _DISPATCH
 
 
@@ -292,7 +295,7 @@ def _partial_fields(value: Any) -> list[tuple[str, Any]]:
     ]
 
 
-#: things that are made of others: how to take them apart
+#: things that are made of others, and how to take them apart
 COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
     types.MethodType: _fields_of("__func__", "__self__"),
     types.BuiltinFunctionType: _fields_of("__name__", "__self__"),  # "abc".join
@@ -309,24 +312,24 @@ COMPOSITE: dict[type, Callable[[Any], list[tuple[str, Any]]]] = {
 
 
 def composite(kind: type) -> type | None:
-    """The kind of composite thing that this is, or is derived from."""
+    """Return the kind of composite thing that this is, or is derived from; None if it isn't one."""
     if is_ufunc(kind):
         COMPOSITE.setdefault(kind, ufunc_fields)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
 
 
-#: those whose parts are all in their ``__dict__``
-HELD_WHOLE = frozenset({functools.partial, functools.partialmethod})
+#: those whose parts include all of their ``__dict__``
+PARTS_IN_DICT = frozenset({functools.partial, functools.partialmethod})
 
 
 def added(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an instance of a class derived from a composite one holds beside: not what Python notes there itself."""
+    """Yield the attributes that users added to a composite thing, not those of Python itself."""
     for name, item in sorted(getattr(value, "__dict__", {}).items()):
         if not name.startswith("__") and name not in ("func", "attrname", "lock", "dispatcher", "cache_parameters"):
             yield name, item
 
 
-#: annotations that say all there is to say in their text
+#: types of annotations whose text is all there is to them
 LITERATE: frozenset[type] = frozenset(
     {types.GenericAlias, types.UnionType, *map(type, (typing.Union[int, str], typing.Callable[[], int], typing.Any))}
 )

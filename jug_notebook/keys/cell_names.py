@@ -1,4 +1,4 @@
-"""A cell as a function: which names it reads and sets, and the function that has the cell as its body."""
+"""A cell as a task: which names it reads and sets, and the function that has the cell as its body."""
 
 from __future__ import annotations
 import __future__
@@ -28,15 +28,15 @@ _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
 def cell_names(source: str) -> CellNames:
-    """Which names a cell reads and sets. Raises SyntaxError as Python would, BadTask for a star import."""
+    """Return which names a cell reads and sets. Raises SyntaxError as Python would, BadTask for a star import."""
     tree = _parse(source)
     return _Names().of(tree.body)
 
 
 def _classes_read_what_they_seem_to(tree: ast.Module, own: set[str]) -> None:
-    """The body of a class that reads a name before it sets it means the module's. In a cell task that isn't the cell's.
+    """Raise BadTask for a class whose body reads a name of ``own``, the cell's, before it sets it itself.
 
-    Raises BadTask for a name of ``own``, the cell's: the class would silently get another value.
+    Python would read the module's global there, which in a cell task isn't the cell's variable: another value.
     """
     for node in ast.walk(tree):
         if not isinstance(node, ast.ClassDef):
@@ -48,8 +48,8 @@ def _classes_read_what_they_seem_to(tree: ast.Module, own: set[str]) -> None:
         if clash or (of_cell and any(isinstance(one, ast.Global) for one in node.body)):
             name = (clash or of_cell)[0]
             raise BadTask(
-                f"line {node.lineno}: class {node.name} has a {name!r} of its own beside the cell's {name!r}, which a "
-                f"cell task would confuse. Give one of them another name"
+                f"line {node.lineno}: class {node.name} and the cell both set {name!r}, which a cell task can't keep "
+                f"apart. Rename one of them"
             )
 
 
@@ -83,7 +83,7 @@ class _Names(ast.NodeVisitor):
             self.visit(statement)
 
     def _read(self, name: str) -> None:
-        if name not in self.bound and name != "get_ipython":  # what !cmd and %magic become: whoever runs it has his own
+        if name not in self.bound and name != "get_ipython":  # what !cmd and %magic become: each process has its own
             self.reads[name] = None
 
     def _set(self, name: str) -> None:
@@ -93,7 +93,7 @@ class _Names(ast.NodeVisitor):
         self.assigned[name] = None
 
     def _maybe(self, *branches: Iterable[ast.AST]) -> None:
-        """Of several ways one is taken: surely set is what each of them sets."""
+        """Visit branches, of which one runs: surely set is what each of them sets."""
         before = set(self.bound)
         after: list[set[str]] = []
         for branch in branches:
@@ -158,7 +158,7 @@ class _Names(ast.NodeVisitor):
         self._set(name)
         self.imports.add(name)
 
-    # ways that may not be taken
+    # branches that may not run
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
@@ -260,7 +260,7 @@ class _Names(ast.NodeVisitor):
         self._run(one.annotation for one in every if one is not None and one.annotation is not None)
 
     def _inner(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        """The names that a function takes from the cell; those it declares global are the cell's."""
+        """Note the names that a function reads from the cell; those it declares global are the cell's."""
         module = ast.Module([node] if not isinstance(node, ast.Lambda) else [ast.Expr(node)], [])
         for name in _free(module):
             if name not in self.bound:
@@ -271,7 +271,7 @@ class _Names(ast.NodeVisitor):
                     self.assigned.setdefault(name, None)
 
     def visit_Global(self, node: ast.Global) -> None:
-        """At the top of a cell it says nothing new."""
+        """At the top of a cell it changes nothing."""
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._run([*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)])
@@ -306,7 +306,7 @@ class _Names(ast.NodeVisitor):
 
 
 def _free(module: ast.Module) -> list[str]:
-    """The global names that the functions in ``module`` read, by Python's own compiler."""
+    """Return the global names that the functions in ``module`` read, by Python's own compiler."""
     code = compile(ast.fix_missing_locations(module), "<names>", "exec", dont_inherit=True, flags=_AWAIT)
     names: dict[str, None] = {}
     for inner in syntax.nested(code):
@@ -349,10 +349,10 @@ def cell_function(
     prelude: str = "",
     show: str = "",
 ) -> FunctionType:
-    """The function NAME(*inputs) whose body is the cell; it returns {output: value} of those outputs that were set.
+    """Return the function NAME(*inputs) whose body is the cell; it returns {output: value} of outputs that were set.
 
     ``prelude`` are statements that run first, ``show`` names a function that is called with the value of the cell's
-    last expression, if it ends with one. With ``await`` at the cell's top it is a coroutine function. Its code bears
+    last expression, if it ends with one. With ``await`` at the cell's top it is a coroutine function. Its code has
     ``filename``, so that tracebacks show the cell's lines.
     """
     tree = _parse(source, filename)
@@ -380,7 +380,7 @@ def cell_function(
     function = made.body[0]
     assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
     last = max((node.end_lineno or 1 for node in body), default=1)
-    for node in ast.walk(function):  # what we add belongs to no line of its own: the first or the last
+    for node in ast.walk(function):  # what we add has no line of its own: it gets the first or the last
         if isinstance(node, ast.stmt | ast.expr | ast.excepthandler | ast.arg):
             node.lineno = node.end_lineno = 1 if node is function else last
             node.col_offset = node.end_col_offset = 0
@@ -399,6 +399,6 @@ def cell_function(
 
 
 def _awaits(source: str) -> bool:
-    """Does the cell await at its top? Then Python compiles it to a coroutine."""
+    """Return True if the cell awaits at its top: Python compiles it to a coroutine."""
     code = compile(source, "<cell>", "exec", flags=_AWAIT, dont_inherit=True)
     return bool(code.co_flags & 0x80)

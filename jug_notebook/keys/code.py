@@ -1,6 +1,7 @@
-"""Functions, classes and modules -> digests, and the parts they are made of.
+"""The digest of a function's code, with all that it reads.
 
-How that is done is told in `walk`.
+`examine` is the way in. It starts a `Walk`, which finds a function's helpers, globals and classes; the middle of this
+file says what each of these contributes to the digest, and its end how values that hold code are hashed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jug_notebook.keys.callables import (
     COMPOSITE,
     DERIVED,
     DESCRIPTORS,
-    HELD_WHOLE,
+    PARTS_IN_DICT,
     added,
     annotation,
     attributes,
@@ -40,21 +41,21 @@ from jug_notebook.keys.walk import COUNT, Unit, Walk, check_text, check_value, e
 
 
 class Code(NamedTuple):
-    """What a function's code comes to."""
+    """The digest of a function's code, and what it is made of."""
 
     digest: str  #: 40 hex digits
-    parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the value where it is short
+    parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the repr of a short value
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
-    texts: Mapping[str, str] = MappingProxyType({})  #: of parts that are no plain value: their text, or value in short
+    texts: Mapping[str, str] = MappingProxyType({})  #: of the other parts: their source, or value in brief
 
 
-# -- the doors ---------------------------------------------------------------------------------------------------------
+# -- examining a function ----------------------------------------------------------------------------------------------
 
 _pinned: dict[tuple[Any, ...], tuple[list[tuple[Any, str, Any]], Code, Any]] = {}
 
 
 def _holds(pins: list[tuple[Any, str, Any]]) -> bool:
-    """Is each thing still where it was found?"""
+    """Return True if each thing is still where it was found."""
     for holder, name, thing in pins:
         if name == COUNT:
             if len(holder.__dict__) != thing:
@@ -78,9 +79,10 @@ def examine(
     depends: Iterable[Any] = (),
     project: Path | None = None,
 ) -> Code:
-    """What a function's code comes to. ``project``: modules below that folder belong to it and are followed.
+    """Return the digest of a function's code and its parts. Modules below the folder ``project`` are followed.
 
-    ``version`` stands for the code instead of what it says; ``ignore_globals`` don't count; ``depends`` count as well.
+    ``version`` replaces the code in the digest; ``ignore_globals`` don't count; ``depends`` count as well.
+    Raises Unhashable for a value that can't be hashed reliably, BadTask for a module that workers would have otherwise.
     """
     global _home
     if project is not None:
@@ -111,7 +113,7 @@ def examine(
 
 
 def class_digest(cls: type) -> str:
-    """What a class comes to: its bases, methods, annotations and values; for one that can be imported, its name."""
+    """Return the digest of a class: of bases, methods, annotations and values; of its name if it can be imported."""
     return _adopted.get(cls) or examine(cls, project=_home).digest
 
 
@@ -119,12 +121,12 @@ _adopted: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def adopt_class(cls: type, digest: str) -> None:
-    """From now on ``digest`` is that of ``cls``, which came from elsewhere and was built here."""
+    """Set the digest of ``cls``, a class that was built here from a definition made elsewhere."""
     _adopted[cls] = digest
 
 
 def home() -> Path | None:
-    """The project that functions were last examined for: values that hold things of its modules belong to it too."""
+    """Return the project that functions were last examined for: values with code of its modules belong to it too."""
     return _home
 
 
@@ -139,71 +141,70 @@ _ALWAYS = frozenset({"__init_subclass__", "__subclasshook__"})
 
 
 def _warn_once(about: tuple[object, ...], text: str) -> None:
-    advice.say_once(about, Opaque, text)
+    advice.warn_once(about, Opaque, text)
 
 
 def _describe(walk: Walk, unit: Unit) -> None:
+    """Add to a unit what its subject contributes."""
     subject = unit.subject
     if type(subject) is FunctionType:
-        _describe_function(walk, unit, subject)
+        if dispatches(subject):
+            _describe_dispatch(walk, unit, subject)
+        else:
+            _describe_function(walk, unit, subject)
     elif isinstance(subject, type):
         _describe_class(walk, unit, subject)
     else:
-        unit.own.append(type(subject).__qualname__)
-        if hasattr(subject, "keywords"):  # a partial's may change in place
-            walk.pins = None
-        kind = type(subject)
-        base = composite(kind)
-        assert base is not None, "nothing else becomes a unit"
-        fields = COMPOSITE[base](subject)
-        if kind is not base:
-            walk.pins = None
-            fields += [("class", kind)]
-        if kind is not base or base not in HELD_WHOLE:
-            beside = list(added(subject))
-            if beside:
-                walk.pins = None
-            fields += beside
-        for name, value in fields:
-            walk.pin(subject, name, value)
-            unit.edges.append((name, walk.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
+        _describe_composite(walk, unit, subject)
+
+
+def _describe_composite(walk: Walk, unit: Unit, subject: Any) -> None:
+    """Describe what is made of others: methods, partials, properties and the like."""
+    kind = type(subject)
+    base = composite(kind)
+    assert base is not None, "nothing else becomes a unit"
+    unit.own.append(kind.__qualname__)
+    fields = COMPOSITE[base](subject)
+    others = [("class", kind)] if kind is not base else []
+    if kind is not base or base not in PARTS_IN_DICT:
+        others += added(subject)
+    if others or hasattr(subject, "keywords"):  # a partial's may change in place
+        walk.pins = None
+    for name, value in [*fields, *others]:
+        walk.pin(subject, name, value)
+        unit.edges.append((name, walk.edge(value, f"{name} of {_bare(unit.label)}", f"{name} of {unit.label}")))
 
 
 def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
-    if dispatches(function):
-        _describe_dispatch(walk, unit, function)
-        return
     code, space = function.__code__, function.__globals__
+    of_library = syntax.of_library(code.co_filename)
     root = unit is walk.units[0]
     of = "" if root else f" of {_bare(unit.label)}"
     whose = f"{_bare(unit.label)}()"
-    walk.pin(function, "__code__", code)
-    walk.pin(function, "__name__", function.__name__)
-    walk.pin(function, "__defaults__", function.__defaults__)
-    walk.pin(function, "__kwdefaults__", function.__kwdefaults__)
+    for name in ("__code__", "__name__", "__defaults__", "__kwdefaults__"):
+        walk.pin(function, name, getattr(function, name))
     walk.pin(function, COUNT, len(function.__dict__))
     for name, value in function.__dict__.items():
         walk.pin(function.__dict__, name, value)
-    if not syntax.of_library(code.co_filename):
-        walk.looks |= syntax.reads(code).looks
+    if not of_library:
+        walk.inspects |= syntax.reads(code).inspects
     form = syntax.form(code, functools.partial(is_ours, space))
     unit.own.append("function")
-    if not root:  # what runs is named by its task; others may be asked for their names
+    if not root:  # the task has the name of the function that it runs; code may read the names of others
         unit.own.append(function.__name__)
     home = function.__module__ or ""
-    as_text = not walk.by_value and not syntax.of_library(code.co_filename)
-    if as_text and modules.of_project(home, walk.project) and syntax.edited(code):
+    if not of_library and not walk.by_value and walk.follows(home) and syntax.edited(code):
         raise BadTask(edited_message(home, code.co_filename))
-    if form.digest and not syntax.of_library(code.co_filename):
-        unit.own.append(form.digest)
-    elif syntax.of_library(code.co_filename):  # a library's wrapper around something of the notebook
+    if of_library:  # a library's wrapper around something from the notebook
         unit.own.append(f"{space.get('__name__')}.{code.co_qualname}")
+    elif form.digest:
+        unit.own.append(form.digest)
     else:
         if not form.stale and not walk.blind:
             _warn_once(
                 ("source", code),
-                f"{whose} has no source that can be read, so its key follows its byte code, which differs between "
-                f"versions of Python. Give it version='1' to name it yourwalk.",
+                f"{whose} has no source, so its key depends on its bytecode, which differs between "
+                f"versions of Python. Give it a version of its own: @jn.task(version='1').",
             )
         unit.own.append(syntax.compiled(code))
     _values(walk, unit, "default", defaults(function), of, whose)
@@ -212,11 +213,11 @@ def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
     wrapped = function.__dict__.get("__wrapped__", ABSENT)
     if wrapped is not ABSENT:
         unit.edges.append(("wrapped", walk.edge(wrapped, f"function {_bare(unit.label)}", f"function in {whose}")))
-    if syntax.of_library(code.co_filename):
-        return  # what a library reads is its own affair
+    if of_library:
+        return  # what a library reads counts by the library's name
     if not walk.blind:
         _hint(walk, code, form.uses, space, whose)
-    if form.decorators or "annotations" in syntax.reads(code).looks:
+    if form.decorators or "annotations" in syntax.reads(code).inspects:
         for name, note in function.__annotations__.items():
             unit.edges.append((f"annotation {name}", walk.note(note, f"annotation of {name!r} in {whose}", space)))
     _globals(walk, unit, code, space, "" if root else str(space.get("__name__", "")), whose)
@@ -225,7 +226,7 @@ def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
 
 
 def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
-    """``functools.singledispatch``: the functions for each class. What it remembers for speed doesn't count."""
+    """Describe ``functools.singledispatch``: the function for each class; its cache doesn't count."""
     walk.pins = None
     unit.own.append("singledispatch")
     for kind, each in sorted(function.registry.items(), key=lambda pair: name_of(pair[0])):
@@ -238,11 +239,11 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
     walk.chances.append((whose, advice.chance(uses, space)))
     for name in sorted(uses.computed):
         if name in space and not name.startswith("import"):
-            continue  # a function of the notebook's own, that happens to be called so
+            continue  # the notebook's own function of this name
         _warn_once(
             ("computed", code, name),
-            f"{whose} looks up something by a computed name, with {name}(), so it can't be seen from its code. "
-            f"Name what it may be with @jn.task(depends=[…]).",
+            f"{whose} looks something up by a computed name, with {name}(), so its key can't cover what is found. "
+            f"List what it may be: @jn.task(depends=[…]).",
         )
 
 
@@ -274,10 +275,10 @@ def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], pref
     for name in reads.writes:
         _warn_once(
             ("writes", code, name),
-            f"{whose} writes the global {name!r}: a worker does that in its own copy, which is lost. "
-            f"Return the value instead.",
+            f"{whose} writes the global {name!r}, but only in the worker's own copy, which is lost. Return the value "
+            f"instead.",
         )
-    shown = f"{prefix}." if prefix and prefix not in modules.scripts else ""
+    full = f"{prefix}." if prefix and prefix not in modules.scripts else ""
     for name in (*reads.names, *reads.maybe):
         value = space.get(name, ABSENT)
         if value is ABSENT and name in reads.maybe:
@@ -287,31 +288,31 @@ def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], pref
             _builtin(walk, unit, name, code, space, whose)
             continue
         walk.pin(space, name, value)
-        if name in walk.ignored or f"{shown}{name}" in walk.ignored:
+        if name in walk.ignored or f"{full}{name}" in walk.ignored:
             walk.overlook(value)
             continue
         if isinstance(value, ModuleType):
             unit.edges.append((name, _chains(walk, value, name, reads.chains[name], whose)))
             continue
-        if shown and not walk.by_value and modules.of_project(prefix, walk.project):
+        if full and not walk.by_value and walk.follows(prefix):
             check_value(prefix, name, value)
         path = f"global {name!r} read by {whose}"
-        edge = walk.edge_or_advice(value, _label(value, shown + name), path, name)
+        edge = walk.edge_or_advice(value, _label(value, full + name), path, name)
         unit.edges.append((name, edge))
-        if shown and not walk.by_value and walk._is_ours(prefix):
+        if full and not walk.by_value and walk.follows(prefix):
             _watch(walk, prefix, name, value, edge)
 
 
 def _watch(walk: Walk, module: str, name: str, value: Any, edge: bytes) -> None:
-    """What a module computed, workers compute anew. Say so where it was changed here since it was first used."""
-    if edge[:1] != b"v" or walk.blind or not walk._is_ours(module) or not modules.changed(module, name, edge):
+    """Warn if a value that a module computed has changed here since it was first used: workers compute it anew."""
+    if edge[:1] != b"v" or walk.blind or not walk.follows(module) or not modules.changed(module, name, edge):
         return
-    shown = f"{module}.{name}"
+    full_name = f"{module}.{name}"
     _warn_once(
         ("changed", module, name, edge),
-        f"{shown} was changed here since it was first used, and workers get what the text of {module} makes. Hand "
-        f"it over as an argument, or reload {module}. If it doesn't matter for the result, as a cache doesn't: "
-        f"@jn.task(ignore_globals=[{shown!r}])",
+        f"{full_name} has changed in this process since it was first used, but workers get what the source of {module} "
+        f"makes. Pass it as an argument, or reload {module}. If it doesn't affect the result, like a cache: "
+        f"@jn.task(ignore_globals=[{full_name!r}])",
     )
 
 
@@ -321,8 +322,7 @@ def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str,
         if name in _DYNAMIC and not walk.blind:
             _warn_once(
                 ("dynamic", code, name),
-                f"{whose} uses {name}(), so what it reads can't be seen from its code. "
-                f"Name it with @jn.task(depends=[…]).",
+                f"{whose} uses {name}(), so its key can't cover what that reads. List it: @jn.task(depends=[…]).",
             )
         unit.edges.append((name, hashed("name", f"builtins.{name}")))
     else:
@@ -331,8 +331,8 @@ def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str,
 
 
 def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[str, ...]], whose: str) -> bytes:
-    """What is taken from a module: of the project, each thing that is used; of any other, its name."""
-    if not modules.of_project(module.__name__, walk.project):
+    """Return what is used of a module: each thing if the module is the project's, else the module's name."""
+    if not walk.follows(module.__name__):
         return hashed("module", module.__name__)
     walk.need(module.__name__)
     found: list[bytes | str] = []
@@ -346,21 +346,21 @@ def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[st
             holder, at = at, at.__dict__.get(step, ABSENT)
             walk.pin(holder.__dict__, step, at)
             steps.append(step)
-            if walk._is_ours(holder.__name__) and ".".join(steps) not in walk.ignored:
+            if walk.follows(holder.__name__) and ".".join(steps) not in walk.ignored:
                 check_text(holder.__name__)
                 check_value(holder.__name__, step, at)
-        shown = ".".join(steps)
-        if at is ABSENT and "__getattr__" in holder.__dict__ and walk._is_ours(holder.__name__):
-            found += (shown, walk.whole_module(holder.__name__))
+        full = ".".join(steps)
+        if at is ABSENT and "__getattr__" in holder.__dict__ and walk.follows(holder.__name__):
+            found += (full, walk.whole_module(holder.__name__))
         elif at is ABSENT:
-            walk.part(f"undefined name {shown}", "undefined")
-            found.append(f"undefined name {shown}")
-        elif shown in walk.ignored:
+            walk.part(f"undefined name {full}", "undefined")
+            found.append(f"undefined name {full}")
+        elif full in walk.ignored:
             walk.overlook(at)
         else:
-            path = f"global {shown!r} read by {whose}"
+            path = f"global {full!r} read by {whose}"
             before, walk.by_value = walk.by_value, False  # workers have it from the module's text
-            edge = walk.edge_or_advice(at, _label(at, shown), path, shown)
+            edge = walk.edge_or_advice(at, _label(at, full), path, full)
             walk.by_value = before
             found += (".".join(chain), edge)
             if chain and at is holder.__dict__.get(chain[-1], ABSENT):
@@ -369,7 +369,7 @@ def _chains(walk: Walk, module: ModuleType, name: str, chains: Iterable[tuple[st
 
 
 def _decorators(walk: Walk, unit: Unit, chains: Iterable[tuple[str, ...]], space: dict[str, Any]) -> None:
-    """Decorators were applied when the function was made; their code counts where we can see it."""
+    """Add decorators: they were applied when the function was made; their code counts where it can be found."""
     for chain in chains:
         at = space.get(chain[0], ABSENT)
         walk.pin(space, chain[0], at)
@@ -382,12 +382,12 @@ def _decorators(walk: Walk, unit: Unit, chains: Iterable[tuple[str, ...]], space
 
 
 def _imports(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any]) -> None:
-    """Imports inside the function: of project modules, all of their text."""
+    """Add imports inside the function: all of the source of project modules."""
     package = space.get("__package__") or str(space.get("__name__", "")).rpartition(".")[0]
     for module, level, taken in syntax.reads(code).imports:
         names = {module} if not taken and not level else modules.from_names(module, level, taken, package)
         for name in sorted(names):
-            if modules.of_project(name, walk.project) and modules.source_path(name) is not None:
+            if walk.follows(name) and modules.source_path(name) is not None:
                 unit.edges.append((f"import {name}", walk.whole_module(name)))
 
 
@@ -432,7 +432,7 @@ def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
                 walk.pin(member.__dict__, held, what)
                 if not held.startswith("_"):
                     content[f"{held} of member {name}"] = what
-    ours = not walk.by_value and modules.of_project(cls.__module__, walk.project)
+    ours = not walk.by_value and walk.follows(cls.__module__)
     slots = content.get("__slots__", ())
     hidden = {slots} if isinstance(slots, str) else set(slots)
     for name in sorted(content):
@@ -471,11 +471,11 @@ def _label(value: Any, name: str) -> str:
     return f"class {value.__qualname__}" if isinstance(value, type) else f"global {name}"
 
 
-# -- entries for values that hold code ---------------------------------------------------------------------------------
+# -- how values that hold code are written------------------------------------------------------------------------------
 
 
 def _of_code(value: Any) -> bytes:
-    """A function or class inside a value. One that is being walked already counts as "that one"."""
+    """Return what a function or class inside a value contributes. One that is being walked counts as "that one"."""
     value = plain(value)
     me, walks = identity(value), under_way.get()
     for distance, walk in enumerate(reversed(walks)):

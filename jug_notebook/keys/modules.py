@@ -1,7 +1,7 @@
-"""Modules that belong to the project: they travel whole, as text, under their own names.
+"""Modules of the project: which they are, whether they are up to date, and how they travel to workers.
 
-A worker never finds them on its own disk. It gets the very text that the notebook used, one bundle per content, and
-changes from one version to another without mixing the two.
+They travel whole, as source, under their own names. A worker never imports them from its own disk: it gets the source
+that the notebook used, in one bundle per content, and changes from one version to another without mixing the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, cast
@@ -24,18 +24,18 @@ from jug_notebook.keys import syntax
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
 
-#: Scripts that run under a name of their own instead of ``__main__``: nobody must import them to run their tasks, so
-#: what they define travels by value, and is called by its name alone, as in a notebook.
+#: Names of scripts that run under another name than ``__main__``: workers don't import them, so what they define
+#: travels by value, and has its bare name in keys, as in a notebook.
 scripts: set[str] = {"__main__"}
 
 
 def root_of(name: str) -> str:
-    """The top-level name of a dotted one."""
+    """Return the top-level name of a dotted one."""
     return name.partition(".")[0]
 
 
 def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """How a top-level module is or would be imported. Nothing is executed for it."""
+    """Return how a top-level module is or would be imported. Nothing is executed for it."""
     module = sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
     if isinstance(spec, importlib.machinery.ModuleSpec):
@@ -46,7 +46,7 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def _places(name: str) -> list[str]:
-    """The file of a module, or the folders of a package."""
+    """Return the file of a module, or the folders of a package."""
     spec = _spec(name)
     if spec is None:
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -57,7 +57,7 @@ def _places(name: str) -> list[str]:
 
 
 def of_project(name: str, project: Path | None) -> bool:
-    """Does the module ``name`` lie in the project's folder? Python's own and installed packages never do."""
+    """Return True if a module is in the project's folder, and neither Python's own nor in an installed package."""
     root = root_of(name)
     if _carried is not None and root in _carried.active:
         return True
@@ -78,7 +78,7 @@ _belongs: dict[tuple[str, Path], tuple[ModuleType, bool]] = {}
 
 
 def edited(name: str) -> bool:
-    """Was a loaded module edited on the disk since we first saw it? Its functions are looked at elsewhere."""
+    """Return True if a loaded module was edited on the disk since we first saw it, but for its functions."""
     text = _text(name)
     if text is None:
         return False
@@ -99,7 +99,7 @@ def edited(name: str) -> bool:
 
 
 def reloaded(name: str) -> bool:
-    """Was a loaded module reloaded since we first saw it?"""
+    """Return True if a loaded module was reloaded since we first saw it."""
     edited(name)
     return name in _reloaded
 
@@ -108,8 +108,7 @@ _reloaded: set[str] = set()
 
 
 def notice(project: Path) -> None:
-    """Note the texts of the project's modules that were imported since the last time: what is on the disk by now is
-    what they were made from."""
+    """Note the texts of the project's modules that were imported since the last call: what is on the disk now."""
     global _noticed
     here = set(sys.modules)
     for name in here - _noticed:
@@ -122,31 +121,22 @@ _noticed: set[str] = set()
 
 
 def written(name: str, attribute: str, cls: str = "") -> tuple[Any, ...]:
-    """The value that a loaded module's text gives to a name, or to one of a class; nothing where it gives none."""
+    """Return the value that a loaded module's text gives to a name (of a class), in a tuple; else ()."""
     text = _text(name)
     if text is None:
         return ()
-    known = _literals.get((name, cls))
-    if known is None or known[0] != text:
-        try:
-            known = _literals[name, cls] = (text, literals(text, cls))
-        except SyntaxError:
-            return ()
-    return (known[1][attribute],) if attribute in known[1] else ()
+    found: dict[str, Any] = _analysed((name, cls), text, lambda: literals(text, cls)) or {}
+    return (found[attribute],) if attribute in found else ()
 
 
 def source(name: str, attribute: str) -> tuple[str, str] | None:
-    """The loaded module, and the name in it, that a loaded module's text takes a name from; None where it doesn't."""
+    """Return the loaded module, and the name in it, that a loaded module imports a name from; None if it doesn't."""
     text = _text(name)
     if text is None:
         return None
-    known = _taken.get(name)
-    if known is None or known[0] != text:
-        try:
-            known = _taken[name] = (text, taken(text))
-        except SyntaxError:
-            return None
-    found, whole = known[1]
+    analysis: tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]] | None
+    analysis = _analysed((name,), text, lambda: imported_names(text))
+    found, whole = analysis or ({}, [])
     package = getattr(sys.modules[name], "__package__", None) or ""
     places = [found[attribute]] if attribute in found else [(*place, attribute) for place in reversed(whole)]
     for module, level, there in places:
@@ -158,8 +148,19 @@ def source(name: str, attribute: str) -> tuple[str, str] | None:
     return None
 
 
+def _analysed(key: tuple[str, ...], text: str, analyse: Callable[[], Any]) -> Any:
+    """Return what ``analyse()`` finds in a module's text, made once per text; None if the text is no Python."""
+    known = _analyses.get(key)
+    if known is None or known[0] != text:
+        try:
+            known = _analyses[key] = (text, analyse())
+        except SyntaxError:
+            return None
+    return known[1]
+
+
 def changed(name: str, attribute: str, digest: bytes) -> bool:
-    """Is that of a loaded module another value than when it was first used, and the module the same as then?"""
+    """Return True if an attribute of a loaded module has changed since it was first used, and without a reload."""
     if _carried is not None and root_of(name) in _carried.active:
         return False
     spec = getattr(sys.modules.get(name), "__spec__", None)
@@ -171,7 +172,7 @@ def changed(name: str, attribute: str, digest: bytes) -> bool:
 
 
 def _text(name: str) -> str | None:
-    """The text of a module that lies on the disk here, as it is now."""
+    """Return the text of a module on the disk here, as it is now; None if it is elsewhere."""
     if _carried is not None and root_of(name) in _carried.active:
         return None
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -179,37 +180,36 @@ def _text(name: str) -> str | None:
 
 
 _seen: dict[str, tuple[Any, str]] = {}
-_literals: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
-_taken: dict[str, tuple[str, tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]]] = {}
+_analyses: dict[tuple[str, ...], tuple[str, Any]] = {}
 _used: dict[tuple[str, str], tuple[Any, bytes]] = {}
 
 
 def bundle(root: str) -> dict[str, bytes]:
-    """The files of a project module or package: path below its folder -> source text."""
+    """Return the files of a project module or package: path below its folder -> source text. Raises BadTask."""
     if _carried is not None and root in _carried.active:
         return dict(_carried.texts[_carried.active[root]])
     places = _places(root)
     if not places:
-        raise BadTask(f"module {root!r} can't be found any more, so workers can't have it. Import it again.")
+        raise BadTask(f"module {root!r} can't be found any more, so it can't be sent to workers. Import it again.")
     files: dict[str, bytes] = {}
     for place in map(Path, places):
         paths = sorted(place.rglob("*")) if place.is_dir() else [place]
         for path in paths:
             if path.name.endswith(_COMPILED):
                 raise BadTask(
-                    f"module {root!r} has a compiled part ({path.name}), which can't travel to workers as text. "
+                    f"module {root!r} has a compiled part ({path.name}), which can't be sent to workers as source. "
                     f"Install it as a package (pip install) where the workers run."
                 )
             if path.suffix == ".py":
-                shown = path.relative_to(place.parent) if place.is_dir() else Path(path.name)
-                files[shown.as_posix()] = path.read_bytes()
+                below = path.relative_to(place.parent) if place.is_dir() else Path(path.name)
+                files[below.as_posix()] = path.read_bytes()
     if not files:
-        raise BadTask(f"module {root!r} has no source text, so it can't travel to workers. Install it where they run.")
+        raise BadTask(f"module {root!r} has no source, so it can't be sent to workers. Install it where they run.")
     return files
 
 
 def source_path(name: str) -> str | None:
-    """The file of a (sub)module, without importing it."""
+    """Return the file of a (sub)module, without importing it."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if file:
@@ -226,7 +226,7 @@ def source_path(name: str) -> str | None:
 
 
 def imported(text: bytes | str, package: str) -> set[str]:
-    """The absolute names of all modules that a text imports, wherever in it. ``package`` resolves the relative ones."""
+    """Return the absolute names of all modules that a text imports anywhere; ``package`` resolves relative ones."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -237,13 +237,13 @@ def imported(text: bytes | str, package: str) -> set[str]:
 
 
 def from_names(module: str, level: int, taken: Sequence[str], package: str) -> set[str]:
-    """``from module import taken`` may mean the module and, where they are modules, the names taken."""
+    """Return what ``from module import taken`` may import: the module and the names, which may be modules."""
     base = importlib.util.resolve_name("." * level + module, package) if level and package else module
     return {base, *(f"{base}.{name}" for name in taken)} - {""}
 
 
 def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
-    """``roots`` and all the project modules that they import, which must travel along."""
+    """Return ``roots`` and all the project modules that they import, which must travel along."""
     found: set[str] = set()
     todo = list(roots)
     while todo:
@@ -257,7 +257,7 @@ def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
             try:
                 names = imported(text, package)
             except SyntaxError:
-                continue  # a file that nobody could import
+                continue  # no such file can be imported
             todo.extend(root_of(name) for name in names if of_project(name, project))
     return frozenset(found)
 
@@ -266,9 +266,9 @@ def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
 
 
 def literals(text: str, cls: str = "") -> dict[str, Any]:
-    """The names that a module, or a class at its top, sets once, to a plain value or a container that is written out.
+    """Return the names that a module, or a class at its top, sets once, to a literal, with their values.
 
-    Containers only where nothing in the text may change them.
+    Containers only if nothing in the text may change them.
     """
     tree = ast.parse(text)
     body = tree.body
@@ -283,7 +283,7 @@ def literals(text: str, cls: str = "") -> dict[str, Any]:
         elif isinstance(node, ast.Global):
             set_how_often.update(dict.fromkeys(node.names, 2))
     if cls:
-        for node in ast.walk(tree):  # C.limit = 3, self.table.append(3): whoever that is about
+        for node in ast.walk(tree):  # C.limit = 3, self.table.append(3), whatever C and self are
             if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
                 set_how_often[node.attr] = 2
     found: dict[str, Any] = {}
@@ -305,8 +305,8 @@ def literals(text: str, cls: str = "") -> dict[str, Any]:
     return found
 
 
-def taken(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]:
-    """What a module takes from others at its top: name -> (module, level, name there), and modules taken whole.
+def imported_names(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, int]]]:
+    """Return what a module imports at its top: name -> (module, level, name there), and modules of star imports.
 
     Names that it also sets in another way are left out.
     """
@@ -333,7 +333,7 @@ def taken(text: str) -> tuple[dict[str, tuple[str, int, str]], list[tuple[str, i
 
 
 _DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.Tuple)
-_ONLY_LOOK = frozenset(
+_READ_ONLY = frozenset(
     {
         *("get", "items", "keys", "values", "copy", "index", "count", "union", "issubset", "issuperset"),
         *("len", "sorted", "sum", "min", "max", "list", "dict", "set", "tuple", "frozenset", "enumerate", "zip", "any"),
@@ -343,15 +343,15 @@ _ONLY_LOOK = frozenset(
 
 
 def _changing(tree: ast.Module) -> frozenset[str]:
-    """Names and attributes whose containers may be changed by something in the text: used otherwise than looked at."""
+    """Return the names and attributes whose containers the text may change: all that it doesn't only read."""
     harmless: set[ast.AST] = set()
     for node in ast.walk(tree):
         match node:
             case ast.Subscript(value=inner, ctx=ast.Load()):
                 harmless.add(inner)
-            case ast.Call(func=ast.Attribute(value=inner, attr=verb)) if verb in _ONLY_LOOK:
+            case ast.Call(func=ast.Attribute(value=inner, attr=verb)) if verb in _READ_ONLY:
                 harmless.add(inner)
-            case ast.Call(func=ast.Name(id=verb), args=args) if verb in _ONLY_LOOK:
+            case ast.Call(func=ast.Name(id=verb), args=args) if verb in _READ_ONLY:
                 harmless.update(args)
             case ast.Compare(left=left, comparators=others):
                 harmless.update((left, *others))
@@ -371,7 +371,7 @@ def _changing(tree: ast.Module) -> frozenset[str]:
 
 
 def beside_functions(text: str) -> bytes:
-    """The form of what a module does when it is loaded, but for its functions and plain values."""
+    """Return the form of what a module does when it is loaded, except for its functions and plain values."""
     tree = ast.parse(text)
     plain = {name for name, value in literals(text).items() if not isinstance(value, dict | list | set | tuple)}
 
@@ -393,20 +393,20 @@ def beside_functions(text: str) -> bytes:
     return syntax.canonical(tree)
 
 
-# -- in the worker -----------------------------------------------------------------------------------------------------
+# -- in a worker -------------------------------------------------------------------------------------------------------
 
 
 class _Carried:  # `importlib.abc` would be half of what a worker needs to start
-    """Imports modules from the bundles that travelled here, before any that lie on the disk."""
+    """Imports modules from the bundles that were sent here, before any on the disk."""
 
     def __init__(self) -> None:
         self.texts: dict[str, Mapping[str, bytes]] = {}  #: bundles by address
         self.active: dict[str, str] = {}  #: root -> address of its bundle in use
-        self._shelf: dict[str, dict[str, ModuleType]] = {}  #: modules of the bundles not in use, by address
+        self._unused: dict[str, dict[str, ModuleType]] = {}  #: modules of bundles that aren't in use, by address
         self._lock = threading.RLock()
 
     def use(self, root: str, address: str) -> None:
-        """Make the bundle at ``address`` the one that ``import root`` means; the former one is put aside, not lost."""
+        """Make ``import root`` use the bundle at ``address``; the modules of the previous one are kept."""
         with self._lock:
             former = self.active.get(root)
             if former == address:
@@ -415,9 +415,9 @@ class _Carried:  # `importlib.abc` would be half of what a worker needs to start
             for name in mine:
                 del sys.modules[name]
             if former is not None:
-                self._shelf[former] = mine
+                self._unused[former] = mine
             self.active[root] = address
-            sys.modules.update(self._shelf.pop(address, {}))
+            sys.modules.update(self._unused.pop(address, {}))
 
     def _find(self, name: str) -> tuple[str, bool] | None:
         address = self.active.get(root_of(name))
@@ -436,10 +436,10 @@ class _Carried:  # `importlib.abc` would be half of what a worker needs to start
         found = self._find(name)
         if found is None:
             if root_of(name) in self.active:
-                raise ModuleNotFoundError(f"No module named {name!r} in the project as it travelled here", name=name)
+                raise ModuleNotFoundError(f"No module named {name!r} in the project that was sent here", name=name)
             return None
         place, package = found
-        # The place as it is in the notebook's folder, where the worker runs: so files beside the module are found.
+        # The path in the notebook's folder, where the worker runs: so files beside the module are found.
         origin = os.path.abspath(place) if place else None
         spec = importlib.machinery.ModuleSpec(name, cast(Any, self), origin=origin, is_package=package)
         spec.has_location = origin is not None
@@ -477,7 +477,7 @@ _carried: _Carried | None = None
 
 
 def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
-    """Make bundles known (root -> address, files) and use them from now on. What is known already needs no files."""
+    """Add bundles (root -> address, files) and use them from now on. Known ones need no files."""
     global _carried
     if not bundles:
         return
@@ -490,17 +490,17 @@ def install(bundles: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
 
 
 def importable(root: str) -> bool:
-    """Can this process import a top-level module without help?"""
+    """Return True if this process can import a top-level module by itself."""
     return root in sys.modules or _spec(root) is not None
 
 
 def known(address: str) -> bool:
-    """Has this bundle come here already?"""
+    """Return True if this bundle was sent here already."""
     return _carried is not None and address in _carried.texts
 
 
 def use(modules: Mapping[str, str]) -> None:
-    """Before a call: the bundles (root -> address) that the function came with are the ones that its imports mean."""
+    """Make imports use these bundles (root -> address): those of the function that is called next."""
     if _carried is not None:
         for root, address in modules.items():
             _carried.use(root, address)

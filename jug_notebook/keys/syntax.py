@@ -1,7 +1,8 @@
-"""The text behind a code object, brought to a form in which only what matters is left.
+"""The source of a function, in a canonical form: comments, docstrings and formatting are kept out of keys.
 
-Two texts that differ in comments, docstrings, formatting, position or (where they mean nothing) annotations have one
-form. The walker emits only what it chooses to, so that the form does not follow each change of Python's `ast`.
+Sources that differ only in comments, docstrings, formatting, position or (if nothing reads them) annotations have the
+same form. Comments are gone with `ast.parse`; `_body` leaves out docstrings, `_fields` the rest. The form holds chosen
+fields only, so it doesn't follow each change of Python's `ast`. `reads` lists the names that code reads.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from jug_notebook.keys import advice
 T = TypeVar("T")
 Ours = Callable[[ast.expr], bool]  #: is this decorator one of our own?
 
-#: a function that reads one of these may care for what is otherwise left out
+#: a function that reads one of these names may depend on what is otherwise left out
 _READS_DOC = frozenset({"__doc__", "getdoc"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_type_hints", "get_annotations", "signature", "getfullargspec"})
 _READS_ORDER = frozenset({"vars", "__dict__"})
-STATE_STYLES = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
+INSPECTED = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order": _READS_ORDER}
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 _PADDING = frozenset({"EXTENDED_ARG", "CACHE", "PRECALL", "PUSH_NULL", "NOP"})
 
-#: Every module has its own; they tell where code lies, not what it does. And the shell: whoever runs the code has one.
+#: Each module has its own: they say where code is, not what it does. And the shell: each process has its own.
 _PLACES = frozenset(
     {
         "get_ipython",
@@ -47,40 +48,44 @@ _PLACES = frozenset(
 
 
 class Reads(NamedTuple):
-    """What a code object, with all that is nested in it, takes from outside by name."""
+    """What a code object, with all that is nested in it, reads from outside by name."""
 
     names: tuple[str, ...]  #: globals and builtins read, sorted
-    chains: dict[str, tuple[tuple[str, ...], ...]]  #: per name: the attributes taken from it; () is the thing itself
+    chains: dict[
+        str, tuple[tuple[str, ...], ...]
+    ]  #: per name: the chains of attributes read from it; () is the thing itself
     writes: tuple[str, ...]  #: globals it writes
     imports: tuple[tuple[str, int, tuple[str, ...]], ...]  #: (module, level, names taken from it)
-    maybe: tuple[str, ...] = ()  #: read in class bodies which may have set them, or not: globals where there are any
-    looks: frozenset[str] = frozenset()  #: what it reads of other functions and classes, beside what they do
+    maybe: tuple[
+        str, ...
+    ] = ()  #: read in class bodies that may or may not have set them first: globals, if there are such
+    inspects: frozenset[str] = frozenset()  #: keys of `INSPECTED`: what it may read of other functions and classes
 
 
 class Form(NamedTuple):
-    """A function's canonical form. ``digest`` is empty where the source can't be had."""
+    """A function's canonical form. ``digest`` is empty if there is no source."""
 
     digest: bytes
     decorators: tuple[tuple[str, ...], ...] = ()  #: chains of names that the decorator expressions read
     stale: bool = False  #: the text was edited after the code was loaded
-    uses: advice.Uses = advice.Uses()  #: what of it a key can't see, as far as the text shows it
+    uses: advice.Uses = advice.Uses()  #: what it uses that a key can't cover
 
 
-LONGEST = 10_000  #: characters of a function's text that are kept to show
+LONGEST = 10_000  #: characters of a function's source that are kept for display
 
 
 class _Memory(Generic[T]):
-    """Remembers by identity: equal code objects may stand for unequal sources (decorators are not in them)."""
+    """A cache by identity: equal code objects may have different sources (decorators aren't part of them)."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[weakref.ref[CodeType], T]] = {}
+        self._items: dict[int, tuple[weakref.ref[CodeType], T]] = {}
 
     def get(self, code: CodeType) -> T | None:
-        held = self._held.get(id(code))
+        held = self._items.get(id(code))
         return held[1] if held is not None and held[0]() is code else None
 
     def put(self, code: CodeType, what: T) -> T:
-        name, table = id(code), self._held
+        name, table = id(code), self._items
 
         def forget(gone: weakref.ref[CodeType]) -> None:
             held = table.get(name)
@@ -120,21 +125,21 @@ class _File:
         self._moved: dict[CodeType, ast.AST | None] = {}
 
     def made(self, code: CodeType) -> bool:
-        """Does this text compile to that code? False where it was edited since."""
+        """Return True if this text compiles to that code; False if it was edited since."""
         if self._codes is None:
             whole = compile(self.text, self._name, "exec", dont_inherit=True)
             self._codes = set(nested(whole))
         return code in self._codes
 
     def at(self, code: CodeType) -> ast.AST | None:
-        """The function here that has the place and the name of ``code``."""
+        """Return the function here that has the position and the name of ``code``."""
         found = self.functions.get((code.co_firstlineno, code.co_name), [])
         if len(found) > 1 and code.co_name == "<lambda>":
             return _spanned(found, code)
         return found[0] if len(found) == 1 else None
 
     def find(self, code: CodeType) -> ast.AST | None:
-        """The function that compiles to that code, but for the place: it moved, or %autoreload put it there."""
+        """Return the function that compiles to that code at another position: it moved, or %autoreload put it there."""
         if code not in self._moved:
             wanted = compiled(code)
             found = [
@@ -149,14 +154,14 @@ class _File:
 
 
 def _compiled_alone(node: ast.AST) -> set[bytes]:
-    """What a function compiles to as a module's, and as a method."""
+    """Return the forms that a function compiles to, in a module and as a method."""
     text = ast.unparse(node)
     inside = "class _:\n" + "\n".join(f"    {line}" for line in text.splitlines())
     name, found = getattr(node, "name", ""), set()
     for one in (text, inside):
         try:
             whole = compile(one, "<function>", "exec", dont_inherit=True)
-        except SyntaxError:  # it uses what only its place gives it
+        except SyntaxError:  # it uses what only its context gives it
             continue
         found |= {compiled(code) for code in nested(whole) if code.co_name == name}
     return found
@@ -164,11 +169,11 @@ def _compiled_alone(node: ast.AST) -> set[bytes]:
 
 _files: dict[str, _File] = {}
 finders: list[Callable[[CodeType], Iterable[str]]] = []
-"""Who may know the text of code whose file name leads nowhere: each answers texts to be compared with it."""
+"""Functions that return possible sources of code whose file name leads nowhere."""
 
 
 def text_of(filename: str) -> str:
-    """The text of a file or cell as the tracebacks know it; empty where there is none."""
+    """Return the text of a file or cell, as tracebacks show it; empty if there is none."""
     if os.path.isabs(filename):
         linecache.checkcache(filename)
     return "".join(linecache.getlines(filename))
@@ -185,14 +190,14 @@ def _file(filename: str) -> _File | None:
         fresh = _File(filename, text)
     except (SyntaxError, ValueError):
         return None
-    if len(_files) > 500:  # a long session has many cells; those in use come back at the price of a parse
+    if len(_files) > 500:  # a long session has many cells; those in use are parsed again
         _files.clear()
     _files[filename] = fresh
     return fresh
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
-    """The code objects inside ``code``, itself first."""
+    """Yield the code objects inside ``code``, itself first."""
     open_ones = [code]
     while open_ones:
         code = open_ones.pop()
@@ -201,7 +206,7 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _spanned(lambdas: Sequence[ast.AST], code: CodeType) -> ast.AST | None:
-    """Which of the lambdas of one line is ``code``: the innermost whose body spans all of its instructions."""
+    """Return the lambda of one line that is ``code``: the innermost whose body spans all of its instructions."""
     spans = [
         (line, column, last, end)
         for line, last, column, end in code.co_positions()
@@ -223,7 +228,7 @@ def _spanned(lambdas: Sequence[ast.AST], code: CodeType) -> ast.AST | None:
 
 
 def _node(code: CodeType) -> tuple[ast.AST | None, bool]:
-    """The syntax tree of ``code``, and whether the text was edited since it was loaded."""
+    """Return the syntax tree of ``code``, and whether the text was edited since it was loaded."""
     known = _nodes.get(code)
     if known is not None:
         return known, False
@@ -240,7 +245,7 @@ def _node(code: CodeType) -> tuple[ast.AST | None, bool]:
 
 
 def _asked_for(code: CodeType) -> ast.AST | None:
-    """The syntax tree of code that was run under no name of its own: of the text that makes this very code."""
+    """Return the syntax tree of code without a file name: from the text that compiles to exactly this code."""
     for finder in finders:
         for text in finder(code):
             try:
@@ -254,17 +259,17 @@ def _asked_for(code: CodeType) -> ast.AST | None:
 
 
 def edited(code: CodeType) -> bool:
-    """Was the file on the disk edited, so that it no longer compiles to this code?"""
+    """Return True if the file on the disk was edited, so that it no longer compiles to this code."""
     return _node(code)[1]
 
 
 def attach(code: CodeType, node: ast.AST) -> None:
-    """From now on ``node`` is the source of ``code``: for functions that are built, not written."""
+    """Set the source of ``code``, for functions that are built, not written."""
     _nodes.put(code, node)
 
 
 def adopt(code: CodeType, digest: bytes) -> None:
-    """From now on ``digest`` is the form of ``code``, which came from elsewhere without its source."""
+    """Set the digest of the form of ``code``, which came from elsewhere without its source."""
     _adopted.put(code, digest)
 
 
@@ -288,7 +293,7 @@ def _reading(node: ast.AST, wanted: frozenset[str]) -> bool:
 
 
 def _body(statements: list[ast.stmt], scope: _Scope) -> list[ast.stmt]:
-    """Statements without docstring and ``pass``."""
+    """Return statements without docstring and ``pass``."""
     first = statements[0] if statements else None
     if (
         not scope.docs
@@ -301,7 +306,7 @@ def _body(statements: list[ast.stmt], scope: _Scope) -> list[ast.stmt]:
 
 
 def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[str, Any, _Scope]]:
-    """What of ``node`` counts, as (field, value, scope of the value)."""
+    """Return what counts of ``node``, as (field, value, scope of the value)."""
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             decorators = [one for one in node.decorator_list if not ours(one)]
@@ -353,7 +358,7 @@ def _fields(node: ast.AST, scope: _Scope, ours: Ours, root: bool) -> list[tuple[
 
 
 def _pieces(values: list[ast.expr]) -> list[ast.expr]:
-    """The parts of an f-string. How its plain text is cut up differs between versions of Python."""
+    """Return the parts of an f-string. How Python cuts up its plain text differs between versions."""
     whole: list[ast.expr] = []
     for value in values:
         last = whole[-1] if whole else None
@@ -367,10 +372,10 @@ def _pieces(values: list[ast.expr]) -> list[ast.expr]:
 
 
 def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool = True) -> bytes:
-    """The form of a syntax tree, as bytes. ``root``: the outermost function's name and default texts don't count."""
+    """Return the form of a syntax tree. ``root``: the outermost function's name and default texts don't count."""
     out: list[bytes] = []
 
-    def say(tag: bytes, text: str) -> None:
+    def write(tag: bytes, text: str) -> None:
         data = text.encode("utf-8", "surrogatepass")
         out.append(b"%b%d:%b" % (tag, len(data), data))
 
@@ -379,7 +384,7 @@ def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool
     while todo:
         node, scope, outermost = todo.pop()
         if isinstance(node, ast.Constant):
-            say(b"k", f"{type(node.value).__name__} {_text(node.value)}")
+            write(b"k", f"{type(node.value).__name__} {_text(node.value)}")
         elif isinstance(node, ast.AST):
             # an annotated assignment in a function is the assignment; without a value it only declares the name
             kind = type(node).__name__
@@ -389,48 +394,45 @@ def canonical(tree: ast.AST, ours: Ours = lambda decorator: False, *, root: bool
                 kind += f" {node.value!r}"
             below = outermost and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             kept = [entry for entry in _fields(node, scope, ours, outermost) if entry[1] is not None and entry[1] != []]
-            say(b"n", kind)
+            write(b"n", kind)
             out.append(b"%d;" % len(kept))
             for name, value, inner in reversed(kept):
                 todo.append((value, inner, below and name == "args"))
                 todo.append((_Field(name), inner, False))
         elif isinstance(node, _Field):
-            say(b"f", node)
+            write(b"f", node)
         elif isinstance(node, list):
             out.append(b"l%d;" % len(node))
             todo.extend((item, scope, False) for item in reversed(node))
         else:
-            say(b"v", repr(node))
+            write(b"v", repr(node))
     return b"".join(out)
 
 
 class _Field(str):
-    """A field's name on its way out."""
+    """A field's name that is to be written."""
 
     __slots__ = ()
 
 
 def _chains(expressions: Sequence[ast.expr]) -> tuple[tuple[str, ...], ...]:
-    """The dotted names that expressions read."""
+    """Return the dotted names that expressions read."""
     found: dict[tuple[str, ...], None] = {}
     for expression in expressions:
         inner: set[ast.AST] = set()
         for node in ast.walk(expression):
             if node in inner or not isinstance(node, ast.Attribute | ast.Name):
                 continue
-            chain: list[str] = []
-            part: ast.AST = node
-            while isinstance(part, ast.Attribute):
-                chain.append(part.attr)
-                part = part.value
-                inner.add(part)
-            if isinstance(part, ast.Name):
-                found[(part.id, *reversed(chain))] = None
+            if chain := advice.dotted(node):
+                found[chain] = None
+            while isinstance(node, ast.Attribute):
+                node = node.value
+                inner.add(node)
     return tuple(found)
 
 
 def form(code: CodeType, ours: Ours) -> Form:
-    """The canonical form of the function that has ``code``; made once."""
+    """Return the canonical form of the function that has ``code``; made once."""
     known = _forms.get(code)
     if known is not None:
         return known
@@ -448,7 +450,7 @@ def form(code: CodeType, ours: Ours) -> Form:
 
 
 def written(code: CodeType, ours: Ours) -> str:
-    """What counts of a function's source, as text to show; empty where the source can't be had."""
+    """Return what counts of a function's source, as text for display; empty if there is no source."""
     known = _texts.get(code)
     if known is not None:
         return known
@@ -463,7 +465,7 @@ def written(code: CodeType, ours: Ours) -> str:
 
 
 def compiled(code: CodeType) -> bytes:
-    """The form of a function without source: what the machine runs."""
+    """Return the form of a function without source: of its bytecode."""
     out = blake3()
     for one in nested(code):
         consts = [const for const in one.co_consts if not isinstance(const, CodeType)]
@@ -479,12 +481,12 @@ def compiled(code: CodeType) -> bytes:
 
 
 def _text(const: Any) -> str:
-    """A plain constant in full; the decimal digits of an int are limited, and slow."""
+    """Return a plain constant in full; Python limits the decimal digits of an int, and they are slow."""
     return hex(const) if type(const) is int else repr(const)
 
 
 def _plain(const: Any) -> str:
-    """A constant as text, whatever the order of its sets."""
+    """Return a constant as text, whatever the order of its sets."""
     if isinstance(const, frozenset):
         inside = ",".join(sorted(map(_plain, const)))
     elif isinstance(const, tuple):
@@ -498,7 +500,7 @@ def _plain(const: Any) -> str:
 
 
 def reads(code: CodeType) -> Reads:
-    """What ``code`` takes from outside by name: exactly what has to travel with it."""
+    """Return what ``code`` reads from outside by name: exactly what has to travel with it."""
     known = _reads.get(code)
     return known if known is not None else _reads.put(code, _scan(code))
 
@@ -507,11 +509,11 @@ def _scan(code: CodeType) -> Reads:
     chains: dict[str, dict[tuple[str, ...], None]] = {}
     writes: dict[str, None] = {}
     imports: dict[tuple[str, int, tuple[str, ...]], None] = {}
-    looks: set[str] = set()
+    inspects: set[str] = set()
     surely: set[str] = set()
     for one in nested(code):
-        looks.update(one.co_names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
-        stored: set[str] = set()  # a class body sees its own names first, where it has got to set them
+        inspects.update(one.co_names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
+        stored: set[str] = set()  # a class body reads its own names first, if it has set them
         straight = not one.co_exceptiontable
         chain: list[str] = []
         consts: list[Any] = [None, None]
@@ -555,11 +557,11 @@ def _scan(code: CodeType) -> Reads:
         tuple(sorted(writes)),
         tuple(imports),
         tuple(sorted(chains.keys() - surely)),
-        frozenset(what for what, by in STATE_STYLES.items() if by & looks),
+        frozenset(what for what, by in INSPECTED.items() if by & inspects),
     )
 
 
-# -- whose file is it --------------------------------------------------------------------------------------------------
+# -- files of libraries ------------------------------------------------------------------------------------------------
 
 _LIBRARY = tuple(
     os.path.realpath(folder) + os.sep
@@ -570,7 +572,7 @@ _library: dict[str, bool] = {}
 
 
 def of_library(filename: str) -> bool:
-    """True for files of Python itself, of installed packages and of this engine: they count by name."""
+    """Return True for files of Python, of installed packages and of this engine: their code counts by name."""
     known = _library.get(filename)
     if known is None:
         if filename.startswith("<frozen "):

@@ -1,8 +1,11 @@
-"""The walk through a function's code: all that it reads, unit by unit.
+"""How a function's helpers are found: a walk through all that it reads, and the digest of what is met.
 
 A *walk* starts at a function and follows what it reads: helpers, globals, closures, defaults, decorators, classes. Each
-thing met on the way is a *unit*; its own digest covers what it says itself, and its edges what it uses. The digest of
+thing met on the way is a *unit*; its own digest covers its content (see `code`), its edges what it uses. The digest of
 the whole covers all units in the order of their first visit, so recursion needs no special rule. Nothing is evaluated.
+
+A function or class of the notebook, or of a module below the project's folder, becomes a unit, and so does what is made
+of others (methods, partials); a thing of any other module counts by its name; any other value by its digest.
 """
 
 from __future__ import annotations
@@ -38,11 +41,12 @@ from jug_notebook.keys.callables import (
 from jug_notebook.keys.digest import SCHEME, SIZE, digest, remembering
 from jug_notebook.render.values import brief
 
-SHOWN = 300  #: characters of a value that are kept to compare it with another
-COUNT = ""  #: pinned under this name: how many attributes there are
+TEXT_LENGTH = 300  #: characters of a value that are kept for comparing it with another
+COUNT = ""  #: under this name, the number of attributes is pinned
 
 
 def hashed(*items: bytes | str) -> bytes:
+    """Return the digest of a sequence of items, each with its length."""
     whole = blake3()
     for item in items:
         data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
@@ -55,7 +59,7 @@ def hashed(*items: bytes | str) -> bytes:
 
 
 class Unit:
-    """A thing met on a walk: what it says itself, and what it uses."""
+    """A thing met on a walk: its own content, and the digests of what it uses."""
 
     __slots__ = ("edges", "label", "own", "subject")
 
@@ -66,8 +70,8 @@ class Unit:
         self.edges: list[tuple[str, bytes]] = []
 
 
-#: the walks under way: a value met on one may hold functions, which start their own. Deep values go on in a thread of
-#: their own, which takes the context along.
+#: the walks under way, outermost first: a value met on one may hold functions, which start their own. (A thread that
+#: writes a deep value gets the context, too.)
 under_way: ContextVar[tuple[Walk, ...]] = ContextVar("under_way", default=())
 
 
@@ -97,41 +101,43 @@ class Walk:
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self.chances: list[tuple[str, advice.Chance]] = []  #: what functions do with random numbers
-        self._done = 0  #: so many units are described
+        self._done = 0  #: how many units are described
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
-        self.by_value = True  #: does what is looked at now?
-        self.looks: frozenset[str] = frozenset()  #: what the functions met look at in others, beside what they do
+        self.by_value = True  #: does the unit that is being described?
+        self.inspects: frozenset[str] = (
+            frozenset()
+        )  #: what the functions met may inspect in others, besides calling them
         self._inside: list[Unit] = []  #: units of the walks through values that were met
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
-        """Walk from each of ``roots``, labelled values; the digest of all that was found."""
+        """Walk from each of ``roots``, (label, value); return the digest of all that was found."""
         token = under_way.set((*under_way.get(), self))
         try:
-            with remembering():  # apart from what others remember: inside a walk, a class may be "that one"
+            with remembering():  # apart from other memories: inside a walk, a class may count as "that one"
                 found = self._run(roots)
         finally:
             under_way.reset(token)
         if not self.blind:
-            for text in advice.told_of_chance(iter(self.chances)):
-                advice.say_once(text, Unseeded, text)
+            for text in advice.seed_warnings(iter(self.chances)):
+                advice.warn_once(text, Unseeded, text)
         return found
 
     def _run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         whole = [hashed(label, self.edge(value, label, label)) for label, value in roots]
         self._follow(whole)
-        while self.looks:  # what is looked at may lead to more
+        while self.inspects:  # what is inspected may lead to more
             before = len(self.units)
-            seen = self._looked_at()
+            seen = self._inspected()
             if len(self.units) == before:
-                self.part(" and ".join(sorted(self.looks)), seen.hex())
+                self.part(" and ".join(sorted(self.inspects)), seen.hex())
                 whole.append(seen)
                 break
             self._follow(whole)
         return hashed(SCHEME, "code", *whole)
 
     def _follow(self, whole: list[bytes]) -> None:
-        """Describe the units that were not described yet, and those that are met by that."""
+        """Describe the units that aren't described yet, and those that this leads to."""
         while self._done < len(self.units):
             unit = self.units[self._done]
             self.by_value = self._done in self._loose
@@ -145,33 +151,33 @@ class Walk:
                 )
             whole.append(hashed(own, *(item for edge in unit.edges for item in edge)))
 
-    def _looked_at(self) -> bytes:
-        """Some function reads docstrings, annotations or the order of attributes: of which things, who could tell?"""
+    def _inspected(self) -> bytes:
+        """Return the digest of all docstrings, annotations or orders of attributes: some function may read any."""
         found: list[bytes | str] = []
         for unit in (*self.units, *self._inside):
             thing = unit.subject
-            if "docstrings" in self.looks and isinstance(thing, FunctionType | type):
+            if "docstrings" in self.inspects and isinstance(thing, FunctionType | type):
                 self.pin(thing, "__doc__", thing.__doc__)
                 found.append(repr(thing.__doc__))
-            if "annotations" in self.looks and isinstance(thing, FunctionType):
+            if "annotations" in self.inspects and isinstance(thing, FunctionType):
                 self.pins = None
                 notes = thing.__annotations__.items()
                 found += (item for name, note in notes for item in (name, self.note(note, name, thing.__globals__)))
-            if "order" in self.looks and isinstance(thing, type):
+            if "order" in self.inspects and isinstance(thing, type):
                 self.pins = None
                 # what Python derives may come later: with the first pickling of an instance, say
                 found += (name for name in thing.__dict__ if name not in DERIVED)
         return hashed(*found)
 
     def met(self, inner: Walk) -> None:
-        """A value was met that holds functions or classes of its own."""
+        """Note the walk through a value that was met and holds functions or classes."""
         self.roots.update(inner.roots)
         self._inside += inner.units + inner._inside
 
-    # edges: what one thing says of another that it uses
+    # edges: what one thing that uses another contributes for that
 
     def edge(self, value: Any, label: str, path: str) -> bytes:
-        """How a thing that is used counts: as a unit of this walk, by name, or by value."""
+        """Return what a thing that is used contributes: as a unit of this walk, by name, or by value."""
         value = plain(value)
         kind = type(value)
         if kind in SCALARS:
@@ -180,7 +186,7 @@ class Walk:
             text = repr(value) if short else ""
             part = self.part(label, text if 0 < len(text) <= 40 else found.hex())
             if not short or len(text) > 40:
-                self.texts[part] = brief(value, SHOWN)
+                self.texts[part] = brief(value, TEXT_LENGTH)
             return b"v" + found
         if kind is FunctionType:
             return self._function(value, label)
@@ -200,11 +206,11 @@ class Walk:
         if self.blind:
             return b""
         found = digest(value, path)
-        self.texts[self.part(label, found.hex())] = brief(value, SHOWN, 4)
+        self.texts[self.part(label, found.hex())] = brief(value, TEXT_LENGTH, 4)
         return b"v" + found
 
     def note(self, note: Any, path: str, space: Mapping[str, Any] = MappingProxyType({})) -> bytes:
-        """An annotation, or what is written like one: its text and the classes in it. Names in it are ``space``'s."""
+        """Return what an annotation contributes: its text and its classes. Names in it are looked up in ``space``."""
         if isinstance(note, str):
             return hashed("text", note, *self._names_in(note, path, space))
         if isinstance(note, type) and kind_of_alias(note) is None:
@@ -225,7 +231,7 @@ class Walk:
             return hashed("some", name_of(type(note)))
 
     def _names_in(self, text: str, path: str, space: Mapping[str, Any]) -> Iterator[bytes]:
-        """The classes that a text names which somebody may evaluate later."""
+        """Yield what the classes contribute that are named in a text, which may be evaluated later."""
         try:
             tree = ast.parse(text, mode="eval")
         except SyntaxError:
@@ -252,7 +258,7 @@ class Walk:
         if travels(function):
             return self.unit(function, label)
         home = function.__module__
-        if modules.of_project(home, self.project):
+        if self.follows(home):
             self.need(home)
             check_text(home)
             return self.unit(function, label)
@@ -263,7 +269,7 @@ class Walk:
         if home == "builtins":
             return hashed("name", name_of(cls))
         if not travels(cls):
-            if not modules.of_project(home, self.project):
+            if not self.follows(home):
                 return hashed("name", name_of(cls))
             self.need(home)
             check_text(home)
@@ -271,7 +277,7 @@ class Walk:
 
     def _module(self, module: ModuleType, label: str) -> bytes:
         name = module.__name__
-        if modules.of_project(name, self.project):
+        if self.follows(name):
             return self.whole_module(name)
         return hashed("module", name)
 
@@ -279,7 +285,7 @@ class Walk:
         self.roots[modules.root_of(name)] = None
 
     def whole_module(self, name: str) -> bytes:
-        """A project module that is used in ways we don't follow: all of its text counts, and what it imports."""
+        """Return what a project module contributes that isn't used by attributes: its source and its imports."""
         self.need(name)
         path = modules.source_path(name)
         if path is None or not path.endswith(".py"):
@@ -294,13 +300,13 @@ class Walk:
             inside = [
                 self.whole_module(other)
                 for other in sorted(modules.imported(text, package))
-                if modules.of_project(other, self.project) and modules.source_path(other) is not None
+                if self.follows(other) and modules.source_path(other) is not None
             ]
             return hashed("module", name, found, *inside)
         return hashed("module", name)
 
     def part(self, label: str, text: str) -> str:
-        """Keep a part; answers under which label, since two things may be called alike."""
+        """Keep a part; return its label, with a number if another thing has that label."""
         name, number = label, 2
         while self.parts.setdefault(name, text) != text:
             name, number = f"{label} ({number})", number + 1
@@ -316,50 +322,51 @@ class Walk:
         try:
             return self.edge(value, label, path)
         except Unhashable as refusal:
-            advice = f" If it doesn't matter for the result: @jn.task(ignore_globals=[{name!r}])"
+            hint = f" If it doesn't affect the result: @jn.task(ignore_globals=[{name!r}])"
             if "ignore_globals" in str(refusal):
                 raise
-            raise Unhashable(f"{refusal}{advice}") from refusal.__cause__
+            raise Unhashable(f"{refusal}{hint}") from refusal.__cause__
 
     def overlook(self, value: Any) -> None:
-        """What doesn't count still has to travel."""
+        """Follow what doesn't count: it still has to travel."""
         aside = Walk(self._describe, self.project, self.ignored, blind=True)
         aside.run([("ignored", value)])
         self.roots.update(aside.roots)
         self.pins = None
 
-    def _is_ours(self, module: str) -> bool:
+    def follows(self, module: str) -> bool:
+        """Return True for modules of the project: what they define counts by content, not by name."""
         return modules.of_project(module, self.project)
 
 
 def edited_message(module: str, file: str) -> str:
     return (
         f"{file} was edited after {module} was imported. Reload it "
-        f"(importlib.reload({module}), or %autoreload), so that workers run what you see."
+        f"(importlib.reload({module}), or %autoreload), so that workers run the same code as this process."
     )
 
 
 def check_text(module: str) -> None:
-    """Workers get a module's text. Raises BadTask where that is no longer what was imported."""
+    """Raise BadTask if the source of a module, which workers get, is no longer what was imported."""
     if modules.edited(module):
         raise BadTask(edited_message(module, modules.source_path(module) or module))
 
 
 def check_value(module: str, name: str, value: Any, cls: str = "") -> None:
-    """The same of a value, function or class, which may also have been set from outside."""
+    """Raise BadTask if a thing in a module, or a class of it, isn't what the module's source makes it."""
     value = plain(value)
-    shown = f"{module}.{cls}.{name}" if cls else f"{module}.{name}"
+    full_name = f"{module}.{cls}.{name}" if cls else f"{module}.{name}"
     home = value.__module__ if isinstance(value, FunctionType | type) else None
     if home == "__main__":
         raise BadTask(
-            f"{shown} was set to {value.__qualname__} of the notebook, and workers get what the text of {module} "
-            f"makes. Reload it (importlib.reload({module})), and hand over {value.__qualname__} as an argument."
+            f"{full_name} was set to {value.__qualname__} of the notebook, but workers get what the source of {module} "
+            f"makes. Reload it (importlib.reload({module})), and pass {value.__qualname__} as an argument."
         )
     origin = None if cls else modules.source(module, name)
     if origin is not None and _left_behind(value, *origin):
         source, there = origin
         raise BadTask(
-            f"{shown} is what {source}.{there} was before {source} was reloaded, and workers get what it is now. "
+            f"{full_name} is {source}.{there} from before {source} was reloaded, but workers get the new one. "
             f"Reload {module} as well (importlib.reload({module}))."
         )
     if type(value) not in SCALARS and type(value) not in (dict, list, set, tuple):
@@ -368,9 +375,8 @@ def check_value(module: str, name: str, value: Any, cls: str = "") -> None:
         if _alike(value, text):
             continue
         raise BadTask(
-            f"{shown} is {brief(value, 60)} here, but the text of {module} says {brief(text, 60)}, and that is what "
-            f"workers get. Reload it (importlib.reload({module}), or %autoreload), or hand over the value as an "
-            f"argument."
+            f"{full_name} is {brief(value, 60)} here, but {brief(text, 60)} in the source of {module}, which is what "
+            f"workers get. Reload it (importlib.reload({module}), or %autoreload), or pass the value as an argument."
         )
 
 
@@ -380,11 +386,11 @@ def _alike(value: Any, text: Any) -> bool:
     try:
         return digest(value) == digest(text)
     except Unhashable:
-        return True  # that will be said in better words
+        return True  # another message will be clearer
 
 
 def _left_behind(value: Any, source: str, name: str) -> bool:
-    """Is a value that was taken from a module no longer what its text makes?"""
+    """Return True if a value that was imported from a module is no longer what the module's source makes."""
     texts = modules.written(source, name)
     if texts:
         return not _alike(value, texts[0])
@@ -395,7 +401,7 @@ def _left_behind(value: Any, source: str, name: str) -> bool:
 
 
 def _alike_apart(value: Any, other: Any) -> bool:
-    """The same of anything, whatever is being walked."""
+    """Return True if two things have the same digest, outside the walks under way."""
     pair = identity(value), identity(other)
     asked = _asked.get()
     if pair in asked:

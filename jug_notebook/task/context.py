@@ -194,7 +194,7 @@ class _InTask(threading.local):
 
 
 in_task = _InTask()  #: ``in_task.on`` is true while this thread runs a task: calls of task functions are plain then
-advice.silent_where(lambda: in_task.on)
+advice.silence_where(lambda: in_task.on)
 
 
 @contextmanager

@@ -156,10 +156,10 @@ class PathAdvice:
         except ValueError:  # a string that no path can be
             return False
         written = repr(os.fspath(value))
-        advice.say_once(
+        advice.warn_once(
             ("path", self._name, label),
             OnlyAPath,
-            f"{self._name}(): argument {label!r} is the path of a file; its key follows the path, not what is in the "
-            f"file. Pass jn.file({written if len(written) < 80 else 'path'}) so that a changed file is seen.",
+            f"{self._name}(): argument {label!r} is the path of a file, but the key covers only the path, not the "
+            f"file's content. Pass jn.file({written if len(written) < 80 else 'path'}) so that changes count.",
         )
         return True

@@ -820,7 +820,7 @@ def test_what_was_set_in_a_module_from_outside_is_refused_since_workers_have_its
     space = cell(f"import jnmod\ndef f(): return {user}")
     assert examine(space["f"], project=tmp_path).digest
     cell(act, space)
-    with pytest.raises(BadTask, match=r"jnmod\.\w+.*(the text of jnmod says|of the notebook)"):
+    with pytest.raises(BadTask, match=r"jnmod\.\w+.*(in the source of jnmod|of the notebook)"):
         examine(space["f"], project=tmp_path)
 
 
@@ -835,9 +835,9 @@ def test_what_a_module_computed_and_was_changed_since_is_told(
         examine(space["f"], project=tmp_path)
     cell("jnmod.MADE = 4", space)
     for name in "fg":
-        with pytest.warns(Opaque, match=r"jnmod\.MADE was changed here since it was first used"):
+        with pytest.warns(Opaque, match=r"jnmod\.MADE has changed in this process since it was first used"):
             examine(space[name], project=tmp_path)
-        advice._told.clear()
+        advice._warned.clear()
 
 
 def test_what_a_module_answers_when_it_is_asked_counts(project: Callable[[str, str], None], tmp_path: Path) -> None:

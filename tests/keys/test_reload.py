@@ -142,7 +142,7 @@ def test_a_value_that_was_edited_and_not_reloaded_is_refused_by_name(kernel: Ker
     write(folder / "scaling.py", "FACTOR = 20\n\n\ndef norm(x):\n    return x / FACTOR\n")
     shown = kernel.run("f(60)")
     assert shown.error == "BadTask"
-    assert "scaling.FACTOR is 15 here, but the text of scaling says 20" in shown.message
+    assert "scaling.FACTOR is 15 here, but 20 in the source of scaling" in shown.message
     kernel.run("importlib.reload(scaling)")
     assert kernel.run("f(60).result()").result == "3.0"
     assert "is 30 here" in kernel.run("scaling.FACTOR = 30\nf(60)").message
