@@ -176,6 +176,7 @@ def _describe_composite(walk: Walk, unit: Unit, subject: Any) -> None:
 
 
 def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
+    """Describe a function: its source, its defaults, closure and attributes, and the globals that it reads."""
     code, space = function.__code__, function.__globals__
     of_library = syntax.of_library(code.co_filename)
     root = unit is walk.units[0]
@@ -236,6 +237,7 @@ def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
 
 
 def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], whose: str) -> None:
+    """Note how a function draws random numbers, and warn about names that it computes."""
     walk.chances.append((whose, advice.chance(uses, space)))
     for name in sorted(uses.computed):
         if name in space and not name.startswith("import"):
@@ -248,6 +250,7 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
 
 
 def _cells(walk: Walk, function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the variables in the closure of a function, (name, value)."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             value = cell.cell_contents
@@ -259,6 +262,7 @@ def _cells(walk: Walk, function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]], of: str, whose: str) -> None:
+    """Add values that belong to a function, (name, value): defaults, closure or attributes."""
     for name, value in values:
         if name in walk.ignored:
             walk.overlook(value)
@@ -271,6 +275,7 @@ def _values(walk: Walk, unit: Unit, kind: str, values: Iterable[tuple[str, Any]]
 
 
 def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], prefix: str, whose: str) -> None:
+    """Add the globals that a function reads. ``prefix``: its module, empty for the function that runs."""
     reads = syntax.reads(code)
     for name in reads.writes:
         _warn_once(
@@ -278,7 +283,7 @@ def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], pref
             f"{whose} writes the global {name!r}, but only in the worker's own copy, which is lost. Return the value "
             f"instead.",
         )
-    full = f"{prefix}." if prefix and prefix not in modules.scripts else ""
+    qualifier = f"{prefix}." if prefix and prefix not in modules.scripts else ""
     for name in (*reads.names, *reads.maybe):
         value = space.get(name, ABSENT)
         if value is ABSENT and name in reads.maybe:
@@ -288,18 +293,18 @@ def _globals(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any], pref
             _builtin(walk, unit, name, code, space, whose)
             continue
         walk.pin(space, name, value)
-        if name in walk.ignored or f"{full}{name}" in walk.ignored:
+        if name in walk.ignored or f"{qualifier}{name}" in walk.ignored:
             walk.overlook(value)
             continue
         if isinstance(value, ModuleType):
             unit.edges.append((name, _chains(walk, value, name, reads.chains[name], whose)))
             continue
-        if full and not walk.by_value and walk.follows(prefix):
+        if qualifier and not walk.by_value and walk.follows(prefix):
             check_value(prefix, name, value)
         path = f"global {name!r} read by {whose}"
-        edge = walk.edge_or_advice(value, _label(value, full + name), path, name)
+        edge = walk.edge_or_advice(value, _label(value, qualifier + name), path, name)
         unit.edges.append((name, edge))
-        if full and not walk.by_value and walk.follows(prefix):
+        if qualifier and not walk.by_value and walk.follows(prefix):
             _watch(walk, prefix, name, value, edge)
 
 
@@ -317,6 +322,7 @@ def _watch(walk: Walk, module: str, name: str, value: Any, edge: bytes) -> None:
 
 
 def _builtin(walk: Walk, unit: Unit, name: str, code: CodeType, space: dict[str, Any], whose: str) -> None:
+    """Add a name that isn't among the globals: a builtin, or undefined."""
     walk.pin(space, name, ABSENT)
     if hasattr(builtins, name):
         if name in _DYNAMIC and not walk.blind:
@@ -392,6 +398,7 @@ def _imports(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any]) -> N
 
 
 def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
+    """Describe a class: its bases, annotations, methods and values, but not what Python derives from these."""
     unit.own += ("class", cls.__name__)
     walk.pin(cls, COUNT, len(cls.__dict__))
     walk.pin(cls, "__bases__", cls.__bases__)

@@ -243,6 +243,7 @@ class Walk:
                 yield self.note(value, path)
 
     def unit(self, value: Any, label: str) -> bytes:
+        """Return the number of a thing that is a unit of this walk; it is added when it is first met."""
         me = identity(value)
         at = self.index.get(me)
         if at is None:
@@ -282,6 +283,7 @@ class Walk:
         return hashed("module", name)
 
     def need(self, name: str) -> None:
+        """Note that a module must travel along."""
         self.roots[modules.root_of(name)] = None
 
     def whole_module(self, name: str) -> bytes:
@@ -313,12 +315,14 @@ class Walk:
         return name
 
     def pin(self, holder: Any, name: str, thing: Any) -> None:
+        """Note where a thing was found: if each is still there, the digest is still right."""
         if self.pins is not None:
             self.pins.append((holder, name, thing))
 
     # units: what each kind of thing says itself
 
     def edge_or_advice(self, value: Any, label: str, path: str, name: str) -> bytes:
+        """As `edge`, but a refusal says how to leave ``name`` out of the key."""
         try:
             return self.edge(value, label, path)
         except Unhashable as refusal:
