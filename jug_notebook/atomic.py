@@ -24,12 +24,17 @@ def hidden(folder: Path) -> Path:
     return folder / f".{os.urandom(8).hex()}"
 
 
-def write_hidden(folder: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> Path:
-    """Write a new file under a hidden name. Return its path. Raises OSError, and leaves no file then."""
+def write_hidden(folder: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int | None = 0o600) -> Path:
+    """Write a new file under a hidden name. Return its path. Raises OSError, and leaves no file then.
+
+    ``mode`` None means the usual mode of the user's files.
+    """
     path = hidden(folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb", buffering=0) as file:
-            os.fchmod(file.fileno(), mode)  # whatever the umask is
+        with open(os.open(path, flags, 0o666 if mode is None else mode), "wb", buffering=0) as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # whatever the umask is
             for piece in pieces:
                 rest = memoryview(piece).cast("B")
                 while rest.nbytes:
@@ -53,7 +58,7 @@ def publish(written: Path, path: Path, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def replace(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> None:
+def replace(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int | None = 0o600) -> None:
     """Write a file, over one that may be there. Raises OSError."""
     publish(write_hidden(path.parent, *pieces, durable=durable, mode=mode), path, durable)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from jug_notebook import atomic
 from jug_notebook.errors import JugError, StoreError
 
 if TYPE_CHECKING:
@@ -211,11 +212,8 @@ def verdict(picture: Snapshot) -> int:
 
 
 def write(path: Path, text: str) -> None:
-    """Written aside, then there: a browser that reloads it never sees a half."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file as a whole: a browser that reloads it never sees half of it. Raises UsageError."""
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        atomic.replace(path, text.encode(), mode=None)
     except OSError as refused:
-        aside.unlink(missing_ok=True)
         raise UsageError(f"can't write {str(path)!r}: {refused.strerror}") from refused

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from jug_notebook import atomic
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError
 from jug_notebook.render import duration
@@ -157,12 +157,9 @@ def _plain_traceback(failed: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Written aside, then there: an interrupted run leaves the notebook as it was."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    aside.write_text(text + "\n", encoding="utf-8")
-    if path.exists():
-        aside.chmod(path.stat().st_mode & 0o7777)
-    os.replace(aside, path)
+    """Write a file as a whole: an interrupted run leaves the notebook as it was."""
+    mode = path.stat().st_mode & 0o7777 if path.exists() else None
+    atomic.replace(path, f"{text}\n".encode(), mode=mode)
 
 
 def _needed() -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ def absolute(rest: str) -> str:
 
 
 class MemoryStore(EventLogStore):
-    """An event log of which only the bodies are kept, for nobody else reads it."""
+    """An event log of which only the bodies are kept: no other process reads the events."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
@@ -62,10 +62,10 @@ class MemoryStore(EventLogStore):
         return range(first, len(self._bodies_kept))
 
     def _poll(self) -> None:
-        """There is nobody else."""
+        """No other process writes events."""
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        return [True] * len(offers)  # the one that has the lock
+        return [True] * len(offers)  # this thread has the lock
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         return [self._bodies_kept[place] for place in places]

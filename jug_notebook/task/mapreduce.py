@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import builtins
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jug_notebook.errors import BadTask, TaskNotValue
+from jug_notebook.system import batched
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
 from jug_notebook.task.handles import Handle
@@ -82,7 +83,7 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
         return MapReduce(bring.run, None if first is None else first.run)(items)
     down = Around(MapReduce(bring.__jug_function__), [bring], name=f"reduce.{_short(bring)}", **_attempt_options(bring))
     if first is None:
-        level = [down(part) for part in _parts(items, reduce_step)]
+        level = [down(list(part)) for part in batched(items, reduce_step)]
     else:
         both = Around(
             MapReduce(bring.__jug_function__, first.__jug_function__),
@@ -90,9 +91,9 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
             name=f"mapreduce.{_short(first)}.{_short(bring)}",
             **_attempt_options(first),
         )
-        level = [both(part) for part in _parts(items, map_step)]
+        level = [both(list(part)) for part in batched(items, map_step)]
     while len(level) > 1:
-        level = [down(part) for part in _parts(level, reduce_step)]
+        level = [down(list(part)) for part in batched(level, reduce_step)]
     return level[0]
 
 
@@ -127,8 +128,3 @@ def _step(step: Any, name: str) -> int:
     if not isinstance(step, int) or isinstance(step, bool) or step < 1:
         raise BadTask(f"{name} is a number of calls, 1 or more, not {step!r}")
     return step
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])

@@ -125,7 +125,7 @@ def test_wanting_flows_to_needs_and_so_does_no_longer_wanting() -> None:
     assert pair(scheduler, "a", "b", "c") == [State.CANCELLED] * 3
 
 
-def test_the_later_wish_of_one_origin_counts_and_others_stand() -> None:
+def test_the_later_request_of_one_origin_counts_and_others_stand() -> None:
     scheduler = state_of(submitted("a"), requested("a", counter=4, wanted=False), requested("a", counter=3))
     assert scheduler.state("a") is State.CANCELLED
     scheduler.apply(requested("a", origin=THERE))
@@ -353,7 +353,7 @@ def twins() -> SchedulerState:
     )  # fmt: skip
 
 
-def test_a_task_on_an_equal_value_takes_over_the_run_that_there_was() -> None:
+def test_a_task_on_an_equal_value_reuses_the_run_that_there_was() -> None:
     scheduler = twins()
     assert pair(scheduler, "a2", "b2") == [State.READY, State.WAITING]
     scheduler.apply(*settled(finished("a2", b"1")))
@@ -363,7 +363,7 @@ def test_a_task_on_an_equal_value_takes_over_the_run_that_there_was() -> None:
     assert scheduler.counts()["f"][0][STATES.index(State.FINISHED)] == 4
 
 
-def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None:
+def test_a_task_on_another_value_or_of_another_form_reuses_nothing() -> None:
     scheduler = twins()
     scheduler.apply(*submitted("c2", "a2", form=b"c"))
     scheduler.apply(requested("c2"))
@@ -371,7 +371,7 @@ def test_a_task_on_another_value_or_of_another_form_takes_over_nothing() -> None
     assert pair(scheduler, "b2", "c2") == [State.READY, State.READY]
 
 
-def test_a_task_without_needs_takes_over_nothing() -> None:
+def test_a_task_without_needs_reuses_nothing() -> None:
     scheduler = state_of(
         submitted("a1", form=b"a"), submitted("a2", form=b"a"), requested("a1", "a2"), settled(finished("a1", b"1"))
     )
@@ -432,7 +432,7 @@ def test_an_alias_falls_when_its_source_is_invalidated_and_bars_by_retry_there_a
     assert pair(scheduler, "b1", "b2") == [State.READY, State.READY]
 
 
-def test_a_lost_value_is_not_taken_over_but_an_equal_run_is() -> None:
+def test_a_lost_value_is_not_reused_but_an_equal_run_is() -> None:
     scheduler = twins()
     scheduler.apply(*settled(finished("a2", b"1")))
     scheduler.apply(invalidated("b1", why=Why.LOST))
@@ -441,7 +441,7 @@ def test_a_lost_value_is_not_taken_over_but_an_equal_run_is() -> None:
     assert pair(scheduler, "b1", "b2") == [State.FINISHED, State.FINISHED]
 
 
-def test_a_lost_run_that_is_made_again_is_taken_over_by_who_waits() -> None:
+def test_a_lost_run_that_is_made_again_is_reused_by_tasks_that_wait() -> None:
     scheduler = twins()
     scheduler.apply(*settled(finished("a2", b"1")))
     scheduler.apply(invalidated("b1", why=Why.LOST))
@@ -601,7 +601,7 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
 
 @settings(max_examples=300, deadline=None)
 @given(histories())
-def test_what_is_taken_over_is_a_finished_run_that_nobody_called_wrong(events: list[tuple[Event, list[int]]]) -> None:
+def test_what_is_reused_is_a_finished_run_that_was_not_invalidated(events: list[tuple[Event, list[int]]]) -> None:
     scheduler = state_of(*events)
     verdicts = [verdict for event, _ in events if isinstance(event, Settled) for verdict in event.verdicts]
     runs = {(v.key, v.round, v.inputs, v.digest) for v in verdicts}

@@ -61,7 +61,7 @@ def lose(store: Store, addresses: set[str]) -> None:
             path.unlink()
     if isinstance(store, RedisStore):
         for address in addresses:
-            store._link.do("DEL", store._link.key(f"v:{address}"))
+            store._connection.command("DEL", store._connection.key(f"v:{address}"))
 
 
 # -- cleaning up -------------------------------------------------------------------------------------------------------

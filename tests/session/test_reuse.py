@@ -1,4 +1,4 @@
-"""Results that are taken over: after a need came back equal, after code was edited and accepted; and when not."""
+"""Results that are reused: after a need came back equal, after code was edited and accepted; and when not."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_a_store_that_gives_another_tasks_result_is_not_believed(tasks: Submitte
             signed.outcome(tripled, CurrentOutcome(held.verdict, held.body, proof))  # type: ignore[arg-type]
 
 
-def test_a_lost_value_that_was_taken_over_is_computed_again_and_not_taken_over_again(
-    tasks: Submitter, me: WorkerInfo
-) -> None:
+def test_a_lost_value_that_was_reused_is_computed_again_and_not_reused_again(tasks: Submitter, me: WorkerInfo) -> None:
     double = cell("def f(x): return x * 2")
     one, same = tasks.submit("def f(): return 21"), tasks.submit("def f(): return 20 + 1")
     doubled = tasks.submit(double, Need(one))

@@ -1,4 +1,4 @@
-"""Compaction and sweeping: less space, the same picture, whoever else is at work and whenever somebody is killed."""
+"""Compaction and sweeping: less space, the same state, while others work and even if a process is killed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def picture(store: Store) -> dict[str, Any]:
         "specs": dict(zip(keys, store.specs(keys), strict=True)),
         "outcomes": dict(zip(keys, store.outcomes(keys), strict=True)),
         "invalidations": dict(zip(keys, store.invalidations(keys), strict=True)),
-        "wishes": {origin: sorted(store.requested(origin)) for origin in store.origins()},
+        "requests": {origin: sorted(store.requested(origin)) for origin in store.origins()},
         "counts": store.snapshot().counts,
         "edges": sorted(store.edges()),
     }
@@ -109,7 +109,7 @@ def test_a_reader_that_has_seen_all_goes_on_reading_bodies_when_their_logs_are_g
     before = picture(reader)
     packer = open_store(folder)
     packer.compact()
-    assert logs(folder)["sealing"] == 0, "nobody else is here, as far as that can be told"
+    assert logs(folder)["sealing"] == 0, "no other process is known to be reading"
     assert picture(reader) == before
 
 

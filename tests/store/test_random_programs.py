@@ -191,7 +191,7 @@ def _picture(store: Store) -> dict[str, object]:
         "standing": store.current_inputs(KEYS),
         "invalidations": [end and (end.from_round, end.user, end.why) for end in ends],
         "acceptances": store.acceptances(KEYS),
-        "wished": [sorted(store.requested(origin)) for origin in ORIGINS],
+        "requested": [sorted(store.requested(origin)) for origin in ORIGINS],
         "counts": [[(f.name, f.counts, f.mean, f.reused) for f in s.functions] for s in snapshots],
         "running": sorted((w.info.id, w.info.task, w.info.done) for w in snapshots[0].workers),
         "tasks": [_by_key(store.tasks(scope)) for scope in scopes],

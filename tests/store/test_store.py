@@ -313,7 +313,7 @@ def test_what_a_process_prints_is_kept(store: Store) -> None:
 # -- taking over -------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_on_equal_values_takes_over_the_run_there_was_with_the_proof_that_it_may(store: Store) -> None:
+def test_a_task_on_equal_values_reuses_the_run_there_was_with_the_proof_that_it_may(store: Store) -> None:
     store.submit([task("a1"), task("b1", "a1", form="b")], HERE)
     assert run_all(store) == 2
     store.submit([task("a2"), task("b2", "a2", form="b"), task("c", "b2", form="c")], HERE)
@@ -330,7 +330,7 @@ def test_a_task_on_equal_values_takes_over_the_run_there_was_with_the_proof_that
     assert store.snapshot().reused == 1
 
 
-def test_what_was_taken_over_and_is_invalidated_runs_and_stays_invalidated_for_who_comes_later(
+def test_what_was_reused_and_is_invalidated_runs_and_stays_invalidated_for_who_comes_later(
     store: Store, store_url: str
 ) -> None:
     store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
@@ -343,7 +343,7 @@ def test_what_was_taken_over_and_is_invalidated_runs_and_stays_invalidated_for_w
     assert run_all(store) == 1
 
 
-def test_a_lost_value_is_lost_for_the_run_it_was_taken_over_from(store: Store) -> None:
+def test_a_lost_value_is_lost_for_the_run_it_was_reused_from(store: Store) -> None:
     store.submit([task("a1"), task("a2"), task("b1", "a1", form="b")], HERE)
     run_all(store)
     store.submit([task("b2", "a2", form="b")], HERE)
@@ -512,7 +512,7 @@ def test_a_claim_that_another_store_won_first_is_refused_and_known(folder: Path)
     assert two.states([claim.lease.key]) == [State.RUNNING]
 
 
-def test_the_claim_of_a_process_that_was_killed_is_taken_over(folder: Path) -> None:
+def test_the_claim_of_a_process_that_was_killed_is_taken_by_another(folder: Path) -> None:
     store = open_store(folder)
     store.submit([task("a")], HERE)
     script = f"""
@@ -581,7 +581,7 @@ def test_a_busy_reader_sees_other_machines_within_a_quarter_of_a_second(
         elsewhere.setattr(system, "machine", lambda: "elsewhere")
         far = open_store(folder)
         far.submit([task("a")], HERE)
-    monkeypatch.setattr(FileWatcher, "changed", lambda self: set())  # no bell rings here for what others write
+    monkeypatch.setattr(FileWatcher, "changed", lambda self: set())  # nothing is noticed of what others write
     for _ in range(30):
         clock.advance(0.01)
         near.states([])

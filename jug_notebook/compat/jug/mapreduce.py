@@ -11,6 +11,7 @@ from typing import Any
 
 from jug_notebook.compat.jug.task import Task, TaskGenerator, function_of, name_of, value
 from jug_notebook.compat.jug.utils import identity
+from jug_notebook.system import batched
 from jug_notebook.task import mapreduce as engine
 from jug_notebook.task.context import in_task
 from jug_notebook.task.patterns import CompoundTask as compound
@@ -20,11 +21,6 @@ def _plain(f: Any) -> Any:
     return f.f if isinstance(f, TaskGenerator) else f
 
 
-def _parts(items: Sequence[Any], step: int) -> Iterator[Any]:
-    for start in range(0, len(items), step):
-        yield items[start : start + step]
-
-
 def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
     """``[mapper(x) for x in sequence]``, ``map_step`` calls a task."""
     mapper = _plain(mapper)
@@ -32,7 +28,7 @@ def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
         return [mapper(item) for item in sequence]
     if map_step == 1:
         return [Task(mapper, item) for item in sequence]
-    blocks = [_block("map", mapper, part, [(item,) for item in part]) for part in _parts(sequence, map_step)]
+    blocks = [_block("map", mapper, part, [(item,) for item in part]) for part in batched(sequence, map_step)]
     return block_access(blocks, map_step, len(sequence))
 
 
@@ -44,7 +40,7 @@ def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
     if map_step == 1:
         return [Task(mapper, *args) for args in sequence]
     made = []
-    for part in _parts(sequence, map_step):
+    for part in batched(sequence, map_step):
         block = _block("map_curry", mapper, part, [tuple(args) for args in part])
         made += _items(block, len(part))
     return made
@@ -76,9 +72,9 @@ def mapreduce(reducer: Any, mapper: Any, inputs: Any, map_step: int = 4, reduce_
         raise ValueError("a task must bring at least 2 values down to one, and map at least 1")
     if len(inputs) == 0:
         return identity([])
-    level = [_down(reducer, (mapper,), part) for part in _parts(inputs, map_step)]
+    level = [_down(reducer, (mapper,), part) for part in batched(inputs, map_step)]
     while len(level) > 1:
-        level = [_down(reducer, (), part) for part in _parts(level, reduce_step)]
+        level = [_down(reducer, (), part) for part in batched(level, reduce_step)]
     return level[0]
 
 

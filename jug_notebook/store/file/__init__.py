@@ -48,7 +48,7 @@ from jug_notebook.store.file.journal import (
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 FAST, SLOW = 0.002, 0.25  #: shortest and longest pause, in seconds, between two looks at other machines' logs
 TOGETHER = 40_000  #: tasks in events that are applied at once
-CROWD = 100  #: logs of ended writers that make a compaction worth while
+CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 
 
 def open(rest: str, clock: Clock) -> FileStore:
@@ -76,7 +76,7 @@ class FileStore(EventLogStore):
         self.display_url = f"file:{folder}"
         identity = identity_of(self.folder, self.display_url)
         self.id = identity.id
-        self.shared = identity.shared  #: with whom: "group", or nobody
+        self.shared = identity.shared  #: "group" if it is shared, else empty
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}

@@ -410,11 +410,11 @@ def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes,
 
 def _remove_traces(folder: Path, now: float) -> None:
     """Remove files about processes that ended long ago, and of compactions that were interrupted."""
-    here = set(os.listdir(folder / "workers"))
+    running = set(os.listdir(folder / "workers"))
     for path in _files(folder / "owners"):
         with suppress(FileNotFoundError):
             stat = path.stat()
-            if stat.st_nlink == 1 and now - stat.st_mtime > TRACES_KEPT and path.name.rsplit(".", 1)[0] not in here:
+            if stat.st_nlink == 1 and now - stat.st_mtime > TRACES_KEPT and path.name.rsplit(".", 1)[0] not in running:
                 path.unlink()
     for path in (folder / "sealed").glob(".*"):
         with suppress(FileNotFoundError):
@@ -423,7 +423,7 @@ def _remove_traces(folder: Path, now: float) -> None:
     remove_older(folder / "workers" / "gone", now - TRACES_KEPT)
     remove_older(folder / "orders", now - TRACES_KEPT)
     remove_older(folder / "trash", now - TRASH_KEPT)
-    remove_older(folder / "output", now - OUTPUT_KEPT, keep={f"{name}.log" for name in here})
+    remove_older(folder / "output", now - OUTPUT_KEPT, keep={f"{name}.log" for name in running})
 
 
 def _change_epoch(folder: Path) -> None:

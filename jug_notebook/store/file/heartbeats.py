@@ -89,10 +89,10 @@ class Heartbeats:
 
     def retire(self, worker: WorkerId) -> None:
         """Move the heartbeat of a process that has ended out of the way."""
-        gone = self._folder / "workers" / "gone" / worker
+        ended = self._folder / "workers" / "gone" / worker
         try:
-            os.rename(self._folder / "workers" / worker, gone)
-            os.utime(gone)
+            os.rename(self._folder / "workers" / worker, ended)
+            os.utime(ended)
         except (FileNotFoundError, PermissionError):  # another process was first, or the file is another user's
             return
 

@@ -22,7 +22,7 @@ class Identity(msgspec.Struct):
 
     format: int
     id: str
-    shared: str = ""  #: with whom: "group", or nobody
+    shared: str = ""  #: "group" if it is shared, else empty
 
 
 def identity_of(folder: Path, display_url: str) -> Identity:

@@ -316,7 +316,7 @@ class Writer:
             while written < len(frame):
                 written += os.write(self._fd, frame[written:])
         except OSError as error:
-            with suppress(OSError):  # the descriptor itself may be gone
+            with suppress(OSError):  # the descriptor itself may be invalid
                 os.ftruncate(self._fd, self._size)  # a torn frame would hide those after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)

@@ -1,4 +1,4 @@
-"""A store of several people: one key for all of a group, which lies in the store itself."""
+"""Sharing a store with a group of users: one key for all of them, kept in the store itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jug_notebook.store import Store, keyring
 
 
 def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
-    """Share a store of one's own with its group, or take the key of one that a colleague shares. Raises StoreError.
+    """Share the user's own store with its group, or take the key of a store that a colleague shares. Raises StoreError.
 
-    That is mutual trust: whoever has the key can run code as everybody who works for the store. It is said once.
+    This is mutual trust, as a message says once: each member can run code as every other member who uses the store.
     """
     if shared != "group":
         raise StoreError(f"shared={shared!r} means nothing; give shared='group', or leave it out")
@@ -25,9 +25,9 @@ def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
     new = not file.shared
     if new:
         file.share(secret())
-    given = file.shared_key()
+    key = file.shared_key()
     known = _known(store)
-    if keyring.put(store.id, given) != given:
+    if keyring.put(store.id, key) != key:
         raise StoreError(f"{keyring.folder()} has another key of store {store.id[:8]}; move that file away first")
     if new or not known:
         print(
@@ -38,7 +38,7 @@ def join(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
 
 
 def advice(store: Store) -> str:
-    """What to do about a missing key, where the store is shared; else nothing."""
+    """Return what to do about a missing key if the store is shared; else an empty string."""
     if not getattr(store, "shared", ""):
         return ""
     file: Any = store

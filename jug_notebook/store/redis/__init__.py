@@ -45,8 +45,9 @@ from jug_notebook.model import (
 from jug_notebook.store import addresses_in
 from jug_notebook.store.redis.blobs import CHUNK, Blobs
 from jug_notebook.store.redis.connection import Connection, new_waiter, packed, place
-from jug_notebook.store.redis.queries import BATCH, Queries, batches, inputs_from, inputs_text, without_verdict
+from jug_notebook.store.redis.queries import BATCH, Queries, inputs_from, inputs_text, without_verdict
 from jug_notebook.store.views import LATELY
+from jug_notebook.system import batched
 
 SLICE = 1.0  #: seconds that an idle worker sleeps at most, in case the worker that was woken instead has died
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
@@ -110,7 +111,7 @@ class RedisStore(Blobs, Queries):
         return SubmitReport(new=new, known=len(submissions) - new - finished, finished=finished)
 
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
-        for part in batches(keys):
+        for part in batched(keys, BATCH):
             packed_keys = packed(part)
             _, _, counter = self._connection.write("request", packed((origin, 0, wanted)), packed_keys)
             self._connection.remember("request", packed((origin, counter, wanted)), packed_keys)
@@ -167,7 +168,7 @@ class RedisStore(Blobs, Queries):
             self.processes()
 
     def release(self, leases: Sequence[Lease]) -> None:
-        for part in batches(leases):
+        for part in batched(leases, BATCH):
             rows = (one for g in part for one in (packed((g.key, g.round, g.attempt)), inputs_text(g.inputs)))
             self._connection.write("release", *rows)
 
@@ -185,7 +186,7 @@ class RedisStore(Blobs, Queries):
         return orders
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
-        for part in batches(processes):
+        for part in batched(processes, BATCH):
             self._connection.write("leave", *part)
             self._connection.remember("leave", *part)
 
@@ -250,7 +251,7 @@ class RedisStore(Blobs, Queries):
         if len(keys) > BATCH and None in (states := self.states(keys)):
             raise NoSuchTask(f"no task {keys[states.index(None)][:12]} in {self.display_url}")
         args = packed((why.value, user, self._clock.now()))
-        for part in batches(list(dict.fromkeys(keys))):
+        for part in batched(list(dict.fromkeys(keys)), BATCH):
             _, _, unknown, rows = self._connection.write("invalidate", args, packed(part))
             if unknown:
                 raise NoSuchTask(f"no task {unknown.decode()[:12]} in {self.display_url}")
@@ -261,7 +262,7 @@ class RedisStore(Blobs, Queries):
         return lost
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
-        for part in batches(sealed):
+        for part in batched(sealed, BATCH):
             rows = [
                 one
                 for a, body in part
@@ -278,7 +279,7 @@ class RedisStore(Blobs, Queries):
         before = self._now() - older_than  # before anything else: blobs used from here on stay
         tasks = size = 0
         keep = set(keep)
-        for part in batches(list(dict.fromkeys(forget)), 100):
+        for part in batched(list(dict.fromkeys(forget)), 100):
             _, _, count, freed, stay = self._connection.write("forget", packed(part), int(dry_run))
             tasks, size = tasks + count, size + freed
             keep |= self._named_by([key.decode() for key in stay])

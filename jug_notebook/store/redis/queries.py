@@ -30,6 +30,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store.redis.connection import Connection, packed
 from jug_notebook.store.views import LATELY, starting
+from jug_notebook.system import batched
 
 BATCH = 500  #: tasks, with what they need, in one script
 PAGE = 100  #: attempts that ended, with their outcomes, in one reply
@@ -55,19 +56,19 @@ class Queries:
     def states(self, keys: Sequence[Key]) -> list[State | None]:
         return [
             STATES[state] if state >= 0 else None
-            for part in batches(keys)
+            for part in batched(keys, BATCH)
             for state in self._connection.read("states", packed(part))[2]
         ]
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for part in batches(keys):
+        for part in batched(keys, BATCH):
             found += self._connection.command("HMGET", self._connection.key("s"), *part)
         return found
 
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         found: list[CurrentOutcome | None] = []
-        for part in batches(keys, 1000):
+        for part in batched(keys, 1000):
             _, _, bodies, reused_from, more = self._connection.read("outcomes", packed(part))
             proofs = {index: tuple(more[number] for number in numbers) for index, *numbers in reused_from}
             found += [
@@ -160,7 +161,7 @@ class Queries:
 
     def _viewed(self, keys: Sequence[Key], scope: Scope, state: State | None) -> Iterator[tuple[int, TaskView]]:
         wanted = -1 if state is None else STATES.index(state)
-        for part in batches(keys):
+        for part in batched(keys, BATCH):
             rows = self._connection.read("views", packed((part, 0, 0, _label_of(scope), wanted)))[2]
             kinds = self._kinds() if rows else []
             yield from (_view(row, kinds) for row in rows)
@@ -182,7 +183,7 @@ class Queries:
 
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         found: list[Lease | None] = []
-        for part in batches(keys):
+        for part in batched(keys, BATCH):
             rows = self._connection.read("current_inputs", packed(part))[2]
             for key, row in zip(part, rows, strict=True):
                 found.append(Lease(key, row[0], inputs_from(row[1]), 0) if row else None)
@@ -191,14 +192,14 @@ class Queries:
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         return [
             Invalidation(row[0], float(row[1]), row[2].decode(), Why(row[3].decode())) if row else None
-            for part in batches(keys)
+            for part in batched(keys, BATCH)
             for row in self._connection.read("invalidations", packed(part))[2]
         ]
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         return [
             row[0] if row else None
-            for part in batches(keys)
+            for part in batched(keys, BATCH)
             for row in self._connection.read("acceptances", packed(part))[2]
         ]
 
@@ -308,9 +309,3 @@ def _by_number(item: tuple[int, TaskView]) -> int:
 
 def _ended(view: TaskView) -> float:
     return view.started + view.duration
-
-
-def batches(items: Sequence[Any], size: int = BATCH) -> Iterator[list[Any]]:
-    """Yield the items in lists of at most ``size``."""
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
