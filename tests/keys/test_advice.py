@@ -1,4 +1,4 @@
-"""What is said, once and in a line, of things that a key can't see."""
+"""Warnings about what a key can't cover: once each, in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from numpy.random import default_rng
 """
 
 
-def said(source: str, name: str = "f", **options: Any) -> list[str]:
+def warnings_of(source: str, name: str = "f", **options: Any) -> list[str]:
     """What examining a function says."""
     function = cell(IMPORTS + source)[name]
     with warnings.catch_warnings(record=True) as caught:
@@ -46,12 +46,12 @@ def said(source: str, name: str = "f", **options: Any) -> list[str]:
         ("random.seed(); return random.gauss(0, 1)", "random.gauss"),
     ],
 )
-def test_random_numbers_that_nobody_seeded_are_said(body: str, name: str) -> None:
-    told = said(f"def f(): {body}  # {name}")
-    assert len(told) == 1, told
-    assert "\n" not in told[0]
-    assert f"{name}()" in told[0]
-    assert "seed as an argument" in told[0]
+def test_random_numbers_without_a_seed_are_warned_of(body: str, name: str) -> None:
+    given = warnings_of(f"def f(): {body}  # {name}")
+    assert len(given) == 1, given
+    assert "\n" not in given[0]
+    assert f"{name}()" in given[0]
+    assert "seed as an argument" in given[0]
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_random_numbers_that_nobody_seeded_are_said(body: str, name: str) -> Non
     ],
 )
 def test_seeded_generators_are_nobodys_business(source: str) -> None:
-    assert said(source) == []
+    assert warnings_of(source) == []
 
 
-def test_each_thing_is_said_once_and_points_at_the_users_line() -> None:
+def test_each_warning_is_given_once_and_points_at_the_users_line() -> None:
     space = cell("import random\ndef only_once(): return random.random()")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -80,13 +80,13 @@ def test_each_thing_is_said_once_and_points_at_the_users_line() -> None:
     assert caught[0].filename == __file__
 
 
-def test_nothing_is_said_in_a_worker() -> None:
+def test_no_warning_is_given_in_a_worker() -> None:
     with context.running():
-        assert said("def f(): return random.random() * 3") == []
+        assert warnings_of("def f(): return random.random() * 3") == []
 
 
-def test_a_version_silences_what_is_said_of_the_code() -> None:
-    assert said("def f(): return random.random() * 4", version="1") == []
+def test_a_version_silences_warnings_about_the_code() -> None:
+    assert warnings_of("def f(): return random.random() * 4", version="1") == []
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_a_version_silences_what_is_said_of_the_code() -> None:
         ("def f(n): return eval(n)", "eval"),
     ],
 )
-def test_a_look_up_that_cannot_be_seen_is_said(source: str, name: str) -> None:
-    told = said(source)
-    assert len(told) == 1, told
-    assert f"{name}()" in told[0]
-    assert "depends=[…]" in told[0]
+def test_a_look_up_by_a_computed_name_is_warned_of(source: str, name: str) -> None:
+    given = warnings_of(source)
+    assert len(given) == 1, given
+    assert f"{name}()" in given[0]
+    assert "depends=[…]" in given[0]
 
 
 def test_a_look_up_that_is_written_out_is_none() -> None:
-    assert said("def f(x): return getattr(x, 'name', None)") == []
-    assert said("def getattr(x, n): return n\ndef f(x, n): return getattr(x, n)") == []
+    assert warnings_of("def f(x): return getattr(x, 'name', None)") == []
+    assert warnings_of("def getattr(x, n): return n\ndef f(x, n): return getattr(x, n)") == []
 
 
 def test_all_advice_is_a_user_warning() -> None:

@@ -192,7 +192,7 @@ def test_names_that_only_a_nested_class_body_reads_count() -> None:
     assert name_of(source) != name_of(source.replace("SIZE = 3", "SIZE = 4"))
 
 
-def test_undefined_names_are_part_of_the_key_and_said() -> None:
+def test_undefined_names_are_part_of_the_key_and_listed() -> None:
     space = cell("def f(): return later()")
     before = examine(space["f"])
     assert "undefined name later" in before.parts
@@ -484,7 +484,7 @@ def test_builtins_and_c_functions_go_by_name() -> None:
     assert len({examine(thing).digest for thing in (len, abs, str.upper, "".join, dict, itertools.chain)}) == 6
 
 
-def test_a_function_without_source_goes_by_byte_code_and_says_so() -> None:
+def test_a_function_without_source_goes_by_bytecode_and_warns() -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec("def f(x): return x in {1, 2, 3}\ndef g(x): return x in {1, 2, 4}", space)
     with pytest.warns(Opaque, match="no source"):
@@ -824,9 +824,7 @@ def test_what_was_set_in_a_module_from_outside_is_refused_since_workers_have_its
         examine(space["f"], project=tmp_path)
 
 
-def test_what_a_module_computed_and_was_changed_since_is_told(
-    project: Callable[[str, str], None], tmp_path: Path
-) -> None:
+def test_a_change_to_what_a_module_computed_is_warned_of(project: Callable[[str, str], None], tmp_path: Path) -> None:
     project("jnmod.py", SET_FROM_OUTSIDE)
     space = cell("import jnmod\ndef f(): return jnmod.use(1)\ndef g(): return jnmod.MADE")
     with warnings.catch_warnings():
@@ -840,7 +838,7 @@ def test_what_a_module_computed_and_was_changed_since_is_told(
         advice._warned.clear()
 
 
-def test_what_a_module_answers_when_it_is_asked_counts(project: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_what_a_module_gives_by_getattr_counts(project: Callable[[str, str], None], tmp_path: Path) -> None:
     module = "def __getattr__(name):\n    if name == 'beta': return 7\n    raise AttributeError(name)\n"
     found = set()
     for text in (module, module.replace("7", "8")):

@@ -36,7 +36,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.keys import encoder as canonical
+from jug_notebook.keys import encoder as encoding
 from jug_notebook.keys.digest import Encoder, digest, name_call, remembering
 from jug_notebook.model import Reference
 
@@ -378,7 +378,7 @@ def test_no_two_different_things_share_a_digest() -> None:
     names = {name: digest(value) for name, value in APART.items()}
     same = [(a, b) for a, b in itertools.combinations(names, 2) if names[a] == names[b]]
     assert same == []
-    assert {len(name) for name in names.values()} == {canonical.SIZE}
+    assert {len(name) for name in names.values()} == {encoding.SIZE}
 
 
 @pytest.mark.parametrize("name", APART)
@@ -491,7 +491,7 @@ def test_no_form_of_ours_starts_as_a_scalar_does() -> None:
 
 
 def test_message_pack_still_writes_what_runs_are_made_of() -> None:
-    assert canonical.pack([1, -1, 300, 2**40, 2.0, "é", None, True]) == (
+    assert encoding.pack([1, -1, 300, 2**40, 2.0, "é", None, True]) == (
         b"\x98\x01\xff\xcd\x01,\xcf\x00\x00\x01\x00\x00\x00\x00\x00\xcb@\x00\x00\x00\x00\x00\x00\x00\xa2\xc3\xa9\xc0\xc3"
     )
 
@@ -597,9 +597,9 @@ ROUTES: dict[str, tuple[list[Any], list[Any]]] = {
 
 
 def test_a_time_that_the_clocks_leave_out_is_not_the_one_that_they_show_instead() -> None:
-    left_out, shown = (dt.datetime(2024, 3, 31, hour, 30, tzinfo=BERLIN) for hour in (2, 3))
-    assert left_out.astimezone(dt.UTC) == shown.astimezone(dt.UTC)
-    assert digest(left_out) != digest(shown)
+    left_out, real = (dt.datetime(2024, 3, 31, hour, 30, tzinfo=BERLIN) for hour in (2, 3))
+    assert left_out.astimezone(dt.UTC) == real.astimezone(dt.UTC)
+    assert digest(left_out) != digest(real)
 
 
 @pytest.mark.parametrize("kind", ROUTES)
@@ -638,7 +638,7 @@ def test_what_contains_itself_is_digested() -> None:
     assert digest(subclass) == digest(copy.deepcopy(subclass))
     array = np.empty(1, dtype=object)
     array[0] = array
-    assert len(digest(array)) == canonical.SIZE
+    assert len(digest(array)) == encoding.SIZE
 
 
 def test_parents_and_children_that_know_each_other_are_digested_once() -> None:
@@ -654,7 +654,7 @@ def test_parents_and_children_that_know_each_other_are_digested_once() -> None:
 
 
 def test_a_tangle_is_refused_rather_than_walked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "TANGLED", 1000)
+    monkeypatch.setattr(encoding, "TANGLED", 1000)
     nodes = [Plain(n=i) for i in range(12)]
     for node in nodes:
         node.others = list(nodes)  # type: ignore[attr-defined]
@@ -686,7 +686,7 @@ def test_depth_does_not_change_where_a_cycle_leads() -> None:
     assert digest(knotted()) == digest(knotted())
 
 
-def test_trouble_deep_down_is_told() -> None:
+def test_trouble_deep_down_is_reported() -> None:
     with pytest.raises(Unhashable, match=r"^value\[0\]\[0\].*…"):
         digest(deep(3000, (x for x in [1])))
 
@@ -852,7 +852,7 @@ def _refusals() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", list(_refusals()))
-def test_what_cannot_be_named_for_certain_is_refused_with_three_ways_out(kind: str) -> None:
+def test_what_cannot_be_hashed_reliably_is_refused_with_three_ways_out(kind: str) -> None:
     value = _refusals()[kind]
     with pytest.raises(Unhashable) as caught:
         name_call("c", "f", [("cfg", Plain(opts=[1, 2, 3, value]))])
@@ -901,21 +901,21 @@ def test_a_writer_is_found_by_name_and_holds_for_subclasses(monkeypatch: pytest.
     class Odd:
         def __init__(self, it: Any, more: Any = None) -> None:
             self.it, self.more = iter([it]), more
-            self.said = it
+            self.content = it
 
     class Odder(Odd):
         pass
 
-    monkeypatch.setattr(canonical, "_registry", dict(canonical._registry))
+    monkeypatch.setattr(encoding, "_registry", dict(encoding._registry))
 
-    @canonical.writer_for(f"{__name__}.{Odd.__qualname__}", attributes=False)
+    @encoding.writer_for(f"{__name__}.{Odd.__qualname__}", attributes=False)
     def _odd(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.tagged("odd", (value.said,), path)
+        encoder.tagged("odd", (value.content,), path)
 
     assert digest(Odd(1)) == digest(Odd(1, more=2))
     assert len({digest(x) for x in (Odd(1), Odd(2), Odder(1))}) == 3
-    canonical.WRITERS.clear()
-    canonical.WRITERS.update(canonical._exact)
+    encoding.WRITERS.clear()
+    encoding.WRITERS.update(encoding._exact)
 
 
 # -- naming calls ------------------------------------------------------------------------------------------------------

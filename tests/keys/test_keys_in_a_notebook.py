@@ -24,7 +24,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     kernel.close()
 
 
-def shown(kernel: Kernel, code: str) -> str:
+def evaluated(kernel: Kernel, code: str) -> str:
     ran = kernel.run(code)
     assert not ran.error, ran.traceback
     return ran.result
@@ -35,23 +35,23 @@ def test_a_function_under_a_magic_that_hides_its_cell_is_named_by_its_text(kerne
     for magic in ("%%time", "%%capture", "%%prun -q", "%%time\n%%capture", "%%capture\n%%time"):
         out = kernel.run(f"{magic}\ndef f(x):\n    '''Another comment.'''\n    return x + 1\ntask = jn.task(f)").out
         assert "no source" not in out
-        assert shown(kernel, "task.examine(None).digest == plain") == "True"
+        assert evaluated(kernel, "task.examine(None).digest == plain") == "True"
 
 
 def test_functions_of_several_such_cells_are_told_apart(kernel: Kernel) -> None:
     kernel.run("%%time\ndef one(x):\n    return 1")
     kernel.run("held = [one]")
     kernel.run("%%time\ndef one(x):\n    return 2")
-    assert shown(kernel, "examine(held[0]).digest != examine(one).digest") == "True"
+    assert evaluated(kernel, "examine(held[0]).digest != examine(one).digest") == "True"
     kernel.run("def one(x):\n    return 1\nfirst = examine(one).digest")
-    assert shown(kernel, "examine(held[0]).digest == first") == "True"
+    assert evaluated(kernel, "examine(held[0]).digest == first") == "True"
 
 
 def test_lambdas_under_such_a_magic_are_named_by_their_text(kernel: Kernel) -> None:
     kernel.run("%%time\npair = [lambda x: x + 1, lambda x: x + 2]")
     kernel.run("same = [lambda x: x + 1, lambda x: x + 2]")
-    told = shown(kernel, "[examine(a).digest == examine(b).digest for a in pair for b in same]")
-    assert told == "[True, False, False, True]"
+    output = evaluated(kernel, "[examine(a).digest == examine(b).digest for a in pair for b in same]")
+    assert output == "[True, False, False, True]"
 
 
 @pytest.mark.parametrize("magic", ["%%time", "%%capture"])
@@ -59,7 +59,7 @@ def test_a_cell_of_tasks_below_another_magic_has_the_keys_of_one_without(kernel:
     kernel.run("%%jugtask\ndef below(x):\n    return x * 3")
     kernel.run("key = below(1).key")
     kernel.run(f"{magic}\n%%jugtask\n# why\ndef below(x):\n    return x * 3")
-    assert shown(kernel, "below(1).key == key") == "True"
+    assert evaluated(kernel, "below(1).key == key") == "True"
 
 
 def test_what_is_ignored_outside_does_not_count(kernel: Kernel) -> None:
@@ -68,9 +68,9 @@ def test_what_is_ignored_outside_does_not_count(kernel: Kernel) -> None:
     kernel.run(cell)
     kernel.run("key = g(1).key")
     kernel.run("LEVEL, SPEED = 2, 3")
-    assert shown(kernel, "g(1).key == key") == "True"
+    assert evaluated(kernel, "g(1).key == key") == "True"
     kernel.run(cell.replace("--ignore-global SPEED", ""))
-    assert shown(kernel, "g(1).key == key") == "False"
+    assert evaluated(kernel, "g(1).key == key") == "False"
 
 
 def test_what_a_cell_task_ignores_does_not_count(kernel: Kernel) -> None:
@@ -79,16 +79,16 @@ def test_what_a_cell_task_ignores_does_not_count(kernel: Kernel) -> None:
     kernel.run(cell)
     kernel.run("key, LEVEL = whole.key, 5")
     kernel.run(cell)
-    assert shown(kernel, "whole.key == key") == "True"
+    assert evaluated(kernel, "whole.key == key") == "True"
 
 
 def test_a_version_names_the_code(kernel: Kernel) -> None:
     kernel.run("%%jugtask --version 1\ndef v(x):\n    return 1")
     kernel.run("key = v(1).key")
     kernel.run("%%jugtask --version 1\ndef v(x):\n    return 2")
-    assert shown(kernel, "v(1).key == key") == "True"
+    assert evaluated(kernel, "v(1).key == key") == "True"
     kernel.run("%%jugtask --version 2\ndef v(x):\n    return 2")
-    assert shown(kernel, "v(1).key == key") == "False"
+    assert evaluated(kernel, "v(1).key == key") == "False"
 
 
 UNSTABLE = """
@@ -108,12 +108,12 @@ def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_
     kernel.run("%%jugtask\ndef steady(x, y=1):\n    return x\ndef shaky(x, mark):\n    return x")
     quiet = kernel.run("steady(1); steady([1, {'a', 'b'}], 2); steady.map(range(10)); shaky(steady(1)[0], None)")
     assert "check_keys" not in quiet.out
-    told = kernel.run("shaky(1, Marked(2)); shaky(2, Marked(3)); steady(Ordered('abcdefghij'))").out
-    assert told.count("check_keys: ") == 2
-    assert "argument 'mark' of shaky() has another digest in each process" in told
-    assert "argument 'x' of steady()" in told
+    output = kernel.run("shaky(1, Marked(2)); shaky(2, Marked(3)); steady(Ordered('abcdefghij'))").out
+    assert output.count("check_keys: ") == 2
+    assert "argument 'mark' of shaky() has another digest in each process" in output
+    assert "argument 'x' of steady()" in output
     kernel.run("%%jugtask\ndef reads(x):\n    return GLOBAL")
-    told = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
-    assert "check_keys: global GLOBAL of reads() has another digest" in told
+    output = kernel.run("GLOBAL = Marked(1)\nreads(1)").out
+    assert "check_keys: global GLOBAL of reads() has another digest" in output
     kernel.run("%config JugMagics.check_keys = False")
     assert "check_keys" not in kernel.run("shaky(1, Marked(7))").out

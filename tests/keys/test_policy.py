@@ -229,7 +229,7 @@ def test_equal_calls_are_bound_equally_and_keywords_are_sorted() -> None:
     assert name(1, a=1, b=2) == name(1, b=2, a=1) != name(1, a=2, b=1)
 
 
-def test_dynamic_look_ups_and_global_random_generators_are_said() -> None:
+def test_dynamic_look_ups_and_global_random_generators_are_warned_of() -> None:
     for body in ("getattr(x, y)", "eval(x)", "globals()[x]", "random.random()", "x.__subclasses__()"):
         with pytest.warns(KeyAdvice):
             examine(cell(f"import random\ndef f(x, y): return {body}")["f"])
@@ -238,6 +238,6 @@ def test_dynamic_look_ups_and_global_random_generators_are_said() -> None:
         examine(cell("def f(x, y): return x.y")["f"])
 
 
-def test_a_global_that_is_written_is_said() -> None:
+def test_a_global_that_is_written_is_warned_of() -> None:
     with pytest.warns(KeyAdvice, match="writes the global"):
         examine(cell("def f():\n    global N\n    N = 1")["f"])
