@@ -627,23 +627,23 @@ class JugMagics(Magics):
     @options()
     @option("target", nargs="*", help=TARGET)
     def jug_cancel(self, line: str) -> None:
-        """Take back tasks that have not started; those that run go on to their end.
+        """Cancel tasks that have not started; those that run go on to their end.
 
         %jug_cancel slow                all of a function
         %jug_cancel results[10:]        what an expression holds
         """
         target = self._demanded(self.jug_cancel, read(self.jug_cancel, line).target)
         found = self.meant(lambda: self.session.cancel(target, namespace=self.shell.user_ns))
-        print(f"took back {plural(found)}" if found else "nothing to take back: none of these is pending")
+        print(f"cancelled {plural(found)}" if found else "nothing to cancel: none of these is pending")
 
     @line_magic
     @options()
     @option("target", nargs="*", help=TARGET)
-    @option("--dry-run", action="store_true", help="only say what would be dropped")
+    @option("--dry-run", action="store_true", help="only show what would be invalidated")
     def jug_invalidate(self, line: str) -> None:
-        """These values are wrong: drop them, and compute them again with all that was made from them.
+        """Invalidate wrong values: they, and all that depends on them, will be computed again.
 
-        %jug_invalidate load --dry-run      what would be dropped?
+        %jug_invalidate load --dry-run      what would be invalidated?
         %jug_invalidate load                all values of a function
         %jug_invalidate tables[3]           one
         """
@@ -652,16 +652,17 @@ class JugMagics(Magics):
         if asked.dry_run:
             listing = self.meant(lambda: self.session.tasks(target, limit=0, namespace=self.shell.user_ns))
             views = [view for view in listing.views if view.state in (State.FINISHED, State.FAILED)]
-            print(f"would drop {plural(len(views), 'result')}" + (", and what was made from them:" if views else ""))
+            print(f"would invalidate {plural(len(views), 'result')}" + (", and what depends on them:" if views else ""))
             if views:
                 print(steady_tasks(views[:20], len(views)))
             return
         found = self.meant(lambda: self.session.invalidate(target, namespace=self.shell.user_ns))
         if found:
             results = plural(found, "result")
-            print(f"dropped {results}, to be made again with all that was made of it{self._if_nobody()}")
+            they = "it and what depends on it" if found == 1 else "they and what depends on them"
+            print(f"invalidated {results}; {they} will be recomputed{self._if_nobody()}")
         else:
-            print("nothing to drop: none of these has a result")
+            print("nothing to invalidate: none of these has a result")
 
     @line_magic
     @options()

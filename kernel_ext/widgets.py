@@ -255,7 +255,7 @@ class Panel:
             return ""
         target = Target(names=frozenset([name]))
         dropped = self.session.invalidate(target, all=self.all)
-        return f"dropped {plural(dropped, 'result')} of {name}, to be computed again"
+        return f"invalidated {plural(dropped, 'result')} of {name}"
 
     def _keep(self) -> str:
         with self._lock:

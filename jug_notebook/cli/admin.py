@@ -154,9 +154,9 @@ def _doctor(arguments: Arguments) -> int:
 
 COMMANDS = {
     "count": Command("how many tasks there are, by function", _add_url, _count),
-    "cleanup": Command("forget what nobody wants any more, with all that only it had stored", _add_cleanup, _cleanup),
+    "cleanup": Command("delete unreferenced tasks and their data", _add_cleanup, _cleanup),
     "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
-    "pack": Command("put what a store keeps into less space, while others go on working", _add_url, _pack),
+    "pack": Command("compact the store, while others go on working", _add_url, _pack),
     "key": Command("bring the key of a store to another machine", _add_key, _key),
     "doctor": Command("can workers start, here and on other hosts? what stands in the way?", _add_doctor, _doctor),
 }

@@ -1,4 +1,4 @@
-"""Accepting: the user edited a function and says that what its former code made still stands."""
+"""Accepting results of previous code: the user edited a function and declares that its results are still right."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ Former: TypeAlias = dict[tuple[str, bytes, bytes], list[tuple[Finished, str]]]
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What accepting came to. Its text is a line for people."""
+    """How many results were accepted. Its text is a line for people."""
 
-    bound: int = 0  #: tasks that took over a former result
+    bound: int = 0  #: tasks that took over a result of previous code
     sources: tuple[Key, ...] = ()  #: the tasks whose results these are
-    without: int = 0  #: tasks of which no former result is known
-    waiting: int = 0  #: tasks that wait for what they need, so nobody can tell yet
-    there: int = 0  #: tasks that were finished anyway
-    undone: int = 0  #: tasks that gave a former result back
+    without: int = 0  #: tasks for which there is no such result
+    waiting: int = 0  #: tasks whose needs have no value yet, so it isn't known
+    there: int = 0  #: tasks that were finished already
+    undone: int = 0  #: tasks whose acceptance was undone
     dry: bool = False  #: nothing was written
 
     def __str__(self) -> str:
         parts = []
         if self.undone:
-            parts.append(f"{'would give' if self.dry else 'gave'} back {plural(self.undone, 'result')} of former code")
+            results = plural(self.undone, "result")
+            parts.append(f"{'would undo' if self.dry else 'undid'} the acceptance of {results} of previous code")
         if self.bound:
             shown = ", ".join(key[:SHORT] for key in self.sources[:3])
             more = f" and {len(self.sources) - 3:,} more" if len(self.sources) > 3 else ""
@@ -41,9 +42,11 @@ class Accepted(msgspec.Struct, frozen=True):
                 f"{'would accept' if self.dry else 'accepted'} {plural(self.bound, 'result')}, from {shown}{more}"
             )
         if self.without:
-            parts.append(f"{plural(self.without)} had no former result")
+            parts.append(f"{plural(self.without)} had no previous result")
         if self.waiting:
-            parts.append(f"{plural(self.waiting)} cannot be told yet: what they need has no value; accept again then")
+            parts.append(
+                f"{plural(self.waiting)} not decided yet: what they need has no value; accept again once it has"
+            )
         if not parts:
             parts.append("nothing to accept" + (f": {plural(self.there)} finished already" if self.there else ""))
         return "; ".join(parts)
@@ -52,7 +55,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Accepting:
-    """Binds results of former code to tasks of new code, for one user."""
+    """Binds results of previous code to tasks of new code, for one user."""
 
     def __init__(self, store: Store, seal: Seal, user: str) -> None:
         self._store = store
@@ -60,10 +63,10 @@ class Accepting:
         self._user = user
 
     def accept(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
-        """For each task that is wanted and not finished, take over what the same call came to in other code.
+        """For each requested, unfinished task, take over the result of the same call in other code.
 
-        Of several, what was computed last. Once a task has a value those that need it can be told, too, so this goes
-        on until nothing more comes of it.
+        Of several, the one computed last. Once a task has a value, those that need it can be decided, too, so this is
+        repeated until nothing more is found.
         """
         states = dict(zip(keys, self._store.states(keys), strict=True))
         there = sum(state is State.FINISHED for state in states.values())
@@ -71,37 +74,37 @@ class Accepting:
         specs = {key: spec for key, spec in zip(left, self._signed.specs(left), strict=True) if spec is not None}
         former = self._former({template(spec.template).name for spec in specs.values()})
         bound: dict[Key, Key] = {}
-        while said := self._found(left, specs, former, now):
+        while acceptances := self._found(left, specs, former, now):
             if not dry:
-                self._store.accept([(one, self._writer.acceptance(one)) for one in said])
-            bound |= {one.key: one.source for one in said}
+                self._store.accept([(one, self._writer.acceptance(one)) for one in acceptances])
+            bound |= {one.key: one.source for one in acceptances}
             left = [key for key in left if key not in bound]
         unknown = sum(lease is None for lease in self._store.current_inputs(left))
         sources = tuple(dict.fromkeys(bound.values()))
         return Accepted(len(bound), sources, len(left) - unknown, unknown, there, dry=dry)
 
     def _found(self, keys: Sequence[Key], specs: Mapping[Key, Spec], former: Former, now: float) -> list[Acceptance]:
-        """What can be accepted for these tasks, as things are."""
-        said = []
+        """Return what can be accepted for these tasks now."""
+        acceptances = []
         for key, lease in zip(keys, self._store.current_inputs(keys), strict=True):
             found = None if lease is None else _latest(former, specs[key], lease.inputs)
             if lease is not None and found is not None:
                 run, code = found
-                said.append(
+                acceptances.append(
                     Acceptance(key, lease.round, lease.inputs, run.key, run.round, run.digest, code, self._user, now)
                 )
-        return said
+        return acceptances
 
     def undo(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
-        """These tasks no longer stand on results of former code. That they did stays on record."""
-        said = []
+        """These tasks no longer use results of previous code. That they did stays on record."""
+        acceptances = []
         for key, body in zip(keys, self._store.acceptances(keys), strict=True):
             if body is not None:
                 one = self._signed.acceptance(key, body)
-                said.append(msgspec.structs.replace(one, user=self._user, at=now))
-        if said and not dry:
-            self._store.accept([(one, self._writer.acceptance(one)) for one in said], undone=True)
-        return Accepted(undone=len(said), dry=dry)
+                acceptances.append(msgspec.structs.replace(one, user=self._user, at=now))
+        if acceptances and not dry:
+            self._store.accept([(one, self._writer.acceptance(one)) for one in acceptances], undone=True)
+        return Accepted(undone=len(acceptances), dry=dry)
 
     def _former(self, names: set[str]) -> Former:
         found: Former = {}
@@ -116,7 +119,7 @@ class Accepting:
 
     def _run(self, key: Key, held: CurrentOutcome) -> Finished:
         outcome = self._signed.outcome(key, held)
-        assert isinstance(outcome, Finished), "the verdict said so"
+        assert isinstance(outcome, Finished), "the verdict says so"
         return outcome
 
 

@@ -1,4 +1,4 @@
-"""Cleaning up: what nobody wants any more goes, with the blobs that only it had."""
+"""Cleaning up: delete tasks that no notebook requests, and the blobs that only they had."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address, Key, Spec, State, TaskView
 from jug_notebook.render import plural
-from jug_notebook.render import size as bytes_said
+from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.signed import template, unverified_spec
 from jug_notebook.system import batched
 
-BATCH = 1000  #: so many tasks are looked at together
-YOUNG = 3600.0  #: seconds for which a blob stays that nothing mentions: somebody may be about to
+BATCH = 1000  #: tasks read at once
+YOUNG = 3600.0  #: seconds for which an unreferenced blob stays: a task that needs it may be on its way
 
 Weight: TypeAlias = tuple[int, int]
 """Tasks, and the bytes of what is stored of them, blobs left out."""
 
 
 class Cleaned(msgspec.Struct, frozen=True):
-    """What a cleanup removed, or would. Its text tells it by function."""
+    """What a cleanup removed, or would remove. Its text lists it by function."""
 
     functions: dict[str, Weight] = {}
     blobs: int = 0
@@ -37,15 +37,15 @@ class Cleaned(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if not self.tasks and not self.blobs:
-            return "nothing to clean up: all that is stored is wanted"
+            return "nothing to clean up: all that is stored is in use"
         lines = []
         width = max(map(len, self.functions), default=0)
         for name, (tasks, size) in sorted(self.functions.items(), key=lambda item: -item[1][1]):
-            lines.append(f"{name:<{width}}  {plural(tasks, 'task')}, {bytes_said(size)}")
+            lines.append(f"{name:<{width}}  {plural(tasks, 'task')}, {size_text(size)}")
         total = f"{'would remove' if self.dry else 'removed'} {plural(self.tasks, 'task')}"
         if self.blobs:
             total += f" and {plural(self.blobs, 'blob')}"
-        return "\n".join([*lines, f"{total}, {bytes_said(self.size)}"])
+        return "\n".join([*lines, f"{total}, {size_text(self.size)}"])
 
     __repr__ = __str__
 

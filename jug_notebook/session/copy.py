@@ -1,4 +1,4 @@
-"""Copying a store into another, of whatever kind: tasks, results, failures, wishes, with the target's seal.
+"""Copying a store into another, of whatever kind: tasks, results, failures, requests, signed with the target's key.
 
 A copy says again, in the target, what the source says now: so copying twice is copying once, and one that was cut off
 is taken up by the next. Rounds are the target's own. What runs of former rounds came to is not copied; that they were
@@ -33,18 +33,18 @@ from jug_notebook.model import (
     Why,
 )
 from jug_notebook.render import plural
-from jug_notebook.render import size as bytes_said
+from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in, open_store, split
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
 from jug_notebook.system import batched
 
-BATCH = 1000  #: so many tasks are copied together
+BATCH = 1000  #: tasks copied at once
 
 Progress = Callable[[int, int], None]
 
 
 class Copied(msgspec.Struct, frozen=True):
-    """What a copy came to. Its text is a line for people."""
+    """What a copy copied. Its text is a line for people."""
 
     source: str
     target: str
@@ -60,7 +60,7 @@ class Copied(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         parts = [plural(self.new, "task")]
         parts += [plural(count, what) for count, what in ((self.results, "result"), (self.failures, "failure"))]
-        parts.append(f"{plural(self.blobs, 'blob')}, {bytes_said(self.size)}")
+        parts.append(f"{plural(self.blobs, 'blob')}, {size_text(self.size)}")
         there = self.tasks - self.new - self.refused
         line = f"copied {', '.join(parts)} from {self.source} to {self.target}"
         if there > 0:
@@ -100,7 +100,7 @@ class Copying:
         self._signed, self._writer = SignedReader(source, opens), SignedWriter(seals)
         self._tell = tell or (lambda done, total: None)
         self._me = system.new_id()
-        self._by = Origin(system.user(), "", f"copy of {source.id}")  # wants what nobody wants, for a moment
+        self._by = Origin(system.user(), "", f"copy of {source.id}")  # requests, for a moment, what is not requested
         self._blobs: dict[Address, bool] = {}
         self._count = dict.fromkeys(("new", "results", "failures", "blobs", "size", "lost"), 0)
         self._refused: set[Key] = set()
@@ -133,7 +133,7 @@ class Copying:
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _submit(self, keys: Sequence[Key], wanted: Mapping[Key, Origin]) -> list[Key]:
-        """Answers those that nobody wants: they are wanted by the copy, until they are settled."""
+        """Return those that are not requested: the copy requests them until they are settled."""
         unknown = [key for key, state in zip(keys, self._target.states(keys), strict=True) if state is None]
         groups: dict[Origin, list[Submission]] = {}
         unwanted: dict[Origin, list[Key]] = {}
@@ -265,7 +265,7 @@ class Copying:
             if len(left) == before:
                 break
 
-    # -- what people said ----------------------------------------------------------------------------------------------
+    # -- what people declared ------------------------------------------------------------------------------------------
 
     def _accept(self, keys: Sequence[Key]) -> None:
         said = []

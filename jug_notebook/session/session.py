@@ -206,9 +206,10 @@ class Session:
         return len(store.invalidate(keys, Why.RETRY, self.access.user)) if keys else 0
 
     def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
-        """Declare values wrong: they, and what depends on them, will be computed again. Return how many in all.
+        """Declare values wrong: they, and what depends on them, will be computed again.
 
-        A function's name means its tasks of this notebook, or with ``all`` of the store. Raises NoSuchTask.
+        Return how many of the target's tasks had a result or failure. A function's name means its tasks of this
+        notebook, or with ``all`` of the store. Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace, all)
         return len(self.access.store.invalidate(keys, Why.DIRECT, self.access.user)) if keys else 0

@@ -1,6 +1,6 @@
-"""Why a task isn't stored: reads what is known of it and of the nearest one that is, and lets `comparing` compare.
+"""Why a task isn't stored: reads it and the nearest task that is stored, and has `compare` compare them.
 
-Bounded: whatever lies in a store, no more than so many tasks are opened for one answer.
+What is read for one explanation is bounded, however large the store.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from jug_notebook.session.compare import listed
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, template
 
-EXPLAINED = 1000  #: so many tasks of a list are looked into
-OPENED = 20_000  #: so many specs are opened for one answer
-STORED = 5_000  #: so many stored tasks of one function are candidates, the latest first
-DECODED = 200  #: the arguments of so many are compared
-HEAVY = 1 << 20  #: bytes from which on a part of an argument isn't loaded to find the nearest,
-READ = 1 << 28  #: and so many are looked at in all
-CHAIN = 40  #: so far up the tasks that it needs
+EXPLAINED = 1000  #: most tasks of a list that are explained
+OPENED = 20_000  #: most specs read for one explanation
+STORED = 5_000  #: most stored tasks of one function that are compared, the latest first
+DECODED = 200  #: most candidates whose arguments are compared
+HEAVY = 1 << 20  #: parts of arguments of this many bytes are not read to find the nearest,
+READ = 1 << 28  #: most bytes read in all
+CHAIN = 40  #: levels of needs that are followed
 
 
 class WhyQuery:
@@ -62,7 +62,7 @@ class WhyQuery:
         self._idents: dict[Key, bytes] = {}
         self._stored: dict[str, list[Spec]] = {}
         self._calls: dict[str, dict[bytes, list[Spec]]] = {}
-        self._parcels: dict[str, FunctionBundle | None] = {}
+        self._bundles: dict[str, FunctionBundle | None] = {}
         self._arguments: dict[Key, dict[str, Any] | None] = {}
         self._digests: dict[Key, dict[str, bytes | None]] = {}
         self._sizes: dict[Address, int] = {}
@@ -141,14 +141,14 @@ class WhyQuery:
         except SignatureError:
             return None
 
-    def _parcel(self, spec: Spec) -> FunctionBundle | None:
+    def _bundle(self, spec: Spec) -> FunctionBundle | None:
         address = template(spec.template).bundle
-        if address not in self._parcels:
+        if address not in self._bundles:
             try:
-                self._parcels[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=FunctionBundle)
+                self._bundles[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=FunctionBundle)
             except ValueLost:
-                self._parcels[address] = None
-        return self._parcels[address]
+                self._bundles[address] = None
+        return self._bundles[address]
 
     def _candidates(self, name: str) -> list[Spec]:
         """Stored tasks of one function, the latest first: this notebook's, or where it has none, anybody's."""
@@ -250,7 +250,7 @@ class WhyQuery:
             args, kwargs = codec.look_at_call(spec.arguments, stand_in, self._store.get_blob)
         except Exception:  # decoding runs the user's own code, and needs modules that may not be here
             return None
-        bundle = self._parcel(spec)
+        bundle = self._bundle(spec)
         found = compare.bound(() if bundle is None else bundle.signature, args, kwargs)
         for name in self._ignored(template(spec.template).name):
             found.pop(name, None)
@@ -269,9 +269,9 @@ class WhyQuery:
     def _code_reasons(self, before: Spec, now: Spec) -> list[Reason]:
         if template(before.template).code == template(now.template).code:
             return []
-        was, is_now = self._parcel(before), self._parcel(now)
+        was, is_now = self._bundle(before), self._bundle(now)
         if was is None or is_now is None:
-            return [Reason(Cause.CODE, "code", "its code changed; the former one is lost")]
+            return [Reason(Cause.CODE, "code", "its code changed; the previous code is lost")]
         texts = dict(was.texts), dict(is_now.texts)
         for bundle, known in zip((was, is_now), texts, strict=True):
             known.update(self._module_texts(bundle))
@@ -303,7 +303,7 @@ class WhyQuery:
         return compare.argument_reasons(was, is_now, self._defaults(before), self._defaults(now))
 
     def _defaults(self, spec: Spec) -> Mapping[str, str]:
-        bundle = self._parcel(spec)
+        bundle = self._bundle(spec)
         parts = {} if bundle is None else {**bundle.parts, **bundle.texts}
         return {
             label.removeprefix("default "): f"{text} (default)"
@@ -346,7 +346,7 @@ class WhyQuery:
         if state is not State.FAILED:
             return []
         outcome = self._outcome(key)
-        error = outcome.error if isinstance(outcome, Failed) else "no more is known"
+        error = outcome.error if isinstance(outcome, Failed) else "no details are known"
         at = 0.0 if outcome is None else outcome.run.started + outcome.run.duration
         return [Reason(Cause.FAILED, "failed", f"failed: {error}", at=at)]
 
@@ -366,7 +366,7 @@ class WhyQuery:
             why = ""
             if blamed is not None:
                 failed = self._outcome(blamed)
-                said = failed.error if isinstance(failed, Failed) else "no more is known"
+                said = failed.error if isinstance(failed, Failed) else "no details are known"
                 why = f"failed: {said}" if blamed == need else f"needs {self._call(blamed)}, which failed: {said}"
             elif end is not None:
                 why = _said(end)
@@ -399,7 +399,7 @@ class Need:
 _ALIKE = Reason(
     Cause.UNKNOWN,
     "",
-    "its code and arguments look the same, and yet they have another digest: what can't be seen in their parts changed",
+    "its code and arguments look the same but have another digest: something changed that their parts don't show",
 )
 
 
@@ -416,7 +416,7 @@ def _said(end: Invalidation) -> str:
     if end.why is Why.LOST:
         return "its stored value was lost (missing or damaged)"
     if end.why is Why.RETRY:
-        return f"to be tried again, says {end.user}"
+        return f"retried by {end.user}"
     return f"invalidated by {end.user}"
 
 
@@ -428,7 +428,7 @@ def _foreign(spec: Spec) -> list[Reason]:
     made, mine = template(spec.template).python, system.python()
     if made == mine:
         return []
-    line = f"made by Python {made}: workers with {mine} leave it alone"
+    line = f"made by Python {made}: workers with Python {mine} don't run it"
     return [Reason(Cause.PYTHON, "Python", line, made, mine)]
 
 

@@ -287,17 +287,17 @@ class Plan(msgspec.Struct, frozen=True):
 
     def _who(self) -> str:
         if not self.started:
-            return f"{_workers(self.workers)} would do it, all there already; nothing was started"
+            return f"{_workers(self.workers)} would run it, all running already; nothing was started"
         there = self.workers - self.started
-        more = f", beside the {there} there" if there else ""
+        more = f", beside the {there} running" if there else ""
         return f"{_workers(self.started)} would be started{more}; nothing was started"
 
     def _when(self) -> str:
         seconds = self.seconds
         if not self.to_run:
             return self._who()
-        took = "nobody knows how long: not all functions are timed" if seconds is None else f"about {duration(seconds)}"
-        return f"{self._who()}\n{took}, with {_workers(self.workers)}"
+        time = "time unknown: not all functions have been timed" if seconds is None else f"about {duration(seconds)}"
+        return f"{self._who()}\n{time}, with {_workers(self.workers)}"
 
     def __repr__(self) -> str:
         return self.text()

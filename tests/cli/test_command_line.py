@@ -300,7 +300,7 @@ def test_results_of_former_code_can_be_accepted_and_given_back(shell: Shell) -> 
     assert shell.run("accept", "double").stdout.startswith("accepted 3 results, from ")
     assert shell.run("accept", "double").stdout.startswith("nothing to accept: ")
     assert "3 of them reused" in shell.run("status").stdout
-    assert shell.run("accept", "double", "--undo").stdout == "gave back 3 results of former code\n"
+    assert shell.run("accept", "double", "--undo").stdout == "undid the acceptance of 3 results of previous code\n"
     assert "3 ready" in shell.run("check").stdout
 
 

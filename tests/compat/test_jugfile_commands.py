@@ -394,7 +394,7 @@ def test_an_option_that_only_stores_have_asks_the_scripts_store(side: Side) -> N
     assert script(side).run("execute").returncode == 0
     assert side.run("status", "--json").stdout.startswith("{")
     assert side.run("status", "jugfile.py", "--json").stdout.startswith("{")
-    assert "all that is stored is wanted" in side.run("cleanup", "--dry-run").stdout
+    assert "all that is stored is in use" in side.run("cleanup", "--dry-run").stdout
     assert side.run("sleep-until", "jugfile.jugdata").returncode == 0
 
 

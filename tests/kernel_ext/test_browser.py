@@ -171,7 +171,7 @@ def test_results_are_dropped_only_after_asking(tab: Tab) -> None:
     choice.wait_for(state="hidden")
     press(tab, "invalidate …")
     press(tab, "drop these results")
-    shows(tab, "dropped 2 results of held", "ready 2")
+    shows(tab, "invalidated 2 results of held", "ready 2")
 
 
 def test_the_saved_notebook_shows_the_last_state_as_text_and_html(tab: Tab) -> None:
@@ -251,7 +251,7 @@ def test_another_notebook_on_the_same_store_sees_the_same_work(tab: Tab) -> None
         press(other, "invalidate …")
         other.page.locator(".jug-panel").get_by_role("combobox").select_option("held")
         press(other, "drop these results")
-        shows(other, "dropped 3 results of held", "running 1", "ready 2")
+        shows(other, "invalidated 3 results of held", "running 1", "ready 2")
         shows(tab, "running 1", "ready 2", "finished 2")
         for gate in ("first", "second", "third"):
             touch(tab, gate)

@@ -108,12 +108,14 @@ def test_a_failed_task_shows_the_lines_of_its_cell(kernel: Kernel) -> None:
     assert kernel.run("%jug_wait bad").out == "1 failed; %jug_status shows why\n"
     assert kernel.run("%jug_retry bad").out == "1 task will be tried again\n"
     kernel.run("%jug_wait bad")
-    assert kernel.run("%jug_cancel flags").out == "nothing to take back: none of these is pending\n"
+    assert kernel.run("%jug_cancel flags").out == "nothing to cancel: none of these is pending\n"
 
 
 def test_dropping_a_value_computes_it_again(kernel: Kernel) -> None:
     assert kernel.run("%jug_invalidate flags[3] --dry-run").out.startswith("would drop 1 result")
-    assert kernel.run("%jug_invalidate flags[3]").out.startswith("dropped 1 result")
+    assert kernel.run("%jug_invalidate flags[3]").out.startswith(
+        "invalidated 1 result; it and what depends on it will be recomputed"
+    )
     assert kernel.run("%jug_wait total").out == "finished\n"
     assert kernel.run("total.result()").result == "8"
 
@@ -486,7 +488,7 @@ def test_what_an_edited_cell_left_behind_is_cleaned_up_by_function(tmp_path: Pat
         kernel.run("%load_ext jug_notebook\n%config JugMagics.display = 'text'")
         kernel.run("%%jugtask\ndef shape(n):\n    return [n] * 3\n", "define")
         kernel.run("made = shape.map(range(4))\n%jug_execute --here", "calls")
-        assert kernel.run("%jug_cleanup").out == "nothing to clean up: all that is stored is wanted\n"
+        assert kernel.run("%jug_cleanup").out == "nothing to clean up: all that is stored is in use\n"
         kernel.run("%%jugtask\ndef shape(n):\n    return [n] * 5\n", "define")
         kernel.run("made = shape.map(range(2))\n%jug_execute --here", "calls")
         told = kernel.run("%jug_cleanup shape --dry-run").out.splitlines()

@@ -89,7 +89,7 @@ def test_what_a_changed_function_no_longer_wants_goes_and_what_is_wanted_stays(s
     assert before - blobs(session) == 3, "the results: the function could still be called"
     assert [len(value) for value in new.result()] == [200_001] * 2
     assert [one.state for one in old] == [State.CANCELLED] * 3
-    assert str(session.cleanup(0.0)) == "nothing to clean up: all that is stored is wanted"
+    assert str(session.cleanup(0.0)) == "nothing to clean up: all that is stored is in use"
 
 
 def test_a_task_that_was_cleaned_up_runs_again_when_it_is_wanted_again(session):

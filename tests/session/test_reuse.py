@@ -207,7 +207,7 @@ def test_accepted_results_of_former_code_serve_without_a_run_and_undone_they_do_
     told = session.accept(f)
     assert str(told).startswith("accepted 3 results, from ")
     assert set(told.sources) == {task.key for task in before}
-    assert str(told).endswith("1 task had no former result")
+    assert str(told).endswith("1 task had no previous result")
     assert jn.value(tasks[:3]) == [1, 2, 3]
     assert jn.value(above[:3]) == [2, 4, 6]
     where = tasks[0].provenance()

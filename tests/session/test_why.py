@@ -121,7 +121,7 @@ def test_a_task_of_another_python_says_so(session, monkeypatch):
     session.submissions.flush()
     monkeypatch.undo()
     mine = system.python()
-    assert f"made by Python 3.12: workers with {mine} leave it alone" in lines(task)
+    assert f"made by Python 3.12: workers with Python {mine} don't run it" in lines(task)
 
 
 # -- what changed in the arguments -------------------------------------------------------------------------------------
