@@ -42,8 +42,8 @@ def launch(session: Session, asked: Any, namespace: dict[str, Any]) -> tuple[Any
         remote_dir=_bare(asked.remote_dir),
         namespace=namespace,
     )
-    told = crew.told(PATIENCE)
-    if len(crew.failures) == len(crew.posts):
+    told = crew.messages(PATIENCE)
+    if len(crew.failures) == len(crew.groups):
         raise LaunchError("\n".join(crew.failures))
     return crew, told
 

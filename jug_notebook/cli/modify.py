@@ -75,14 +75,14 @@ def _add_stop(parser: argparse.ArgumentParser) -> None:
 
 
 def _stop(arguments: Arguments) -> int:
-    from jug_notebook.launch import tell
+    from jug_notebook.launch import send_order
     from jug_notebook.model import Stop
     from jug_notebook.render import plural
 
     store = store_of(arguments)
     living = [info for info, alive, _ in store.processes() if alive and info.is_on(arguments.host)]
     supervisors = [info for info in living if info.kind == "supervisor"]
-    tell(store, supervisors, Stop(now=arguments.now))
+    send_order(store, supervisors, Stop(now=arguments.now))
     store.close()
     if supervisors:
         workers = sum(info.kind == "worker" for info in living)

@@ -1,4 +1,7 @@
-"""Starting workers: what a launcher is asked for, and the crew it gives back. Each launcher is one file here."""
+"""Starting workers on this host, on others over ssh, or on an executor: each launcher is a file here.
+
+A launcher gets `WorkerOptions` and returns a `Crew`, which has a `WorkerGroup` for each host or executor.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from jug_notebook.worker.supervisor import wake
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
 
 
-def tell(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
-    """Order, so that supervisors of this host act at once."""
+def send_order(store: Store, supervisors: Sequence[WorkerInfo], order: Order) -> None:
+    """Order, so that supervisors of this host act at once, others with their next heartbeat."""
     store.order([info.id for info in supervisors], order)
     for info in supervisors:
         wake(info)
@@ -29,32 +32,32 @@ def living(store: Store, name: str) -> list[WorkerInfo]:
 
 
 class WorkerGroup:
-    """One place where a crew has workers: a host, an executor. ``name`` is what supervisors there carry as crew.
+    """One place where a crew has workers: a host, an executor. ``name`` is the crew of its supervisors.
 
-    This one has nothing on its way: its supervisors were there already.
+    This one starts nothing: its supervisors were running already.
     """
 
-    failure = ""  #: why nothing comes of it, in a line
-    said = ""  #: what came of it, in a line
-    begins_once = True  #: where workers have been seen, none is on its way any more
+    failure = ""  #: why no worker could be started, in a line
+    message = ""  #: what was started, in a line
+    begins_once = True  #: once workers have been seen, none is starting any more
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store
         self.name = name
-        self.place = place or system.host()  #: what whoever asked for it calls it
+        self.place = place or system.host()  #: its name in the request
         self.size = size  #: workers asked for when it was started; 0: not known yet
         self.clock = clock
-        self.over = threading.Event()  #: it is known what came of it
+        self.over = threading.Event()  #: set once starting has succeeded or failed
         self._since = clock.monotonic()
 
     def holds(self, supervisor: WorkerInfo) -> bool:
-        """Is that one of this post?"""
+        """Does a supervisor belong to this group?"""
         return supervisor.crew == self.name
 
     def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
-        """Are workers on their way? ``supervisors`` and ``workers`` are those of this post that live.
+        """Are workers starting? ``supervisors`` and ``workers`` are the live ones of this group.
 
-        Where nothing came of it, `failure` says why from now on.
+        Where none could be started, `failure` says why from now on.
         """
         return bool(supervisors) and not workers and not self._late and any(info.size > 0 for info in supervisors)
 
@@ -63,41 +66,41 @@ class WorkerGroup:
         return self.clock.monotonic() - self._since > STARTING
 
     def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
-        """Have so many workers here; surplus ones end after their current task."""
+        """Have ``size`` workers here; surplus ones end after their current task."""
         self._since = self.clock.monotonic()
-        tell(self.store, supervisors, Scale(size))
+        send_order(self.store, supervisors, Scale(size))
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
-        """End the workers here, those too that are still on their way."""
-        tell(self.store, supervisors, Stop(now))
+        """End the workers here, also those that are still starting."""
+        send_order(self.store, supervisors, Stop(now))
 
 
 class Crew:
-    """The workers that one request for workers is about, on one host or several. They live on without it."""
+    """The workers that one request started or found, on one host or several. They live on without this object."""
 
-    def __init__(self, store: Store, posts: Sequence[WorkerGroup] = (), clock: Clock = CLOCK, plan: str = "") -> None:
-        self.plan = plan  #: what workers would do, where they were only asked about
+    def __init__(self, store: Store, groups: Sequence[WorkerGroup] = (), clock: Clock = CLOCK, plan: str = "") -> None:
+        self.plan = plan  #: for a dry run: what workers would do
         self.store = store
-        self.posts = tuple(posts)
+        self.groups = tuple(groups)
         self._begun = False  # have workers been seen in each place?
         self._clock = clock
-        self._told = False
+        self._reported = False
 
     @property
     def name(self) -> str:
         """Names the request: equal ones are about the same workers."""
-        return " ".join(post.name for post in self.posts)
+        return " ".join(group.name for group in self.groups)
 
     @property
     def size(self) -> int:
         """Workers asked for when it was started."""
-        return sum(post.size for post in self.posts)
+        return sum(group.size for group in self.groups)
 
     # -- looking
 
     @property
     def supervisors(self) -> list[WorkerInfo]:
-        """Those that serve this crew now: mostly one a host, for a moment perhaps two."""
+        """The live supervisors of this crew: mostly one per host, for a moment perhaps two."""
         return [info for _, supervisors, _ in self._crew() for info in supervisors]
 
     @property
@@ -112,25 +115,25 @@ class Crew:
     @property
     def failures(self) -> list[str]:
         """A line for each place where no worker could be started: which, why, and the way out."""
-        return [post.failure for post, *_ in self._looked_after() if post.failure]
+        return [group.failure for group, *_ in self._looked_after() if group.failure]
 
-    def told(self, patience: float) -> list[str]:
-        """What came of it, a line for each place; of those that don't know within ``patience`` seconds, that.
+    def messages(self, patience: float) -> list[str]:
+        """Return what was started, a line for each place, waiting up to ``patience`` seconds for them.
 
-        What failed has been said with this: `starting` doesn't raise it.
+        `starting` doesn't raise a failure that was returned here.
         """
         until = self._clock.monotonic() + patience
         lines = []
-        for post in self.posts:
-            post.over.wait(max(0.0, until - self._clock.monotonic()))
-            waits = "" if post.over.is_set() else f"{post.place}: no answer yet; the status will tell"
-            lines.append(post.failure or waits or post.said)
-        self._told = self._told or all(post.failure for post in self.posts)
+        for group in self.groups:
+            group.over.wait(max(0.0, until - self._clock.monotonic()))
+            waits = "" if group.over.is_set() else f"{group.place}: no answer yet; %jug_status shows what comes of it"
+            lines.append(group.failure or waits or group.message)
+        self._reported = self._reported or all(group.failure for group in self.groups)
         return [line for line in lines if line]
 
     @property
     def coming(self) -> bool:
-        """Are workers on their way?"""
+        """Are workers starting?"""
         return any(coming for *_, coming in self._looked_after())
 
     @property
@@ -139,43 +142,43 @@ class Crew:
         looked = self._looked_after()
         if any(coming for *_, coming in looked):
             return True
-        failures = [post.failure for post, *_ in looked if post.failure]
-        if failures and len(failures) == len(looked) and not self._told:
-            self._told = True
+        failures = [group.failure for group, *_ in looked if group.failure]
+        if failures and len(failures) == len(looked) and not self._reported:
+            self._reported = True
             raise LaunchError("\n".join(failures))
         return False
 
     def _looked_after(self) -> list[tuple[WorkerGroup, bool]]:
         if self._begun:
-            return [(post, False) for post in self.posts]
+            return [(group, False) for group in self.groups]
         crew = self._crew()
-        self._begun = all(workers and post.begins_once for post, _, workers in crew)
-        return [(post, post.coming(supervisors, workers)) for post, supervisors, workers in crew]
+        self._begun = all(workers and group.begins_once for group, _, workers in crew)
+        return [(group, group.coming(supervisors, workers)) for group, supervisors, workers in crew]
 
     def _crew(self) -> list[tuple[WorkerGroup, list[WorkerInfo], list[WorkerInfo]]]:
         alive = [info for info, alive, _ in self.store.processes() if alive]
         found = []
-        for post in self.posts:
-            supervisors = [info for info in alive if info.kind == "supervisor" and post.holds(info)]
+        for group in self.groups:
+            supervisors = [info for info in alive if info.kind == "supervisor" and group.holds(info)]
             ids = {info.id for info in supervisors}
-            found.append((post, supervisors, [i for i in alive if i.kind == "worker" and i.supervisor in ids]))
+            found.append((group, supervisors, [i for i in alive if i.kind == "worker" and i.supervisor in ids]))
         return found
 
     # -- acting
 
     def scale(self, size: int) -> None:
-        """Have so many workers on each host, or so many in all on an executor; surplus ones end after their task."""
+        """Have ``size`` workers on each host, or in all on an executor; surplus ones end after their task."""
         self._begun = False
-        for post, supervisors, _ in self._crew():
-            post.scale(size, supervisors)
+        for group, supervisors, _ in self._crew():
+            group.scale(size, supervisors)
 
     def stop(self, now: bool = False) -> None:
         """End the workers after their current tasks, or at once, giving those back."""
-        for post, supervisors, _ in self._crew():
-            post.stop(now, supervisors)
+        for group, supervisors, _ in self._crew():
+            group.stop(now, supervisors)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there is nothing left to do, or no worker to do it; answer whether nothing is left."""
+        """Wait until there is nothing left to do, or no worker to do it; return whether nothing is left."""
         until = None if timeout is None else self._clock.monotonic() + timeout
         seen = -1
         while not (idle := self.store.idle()):
@@ -195,11 +198,11 @@ class Crew:
             return self.plan
         looked = [(*one, one[0].coming(one[1], one[2])) for one in self._crew()]
         count = sum(len(workers) for _, _, workers, _ in looked)
-        hosts = sorted({info.where for *_, workers, _ in looked for info in workers}) or [p.place for p in self.posts]
+        hosts = sorted({info.where for *_, workers, _ in looked for info in workers}) or [p.place for p in self.groups]
         state = ", starting" if any(coming for *_, coming in looked) else ""
-        wrong = "".join(f"; {post.failure.partition(': ')[0]} failed" for post in self.posts if post.failure)
+        wrong = "".join(f"; {group.failure.partition(': ')[0]} failed" for group in self.groups if group.failure)
         there = f" on {', '.join(hosts)}" if hosts else ""
         return f"<Crew of {render.plural(count, 'worker')}{there}{state}{wrong}>"
 
 
-__all__ = ["Crew", "WorkerGroup", "living", "tell"]
+__all__ = ["Crew", "WorkerGroup", "living", "send_order"]

@@ -1,9 +1,8 @@
 """Workers on whatever takes a function and runs it elsewhere: an executor, a Dask client, a batch system's queue.
 
-What is submitted is a `WorkerJob`: it keeps one worker, in a process of its own beside the engine that runs it,
-until that
-ends; and that ends when the engine does. So a worker is as well looked after there as anywhere, and a lost engine is
-noticed as any dead worker is. Whoever runs the engines can run code as you, and you as they.
+What is submitted is a `WorkerJob`: it runs one supervisor with one worker in a process beside the engine, until that
+ends, or the engine does. So limits, heartbeats and lost workers are handled there as on any host. Security: this gives
+those who run the engines permission to run code as you, and the reverse.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
-from jug_notebook.launch import STARTING, Crew, WorkerGroup, tell
+from jug_notebook.launch import STARTING, Crew, WorkerGroup, send_order
 from jug_notebook.launch.local import environment
 from jug_notebook.launch.preflight import Report
 from jug_notebook.launch.remote import BOOT, Request, answers
@@ -37,7 +36,7 @@ from jug_notebook.render import plural
 from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker import WorkerOptions
 
-TICK = 0.1  #: seconds between two looks for those who were told to end before they came
+TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
 LOST = 30.0  #: seconds for which an engine that is gone may come again: Dask runs what was lost elsewhere
 
 
@@ -52,24 +51,24 @@ class JobFuture(Protocol):
 
 
 class ExecutorAdapter(NamedTuple):
-    """An executor as we need it. ``carries_keys``: what is submitted isn't written to a disk on its way."""
+    """What we need of an executor. ``carries_keys``: what is submitted isn't written to a disk."""
 
     name: str  #: the same executor has the same name
     place: str
-    size: int  #: how many it can run at once; 0 where it can't tell
+    size: int  #: how many it can run at once; 0 where that is unknown
     submit: Callable[[WorkerJob], JobFuture]
     carries_keys: bool = True
     ends_with_us: bool = False  #: its engines end with this process, which waits for them
 
 
 class WorkerJob:
-    """One worker's time on an engine. Called there, it answers when the worker has ended."""
+    """One worker on an engine. Called there, it returns when the worker has ended."""
 
     def __init__(self, request: Request) -> None:
         self._request = msgspec.json.encode(request).decode()
 
     def __repr__(self) -> str:
-        return "<a shift of a jug_notebook worker>"  # executors write down what they run, and it holds a key
+        return "<a jug_notebook worker>"  # executors write down what they run, and it holds a key
 
     def __call__(self) -> str:
         """Raises LaunchError where no worker could be started."""
@@ -94,17 +93,17 @@ class WorkerJob:
             checks = tuple(check for answer in heard for check in answer.checks)
             failure = Report(system.host(), checks).failure
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            message = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
         if not failure and any(answer.supervisor for answer in heard):
             return f"ended with status {status}"
-        raise LaunchError(failure or f"{system.host()}: no worker could start: {said or f'status {status}'}")
+        raise LaunchError(failure or f"{system.host()}: no worker could start: {message or f'status {status}'}")
 
     def checkpoint(self) -> Any:
         """For submitit: a job that is pre-empted is queued again."""
         return importlib.import_module("submitit.helpers").DelayedSubmission(self)
 
 
-def port_of(on: Any) -> ExecutorAdapter:
+def adapter_of(on: Any) -> ExecutorAdapter:
     """Raises LaunchError for what can't run anything."""
     kind = type(on).__name__
     here = f"{system.host()}-{os.getpid()}-{id(on):x}"
@@ -137,8 +136,8 @@ def _dask(client: Any) -> ExecutorAdapter:
     info = client.scheduler_info(**all_workers)
     distributed = importlib.import_module("distributed")
 
-    def submit(shift: WorkerJob) -> JobFuture:
-        future: JobFuture = client.submit(shift, key=f"jug-worker-{uuid4().hex[:12]}", pure=False)
+    def submit(job: WorkerJob) -> JobFuture:
+        future: JobFuture = client.submit(job, key=f"jug-worker-{uuid4().hex[:12]}", pure=False)
         distributed.fire_and_forget(future)  # it goes on when this client leaves
         return future
 
@@ -155,15 +154,15 @@ class ExecutorGroup(WorkerGroup):
 
     begins_once = False  # some may work while others wait in a queue
 
-    def __init__(self, store: Store, port: ExecutorAdapter, options: WorkerOptions, clock: Clock) -> None:
-        super().__init__(store, port.name + options.suffix, port.place, clock=clock)
+    def __init__(self, store: Store, adapter: ExecutorAdapter, options: WorkerOptions, clock: Clock) -> None:
+        super().__init__(store, adapter.name + options.suffix, adapter.place, clock=clock)
         self.over.set()
-        self._port = port
+        self._adapter = adapter
         self._options = options
-        self._tickets = _open.setdefault(f"{store.id} {self.name}", {})
+        self._futures = _open.setdefault(f"{store.id} {self.name}", {})
         self._seen: dict[str, float] = {}
-        self._leaving: set[str] = set()  # told to end
-        self._minded = False
+        self._leaving: set[str] = set()  # asked to end
+        self._ends_with_us = False
 
     def holds(self, supervisor: WorkerInfo) -> bool:
         return supervisor.crew.startswith(self.name + "#")
@@ -171,22 +170,22 @@ class ExecutorGroup(WorkerGroup):
     def have(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         """Submit what is missing."""
         self._prune()
-        names = ({info.crew for info in supervisors} | set(self._tickets)) - self._leaving
+        names = ({info.crew for info in supervisors} | set(self._futures)) - self._leaving
         missing = size - len(names)
         before = len(names)
         self.size = max(size, before)
         for _ in range(missing):
             name = f"{self.name}#{uuid4().hex[:8]}"
-            self._tickets[name] = self._port.submit(WorkerJob(self._request(name)))
-        if missing > 0 and self._port.ends_with_us and not self._minded:
-            self._minded = True
-            _before_the_end(self._cut)  # after the executor, which waits at the end, said so with its first task
+            self._futures[name] = self._adapter.submit(WorkerJob(self._request(name)))
+        if missing > 0 and self._adapter.ends_with_us and not self._ends_with_us:
+            self._ends_with_us = True
+            _before_the_end(self._cut)  # registered after the executor's own wait, so it runs first
         if missing <= 0:
-            said = f"{before} worker{' is' if before == 1 else 's are'} there already"
+            message = f"{before} worker{' is' if before == 1 else 's are'} there already"
         else:
-            said = f"asked for {plural(missing, 'worker')}"
-            said += f" more: {size} in all" if before else ""
-        self.said = f"{self.place}: {said}"
+            message = f"asked for {plural(missing, 'worker')}"
+            message += f" more: {size} in all" if before else ""
+        self.message = f"{self.place}: {message}"
 
     def _request(self, name: str) -> Request:
         return Request(
@@ -196,7 +195,7 @@ class ExecutorGroup(WorkerGroup):
             store=self.store.id,
             crew=name,
             place=self.place,
-            secret=keyring.secret(self.store.id).hex() if self._port.carries_keys else "",
+            secret=keyring.secret(self.store.id).hex() if self._adapter.carries_keys else "",
             options=msgspec.structs.replace(self._options, size=1),
             stay=True,
             lasting=False,
@@ -209,18 +208,18 @@ class ExecutorGroup(WorkerGroup):
         self._prune()
         return any(
             name not in alive and now - self._seen.get(name, now) < LOST
-            for name in self._tickets.keys() - self._leaving
+            for name in self._futures.keys() - self._leaving
         ) or super().coming(supervisors, workers)
 
     def _prune(self) -> None:
         """Forget what has ended; keep why, where it ended badly."""
-        for name, ticket in list(self._tickets.items()):
-            if not ticket.done():
+        for name, future in list(self._futures.items()):
+            if not future.done():
                 continue
-            del self._tickets[name]
+            del self._futures[name]
             try:
-                wrong = ticket.exception()
-            except (CancelledError, Exception) as error:  # each executor has its own way to say that it was cancelled
+                wrong = future.exception()
+            except (CancelledError, Exception) as error:  # each executor has its own exception for that
                 wrong = error
             if wrong is not None and name not in self._leaving:
                 text = str(wrong).strip().partition("\n")[0] or type(wrong).__name__
@@ -230,34 +229,34 @@ class ExecutorGroup(WorkerGroup):
         self._prune()
         supervisors = [info for info in supervisors if info.crew not in self._leaving]
         alive = {info.crew for info in supervisors}
-        waiting = [name for name in self._tickets if name not in alive | self._leaving]
+        waiting = [name for name in self._futures if name not in alive | self._leaving]
         surplus = len(alive) + len(waiting) - size
         for name in waiting[: max(0, surplus)]:
-            _called_off(self._tickets.pop(name))
+            _called_off(self._futures.pop(name))
             surplus -= 1
         if surplus > 0:
             busy = {info.supervisor for info, lives, _ in self.store.processes() if lives and info.task}
             idle_first = sorted(supervisors, key=lambda info: info.id in busy)
-            tell(self.store, idle_first[:surplus], Stop())
+            send_order(self.store, idle_first[:surplus], Stop())
             self._leaving.update(info.crew for info in idle_first[:surplus])
         self.have(size, supervisors)
         self.size = size
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         alive = {info.crew for info in supervisors}
-        coming = {name for name in self._tickets.keys() - alive if not _called_off(self._tickets.pop(name))}
+        coming = {name for name in self._futures.keys() - alive if not _called_off(self._futures.pop(name))}
         super().stop(now, supervisors)
         self._leaving |= alive
         if coming:
             threading.Thread(target=self._see_off, args=(coming, now), name="jug-pool", daemon=True).start()
 
     def _see_off(self, coming: set[str], now: bool) -> None:
-        """What has begun on an engine can't be called back: it is told to end when it comes."""
+        """What has started on an engine can't be cancelled: it gets an order to end once it has registered."""
         tick, until = threading.Event(), self.clock.monotonic() + STARTING
         with suppress(StoreError, OSError):  # the store was closed: who comes now ends by itself, for nobody is there
             while coming and self.clock.monotonic() < until:
                 come = [info for info, alive, _ in self.store.processes() if alive and info.crew in coming]
-                tell(self.store, come, Stop(now))
+                send_order(self.store, come, Stop(now))
                 coming -= {info.crew for info in come}
                 tick.wait(TICK)
 
@@ -268,11 +267,11 @@ class ExecutorGroup(WorkerGroup):
             self.stop(True, [info for info in alive if self.holds(info)])
 
 
-def _called_off(ticket: JobFuture) -> bool:
+def _called_off(future: JobFuture) -> bool:
     """True where it will not begin."""
     try:
-        return ticket.cancel() is True
-    except Exception:  # each executor has its own way to say that it was closed, and all that it had with it
+        return future.cancel() is True
+    except Exception:  # each executor has its own exception where it was closed
         return True
 
 
@@ -291,13 +290,13 @@ def launch(store: Store, options: WorkerOptions, on: Any, clock: Clock = CLOCK) 
     """Have ``options.size`` workers on an executor (0: as many as it can run at once)."""
     if split(store.url)[0] == "memory":
         raise LaunchError("memory: lives in this process alone, so no executor can see it; use a folder: %jug_store")
-    port = port_of(on)
-    size = options.size or port.size
+    adapter = adapter_of(on)
+    size = options.size or adapter.size
     if not size:
-        raise LaunchError(f"{port.place} doesn't tell how many it can run at once; say how many workers: -n N")
-    post = ExecutorGroup(store, port, options, clock)
-    crew = Crew(store, [post], clock)
-    post.have(size, crew.supervisors)
+        raise LaunchError(f"{adapter.place} doesn't report how many workers it can run; give a number: -n N")
+    group = ExecutorGroup(store, adapter, options, clock)
+    crew = Crew(store, [group], clock)
+    group.have(size, crew.supervisors)
     return crew
 
 

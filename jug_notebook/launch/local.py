@@ -17,7 +17,7 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
-from jug_notebook.launch import Crew, WorkerGroup, living, tell
+from jug_notebook.launch import Crew, WorkerGroup, living, send_order
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
 from jug_notebook.store.signed import seal_of
@@ -36,7 +36,7 @@ def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
     name = _name(options)
     living = _living(store, name)
     if living:
-        tell(store, living[:1], Scale(options.size, at_least=True))
+        send_order(store, living[:1], Scale(options.size, at_least=True))
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     if split(store.url)[0] == "memory":
         ThreadSupervisor(store, name, options, clock).start()
@@ -57,7 +57,7 @@ def _living(store: Store, name: str) -> list[WorkerInfo]:
     return [info for info in living(store, name) if info.user == system.user()]
 
 
-class Started(WorkerGroup):
+class LocalGroup(WorkerGroup):
     """A supervisor that is a process of ours until it has registered."""
 
     def __init__(
@@ -76,17 +76,19 @@ class Started(WorkerGroup):
         status = self._started.poll()
         if status is None:
             return not self._late
-        said = self._said()
+        output = self._output()
         self._done_starting()
         if status != 0:
-            self.failure = f"the workers' process ended with status {status} before any began. It said:\n{said}"
+            self.failure = (
+                f"the workers' process ended with status {status} before any worker started. Its output:\n{output}"
+            )
         return False
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         if self._log is None:
-            return "nothing"
+            return "none"
         self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
-        return self._log.read().decode(errors="replace").strip() or "nothing"
+        return self._log.read().decode(errors="replace").strip() or "none"
 
     def _done_starting(self) -> None:
         if self._log is not None:
@@ -124,7 +126,7 @@ def _detached(store: Store, name: str, options: WorkerOptions, clock: Clock) -> 
     except OSError as error:
         log.close()
         raise LaunchError(f"{command[0]} can't be started: {error.strerror}; give another python") from error
-    return Started(store, name, options.size, started, log, clock)
+    return LocalGroup(store, name, options.size, started, log, clock)
 
 
 def environment() -> dict[str, str]:
@@ -158,12 +160,12 @@ class ThreadSupervisor(threading.Thread):
             tick.wait(TICK)
             self._beat()
         for thread in self._threads:
-            thread.slot.stop()
+            thread.status.stop()
         self._store.leave([self._me.id, *(thread.info.id for thread in self._threads)])
         restore_streams()
 
     def _fill(self) -> None:
-        while sum(not thread.slot.stopping for thread in self._threads) < self._size:
+        while sum(not thread.status.stopping for thread in self._threads) < self._size:
             info = system.me("worker", self._clock, supervisor=self._me.id)
             self._store.renew([info])
             thread = Thread(self._store, self._seal, info, self._options, self._end, self._clock)
@@ -176,12 +178,12 @@ class ThreadSupervisor(threading.Thread):
             self._obey(Stop())
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._store.leave([thread.info.id for thread in ended])
-        said = [thread.said() for thread in self._threads]
-        for order in self._store.renew([msgspec.structs.replace(self._me, size=self._size), *said]):
+        infos = [thread.heartbeat() for thread in self._threads]
+        for order in self._store.renew([msgspec.structs.replace(self._me, size=self._size), *infos]):
             self._obey(order)
 
     def _obey(self, order: Order) -> None:
-        staying = [thread for thread in self._threads if not thread.slot.stopping]
+        staying = [thread for thread in self._threads if not thread.status.stopping]
         if isinstance(order, Stop):
             self._size = 0
             if order.now:
@@ -189,7 +191,7 @@ class ThreadSupervisor(threading.Thread):
         else:
             self._size = max(order.size, self._size) if order.at_least else order.size
         for thread in staying[self._size :]:
-            thread.slot.stop()
+            thread.status.stop()
         self._fill()
 
 
@@ -201,7 +203,7 @@ class Thread(threading.Thread):
     ) -> None:
         super().__init__(name=f"jug_notebook worker {info.id}", daemon=True)
         self.info = info
-        self.slot = SharedStatus()
+        self.status = SharedStatus()
         self.each = FailureWatcher()
         self._store = store
         self._seal = seal
@@ -214,25 +216,25 @@ class Thread(threading.Thread):
             self._store,
             self._seal,
             self.info,
-            self.slot,
+            self.status,
             clock=self._clock,
             target=self._options.target,
             max_tasks=self._options.max_tasks,
             deadline=self._end,
-            stop=lambda: self.slot.stopping or (self.each.failed and not self._options.keep_going),
+            stop=lambda: self.status.stopping or (self.each.failed and not self._options.keep_going),
             listener=ThreadCapture(),
             in_process=True,
             wait=TICK,
             each=self.each,
         )
 
-    def said(self) -> WorkerInfo:
-        running = self.slot.read()
+    def heartbeat(self) -> WorkerInfo:
+        running = self.status.read()
         return msgspec.structs.replace(
             self.info,
             task=running.lease.key if running else "",
             task_name=running.name if running else "",
             since=running.started if running else 0.0,
             progress=running.progress if running else (0, 0),
-            done=self.slot.done,
+            done=self.status.done,
         )

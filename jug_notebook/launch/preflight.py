@@ -1,4 +1,4 @@
-"""What is looked at before workers start on a host: facts in, a line for people out."""
+"""Checks before workers start on a host: turns what was found there into messages with a remedy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SKEW = 2.0  #: seconds by which clocks may differ without a word
 
 
 class Check(Struct, frozen=True):
-    """One thing that was looked at. ``wrong``: nothing can start there. A remedy without that is a warning."""
+    """One check. ``wrong``: nothing can start there. A remedy without that is a warning."""
 
     what: str
-    said: str
+    message: str
     remedy: str = ""
     wrong: bool = False
 
@@ -23,14 +23,14 @@ class Check(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """All that was looked at on one host, in order; after the first that is wrong nothing else was."""
+    """All checks of one host, in order, up to the first that is wrong."""
 
     place: str
     checks: tuple[Check, ...] = ()
 
     @property
     def failure(self) -> str:
-        """Why nothing can start there, with the remedy, in a line; empty where something can."""
+        """Why nothing can start there, with the remedy, in a line; empty where workers can."""
         return next((self._line(check) for check in self.checks if check.wrong), "")
 
     @property
@@ -39,7 +39,7 @@ class Report(Struct, frozen=True):
         return [self._line(check) for check in self.checks if check.remedy and not check.wrong]
 
     def _line(self, check: Check) -> str:
-        return f"{self.place}: {check.said}; {check.remedy}"
+        return f"{self.place}: {check.message}; {check.remedy}"
 
 
 class Preflight(list[Report]):
@@ -56,21 +56,23 @@ def table(reports: Sequence[Report]) -> str:
     for report in reports:
         lines.append(report.place)
         for check in report.checks:
-            lines.append(f"  {check.mark} {check.what:<{width}}  {check.said}")
+            lines.append(f"  {check.mark} {check.what:<{width}}  {check.message}")
             if check.remedy:
                 lines.append(f"    {'':<{width}}  → {check.remedy}")
     return "\n".join(lines)
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- the checks -------------------------------------------------------------------------------------------------------
 
 
 def clock(offset: float) -> Check:
     """``offset``: seconds by which the clock there is ahead of ours for certain."""
     if abs(offset) <= SKEW:
         return Check("clock", "agrees with this one")
-    said = f"its clock is {_length(abs(offset))} {'ahead' if offset > 0 else 'behind'}"
-    return Check("clock", said, "retries come at wrong times; set it there: chronyd, ntpd or timedatectl set-ntp true")
+    message = f"its clock is {_length(abs(offset))} {'ahead' if offset > 0 else 'behind'}"
+    return Check(
+        "clock", message, "retries come at wrong times; set it there: chronyd, ntpd or timedatectl set-ntp true"
+    )
 
 
 def _length(seconds: float) -> str:
@@ -79,15 +81,15 @@ def _length(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def offset(told: float, asked: float, answered: float) -> float:
-    """By how much a clock that said ``told``, somewhen between ``asked`` and ``answered`` on ours, is off at least."""
-    return told - min(max(told, asked), answered)
+def offset(theirs: float, asked: float, answered: float) -> float:
+    """Return by how many seconds a clock is ahead at least that showed ``theirs`` between ``asked`` and ``answered``."""
+    return theirs - min(max(theirs, asked), answered)
 
 
-def refused(place: str, said: str) -> Check:
+def refused(place: str, message: str) -> Check:
     """What ssh's own complaint means."""
-    text = said.lower()
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "ssh said nothing").strip()
+    text = message.lower()
+    last = next((line for line in reversed(message.splitlines()) if line.strip()), "ssh printed no message").strip()
     if "identification has changed" in text:
         return _no("its ssh host key has changed", f"if that is right: ssh-keygen -R {place}, then once: ssh {place}")
     if "host key verification failed" in text:
@@ -97,7 +99,7 @@ def refused(place: str, said: str) -> Check:
             "it accepts none of your ssh keys", f"put one there: ssh-copy-id {place}; or load the right one: ssh-add"
         )
     if "could not resolve" in text:
-        return _no("nobody knows a host of that name", f"correct it, or give it a Host {place} in ~/.ssh/config")
+        return _no("the host name can't be resolved", f"correct it, or give it a Host {place} in ~/.ssh/config")
     reasons = ("timed out", "no route to host", "connection refused", "unreachable", "connection closed", "reset by")
     reason = next((reason for reason in reasons if reason in text), "")
     if reason:
@@ -107,8 +109,8 @@ def refused(place: str, said: str) -> Check:
     return _no(f"ssh failed: {last[:200]}", f"try in a terminal: ssh {place}")
 
 
-def _no(said: str, remedy: str) -> Check:
-    return Check("ssh", said, remedy, True)
+def _no(message: str, remedy: str) -> Check:
+    return Check("ssh", message, remedy, True)
 
 
 def silent(place: str, seconds: float) -> Check:
@@ -116,16 +118,16 @@ def silent(place: str, seconds: float) -> Check:
 
 
 def no_python(tried: Sequence[str], wanted: str) -> Check:
-    said = f"no python there (tried {', '.join(tried)})"
-    return Check("python", said, f"give one that is {wanted}: --python PATH, or --setup 'module load …'", True)
+    message = f"no python there (tried {', '.join(tried)})"
+    return Check("python", message, f"give one that is {wanted}: --python PATH, or --setup 'module load …'", True)
 
 
 def python(theirs: str, path: str, wanted: str) -> Check:
-    said = f"Python {theirs} ({path})"
+    message = f"Python {theirs} ({path})"
     if theirs == wanted:
-        return Check("python", said)
+        return Check("python", message)
     return Check(
-        "python", f"{said} there, and {wanted} here: tasks travel between equal ones only",
+        "python", f"{message} there, and {wanted} here: tasks run only on the same Python version",
         f"give a Python {wanted}: --python PATH, or --setup 'module load …'", True,
     )  # fmt: skip
 
@@ -134,22 +136,22 @@ def package(theirs: str, path: str, wanted: str, error: str = "") -> Check:
     if theirs == wanted:
         return Check("package", f"jug_notebook {theirs}")
     if theirs:
-        said = f"jug_notebook {theirs} there, and {wanted} here"
+        message = f"jug_notebook {theirs} there, and {wanted} here"
     elif "jug_notebook" in error:
-        said = f"{path} has no jug_notebook"
+        message = f"{path} has no jug_notebook"
     else:
-        said = f"{path} can't import jug_notebook ({error})"
-    return Check("package", said, f"install it there: {path} -m pip install jug-notebook=={wanted}", True)
+        message = f"{path} can't import jug_notebook ({error})"
+    return Check("package", message, f"install it there: {path} -m pip install jug-notebook=={wanted}", True)
 
 
-def setup_failed(status: str, said: str) -> Check:
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "it said nothing").strip()
+def setup_failed(status: str, message: str) -> Check:
+    last = next((line for line in reversed(message.splitlines()) if line.strip()), "no output").strip()
     return Check("setup", f"--setup failed there with status {status}: {last[:200]}", "correct it", True)
 
 
 def compiled(names: Sequence[str]) -> Check:
-    said = f"project module {names[0]} has a compiled part, which can't travel"
-    return Check("modules", said, f"install it on every host as a package: pip install ./{names[0]}", True)
+    message = f"project module {names[0]} has a compiled part, which can't travel"
+    return Check("modules", message, f"install it on every host as a package: pip install ./{names[0]}", True)
 
 
 __all__ = ["Check", "Preflight", "Report", "table"]

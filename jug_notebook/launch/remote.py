@@ -1,7 +1,7 @@
-"""The far side of a launch: looks around on its host, then becomes the supervisor there.
+"""The remote side of a launch: checks its host, then becomes the supervisor there.
 
-It is asked over its input, one line, because arguments stand in the process list and a request holds the store's key;
-it answers in lines that begin with `MARK`, because what a login shell prints comes the same way.
+The request comes as one line of input, because arguments are visible in the process list and a request holds the
+store's key. Answers are lines that begin with `MARK`, because a login shell's output comes the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError, StoreError
-from jug_notebook.launch import living, preflight, tell
+from jug_notebook.launch import living, preflight, send_order
 from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
@@ -35,23 +35,23 @@ BOOT = """
 import json, sys
 request = json.loads(sys.stdin.readline())
 sys.path[:] = [place for place in sys.path if place]
-told = {"python": "%d.%d" % sys.version_info[:2], "path": sys.executable, "package": ""}
-if told["python"] == request["python"]:
+found = {"python": "%d.%d" % sys.version_info[:2], "path": sys.executable, "package": ""}
+if found["python"] == request["python"]:
     try:
         import jug_notebook
-        told["package"] = jug_notebook.__version__
+        found["package"] = jug_notebook.__version__
     except ImportError as error:
-        told["error"] = str(error)
-sys.stdout.write("jn1 " + json.dumps(told) + "\\n")
+        found["error"] = str(error)
+sys.stdout.write("jn1 " + json.dumps(found) + "\\n")
 sys.stdout.flush()
-if told["package"] == request["version"]:
+if found["package"] == request["version"]:
     from jug_notebook.launch import remote
-    remote.land(request)
+    remote.serve(request)
 """
 
 
 class Request(Struct, frozen=True):
-    """What is wanted of a host. ``check``: only look around; ``stay``: supervise in the process that was asked."""
+    """What a host is asked for. ``check``: start nothing; ``stay``: supervise in the process that was asked."""
 
     python: str
     version: str
@@ -71,7 +71,7 @@ class Request(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
-    """A line of what a host says."""
+    """One line that a host sends back."""
 
     python: str = ""  #: from `BOOT`, with where that Python is, and which version of this package it has
     path: str = ""
@@ -86,33 +86,35 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     before: int = 0  #: and how many of these were there already
 
 
-def land(request: object) -> None:
-    """Do as asked, answering on the output. Returns where something stands in the way, or all is done."""
+def serve(request: object) -> None:
+    """Do as asked and send answers to the output. Returns where a check fails, or all is done."""
     asked = msgspec.convert(request, Request)
     checks: list[Check] = []
     store = _looked_around(asked, checks)
-    _say(Answer(now=CLOCK.now(), checks=tuple(checks)))
+    _send(Answer(now=CLOCK.now(), checks=tuple(checks)))
     if store is None or asked.check:
         return
     size = asked.options.size or len(os.sched_getaffinity(0))
     there = [info for info in living(store, asked.crew) if system.running(info)]
     if there:
-        tell(store, there[:1], Scale(size, at_least=True))
-        said = Answer(host=system.host(), supervisor=there[0].id, size=max(size, there[0].size), before=there[0].size)
+        send_order(store, there[:1], Scale(size, at_least=True))
+        message = Answer(
+            host=system.host(), supervisor=there[0].id, size=max(size, there[0].size), before=there[0].size
+        )
         store.close()
-        _say(said)
+        _send(message)
         return
     url = store.url
     store.close()
     os.chdir(_home())
     if asked.stay:
-        _supervise(asked, url, size, lambda me: _say(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
+        _supervise(asked, url, size, lambda me: _send(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
     else:
         _detach(asked, url, size)
 
 
 def look_around(asked: Request) -> list[Check]:
-    """What is found on this host."""
+    """Return the checks of this host."""
     checks: list[Check] = []
     store = _looked_around(asked, checks)
     if store is not None:
@@ -121,7 +123,7 @@ def look_around(asked: Request) -> list[Check]:
 
 
 def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
-    """Fills in what it finds; answers the store where nothing is wrong."""
+    """Fill in ``checks``; return the open store where nothing is wrong."""
     store = None
     try:
         store = _opened(asked, checks)
@@ -152,8 +154,10 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
         return None
     store = open_store(asked.url)
     if store.id != asked.store:
-        said = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"
-        checks.append(Check("store", said, way if scheme == "file" else "give a URL that means the same there", True))
+        message = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"
+        checks.append(
+            Check("store", message, way if scheme == "file" else "give a URL that means the same there", True)
+        )
         return None
     checks.append(Check("store", f"sees the same one ({asked.store[:8]}) at {store.display_url}"))
     return store
@@ -166,8 +170,8 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
             with tempfile.TemporaryFile(dir=Path(rest) / "output"):
                 pass
         except OSError as error:
-            said = f"{system.user()} can't write to {rest} there: {error.strerror}"
-            checks.append(Check("writing", said, "mount it writable, or log in as who may: --host USER@HOST", True))
+            message = f"{system.user()} can't write to {rest} there: {error.strerror}"
+            checks.append(Check("writing", message, "mount it writable, or log in as who may: --host USER@HOST", True))
             return
         checks.append(Check("writing", f"works, as {system.user()}"))
 
@@ -207,7 +211,7 @@ def _packages(asked: Request) -> list[Check]:
 
 
 def version_of(name: str) -> str:
-    """The version of an installed package; empty where that can't be told."""
+    """The version of an installed package; empty where that is unknown."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -221,7 +225,7 @@ def _home() -> str:
 
 
 def _detach(asked: Request, url: str, size: int) -> None:
-    """Leave a supervisor behind that has nothing to do with this process, and say so once it has registered."""
+    """Leave a supervisor behind that has nothing to do with this process, and report it once it has registered."""
     reader, writer = os.pipe()
     log = tempfile.TemporaryFile()  # noqa: SIM115  # read should the start fail
     sys.stdout.flush()
@@ -230,22 +234,22 @@ def _detach(asked: Request, url: str, size: int) -> None:
         os.close(reader)
         _be_supervisor(asked, url, size, writer, log)
     os.close(writer)
-    with os.fdopen(reader, "rb") as told:
-        line = told.read()
+    with os.fdopen(reader, "rb") as pipe:
+        line = pipe.read()
     if line:
-        _say(msgspec.json.decode(line, type=Answer))
+        _send(msgspec.json.decode(line, type=Answer))
         return
     _, status = os.waitpid(child, 0)
     log.seek(0)
-    said = log.read().decode(errors="replace").strip()
+    message = log.read().decode(errors="replace").strip()
     if status == 0:  # another of the same crew was quicker
-        _say(Answer(host=system.host(), supervisor="another", size=size))
+        _send(Answer(host=system.host(), supervisor="another", size=size))
         return
-    last = said.rpartition("\n")[2] or f"it ended with status {os.waitstatus_to_exitcode(status)} and said nothing"
-    _say(Answer(checks=(Check("workers", f"the supervisor could not start: {last[:300]}", "see what it says", True),)))
+    last = message.rpartition("\n")[2] or f"it ended with status {os.waitstatus_to_exitcode(status)} without output"
+    _send(Answer(checks=(Check("workers", f"the supervisor could not start: {last[:300]}", "see what it says", True),)))
 
 
-def _be_supervisor(asked: Request, url: str, size: int, told: int, log: IO[bytes]) -> NoReturn:
+def _be_supervisor(asked: Request, url: str, size: int, pipe: int, log: IO[bytes]) -> NoReturn:
     status = 1
     try:
         os.setsid()
@@ -255,8 +259,8 @@ def _be_supervisor(asked: Request, url: str, size: int, told: int, log: IO[bytes
         os.dup2(log.fileno(), 2)
 
         def ready(me: WorkerInfo) -> None:
-            os.write(told, msgspec.json.encode(Answer(host=me.host, supervisor=me.id, size=size)))
-            os.close(told)
+            os.write(pipe, msgspec.json.encode(Answer(host=me.host, supervisor=me.id, size=size)))
+            os.close(pipe)
 
         status = _supervise(asked, url, size, ready)
     except BaseException as error:  # whatever it is, the parent's code must not run on here
@@ -279,7 +283,7 @@ def _supervise(
     )
 
 
-def _say(answer: Answer) -> None:
+def _send(answer: Answer) -> None:
     try:
         sys.stdout.write(MARK + msgspec.json.encode(answer).decode() + "\n")
         sys.stdout.flush()
@@ -297,7 +301,7 @@ def look(store: Store) -> Report:
     """Could workers start here?"""
     asked = Request(system.python(), "", store.url, store.id, check=True)
     checks = [preflight.python(system.python(), sys.executable, system.python()), *look_around(asked)]
-    if not any(check.what == "key" and check.said == "is there" for check in checks):
+    if not any(check.what == "key" and check.message == "is there" for check in checks):
         checks.append(
             Check("key", "the store's key is not in your keyring",
                   "bring it, from where the store was made: jug-notebook key export | jug-notebook key import", True)
@@ -305,4 +309,4 @@ def look(store: Store) -> Report:
     return Report("this host", tuple(check for check in checks if check.what != "workers"))
 
 
-__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "land", "look_around", "version_of"]
+__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "look_around", "serve", "version_of"]

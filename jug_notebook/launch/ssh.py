@@ -1,7 +1,7 @@
 """Workers on other hosts, over the user's own OpenSSH: its configuration, agent, jump hosts and running connections.
 
-One call a host: a shell there reads what to do from its input, looks around (see `landing`) and leaves a supervisor
-behind, which needs neither the connection nor us any more. Whatever is to be said to it later goes through the store.
+One call per host: a shell there reads a script from its input, which checks the host (see `remote`) and leaves a
+supervisor behind. That needs neither the connection nor us any more: later orders go through the store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import WorkerGroup, living, preflight, tell
+from jug_notebook.launch import WorkerGroup, living, preflight, send_order
 from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.launch.remote import BOOT, Answer, Request, answers
 from jug_notebook.model import Scale, Stop, WorkerInfo
@@ -35,7 +35,7 @@ from jug_notebook.worker.execution import mapped
 
 TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that
-AT_ONCE = 32  #: so many hosts are called at once
+AT_ONCE = 32  #: hosts that are called at once
 PERSIST = 120  #: seconds for which a connection is kept for the next call
 COMMAND = "JUG_NOTEBOOK_SSH"  #: environment variable: another command than ``ssh``, options included
 
@@ -52,7 +52,7 @@ _HAS_US = 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("
 
 
 class Host(NamedTuple):
-    """A host as ssh takes it, and how many workers it shall have (0: not said)."""
+    """A host as ssh takes it, and how many workers it shall have (0: not given)."""
 
     login: str
     size: int = 0
@@ -69,7 +69,7 @@ def host_of(word: str) -> Host:
     """``host``, ``user@host`` or ``user@host:8``. Raises LaunchError."""
     match = _HOST.fullmatch(word.strip())
     if match is None or match[1].startswith("-") or match[2] == "0":
-        raise LaunchError(f"{word!r} is no host; give HOST, USER@HOST or HOST:8, for 8 workers (IPv6: [::1]:8)")
+        raise LaunchError(f"{word!r} is not a host; give HOST, USER@HOST or HOST:8, for 8 workers (IPv6: [::1]:8)")
     return Host(match[1].replace("[", "").replace("]", ""), int(match[2] or 0))
 
 
@@ -78,8 +78,8 @@ def hosts_in(path: Path) -> list[Host]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise LaunchError(f"the hosts in {str(path)!r} can't be read: {said}") from error
+        message = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise LaunchError(f"the hosts in {str(path)!r} can't be read: {message}") from error
     hosts = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -87,15 +87,15 @@ def hosts_in(path: Path) -> list[Host]:
             continue
         counts = [word.removeprefix("slots=") for word in words[1:]]
         if len(words) > 2 or not all(count.isdigit() for count in counts):
-            raise LaunchError(f"{path.name}, line {number}: {line.strip()!r} is no host; give HOST, or HOST:8")
+            raise LaunchError(f"{path.name}, line {number}: {line.strip()!r} is not a host; give HOST, or HOST:8")
         hosts.append(host_of(":".join([words[0], *counts])))
     if not hosts:
-        raise LaunchError(f"no host in {str(path)!r}; give one a line")
+        raise LaunchError(f"no host in {str(path)!r}; give one per line")
     return hosts
 
 
 class Call:
-    """What one launch says to all of its hosts."""
+    """What one launch sends to all of its hosts."""
 
     def __init__(
         self,
@@ -163,8 +163,8 @@ class Call:
         shell = f"if command -v bash >/dev/null; then exec bash -lc {inner}; else exec sh -lc {inner}; fi"
         return f"{begin}\n{shell}"
 
-    def said(self, host: Host, check: bool) -> bytes:
-        """All that goes to the shell's input."""
+    def message(self, host: Host, check: bool) -> bytes:
+        """Return all that goes to the shell's input."""
         request = msgspec.json.encode(self.request(host, check)).decode()
         return f"{self.script()}\n---\n{json.dumps(BOOT)}\n{request}\n".encode()
 
@@ -178,11 +178,11 @@ def _there(url: str, folders: Iterable[tuple[str, str]]) -> str:
     there = mapped(rest, folders)
     if there == rest and not any(before.rstrip("/") == after.rstrip("/") for before, after in folders):
         before = ", ".join(before for before, _ in folders)
-        raise LaunchError(f"the store, {rest}, is not below {before}; say what is where: --remote-dir HERE=THERE")
+        raise LaunchError(f"the store, {rest}, is not below {before}; give their place there: --remote-dir HERE=THERE")
     return f"file:{there}"
 
 
-class Away(WorkerGroup):
+class RemoteGroup(WorkerGroup):
     """The workers on one host, from the call on."""
 
     def __init__(self, call: Call, host: Host, gate: threading.Semaphore, check: bool = False) -> None:
@@ -198,7 +198,7 @@ class Away(WorkerGroup):
         threading.Thread(target=self._run, name=f"jug-ssh {self.place}", daemon=True).start()
 
     @property
-    def said(self) -> str:  # type: ignore[override]
+    def message(self) -> str:  # type: ignore[override]
         if self.answer is None:
             return ""
         before, size = self.answer.before, self.answer.size
@@ -231,61 +231,61 @@ class Away(WorkerGroup):
             with self._gate:
                 self._reach()
         except JugError as error:
-            self._note(Check("ssh", str(error), "see what it says", True))
+            self._add(Check("ssh", str(error), "see what it says", True))
         except Exception as error:  # a thread's traceback would land in somebody's cell
-            self._note(Check("ssh", f"{type(error).__name__}: {error}", "see what it says", True))
+            self._add(Check("ssh", f"{type(error).__name__}: {error}", "see what it says", True))
         finally:
             self.failure = self.report.failure
             if self.failure and not self._check:
-                self._tell_through_the_store()
+                self._order_through_the_store()
             self._since = self.clock.monotonic()
             self.over.set()
 
-    def _tell_through_the_store(self) -> None:
-        """Workers that are there already can be told without ssh."""
+    def _order_through_the_store(self) -> None:
+        """Running workers can get orders without ssh."""
         with suppress(StoreError, OSError):
             there = living(self.store, self.name)
             if there:
-                tell(self.store, there[:1], Scale(self.size, at_least=True))
+                send_order(self.store, there[:1], Scale(self.size, at_least=True))
                 one = there[0]
                 self.answer = Answer(host=one.host, supervisor=one.id, size=self.size, before=one.size)
-                said = self.failure.partition(": ")[2].partition("; ")[0]
+                message = self.failure.partition(": ")[2].partition("; ")[0]
                 self.report = Report(
-                    self.place, (Check("ssh", said, "its workers live, and were told through the store"),)
+                    self.place, (Check("ssh", message, "its workers are running, and got the order through the store"),)
                 )
                 self.failure = ""
 
-    def _note(self, *checks: Check) -> None:
+    def _add(self, *checks: Check) -> None:
         self.report = Report(self.place, (*self.report.checks, *checks))
 
     def _reach(self) -> None:
         call, clock = self._call, self.clock
         asked = clock.now()
         if call.compiled:
-            self._note(preflight.compiled(call.compiled))
+            self._add(preflight.compiled(call.compiled))
             return
         timeout = TIMEOUT + (SETUP if call.options.setup else 0)
-        heard: list[tuple[Answer, float]] = []
-        status, said = converse(
+        received: list[tuple[Answer, float]] = []
+        status, message = run_command(
             [*command(self._host.login), "--", self._host.login, _READ],
-            call.said(self._host, self._check),
-            lambda line: heard.extend((one, clock.now()) for one in answers([line])),
+            call.message(self._host, self._check),
+            lambda line: received.extend((one, clock.now()) for one in answers([line])),
             timeout,
         )
         wanted = self._call.request(self._host, True)
-        if not heard:
+        if not received:
             if status is None:
-                self._note(preflight.silent(self.place, timeout))
+                self._add(preflight.silent(self.place, timeout))
             else:
-                self._note(preflight.refused(self._host.login, said))
+                self._add(preflight.refused(self._host.login, message))
             return
-        self._note(Check("ssh", f"answers as {self._host.login}"))
-        for answer, answered in heard:
-            self._hear(answer, wanted, asked, answered, said)
+        self._add(Check("ssh", f"answers as {self._host.login}"))
+        for answer, answered in received:
+            self._on_answer(answer, wanted, asked, answered, message)
         if not self.failed and not self._check and self.answer is None:
             lost = "went silent" if status is None else f"ended with status {status}"
-            last = said.strip().rpartition("\n")[2] or "it said nothing"
-            self._note(Check("workers", f"the call {lost} before any began: {last[:300]}", "see what it says", True))
+            last = message.strip().rpartition("\n")[2] or "no output"
+            self._add(Check("workers", f"ssh {lost} before any worker started: {last[:300]}", "see what it says", True))
         if self._stop is not None and self.answer is not None:
             self.store.order([self.answer.supervisor], self._stop)
 
@@ -293,43 +293,43 @@ class Away(WorkerGroup):
     def failed(self) -> bool:
         return bool(self.report.failure)
 
-    def _hear(self, answer: Answer, wanted: Request, asked: float, answered: float, said: str) -> None:
+    def _on_answer(self, answer: Answer, wanted: Request, asked: float, answered: float, message: str) -> None:
         if answer.setup:
-            self._note(preflight.setup_failed(answer.setup, said))
+            self._add(preflight.setup_failed(answer.setup, message))
         elif answer.error and not answer.python:
-            self._note(preflight.no_python(self._call.pythons, wanted.python))
+            self._add(preflight.no_python(self._call.pythons, wanted.python))
         elif answer.python:
-            self._note(preflight.python(answer.python, answer.path, wanted.python))
+            self._add(preflight.python(answer.python, answer.path, wanted.python))
             if not self.failed:
-                self._note(preflight.package(answer.package, answer.path, wanted.version, answer.error))
+                self._add(preflight.package(answer.package, answer.path, wanted.version, answer.error))
         elif answer.host:
             self.answer, self.size = answer, answer.size
         else:
-            self._note(*answer.checks)
+            self._add(*answer.checks)
             if answer.now:
-                self._note(preflight.clock(preflight.offset(answer.now, asked, answered)))
+                self._add(preflight.clock(preflight.offset(answer.now, asked, answered)))
 
 
 def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def launch(call: Call, hosts: Sequence[Host]) -> list[Away]:
+def launch(call: Call, hosts: Sequence[Host]) -> list[RemoteGroup]:
     """Start on all hosts at once; returns before any has answered."""
     return _begun(call, hosts, check=False)
 
 
 def look(call: Call, hosts: Sequence[Host]) -> list[Report]:
     """Look around on all hosts, and start nothing."""
-    posts = _begun(call, hosts, check=True)
-    for post in posts:
-        post.over.wait()
-    return [post.report for post in posts]
+    groups = _begun(call, hosts, check=True)
+    for group in groups:
+        group.over.wait()
+    return [group.report for group in groups]
 
 
-def _begun(call: Call, hosts: Sequence[Host], check: bool) -> list[Away]:
+def _begun(call: Call, hosts: Sequence[Host], check: bool) -> list[RemoteGroup]:
     gate = threading.BoundedSemaphore(AT_ONCE)
-    return [Away(call, host, gate, check) for host in dict.fromkeys(hosts)]
+    return [RemoteGroup(call, host, gate, check) for host in dict.fromkeys(hosts)]
 
 
 # -- one call ----------------------------------------------------------------------------------------------------------
@@ -373,13 +373,13 @@ def _sockets() -> str:
     return str(folder)
 
 
-def converse(
-    words: Sequence[str], said: bytes, hear: Callable[[bytes], None], timeout: float, clock: Clock = CLOCK
+def run_command(
+    words: Sequence[str], message: bytes, on_line: Callable[[bytes], None], timeout: float, clock: Clock = CLOCK
 ) -> tuple[int | None, str]:
-    """Run a command, say all of ``said`` to it, and hear its lines as they come.
+    """Run a command with ``message`` as its input, and call ``on_line`` with each line of output as it comes.
 
-    Answers its exit status (None where it took too long and was ended) and what it said as its error output. That goes
-    to a file: a connection that is kept for later calls would hold a pipe open for as long.
+    Return its exit status (None where it took too long and was ended) and its error output. That goes to a file,
+    for a connection that is kept for later calls would hold a pipe open.
     """
     until = clock.monotonic() + timeout
     with tempfile.TemporaryFile() as errors:
@@ -389,7 +389,7 @@ def converse(
         assert ran.stdin is not None
         assert ran.stdout is not None
         os.set_blocking(ran.stdin.fileno(), False)
-        rest, heard = memoryview(said), b""
+        rest, received = memoryview(message), b""
         with selectors.DefaultSelector() as ready:
             ready.register(ran.stdout, selectors.EVENT_READ)
             ready.register(ran.stdin, selectors.EVENT_WRITE)
@@ -407,9 +407,9 @@ def converse(
                     data = os.read(ran.stdout.fileno(), 1 << 16)
                     if not data:
                         break
-                    *lines, heard = (heard + data).split(b"\n")
+                    *lines, received = (received + data).split(b"\n")
                     for line in lines:
-                        hear(line)
+                        on_line(line)
         ran.stdin.close()
         status: int | None
         try:
@@ -423,4 +423,4 @@ def converse(
         return status, errors.read().decode(errors="replace")
 
 
-__all__ = ["Away", "Call", "Host", "host_of", "hosts_in", "launch", "look"]
+__all__ = ["Call", "Host", "RemoteGroup", "host_of", "hosts_in", "launch", "look"]

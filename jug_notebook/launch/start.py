@@ -1,4 +1,4 @@
-"""Workers for a session, wherever they are asked for: on this host, on others, on somebody's executor."""
+"""Starts workers for a session: on this host, on others, or on an executor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start(store: Store, folder: Path, options: WorkerOptions, named: Sequence[Ho
 
 
 def look(store: Store, folder: Path, options: WorkerOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:
-    """What stands in the way on these hosts; nothing is started."""
+    """Return what would keep workers from starting on these hosts; nothing is started."""
     from jug_notebook.launch import ssh
     from jug_notebook.launch.preflight import Preflight
 
@@ -52,7 +52,7 @@ def look(store: Store, folder: Path, options: WorkerOptions, hosts: Sequence[Hos
 
 
 def call(store: Store, folder: Path, options: WorkerOptions, clock: Clock) -> Call:
-    """What is said to all hosts."""
+    """Return what is sent to all hosts."""
     from jug_notebook.launch import ssh
     from jug_notebook.launch.remote import version_of
 
@@ -67,7 +67,7 @@ def folders_of(remote_dir: str | None, folder: Path) -> tuple[tuple[str, str], .
         return ()
     here, equals, there = remote_dir.rpartition("=")
     if not there.startswith("/"):
-        raise LaunchError(f"--remote-dir {remote_dir}: {there!r} is no absolute path; give one, or HERE=THERE")
+        raise LaunchError(f"--remote-dir {remote_dir}: {there!r} is not an absolute path; give one, or HERE=THERE")
     return ((os.path.abspath(os.path.expanduser(here)) if equals else str(folder), there),)
 
 
@@ -137,7 +137,7 @@ def _imports(body: CodeType) -> Iterator[str]:
 
 
 def cores() -> int:
-    """How many workers this host gets when nobody says."""
+    """Return how many workers this host gets by default: one per core."""
     return len(os.sched_getaffinity(0))
 
 

@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """The things used last, so many and so heavy at the most."""
+    """Keeps the items used last: at most ``places`` of them, with at most ``weight`` in all."""
 
     def __init__(self, places: int, weight: int = 1 << 62) -> None:
         self._places = places

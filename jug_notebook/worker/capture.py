@@ -2,8 +2,8 @@
 
 A worker process has two files behind its descriptors 1 and 2, so what subprocesses and C code write is caught too, and
 the supervisor can read the last words of a worker that was killed. `Capture` keeps the order between the streams.
-Threads that work in one process (`memory:`) have no descriptors of their own: `ThreadCapture` listens to ``print``
-alone.
+Threads that work in one process (`memory:`) share their descriptors: `ThreadCapture` keeps what Python code prints,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TURNS = 10_000  #: changes between the streams whose order is kept
 
 
 class Listener(Protocol):
-    """Hears what a task prints."""
+    """Captures what a task prints."""
 
     def begin(self) -> Output:
-        """From here on, what is printed belongs to the next task. Answers what was printed since the last one.
+        """From here on, what is printed belongs to the next task. Returns what was printed since the last one.
 
         Called in the thread that runs the task.
         """
@@ -41,12 +41,12 @@ class Listener(Protocol):
         ...
 
     def cut(self) -> int:
-        """What is printed from here on is a piece of its own. Answers how many pieces there were before."""
+        """What is printed from here on is a separate piece. Returns how many pieces there were before."""
         ...
 
 
 class NoCapture:
-    """Lets output go where it goes."""
+    """Leaves output alone."""
 
     def begin(self) -> Output:
         return ()
@@ -88,7 +88,7 @@ class Files:
 
 
 class Capture:
-    """Listens in a worker process; `install` puts it in the place of stdout and stderr."""
+    """Captures the output of a worker process; `install` puts it in the place of stdout and stderr."""
 
     def __init__(self, files: Files) -> None:
         self._fds = files.fds
@@ -111,7 +111,9 @@ class Capture:
         return self.take()
 
     def _text(self, which: int) -> io.TextIOWrapper:
-        return io.TextIOWrapper(_Mouth(self, which), encoding="utf-8", errors="backslashreplace", write_through=True)
+        return io.TextIOWrapper(
+            CaptureStream(self, which), encoding="utf-8", errors="backslashreplace", write_through=True
+        )
 
     def write(self, which: int, data: Any) -> int:
         """For ``sys.stdout`` and ``sys.stderr``. Whatever came past us, from a subprocess, was there before."""
@@ -164,7 +166,7 @@ class Capture:
                     break
 
 
-class _Mouth(io.RawIOBase):
+class CaptureStream(io.RawIOBase):
     """The bytes side of ``sys.stdout``."""
 
     def __init__(self, capture: Capture, which: int) -> None:
@@ -227,7 +229,7 @@ def _pieces(fds: tuple[int, int], turns: list[tuple[int, int]]) -> Output:
             start += first
             if head == 0 and skip and start < end:
                 if skip == cut:
-                    pieces.append((NAMES[which], f"\n… {cut:,} bytes were cut here …\n"))
+                    pieces.append((NAMES[which], f"\n… {cut:,} bytes left out …\n"))
                 gone = min(skip, end - start)
                 skip -= gone
                 start += gone
@@ -254,13 +256,13 @@ def _punch(fd: int, end: int) -> None:
 
 # -- threads of one process --------------------------------------------------------------------------------------------
 
-_heard = threading.local()
+_captured = threading.local()
 
 
 class ThreadCapture:
-    """Listens to what one thread prints. Descriptors and subprocesses are not heard.
+    """Captures what one thread prints, but not what subprocesses or C code write to descriptors.
 
-    With ``echo`` what is heard also goes where it went before.
+    With ``echo`` it is also printed as before.
     """
 
     def __init__(self, echo: bool = False) -> None:
@@ -269,20 +271,20 @@ class ThreadCapture:
     def begin(self) -> Output:
         for name in NAMES:
             stream = getattr(sys, name)
-            if not isinstance(stream, _Ear):
-                setattr(sys, name, _Ear(stream, name))
-        _heard.pieces, _heard.size, _heard.echo = [], 0, self._echo
+            if not isinstance(stream, TeeStream):
+                setattr(sys, name, TeeStream(stream, name))
+        _captured.pieces, _captured.size, _captured.echo = [], 0, self._echo
         return ()
 
     def take(self) -> Output:
-        pieces = _joined(getattr(_heard, "pieces", None) or ())
-        if getattr(_heard, "size", 0) > LIMIT:
+        pieces = _joined(getattr(_captured, "pieces", None) or ())
+        if getattr(_captured, "size", 0) > LIMIT:
             pieces.append(("stderr", f"\n… only the first {LIMIT:,} characters are kept …\n"))
-        _heard.pieces = None
+        _captured.pieces = None
         return tuple(pieces)
 
     def cut(self) -> int:
-        pieces = getattr(_heard, "pieces", None)
+        pieces = getattr(_captured, "pieces", None)
         if pieces is None:
             return 0
         pieces.append(_CUT)
@@ -293,7 +295,7 @@ _CUT = ("", "")  #: no piece goes on across it
 
 
 def _joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """One piece for what was said in one go on one stream."""
+    """Join what was printed on one stream without a break."""
     joined: list[list[str]] = []
     before = ""
     for name, text in pieces:
@@ -306,33 +308,33 @@ def _joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def restore_streams() -> None:
-    """Put the streams back that `ThreadCapture` listens to."""
+    """Put back the streams that `ThreadCapture` has replaced."""
     for name in NAMES:
         stream = getattr(sys, name)
-        if isinstance(stream, _Ear):
+        if isinstance(stream, TeeStream):
             setattr(sys, name, stream._stream)
 
 
-class _Ear:
-    """Stands before a stream: what a listening thread writes is kept, everything else goes on to the stream."""
+class TeeStream:
+    """Wraps a stream: what a capturing thread writes is kept, everything else goes on to the stream."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
         self._name = name
 
     def write(self, text: str) -> int:
-        pieces = getattr(_heard, "pieces", None)
+        pieces = getattr(_captured, "pieces", None)
         if pieces is None:
             return self._stream.write(text)
-        _heard.size += len(text)
-        if _heard.size <= LIMIT:
+        _captured.size += len(text)
+        if _captured.size <= LIMIT:
             pieces.append((self._name, text))
-        if _heard.echo:
+        if _captured.echo:
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        if getattr(_heard, "pieces", None) is None or _heard.echo:
+        if getattr(_captured, "pieces", None) is None or _captured.echo:
             self._stream.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:

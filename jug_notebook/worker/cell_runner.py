@@ -1,4 +1,4 @@
-"""Calls the function of a cell task in a worker: watches its inputs, and lets each output stand or fall by itself.
+"""Calls the function of a cell task in a worker: watches its inputs, and lets each output succeed or fail by itself.
 
 Loaded only where such tasks run, and light: IPython comes when a cell asks for it
 (`jug_notebook.worker.ipython_shell`). The function
@@ -131,7 +131,7 @@ def _why_absent(cell: str, name: str, values: Mapping[str, Any]) -> str:
 
 
 def fingerprint(value: Any) -> bytes | None:
-    """Equal as long as the value isn't changed; only within this process. None where it can't be told."""
+    """Equal as long as the value isn't changed; only within this process. None where that is unknown."""
     if type(value) in _AS_IT_IS:
         return b""
     sink = _Hashing()

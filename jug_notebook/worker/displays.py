@@ -16,8 +16,8 @@ from jug_notebook.model import Display
 from jug_notebook.render import plural
 from jug_notebook.worker.capture import Listener
 
-LIMIT = 4 << 20  #: bytes that one task's displays may take
-PLACES = 500  #: and so many may they be
+LIMIT = 4 << 20  #: bytes of one task's displays that are kept
+MAX_DISPLAYS = 500  #: of one task
 
 
 @dataclass
@@ -36,7 +36,7 @@ class DisplayBuffer:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._pages: list[DisplayItem] = []
+        self._items: list[DisplayItem] = []
         self._left_out = 0
         self._clears = False
 
@@ -44,38 +44,38 @@ class DisplayBuffer:
         """Keep a display: the same thing in several forms, by MIME type."""
         if self._clears:
             self.clear()
-        page = _page(self._listener.cut(), data, metadata or {}, id)
-        if len(self._pages) >= PLACES or page.size + sum(page.size for page in self._pages) > LIMIT:
+        item = _item(self._listener.cut(), data, metadata or {}, id)
+        if len(self._items) >= MAX_DISPLAYS or item.size + sum(item.size for item in self._items) > LIMIT:
             self._left_out += 1
         else:
-            self._pages.append(page)
+            self._items.append(item)
 
     def update(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None, id: str) -> None:
-        """Show something else in the place of what was shown under this name."""
-        for i, page in enumerate(self._pages):
-            if page.id == id:
-                fresh = _page(page.at, data, metadata or {}, id)
-                if fresh.size - page.size + sum(page.size for page in self._pages) <= LIMIT:
-                    self._pages[i] = fresh
+        """Replace the display with this id."""
+        for i, item in enumerate(self._items):
+            if item.id == id:
+                fresh = _item(item.at, data, metadata or {}, id)
+                if fresh.size - item.size + sum(item.size for item in self._items) <= LIMIT:
+                    self._items[i] = fresh
 
     def clear(self, wait: bool = False) -> None:
-        """Forget what the task printed and displayed; with ``wait``, when it next displays something."""
+        """Drop what the task printed and displayed; with ``wait``, when it next displays something."""
         self._clears = wait
         if not wait:
             self._listener.begin()
-            self._pages.clear()
+            self._items.clear()
             self._left_out = 0
 
     def take(self) -> list[Display]:
-        """All of it; the next task begins with none."""
-        if not self._pages and not self._left_out:
+        """Return all displays and start empty for the next task."""
+        if not self._items and not self._left_out:
             self._clears = False
             return []
-        taken = [Display(page.at, page.data, page.metadata) for page in self._pages]
+        taken = [Display(item.at, item.data, item.metadata) for item in self._items]
         if self._left_out:
             more = f"{plural(self._left_out, 'more display')} left out"
             taken.append(Display(self._listener.cut(), {"text/plain": f"[{more}: a task may show {LIMIT >> 20} MB]"}))
-        self._pages, self._left_out, self._clears = [], 0, False
+        self._items, self._left_out, self._clears = [], 0, False
         return taken
 
     def add_figures(self) -> None:
@@ -100,7 +100,7 @@ def drawn(figure: Any) -> bytes:
     return picture.getvalue()
 
 
-def _page(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str) -> DisplayItem:
+def _item(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str) -> DisplayItem:
     try:
         size = len(msgspec.msgpack.encode((data, metadata)))
     except (TypeError, ValueError, OverflowError):  # a form that isn't text, bytes or JSON
@@ -109,7 +109,7 @@ def _page(at: int, data: Mapping[str, Any], metadata: Mapping[str, Any], id: str
     return DisplayItem(at, dict(data), dict(metadata), size, id)
 
 
-# -- whose is it -------------------------------------------------------------------------------------------------------
+# -- where displays go -------------------------------------------------------------------------------------------------
 
 
 class _Open(threading.local):

@@ -1,6 +1,6 @@
-"""Libraries that a task imports are met at the door of a worker, so that what they show is kept with the task.
+"""Adapts libraries that tasks import to a worker, so that what they display is kept with the task.
 
-Nothing is imported for it: each is looked after when it arrives. IPython's ``display`` goes to the task's album,
+Nothing is imported for it: each is adapted when a task imports it. IPython's ``display`` goes to the task's displays,
 tqdm's bars become the task's progress and leave their last line, matplotlib draws in memory, and what came by value
 goes on by value to the processes that a task starts.
 """
@@ -87,9 +87,9 @@ def _quiet_bars(module: Any) -> None:
     """A bar that is redrawn a thousand times is no log: it tells how far it is, and in the end leaves its last line."""
 
     def display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
-        tell = progress_report()
-        if tell is not None and not bar.pos:
-            tell(max(0, int(bar.n)), max(0, int(bar.total or 0)))
+        report = progress_report()
+        if report is not None and not bar.pos:
+            report(max(0, int(bar.n)), max(0, int(bar.total or 0)))
         if bar.disable and msg is None:  # it is being closed
             bar.fp.write(str(bar))
         return True

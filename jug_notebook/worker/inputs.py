@@ -45,7 +45,7 @@ class Needs:
 
 
 class Window:
-    """The desk of tasks that a running task got unloaded: it shows them, and takes nothing in."""
+    """The session of tasks that a running task got unloaded: it shows them, and takes nothing in."""
 
     def __init__(self, signed: SignedReader, loads: Mapping[Key, Callable[[], Any]]) -> None:
         self._signed = signed

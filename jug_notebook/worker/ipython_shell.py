@@ -13,7 +13,7 @@ from jug_notebook.worker import displays
 
 
 class Publisher(DisplayPublisher):
-    """What a task displays goes into its album."""
+    """What a task displays is kept with it."""
 
     def publish(
         self,
@@ -25,18 +25,18 @@ class Publisher(DisplayPublisher):
         update: bool = False,
         **_: Any,
     ) -> None:
-        book, name = displays.current(), (transient or {}).get("display_id", "")
-        if book is None:
+        buffer, name = displays.current(), (transient or {}).get("display_id", "")
+        if buffer is None:
             print(data.get("text/plain", ""))
         elif update:
-            book.update(data, metadata, name)
+            buffer.update(data, metadata, name)
         else:
-            book.add(data, metadata, name)
+            buffer.add(data, metadata, name)
 
     def clear_output(self, wait: bool = False) -> None:
-        book = displays.current()
-        if book is not None:
-            book.clear(wait)
+        buffer = displays.current()
+        if buffer is not None:
+            buffer.clear(wait)
 
 
 def shell() -> Any:
@@ -76,9 +76,9 @@ def publish(value: Any) -> None:
     """Show a value as under any cell."""
     here: Any = shell()
     shown = here.display_formatter.format(value)
-    book = displays.current()
-    if book is not None and isinstance(here, Shell):
-        book.add(*shown)
+    buffer = displays.current()
+    if buffer is not None and isinstance(here, Shell):
+        buffer.add(*shown)
     else:
         here.display_pub.publish(*shown)
 

@@ -16,6 +16,6 @@ FigureCanvas = FigureCanvasAgg
 
 def show(*_: Any, **__: Any) -> None:
     """Keep all open figures, in order with what is printed, and close them."""
-    book = displays.current()
-    if book is not None:
-        book.add_figures()
+    buffer = displays.current()
+    if buffer is not None:
+        buffer.add_figures()

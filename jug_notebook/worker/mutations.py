@@ -21,7 +21,7 @@ from jug_notebook.keys import callables, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.encoder import instance_dict
 
-LONG = 1000  #: in longer lists and tables nobody looks for functions
+LONG = 1000  #: longer lists and tables are not searched for functions
 
 Place: TypeAlias = dict[str, Any]  #: what something holds, by name
 
@@ -48,7 +48,7 @@ class Traces:
         self._named = None if self._before is None else self._digest()
 
     def none(self) -> bool:
-        """Did calls leave none? Where that can't be told, they did."""
+        """Did calls leave none? Where that is unknown, they did."""
         if self._firm:
             return True
         now = self._pickled()
@@ -74,18 +74,18 @@ class Traces:
 
     def _digest(self) -> bytes | None:
         places = [place for _, place in _all_in(self._function)]
-        told = [
+        digested = [
             {name: _what_runs(what) if isinstance(what, _CODE + _SLOTS) else what for name, what in place.items()}
             for place in places
         ]
         try:
-            return canon.digest(told)
+            return canon.digest(digested)
         except Exception:  # it can't be named, or a library's own type raises what it likes
             return None
 
 
 class _Form(pickle.Pickler):
-    """Pickles what is held; code is only told from other code."""
+    """Pickles what is held; code is only distinguished from other code."""
 
     def reducer_override(self, value: Any) -> Any:
         if value is str or not isinstance(value, _CODE + _SLOTS):

@@ -1,4 +1,4 @@
-"""What a supervisor sees of a worker's current task, through memory that both share."""
+"""What a supervisor sees of a worker's current task, through shared memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class SharedStatus:
         self._count.pack_into(self._page, self._DONE, self._done)
 
     def report(self, done: int, total: int) -> None:
-        """How far the task is. It counts for this turn alone."""
+        """Report the progress of the current task."""
         self._progress.pack_into(self._page, self._PROGRESS, self._turn, done, total)
 
     def waits(self, waiting: bool) -> None:
@@ -98,11 +98,11 @@ class SharedStatus:
         (turn, name_size, started, since, timeout, failures, retries, deaths, round, attempt, key_size,
          key, inputs, name) = self._record.unpack_from(page, self._RECORD)  # fmt: skip
         lease = Lease(key[:key_size].decode(), round, inputs, attempt)
-        shown = name[:name_size].decode(errors="ignore")
+        label = name[:name_size].decode(errors="ignore")
         limit = None if timeout < 0 else timeout
-        told, done, total = self._progress.unpack_from(page, self._PROGRESS)
-        progress = (done, total) if told == turn else (0, 0)
-        return Running(turn, lease, shown, started, since, limit, failures, retries, deaths, progress)
+        reported, done, total = self._progress.unpack_from(page, self._PROGRESS)
+        progress = (done, total) if reported == turn else (0, 0)
+        return Running(turn, lease, label, started, since, limit, failures, retries, deaths, progress)
 
     def close(self) -> None:
         self._page.close()

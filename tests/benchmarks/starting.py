@@ -63,7 +63,7 @@ def start_dask(folder: Path, scale: float) -> float:
 def first_task(folder: Path, scale: float) -> float:
     """From a supervisor that is there, with its imports, and told to have one more worker, to a task's start there."""
     import jug_notebook as jn
-    from jug_notebook.launch import tell
+    from jug_notebook.launch import send_order
     from jug_notebook.model import Scale
 
     @jn.task
@@ -82,7 +82,7 @@ def first_task(folder: Path, scale: float) -> float:
         task = now(1)
         session.submissions.flush()
         began = time.time()
-        tell(crew.store, crew.supervisors, Scale(2))
+        send_order(crew.store, crew.supervisors, Scale(2))
         return float(task.result() - began)
 
 

@@ -121,10 +121,10 @@ def test_tasks_run_on_whatever_runs_functions(engines: Any, session: Session) ->
     results = double.map(range(10))
     crew = session.execute(2, on=engines)
     assert crew.starting
-    assert crew.told(0)[0].endswith(": asked for 2 workers")
+    assert crew.messages(0)[0].endswith(": asked for 2 workers")
     assert results.result() == [2 * x for x in range(10)]
     wait_until(crew.store, lambda: crew.alive() == 2)
-    assert session.execute(2, on=engines).told(0)[0].endswith(": 2 workers are there already")
+    assert session.execute(2, on=engines).messages(0)[0].endswith(": 2 workers are there already")
     crew.scale(1)
     wait_until(crew.store, lambda: crew.alive() == 1)
     assert double(11).result() == 22
@@ -206,7 +206,7 @@ def test_a_dask_worker_that_is_killed_is_replaced_and_the_task_is_run_again(sess
         first = int(said.said())
         [supervisor] = crew.supervisors
         os.kill(parent(supervisor.pid), signal.SIGKILL)
-        assert int(said.said()) != first  # Dask ran the shift again, on another of its workers
+        assert int(said.said()) != first  # Dask ran the job again, on another of its workers
         go.say("done")
         assert task.result() == "done"
         crew.stop()
@@ -273,7 +273,7 @@ def test_what_can_not_run_workers_is_refused_by_name(session: Session) -> None:
 
 @needs("submitit")
 def test_a_queue_can_not_tell_how_many_it_takes(session: Session, tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="local doesn't tell how many it can run at once; say how many workers: -n N"):
+    with pytest.raises(LaunchError, match="local doesn't report how many workers it can run; give a number: -n N"):
         session.execute(on=of_submitit(tmp_path)[0])
 
 

@@ -81,13 +81,13 @@ def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> No
     ("line", "told"),
     [
         ("--host -oProxyCommand=true", "expected one argument"),
-        ("--host 'a b'", "'a b' is no host; give HOST, USER@HOST or HOST:8"),
+        ("--host 'a b'", "'a b' is not a host; give HOST, USER@HOST or HOST:8"),
         ("--hosts-file none", "the hosts in"),
         ("--on nothing", "no variable 'nothing'; --on takes one that holds a client or an executor"),
         ("--on results", "can't run workers: it has no submit()"),
         ("--here --host ada", "leave out --host and --on"),
         ("--setup true", "--setup and --remote-dir are for other hosts"),
-        ("--host ada --remote-dir there", "is no absolute path"),
+        ("--host ada --remote-dir there", "is not an absolute path"),
     ],
 )
 def test_what_can_not_be_asked_for_is_one_line(kernel: Kernel, line: str, told: str) -> None:

@@ -110,11 +110,13 @@ def test_each_host_may_see_the_folder_at_another_place(
     (work / "data.txt").write_text("42")
     read = jn.task(cell(READ, "read"))
     crew = session.execute(1, hosts=["ada"], remote_dir=str(tmp_path / "wrong"))
-    assert crew.told(PATIENCE)[0].startswith(f"ada: sees no store at {tmp_path}/wrong/jugdata; mount that folder there")
+    assert crew.messages(PATIENCE)[0].startswith(
+        f"ada: sees no store at {tmp_path}/wrong/jugdata; mount that folder there"
+    )
     for name in hosts.names:
         there = tmp_path / f"seen-by-{name}"
         crew = session.execute(1, hosts=[name], remote_dir=str(there))
-        assert crew.told(PATIENCE) == [f"{name}: started 1 worker"]
+        assert crew.messages(PATIENCE) == [f"{name}: started 1 worker"]
         assert read(name).result() == (str(there), name, "42")
         session.stop(now=True, host=name)
         wait_until(crew.store, lambda crew=crew: crew.alive() == 0)  # type: ignore[misc]
@@ -124,7 +126,7 @@ def test_each_host_may_see_the_folder_at_another_place(
 def test_hosts_without_the_folder_work_for_a_redis_server(hosts: netns.Hosts, redis_server: Server, work: Path) -> None:
     session = jn.connect(redis_server.url(), notebook=work / "a.ipynb")
     crew = session.execute(1, hosts=list(hosts.names))
-    assert sorted(crew.told(PATIENCE)) == ["ada: started 1 worker", "bob: started 1 worker"]
+    assert sorted(crew.messages(PATIENCE)) == ["ada: started 1 worker", "bob: started 1 worker"]
     wait_until(crew.store, lambda: crew.alive() == 2)
     names = jn.task(cell(NAME, "name")).map(range(40)).result()
     assert set(names) == {("ada", False), ("bob", False)}  # they don't see the notebook's folder
@@ -135,12 +137,12 @@ def test_hosts_without_the_folder_work_for_a_redis_server(hosts: netns.Hosts, re
 
 def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(hosts: netns.Hosts, session: Session) -> None:
     crew = session.execute(1, hosts=["ada"])
-    assert crew.told(PATIENCE) == ["ada: started 1 worker"]
+    assert crew.messages(PATIENCE) == ["ada: started 1 worker"]
     wait_until(crew.store, lambda: crew.alive() == 1)
     hosts.cut("ada")
     other = session.execute(1, hosts=["bob", "ada"])
     assert jn.task(cell("def f(x): return x", "f"))(1).result() == 1  # nobody waits for the host that is gone
-    assert other.told(PATIENCE)[0] == "bob: started 1 worker"  # the other is given up by then, and told no more
+    assert other.messages(PATIENCE)[0] == "bob: started 1 worker"  # the other is given up by then, and told no more
     assert session.stop(now=True, host="ada") == 1
     hosts.heal("ada")
     wait_until(crew.store, lambda: crew.alive() == 0)

@@ -50,10 +50,10 @@ class Field:
         host = self.host()
         [report] = self.reports(host, **options)
         crew = self.session.execute(1, hosts=[host], **options)  # type: ignore[arg-type]
-        with pytest.raises(jn.LaunchError) as told:
+        with pytest.raises(jn.LaunchError) as messages:
             wait_until(crew.store, lambda: not crew.starting)
-        assert str(told.value) == report.failure
-        assert crew.told(PATIENCE) == crew.failures == [report.failure]
+        assert str(messages.value) == report.failure
+        assert crew.messages(PATIENCE) == crew.failures == [report.failure]
         assert not crew.starting  # it is said once
         assert crew.alive() == 0
         assert "\n" not in report.failure
@@ -105,7 +105,7 @@ def test_a_host_is_written_as_ssh_takes_it_with_a_number_of_workers() -> None:
 
 @pytest.mark.parametrize("word", ["", "-oProxyCommand=x", "a b", "a:0", "a:many", "a@b@c:1", "::1"])
 def test_what_is_no_host_is_refused_by_name(word: str) -> None:
-    with pytest.raises(jn.LaunchError, match="is no host; give HOST"):
+    with pytest.raises(jn.LaunchError, match="is not a host; give HOST"):
         ssh.host_of(word)
 
 
@@ -133,7 +133,7 @@ def test_folders_are_mapped_by_the_longest_that_holds_them() -> None:
 
 def test_a_store_outside_the_mapped_folder_is_refused_before_anything_is_called(tmp_path: Path) -> None:
     store = open_store(tmp_path / "jugdata")
-    with pytest.raises(jn.LaunchError, match="is not below /elsewhere; say what is where"):
+    with pytest.raises(jn.LaunchError, match="is not below /elsewhere; give their place there"):
         ssh.Call(store, WorkerOptions(1, folders=(("/elsewhere", "/there"),)), b"", "1")
     store.close()
     with pytest.raises(jn.LaunchError, match="lives in this process alone"):
@@ -145,8 +145,8 @@ def test_a_clock_is_off_only_by_what_the_way_of_the_answer_cannot_explain() -> N
     assert offset(99.0, 100.0, 101.0) == -1
     assert offset(4000.0, 100.0, 101.0) == 3899
     assert clock(1.9).remedy == ""
-    assert clock(-300).said == "its clock is 5 min behind"
-    assert clock(30).said == "its clock is 30 s ahead"
+    assert clock(-300).message == "its clock is 5 min behind"
+    assert clock(30).message == "its clock is 30 s ahead"
 
 
 def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
@@ -154,7 +154,7 @@ def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
         "me@a: Permission denied (publickey,password).": "accepts none of your ssh keys; put one there: ssh-copy-id a",
         "Host key verification failed.": "host key is not known here; look at it",
         "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.": "ssh-keygen -R a",
-        "ssh: Could not resolve hostname a: Name or service not known": "nobody knows a host of that name",
+        "ssh: Could not resolve hostname a: Name or service not known": "the host name can't be resolved",
         "ssh: connect to host a port 22: Connection refused": "can't be reached (Connection refused)",
         "ssh: connect to host a port 22: No route to host": "can't be reached (No route to host)",
         "Connection closed by 10.0.0.1 port 22": "can't be reached",
@@ -196,7 +196,7 @@ def test_tasks_of_the_notebook_run_on_another_host(field: Field) -> None:
     values = results.result()
     assert [x for *_, x in values] == list(range(20))
     assert {folder for _, folder, _ in values} == {str(field.folder / "work")}
-    assert crew.told(PATIENCE) == ["a: started 2 workers"]
+    assert crew.messages(PATIENCE) == ["a: started 2 workers"]
     wait_until(crew.store, lambda: crew.alive() == 2)
     assert {info.where for info in crew.workers} == {f"a ({system.host()})"}
     assert field.session.queries.hosts() == ["a"]
@@ -257,10 +257,10 @@ def test_the_store_s_key_reaches_a_host_by_its_input_alone(field: Field) -> None
 def test_asking_twice_is_asking_once_and_more_are_added(field: Field) -> None:
     host = field.host()
     first = field.session.execute(1, hosts=[host])
-    assert first.told(PATIENCE) == ["a: started 1 worker"]
-    assert field.session.execute(1, hosts=[host]).told(PATIENCE) == ["a: 1 worker is there already"]
+    assert first.messages(PATIENCE) == ["a: started 1 worker"]
+    assert field.session.execute(1, hosts=[host]).messages(PATIENCE) == ["a: 1 worker is there already"]
     more = field.session.execute(hosts=[f"{host}:3"])
-    assert more.told(PATIENCE) == ["a: started 2 more: 3 in all"]
+    assert more.messages(PATIENCE) == ["a: started 2 more: 3 in all"]
     wait_until(more.store, lambda: more.alive() == 3)
     assert len(more.supervisors) == 1
     more.scale(2)
@@ -272,22 +272,24 @@ def test_asking_twice_is_asking_once_and_more_are_added(field: Field) -> None:
 @needs_sshd
 def test_workers_that_have_ended_come_again_when_more_are_wanted(field: Field) -> None:
     crew = field.session.execute(1, hosts=[field.host()])
-    crew.told(PATIENCE)
+    crew.messages(PATIENCE)
     field.session.stop(now=True)
     field.until_gone()
     crew.scale(2)
-    assert crew.told(PATIENCE) == ["a: started 2 workers"]
+    assert crew.messages(PATIENCE) == ["a: started 2 workers"]
     wait_until(crew.store, lambda: crew.alive() == 2)
 
 
 @needs_sshd
 def test_workers_that_are_there_are_told_through_the_store_when_ssh_fails(field: Field) -> None:
     host = field.host()
-    field.session.execute(1, hosts=[host]).told(PATIENCE)
+    field.session.execute(1, hosts=[host]).messages(PATIENCE)
     field.server.stop()
     crew = field.session.execute(2, hosts=[host])
-    told = "\n".join(crew.told(PATIENCE))
-    assert told.startswith("a: started 1 more: 2 in all\na: can't be reached (Connection refused); its workers live")
+    messages = "\n".join(crew.messages(PATIENCE))
+    assert messages.startswith(
+        "a: started 1 more: 2 in all\na: can't be reached (Connection refused); its workers are running"
+    )
     wait_until(crew.store, lambda: crew.alive() == 2)
 
 
@@ -323,11 +325,11 @@ def test_ssh_s_refusals_come_from_the_real_thing(field: Field) -> None:
         field.host("locked", IdentityFile=f"{settings}/other", **alone),
         field.host("nowhere", HostName="nowhere.invalid", **alone),
     ]
-    told = [report.failure for report in field.reports(*hosts)]
-    assert told[0].startswith("unknown: its ssh host key is not known here; look at it and accept it once")
-    assert told[1].startswith("changed: its ssh host key has changed; if that is right: ssh-keygen -R changed")
-    assert told[2].startswith("locked: it accepts none of your ssh keys; put one there: ssh-copy-id locked")
-    assert told[3].startswith("nowhere: nobody knows a host of that name")
+    messages = [report.failure for report in field.reports(*hosts)]
+    assert messages[0].startswith("unknown: its ssh host key is not known here; look at it and accept it once")
+    assert messages[1].startswith("changed: its ssh host key has changed; if that is right: ssh-keygen -R changed")
+    assert messages[2].startswith("locked: it accepts none of your ssh keys; put one there: ssh-copy-id locked")
+    assert messages[3].startswith("nowhere: the host name can't be resolved")
 
 
 @needs_sshd
@@ -341,7 +343,7 @@ def test_another_python_there(field: Field) -> None:
     python = script(field.folder / "python3.2", pretend % shlex.quote(sys.executable))
     line = field.failure(python=str(python))
     assert line.startswith("Python 3.2 (")
-    assert f"there, and {system.python()} here: tasks travel between equal ones only; give a Python" in line
+    assert f"there, and {system.python()} here: tasks run only on the same Python version; give a Python" in line
 
 
 @needs_sshd
@@ -406,7 +408,7 @@ def test_packages_that_tasks_import_are_looked_for(field: Field) -> None:
     assert start.imported(field.folder) == (["msgspec", "not_there"], [])
     assert function is not None
     crew = field.session.execute(1, hosts=[field.host()])
-    started, warned = "\n".join(crew.told(PATIENCE)).splitlines()
+    started, warned = "\n".join(crew.messages(PATIENCE)).splitlines()
     assert started == "a: started 1 worker"
     assert warned.startswith("a: no package not_there there; tasks that import it will fail; install it there: ")
     assert warned.endswith("-m pip install not_there")
@@ -464,7 +466,7 @@ def test_a_users_own_connection_is_used(field: Field) -> None:
 def test_a_crew_that_is_stopped_while_it_comes_does_not_stay(field: Field) -> None:
     crew = field.session.execute(1, hosts=[field.host()])
     crew.stop(now=True)
-    crew.told(PATIENCE)
+    crew.messages(PATIENCE)
     field.until_gone()
     assert crew.alive() == 0
     assert not crew.starting

@@ -70,7 +70,7 @@ def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     told = jn.execute(3, dry_run=True, target=answer)
     assert repr(told).startswith("2 to run, 0 stored\n")
     assert "3 workers would be started; nothing was started" in repr(told)
-    assert (told.alive(), told.posts) == (0, ())
+    assert (told.alive(), told.groups) == (0, ())
     with pytest.raises(jn.LaunchError, match="look into an executor"):
         jn.execute(dry_run=True, on=object())
     crew = jn.execute(here=True, target=answer)

@@ -459,7 +459,7 @@ print("last")
     text = "".join(text for _, text in output)
     assert text.startswith("first\nxxx")
     assert text.endswith("\nlast\n")
-    assert "bytes were cut here" in text
+    assert "bytes left out" in text
     assert len(text) < 1.01 * (1 << 20)
 
 
