@@ -117,7 +117,7 @@ def _import_key(source: IO[str]) -> int:
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", metavar="URL", help="the store")
     parser.add_argument(
-        "--host", action="append", default=[], metavar="H", help="a host to look at, over ssh; may be given again"
+        "--host", action="append", default=[], metavar="H", help="a host to look at, over ssh; repeatable"
     )
     parser.add_argument("--hosts-file", metavar="F", help="the hosts in a file, one a line")
     parser.add_argument("--python", metavar="P", help="the Python to run there")

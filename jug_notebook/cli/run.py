@@ -31,7 +31,7 @@ STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are 
 
 def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
     parser.add_argument(
-        "-n", dest="size", type=count, metavar="N", default=os.cpu_count() or 1, help="workers (default: one a core)"
+        "-n", dest="size", type=count, metavar="N", default=os.cpu_count() or 1, help="workers (default: one per core)"
     )
     parser.add_argument(
         "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
@@ -44,7 +44,7 @@ def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
         help="start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h",
     )
     parser.add_argument(
-        "--no-keep-going", dest="keep_going", action="store_false", help="begin no task any more once one has failed"
+        "--no-keep-going", dest="keep_going", action="store_false", help="start no new tasks once one has failed"
     )
     parser.add_argument("--memory-limit", type=size, metavar="SIZE", help="end a task that takes more: 500MB, 2G, 2GiB")
     parser.add_argument(
@@ -71,7 +71,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=folders,
         metavar="HERE=THERE",
-        help="tasks of notebooks below HERE run below THERE, where this host has the same; may be given again",
+        help="tasks of notebooks below HERE run below THERE, where this host has the same; repeatable",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = ENVIRONMENT

@@ -82,7 +82,7 @@ def _length(seconds: float) -> str:
 
 
 def offset(theirs: float, asked: float, answered: float) -> float:
-    """Return by how many seconds a clock is ahead at least that showed ``theirs`` between ``asked`` and ``answered``."""
+    """Return the least seconds by which a clock is ahead that read ``theirs`` between ``asked`` and ``answered``."""
     return theirs - min(max(theirs, asked), answered)
 
 

@@ -53,21 +53,18 @@ def work(
     folders: Sequence[tuple[str, str]] = (),
     each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
 ) -> int:
-    """Run tasks until told to stop; return how many ran.
+    """Run tasks until ``stop``, which is asked between tasks and every ``wait`` seconds; return how many ran.
 
-    ``stop`` is asked between tasks and after at most ``wait`` seconds without any. ``deadline`` is on the monotonic
-    clock: no task starts after it, nor one that would not end by then, judged by earlier ones. Tasks whose folder is
-    below the first of a pair of ``folders`` run below the second. ``until_idle`` ends when nothing is ready or running
-    that this worker could run or wait for. ``listener`` keeps what tasks print; without one, output is not captured.
-    Displays go into ``buffer``. With ``in_process``, the process is not the worker's own: folder and warnings stay as
-    they are, and Ctrl-C ends the loop, giving the task back. ``each`` makes one attempt: see `TaskRunner.attempt`.
+    No task starts after ``deadline`` (monotonic clock), nor one that would not end by then, judged by earlier ones.
+    ``until_idle`` ends when nothing is ready or running that this worker could run or wait for. ``folders`` are pairs:
+    tasks of folders below the first run below the second. ``listener`` and ``buffer`` keep output and displays. With
+    ``in_process``, folder and warnings stay as they are, and Ctrl-C ends the loop. ``each`` is `TaskRunner.attempt`.
     """
     listener = listener or NoCapture()
     buffer = buffer or DisplayBuffer(listener)
     runner = TaskRunner(store, seal, me, status, clock, listener, in_process, buffer, folders)
     prefetch = Prefetch(store, me, status, target, runner.patiently)
-    count = 0
-    monotonic = clock.monotonic
+    count, monotonic = 0, clock.monotonic
 
     def over() -> bool:
         return (
