@@ -113,12 +113,12 @@ class Fifo:
         os.mkfifo(self.path)
         self._fd = os.open(self.path, os.O_RDWR)
 
-    def said(self) -> str:
+    def read_line(self) -> str:
         """The next line."""
         line = b""
         while not line.endswith(b"\n"):
             line += os.read(self._fd, 1)
         return line.decode().strip()
 
-    def say(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         os.write(self._fd, f"{line}\n".encode())

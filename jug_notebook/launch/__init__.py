@@ -39,7 +39,7 @@ class WorkerGroup:
 
     failure = ""  #: why no worker could be started, in a line
     message = ""  #: what was started, in a line
-    begins_once = True  #: once workers have been seen, none is starting any more
+    begins_once = True  #: once workers have been seen, none is starting
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
         self.store = store

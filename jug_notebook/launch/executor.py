@@ -253,7 +253,7 @@ class ExecutorGroup(WorkerGroup):
     def _see_off(self, coming: set[str], now: bool) -> None:
         """What has started on an engine can't be cancelled: it gets an order to end once it has registered."""
         tick, until = threading.Event(), self.clock.monotonic() + STARTING
-        with suppress(StoreError, OSError):  # the store was closed: who comes now ends by itself, for nobody is there
+        with suppress(StoreError, OSError):  # the store was closed: workers that start now end by themselves
             while coming and self.clock.monotonic() < until:
                 come = [info for info, alive, _ in self.store.processes() if alive and info.crew in coming]
                 send_order(self.store, come, Stop(now))

@@ -139,7 +139,7 @@ def environment() -> dict[str, str]:
 
 
 class ThreadSupervisor(threading.Thread):
-    """A supervisor's part for workers that are threads: it beats for them and obeys orders. It can't end a task."""
+    """The supervisor of workers that are threads: renews their leases and obeys orders. It can't end a running task."""
 
     def __init__(self, store: Store, name: str, options: WorkerOptions, clock: Clock) -> None:
         super().__init__(name=f"jug_notebook {name}", daemon=True)

@@ -287,7 +287,7 @@ def _send(answer: Answer) -> None:
     try:
         sys.stdout.write(MARK + msgspec.json.encode(answer).decode() + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever asked has gone: the workers don't mind
+    except BrokenPipeError:  # the caller is gone, which workers survive
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

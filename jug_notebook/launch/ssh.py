@@ -1,7 +1,7 @@
 """Workers on other hosts, over the user's own OpenSSH: its configuration, agent, jump hosts and running connections.
 
 One call per host: a shell there reads a script from its input, which checks the host (see `remote`) and leaves a
-supervisor behind. That needs neither the connection nor us any more: later orders go through the store.
+supervisor behind. That needs neither the connection nor this process: later orders go through the store.
 """
 
 from __future__ import annotations

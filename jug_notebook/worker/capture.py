@@ -20,7 +20,7 @@ Output: TypeAlias = tuple[tuple[str, str], ...]
 
 LIMIT = 1 << 20  #: bytes that are kept of what one task prints: the first half and the last
 HALF = LIMIT // 2
-TAIL = 2048  #: bytes of it that each beat tells of while the task runs
+TAIL = 2048  #: bytes of it that each heartbeat carries while the task runs
 HEAP = 8 * LIMIT  #: a file that grows beyond this loses its middle
 NAMES = ("stdout", "stderr")
 _TURNS = 10_000  #: changes between the streams whose order is kept

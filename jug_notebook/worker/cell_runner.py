@@ -92,7 +92,7 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     for name, before in watched.items():
         if before is not None and fingerprint(kwargs[name]) != before:
             raise ChangedInPlace(
-                f"cell {function.__name__!r} changed its input {name!r} in place, which nobody else would see. "
+                f"cell {function.__name__!r} changed its input {name!r} in place, which no other task would see. "
                 f"Declare it as an output, %%jugtask {function.__name__} -o {name}, or change a copy"
             )
     return _sorted_out(function.__name__, values, outputs, declared)

@@ -79,7 +79,7 @@ class DisplayBuffer:
         return taken
 
     def add_figures(self) -> None:
-        """Keep the figures that pyplot has open, and close them. Costs nothing where nobody has imported it."""
+        """Keep the figures that pyplot has open, and close them. Costs nothing where pyplot isn't imported."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         numbers: list[int] = getattr(pyplot, "get_fignums", list)()
         if pyplot is None or not numbers:

@@ -27,7 +27,7 @@ SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a wor
 
 def install() -> None:
     """From now on, in a worker's process."""
-    sys.meta_path.insert(0, _Door())
+    sys.meta_path.insert(0, _Finder())
     vars(builtins).setdefault("display", display)
     chosen = os.environ.get("MPLBACKEND", "")
     if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
@@ -44,25 +44,25 @@ def display(*objects: Any, **how: Any) -> Any:
     return importlib.import_module("IPython.display").display(*objects, **how)
 
 
-class _Door:
-    """Finds modules as the others find them, and has a word with those that we look after once they are loaded."""
+class _Finder:
+    """Finds modules as the other finders do, and adapts those in `_ADAPTERS` once they are loaded."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        welcome = _WELCOMES.get(name)
-        if welcome is None:
+        adapt = _ADAPTERS.get(name)
+        if adapt is None:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader.exec_module = _then(spec.loader.exec_module, welcome)  # type: ignore[method-assign, assignment]
+                spec.loader.exec_module = _then(spec.loader.exec_module, adapt)  # type: ignore[method-assign, assignment]
                 return spec
         return None
 
 
-def _then(load: Callable[[ModuleType], None], welcome: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+def _then(load: Callable[[ModuleType], None], adapt: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
     def loaded(module: ModuleType) -> None:
         load(module)
-        welcome(module)
+        adapt(module)
 
     return loaded
 
@@ -84,7 +84,7 @@ def _with_a_shell(module: Any) -> None:
 
 
 def _quiet_bars(module: Any) -> None:
-    """A bar that is redrawn a thousand times is no log: it tells how far it is, and in the end leaves its last line."""
+    """Report a bar's progress instead of redrawing it, and print its last line when it closes."""
 
     def display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
         report = progress_report()
@@ -99,7 +99,7 @@ def _quiet_bars(module: Any) -> None:
 
 
 def _no_widgets(module: Any) -> None:
-    """There is nobody who could see a widget: bars for notebooks are plain ones."""
+    """Workers have no front end for widgets: bars for notebooks become plain ones."""
     plain = importlib.import_module("tqdm.std")
     module.tqdm = module.tqdm_notebook = plain.tqdm
     module.trange = module.tnrange = plain.trange
@@ -116,7 +116,7 @@ def _by_value(module: Any) -> None:
     module.ForkingPickler.reducer_override = reducer_override
 
 
-_WELCOMES: dict[str, Callable[[ModuleType], None]] = {
+_ADAPTERS: dict[str, Callable[[ModuleType], None]] = {
     "IPython.core.display_functions": _with_a_shell,
     "tqdm.std": _quiet_bars,
     "tqdm.notebook": _no_widgets,

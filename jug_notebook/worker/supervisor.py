@@ -107,7 +107,7 @@ class Supervisor:
     lead: int | None = None
 
     _workers: dict[int, WorkerProcess] = field(default_factory=dict)  #: by pid
-    _ending: bool = False  #: no worker is replaced any more
+    _ending: bool = False  #: no worker is replaced from now on
     _beat: int = 0
     _startup_crashes: int = 0  #: in a row
     _compaction: int = 0  #: a pid, while it runs

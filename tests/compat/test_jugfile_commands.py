@@ -292,15 +292,15 @@ xs = [f(x) for x in range(3)]
 """,
     )
     first = start(side, "execute")
-    assert fifo.said() == "began"
+    assert fifo.read_line() == "began"
     assert side.counts()["Total"][4] == 1, "one runs"
     first.kill()
     first.wait()
     assert side.run("check").returncode == 1
     others = [start(side, "execute") for _ in range(2)]
-    assert [fifo.said(), fifo.said()] == ["began", "began"], "both work"
+    assert [fifo.read_line(), fifo.read_line()] == ["began", "began"], "both work"
     for _ in range(3):
-        gate.say("go")
+        gate.write_line("go")
     ended = [each.communicate(timeout=60) for each in others]
     assert [each.returncode for each in others] == [0, 0], ended
     assert side.run("check").returncode == 0
@@ -317,7 +317,7 @@ def test_a_signal_ends_it_and_the_task_is_open_again(side: Side, number: signal.
         "        o.write('began\\n')\n    time.sleep(600)\nt = Task(f)\n",
     )
     running = start(side, "execute")
-    assert fifo.said() == "began"
+    assert fifo.read_line() == "began"
     running.send_signal(number)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said

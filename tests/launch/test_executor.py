@@ -133,7 +133,7 @@ def test_tasks_run_on_whatever_runs_functions(engines: Any, session: Session) ->
     assert not crew.starting
 
 
-def test_as_many_as_an_executor_can_run_where_nobody_says(session: Session) -> None:
+def test_as_many_as_an_executor_can_run_by_default(session: Session) -> None:
     with ThreadPoolExecutor(3) as threads:
         crew = session.execute(on=threads)
         wait_until(crew.store, lambda: crew.alive() == 3)
@@ -179,14 +179,14 @@ def test_an_engine_that_is_killed_takes_its_worker_along_and_the_task_is_run_aga
     task = jn.task(cell(SAY, "say"))(said.path)
     processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     crew = session.execute(1, on=processes)
-    first = int(said.said())
+    first = int(said.read_line())
     [engine] = processes._processes
     os.kill(engine, signal.SIGKILL)
     wait_until(crew.store, lambda: crew.alive() == 0)
     with ThreadPoolExecutor(1) as threads:
         other = session.execute(1, on=threads)
-        assert int(said.said()) != first
-        go.say("done")
+        assert int(said.read_line()) != first
+        go.write_line("done")
         assert task.result() == "done"
         assert task.provenance()["run"]["attempt"] == 2
         other.stop()
@@ -203,11 +203,11 @@ def test_a_dask_worker_that_is_killed_is_replaced_and_the_task_is_run_again(sess
     try:
         crew = session.execute(1, on=client)
         task = jn.task(cell(SAY, "say"))(said.path)
-        first = int(said.said())
+        first = int(said.read_line())
         [supervisor] = crew.supervisors
         os.kill(parent(supervisor.pid), signal.SIGKILL)
-        assert int(said.said()) != first  # Dask ran the job again, on another of its workers
-        go.say("done")
+        assert int(said.read_line()) != first  # Dask ran the job again, on another of its workers
+        go.write_line("done")
         assert task.result() == "done"
         crew.stop()
         wait_until(crew.store, lambda: not crew.supervisors)
@@ -221,7 +221,7 @@ def test_a_job_that_is_ended_is_a_dead_worker_and_no_failure(session: Session, t
     executor, _ = of_submitit(tmp_path)
     crew = session.execute(1, on=executor)
     task = jn.task(cell(SAY, "say"))(said.path)
-    worker = int(said.said())
+    worker = int(said.read_line())
     [supervisor] = crew.supervisors
     for pid in (worker, supervisor.pid, parent(supervisor.pid)):  # as Slurm does: all of the job, in no order
         os.kill(pid, signal.SIGTERM)
@@ -229,8 +229,8 @@ def test_a_job_that_is_ended_is_a_dead_worker_and_no_failure(session: Session, t
     wait_until(crew.store, lambda: crew.alive() == 0)
     with ThreadPoolExecutor(1) as threads:
         other = session.execute(1, on=threads)
-        said.said()
-        go.say("done")
+        said.read_line()
+        go.write_line("done")
         assert task.result() == "done"
         other.stop()
 
@@ -246,12 +246,12 @@ def test_no_key_lies_in_the_folder_of_a_batch_system(session: Session, tmp_path:
     assert not any(secret in data or secret.hex().encode() in data for data in written)
 
 
-def test_a_shift_shows_no_key_and_says_what_stands_in_the_way(session: Session) -> None:
+def test_a_job_shows_no_key_and_reports_why_it_cannot_start(session: Session) -> None:
     request = Request(system.python(), jn.__version__, "file:/no/where", session.identity, secret="ab" * 32, stay=True)
-    shift = pool.WorkerJob(request)
-    assert "ab" not in repr(shift)
+    job = pool.WorkerJob(request)
+    assert "ab" not in repr(job)
     with pytest.raises(LaunchError, match=r"sees no store at /no/where; mount that folder there"):
-        shift()
+        job()
 
 
 def test_a_crew_of_which_nothing_came_says_why(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,21 +74,21 @@ def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for
     slow = jn.task(cell(SLOW, "slow"))
     first = session.execute(1, hosts=["ada"])
     task = slow(str(work))
-    assert said.said() == "ada", first.failures
+    assert said.read_line() == "ada", first.failures
     second = session.execute(1, hosts=["bob"])
     wait_until(second.store, lambda: second.alive() == 1)
     hosts.cut("ada")
     store = session.access.store
     until = LEASE + PATIENCE
     wait_until(store, lambda: first.alive() == 0, "a host that says nothing is still taken for alive", patience=until)
-    assert said.said() == "bob"
-    go["bob"].say("")
+    assert said.read_line() == "bob"
+    go["bob"].write_line("")
     assert task.result() == "bob"
     dependent = jn.task(cell("def shout(name): return name.upper()", "shout"))(task)
     assert dependent.result() == "BOB"
     hosts.heal("ada")
     wait_until(store, lambda: first.alive() == 1)
-    go["ada"].say("")
+    go["ada"].write_line("")
     [worker] = first.workers
     wait_until(store, lambda: not next((i.task for i, *_ in store.processes() if i.id == worker.id), ""))
     assert (task.result(), dependent.result()) == ("bob", "BOB")
@@ -97,8 +97,8 @@ def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for
     session.stop(host="bob")
     wait_until(store, lambda: second.alive() == 0)
     again = slow(str(work) + "/")
-    assert said.said() == "ada"  # it is back, and takes part
-    go["ada"].say("")
+    assert said.read_line() == "ada"  # it is back, and takes part
+    go["ada"].write_line("")
     assert again.result() == "ada"
     assert session.status(all=True).snapshot.counts[State.FAILED] == 0
 
@@ -135,13 +135,13 @@ def test_hosts_without_the_folder_work_for_a_redis_server(hosts: netns.Hosts, re
     session.close()
 
 
-def test_a_host_that_is_cut_off_holds_up_nobody_and_obeys_when_it_is_back(hosts: netns.Hosts, session: Session) -> None:
+def test_a_host_that_is_cut_off_delays_no_other_and_obeys_when_back(hosts: netns.Hosts, session: Session) -> None:
     crew = session.execute(1, hosts=["ada"])
     assert crew.messages(PATIENCE) == ["ada: started 1 worker"]
     wait_until(crew.store, lambda: crew.alive() == 1)
     hosts.cut("ada")
     other = session.execute(1, hosts=["bob", "ada"])
-    assert jn.task(cell("def f(x): return x", "f"))(1).result() == 1  # nobody waits for the host that is gone
+    assert jn.task(cell("def f(x): return x", "f"))(1).result() == 1  # nothing waits for the host that is gone
     assert other.messages(PATIENCE)[0] == "bob: started 1 worker"  # the other is given up by then, and told no more
     assert session.stop(now=True, host="ada") == 1
     hosts.heal("ada")

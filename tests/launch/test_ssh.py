@@ -389,7 +389,7 @@ def test_a_store_that_is_not_writable_there(field: Field) -> None:
 
 
 @needs_sshd
-def test_a_setup_runs_first_and_what_it_prints_is_in_nobodys_way(field: Field) -> None:
+def test_a_setup_runs_first_and_what_it_prints_disturbs_nothing(field: Field) -> None:
     setup = "echo 'welcome to the cluster'\nread line\nexport COLOUR=red"
     crew = field.session.execute(1, hosts=[field.host()], setup=setup)
     colour = task("import os\ndef colour(): return os.environ.get('COLOUR')\n", "colour")

@@ -277,7 +277,7 @@ def test_workers_and_session_outlive_a_server_that_ends_in_mid_run_and_is_starte
     crew = session.execute(2)
     first = tasks.submit(SAY, fifo.path, go.path)
     others = [tasks.submit("def f(x): return x * x", x) for x in range(50)]
-    assert fifo.said() == "here"
+    assert fifo.read_line() == "here"
     assert tasks.value(others[0]) == 0, "both workers are there: one waits to go on"
     before = {info.id for info in crew.workers}
     getattr(server, ending)()
@@ -285,7 +285,7 @@ def test_workers_and_session_outlive_a_server_that_ends_in_mid_run_and_is_starte
     waiting.start()
     server.start()
     waiting.join()
-    go.say("")
+    go.write_line("")
     assert tasks.value(first) == 1
     assert [tasks.value(k) for k in others] == [x * x for x in range(50)]
     wait_until(

@@ -102,11 +102,11 @@ def test_a_worker_ends_after_so_many_tasks_as_the_environment_says(job: Job) -> 
 def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str) -> None:
     key = job.gated()
     started = job.start(JUG_EXIT_IF_FILE_EXISTS="halt")
-    job.said.said()
+    job.said.read_line()
     (job.folder / name).touch()
     wait_until(job.store, lambda: any(info.size == 0 for info in job.alive("supervisor")))
     other = job.tasks.submit("def f(x): return x", 1)
-    job.go.say("done")
+    job.go.write_line("done")
     assert job.tasks.value(key) == "done"
     assert started.wait(PATIENCE) == 0
     assert f"{job.folder}/{name} exists: stopping after the current tasks" in started.communicate()[1]
@@ -117,12 +117,12 @@ def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str)
 def test_the_notice_of_a_batch_system_lets_tasks_end(job: Job, number: signal.Signals) -> None:
     key = job.gated()
     started = job.start()
-    job.said.said()
+    job.said.read_line()
     [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
     for pid in (info.pid, supervisor.pid):  # a whole job is told, its workers too
         os.kill(pid, number)
     wait_until(job.store, lambda: any(info.size == 0 for info in job.alive("supervisor")))
-    job.go.say("done")
+    job.go.write_line("done")
     assert job.tasks.value(key) == "done"
     assert started.wait(PATIENCE) == 0
     assert f"{number.name}: stopping after the current tasks" in started.communicate()[1]
@@ -132,15 +132,15 @@ def test_a_job_that_is_ended_gives_its_tasks_back_however_often(job: Job) -> Non
     key = job.gated()
     for _ in range(4):  # a fourth death in one task would make it poison
         started = job.start()
-        job.said.said()
+        job.said.read_line()
         [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
         for pid in (info.pid, supervisor.pid):  # the worker may be told first
             os.kill(pid, signal.SIGTERM)
         assert started.wait(PATIENCE) == 0
         assert job.tasks.state(key) is State.READY
     job.start()
-    job.said.said()
-    job.go.say("done")
+    job.said.read_line()
+    job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 
 
@@ -156,13 +156,13 @@ def test_a_job_that_is_killed_outright_is_no_death_of_its_task(job: Job) -> None
     key = job.gated()
     for _ in range(4):
         started = job.start()
-        job.said.said()
+        job.said.read_line()
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
         wait_until(job.store, lambda: job.tasks.state(key) is State.READY)
     job.start()
-    job.said.said()
-    job.go.say("done")
+    job.said.read_line()
+    job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 
 

@@ -20,76 +20,76 @@ from tests.workbench import Fifo, cell, wait_until
 PNG = b"\x89PNG"
 
 
-# -- the album ---------------------------------------------------------------------------------------------------------
+# -- displays ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def book() -> DisplayBuffer:
+def buffer() -> DisplayBuffer:
     return DisplayBuffer(NoCapture())
 
 
-def test_an_empty_album_costs_nothing_and_is_empty(book: DisplayBuffer) -> None:
-    assert book.take() == []
+def test_an_empty_buffer_costs_nothing_and_is_empty(buffer: DisplayBuffer) -> None:
+    assert buffer.take() == []
 
 
 def test_displays_keep_their_place_among_what_is_printed() -> None:
     capture = Capture(Files())
-    book = DisplayBuffer(capture)
+    buffer = DisplayBuffer(capture)
     capture.write(1, b"careful\n")
-    book.add({"text/plain": "first"})
-    book.add({"text/plain": "second"})
+    buffer.add({"text/plain": "first"})
+    buffer.add({"text/plain": "second"})
     capture.write(0, b"a")
-    book.add({"text/plain": "third"})
+    buffer.add({"text/plain": "third"})
     capture.write(0, b"b")
     capture.write(0, b"c")
-    assert [display.at for display in book.take()] == [1, 1, 2]
+    assert [display.at for display in buffer.take()] == [1, 1, 2]
     assert capture.take() == (("stderr", "careful\n"), ("stdout", "a"), ("stdout", "bc"))
 
 
 def test_threads_keep_the_place_of_displays_too() -> None:
     listener = ThreadCapture()
     listener.begin()
-    book = DisplayBuffer(listener)
+    buffer = DisplayBuffer(listener)
     for word in "ab":
         print(word)
         print(word)
-        book.add({"text/plain": word})
+        buffer.add({"text/plain": word})
     print("c")
-    assert [display.at for display in book.take()] == [1, 2]
+    assert [display.at for display in buffer.take()] == [1, 2]
     assert listener.take() == (("stdout", "a\na\n"), ("stdout", "b\nb\n"), ("stdout", "c\n"))
 
 
-def test_what_is_updated_stays_in_its_place(book: DisplayBuffer) -> None:
-    book.add({"text/plain": "0 %"}, id="bar")
-    book.add({"text/plain": "other"})
-    book.update({"text/plain": "100 %"}, None, "bar")
-    book.update({"text/plain": "nobody"}, None, "unknown")
-    assert [display.data["text/plain"] for display in book.take()] == ["100 %", "other"]
+def test_what_is_updated_stays_in_its_place(buffer: DisplayBuffer) -> None:
+    buffer.add({"text/plain": "0 %"}, id="bar")
+    buffer.add({"text/plain": "other"})
+    buffer.update({"text/plain": "100 %"}, None, "bar")
+    buffer.update({"text/plain": "nobody"}, None, "unknown")
+    assert [display.data["text/plain"] for display in buffer.take()] == ["100 %", "other"]
 
 
-def test_clearing_drops_what_was_shown_at_once_or_with_the_next_display(book: DisplayBuffer) -> None:
-    book.add({"text/plain": "1"})
-    book.clear(wait=True)
-    book.add({"text/plain": "2"})
-    assert [display.data["text/plain"] for display in book.take()] == ["2"]
-    book.add({"text/plain": "3"})
-    book.clear()
-    assert book.take() == []
+def test_clearing_drops_what_was_shown_at_once_or_with_the_next_display(buffer: DisplayBuffer) -> None:
+    buffer.add({"text/plain": "1"})
+    buffer.clear(wait=True)
+    buffer.add({"text/plain": "2"})
+    assert [display.data["text/plain"] for display in buffer.take()] == ["2"]
+    buffer.add({"text/plain": "3"})
+    buffer.clear()
+    assert buffer.take() == []
 
 
-def test_too_much_is_left_out_and_said_so(book: DisplayBuffer) -> None:
-    book.add({"image/png": PNG})
+def test_too_much_is_left_out_and_said_so(buffer: DisplayBuffer) -> None:
+    buffer.add({"image/png": PNG})
     for _ in range(3):
-        book.add({"image/png": bytes(LIMIT)})
-    first, note = book.take()
+        buffer.add({"image/png": bytes(LIMIT)})
+    first, note = buffer.take()
     assert first.data == {"image/png": PNG}
     assert note.data["text/plain"] == "[3 more displays left out: a task may show 4 MB]"
-    assert book.take() == []
+    assert buffer.take() == []
 
 
-def test_a_form_that_can_not_be_kept_is_left_out_of_its_display(book: DisplayBuffer) -> None:
-    book.add({"text/plain": "x", "application/x-odd": object()}, {"odd": object()})
-    assert book.take() == [Display(0, {"text/plain": "x"})]
+def test_a_form_that_can_not_be_kept_is_left_out_of_its_display(buffer: DisplayBuffer) -> None:
+    buffer.add({"text/plain": "x", "application/x-odd": object()}, {"odd": object()})
+    assert buffer.take() == [Display(0, {"text/plain": "x"})]
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_running_task_shows_how_far_it_is_and_what_it_said(session: jn.Session
     assert "30 of 40" in handle.log()
     assert "30/40" in repr(session.status())
     assert "30/40" in session.status()._repr_html_()
-    gate.say("go")
+    gate.write_line("go")
     handle.result()
 
 

@@ -168,7 +168,7 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert site.alive() == site.alive("supervisor") == []
 
 
-def test_a_crowded_store_is_put_into_less_space_while_workers_work(folder_site: Site) -> None:
+def test_a_crowded_store_is_compacted_while_workers_work(folder_site: Site) -> None:
     site = folder_site
     done = site.tasks.submit("def f(x): return x", 1)
     logs = Path(site.store.url.removeprefix("file:")) / "log"
@@ -205,11 +205,11 @@ def test_a_killed_workers_task_runs_again_at_once(site: Site) -> None:
     )
     key = site.tasks.submit(source, site.fifo.path)
     site.supervise(2)
-    first = int(site.fifo.said())
+    first = int(site.fifo.read_line())
     Path(site.fifo.path + ".go").touch()
     killed = CLOCK.monotonic()
     os.kill(first, signal.SIGKILL)
-    assert int(site.fifo.said()) != first
+    assert int(site.fifo.read_line()) != first
     again = site.tasks.value(key) - killed
     assert again < 0.5  # seconds; mostly some 0.01, but tests share their machine
     assert site.tasks.outcome(key).run.attempt == 2
@@ -245,7 +245,7 @@ def test_a_task_that_takes_too_long_is_ended_with_all_it_started(site: Site) -> 
     )
     key = site.tasks.submit(source, site.fifo.path, timeout=0.3)
     site.supervise(1)
-    child = os.pidfd_open(int(site.fifo.said()))
+    child = os.pidfd_open(int(site.fifo.read_line()))
     failure = site.tasks.failure(key)
     assert (failure.kind, failure.error) == ("timeout", "timed out after 0.3 s")
     assert failure.run.output == (("stdout", "waiting\n"),)
@@ -287,13 +287,13 @@ def test_stop_lets_the_current_task_finish(site: Site) -> None:
     key = site.tasks.submit(source, site.fifo.path)
     supervisor = site.supervise(2)
     site.until_workers(2)
-    site.fifo.said()
+    site.fifo.read_line()
     later = site.tasks.submit("def f(): return 'later'")
     site.tasks.value(later)
     site.order(Stop())
     site.until_workers(1)  # the one that has nothing to do is gone
     assert site.alive("supervisor")[0].size == 0
-    go.say("finished")
+    go.write_line("finished")
     assert supervisor.wait(PATIENCE) == 0
     assert site.tasks.value(key) == "finished\n"
 
@@ -302,7 +302,7 @@ def test_stop_lets_the_current_task_finish(site: Site) -> None:
 def test_stop_now_gives_the_task_back(site: Site, by: str) -> None:
     key = site.hang()
     supervisor = site.supervise(1)
-    site.fifo.said()
+    site.fifo.read_line()
     began = CLOCK.monotonic()
     if by == "order":
         site.order(Stop(now=True))
@@ -319,20 +319,20 @@ def test_stop_now_gives_the_task_back(site: Site, by: str) -> None:
     assert site.tasks.state(key) is not None
     assert site.tasks.state(key).value == "ready"  # type: ignore[union-attr]
     site.supervise(1)
-    site.fifo.said()  # and it's no mark against the task
+    site.fifo.read_line()  # and it's no mark against the task
 
 
 def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
     site.hang()
     supervisor = site.supervise(2)
-    site.fifo.said()
+    site.fifo.read_line()
     workers = [os.pidfd_open(info.pid) for info in site.until_workers(2)]
     supervisor.kill()
     assert all(ended(pidfd) for pidfd in workers)
     for pidfd in workers:
         os.close(pidfd)
     site.supervise(1)
-    site.fifo.said()  # the task runs again without waiting for a lease
+    site.fifo.read_line()  # the task runs again without waiting for a lease
 
 
 def test_a_crew_has_one_supervisor(site: Site) -> None:
@@ -362,7 +362,7 @@ def test_scaling_starts_and_ends_workers(site: Site) -> None:
 def test_a_supervisor_that_was_stopping_can_be_called_back(site: Site) -> None:
     site.hang()
     site.supervise(1)
-    site.fifo.said()
+    site.fifo.read_line()
     site.order(Stop())
     wait_until(site.store, lambda: site.alive("supervisor")[0].size == 0)
     site.order(Scale(1))
@@ -405,7 +405,7 @@ def test_without_keep_going_a_task_that_failed_for_good_is_the_last(folder_site:
 def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folder_site: Site) -> None:
     folder_site.hang()
     supervisor = folder_site.supervise(1)
-    pid = int(folder_site.fifo.said())
+    pid = int(folder_site.fifo.read_line())
     (folder_site.folder / "jugdata" / "store.json").write_text("no longer a store")
     os.kill(pid, signal.SIGKILL)
     assert supervisor.wait(PATIENCE) == 1
@@ -418,7 +418,7 @@ def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folde
 def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
     folder_site.hang()
     supervisor = folder_site.supervise(1)
-    worker = os.pidfd_open(int(folder_site.fifo.said()))
+    worker = os.pidfd_open(int(folder_site.fifo.read_line()))
     (folder_site.folder / "jugdata").rename(folder_site.folder / "elsewhere")
     assert supervisor.wait(PATIENCE) == 1
     assert ended(worker)
@@ -439,8 +439,8 @@ def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) 
     go = Fifo(folder_site.folder, "fifo.go")
     keys = [folder_site.tasks.submit(source, folder_site.fifo.path, i) for i in range(2)]
     folder_site.supervise(2)
-    assert folder_site.fifo.said() != folder_site.fifo.said()
-    go.say("!")
+    assert folder_site.fifo.read_line() != folder_site.fifo.read_line()
+    go.write_line("!")
     (one, *rest), (two, *other) = (folder_site.tasks.value(key) for key in keys)
     assert one != two
     assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
@@ -472,11 +472,11 @@ def test_what_a_worker_prints_outside_tasks_is_in_its_log(site: Site) -> None:
     site.supervise(1)
     key = site.tasks.submit(source, site.fifo.path)
     worker = site.tasks.outcome(key).run.worker
-    go.say("stray words")
-    site.fifo.said()
+    go.write_line("stray words")
+    site.fifo.read_line()
     later = site.tasks.submit("def f(): print('own words')")
     assert site.tasks.outcome(later).run.output == (("stdout", "own words\n"),)
-    go.say("last words")
+    go.write_line("last words")
     wait_until(site.store, lambda: "last words" in site.store.log(worker))
     assert site.store.log(worker).split() == ["stray", "words", "last", "words"]
 

@@ -317,7 +317,7 @@ def test_a_lost_value_is_computed_again(tmp_path: Path, me: WorkerInfo) -> None:
     assert tasks.outcome(need).round == 1
 
 
-def test_ctrl_c_gives_a_guests_task_back(tasks: Submitter, me: WorkerInfo) -> None:
+def test_ctrl_c_gives_an_in_process_task_back(tasks: Submitter, me: WorkerInfo) -> None:
     key = tasks.submit("def f(): raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         run_all(tasks, me, in_process=True)
@@ -369,16 +369,16 @@ def test_limits_end_the_loop_and_give_the_rest_back(tasks: Submitter, me: Worker
     assert State.RUNNING not in tasks.store.states(keys)
 
 
-def test_a_shelf_keeps_what_was_used_last_within_its_weight() -> None:
-    shelf: LRUCache[str, str] = LRUCache(places=3, weight=10)
+def test_a_cache_keeps_what_was_used_last_within_its_weight() -> None:
+    cache: LRUCache[str, str] = LRUCache(places=3, weight=10)
     for name in "abc":
-        shelf.put(name, name, 3)
-    assert shelf.get("a") == "a"
-    shelf.put("d", "d", 4)
-    assert [shelf.get(name) for name in "abcd"] == ["a", None, "c", "d"]
-    shelf.put("heavy", "heavy", 11)
-    assert shelf.get("heavy") is None
-    assert shelf.get("a") == "a"
+        cache.put(name, name, 3)
+    assert cache.get("a") == "a"
+    cache.put("d", "d", 4)
+    assert [cache.get(name) for name in "abcd"] == ["a", None, "c", "d"]
+    cache.put("heavy", "heavy", 11)
+    assert cache.get("heavy") is None
+    assert cache.get("a") == "a"
 
 
 def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks: Submitter, me: WorkerInfo) -> None:
