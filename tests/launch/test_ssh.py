@@ -113,7 +113,7 @@ def test_hosts_come_from_a_file_too(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# the new ones\na\nme@b:4  # slow\n\nc slots=8\nd 2\n")
     assert ssh.hosts_in(tmp_path / "hosts") == [ssh.Host("a"), ssh.Host("me@b", 4), ssh.Host("c", 8), ssh.Host("d", 2)]
     (tmp_path / "wrong").write_text("a\nb is slow\n")
-    with pytest.raises(jn.LaunchError, match=r"wrong, line 2: 'b is slow' is no host"):
+    with pytest.raises(jn.LaunchError, match=r"wrong, line 2: 'b is slow' is not a host"):
         ssh.hosts_in(tmp_path / "wrong")
     with pytest.raises(jn.LaunchError, match="can't be read: No such file"):
         ssh.hosts_in(tmp_path / "none")
@@ -127,7 +127,7 @@ def test_folders_are_mapped_by_the_longest_that_holds_them() -> None:
     assert mapped("/home/mean", folders) == "/home/mean"
     assert start.folders_of("/there", Path("/here")) == (("/here", "/there"),)
     assert start.folders_of("/x=/there", Path("/here")) == (("/x", "/there"),)
-    with pytest.raises(jn.LaunchError, match="no absolute path"):
+    with pytest.raises(jn.LaunchError, match="not an absolute path"):
         start.folders_of("there", Path("/here"))
 
 
@@ -150,7 +150,7 @@ def test_a_clock_is_off_only_by_what_the_way_of_the_answer_cannot_explain() -> N
 
 
 def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
-    said = {
+    lines = {
         "me@a: Permission denied (publickey,password).": "accepts none of your ssh keys; put one there: ssh-copy-id a",
         "Host key verification failed.": "host key is not known here; look at it",
         "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.": "ssh-keygen -R a",
@@ -160,7 +160,7 @@ def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
         "Connection closed by 10.0.0.1 port 22": "can't be reached",
         "/etc/ssh: line 3: Bad configuration option: x": "ssh failed: /etc/ssh: line 3: Bad configuration option: x",
     }
-    for complaint, line in said.items():
+    for complaint, line in lines.items():
         assert line in Report("a", (refused("a", complaint),)).failure
 
 
