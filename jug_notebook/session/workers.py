@@ -221,14 +221,14 @@ class Workers:
         for crew in own:  # also those that are still starting
             crew.stop(now)
         if others := [info for info in supervisors if info.id not in of_own]:
-            from jug_notebook.launch import tell
+            from jug_notebook.launch import send_order
 
-            tell(self._access.store, others, Stop(now))
+            send_order(self._access.store, others, Stop(now))
         return sum(info.size for info in supervisors)
 
     def add_workers(self, count: int = 1) -> int:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""
-        from jug_notebook.launch import tell
+        from jug_notebook.launch import send_order
 
         store, here = self._access.store, (system.host(), self._access.user)
         alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
@@ -237,7 +237,7 @@ class Workers:
             size = count + sum(info.kind == "worker" for info in alive)
             self.execute(size)
             return size
-        tell(store, supervisors[:1], Scale(supervisors[0].size + count, at_least=True))
+        send_order(store, supervisors[:1], Scale(supervisors[0].size + count, at_least=True))
         return count + sum(info.size for info in supervisors)
 
 
