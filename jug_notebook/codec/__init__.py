@@ -1,28 +1,22 @@
-"""Python values to signed bytes and back: results, arguments, functions, exceptions."""
+"""Python values as signed bytes, and back: results, arguments, functions, exceptions."""
 
+from jug_notebook.codec.pickling import INLINE, Get, Put, restore_class, track_classes
 from jug_notebook.codec.signing import Seal
 from jug_notebook.codec.values import (
-    INLINE,
-    Get,
-    Put,
-    describe_arguments,
     dump_call,
     dump_exception,
     dump_function,
     dump_value,
+    inspect_call,
     load_call,
     load_exception,
     load_function,
     load_value,
-    look_at_call,
-    looks,
-    meeting,
-    once,
-    own,
-    restore,
+    needs_exact,
+    put_once,
     share,
-    summarise,
     use_modules,
+    writable,
 )
 
 __all__ = [
@@ -30,22 +24,20 @@ __all__ = [
     "Get",
     "Put",
     "Seal",
-    "describe_arguments",
     "dump_call",
     "dump_exception",
     "dump_function",
     "dump_value",
+    "inspect_call",
     "load_call",
     "load_exception",
     "load_function",
     "load_value",
-    "look_at_call",
-    "looks",
-    "meeting",
-    "once",
-    "own",
-    "restore",
+    "needs_exact",
+    "put_once",
+    "restore_class",
     "share",
-    "summarise",
+    "track_classes",
     "use_modules",
+    "writable",
 ]

@@ -1,7 +1,8 @@
-"""How things are pickled that a worker can't import, and classes that keep their identity on the way.
+"""How things are pickled that a worker can't import, and how classes keep their identity on the way.
 
-A class that travels is called by (module, qualname, digest): who loads an instance takes the live class of that digest,
-else one built here before, and only else builds it from the blob with its definition.
+A class that travels is identified by (module, qualname, digest). An instance is loaded with the live class of that
+digest, else one built here before, else one built from the blob with its definition. A task function travels as its
+plain function.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ Get: TypeAlias = Callable[[Address], memoryview]
 ClassName: TypeAlias = tuple[str, str, str]  #: module, qualname, digest
 
 
-class _Known:
-    """The classes of this process that travel: what each is called, and which one a name means."""
+class _ClassRegistry:
+    """The travelling classes of this process, by name."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._by_name: dict[ClassName, weakref.ref[type]] = {}
         self._digests: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
-        self._kept: dict[ClassName, type] = {}  #: built classes live as long as the process: tasks come back to them
+        self._kept: dict[ClassName, type] = {}  #: built classes live as long as the process, for later tasks
 
     def name(self, cls: type) -> ClassName:
-        """What a travelling class is called. One that was built here keeps the name it came with."""
+        """Return a travelling class's name. One that was built here keeps the name it came with."""
         digest = coding.class_digest(cls)
         name = (cls.__module__, cls.__qualname__, digest)
         with self._lock:
@@ -60,7 +61,7 @@ class _Known:
         return name
 
     def find(self, name: ClassName) -> type | None:
-        """The class that a name means here: the live one if it is the same, else one that was met or built before."""
+        """Return the class of that name: the live one if it is the same, else one met or built before, else None."""
         module, qualname, digest = name
         live: Any = sys.modules.get(module)
         for step in qualname.split("."):
@@ -76,18 +77,18 @@ class _Known:
             return True
         try:
             found = coding.class_digest(live)
-        except JugError:  # the live class holds something that can't be named: then it isn't the one that was
+        except JugError:  # the live class holds something that can't be hashed: then it isn't the same
             return False
         with self._lock:
             self._digests.setdefault(live, set()).add(found)
         return found == digest
 
     def built(self, name: ClassName) -> type | None:
-        """The class of that name that was built here."""
+        """Return the class of that name if it was built here."""
         return self._kept.get(name)
 
     def add(self, name: ClassName, cls: type) -> None:
-        """A class was built here."""
+        """Register a class that was built here."""
         with self._lock:
             self._by_name[name] = weakref.ref(cls)
             self._digests.setdefault(cls, set()).add(name[2])
@@ -95,49 +96,33 @@ class _Known:
         coding.adopt_class(cls, name[2])
 
 
-_known = _Known()
+_registry = _ClassRegistry()
 
 
 # -- pickling ----------------------------------------------------------------------------------------------------------
 
 
 class Forbidden(pickle.PicklingError):
-    """Something that pickle would take, but that makes no sense elsewhere."""
+    """Something that pickle would accept, but that makes no sense in another process."""
 
 
-# Names in the stream; the unpickler answers them with verbs of its own.
+# Names in the stream, which the unpickler replaces by methods of its own.
 
 
-def _class(*name: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
+def _only_here(name: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise pickle.UnpicklingError(f"{name} can only be loaded by this codec")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
 
 
-def _carried(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a project's class can only be loaded by this codec")
-
-
-def _skeleton(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
-
-
-def _fill(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a class by identity can only be loaded by this codec")
-
-
-def _need(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a call can only be loaded with the values that it needs")
-
-
-def _part(*_: Any) -> Any:
-    raise pickle.UnpicklingError("a shared part of a call can only be loaded by this codec")
-
-
-def _value(*_: Any) -> Any:
-    raise pickle.UnpicklingError("an argument that tells its own value can only be loaded by this codec")
+_class, _carried, _skeleton, _fill = map(_only_here, ("_class", "_carried", "_skeleton", "_fill"))
+_need, _part, _value = map(_only_here, ("_need", "_part", "_value"))
 
 
 class _Made(NamedTuple):
-    """An object as it is pickled, in place of itself."""
+    """A pickled object in place of itself: what ``__reduce_ex__`` returned."""
 
     maker: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -152,12 +137,12 @@ def _new_ex(cls: type, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any
     return cls.__new__(cls, *arguments, **named)
 
 
-#: pickle takes these only for an object of that very class
+#: pickle accepts these only for an object of that very class
 _MAKERS = {getattr(copyreg, "__newobj__"): _new, getattr(copyreg, "__newobj_ex__"): _new_ex}  # noqa: B009
 
 
 class Shared(NamedTuple):
-    """Stands in a call for an argument that was stored before, for many calls."""
+    """Stands for an argument that was stored before, for many calls."""
 
     format: str
     data: bytes
@@ -165,7 +150,7 @@ class Shared(NamedTuple):
 
 
 def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> None:
-    """A function that came by value keeps the name of its form, since its source may not be here."""
+    """Set a function's state and the digest of its form, since its source may not be here."""
     pickling._function_setstate(function, state[0])
     if state[1]:
         syntax.adopt(function.__code__, state[1])
@@ -175,9 +160,9 @@ _IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what a worker can't import. ``put`` None: everything goes into the one stream.
+    """Pickles by value what a worker can't import. If ``put`` is None, everything goes into the one stream.
 
-    ``slots`` are the numbers of a call's needs; None for what is no call.
+    ``slots`` maps the needs of a call to their indexes; it is None for anything that is no call.
     """
 
     def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
@@ -250,7 +235,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return _need, (slot, reference.steps)
 
     def _own_value(self, value: Any) -> Any:
-        """An argument that tells itself what the function gets, once the tasks in it have values."""
+        """Reduce an argument whose ``__jug_value__`` gives what the function gets, once its tasks have values."""
         reduced = value.__reduce_ex__(5)
         if isinstance(reduced, str):
             raise Forbidden("its __jug_value__ can't be asked in a worker: it is pickled by name")
@@ -262,7 +247,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if cls.__module__ == "builtins" or pickling._should_pickle_by_reference(cls):
             return self._of_project(cls) or super().reducer_override(cls)
         self.bound = True
-        name = _known.name(cls)
+        name = _registry.name(cls)
         if self._put is not None:
             return _class, (*name, self._blob(definition(cls, name)))
         maker, arguments, state, _, _, setter = pickling._dynamic_class_reduce(cls)
@@ -283,7 +268,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return _skeleton, (*name, maker, arguments), (state, setter, _members(cls)), None, None, _fill
 
     def _of_project(self, value: Any) -> Any:
-        """A project module, or a class or function of one, in a value: it comes along for who has none of it."""
+        """Reduce a project module, or a class or function of one, with the module for workers that have none."""
         whole = isinstance(value, types.ModuleType)
         home = value.__name__ if whole else value.__module__
         if self._put is None or not home or not modules.of_project(home, coding.home()):
@@ -303,7 +288,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return address
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
-        """As cloudpickle does it, with exactly the names that the key covers."""
+        """Do as cloudpickle does, with exactly the global names that the key covers."""
         code, space = function.__code__, function.__globals__
         self.files[code.co_filename] = None
         arguments = self._function_getnewargs(function)
@@ -314,7 +299,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _uncached(kind: type, value: Any) -> Any:
-    """An object without what its cached properties have kept: its name doesn't cover that, so nobody may rely on it."""
+    """Reduce an object without its cached properties: the key doesn't cover their values."""
     cached = cached_names(kind)
     if not cached or cached.isdisjoint(instance_dict(value)):
         return NotImplemented
@@ -331,17 +316,17 @@ def _uncached(kind: type, value: Any) -> Any:
 
 
 def _code(code: types.CodeType) -> Any:
-    """As cloudpickle does it, with the file that it names: tracebacks show its lines. Newer ones leave that out."""
+    """Do as cloudpickle does, but keep the file name, which newer versions leave out: tracebacks need it."""
     maker, arguments = pickling._code_reduce(code)
     file = "".join(code.co_filename)  # another object each time, so that interning makes no difference
     return maker, (*arguments[:_FILE], file, *arguments[_FILE + 1 :])
 
 
-_FILE = 10  #: of the arguments of a code object, where its file is
+_FILE = 10  #: index of the file name among the arguments of a code object
 
 
 def _as_written(cls: type, content: dict[str, Any]) -> dict[str, Any]:
-    """What a class holds, in its own order. cloudpickle leaves out what it took from a base, which another may hide."""
+    """Return a class's attributes in order, with those taken from a base, which cloudpickle leaves out."""
     taken = {
         name: what
         for name, what in cls.__dict__.items()
@@ -354,7 +339,7 @@ def _as_written(cls: type, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _empty(cls: type) -> None:
-    """Take away what will be given again, in its order, and what was added since."""
+    """Delete the attributes that will be set again in order, and what was added since."""
     if issubclass(cls, enum.Enum):
         return
     for name, what in list(cls.__dict__.items()):
@@ -363,7 +348,7 @@ def _empty(cls: type) -> None:
 
 
 def _members(cls: type) -> dict[str, dict[str, Any]]:
-    """What the members of an enum hold beside their value: their ``__init__`` isn't run again."""
+    """Return what enum members hold besides their values: their ``__init__`` isn't run again."""
     if not issubclass(cls, enum.Enum):
         return {}
     return {
@@ -373,7 +358,7 @@ def _members(cls: type) -> dict[str, dict[str, Any]]:
 
 
 def _plain_calls(function: Any) -> Any:
-    """Where tasks run, a task function is its plain function; its other ways of calling it are plain too."""
+    """Return a task function as it is in workers: plain, with plain ``run``, ``map`` and ``starmap``."""
     if isinstance(function, types.FunctionType):
         function.run = function  # type: ignore[attr-defined]
         function.map = lambda *items, chunksize=1, **constants: [  # type: ignore[attr-defined]
@@ -424,7 +409,7 @@ def stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) 
 
 
 def definition(cls: type, name: ClassName) -> bytes:
-    """A travelling class as bytes, with all that it is made of."""
+    """Return a travelling class as bytes, with all its attributes."""
     held = _definitions.get(cls)
     if held is None or held[0] != name:
         held = _definitions[cls] = (name, stream(cls, None)[0])
@@ -450,38 +435,38 @@ _OURS = {
 
 
 class Needs(Protocol):
-    """The values of a call's needs, by slot."""
+    """The values of a call's needs, by index."""
 
     def __getitem__(self, slot: int, /) -> Any: ...
 
     def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
-        """The task itself, of which the function may load the value."""
+        """Return the task itself, whose value the function may load."""
         ...
 
 
-class _Met(threading.local):
+class _Tracked(threading.local):
     classes: dict[type, None] | None = None
 
 
-_met = _Met()
+_tracked = _Tracked()
 
 
-def meeting() -> dict[type, None]:
-    """From now on, classes that were built here are noted in it, as this thread meets them in values."""
+def track_classes() -> dict[type, None]:
+    """Return a dict in which classes built here are noted from now on, as this thread meets them in values."""
     found: dict[type, None] = {}
-    _met.classes = found
+    _tracked.classes = found
     return found
 
 
-def restore(cls: type, get: Get) -> None:
-    """A class that was built here gets what it was built with."""
+def restore_class(cls: type, get: Get) -> None:
+    """Reset a class that was built here to the attributes it was built with."""
     name, data = _definitions.get(cls, (None, b""))
-    if name is not None and _known.built(name) is cls:
+    if name is not None and _registry.built(name) is cls:
         Unpickler(data, get, exact=True).load()
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows classes by identity, and the values that a call needs."""
+    """Loads classes by identity, and calls with the values of their needs."""
 
     def __init__(
         self,
@@ -492,7 +477,7 @@ class Unpickler(pickle.Unpickler):
         buffer: Get | None = None,
         exact: bool = False,
     ) -> None:
-        """``buffer`` gives what the arrays at ``addresses`` stand on; with ``exact``, see `load_function`."""
+        """``buffer`` loads the memory of the arrays at ``addresses``; for ``exact`` see `load_function`."""
         super().__init__(io.BytesIO(data), buffers=() if buffer is None else map(buffer, addresses))
         self._get = get
         self._buffer = buffer
@@ -504,7 +489,7 @@ class Unpickler(pickle.Unpickler):
     def load(self) -> Any:
         value = super().load()
         for name, cls in self._making.items():
-            _known.add(name, cls)
+            _registry.add(name, cls)
         return value
 
     def find_class(self, module: str, name: str) -> Any:
@@ -514,9 +499,9 @@ class Unpickler(pickle.Unpickler):
 
     def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
         name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name) or self._built(name, address)
-        if _met.classes is not None and _known.built(name) is found:
-            _met.classes[found] = None
+        found = self._making.get(name) or _registry.find(name) or self._built(name, address)
+        if _tracked.classes is not None and _registry.built(name) is found:
+            _tracked.classes[found] = None
         return found
 
     def _built(self, name: ClassName, address: Address) -> type:
@@ -527,7 +512,7 @@ class Unpickler(pickle.Unpickler):
         return made
 
     def carried(self, bundles: tuple[tuple[str, Address], ...], module: str, qualname: str) -> Any:
-        """Something of a project module. Here that may be the notebook, which has the module itself."""
+        """Return a project module, or something of it. The notebook has the module itself."""
         get = self._get
         assert get is not None
         if not modules.importable(modules.root_of(module)):
@@ -539,11 +524,11 @@ class Unpickler(pickle.Unpickler):
 
     def skeleton(self, module: str, qualname: str, digest: str, maker: Any, arguments: tuple[Any, ...]) -> type:
         name = (module, qualname, digest)
-        found = self._making.get(name) or _known.find(name)
+        found = self._making.get(name) or _registry.find(name)
         if found is None:
             found = self._making[name] = maker(*arguments)
             found.__qualname__ = qualname
-        elif self._exact and _known.built(name) is found:
+        elif self._exact and _registry.built(name) is found:
             self._making[name] = found
         return found
 
@@ -560,7 +545,7 @@ class Unpickler(pickle.Unpickler):
                 return
 
     def part(self, form: str, data: bytes, addresses: tuple[Address, ...]) -> Any:
-        """An argument that many calls share, each its own copy of it."""
+        """Return an argument that many calls share: each gets its own copy."""
         get = self._get
         assert get is not None
         whole: Any = data
@@ -569,7 +554,7 @@ class Unpickler(pickle.Unpickler):
         return Unpickler(whole, get, None, addresses, self._buffer).load()
 
     def value_of(self, value: Any) -> Any:
-        """What an argument says that it is worth."""
+        """Return what the argument's ``__jug_value__`` gives."""
         return value.__jug_value__()
 
     def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:

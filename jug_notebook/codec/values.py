@@ -1,8 +1,6 @@
-"""Values, calls and functions <-> bytes, and the seal that tells whose bytes they are.
+"""Values, calls, functions and exceptions as bytes, and back.
 
-Pickle 5, with large buffers in blobs of their own. Classes that a worker can't import travel by *identity*: who loads
-an instance takes the live class of the same digest, else one built here before, and only else builds it from the blob.
-Task functions travel as their plain function.
+Pickle 5, with large buffers in blobs of their own; `pickling` says how things travel that a worker can't import.
 """
 
 from __future__ import annotations
@@ -25,8 +23,6 @@ from jug_notebook.codec.pickling import (
     Shared,
     Unpickler,
     bundled,
-    meeting,
-    restore,
     stream,
 )
 from jug_notebook.errors import JugError, StoreError, Unstorable
@@ -34,43 +30,15 @@ from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, FunctionBundle, Key, Payload
-from jug_notebook.render.values import advice, describe_arguments, summarise
-
-__all__ = [
-    "INLINE",
-    "Get",
-    "Needs",
-    "Put",
-    "describe_arguments",
-    "dump_call",
-    "dump_exception",
-    "dump_function",
-    "dump_value",
-    "load_call",
-    "load_exception",
-    "load_function",
-    "load_value",
-    "look_at_call",
-    "looks",
-    "meeting",
-    "once",
-    "own",
-    "restore",
-    "share",
-    "summarise",
-    "use_modules",
-]
+from jug_notebook.render.values import advice, summarise
 
 LARGEST_EXCEPTION = 1 << 20
-_REMEMBERED = 16  #: so many buffers are kept, to know them again
+_REMEMBERED = 16  #: number of buffers that `put_once` keeps
 
-_PLAIN = "pickle"  #: any unpickler reads it
+_PLAIN = "pickle"  #: any unpickler can read it
 _BOUND = "pickle+"  #: refers to needs or to classes by identity
 _SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 _dumps = pickle.dumps
-
-
-# -- the seal ----------------------------------------------------------------------------------------------------------
 
 
 def _payload(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = None) -> Payload:
@@ -90,22 +58,22 @@ def _encoded(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
     return Payload(form, data, (*pickler.addresses, *pickler.blobs)), pickler.hashed
 
 
-def _load(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
+def _loaded(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
     if payload.format == _PLAIN:
-        return pickle.loads(data, buffers=map(buffer or own(get), addresses))
+        return pickle.loads(data, buffers=map(buffer or writable(get), addresses))
     if payload.format != _BOUND:
         raise StoreError(
             f"a value is stored as {payload.format!r}, which this version of jug_notebook doesn't read. Update it here."
         )
-    return Unpickler(data, get, values, addresses, buffer or own(get)).load()
+    return Unpickler(data, get, values, addresses, buffer or writable(get)).load()
 
 
-def own(get: Get) -> Get:
-    """A buffer that the value it becomes may write to: as ``get`` gives it, or a copy where that is read-only."""
+def writable(get: Get) -> Get:
+    """Return a ``get`` whose buffers may be written to: a read-only one is copied."""
 
     def got(address: Address) -> memoryview:
         view = get(address)
@@ -120,7 +88,7 @@ def own(get: Get) -> Get:
 def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], needs: Sequence[Key], put: Put, path: str = "argument"
 ) -> Payload:
-    """A call's arguments. Where they refer to other tasks, the number of the need in ``needs`` stands for its value."""
+    """Return a call's arguments as bytes. References to tasks become indexes in ``needs``. Raises Unstorable."""
     if not needs:
         for value in args:
             if type(value) not in _SCALARS:
@@ -134,9 +102,9 @@ def dump_call(
 
 
 def share(value: Any, put: Put) -> Any:
-    """Store a large argument for many calls: what is answered stands for it in each. A small one is answered itself.
+    """Store a large argument that many calls share, and return a stand-in for it in each call.
 
-    One that can't be stored alone, such as one with tasks in it, is answered itself too: the call will say so.
+    A small argument is returned itself; so is one that can't be stored, about which the call will complain.
     """
     if type(value) in _SCALARS and not isinstance(value, str | bytes):
         return value
@@ -147,11 +115,11 @@ def share(value: Any, put: Put) -> Any:
     return Shared(payload.format, payload.data, payload.buffers) if payload.buffers else value
 
 
-def once(put: Put) -> Put:
-    """``put`` that takes each buffer once: for arguments that nobody can change meanwhile."""
+def put_once(put: Put) -> Put:
+    """Return a ``put`` that stores each buffer once: for arguments that do not change meanwhile."""
     known: dict[tuple[int, int], tuple[Any, Address]] = {}
 
-    def put_once(parts: Iterable[bytes | memoryview]) -> Address:
+    def put_new(parts: Iterable[bytes | memoryview]) -> Address:
         chunks = list(parts)
         if len(chunks) != 1 or not isinstance(chunks[0], memoryview):
             return put(chunks)
@@ -163,22 +131,22 @@ def once(put: Put) -> Put:
             known[name] = view.obj, put(chunks)
         return known[name][1]
 
-    return put_once
+    return put_new
 
 
 def load_call(
     payload: Payload, values: Needs | None, get: Get, buffer: Get | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call; ``values`` are those of its needs, each asked for when it is met.
+    """Return the arguments of a call. ``values`` are those of its needs, each loaded when it is first met.
 
     For ``buffer`` see `load_value`.
     """
-    args, kwargs = _load(payload, get, buffer, values)
+    args, kwargs = _loaded(payload, get, buffer, values)
     return args, kwargs
 
 
-class _Looker(Unpickler):
-    """Where a call refers to another task, puts what stands for it there."""
+class _Inspector(Unpickler):
+    """Loads a call with stand-ins for other tasks."""
 
     def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
         return self._stand_in(slot, steps)
@@ -189,22 +157,22 @@ class _Looker(Unpickler):
     _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
 
 
-def look_at_call(
+def inspect_call(
     payload: Payload, stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any], get: Get
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call to look at: ``stand_in(slot, steps)`` is put where the value of a need would be."""
+    """Return the arguments of a call with ``stand_in(slot, steps)`` in place of the value of each need."""
     data: Any = payload.data
     addresses = payload.buffers
     if not data:
         data, addresses = get(addresses[0]), addresses[1:]
-    looker = _Looker(data, get, None, addresses, get)
-    looker._stand_in = stand_in
-    args, kwargs = looker.load()
+    inspector = _Inspector(data, get, None, addresses, get)
+    inspector._stand_in = stand_in
+    args, kwargs = inspector.load()
     return args, kwargs
 
 
 def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
-    """A value and the digest that names it: ``c`` and its canonical digest, or ``p`` and that of its bytes."""
+    """Return a value as bytes, and its digest: ``c`` and the canonical digest, or ``p`` and that of its pickle."""
     if type(value) in _SCALARS:
         data = _dumps(value, 5)
         if len(data) <= INLINE:
@@ -212,16 +180,16 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
     payload, hashed = _encoded(value, put, "result")
     try:
         return payload, b"c" + canon.digest(value, "result", hashed)
-    except Exception:  # it can't be named, or a library's own type raises what it likes: it must not be lost for that
+    except Exception:  # it can't be hashed, or a library's type raises anything: the value must not be lost for that
         whole = msgspec.msgpack.encode(payload)
         return payload, b"p" + blake3(whole).digest(canon.SIZE)
 
 
 def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
-    """The value again. ``buffer`` gives what large arrays stand on: by default memory of their own, to write to."""
+    """Return the value. ``buffer`` loads the memory of large arrays: by default memory of their own, to write to."""
     if payload.format == _PLAIN and not payload.buffers:
         return pickle.loads(payload.data)
-    return _load(payload, get, buffer)
+    return _loaded(payload, get, buffer)
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
@@ -230,9 +198,9 @@ def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
 def dump_function(
     function: Callable[..., Any], code: Code, put: Put, label_of: Callable[[str], str | None] | None = None
 ) -> FunctionBundle:
-    """A function as it travels: by value, with its project's modules as text and the text of the cells it is from.
+    """Return a function by value, with its project's modules and the source of the cells that it comes from.
 
-    ``label_of`` tells what people should read for the file name of a cell's code: "Cell In[3]".
+    ``label_of`` maps the file name of a cell's code to the label that people see: "Cell In[3]". Raises Unstorable.
     """
     function = callables.plain(function)
     name = getattr(function, "__name__", "the function")
@@ -244,12 +212,12 @@ def dump_function(
         raise _unstorable(function, f"function {name}", error, None) from error
     carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
-    shown = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
-    return FunctionBundle(data, carried, sources, dict(code.parts), shown, dict(code.texts), _signature(function))
+    labels = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
+    return FunctionBundle(data, carried, sources, dict(code.parts), labels, dict(code.texts), _signature(function))
 
 
 def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...]:
-    import inspect  # it takes long to import, and a worker has no use for it
+    import inspect  # slow to import, and not needed in workers
 
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -259,9 +227,9 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...
 
 
 def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Callable[..., Any]:
-    """The function again, with the modules it came with in use and its sources where tracebacks look for them.
+    """Return the function, with its modules installed and its sources where tracebacks look for them.
 
-    ``exact`` for one that `looks`: classes that were built here before get its docstrings and its order of attributes.
+    ``exact`` for one that `needs_exact`: classes built here before get its docstrings and its order of attributes.
     """
     modules.install(
         {
@@ -275,13 +243,13 @@ def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Call
     return function
 
 
-def looks(bundle: FunctionBundle) -> bool:
-    """Does the function look at more of others than what they do? Then what it loads with holds for it alone."""
+def needs_exact(bundle: FunctionBundle) -> bool:
+    """Return whether the function reads docstrings, names or the like of others: then what it loads is its alone."""
     return any(syntax.INSPECTED.keys() >= set(label.split(" and ")) for label in bundle.parts)
 
 
 def use_modules(bundle: FunctionBundle) -> None:
-    """Before each call of a loaded function: its imports mean the versions that it came with."""
+    """Make imports find the modules that the function came with; for use before each call."""
     if bundle.modules:
         modules.use(bundle.modules)
 
@@ -290,18 +258,18 @@ def use_modules(bundle: FunctionBundle) -> None:
 
 
 def dump_exception(exception: BaseException) -> bytes:
-    """An exception, if it can be pickled and unpickled; else nothing."""
+    """Return an exception as bytes, empty where it can't be pickled and unpickled."""
     try:
         data, _ = stream(exception, None)
         if len(data) > LARGEST_EXCEPTION or type(Unpickler(data, None).load()) is not type(exception):
             return b""
-    except Exception:  # pickling runs the user's own code; the failure is told in text anyway
+    except Exception:  # pickling runs the user's own code; the failure is reported as text anyway
         return b""
     return data
 
 
 def load_exception(data: bytes) -> BaseException | None:
-    """The exception, or None where it can't be had here."""
+    """Return the exception, or None where it can't be unpickled here."""
     if not data:
         return None
     try:
@@ -329,7 +297,7 @@ def _unstorable(value: Any, path: str, error: Exception, slots: Mapping[Key, int
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a value and how to reach them."""
+    """Yield the parts of a value, each with the path to it."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
             yield f"[{_short(key)}]", item
@@ -374,7 +342,7 @@ def _short(key: Any) -> str:
 
 
 def _culprit(value: Any, path: str, slots: Mapping[Key, int] | None) -> tuple[str, Any]:
-    """The innermost part of ``value`` that pickle refuses, and the way to it."""
+    """Return the path to the innermost part of ``value`` that pickle refuses, and that part."""
     if path == "argument" and type(value) is tuple and len(value) == 2:
         args, kwargs = value
         parts = [(f"argument {number}", item) for number, item in enumerate(args, 1)]

@@ -21,6 +21,7 @@ from jug_notebook.model import (
     Verdict,
     WorkerInfo,
 )
+from jug_notebook.render.values import summarise
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedWriter
 from jug_notebook.worker.capture import ThreadCapture, restore_streams
@@ -78,7 +79,7 @@ class ByHand:
         """What settles a grant with a value that comes from elsewhere."""
         payload, digest = codec.dump_value(value, self._store.put_blob)
         run = self._run(lease)
-        outcome = Finished(lease.key, lease.round, lease.inputs, digest, payload, codec.summarise(value), run)
+        outcome = Finished(lease.key, lease.round, lease.inputs, digest, payload, summarise(value), run)
         return self._sealed(outcome, lease, digest)
 
     def fail(self, claim: Claim, why: str) -> None:

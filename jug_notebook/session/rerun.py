@@ -16,6 +16,7 @@ from blake3 import blake3
 from jug_notebook import codec
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Address, Finished, FunctionBundle, Key, State
+from jug_notebook.render.values import summarise
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver
@@ -142,7 +143,7 @@ class Rerun:
             return f"{outcome.summary} then; now {in_a_line(error)}"
         if digest == outcome.digest:
             return ""
-        how = f"{outcome.summary} then; now {codec.summarise(value)}"
+        how = f"{outcome.summary} then; now {summarise(value)}"
         if digest[:1] != b"c" or outcome.digest[:1] != b"c":
             how += " (compared by their pickles, which may differ for equal values of its type)"
         return how

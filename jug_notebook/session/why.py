@@ -247,7 +247,7 @@ class WhyQuery:
             return Need(call + _steps(steps), self._ident(need).hex())
 
         try:
-            args, kwargs = codec.look_at_call(spec.arguments, stand_in, self._store.get_blob)
+            args, kwargs = codec.inspect_call(spec.arguments, stand_in, self._store.get_blob)
         except Exception:  # decoding runs the user's own code, and needs modules that may not be here
             return None
         bundle = self._bundle(spec)

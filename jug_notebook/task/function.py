@@ -299,7 +299,7 @@ class TaskFunction:
         version = session.submissions.function_version(self)
         tasks = TaskList()
         waiting = iter(calls)
-        put = codec.once(session.submissions.put) if steady else session.submissions.put
+        put = codec.put_once(session.submissions.put) if steady else session.submissions.put
         with digest.remembering() as memory:
             shared = self._shared(constants, session)
             memory.complete = not steady

@@ -45,6 +45,7 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
+from jug_notebook.render.values import summarise
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
@@ -145,7 +146,7 @@ class TaskRunner:
         self._maps: LRUCache[Address, memoryview] = LRUCache(
             64, 1 << 30
         )  # of the machine's memory, not of the worker's own
-        self._buffer = codec.own(self._mapped)
+        self._buffer = codec.writable(self._mapped)
         self._bundle = msgspec.msgpack.Decoder(FunctionBundle)
         self._encode = msgspec.msgpack.Encoder().encode
         self._pace: dict[str, float] = {}
@@ -232,7 +233,7 @@ class TaskRunner:
         value = runner.call(call, args, kwargs) if runner is not None else call(*args, **kwargs)
         attempt.stage = "result"
         payload, digest = codec.dump_value(value, self._put)
-        attempt.result = payload, digest, codec.summarise(value)
+        attempt.result = payload, digest, summarise(value)
 
     def _is_no_outcome(self, error: BaseException, stage: str) -> bool:
         """Is an error not the task's doing? Then the task is given back, and the worker ends."""
@@ -307,16 +308,16 @@ class TaskRunner:
         with suppress(StoreError):
             for cls in self._met:
                 if cls in self._classes and not self._classes[cls].none():
-                    codec.restore(cls, self._blob)
+                    codec.restore_class(cls, self._blob)
             if self._last is not None and not self._last[1].traces.none():
                 last, self._last = self._last[0], None
                 self._functions.drop(last)
                 self._loaded(last, exact=True)  # its classes are those of others, too
-        self._met = codec.meeting()
+        self._met = codec.track_classes()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
         bundle = self._bundle.decode(self._blob(address))
-        looks = codec.looks(bundle)
+        looks = codec.needs_exact(bundle)
         call = codec.load_function(bundle, self._blob, exact=exact or looks)
         function = _Function(call, msgspec.structs.replace(bundle, function=b"", sources={}, parts={}), Traces(call))
         if not looks:

@@ -32,7 +32,6 @@ from msgspec import msgpack
 from jug_notebook.codec import (
     INLINE,
     Seal,
-    describe_arguments,
     dump_call,
     dump_exception,
     dump_function,
@@ -41,12 +40,12 @@ from jug_notebook.codec import (
     load_exception,
     load_function,
     load_value,
-    summarise,
 )
 from jug_notebook.errors import SignatureError, StoreError, Unstorable
 from jug_notebook.keys.code import class_digest, examine
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Payload, Reference
+from jug_notebook.render.values import describe_arguments, summarise
 from tests.keys.test_code import DISPATCH, cell
 
 ROOT = Path(__file__).parents[2]
@@ -719,11 +718,11 @@ def test_lambdas_partials_methods_and_classes_travel(notebook: dict[str, Any], b
 ELSEWHERE = """
 import sys
 from msgspec import msgpack
-from jug_notebook.codec import load_function, looks
+from jug_notebook.codec import load_function, needs_exact
 from jug_notebook.model import FunctionBundle
 parcels, clean = msgpack.decode(sys.stdin.buffer.read(), type=tuple[list[FunctionBundle], bool])
 for bundle in parcels:
-    print(load_function(bundle, None, exact=clean or looks(bundle))())
+    print(load_function(bundle, None, exact=clean or needs_exact(bundle))())
 """
 
 

@@ -153,7 +153,7 @@ def test_what_is_got_is_ones_own_and_what_is_mapped_is_nobodys(tmp_path: Path) -
     mapped = codec.load_value(payload, store.get_blob, store.map_blob)
     with pytest.raises(ValueError, match="read-only"):
         mapped[0][0] = 1
-    kept = codec.load_value(payload, store.get_blob, codec.own(store.map_blob))
+    kept = codec.load_value(payload, store.get_blob, codec.writable(store.map_blob))
     kept[0][0] = -1
     assert codec.load_value(payload, store.get_blob, store.map_blob)[0][0] == 0
 
