@@ -1,4 +1,4 @@
-"""The only file that asks what time it is, or waits. Rooms that need time are handed a `Clock`."""
+"""Time. Only this module reads the system's clocks or sleeps; everything else is handed a `Clock`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the house sees it."""
+    """What tells the time, and waits."""
 
     def now(self) -> float:
-        """Seconds since the epoch: for people, and for comparing hosts roughly."""
+        """Return seconds since the epoch: for people, and for comparing hosts roughly."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that only this host has and that never goes back: for leases and deadlines."""
+        """Return seconds on a clock of this host that never goes back: for leases and deadlines."""
         ...
 
     def cpu(self) -> float:
-        """Seconds that this process has kept processors busy."""
+        """Return the CPU time of this process, in seconds."""
         ...
 
     def sleep(self, seconds: float) -> None: ...
@@ -34,7 +34,7 @@ class SystemClock:
 
 
 class FakeClock:
-    """Time that moves only when somebody sleeps or `advance` is called: hours pass in no time, in tests."""
+    """A clock for tests: time passes only in `sleep` and `advance`, and at once."""
 
     def __init__(self, start: float = 1_000_000.0) -> None:
         self._time = start
@@ -54,4 +54,4 @@ class FakeClock:
     advance = sleep
 
 
-CLOCK = SystemClock()  #: the default at every door
+CLOCK = SystemClock()  #: the default everywhere

@@ -1,4 +1,4 @@
-"""Exceptions. The docstring of each is its default message, so none can go undocumented."""
+"""All exceptions and warnings. The docstring of each is its default message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class JugError(Exception):
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of its own traceback: the message says what, where and what next."""
+        """Return what IPython shows in place of a traceback: the message is enough."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -25,19 +25,19 @@ class NoWorkers(JugError):
 
 
 class TaskCancelled(JugError):
-    """Nobody wants this task any more, so it will not run. Make it again: re-run the cell that calls its function."""
+    """This task was cancelled, so it will not run. To request it again, re-run the cell that calls its function."""
 
 
 class WaitTimeout(JugError, TimeoutError):
-    """The time given for waiting is over; the tasks go on."""
+    """The timeout is over; the tasks keep running."""
 
 
 class WaitInterrupted(JugError, KeyboardInterrupt):
-    """Waiting was interrupted; the tasks go on in their workers. Stop those with %jug_stop"""
+    """Waiting was interrupted; the tasks keep running in their workers. Stop those with %jug_stop"""
 
 
 class TaskFailed(JugError):
-    """A task failed. `.failure` is what the store keeps of it; `__cause__` the exception, where it could travel."""
+    """A task failed. `.failure` describes it; `__cause__` is the exception, where it could be pickled."""
 
     def __init__(self, message: str = "", failure: Any = None) -> None:
         super().__init__(message)
@@ -54,11 +54,11 @@ class Unstorable(JugError, TypeError):
 
 
 class FileChanged(JugError):
-    """A file was changed after a task was made of its content."""
+    """A file was changed after a task was made from its content."""
 
 
 class ChangedInCell(JugError):
-    """Something that a function reads changed between its first call in the cell and the cell's end."""
+    """Something that a function reads was changed between its first call in the cell and the end of the cell."""
 
 
 class FormerDefinition(UserWarning):
@@ -66,15 +66,15 @@ class FormerDefinition(UserWarning):
 
 
 class KeyAdvice(UserWarning):
-    """A key may not see all that matters. Each is said once."""
+    """A key may miss something that affects the result. Each warning appears once."""
 
 
 class Opaque(KeyAdvice):
-    """Something that a function does can't be seen from its code."""
+    """What a function reads or calls can't be determined from its code."""
 
 
 class Unseeded(KeyAdvice):
-    """A function draws random numbers from a generator that nobody seeded."""
+    """A function uses random numbers without a seed."""
 
 
 class OnlyAPath(KeyAdvice):
@@ -86,7 +86,7 @@ class StoreError(JugError):
 
 
 class Unreachable(StoreError):
-    """The server of a store doesn't answer."""
+    """The server of a store can't be reached."""
 
 
 class ValueLost(StoreError):
@@ -94,7 +94,7 @@ class ValueLost(StoreError):
 
 
 class SignatureError(StoreError):
-    """Bytes in the store weren't written by someone who has the store's key, so they are not opened."""
+    """Data in the store wasn't written by someone who has the store's key, so it is not opened."""
 
 
 class ClaimLost(JugError):
@@ -106,7 +106,7 @@ class LaunchError(JugError):
 
 
 class CommandFailed(JugError):
-    """A command ended with an exit status other than 0, or did not write a file that it should."""
+    """A command ended with a nonzero exit status, or did not write an expected file."""
 
 
 class NoSuchTask(JugError, LookupError):
@@ -114,7 +114,7 @@ class NoSuchTask(JugError, LookupError):
 
 
 class BadTask(JugError, TypeError):
-    """A task can't be made of this."""
+    """A task can't be made from this."""
 
 
 class TaskNotValue(JugError, TypeError):

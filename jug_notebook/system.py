@@ -1,4 +1,4 @@
-"""Which process is this, and is that one still there? Asks the operating system, starts and ends nothing."""
+"""Facts from the operating system: this host, user and process, other processes, and memory in large pages."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VERSION = "0.1.0"  #: of this package
 
 @functools.cache
 def host() -> str:
-    """This host's name, for people."""
+    """Return this host's short name, for people."""
     return socket.gethostname().split(".")[0] or "localhost"
 
 
 @functools.cache
 def machine() -> str:
-    """Eight hex digits that name the running kernel and pid namespace: if equal, a pid means the same."""
+    """Return eight hex digits that identify the running kernel and pid namespace: where they are equal, so are pids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: the host's name must do
@@ -41,7 +41,7 @@ def machine() -> str:
 
 @functools.cache
 def user() -> str:
-    """Who runs this process."""
+    """Return the name of the user who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's uid without a name
@@ -49,29 +49,27 @@ def user() -> str:
 
 
 def python() -> str:
-    """Major and minor version: byte code travels between equal ones only."""
+    """Return Python's major and minor version, "3.11": pickled byte code is only for the same version."""
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def born(pid: int) -> int | None:
-    """When a process of this machine started, in clock ticks since boot; None if there is none (a zombie is none)."""
+    """Return when a process of this machine started, in clock ticks since boot; None if there is none, or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
-        return None
-    except ProcessLookupError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def new_id() -> str:
-    """A name for a worker, a supervisor or a session of this process."""
+    """Return a new id for a worker, supervisor or session of this process."""
     return f"{host()}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def me(kind: str, clock: Clock = CLOCK, **more: object) -> WorkerInfo:
-    """What this process says of itself. ``more`` are further fields of `WorkerInfo`."""
+    """Return the `WorkerInfo` of this process. ``more`` are further fields of it."""
     pid = os.getpid()
     info = WorkerInfo(
         id=new_id(),
@@ -88,7 +86,7 @@ def me(kind: str, clock: Clock = CLOCK, **more: object) -> WorkerInfo:
 
 
 def running(info: WorkerInfo) -> bool | None:
-    """Is that process still there? None where it lives on another machine, so nobody here can tell."""
+    """Return whether that process still exists; None if it is on another machine."""
     if info.machine != machine():
         return None
     return born(info.pid) == info.born
@@ -96,7 +94,7 @@ def running(info: WorkerInfo) -> bool | None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """What is made within stays: looking through it for garbage, again and again, would take a third of the time."""
+    """Turn garbage collection off, while many objects are made that stay: it would take a third of the time."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -115,21 +113,21 @@ def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-LARGE = 1 << 22  #: from so many bytes on, large pages pay
+LARGE = 1 << 22  #: bytes from which large pages are worth it
 
 
 def private(size: int) -> memoryview:
-    """So many bytes of one's own, to write to; in large pages where the system has them: filling is twice as fast."""
+    """Return new writable memory of ``size`` bytes, in large pages where possible: filling is twice as fast."""
     if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return memoryview(bytearray(size))
-    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without them
-        room.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(room)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 def copied(view: memoryview) -> memoryview:
-    """A copy of one's own of these bytes."""
+    """Return a writable copy of these bytes."""
     made = private(view.nbytes)
     made[:] = view.cast("B")
     return made

@@ -1,9 +1,9 @@
-"""Where tasks, results, errors, logs and progress live: the protocol that every store speaks, and the way to one.
+"""Stores keep tasks, results, errors, logs and progress: here are the protocol of all stores, and `open_store`.
 
-A store knows bytes and facts, no Python objects. Every verb takes and gives many at once and is one atomic step.
-A new store is one file here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
-and ``absolute(rest)``, where ``rest`` is what comes after the scheme in the URL. One of your own is a module
-``jug_store_<scheme>`` wherever Python finds modules; it needs only the first.
+A store handles bytes and events, no Python objects. Most verbs take many items at once, and each is one atomic step.
+A new store is a module here, ``<scheme>.py``, with three functions: ``open(rest, clock) -> Store``, ``exists(rest)``
+and ``absolute(rest)``, where ``rest`` is what follows the scheme in the URL. A store outside this package is a module
+``jug_store_<scheme>`` on Python's path; it needs only the first.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from jug_notebook.model import (
 
 
 class Store(Protocol):
-    """What the rest of the house may ask of a store. Safe to use from several threads of one process."""
+    """The verbs of a store. Safe to use from several threads of one process."""
 
     url: str  #: as `open_store` takes it, absolute, so that another process can open the same
-    id: str  #: made with the store, never changes; signatures cover it
+    id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
-        """Make tasks known and wanted by ``origin``. Known ones are told apart; twice is once. Durable on return."""
+        """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""
         ...
 
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
-        """Want known tasks again, or no longer. The latter, without a cell, speaks for all cells of the notebook."""
+        """Request known tasks, or withdraw requests; without a cell, of all cells of the notebook."""
         ...
 
     def requested(self, origin: Origin) -> list[Key]:
-        """What exactly this origin (user, notebook and cell) wants now."""
+        """Return the tasks that exactly this origin (user, notebook and cell) requests now."""
         ...
 
     def origins(self) -> list[Origin]:
-        """Every origin (user, notebook and cell) that wishes something now."""
+        """Return every origin (user, notebook and cell) that requests something now."""
         ...
 
     def claim(
@@ -77,151 +77,148 @@ class Store(Protocol):
     ) -> list[Claim]:
         """Settle, then claim up to ``limit`` ready tasks, best first, in one step.
 
-        At most about 20 ms of expected work is given, one task where a function has not been timed. Blocks up to
-        ``wait`` seconds while there is nothing to do (``limit=0`` settles only and never blocks). Settling is
-        idempotent; a late outcome that no longer holds counts for nothing. Tasks made with another ``python`` are
+        Returns claims for at most about 20 ms of expected work, or one task of a function that has not been timed.
+        Blocks up to ``wait`` seconds while there is nothing to do (``limit=0`` only settles, and never blocks).
+        Settling is idempotent; a late outcome that no longer holds is ignored. Tasks made with another ``python`` are
         left alone.
         """
         ...
 
     def release(self, leases: Sequence[Lease]) -> None:
-        """Give back claims that were not started."""
+        """Give back claims whose tasks were not started."""
         ...
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        """Beat for these processes, the supervisor or session first; answer the orders it got since the last beat."""
+        """Send heartbeats of these processes, supervisor or session first; return its new orders."""
         ...
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
-        """These processes have ended: their unsettled claims are void and open to others at once."""
+        """Note that these processes have ended: others may take their unsettled claims at once."""
         ...
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
-        """Tell supervisors to do something; they learn it when they next `renew`, at once on the same host."""
+        """Give supervisors an order; they receive it when they next `renew`, at once on the same host."""
         ...
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
-        """Workers, supervisors and sessions: what each said last, whether it is alive, seconds since its last beat."""
+        """Return workers, supervisors and sessions: last info, whether alive, seconds since the last heartbeat."""
         ...
 
     def states(self, keys: Sequence[Key]) -> list[State | None]:
-        """None for tasks the store doesn't know."""
+        """Return states by key; None for tasks that the store doesn't know."""
         ...
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Sealed specs."""
+        """Return sealed specs by key; None for unknown tasks."""
         ...
 
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
-        """The outcomes that hold now. A failure counts only once it is final."""
+        """Return current outcomes by key, None where there is none. A failure counts only once it is final."""
         ...
 
     def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
-        """For blocked tasks, the failed task that blocks each."""
+        """Return, for each blocked task, the failed task that blocks it; else None."""
         ...
 
     def tasks(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
     ) -> list[TaskView]:
-        """A listing, in order of submission; of failed tasks, the latest first."""
+        """Return a listing in order of submission; of failed tasks, the latest first."""
         ...
 
     def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
-        """Attempts that ended, the latest first, failed and invalidated ones too as far as they are still known.
-
-        Answers them, and how many there are.
-        """
+        """Return attempts that ended, latest first, and how many are known; failed and invalidated ones included."""
         ...
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
-        """The tasks of one function."""
+        """Return the tasks of one function."""
         ...
 
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
-        """(function, a function whose values it needs, how many needs): of tasks that somebody wants."""
+        """Return (function, a function whose values it needs, number of needs), over all requested tasks."""
         ...
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
-        """Make outcomes count for nothing; whatever used them falls back. Answers the tasks that had one to lose.
+        """Invalidate outcomes; what used them must run again. Return the tasks that had an outcome.
 
-        A value lost that was taken over is lost for the task that ran, too.
+        With `Why.LOST`, a reused value is lost for the task that ran, too. Raises NoSuchTask.
         """
         ...
 
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
-        """What each task is now: its round and inputs (and no attempt). None where a need has no value yet."""
+        """Return each task's present round and inputs (attempt 0); None where a need has no value yet."""
         ...
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
-        """Let runs stand for tasks of other code, or (``undone``) no longer: see `Acceptance`. The last word counts."""
+        """Accept runs of other code for tasks, or (``undone``) no longer: see `Acceptance`. The last one counts."""
         ...
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """The sealed acceptances that stand for what these tasks are now."""
+        """Return the sealed acceptances that hold for these tasks as they are now; else None."""
         ...
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
-        """Who made a task's last outcome count for nothing; None where nobody did."""
+        """Return who invalidated each task's last outcome; None where no one did."""
         ...
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """Keep bytes, once, under their blake3. Durable on return."""
+        """Store bytes, once, under their blake3 hash, and return that. Durable on return."""
         ...
 
     def get_blob(self, address: Address) -> memoryview:
-        """Raises ValueLost where the bytes are missing or are not what they were.
+        """Return the bytes. Raises ValueLost where they are missing or damaged.
 
-        A view that isn't read-only is the caller's own, to change at will.
+        A view that isn't read-only belongs to the caller, who may change it.
         """
         ...
 
     def map_blob(self, address: Address) -> memoryview:
-        """A read-only view of what the store holds, where it can give one; raises as `get_blob`.
+        """Return a read-only view of the bytes, mapped from a file where possible. Raises ValueLost as `get_blob`.
 
-        The bytes were hashed once on this machine, and their file hasn't been touched since; they aren't hashed again.
+        If they were verified once on this machine and the file hasn't changed since, they aren't verified again.
         """
         ...
 
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
     ) -> SweepReport:
-        """Forget tasks altogether, as if never submitted; remove blobs that are not to be kept.
+        """Forget tasks, as if never submitted, and remove all blobs but those in ``keep``.
 
-        Tasks that somebody wants by now, or that run, stay. So do blobs written, or put again, within the last
-        ``older_than`` seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` only tells.
+        Tasks that are requested by now, or that run, stay. So do blobs written or used within the last ``older_than``
+        seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` changes nothing.
         """
         ...
 
     def compact(self) -> int:
-        """Put what has gathered into less space, while others go on working; answer how many bytes that saved."""
+        """Compact the store's files while others go on working; return the number of bytes saved."""
         ...
 
     def crowded(self) -> bool:
-        """Has so much gathered that somebody should `compact`?"""
+        """Return whether the store should be compacted."""
         ...
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
-        """Counts and workers; failures are left to who can open them. Costs what changed, not what there is."""
+        """Return counts and workers, without failures, which are sealed. The cost is in proportion to what changed."""
         ...
 
     def watch(self, seen: int, timeout: float) -> int:
-        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; answer the version now."""
+        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; return it."""
         ...
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
-        """True where no task is ready or running that a worker of this python could run or wait for."""
+        """Return whether no task is ready or running that a worker of this python could run or wait for."""
         ...
 
     def foreign(self, python: str) -> dict[str, int]:
-        """Ready tasks that a worker of this ``python`` leaves alone: how many, by the python they were made with."""
+        """Return the number of ready tasks made with another python than this, by that python."""
         ...
 
     def notice(self, process: WorkerId, text: str) -> None:
-        """Append to a process's log, which lies in the store."""
+        """Append to a process's log in the store."""
         ...
 
     def log(self, process: WorkerId) -> str:
-        """The tail of a process's log."""
+        """Return the end of a process's log."""
         ...
 
     def sync(self) -> None:
@@ -232,16 +229,16 @@ class Store(Protocol):
 
 
 def addresses_in(body: bytes | memoryview) -> set[Address]:
-    """The names of blobs that sealed bytes, or a blob, mention, as msgpack writes them; and other such names, too."""
+    """Return all strings in msgpack data that look like addresses of blobs, keys of tasks among them."""
     return {name.decode() for name in _ADDRESS.findall(body)}
 
 
 _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
 
 
-HIDDEN = "***"  #: what people read in a URL in the place of a password
+HIDDEN = "***"  #: shown in a URL in place of a password
 _SECRET = re.compile(r"(//)[^/]*(@)|([?&]password=)[^&]*")
-#: the module of each scheme; one with several has a table ``SCHEMES`` of what opens each
+#: the module of each scheme; a module with several schemes has a table ``SCHEMES``
 _MODULES = {
     "memory": "jug_notebook.store.memory",
     "file": "jug_notebook.store.file",
@@ -253,39 +250,39 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+]*):(.*)", re.DOTALL)
 
 
 def split(url: str) -> tuple[str, str]:
-    """``"file:path"`` or ``"path"`` → ``("file", "path")``; the scheme's room decides about the rest."""
+    """``"file:path"`` or ``"path"`` → ``("file", "path")``; the scheme's module reads the rest."""
     match = _SCHEME.fullmatch(url)
     return (match[1], match[2]) if match else ("file", url)
 
 
 def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
     """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
-    room, rest = _room(str(url))
-    store: Store = room.open(rest, clock)
+    opener, rest = _opener(str(url))
+    store: Store = opener.open(rest, clock)
     return store
 
 
 def exists(url: str) -> bool:
-    """Is there a store already? Looking makes none. Raises StoreError where that can't be told."""
-    room, rest = _room(url)
-    there: bool = not hasattr(room, "exists") or room.exists(rest)
+    """Return whether there is a store at the URL, without making one. Raises StoreError where that isn't known."""
+    opener, rest = _opener(url)
+    there: bool = not hasattr(opener, "exists") or opener.exists(rest)
     return there
 
 
 def absolute(url: str) -> str:
-    """The URL as an open store has it, so that two that mean one store can be compared."""
-    room, rest = _room(url)
-    whole: str = room.absolute(rest) if hasattr(room, "absolute") else url
+    """Return the URL as an open store has it, so that URLs can be compared."""
+    opener, rest = _opener(url)
+    whole: str = opener.absolute(rest) if hasattr(opener, "absolute") else url
     return whole
 
 
 def masked(url: str) -> str:
-    """A URL for people, without a password. An open store knows a shorter one: ``shown``."""
+    """Return a URL for people, without a password. An open store has a shorter one: ``display_url``."""
     return _SECRET.sub(rf"\1\3{HIDDEN}\2", url)
 
 
-def _room(url: str) -> tuple[Any, str]:
-    """The module that has stores of that kind, and what it makes of the URL."""
+def _opener(url: str) -> tuple[Any, str]:
+    """Return what opens stores of the URL's scheme, and the rest of the URL. Raises StoreError."""
     scheme, rest = split(url)
     if not rest and scheme != "memory":
         raise StoreError(f"{url!r} names no store; give a folder, as in 'jugdata'")

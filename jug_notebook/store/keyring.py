@@ -1,4 +1,4 @@
-"""The secrets that sign what lies in stores: one file each in the user's config folder, readable by the user alone."""
+"""The keys that sign what is in stores: one file per store in the user's config folder, readable by the user alone."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from jug_notebook.atomic import create
 from jug_notebook.errors import StoreError
 
-SIZE = 32  #: bytes of a secret
+SIZE = 32  #: bytes of a key
 _STORE = re.compile(r"[0-9A-Za-z_-]{1,100}")
 
-_here: dict[str, bytes] = {}  # of stores that don't outlive this process, and of those already read
+_here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
 
 
 def folder() -> Path:
-    """Where the secrets lie: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or under ``~/.config``."""
+    """Return the folder of the keys: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or the same in ``~/.config``."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
 
 
 def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
-    """The secret of a store. With ``make`` it's made where there is none; without ``lasting`` only this process has it.
+    """Return the key of a store. With ``make``, make a missing one; without ``lasting``, keep it in this process only.
 
-    Raises StoreError where there is none, or where others could read it.
+    Raises StoreError where there is none, or where other users could read it.
     """
     known = _here.get(store_id)
     if known is None and lasting:
@@ -40,7 +40,7 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
 
 
 def put(store_id: str, value: bytes, lasting: bool = True) -> bytes:
-    """Keep a secret, unless there is one already; answers the one that counts. Raises StoreError."""
+    """Keep a key, unless the store has one already. Return the one it has. Raises StoreError."""
     if len(value) != SIZE:
         raise StoreError(f"a store's key has {SIZE} bytes, not {len(value)}")
     if lasting:
@@ -50,7 +50,7 @@ def put(store_id: str, value: bytes, lasting: bool = True) -> bytes:
 
 def _path(store_id: str) -> Path:
     if not _STORE.fullmatch(store_id):
-        raise StoreError(f"{store_id[:40]!r} is no id of a store")
+        raise StoreError(f"{store_id[:40]!r} is not the id of a store")
     return folder() / store_id
 
 
@@ -65,9 +65,9 @@ def _read(store_id: str) -> bytes | None:
     except OSError as error:
         raise StoreError(f"the key of store {store_id[:12]} can't be read: {error}") from error
     if mode & 0o077:
-        raise StoreError(f"{path} could be read or written by others; after making sure nobody did: chmod 600 {path}")
+        raise StoreError(f"{path} can be read or written by other users; if none of them did, run: chmod 600 {path}")
     if len(value) != SIZE:
-        raise StoreError(f"{path} is no key: it has not {SIZE} bytes; copy it again from where the store was made")
+        raise StoreError(f"{path} is not a key of {SIZE} bytes; copy it again from where the store was made")
     return value
 
 

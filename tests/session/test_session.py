@@ -127,7 +127,7 @@ def test_a_key_that_is_only_for_this_process_is_not_written():
     assert not (keyring.folder() / "fleeting").exists()
     with pytest.raises(jn.StoreError, match="is not in"):
         keyring.secret("unknown")
-    with pytest.raises(jn.StoreError, match="no id"):
+    with pytest.raises(jn.StoreError, match="not the id"):
         keyring.secret("../../etc/passwd")
 
 
