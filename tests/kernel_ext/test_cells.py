@@ -80,7 +80,7 @@ def test_what_may_set_names_unseen_is_refused_in_a_cell_task(notebook: Notebook,
 @pytest.mark.parametrize("body", ["x = x", "for x in []: pass\n    y = x", "global x\n    x = 6", "y = x; x = 7"])
 def test_a_class_that_would_read_another_name_than_the_cells_is_refused(notebook: Notebook, body: str) -> None:
     notebook.run("x = 1")
-    with pytest.raises(UsageError, match="line 3: class A has a 'x' of its own"):
+    with pytest.raises(UsageError, match="line 3: class A and the cell both set 'x'"):
         notebook.run(f"%%jugtask confused\nx = 5\nclass A:\n    {body}\nz = A")
     notebook.run("%%jugtask clear\nclass A:\n    len = len\n    def list(self) -> list: return []\nz = A.len('ab')")
     jn.execute(wait=True, target="clear")
