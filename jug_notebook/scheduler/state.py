@@ -29,9 +29,7 @@ from jug_notebook.model import (
     Invalidated,
     Invalidation,
     Key,
-    Origin,
     Released,
-    Request,
     Requested,
     Scope,
     Settled,
@@ -46,7 +44,7 @@ from jug_notebook.model import (
 from jug_notebook.scheduler.attempts import History, Leases
 from jug_notebook.scheduler.counts import Notebooks, TaskCounts
 from jug_notebook.scheduler.packing import Outcome, Place, digest_of, has_value, value_only
-from jug_notebook.scheduler.queries import keys_of_target, latest_failed, listing
+from jug_notebook.scheduler.queries import keys_of_target, listing
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
     BLOCKED,
@@ -67,7 +65,7 @@ from jug_notebook.scheduler.records import (
     own_outcome,
     own_record,
 )
-from jug_notebook.scheduler.reuse import Reuse, Standing, may_be_reused
+from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 
 _ORDER: dict[type, int] = {Requested: 0, Submitted: 1, Claimed: 3}  # of events applied together; 2 for all others
 
@@ -88,10 +86,10 @@ class SchedulerState:
         self.moved: dict[Place, Place] | None = None  #: filled with the new places of bodies, unless it is None
         self._counts = TaskCounts()
         self._notebooks = Notebooks(self._counts)
-        self._failed: dict[TaskRecord, float] = {}  # and when each did, seconds since the epoch
+        self.failed: dict[TaskRecord, float] = {}  #: and when each did, seconds since the epoch
         self._work: deque[TaskRecord] = deque()
         self._sequence = 0
-        self._reuse = Reuse(self.tasks, self._work.extend)
+        self.reuse = Reuse(self.tasks, self._work.extend)
 
     # -- applying events -----------------------------------------------------------------------------------------------
 
@@ -139,7 +137,7 @@ class SchedulerState:
         elif type(event) is Accepted:
             self.counter = max(self.counter, event.counter)
             self._work.extend(map(self._record, event.keys))
-            self._reuse.accept(event, bodies)
+            self.reuse.accept(event, bodies)
         elif type(event) is Released:
             for lease in event.leases:
                 task = self._record(lease.key)
@@ -205,7 +203,7 @@ class SchedulerState:
                 if verdict.digest:
                     self._finished(task, verdict)
             if task.direct >= 0:
-                self._reuse.submitted(task)
+                self.reuse.submitted(task)
             self._counts.count(task)
             self._work.append(task)
 
@@ -251,8 +249,8 @@ class SchedulerState:
         task.add_outcome(verdict, body, worker)
         if verdict.digest and task.state != UNKNOWN:
             self._finished(task, verdict)
-        if self._reuse.accepts:
-            self._reuse.settled(task)
+        if self.reuse.accepts:
+            self.reuse.settled(task)
         self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         if verdict.round > task.round:
             self.history.begin_round(task, verdict.round)
@@ -263,7 +261,7 @@ class SchedulerState:
         task.queue.done += 1
         task.queue.spent += verdict.duration
         if verdict.inputs != NO_INPUTS:
-            self._reuse.ran(task, verdict)
+            self.reuse.ran(task, verdict)
 
     def _move(self, task: TaskRecord, known: Outcome, body: Place) -> None:
         """A known outcome was read from another place: its body is there from now on."""
@@ -273,7 +271,7 @@ class SchedulerState:
         task.outcomes = [moved if outcome == known else outcome for outcome in task.outcomes]
         if task.value_digest:
             self._work.append(task)
-        self._reuse.moved(task, known[0])
+        self.reuse.moved(task, known[0])
 
     def _invalidated(self, event: Invalidated) -> None:
         for index, (key, from_round) in enumerate(zip(event.keys, event.from_rounds, strict=True)):
@@ -286,7 +284,7 @@ class SchedulerState:
                 self.history.begin_round(task, from_round + 1)
             self._work.append(task)
             inputs = event.inputs[index] if index < len(event.inputs) else b""
-            self._reuse.invalidated(task, event.why, inputs, known=task.state != UNKNOWN)
+            self.reuse.invalidated(task, event.why, inputs, known=task.state != UNKNOWN)
             self.history.invalidated(key, from_round, event)
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
@@ -301,7 +299,7 @@ class SchedulerState:
             if task is None:
                 continue
             self.history.forget(key)
-            self._reuse.forget(task, counter, round)
+            self.reuse.forget(task, counter, round)
             self.leases.forget(task, round)
             for verdict, _, _ in task.outcomes:
                 if verdict.round <= round and verdict.digest and task.state != UNKNOWN:
@@ -328,7 +326,7 @@ class SchedulerState:
         for need in needs:
             need.dependents = [above for above in need.dependents if above not in going]
         for task in going:
-            self._failed.pop(task, None)
+            self.failed.pop(task, None)
             blocked = task.state in (FAILED, BLOCKED)
             if task.counted_in is not None:
                 task.counted_in[task.counted_as] -= 1
@@ -374,10 +372,10 @@ class SchedulerState:
                     work.append(above)
             if state != task.state:
                 if task.state == FAILED:
-                    del self._failed[task]
+                    del self.failed[task]
                 elif state == FAILED:
                     outcome = own_outcome(task)
-                    self._failed[task] = 0.0 if outcome is None else outcome[0].started + outcome[0].duration
+                    self.failed[task] = 0.0 if outcome is None else outcome[0].started + outcome[0].duration
                 if task.state == READY and task.queued and self.queue.no_longer_ready(task):
                     stale.add(task.queue)
                 was, now = task.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
@@ -407,8 +405,8 @@ class SchedulerState:
                 return FINISHED, record
             if not record and self.leases.holder(task):
                 return RUNNING, b""
-            if task.needs or self._reuse.accepts:
-                task.reused_from = self._reuse.run_for(task)
+            if task.needs or self.reuse.accepts:
+                task.reused_from = self.reuse.run_for(task)
                 if task.reused_from is not None:
                     return FINISHED, value_only(task.reused_from[0].digest)
             if record and task.wanted:
@@ -465,10 +463,6 @@ class SchedulerState:
         task = self.tasks.get(key)
         return None if task is None else self.history.invalidation(task)
 
-    def request(self, origin: Origin, wanted: bool) -> Request:
-        """Return a request that outweighs all applied so far."""
-        return Request(origin, self.counter + 1, wanted)
-
     def counts(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""
         return self._counts.by_function(list(self.queue.queues.values()), scope)
@@ -476,18 +470,6 @@ class SchedulerState:
     def reused(self, scope: Scope = Scope()) -> dict[str, int]:
         """Return, by function, how many of the finished tasks reuse another task's run."""
         return self._counts.reused(scope)
-
-    def acceptances(self) -> set[Place]:
-        """Return the places of the sealed acceptances that may still count."""
-        return self._reuse.places()
-
-    def accepted(self, key: Key) -> Standing | None:
-        """Return the acceptance for a task's round and inputs, even if it doesn't need one."""
-        return self._reuse.accepted(key)
-
-    def failed(self, scope: Scope = Scope(), limit: int = 0) -> list[TaskRecord]:
-        """Return the failed tasks, the latest first, at most ``limit`` (0: all). Costs time only for what failed."""
-        return latest_failed(self._failed, scope, limit)
 
 
 def _update_inputs(task: TaskRecord) -> None:

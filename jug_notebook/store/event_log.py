@@ -30,6 +30,7 @@ from jug_notebook.model import (
     Lease,
     Origin,
     Released,
+    Request,
     Requested,
     Scope,
     Settled,
@@ -156,7 +157,7 @@ class EventLogStore(Store, ABC):
     def _requests(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> Iterator[tuple[Event, Sequence[bytes]]]:
         if wanted:
             keys = queries.without_request(self._scheduler.tasks, keys, origin)
-        request = self._scheduler.request(origin, wanted)
+        request = Request(origin, self._scheduler.counter + 1, wanted)
         for part in batched(keys, BATCH):
             yield Requested(request, list(part)), ()
 
@@ -259,7 +260,7 @@ class EventLogStore(Store, ABC):
         task, source = tasks[key], tasks[outcome[0].key]
         if task.needs and task.form == source.form:
             return tuple(self._read([task.spec, source.spec]))
-        acceptance = self._scheduler.accepted(key)
+        acceptance = self._scheduler.reuse.accepted(key)
         assert acceptance is not None, "a run of another form is reused only if it was accepted"
         return tuple(self._read([acceptance.place]))
 
@@ -326,7 +327,7 @@ class EventLogStore(Store, ABC):
     ) -> list[TaskView]:
         with self._updated() as scheduler:
             if state is State.FAILED and target is None:
-                return [task_view(scheduler, task) for task in scheduler.failed(scope, limit)]
+                return [task_view(scheduler, task) for task in queries.latest_failed(scheduler.failed, scope, limit)]
             found = queries.listing(scheduler.tasks.values(), scope, target, state)
             views = [task_view(scheduler, task) for task in found]
         if state is State.FAILED:
@@ -359,28 +360,11 @@ class EventLogStore(Store, ABC):
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         with self._updated() as scheduler:
-            lost: list[Key] = []
-            rounds: list[int] = []
-            inputs: list[bytes] = []
-            sources: list[Key] = []
-            source_rounds: list[int] = []
             for key in keys:
-                task = scheduler.tasks.get(key)
-                if task is None or task.state < 0:
+                if scheduler.state(key) is None:
                     raise NoSuchTask(f"no task {key[:12]} in {self.display_url}")
-                outcome = scheduler.outcome(key)
-                if why is Why.RETRY and (outcome is None or outcome[0].finished):
-                    continue
-                source = None if task.reused_from is None else task.reused_from[0]
-                if source is not None or any(verdict.round == task.round for verdict, _, _ in task.outcomes):
-                    lost.append(key)
-                    rounds.append(task.round)
-                    inputs.append(b"" if source is None else source.inputs)
-                    if why is Why.LOST and source is not None:
-                        sources.append(source.key)
-                        source_rounds.append(source.round)
+            event, lost = _invalidated(scheduler, keys, why, user, self._clock.now())
             if lost:
-                event = Invalidated(lost + sources, rounds + source_rounds, why, user, self._clock.now(), inputs)
                 self._record(event)
                 self.sync()
             return lost
@@ -413,7 +397,7 @@ class EventLogStore(Store, ABC):
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         with self._updated() as scheduler:
-            accepted = [scheduler.accepted(key) for key in keys]
+            accepted = [scheduler.reuse.accepted(key) for key in keys]
             return self._bodies([None if one is None else one.place for one in accepted])
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
@@ -428,7 +412,7 @@ class EventLogStore(Store, ABC):
             going = [task for task in meant if _is_idle(task)]
             size = sum(self._size(place) for task in going for place in places_of(task))
             wanted = [place for task in meant if not _is_idle(task) for place in places_of(task)]
-            keep = {*keep, *self._mentioned(set(going)), *self._addresses(wanted)}
+            keep = {*keep, *self._addresses(wanted + _dormant(scheduler, set(going)))}
             if going and not dry_run:
                 self._forget(going)
         took = self._clock.monotonic() - began  # what was put meanwhile stays
@@ -451,18 +435,6 @@ class EventLogStore(Store, ABC):
                 self._record(event, [specs[key]])
         self.sync()
 
-    def _mentioned(self, going: Collection[TaskRecord]) -> set[Address]:
-        """Return the blobs of outcomes of the other tasks that don't count now, but may count again."""
-        scheduler = self._scheduler
-        places = [
-            outcome[1]
-            for task in scheduler.tasks.values()
-            if task.records and task.records is not task.value_digest and task not in going
-            for outcome in task.outcomes
-            if outcome != scheduler.outcome(task.key)
-        ]
-        return self._addresses(places)
-
     def _addresses(self, places: Sequence[Place]) -> set[Address]:
         return {name for part in batched(places, BATCH) for body in self._read(part) for name in addresses_in(body)}
 
@@ -481,9 +453,44 @@ class EventLogStore(Store, ABC):
             self._scheduler.apply_all(appended)
 
 
+def _invalidated(
+    scheduler: SchedulerState, keys: Sequence[Key], why: Why, user: str, now: float
+) -> tuple[Invalidated, list[Key]]:
+    """Return the event that invalidates submitted tasks, and those of them that have an outcome to lose."""
+    lost: list[Key] = []
+    rounds: list[int] = []
+    inputs: list[bytes] = []
+    sources: list[Key] = []
+    source_rounds: list[int] = []
+    for key in keys:
+        task, outcome = scheduler.tasks[key], scheduler.outcome(key)
+        if why is Why.RETRY and (outcome is None or outcome[0].finished):
+            continue
+        source = None if task.reused_from is None else task.reused_from[0]
+        if source is not None or any(verdict.round == task.round for verdict, _, _ in task.outcomes):
+            lost.append(key)
+            rounds.append(task.round)
+            inputs.append(b"" if source is None else source.inputs)
+            if why is Why.LOST and source is not None:
+                sources.append(source.key)
+                source_rounds.append(source.round)
+    return Invalidated(lost + sources, rounds + source_rounds, why, user, now, inputs), lost
+
+
 def _is_idle(task: TaskRecord) -> bool:
     """Return True if it was submitted, and is neither wanted nor running."""
     return task.state >= 0 and not task.wanted and STATES[task.state] is not State.RUNNING
+
+
+def _dormant(scheduler: SchedulerState, going: Collection[TaskRecord]) -> list[Place]:
+    """Return the places of outcomes of the other tasks that don't count now, but may count again."""
+    return [
+        outcome[1]
+        for task in scheduler.tasks.values()
+        if task.records and task.records is not task.value_digest and task not in going
+        for outcome in task.outcomes
+        if outcome != scheduler.outcome(task.key)
+    ]
 
 
 def places_of(task: TaskRecord) -> Iterator[Place]:

@@ -143,7 +143,7 @@ class MemoryStore(EventLogStore):
         with self._lock:
             self._scheduler.history.drop_past()
             used = {place for task in self._scheduler.tasks.values() for place in places_of(task)}
-            used |= self._scheduler.acceptances()
+            used |= self._scheduler.reuse.places()
             saved = 0
             for place, body in enumerate(self._bodies_kept):
                 if place not in used:
