@@ -112,7 +112,7 @@ def test_a_failed_task_shows_the_lines_of_its_cell(kernel: Kernel) -> None:
 
 
 def test_dropping_a_value_computes_it_again(kernel: Kernel) -> None:
-    assert kernel.run("%jug_invalidate flags[3] --dry-run").out.startswith("would drop 1 result")
+    assert kernel.run("%jug_invalidate flags[3] --dry-run").out.startswith("would invalidate 1 result")
     assert kernel.run("%jug_invalidate flags[3]").out.startswith(
         "invalidated 1 result; it and what depends on it will be recomputed"
     )
