@@ -1,4 +1,4 @@
-"""What went wrong in a task that was run here: its own frames, for the debugger, or told with their variables."""
+"""Why a task failed that was run in this kernel: its own frames, in the debugger or as text with their variables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from jug_notebook import errors
 from kernel_ext.frontend import is_kernel
 
-FRAMES = 10  #: so many are told, the innermost
-VARIABLES = 20  #: of each
-WIDTH = 100  #: letters of a variable's value
+FRAMES = 10  #: shown at most, the innermost
+VARIABLES = 20  #: shown of each frame at most
+WIDTH = 100  #: characters of a variable's value at most
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _ENGINE = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
@@ -27,7 +27,7 @@ _LIBRARY = tuple(
 
 
 def own(error: BaseException) -> TracebackType | None:
-    """The traceback from the task's first own frame on; None where the task's code was not reached."""
+    """Return the traceback from the task's first own frame on; None where the task's code was not reached."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith((_HERE, _ENGINE)):
         traceback = traceback.tb_next
@@ -35,14 +35,14 @@ def own(error: BaseException) -> TracebackType | None:
 
 
 def can_ask(shell: Any) -> bool:
-    """True where somebody can answer a debugger's prompt."""
+    """Can the user type at a debugger's prompt?"""
     if is_kernel(shell):
         return bool(getattr(shell.kernel, "_allow_stdin", False))
     return bool(sys.stdin is not None and sys.stdin.isatty())
 
 
 def post_mortem(shell: Any, error: BaseException) -> None:
-    """Open IPython's debugger where the task failed; ``%debug`` comes back to it."""
+    """Open IPython's debugger where the task failed; ``%debug`` opens it again."""
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     if hasattr(sys, "last_exc"):
         sys.last_exc = error
@@ -50,8 +50,8 @@ def post_mortem(shell: Any, error: BaseException) -> None:
     shell.debugger(force=True)
 
 
-def told(traceback: TracebackType, label_of: Callable[[str], str | None]) -> str:
-    """The task's own frames, with the failing line and the variables of each, the innermost last."""
+def frames_text(traceback: TracebackType, label_of: Callable[[str], str | None]) -> str:
+    """Return the task's own frames, with the failing line and the variables of each, the innermost last."""
     found = list(_frames(traceback))
     theirs = [(frame, line) for frame, line in found if not frame.f_code.co_filename.startswith(_LIBRARY)]
     frames = theirs or found

@@ -1,4 +1,8 @@
-"""How things are shown: once as plain text and HTML together, or as text that is the same in every run."""
+"""How results and status appear under a cell: as text and HTML together, or as text that is the same in every run.
+
+First what is shown of a store and its tasks; then the output of tasks, shown again or recorded; then the formatters,
+by which IPython shows tasks, collections of tasks and crews of workers.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +22,67 @@ from jug_notebook.task.handles import Handle
 from jug_notebook.task.values import TaskList
 from jug_notebook.worker import displays
 
-Bundle = dict[str, Any]
-
 
 def wanted(chosen: str) -> str:
-    """How things are to be shown: text (the same in every run: no times, no hosts), html, widget; "": as fits."""
+    """Return how to show things: "text" (the same in every run: no times, no hosts), "html", "widget", "": as fits."""
     return chosen or os.environ.get("JUG_NOTEBOOK_DISPLAY", "")
 
 
 def widgets_work() -> bool:
-    """Are there widgets in this kernel's Python? Whether the front end draws them can't be asked: it gets HTML too."""
+    """Is ipywidgets installed? Whether the front end draws widgets can't be asked, so it gets HTML, too."""
     return importlib.util.find_spec("ipywidgets") is not None
 
 
 def show(bundle: Mapping[str, Any], *, display_id: bool = False) -> Any:
-    """Show a picture as text and HTML in one; with ``display_id`` answers the handle by which it can be redrawn."""
+    """Show text and HTML as one output. With ``display_id``, return the handle by which it can be redrawn."""
     import IPython.display
 
     display: Any = IPython.display.display
     return display(bundle, raw=True, display_id=True) if display_id else display(bundle, raw=True)
 
 
-def label(shown: str, folder: Path, steady: bool) -> str:
-    """A store's URL as people read it: "file store ./jugdata"; where it must be ``steady``, without the way there."""
-    kind, _, rest = shown.partition(":")
+def show_either(result: Any, text: str | None) -> None:
+    """Print the text; without one, show the result as text and HTML."""
+    if text is not None:
+        print(text)
+    else:
+        show({"text/plain": repr(result), "text/html": result._repr_html_()})
+
+
+def label(url: str, folder: Path, steady: bool) -> str:
+    """Return what a store's URL is called: "file store ./jugdata"; with ``steady``, without an absolute path."""
+    kind, _, rest = url.partition(":")
     if kind != "file":
-        return f"{kind} store" if kind == "memory" else shown
+        return f"{kind} store" if kind == "memory" else url
     path = Path(rest)
     if not path.is_absolute() or path.is_relative_to(folder):
         return f"file store ./{path if not path.is_absolute() else path.relative_to(folder)}"
     return f"file store …/{path.name}" if steady else f"file store {path}"
 
 
-def tally(counts: dict[State, int]) -> str:
-    """ "97 finished, 2 failed", in the order of the states."""
+def tally(counts: Mapping[State, int]) -> str:
+    """Return "97 finished, 2 failed", in the order of the states."""
     return ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state))
 
 
+def outcome_text(counts: Mapping[State, int]) -> str:
+    """Return how a wait ended: "all 99 finished", "97 finished, 2 failed; %jug_status shows why"."""
+    ended: dict[State, int] = {
+        state: count for state, count in counts.items() if count and state is not State.CANCELLED
+    }
+    total = sum(ended.values())
+    if not total:
+        return "nothing to wait for"
+    if State.FAILED in ended or State.BLOCKED in ended:
+        return f"{tally(ended)}; %jug_status shows why"
+    return f"all {total} finished" if total > 1 else "finished"
+
+
+# -- text that is the same in every run --------------------------------------------------------------------------------
+
+
 def steady_status(snapshot: Snapshot) -> str:
-    """A snapshot without anything that differs from run to run."""
+    """Return a status without times, hosts and anything else that differs between runs."""
     lines = [f"{snapshot.total} tasks: {tally(snapshot.counts)}" if snapshot.total else "no tasks yet"]
     rows = sorted(snapshot.functions, key=lambda function: function.name)
     width = max((len(function.name) for function in rows), default=0)
@@ -69,18 +95,18 @@ def steady_status(snapshot: Snapshot) -> str:
 
 
 def steady_tasks(views: Sequence[TaskView], total: int) -> str:
-    """A listing without keys and times."""
+    """Return a listing of tasks without keys and times."""
     lines = []
     for view in views:
-        said = view.error or view.summary
-        lines.append(f"{view.name}({view.args_repr})  {view.state.value}" + (f"  {said}" if said else ""))
+        result = view.error or view.summary
+        lines.append(f"{view.name}({view.args_repr})  {view.state.value}" + (f"  {result}" if result else ""))
     if total > len(lines):
         lines.append(f"and {total - len(lines)} more")
     return "\n".join(lines) or "no tasks"
 
 
 def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> str:
-    """What tasks printed, without times, hosts and tracebacks."""
+    """Return what tasks printed, without times, hosts and tracebacks."""
     lines = []
     for view, output in tasks:
         lines.append(f"── {view.name}({view.args_repr}) · {view.state.value}")
@@ -89,7 +115,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
 
 
 def steady_history(runs: Sequence[RunView], total: int) -> str:
-    """Runs without keys, times and hosts, by name."""
+    """Return runs in the order of their text, without keys, times and hosts."""
     lines = sorted(
         f"{run.name}({run.args_repr})  {run.state.value}{', ' * bool(run.fate)}{run.fate}  {run.message}".rstrip()
         for run in runs
@@ -99,9 +125,12 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
     return "\n".join(lines) or "nothing was run yet"
 
 
-def play(pieces: Sequence[tuple[str, Any]]) -> None:
-    """Print and display what a task did, in order."""
-    for kind, piece in pieces:
+# -- the output of tasks -----------------------------------------------------------------------------------------------
+
+
+def play(outputs: Sequence[tuple[str, Any]]) -> None:
+    """Print and display the output of a task, in order."""
+    for kind, piece in outputs:
         if kind == "display":
             sys.stdout.flush()
             show({form: _sendable(form, data) for form, data in piece.items()})
@@ -111,16 +140,17 @@ def play(pieces: Sequence[tuple[str, Any]]) -> None:
 
 
 def _sendable(form: str, data: Any) -> Any:
+    """Return the data of a MIME type as the Jupyter protocol sends it."""
     if form.startswith("image/") and not form.endswith("svg+xml"):
         return render.base64_of(form, data)
     return data.decode(errors="replace") if isinstance(data, bytes) else data
 
 
 def record(shell: Any) -> Callable[[], None]:
-    """From now on, what a task displays that runs in this kernel is kept with it; answers how to take that back.
+    """Keep, from now on, what tasks that run in this kernel display. Return the function that undoes this.
 
     What runs in the main thread (``--here``, ``--now``) is shown as well. Workers that are threads (``memory:``) show
-    nothing: it would land under whatever cell runs then, and their `clear_output` would clear that.
+    nothing: it would appear under the cell that runs at that moment, and their `clear_output` would clear that.
     """
     publisher = shell.display_pub
     publish, clear = publisher.publish, publisher.clear_output
@@ -129,19 +159,19 @@ def record(shell: Any) -> Callable[[], None]:
         return threading.current_thread() is not threading.main_thread()
 
     def both(data: dict[str, Any], metadata: Any = None, *args: Any, **more: Any) -> None:
-        book, name = displays.current(), (more.get("transient") or {}).get("display_id", "")
-        if book is not None and more.get("update"):
-            book.update(data, metadata, name)
-        elif book is not None:
-            book.add(data, metadata, name)
-        if book is None or not unseen():
+        recorded, name = displays.current(), (more.get("transient") or {}).get("display_id", "")
+        if recorded is not None and more.get("update"):
+            recorded.update(data, metadata, name)
+        elif recorded is not None:
+            recorded.add(data, metadata, name)
+        if recorded is None or not unseen():
             publish(data, metadata, *args, **more)
 
     def cleared(wait: bool = False) -> None:
-        book = displays.current()
-        if book is not None:
-            book.clear(wait)
-        if book is None or not unseen():
+        recorded = displays.current()
+        if recorded is not None:
+            recorded.clear(wait)
+        if recorded is None or not unseen():
             clear(wait)
 
     publisher.publish, publisher.clear_output = both, cleared
@@ -153,7 +183,7 @@ def record(shell: Any) -> Callable[[], None]:
 
 
 def replay(session: Session, task: Any, steady: bool) -> None:
-    """A task that has ended already: where it comes from (not where that must be ``steady``), and all it showed."""
+    """Print where the result of an ended task comes from (unless ``steady``), and show the task's output again."""
     print("from the store" if steady else f"from the store: {session.queries.origin(task.key)}")
     play(session.results.outputs(task.key))
     [view] = session.results.views([task.key])
@@ -162,11 +192,14 @@ def replay(session: Session, task: Any, steady: bool) -> None:
 
 
 def promise(session: Session, task: Any) -> Callable[[], bool]:
-    """Keep a place under the cell. The errand that is answered fills it once the task has ended."""
-    waiting = f"{task.name} has not finished; what it shows will be here"
+    """Reserve a place under the cell for the task's output.
+
+    Return a function that fills it once the task has ended, and returns True when there is nothing more to wait for.
+    """
+    waiting = f"{task.name} has not finished; its output will appear here"
     handle = show({"text/plain": waiting, "text/html": f'<span style="opacity:.65">{waiting}</span>'}, display_id=True)
 
-    def fulfil() -> bool:
+    def fill() -> bool:
         if session.closed:
             return True
         [state] = session.results.states([task.key])
@@ -174,57 +207,58 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
             return True
         if state not in (State.FINISHED, State.FAILED):
             return False
-        pieces = session.results.outputs(task.key)
         [view] = session.results.views([task.key])
-        said = f"{view.name} failed: {view.error}" if view.error else session.queries.origin(task.key, dated=False)
-        handle.update(_together(said, pieces), raw=True)
+        title = f"{view.name} failed: {view.error}" if view.error else session.queries.origin(task.key, dated=False)
+        handle.update(_titled(title, session.results.outputs(task.key)), raw=True)
         return True
 
-    return fulfil
+    return fill
 
 
-def _together(said: str, pieces: Sequence[tuple[str, Any]]) -> dict[str, str]:
-    head = render.outputs_html([("stdout", said)]) if said else ""
+def _titled(title: str, pieces: Sequence[tuple[str, Any]]) -> dict[str, str]:
+    head = render.outputs_html([("stdout", title)]) if title else ""
     return {
-        "text/plain": "\n".join(filter(None, (said, render.outputs_text(pieces).rstrip("\n")))),
+        "text/plain": "\n".join(filter(None, (title, render.outputs_text(pieces).rstrip("\n")))),
         "text/html": f'<div style="opacity:.65">{head}</div>{render.outputs_html(pieces)}',
     }
 
 
-FEW = 4  #: so many tasks in a plain list or dict still show one by one
-GLANCE = 20  #: items looked at first: most collections hold no task, and are told by these
-KINDS = (list, tuple, dict)
+# -- formatters --------------------------------------------------------------------------------------------------------
+
+FEW = 4  #: a plain list or dict of up to this many tasks shows each of them
+SAMPLE = 20  #: items checked first: these tell nearly all collections without tasks
+COLLECTIONS = (list, tuple, dict)
 CREW = ("jug_notebook.launch", "Crew")
 
 
 def tasks_only(collection: Any) -> TaskList | None:
-    """Its tasks, where it holds some and nothing else."""
+    """Return its tasks; None where it holds anything else, or only a few."""
     if type(collection) is TaskList:
         return collection
     items: Iterable[Any] = collection.values() if isinstance(collection, dict) else collection
-    if len(collection) <= FEW or not all(isinstance(item, Handle) for item in islice(items, GLANCE)):
+    if len(collection) <= FEW or not all(isinstance(item, Handle) for item in islice(items, SAMPLE)):
         return None
     return TaskList(items) if all(isinstance(item, Handle) for item in items) else None
 
 
 def add_formatters(shell: Any, steady: Callable[[], bool], show_crew: Callable[[Any], None]) -> Callable[[], None]:
-    """From now on tasks and crews show so; answers how to take that back.
+    """Format tasks, collections of tasks and crews, from now on. Return the function that undoes this.
 
-    Where what is shown must be ``steady``, it is text without times.
+    While ``steady()`` is true, they are shown as text without times.
     """
     formatters = shell.display_formatter.formatters
     plain, html = formatters["text/plain"], formatters["text/html"]
-    before = {kind: plain.type_printers.get(kind) for kind in KINDS}
+    before = {kind: plain.type_printers.get(kind) for kind in COLLECTIONS}
 
-    def page(collection: Any) -> str | None:
+    def as_html(collection: Any) -> str | None:
         tasks = None if steady() else tasks_only(collection)
         return None if tasks is None else tasks.as_html(_labels(collection))
 
-    for kind in KINDS:
+    for kind in COLLECTIONS:
         plain.for_type(kind, _printer(kind, before[kind], steady))
-        html.for_type(kind, page)
+        html.for_type(kind, as_html)
     plain.for_type(TaskList, _printer(TaskList, None, steady))
-    html.for_type(TaskList, page)
+    html.for_type(TaskList, as_html)
     html.for_type(Handle, lambda handle: None if steady() else handle._repr_html_())
     crews = shell.display_formatter.ipython_display_formatter
     crews.for_type_by_name(*CREW, show_crew)

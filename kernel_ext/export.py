@@ -1,4 +1,4 @@
-"""A notebook's tasks as a script: the cells that make them, with all that these read, as plain Python."""
+"""Writes a notebook's tasks as a script: the cells that make them, and the cells these depend on, as plain Python."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from jug_notebook.task import cell as celltask
 
 _BUILTIN = frozenset(dir(builtins))
 
-#: Magics over a cell that change nothing of what it sets.
-_MERE = ("%%time", "%%capture")
+#: Cell magics that don't change what the cell sets.
+_NEUTRAL = ("%%time", "%%capture")
 
 
 @dataclass
 class Cell:
-    """A cell as it was typed last. ``maker``: it makes tasks that are wanted."""
+    """A cell as it was typed last. ``maker``: it makes tasks that the notebook requests."""
 
     text: str
     label: str = ""
@@ -36,19 +36,19 @@ class Cell:
     changes: set[str] = field(default_factory=set)  #: in place
     reads: set[str] = field(default_factory=set)
     problem: str = ""  #: why it can't be plain Python
-    lost: str = ""  #: what of it isn't in the script although its tasks are
+    lost: str = ""  #: the part that isn't in the script although the cell's tasks are
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What the notebook knows of its cells."""
+    """How the notebook reads its cells."""
 
     plain: Callable[[str], str]  #: magics and commands as the Python that IPython makes of them
     asked: Callable[[str], argparse.Namespace | None]  #: the options of ``%%jugtask``; None where it doesn't know them
 
 
 def script(cells: Sequence[Cell], store: str, reader: Reader) -> tuple[str, list[str]]:
-    """The text of a script that makes what the ``maker`` cells make, and what there is to say of what it lacks."""
+    """Return the text of a script that makes what the ``maker`` cells make, and a line for each thing it lacks."""
     for cell in cells:
         _look(cell, reader)
     wanted = _with_needs(cells)
@@ -66,7 +66,7 @@ _HEAD = '''"""Tasks of a notebook: run it with python, or with jug-notebook exec
 import jug_notebook as jn'''
 
 
-# -- looking at a cell -------------------------------------------------------------------------------------------------
+# -- reading a cell -------------------------------------------------------------------------------------------------
 
 
 def _look(cell: Cell, reader: Reader) -> None:
@@ -76,7 +76,7 @@ def _look(cell: Cell, reader: Reader) -> None:
         magic, _, line = first.partition(" ")
         if magic == "%%jugtask":
             asked = reader.asked(line)
-        if asked is None and magic not in _MERE:
+        if asked is None and magic not in _NEUTRAL:
             cell.problem = f"{magic} can't be in a script"
             return
     try:
@@ -87,23 +87,23 @@ def _look(cell: Cell, reader: Reader) -> None:
         else:
             _one_task(cell, reader.plain(text), asked)
     except (SyntaxError, BadTask) as error:
-        cell.problem = "it is no plain Python" if isinstance(error, SyntaxError) else str(error)
+        cell.problem = "it is not plain Python" if isinstance(error, SyntaxError) else str(error)
     if asked is not None and asked.now:
         cell.lost = "--now is not in the script; its task is, and runs with the others"
 
 
-# a cell that stays as it is, but for magics
+# a cell that stays as it is, except for magics
 
 
 def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> None:
     source = celltask.timed_in_the_open(source)
     tree = ast.parse(source)
-    compile(tree, "<cell>", "exec", dont_inherit=True)  # it says what parsing lets pass, as top-level await
+    compile(tree, "<cell>", "exec", dont_inherit=True)  # finds what parsing accepts, such as top-level await
     lines = source.splitlines()
-    looks = [node for node in tree.body if _only_looks(node)]
+    shows = [node for node in tree.body if _only_shows(node)]
     edits = [(node.lineno - 1, node.end_lineno, _commented(lines, node)) for node in _magics(tree)]
-    edits += [(node.lineno - 1, node.end_lineno, f"# {' '.join(ast.unparse(node).split())}") for node in looks]
-    tree.body = [node for node in tree.body if node not in looks]
+    edits += [(node.lineno - 1, node.end_lineno, f"# {' '.join(ast.unparse(node).split())}") for node in shows]
+    tree.body = [node for node in tree.body if node not in shows]
     aside = {id(inner) for node in _magics(tree) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "get_ipython" and id(node) not in aside:
@@ -124,11 +124,11 @@ _SHOWING = _WAITING | {"execute", "stop", "barrier", "graph", "history", "tasks"
 
 
 def _magics(tree: ast.Module) -> list[ast.Expr]:
-    """The statements that were magics or commands; their values go nowhere."""
+    """Return the statements that were magics or commands, and whose values are not used."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and _typed(node.value)]
 
 
-def _only_looks(node: ast.stmt) -> bool:
+def _only_shows(node: ast.stmt) -> bool:
     """``task.result()``, ``jn.status()``: a statement of its own, whose value was only shown."""
     match node:
         case ast.Expr(ast.Call(func=ast.Attribute(value=ast.Name(id="jn"), attr=verb))):
@@ -140,15 +140,15 @@ def _only_looks(node: ast.stmt) -> bool:
 
 
 def _typed(node: ast.expr) -> str:
-    """What was typed for ``get_ipython().system("ls")``; nothing for other expressions."""
+    """Return what was typed for ``get_ipython().system("ls")``; "" for other expressions."""
     match node:
         case ast.Call(
             func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython")), attr=verb),
             args=[ast.Constant(str(first)), *rest],
         ):
-            said = [one.value for one in rest if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            words = [one.value for one in rest if isinstance(one, ast.Constant) and isinstance(one.value, str)]
             sign = "%" if verb == "run_line_magic" else "!"
-            return " ".join(f"{sign}{first} {' '.join(said)}".split())
+            return " ".join(f"{sign}{first} {' '.join(words)}".split())
         case _:
             return ""
 
@@ -159,7 +159,7 @@ def _commented(lines: list[str], node: ast.Expr) -> str:
 
 
 def _public_functions(tree: ast.Module) -> list[int]:
-    """The lines where the functions begin that ``%%jugtask`` makes task functions."""
+    """Return the lines where the functions begin that ``%%jugtask`` makes task functions."""
     return [
         min([node.lineno, *(one.lineno for one in node.decorator_list)]) - 1
         for node in tree.body
@@ -168,7 +168,7 @@ def _public_functions(tree: ast.Module) -> list[int]:
 
 
 def _options(asked: argparse.Namespace) -> str:
-    """What a ``%%jugtask`` line asks for, as arguments in Python."""
+    """Return the options of a ``%%jugtask`` line as arguments in Python."""
     found = {
         "version": asked.version,
         "retries": asked.retries or None,
@@ -191,7 +191,7 @@ def _names(cell: Cell, tree: ast.Module) -> None:
 
 
 def _exported(module: str) -> list[str]:
-    """What ``from module import *`` brings; the notebook has imported it already."""
+    """Return the names that ``from module import *`` imports; the notebook has imported the module already."""
     held = vars(sys.modules[module]) if module in sys.modules else {}
     return list(held.get("__all__") or [name for name in held if not name.startswith("_")])
 
@@ -220,12 +220,12 @@ def _bash_task(cell: Cell, text: str, asked: argparse.Namespace) -> None:
 
 def _call(asked: argparse.Namespace, source: str, **more: object) -> str:
     options = [f"{name}={value!r}" for name, value in more.items() if value]
-    said = ", ".join(filter(None, ["globals()", *options, _options(asked)]))
-    return f"{asked.name} = jn.cell_task({asked.name!r}, {_literal(source)}, {said})"
+    arguments = ", ".join(filter(None, ["globals()", *options, _options(asked)]))
+    return f"{asked.name} = jn.cell_task({asked.name!r}, {_literal(source)}, {arguments})"
 
 
 def _literal(source: str) -> str:
-    """Text over several lines as Python has it, to be read."""
+    """Return a literal of text with several lines, in triple quotes where possible."""
     text = source.strip("\n")
     for quotes in ('"""', "'''"):
         if quotes not in text:
@@ -234,7 +234,7 @@ def _literal(source: str) -> str:
 
 
 def _root(node: ast.expr) -> set[str]:
-    """``a`` of ``a.b[c]``; nothing for a plain name, which is called and not changed."""
+    """Return ``a`` of ``a.b[c]``; nothing for a plain name, which is called and not changed."""
     at = node
     while isinstance(at, ast.Attribute | ast.Subscript):
         at = at.value
@@ -242,7 +242,7 @@ def _root(node: ast.expr) -> set[str]:
 
 
 def _with_needs(cells: Sequence[Cell]) -> set[int]:
-    """The makers, with the cells that define or change what they read, over and over."""
+    """Return the numbers of the makers and of the cells that define or change what they read, transitively."""
     wanted: set[int] = set()
     open_cells = [number for number, cell in enumerate(cells) if cell.maker and not cell.problem]
     while open_cells:
@@ -256,7 +256,7 @@ def _with_needs(cells: Sequence[Cell]) -> set[int]:
 
 
 def _definers(cells: Sequence[Cell], name: str, before: int) -> list[int]:
-    """The last cell before that defines a name, and those after it that change its value; else the next that does."""
+    """Return the last cell before that defines a name, and those after it that change it; else the next definer."""
     changers: list[int] = []
     for number in range(before - 1, -1, -1):
         if cells[number].problem:
@@ -270,7 +270,7 @@ def _definers(cells: Sequence[Cell], name: str, before: int) -> list[int]:
     return [number for number in range(before + 1, len(cells)) if name in cells[number].defines][:1]
 
 
-# -- looking at the script ---------------------------------------------------------------------------------------------
+# -- checking the script ---------------------------------------------------------------------------------------------
 
 _KEYS = """
 import argparse, json, sys
@@ -284,7 +284,7 @@ with commands.loaded(commands.settled("status", given), read_only=True):
 
 
 def keys_of(path: Path, url: str) -> tuple[set[Key], str]:
-    """The tasks that a script makes, found out in another process; and why it fails, if it does. Hands in nothing."""
+    """Return the keys of the tasks that a script makes, or why it fails. Runs it in a process; submits nothing."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-c", _KEYS, path.name, url.replace("%", "%%")]
     ran = subprocess.run(command, cwd=path.parent, env=environment, capture_output=True, text=True, check=False)
@@ -294,8 +294,8 @@ def keys_of(path: Path, url: str) -> tuple[set[Key], str]:
     return set(json.loads(ran.stdout)), ""
 
 
-def told(path: str, wanted: Collection[Key], found: Collection[Key], lacks: Sequence[str], failure: str) -> str:
-    """What there is to say of a script that was written."""
+def report(path: str, wanted: Collection[Key], found: Collection[Key], lacks: Sequence[str], failure: str) -> str:
+    """Return the message about a script that was written: how many tasks it makes, and what it lacks."""
     if failure:
         return f"{path} was written, but does not run: {failure}"
     same = len(set(wanted) & set(found))

@@ -1,15 +1,16 @@
-"""Options of magics: how they are declared, read, and refused in one line with what comes near."""
+"""The options of magics: how they are declared, parsed, refused in one line with a suggestion, and completed by Tab."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from IPython.core import magic, magic_arguments
 from IPython.core.error import UsageError
 
-from jug_notebook.errors import JugError
+from jug_notebook.errors import JugError, NoSuchTask
 from jug_notebook.model import State
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction
@@ -24,30 +25,44 @@ _arguments: Any = magic_arguments
 
 
 def line_magic(method: F) -> F:
-    """``%name options``."""
-    marked: F = _magic.line_magic(method)
+    """``%name options``. A target that names no task is the user's slip: it is reported in one line."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return method(*args, **options)
+        except NoSuchTask as error:
+            raise UsageError(str(error)) from None
+
+    marked: F = _magic.line_magic(run)
     return marked
 
 
 def cell_magic(method: F) -> F:
-    """``%%name options``, with the cell below as it is typed: no ``{var}`` is filled in."""
+    """``%%name options``, with the cell below as it was typed: no ``{var}`` is filled in."""
     marked: F = _magic.no_var_expand(_magic.cell_magic(method))
     return marked
 
 
 def options() -> Callable[[F], F]:
-    """The method below has options; its docstring, with them, is what ``%magic?`` shows."""
+    """The method below has options; ``%magic?`` shows its docstring and them."""
     decorate: Callable[[F], F] = _arguments.magic_arguments()
     return decorate
 
 
 def option(*names: str, **about: Any) -> Callable[[F], F]:
-    """One option, as ``argparse`` takes it."""
+    """One option, declared as for ``argparse``."""
     decorate: Callable[[F], F] = _arguments.argument(*names, **about)
     return decorate
 
 
-# -- what is written after an option ---------------------------------------------------------------------------------
+TARGET = "tasks: an expression, a function's name, the beginning of a key, or /regex/ over function names"
+
+#: ``%magic TARGET``: the tasks that a magic is about. `read` returns it as one string, or None.
+target = option("target", nargs="*", help=TARGET)
+
+
+# -- values of options -------------------------------------------------------------------------------------------------
 
 
 def _number(kind: Callable[[str], N], least: N, what: str) -> Callable[[str], N]:
@@ -69,7 +84,7 @@ seconds = _number(float, 1e-9, "a number of seconds more than 0")
 
 
 def age(written: str) -> float:
-    """Seconds, or with a unit: 90s, 10min, 2h, 30d."""
+    """Return the seconds in "90", "90s", "10min", "2h" or "30d"."""
     units = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
     number = written.rstrip("abcdefghijklmnopqrstuvwxyz")
     try:
@@ -90,41 +105,64 @@ def names(written: str) -> list[str]:
     return found
 
 
-def joined(words: Sequence[str]) -> str | None:
-    """A target as it was typed, without quotes around the whole."""
-    text = " ".join(words).strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1]
-    return text or None
+def fraction(written: str) -> float:
+    """Return 0.05 for "0.05" or "5%"."""
+    try:
+        part = float(written.removesuffix("%")) / (100 if written.endswith("%") else 1)
+    except ValueError:
+        part = 0.0
+    if not 0 < part <= 1:
+        raise argparse.ArgumentTypeError(f"{written!r} is not a fraction: give 0.05, or 5%")
+    return part
 
 
-# -- reading a line --------------------------------------------------------------------------------------------------
+# -- parsing a line ----------------------------------------------------------------------------------------------------
 
 
 def read(magic: Any, line: str) -> argparse.Namespace:
-    """A magic's options. Raises UsageError, in one line with what comes near."""
+    """Return a magic's options, without quotes around their values. Raises UsageError: one line, with a suggestion."""
     try:
         asked: argparse.Namespace = _arguments.parse_argstring(magic, line)
     except UsageError as error:
         raise UsageError(f"{sign(magic)}: {_better(str(error), magic)}") from None
     except ValueError as error:  # a quotation that doesn't end
         raise UsageError(f"{sign(magic)}: {error}: {line}") from None
+    for name, value in vars(asked).items():
+        if name == "target":
+            words = value if isinstance(value, list) else [value or ""]
+            asked.target = _unquoted(" ".join(words).strip()) or None
+        elif isinstance(value, str):
+            setattr(asked, name, _unquoted(value))
+        elif isinstance(value, list):
+            setattr(asked, name, [_unquoted(word) for word in value])
     return asked
 
 
+def read_target(magic: Any, line: str) -> argparse.Namespace:
+    """Like `read`, for a magic that needs a target. Raises UsageError without one."""
+    asked = read(magic, line)
+    if asked.target is None:
+        raise UsageError(f"{sign(magic)} TARGET: say which {TARGET}")
+    return asked
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
 def sign(magic: Any) -> str:
-    """How a magic is written."""
+    """Return a magic's name as it is typed: "%jug_status"."""
     name = magic.__name__
     return f"%%{name}" if name == "jugtask" else f"%{name}"
 
 
 def known(magic: Any) -> list[str]:
-    """The options of a magic, as they are written."""
+    """Return the options of a magic as they are typed: "-n", "--workers" …"""
     return [option for action in magic.parser._actions for option in action.option_strings]
 
 
 def _better(message: str, magic: Any) -> str:
-    """What argparse says of a word it doesn't know, with advice."""
+    """Return argparse's message; of a word it doesn't know, with a suggestion."""
     if not message.startswith("unrecognized arguments: "):
         return message
     words = message.partition(": ")[2].split()
@@ -138,32 +176,31 @@ def _better(message: str, magic: Any) -> str:
     return f"has no option {word}" + (close or f"; it takes {has}")
 
 
-WITH_TARGET = (
-    "jug_tasks", "jug_wait", "jug_log", "jug_retry", "jug_cancel", "jug_invalidate", "jug_graph", "jug_debug",
-    "jug_verify", "jug_why",
-)  # fmt: skip
-OF_FAILED = ("jug_debug", "jug_retry", "jug_log")  #: here the keys of failed tasks are at hand
-FAILED = 20  #: so many of these
+# -- completion --------------------------------------------------------------------------------------------------------
+
+WITH_FAILED = ("jug_debug", "jug_retry", "jug_log")  #: completed with the keys of failed tasks, too
+MAX_FAILED = 20  #: failed tasks that are offered
 
 
 def candidates(magic: str, magics: Any, session: Session | None, line: str = "") -> list[str]:
-    """What may follow a magic; ``line`` is what is typed up to the cursor."""
+    """Return the words that may follow a magic; ``line`` is what is typed up to the cursor."""
     before = line.split()[:-1] if line and not line[-1].isspace() else line.split()
     last = before[-1] if before else ""
     if last == "--host":
         return _asked(lambda: session.queries.hosts()) if session else []
     if last == "--target":
         return _targets(magics, session)
-    words = known(getattr(magics, magic))
-    if magic in WITH_TARGET:
+    method = getattr(magics, magic)
+    words = known(method)
+    if any(action.dest == "target" and not action.option_strings for action in method.parser._actions):
         words += _targets(magics, session)
-    if magic in OF_FAILED and session:
-        words += _asked(lambda: [view.key[:8] for view in session.tasks(state=State.FAILED, limit=FAILED)])
+    if magic in WITH_FAILED and session:
+        words += _asked(lambda: [view.key[:8] for view in session.tasks(state=State.FAILED, limit=MAX_FAILED)])
     return words
 
 
 def _targets(magics: Any, session: Session | None) -> list[str]:
-    """Variables that may hold tasks, and functions that have some."""
+    """Return the variables that may hold tasks, and the functions that have some."""
     space = magics.shell.user_ns
     held = [
         name
@@ -175,7 +212,7 @@ def _targets(magics: Any, session: Session | None) -> list[str]:
 
 
 def _asked(ask: Any) -> list[str]:
-    """What a store answers; where it can't, the Tab key has nothing to say."""
+    """Return what a store lists; nothing where it can't be read: the Tab key has no place for errors."""
     try:
         return list(ask())
     except (JugError, OSError):
@@ -188,7 +225,7 @@ def _names(magics: Any) -> list[tuple[str, str]]:
 
 
 def add_completers(shell: Any, main: Any, *others: Any) -> None:
-    """From now on, Tab knows our magics. The session is ``main``'s, where it has one by then."""
+    """From now on, Tab completes our magics. The session is ``main``'s, where it has one by then."""
     for magics in (main, *others):
         for key, name in _names(magics):
             shell.set_hook("complete_command", _hook(name, magics, main), str_key=key)
@@ -202,7 +239,7 @@ def _hook(name: str, magics: Any, main: Any) -> Any:
 
 
 def remove_completers(shell: Any, *all_magics: Any) -> None:
-    """Take back what `add_completers` did."""
+    """Undo `add_completers`."""
     dispatcher = shell.strdispatchers.get("complete_command")
     for magics in all_magics:
         for key, _ in _names(magics):

@@ -1,34 +1,39 @@
-"""The magics that ask about tasks and change them."""
+"""The magics about tasks: show them, ask why one has to run, wait for them, and retry, cancel or invalidate them."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
+from jug_notebook import render
 from jug_notebook.errors import JugError
+from jug_notebook.model import OPEN_STATES, State
+from jug_notebook.render import plural
+from jug_notebook.session import Session
 from kernel_ext import debugging
-from kernel_ext.display import show
-from kernel_ext.magics import TARGET, JugMagics
-from kernel_ext.options import joined, line_magic, option, options, read, sign
+from kernel_ext.display import (
+    outcome_text,
+    play,
+    show_either,
+    steady_history,
+    steady_log,
+    steady_status,
+    steady_tasks,
+)
+from kernel_ext.live import watch
+from kernel_ext.magics import JugMagics
+from kernel_ext.options import age, fraction, line_magic, option, options, read, read_target, seconds, target
 
-
-def share(written: str) -> float:
-    """A part of a whole, "0.05" or "5%"."""
-    try:
-        part = float(written.removesuffix("%")) / (100 if written.endswith("%") else 1)
-    except ValueError:
-        part = 0.0
-    if not 0 < part <= 1:
-        raise argparse.ArgumentTypeError(f"{written!r} is not a part of all: give 0.05, or 5%")
-    return part
+ENDED = (State.FINISHED, State.FAILED)
 
 
 @magics_class
 class TaskMagics(Magics):
-    """Magics that ask, and leave the tasks as they are."""
+    """Ask about tasks, and change them."""
 
     shell: Any
 
@@ -36,75 +41,292 @@ class TaskMagics(Magics):
         super().__init__(shell)
         self.main = main
 
+    @property
+    def _session(self) -> Session:
+        return self.main.session
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
     @line_magic
     @options()
-    @option("target", nargs="*", help=TARGET)
+    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--text", action="store_true", help="as text")
+    @option("--short", action="store_true", help="in one line")
+    @option("--watch", action="store_true", help="as text, redrawn until nothing is left to run or Ctrl-C (interrupt)")
+    def jug_status(self, line: str) -> None:
+        """Show the progress: tasks by function and state, workers, failures.
+
+        %jug_status             this notebook's tasks, redrawn as they go on
+        %jug_status --all       the whole store's
+        %jug_status --short     in one line
+        %jug_status --watch     in a terminal: redrawn until all is done
+        """
+        asked = read(self.jug_status, line)
+        session, steady = self._session, self.main.as_text
+        if asked.watch:
+            watch(session, asked.all, steady_status if steady else render.short if asked.short else render.text)
+        elif steady:
+            text = steady_status(session.status(asked.all).snapshot)
+            print(text.splitlines()[0] if asked.short else text)
+        elif asked.short or asked.text:
+            print((render.short if asked.short else render.text)(session.status(asked.all).snapshot))
+        else:
+            self.main.picture(session, all=asked.all)
+
+    @line_magic
+    @options()
+    @target
+    @option("--history", action="store_true", help="who ran what and when: the latest attempts that ended")
+    @option("--all", action="store_true", help="with --history: other notebooks' too")
+    def jug_tasks(self, line: str) -> None:
+        """List tasks: state, arguments, time, and the result or error in short.
+
+        %jug_tasks                      this notebook's
+        %jug_tasks is_prime             of a function
+        %jug_tasks primes[3:7]          those in the value of an expression
+        %jug_tasks /prime|count/        of functions whose name matches
+        %jug_tasks --history            who ran what, where and when
+        """
+        asked = read(self.jug_tasks, line)
+        if not asked.history and not asked.all:
+            listing = self._session.tasks(asked.target, namespace=self.shell.user_ns)
+            show_either(listing, steady_tasks(listing.views, listing.total) if self.main.as_text else None)
+        elif asked.target is not None or not asked.history:
+            raise UsageError("%jug_tasks: --history takes no target, and --all goes with --history")
+        else:
+            runs = self._session.history(asked.all)
+            show_either(runs, steady_history(runs, runs.total) if self.main.as_text else None)
+
+    @line_magic
+    @options()
+    @target
+    @option("--host", metavar="H", help="the log of the workers on this host instead")
+    def jug_log(self, line: str) -> None:
+        """Show what tasks printed, with the traceback of failed ones.
+
+        %jug_log                        of those that ended last
+        %jug_log primes[3]              of these
+        %jug_log --host a               the log of the workers on a host
+        """
+        asked = read(self.jug_log, line)
+        session = self._session
+        if asked.host:
+            if asked.target:
+                raise UsageError("%jug_log: --host is about workers; leave TARGET out")
+            print(session.log(host=asked.host))
+            return
+        views = session.tasks(asked.target, limit=20, namespace=self.shell.user_ns).views
+        logs = [(view, session.results.outputs(view.key)) for view in views if view.state in ENDED]
+        if self.main.as_text:
+            running = [view for view in views if asked.target and view.state is State.RUNNING]
+            print(steady_log([*logs, *((view, [("stdout", session.queries.tail(view.key))]) for view in running)]))
+        elif any(kind == "display" for _, outputs in logs for kind, _ in outputs):
+            for view, outputs in logs:
+                print(f"── {view.name}({view.args_repr}) · {view.state.value}")
+                play(outputs)
+                if view.error:
+                    print(view.error)
+        else:
+            print(session.log(asked.target, namespace=self.shell.user_ns))
+
+    @line_magic
+    @options()
+    @target
+    def jug_why(self, line: str) -> None:
+        """Say whether a task is stored; and if not, what changed since the nearest task that is.
+
+        %jug_why total                  a task
+        %jug_why is_prime               all of a function: how many are held up by what
+        """
+        asked = read_target(self.jug_why, line)
+        why = self._session.why(asked.target, namespace=self.shell.user_ns)
+        show_either(why, render.why_text(why.tasks, why.total, times=False) if self.main.as_text else None)
+
+    @line_magic
+    @options()
+    @target
     @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
     def jug_graph(self, line: str) -> None:
-        """Which functions need which, how often, and how far each is.
+        """Draw which functions need which, with the number of tasks and their progress.
 
         %jug_graph                      this notebook's
         %jug_graph report               of these tasks and what they need
         %jug_graph --all                the whole store's
         """
         asked = read(self.jug_graph, line)
-        target = joined(asked.target)
-        picture = self.main.meant(lambda: self.main.session.graph(target, asked.all, self.shell.user_ns))
-        if self.main.as_text:
-            print(picture)
-        else:
-            show({"text/plain": repr(picture), "text/html": picture._repr_html_()})
+        graph = self._session.graph(asked.target, asked.all, self.shell.user_ns)
+        show_either(graph, str(graph) if self.main.as_text else None)
 
     @line_magic
     @options()
-    @option("target", nargs="*", help=TARGET)
+    @target
+    @option("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
+    def jug_wait(self, line: str) -> None:
+        """Wait until tasks have finished or failed. Ctrl-C (interrupt) ends only the wait; the tasks go on.
+
+        %jug_wait                       for all of this notebook
+        %jug_wait primes                for these
+        %jug_wait --timeout 60          for a minute at most
+        """
+        asked = read(self.jug_wait, line)
+        session = self._session
+        if asked.target is None:
+            keys = [view.key for state in OPEN_STATES for view in session.tasks(state=state, limit=0)]
+        else:
+            keys = [task.key for task in session.resolve(asked.target, self.shell.user_ns)]
+        if not session.results.settle(keys, asked.timeout):
+            print(f"not done after {asked.timeout:g} s; the tasks go on")
+            return
+        self.main.show_ended(session, None if asked.target is None else keys)
+        print(outcome_text(session.status().counts if asked.target is None else Counter(session.results.states(keys))))
+
+    # -- running in this kernel ----------------------------------------------------------------------------------------
+
+    @line_magic
+    @options()
+    @target
     def jug_debug(self, line: str) -> None:
         """Run a failed task again in this kernel, with its stored arguments, under the debugger at the failing line.
 
         %jug_debug fits[3]              this one
-        %jug_debug total                what keeps this one from its value
+        %jug_debug total                the failed task that this one waits for
         %jug_debug 3f2a91c0             by its key
 
-        Where nobody can answer a debugger, the variables of each of the task's frames are shown instead.
+        Where the debugger can't ask for commands, the variables in each frame of the task are shown instead.
         """
-        target = joined(read(self.jug_debug, line).target)
-        if target is None:
-            raise UsageError(f"{sign(self.jug_debug)} TARGET: say which {TARGET}")
-        session = self.main.session
-        key = self.main.meant(lambda: session.queries.blocking_task(target, self.shell.user_ns))
+        asked = read_target(self.jug_debug, line)
+        session = self._session
+        key = session.queries.blocking_task(asked.target, self.shell.user_ns)
         if key is None:
-            raise UsageError(f"none of {target} has failed, so there is nothing to debug")
+            raise UsageError(f"none of {asked.target} has failed, so there is nothing to debug")
         [view] = session.results.views([key])
         call = f"{view.name}({view.args_repr})"
         try:
             session.reruns.rerun(key)
         except Exception as error:  # whatever the task raises is what is looked for
-            traceback = debugging.own(error)
-            if traceback is None:
-                if isinstance(error, JugError):
-                    raise
-                raise UsageError(f"{call} fails before its code is reached: {type(error).__name__}: {error}") from None
-            error.__traceback__ = traceback
-            print(f"{call} failed here too: {type(error).__name__}: {error}")
-            if debugging.can_ask(self.shell):
-                debugging.post_mortem(self.shell, error)
-            else:
-                print(debugging.told(traceback, self.main.cell_of))
+            self._debug(error, call)
         else:
             print(f"{call} did not fail here; it had failed with {view.error}. Try it again: %jug_retry {key[:8]}")
 
+    def _debug(self, error: Exception, call: str) -> None:
+        """Open the debugger where the task's own code raised, or show its frames. Raises what wasn't the task's."""
+        traceback = debugging.own(error)
+        if traceback is None:
+            if isinstance(error, JugError):
+                raise error
+            raise UsageError(f"{call} fails before its code is reached: {type(error).__name__}: {error}") from None
+        error.__traceback__ = traceback
+        print(f"{call} failed here too: {type(error).__name__}: {error}")
+        if debugging.can_ask(self.shell):
+            debugging.post_mortem(self.shell, error)
+        else:
+            print(debugging.frames_text(traceback, self.main.cell_of))
+
     @line_magic
     @options()
-    @option("target", nargs="*", help=TARGET)
-    @option("--fraction", type=share, default=0.01, metavar="F", help="which part of them: 0.05 or 5%% (1%%)")
+    @target
+    @option("--fraction", type=fraction, default=0.01, metavar="F", help="which part of them: 0.05 or 5%% (1%%)")
     def jug_verify(self, line: str) -> None:
-        """Compute a sample of finished tasks again, in this kernel, and tell which values come out otherwise.
+        """Compute a sample of finished tasks again, in this kernel, and report the values that come out differently.
 
         %jug_verify fit                     one in a hundred, at least one
         %jug_verify fit --fraction 100%     all
         """
-        asked = read(self.jug_verify, line)
-        target = joined(asked.target)
-        if target is None:
-            raise UsageError(f"{sign(self.jug_verify)} TARGET: say which {TARGET}")
-        print(self.main.meant(lambda: self.main.session.verify(target, asked.fraction, self.shell.user_ns)))
+        asked = read_target(self.jug_verify, line)
+        print(self._session.verify(asked.target, asked.fraction, self.shell.user_ns))
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    @line_magic
+    @options()
+    @target
+    def jug_retry(self, line: str) -> None:
+        """Try failed tasks again.
+
+        %jug_retry                      all that have failed
+        %jug_retry total                this one, or the failed tasks that it waits for
+        """
+        found = self._session.retry(read(self.jug_retry, line).target, namespace=self.shell.user_ns)
+        print(
+            f"{plural(found)} will be tried again{self._if_no_workers()}" if found else "no failed tasks to try again"
+        )
+
+    @line_magic
+    @options()
+    @target
+    def jug_cancel(self, line: str) -> None:
+        """Cancel tasks that have not started; those that run go on to their end.
+
+        %jug_cancel slow                all of a function
+        %jug_cancel results[10:]        those in the value of an expression
+        """
+        found = self._session.cancel(read_target(self.jug_cancel, line).target, namespace=self.shell.user_ns)
+        print(f"cancelled {plural(found)}" if found else "nothing to cancel: none of these is pending")
+
+    @line_magic
+    @options()
+    @target
+    @option("--dry-run", action="store_true", help="only list what would be invalidated")
+    def jug_invalidate(self, line: str) -> None:
+        """Drop values that are wrong, to be recomputed with all that depends on them.
+
+        %jug_invalidate load --dry-run      which ones?
+        %jug_invalidate load                all values of a function
+        %jug_invalidate tables[3]           one
+        """
+        asked = read_target(self.jug_invalidate, line)
+        if asked.dry_run:
+            self._list_results(asked)
+            return
+        found = self._session.invalidate(asked.target, namespace=self.shell.user_ns)
+        if not found:
+            print("nothing to invalidate: none of these has a result")
+            return
+        what = "they and what depends on them" if found > 1 else "it and what depends on it"
+        print(f"invalidated {plural(found, 'result')}; {what} will be recomputed{self._if_no_workers()}")
+
+    def _list_results(self, asked: argparse.Namespace) -> None:
+        found = self._session.tasks(asked.target, limit=0, namespace=self.shell.user_ns)
+        views = [view for view in found.views if view.state in ENDED]
+        print(f"would invalidate {plural(len(views), 'result')}" + (", and what depends on them:" if views else ""))
+        if views:
+            print(steady_tasks(views[:20], len(views)))
+
+    @line_magic
+    @options()
+    @target
+    @option("--undo", action="store_true", help="withdraw that: compute them and what was made from them after all")
+    @option("--dry-run", action="store_true", help="only report how many results there are")
+    def jug_accept(self, line: str) -> None:
+        """Keep results although the code was edited: open tasks take over what the previous code computed.
+
+        %jug_accept fit --dry-run           how many results are there?
+        %jug_accept fit                     for all tasks of a function
+        %jug_accept fits[3]                 for one
+        %jug_accept fit --undo              compute them after all, with what was made from them
+
+        Results go to tasks of the same function with equal arguments, on equal values of what they need. Make the tasks
+        first (run the cell that calls the function). Who accepted, and when, is on record: task.provenance().
+        """
+        asked = read_target(self.jug_accept, line)
+        print(self._session.accept(asked.target, asked.undo, asked.dry_run, namespace=self.shell.user_ns))
+
+    @line_magic
+    @options()
+    @target
+    @option("--dry-run", action="store_true", help="only report what would be deleted")
+    @option("--older-than", type=age, metavar="T", help="only what was made and run before: 90s, 10min, 2h, 30d")
+    def jug_cleanup(self, line: str) -> None:
+        """Delete the tasks that no notebook refers to, with their data.
+
+        %jug_cleanup --dry-run              what would be deleted?
+        %jug_cleanup                        delete it
+        %jug_cleanup fit --older-than 30d   of one function, and only what is older than 30 days
+
+        What a notebook refers to stays, with all that it needs; so does what runs.
+        """
+        asked = read(self.jug_cleanup, line)
+        print(self._session.cleanup(asked.older_than, asked.dry_run, asked.target, namespace=self.shell.user_ns))
+
+    def _if_no_workers(self) -> str:
+        return self.main.no_workers_hint()

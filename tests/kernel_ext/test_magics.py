@@ -74,7 +74,7 @@ def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel)
     assert len(shown.traceback.splitlines()) == 1
 
 
-def test_rerunning_an_edited_cell_takes_back_what_it_no_longer_makes(kernel: Kernel) -> None:
+def test_rerunning_an_edited_cell_cancels_what_it_no_longer_makes(kernel: Kernel) -> None:
     shown = kernel.run("flags = [is_prime(n) for n in range(2, 20)]\ntotal = count_primes(flags)", "calls")
     assert "cancelled 11 pending tasks of the previous version" in shown.out
 
@@ -83,7 +83,7 @@ def test_workers_start_at_once_and_asking_twice_starts_none(kernel: Kernel) -> N
     timed = "import time\nbegan = time.perf_counter()\n%jug_execute -n 2\ntook = time.perf_counter() - began"
     assert kernel.run(timed).out == "started 2 workers on file store ./jugdata\n"
     assert kernel.run("took < 0.3").result == "True"
-    assert kernel.run("%jug_execute -n 2").out == "2 workers are there already; none was started\n"
+    assert kernel.run("%jug_execute -n 2").out == "2 workers are running already; none was started\n"
 
 
 def test_results_come_back(kernel: Kernel) -> None:
@@ -373,7 +373,7 @@ def test_what_a_cell_task_shows_comes_under_its_cell_when_it_has_finished(kernel
     kernel.run(f"gate = {str(gate)!r}")
     cell = "%%jugtask late\nimport os, time\nwhile not os.path.exists(gate):\n    time.sleep(0.01)\nprint('<b>')\n7"
     [display] = kernel.run(cell).displays
-    assert "what it shows will be here" in display["data"]["text/plain"]
+    assert "its output will appear here" in display["data"]["text/plain"]
     gate.touch()
     update = kernel.update()
     while update["transient"]["display_id"] != display["transient"]["display_id"]:
@@ -396,7 +396,7 @@ def test_reloading_doubles_nothing_and_unloading_leaves_only_workers(kernel: Ker
     assert kernel.run("%jug_status").error == "UsageError"
     kernel.run("%load_ext jug_notebook")
     kernel.run("%config JugMagics.display = 'text'")
-    assert "there already" in kernel.run("%jug_execute -n 2").out
+    assert "running already" in kernel.run("%jug_execute -n 2").out
 
 
 def test_a_headless_kernel_takes_its_crew_along(folder: Path, kernel: Kernel, tmp_path: Path) -> None:

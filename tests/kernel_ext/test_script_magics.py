@@ -192,7 +192,7 @@ def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: SessionPro
     assert told == [
         "pipeline.py makes 1 of this notebook's 4 tasks, under the same keys",
         "  left out: In[5]: line 1 needs IPython",
-        "  left out: In[6]: it is no plain Python",
+        "  left out: In[6]: it is not plain Python",
         "  left out: In[7]: %%prun can't be in a script",
     ]
     text = (at.folder / "pipeline.py").read_text()

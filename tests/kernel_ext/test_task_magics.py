@@ -129,7 +129,7 @@ def test_a_debugger_opens_where_somebody_can_answer_it(kernel: Kernel) -> None:
 
 def test_equal_values_verify(kernel: Kernel) -> None:
     assert kernel.run("%jug_verify load --fraction 50%").out == "3 of 6 values computed again: all came out equal\n"
-    assert "not a part" in kernel.run("%jug_verify load --fraction 2").message
+    assert "not a fraction" in kernel.run("%jug_verify load --fraction 2").message
     assert "say which" in kernel.run("%jug_verify").message
 
 

@@ -1,0 +1,183 @@
+"""The magics that start and stop workers: %jug_execute (on this host, other hosts, an executor) and %jug_stop."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, magics_class
+
+from jug_notebook.errors import LaunchError
+from jug_notebook.render import plural
+from jug_notebook.session import Session
+from kernel_ext.display import label, outcome_text, tally
+from kernel_ext.magics import JugMagics, await_first_worker
+from kernel_ext.options import TARGET, count, line_magic, option, options, read, seconds
+
+if TYPE_CHECKING:
+    from jug_notebook.launch import Crew
+
+PATIENCE = 4.0  #: seconds for which a cell waits for hosts to report; the status shows what comes later
+
+
+@magics_class
+class WorkerMagics(Magics):
+    """Start and stop workers."""
+
+    shell: Any
+
+    def __init__(self, shell: Any, main: JugMagics) -> None:
+        super().__init__(shell)
+        self.main = main
+        self._asked: dict[str, int] = {}  # the number of workers asked for, by the name of their crew
+
+    @line_magic
+    @options()
+    @option("-n", "--workers", type=count, metavar="N", help="workers to have in all (default: one per core)")
+    @option("--wait", action="store_true", help="wait until no task of this notebook is left to run")
+    @option("--target", metavar="T", help=f"run only these and what they need ({TARGET})")
+    @option("--max-tasks", type=count, metavar="N", help="tasks after which a worker ends")
+    @option("--max-time", type=seconds, metavar="S", help="seconds after which workers start no new tasks")
+    @option(
+        "--idle-timeout", type=seconds, default=600, metavar="S",
+        help="seconds without a task to run and without an open notebook after which workers end (600)",
+    )  # fmt: skip
+    @option("--python", metavar="P", help="the Python that runs them: the same minor version, other packages")
+    @option(
+        "--host", action="append", default=[], metavar="H[:N]",
+        help="start them on this host, over ssh: host, user@host, user@host:8; repeatable",
+    )  # fmt: skip
+    @option("--hosts-file", metavar="F", help="start them on the hosts listed in a file, one per line")
+    @option("--setup", metavar="CMD", help="shell commands to run there first: 'module load python; source env/…'")
+    @option("--remote-dir", metavar="D", help="this notebook's folder on those hosts; HERE=THERE for another folder")
+    @option("--on", metavar="VAR", help="run them on what a variable holds: a Dask client, an executor, a view")
+    @option("--here", action="store_true", help="run the tasks in this kernel, one after another; start no workers")
+    @option("--dry-run", action="store_true", help="only show what would run, what is stored, how long it would take")
+    def jug_execute(self, line: str) -> None:
+        """Start workers in the background, and show their progress. They go on when the kernel ends.
+
+        %jug_execute -n 4                        four workers on this host; run again, it starts no more than four
+        %jug_execute -n 2 --target is_prime      only tasks of is_prime, and what they need
+        %jug_execute -n 4 --wait                 wait until all is done
+        %jug_execute -n 4 --dry-run              what would run, and for how long?
+        %jug_execute --here                      no workers: run the tasks in this kernel, now
+        %jug_execute -n 8 --host a --host me@b:4 eight on a and four on b, over ssh; --dry-run checks both hosts first
+        %jug_execute -n 8 --on client            on a Dask client or an executor. Security: this gives it permission to
+                                                 run code as you, and the reverse
+
+        %jug_stop ends them.
+        """
+        asked = read(self.jug_execute, line)
+        elsewhere = bool(asked.host or asked.hosts_file or asked.on)
+        if asked.here:
+            self._execute_here(asked, elsewhere)
+            return
+        if not elsewhere and (asked.setup or asked.remote_dir):
+            raise UsageError("%jug_execute: --setup and --remote-dir are for other hosts: --host H")
+        session = self.main.session
+        if asked.dry_run:
+            print(self._plan(session, asked))
+            return
+        crew, lines = self._start(session, asked, elsewhere)
+        if self.main.as_text:
+            print("\n".join(lines))
+        else:
+            await_first_worker(crew)
+            self.main.picture(session, all=False, message=" · ".join(lines))
+        if asked.wait:
+            session.barrier()
+            print(outcome_text(session.status().counts))
+
+    def _start(self, session: Session, asked: argparse.Namespace, elsewhere: bool) -> tuple[Crew, list[str]]:
+        """Start the workers that are missing. Return their crew, and a line for each host.
+
+        Waits a moment for other hosts to report. Raises LaunchError where no worker could be started.
+        """
+        earlier, alive = list(session.workers.crews), [view for view in session.status(all=True).workers if view.alive]
+        crew = session.execute(
+            asked.workers,
+            hosts=_hosts(asked),
+            on=self._variable(asked.on),
+            target=asked.target,
+            max_tasks=asked.max_tasks,
+            max_time=asked.max_time,
+            idle_timeout=asked.idle_timeout,
+            python=asked.python,
+            setup=asked.setup,
+            remote_dir=asked.remote_dir,
+            namespace=self.shell.user_ns,
+        )
+        if not elsewhere:
+            return crew, [self._started(session, crew, earlier, {view.info.supervisor for view in alive})]
+        lines = crew.messages(PATIENCE)
+        if len(crew.failures) == len(crew.groups):
+            raise LaunchError("\n".join(crew.failures))
+        return crew, lines
+
+    def _started(self, session: Session, crew: Crew, earlier: Sequence[Crew], supervisors: set[str]) -> str:
+        """Return how many workers of this host were started: those asked for, less those there before."""
+        there = [info for info in crew.supervisors if info.id in supervisors]
+        again = bool(there) or any(one.name == crew.name and (one.supervisors or one.starting) for one in earlier)
+        had = max([self._asked.get(crew.name, 0) if again else 0, *(info.size for info in there)])
+        self._asked[crew.name] = max(crew.size, had)
+        if not had:
+            store = label(session.display_url, session.folder, self.main.as_text)
+            return f"started {plural(crew.size, 'worker')} on {store}"
+        if had < crew.size:
+            return f"started {plural(crew.size - had, 'more worker')}: {crew.size} in all"
+        return f"{plural(had, 'worker')} {'is' if had == 1 else 'are'} running already; none was started"
+
+    def _variable(self, name: str | None) -> Any:
+        if name is not None and name not in self.shell.user_ns:
+            raise UsageError(f"%jug_execute: no variable {name!r}; --on takes one that holds a client or an executor")
+        return None if name is None else self.shell.user_ns[name]
+
+    def _plan(self, session: Session, asked: argparse.Namespace) -> str:
+        """Return what would run, and what is in the way on each host: as text the same in every run."""
+        if asked.on:
+            raise UsageError("%jug_execute: --dry-run checks hosts; what an executor runs on only it knows")
+        return session.workers.foretell(
+            asked.workers, _hosts(asked), asked.target, asked.python, asked.setup, asked.remote_dir,
+            self.shell.user_ns, self.main.as_text,
+        )  # fmt: skip
+
+    def _execute_here(self, asked: argparse.Namespace, elsewhere: bool) -> None:
+        if elsewhere:
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host and --on")
+        if asked.workers or asked.python:
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
+        session = self.main.session
+        ran = session.run_here(asked.target, asked.max_tasks, asked.max_time, namespace=self.shell.user_ns)
+        if ran:
+            print(f"{plural(ran)} ran here; now {tally(session.status().counts)}")
+        else:
+            print("nothing to run: no task is ready")
+
+    @line_magic
+    @options()
+    @option("--now", action="store_true", help="at once: their current tasks are requeued, for other workers to run")
+    @option("--host", metavar="H", help="only the workers on this host")
+    def jug_stop(self, line: str) -> None:
+        """Stop the workers of this store.
+
+        %jug_stop               after their current task
+        %jug_stop --now         at once; nothing is lost but the work on current tasks
+        %jug_stop --host a      only those on one host
+        """
+        asked = read(self.jug_stop, line)
+        stopping = self.main.session.stop(now=asked.now, host=asked.host)
+        self._asked.clear()
+        there = f" on {asked.host}" if asked.host else ""
+        if stopping:
+            print(f"{plural(stopping, 'worker')}{there} will stop {'now' if asked.now else 'after the current task'}")
+        else:
+            print(f"no workers to stop{there}")
+
+
+def _hosts(asked: argparse.Namespace) -> list[str | Path]:
+    """Return the hosts of ``--host``, and the file of ``--hosts-file``."""
+    hosts: list[str | Path] = [host for written in asked.host for host in written.split(",") if host]
+    return [*hosts, Path(asked.hosts_file)] if asked.hosts_file else hosts
