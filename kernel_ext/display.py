@@ -67,9 +67,8 @@ def tally(counts: Mapping[State, int]) -> str:
 
 def outcome_text(counts: Mapping[State, int]) -> str:
     """Return how a wait ended: "all 99 finished", "97 finished, 2 failed; %jug_status shows why"."""
-    ended: dict[State, int] = {
-        state: count for state, count in counts.items() if count and state is not State.CANCELLED
-    }
+    ended: dict[State, int] = {state: counts[state] for state in State if counts.get(state)}
+    ended.pop(State.CANCELLED, None)
     total = sum(ended.values())
     if not total:
         return "nothing to wait for"

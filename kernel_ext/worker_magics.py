@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
@@ -16,9 +16,6 @@ from jug_notebook.session import Session
 from kernel_ext.display import label, outcome_text, tally
 from kernel_ext.magics import JugMagics, await_first_worker
 from kernel_ext.options import TARGET, count, line_magic, option, options, read, seconds
-
-if TYPE_CHECKING:
-    from jug_notebook.launch import Crew
 
 PATIENCE = 4.0  #: seconds for which a cell waits for hosts to report; the status shows what comes later
 
@@ -91,7 +88,7 @@ class WorkerMagics(Magics):
             session.barrier()
             print(outcome_text(session.status().counts))
 
-    def _start(self, session: Session, asked: argparse.Namespace, elsewhere: bool) -> tuple[Crew, list[str]]:
+    def _start(self, session: Session, asked: argparse.Namespace, elsewhere: bool) -> tuple[Any, list[str]]:
         """Start the workers that are missing. Return their crew, and a line for each host.
 
         Waits a moment for other hosts to report. Raises LaunchError where no worker could be started.
@@ -117,7 +114,7 @@ class WorkerMagics(Magics):
             raise LaunchError("\n".join(crew.failures))
         return crew, lines
 
-    def _started(self, session: Session, crew: Crew, earlier: Sequence[Crew], supervisors: set[str]) -> str:
+    def _started(self, session: Session, crew: Any, earlier: Sequence[Any], supervisors: set[str]) -> str:
         """Return how many workers of this host were started: those asked for, less those there before."""
         there = [info for info in crew.supervisors if info.id in supervisors]
         again = bool(there) or any(one.name == crew.name and (one.supervisors or one.starting) for one in earlier)
