@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, magics_class
 from jug_notebook.errors import LaunchError
 from jug_notebook.render import plural
 from jug_notebook.session import Session
+from jug_notebook.worker import options_in
 from kernel_ext.display import label, outcome_text, tally
 from kernel_ext.magics import JugMagics, await_first_worker
 from kernel_ext.options import TARGET, count, line_magic, option, options, read, seconds
@@ -98,14 +99,9 @@ class WorkerMagics(Magics):
             asked.workers,
             hosts=_hosts(asked),
             on=self._variable(asked.on),
-            target=asked.target,
-            max_tasks=asked.max_tasks,
-            max_time=asked.max_time,
-            idle_timeout=asked.idle_timeout,
-            python=asked.python,
-            setup=asked.setup,
             remote_dir=asked.remote_dir,
             namespace=self.shell.user_ns,
+            **options_in(asked),
         )
         if not elsewhere:
             return crew, [self._started(session, crew, earlier, {view.info.supervisor for view in alive})]
