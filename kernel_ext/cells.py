@@ -1,4 +1,4 @@
-"""What a ``%%jugtask`` cell becomes: task functions, or with a name one task with the cell's outputs as tasklets."""
+"""Turns a ``%%jugtask`` cell into task functions, or with a name into one task, with a tasklet for each output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _OPENS_A_SCOPE = (*_DEFINES, ast.ClassDef, ast.Lambda)
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell under the magic: ``text`` begins with a comment for each line above it, so that line numbers are right."""
+    """A cell below the magic. ``text`` begins with a comment for each line above it, so that line numbers are right."""
 
     text: str
     filename: str
     tree: ast.Module
-    python: str = ""  #: the same with magics and commands as the Python that they stand for
+    python: str = ""  #: the same as plain Python: magics and commands replaced by the calls they stand for
 
     def line(self, number: int) -> str:
         return self.text.splitlines()[number - 1].strip()
@@ -38,11 +38,11 @@ class Cell:
 
 @dataclass
 class Record:
-    """What is remembered of a cell task between its runs: its keys, and what it has overwritten."""
+    """What is kept of a cell task between runs of its cell: its keys, and the values that it has overwritten."""
 
     keys: set[str] = field(default_factory=set)
-    before: dict[str, Any] = field(default_factory=dict)  #: names it has bound: what they were before its first run
-    unset: set[str] = field(default_factory=set)  #: names that it may read first, and that weren't there then
+    before: dict[str, Any] = field(default_factory=dict)  #: values of the names that it sets, before its first run
+    unset: set[str] = field(default_factory=set)  #: names that it reads and sets, and that weren't defined before
 
 
 # -- from text to syntax -----------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def read(shell: Any, body: str, typed: str | None) -> Cell:
         tree = shell.compile.ast_parse(transformed, filename)
         compile(transformed, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     except SyntaxError as error:
-        raise _shown_as(error, shell.SyntaxTB.structured_traceback(type(error), error, [])) from None
+        raise _as_plain_exception(error, shell.SyntaxTB.structured_traceback(type(error), error, [])) from None
     return Cell(text, filename, tree, transformed)
 
 
@@ -68,15 +68,15 @@ def _above(body: str, typed: str | None) -> list[str]:
     return whole[: len(whole) - len(end)].splitlines() if end and whole.endswith(end) else ["%%jugtask"]
 
 
-def _shown_as(error: SyntaxError, lines: list[str]) -> Exception:
-    """The same by name and text. A SyntaxError out of a magic would be shown with all the way through IPython."""
+def _as_plain_exception(error: SyntaxError, lines: list[str]) -> Exception:
+    """Return an exception of the same name and text: IPython would show a SyntaxError with its own frames."""
     kind = type(type(error).__name__, (Exception,), {"_render_traceback_": lambda self: lines})
-    shown: Exception = kind(str(error))
-    return shown
+    plain: Exception = kind(str(error))
+    return plain
 
 
 def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
-    """Functions of a cell are called by workers, who have no IPython: refuse magics and shell commands in them."""
+    """Refuse magics and shell commands in functions: workers, which call them, have no IPython."""
     for top in where:
         for node in ast.walk(top):
             if isinstance(node, ast.Name) and node.id == "get_ipython":
@@ -90,7 +90,7 @@ def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
 
 
 def define(shell: Any, cell: Cell, **options: Any) -> list[Any]:
-    """Run a cell of definitions; its public functions become task functions, which are answered."""
+    """Run a cell of definitions, and return its public functions, which become task functions."""
     _only_definitions(cell)
     _only_python(cell, (node for top in cell.tree.body for node in ast.walk(top) if isinstance(node, _OPENS_A_SCOPE)))
     space, made = shell.user_ns, {}
@@ -118,7 +118,7 @@ def _only_definitions(cell: Cell) -> None:
 
 
 def _awaits(top: ast.AST) -> bool:
-    """Does it await by itself, and not only in a function inside?"""
+    """Does it await, other than in a function inside?"""
     if isinstance(top, ast.Await | ast.AsyncFor | ast.AsyncWith):
         return True
     if isinstance(top, ast.comprehension) and top.is_async:
@@ -130,13 +130,13 @@ def _execute(shell: Any, cell: Cell, statements: list[ast.stmt]) -> None:
     code = shell.compile(ast.Module(statements, []), cell.filename, "exec")
     try:
         exec(code, shell.user_global_ns, shell.user_ns)
-    except BaseException as error:  # the user's code: whatever it raises goes on, shown from the cell's line on
+    except BaseException as error:  # the user's code: its traceback starts at the cell's line
         _show_from_the_cell(shell, cell, error)
         raise
 
 
 def _show_from_the_cell(shell: Any, cell: Cell, error: BaseException) -> None:
-    """Leave the way through the magic out of the traceback that IPython shows."""
+    """Leave the magic's own frames out of the traceback that IPython shows."""
     at = error.__traceback__
     while at is not None and at.tb_frame.f_code.co_filename != cell.filename:
         at = at.tb_next
@@ -164,13 +164,13 @@ def make_task(
 
     Raises UsageError for what a cell task can't hold, with the line; JugError for inputs that can't be named or stored.
     """
-    with _told_in_a_line():
+    with _one_line_errors():
         body = celltask.read(name, cell.python, outs, cell.text)
     reads = body.names.reads
     space: dict[str, Any] = shell.user_ns
     _import_here(shell, cell)
     present = _present(space, [*reads, *ins, *body.outputs], record, reads, name)
-    with _told_in_a_line():
+    with _one_line_errors():
         made = celltask.make(body, space, present, ins, cell.filename, **options)
     _remember(record, made.task.key, {one: present[one] for one in made.outputs if one in present}, made.outputs, reads)
     space[name] = made.task
@@ -183,7 +183,7 @@ def make_script(
     shell: Any, script: str, name: str, record: Record, ins: Sequence[str] = (), **options: Any
 ) -> CellTask:
     """Make a bash script the task ``name``."""
-    with _told_in_a_line():
+    with _one_line_errors():
         task = celltask.of_script(name, script, shell.user_ns, ins, **options)
     record.keys.add(task.key)
     shell.user_ns[name] = task
@@ -191,8 +191,8 @@ def make_script(
 
 
 @contextmanager
-def _told_in_a_line() -> Iterator[None]:
-    """What is wrong with a cell is told as wrong options of its magic are."""
+def _one_line_errors() -> Iterator[None]:
+    """Report what is wrong with a cell in one line, like wrong options of its magic."""
     try:
         yield
     except BadTask as bad:
@@ -200,7 +200,7 @@ def _told_in_a_line() -> Iterator[None]:
 
 
 def _import_here(shell: Any, cell: Cell) -> None:
-    """What the cell imports is there for later cells too."""
+    """Run the imports of the cell in the notebook, too, for later cells."""
     for node in cell.tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__":
             _execute(shell, cell, [node])
@@ -209,7 +209,7 @@ def _import_here(shell: Any, cell: Cell) -> None:
 def _present(
     space: Mapping[str, Any], names: Iterable[str], record: Record, reads: Iterable[str], cell: str
 ) -> dict[str, Any]:
-    """What names stand for; one that is bound to the cell's own output, for what it was before the first run."""
+    """Return the values of names. For one that holds the cell's own output: its value before the first run."""
     present = {}
     for name in dict.fromkeys(names):
         if name not in space:

@@ -1,4 +1,4 @@
-"""Who is looking: which notebook this kernel belongs to, whether anybody will be there afterwards, which cell runs."""
+"""What the front end tells: the notebook's file, whether a user is there, which cell runs, and the text of cells."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ def is_kernel(shell: Any) -> bool:
 
 
 def beside_cells(shell: Any) -> bool:
-    """True where the kernel can handle messages of the front end while a cell runs."""
+    """Can the kernel handle messages of the front end while a cell runs?"""
     return bool(getattr(shell.kernel, "_supports_kernel_subshells", False)) if is_kernel(shell) else False
 
 
 def notebook_path(shell: Any, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The notebook's file, as VS Code or a Jupyter server tells it; None in consoles and bare kernels."""
-    told = shell.user_ns.get("__vsc_ipynb_file__") or environ.get("JPY_SESSION_NAME", "")
-    return Path(os.path.abspath(told)) if str(told).endswith(".ipynb") else None
+    """Return the notebook's file, if VS Code or a Jupyter server names it; None in consoles and bare kernels."""
+    path = shell.user_ns.get("__vsc_ipynb_file__") or environ.get("JPY_SESSION_NAME", "")
+    return Path(os.path.abspath(path)) if str(path).endswith(".ipynb") else None
 
 
 def headless(shell: Any, environ: Mapping[str, str] = os.environ) -> bool:
-    """True where the kernel ends when its cells have run, as under nbclient: crews started here must end with it."""
-    told = environ.get("JUG_HEADLESS", "")
-    if told:
-        return told != "0"
+    """Does the kernel end when its cells have run, as under nbclient? Then its workers must end with it."""
+    forced = environ.get("JUG_HEADLESS", "")
+    if forced:
+        return forced != "0"
     return is_kernel(shell) and not environ.get("JPY_SESSION_NAME") and "__vsc_ipynb_file__" not in shell.user_ns
 
 
-def cell_name(told: str | None, text: str) -> str:
-    """A name for a cell that outlives edits where the front end tells one; else the text must do."""
-    return told or "text-" + hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8).hexdigest()
+def cell_name(cell_id: str | None, text: str) -> str:
+    """Return a name for a cell: the front end's id, which stays when the cell is edited, or else a hash of its text."""
+    return cell_id or "text-" + hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def cell_now(shell: Any) -> str:
-    """The name of the cell that is running, asked from within it."""
+    """Return the name of the running cell, when called from it."""
     parent = shell.get_parent() if is_kernel(shell) else {}
-    told = (parent.get("metadata") or {}).get("cellId")
+    cell_id = (parent.get("metadata") or {}).get("cellId")
     typed = parent.get("content", {}).get("code") or (shell.user_ns.get("In") or [""])[-1]
-    return cell_name(told, typed)
+    return cell_name(cell_id, typed)
 
 
 class Sources:
-    """Finds it in the cells that were run, the latest first. The finder's answers are compared with the code."""
+    """Finds the source of functions in the cells that were run, latest first, for the hashing of their code."""
 
     def __init__(self, shell: Any, now: Callable[[], str | None]) -> None:
         self._shell = shell
-        self._now = now  #: the cell that runs, as it was typed
+        self._now = now  #: returns the running cell, as it was typed
 
     def load(self) -> None:
         syntax.finders.append(self.texts)
@@ -63,7 +63,7 @@ class Sources:
         syntax.finders.remove(self.texts)
 
     def texts(self, code: CodeType) -> Iterator[str]:
-        """Texts that may hold ``code``: what follows the magics of a cell."""
+        """Yield texts that may contain ``code``: cells without their magics. The caller compares them with the code."""
         history = getattr(getattr(self._shell, "history_manager", None), "input_hist_raw", ())
         word = "lambda" if code.co_name == "<lambda>" else code.co_name
         for typed in dict.fromkeys((self._now() or "", *reversed(history))):

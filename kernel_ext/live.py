@@ -1,4 +1,4 @@
-"""Pictures that follow the store: renewed in place while cells run and between them. Nothing depends on it."""
+"""Live status: what is displayed under a cell is updated in place as the store changes. No result depends on it."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.session import Session
 
 PAUSE = 0.25  #: seconds between two updates, at least
-LOOK = 0.5  #: seconds between two looks, at most: a worker's beats change no fact
-SLOW = 2.0  #: seconds after which what changes by itself (how long a task runs, memory) is worth an update
-PICTURES = 20  #: so many are followed; the oldest stay as they are
+LOOK = 0.5  #: seconds between two reads of the store, at most: heartbeats don't wake a watcher
+SLOW = 2.0  #: seconds between two updates of what changes by itself: running times, memory
+PICTURES = 20  #: updated at most; older ones stay as they are
 
 
 class Picture(Protocol):
-    """Something shown that can be renewed. Its methods are called from the one thread of `Live`."""
+    """A displayed status that can be updated. `Live` calls its methods, from its one thread."""
 
     session: Session
-    all: bool  #: the whole store's tasks, not this notebook's alone
+    all: bool  #: the whole store's tasks, not only this notebook's
 
     def show(self, snapshot: Snapshot) -> None:
-        """Something has changed, or `SLOW` seconds have gone while somebody works."""
+        """Something has changed, or `SLOW` seconds have passed while workers are busy."""
         ...
 
     def rest(self, snapshot: Snapshot) -> None:
-        """Nothing has changed since the last look."""
+        """Nothing has changed since the last read."""
         ...
 
     def lost(self, why: str) -> None:
-        """It follows no more, or not now; `show` may follow."""
+        """It can't be updated, at least now; `show` may come later."""
         ...
 
     def close(self) -> None:
-        """It will never be renewed again, because its cell runs anew or the kernel ends."""
+        """There will be no more updates: its cell runs again or the kernel ends."""
         ...
 
 
 class Live:
-    """Renews pictures from one thread, which never prints: that would land under whatever cell runs then."""
+    """Updates pictures from one thread. It never prints: that would appear under the cell that runs at that moment."""
 
     def __init__(self, pause: float = PAUSE) -> None:
         self._pause = pause
@@ -57,7 +57,7 @@ class Live:
         self._thread: threading.Thread | None = None
 
     def follow(self, cell: str, shown: Snapshot, picture: Picture) -> None:
-        """From now on renew the picture just ``shown`` by ``cell``."""
+        """Keep the picture, which ``cell`` has just displayed, up to date."""
         with self._lock:
             self._seen[picture] = summary(shown), shown.at
             self._pictures.append((cell, picture))
@@ -67,17 +67,17 @@ class Live:
             former.lost(f"only the latest {PICTURES} are kept up to date")
 
     def until(self, errand: Callable[[], bool]) -> None:
-        """Run an errand now and then, until it answers that it is done."""
+        """Call ``errand`` now and then, until it returns True."""
         with self._lock:
             self._errands.append(errand)
             self._start()
 
     def run_errands(self) -> None:
-        """Run them now."""
+        """Call all errands once, now."""
         for errand in list(self._errands):
             try:
                 done = errand()
-            except (JugError, OSError):  # the next verb will meet it where it can be told
+            except (JugError, OSError):  # the next magic will raise it where the user sees it
                 continue
             with self._lock:
                 if done and errand in self._errands:
@@ -89,7 +89,7 @@ class Live:
             self._thread.start()
 
     def forget(self, cell: str) -> None:
-        """The cell runs anew: what it showed before is gone from the page."""
+        """The cell runs again: what it displayed before is gone from the page."""
         with self._lock:
             former = [picture for name, picture in self._pictures if name == cell]
             self._pictures = [pair for pair in self._pictures if pair[0] != cell]
@@ -127,7 +127,7 @@ class Live:
                 picture.lost("updates have ended")
 
     def _await_change(self) -> None:
-        """Until the store that was shown last has news, or it's time to look at all of them anyway."""
+        """Wait until the store displayed last has changed, `LOOK` seconds at most."""
         with self._lock:
             session = self._pictures[-1][1].session if self._pictures else None
         if session is None or session.closed:
@@ -139,15 +139,15 @@ class Live:
             self._ended.wait(LOOK)
 
     def redraw(self) -> None:
-        """Renew what has changed. Pictures of the same tasks share one look."""
+        """Update what has changed. Pictures of the same tasks share one read."""
         with self._lock:
             pictures = [picture for _, picture in self._pictures]
-        looks: dict[tuple[int, bool], Snapshot | str] = {}
+        snapshots: dict[tuple[int, bool], Snapshot | str] = {}
         for picture in pictures:
             about = id(picture.session), picture.all
-            if about not in looks:
-                looks[about] = _look(picture)
-            found = looks[about]
+            if about not in snapshots:
+                snapshots[about] = _look(picture)
+            found = snapshots[about]
             if isinstance(found, str):
                 self._seen.pop(picture, None)
                 picture.lost(found)
@@ -162,12 +162,12 @@ class Live:
 
 
 def _look(picture: Picture) -> Snapshot | str:
-    """The picture now, or why there is none."""
+    """Return the current status, or why there is none."""
     if picture.session.closed:
         return "the session is closed"
     try:
         return picture.session.queries.glance(picture.all)
-    except (JugError, OSError) as error:  # the next verb will meet it where it can be told
+    except (JugError, OSError) as error:  # the next magic will raise it where the user sees it
         return str(error)
 
 
@@ -176,7 +176,7 @@ def _busy(snapshot: Snapshot) -> bool:
 
 
 def summary(snapshot: Snapshot) -> Any:
-    """What of a snapshot is worth an update at once: not the time, nor each beat."""
+    """Return the parts of a snapshot whose change is displayed at once: not the time, nor heartbeats."""
     workers = tuple(
         (view.info.id, view.alive, view.info.task, view.info.done, view.info.progress) for view in snapshot.workers
     )
@@ -185,10 +185,9 @@ def summary(snapshot: Snapshot) -> Any:
 
 
 def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
-    """Draw the picture as text over the last one, until nothing is left that could change. Ctrl-C ends it before.
+    """Draw the status as text over the last one, until nothing can change any more or Ctrl-C.
 
-    Where nothing can be redrawn, in a file or a pipe, only the last picture is shown. In a terminal what doesn't fit is
-    cut while it moves; the last picture is whole.
+    In a file or a pipe, only the last one is printed. In a terminal, all but the last are cut to fit.
     """
     terminal = sys.stdout.isatty()
     whole, shown, seen = "", "", -1
@@ -212,7 +211,7 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
 
 
 def fitting(text: str, columns: int, lines: int) -> str:
-    """As much of a picture as can be drawn over in a terminal of that size: no line breaks, none scrolls away."""
+    """Return the part of a text that can be redrawn in a terminal of that size: no line wraps or scrolls away."""
     rows = [render.elide_columns(row, columns) for row in text.splitlines()]
     if len(rows) >= lines:
         left = len(rows) - max(1, lines - 2)
@@ -228,7 +227,7 @@ def _over(former: str, text: str) -> str:
 
 
 class Drawing:
-    """A picture without widgets: text and HTML, drawn again whole."""
+    """A picture without widgets: text and HTML, redrawn as a whole."""
 
     def __init__(self, session: Session, all: bool, handle: Any, draw: Callable[[Snapshot], dict[str, str]]) -> None:
         self.session = session
@@ -240,10 +239,10 @@ class Drawing:
         self._handle.update(self._draw(snapshot), raw=True)
 
     def rest(self, snapshot: Snapshot) -> None:
-        """It is as it should be."""
+        """Nothing to redraw."""
 
     def lost(self, why: str) -> None:
-        """Its "as of" tells how old it is."""
+        """It has a time ("as of"), which shows how old it is."""
 
     def close(self) -> None:
         """It stays as it is."""

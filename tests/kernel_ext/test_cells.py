@@ -386,6 +386,8 @@ class _Handle:
 class _Eye:
     """A session that shows what it is given."""
 
+    queries = property(lambda self: self)  # the part of a session that is asked
+
     closed = False
 
     def __init__(self, *pictures: Any) -> None:
