@@ -16,7 +16,7 @@ PACKAGES = ("jug_notebook", "kernel_ext")
 
 #: A package needs only packages of lower floors, or, without a circle, of its own.
 FLOORS = [
-    "clock atomic errors",
+    "clock errors",
     "model",
     "system",
     "render keys",

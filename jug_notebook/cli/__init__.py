@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jug_notebook import atomic
 from jug_notebook.errors import JugError, StoreError
+from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
     from jug_notebook.model import Key, Snapshot

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jug_notebook import atomic
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError
 from jug_notebook.render import duration
+from jug_notebook.store import atomic
 
 
 class NotANotebook(JugError):

@@ -42,7 +42,8 @@ class ReadyQueue:
         """
         while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, task = heapq.heappop(self._delayed)
-            heapq.heappush(task.queue.heap, (seq, task))
+            if seq == task.seq:  # else of a submission that was forgotten
+                heapq.heappush(task.queue.heap, (seq, task))
         heads = [
             (-queue.priority, head[0], queue)
             for queue in self.queues.values()
@@ -94,11 +95,13 @@ class ReadyQueue:
         """Remove the tasks that are no longer ready. Where there are few, `take` does so as it meets them."""
         for queue in queues:
             ready = []
-            for head in queue.heap:
-                if head[1].state == READY:
-                    ready.append(head)
+            for seq, task in queue.heap:
+                if seq != task.seq:  # of a submission that was forgotten
+                    continue
+                if task.state == READY:
+                    ready.append((seq, task))
                 else:
-                    head[1].queued = False
+                    task.queued = False
             heapq.heapify(ready)
             queue.heap = ready
             queue.stale = 0
@@ -108,6 +111,9 @@ class ReadyQueue:
         heap = queue.heap
         while heap:
             seq, task = heap[0]
+            if seq != task.seq:  # of a submission that was forgotten
+                heapq.heappop(heap)
+                continue
             delayed = task.records and now < retry_time(task) <= now + LONGEST
             if task.state == READY and not delayed:
                 return heap[0]

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from jug_notebook.atomic import create
 from jug_notebook.errors import StoreError
+from jug_notebook.store.atomic import create
 
 SIZE = 32  #: bytes of a key
 _STORE = re.compile(r"[0-9A-Za-z_-]{1,100}")

@@ -238,6 +238,13 @@ def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
     assert scheduler.state("a") is State.RUNNING
 
 
+def test_a_task_that_was_ready_when_it_was_forgotten_and_comes_back_is_offered_once() -> None:
+    again = (Submitted("f", 0, "3.11", ["a"], [()], [b""], counter=2), [at("spec of a")])
+    back = requested("a", counter=3)
+    scheduler = state_of(submitted("a"), submitted("b", "a"), requested("a"), Forgotten(1, ["a"], [0]), again, back)
+    assert [offer.lease.key for offer in scheduler.ready(100, 1.0)] + [*scheduler.ready(100, 1.0)] == ["a"]
+
+
 def test_a_released_claim_is_open_again() -> None:
     lease = Lease("a", 0, NO_INPUTS, 1)
     scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))

@@ -24,9 +24,9 @@ from pathlib import Path
 from blake3 import blake3
 
 from jug_notebook import system
-from jug_notebook.atomic import hidden, publish
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
+from jug_notebook.store.atomic import hidden, publish
 from jug_notebook.store.file.folders import listed, remove_older
 
 LARGE = 1 << 20  #: bytes from which blobs are hashed while written, may be mapped, and have proofs that are kept

@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 
 from jug_notebook import system
-from jug_notebook.atomic import publish, sync_folder
 from jug_notebook.errors import StoreError
 from jug_notebook.model import (
     Accepted,
@@ -43,6 +42,7 @@ from jug_notebook.model import (
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import TaskRecord
 from jug_notebook.scheduler.state import SchedulerState, part_of
+from jug_notebook.store.atomic import publish, sync_folder
 from jug_notebook.store.file.blobs import TRASH_KEPT
 from jug_notebook.store.file.folders import remove_older, replace, server_time, share_like
 from jug_notebook.store.file.journal import (

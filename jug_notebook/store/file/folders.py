@@ -7,8 +7,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from jug_notebook import atomic
 from jug_notebook.errors import StoreError
+from jug_notebook.store import atomic
 
 
 def share_like(folder: Path, *names: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from jug_notebook.atomic import create
 from jug_notebook.errors import StoreError
+from jug_notebook.store.atomic import create
 from jug_notebook.store.file.folders import replace
 
 FORMAT = 1
