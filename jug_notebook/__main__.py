@@ -1,6 +1,7 @@
-"""The command line, ``jug-notebook`` or ``python -m jug_notebook``. What each command does is told in `command`.
+"""The command line, ``jug-notebook`` or ``python -m jug_notebook``: finds the command, parses its words, runs it.
 
-Exit status: 0 fine; 1 some task failed or is not done, or a notebook's cell failed; 2 asked wrongly, or can't be done.
+Exit status: 0 fine; 1 a task failed or is not done, or a notebook's cell failed; 2 the command can't be understood or
+can't be carried out.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ import argparse
 import os
 import sys
 
-from jug_notebook.cli import Command, UsageError, command, commands
+from jug_notebook.cli import Command, Jugfile, Parser, UsageError, command, commands, split, what_is_meant
 from jug_notebook.errors import JugError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; answers the exit status."""
+    """Run one command and return its exit status."""
     try:
+        if "_ARGCOMPLETE" in os.environ:
+            from jug_notebook.cli.completion import complete
+
+            complete()
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         print("jug-notebook: interrupted", file=sys.stderr)
@@ -23,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except JugError as error:
         print("jug-notebook:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `jug-notebook status | head`: nobody reads on, and that's fine
+    except BrokenPipeError:  # `jug-notebook status | head`: there is no reader any more, and that's fine
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -34,42 +39,23 @@ def main_execute() -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    name, rest = _split(argv)
+    name, words = split(argv)
     if name is None:
-        return _without_command(rest)
-    found = _about_script(name, rest)
-    if found is None:
-        found = command(name)
-        rest = rest if found is None else _in_its_store(name, rest)
-    found = found or _users(name)
-    parser = _parser(f"jug-notebook {name}", found.help)
-    found.add_arguments(parser)
-    return found.run(parser.parse_intermixed_args(rest) if found.mixed else parser.parse_args(rest))
-
-
-def _about_script(name: str, words: list[str]) -> Command | None:
-    """What the command does for a jugfile, where one is meant."""
-    if not _names_script(words):
-        return None
-    from jug_notebook.cli import jugfiles
-
-    return jugfiles.for_script(name, words)
-
-
-def _names_script(words: list[str]) -> bool:
-    return any(word.endswith(".py") for word in words) or os.path.isfile("jugfile.py")
-
-
-def _in_its_store(name: str, words: list[str]) -> list[str]:
-    """What is asked of a store may be asked of a script: then its store is meant."""
-    if not _names_script(words):
-        return words
-    from jug_notebook.cli import jugfiles
-
-    return jugfiles.store_instead(name, words)
+        return _without_command(words)
+    found = command(name) or _users(name)
+    parser = Parser(name, found)
+    arguments = parser.read(words)
+    if not found.words:
+        return found.run(arguments)
+    arguments.of = of = what_is_meant(found, parser, arguments)
+    if isinstance(of, Jugfile) and found.jugfile is not None:
+        arguments.jugfile, arguments.user_args = of
+        return found.jugfile(arguments)
+    return found.run(arguments)
 
 
 def _users(name: str) -> Command:
+    """Return the command that the user has written for Jug, in ``jug_user_commands.py``."""
     from jug_notebook.cli import jugfiles
 
     found = jugfiles.users(name)
@@ -78,51 +64,26 @@ def _users(name: str) -> Command:
     return found
 
 
-_URL_OPTIONS = ("--jugdir", "--store")
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
 
-
-def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """(command, all else): options that every command takes may stand before it."""
-    skip = False
-    for i, word in enumerate(argv):
-        if skip:
-            skip = False
-        elif word in (*_URL_OPTIONS, "--print-completion"):
-            skip = True
-        elif not word.startswith("-"):
-            return word, argv[:i] + argv[i + 1 :]
-    return None, argv
-
-
-def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-    parser.add_argument(
-        *_URL_OPTIONS,
-        dest="jugdir",
-        metavar="URL",
-        help="the store: a folder, or its URL (default: $JUG_STORE, else 'jugdata')",
-    )
-    return parser
+    close = get_close_matches(name, list(commands()), n=1)
+    return f"no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "jug-notebook --help lists them")
 
 
 def _without_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="jug-notebook",
+    parser = Parser(
         usage="jug-notebook [--jugdir URL] COMMAND …",
-        description="Tasks of notebooks, from a shell. Each command explains itself: jug-notebook COMMAND --help",
+        description="Tasks of notebooks and jugfiles, from a shell. For each command: jug-notebook COMMAND --help",
         epilog="commands:\n" + _table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="show the version")
     parser.add_argument("--print-completion", metavar="SHELL", help="the same as: completion SHELL")
-    parser.add_argument(
-        *_URL_OPTIONS, dest="jugdir", metavar="URL", help="the store (default: $JUG_STORE, else 'jugdata')"
-    )
-    asked = parser.parse_args(argv)
-    if asked.print_completion is not None:
-        return _dispatch(["completion", asked.print_completion])
-    if asked.version:
+    arguments = parser.parse_args(argv)
+    if arguments.print_completion is not None:
+        return _dispatch(["completion", arguments.print_completion])
+    if arguments.version:
         from jug_notebook import __version__
 
         print("jug-notebook", __version__)
@@ -135,13 +96,6 @@ def _table() -> str:
     listed = commands()
     width = max(map(len, listed))
     return "\n".join(f"  {name:<{width}}  {found.help}" for name, found in listed.items())
-
-
-def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(commands()), n=1)
-    return f"no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "jug-notebook --help lists them")
 
 
 if __name__ == "__main__":

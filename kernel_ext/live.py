@@ -196,7 +196,9 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
             seen = session.queries.watch(seen, PAUSE)
             snapshot = session.queries.glance(all)
             whole = draw(snapshot)
-            shown = _over(shown, fitting(whole, *shutil.get_terminal_size())) if terminal else whole
+            if terminal:
+                before, shown = shown, render.fitted(whole, *shutil.get_terminal_size())
+                print(render.redrawn(before, shown, shutil.get_terminal_size().columns), end="", flush=True)
             able = snapshot.starting or any(view.alive for view in snapshot.workers)
             if not able or not any(snapshot.counts[state] for state in OPEN_STATES):
                 break
@@ -205,25 +207,9 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
     except KeyboardInterrupt:
         pass
     if terminal and shown != whole:
-        _over(shown, whole)
+        print(render.redrawn(shown, whole, shutil.get_terminal_size().columns), end="", flush=True)
     elif not terminal:
         print(whole)
-
-
-def fitting(text: str, columns: int, lines: int) -> str:
-    """Return the part of a text that can be redrawn in a terminal of that size: no line wraps or scrolls away."""
-    rows = [render.elide_columns(row, columns) for row in text.splitlines()]
-    if len(rows) >= lines:
-        left = len(rows) - max(1, lines - 2)
-        rows = [*rows[: max(1, lines - 2)], render.elide_columns(f"… {left} more lines", columns)]
-    return "\n".join(rows)
-
-
-def _over(former: str, text: str) -> str:
-    """Print over what was printed before, line by line: a screen that is cleared goes into the scrollback."""
-    back = f"\r\x1b[{len(former.splitlines())}A" if former else ""
-    print(back + "\x1b[K\n".join(text.splitlines()) + "\x1b[K\n\x1b[J", end="", flush=True)
-    return text
 
 
 class Drawing:

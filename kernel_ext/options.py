@@ -12,6 +12,7 @@ from IPython.core.error import UsageError
 
 from jug_notebook.errors import JugError, NoSuchTask
 from jug_notebook.model import State
+from jug_notebook.render import parse_duration
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.cell import near
@@ -85,15 +86,10 @@ seconds = _number(float, 1e-9, "a number of seconds more than 0")
 
 def age(written: str) -> float:
     """Return the seconds in "90", "90s", "10min", "2h" or "30d"."""
-    units = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400}
-    number = written.rstrip("abcdefghijklmnopqrstuvwxyz")
     try:
-        found = float(number) * units[written[len(number) :]]
-    except (ValueError, KeyError):
-        found = -1.0
-    if not 0 <= found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{written!r} is not a length of time; give seconds, or as in 90s, 2h, 30d")
-    return found
+        return parse_duration(written)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
 
 
 def names(written: str) -> list[str]:

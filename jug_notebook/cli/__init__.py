@@ -1,64 +1,68 @@
-"""The sub-commands of the command line, one file for those that belong together. Options end here.
+"""The sub-commands of the command line: what a command is, and what it looks at.
 
-Each file has a table ``COMMANDS``; `ROOMS` says which command is in which file. Other packages add theirs as entry
-points of the group ``jug_notebook.commands``. Nothing is imported for a command that isn't run, so that starting a
-worker stays cheap.
+A command looks at a store, at a jugfile (a script of Jug's) or at a notebook: `what_is_meant` decides that from its
+words, once they are parsed. Each file here has a table ``COMMANDS``; `FILES` says which command is in which file. Other
+packages add theirs as entry points of the group ``jug_notebook.commands``. Nothing is imported for a command that isn't
+run, so that starting a worker stays cheap.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import JugError, StoreError
+from jug_notebook.render.format import parse_duration, parse_size
 from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
-    from jug_notebook.model import Key, Snapshot
-    from jug_notebook.store import Store
-    from jug_notebook.store.signed import SignedReader
+    from jug_notebook.session import Session
+    from jug_notebook.task.values import TaskList
 
+N = TypeVar("N", int, float)
 Arguments = argparse.Namespace
+URL_OPTIONS = ("--jugdir", "--store")
+DEFAULT_JUGFILE = "jugfile.py"
 
 
 class UsageError(JugError):
-    """This can't be asked for."""
+    """The command line can't be understood, or asks for what can't be done."""
 
 
 class Command(NamedTuple):
-    """A sub-command: what it does, in a line; what it adds to the parser; what it does, answering the exit status."""
+    """A sub-command. ``run`` returns the exit status."""
 
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Arguments], int]
-    mixed: bool = False  #: may options stand between its arguments?
+    help: str  #: one line
+    add_arguments: Callable[[Any], None]  #: adds options to its `Parser`
+    run: Callable[[Arguments], int]  #: what it does for a store or a notebook: ``arguments.of``
+    words: str = ""  #: what may stand beside the options, as "[STORE] TARGET"; empty: `add_arguments` declares it
+    jugfile: Callable[[Arguments], int] | None = None  #: what it does for a jugfile, if not the same for its store
 
 
 #: the file of each command, in the order in which they are listed
-ROOMS = {
+FILES = {
     "worker": "run",
     "execute": "run",
     "status": "inspect",
     "check": "inspect",
-    "invalidate": "modify",
-    "accept": "modify",
-    "retry": "modify",
-    "stop": "modify",
+    "invalidate": "admin",
+    "accept": "admin",
+    "retry": "admin",
+    "stop": "admin",
     "log": "inspect",
     "graph": "inspect",
     "why": "inspect",
-    "count": "admin",
+    "count": "inspect",
     "cleanup": "admin",
     "copy": "admin",
     "pack": "admin",
     "key": "admin",
     "doctor": "admin",
-    "sleep-until": "jugfiles",
+    "sleep-until": "inspect",
     "import-jugdata": "jugfiles",
     "demo": "jugfiles",
     "test-jug": "jugfiles",
@@ -70,145 +74,232 @@ ROOMS = {
 
 
 def command(name: str) -> Command | None:
-    """The command of that name; None where there is none."""
-    room = ROOMS.get(name)
-    if room is None:
-        return _others().get(name)
-    found: Command = importlib.import_module(f"{__name__}.{room}").COMMANDS[name]
+    """Return the command of that name; None where there is none."""
+    file = FILES.get(name)
+    if file is None:
+        return _plugins().get(name)
+    found: Command = importlib.import_module(f"{__name__}.{file}").COMMANDS[name]
     return found
 
 
 def commands() -> dict[str, Command]:
-    """All commands, others' last."""
-    ours = {name: found for name in ROOMS if (found := command(name))}
-    return {**ours, **_others()}
+    """Return all commands by name, those of other packages last."""
+    ours = {name: found for name in FILES if (found := command(name))}
+    return {**ours, **_plugins()}
 
 
-def _others() -> Mapping[str, Command]:
-    """Commands that other packages add. Asked only where ours are not enough: looking for them takes a while."""
+def _plugins() -> Mapping[str, Command]:
+    """Commands that other packages add. Looking for them takes a while, so it is done only where ours don't do."""
     from importlib.metadata import entry_points
 
     found = sorted(entry_points(group="jug_notebook.commands"), key=lambda point: point.name)
-    return {point.name: point.load() for point in found if point.name not in ROOMS}
+    return {point.name: point.load() for point in found if point.name not in FILES}
 
 
-# -- what options mean ------------------------------------------------------------------------------------------------
+def split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the command's name and all other words: the options that every command takes may stand before it."""
+    value = False
+    for i, word in enumerate(argv):
+        if value:
+            value = False
+        elif word in (*URL_OPTIONS, "--print-completion"):
+            value = True
+        elif not word.startswith("-"):
+            return word, [*argv[:i], *argv[i + 1 :]]
+    return None, list(argv)
 
 
-def count(written: str) -> int:
+# -- parsing -----------------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses the words after a command's name."""
+
+    def __init__(self, name: str = "", command: Command | None = None, **more: Any) -> None:
+        super().__init__(prog=f"jug-notebook {name}".strip(), allow_abbrev=False, **more)
+        self.stores_only: set[str] = set()  #: dests of options that a jugfile doesn't have: they ask for its store
+        self.jugfiles_only: set[str] = set()  #: dests of options that a store doesn't have
+        self.add_argument(
+            *URL_OPTIONS,
+            dest="jugdir",
+            metavar="URL",
+            help="the store: a folder or a URL (default: $JUG_STORE, else 'jugdata')",
+        )
+        if command is None:
+            return
+        self.description = command.help
+        command.add_arguments(self)
+        if command.words:
+            self.add_argument("words", nargs="*", metavar=command.words.replace("[", "").replace("]", ""), help=WORDS)
+        if command.jugfile:
+            self._add_jugfile_options()
+
+    def _add_jugfile_options(self) -> None:
+        group = self.for_jugfiles()
+        if "--short" not in self._option_string_actions:
+            flag(group, "--short", "short", "one line only")
+        group.add_argument("--verbose", metavar="LEVEL", help="log messages of this level: info, debug")
+        flag(group, "--pdb", "pdb", "start a debugger where an error happens")
+        flag(group, "--debug", "debug", "check that tasks do not change their arguments")
+        flag(group, "--aggressive-unload", "aggressive_unload", "no effect: values are never kept longer than needed")
+        flag(group, "--will-cite", "will_cite", "no effect: there is no request to cite")
+        self.jugfiles_only |= {action.dest for action in group._group_actions}
+
+    def for_jugfiles(self) -> Any:
+        """Return the group of the options that only jugfiles have."""
+        title = "options for jugfiles"
+        known = next((group for group in self._action_groups if group.title == title), None)
+        return known or self.add_argument_group(title)
+
+    def read(self, words: Sequence[str]) -> Arguments:
+        """Parse: options and words in any order, and only words after "--"."""
+        if not any(action.dest == "words" for action in self._actions):
+            return self.parse_args(words)
+        end = list(words).index("--") if "--" in words else len(words)
+        arguments = self.parse_intermixed_args(words[:end])
+        arguments.words += words[end + 1 :]
+        return arguments
+
+    def given(self, arguments: Arguments, dests: set[str]) -> list[str]:
+        """Return which of these options were given, as they are spelt."""
+        return [
+            action.option_strings[-1]
+            for action in self._actions
+            if action.dest in dests and getattr(arguments, action.dest) not in (None, action.default)
+        ]
+
+
+WORDS = "a store: a folder or a URL; a jugfile (.py); a notebook (.ipynb). TARGET: tasks, see jug-notebook log --help"
+TARGET = "TARGET is a function's name, a task's key or its beginning, or /regex/ on function names"
+
+
+def flag(parser: Any, option: str, dest: str, help: str) -> None:
+    """Add an option that is None unless given, so that jugrc files count."""
+    parser.add_argument(option, action="store_const", const=True, dest=dest, help=help)
+
+
+def positive(text: str) -> int:
+    """Parse a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a length of time."""
+    return _parsed(parse_duration, text)
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes."""
+    return _parsed(parse_size, text)
+
+
+def _parsed(parse: Callable[[str], N], text: str) -> N:
     try:
-        count = int(written)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{written!r} is not a whole number from 1 on")
-    return count
+        return parse(text)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
 
 
-def _amount(written: str, units: Mapping[str, float], wanted: str) -> float:
-    number = written.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    unit = written.strip()[len(number) :].lower()
-    try:
-        amount = float(number) * units[unit]
-    except (ValueError, KeyError):
-        amount = -1.0
-    if not 0 <= amount < float("inf"):
-        raise argparse.ArgumentTypeError(f"{written!r} is not {wanted}")
-    return amount
+# -- what a command looks at -------------------------------------------------------------------------------------------
 
 
-def seconds(written: str) -> float:
-    units = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-    return _amount(written, units, "a length of time; give seconds, or as in 90s, 10min, 2h")
+class Store(NamedTuple):
+    """A store; with ``notebook``, what that notebook has in it."""
+
+    url: str
+    notebook: str | None = None
 
 
-def size(written: str) -> int:
-    units = {"": 1, "b": 1}
-    for power, prefix in enumerate("kmgt", 1):
-        units |= {prefix: 1000**power, f"{prefix}b": 1000**power, f"{prefix}ib": 1024**power}
-    return int(_amount(written, units, "a size; give bytes, or as in 500MB, 2G, 2GiB"))
+class Jugfile(NamedTuple):
+    """A script of Jug's, with the arguments that it finds in ``sys.argv``."""
+
+    path: str
+    arguments: list[str]
 
 
-def url_of(arguments: Arguments, named: str | None = None) -> str:
-    """The store that is meant: the one named, else --jugdir, else $JUG_STORE, else "jugdata"."""
-    return named or arguments.jugdir or os.environ.get("JUG_STORE") or "jugdata"
+class Notebook(NamedTuple):
+    """A notebook, to be run."""
+
+    path: Path
 
 
-def is_there(url: str) -> bool:
-    from jug_notebook.store import exists
+def what_is_meant(found: Command, parser: Parser, arguments: Arguments) -> Store | Jugfile | Notebook:
+    """Return what a command looks at; sets ``arguments.target``, what remains of its words.
 
-    return exists(url)
+    A word that ends in .py or .ipynb is a jugfile or a notebook, else the first word is a store. Where nothing is named
+    by a word, by --jugdir or by $JUG_STORE, a jugfile.py in this folder is meant by commands that know jugfiles. A
+    command or an option that is about stores means the jugfile's or the notebook's store.
+    """
+    words, target = list(arguments.words), "TARGET" in found.words
+    scripts = [word for word in words if word.endswith((".py", ".ipynb"))]
+    named = (scripts or words[: len(words) - 1])[:1] if target else words[:1]
+    for word in named:
+        words.remove(word)
+    url = arguments.jugdir or os.environ.get("JUG_STORE")
+    if not named and not words and not url and found.jugfile and os.path.isfile(DEFAULT_JUGFILE):
+        named = [DEFAULT_JUGFILE]
+    name = named[0] if named else ""
+    if name.endswith(".py"):
+        if found.jugfile and not parser.given(arguments, parser.stores_only):
+            return Jugfile(name, words)
+        from jug_notebook.compat.commands import store_of
+
+        meant = Store(arguments.jugdir or store_of(name))
+    elif name.endswith(".ipynb"):
+        if found.words.startswith("[STORE|NOTEBOOK"):
+            return Notebook(Path(name))
+        meant = _store_of_notebook(name, url or "jugdata")
+    else:
+        meant = Store(name or url or "jugdata")
+    _refuse(found, parser, arguments, words)
+    if target:
+        arguments.target = words[0] if words else None
+    return meant
+
+
+def _store_of_notebook(path: str, url: str) -> Store:
+    from jug_notebook.session import resolve_url
+
+    notebook = os.path.abspath(path)
+    if not os.path.isfile(notebook):
+        raise UsageError(f"no notebook at {path!r}")
+    return Store(resolve_url(url, Path(notebook).parent), notebook)
+
+
+def _refuse(found: Command, parser: Parser, arguments: Arguments, words: list[str]) -> None:
+    """Refuse what a store has no use for."""
+    if len(words) > int("TARGET" in found.words):
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    if not words and found.words.endswith(" TARGET"):
+        parser.error("the following arguments are required: TARGET")
+    if wrong := parser.given(arguments, parser.jugfiles_only - {"short"}):
+        parser.error(f"{', '.join(wrong)}: for jugfiles only; name one, as in {parser.prog} {DEFAULT_JUGFILE}")
 
 
 def existing(url: str) -> str:
-    """A store that is there. Looking must not make one: a wrong folder would be an empty store for ever after."""
-    if not is_there(url):
-        from jug_notebook.store import masked
+    """Return the URL of a store that exists. Looking must not make one: a wrong folder would stay an empty store."""
+    from jug_notebook.store import exists, masked
 
+    if not exists(url):
         raise StoreError(f"no store at {masked(url)!r}: %jug_store or jug-notebook worker makes one")
     return url
 
 
-def store_of(arguments: Arguments, named: str | None = None) -> Store:
-    from jug_notebook.store import open_store
+def session_of(of: Store) -> Session:
+    """Return a session on the store that is meant, which hands in nothing and which nobody hears of."""
+    from jug_notebook.session import Session
 
-    return open_store(existing(url_of(arguments, named)))
-
-
-def add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "target",
-        metavar="TARGET",
-        help="a function's name, a task's key or its beginning, or /regex/ on function names",
-    )
+    return Session(existing(of.url), notebook=of.notebook, folder=Path.cwd(), read_only=True)
 
 
-def meant(store: Store, target: str) -> list[Key]:
-    """The tasks that are meant, of all notebooks: a shell belongs to none."""
-    from jug_notebook.model import Scope
-    from jug_notebook.session.targets import keys_of
-
-    return keys_of(target, store, Scope())
+def tasks_meant(session: Session, arguments: Arguments) -> TaskList:
+    """Return the tasks of the TARGET that was given: of all notebooks, or of the one that is looked at."""
+    return session.resolve(arguments.target, all=arguments.of.notebook is None)
 
 
-def opener_of(store: Store) -> SignedReader:
-    from jug_notebook.store.signed import SignedReader, seal_of
-
-    return SignedReader(store, seal_of(store))
-
-
-# -- what several commands do -----------------------------------------------------------------------------------------
-
-
-def picture_of(url: str, failures: int = 0) -> Snapshot:
-    """The store's picture, with so many of its latest failures: they alone need what opens sealed bytes."""
-    from jug_notebook.model import Scope, State
-    from jug_notebook.store import open_store
-
-    gc.disable()  # what is folded stays to the end, which is near; looking for garbage costs a sixth of the time
-    store = open_store(existing(url))
-    picture = store.snapshot()
-    if failures and picture.counts[State.FAILED]:
-        from msgspec.structs import replace
-
-        try:
-            signed = opener_of(store)
-        except StoreError as unknown:  # the picture is no secret
-            picture = replace(picture, notes=(*picture.notes, f"failures are not shown: {unknown}"))
-        else:
-            from jug_notebook.session.queries import FailureIndex
-
-            failing = FailureIndex(store, signed)
-            latest = failing.latest(Scope())
-            picture = replace(picture, failures=failing.latest_views(latest, failures), kinds=failing.kinds(latest))
-    store.close()
-    return picture
-
-
-def verdict(picture: Snapshot) -> int:
-    from jug_notebook.model import State
-
-    return 0 if picture.counts[State.FINISHED] == picture.total else 1
+# -- what several commands do ------------------------------------------------------------------------------------------
 
 
 def write(path: Path, text: str) -> None:

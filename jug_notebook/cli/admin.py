@@ -1,100 +1,164 @@
-"""Commands about what a store keeps: count, cleanup, copy, pack."""
+"""Commands that change what is stored or what runs, and those about a store as a whole."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import IO
 
-from jug_notebook.cli import Arguments, Command, UsageError, existing, meant, seconds, store_of, url_of
+from jug_notebook.cli import (
+    TARGET,
+    Arguments,
+    Command,
+    Parser,
+    Store,
+    UsageError,
+    existing,
+    flag,
+    seconds,
+    session_of,
+    tasks_meant,
+)
+from jug_notebook.cli.jugfiles import add_selection, for_jugfile
+from jug_notebook.render import plural
 
 
-def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+def _add_nothing(parser: Parser) -> None:
+    return
 
 
-def _count(arguments: Arguments) -> int:
-    store = store_of(arguments, arguments.url)
-    functions = store.snapshot().functions
-    store.close()
-    rows = [(function.name, f"{sum(function.counts.values()):,}") for function in functions]
-    rows.append(("total", f"{sum(sum(function.counts.values()) for function in functions):,}"))
-    names, numbers = max(len(name) for name, _ in rows), max(len(number) for _, number in rows)
-    for name, number in rows:
-        print(f"{name:<{names}}  {number:>{numbers}}")
+def _add_target(parser: Parser) -> None:
+    parser.epilog = TARGET
+
+
+def _add_invalidate(parser: Parser) -> None:
+    parser.epilog = TARGET
+    parser.add_argument("--dry-run", action="store_true", help="only list the tasks")
+    parser.stores_only |= {"dry_run"}
+    add_selection(parser, "invalid", "tasks", "--target", "--invalid")
+
+
+def _invalidate(arguments: Arguments) -> int:
+    session = session_of(arguments.of)
+    if arguments.dry_run:
+        print(session.queries.tasks(tasks_meant(session, arguments)))
+    else:
+        count = session.invalidate(tasks_meant(session, arguments))
+        them = "it and what depends on it" if count == 1 else "they and what depends on them"
+        print(f"invalidated {plural(count, 'result')}; {them} will be recomputed")
+    session.close()
     return 0
 
 
-def _add_cleanup(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "target",
-        nargs="?",
-        metavar="TARGET",
-        help="only these: a function's name, a task's key or its beginning, or /regex/ on function names",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+def _add_accept(parser: Parser) -> None:
+    parser.epilog = TARGET
+    parser.add_argument("--undo", action="store_true", help="withdraw that: what was accepted is computed after all")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be accepted")
+
+
+def _accept(arguments: Arguments) -> int:
+    session = session_of(arguments.of)
+    print(session.accept(tasks_meant(session, arguments), undo=arguments.undo, dry_run=arguments.dry_run))
+    session.close()
+    return 0
+
+
+def _retry(arguments: Arguments) -> int:
+    session = session_of(arguments.of)
+    count = session.retry(tasks_meant(session, arguments))
+    print(f"{plural(count)} will be tried again" if count else "none of these has failed")
+    session.close()
+    return 0
+
+
+def _add_stop(parser: Parser) -> None:
+    parser.add_argument("--now", action="store_true", help="at once, not after the current tasks")
+    parser.add_argument("--host", metavar="H", help="only the workers on this host")
+
+
+def _stop(arguments: Arguments) -> int:
+    session = session_of(arguments.of)
+    count = session.workers.stop(arguments.now, arguments.host)
+    session.close()
+    where = f" on {arguments.host}" if arguments.host else ""
+    how = "at once" if arguments.now else "after their current tasks"
+    print(f"{plural(count, 'worker')}{where} will stop {how}" if count else f"no worker is alive{where}")
+    return 0
+
+
+def _add_cleanup(parser: Parser) -> None:
+    parser.epilog = f"Only TARGET's tasks, if given. {TARGET}"
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     parser.add_argument(
         "--older-than",
         type=seconds,
         metavar="TIME",
-        help="only what was made and run before: 90s, 10min, 2h, 30d (default: all tasks, and blobs of an hour ago)",
+        help="only tasks made and run longer ago: 90s, 10min, 2h, 30d (default: all, and blobs of an hour ago)",
     )
+    parser.stores_only |= {"dry_run", "older_than"}
+    locks = parser.for_jugfiles().add_mutually_exclusive_group()
+    flag(locks, "--locks-only", "cleanup_locks_only", "only make failed tasks ready; dead workers hold no locks")
+    flag(locks, "--failed-only", "cleanup_failed_only", "only make failed tasks ready")
+    flag(locks, "--keep-locks", "cleanup_keep_locks", "leave failed tasks as they are")
 
 
 def _cleanup(arguments: Arguments) -> int:
-    from jug_notebook.clock import CLOCK
-    from jug_notebook.session.cleanup import clean
-
-    store = store_of(arguments)
-    among = None if arguments.target is None else set(meant(store, arguments.target))
-    print(clean(store, CLOCK.now(), among, arguments.older_than, dry=arguments.dry_run))
-    store.close()
+    session = session_of(arguments.of)
+    target = None if arguments.target is None else tasks_meant(session, arguments)
+    print(session.cleanup(arguments.older_than, arguments.dry_run, target))
+    session.close()
     return 0
 
 
-def _add_copy(parser: argparse.ArgumentParser) -> None:
+def _add_copy(parser: Parser) -> None:
     parser.add_argument("source", metavar="FROM", help="a store: a folder, or its URL")
-    parser.add_argument("to", metavar="TO", help="another; made if it's new")
+    parser.add_argument("to", metavar="TO", help="another store; made if it's new")
 
 
 def _copy(arguments: Arguments) -> int:
     from jug_notebook.session.copy import copy
 
-    def tell(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} tasks", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    print(copy(existing(arguments.source), arguments.to, tell if sys.stderr.isatty() else None))
+    print(copy(existing(arguments.source), arguments.to, progress if sys.stderr.isatty() else None))
     return 0
 
 
 def _pack(arguments: Arguments) -> int:
     from jug_notebook.render import size
 
-    store = store_of(arguments, arguments.url)
-    saved = store.compact()
-    print(f"{store.display_url} takes {size(saved)} less" if saved else f"{store.display_url} is as small as it gets")
-    store.close()
+    session = session_of(arguments.of)
+    saved, url = session.access.store.compact(), session.display_url
+    print(f"{url} takes {size(saved)} less" if saved else f"{url} is as small as it gets")
+    session.close()
     return 0
 
 
-def _add_key(parser: argparse.ArgumentParser) -> None:
+def _pack_of_jugfile(arguments: Arguments) -> int:
+    from jug_notebook.compat.commands import store_of
+
+    arguments.of = Store(arguments.jugdir or store_of(arguments.jugfile))
+    return _pack(arguments)
+
+
+def _add_key(parser: Parser) -> None:
     parser.add_argument("action", choices=("export", "import"), help="export: to the output; import: from the input")
 
 
 def _key(arguments: Arguments) -> int:
     """The secret goes through pipes only: an argument would stand in the process list and the shell's history."""
-    return _export_key(arguments, sys.stdout) if arguments.action == "export" else _import_key(sys.stdin)
+    return _export_key(arguments.of, sys.stdout) if arguments.action == "export" else _import_key(sys.stdin)
 
 
-def _export_key(arguments: Arguments, to: IO[str]) -> int:
-    from jug_notebook.store import keyring
+def _export_key(of: Store, to: IO[str]) -> int:
+    from jug_notebook.store import keyring, open_store
 
-    store = store_of(arguments)
+    store = open_store(existing(of.url))
     print(store.id, keyring.secret(store.id).hex(), file=to)
     store.close()
     if to.isatty():
-        print("jug-notebook: whoever has this line can run code as you; keep it to yourself", file=sys.stderr)
+        print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
     return 0
 
 
@@ -114,13 +178,10 @@ def _import_key(source: IO[str]) -> int:
     return 0
 
 
-def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
-    parser.add_argument(
-        "--host", action="append", default=[], metavar="H", help="a host to look at, over ssh; repeatable"
-    )
-    parser.add_argument("--hosts-file", metavar="F", help="the hosts in a file, one a line")
-    parser.add_argument("--python", metavar="P", help="the Python to run there")
+def _add_doctor(parser: Parser) -> None:
+    parser.add_argument("--host", action="append", default=[], metavar="H", help="check this host by ssh; repeatable")
+    parser.add_argument("--hosts-file", metavar="F", help="check the hosts in a file, one per line")
+    parser.add_argument("--python", metavar="P", help="the Python to run on these hosts")
     parser.add_argument("--setup", metavar="CMD", default="", help="shell commands to run there first")
     parser.add_argument(
         "--remote-dir", metavar="HERE=THERE", help="where a folder of this host is there; THERE: where the store's is"
@@ -128,13 +189,13 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: Arguments) -> int:
-    """Starts nothing. Exit status 0 where workers could start on all hosts, else 1."""
+    """Start nothing. Return 0 where workers could start on all hosts, else 1."""
     from jug_notebook.clock import CLOCK
     from jug_notebook.launch import preflight, remote, start
     from jug_notebook.store import open_store, split
     from jug_notebook.worker import WorkerOptions
 
-    store = open_store(existing(url_of(arguments, arguments.url)))
+    store = open_store(existing(arguments.of.url))
     scheme, rest = split(store.url)
     folder = Path(rest).parent if scheme == "file" else Path.cwd()
     words: list[str | Path] = [word for written in arguments.host for word in written.split(",") if word]
@@ -153,10 +214,21 @@ def _doctor(arguments: Arguments) -> int:
 
 
 COMMANDS = {
-    "count": Command("how many tasks there are, by function", _add_url, _count),
-    "cleanup": Command("delete unreferenced tasks and their data", _add_cleanup, _cleanup),
+    "invalidate": Command(
+        "discard wrong results: they and what depends on them will be recomputed",
+        _add_invalidate,
+        _invalidate,
+        "[STORE] TARGET",
+        for_jugfile("invalidate"),
+    ),
+    "accept": Command("keep the results of a function's previous code", _add_accept, _accept, "[STORE] TARGET"),
+    "retry": Command("try failed tasks again", _add_target, _retry, "[STORE] TARGET"),
+    "stop": Command("stop the workers of a store", _add_stop, _stop, "[STORE]"),
+    "cleanup": Command(
+        "delete unreferenced tasks and their data", _add_cleanup, _cleanup, "[STORE] [TARGET]", for_jugfile("cleanup")
+    ),
     "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
-    "pack": Command("compact the store, while others go on working", _add_url, _pack),
-    "key": Command("bring the key of a store to another machine", _add_key, _key),
-    "doctor": Command("can workers start, here and on other hosts? what stands in the way?", _add_doctor, _doctor),
+    "pack": Command("compact the store; others may go on working", _add_nothing, _pack, "[STORE]", _pack_of_jugfile),
+    "key": Command("bring the key of a store to another machine", _add_key, _key, "[STORE]"),
+    "doctor": Command("check that workers can start, here and on other hosts", _add_doctor, _doctor, "[STORE]"),
 }

@@ -1,175 +1,178 @@
-"""Commands that look: status, check, log, graph, why."""
+"""Commands that look and change nothing: status, check, count, log, graph, why, sleep-until."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jug_notebook.cli import (
-    Arguments,
-    Command,
-    UsageError,
-    add_target,
-    existing,
-    meant,
-    opener_of,
-    picture_of,
-    store_of,
-    url_of,
-    verdict,
-    write,
-)
+from jug_notebook.cli import TARGET, Arguments, Command, Parser, Store, UsageError, flag, session_of, tasks_meant, write
+from jug_notebook.cli.jugfiles import for_jugfile
+from jug_notebook.cli.watch import View, verdict, watch
 
-FAILURES = 100  #: so many of the latest are told one by one
-LOGS = 20  #: so many tasks are shown in one log
+if TYPE_CHECKING:
+    from jug_notebook.model import Snapshot
 
 
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+def picture_of(of: Store, failures: bool = False) -> Snapshot:
+    """Return the picture of a store now, for a process that ends soon."""
+    gc.disable()  # what is read stays to the end, which is near; looking for garbage costs a sixth of the time
+    view = View(of)
+    picture = view.picture(failures)
+    view.close()
+    return picture
+
+
+def _add_status(parser: Parser) -> None:
     from jug_notebook import render
 
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--short", action="store_true", help="one line")
-    shape.add_argument("--json", action="store_true", help="for programs; the fields are told below")
+    flag(shape, "--short", "short", "one line only")
+    shape.add_argument("--json", action="store_true", help="for programs; the fields are described below")
     shape.add_argument("--html", metavar="F", help="write a page to F ('-': to the output)")
-    shape.add_argument("--watch", action="store_true", help="draw it anew as things change, until Ctrl-C")
+    shape.add_argument("--watch", action="store_true", help="draw it again as things change, until Ctrl-C")
+    parser.stores_only |= {"json", "html", "watch"}
+    cache = parser.for_jugfiles()
+    flag(cache, "--cache", "status_cache", "no effect: the status is quick, and never out of date")
+    cache.add_argument("--cache-file", dest="status_cache_file", metavar="F", help="no effect except with --clear")
+    flag(cache, "--clear", "status_cache_clear", "with --cache: remove the cache that Jug left")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "--json: " + (render.plain.__doc__ or "").replace("\n    ", "\n")
 
 
 def _status(arguments: Arguments) -> int:
     if arguments.watch:
-        from jug_notebook.cli.watch import watch
-
-        return watch(url_of(arguments, arguments.url), sys.stdout)
+        return watch(arguments.of, sys.stdout)
     from jug_notebook import render
 
-    picture = picture_of(url_of(arguments, arguments.url), failures=0 if arguments.short else FAILURES)
+    picture = picture_of(arguments.of, failures=not arguments.short)
     if arguments.short:
         print(render.short(picture))
     elif arguments.json:
         import msgspec
 
         print(msgspec.json.format(msgspec.json.encode(render.plain(picture)), indent=2).decode())
-    elif arguments.html == "-":
-        sys.stdout.write(render.page(picture, render.SHELL))
     elif arguments.html:
-        write(Path(arguments.html), render.page(picture, render.SHELL))
+        _put(arguments.html, render.page(picture, render.SHELL))
     else:
         print(render.text(picture, render.SHELL))
     return verdict(picture)
 
 
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+def _put(file: str, text: str) -> None:
+    """Write a file; "-" is the output."""
+    sys.stdout.write(text) if file == "-" else write(Path(file), text)
+
+
+def _add_nothing(parser: Parser) -> None:
+    return
 
 
 def _check(arguments: Arguments) -> int:
     from jug_notebook import render
 
-    picture = picture_of(url_of(arguments, arguments.url))
+    picture = picture_of(arguments.of)
     print(render.short(picture))
     return verdict(picture)
 
 
-def _add_log(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "target",
-        metavar="TARGET",
-        nargs="?",
-        help="a function's name, a task's key or its beginning, or /regex/ on function names",
-    )
+def _count(arguments: Arguments) -> int:
+    totals = {function.name: sum(function.counts.values()) for function in picture_of(arguments.of).functions}
+    rows = [*totals.items(), ("total", sum(totals.values()))]
+    names, numbers = max(len(name) for name, _ in rows), max(len(f"{number:,}") for _, number in rows)
+    for name, number in rows:
+        print(f"{name:<{names}}  {number:>{numbers},}")
+    return 0
+
+
+def _add_log(parser: Parser) -> None:
+    parser.epilog = TARGET
     parser.add_argument("--history", action="store_true", help="who ran what when: the latest attempts that ended")
 
 
 def _log(arguments: Arguments) -> int:
-    if arguments.history:
-        return _history(arguments)
-    if arguments.target is None:
-        raise UsageError("say which task: jug-notebook log TARGET, or jug-notebook log --history")
-    from jug_notebook import render
-    from jug_notebook.model import Failed
-    from jug_notebook.store.signed import failure
-
-    store = store_of(arguments)
-    signed = opener_of(store)
-    keys = meant(store, arguments.target)
-    for key in keys[-LOGS:]:
-        [view], [outcome] = signed.views([key]), signed.outcomes([key])
-        if isinstance(outcome, Failed):
-            print(render.failure_text(failure(outcome, view.name, view.args_repr)), end="\n\n")
-        else:
-            said = render.outputs_text(signed.pieces(outcome.run)).rstrip("\n") if outcome else ""
-            print(
-                f"{view.state.value}: {view.name}({view.args_repr}) · key {key}",
-                *([said] if said else []),
-                "",
-                sep="\n",
-            )
-    if len(keys) > LOGS:
-        print(f"and {len(keys) - LOGS:,} more before these")
-    store.close()
+    if arguments.history and arguments.target is not None:
+        raise UsageError("--history is about all tasks; leave TARGET out")
+    if not arguments.history and arguments.target is None:
+        raise UsageError("name the tasks: jug-notebook log TARGET, or jug-notebook log --history")
+    session = session_of(arguments.of)
+    whole = arguments.of.notebook is None
+    print(session.queries.history(whole) if arguments.history else session.queries.log(tasks_meant(session, arguments)))
+    session.close()
     return 0
 
 
-def _history(arguments: Arguments) -> int:
-    from jug_notebook import render
-    from jug_notebook.model import Scope
-    from jug_notebook.store.provenance import history
-
-    if arguments.target is not None:
-        raise UsageError("--history tells of all tasks; leave TARGET out")
-    store = store_of(arguments)
-    print(render.history_text(*history(opener_of(store), Scope(), render.TASKS)))
-    store.close()
-    return 0
-
-
-def _add_graph(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+def _add_graph(parser: Parser) -> None:
     parser.add_argument("--svg", metavar="F", help="draw it into F ('-': to the output)")
+    parser.stores_only |= {"svg"}
+    jug = parser.for_jugfiles()
+    flag(jug, "--no-status", "graph_no_status", "names only")
+    jug.add_argument("--file-format", dest="graph_format", metavar="FORMAT", help="one that dot knows (default: png)")
 
 
 def _graph(arguments: Arguments) -> int:
     from jug_notebook import render
-    from jug_notebook.model import Graph
-    from jug_notebook.store import open_store
 
-    store = open_store(existing(url_of(arguments, arguments.url)))
-    picture = store.snapshot()
-    graph = Graph(picture.functions, tuple(store.edges()), picture.store, picture.scope)
-    store.close()
-    if arguments.svg == "-":
-        sys.stdout.write(render.svg(graph, alone=True))
-    elif arguments.svg:
-        write(Path(arguments.svg), render.svg(graph, alone=True))
+    session = session_of(arguments.of)
+    graph = session.queries.graph(all=arguments.of.notebook is None).graph
+    session.close()
+    if arguments.svg:
+        _put(arguments.svg, render.svg(graph, alone=True))
     else:
         print(render.graph_text(graph))
     return 0
 
 
-def _add_why(parser: argparse.ArgumentParser) -> None:
-    add_target(parser)
+def _add_target(parser: Parser) -> None:
+    parser.epilog = TARGET
 
 
 def _why(arguments: Arguments) -> int:
-    from jug_notebook import render
-    from jug_notebook.model import Scope
-    from jug_notebook.session.why import WhyQuery
+    session = session_of(arguments.of)
+    why = session.queries.why(tasks_meant(session, arguments))
+    session.close()
+    print(why)
+    return 0 if why.stored else 1
 
-    store = store_of(arguments)
-    keys = meant(store, arguments.target)
-    explanations = WhyQuery(store, opener_of(store), Scope()).explain(keys)
-    print(render.why_text(explanations, len(keys)))
-    store.close()
-    return 0 if all(one.stored for one in explanations) else 1
+
+def _sleep_until(arguments: Arguments) -> int:
+    """Wait until nothing is left to do in a store. Return 0 where all its tasks have values then."""
+    from jug_notebook.model import OPEN_STATES, State
+
+    view = View(arguments.of)
+    while True:
+        counts = view.picture(failures=False).counts
+        if not any(counts[state] for state in OPEN_STATES):
+            break
+        view.changed(1.0)
+    view.close()
+    return 1 if counts[State.FAILED] or counts[State.BLOCKED] else 0
 
 
 COMMANDS = {
-    "status": Command("how far, how long still, what failed, who works", _add_status, _status),
-    "check": Command("exit status 0 if all is done, 1 if not; one line says why", _add_check, _check),
-    "log": Command("what a task printed, and why it failed; --history: who ran what when", _add_log, _log),
-    "graph": Command("which functions need which, and how far each is", _add_graph, _graph),
-    "why": Command("why a task isn't stored: what changed since the nearest that is", _add_why, _why),
+    "status": Command(
+        "progress, time left, failures and workers", _add_status, _status, "[STORE]", for_jugfile("status")
+    ),
+    "check": Command(
+        "exit status 0 if all is done, 1 if not; a line says why",
+        _add_nothing,
+        _check,
+        "[STORE]",
+        for_jugfile("check"),
+    ),
+    "count": Command("how many tasks there are, by function", _add_nothing, _count, "[STORE]", for_jugfile("count")),
+    "log": Command(
+        "what a task printed, and why it failed; --history: who ran what when", _add_log, _log, "[STORE] [TARGET]"
+    ),
+    "graph": Command(
+        "which functions need which, and how far each is", _add_graph, _graph, "[STORE]", for_jugfile("graph")
+    ),
+    "why": Command(
+        "why a task isn't stored: what changed since the nearest that is", _add_target, _why, "[STORE] TARGET"
+    ),
+    "sleep-until": Command(
+        "wait until nothing is left to do", _add_nothing, _sleep_until, "[STORE]", for_jugfile("sleep-until")
+    ),
 }

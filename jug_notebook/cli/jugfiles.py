@@ -1,165 +1,191 @@
-"""Commands about jugfiles: those that answer where a script is named, and those that there are for scripts only."""
+"""Commands that there are for jugfiles only, and what the others need to know of jugfiles."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jug_notebook.cli import ROOMS, Arguments, Command, store_of
-from jug_notebook.compat import commands
-from jug_notebook.compat.commands import ALONE, Script, add_common, as_store, settled, users_command
-
-DEFAULT = "jugfile.py"
-URL_OPTIONS = ("--jugdir", "--store")
+from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag
 
 
-def _add_webstatus(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
-    parser.add_argument(
-        "--ip", "--host", dest="webstatus_ip", metavar="HOST", help="who may connect (default: this machine alone)"
-    )
+def for_jugfile(name: str, defaults: dict[str, Any] | None = None) -> Callable[[Arguments], int]:
+    """Return what a command does for a jugfile; nothing is imported before it is called."""
+
+    def run(arguments: Arguments) -> int:
+        from jug_notebook.compat import commands
+
+        options = commands.settled(name, arguments, defaults)
+        options.update({"jugdir_given": arguments.jugdir is not None})
+        return commands.ACTIONS[name](options)
+
+    return run
 
 
-def _webstatus(options: Any) -> int:
-    """The tasks are handed in, so that the page has them all; who runs them is seen to do it."""
-    from jug_notebook.cli.webstatus import serve
-    from jug_notebook.compat.jug.task import Task
-
-    with commands.loaded(options, read_only=False):
-        _ = Task.store.session
-        url = Task.store.url
-    return serve(url, options.webstatus_ip, options.webstatus_port)
-
-
-SCRIPTS = {
-    **commands.SCRIPTS,
-    "webstatus": Script("the status of a jugfile as a page that follows it", _add_webstatus, _webstatus),
-}
-
-#: commands for scripts that there are for stores, too
-ROOMS_OF_STORES = frozenset(name for name in SCRIPTS if ROOMS.get(name, "jugfiles") != "jugfiles")
-
-
-def for_script(name: str, words: Sequence[str]) -> Command | None:
-    """What the command ``name`` does where these words mean a jugfile; None where they don't.
-
-    They do where the first that is no option ends in ".py"; and where no store is named and there is a jugfile.py.
-    Where an option is one that only stores have, the script's store is meant: see `store_instead`.
-    """
-    script = SCRIPTS.get(name)
-    if script is None or _strange(script, words):
-        return None
-    first = _first(script, words)
-    if first is not None:
-        return _command(name, script) if first.endswith(".py") else None
-    return _command(name, script) if _by_default(words) else None
-
-
-def store_instead(name: str, words: list[str]) -> list[str]:
-    """For a command that is about stores: the store of the jugfile that is named, if one is. Completing runs none."""
-    if name == "completion" or name in ALONE or (name in SCRIPTS and name not in ROOMS_OF_STORES):
-        return words
-    script = next((word for word in words if word.endswith(".py") and Path(word).is_file()), None)
-    if script is None and name in SCRIPTS and _by_default(words) and not any(map(_is_url, words)):
-        script = DEFAULT
-    if script is None:
-        return words
-    rest = [word for word in words if word != script]
-    named = any(word.partition("=")[0] in URL_OPTIONS for word in rest)
-    return rest if named else [*rest, "--jugdir", as_store(script, None)]
-
-
-def _is_url(word: str) -> bool:
-    return not word.startswith("-")
+def add_selection(parser: Parser, dest: str, what: str, *more: str) -> None:
+    """Add ``--name`` and ``--pattern``, and ``more`` names for ``--name``."""
+    group = parser.for_jugfiles().add_mutually_exclusive_group()
+    group.add_argument("--name", dest=f"{dest}_name", metavar="NAME", help=f"{what} of this name: f, module.f, f*")
+    group.add_argument("--pattern", dest=f"{dest}_pattern", metavar="TEXT", help=f"{what} with this name, or /regex/")
+    if more:
+        group.add_argument(*more, dest=f"{dest}_name", metavar="NAME", help="the same as --name")
 
 
 def users(name: str) -> Command | None:
-    """A sub-command that the user has written; None where there is none of that name."""
+    """Return the command that the user has written; None where there is none of that name."""
     from jug_notebook.compat import answering
-    from jug_notebook.compat.jug.subcommands import cmdapi, users_file
+    from jug_notebook.compat.jug.subcommands import cmdapi, help_of, users_file
 
     if not users_file():
         return None
     with answering():
-        command = cmdapi.load().get(name)
-    return None if command is None else _command(name, users_command(command), command.parse_defaults())
-
-
-def _parser(script: Script) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument(*URL_OPTIONS)
-    script.add(parser)
-    add_common(parser)
-    return parser
-
-
-def _strange(script: Script, words: Sequence[str]) -> bool:
-    """Is there an option that the command for scripts does not have?"""
-    known = {option for action in _parser(script)._actions for option in action.option_strings}
-    told = words[: words.index("--")] if "--" in words else words
-    return any(word.startswith("-") and word != "-" and word.partition("=")[0] not in known for word in told)
-
-
-def _first(script: Script, words: Sequence[str]) -> str | None:
-    """The first word that is neither an option nor an option's value."""
-    actions = _parser(script)._actions
-    takes = {option for action in actions if action.nargs is None for option in action.option_strings}
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in takes:
-            skip = True
-        elif not word.startswith("-"):
-            return word
-    return None
-
-
-def _by_default(words: Sequence[str]) -> bool:
-    named = any(word.partition("=")[0] in URL_OPTIONS for word in words) or "JUG_STORE" in os.environ
-    return not named and Path(DEFAULT).is_file()
-
-
-def _command(name: str, script: Script, defaults: dict[str, object] | None = None) -> Command:
-    def add(parser: argparse.ArgumentParser) -> None:
-        script.add(parser)
-        add_common(parser)
+        found = cmdapi.load().get(name)
+    if found is None:
+        return None
 
     def run(arguments: Arguments) -> int:
-        options = settled(name, arguments, defaults)
-        options.update({"jugdir_given": arguments.jugdir is not None})
-        return script.run(options)
+        from jug_notebook.compat import commands
+        from jug_notebook.compat.jug.task import Task
 
-    return Command(script.help, add, run, mixed=True)
+        options = commands.settled(name, arguments, found.parse_defaults())
+        with commands.loaded(options, read_only=False) as space:
+            return int(found(options=options, store=Task.store, jugspace=space) or 0)
 
-
-def _sleep_for_store(arguments: Arguments) -> int:
-    """Wait until nothing is left to do in a store; 0 where all its tasks have values then."""
-    from jug_notebook.model import OPEN_STATES, State
-
-    store = store_of(arguments, arguments.jugfile)
-    seen = -1
-    while True:
-        counts = store.snapshot().counts
-        if not any(counts[state] for state in OPEN_STATES):
-            break
-        seen = store.watch(seen, 1.0)
-    store.close()
-    return 1 if counts[State.FAILED] or counts[State.BLOCKED] else 0
+    return Command(help_of(found), found.parse, _needs_jugfile, "JUGFILE", run)
 
 
-def _sleep_until() -> Command:
-    of_script = _command("sleep-until", SCRIPTS["sleep-until"])
-
-    def run(arguments: Arguments) -> int:
-        script = (arguments.jugfile or "").endswith(".py") or (not arguments.jugfile and _by_default([]))
-        return of_script.run(arguments) if script else _sleep_for_store(arguments)
-
-    return of_script._replace(run=run, help="wait until nothing is left to do, for a jugfile or a store")
+def _needs_jugfile(arguments: Arguments) -> int:
+    raise UsageError("name a jugfile (.py): this command is for jugfiles only")
 
 
-COMMANDS = {name: _command(name, script) for name, script in {**SCRIPTS, **ALONE}.items()}
-COMMANDS["sleep-until"] = _sleep_until()
+def _add_nothing(parser: Parser) -> None:
+    return
+
+
+PRIMES = """\
+from time import sleep
+
+from jug import TaskGenerator
+
+
+@TaskGenerator
+def is_prime(n):
+    sleep(0.1)
+    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
+
+
+@TaskGenerator
+def count(found):
+    return sum(found)
+
+
+@TaskGenerator
+def write(n):
+    with open("output.txt", "w") as out:
+        out.write(f"there are {n} primes up to 100\\n")
+
+
+write(count([is_prime(n) for n in range(1, 101)]))
+"""
+
+
+def _demo(arguments: Arguments) -> int:
+    folder = Path("jug-demo")
+    print(
+        f"A script, {folder}/primes.py, to try things with:\n\n"
+        f"    cd {folder}\n"
+        "    jug-notebook status primes.py\n"
+        "    jug-notebook execute primes.py -n 4\n"
+        "    jug-notebook status primes.py\n\n"
+        "The result is then in output.txt. Run execute again, or several at the same time: nothing is computed twice."
+    )
+    if folder.exists():
+        print(f"{folder} exists already")
+        return 0
+    folder.mkdir()
+    (folder / "primes.py").write_text(PRIMES)
+    return 0
+
+
+SELF_TEST = """\
+from jug import TaskGenerator, barrier, value
+from jug.mapreduce import reduce
+
+@TaskGenerator
+def double(x):
+    return 2 * x
+
+@TaskGenerator
+def add(x, y):
+    return x + y
+
+doubled = [double(x) for x in range(20)]
+barrier()
+total = reduce(add, [double(x) for x in value(doubled)])
+"""
+
+
+def _test(arguments: Arguments) -> int:
+    """Run a small script with a barrier, in workers, and check the value that comes out."""
+    from jug_notebook.compat import commands
+
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be leaving
+        os.chdir(folder)
+        try:
+            Path("selftest.py").write_text(SELF_TEST)
+            given = argparse.Namespace(jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2)
+            status = commands.ACTIONS["execute"](commands.settled("execute", given))
+            with commands.loaded(commands.settled("status", given), read_only=True) as space:
+                found = space["total"].value()
+        finally:
+            os.chdir(before)
+    right = status == 0 and found == 4 * sum(range(20))
+    print("all is well" if right else f"something is wrong: exit status {status}, value {found!r}")
+    return 0 if right else 1
+
+
+def _add_install(parser: Parser) -> None:
+    parser.add_argument("--output", dest="install_skills_output", metavar="DIR", help="the folder to write to")
+    flag(parser, "--force", "install_skills_force", "replace what is there")
+
+
+def _install_skills(arguments: Arguments) -> int:
+    from jug_notebook.compat.configuration import settle
+
+    options = settle(vars(arguments), {})
+    if not options["install_skills_output"]:
+        raise UsageError("name the folder: install-skills --output DIR")
+    target = Path(options["install_skills_output"]).expanduser().absolute() / "jug-notebook"
+    if target.exists() and not options["install_skills_force"]:
+        print(f"jug-notebook: it exists already; --force replaces it: {target}", file=sys.stderr)
+        return 1
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(resources.files("jug_notebook") / "compat" / "skill" / "SKILL.md") as source:
+            shutil.copyfile(source, target / "SKILL.md")
+    except OSError as refused:
+        print(f"jug-notebook: {refused.strerror}: {refused.filename}", file=sys.stderr)
+        return 1
+    print(f"Installed in {target}")
+    return 0
+
+
+COMMANDS = {
+    "import-jugdata": Command(
+        "import the results that Jug itself has stored: JUGFILE JUGDIR",
+        _add_nothing,
+        _needs_jugfile,
+        "JUGFILE",
+        for_jugfile("import-jugdata"),
+    ),
+    "demo": Command("write a small jugfile to try things with", _add_nothing, _demo),
+    "test-jug": Command("run a small jugfile, to see that everything works", _add_nothing, _test),
+    "install-skills": Command("write a guide to jugfiles for coding assistants", _add_install, _install_skills),
+}

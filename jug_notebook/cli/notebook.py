@@ -34,7 +34,7 @@ def environment(notebook: Path) -> dict[str, str]:
     return {**os.environ, "JPY_SESSION_NAME": str(notebook), "JUG_HEADLESS": "1"}
 
 
-def execute(notebook: Path, output: Path | None, say: Callable[[str], None], clock: Clock = CLOCK) -> bool:
+def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], clock: Clock = CLOCK) -> bool:
     """Run all cells, a line each. False where one failed; what ran is written to ``output`` all the same.
 
     Ctrl-C interrupts the cell, so that the kernel ends in order; a second one ends it. Both raise KeyboardInterrupt.
@@ -45,11 +45,11 @@ def execute(notebook: Path, output: Path | None, say: Callable[[str], None], clo
         content = nbformat.read(notebook, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as refused:
         raise NotANotebook(f"{notebook.name} is no notebook: {str(refused).splitlines()[0][:120]}") from refused
-    run = _Run(nbclient, content, notebook, say, clock)
+    run = _Run(nbclient, content, notebook, notify, clock)
     try:
         run.to_its_end()
     except nbclient.exceptions.CellExecutionError as failed:
-        say(_plain_traceback(failed))
+        notify(_plain_traceback(failed))
         return False
     except nbclient.exceptions.DeadKernelError as dead:
         raise KernelDied(f"the kernel of {notebook.name} died in cell {run.current} of {run.count}") from dead
@@ -62,9 +62,9 @@ def execute(notebook: Path, output: Path | None, say: Callable[[str], None], clo
 class _Run:
     """One run of a notebook, in a thread of its own: the main thread stays free to hear Ctrl-C."""
 
-    def __init__(self, nbclient: Any, notebook: Any, path: Path, say: Callable[[str], None], clock: Clock) -> None:
+    def __init__(self, nbclient: Any, notebook: Any, path: Path, notify: Callable[[str], None], clock: Clock) -> None:
         self._cells = notebook.cells
-        self._say, self._clock, self._began = say, clock, 0.0
+        self._notify, self._clock, self._began = notify, clock, 0.0
         self.current = 0
         self.count = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in self._cells)
         self._client: Any = nbclient.NotebookClient(
@@ -118,7 +118,7 @@ class _Run:
         self._started.wait()
         gently = self._interrupts == 1 and self.current
         if gently:
-            self._say("interrupting the cell; press Ctrl-C again to end the kernel")
+            self._notify("interrupting the cell; press Ctrl-C again to end the kernel")
         with suppress(RuntimeError, AttributeError):  # the loop has just closed, or never ran: it is over anyway
             if gently:
                 self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._client.km.interrupt_kernel()))
@@ -137,7 +137,7 @@ class _Run:
         took = duration(self._clock.monotonic() - self._began)
         mark = "✓" if execute_reply["content"]["status"] == "ok" else "×"
         place = f"{self.current:>{len(str(self.count))}}/{self.count}"
-        self._say(f"{mark} {place}  {took:>10}  {_gist(cell.source)}")
+        self._notify(f"{mark} {place}  {took:>10}  {_gist(cell.source)}")
 
 
 def _gist(source: str) -> str:

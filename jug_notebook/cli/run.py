@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 from jug_notebook.cli import (
     Arguments,
     Command,
+    Notebook,
+    Parser,
     UsageError,
-    count,
     existing,
-    is_there,
-    picture_of,
+    flag,
+    positive,
     seconds,
     size,
-    url_of,
-    verdict,
 )
+from jug_notebook.cli.jugfiles import add_selection, for_jugfile
+from jug_notebook.cli.watch import View, verdict
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target
@@ -29,14 +30,12 @@ if TYPE_CHECKING:
 STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are started: they end
 
 
-def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
-    parser.add_argument(
-        "-n", dest="size", type=count, metavar="N", default=os.cpu_count() or 1, help="workers (default: one per core)"
-    )
+def _add_limits(parser: Parser, idle: float) -> None:
+    parser.add_argument("-n", dest="size", type=positive, metavar="N", help="number of workers (default: one per core)")
     parser.add_argument(
         "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
     )
-    parser.add_argument("--max-tasks", type=count, metavar="N", help="each worker ends after so many tasks")
+    parser.add_argument("--max-tasks", type=positive, metavar="N", help="each worker ends after N tasks")
     parser.add_argument(
         "--max-time",
         type=seconds,
@@ -44,24 +43,26 @@ def _add_limits(parser: argparse.ArgumentParser, idle: float) -> None:
         help="start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h",
     )
     parser.add_argument(
-        "--no-keep-going", dest="keep_going", action="store_false", help="start no new tasks once one has failed"
+        "--no-keep-going",
+        dest="keep_going",
+        action="store_const",
+        const=False,
+        help="start no new tasks once one has failed",
     )
     parser.add_argument("--memory-limit", type=size, metavar="SIZE", help="end a task that takes more: 500MB, 2G, 2GiB")
     parser.add_argument(
         "--idle-timeout",
         type=seconds,
         metavar="TIME",
-        default=idle,
-        help="end after so long with nothing to do and no notebook attached (default: %(default)g s)",
+        help=f"end after this time with nothing to do and no notebook attached (default: {idle:g} s)",
     )
+    parser.set_defaults(idle=idle)
+    parser.stores_only |= {"max_tasks", "max_time", "keep_going", "memory_limit", "idle_timeout"}
 
 
-def _add_worker(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store; made if it's new")
+def _add_worker(parser: Parser) -> None:
     _add_limits(parser, idle=600.0)
-    parser.add_argument(
-        "--crew", default="", metavar="NAME", help="the crew it belongs to; one supervisor serves one crew"
-    )
+    parser.add_argument("--crew", default="", metavar="NAME", help="the crew it belongs to; each has one supervisor")
     parser.add_argument("--detached", action="store_true", help="go on without a terminal, in a session of its own")
     parser.add_argument("--tied-to", default="", metavar="ID", help="end when this process is gone")
     parser.add_argument(
@@ -71,7 +72,7 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=folders,
         metavar="HERE=THERE",
-        help="tasks of notebooks below HERE run below THERE, where this host has the same; repeatable",
+        help="tasks of notebooks below HERE run below THERE, where this host has the same files; repeatable",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = ENVIRONMENT
@@ -81,8 +82,8 @@ ENVIRONMENT = f"""\
 environment, where an option isn't given: JUG_MAX_TASKS; JUG_MAX_HOURS, JUG_MAX_MINUTES, JUG_MAX_SECONDS (added up);
 JUG_EXIT_IF_FILE_EXISTS, a file: when it is there, workers end after their current tasks, as with {STOP_FILE}
 
-signals: SIGUSR1, SIGUSR2 (the notice of a batch system), Ctrl-C: end after the current tasks; SIGTERM: at once, giving
-these back. Neither counts as a failure of a task."""
+signals: SIGUSR1, SIGUSR2 (the notice of a batch system), Ctrl-C: end after the current tasks; SIGTERM: at once, and
+these tasks become ready again. Neither counts as a failure of a task."""
 
 
 def folders(written: str) -> tuple[str, str]:
@@ -93,14 +94,12 @@ def folders(written: str) -> tuple[str, str]:
 
 
 def heed_environment(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Fill in the limits that Jug's variables set and no option does; answer the stop files."""
-    if arguments.max_tasks is None and (told := _number(environ, "JUG_MAX_TASKS")) is not None:
-        arguments.max_tasks = told
+    """Fill in the limits that Jug's variables set and no option does. Return the stop files."""
+    if arguments.max_tasks is None:
+        arguments.max_tasks = _number(environ, "JUG_MAX_TASKS")
     if arguments.max_time is None:
         units = {"JUG_MAX_HOURS": 3600, "JUG_MAX_MINUTES": 60, "JUG_MAX_SECONDS": 1}
-        told_times = [(_number(environ, name) or 0) * unit for name, unit in units.items()]
-        if any(told_times):
-            arguments.max_time = float(sum(told_times))
+        arguments.max_time = float(sum((_number(environ, name) or 0) * unit for name, unit in units.items())) or None
     files = [STOP_FILE, environ.get("JUG_EXIT_IF_FILE_EXISTS", "")]
     return [Path(file).absolute() for file in files if file]
 
@@ -110,21 +109,21 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     if not written:
         return None
     if not written.isdecimal():
-        raise UsageError(f"the environment says {name}={written}, which is no whole number")
+        raise UsageError(f"${name} is {written!r}, which is no whole number")
     return int(written)
 
 
 def _worker(arguments: Arguments) -> int:
-    make_if_new(url_of(arguments, arguments.url))
-    return _supervise(arguments, url_of(arguments, arguments.url), arguments.crew, arguments.detached)
+    make_if_new(arguments.of.url)
+    return _supervise(arguments, arguments.of.url, arguments.crew, arguments.detached)
 
 
 def make_if_new(url: str) -> None:
-    """A store is made with its key; workers refuse one whose key they don't have."""
-    from jug_notebook.store import open_store
+    """Make a store with its key: workers refuse one whose key they don't have."""
+    from jug_notebook.store import exists, open_store
     from jug_notebook.store.signed import secret_of
 
-    if not is_there(url):
+    if not exists(url):
         store = open_store(url)
         secret_of(store, make=True)
         store.close()
@@ -135,13 +134,14 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
     from jug_notebook.worker.supervisor import supervise
 
     stop_files = heed_environment(arguments)
-    given = options_in(arguments) | {"target": target_of(arguments.target, url)}
-    options = WorkerOptions(**given | {"folders": tuple(given.get("folders", ()))})
-    return supervise(url, options, crew=crew, detached=detached, stop_files=stop_files)
+    given = {name: value for name, value in options_in(arguments).items() if value is not None}
+    given = {"size": os.cpu_count() or 1, "idle_timeout": arguments.idle} | given
+    given |= {"target": target_of(arguments.target, url), "folders": tuple(given.get("folders", ()))}
+    return supervise(url, WorkerOptions(**given), crew=crew, detached=detached, stop_files=stop_files)
 
 
 def target_of(wanted: list[str] | None, url: str) -> Target | None:
-    """Functions by name or /regex/, tasks by key. A regex means the functions that the store knows by now."""
+    """Return functions by name or /regex/, tasks by key. A regex means the functions that the store has now."""
     if not wanted:
         return None
     import re
@@ -168,37 +168,50 @@ def target_of(wanted: list[str] | None, url: str) -> Target | None:
     return Target(frozenset(names), frozenset(keys))
 
 
-def _add_execute(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", metavar="FILE|URL", nargs="?", help="a notebook to run without a browser, or a store to work for"
-    )
+def _add_execute(parser: Parser) -> None:
     _add_limits(parser, idle=0.0)
-    parser.set_defaults(size=None)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--inplace", action="store_true", help="write the outputs into the notebook")
     where.add_argument("--output", metavar="F", type=Path, help="write the notebook with its outputs to F")
+    parser.stores_only |= {"inplace", "output"}
+    jug = parser.for_jugfiles()
+    add_selection(parser, "execute", "run only tasks")
+    jug.add_argument(
+        "--wait-cycle-time", type=float, dest="execute_wait_cycle_time", metavar="SECONDS",
+        help="times --nr-wait-cycles: how long to wait for others while nothing changes (default: 12)",
+    )  # fmt: skip
+    jug.add_argument("--nr-wait-cycles", type=int, dest="execute_nr_wait_cycles", metavar="N", help="(default: 150)")
+    flag(jug, "--keep-going", "execute_keep_going", "go on with the rest after an error")
+    flag(jug, "--keep-failed", "execute_keep_failed", "do not try again what failed before")
+    flag(jug, "--no-check-environment", "execute_no_check_environment", "ignore JUG_MAX_TASKS … and the stop file")
+    flag(jug, "--part", "execute_part", argparse.SUPPRESS)
 
 
 def _execute(arguments: Arguments) -> int:
-    what = url_of(arguments, arguments.what)
-    if what.endswith(".ipynb"):
-        return _execute_notebook(Path(what), arguments)
+    if isinstance(arguments.of, Notebook):
+        return _execute_notebook(arguments.of.path, arguments)
+    url = arguments.of.url
     if arguments.inplace or arguments.output:
-        raise UsageError(f"--inplace and --output are about notebooks, and {what!r} is none")
-    if Path(what).is_file():
-        raise UsageError(
-            f"{what!r} is neither a notebook (.ipynb) nor a store; run a script with python, and work for its store"
-        )
-    existing(what)
-    arguments.size = arguments.size or os.cpu_count() or 1
-    status = _supervise(arguments, what)
-    if status:
+        raise UsageError(f"--inplace and --output are about notebooks, and {url!r} is none")
+    if Path(url).is_file():
+        raise UsageError(f"{url!r} is neither a notebook (.ipynb) nor a jugfile (.py) nor a store")
+    existing(url)
+    if status := _supervise(arguments, url):
         return status
     from jug_notebook import render
 
-    picture = picture_of(what)
+    view = View(arguments.of)
+    picture = view.picture(failures=False)
+    view.close()
     print(render.short(picture))
     return verdict(picture)
+
+
+def _execute_jugfile(arguments: Arguments) -> int:
+    arguments.execute_workers = arguments.size
+    if arguments.target:
+        arguments.execute_name = arguments.target[-1]
+    return for_jugfile("execute")(arguments)
 
 
 def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
@@ -214,18 +227,22 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     if arguments.jugdir:
         from jug_notebook.store import absolute
 
-        # a relative folder means ours here, and the notebook's there
+        # a relative folder is one of the working folder here, and of the notebook's there
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
-    return 0 if execute(notebook, output, say=say) else 1
+    return 0 if execute(notebook, output, notify=_notify) else 1
 
 
-def say(line: str) -> None:
+def _notify(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 COMMANDS = {
-    "worker": Command("run workers for a store", _add_worker, _worker),
+    "worker": Command("run workers for a store", _add_worker, _worker, "[STORE]"),
     "execute": Command(
-        "run a notebook without a browser, or work for a store until nothing is left", _add_execute, _execute
+        "run a notebook without a browser, a jugfile's tasks, or a store's until nothing is left",
+        _add_execute,
+        _execute,
+        "[STORE|NOTEBOOK]",
+        _execute_jugfile,
     ),
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.cli import Arguments, Command, existing, url_of
+from jug_notebook.cli import Arguments, Command, Parser, existing
+from jug_notebook.cli.jugfiles import for_jugfile
 
 if TYPE_CHECKING:
     from jug_notebook.session import Session
@@ -20,14 +20,14 @@ invalidate, retry, cancel, why, log, status: of tasks or of a function's name ·
 """
 
 
-def _add_shell(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
+def _add_nothing(parser: Parser) -> None:
+    return
 
 
 def _shell(arguments: Arguments) -> int:
     from jug_notebook.store import absolute
 
-    url = absolute(existing(url_of(arguments, arguments.url)))
+    url = absolute(existing(arguments.of.url))
     os.environ["JUG_STORE"] = url  # what the extension connects to
     import IPython
     from traitlets.config import Config
@@ -132,5 +132,5 @@ class NoTasks(KeyError):
 
 
 COMMANDS = {
-    "shell": Command("IPython with the store's tasks at hand", _add_shell, _shell),
+    "shell": Command("IPython with the tasks at hand", _add_nothing, _shell, "[STORE]", for_jugfile("shell")),
 }

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.cli import Arguments, Command, UsageError, url_of
+from jug_notebook.cli import Arguments, Command, Parser, Store, UsageError
+from jug_notebook.cli.watch import PACE, TICK, View
 from jug_notebook.errors import LaunchError, StoreError
 
 if TYPE_CHECKING:
     from jug_notebook.model import Snapshot
-from jug_notebook.cli.watch import PACE, TICK, View
 
 PARTS = ("head", "functions", "failures", "workers", "advice")
 _POLICY = (
@@ -129,7 +128,7 @@ class Hub:
     def _follow(self) -> None:
         told = parts_of(self._picture)
         while not self._over.wait(PACE):
-            self.view.news(TICK - PACE)
+            self.view.changed(TICK - PACE)
             try:
                 picture = self.view.picture()
             except StoreError:  # it is gone: what was seen last stays, and says of when it is
@@ -212,19 +211,26 @@ def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
     )
 
 
-def _add_webstatus(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="the store")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="the port (default: any that is free)")
+def _add_webstatus(parser: Parser) -> None:
+    parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="HOST", help="who may connect: this machine alone, unless you say else"
+        "--host", "--ip", dest="webstatus_ip", metavar="HOST", help="address to serve at (default: this machine alone)"
     )
 
 
 def _webstatus(arguments: Arguments) -> int:
-    return serve(url_of(arguments, arguments.url), arguments.host, arguments.port)
+    return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
 
 
-def serve(url: str, bound: str, port: int) -> int:
+def _webstatus_of_jugfile(arguments: Arguments) -> int:
+    """The tasks are handed in, so that the page shows them all; who runs them is seen to do it."""
+    from jug_notebook.compat import commands
+
+    options = commands.settled("webstatus", arguments)
+    return serve(Store(commands.submitted(options)), options.webstatus_ip, options.webstatus_port)
+
+
+def serve(of: Store, bound: str, port: int) -> int:
     """Show a store as a page until Ctrl-C: at ``port``, or any that is free with 0; for who reaches ``bound``."""
     try:
         import asyncio
@@ -238,7 +244,7 @@ def serve(url: str, bound: str, port: int) -> int:
 
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}: ports go from 1 to 65535")
-    view = View(url)
+    view = View(of)
     token = os.urandom(16).hex()
     names = frozenset({"localhost", bound.lower(), socket.gethostname().lower(), socket.getfqdn().lower()})
     try:
@@ -276,5 +282,7 @@ def serve(url: str, bound: str, port: int) -> int:
 
 
 COMMANDS = {
-    "webstatus": Command("the status as a page that follows the store", _add_webstatus, _webstatus),
+    "webstatus": Command(
+        "the status as a web page that follows the store", _add_webstatus, _webstatus, "[STORE]", _webstatus_of_jugfile
+    ),
 }

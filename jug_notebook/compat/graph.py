@@ -14,28 +14,21 @@ from jug_notebook import render
 from jug_notebook.compat.jug.task import Tasklet
 from jug_notebook.model import FunctionView, Graph, State
 
-_LETTERS = (
-    ("Failed", "F", "#c0392b"),
-    ("Waiting", "W", "#7f8c8d"),
-    ("Ready", "R", "#d68910"),
-    ("Active", "A", "#2e6da4"),
-    ("Complete", "C", "#2e8b57"),
-)
-_STATES = {
-    "Failed": State.FAILED,
-    "Waiting": State.WAITING,
-    "Ready": State.READY,
-    "Active": State.RUNNING,
-    "Complete": State.FINISHED,
+_COLORS = {
+    State.FAILED: ("F", "#c0392b"),
+    State.WAITING: ("W", "#7f8c8d"),
+    State.READY: ("R", "#d68910"),
+    State.RUNNING: ("A", "#2e6da4"),
+    State.FINISHED: ("C", "#2e8b57"),
 }
 
 
-def draw(alltasks: Sequence[Any], stands: Sequence[str], options: Any) -> int:
+def draw(alltasks: Sequence[Any], states: Sequence[State], options: Any) -> int:
     """Write ``<jugfile>.dot`` and what dot makes of it; where there is no dot, ``<jugfile>.svg``."""
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[State]] = {}
     edges: Counter[tuple[str, str]] = Counter()
-    for task, stand in zip(alltasks, stands, strict=True):
-        counts.setdefault(task.name, Counter())[stand] += 1
+    for task, state in zip(alltasks, states, strict=True):
+        counts.setdefault(task.name, Counter())[state] += 1
         for need in task.dependencies():
             edges[task.name, _name(need)] += 1
     stem = Path(options.jugfile).with_suffix("")
@@ -45,9 +38,7 @@ def draw(alltasks: Sequence[Any], stands: Sequence[str], options: Any) -> int:
     try:
         subprocess.run(["dot", str(dot), f"-T{form}", "-o", f"{stem}.{form}"], check=True)
     except FileNotFoundError:
-        functions = tuple(
-            FunctionView(name, {_STATES[stand]: n for stand, n in count.items()}) for name, count in counts.items()
-        )
+        functions = tuple(FunctionView(name, dict(count)) for name, count in counts.items())
         graph = Graph(functions, tuple((name, need, n) for (name, need), n in edges.items()), str(stem), "this jugfile")
         stem.with_suffix(".svg").write_text(render.svg(graph, alone=True), encoding="utf-8")
         print(f"graphviz is not installed; the picture is {stem}.svg, the graph {dot}", file=sys.stderr)
@@ -62,14 +53,15 @@ def _name(task: Any) -> str:
     return str(task.name)
 
 
-def _dot(counts: dict[str, Counter[str]], edges: Counter[tuple[str, str]], plain: bool) -> str:
+def _dot(counts: dict[str, Counter[State]], edges: Counter[tuple[str, str]], plain: bool) -> str:
     lines = ["digraph {"]
     for name, count in counts.items():
         if plain:
             lines.append(f"  {_quoted(name)}")
             continue
         cells = "".join(
-            f"<td><font color='{color}'><b>{count[stand]}{letter}</b></font></td>" for stand, letter, color in _LETTERS
+            f"<td><font color='{color}'><b>{count[state]}{letter}</b></font></td>"
+            for state, (letter, color) in _COLORS.items()
         )
         table = (
             f"<table cellpadding='0' cellborder='0' border='0'><tr><td colspan='5'>{escape(name)}</td></tr>"

@@ -3,7 +3,17 @@
 Long lists are cut, and say by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
-from jug_notebook.render.format import ago, duration, elide_columns, plural, size
+from jug_notebook.render.format import (
+    ago,
+    duration,
+    elide_columns,
+    fitted,
+    parse_duration,
+    parse_size,
+    plural,
+    redrawn,
+    size,
+)
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import (
     CLASSES,
@@ -65,6 +75,7 @@ __all__ = [
     "failure_kinds",
     "failure_text",
     "failures_html",
+    "fitted",
     "functions_html",
     "graph_html",
     "graph_text",
@@ -79,10 +90,13 @@ __all__ = [
     "outputs_html",
     "outputs_text",
     "page",
+    "parse_duration",
+    "parse_size",
     "pattern",
     "plain",
     "plural",
     "preformatted",
+    "redrawn",
     "short",
     "size",
     "states_text",

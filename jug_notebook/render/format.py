@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
 
 EXCERPT = 6_000  #: characters of a traceback or an output; the middle of longer ones is left out
@@ -46,6 +47,31 @@ def size(count: float) -> str:
         if count < 999.5 or unit == "TB":
             return f"{count:.1f} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
     raise AssertionError("unreachable")
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds: of "90", "90s", "10min", "2h", "30d". Raises ValueError."""
+    units = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+    return _amount(text, units, "a length of time; give seconds, or as in 90s, 10min, 2h, 30d")
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: of "4096", "500MB", "2G" (powers of ten) or "2GiB" (of two). Raises ValueError."""
+    units: dict[str, float] = {"": 1, "b": 1}
+    for power, prefix in enumerate("kmgt", 1):
+        units |= {prefix: 1000**power, f"{prefix}b": 1000**power, f"{prefix}ib": 1024**power}
+    return int(_amount(text, units, "a size; give bytes, or as in 500MB, 2G, 2GiB"))
+
+
+def _amount(text: str, units: Mapping[str, float], expected: str) -> float:
+    written = re.fullmatch(r"(.*?)\s*([A-Za-z]*)", text.strip())
+    try:
+        amount = float(written[1]) * units[written[2].lower()] if written else -1.0
+    except (ValueError, KeyError):
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise ValueError(f"{text!r} is not {expected}")
+    return amount
 
 
 def number(count: int) -> str:
@@ -114,3 +140,21 @@ def columns(written: str) -> int:
     if written.isascii():
         return len(written)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in written)
+
+
+def fitted(text: str, columns: int, rows: int) -> str:
+    """Return as much of a picture as can be redrawn in a terminal of that size: no line wraps, none scrolls away."""
+    lines = [elide_columns(line, columns) for line in text.splitlines()]
+    if len(lines) >= rows:
+        kept = max(1, rows - 2)
+        lines = [*lines[:kept], elide_columns(f"… {len(lines) - kept} more lines: make the window taller", columns)]
+    return "\n".join(lines)
+
+
+def redrawn(before: str, text: str, width: int) -> str:
+    """Return what draws ``text`` over ``before`` in a terminal, which may have become narrower meanwhile.
+
+    Line by line: a screen that is cleared goes into the scrollback.
+    """
+    up = sum(max(1, -(-columns(line) // width)) for line in before.splitlines())
+    return (f"\r\x1b[{up}A" if up else "") + "".join(f"{line}\x1b[K\n" for line in text.splitlines()) + "\x1b[J"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jug_notebook.cli import watch, webstatus
+from jug_notebook import render
+from jug_notebook.cli import webstatus
 from tests import browser
 from tests.cli.test_command_line import Shell
 
@@ -163,7 +165,7 @@ def test_a_terminal_shows_the_picture_in_place_and_keeps_the_last(shell: Shell) 
     assert watcher.wait(PATIENCE) == 1, "one task has failed"
     seen += read_until(master, None)
     os.close(master)
-    last = seen.rpartition("\x1b[J")[2]
+    last = re.split(r"\x1b\[\d+A", seen)[-1].replace("\x1b[K", "").replace("\x1b[J", "")
     assert "7 of 8 finished" in last
     assert "interrupted" not in last
     assert "Traceback (most" not in last
@@ -222,5 +224,5 @@ def test_a_port_that_is_taken_is_told_in_a_line(served: tuple[Shell, str]) -> No
 
 
 def test_what_does_not_fit_is_cut_and_said() -> None:
-    assert watch.fitted(["a" * 9, "b", "c", "d"], 5, 3) == ["aaaa…", "b", "… an…"]
-    assert watch.fitted(["a", "b"], 5, 2) == ["a", "b"]
+    assert render.fitted("aaaaaaaaa\nb\nc\nd", 5, 4) == "aaaa…\nb\n… 2 …"
+    assert render.fitted("a\nb", 5, 3) == "a\nb"

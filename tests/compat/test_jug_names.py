@@ -42,7 +42,7 @@ def played(text: str, *arguments: str, read_only: bool = False) -> Iterator[dict
 def executed(text: str, *arguments: str) -> int:
     Path("jugfile.py").write_text(HEAD + textwrap.dedent(text))
     given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=list(arguments), execute_keep_going=True)
-    return commands.SCRIPTS["execute"].run(commands.settled("execute", given))
+    return commands.ACTIONS["execute"](commands.settled("execute", given))
 
 
 # -- tasks, one by one -------------------------------------------------------------------------------------------------

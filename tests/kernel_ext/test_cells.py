@@ -14,11 +14,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import jug_notebook as jn
+from jug_notebook import render
 from jug_notebook.model import FunctionView, Snapshot, State
 from jug_notebook.worker.cell_runner import ChangedInPlace, NoSuchOutput, Outputs, fingerprint, run
 from kernel_ext import load_ipython_extension, unload_ipython_extension
 from kernel_ext.frontend import cell_name, headless, notebook_path
-from kernel_ext.live import Drawing, Live, fitting
+from kernel_ext.live import Drawing, Live
 
 
 class Notebook:
@@ -428,10 +429,10 @@ def test_a_picture_is_redrawn_only_when_there_is_news() -> None:
 
 def test_a_picture_that_moves_in_a_terminal_fits_into_it() -> None:
     text = "\n".join(["x" * 30, "短" * 10, "  a  b", *map(str, range(20))])
-    assert fitting(text, 100, 40) == text
-    cut = fitting(text, 12, 8).splitlines()
+    assert render.fitted(text, 100, 40) == text
+    cut = render.fitted(text, 12, 8).splitlines()
     assert cut == ["x" * 11 + "…", "短" * 5 + "…", "  a  b", "0", "1", "2", "… 17 more l…"]
-    assert fitting("a\nb\nc", 10, 1) == "a\n… 2 more …"
+    assert render.fitted("a\nb\nc", 10, 1) == "a\n… 2 more …"
 
 
 def test_a_store_that_is_out_of_reach_leaves_the_picture_as_it_is() -> None:

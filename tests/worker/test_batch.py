@@ -87,7 +87,7 @@ def test_jug_s_variables_are_limits_where_no_option_is(tmp_path: Path, monkeypat
     options.max_tasks, options.max_time = 7, 8.0
     assert heed_environment(options, told) == [tmp_path / STOP_FILE]  # type: ignore[arg-type]
     assert (options.max_tasks, options.max_time) == (7, 8.0)
-    with pytest.raises(UsageError, match="JUG_MAX_TASKS=many, which is no whole number"):
+    with pytest.raises(UsageError, match="JUG_MAX_TASKS is 'many', which is no whole number"):
         heed_environment(Options(), {"JUG_MAX_TASKS": "many"})  # type: ignore[arg-type]
 
 
