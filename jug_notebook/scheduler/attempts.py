@@ -27,7 +27,8 @@ class Leases:
                 return False
         elif any(is_outcome_of(record, lease) for record in records):
             return False
-        _attempt(task, lease).worker = worker
+        attempt = _attempt(task, lease)
+        attempt.worker = max(attempt.worker, worker)  # stores grant an attempt once; else no order of events may decide
         if worker not in self._lost:
             self._tasks.setdefault(worker, set()).add(task)
         return True

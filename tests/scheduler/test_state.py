@@ -245,6 +245,14 @@ def test_a_task_that_was_ready_when_it_was_forgotten_and_comes_back_is_offered_o
     assert [offer.lease.key for offer in scheduler.ready(100, 1.0)] + [*scheduler.ready(100, 1.0)] == ["a"]
 
 
+def test_of_two_claims_of_one_attempt_no_order_decides() -> None:
+    claims = [Claimed(worker, [Lease("a", 0, NO_INPUTS, 1)]) for worker in ("v", "w")]
+    states = [
+        state_of(submitted("a"), requested("a"), *order, WorkerLost("v")).state("a") for order in (claims, claims[::-1])
+    ]
+    assert states == [State.RUNNING, State.RUNNING]
+
+
 def test_a_released_claim_is_open_again() -> None:
     lease = Lease("a", 0, NO_INPUTS, 1)
     scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
