@@ -12,7 +12,7 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import start
-from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop
+from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
 from jug_notebook.render import duration
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
@@ -77,7 +77,7 @@ class Workers:
         """
         from jug_notebook.launch import Crew
 
-        store, clock, folder = self._access.store, self._access.clock, self._access.folder
+        store, clock = self._access.store, self._access.clock
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor; leave 'on' out")
@@ -87,29 +87,32 @@ class Workers:
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
             return Crew(store, clock=clock)
         self._targets.flush()
-        named = start.read_hosts(hosts, folder)
         options = self._options(
-            workers if workers is not None else 0 if named or on is not None else start.cores(),
-            remote_dir,
-            idle_timeout=idle_timeout,
-            max_tasks=max_tasks,
-            max_time=max_time,
-            memory_limit=memory_limit,
-            keep_going=keep_going,
-            target=None if target is None else self._targets.target(target, namespace),
-            python=python,
-            setup=setup or "",
-        )
-        crew = start.start(store, folder, options, named, on, clock)
-        self.crews.append(crew)
+            0, remote_dir, setup, python, idle_timeout=idle_timeout, max_tasks=max_tasks, max_time=max_time,
+            memory_limit=memory_limit, keep_going=keep_going, target=self._target(target, namespace),
+        )  # fmt: skip
+        crew = self._start(workers, options, hosts, on)
         if wait:
             self.barrier()
         return crew
 
-    def _options(self, size: int, remote_dir: str | None = None, **options: Any) -> WorkerOptions:
-        return WorkerOptions(
-            size, **options, folders=start.folders_of(remote_dir, self._access.folder), tied_to=self._tied_to
-        )
+    def _start(self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any) -> Crew:
+        store, clock, folder = self._access.store, self._access.clock, self._access.folder
+        named = start.read_hosts(hosts, folder)
+        if workers is None:  # elsewhere, each host counts its own cores
+            workers = 0 if named or on is not None else start.cores()
+        crew = start.start(store, folder, msgspec.structs.replace(options, size=workers), named, on, clock)
+        self.crews.append(crew)
+        return crew
+
+    def _options(
+        self, size: int, remote_dir: str | None, setup: str | None, python: str | None, **options: Any
+    ) -> WorkerOptions:
+        folders = start.folders_of(remote_dir, self._access.folder)
+        return WorkerOptions(size, setup=setup or "", python=python, folders=folders, tied_to=self._tied_to, **options)
+
+    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target | None:
+        return None if target is None else self._targets.target(target, namespace)
 
     @property
     def _tied_to(self) -> str:
@@ -146,7 +149,7 @@ class Workers:
         self._targets.flush()
         access = self._access
         size = workers if workers is not None else len(os.sched_getaffinity(0))
-        wanted = None if target is None else self._targets.target(target, namespace)
+        wanted = self._target(target, namespace)
         if wanted is None:
             functions = access.store.snapshot(access.scope).functions
         else:
@@ -164,7 +167,7 @@ class Workers:
     ) -> Preflight:
         """Check whether workers could start on these hosts. Starts nothing. Raises LaunchError."""
         self._targets.flush()
-        options = self._options(workers, remote_dir, python=python, setup=setup or "")
+        options = self._options(workers, remote_dir, setup, python)
         named = start.read_hosts(hosts, self._access.folder)
         return start.look(self._access.store, self._access.folder, options, named, self._access.clock)
 
@@ -191,7 +194,7 @@ class Workers:
             return (watcher.failed and not keep_going) or (stop is not None and stop())
 
         access = self._access
-        wanted = None if target is None else self._targets.target(target, namespace)
+        wanted = self._target(target, namespace)
         return work_in_process(
             access.store, access.seal, access.clock, access.in_process, wanted, max_tasks, max_time, over, watcher
         )  # fmt: skip
