@@ -191,6 +191,7 @@ class SlottedCircle(Circle):
     __slots__ = ("name",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Circle, SlottedCircle])
 def test_what_a_cached_property_has_kept_does_not_travel_for_no_name_covers_it(kind: type[Circle]) -> None:
     used, fresh = kind(1.0), kind(2.0)

@@ -662,6 +662,7 @@ def test_a_tangle_is_refused_rather_than_walked_for_ever(monkeypatch: pytest.Mon
         digest(nodes)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_levels_are_no_matter() -> None:
     assert digest(deep(100_000)) == digest(deep(100_000))
     assert digest(deep(100_000)) != digest(deep(99_999))
@@ -709,6 +710,7 @@ sys.stdout.write("\\n".join(digest(v).hex() for v in values))
 """
 
 
+@pytest.mark.slow
 def test_fresh_processes_with_other_hash_seeds_agree() -> None:
     runs = [
         subprocess.Popen(
@@ -786,6 +788,7 @@ def canon(value: Any) -> Any:
     return (kind.__name__, repr(value).replace("-nan", "nan"))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(values)
 def test_equal_values_built_by_different_routes_agree(value: Any) -> None:

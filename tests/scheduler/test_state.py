@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from hashlib import sha1
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -341,6 +342,7 @@ def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
     assert sum(scheduler.counts(Scope())["f"][0]) == 2
 
 
+@pytest.mark.slow
 def test_a_long_chain_does_not_reach_the_recursion_limit() -> None:
     scheduler = SchedulerState()
     for i in range(20_000):
@@ -604,6 +606,7 @@ def _all_ready(scheduler: SchedulerState) -> Sequence[object]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_order_and_any_repeats_of_facts_give_one_picture(
@@ -614,6 +617,7 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
     assert picture(state_of(*events)) == picture(state_of(*mixed))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(histories())
 def test_what_is_reused_is_a_finished_run_that_was_not_invalidated(events: list[tuple[Event, list[int]]]) -> None:
@@ -636,6 +640,7 @@ def test_what_is_reused_is_a_finished_run_that_was_not_invalidated(events: list[
             assert verdict.inputs == task.inputs
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(histories())
 def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[Event, list[int]]]) -> None:
