@@ -159,31 +159,44 @@ def _set_function(function: types.FunctionType, state: tuple[Any, bytes]) -> Non
 _IN_MEMORY = frozenset({io.BytesIO, io.StringIO})
 
 
+class _LargeBuffers:
+    """Stores the large buffers of one pickle apart from its stream. It doesn't know the pickler, which holds it."""
+
+    def __init__(self, put: Put) -> None:
+        self.addresses: list[Address] = []
+        self.hashed: Hashed = {}
+        self._put = put
+
+    def add(self, buffer: pickle.PickleBuffer) -> bool:
+        """Store a large buffer; return True for one that stays in the stream."""
+        with buffer.raw() as raw:
+            if raw.nbytes <= INLINE:
+                return True
+            address = self._put([raw])
+            self.addresses.append(address)
+            self.hashed[id(raw.obj)] = (raw.obj, raw.nbytes, bytes.fromhex(address))
+        return False
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what a worker can't import. If ``put`` is None, everything goes into the one stream.
 
     ``slots`` maps the needs of a call to their indexes; it is None for anything that is no call.
+
+    A pickler, and an unpickler, must not be reachable from what it holds: it remembers every object that it met, and a
+    large value would live until the next cyclic collection.
     """
 
     def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
-        self.addresses: list[Address] = []
-        self.hashed: Hashed = {}
+        large = None if put is None else _LargeBuffers(put)
+        self.addresses: list[Address] = [] if large is None else large.addresses
+        self.hashed: Hashed = {} if large is None else large.hashed
         self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
         self.bound = False
         self.files: dict[str, None] = {}
         self._put = put
         self._slots = slots
-        super().__init__(file, protocol=5, buffer_callback=self._buffer if put is not None else None)
-
-    def _buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        with buffer.raw() as raw:
-            if raw.nbytes <= INLINE:
-                return True
-            assert self._put is not None
-            address = self._put([raw])
-            self.addresses.append(address)
-            self.hashed[id(raw.obj)] = (raw.obj, raw.nbytes, bytes.fromhex(address))
-        return False
+        super().__init__(file, protocol=5, buffer_callback=None if large is None else large.add)
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -465,7 +478,20 @@ def restore_class(cls: type, get: Get) -> None:
         Unpickler(data, get, exact=True).load()
 
 
-class Unpickler(pickle.Unpickler):
+class _Stream(pickle.Unpickler):
+    """Reads one pickle. `Unpickler` rebuilds what is ours in it, and doesn't know this object: see `Pickler`."""
+
+    def __init__(self, data: Any, buffers: Iterable[memoryview], ours: Unpickler) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._ours = ours
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == __name__ and name in _OURS:
+            return getattr(self._ours, _OURS[name])
+        return super().find_class(module, name)
+
+
+class Unpickler:
     """Loads classes by identity, and calls with the values of their needs."""
 
     def __init__(
@@ -478,7 +504,8 @@ class Unpickler(pickle.Unpickler):
         exact: bool = False,
     ) -> None:
         """``buffer`` loads the memory of the arrays at ``addresses``; for ``exact`` see `load_function`."""
-        super().__init__(io.BytesIO(data), buffers=() if buffer is None else map(buffer, addresses))
+        self._data = data
+        self._addresses = addresses
         self._get = get
         self._buffer = buffer
         self._values = values
@@ -487,15 +514,11 @@ class Unpickler(pickle.Unpickler):
         self._filled: set[ClassName] = set()
 
     def load(self) -> Any:
-        value = super().load()
+        buffer = self._buffer
+        value = _Stream(self._data, () if buffer is None else map(buffer, self._addresses), self).load()
         for name, cls in self._making.items():
             _registry.add(name, cls)
         return value
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == __name__ and name in _OURS:
-            return getattr(self, _OURS[name])
-        return super().find_class(module, name)
 
     def cls(self, module: str, qualname: str, digest: str, address: Address) -> type:
         name = (module, qualname, digest)

@@ -68,7 +68,7 @@ class _Reader(Unpickler):
     def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
         return _Stub(Reference(self._needs[slot], steps))
 
-    def worth(self, value: Any) -> Any:
+    def value_of(self, value: Any) -> Any:
         return value
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness import Figures, Missing, Row, markdown, measure, redis_server
 
-FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "hashing", "starting")
+FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "memory", "hashing", "starting")
 PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
 PEERS += ["numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import math
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ from jug_notebook.codec import (
     load_exception,
     load_function,
     load_value,
+    put_once,
+    share,
 )
 from jug_notebook.errors import SignatureError, StoreError, Unstorable
 from jug_notebook.keys.code import class_digest, examine
@@ -1048,3 +1052,90 @@ def test_a_dispatching_function_travels_with_all_it_dispatches_to() -> None:
     function, blobs = cell(DISPATCH)["f"], Blobs()
     there = load_function(dump_function(function, examine(function), blobs.put), blobs.get)
     assert (there(3), there("a")) == (1, 0)
+
+
+# -- a large value dies with its last reference ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """The cyclic collector is off: what is still alive is referred to by something, if only by a cycle."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class WithData:
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+
+@pytest.fixture(params=["itself", "list", "imported class", "class that travels"])
+def hold(request: pytest.FixtureRequest, notebook: dict[str, Any]) -> Callable[[Any], Any]:
+    cell("class Travels:\n    def __init__(self, data):\n        self.data = data\n", notebook)
+    ways: dict[str, Callable[[Any], Any]] = {"itself": lambda array: array, "list": lambda array: [array]}
+    return {**ways, "imported class": WithData, "class that travels": notebook["Travels"]}[request.param]
+
+
+def large_array() -> Any:
+    return np.arange(100_000.0)
+
+
+def dump_as_function(value: Any, put: Any) -> None:
+    def function() -> Any:
+        return value
+
+    dump_function(function, examine(function, project=ROOT), put)
+
+
+WAYS_TO_DUMP: dict[str, Callable[[Any, Any], Any]] = {
+    "a value": dump_value,
+    "a value that can't be hashed": lambda value, put: dump_value([value, iter([])], put),
+    "an argument": lambda value, put: dump_call((value,), {}, [], put),
+    "an argument of many calls": share,
+    "an argument that is stored once": lambda value, put: dump_call((value,), {}, [], put_once(put)),
+    "a closure": dump_as_function,
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_DUMP)
+def test_a_dumped_array_dies_with_its_last_reference(
+    blobs: Blobs, uncollected: None, way: str, hold: Callable[[Any], Any]
+) -> None:
+    array = large_array()
+    alive = weakref.ref(array)
+    WAYS_TO_DUMP[way](hold(array), blobs.put)
+    del array
+    assert alive() is None
+
+
+def test_an_array_in_what_cant_be_stored_dies_with_its_last_reference(blobs: Blobs, uncollected: None) -> None:
+    array = large_array()
+    alive = weakref.ref(array)
+    with pytest.raises(Unstorable):
+        dump_value([array, threading.Lock()], blobs.put)
+    del array
+    assert alive() is None
+
+
+def test_a_loaded_array_dies_with_its_last_reference(
+    blobs: Blobs, uncollected: None, hold: Callable[[Any], Any]
+) -> None:
+    array = large_array()
+    value = load_value(dump_value(hold(array), blobs.put)[0], blobs.get)
+    loaded = value.data if hasattr(value, "__dict__") else value[0] if isinstance(value, list) else value
+    alive = weakref.ref(loaded)
+    del value, loaded
+    assert alive() is None
+
+
+def test_the_value_of_a_need_and_a_shared_argument_die_with_their_last_reference(
+    blobs: Blobs, uncollected: None
+) -> None:
+    array = large_array()
+    call = dump_call((Handle("k" * 40), share(array, blobs.put)), {}, ["k" * 40], blobs.put)
+    (need, shared), _ = load_call(call, [array], blobs.get)
+    assert need is array
+    alive = [weakref.ref(array), weakref.ref(shared)]
+    del array, need, shared
+    assert all(one() is None for one in alive)

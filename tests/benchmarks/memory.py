@@ -1,0 +1,62 @@
+"""Resident memory of processes through which large values pass: it doesn't grow with the number of values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from harness import Row, crew_of, url
+
+RESULTS, RESULT = 12, 100 * 1000 * 1000  #: number, and bytes of each
+CALLS, ARGUMENT = 23, 20 * 1000 * 1000
+
+
+def resident(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6
+
+
+def worker(folder: Path, scale: float) -> float:
+    """RSS of a worker, after its results."""
+    import jug_notebook as jn
+
+    @jn.task
+    def random_array(seed: int, size: int) -> Any:
+        import numpy
+
+        return numpy.random.default_rng(seed).random(size)
+
+    session = jn.connect(url(folder))
+    with crew_of(session, 1) as crew:
+        pid = crew.workers[0].pid
+        jn.wait(random_array.map(range(RESULTS), size=int(RESULT * scale) // 8))
+        assert [info.pid for info in crew.workers] == [pid]  # the same worker ran them all
+        return resident(pid)
+
+
+def kernel(folder: Path, scale: float) -> float:
+    """RSS of this process, after its calls, each with another argument, while no cyclic collection helps."""
+    import gc
+
+    import numpy as np
+
+    import jug_notebook as jn
+
+    @jn.task
+    def total(array: Any) -> float:
+        return float(array.sum())
+
+    jn.connect(url(folder))
+    random = np.random.default_rng(0)
+    gc.disable()
+    for _ in range(CALLS):
+        total(random.random(int(ARGUMENT * scale) // 8))
+    return resident(os.getpid())
+
+
+ROWS = (
+    Row(f"RSS of a worker after {RESULTS} results of 100 MB", "MB", "less", "worker", goal="≤ 200 MB"),
+    Row(f"RSS of the kernel after {CALLS} calls with 20 MB", "MB", "less", "kernel", goal="≤ 100 MB"),
+)
