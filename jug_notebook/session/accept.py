@@ -1,4 +1,4 @@
-"""Accepting results of previous code: the user edited a function and declares that its results are still right."""
+"""Accept results of previous code: the user edited a function and declares that its results are still right."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Former: TypeAlias = dict[tuple[str, bytes, bytes], list[tuple[Finished, str]]]
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """How many results were accepted. Its text is a line for people."""
+    """How many results were accepted; ``str`` gives a line for people."""
 
     bound: int = 0  #: tasks that took over a result of previous code
     sources: tuple[Key, ...] = ()  #: the tasks whose results these are
     without: int = 0  #: tasks for which there is no such result
-    waiting: int = 0  #: tasks whose needs have no value yet, so it isn't known
+    waiting: int = 0  #: tasks whose needs have no value yet, so that nothing can be accepted for them
     there: int = 0  #: tasks that were finished already
     undone: int = 0  #: tasks whose acceptance was undone
     dry: bool = False  #: nothing was written
@@ -36,10 +36,10 @@ class Accepted(msgspec.Struct, frozen=True):
             results = plural(self.undone, "result")
             parts.append(f"{'would undo' if self.dry else 'undid'} the acceptance of {results} of previous code")
         if self.bound:
-            shown = ", ".join(key[:SHORT] for key in self.sources[:3])
+            sources = ", ".join(key[:SHORT] for key in self.sources[:3])
             more = f" and {len(self.sources) - 3:,} more" if len(self.sources) > 3 else ""
             parts.append(
-                f"{'would accept' if self.dry else 'accepted'} {plural(self.bound, 'result')}, from {shown}{more}"
+                f"{'would accept' if self.dry else 'accepted'} {plural(self.bound, 'result')}, from {sources}{more}"
             )
         if self.without:
             parts.append(f"{plural(self.without)} had no previous result")
@@ -55,7 +55,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Accepting:
-    """Binds results of previous code to tasks of new code, for one user."""
+    """Accepts results of previous code for tasks of new code, in the name of one user."""
 
     def __init__(self, store: Store, seal: Seal, user: str) -> None:
         self._store = store
@@ -63,10 +63,10 @@ class Accepting:
         self._user = user
 
     def accept(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
-        """For each requested, unfinished task, take over the result of the same call in other code.
+        """Accept, for each requested, unfinished task, the result of the same call with other code.
 
-        Of several, the one computed last. Once a task has a value, those that need it can be decided, too, so this is
-        repeated until nothing more is found.
+        If there are several, the one computed last. Once a task has a value, the tasks that need it can be decided,
+        too, so this is repeated until nothing more is found. ``dry``: write nothing.
         """
         states = dict(zip(keys, self._store.states(keys), strict=True))
         there = sum(state is State.FINISHED for state in states.values())
@@ -96,7 +96,7 @@ class Accepting:
         return acceptances
 
     def undo(self, keys: Sequence[Key], now: float, dry: bool = False) -> Accepted:
-        """These tasks no longer use results of previous code. That they did stays on record."""
+        """Stop using results of previous code for these tasks. The acceptances stay on record."""
         acceptances = []
         for key, body in zip(keys, self._store.acceptances(keys), strict=True):
             if body is not None:

@@ -24,7 +24,7 @@ Weight: TypeAlias = tuple[int, int]
 
 
 class Cleaned(msgspec.Struct, frozen=True):
-    """What a cleanup removed, or would remove. Its text lists it by function."""
+    """What a cleanup removed, or would remove; ``str`` lists it by function."""
 
     functions: dict[str, Weight] = {}
     blobs: int = 0
@@ -59,39 +59,40 @@ def clean(
     dry: bool = False,
     clock: Clock = CLOCK,
 ) -> Cleaned:
-    """Forget the tasks that nobody wants, and remove the blobs that nothing mentions any more.
+    """Delete the tasks that are no longer needed, and the blobs that nothing refers to.
 
-    A task is wanted while a wish for it stands, or while a wanted one needs it or has taken over its run. ``among``:
-    only these tasks; ``older_than``: only those made and run before so many seconds, and blobs as old, instead of all
-    tasks and blobs of an hour ago; ``keep``: blobs that are needed although nothing stored mentions them.
+    A task is needed while it is requested or runs, and while another needed task depends on it or reuses its result.
+    ``among``: consider only these tasks; ``older_than``: only tasks made and run, and blobs written, more than this
+    many seconds ago (default: all tasks, and blobs older than an hour); ``keep``: blobs that are needed although
+    nothing stored refers to them; ``dry``: delete nothing. Return what was deleted, or would be.
     """
     began = clock.monotonic()
     views = {view.key: view for view in store.tasks()}
-    stays = _wanted(store, views)
-    going = [key for key in views if key not in stays and (among is None or key in among)]
+    needed = _needed(store, views)
+    going = [key for key in views if key not in needed and (among is None or key in among)]
     if older_than is not None:
         going = [key for key in going if not _is_young(views[key], now - older_than)]
         made = dict(_made(store, going))
         going = [key for key in going if made.get(key, 0.0) < now - older_than]
     gone = set(going)
-    kept = {*keep, *_mentioned(store, [key for key in views if key not in gone])}
-    again = gone & _wanted(store, views)  # by somebody, while all that was looked through
+    kept = {*keep, *_addresses(store, [key for key in views if key not in gone])}
+    again = gone & _needed(store, views)  # requested meanwhile
     if again:
         going = [key for key in going if key not in again]
-        kept |= _mentioned(store, list(again))
+        kept |= _addresses(store, list(again))
     functions: dict[str, Weight] = {}
     for part in batched(going, BATCH):
         for key, bytes_of in zip(part, _weights(store, part), strict=True):
             tasks, size = functions.get(views[key].name, (0, 0))
             functions[views[key].name] = tasks + 1, size + bytes_of
-    looked = clock.monotonic() - began  # what was put meanwhile we can't have seen mentioned
-    report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, looked), dry)
+    took = clock.monotonic() - began  # a blob stored meanwhile may belong to a task that was not read
+    report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, took), dry)
     if report.tasks and not dry:
         store.compact()
     return Cleaned(functions, report.blobs, report.size, dry)
 
 
-def _wanted(store: Store, views: dict[Key, TaskView]) -> set[Key]:
+def _needed(store: Store, views: dict[Key, TaskView]) -> set[Key]:
     found: set[Key] = {key for key, view in views.items() if view.state is State.RUNNING}
     for origin in store.origins():
         found.update(store.requested(origin))
@@ -118,7 +119,7 @@ def _made(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, float]]:
 
 
 def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
-    """Unproven: nothing is run or shown of them, and one that is damaged keeps nobody from cleaning up."""
+    """Return specs without checking their signatures (nothing of them is run or displayed); None for damaged ones."""
     found: list[Spec | None] = []
     for body in store.specs(keys):
         try:
@@ -128,15 +129,15 @@ def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
     return found
 
 
-def _mentioned(store: Store, keys: Sequence[Key]) -> set[Address]:
-    """The blobs of what stays: results, displays, arguments, functions, and the modules that came with these."""
+def _addresses(store: Store, keys: Sequence[Key]) -> set[Address]:
+    """Return the blobs of tasks: results, displays, arguments, functions, and the modules that came with these."""
     found: set[Address] = set()
-    looked: set[bytes] = set()
+    read: set[bytes] = set()
     for part in batched(keys, BATCH):
         for body, spec in zip(store.specs(part), _specs(store, part), strict=True):
             found |= addresses_in(body or b"")
-            if spec is not None and spec.template not in looked:
-                looked.add(spec.template)
+            if spec is not None and spec.template not in read:
+                read.add(spec.template)
                 found |= _modules(store, spec.template)
         for held in store.outcomes(part):
             if held is not None:
@@ -145,7 +146,7 @@ def _mentioned(store: Store, keys: Sequence[Key]) -> set[Address]:
 
 
 def _modules(store: Store, data: bytes) -> set[Address]:
-    """A function's blob mentions those of the modules that came with it."""
+    """Return the blobs of the modules that came with a function."""
     try:
         return addresses_in(store.get_blob(template(data).bundle))
     except (ValueLost, msgspec.MsgspecError):

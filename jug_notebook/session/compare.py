@@ -1,4 +1,4 @@
-"""What tells two tasks apart, in words: their code by its parts, their arguments down to the item. Pure."""
+"""Describe how two tasks differ: their code part by part, their arguments down to single items. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jug_notebook.keys import digest as canon
 from jug_notebook.model import Cause, Reason
 from jug_notebook.render.values import brief, summarise
 
-WIDTH = 60  #: characters of a value that are shown
-DIFF = 24  #: lines of a diff that are shown
-FOUND = 4  #: so many differences within one argument are told
+WIDTH = 60  #: most characters of a value in a reason
+DIFF = 24  #: most lines of a diff
+FOUND = 4  #: most differences listed within one argument
 DEPTH = 6
 
 _KINDS = frozenset(
@@ -32,7 +32,7 @@ Difference = tuple[str, str, str]  #: where in it, what was there, what is there
 def code_reasons(
     before: Mapping[str, str], now: Mapping[str, str], texts_before: Mapping[str, str], texts_now: Mapping[str, str]
 ) -> list[Reason]:
-    """What changed between the parts of two codes that differ: at least one reason."""
+    """Return what changed between the parts of two versions of code that differ: at least one reason."""
     if "version" in before or "version" in now:
         was, becomes = before.get("version", "none"), now.get("version", "none")
         if was != becomes:
@@ -49,7 +49,7 @@ def code_reasons(
     if gone:
         found.append(Reason(Cause.CODE, "what it used", f"no longer uses {listed(gone)}", listed(gone), ""))
     return found or [
-        Reason(Cause.CODE, "code", "its code changed, in what goes by name alone: a library's function, a metaclass")
+        Reason(Cause.CODE, "code", "its code changed in something known by name only: a library function, a metaclass")
     ]
 
 
@@ -72,7 +72,7 @@ def _is_digest(text: str) -> bool:
 
 
 def called(label: str) -> str:
-    """A part as people read it: "helper `norm`", "default `n` of `norm`"."""
+    """Return a part as people read it: "helper `norm`", "default `n` of `norm`"."""
     kind, _, name = label.partition(" ")
     if kind == "undefined":
         return f"`{name.removeprefix('name ')}`, which isn't defined"
@@ -83,24 +83,20 @@ def called(label: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """Names in a line: "a, b and 3 more"."""
+    """Return names in a line: "a, b and 3 more"."""
     every = list(names)
-    shown = every if len(every) <= most else every[: most - 1]
     if len(every) > most:
-        return f"{', '.join(shown)} and {len(every) - len(shown)} more"
-    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+        return f"{', '.join(every[: most - 1])} and {len(every) - most + 1} more"
+    return " and ".join(filter(None, (", ".join(every[:-1]), every[-1])))
 
 
 def difference(before: str, now: str) -> str:
-    """What changed in a text: a unified diff without its head, cut where it is long."""
+    """Return a unified diff of two texts without its header, cut to `DIFF` lines."""
     lines: list[str] = []
     for line in difflib.unified_diff(before.splitlines(), now.splitlines(), n=2, lineterm=""):
         if line.startswith(("---", "+++")) and not lines:
             continue
-        if line.startswith("@@"):
-            lines.append("…")
-        else:
-            lines.append(line)
+        lines.append("…" if line.startswith("@@") else line)
     lines = lines[1:]
     if len(lines) > DIFF:
         lines = [*lines[: DIFF - 1], f"… and {len(lines) - DIFF + 1} more lines"]
@@ -108,7 +104,7 @@ def difference(before: str, now: str) -> str:
 
 
 def window(before: str, now: str, width: int = WIDTH) -> tuple[str, str]:
-    """Two texts, cut to where they differ."""
+    """Return two texts, cut to where they differ."""
     if max(len(before), len(now)) <= width:
         return before, now
     same = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
@@ -126,7 +122,7 @@ def window(before: str, now: str, width: int = WIDTH) -> tuple[str, str]:
 
 
 def bound(signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; what it left to a default isn't there."""
+    """Return the arguments of a call by name, without those left to their defaults."""
     import inspect
 
     kinds = list(inspect._ParameterKind)
@@ -145,7 +141,7 @@ def bound(signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwarg
 def argument_reasons(
     before: Mapping[str, Any], now: Mapping[str, Any], defaults_before: Mapping[str, str], defaults: Mapping[str, str]
 ) -> list[Reason]:
-    """What differs between the arguments of two calls; ``defaults`` are what stands for arguments not given."""
+    """Return the differences between the arguments of two calls; ``defaults`` are texts for arguments not given."""
     found = []
     for name in {**before, **now}:
         subject = f"argument `{name}`"
@@ -167,26 +163,26 @@ def argument_reasons(
 
 
 def named(value: Any) -> bytes | None:
-    """The canonical digest of a value; None where it has none."""
+    """Return the canonical digest of a value; None where it can't be hashed."""
     try:
         return canon.digest(value)
-    except Exception:  # what can't be named, and whatever the user's own __reduce__ or __jug_hash__ raises
+    except Exception:  # what can't be hashed, and whatever the user's own __reduce__ or __jug_hash__ raises
         return None
 
 
 def same(before: Any, now: Any) -> bool:
-    """Are they one value to a key?"""
+    """Return whether keys treat them as one value."""
     found = named(before)
     return before is now or (found is not None and found == named(now))
 
 
 def differences(before: Any, now: Any, path: str = "", depth: int = DEPTH) -> Iterator[Difference]:
-    """Where two values differ, down to the items of containers of one shape; at most one more than are told."""
+    """Yield where two values differ, down to items of containers of equal shape; at most ``FOUND + 1`` differences."""
     if same(before, now):
         return
     pairs = _pairs(before, now) if depth else None
     if pairs is None:
-        yield (path, *_told(before, now))
+        yield (path, *_texts(before, now))
         return
     count = 0
     for step, was, becomes in pairs:
@@ -201,8 +197,8 @@ def differences(before: Any, now: Any, path: str = "", depth: int = DEPTH) -> It
                     return
         if count > FOUND:
             return
-    if not count:  # the items are alike, so it is their order
-        yield (path, *_told(before, now))
+    if not count:  # the items are equal, so their order differs
+        yield (path, *_texts(before, now))
 
 
 class _Nothing:
@@ -232,7 +228,7 @@ def _pairs(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]] | None:
     return None
 
 
-def _told(before: Any, now: Any) -> tuple[str, str]:
+def _texts(before: Any, now: Any) -> tuple[str, str]:
     was, becomes = window(brief(before, 4 * WIDTH), brief(now, 4 * WIDTH))
     one, other = type(before), type(now)
     if one is not other and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
@@ -248,25 +244,25 @@ def _told(before: Any, now: Any) -> tuple[str, str]:
 
 
 def once(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
-    """Each reason once; a diff that was shown already isn't shown again."""
+    """Return each reason once, and each diff with the first reason that has it."""
     kept: dict[tuple[str, str, str], Reason] = {}
-    shown: set[str] = set()
+    diffs: set[str] = set()
     for reason in reasons:
         key = (reason.of, reason.line, reason.diff)
         if key in kept:
             continue
-        if reason.diff and reason.diff in shown:
+        if reason.diff and reason.diff in diffs:
             reason = Reason(reason.cause, reason.subject, reason.line, of=reason.of, at=reason.at)
-        shown.add(reason.diff)
+        diffs.add(reason.diff)
         kept[key] = reason
     return tuple(kept.values())
 
 
 def nearest(mine: str, candidates: Iterable[tuple[str, int, Any]]) -> Any:
-    """Of (code, number of differing arguments, task), latest first, the one to compare with; None if there is none.
+    """Return the task to compare with, of (code, number of differing arguments, task), latest first; None without any.
 
-    The same call with other code says most: but for that, the value would be there. Then the same code with the fewest
-    other arguments; then whatever has the fewest.
+    First choice is the same call with other code, as that change alone explains why there is no value. Then the same
+    code with the fewest differing arguments; then other code with the fewest.
     """
     ranked = [(bool(count), code != mine, count, place, task) for place, (code, count, task) in enumerate(candidates)]
     return min(ranked, key=lambda entry: entry[:4])[4] if ranked else None

@@ -1,8 +1,8 @@
-"""Copying a store into another, of whatever kind: tasks, results, failures, requests, signed with the target's key.
+"""Copy a store into another, of any kind: tasks, results, failures and requests, signed with the target's key.
 
-A copy says again, in the target, what the source says now: so copying twice is copying once, and one that was cut off
-is taken up by the next. Rounds are the target's own. What runs of former rounds came to is not copied; that they were
-called wrong is, for else the target might take them over from an equal run.
+A copy repeats in the target what holds in the source now: a second copy adds nothing, and an interrupted one is
+completed by the next. The target counts its own rounds. Outcomes of earlier rounds are not copied, but that they were
+invalidated is: otherwise the target could reuse them through an equal run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 class Copied(msgspec.Struct, frozen=True):
-    """What a copy copied. Its text is a line for people."""
+    """What was copied; ``str`` gives a line for people."""
 
     source: str
     target: str
@@ -74,15 +74,18 @@ class Copied(msgspec.Struct, frozen=True):
     __repr__ = __str__
 
 
-def copy(source: str | Path, target: str | Path, tell: Progress | None = None, clock: Clock = CLOCK) -> Copied:
-    """Copy all of a store into another, which is made if it's new. Raises StoreError."""
+def copy(source: str | Path, target: str | Path, report: Progress | None = None, clock: Clock = CLOCK) -> Copied:
+    """Copy all of a store into another, which is made if it's new. Raises StoreError.
+
+    ``report`` is called with the number of tasks done and their total.
+    """
     if not _is_there(source):
         raise StoreError(f"no store at {str(source)!r} to copy from")
     one, two = open_store(source, clock), open_store(target, clock)
     try:
         if one.id == two.id:
             raise StoreError(f"{one.display_url} can't be copied to itself; give another store")
-        return Copying(one, seal_of(one), two, seal_of(two, make=True), tell).run()
+        return Copying(one, seal_of(one), two, seal_of(two, make=True), report).run()
     finally:
         for store in (one, two):
             if not store.url.startswith("memory:"):  # that lives as long as it is open
@@ -95,12 +98,14 @@ def _is_there(url: str | Path) -> bool:
 
 
 class Copying:
-    def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, tell: Progress | None = None) -> None:
+    def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, report: Progress | None = None) -> None:
         self._source, self._target = source, target
         self._signed, self._writer = SignedReader(source, opens), SignedWriter(seals)
-        self._tell = tell or (lambda done, total: None)
+        self._report = report or (lambda done, total: None)
         self._me = system.new_id()
-        self._by = Origin(system.user(), "", f"copy of {source.id}")  # requests, for a moment, what is not requested
+        self._by = Origin(
+            system.user(), "", f"copy of {source.id}"
+        )  # requests, while it is copied, what the source doesn't request
         self._blobs: dict[Address, bool] = {}
         self._count = dict.fromkeys(("new", "results", "failures", "blobs", "size", "lost"), 0)
         self._refused: set[Key] = set()
@@ -109,11 +114,11 @@ class Copying:
         views = self._source.tasks()
         requests = {origin: self._source.requested(origin) for origin in self._source.origins()}
         wanted = {key: origin for origin, keys in requests.items() for key in keys}
-        for part in batched(self._target.requested(self._by), BATCH):  # what a copy that was cut off left
+        for part in batched(self._target.requested(self._by), BATCH):  # left by an interrupted copy
             self._target.request(part, self._by, False)
         postponed: list[Key] = []
         for start in range(0, len(views), BATCH):
-            self._tell(start, len(views))
+            self._report(start, len(views))
             keys = [view.key for view in views[start : start + BATCH]]
             unwanted = self._submit(keys, wanted)
             postponed += self._settle(keys)
@@ -125,7 +130,7 @@ class Copying:
         self._settle_rest(postponed, views)
         self._repeat_doubts(views)
         self._target.sync()
-        self._tell(len(views), len(views))
+        self._report(len(views), len(views))
         return Copied(
             self._source.display_url, self._target.display_url, len(views), refused=len(self._refused), **self._count
         )
@@ -133,13 +138,13 @@ class Copying:
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _submit(self, keys: Sequence[Key], wanted: Mapping[Key, Origin]) -> list[Key]:
-        """Return those that are not requested: the copy requests them until they are settled."""
+        """Submit new tasks. Return those that the source doesn't request: the copy does, until they are settled."""
         unknown = [key for key, state in zip(keys, self._target.states(keys), strict=True) if state is None]
         groups: dict[Origin, list[Submission]] = {}
         unwanted: dict[Origin, list[Key]] = {}
         for key, body in zip(unknown, self._source.specs(unknown), strict=True):
             if body is None:
-                continue  # forgotten in this moment
+                continue  # deleted by a cleanup meanwhile
             try:
                 spec = self._signed.spec(key, body)
             except SignatureError:
@@ -165,7 +170,7 @@ class Copying:
         self._carry(spec.arguments.buffers)
 
     def _carry(self, addresses: Collection[Address], surely: bool = True) -> bool:
-        """Copy blobs; true where all were there. Names that only may be blobs are not missed."""
+        """Copy blobs. Return False where one is missing, unless the addresses are only guesses (not ``surely``)."""
         there = True
         for address in addresses:
             if address not in self._blobs:
@@ -184,9 +189,9 @@ class Copying:
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
     def _settle(self, keys: Sequence[Key], own: bool = True) -> list[Key]:
-        """Copy what tasks came to. Answers those that wait for what they need, or have taken over another's run.
+        """Copy outcomes. Return the tasks that have to wait for their needs, or reuse the run of another task.
 
-        Not ``own``: what was taken over becomes a task's own.
+        Without ``own``, a reused result becomes the task's own.
         """
         keys = [key for key in keys if key not in self._refused]
         keys = self._not_settled(keys)
@@ -215,13 +220,13 @@ class Copying:
         return later
 
     def _not_settled(self, keys: Sequence[Key]) -> list[Key]:
-        """Those without a value in the target; and those of which it doesn't know yet that there was a wrong one."""
+        """Return the tasks without a value in the target, and those whose invalidation it doesn't know yet."""
         states = self._target.states(keys)
         rows = zip(keys, states, self._wrong(keys), self._target.invalidations(keys), strict=True)
         return [
             key
-            for key, state, wrong, said in rows
-            if state is not None and (state is not State.FINISHED or (wrong and said is None))
+            for key, state, wrong, invalidation in rows
+            if state is not None and (state is not State.FINISHED or (wrong and invalidation is None))
         ]
 
     def _opened(self, key: Key, held: CurrentOutcome) -> Outcome | None:
@@ -230,8 +235,7 @@ class Copying:
         except SignatureError:
             self._refused.add(key)
             return None
-        shown = [display.blob for display in found.run.displays if display.blob]
-        self._carry(shown)
+        self._carry([display.blob for display in found.run.displays if display.blob])
         if type(found) is Finished and not self._carry(found.value.buffers):
             self._count["lost"] += 1
             return None
@@ -250,7 +254,7 @@ class Copying:
             self._count["failures"] += len(settled) - results
 
     def _settle_rest(self, keys: Sequence[Key], views: Sequence[TaskView]) -> None:
-        """Those that had to wait, as long as that goes on; then acceptances; what still is not taken over, as own."""
+        """Copy outcomes that had to wait, in order; then acceptances; then what isn't reused, as the task's own."""
         left = list(keys)
         while left:
             before = len(left)
@@ -268,7 +272,7 @@ class Copying:
     # -- what people declared ------------------------------------------------------------------------------------------
 
     def _accept(self, keys: Sequence[Key]) -> None:
-        said = []
+        accepted = []
         bodies = self._source.acceptances(keys)
         meant = [key for key, body in zip(keys, bodies, strict=True) if body is not None]
         there = dict(zip(meant, self._target.acceptances(meant), strict=True))
@@ -282,19 +286,19 @@ class Copying:
                 continue
             lease, source = self._target.current_inputs([key, one.source])
             if lease is not None and source is not None and lease.inputs == one.inputs:
-                said.append(msgspec.structs.replace(one, round=lease.round, source_round=source.round))
-        if said:
-            self._target.accept([(one, self._writer.acceptance(one)) for one in said])
+                accepted.append(msgspec.structs.replace(one, round=lease.round, source_round=source.round))
+        if accepted:
+            self._target.accept([(one, self._writer.acceptance(one)) for one in accepted])
 
     def _wrong(self, keys: Sequence[Key]) -> list[bool]:
-        """Did somebody say that a task's former value was wrong? After more than one round it can't be told: maybe."""
-        told = zip(self._source.invalidations(keys), self._source.current_inputs(keys), strict=True)
+        """Return for each task whether a user may have invalidated an earlier value (unsure after several rounds)."""
+        rows = zip(self._source.invalidations(keys), self._source.current_inputs(keys), strict=True)
         return [
-            said is not None and (said.why is Why.DIRECT or (now is not None and now.round > 1)) for said, now in told
+            last is not None and (last.why is Why.DIRECT or (now is not None and now.round > 1)) for last, now in rows
         ]
 
     def _settle_doubted(self, doubted: Sequence[tuple[Settlement, Outcome]]) -> None:
-        """A value that came after a wrong one. So that equal runs of others don't stand for it: say so once more."""
+        """Settle values that follow an invalidated one, and invalidate in between, so that equal runs aren't reused."""
         if not doubted:
             return
         self._hand_in([settlement for settlement, _ in doubted])
@@ -308,14 +312,14 @@ class Copying:
         self._hand_in(again)
 
     def _repeat_doubts(self, views: Sequence[TaskView]) -> None:
-        """Tasks that the source will compute again must not have taken over here what was called wrong there."""
-        open_ = [view.key for view in views if view.state is not State.FINISHED and view.key not in self._refused]
-        for part in batched(open_, BATCH):
+        """Invalidate results that tasks reuse in the target but that were invalidated in the source."""
+        unfinished = [view.key for view in views if view.state is not State.FINISHED and view.key not in self._refused]
+        for part in batched(unfinished, BATCH):
             wrong = [key for key, doubt in zip(part, self._wrong(part), strict=True) if doubt]
-            here = zip(wrong, self._target.outcomes(wrong), strict=True)
-            taken = [key for key, held in here if held is not None and held.verdict.key != key]
-            if taken:
-                self._target.invalidate(taken, Why.DIRECT, system.user())
+            rows = zip(wrong, self._target.outcomes(wrong), strict=True)
+            reused = [key for key, held in rows if held is not None and held.verdict.key != key]
+            if reused:
+                self._target.invalidate(reused, Why.DIRECT, system.user())
 
 
 __all__ = ["Copied", "Copying", "copy"]

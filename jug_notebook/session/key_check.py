@@ -1,6 +1,6 @@
-"""Are keys the same in another process? Calls are decoded there, under another hash seed, and named again.
+"""Check that keys are the same in another process: calls are decoded there, with another hash seed, and hashed again.
 
-Only for who asks for it. The other process runs `main`: it reads calls and answers what it found, both in msgpack.
+Runs only on request. The other process runs `main`: it reads samples of calls and writes digests, both in msgpack.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import PendingTask
 
-SAMPLE = 3  #: so many calls of each function are looked at
+SAMPLE = 3  #: most calls of each function that are checked
 PATIENCE = 60.0  #: seconds for the other process
 
 _OF_VALUES = ("global ", "closure ", "default ", "attribute ", "argument ")  #: parts of a code that are values
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A call as it travels."""
+    """A call as it is sent to the other process."""
 
     key: Key
     arguments: Payload
@@ -39,7 +39,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """Some calls of a function, with all that they are made of."""
+    """Some calls of a function, with everything needed to decode them."""
 
     name: str
     bundle: FunctionBundle
@@ -52,7 +52,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What a process calls the parts of a sample."""
+    """Digests of the parts of a sample, as one process computes them."""
 
     parts: dict[str, str]
     arguments: tuple[dict[str, str], ...]  #: per call: label -> digest, or why there is none
@@ -81,7 +81,7 @@ class _Stub:
 
 
 def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, project: Path) -> list[Sample]:
-    """The calls of some drafts, by edition, with the blobs that they need."""
+    """Return samples of pending tasks, given by function version, with the blobs that they need."""
     samples = []
     for version, some in pending_tasks.items():
         function = version.function
@@ -97,7 +97,7 @@ def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, pr
 
 
 def names(sample: Sample) -> Names:
-    """What this process calls the parts of a sample."""
+    """Return the digests that this process computes for a sample."""
     blobs = {address: memoryview(data) for address, data in sample.blobs.items()}
     function = TaskFunction(
         codec.load_function(sample.bundle, blobs.__getitem__),
@@ -134,18 +134,18 @@ def _arguments(call: Call, blobs: Mapping[Address, memoryview]) -> tuple[tuple[A
 
 
 def unstable(samples: Sequence[Sample]) -> list[str]:
-    """One line for each argument or global whose name differs in another process, or after a trip to it."""
+    """Return a line for each argument or global whose digest differs in another process, or after pickling."""
     if not samples:
         return []
     there = _elsewhere(samples)
     if isinstance(there, str):
-        return [f"the second process could not tell: {there}"]
+        return [f"the check in a second process failed: {there}"]
     return [text for sample, other in zip(samples, there, strict=True) for text in _compared(sample, other)]
 
 
 def _compared(sample: Sample, other: Names) -> Iterator[str]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there was to say, was said when the tasks were made
+        warnings.simplefilter("ignore")  # they were given when the tasks were made
         here = names(sample)
     for label, found in sample.parts.items():
         if label.startswith(_OF_VALUES) and other.parts.get(label, found) != found:
@@ -153,11 +153,11 @@ def _compared(sample: Sample, other: Names) -> Iterator[str]:
                 f"{label} of {sample.name}() has another digest in each process, so its tasks are never found again; "
                 f"give its class __jug_hash__, or leave it out: --ignore-global {label.split()[1]}"
             )
-    told: set[str] = set()
+    reported: set[str] = set()
     for one, another in zip(here.arguments, other.arguments, strict=True):
         for label, found in one.items():
-            if another.get(label) != found and label not in told:
-                told.add(label)
+            if another.get(label) != found and label not in reported:
+                reported.add(label)
                 yield (
                     f"argument {label!r} of {sample.name}() has another digest in each process, so its tasks are never "
                     f"found again; give its class __jug_hash__, or wrap it in jn.CustomHash or jn.NoHash"
@@ -165,7 +165,7 @@ def _compared(sample: Sample, other: Names) -> Iterator[str]:
 
 
 def _elsewhere(samples: Sequence[Sample]) -> list[Names] | str:
-    """What a fresh process with another hash seed answers; or what went wrong there."""
+    """Return the digests of a new process with another hash seed; as a string, what went wrong there."""
     seed = "4242" if os.environ.get("PYTHONHASHSEED") != "4242" else "4243"
     environ = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     program = [sys.executable, "-W", "ignore", "-c", f"from {__name__} import main; main()"]
@@ -182,10 +182,10 @@ def _elsewhere(samples: Sequence[Sample]) -> list[Names] | str:
 
 
 def main() -> None:
-    """The other process."""
-    answer = os.dup(1)
-    os.dup2(2, 1)  # what the user's modules print is no part of the answer
+    """Run in the other process: samples from stdin, `Names` to stdout."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # what the user's modules print must not mix with the result
     samples = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[Sample])
     found = msgspec.msgpack.encode([names(sample) for sample in samples])
-    with os.fdopen(answer, "wb") as out:
+    with os.fdopen(stdout, "wb") as out:
         out.write(found)

@@ -1,4 +1,4 @@
-"""Questions about a session's tasks: status, tables, logs, graph, history, failures. Nothing here changes the store."""
+"""Queries about a session's tasks: status, tables, logs, graph, history, failures. Nothing here changes the store."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from jug_notebook.task.handles import SHORT
 AT_A_GLANCE = 60  #: most failures read for a picture that will be renewed soon
 LOGS = 20  #: most tasks in one log
 KNOWN = 1000  #: most failures (the latest) that are sorted into kinds
-SHOWN = 20  #: most failures shown one by one
+LISTED = 20  #: most failures listed one by one
 
 
 class Queries:
-    """Answers questions about the tasks and workers of a store, as one notebook sees them."""
+    """Queries about the tasks and workers of a store, from one notebook's point of view."""
 
     def __init__(self, access: StoreAccess, targets: TargetResolver) -> None:
         self._access = access
@@ -271,7 +271,7 @@ def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
 
 
 def _ignored(name: str) -> Iterable[str]:
-    """The arguments of a function, as it is defined now, that don't count."""
+    """Return the arguments that a function, as it is defined now, leaves out of keys."""
     function = definitions.get(name)
     return () if function is None else function.ignore
 
@@ -304,7 +304,7 @@ class FailureIndex:
         """Return the failed tasks of a scope, the latest first."""
         return self._store.tasks(scope, state=State.FAILED, limit=KNOWN)
 
-    def latest_views(self, failed: Sequence[TaskView], limit: int = SHOWN) -> tuple[FailureView, ...]:
+    def latest_views(self, failed: Sequence[TaskView], limit: int = LISTED) -> tuple[FailureView, ...]:
         """Return the first ``limit`` of them with all that is known."""
         with self._lock:
             return tuple(self._opened(failed[:limit]))
@@ -364,7 +364,7 @@ class FailureIndex:
         if len(self._read) > 2 * KNOWN:
             keep = {view.key for view in failed}
             self._read = {key: known for key, known in self._read.items() if key in keep}
-        while len(self._whole) > 4 * SHOWN:
+        while len(self._whole) > 4 * LISTED:
             del self._whole[next(iter(self._whole))]
 
 

@@ -1,4 +1,4 @@
-"""Running a stored task again in this process, with its arguments as they were: to debug it, or to check its value."""
+"""Run a stored task again in this process, with its original arguments: to debug it, or to verify its value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
 
 class Verified:
-    """The result of a check: ``checked`` of ``total`` values were computed again; true where none differs."""
+    """The result of `Rerun.verify`: ``checked`` of ``total`` values were computed again. True if none differs."""
 
     def __init__(self, checked: int, total: int, differing: Sequence[Difference]) -> None:
         self.checked = checked
@@ -69,7 +69,7 @@ class Verified:
 
 
 class Rerun:
-    """Makes stored calls in this process. Stores nothing."""
+    """Repeats stored calls in this process. Stores nothing."""
 
     def __init__(self, access: StoreAccess, targets: TargetResolver, results: Results) -> None:
         self._store = access.store
@@ -87,7 +87,7 @@ class Rerun:
             return self._recall(key, around)[0]
 
     def rerun(self, key: Key) -> Any:
-        """Make a stored call here, as a worker does, and return its value; what it raises is raised."""
+        """Repeat a stored call here, as a worker would, and return its value. Raises what the call raises."""
         self._targets.flush()
         with contextlib.ExitStack() as around:
             around.enter_context(running())
@@ -116,7 +116,7 @@ class Rerun:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.
 
         ``fraction`` of them, at least one. Return a `Verified`, true where all came out equal. Stores nothing, and
-        what the tasks print isn't shown. Raises NoSuchTask.
+        what the tasks print is discarded. Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)
@@ -139,7 +139,7 @@ class Rerun:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 value = self.rerun(key)
             _, digest = codec.dump_value(value, _address)
-        except Exception as error:  # whatever a task raises, it gave a value before
+        except Exception as error:  # any error differs from the stored value
             return f"{outcome.summary} then; now {in_a_line(error)}"
         if digest == outcome.digest:
             return ""

@@ -1,4 +1,4 @@
-"""States and values of tasks: waiting for them, loading them, and saying why there is none."""
+"""States and values of tasks: wait for them, load them, and explain why there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRIES = 4  #: how often a value that was lost is waited for again
 
 
 class Results:
-    """What became of tasks. Each question first submits what was made and not submitted yet (``flush``)."""
+    """States, values and outputs of tasks. Each query first submits the tasks that are still pending (``flush``)."""
 
     def __init__(self, access: StoreAccess, flush: Callable[[], None]) -> None:
         self._store = access.store
@@ -56,7 +56,7 @@ class Results:
         return [state or State.CANCELLED for state in self._store.states(keys)]
 
     def ended_before(self, key: Key) -> bool:
-        """Had a task that was made just now ended before? Read before it is submitted: workers may be quick."""
+        """Return whether a task had ended before it is submitted now; read first, as workers may be quick."""
         [state] = self._store.states([key])
         self._flush()
         return state in (State.FINISHED, State.FAILED)
@@ -273,7 +273,7 @@ class _NoValue(Exception):
 
 
 class _Progress:
-    """How far down a list of tasks everything is settled."""
+    """The tasks of a list up to ``at`` are settled."""
 
     def __init__(self, keys: Sequence[Key], first: bool, strict: bool) -> None:
         self.keys = keys

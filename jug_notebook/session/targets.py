@@ -1,4 +1,4 @@
-"""What people mean by a target: an expression that gives tasks, a function's name, a key's beginning, or /regex/."""
+"""Find the tasks that a target means: an expression that gives tasks, a function name, the start of a key, /regex/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tab
 
 
 class TargetResolver:
-    """Finds the tasks that targets mean, among those of a session's notebook. ``flush`` submits what was made."""
+    """Finds the tasks of a session's notebook that targets mean. ``flush`` submits pending tasks."""
 
     def __init__(self, access: StoreAccess, flush: Callable[[], None]) -> None:
         self._access = access
@@ -32,7 +32,7 @@ class TargetResolver:
         return keys
 
     def target(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Target:
-        """Return the same as a `Target`, in which a function means its tasks of later, too."""
+        """Return the same as a `Target`, in which a function means its future tasks, too."""
         if isinstance(target, Target):
             return target
         if isinstance(target, TaskFunction):
@@ -43,7 +43,7 @@ class TargetResolver:
 
 
 def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any] | None = None) -> list[Key]:
-    """The tasks that are meant, each once. Raises NoSuchTask, which names what comes near.
+    """Return the tasks that a target means, each once. Raises NoSuchTask, which suggests similar names.
 
     Tried in this order: an object (tasks, whatever holds tasks, a task function, a `Target`); a Python expression
     that gives one, in ``namespace``; the name of a function with tasks in ``scope``; the beginning of a key as tables
@@ -75,7 +75,7 @@ def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any
 
 
 def names_in(store: Store, scope: Scope) -> list[str]:
-    """The functions that have tasks."""
+    """Return the functions that have tasks."""
     return [function.name for function in store.snapshot(scope).functions]
 
 
@@ -132,7 +132,7 @@ def _listed(target: Any) -> Any:
 
 
 def _evaluated(text: str, namespace: Mapping[str, Any]) -> Any:
-    """The expression's value; None where it isn't one, or means nothing here."""
+    """Return the value of an expression; None where it isn't one, or holds no tasks."""
     try:
         code = compile(text, "<target>", "eval")
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""Why a task isn't stored: reads it and the nearest task that is stored, and has `compare` compare them.
+"""Explain why a task isn't stored: read it and the most similar stored task, and `compare` them.
 
 What is read for one explanation is bounded, however large the store.
 """
@@ -45,7 +45,7 @@ CHAIN = 40  #: levels of needs that are followed
 
 
 class WhyQuery:
-    """One question about tasks of a store, with all that was read for it."""
+    """Explains tasks of a store; keeps what it has read for one question."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class WhyQuery:
         self._store = store
         self._signed = signed
         self._scope = scope
-        self._ignored = ignored  #: by a function's name: arguments of it that don't count
+        self._ignored = ignored  #: function name -> its arguments that keys ignore
         self._specs: dict[Key, Spec | None] = {}
         self._idents: dict[Key, bytes] = {}
         self._stored: dict[str, list[Spec]] = {}
@@ -70,7 +70,7 @@ class WhyQuery:
         self._between: dict[tuple[Key, Key], tuple[Reason, ...]] = {}
 
     def explain(self, keys: Sequence[Key]) -> list[Explanation]:
-        """Each task with the reasons why it isn't stored; of many, the first `EXPLAINED`."""
+        """Return each task (at most the first `EXPLAINED`) with the reasons why it isn't stored."""
         keys = list(dict.fromkeys(keys))[:EXPLAINED]
         self._read(keys)
         states = self._store.states(keys)
@@ -103,7 +103,7 @@ class WhyQuery:
         )
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
-        """It is stored; but there may be a former value of the same call: then the question is why that isn't used."""
+        """Explain a stored task: why an earlier value of the same call, if there is one, isn't used."""
         outcome = self._outcome(spec.key)
         if outcome is None:
             unknown = Reason(Cause.UNKNOWN, "", "what is stored for it isn't signed with the store's key")
@@ -127,7 +127,7 @@ class WhyQuery:
         for key, body in zip(wanted, self._store.specs(wanted), strict=True):
             try:
                 self._specs[key] = None if body is None else self._signed.spec(key, body)
-            except SignatureError:  # somebody else's: it is as if it weren't there
+            except SignatureError:  # signed by somebody else: treated as absent
                 self._specs[key] = None
 
     def _spec(self, key: Key) -> Spec | None:
@@ -151,7 +151,7 @@ class WhyQuery:
         return self._bundles[address]
 
     def _candidates(self, name: str) -> list[Spec]:
-        """Stored tasks of one function, the latest first: this notebook's, or where it has none, anybody's."""
+        """Return stored tasks of one function, latest first: this notebook's, or if it has none, the whole store's."""
         if name not in self._stored:
             found: list[Spec] = []
             for scope in dict.fromkeys((self._scope.notebook, None)):
@@ -169,7 +169,7 @@ class WhyQuery:
     # -- which is the nearest ------------------------------------------------------------------------------------------
 
     def _ident(self, key: Key, depth: int = CHAIN) -> bytes:
-        """Names a call whatever its code is, and that of what it needs."""
+        """Return a digest of a call that ignores its code and that of what it needs."""
         known = self._idents.get(key)
         if known is None:
             spec = self._spec(key) if depth else None
@@ -184,7 +184,7 @@ class WhyQuery:
         return known
 
     def _same_call(self, spec: Spec) -> list[Spec]:
-        """Stored tasks that are the same call, made with other code, the latest first."""
+        """Return stored tasks of the same call with other code, latest first."""
         name = template(spec.template).name
         if name not in self._calls:
             calls = self._calls[name] = {}
@@ -206,14 +206,14 @@ class WhyQuery:
         return found
 
     def _distance(self, before: Spec, now: Spec) -> int:
-        """How many arguments differ. What is heavy isn't loaded for it."""
+        """Return how many arguments differ. Large arguments are compared by their addresses, not loaded."""
         if not (self._is_light(before.arguments) and self._is_light(now.arguments)):
             return _payload_distance(before.arguments, now.arguments)
         was, is_now = self._named(before), self._named(now)
         return sum(was.get(name) != is_now.get(name) or is_now.get(name) is None for name in {**was, **is_now})
 
     def _is_light(self, payload: Payload) -> bool:
-        """Are its blobs small? Classes that travel are such."""
+        """Return whether its blobs are small enough to read (those of classes are)."""
         for address in payload.buffers:
             if address not in self._sizes:
                 if self._left <= 0:
@@ -234,7 +234,7 @@ class WhyQuery:
         return self._digests[spec.key]
 
     def _bound(self, spec: Spec) -> dict[str, Any] | None:
-        """The arguments by name; None where they can't be had here."""
+        """Return the arguments by name; None where they can't be decoded here."""
         if spec.key not in self._arguments:
             self._arguments[spec.key] = self._decoded(spec)
         return self._arguments[spec.key]
@@ -278,7 +278,7 @@ class WhyQuery:
         return compare.code_reasons(was.parts, is_now.parts, *texts)
 
     def _module_texts(self, bundle: FunctionBundle) -> dict[str, str]:
-        """The texts of project modules that count whole."""
+        """Return the source texts of project modules that count as a whole."""
         found = {}
         for label in bundle.parts:
             kind, _, name = label.partition(" ")
@@ -312,7 +312,7 @@ class WhyQuery:
         }
 
     def _upstream_reasons(self, before: Spec, now: Spec, depth: int) -> list[Reason]:
-        """The same calls that it needs, of other code: what changed there."""
+        """Return what changed in the needs that are the same calls with other code."""
         known = set(before.needs)
         fresh = [need for need in now.needs if need not in known]
         if not fresh:
@@ -329,8 +329,8 @@ class WhyQuery:
     def _of_need(self, former: Key, need: Key, depth: int) -> tuple[Reason, ...]:
         if (former, need) not in self._between:
             before, now = self._spec(former), self._spec(need)
-            assert before is not None, "what has an ident of its own was read"
-            assert now is not None, "what has an ident of its own was read"
+            assert before is not None, "a task with a digest of its own was read"
+            assert now is not None, "a task with a digest of its own was read"
             name = template(now.template).name
             self._between[former, need] = compare.once(
                 reason if reason.of else msgspec.structs.replace(reason, of=name)
@@ -346,30 +346,28 @@ class WhyQuery:
         if state is not State.FAILED:
             return []
         outcome = self._outcome(key)
-        error = outcome.error if isinstance(outcome, Failed) else "no details are known"
         at = 0.0 if outcome is None else outcome.run.started + outcome.run.duration
-        return [Reason(Cause.FAILED, "failed", f"failed: {error}", at=at)]
+        return [Reason(Cause.FAILED, "failed", f"failed: {_error_of(outcome)}", at=at)]
 
     def _need_reasons(self, spec: Spec, state: State) -> list[Reason]:
-        """The tasks it needs that aren't stored; for one that is blocked, those at fault."""
+        """Return the needs that aren't stored; for a blocked task, those that block it."""
         if state not in (State.WAITING, State.BLOCKED):
             return []
         absent: dict[tuple[str, str], list[str]] = {}
         states = self._store.states(spec.needs)
-        culprits = self._store.blocking_tasks(spec.needs)
+        blocking_tasks = self._store.blocking_tasks(spec.needs)
         ends = self._store.invalidations(spec.needs)
         self._read(spec.needs)
-        for need, how, culprit, end in zip(spec.needs, states, culprits, ends, strict=True):
-            if how is State.FINISHED or (state is State.BLOCKED and how not in (State.FAILED, State.BLOCKED)):
+        for need, state_of, blocking, end in zip(spec.needs, states, blocking_tasks, ends, strict=True):
+            if state_of is State.FINISHED or (state is State.BLOCKED and state_of not in (State.FAILED, State.BLOCKED)):
                 continue
-            blamed = need if how is State.FAILED else culprit
+            failed = need if state_of is State.FAILED else blocking
             why = ""
-            if blamed is not None:
-                failed = self._outcome(blamed)
-                said = failed.error if isinstance(failed, Failed) else "no details are known"
-                why = f"failed: {said}" if blamed == need else f"needs {self._call(blamed)}, which failed: {said}"
+            if failed is not None:
+                error = _error_of(self._outcome(failed))
+                why = f"failed: {error}" if failed == need else f"needs {self._call(failed)}, which failed: {error}"
             elif end is not None:
-                why = _said(end)
+                why = _cause_of(end)
             above = self._spec(need)
             name = need[:8] if above is None else template(above.template).name
             absent.setdefault((name, why), []).append(self._call(need))
@@ -381,7 +379,7 @@ class WhyQuery:
 
 
 class Need:
-    """Stands in arguments where a task's value would be: the same call is the same, whatever its code."""
+    """Stands in arguments for the value of a task. Equal calls are equal, whatever their code."""
 
     __slots__ = ("call", "ident")
 
@@ -404,15 +402,19 @@ _ALIKE = Reason(
 
 
 def _steps(steps: Iterable[tuple[str, Any]]) -> str:
-    said = {"item": "[{!r}]", "call": " | {}", "unloaded": ", not loaded"}
-    return "".join(said[verb].format(getattr(what, "__name__", what)) for verb, what in steps)
+    formats = {"item": "[{!r}]", "call": " | {}", "unloaded": ", not loaded"}
+    return "".join(formats[verb].format(getattr(what, "__name__", what)) for verb, what in steps)
+
+
+def _error_of(outcome: Outcome | None) -> str:
+    return outcome.error if isinstance(outcome, Failed) else "no details are known"
 
 
 def _payload_distance(before: Payload, now: Payload) -> int:
     return (before.data != now.data) + len(set(before.buffers) ^ set(now.buffers))
 
 
-def _said(end: Invalidation) -> str:
+def _cause_of(end: Invalidation) -> str:
     if end.why is Why.LOST:
         return "its stored value was lost (missing or damaged)"
     if end.why is Why.RETRY:
@@ -421,7 +423,7 @@ def _said(end: Invalidation) -> str:
 
 
 def _ended(end: Invalidation | None) -> list[Reason]:
-    return [] if end is None else [Reason(Cause.INVALIDATED, "invalidated", _said(end), at=end.at)]
+    return [] if end is None else [Reason(Cause.INVALIDATED, "invalidated", _cause_of(end), at=end.at)]
 
 
 def _foreign(spec: Spec) -> list[Reason]:

@@ -184,7 +184,7 @@ class Workers:
     ) -> int:
         """Run tasks in this process, one by one, until none is left that can run. Return how many ran.
 
-        What they print is shown, and stored. Without ``keep_going`` it ends with the first that fails for good.
+        What they print is displayed and stored. Without ``keep_going`` it ends with the first that fails for good.
         ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C; the running task is given back.
         """
         self._targets.flush()

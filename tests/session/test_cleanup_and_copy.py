@@ -80,10 +80,10 @@ def test_what_a_changed_function_no_longer_wants_goes_and_what_is_wanted_stays(s
         session.end_cell()
         new.result()
     before = blobs(session)
-    told = session.cleanup(dry_run=True)
-    assert told.functions["f"][0] == told.tasks == 3
-    assert "would remove 3 tasks" in str(told)
-    assert str(told).startswith("f  3 tasks, ")
+    report = session.cleanup(dry_run=True)
+    assert report.functions["f"][0] == report.tasks == 3
+    assert "would remove 3 tasks" in str(report)
+    assert str(report).startswith("f  3 tasks, ")
     assert blobs(session) == before
     assert session.cleanup(0.0).tasks == 3
     assert before - blobs(session) == 3, "the results: the function could still be called"
@@ -128,8 +128,8 @@ def test_a_run_that_others_have_taken_over_stays_with_its_value(session):
         again.result()
         assert again.provenance()["reused from"] == first.key
         session.access.store.request([first.key, needed.key], Origin(session.access.user, session.notebook), False)
-        told = session.cleanup(0.0)
-        assert list(told.functions) == ["one"]
+        report = session.cleanup(0.0)
+        assert list(report.functions) == ["one"]
         assert len(again.result()) == 100_001
     assert session.results.states([again.key]) == [State.FINISHED]
 
@@ -293,8 +293,8 @@ def study(session: jn.Session) -> dict[str, Any]:
 
 def test_a_copy_has_all_and_twice_is_once(session, store_url, other_url, tmp_path):
     made = study(session)
-    told = jn.copy(store_url, other_url)
-    assert (told.tasks, told.new, told.failures) == (12, 12, 1)
+    report = jn.copy(store_url, other_url)
+    assert (report.tasks, report.new, report.failures) == (12, 12, 1)
     source, target = session.access.store, open_store(other_url)
     assert pictured(target) == pictured(source)
     again = jn.copy(store_url, other_url)
@@ -380,12 +380,12 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
         assert session.accept(old).bound == 1
         source = session.access.store
         keys = [view.key for view in source.tasks()]
-        told = jn.copy("first", there)
-        assert (told.lost, told.refused, told.new) == (0, 0, len(keys))
-        assert told.size > 40 << 20
+        report = jn.copy("first", there)
+        assert (report.lost, report.refused, report.new) == (0, 0, len(keys))
+        assert report.size > 40 << 20
         back = jn.copy(there, "last")
         assert (back.lost, back.refused, back.new) == (0, 0, len(keys))
-        assert (back.results, back.failures) == (told.results, told.failures)
+        assert (back.results, back.failures) == (report.results, report.failures)
         server, last = open_store(there), open_store("last")
         assert pictured(server) == pictured(source)
         assert pictured(last) == pictured(source)
@@ -417,7 +417,7 @@ def test_there_and_back_again_through_a_server(redis_server, tmp_path, monkeypat
         jn.definitions.clear()
 
 
-def test_acceptances_are_copied_with_who_said_so(session, store_url, other_url):
+def test_acceptances_are_copied_with_who_accepted(session, store_url, other_url):
     f = define("def f(x): return x + 1")
     with working(session):
         f(1).result()
@@ -428,8 +428,8 @@ def test_acceptances_are_copied_with_who_said_so(session, store_url, other_url):
     assert pictured(open_store(other_url)) == pictured(session.access.store)
     other = jn.Session(other_url, notebook=session.notebook)
     try:
-        told = other.resolve(made.key)[0].provenance()
-        assert told["accepted by"] == system.user()
+        report = other.resolve(made.key)[0].provenance()
+        assert report["accepted by"] == system.user()
         assert made.result() == 2
     finally:
         other.close()
@@ -499,15 +499,15 @@ def test_a_copy_may_be_cut_off_anywhere_and_is_taken_up(session, store_url, othe
     assert number > 12
 
 
-def test_a_lost_value_is_told_and_computed_again_in_the_copy(session, store_url, other_url):
+def test_a_lost_value_is_reported_and_computed_again_in_the_copy(session, store_url, other_url):
     f = define("def f(x): return bytes(100_000)")
     with working(session):
         made = f(1)
         made.result()
     [held] = session.access.store.outcomes([made.key])
     lose(session.access.store, addresses_in(held.body))
-    told = jn.copy(store_url, other_url)
-    assert (told.results, told.lost) == (0, 1)
+    report = jn.copy(store_url, other_url)
+    assert (report.results, report.lost) == (0, 1)
     assert open_store(other_url).states([made.key]) == [State.READY]
 
 

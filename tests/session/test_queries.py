@@ -67,10 +67,10 @@ def test_tasks_run_here_one_after_another_until_nothing_is_left(session, cell, c
 def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     cell["walk"](1)
     answer = cell["total"]([cell["load"](1)])
-    told = jn.execute(3, dry_run=True, target=answer)
-    assert repr(told).startswith("2 to run, 0 stored\n")
-    assert "3 workers would be started; nothing was started" in repr(told)
-    assert (told.alive(), told.groups) == (0, ())
+    info = jn.execute(3, dry_run=True, target=answer)
+    assert repr(info).startswith("2 to run, 0 stored\n")
+    assert "3 workers would be started; nothing was started" in repr(info)
+    assert (info.alive(), info.groups) == (0, ())
     with pytest.raises(jn.LaunchError, match="look into an executor"):
         jn.execute(dry_run=True, on=object())
     crew = jn.execute(here=True, target=answer)
@@ -155,7 +155,7 @@ def test_equal_values_verify(session, cell):
     assert repr(jn.verify(cell["walk"].map([1]))) == "nothing to verify: none of these is finished"
 
 
-def test_a_value_that_comes_out_otherwise_is_told(session, cell, tmp_path):
+def test_a_value_that_comes_out_otherwise_is_reported(session, cell, tmp_path):
     @jn.task
     def age(path):
         return int(open(path).read())
@@ -212,9 +212,9 @@ def test_history_tells_of_attempts_that_no_longer_count(session, cell):
     session.run_here()
     value.invalidate()
     session.run_here()
-    told = [(run.name, run.state.value, run.fate, run.message) for run in reversed(jn.history())]
+    info = [(run.name, run.state.value, run.fate, run.message) for run in reversed(jn.history())]
     wrong = "ZeroDivisionError: division by zero"
-    assert told == [
+    assert info == [
         ("divide", "failed", "tried again", wrong), ("divide", "failed", "", wrong),
         ("walk", "finished", "dropped", "int 2"), ("walk", "finished", "", "int 2"),
     ]  # fmt: skip
@@ -227,14 +227,14 @@ def test_provenance_is_plain_data_with_all_that_went_in(session, cell):
     answer = cell["total"](rows)
     with working(session):
         answer.result(timeout=20)
-    told = json.loads(json.dumps(answer.provenance()))
-    assert (told["name"], told["state"], told["value"]["summary"]) == ("total", "finished", "int 3")
-    assert told["needs"] == [row.key for row in rows]
-    assert set(told["upstream"]) == set(told["needs"])
-    assert told["upstream_complete"]
-    assert told["upstream"][rows[1].key]["run"]["host"]
-    assert told["run"]["duration"] >= 0
-    assert "function total" in told["parts"]
+    info = json.loads(json.dumps(answer.provenance()))
+    assert (info["name"], info["state"], info["value"]["summary"]) == ("total", "finished", "int 3")
+    assert info["needs"] == [row.key for row in rows]
+    assert set(info["upstream"]) == set(info["needs"])
+    assert info["upstream_complete"]
+    assert info["upstream"][rows[1].key]["run"]["host"]
+    assert info["run"]["duration"] >= 0
+    assert "function total" in info["parts"]
     assert cell["walk"](5).provenance()["run"] is None
 
 
@@ -242,6 +242,6 @@ def test_provenance_of_a_long_chain_is_bounded(session, cell):
     step = cell["walk"](0)
     for _ in range(1100):
         step = cell["walk"](step)
-    told = step.provenance()
-    assert len(told["upstream"]) == 1000
-    assert not told["upstream_complete"]
+    info = step.provenance()
+    assert len(info["upstream"]) == 1000
+    assert not info["upstream_complete"]

@@ -201,13 +201,13 @@ def test_accepted_results_of_former_code_serve_without_a_run_and_undone_they_do_
     f = define("def f(x): z = 1 + x; return z", "f")
     tasks = f.map(range(4))
     above = [g(t) for t in tasks]
-    told = session.accept(f, dry_run=True)
-    assert (told.bound, told.without) == (3, 1)
+    report = session.accept(f, dry_run=True)
+    assert (report.bound, report.without) == (3, 1)
     assert tasks[0].state is State.READY
-    told = session.accept(f)
-    assert str(told).startswith("accepted 3 results, from ")
-    assert set(told.sources) == {task.key for task in before}
-    assert str(told).endswith("1 task had no previous result")
+    report = session.accept(f)
+    assert str(report).startswith("accepted 3 results, from ")
+    assert set(report.sources) == {task.key for task in before}
+    assert str(report).endswith("1 task had no previous result")
     assert jn.value(tasks[:3]) == [1, 2, 3]
     assert jn.value(above[:3]) == [2, 4, 6]
     where = tasks[0].provenance()

@@ -396,9 +396,9 @@ def test_a_failure_tells_what_where_and_why(session):
             task.result()
         with pytest.raises(jn.TaskFailed, match=r"g\(x=f\(x=3\)\) needs a task that failed"):
             needy.result()
-    told = str(caught.value)
+    message = str(caught.value)
     for part in ("f(x=3)", "KeyError: 3", "raise KeyError(x)", "pid"):
-        assert part in told
+        assert part in message
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.failure.kind == "raised"
     assert isinstance(task.exception(), KeyError)
@@ -429,7 +429,7 @@ def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(sessi
     assert "and 149 more like it" in repr(session.status())
 
 
-def test_kinds_of_failures_that_were_told_keep_their_place(session):
+def test_kinds_of_failures_that_were_listed_keep_their_place(session):
     f = define("def f(word):\n    raise ValueError(word)")
     words = [f"{a}{b}" for a in "abcdef" for b in "uvwxyz"]
     with working(session):
@@ -497,7 +497,7 @@ def forget(session: jn.Session, addresses: list[str]) -> None:
             del store._blobs[address]
     elif session.url.startswith("unix:"):
         for address in addresses:
-            assert store._link.do("DEL", store._link.key(f"v:{address}")) == 1
+            assert store._connection.command("DEL", store._connection.key(f"v:{address}")) == 1
     else:
         for address in addresses:
             for path in Path(store.folder, "blobs").rglob("*"):
@@ -539,8 +539,8 @@ def test_a_target_is_an_expression_a_name_a_key_or_a_pattern(session):
     assert keys("/fit|predict/") == every | {guess.key}
     assert session.resolve("predict")[0].dependencies()[0] == models[0]
     refusals = {"predit": "did you mean predict", "/[/": "regular expression", "zzz": "There are tasks of"}
-    for wrong, told in refusals.items():
-        with pytest.raises(jn.NoSuchTask, match=told):
+    for wrong, message in refusals.items():
+        with pytest.raises(jn.NoSuchTask, match=message):
             session.resolve(wrong, space)
     with pytest.raises(jn.NoSuchTask, match="holds no task"):
         session.resolve(3)
@@ -594,7 +594,7 @@ def test_cancel_takes_back_what_has_not_started(session):
     assert f(0).state is State.READY
 
 
-def test_the_listing_and_the_log_tell_what_tasks_said(session, capsys):
+def test_the_listing_and_the_log_have_what_tasks_printed(session, capsys):
     f = define("def f(x):\n    return [x] * 3")
     tasks = f.map(range(60))
     with working(session):
@@ -606,10 +606,10 @@ def test_the_listing_and_the_log_tell_what_tasks_said(session, capsys):
     assert "50 more" in repr(listing)
     assert "<" in listing._repr_html_()
     assert [view.args_repr for view in session.tasks("f", state="finished", limit=2)] == ["x=0", "x=1"]
-    told = session.log("f")
-    assert "f(x=0) · finished" in told
-    assert "40 more" in told
-    assert repr(told) == str(told)
+    message = session.log("f")
+    assert "f(x=0) · finished" in message
+    assert "40 more" in message
+    assert repr(message) == str(message)
     assert "40 tasks before" in session.log()
     with pytest.raises(jn.NoSuchTask, match="no worker on host"):
         session.log(host="nowhere")

@@ -100,7 +100,7 @@ def test_an_invalidated_task_says_by_whom_and_so_does_what_needs_it(session):
     assert f"needs f(n=1), which isn't stored: invalidated by {getpass.getuser()}" in lines(above)
 
 
-def test_a_lost_value_is_told_from_an_invalidated_one(session):
+def test_a_lost_value_is_distinguished_from_an_invalidated_one(session):
     task = define("def f(n): return n")(1)
     compute(session, task)
     session.access.store.invalidate([task.key], Why.LOST, "ann")
@@ -128,7 +128,7 @@ def test_a_task_of_another_python_says_so(session, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "told"),
+    ("before", "now", "expected"),
     [
         ("f(3)", "f(4)", ["argument `n`: 3 → 4"]),
         ("f(3)", "f(n=3, k=5)", ["argument `k`: 2 (default) → 5"]),
@@ -143,18 +143,18 @@ def test_a_task_of_another_python_says_so(session, monkeypatch):
         ("f(Point(1, 2))", "f(Point(1, 3))", ["argument `n`.y: 2 → 3"]),
     ],
 )  # fmt: skip
-def test_an_argument_is_told_down_to_the_item(session, before, now, told):
+def test_an_argument_is_reported_down_to_the_item(session, before, now, expected):
     run_cell("import dataclasses\n@dataclasses.dataclass\nclass Point:\n    x: int\n    y: int")
     NOTEBOOK.update(np=np, BIG=np.zeros(99_999))
     f = define("def f(n, k=2): return n")
     NOTEBOOK["f"] = f
     compute(session, eval(before, NOTEBOOK))
     found = lines(eval(now, NOTEBOOK))
-    if told is None:
+    if expected is None:
         assert len(found) == 1
         assert len(found[0]) < 200
     else:
-        assert found == told
+        assert found == expected
 
 
 def test_an_argument_of_an_edited_class_says_so(session):
@@ -175,20 +175,20 @@ def test_the_nearest_has_the_fewest_other_arguments(session):
     assert "compared with f(a=1, b=2, c=9), the most similar stored call" in repr(why)
 
 
-def test_an_argument_that_does_not_count_is_not_told(session):
+def test_an_argument_that_does_not_count_is_not_reported(session):
     f = define("def f(n, loud): return n", ignore=("loud",))
     compute(session, f(3, True))
     assert lines(f(4, False)) == ["argument `n`: 3 → 4"]
 
 
-def test_an_argument_that_is_a_task_is_told_as_its_call(session):
+def test_an_argument_that_is_a_task_is_reported_as_its_call(session):
     f, g = define("def f(n): return n"), define("def g(x): return x", "g")
     compute(session, g(f(1)))
     assert "argument `x`: f(n=1) → f(n=2)" in lines(g(f(2)))
     assert "argument `x`: f(n=1) → f(n=1)[0]" in lines(g(f(1)[0]))
 
 
-def test_arguments_that_cannot_be_decoded_here_are_told_in_short(session, monkeypatch):
+def test_arguments_that_cannot_be_decoded_here_are_reported_in_short(session, monkeypatch):
     f = define("def f(n): return n")
     compute(session, f((1, 2)))
     task = f((1, 3))
@@ -224,7 +224,7 @@ def f(n, k=2):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told", "diff"),
+    ("old", "new", "expected", "diff"),
     [
         ("ALPHA = 0.1", "ALPHA = 0.2", "global `ALPHA`: 0.1 → 0.2", ""),
         ('"rate": 0.1', '"rate": 0.2', "global `CONFIG`: {'rate': 0.1, ", ""),
@@ -238,11 +238,11 @@ def f(n, k=2):
         ("ALPHA * k", "BETA * k", "now uses `BETA`, which isn't defined", ""),
     ],
 )
-def test_each_part_of_the_code_is_told_by_its_name(session, old, new, told, diff):
+def test_each_part_of_the_code_is_reported_by_its_name(session, old, new, expected, diff):
     compute(session, define(CELL)(4))
     assert CELL.count(old) == 1
     task = define(CELL.replace(old, new))(4)
-    [reason] = [reason for reason in task.why().reasons if told in reason.line]
+    [reason] = [reason for reason in task.why().reasons if expected in reason.line]
     assert diff in reason.diff
     assert "compared with the stored value of this call" in repr(task.why())
 
@@ -254,7 +254,7 @@ def test_a_comment_or_docstring_is_not_in_a_diff(session):
     assert reason.diff == " def norm(x):\n-    return x / 2\n+    return x / 3"
 
 
-def test_a_version_is_told_as_such(session):
+def test_a_version_is_reported_as_such(session):
     compute(session, define("def f(n): return n", version="1")(4))
     assert lines(define("def f(n): return -n", version="2")(4)) == ["version: '1' → '2'"]
     assert lines(define("def f(n): return -n")(4)) == ["version: '1' → none"]
@@ -314,7 +314,7 @@ def test_a_list_is_summed_up(session):
     assert repr(jn.TaskList().why()) == "no tasks"
 
 
-def test_arguments_of_many_are_told_by_name_and_an_example(session):
+def test_arguments_of_many_are_reported_by_name_and_an_example(session):
     f = define("def f(n): return n")
     compute(session, f(100))
     assert repr(f.map(range(3)).why()).splitlines()[1] == "  3 × argument `n`, such as 100 → 0"
@@ -402,9 +402,9 @@ def test_many_reasons_are_cut():
 
 def test_a_long_diff_is_cut():
     before = "\n".join(map(str, range(100)))
-    shown = compare.difference(before, before.replace("\n", "\n1")).splitlines()
-    assert len(shown) == compare.DIFF
-    assert "more lines" in shown[-1]
+    lines = compare.difference(before, before.replace("\n", "\n1")).splitlines()
+    assert len(lines) == compare.DIFF
+    assert "more lines" in lines[-1]
 
 
 VALUES = st.recursive(
