@@ -198,7 +198,7 @@ def test_arguments_that_cannot_be_decoded_here_are_reported_in_short(session, mo
     def fails(*_: Any) -> Any:
         raise ModuleNotFoundError("no such module here")
 
-    monkeypatch.setattr(codec, "look_at_call", fails)
+    monkeypatch.setattr(codec, "inspect_call", fails)
     assert lines(task) == ["arguments: n=(1, 2) → n=(1, 3)"]
 
 
