@@ -107,7 +107,7 @@ def uncollected() -> Iterator[None]:
 Item = TypeVar("Item")
 
 
-def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def batched(items: Sequence[Item], size: int = 1000) -> Iterator[Sequence[Item]]:
     """Yield ``items`` in slices of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -116,7 +116,7 @@ def _add_copy(parser: Parser) -> None:
 
 
 def _copy(arguments: Arguments) -> int:
-    from jug_notebook.session.copy import copy
+    from jug_notebook.session.maintenance import copy
 
     def progress(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} tasks", end="\n" if done == total else "", file=sys.stderr, flush=True)
@@ -127,11 +127,13 @@ def _copy(arguments: Arguments) -> int:
 
 def _pack(arguments: Arguments) -> int:
     from jug_notebook.render import size
+    from jug_notebook.session.access import short_url
+    from jug_notebook.store import open_store
 
-    session = session_of(arguments.of)
-    saved, url = session.access.store.compact(), session.display_url
+    store = open_store(existing(arguments.of.url))  # no session: this needs no key
+    saved, url = store.compact(), short_url(store, Path.cwd())
     print(f"{url} takes {size(saved)} less" if saved else f"{url} is as small as it gets")
-    session.close()
+    store.close()
     return 0
 
 

@@ -14,7 +14,7 @@ from jug_notebook.codec import Seal
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, WorkerInfo
 from jug_notebook.store import Store, open_store, split
-from jug_notebook.store.file import sharing
+from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.signed import SignedReader, secret_of
 
 if TYPE_CHECKING:
@@ -62,17 +62,17 @@ def open_access(
     """Open the store at ``url`` (a relative path is taken from ``folder``). Raises StoreError."""
     store = open_store(resolve_url(url, folder), clock)
     if shared is not None:
-        sharing.join(store, shared, lambda: _secret(store))
+        join_shared(store, shared, lambda: _secret(store))
     seal = Seal(_secret(store), store.id)
     signed = SignedReader(store, seal)
     process = system.me("session", clock)
     return StoreAccess(
-        store, seal, signed, clock, process, system.user(), notebook, folder, read_only, _display_url(store, folder)
+        store, seal, signed, clock, process, system.user(), notebook, folder, read_only, short_url(store, folder)
     )
 
 
 def _secret(store: Store) -> bytes:
-    advice = sharing.advice(store)
+    advice = sharing_advice(store)
     try:
         return secret_of(store, make=not advice)
     except StoreError:
@@ -81,7 +81,8 @@ def _secret(store: Store) -> bytes:
         raise
 
 
-def _display_url(store: Store, folder: Path) -> str:
+def short_url(store: Store, folder: Path) -> str:
+    """Return a store's URL for people, relative to ``folder`` where it is inside."""
     scheme, rest = split(store.url)
     if scheme == "file" and Path(rest).is_relative_to(folder):
         return f"file:{Path(rest).relative_to(folder)}"

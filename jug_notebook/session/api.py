@@ -1,22 +1,84 @@
-"""The verbs of ``jug_notebook`` as plain functions: each acts on the session in use."""
+"""The session in use: `connect` to a store, and the verbs of ``jug_notebook`` as functions that act on that session."""
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from jug_notebook.session.access import resolve_url
-from jug_notebook.session.connection import current, using
-from jug_notebook.session.session import Session
+from jug_notebook.errors import ChangedInCell, StoreError
+from jug_notebook.session.access import notebook_folder, notebook_path, resolve_url
+from jug_notebook.session.session import OPEN_SESSIONS, Session
+from jug_notebook.store import absolute
+from jug_notebook.task import context
 
 if TYPE_CHECKING:
-    from jug_notebook.session.copy import Copied
+    from jug_notebook.session.maintenance import Copied
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_current: Session | None = None
+
+
+def connect(
+    url: str | Path = "jugdata",
+    *,
+    shared: str | None = None,
+    notebook: str | Path | None = None,
+    headless: bool = False,
+) -> Session:
+    """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
+
+    ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
+    of their own. They can run code as each other.
+
+    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
+    reading theirs. Connecting twice is one session.
+    Raises StoreError.
+    """
+    global _current
+    path = notebook_path(notebook)
+    before = _current
+    if before is not None and not before.closed:
+        before.submissions.flush()
+        same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
+        if same and shared is None:
+            before.workers.headless = before.workers.headless or headless
+            context.set_current(before)
+            return before
+    _current = Session(url, notebook=notebook, headless=headless, shared=shared)
+    context.set_current(_current)
+    return _current
+
+
+def current() -> Session:
+    """The session in use; the first need connects to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
+    if _current is None or _current.closed:
+        return connect(os.environ.get("JUG_STORE") or "jugdata")
+    return _current
+
+
+def using() -> Session | None:
+    """The session in use, where there is one; asking makes none."""
+    return None if _current is None or _current.closed else _current
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(OPEN_SESSIONS):
+        try:
+            session.close()
+        except (StoreError, OSError, ChangedInCell) as error:
+            print(f"jug_notebook: the session of {session.display_url} could not be closed: {error}", file=sys.stderr)
+
+
+context.on_first_need(current)
 
 
 def _verb(method: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
@@ -59,7 +121,7 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     Relative paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results, failures, blobs
     and bytes were copied. Raises StoreError.
     """
-    from jug_notebook.session.copy import copy as copy_store
+    from jug_notebook.session.maintenance import copy as copy_store
 
     session = using()
     folder = Path.cwd() if session is None else session.folder

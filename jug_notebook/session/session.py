@@ -17,7 +17,7 @@ from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
 from jug_notebook.session.accept import Accepted, Accepting
 from jug_notebook.session.access import notebook_folder, notebook_path, open_access
-from jug_notebook.session.cleanup import Cleaned, clean
+from jug_notebook.session.maintenance import Cleaned, clean
 from jug_notebook.session.queries import Queries
 from jug_notebook.session.rerun import Rerun
 from jug_notebook.session.results import Results

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
@@ -24,6 +26,7 @@ from jug_notebook.model import (
     CurrentOutcome,
     Event,
     Forgotten,
+    FunctionView,
     Invalidated,
     Invalidation,
     Key,
@@ -45,17 +48,18 @@ from jug_notebook.model import (
     TaskView,
     Why,
     WorkerId,
+    WorkerInfo,
     WorkerLost,
+    WorkerView,
 )
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.packing import Outcome, Place
 from jug_notebook.scheduler.records import STATES, Offer, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store import Store, addresses_in
-from jug_notebook.store.views import snapshot, task_view
 from jug_notebook.system import batched
 
-BATCH = 1000  #: tasks in one event, at most
+LATELY = 60.0  #: seconds for which a dead worker is still listed
 
 
 class EventLogStore(Store, ABC):
@@ -132,7 +136,7 @@ class EventLogStore(Store, ABC):
                     finished += 1
             events: list[tuple[Event, Sequence[bytes]]] = []
             for (name, priority, python), group in new.items():
-                for part in batched(group, BATCH):
+                for part in batched(group):
                     keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
                     event = Submitted(name, priority, python, keys, needs, forms, scheduler.counter + 1)
                     events.append((event, [s.body for s in part]))
@@ -158,7 +162,7 @@ class EventLogStore(Store, ABC):
         if wanted:
             keys = queries.without_request(self._scheduler.tasks, keys, origin)
         request = Request(origin, self._scheduler.counter + 1, wanted)
-        for part in batched(keys, BATCH):
+        for part in batched(keys):
             yield Requested(request, list(part)), ()
 
     def requested(self, origin: Origin) -> list[Key]:
@@ -385,7 +389,7 @@ class EventLogStore(Store, ABC):
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         with self._updated() as scheduler:
-            for part in batched(sealed, BATCH):
+            for part in batched(sealed):
                 rows = [acceptance for acceptance, _ in part]
                 event = Accepted(
                     scheduler.counter + 1, undone, rows[0].user, rows[0].at, [a.key for a in rows],
@@ -423,7 +427,7 @@ class EventLogStore(Store, ABC):
         """Forget these tasks; submit those again that were requested in the same moment."""
         specs = dict(zip([task.key for task in going], self._read([task.spec for task in going]), strict=True))
         queues = {task.key: (task.queue, tuple(need.key for need in task.needs), task.form) for task in going}
-        for part in batched(going, BATCH):
+        for part in batched(going):
             self._record(Forgotten(self._scheduler.counter, [task.key for task in part], [task.round for task in part]))
         self.sync()
         self._poll()
@@ -436,7 +440,7 @@ class EventLogStore(Store, ABC):
         self.sync()
 
     def _addresses(self, places: Sequence[Place]) -> set[Address]:
-        return {name for part in batched(places, BATCH) for body in self._read(part) for name in addresses_in(body)}
+        return {name for part in batched(places) for body in self._read(part) for name in addresses_in(body)}
 
     # -- recording -----------------------------------------------------------------------------------------------------
 
@@ -498,3 +502,73 @@ def places_of(task: TaskRecord) -> Iterator[Place]:
     yield task.spec
     for outcome in task.outcomes:
         yield outcome[1]
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
+    outcome = scheduler.outcome(task.key)
+    if outcome is None:
+        return TaskView(task.key, task.queue.name, STATES[task.state], worker=scheduler.leases.holder(task))
+    verdict, _, worker = outcome
+    source = "" if task.reused_from is None else verdict.key
+    return TaskView(
+        task.key, task.queue.name, STATES[task.state], worker, verdict.started, verdict.duration, verdict.attempt,
+        source=source,
+    )  # fmt: skip
+
+
+def snapshot(
+    scheduler: SchedulerState,
+    processes: Sequence[tuple[WorkerInfo, bool, float]],
+    scope: Scope,
+    store: str,
+    now: float,
+) -> Snapshot:
+    """Return counts and workers. ``processes`` as `Store.processes`, ``store`` is its URL for people."""
+    reused = scheduler.reused(scope)
+    functions = []
+    for name, (counts, mean) in scheduler.counts(scope).items():
+        by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
+        functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
+    return Snapshot(
+        store=store,
+        at=now,
+        scope="whole store" if scope.notebook is None else "this notebook",
+        functions=tuple(functions),
+        workers=tuple(
+            WorkerView(_up_to_date(scheduler, info, now - age), alive, age)
+            for info, alive, age in processes
+            if info.kind == "worker" and (alive or age < LATELY)
+        ),
+        notes=tuple(dict.fromkeys(f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)),
+        starting=starting(processes),
+    )
+
+
+def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:
+    """Return the info with what the events know better: a heartbeat is up to a second old.
+
+    No event tells when a worker began what it runs now: after its last heartbeat, and after its last run had ended.
+    """
+    done = max(info.done, scheduler.settled_by.get(info.id, 0))
+    task = scheduler.leases.task_of(info.id)
+    if task is None:
+        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+    reported = scheduler.tasks.get(info.task)
+    if reported is not None and scheduler.leases.holder(reported) == info.id:
+        return msgspec.structs.replace(info, done=done)
+    since = max(heartbeat, scheduler.ended_by.get(info.id, 0.0))
+    return msgspec.structs.replace(
+        info, done=done, task=task.key, task_name=task.queue.name, since=since, progress=(0, 0)
+    )
+
+
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+    """Return how many workers the live supervisors are to run that have not started yet."""
+    wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
+    for info, alive, _ in processes:
+        if alive and info.kind == "worker" and info.supervisor in wanted:
+            wanted[info.supervisor] -= 1
+    return sum(max(0, missing) for missing in wanted.values())

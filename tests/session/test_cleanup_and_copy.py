@@ -16,8 +16,7 @@ import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.__main__ import main
 from jug_notebook.model import Display, Origin, Scope, State, Target, Why
-from jug_notebook.session.cleanup import clean
-from jug_notebook.session.copy import Copying, copy
+from jug_notebook.session.maintenance import Copying, clean, copy
 from jug_notebook.store import Store, addresses_in, open_store
 from jug_notebook.store.file import FileStore
 from jug_notebook.store.redis import RedisStore

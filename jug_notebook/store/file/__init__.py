@@ -30,9 +30,17 @@ from jug_notebook.scheduler.records import Offer
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims
-from jug_notebook.store.file.folders import length, listed, server_time, share_like
+from jug_notebook.store.file.folders import (
+    group_of,
+    identity_of,
+    length,
+    listed,
+    read_shared_key,
+    server_time,
+    share_folder,
+    share_like,
+)
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.identity import group_of, identity_of, read_shared_key, share_folder
 from jug_notebook.store.file.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher
 from jug_notebook.store.file.journal import (
     Log,

@@ -20,8 +20,8 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
+from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.folders import replace
-from jug_notebook.store.views import LATELY
 
 
 class Heartbeats:

@@ -43,10 +43,10 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import addresses_in
+from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.redis.blobs import CHUNK, Blobs
 from jug_notebook.store.redis.connection import Connection, new_waiter, packed, place
 from jug_notebook.store.redis.queries import BATCH, Queries, inputs_from, inputs_text, without_verdict
-from jug_notebook.store.views import LATELY
 from jug_notebook.system import batched
 
 SLICE = 1.0  #: seconds that an idle worker sleeps at most, in case the worker that was woken instead has died

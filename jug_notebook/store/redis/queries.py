@@ -28,8 +28,8 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
+from jug_notebook.store.event_log import LATELY, starting
 from jug_notebook.store.redis.connection import Connection, packed
-from jug_notebook.store.views import LATELY, starting
 from jug_notebook.system import batched
 
 BATCH = 500  #: tasks, with what they need, in one script

@@ -1,14 +1,16 @@
-"""Copy a store into another, of any kind: tasks, results, failures and requests, signed with the target's key.
+"""Maintain whole stores: `clean` up what is no longer needed in one, and `copy` one into another, of any kind.
 
-A copy repeats in the target what holds in the source now: a second copy adds nothing, and an interrupted one is
-completed by the next. The target counts its own rounds. Outcomes of earlier rounds are not copied, but that they were
-invalidated is: otherwise the target could reuse them through an equal run.
+A copy has tasks, results, failures and requests, signed with the target's key. It repeats in the target what holds in
+the source now: a second copy adds nothing, and an interrupted one is completed by the next. The target counts its own
+rounds. Outcomes of earlier rounds are not copied, but that they were invalidated is: otherwise the target could reuse
+them through an equal run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -35,12 +37,153 @@ from jug_notebook.model import (
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in, open_store, split
-from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template
+from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
 from jug_notebook.system import batched
 
-BATCH = 1000  #: tasks copied at once
+YOUNG = 3600.0  #: seconds for which an unreferenced blob stays: a task that needs it may be on its way
+
+Weight: TypeAlias = tuple[int, int]
+"""Tasks, and the bytes of what is stored of them, blobs left out."""
 
 Progress = Callable[[int, int], None]
+
+
+class Cleaned(msgspec.Struct, frozen=True):
+    """What a cleanup removed, or would remove; ``str`` lists it by function."""
+
+    functions: dict[str, Weight] = {}
+    blobs: int = 0
+    size: int = 0  #: bytes, of tasks and blobs
+    dry: bool = False  #: nothing was removed
+
+    @property
+    def tasks(self) -> int:
+        return sum(tasks for tasks, _ in self.functions.values())
+
+    def __str__(self) -> str:
+        if not self.tasks and not self.blobs:
+            return "nothing to clean up: all that is stored is in use"
+        lines = []
+        width = max(map(len, self.functions), default=0)
+        for name, (tasks, size) in sorted(self.functions.items(), key=lambda item: -item[1][1]):
+            lines.append(f"{name:<{width}}  {plural(tasks, 'task')}, {size_text(size)}")
+        total = f"{'would remove' if self.dry else 'removed'} {plural(self.tasks, 'task')}"
+        if self.blobs:
+            total += f" and {plural(self.blobs, 'blob')}"
+        return "\n".join([*lines, f"{total}, {size_text(self.size)}"])
+
+    __repr__ = __str__
+
+
+def clean(
+    store: Store,
+    now: float,
+    among: Collection[Key] | None = None,
+    older_than: float | None = None,
+    keep: Iterable[Address] = (),
+    dry: bool = False,
+    clock: Clock = CLOCK,
+) -> Cleaned:
+    """Delete the tasks that are no longer needed, and the blobs that nothing refers to.
+
+    A task is needed while it is requested or runs, and while another needed task depends on it or reuses its result.
+    ``among``: consider only these tasks; ``older_than``: only tasks made and run, and blobs written, more than this
+    many seconds ago (default: all tasks, and blobs older than an hour); ``keep``: blobs that are needed although
+    nothing stored refers to them; ``dry``: delete nothing. Return what was deleted, or would be.
+    """
+    began = clock.monotonic()
+    views = {view.key: view for view in store.tasks()}
+    needed = _needed(store, views)
+    going = [key for key in views if key not in needed and (among is None or key in among)]
+    if older_than is not None:
+        going = [key for key in going if not _is_young(views[key], now - older_than)]
+        made = dict(_made(store, going))
+        going = [key for key in going if made.get(key, 0.0) < now - older_than]
+    gone = set(going)
+    kept = {*keep, *_addresses(store, [key for key in views if key not in gone])}
+    again = gone & _needed(store, views)  # requested meanwhile
+    if again:
+        going = [key for key in going if key not in again]
+        kept |= _addresses(store, list(again))
+    functions: dict[str, Weight] = {}
+    for part in batched(going):
+        for key, bytes_of in zip(part, _weights(store, part), strict=True):
+            tasks, size = functions.get(views[key].name, (0, 0))
+            functions[views[key].name] = tasks + 1, size + bytes_of
+    took = clock.monotonic() - began  # a blob stored meanwhile may belong to a task that was not read
+    report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, took), dry)
+    if report.tasks and not dry:
+        store.compact()
+    return Cleaned(functions, report.blobs, report.size, dry)
+
+
+def _needed(store: Store, views: dict[Key, TaskView]) -> set[Key]:
+    found: set[Key] = {key for key, view in views.items() if view.state is State.RUNNING}
+    for origin in store.origins():
+        found.update(store.requested(origin))
+    row = [key for key in found if key in views]
+    while row:
+        following: dict[Key, None] = {}
+        for part in batched(row):
+            for spec in _specs(store, part):
+                following.update(dict.fromkeys(() if spec is None else spec.needs))
+        row = [key for key in following if key in views and key not in found]
+        found.update(row)
+    return found | {views[key].source for key in found if key in views and views[key].source}
+
+
+def _is_young(view: TaskView, since: float) -> bool:
+    return view.started + view.duration >= since
+
+
+def _made(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, float]]:
+    for part in batched(keys):
+        for key, spec in zip(part, _specs(store, part), strict=True):
+            if spec is not None:
+                yield key, spec.made
+
+
+def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
+    """Return specs without checking their signatures (nothing of them is run or displayed); None for damaged ones."""
+    found: list[Spec | None] = []
+    for body in store.specs(keys):
+        try:
+            found.append(None if body is None else unverified_spec(body))
+        except msgspec.MsgspecError:
+            found.append(None)
+    return found
+
+
+def _addresses(store: Store, keys: Sequence[Key]) -> set[Address]:
+    """Return the blobs of tasks: results, displays, arguments, functions, and the modules that came with these."""
+    found: set[Address] = set()
+    read: set[bytes] = set()
+    for part in batched(keys):
+        for body, spec in zip(store.specs(part), _specs(store, part), strict=True):
+            found |= addresses_in(body or b"")
+            if spec is not None and spec.template not in read:
+                read.add(spec.template)
+                found |= _modules(store, spec.template)
+        for held in store.outcomes(part):
+            if held is not None:
+                found |= addresses_in(held.body)
+    return found
+
+
+def _modules(store: Store, data: bytes) -> set[Address]:
+    """Return the blobs of the modules that came with a function."""
+    try:
+        return addresses_in(store.get_blob(template(data).bundle))
+    except (ValueLost, msgspec.MsgspecError):
+        return set()
+
+
+def _weights(store: Store, keys: Sequence[Key]) -> list[int]:
+    specs, helds = store.specs(keys), store.outcomes(keys)
+    return [
+        len(spec or b"") + (len(held.body) if held is not None and held.verdict.key == key else 0)
+        for key, spec, held in zip(keys, specs, helds, strict=True)
+    ]
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -98,14 +241,15 @@ def _is_there(url: str | Path) -> bool:
 
 
 class Copying:
+    """One copy of a store into another: `run` makes it."""
+
     def __init__(self, source: Store, opens: Seal, target: Store, seals: Seal, report: Progress | None = None) -> None:
         self._source, self._target = source, target
         self._signed, self._writer = SignedReader(source, opens), SignedWriter(seals)
         self._report = report or (lambda done, total: None)
         self._me = system.new_id()
-        self._by = Origin(
-            system.user(), "", f"copy of {source.id}"
-        )  # requests, while it is copied, what the source doesn't request
+        #: requests, while it is copied, what the source doesn't request
+        self._by = Origin(system.user(), "", f"copy of {source.id}")
         self._blobs: dict[Address, bool] = {}
         self._count = dict.fromkeys(("new", "results", "failures", "blobs", "size", "lost"), 0)
         self._refused: set[Key] = set()
@@ -114,18 +258,18 @@ class Copying:
         views = self._source.tasks()
         requests = {origin: self._source.requested(origin) for origin in self._source.origins()}
         wanted = {key: origin for origin, keys in requests.items() for key in keys}
-        for part in batched(self._target.requested(self._by), BATCH):  # left by an interrupted copy
+        for part in batched(self._target.requested(self._by)):  # left by an interrupted copy
             self._target.request(part, self._by, False)
         postponed: list[Key] = []
-        for start in range(0, len(views), BATCH):
-            self._report(start, len(views))
-            keys = [view.key for view in views[start : start + BATCH]]
-            unwanted = self._submit(keys, wanted)
-            postponed += self._settle(keys)
+        done = 0
+        for part in batched([view.key for view in views]):
+            self._report(done, len(views))
+            done += len(part)
+            unwanted = self._submit(part, wanted)
+            postponed += self._settle(part)
             self._target.request(unwanted, self._by, False)
         for origin, keys in requests.items():
-            known = [key for key in keys if key not in self._refused]
-            for part in batched(known, BATCH):
+            for part in batched([key for key in keys if key not in self._refused]):
                 self._target.request(part, origin, True)
         self._settle_rest(postponed, views)
         self._repeat_doubts(views)
@@ -255,19 +399,16 @@ class Copying:
 
     def _settle_rest(self, keys: Sequence[Key], views: Sequence[TaskView]) -> None:
         """Copy outcomes that had to wait, in order; then acceptances; then what isn't reused, as the task's own."""
-        left = list(keys)
-        while left:
-            before = len(left)
-            left = self._settle(left)
-            if len(left) == before:
-                break
-        for part in batched([view.key for view in views], BATCH):
+        left = self._settle_all(keys, own=True)
+        for part in batched([view.key for view in views]):
             self._accept(part)
-        while left:
-            before = len(left)
-            left = self._settle(left, own=False)
-            if len(left) == before:
-                break
+        self._settle_all(left, own=False)
+
+    def _settle_all(self, keys: Sequence[Key], own: bool) -> Sequence[Key]:
+        """Settle as long as each round leaves fewer tasks. Return those left."""
+        while keys and len(left := self._settle(keys, own)) < len(keys):
+            keys = left
+        return keys
 
     # -- what people declared ------------------------------------------------------------------------------------------
 
@@ -314,12 +455,9 @@ class Copying:
     def _repeat_doubts(self, views: Sequence[TaskView]) -> None:
         """Invalidate results that tasks reuse in the target but that were invalidated in the source."""
         unfinished = [view.key for view in views if view.state is not State.FINISHED and view.key not in self._refused]
-        for part in batched(unfinished, BATCH):
+        for part in batched(unfinished):
             wrong = [key for key, doubt in zip(part, self._wrong(part), strict=True) if doubt]
             rows = zip(wrong, self._target.outcomes(wrong), strict=True)
             reused = [key for key, held in rows if held is not None and held.verdict.key != key]
             if reused:
                 self._target.invalidate(reused, Why.DIRECT, system.user())
-
-
-__all__ = ["Copied", "Copying", "copy"]
