@@ -274,11 +274,11 @@ def _definers(cells: Sequence[Cell], name: str, before: int) -> list[int]:
 
 _KEYS = """
 import argparse, json, sys
-from jug_notebook.compat import commands
+from jug_notebook.compat import loading
 from jug_notebook.compat.jug.task import alltasks
 given = argparse.Namespace(jugfile=sys.argv[1], jugdir=sys.argv[2], user_args=[])
 out, sys.stdout = sys.stdout, sys.stderr
-with commands.loaded(commands.settled("status", given), read_only=True):
+with loading.loaded(loading.settled("status", given), read_only=True):
     json.dump([task.key for task in alltasks], out)
 """
 

@@ -49,13 +49,13 @@ class ScriptMagics(Magics):
 
         Where the script stops at a barrier, run its tasks, and import it again.
         """
-        from jug_notebook.compat import import_jugfile  # loaded only when needed
+        from jug_notebook.compat.loading import import_jugfile  # loaded only when needed
 
         asked = read(self.jug_import, line)
         script = asked.jugfile
         if not Path(script).is_file():
             raise UsageError(f"{sign(self.jug_import)}: no script at {script!r}")
-        imported = import_jugfile.bring(script, asked.jugdir, asked.arguments, self.main.connect)
+        imported = import_jugfile(script, asked.jugdir, asked.arguments, self.main.connect)
         self.shell.user_ns.update(imported.names)
         names = ", ".join(imported.names) or "no names"
         states = [task.state for task in imported.tasks]

@@ -173,6 +173,15 @@ WORDS = "a store: a folder or a URL; a jugfile (.py); a notebook (.ipynb). TARGE
 TARGET = "TARGET is a function's name, a task's key or its beginning, or /regex/ on function names"
 
 
+def no_options(parser: Any) -> None:
+    """Add no options to a command's parser."""
+
+
+def explain_target(parser: Any) -> None:
+    """Add no options, and explain TARGET in the help."""
+    parser.epilog = TARGET
+
+
 def flag(parser: Any, option: str, dest: str, help: str) -> None:
     """Add an option that is None unless given, so that jugrc files count."""
     parser.add_argument(option, action="store_const", const=True, dest=dest, help=help)

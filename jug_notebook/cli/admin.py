@@ -14,21 +14,15 @@ from jug_notebook.cli import (
     Store,
     UsageError,
     existing,
+    explain_target,
     flag,
+    no_options,
     seconds,
     session_of,
     tasks_meant,
 )
 from jug_notebook.cli.jugfiles import add_selection, for_jugfile
 from jug_notebook.render import plural
-
-
-def _add_nothing(parser: Parser) -> None:
-    return
-
-
-def _add_target(parser: Parser) -> None:
-    parser.epilog = TARGET
 
 
 def _add_invalidate(parser: Parser) -> None:
@@ -224,13 +218,13 @@ COMMANDS = {
         for_jugfile("invalidate"),
     ),
     "accept": Command("keep the results of a function's previous code", _add_accept, _accept, "[STORE] TARGET"),
-    "retry": Command("try failed tasks again", _add_target, _retry, "[STORE] TARGET"),
+    "retry": Command("try failed tasks again", explain_target, _retry, "[STORE] TARGET"),
     "stop": Command("stop the workers of a store", _add_stop, _stop, "[STORE]"),
     "cleanup": Command(
         "delete unreferenced tasks and their data", _add_cleanup, _cleanup, "[STORE] [TARGET]", for_jugfile("cleanup")
     ),
     "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
-    "pack": Command("compact the store; others may go on working", _add_nothing, _pack, "[STORE]", _pack_of_jugfile),
+    "pack": Command("compact the store; others may go on working", no_options, _pack, "[STORE]", _pack_of_jugfile),
     "key": Command("bring the key of a store to another machine", _add_key, _key, "[STORE]"),
     "doctor": Command("check that workers can start, here and on other hosts", _add_doctor, _doctor, "[STORE]"),
 }

@@ -8,7 +8,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jug_notebook.cli import TARGET, Arguments, Command, Parser, Store, UsageError, flag, session_of, tasks_meant, write
+from jug_notebook.cli import (
+    TARGET,
+    Arguments,
+    Command,
+    Parser,
+    Store,
+    UsageError,
+    explain_target,
+    flag,
+    no_options,
+    session_of,
+    tasks_meant,
+    write,
+)
 from jug_notebook.cli.jugfiles import for_jugfile
 from jug_notebook.cli.watch import View, verdict, watch
 
@@ -66,10 +79,6 @@ def _put(file: str, text: str) -> None:
     sys.stdout.write(text) if file == "-" else write(Path(file), text)
 
 
-def _add_nothing(parser: Parser) -> None:
-    return
-
-
 def _check(arguments: Arguments) -> int:
     from jug_notebook import render
 
@@ -125,10 +134,6 @@ def _graph(arguments: Arguments) -> int:
     return 0
 
 
-def _add_target(parser: Parser) -> None:
-    parser.epilog = TARGET
-
-
 def _why(arguments: Arguments) -> int:
     session = session_of(arguments.of)
     why = session.queries.why(tasks_meant(session, arguments))
@@ -157,12 +162,12 @@ COMMANDS = {
     ),
     "check": Command(
         "exit status 0 if all is done, 1 if not; a line says why",
-        _add_nothing,
+        no_options,
         _check,
         "[STORE]",
         for_jugfile("check"),
     ),
-    "count": Command("how many tasks there are, by function", _add_nothing, _count, "[STORE]", for_jugfile("count")),
+    "count": Command("how many tasks there are, by function", no_options, _count, "[STORE]", for_jugfile("count")),
     "log": Command(
         "what a task printed, and why it failed; --history: who ran what when", _add_log, _log, "[STORE] [TARGET]"
     ),
@@ -170,9 +175,9 @@ COMMANDS = {
         "which functions need which, and how far each is", _add_graph, _graph, "[STORE]", for_jugfile("graph")
     ),
     "why": Command(
-        "why a task isn't stored: what changed since the nearest that is", _add_target, _why, "[STORE] TARGET"
+        "why a task isn't stored: what changed since the nearest that is", explain_target, _why, "[STORE] TARGET"
     ),
     "sleep-until": Command(
-        "wait until nothing is left to do", _add_nothing, _sleep_until, "[STORE]", for_jugfile("sleep-until")
+        "wait until nothing is left to do", no_options, _sleep_until, "[STORE]", for_jugfile("sleep-until")
     ),
 }

@@ -12,16 +12,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag
+from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag, no_options
 
 
 def for_jugfile(name: str, defaults: dict[str, Any] | None = None) -> Callable[[Arguments], int]:
     """Return what a command does for a jugfile; nothing is imported before it is called."""
 
     def run(arguments: Arguments) -> int:
-        from jug_notebook.compat import commands
+        from jug_notebook.compat import commands, loading
 
-        options = commands.settled(name, arguments, defaults)
+        options = loading.settled(name, arguments, defaults)
         options.update({"jugdir_given": arguments.jugdir is not None})
         return commands.ACTIONS[name](options)
 
@@ -39,22 +39,22 @@ def add_selection(parser: Parser, dest: str, what: str, *more: str) -> None:
 
 def users(name: str) -> Command | None:
     """Return the command that the user has written; None where there is none of that name."""
-    from jug_notebook.compat import answering
+    from jug_notebook.compat import replacing_jug
     from jug_notebook.compat.jug.subcommands import cmdapi, help_of, users_file
 
     if not users_file():
         return None
-    with answering():
+    with replacing_jug():
         found = cmdapi.load().get(name)
     if found is None:
         return None
 
     def run(arguments: Arguments) -> int:
-        from jug_notebook.compat import commands
+        from jug_notebook.compat import loading
         from jug_notebook.compat.jug.task import Task
 
-        options = commands.settled(name, arguments, found.parse_defaults())
-        with commands.loaded(options, read_only=False) as space:
+        options = loading.settled(name, arguments, found.parse_defaults())
+        with loading.loaded(options, read_only=False) as space:
             return int(found(options=options, store=Task.store, jugspace=space) or 0)
 
     return Command(help_of(found), found.parse, _needs_jugfile, "JUGFILE", run)
@@ -62,10 +62,6 @@ def users(name: str) -> Command | None:
 
 def _needs_jugfile(arguments: Arguments) -> int:
     raise UsageError("name a jugfile (.py): this command is for jugfiles only")
-
-
-def _add_nothing(parser: Parser) -> None:
-    return
 
 
 PRIMES = """\
@@ -133,7 +129,7 @@ total = reduce(add, [double(x) for x in value(doubled)])
 
 def _test(arguments: Arguments) -> int:
     """Run a small script with a barrier, in workers, and check the value that comes out."""
-    from jug_notebook.compat import commands
+    from jug_notebook.compat import commands, loading
 
     before = os.getcwd()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be leaving
@@ -141,8 +137,8 @@ def _test(arguments: Arguments) -> int:
         try:
             Path("selftest.py").write_text(SELF_TEST)
             given = argparse.Namespace(jugfile="selftest.py", jugdir="jugdata", user_args=[], execute_workers=2)
-            status = commands.ACTIONS["execute"](commands.settled("execute", given))
-            with commands.loaded(commands.settled("status", given), read_only=True) as space:
+            status = commands.ACTIONS["execute"](loading.settled("execute", given))
+            with loading.loaded(loading.settled("status", given), read_only=True) as space:
                 found = space["total"].value()
         finally:
             os.chdir(before)
@@ -180,12 +176,12 @@ def _install_skills(arguments: Arguments) -> int:
 COMMANDS = {
     "import-jugdata": Command(
         "import the results that Jug itself has stored: JUGFILE JUGDIR",
-        _add_nothing,
+        no_options,
         _needs_jugfile,
         "JUGFILE",
         for_jugfile("import-jugdata"),
     ),
-    "demo": Command("write a small jugfile to try things with", _add_nothing, _demo),
-    "test-jug": Command("run a small jugfile, to see that everything works", _add_nothing, _test),
+    "demo": Command("write a small jugfile to try things with", no_options, _demo),
+    "test-jug": Command("run a small jugfile, to see that everything works", no_options, _test),
     "install-skills": Command("write a guide to jugfiles for coding assistants", _add_install, _install_skills),
 }

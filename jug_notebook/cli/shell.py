@@ -1,15 +1,18 @@
-"""``shell``: IPython on a store, with its tasks at hand."""
+"""``shell``: IPython with the tasks of a store, or with the names of a jugfile."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.cli import Arguments, Command, Parser, existing
-from jug_notebook.cli.jugfiles import for_jugfile
+from jug_notebook.cli import Arguments, Command, existing, no_options
+from jug_notebook.errors import JugError, NoSuchTask
 
 if TYPE_CHECKING:
+    from jug_notebook.compat.jug.task import Task
     from jug_notebook.session import Session
     from jug_notebook.task.values import TaskList
 
@@ -18,10 +21,17 @@ BANNER = """\
 tasks["f"]: the tasks of a function (Tab completes) · value(x): values, at any depth · get_tasks(failed=True)
 invalidate, retry, cancel, why, log, status: of tasks or of a function's name · jn: all else · %jug_…: the magics
 """
+JUGFILE_BANNER = """\
+The names of {script}, and
+    value(t)                    the value of a task, or of what holds tasks
+    load_all()                  replaces all tasks by their values
+    invalidate(t)               compute it and what depends on it again
+    get_tasks()                 all tasks
+    get_filtered_tasks(loadable=False, failed=False, available=False)
+"""
 
 
-def _add_nothing(parser: Parser) -> None:
-    return
+# -- on a store --------------------------------------------------------------------------------------------------------
 
 
 def _shell(arguments: Arguments) -> int:
@@ -46,7 +56,7 @@ def _shell(arguments: Arguments) -> int:
 
 
 def names(session: Session) -> dict[str, Any]:
-    """What one finds in the shell. Here a function's name means its tasks in the whole store: a shell has no others."""
+    """Return the names that the shell starts with. A function's name stands for its tasks in the whole store."""
     import jug_notebook
 
     tasks = Tasks(session)
@@ -55,15 +65,15 @@ def names(session: Session) -> dict[str, Any]:
         return tasks[target] if isinstance(target, str) else target
 
     def status() -> Any:
-        """The whole store's picture."""
+        """Return the status of the whole store."""
         return session.status(all=True)
 
     def get_tasks(failed: bool = False, loadable: bool = False) -> TaskList:
-        """All tasks of the store; with ``failed`` or ``loadable`` only those that failed, or that have a value."""
+        """Return all tasks of the store; with ``failed`` or ``loadable`` only those that failed, or have a value."""
         return tasks.all(failed, loadable)
 
     def invalidate(target: Any) -> Any:
-        """Make results count for nothing, and with them whatever was computed from them."""
+        """Invalidate results: they and what depends on them will be recomputed."""
         return jug_notebook.invalidate(of(target))
 
     def retry(target: Any) -> Any:
@@ -71,30 +81,29 @@ def names(session: Session) -> dict[str, Any]:
         return jug_notebook.retry(of(target))
 
     def cancel(target: Any) -> Any:
-        """Take back tasks that have not started."""
+        """Cancel tasks that have not started."""
         return jug_notebook.cancel(of(target))
 
     def why(target: Any) -> Any:
-        """Why a task isn't stored."""
+        """Explain why a task isn't stored."""
         return jug_notebook.why(of(target))
 
     def log(target: Any) -> Any:
-        """What a task printed, and why it failed."""
+        """Return what a task printed, and why it failed."""
         return jug_notebook.log(of(target))
 
-    acts = (status, get_tasks, invalidate, retry, cancel, why, log)
+    functions = (status, get_tasks, invalidate, retry, cancel, why, log)
     more = {"jn": jug_notebook, "tasks": tasks, "value": jug_notebook.value, "bvalue": jug_notebook.bvalue}
-    return {**more, **{act.__name__: act for act in acts}}
+    return {**more, **{function.__name__: function for function in functions}}
 
 
 class Tasks(Mapping[str, Any]):
-    """The store's tasks by function; also by the beginning of a key, or by a /regex/ over names."""
+    """The store's tasks by function name, or by a target: the beginning of a key, a /regex/ over names."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def __getitem__(self, target: str) -> TaskList:
-        from jug_notebook.errors import NoSuchTask
         from jug_notebook.task.values import TaskList
 
         try:
@@ -103,6 +112,7 @@ class Tasks(Mapping[str, Any]):
             raise NoTasks(str(error)) from None
 
     def all(self, failed: bool = False, loadable: bool = False) -> TaskList:
+        """Return all tasks, or those that ``failed`` and those that have values."""
         from jug_notebook.model import State
         from jug_notebook.task.values import TaskList
 
@@ -125,12 +135,72 @@ class Tasks(Mapping[str, Any]):
 
 
 class NoTasks(KeyError):
-    """Nothing in the store is called that."""
+    """No task in the store has this name."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
+# -- on a jugfile ------------------------------------------------------------------------------------------------------
+
+
+def _shell_on_jugfile(arguments: Arguments) -> int:
+    from jug_notebook.compat import loading
+
+    options = loading.settled("shell", arguments)
+    with loading.loaded(options, read_only=False) as space:
+        from IPython.terminal.embed import InteractiveShellEmbed
+        from IPython.terminal.ipapp import load_default_config
+
+        script = options.jugfile
+        load_config: Any = load_default_config
+        make: Any = InteractiveShellEmbed
+        embedded = make(config=load_config(), banner1=JUGFILE_BANNER.format(script=script))
+        more = jugfile_names(lambda: embedded.user_ns)
+        embedded(module=sys.modules[Path(script).name.removesuffix(".py")], local_ns={**space, **more})
+    return 0
+
+
+def jugfile_names(names: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the functions that a shell adds to a script's names, which ``names()`` returns."""
+    from jug_notebook.compat.jug.task import Task, alltasks, value
+
+    def load_all() -> None:
+        """Replace each task that has a value by its value."""
+        space = names()
+        for name, held in list(space.items()):
+            if name.startswith("__") or name in functions:
+                continue
+            try:
+                space[name] = value(held)
+            except JugError as error:
+                print(f"{name}: {error}")
+
+    def invalidate(t: Task) -> None:
+        """Compute a task and what depends on it again."""
+        Task.store.session.invalidate([t])
+        t.unload()
+
+    def get_tasks(copy: bool = True) -> list[Task]:
+        """Return all tasks of the script."""
+        return alltasks[:] if copy else alltasks
+
+    def get_filtered_tasks(loadable: bool = False, failed: bool = False, available: bool = False) -> list[Task]:
+        """Return the tasks that have a value, that failed, or that could run now, as asked for."""
+        return [
+            task
+            for task in alltasks
+            if (loadable and task.can_load())
+            or (failed and task.is_failed())
+            or (available and not task.can_load() and task.can_run())
+        ]
+
+    functions: dict[str, Any] = {
+        each.__name__: each for each in (load_all, value, invalidate, get_tasks, get_filtered_tasks)
+    }
+    return functions
+
+
 COMMANDS = {
-    "shell": Command("IPython with the tasks at hand", _add_nothing, _shell, "[STORE]", for_jugfile("shell")),
+    "shell": Command("IPython with the tasks at hand", no_options, _shell, "[STORE]", _shell_on_jugfile),
 }

@@ -224,9 +224,9 @@ def _webstatus(arguments: Arguments) -> int:
 
 def _webstatus_of_jugfile(arguments: Arguments) -> int:
     """The tasks are handed in, so that the page shows them all; who runs them is seen to do it."""
-    from jug_notebook.compat import commands
+    from jug_notebook.compat import commands, loading
 
-    options = commands.settled("webstatus", arguments)
+    options = loading.settled("webstatus", arguments)
     return serve(Store(commands.submitted(options)), options.webstatus_ip, options.webstatus_port)
 
 

@@ -1,7 +1,7 @@
-"""Jug's own scripts, unmodified: while one is loaded or run, Jug's module names mean the modules of `jug` here.
+"""Runs Jug's scripts unmodified: while one is loaded or run, ``import jug`` means `jug_notebook.compat.jug`.
 
-``jug.utils`` is ``jug_notebook.compat.jug.utils`` then. A jugfile's tasks are our tasks, in our store, under our keys.
-An installed Jug is left alone: outside of `answering`, ``import jug`` means that one.
+A jugfile's tasks are tasks of ours then, in our stores, under our keys. An installed Jug is left alone: outside of
+`replacing_jug`, ``import jug`` means that one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _theirs: dict[str, ModuleType] = {}
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """Within, ``import jug`` means `jug` here. What was imported under its names before is there again afterwards."""
+def replacing_jug() -> Iterator[None]:
+    """Within, Jug's module names mean our modules; what was imported by these names before is put back afterwards."""
     global _depth
     with _lock:
         _depth += 1
         if _depth == 1:
-            _theirs.update(_take_out())
+            _theirs.update(_remove())
             sys.modules.update(_ours())
     try:
         yield
@@ -33,7 +33,7 @@ def answering() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                _take_out()
+                _remove()
                 sys.modules.update(_theirs)
                 _theirs.clear()
 
@@ -45,7 +45,8 @@ def _ours() -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"{__name__}.{name}") for name in MODULES}
 
 
-def _take_out() -> dict[str, ModuleType]:
+def _remove() -> dict[str, ModuleType]:
+    """Remove Jug's modules from `sys.modules` and return them."""
     if "jug" not in sys.modules:
         return {}
     names = [name for name in sys.modules if name == "jug" or name.startswith("jug.")]

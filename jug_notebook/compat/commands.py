@@ -1,68 +1,25 @@
-"""What the commands do for a jugfile: Jug's tables, options and exit statuses."""
+"""What the commands do for a jugfile, with Jug's tables, options and exit statuses."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jug_notebook import render
-from jug_notebook.compat import configuration, graph, jugdir, loading, shell
-from jug_notebook.compat.configuration import Options
 from jug_notebook.compat.execute import Execution
-from jug_notebook.compat.jug.task import Task, alltasks, done
+from jug_notebook.compat.jug.task import Task, Tasklet, alltasks, done
 from jug_notebook.compat.jug.utils import Matcher, prepare_matcher_from_options, print_task_summary_table
-from jug_notebook.compat.loading import BARRIER
+from jug_notebook.compat.loading import BARRIER, load, loaded, serving, settled
 from jug_notebook.errors import JugError
-from jug_notebook.model import Key, State
-from jug_notebook.session import Session
+from jug_notebook.model import FunctionView, Graph, Key, State
 
-FAILURES = 20  #: an execution ends with the tracebacks of so many failures
-
-
-# -- loading -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def loaded(options: Any, read_only: bool) -> Iterator[dict[str, Any]]:
-    """Load a script; within, its tasks can be asked. With ``read_only`` they are named and not handed in."""
-    with serving(options, read_only):
-        yield loading.load(options.jugfile, "propagate" if options.pdb else "exit")
-
-
-@contextmanager
-def serving(options: Any, read_only: bool, connect: Callable[[str], Session] | None = None) -> Iterator[None]:
-    """Within, scripts can be loaded: ``sys.argv``, the store and what they import are theirs."""
-    if not os.path.isfile(options.jugfile):
-        print(f"jug-notebook: no jugfile at {options.jugfile!r}", file=sys.stderr)
-        sys.exit(1)
-    arguments = list(options.user_args)
-    owner = "" if connect else os.path.abspath(options.jugfile)  # else the notebook begins and ends the cell
-    purpose = jugdir.Purpose(owner, " ".join(arguments), Path.cwd(), read_only, connect=connect)
-    before = sys.argv[:]
-    if options.debug:
-        os.environ[jugdir.CHECK] = "1"
-    with loading.serving(purpose):
-        sys.argv[:] = [options.jugfile, *arguments]
-        try:
-            Task.store = jugdir.Jugdir(options.jugdir)
-            yield
-        finally:
-            sys.argv[:] = before
-
-
-def settled(name: str, given: argparse.Namespace, more: dict[str, Any] | None = None) -> Any:
-    """The options of a command, all of them set."""
-    options = Options()
-    options.update(configuration.settle(vars(given), more or {}))
-    options.update({"subcommand": name, "print_out": print, "argv": None})
-    return options
-
+FAILURES = 20  #: an execution prints the tracebacks of at most this many failures
 
 # -- looking -----------------------------------------------------------------------------------------------------------
 
@@ -77,7 +34,7 @@ COLUMNS = {
 
 
 def _states() -> list[State]:
-    """Return the state of each task, one of `COLUMNS`. A task that is not handed in yet has the one it would have."""
+    """Return the state of each task, one of `COLUMNS`. A task not submitted yet: what it would be."""
     keys = [task.key for task in alltasks]
     states = _known(keys)
 
@@ -97,10 +54,6 @@ def _states() -> list[State]:
 def _known(keys: list[Key]) -> dict[Key, Any]:
     """Return the state of each task in the store, None where it doesn't know the task."""
     return dict(zip(keys, Task.store.session.queries.states(keys), strict=True)) if keys else {}
-
-
-def _finished(space: dict[str, Any]) -> bool:
-    return BARRIER not in space and done(alltasks)
 
 
 def _status(options: Any) -> int:
@@ -130,7 +83,7 @@ def _in_a_line(totals: dict[str, int], over: bool) -> str:
 
 def _check(options: Any) -> int:
     with loaded(options, read_only=True) as space:
-        return 0 if _finished(space) else 1
+        return 0 if BARRIER not in space and done(alltasks) else 1
 
 
 def _count(options: Any) -> int:
@@ -143,7 +96,7 @@ def _sleep_until(options: Any) -> int:
     with serving(options, read_only=False):
         while True:
             del alltasks[:]
-            space = loading.load(options.jugfile)
+            space = load(options.jugfile)
             keys = list(dict.fromkeys(task.key for task in alltasks))
             seen = -1
             while states := set(_known(keys).values()) - {State.FINISHED}:
@@ -181,7 +134,7 @@ def _matcher(name: str | None, pattern: str | None) -> Matcher | None:
 
 
 def _rerun(options: Any) -> list[str]:
-    """The command line of an execution like this one, in one process."""
+    """Return the command line of an execution like this one, in one process."""
     words = ["execute", "--part", "--jugdir", options.jugdir.replace("%", "%%")]
     for name in ("name", "pattern"):
         if (value := getattr(options, f"execute_{name}")) is not None:
@@ -190,7 +143,7 @@ def _rerun(options: Any) -> list[str]:
     words += ["--nr-wait-cycles", str(options.execute_nr_wait_cycles)]
     for flag in ("keep_going", "no_check_environment"):
         words += [f"--{flag.replace('_', '-')}"] * bool(getattr(options, f"execute_{flag}"))
-    words += ["--keep-failed"]  # they are tried again by the one that started these
+    words += ["--keep-failed"]  # the execution that starts these tries them again
     words += ["--debug"] * bool(options.debug)
     return [*words, options.jugfile, *(["--", *options.user_args] if options.user_args else [])]
 
@@ -202,7 +155,7 @@ def _invalidate(options: Any) -> int:
     with loaded(options, read_only=True):
         hit = {task.key for task in alltasks if matches(task.name)}
         below = set(hit)
-        for task in alltasks:  # what a task needs comes before it
+        for task in alltasks:  # dependencies come first
             if any(need.key in below for need in task.dependencies()):
                 below.add(task.key)
         if not below:
@@ -212,10 +165,10 @@ def _invalidate(options: Any) -> int:
         lost = Counter(task.name for task in alltasks if states.get(task.key) is State.FINISHED)
         Task.store.remove_many(sorted(hit))
         Task.store.retry_failed(hit)
-        if not lost:
-            options.print_out("Tasks invalidated, but no results removed")
-        else:
+        if lost:
             print_task_summary_table(options, [("Invalidated", lost)])
+        else:
+            options.print_out("Tasks invalidated, but no results removed")
     return 0
 
 
@@ -226,7 +179,7 @@ def _cleanup(options: Any) -> int:
             options.print_out(f"Removed {Task.store.retry_failed()} {what}")
             return 0
         if BARRIER in space:
-            print("nothing is removed: the script stopped at a barrier, and its tasks beyond aren't known; execute it")
+            print("nothing is removed: the script stopped at a barrier, so later tasks are unknown; execute it first")
             return 1
         options.print_out(f"Removed {Task.store.cleanup(alltasks)} objects")
         if not options.cleanup_keep_locks:
@@ -234,18 +187,8 @@ def _cleanup(options: Any) -> int:
     return 0
 
 
-def _graph(options: Any) -> int:
-    with loaded(options, read_only=True):
-        return graph.draw(alltasks, _states(), options)
-
-
-def _shell(options: Any) -> int:
-    with loaded(options, read_only=False) as space:
-        return shell.shell(space, options.jugfile)
-
-
 def _import_jugdata(options: Any) -> int:
-    from jug_notebook.compat.import_jugdata import take_over
+    from jug_notebook.compat.import_jugdata import import_values
 
     if not options.user_args:
         raise JugError("name the jugdir to import from: import-jugdata JUGFILE JUGDIR")
@@ -253,11 +196,83 @@ def _import_jugdata(options: Any) -> int:
     if not options.jugdir_given:
         options.update({"jugdir": f"{source.rstrip('/')}.jn"})
     with serving(options, read_only=False):
-        return take_over(options.jugfile, source, options)
+        return import_values(options.jugfile, source, options)
+
+
+# -- the graph of a jugfile's functions --------------------------------------------------------------------------------
+
+_COLORS = {
+    State.FAILED: ("F", "#c0392b"),
+    State.WAITING: ("W", "#7f8c8d"),
+    State.READY: ("R", "#d68910"),
+    State.RUNNING: ("A", "#2e6da4"),
+    State.FINISHED: ("C", "#2e8b57"),
+}
+
+
+def _graph(options: Any) -> int:
+    """Write ``<jugfile>.dot`` and what dot makes of it; where graphviz is not installed, ``<jugfile>.svg``."""
+    with loaded(options, read_only=True):
+        return _draw(_states(), options)
+
+
+def _draw(states: list[State], options: Any) -> int:
+    counts: dict[str, Counter[State]] = {}
+    edges: Counter[tuple[str, str]] = Counter()
+    for task, state in zip(alltasks, states, strict=True):
+        counts.setdefault(task.name, Counter())[state] += 1
+        for need in task.dependencies():
+            edges[task.name, _name(need)] += 1
+    stem = Path(options.jugfile).with_suffix("")
+    dot = stem.with_suffix(".dot")
+    dot.write_text(_dot(counts, edges, bool(options.graph_no_status)), encoding="utf-8")
+    form = options.graph_format
+    try:
+        subprocess.run(["dot", str(dot), f"-T{form}", "-o", f"{stem}.{form}"], check=True)
+    except FileNotFoundError:
+        functions = tuple(FunctionView(name, dict(count)) for name, count in counts.items())
+        graph = Graph(functions, tuple((name, need, n) for (name, need), n in edges.items()), str(stem), "this jugfile")
+        stem.with_suffix(".svg").write_text(render.svg(graph, alone=True), encoding="utf-8")
+        print(f"graphviz is not installed; the picture is {stem}.svg, the graph {dot}", file=sys.stderr)
+    except subprocess.CalledProcessError as failed:
+        print(f"dot ended with exit status {failed.returncode}; the graph is {dot}", file=sys.stderr)
+    return 0
+
+
+def _name(task: Any) -> str:
+    while isinstance(task, Tasklet):
+        task = task.base
+    return str(task.name)
+
+
+def _dot(counts: dict[str, Counter[State]], edges: Counter[tuple[str, str]], plain: bool) -> str:
+    lines = ["digraph {"]
+    for name, count in counts.items():
+        if plain:
+            lines.append(f"  {_quoted(name)}")
+            continue
+        cells = "".join(
+            f"<td><font color='{color}'><b>{count[state]}{letter}</b></font></td>"
+            for state, (letter, color) in _COLORS.items()
+        )
+        table = (
+            f"<table cellpadding='0' cellborder='0' border='0'><tr><td colspan='5'>{escape(name)}</td></tr>"
+            f"<tr>{cells}</tr></table>"
+        )
+        lines.append(f"  {_quoted(name)} [label=<{table}>]")
+    lines += [f"  {_quoted(need)} -> {_quoted(name)}" for name, need in edges]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# -- for other commands ------------------------------------------------------------------------------------------------
 
 
 def submitted(options: Any) -> str:
-    """Hand in a script's tasks; return the URL of its store."""
+    """Submit a script's tasks; return the URL of its store."""
     with loaded(options, read_only=False):
         _ = Task.store.session
         return str(Task.store.url)
@@ -270,7 +285,7 @@ def store_of(jugfile: str) -> str:
         return str(Task.store.url)
 
 
-#: what each command does for a jugfile; all get the `settled` options and return the exit status
+#: what each command does for a jugfile: a function of the `settled` options that returns the exit status
 ACTIONS: dict[str, Callable[[Any], int]] = {
     "execute": _execute,
     "status": _status,
@@ -279,7 +294,6 @@ ACTIONS: dict[str, Callable[[Any], int]] = {
     "invalidate": _invalidate,
     "cleanup": _cleanup,
     "graph": _graph,
-    "shell": _shell,
     "sleep-until": _sleep_until,
     "import-jugdata": _import_jugdata,
 }

@@ -1,6 +1,6 @@
-"""``execute`` for a jugfile: load it, run its tasks, and load it again as often as it stops at a barrier.
+"""``execute`` for a jugfile: loads it, runs its tasks, and loads it again as often as it stops at a barrier.
 
-Tasks run in this process, as Jug runs them, or in workers. Any number of executions may go on at the same time.
+Tasks run in this process, as Jug runs them, or in workers. Any number of executions may run at the same time.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 STOP_FILE = "__jug_please_stop_running.txt"
 LIMITS = ("JUG_MAX_TASKS", "JUG_MAX_HOURS", "JUG_MAX_MINUTES", "JUG_MAX_SECONDS", "JUG_EXIT_IF_FILE_EXISTS")
 LOOK = 0.25  #: seconds between two looks at workers
-LEAST = 0.2  #: seconds that one waits for others at least
+LEAST = 0.2  #: seconds to wait for others at least
 
 
 class Execution:
-    """One run of ``execute``. ``matches`` says by name which tasks are meant; None means all."""
+    """One run of ``execute``. ``matches`` selects tasks by name; None selects all."""
 
     def __init__(
         self,
@@ -52,95 +53,107 @@ class Execution:
         self._workers = workers
         self._clock = clock
         self._patience = max(LEAST, options.execute_nr_wait_cycles * options.execute_wait_cycle_time)
-        self._moved = clock.monotonic()  #: when something happened last
-        self._version = -1
+        self._changed = clock.monotonic()  #: when something last happened
+        self._version = -1  #: of the store
         self._executed: Counter[str] = Counter()
         self._loaded: Counter[str] = Counter()
         self._failed: dict[Key, None] = {}  #: in this run
         self._ended: BaseException | None = None  #: what a hook raised
         self._halted = False
         self._twins: list[tasks.Task] = []  #: equal to tasks that have run
-        self._crews: dict[Jugdir, Crew] = {}  #: that were started
+        self._crews: dict[Jugdir, Crew] = {}
         self._by_key: dict[Key, list[tasks.Task]] = {}
-        self._told: set[Key] = set()  #: of those, what was executed or loaded
+        self._counted: set[Key] = set()  #: the tasks of `_by_key` that are counted as executed or loaded
 
     def run(self) -> int:
-        """Execute; answers the exit status: 0 only where every value is there."""
+        """Execute; return the exit status, 0 only if every task has a value."""
         if not self._options.execute_no_check_environment and self._workers is None:
             hooks.exit_env_vars()
             hooks.exit_if_file_exists(STOP_FILE)
-        with _sigterm(), self._post_mortem():
+        jugdir.on_error = _debug if self._options.pdb else None
+        with _interrupted_by_sigterm():
             try:
-                left = self._to_the_end()
+                left = self._load_and_work()
             finally:
                 for crew in self._crews.values():
                     crew.stop()
+                jugdir.on_error = None
         if self._ended is not None:
-            return self._end_early(self._ended, left)
+            if not isinstance(self._ended, SystemExit) or self._ended.code not in (0, None):
+                raise self._ended
+            if left:
+                have = "has" if left == 1 else "have"
+                print(f"stopped by a hook; {left} task{'s' * (left != 1)} {have} no value yet", file=sys.stderr)
+            return 1 if left else 0
         jug_hook("execute.finished_pre_status")
         if not self._options.execute_part:
             print_task_summary_table(self._options, [("Executed", self._executed), ("Loaded", self._loaded)])
         jug_hook("execute.finished_post_status")
         return 1 if self._failed or left else 0
 
-    def _to_the_end(self) -> int:
-        """Load and work until nothing is left that could be done. Answers how many of the tasks have no value."""
+    def failures(self) -> list[Key]:
+        """Return the tasks that failed in this run."""
+        return list(self._failed)
+
+    def _load_and_work(self) -> int:
+        """Load and work until nothing is left that could be done. Return how many of the tasks have no value."""
         first = True
         before = -1
         while True:
             del tasks.alltasks[:]
             space = loading.load(self._jugfile, "propagate" if self._options.pdb else "exit")
-            self._take_stock(first)
+            barrier = loading.BARRIER in space
+            self._begin(first)
             first = False
             if self._by_key:
                 self._work()
-            elif loading.BARRIER not in space:
+            elif not barrier:
                 print(f"{self._jugfile} makes no tasks", file=sys.stderr)
-            for one in self._twins:
-                self._is_there(one)
+            self._count_loaded(self._twins)
             self._twins.clear()
-            self._meet_others()
-            left = [key for key, state in self._states().items() if state is not State.FINISHED]
-            wanted = [key for key in left if self._is_meant(key)]
-            if loading.BARRIER not in space or self._ended is not None or self._halted:
-                return len(wanted) + (loading.BARRIER in space)
+            self._count_others()
+            left = self._unfinished()
+            if not barrier or self._stopping():
+                return sum(map(self._selected, left)) + barrier
             if left and self._matches is not None:
                 left = self._await_others()
             done = len(self._by_key) - len(left)
-            if left or done == before:  # nothing has come of it: there is a failure below the barrier
+            if left or done == before:  # no progress: a task that the barrier waits for has failed
                 return len(left) + 1
             before = done
 
-    # -- before the work -----------------------------------------------------------------------------------------------
+    def _stopping(self) -> bool:
+        return self._halted or self._ended is not None
 
-    def _take_stock(self, first: bool) -> None:
-        """What is there already, and what failed the last time."""
+    # -- before and after the work -------------------------------------------------------------------------------------
+
+    def _begin(self, first: bool) -> None:
+        """Count what has a value already; the first time, let tasks that failed in earlier runs be tried again."""
         self._by_key = {}
         for one in tasks.alltasks:
             self._by_key.setdefault(one.key, []).append(one)
         states = self._states()
-        there = [key for key, state in states.items() if state is State.FINISHED]
-        self._told = set(there)
-        failed = [key for key, state in states.items() if state is State.FAILED and key not in self._failed]
+        failed = [key for key, state in states.items() if state is State.FAILED and self._selected(key)]
         if first and failed and not self._options.execute_keep_failed:
-            self._store.retry_failed([key for key in failed if self._is_meant(key)])
-        for key in there:
-            for one in self._by_key[key]:
-                self._is_there(one)
+            self._store.retry_failed(failed)
+        finished = [key for key, state in states.items() if state is State.FINISHED]
+        self._counted = set(finished)
+        for key in finished:
+            self._count_loaded(self._by_key[key])
 
-    def _meet_others(self) -> None:
-        """What others have run meanwhile is loaded, as what was taken over since it would come out the same."""
+    def _count_others(self) -> None:
+        """Count as loaded what others have run meanwhile, and what was reused."""
         for key, state in self._states().items():
-            if state is State.FINISHED and key not in self._told and self._ended is None:
-                self._told.add(key)
-                for one in self._by_key[key]:
-                    self._is_there(one)
+            if state is State.FINISHED and key not in self._counted and self._ended is None:
+                self._counted.add(key)
+                self._count_loaded(self._by_key[key])
 
-    def _is_there(self, one: tasks.Task) -> None:
-        if self._matches is None or self._matches(one.name):
-            logging.info("Loadable %s...", one.name)
-            self._loaded[one.name] += 1
-            self._tell("execute.task-loadable", one)
+    def _count_loaded(self, loaded: Iterable[tasks.Task]) -> None:
+        for one in loaded:
+            if self._matches is None or self._matches(one.name):
+                logging.info("Loadable %s...", one.name)
+                self._loaded[one.name] += 1
+                self._call_hooks("execute.task-loadable", one)
 
     @property
     def _store(self) -> Jugdir:
@@ -151,31 +164,35 @@ class Execution:
         keys = list(self._by_key)
         return dict(zip(keys, self._store.session.queries.states(keys), strict=True)) if keys else {}
 
-    def _is_meant(self, key: Key) -> bool:
-        return self._matches is None or any(map(self._matches, (one.name for one in self._by_key[key])))
+    def _unfinished(self) -> list[Key]:
+        return [key for key, state in self._states().items() if state is not State.FINISHED]
+
+    def _selected(self, key: Key) -> bool:
+        return self._matches is None or any(self._matches(one.name) for one in self._by_key[key])
 
     # -- the work ------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        hooked = any(map(listened, ("execute.task-pre-execute", "execute.task-executed1")))
         if self._workers is None:
-            self._here()
-        elif self._matches or any(map(listened, ("execute.task-pre-execute", "execute.task-executed1"))) or _limited():
-            self._in_processes(self._workers)  # what hooks do, they do where the tasks run
+            self._work_here()
+        elif self._matches or hooked or any(name in os.environ for name in LIMITS):
+            self._work_in_processes(self._workers)  # hooks must be called where the tasks run
         else:
-            self._with_crew(self._workers)
+            self._work_in_crew(self._workers)
 
-    def _here(self) -> None:
-        """In this process, one after another."""
+    def _work_here(self) -> None:
+        """Run tasks in this process, one after another."""
         session = self._store.session
         import_hooks.hand_on()
         while not self._over():
             target: Target | None = None
             if self._matches is not None:
-                # only these, and not what they need: that is somebody else's to run
+                # only the selected tasks, not their dependencies: these are for others to run
                 states = self._states()
-                ready = [key for key, state in states.items() if state is State.READY and self._is_meant(key)]
+                ready = [key for key, state in states.items() if state is State.READY and self._selected(key)]
                 if not ready:
-                    if not any(self._is_meant(key) and state in OPEN_STATES for key, state in states.items()):
+                    if not any(self._selected(key) and state in OPEN_STATES for key, state in states.items()):
                         return
                     session.queries.watch(self._version, LOOK)
                     continue
@@ -194,7 +211,7 @@ class Execution:
                 return
 
     def _await_others(self) -> list[Key]:
-        """Wait for tasks that aren't ours to run, so that a barrier may open. Answers those without a value."""
+        """Wait for tasks that others run, so that a barrier may open. Return those without a value."""
         while True:
             states = self._states()
             left = [key for key, state in states.items() if state is not State.FINISHED]
@@ -203,85 +220,85 @@ class Execution:
             self._store.session.queries.watch(self._version, LOOK)
 
     def _over(self) -> bool:
-        """Is it time to stop? Asked between tasks, and while waiting for others."""
-        if self._ended is not None or self._halted:
+        """Return whether to stop; called between tasks, and while waiting for others."""
+        if self._stopping():
             return True
         now = self._clock.monotonic()
-        if now - self._moved < LEAST / 2:
+        if now - self._changed < LEAST / 2:
             return False
         version = self._store.session.queries.watch(-1, 0.0)
         if version != self._version:
-            self._version, self._moved = version, now
-        return bool(now - self._moved >= self._patience)
+            self._version, self._changed = version, now
+        return bool(now - self._changed >= self._patience)
 
     def _attempt(self, runner: TaskRunner, claim: Claim) -> Settlement | None:
-        """One task, with the hooks around it."""
-        mine = self._by_key.get(claim.lease.key, [])
-        if mine:
-            logging.info("Executing %s...", mine[0].name)
-            self._tell("execute.task-pre-execute", mine[0])
+        """Run one task, with the hooks around it. Return None where it was given back."""
+        equal = self._by_key.get(claim.lease.key, [])
+        if equal:
+            logging.info("Executing %s...", equal[0].name)
+            self._call_hooks("execute.task-pre-execute", equal[0])
         if self._ended is not None:
             self._store.hand.release(claim)
             return None
         settlement = runner.attempt(claim)
-        self._moved = self._clock.monotonic()
+        self._changed = self._clock.monotonic()
         if settlement is None or not settlement.verdict.final:
             return settlement
         if settlement.verdict.finished:
             if listened("execute.task-executed1"):
-                runner.hand_in(settlement)  # whoever is called may want the value
-            self._has_run(mine)
+                runner.hand_in(settlement)  # the hooks may need the value
+            self._count_executed(equal)
         else:
-            self._has_failed(claim.lease.key)
+            self._fail(claim.lease.key)
         return settlement
 
-    def _has_run(self, mine: list[tasks.Task]) -> None:
-        for one in mine[:1]:
-            self._told.add(one.key)
+    def _count_executed(self, equal: list[tasks.Task]) -> None:
+        for one in equal[:1]:
+            self._counted.add(one.key)
             self._executed[one.name] += 1
-            self._tell("execute.task-executed1", one)
-        self._twins += mine[1:]
+            self._call_hooks("execute.task-executed1", one)
+        self._twins += equal[1:]
 
-    def _has_failed(self, key: Key) -> None:
+    def _fail(self, key: Key) -> None:
         self._failed[key] = None
         if not self._options.execute_keep_going:
             self._halted = True
 
-    def _tell(self, event: str, one: tasks.Task) -> None:
+    def _call_hooks(self, event: str, one: tasks.Task) -> None:
         try:
             jug_hook(event, (one,))
-        except BaseException as ended:  # whatever a hook raises is an end, to be met once all is settled
+        except BaseException as ended:  # it ends the execution once the current task is settled
             self._ended = self._ended or ended
 
-    # -- others that work ----------------------------------------------------------------------------------------------
+    # -- in other processes --------------------------------------------------------------------------------------------
 
-    def _with_crew(self, size: int) -> None:
-        """In workers, until nothing is left that they could do. They stay for what comes after a barrier."""
+    def _work_in_crew(self, size: int) -> None:
+        """Let workers run the tasks until nothing is left that they could do. They stay for later barriers."""
         session = self._store.session
         crew = self._crews.get(self._store)
         if crew is None:
             crew = self._crews[self._store] = session.execute(size)
-        known = {key for key, state in self._states().items() if state is State.FINISHED}
-        seen = -1
+        finished = {key for key, state in self._states().items() if state is State.FINISHED}
+        version = -1
         while True:
-            seen = session.queries.watch(seen, LOOK)
+            version = session.queries.watch(version, LOOK)
             states = self._states()
             for key, state in states.items():
-                if state is State.FINISHED and key not in known:
-                    known.add(key)
-                    self._has_run(self._by_key[key])
+                if state is State.FINISHED and key not in finished:
+                    finished.add(key)
+                    self._count_executed(self._by_key[key])
                 elif state is State.FAILED and key not in self._failed:
-                    self._has_failed(key)
+                    self._fail(key)
             if not self._options.execute_no_check_environment and os.path.exists(STOP_FILE):
                 self._ended = SystemExit(0)
-            if self._halted or self._ended is not None or not any(state in OPEN_STATES for state in states.values()):
+            if self._stopping() or not any(state in OPEN_STATES for state in states.values()):
                 return
             if not crew.alive() and not crew.starting:
                 print("the workers were stopped", file=sys.stderr)
                 self._halted = True
 
-    def _in_processes(self, size: int) -> None:
-        """In executions like this one, each a process of its own."""
+    def _work_in_processes(self, size: int) -> None:
+        """Let executions like this one run the tasks, each in a process."""
         before = {key for key, state in self._states().items() if state is State.FINISHED}
         command = [sys.executable, "-m", "jug_notebook", *self._options.again]
         started = [subprocess.Popen(command) for _ in range(size)]
@@ -293,65 +310,28 @@ class Execution:
                 each.wait()
         for key, state in self._states().items():
             if state is State.FINISHED and key not in before:
-                self._has_run_elsewhere(self._by_key[key])
+                self._counted.add(key)  # without hooks: they were called there
+                one, *twins = self._by_key[key]
+                self._executed[one.name] += 1
+                self._loaded.update(twin.name for twin in twins)
             elif state is State.FAILED:
-                self._has_failed(key)
+                self._fail(key)
         if any(statuses) and not self._failed:
             self._halted = True
 
-    def _has_run_elsewhere(self, mine: list[tasks.Task]) -> None:
-        self._told.add(mine[0].key)
-        self._executed[mine[0].name] += 1
-        for one in mine[1:]:
-            self._loaded[one.name] += 1
 
-    # -- the end -------------------------------------------------------------------------------------------------------
-
-    def _end_early(self, ended: BaseException, left: int) -> int:
-        if not isinstance(ended, SystemExit):
-            raise ended
-        if ended.code not in (0, None):
-            raise ended
-        if left:
-            print(
-                f"stopped as a hook said; {left} task{'s have' if left != 1 else ' has'} no value yet", file=sys.stderr
-            )
-        return 1 if left else 0
-
-    def failures(self) -> list[Key]:
-        """The tasks that failed in this run."""
-        return list(self._failed)
-
-    @contextmanager
-    def _post_mortem(self) -> Iterator[None]:
-        """With ``--pdb`` a debugger looks at each exception of a task, where it was raised."""
-        if not self._options.pdb:
-            yield
-            return
-        jugdir.on_error = post_mortem
-        try:
-            yield
-        finally:
-            jugdir.on_error = None
-
-
-def post_mortem(error: BaseException) -> None:
-    """A debugger on the innermost frame of an exception."""
+def _debug(error: BaseException) -> None:
+    """Start a debugger on the innermost frame of an exception."""
     import pdb
-    import traceback
 
     traceback.print_exception(error)
     pdb.post_mortem(error.__traceback__)
 
 
-def _limited() -> bool:
-    return any(name in os.environ for name in LIMITS)
-
-
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the execution as Ctrl-C does: the task that runs is given back. A process that a task forks is no
-    execution: it just ends."""
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the execution as Ctrl-C does: the running task is given back. A process that a task forks is no
+    execution and just ends."""
     here = os.getpid()
 
     def terminate(number: int, frame: Any) -> None:
@@ -364,6 +344,3 @@ def _sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-__all__ = ["Execution", "post_mortem"]

@@ -1,7 +1,11 @@
-"""Reads a jugdir with Jug itself, in a process of its own: tells which tasks have values, then hands out values.
+"""Reads the values that Jug has stored, with Jug itself, in a process of its own.
 
-``python -m jug_notebook.compat.jug_reader JUGFILE JUGDIR ARGS …``: says its say on stdout as pickles, one for all tasks
-``{likeness: hash}``, then one for each hash (a line on stdin), ``(True, value)`` or ``(False, why)``.
+``python -m jug_notebook.compat.jug_reader JUGFILE JUGDIR ARGS …`` loads the script with Jug and writes pickles to
+stdout: first ``{likeness: hash}`` for all tasks that have values, then, for each hash on a line of stdin,
+``(True, value)`` or ``(False, why not)``.
+
+Jug's keys and ours differ, so tasks are matched by their `likeness`: function names and arguments. Both sides load the
+same script, each with its own `jug`, and the same call has the same likeness in both.
 """
 
 from __future__ import annotations
@@ -10,17 +14,21 @@ import importlib
 import os
 import pickle
 import sys
+import types
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jug_notebook.compat.task_match import likeness
 from jug_notebook.errors import JugError
+from jug_notebook.keys.digest import digest
 from jug_notebook.keys.modules import scripts
 
 
 def main(jugfile: str, jugdir: str, arguments: list[str]) -> None:
+    """Load the script, write which of its tasks have values, and serve these until stdin is closed."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the script prints is not for them
+    os.dup2(2, 1)  # what the script prints must not mix with the pickles
     sys.argv[:] = [jugfile, *arguments]
     scripts.add(Path(jugfile).stem)
     jug: Any = importlib.import_module("jug.jug")
@@ -28,49 +36,110 @@ def main(jugfile: str, jugdir: str, arguments: list[str]) -> None:
     compound: Any = importlib.import_module("jug.compound")
     jug._is_jug_running = True
     compound.CompoundTask = _expanded(task.Task, task.alltasks, compound.compound_task_execute)
-    whole: Any = importlib.import_module("jug")
-    whole.CompoundTask = compound.CompoundTask
+    package: Any = importlib.import_module("jug")
+    package.CompoundTask = compound.CompoundTask
     options: Any = importlib.import_module("jug.options")
-    options.set_jugdir = whole.set_jugdir = lambda _: task.Task.store  # the jugdir that was named is meant
+    options.set_jugdir = package.set_jugdir = lambda _: task.Task.store  # the jugdir of the command line wins
     backends: Any = importlib.import_module("jug.backends")
     task.Task.store = store = backends.select(jugdir)
     jug.init(jugfile, store=store, on_error="propagate")
-    known: dict[int, bytes] = {}
-    found: dict[bytes, bytes] = {}
+    likenesses: dict[int, bytes] = {}
+    stored: dict[bytes, bytes] = {}
     for one in task.alltasks:
         try:
-            known[id(one)] = like = likeness(one, lambda need: known[id(need)])
+            likenesses[id(one)] = like = likeness(one, lambda need: likenesses[id(need)])
         except (JugError, KeyError):
             continue
         if store.can_load(one.hash()):
-            found[like] = one.hash()
-    _say(out, found)
+            stored[like] = one.hash()
+    _write(out, stored)
     for line in sys.stdin.buffer:
         try:
-            _say(out, (True, store.load(line.strip())))
-        except Exception as error:  # whatever it is, that value can't be had
-            _say(out, (False, f"{type(error).__name__}: {error}"))
+            _write(out, (True, store.load(line.strip())))
+        except Exception as error:  # reading or pickling a value may fail in any way
+            _write(out, (False, f"{type(error).__name__}: {error}"))
 
 
-def _say(out: BinaryIO, what: Any) -> None:
-    data = pickle.dumps(what)
+def _write(out: BinaryIO, message: Any) -> None:
+    data = pickle.dumps(message)
     out.write(len(data).to_bytes(8, "little") + data)
     out.flush()
 
 
 def _expanded(make: Any, alltasks: list[Any], execute: Any) -> Any:
-    """A compound task that is put together also where its value is stored: as one is that has none yet."""
+    """Return a CompoundTask that calls its function even where its value is stored, under the same hash."""
 
     def compound(f: Any, *args: Any, **kwargs: Any) -> Any:
         whole = make(f, *args, **kwargs)
         alltasks.pop()
         name = whole.hash()
         made = make(execute, f(*args, **kwargs), name)
-        made.said = (args, kwargs)
+        made.compound_call = (args, kwargs)
         made.__jug_hash__ = lambda: name
         return made
 
     return compound
+
+
+# -- matching Jug's tasks with ours ------------------------------------------------------------------------------------
+
+_OURS = "jug_notebook.compat.jug"
+
+
+class Unlike(JugError):
+    """An argument can't be compared between Jug and us."""
+
+
+def likeness(task: Any, known: Callable[[Any], bytes]) -> bytes:
+    """Return a digest of a task's function name and arguments; ``known`` gives those of its dependencies. Raises
+    Unlike."""
+    args, kwargs = getattr(task, "compound_call", None) or (task.args, task.kwargs)
+    return digest((task.name, _part(list(args), known), _part(dict(kwargs), known)))
+
+
+def _part(x: Any, known: Callable[[Any], bytes]) -> Any:
+    kind = type(x)
+    name = kind.__name__ if _is_jugs(kind.__module__) or kind.__name__ == "NoLoad" else ""
+    if name in ("Task", "Compound"):
+        return ("task", known(x))
+    if name == "Tasklet":
+        return ("tasklet", _part(x.base, known), _part(x.f, known))
+    if name == "NoLoad":
+        return ("unloaded", _part(x.base, known))
+    if name == "_getitem":
+        return ("item", _part(x.slice, known))
+    if name == "CustomHash":
+        return ("named", _part(x.obj, known))
+    if name == "NoHash":
+        return "any"
+    if name == "TaskGenerator":
+        return _part(x.f, known)
+    if name == "block_access":
+        return ("blocks", _part(x.blocks, known), x.block_size, x.len)
+    if name == "block_access_slice":
+        return _part([x[i] for i in range(len(x))], known)
+    if name:
+        raise Unlike(f"an argument is a {name}")
+    if kind is list or kind is tuple:
+        return kind(_part(item, known) for item in x)
+    if kind is dict:
+        return {key: _part(item, known) for key, item in x.items()}
+    if kind is slice:
+        return ("slice", x.start, x.stop, x.step)
+    if kind is partial:
+        return ("partial", _part(x.func, known), _part(x.args, known), _part(x.keywords, known))
+    return _function(x) if kind is types.FunctionType else x
+
+
+def _is_jugs(module: str) -> bool:
+    return module.partition(".")[0] == "jug" or module == _OURS or module.startswith(f"{_OURS}.")
+
+
+def _function(f: types.FunctionType) -> Any:
+    if _is_jugs(f.__module__):
+        return ("function", f"jug.{f.__name__}")
+    constants = [c for c in f.__code__.co_consts if not isinstance(c, types.CodeType)]
+    return ("function", f.__module__, f.__qualname__, f.__code__.co_code, repr(constants), f.__code__.co_names)
 
 
 if __name__ == "__main__":

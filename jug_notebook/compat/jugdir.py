@@ -1,18 +1,19 @@
-"""A jugdir: a store of ours, asked as Jug's backends are asked."""
+"""A store of ours with the methods of Jug's backends; and how a jugfile's tasks are called."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jug_notebook.compat import answering
+from jug_notebook.compat import replacing_jug
 from jug_notebook.compat.manual import ByHand
-from jug_notebook.errors import JugError, NoSuchTask, StoreError, Unhashable
+from jug_notebook.errors import NoSuchTask, StoreError, Unhashable
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Claim, Key, State, Target
 from jug_notebook.session import Session
@@ -23,14 +24,14 @@ RUNNER = "jug_notebook.compat.jugdir:call"
 
 @dataclass
 class Purpose:
-    """For whom stores are opened: the script, its arguments, where it runs; only to look, or to hand in its tasks."""
+    """What stores are opened for: the script, its arguments and folder; ``read_only`` submits no tasks."""
 
     script: str = ""
     arguments: str = ""
     folder: Path = field(default_factory=Path.cwd)
     read_only: bool = False
     headless: bool = True
-    #: opens a store by its URL, where somebody else's session is to be used, who closes it
+    #: opens a store by its URL where a notebook's session is used; the notebook closes it
     connect: Callable[[str], Session] | None = None
 
 
@@ -41,12 +42,8 @@ class NotOurs(StoreError):
     """This folder is a jugdir of Jug itself."""
 
 
-class Lost(JugError):
-    """A stored value can't be read."""
-
-
 def url_of(jugdir: str) -> str:
-    """What Jug calls its stores, as we call ours."""
+    """Return the URL of a store that Jug's scripts name."""
     if jugdir == "dict_store":
         return f"memory:jugfile-{os.getpid()}"
     if jugdir.startswith("dict_store:"):
@@ -59,23 +56,22 @@ def url_of(jugdir: str) -> str:
 
 
 def refuse_jugs_own(url: str, folder: Path) -> None:
-    """Two kinds of store in one folder: the cleaning up of either would take the other's results."""
+    """Raise NotOurs for a folder that Jug wrote: cleaning up one kind of store would delete the other's results."""
     scheme, rest = split(url)
     path = folder / Path(rest).expanduser()
-    if scheme != "file" or not rest or not is_jugs_own(path):
-        return
-    raise NotOurs(
-        f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or "
-        "move that one away; its results can be taken over: "
-        f"jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
-    )
+    if scheme == "file" and rest and is_jugs_own(path):
+        raise NotOurs(
+            f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or "
+            "move that one away; its results can be taken over: "
+            f"jug-notebook import-jugdata JUGFILE {rest} --jugdir {rest}.jn"
+        )
 
 
 _FANNED = re.compile("[0-9a-f]{2}")
 
 
 def is_jugs_own(path: Path) -> bool:
-    """Is it a folder that Jug's file store wrote?"""
+    """Return whether it is a folder that Jug's file store wrote."""
     if not path.is_dir() or (path / "store.json").exists():
         return False
     return any(
@@ -85,14 +81,14 @@ def is_jugs_own(path: Path) -> bool:
 
 
 class Jugdir:
-    """A store as a jugfile sees it. Opened on first need, for the `purpose` of that moment."""
+    """A store as a jugfile sees it. Opened when first needed, for the `purpose` at that moment."""
 
     def __init__(self, jugdir: str) -> None:
         self.jugdir = jugdir
         self.url = url_of(jugdir)
         self._session: Session | None = None
         self._hand: ByHand | None = None
-        self.claims: dict[Key, Claim] = {}  #: locks that were taken by hand
+        self.claims: dict[Key, Claim] = {}  #: of the locks that the script holds
 
     @property
     def is_open(self) -> bool:
@@ -112,7 +108,7 @@ class Jugdir:
             return purpose.connect(self.url)
         url = self.url
         if purpose.read_only and not _is_there(url, purpose.folder):
-            url = f"memory:nothing-there-{os.getpid()}"  # looking makes no store
+            url = f"memory:nothing-there-{os.getpid()}"  # reading must not create a store
         return Session(
             url,
             notebook=purpose.script or None,
@@ -124,7 +120,7 @@ class Jugdir:
 
     @property
     def hand(self) -> ByHand:
-        """Settles single tasks, in this process."""
+        """Return what settles single tasks in this process."""
         if self._hand is None:
             inside = self.session
             self._hand = ByHand(inside.access.store, inside.access.seal, inside.access.clock, inside.access.in_process)
@@ -133,13 +129,13 @@ class Jugdir:
     def __repr__(self) -> str:
         return f"<jugdir {self.jugdir}>"
 
-    # -- what Jug's stores answer --------------------------------------------------------------------------------------
+    # -- the methods of Jug's stores -----------------------------------------------------------------------------------
 
     def can_load(self, name: bytes | str) -> bool:
         return self.state(_key(name)) is State.FINISHED
 
     def state(self, key: Key) -> State | None:
-        """None where the store doesn't know the task."""
+        """Return the task's state, None where the store doesn't know the task."""
         return self.session.queries.states([key])[0]
 
     def load(self, name: bytes | str) -> Any:
@@ -152,15 +148,16 @@ class Jugdir:
             return
         claim = self.claims.pop(key, None) or self.hand.claim(key)
         if claim is None:
-            raise StoreError(f"{key[:12]} is no task of this store that could be given a value now")
+            raise StoreError(f"task {key[:12]} can't be given a value: it is not in this store, not ready, or claimed")
         self.hand.deposit(claim, object)
 
     def list(self) -> Iterator[bytes]:
-        """The names of all that has a value."""
+        """Yield the keys of all tasks with values."""
         for view in self.session.queries.listed(State.FINISHED):
             yield view.key.encode()
 
     def listlocks(self) -> Iterator[bytes]:
+        """Yield the keys of all tasks that run or have failed."""
         for state in (State.RUNNING, State.FAILED):
             for view in self.session.queries.listed(state):
                 yield view.key.encode()
@@ -169,7 +166,7 @@ class Jugdir:
         return bool(self.remove_many([name]))
 
     def remove_many(self, names: Iterable[bytes | str]) -> set[bytes | str]:
-        """Make values count for nothing; answers which there were. What was made from them falls back, too."""
+        """Invalidate values and what depends on them. Return the names that had values."""
         wanted = list(names)
         states = self.session.queries.states([_key(name) for name in wanted])
         there = {name for name, state in zip(wanted, states, strict=True) if state is State.FINISHED}
@@ -178,7 +175,7 @@ class Jugdir:
         return there
 
     def cleanup(self, active: Iterable[Any], keeplocks: bool = False) -> int:
-        """No longer want what none of ``active`` is, and remove what nobody wants. Answers how many tasks that were."""
+        """Withdraw all tasks that are not ``active``, delete unreferenced tasks and return their number."""
         kept = {_key(task.hash()) for task in active}
         gone = [view.key for view in self.session.queries.listed() if view.key not in kept]
         if gone:
@@ -186,11 +183,11 @@ class Jugdir:
         return self.session.cleanup().tasks
 
     def remove_locks(self) -> int:
-        """A dead worker's claims are void without anybody's doing; failures are opened again."""
+        """Let failed tasks be tried again; the claims of dead workers end by themselves. Return how many."""
         return self.retry_failed()
 
     def retry_failed(self, keys: Iterable[Key] | None = None) -> int:
-        """Let failed tasks be tried again; answers how many."""
+        """Let failed tasks be tried again, of ``keys`` or all. Return how many."""
         if keys is None:
             return self.session.retry()
         known = list(keys)
@@ -202,7 +199,7 @@ class Jugdir:
         return Lock(self, _key(name))
 
     def metadata(self, task: Any) -> dict[str, Any] | None:
-        """When a task was computed, how long it took and where."""
+        """Return when a task was computed, how long it took and where; None where that is unknown."""
         try:
             run = self.session.results.provenance(_key(task.hash()))["run"]
         except NoSuchTask:
@@ -223,9 +220,7 @@ class Jugdir:
 
     @staticmethod
     def remove_store(jugdir: str) -> None:
-        """Remove a store with all that is in it."""
-        import shutil
-
+        """Delete a store in a folder."""
         scheme, rest = split(url_of(jugdir))
         if scheme == "file" and (Path(rest) / "store.json").exists():
             shutil.rmtree(rest)
@@ -241,7 +236,7 @@ def _key(name: bytes | str) -> Key:
 
 
 class Lock:
-    """A task's lock: the claim on it. It ends with the process that holds it."""
+    """A task's lock: the claim on it, which ends with the process that holds it."""
 
     def __init__(self, jugdir: Jugdir, key: Key) -> None:
         self._jugdir = jugdir
@@ -257,7 +252,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the claim back; a failure is opened again."""
+        """Give the claim back; a failed task can be tried again."""
         claim = self._jugdir.claims.pop(self._key, None)
         if claim is not None:
             self._jugdir.hand.release(claim)
@@ -268,7 +263,7 @@ class Lock:
         return self._jugdir.state(self._key) in (State.RUNNING, State.FAILED)
 
     def fail(self) -> bool:
-        """Mark the task as failed. Only who holds the lock can do so."""
+        """Mark the task as failed, if this process holds the lock. Return whether it is failed."""
         claim = self._jugdir.claims.pop(self._key, None)
         if claim is not None:
             self._jugdir.hand.fail(claim, "marked as failed by its script")
@@ -287,7 +282,7 @@ def select(jugdir: Any) -> Any:
 
 
 def file_store(dname: str, compress_numpy: bool = False) -> Jugdir:
-    """Return a store in a folder. Locks are kept alive by the store itself."""
+    """Return a store in a folder."""
     return Jugdir(dname)
 
 
@@ -302,12 +297,12 @@ def dict_store(backend: str | None = None) -> Jugdir:
 
 
 def memoize_store(base: Any, list_base: bool = False) -> Any:
-    """Return ``base``: our stores remember what they were asked."""
+    """Return ``base``: our stores cache by themselves."""
     return base
 
 
 def fsync_dir(fname: str) -> None:
-    """Put the entry of a file in its folder on the disk."""
+    """Write a file's directory entry to the disk."""
     folder = os.open(os.path.dirname(os.path.abspath(fname)), os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -317,15 +312,15 @@ def fsync_dir(fname: str) -> None:
 
 # -- the call of a task ------------------------------------------------------------------------------------------------
 
-CHECK = "JUG_CHECK_ARGUMENTS"  #: in the environment: tasks must not change their arguments
-stage = answering
-#: is handed each exception of a task, in the process where it was raised
+CHECK = "JUG_CHECK_ARGUMENTS"  #: environment variable: check that tasks don't change their arguments
+stage = replacing_jug
+#: called with each exception of a task, in the process where it was raised
 on_error: Callable[[BaseException], None] | None = None
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The call, with what was asked for around it."""
-    before = _named(args, kwargs) if os.environ.get(CHECK) else {}
+    """Call a task's function: the runner of a jugfile's tasks. Raises RuntimeError where an argument changed."""
+    before = _digests(args, kwargs) if os.environ.get(CHECK) else {}
     try:
         value = function(*args, **kwargs)
     except Exception as error:
@@ -333,21 +328,20 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
             on_error(error)
         raise
     if before:
-        after = _named(args, kwargs)
-        changed = [name for name in before if before[name] != after[name]]
-        if changed:
+        after = _digests(args, kwargs)
+        if changed := [name for name in before if before[name] != after[name]]:
             raise RuntimeError(
                 f"{getattr(function, '__name__', 'the function')}() changed its argument {' and '.join(changed)} in "
-                "place, so what is made from it would not be what it is called"
+                "place, so results computed from it would not match their keys"
             )
     return value
 
 
-def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, bytes]:
-    named: dict[str, bytes] = {}
+def _digests(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, bytes]:
+    digests: dict[str, bytes] = {}
     for name, value in [*((str(number), value) for number, value in enumerate(args, 1)), *kwargs.items()]:
         try:
-            named[name] = digest(value)
-        except Unhashable:  # it can't be told; the value of a task may be anything
-            named[name] = b""
-    return named
+            digests[name] = digest(value)
+        except Unhashable:  # a task's value may be anything
+            digests[name] = b""
+    return digests

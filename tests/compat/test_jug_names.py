@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jug_notebook.compat import commands, jugdir
+from jug_notebook.compat import commands, jugdir, loading
 from jug_notebook.errors import JugError, NotReady, StoreError, TaskFailed
 from jug_notebook.model import State
 from tests.compat.test_jugfiles import OUR_VALUES, OURS, Side
@@ -35,14 +35,14 @@ def played(text: str, *arguments: str, read_only: bool = False) -> Iterator[dict
     """A script, loaded here."""
     Path("jugfile.py").write_text(HEAD + textwrap.dedent(text))
     given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=list(arguments))
-    with commands.loaded(commands.settled("shell", given), read_only) as space:
+    with loading.loaded(loading.settled("shell", given), read_only) as space:
         yield space
 
 
 def executed(text: str, *arguments: str) -> int:
     Path("jugfile.py").write_text(HEAD + textwrap.dedent(text))
     given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=list(arguments), execute_keep_going=True)
-    return commands.ACTIONS["execute"](commands.settled("execute", given))
+    return commands.ACTIONS["execute"](loading.settled("execute", given))
 
 
 # -- tasks, one by one -------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_the_name_of_the_script_does_not_count() -> None:
     executed("@TaskGenerator\ndef f(x):\n    return x\ny = f(1)\n")
     Path("jugfile.py").rename("renamed.py")
     given = argparse.Namespace(jugfile="renamed.py", jugdir="jugfile.jugdata", user_args=[])
-    with commands.loaded(commands.settled("status", given), read_only=True) as space:
+    with loading.loaded(loading.settled("status", given), read_only=True) as space:
         assert space["y"].result == 1
         assert space["y"].name == "renamed.f"
 

@@ -599,9 +599,9 @@ def test_an_installed_jug_is_left_alone(side: Side) -> None:
 import argparse, sys
 import jug, jug.task
 theirs = jug, jug.task
-from jug_notebook.compat import commands
+from jug_notebook.compat import loading
 given = argparse.Namespace(jugfile="jugfile.py", jugdir=None, user_args=[])
-with commands.loaded(commands.settled("status", given), read_only=True) as space:
+with loading.loaded(loading.settled("status", given), read_only=True) as space:
     import jug, jug.mapreduce
     assert jug is not theirs[0] and jug.__name__ == "jug_notebook.compat.jug"
 import jug, jug.mapreduce

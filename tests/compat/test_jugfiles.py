@@ -33,11 +33,11 @@ open("values", "wb").write(pickle.dumps(found))
 """
 OUR_VALUES = """
 import argparse, pickle, sys
-from jug_notebook.compat import commands
+from jug_notebook.compat import loading
 from jug_notebook.compat.jug.task import value
 names, script, jugdir, *arguments = sys.argv[1:]
 given = argparse.Namespace(jugfile=script, jugdir=jugdir or None, user_args=arguments)
-with commands.loaded(commands.settled("status", given), read_only=True) as space:
+with loading.loaded(loading.settled("status", given), read_only=True) as space:
     found = {name: value(space[name]) for name in names.split(",") if name}
 open("values", "wb").write(pickle.dumps(found))
 """
