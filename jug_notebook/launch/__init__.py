@@ -14,6 +14,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store
+from jug_notebook.worker import whole_number
 from jug_notebook.worker.supervisor import wake
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
@@ -167,7 +168,11 @@ class Crew:
     # -- acting
 
     def scale(self, size: int) -> None:
-        """Have ``size`` workers on each host, or in all on an executor; surplus ones end after their task."""
+        """Have ``size`` workers on each host, or in all on an executor; surplus ones end after their task.
+
+        Raises LaunchError for anything but a whole number of 1 or more.
+        """
+        size = whole_number("size", size, instead="; .stop() ends them all")
         self._begun = False
         for group, supervisors, _ in self._crew():
             group.scale(size, supervisors)

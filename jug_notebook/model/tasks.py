@@ -7,9 +7,9 @@ only someone who runs or shows them opens.
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeAlias, Union
+from typing import Annotated, Any, TypeAlias, Union
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Key: TypeAlias = str  #: of a task: 40 hex digits
 Address: TypeAlias = str  #: of a blob, from its content: 40 hex digits
@@ -115,7 +115,7 @@ class Stop(Struct, frozen=True, tag="stop"):
 class Scale(Struct, frozen=True, tag="scale"):
     """An order to keep ``size`` workers; with ``at_least``, never fewer than there are."""
 
-    size: int
+    size: Annotated[int, Meta(ge=0)]
     at_least: bool = False
 
 

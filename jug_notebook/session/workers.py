@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from jug_notebook.render import duration
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
-from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker import WorkerOptions, whole_number
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
 
@@ -78,6 +77,8 @@ class Workers:
         from jug_notebook.launch import Crew
 
         store, clock = self._access.store, self._access.clock
+        if workers is not None:
+            workers = whole_number("workers", workers)
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor; leave 'on' out")
@@ -148,7 +149,7 @@ class Workers:
 
         self._targets.flush()
         access = self._access
-        size = workers if workers is not None else len(os.sched_getaffinity(0))
+        size = start.cores() if workers is None else whole_number("workers", workers)
         wanted = self._target(target, namespace)
         if wanted is None:
             functions = access.store.snapshot(access.scope).functions
@@ -185,8 +186,10 @@ class Workers:
         """Run tasks in this process, one by one, until none is left that can run. Return how many ran.
 
         What they print is displayed and stored. Without ``keep_going`` it ends with the first that fails for good.
-        ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C; the running task is given back.
+        ``stop`` and ``each`` as in `worker.work`. Raises WaitInterrupted on Ctrl-C (the running task is given back),
+        LaunchError for limits that make no sense.
         """
+        limits = WorkerOptions(max_tasks=max_tasks, max_time=max_time)
         self._targets.flush()
         watcher = FailureWatcher(each)
 
@@ -196,7 +199,8 @@ class Workers:
         access = self._access
         wanted = self._target(target, namespace)
         return work_in_process(
-            access.store, access.seal, access.clock, access.in_process, wanted, max_tasks, max_time, over, watcher
+            access.store, access.seal, access.clock, access.in_process, wanted, limits.max_tasks, limits.max_time,
+            over, watcher,
         )  # fmt: skip
 
     def barrier(self) -> None:
@@ -233,6 +237,7 @@ class Workers:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""
         from jug_notebook.launch import send_order
 
+        count = whole_number("count", count)
         store, here = self._access.store, (system.host(), self._access.user)
         alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
         supervisors = [info for info in alive if info.kind == "supervisor"]

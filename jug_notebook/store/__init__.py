@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
@@ -226,6 +228,29 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+_order: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+_info = msgspec.msgpack.Decoder(WorkerInfo)
+
+
+def read_orders(encoded: Iterable[bytes], notify: Callable[[str], None]) -> list[Order]:
+    """Return the orders of a supervisor. One that can't be read is skipped with a line to ``notify``."""
+    found = []
+    for data in encoded:
+        try:
+            found.append(_order.decode(data))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            notify(f"skipped an order that can't be read: {error}\n")
+    return found
+
+
+def read_heartbeat(data: bytes) -> WorkerInfo | None:
+    """Return what a process reports about itself; None where that can't be read."""
+    try:
+        return _info.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def addresses_in(body: bytes | memoryview) -> set[Address]:

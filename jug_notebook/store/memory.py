@@ -14,6 +14,7 @@ from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Event, Order, WorkerId, WorkerInfo
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import Offer
+from jug_notebook.store import read_orders
 from jug_notebook.store.event_log import EventLogStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
@@ -87,7 +88,9 @@ class MemoryStore(EventLogStore):
                 if info.id not in self._left:
                     self._processes[info.id] = msgspec.structs.replace(info, beat=self._next_beat(info.id))
                     self._heartbeats[info.id] = self._clock.monotonic()
-            return self._orders.pop(processes[0].id, []) if processes else []
+            first = processes[0].id if processes else ""
+            orders = map(msgspec.msgpack.encode, self._orders.pop(first, []))
+            return read_orders(orders, lambda text: self.notice(first, text))
 
     def _next_beat(self, process: WorkerId) -> int:
         return self._processes[process].beat + 1 if process in self._processes else 1

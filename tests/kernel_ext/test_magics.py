@@ -277,6 +277,7 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%jug_execute --wiat", "has no option --wiat; did you mean --wait?"),
         ("%jug_execute 4", "did you mean -n 4?"),
         ("%jug_stop now", "did you mean --now?"),
+        ("%jug_execute -n 2.5", "'2.5' is not a whole number of 1 or more"),
         ("%jug_execute -n two", "'two' is not a whole number of 1 or more"),
         ("%jug_wait --timeout x", "'x' is not a number of seconds more than 0"),
         ("%jug_wait is_prine", "did you mean is_prime"),

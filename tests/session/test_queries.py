@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
+from jug_notebook.launch import Crew
 from jug_notebook.model import State
+from jug_notebook.store import open_store
 from tests.crews import working
 
 SOURCE = """
@@ -62,6 +64,18 @@ def test_tasks_run_here_one_after_another_until_nothing_is_left(session, cell, c
     assert answer.value() == 9
     assert capsys.readouterr().out == "loading 0\nloading 1\nloading 2\n"
     assert rows[2].outputs() == (("stdout", "loading 2\n"),)
+
+
+@pytest.mark.parametrize("number", [2.5, 1.0, "4", 0, -1, True])
+def test_a_number_of_workers_is_a_whole_number_at_every_door(session, number):
+    crew = Crew(open_store(session.url))
+    doors = [jn.execute, lambda n: jn.execute(n, dry_run=True), lambda n: jn.execute(n, here=True)]
+    for door in [*doors, session.workers.plan, session.workers.add_workers, crew.scale]:
+        with pytest.raises(jn.LaunchError, match="give a whole number of workers, 1 or more"):
+            door(number)
+    with pytest.raises(jn.LaunchError, match="give a whole number of tasks, 1 or more"):
+        session.run_here(max_tasks=number)
+    assert session.workers.crews == []
 
 
 def test_only_a_target_and_what_it_needs_runs_here(session, cell):

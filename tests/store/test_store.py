@@ -8,6 +8,7 @@ import sys
 import threading
 from hashlib import sha1
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -270,6 +271,27 @@ def test_orders_reach_the_supervisor_once_and_in_order(store: Store) -> None:
     assert store.watch(version, 10.0) != version
     assert store.renew([supervisor]) == [Scale(3), Stop(now=True)]
     assert store.renew([supervisor]) == []
+
+
+@pytest.mark.parametrize("size", [2.5, "4", -1, None])
+def test_an_order_that_cant_be_read_is_skipped_and_noted(store: Store, size: Any) -> None:
+    supervisor = system.me("supervisor")
+    store.renew([supervisor])
+    for order in (Scale(3), Scale(size), Stop()):
+        store.order([supervisor.id], order)
+    assert store.renew([supervisor]) == [Scale(3), Stop()]
+    assert "skipped an order that can't be read" in store.log(supervisor.id)
+    assert store.renew([supervisor]) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_a_heartbeat_that_cant_be_read_is_skipped(kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
+    store = open_store(request.getfixturevalue("redis_server").url() if kind == "redis" else folder)
+    well, unreadable = system.me("supervisor"), system.me("worker", started="yesterday")
+    store.renew([well, unreadable])
+    assert [info.id for info, _, _ in store.processes()] == [well.id]
+    assert store.snapshot().workers == ()
+    store.close()
 
 
 def test_the_version_changes_with_news_only(store: Store) -> None:

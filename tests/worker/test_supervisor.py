@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from jug_notebook import system
@@ -357,6 +360,41 @@ def test_scaling_starts_and_ends_workers(site: Site) -> None:
     assert len(site.alive()) == 3
     site.order(Scale(1))
     site.until_workers(1)
+
+
+def test_a_supervisor_survives_an_order_that_it_cant_read(site: Site) -> None:
+    supervisor = site.supervise(1)
+    workers = site.until_workers(1)
+    unreadable: Any = 2.5
+    site.order(Scale(unreadable))
+    site.order(Scale(2))
+    assert workers[0].id in {info.id for info in site.until_workers(2)}
+    assert supervisor.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 2.5}, "workers=2.5: give a whole number of workers, 1 or more"),
+        ({"size": True}, "workers=True: give a whole number of workers"),
+        ({"max_tasks": 1.0}, "max_tasks=1.0: give a whole number of tasks, 1 or more"),
+        ({"max_tasks": 0}, "max_tasks=0: give a whole number of tasks"),
+        ({"max_time": -1}, "max_time=-1: give a number of seconds, more than 0; for no limit leave it out"),
+        ({"max_time": math.nan}, "max_time=nan: give a number of seconds"),
+        ({"idle_timeout": "90s"}, "idle_timeout='90s': give a number of seconds"),
+        ({"memory_limit": math.inf}, "memory_limit=inf: give a number of bytes"),
+        ({"memory_limit": True}, "memory_limit=True: give a number of bytes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
+        WorkerOptions(**options)
+
+
+def test_numbers_of_other_libraries_become_plain_ones() -> None:
+    options = WorkerOptions(np.int64(2), max_time=np.float32(1.5), memory_limit=2e9)
+    assert msgspec.json.decode(msgspec.json.encode(options), type=WorkerOptions) == options
+    assert (options.size, options.max_time, options.memory_limit) == (2, 1.5, 2_000_000_000)
 
 
 def test_a_supervisor_that_was_stopping_can_be_called_back(site: Site) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
+from jug_notebook.store import read_heartbeat, read_orders
 from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.folders import replace
 
@@ -63,17 +64,18 @@ class Heartbeats:
             _write_info(self._folder / "workers" / info.id, info, self.mode)
 
     def orders(self, supervisor: WorkerId) -> list[Order]:
-        """Return the orders of a supervisor, and remove them."""
-        found: list[Order] = []
+        """Return the orders of a supervisor, and remove them, those that can't be read too."""
+        found: list[bytes] = []
         folder = self._folder / "orders"
         for name in sorted(os.listdir(folder)):
             if name.startswith(f"{supervisor}."):
                 try:
-                    found.append(msgspec.msgpack.decode((folder / name).read_bytes(), type=Order))
+                    data = (folder / name).read_bytes()
                     (folder / name).unlink()
                 except FileNotFoundError:  # another thread of this supervisor was first
                     continue
-        return found
+                found.append(data)
+        return read_orders(found, lambda text: self.notice(supervisor, text))
 
     def orders_changed(self) -> bool:
         """Return True if there were orders since the last call. For systems without inotify."""
@@ -161,5 +163,5 @@ def _read_info(path: str) -> WorkerInfo | None:
             return None
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
         if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
-            return msgspec.msgpack.decode(data, type=WorkerInfo)
+            return read_heartbeat(data)
     return None

@@ -42,7 +42,7 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
-from jug_notebook.store import addresses_in
+from jug_notebook.store import addresses_in, read_heartbeat, read_orders
 from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.redis.blobs import CHUNK, Blobs
 from jug_notebook.store.redis.connection import Connection, new_waiter, packed, place
@@ -53,7 +53,6 @@ SLICE = 1.0  #: seconds that an idle worker sleeps at most, in case the worker t
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
 
 _numbers = struct.Struct(">IIdd??d").pack
-_info = msgspec.msgpack.Decoder(WorkerInfo)
 
 
 class Scheme:
@@ -178,12 +177,12 @@ class RedisStore(Blobs, Queries):
         first = processes[0].id
         last = self._last_orders.get(first, 0)
         rows = [part for info in processes for part in (info.id, packed(info))]
-        orders = []
+        orders: list[bytes] = []
         for number, order in self._connection.write("renew", last, *rows)[2]:
             if int(number) > last:
                 last = self._last_orders[first] = int(number)
-                orders.append(msgspec.msgpack.decode(order, type=Order))
-        return orders
+                orders.append(order)
+        return read_orders(orders, lambda text: self.notice(first, text))
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         for part in batched(processes, BATCH):
@@ -197,7 +196,9 @@ class RedisStore(Blobs, Queries):
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         found, ended = [], []
         for raw, alive, age in self._connection.run("processes"):
-            info = _info.decode(raw)
+            info = read_heartbeat(raw)
+            if info is None:
+                continue
             if alive and system.running(info) is False:
                 ended.append(info.id)
                 alive = False
