@@ -89,6 +89,10 @@ class Unreachable(StoreError):
     """The server of a store can't be reached."""
 
 
+class StoreGone(StoreError):
+    """The store was removed, or there is another one in its place."""
+
+
 class ValueLost(StoreError):
     """A stored value is missing or corrupt; it will be computed again."""
 

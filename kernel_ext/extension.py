@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from IPython.core import interactiveshell
 
-from jug_notebook.errors import JugError
+from jug_notebook.errors import JugError, StoreGone
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
@@ -76,7 +78,8 @@ class Extension:
             name = cell_name(getattr(info, "cell_id", None), info.raw_cell)
             self._use_plain_open()  # %reset brings it back
             self.scripts.note(name, info.raw_cell, len(self.shell.history_manager.input_hist_raw))
-            self.magics.begin_cell(name, info.raw_cell)
+            with suppress(StoreGone):  # unless the cell connects to another, its end reports that
+                self.magics.begin_cell(name, info.raw_cell)
 
     def after(self, result: Any) -> None:
         """A cell has ended: submit its tasks and print messages about them under it."""
@@ -86,5 +89,7 @@ class Extension:
         if self._depth == 0 and self.magics.in_cell:
             try:
                 self.magics.end_cell(success=result is not None and bool(result.success))
+            except StoreGone as error:
+                print(f"jug_notebook: {error}", file=sys.stderr)
             except (JugError, OSError) as error:
                 self.shell.showtraceback((type(error), error, error.__traceback__))

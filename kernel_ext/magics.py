@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -17,7 +18,7 @@ from IPython.core.magic import Magics, magics_class
 from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
@@ -81,7 +82,8 @@ class JugMagics(Magics):
         """Use the store at ``url``, for the rest of this cell too."""
         before = self.attached()
         if before is not None and self.in_cell:
-            before.end_cell()
+            with suppress(StoreGone):  # what the cell has made is lost with its store
+                before.end_cell()
         session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
         session.submissions.label_of = self.cell_of
         if self.in_cell:
@@ -120,13 +122,16 @@ class JugMagics(Magics):
         try:
             session = self.session
             print(f"jug_notebook: {self._about(session)}; {START} starts workers")
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             print(f"jug_notebook: {error}. Give another store: %jug_store URL")
 
     def close(self) -> None:
-        """Close the sessions. Workers go on, except those of a headless kernel."""
+        """Close the sessions. Workers go on, except those of a headless kernel. What goes wrong is only printed."""
         for session in self._opened:
-            session.close()
+            try:
+                session.close()
+            except (JugError, OSError) as error:
+                print(f"jug_notebook: {error}", file=sys.stderr)
 
     def _about(self, session: Session) -> str:
         return f"{label(session.display_url, session.folder, self.as_text)}, {plural(session.status(all=True).total)}"

@@ -8,10 +8,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from jug_notebook.errors import ChangedInCell, StoreError
+from jug_notebook.errors import ChangedInCell, StoreError, StoreGone
 from jug_notebook.session.access import notebook_folder, notebook_path, resolve_url
 from jug_notebook.session.session import OPEN_SESSIONS, Session
 from jug_notebook.store import absolute
@@ -39,12 +40,12 @@ def connect(
     of their own. They can run code as each other.
 
     A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
-    reading theirs. Connecting twice is one session.
+    reading theirs. Connecting twice is one session, except where the store was removed since: then it is made anew.
     Raises StoreError.
     """
     global _current
     path = notebook_path(notebook)
-    before = _current
+    before = None if _current is None or _close_if_gone(_current) else _current
     if before is not None and not before.closed:
         before.submissions.flush()
         same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
@@ -67,6 +68,19 @@ def current() -> Session:
 def using() -> Session | None:
     """The session in use, where there is one; asking makes none."""
     return None if _current is None or _current.closed else _current
+
+
+def _close_if_gone(session: Session) -> bool:
+    """Return True if there is another store, or none, where the session's was; the session is closed then."""
+    if session.closed:
+        return False
+    try:
+        session.access.store.check()
+    except StoreGone:
+        with suppress(StoreError, OSError, ChangedInCell):  # what was left to submit is lost with the store
+            session.close()
+        return True
+    return False
 
 
 @atexit.register

@@ -6,13 +6,14 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import NoSuchTask, StoreError
+from jug_notebook.errors import NoSuchTask, StoreError, StoreGone
 from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
 from jug_notebook.session.accept import Accepted, Accepting
@@ -117,12 +118,14 @@ class Session:
             if context.current is self:
                 context.set_current(None)
             if self.workers.headless:
-                for crew in self.workers.crews:
-                    crew.stop()
+                with suppress(StoreGone):  # then they end by themselves
+                    for crew in self.workers.crews:
+                        crew.stop()
             if not self.read_only:
                 if self._heartbeat is not threading.current_thread():
                     self._heartbeat.join()
-                self.access.store.leave([self.id])
+                with suppress(StoreGone):
+                    self.access.store.leave([self.id])
             self.access.store.close()
 
     def _beat_once(self) -> None:

@@ -227,6 +227,10 @@ class Store(Protocol):
         """Make everything written so far durable."""
         ...
 
+    def check(self) -> None:
+        """Raise StoreGone if the store was removed, or there is another one in its place."""
+        ...
+
     def close(self) -> None: ...
 
 

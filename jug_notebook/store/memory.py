@@ -163,5 +163,8 @@ class MemoryStore(EventLogStore):
     def log(self, process: WorkerId) -> str:
         return "".join(self._logs.get(process, ()))
 
+    def check(self) -> None:
+        """Do nothing: it lasts as long as this process."""
+
     def close(self) -> None:
         _OPEN.pop(self._name, None)

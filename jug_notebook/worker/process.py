@@ -22,9 +22,9 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
-from jug_notebook.errors import JugError, Unreachable
+from jug_notebook.errors import JugError, StoreGone, Unreachable
 from jug_notebook.model import WorkerInfo
-from jug_notebook.store import Store, open_store
+from jug_notebook.store import Store, exists, open_store
 from jug_notebook.task import context
 from jug_notebook.worker import WorkerOptions, displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
@@ -101,6 +101,7 @@ class ForkContext:
 
     supervisor: WorkerInfo
     url: str
+    store_id: str
     seal: Seal
     options: WorkerOptions
     clock: Clock
@@ -139,7 +140,7 @@ class ForkContext:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._detach()
         os.nice(10)
-        store = open_store(self.url, self.clock)
+        store = _reopen(self.url, self.store_id, self.clock)
         store.compact()
         store.close()
         return 0
@@ -163,7 +164,7 @@ class ForkContext:
         displays.always_open(buffer)
         context.always_progress_to(status.report)
         import_hooks.install()
-        store = _reopen(self.url, self.clock)
+        store = _reopen(self.url, self.store_id, self.clock)
         me, options = self._worker_info(os.getpid(), suffix), self.options
         store.renew([me])  # before it claims: an unknown process counts as dead
         each = FailureWatcher()
@@ -201,16 +202,23 @@ def _run_child(run: Callable[[], int]) -> NoReturn:
         os._exit(status)
 
 
-def _reopen(url: str, clock: Clock) -> Store:
-    """Open the store that was there a moment ago: a server that is just being restarted is waited for."""
+def _reopen(url: str, store_id: str, clock: Clock) -> Store:
+    """Open the supervisor's store: a server that is just being restarted is waited for.
+
+    Raises StoreGone if there is another store by now, or none.
+    """
     until = clock.monotonic() + REOPEN_TIMEOUT
     while True:
         try:
-            return open_store(url, clock)
+            store = open_store(url, clock) if exists(url) else None
+            break
         except Unreachable:
             if clock.monotonic() >= until:
                 raise
             clock.sleep(REOPEN_PAUSE)
+    if store is None or store.id != store_id:
+        raise StoreGone("the store was removed while this worker started")
+    return store
 
 
 def wake(info: WorkerInfo) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import LaunchError, StoreError
+from jug_notebook.errors import LaunchError, StoreError, StoreGone
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
@@ -129,7 +129,7 @@ class Supervisor:
         os.set_blocking(self._wakeup, False)
         parent_pipe, parent_end = os.pipe()
         self._fork = ForkContext(
-            self._me, self.store.url, self._seal, self.options, self.clock, parent_pipe,
+            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, parent_pipe,
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
         handlers = self._catch_signals()
@@ -148,6 +148,9 @@ class Supervisor:
             return self._loop()
         except StoreError as error:  # no message can be left where there is no store
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            if isinstance(error, StoreGone):
+                with suppress(StoreError, OSError):  # there may be another in its place
+                    self.store.notice(self._me.id, "its store was removed, so this supervisor and its workers ended\n")
             return 1
         except BaseException:
             self._report(traceback.format_exc())

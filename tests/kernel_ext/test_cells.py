@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,6 +273,34 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_and_another_may_be_given(
         notebook.run("%%jugtask\ndef f(): pass")
     assert notebook.run("%jug_store memory:").startswith("memory store, 0 tasks")
     assert "is a task" in notebook.run("%%jugtask\ndef f(): pass")
+
+
+def test_a_store_that_was_removed_is_made_anew_by_jug_store(notebook: Notebook, tmp_path: Path) -> None:
+    notebook.run("%jug_store jugdata")
+    notebook.run("%%jugtask\ndef f(x):\n    return x")
+    notebook.run("before = f(1)")
+    shutil.rmtree(tmp_path / "jugdata")
+    text = notebook.run("lost = f(2)")
+    assert text.startswith("jug_notebook: ")
+    assert text.endswith("%jug_store file:" + str(tmp_path / "jugdata") + "\n")
+    assert text.count("\n") == 1
+    with pytest.raises(jn.StoreGone):
+        notebook.run("%jug_store")
+    assert notebook.run("%jug_store jugdata") == "file store ./jugdata, 0 tasks\n"
+    notebook.run("again = f(1)")
+    assert notebook.run("%jug_store") == "file store ./jugdata, 1 task\n"
+
+
+def test_the_magics_are_there_after_a_reload_even_if_the_store_was_removed(notebook: Notebook, tmp_path: Path) -> None:
+    notebook.run("%jug_store jugdata")
+    notebook.run("%%jugtask\ndef f(x):\n    return x")
+    notebook.run("before = f(1)")
+    shutil.rmtree(tmp_path / "jugdata")
+    unload_ipython_extension(notebook.shell)
+    load_ipython_extension(notebook.shell)
+    notebook.run("1")
+    assert notebook.run("%jug_store") == "file store ./jugdata, 0 tasks\n"
+    assert "is a task" in notebook.run("%%jugtask\ndef f(x): return x")
 
 
 def test_a_task_of_a_former_version_of_the_cell_is_taken_back(notebook: Notebook) -> None:

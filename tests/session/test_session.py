@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import linecache
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import jug_notebook as jn
 from jug_notebook.clock import FakeClock
 from jug_notebook.model import Origin, State, Target
-from jug_notebook.store import keyring
+from jug_notebook.store import keyring, open_store
 from tests.crews import working
 
 
@@ -56,6 +58,46 @@ def _a_fresh_notebook() -> None:
 def test_connecting_twice_is_one_session(session, store_url, tmp_path):
     assert jn.connect(store_url, notebook=tmp_path / "study.ipynb") is session
     assert jn.current() is session
+
+
+def test_connecting_to_a_store_that_was_removed_makes_it_anew(tmp_path):
+    before = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+    lost = define("def f(x): return x")(1)
+    shutil.rmtree(tmp_path / "jugdata")
+    with pytest.raises(jn.StoreGone, match=r"is gone: its folder was removed or moved; to make a new store, run %jug"):
+        before.status()
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+    try:
+        assert session is not before
+        assert before.closed
+        assert session.identity != before.identity
+        assert session.status(all=True).total == 0
+        with pytest.raises(jn.StoreError):
+            lost.result()
+        with working(session):
+            assert NOTEBOOK["f"](2).result() == 2
+    finally:
+        session.close()
+        jn.definitions.clear()
+
+
+def test_a_session_whose_store_was_replaced_submits_nothing_to_the_new_one(tmp_path):
+    before = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+    f = define("def f(x): return x")
+    f(1)
+    before.submissions.flush()  # its log is open from now on
+    shutil.rmtree(tmp_path / "jugdata")
+    with closing(open_store(tmp_path / "jugdata")) as replaced:
+        f(2)
+        with pytest.raises(jn.StoreGone, match="there is another store in its place"):
+            before.submissions.flush()
+        session = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+        try:
+            assert session.identity == replaced.id
+            assert session.status(all=True).total == 0
+        finally:
+            session.close()
+            jn.definitions.clear()
 
 
 def test_the_first_need_connects_to_the_store_of_the_environment(tmp_path, monkeypatch):

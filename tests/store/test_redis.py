@@ -18,7 +18,7 @@ import pytest
 import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.__main__ import main
-from jug_notebook.errors import StoreError, ValueLost
+from jug_notebook.errors import StoreError, StoreGone, ValueLost
 from jug_notebook.model import (
     Claim,
     Lease,
@@ -376,6 +376,26 @@ def test_another_store_in_the_place_of_the_one_that_was_is_refused(server: Serve
     server.start()
     with pytest.raises(StoreError, match="there is another store now"):
         store.states([key("a")])
+
+
+def test_a_store_that_was_deleted_takes_nothing_more(server: Server) -> None:
+    url = server.url()
+    store = open_store(url)
+    with admin(server) as line:
+        line.flushall()
+        for use in (
+            store.check,
+            lambda: store.submit([task("a")], HERE),
+            lambda: store.renew([system.me("worker")]),
+            lambda: store.claim("w", 1, 0.0),
+            lambda: store.leave(["w"]),
+        ):
+            with pytest.raises(StoreGone, match="was deleted; connect again: %jug_store URL"):
+                use()
+        assert line.keys() == []
+    open_store(url)
+    with pytest.raises(StoreGone, match="there is another store now at"):
+        store.claim("w", 1, 0.0)
 
 
 def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,25 @@ class Site:
     def hang(self, **options: object) -> str:
         """A task that says its pid and never ends."""
         return self.tasks.submit(cell(SAY + HANG, "hang"), self.fifo.path, **options)
+
+    def remove_store(self) -> None:
+        """Remove the store's folder, or all that is in its server."""
+        if self.store.url.startswith("file:"):
+            wait_until(self.store, self._folder_is_removed, "its processes filled it again and again")
+        else:
+            self.store._connection.command("FLUSHALL")  # type: ignore[attr-defined]
+
+    def _folder_is_removed(self) -> bool:
+        """Remove the folder; False where a process made a file in it meanwhile."""
+        shutil.rmtree(self.folder / "jugdata", ignore_errors=True)
+        return not (self.folder / "jugdata").exists()
+
+    def open_again(self) -> None:
+        """Open what is at the store's place now."""
+        url = self.store.url
+        self.store.close()
+        self.store = open_store(url)
+        self.tasks = Submitter(self.store, self.folder)
 
     def end(self) -> None:
         for supervisor in self.started:
@@ -464,6 +484,49 @@ def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
     assert supervisor.stderr is not None
     assert "Traceback" not in supervisor.stderr.read()
     (folder_site.folder / "elsewhere").rename(folder_site.folder / "jugdata")
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_idle_workers_leave_a_store_that_was_removed(site: Site, made_again: bool) -> None:
+    supervisor = site.supervise(1, idle_timeout=PATIENCE)
+    [info] = site.until_workers(1)
+    worker = os.pidfd_open(info.pid)
+    site.remove_store()
+    if made_again:
+        site.open_again()
+        key = site.tasks.submit("def f(x): return x", 7)
+    assert supervisor.wait(PATIENCE) == 1
+    assert ended(worker)
+    os.close(worker)
+    assert supervisor.stderr is not None
+    said = supervisor.stderr.read()
+    assert said.startswith("StoreGone: ")
+    assert "Traceback" not in said
+    if not made_again:
+        site.open_again()
+        key = site.tasks.submit("def f(x): return x", 7)
+    if "another store" in said:  # else it noticed before there was one
+        assert "its store was removed" in site.store.log(info.supervisor)
+    assert site.store.processes() == []
+    assert site.tasks.state(key) is State.READY
+    site.supervise(1)
+    assert site.tasks.value(key) == 7
+
+
+def test_a_busy_worker_stores_nothing_in_the_store_that_replaced_its_own(site: Site) -> None:
+    release = Fifo(site.folder, "release")
+    key = site.tasks.submit(
+        cell(SAY + "def f(said, go):\n    say(said)\n    return open(go).readline()\n", "f"),
+        site.fifo.path,
+        release.path,
+    )
+    supervisor = site.supervise(1)
+    site.fifo.read_line()
+    site.remove_store()
+    site.open_again()
+    assert supervisor.wait(PATIENCE) == 1
+    assert site.store.states([key]) == [None]
+    assert site.store.processes() == []
 
 
 def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) -> None:

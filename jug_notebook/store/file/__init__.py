@@ -23,14 +23,26 @@ from pathlib import Path
 
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError
-from jug_notebook.model import BEAT, Address, Claimed, Event, Order, WorkerId, WorkerInfo
+from jug_notebook.errors import StoreError, StoreGone
+from jug_notebook.model import (
+    BEAT,
+    Address,
+    Claimed,
+    Event,
+    Order,
+    Origin,
+    Submission,
+    SubmitReport,
+    WorkerId,
+    WorkerInfo,
+)
 from jug_notebook.scheduler.packing import Place
 from jug_notebook.scheduler.records import Offer
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims
 from jug_notebook.store.file.folders import (
+    check_identity,
     group_of,
     identity_of,
     length,
@@ -85,7 +97,7 @@ class FileStore(EventLogStore):
         identity = identity_of(self.folder, self.display_url)
         self.id = identity.id
         self.shared = identity.shared  #: "group" if it is shared, else empty
-        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self._mode)
+        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
         self._watcher = FileWatcher(
@@ -133,6 +145,10 @@ class FileStore(EventLogStore):
         return group_of(self.folder)
 
     # -- events --------------------------------------------------------------------------------------------------------
+
+    def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
+        self.check()  # an open log of a removed folder would take them, and lose them
+        return super().submit(submissions, origin)
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         if not self._writer.unsynced:
@@ -210,6 +226,7 @@ class FileStore(EventLogStore):
             names = os.listdir(self.folder / "log")
         except FileNotFoundError:
             raise self._removed() from None
+        self.check()  # after these names were read: they are of this store
         moved = listed(self.folder / "sealing")
         self._add_sealed([name for name in listed(self.folder / "sealed") if name not in self._logs])
         for name in moved:
@@ -268,8 +285,16 @@ class FileStore(EventLogStore):
         self._scheduler.moved = None
         return moved
 
+    def check(self) -> None:
+        check_identity(self.folder, self.id, self.display_url)
+
     def _removed(self) -> StoreError:
-        return StoreError(f"{self.display_url} is gone: its folder was removed or moved")
+        """Return what to raise where a folder is missing."""
+        try:
+            self.check()
+        except StoreGone as error:
+            return error
+        return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
 
     def _log(self, name: str) -> Log | None:
         """Return the log of that name; None for this process's own, whose events are applied as they are written."""
@@ -349,6 +374,7 @@ class FileStore(EventLogStore):
             self._scheduler.presume(worker, dead=worker in dead)
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        self.check()
         try:
             self._heartbeats.write(processes)
             return self._heartbeats.orders(processes[0].id) if processes else []
@@ -359,6 +385,7 @@ class FileStore(EventLogStore):
         self._heartbeats.order(supervisors, order)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
+        self.check()
         super().leave(processes)
         for worker in processes:
             self._heartbeats.retire(worker)
@@ -451,7 +478,8 @@ class FileStore(EventLogStore):
 
     def close(self) -> None:
         with self._lock:
-            self._writer.close()
+            with suppress(StoreGone):
+                self._writer.close()
             self._watcher.close()
             for log in self._logs.values():
                 log.shut()

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import StoreError, StoreGone
 from jug_notebook.store import Store, atomic, keyring
 
 FORMAT = 1
@@ -108,6 +108,23 @@ def identity_of(folder: Path, display_url: str) -> Identity:
     if not os.access(folder / "log", os.W_OK | os.X_OK):
         raise StoreError(f"{display_url} is not yours to write; give another path")
     return identity
+
+
+def check_identity(folder: Path, store_id: str, display_url: str) -> None:
+    """Raise StoreGone if the store of that id isn't in the folder any more."""
+    try:
+        found = msgspec.json.decode((folder / "store.json").read_bytes(), type=Identity)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreGone(
+            f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
+        ) from None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):  # out of reach for now: what is done next may meet it
+        return
+    if found.id != store_id:
+        raise StoreGone(
+            f"{display_url} was removed, and there is another store in its place; to use that, run "
+            f"%jug_store {display_url}"
+        )
 
 
 def _make(folder: Path, display_url: str) -> None:

@@ -11,7 +11,7 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Union
@@ -279,9 +279,10 @@ def _frame(data: bytes, start: int, end: int) -> Frame | None:
 class Writer:
     """The one writer of a log. Others see at once what it appends; `sync` makes that outlive a crash of the host."""
 
-    def __init__(self, folder: Path, name: str, mode: int = 0o600) -> None:
+    def __init__(self, folder: Path, name: str, check: Callable[[], None], mode: int = 0o600) -> None:
         self.mode = mode  #: of the files that it makes
         self._folder = folder
+        self._check = check  # raises StoreGone if the folder has become another store's
         self._name = name
         self._turn = 0
         self._fd = -1
@@ -322,6 +323,7 @@ class Writer:
         self._size += len(frame)
 
     def _begin(self) -> None:
+        self._check()
         path = self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
@@ -359,9 +361,12 @@ class Writer:
 
     def close(self) -> None:
         """Append the closing frame."""
-        if self._fd >= 0:
-            self.append(Closed())
-            self.sync()
-            os.close(self._fd)
-            self._fd = -1
-        self.log.shut()
+        try:
+            if self._fd >= 0:
+                self.append(Closed())
+                self.sync()
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            self.log.shut()

@@ -100,6 +100,7 @@ class RedisStore(Blobs, Queries):
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         new = finished = 0
+        self.check()
         for part in _weighed(submissions):
             functions, rows = _flattened(part)
             blobs = self._pending_blobs()
@@ -140,7 +141,7 @@ class RedisStore(Blobs, Queries):
             left = until - self._clock.monotonic()
             self._calls += 1
             this = f"{self._me}{self._calls}"
-            args = (worker, max(0, limit), left > 0 and limit > 0, label, python, this, blobs, waited)
+            args = (worker, max(0, limit), left > 0 and limit > 0, label, python, this, blobs, waited, self.id)
             reply = self._connection.write("claim", packed(args), *outcomes)
             if outcomes:
                 self._connection.remember("claim", packed((worker, 0, False, "", "", "", blobs, False)), *outcomes)
@@ -174,6 +175,7 @@ class RedisStore(Blobs, Queries):
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         if not processes:
             return []
+        self.check()
         first = processes[0].id
         last = self._last_orders.get(first, 0)
         rows = [part for info in processes for part in (info.id, packed(info))]
@@ -185,6 +187,7 @@ class RedisStore(Blobs, Queries):
         return read_orders(orders, lambda text: self.notice(first, text))
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
+        self.check()
         for part in batched(processes, BATCH):
             self._connection.write("leave", *part)
             self._connection.remember("leave", *part)
@@ -325,6 +328,9 @@ class RedisStore(Blobs, Queries):
 
     def sync(self) -> None:
         """Do nothing: the server has confirmed every write, and what it loses in a crash is repeated."""
+
+    def check(self) -> None:
+        self._connection.check()
 
     def close(self) -> None:
         self._connection.close()

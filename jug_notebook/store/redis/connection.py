@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import msgspec
 
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError, Unreachable
+from jug_notebook.errors import StoreError, StoreGone, Unreachable
 from jug_notebook.store import HIDDEN
 
 if TYPE_CHECKING:
@@ -282,6 +282,8 @@ class Connection:
                 limit, problem = patience, f"can't be reached: {_one_line(error)}"
             except wrong.ResponseError as error:
                 text = _one_line(error)
+                if text.startswith("GONE"):
+                    raise self._gone(text[5:]) from None
                 if text.startswith(("BUSY ", "TRYAGAIN", "MASTERDOWN")):
                     self._disconnect()
                     limit, problem = patience, f"refuses commands for now: {text}"
@@ -355,9 +357,20 @@ class Connection:
         self.version = version
         id, _, _ = self._evaluate("open", (self.id, FORMAT))
         if id.decode() != self.id:
-            raise StoreError(f"there is another store now at {self.display_url}; connect again: %jug_store")
+            raise self._gone(id.decode())
         for written in list(self._remembered):
             (self.run if written.script == "put" else self.write)(written.script, *written.arguments)
+
+    def check(self) -> None:
+        """Raise StoreGone if the project was deleted, or has been made again since."""
+        found = (self.command("GET", self.key("id")) or b"").decode()
+        if found != self.id:
+            raise self._gone(found)
+
+    def _gone(self, found: str) -> StoreGone:
+        """Return what to raise where there is another id, or none, in place of the store's."""
+        problem = f"there is another store now at {self.display_url}" if found else f"{self.display_url} was deleted"
+        return StoreGone(f"{problem}; connect again: %jug_store URL")
 
     def _identify_server(self) -> bool:
         """Note the server's run id, and settings that can lose data. Return False where INFO is not allowed."""

@@ -1,6 +1,7 @@
 -- after: records scheduler reuse leases
 -- Settle, then claim, in one step. A worker that gets nothing and would wait is marked idle, and is woken later.
--- ARGV: {worker, limit, would wait, target's label, python, id of this call, blobs to keep, has waited};
+-- ARGV: {worker, limit, would wait, target's label, python, id of this call, blobs to keep, has waited,
+-- the store's id, left out where an earlier call is repeated};
 -- then per outcome key, packed numbers of its verdict (see settle), inputs, digest, verdict, sealed outcome.
 -- Returns {version, more, seconds until a task may be retried or -1, {function number, name, …}, bodies,
 -- claims {key, round, inputs, attempt, function, failures, deaths, body, {{body, proof, …} per need}}}.
@@ -8,6 +9,8 @@ local BUDGET = 0.02
 local LONGEST = 60  -- at most this many seconds between two attempts, even if a worker's clock is ahead
 load_work()
 local args = unpacked(ARGV[1])
+local id = call('GET', P .. 'id')
+if args[9] and id ~= args[9] then return redis.error_reply('GONE ' .. (id or '')) end
 local worker, limit, waits, label, python, this = args[1], args[2], args[3], args[4], args[5], args[6]
 
 local settlements, latest = 0, 0
