@@ -22,7 +22,7 @@ Former: TypeAlias = dict[tuple[str, bytes, bytes], list[tuple[Finished, str]]]
 class Accepted(msgspec.Struct, frozen=True):
     """How many results were accepted; ``str`` gives a line for people."""
 
-    bound: int = 0  #: tasks that took over a result of previous code
+    bound: int = 0  #: tasks that reuse a result of previous code
     sources: tuple[Key, ...] = ()  #: the tasks whose results these are
     without: int = 0  #: tasks for which there is no such result
     waiting: int = 0  #: tasks whose needs have no value yet, so that nothing can be accepted for them

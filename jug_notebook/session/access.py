@@ -1,4 +1,4 @@
-"""Opening a store for a session: paths, the key, and the record that all parts of a session share."""
+"""Open a store for a session: paths, the key, and the `StoreAccess` that all parts of a session share."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class StoreAccess:
     user: str
     notebook: str  #: path of the notebook or script, or the working folder
     folder: Path  #: where tasks run
-    read_only: bool  #: tasks are only named, and none is submitted
+    read_only: bool  #: tasks get keys but are not submitted
     display_url: str  #: the store's URL for people: short, and without a password
     in_process: list[Callable[[], WorkerInfo]] = field(default_factory=list)  #: workers in this process
     crews: list[Crew] = field(default_factory=list)  #: workers that this session started
 
     def starting(self) -> bool:
-        """Are workers starting that this session asked for? Raises LaunchError, once, where none could start."""
+        """Return whether workers of this session are starting. Raises LaunchError, once, if none could start."""
         return any(crew.starting for crew in self.crews)
 
     @property
     def scope(self) -> Scope:
-        """The tasks of this notebook."""
+        """The scope of this notebook's tasks."""
         return Scope(notebook=self.notebook)
 
     def scope_of(self, all: bool) -> Scope:
-        """The tasks of this notebook, or with ``all`` of the whole store."""
+        """Return the scope of this notebook's tasks, or with ``all`` of the whole store's."""
         return Scope() if all else self.scope
 
     def origin(self, cell: str = "") -> Origin:
-        """Who requests tasks here."""
+        """Return who requests tasks here."""
         return Origin(self.user, self.notebook, cell)
 
 

@@ -36,12 +36,12 @@ def connect(
 ) -> Session:
     """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
-    ``shared="group"``: everybody in the group that the folder belongs to works with it, each with notebooks and workers
-    of their own. They can run code as each other.
+    ``shared="group"``: all members of the group that the folder belongs to use it, each with notebooks and workers of
+    their own. They can run code as each other.
 
-    A relative folder is one in the notebook's folder. Tasks made from now on go there; handles of another store go on
-    reading theirs. Connecting twice is one session, except where the store was removed since: then it is made anew.
-    Raises StoreError.
+    A relative folder is taken from the notebook's folder. Tasks made from now on go there; handles of another store go
+    on reading theirs. Connecting twice returns the same session, unless the store was removed since: then a new store
+    is made. Raises StoreError.
     """
     global _current
     path = notebook_path(notebook)
@@ -59,14 +59,14 @@ def connect(
 
 
 def current() -> Session:
-    """The session in use; the first need connects to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
+    """Return the session in use; if there is none, connect to ``$JUG_STORE``, or ``jugdata``. Raises StoreError."""
     if _current is None or _current.closed:
         return connect(os.environ.get("JUG_STORE") or "jugdata")
     return _current
 
 
 def using() -> Session | None:
-    """The session in use, where there is one; asking makes none."""
+    """Return the session in use; None if there is none."""
     return None if _current is None or _current.closed else _current
 
 
@@ -96,7 +96,7 @@ context.on_first_need(current)
 
 
 def _verb(method: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-    """The method of the session in use, with its signature (but for ``self``) and docstring."""
+    """Return a function that calls the session in use, with the method's signature (but for ``self``) and docstring."""
 
     @functools.wraps(method)
     def verb(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -186,26 +186,19 @@ def differences(before: Any, now: Any, path: str = "", depth: int = DEPTH) -> It
         return
     count = 0
     for step, was, becomes in pairs:
-        if was is _NOTHING or becomes is _NOTHING:
-            yield f"{path}{step}", _or_nothing(was), _or_nothing(becomes)
+        found: Iterable[Difference] = [(f"{path}{step}", _or_nothing(was), _or_nothing(becomes))]
+        if was is not _NOTHING and becomes is not _NOTHING:
+            found = differences(was, becomes, f"{path}{step}", depth - 1)
+        for one in found:
+            yield one
             count += 1
-        else:
-            for one in differences(was, becomes, f"{path}{step}", depth - 1):
-                yield one
-                count += 1
-                if count > FOUND:
-                    return
-        if count > FOUND:
-            return
+            if count > FOUND:
+                return
     if not count:  # the items are equal, so their order differs
         yield (path, *_texts(before, now))
 
 
-class _Nothing:
-    pass
-
-
-_NOTHING = _Nothing()
+_NOTHING: Any = object()
 
 
 def _or_nothing(value: Any) -> str:

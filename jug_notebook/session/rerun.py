@@ -44,13 +44,12 @@ class Difference(NamedTuple):
     how: str  #: both values in short
 
 
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """The result of `Rerun.verify`: ``checked`` of ``total`` values were computed again. True if none differs."""
 
-    def __init__(self, checked: int, total: int, differing: Sequence[Difference]) -> None:
-        self.checked = checked
-        self.total = total
-        self.differing = tuple(differing)
+    checked: int
+    total: int
+    differing: tuple[Difference, ...]
 
     def __bool__(self) -> bool:
         return not self.differing
@@ -124,7 +123,7 @@ class Rerun:
         count = min(len(finished), max(1, math.ceil(len(finished) * fraction)))
         sample = set(random.sample(finished, count))
         ordered = [key for key in finished if key in sample]
-        return Verified(len(ordered), len(finished), list(self._differing(ordered)))
+        return Verified(len(ordered), len(finished), tuple(self._differing(ordered)))
 
     def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
         for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):

@@ -269,7 +269,7 @@ class Results:
 
 
 class _NoValue(Exception):
-    """There is no value to load."""
+    """The task has no value to load."""
 
 
 class _Progress:

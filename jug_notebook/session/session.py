@@ -1,4 +1,4 @@
-"""A store as one notebook or script uses it: where its tasks go, and what the verbs of ``jug_notebook`` act on."""
+"""`Session`: a store in use by one notebook or script. The functions of ``jug_notebook`` act on the current one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Session:
     ``queries`` (status, tables, logs …) and ``reruns``. What they share is ``access``.
 
     ``folder``: where tasks run, if not beside the notebook; ``runner``: what calls functions that name none;
-    ``headless``: `close` stops the workers that it started; ``read_only``: tasks are only named, none is submitted, and
+    ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
     the session isn't listed in the store.
     Raises StoreError where the store can't be opened or its key isn't known.
     """
@@ -98,7 +98,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Was `close` called?"""
+        """Whether `close` was called."""
         return self._ended.is_set()
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class Session:
     barrier = _of("workers", Workers.barrier)
     stop = _of("workers", Workers.stop)
 
-    # -- questions -----------------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------------
 
     status = _of("queries", Queries.status)
     status_of = _of("queries", Queries.status_of)
@@ -170,7 +170,7 @@ class Session:
 
         A target is a task or a container of tasks, a task function, a Python expression for one of these, a function's
         name, the beginning of a key (6 hex digits or more), or /regex/ over functions' names. Raises NoSuchTask, which
-        names what comes near.
+        suggests similar names.
         """
         return TaskList(self._handles(self._targets.keys(target, namespace, all)))
 
@@ -222,7 +222,7 @@ class Session:
     ) -> Accepted:
         """Accept, after an edit of a function, results of its previous code for unfinished tasks.
 
-        A task takes over the result of the same function with equal arguments, on equal values of what it needs. The
+        A task reuses the result of the same function with equal arguments, on equal values of what it needs. The
         store records who accepted it, when, and whose result it is. ``undo`` reverts that; ``dry_run`` only counts.
         Return an `Accepted`: how many, from which tasks, and how many found none. Raises NoSuchTask.
         """
@@ -256,9 +256,9 @@ class Session:
     ) -> Cleaned:
         """Delete tasks that no notebook requests, with the data that only they had stored.
 
-        What is requested stays, with all that it needs and all whose runs it has taken over; so does what is running.
-        ``older_than``: only tasks made and run more than so many seconds ago; ``target``: only these; ``dry_run``: only
-        report. Return a `Cleaned`: tasks and bytes by function, blobs, and bytes in all. Raises NoSuchTask.
+        Requested tasks stay, with all that they need and all whose results they reuse; so do running ones.
+        ``older_than``: only tasks made and run more than this many seconds ago; ``target``: only these; ``dry_run``:
+        only report. Return a `Cleaned`: tasks and bytes by function, blobs, and bytes in all. Raises NoSuchTask.
         """
         among = None if target is None else set(self._targets.keys(target, namespace))
         self.submissions.flush()
@@ -267,7 +267,7 @@ class Session:
 
 
 def _beat(session: weakref.ref[Session], ended: threading.Event) -> None:
-    """Send heartbeats for a session until it ends or is forgotten, and submit what a long cell left waiting."""
+    """Send heartbeats for a session until it is closed or collected, and submit tasks that a long cell left pending."""
     while not ended.wait(BEAT):
         alive = session()
         if alive is None:
@@ -275,7 +275,7 @@ def _beat(session: weakref.ref[Session], ended: threading.Event) -> None:
         try:
             alive._beat_once()
         except (StoreError, OSError):
-            continue  # the next verb will meet it where it can be raised
+            continue  # the next call that uses the store raises it
         del alive
 
 

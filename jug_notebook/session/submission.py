@@ -1,4 +1,4 @@
-"""Tasks on their way into a store: signed and submitted in batches; cancelled when a cell no longer makes them."""
+"""Submit tasks to a store: signed, in batches; and cancel those that a cell no longer makes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SubmissionQueue:
         self._signed, self._writer = access.signed, SignedWriter(access.seal)
         self._clock = access.clock
         self._runner = runner  #: for functions that name none
-        self._read_only = access.read_only  #: tasks are only named
+        self._read_only = access.read_only  #: tasks get keys but are not submitted
         self._lock = threading.RLock()
         self._buffer: list[PendingTask] = []
         self._since = 0.0
@@ -125,13 +125,9 @@ class SubmissionQueue:
         return version
 
     def bundles(self) -> set[Address]:
-        """Blobs of functions that may be called again, whether or not the store has tasks of theirs."""
+        """Return the blobs of functions that may be called again, whether or not the store has tasks of theirs."""
         with self._lock:
-            versions = {
-                *self._last.values(),
-                *self._versions.values(),
-                *(task[0] for task in self._buffer),
-            }
+            versions = {*self._last.values(), *self._versions.values(), *(task[0] for task in self._buffer)}
             return {
                 name
                 for version in versions
@@ -150,7 +146,7 @@ class SubmissionQueue:
         return code
 
     def former(self, version: FunctionVersion) -> bool:
-        """Was the function redefined since?"""
+        """Return whether the function was redefined since."""
         function = version.function
         if function is None:
             return False
@@ -162,7 +158,7 @@ class SubmissionQueue:
             return latest is not function
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
-        """Take in tasks: they reach the store soon, and before anything is read from it."""
+        """Queue tasks: they are submitted soon, and before anything is read from the store."""
         with self._lock:
             if self._closed:
                 raise StoreError(f"the session of {self._store.display_url} is closed; connect() again")
@@ -215,25 +211,25 @@ class SubmissionQueue:
         return submissions
 
     def close(self) -> None:
-        """Submit what is left, and take in no more."""
+        """Submit what is left, and accept no more tasks."""
         try:
             self.flush()
         finally:
             self._closed = True
 
     def hurry(self) -> None:
-        """Submit what was left waiting by a cell that goes on with other things."""
+        """Submit tasks that have waited too long, in a cell that is busy with something else."""
         with self._lock:
             if self._buffer and self._clock.monotonic() - self._since > FLUSH_AFTER:
                 self._submit()
 
     def check_keys(self, on: bool = True) -> None:
-        """From now on keep some calls of each function, for `unstable_keys`; or no longer."""
+        """Start (or stop) keeping some calls of each function for `unstable_keys`."""
         if on != (self._sample is not None):
             self._sample = {} if on else None
 
     def unstable_keys(self) -> list[str]:
-        """Name the calls kept since the last time again, in a second process with another hash seed.
+        """Compute keys of the calls kept since the last time again, in a second process with another hash seed.
 
         Return a line for each argument or global with another digest there. Takes as long as starting a process.
         """
@@ -330,7 +326,7 @@ class SubmissionQueue:
             try:
                 cancelled += self._cancel_outdated(function, self._code(function))
             except Unhashable:
-                continue  # its next call will raise it
+                continue  # its next call raises it
         return cancelled
 
     def _cancel_outdated(self, function: TaskFunction, code: Code) -> int:
@@ -366,7 +362,7 @@ def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Is it another definition? Another value in a global doesn't make the same code one: both may be wanted."""
+    """Return whether the code is another definition. A changed global alone makes none: both versions may be wanted."""
     changed = _changed_parts(before, now)
     return not changed or any(not name.startswith("global ") for name in changed)
 

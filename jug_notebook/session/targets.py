@@ -14,6 +14,7 @@ from jug_notebook.store.signed import SignedReader
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.values import tasks_in
 
+_CONTAINERS = (list, tuple, set, frozenset, dict)
 _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tables show it
 
 
@@ -114,21 +115,19 @@ def graph_of(
 
 
 def _of_object(target: Any, store: Store, scope: Scope) -> list[Key]:
-    if isinstance(target, Target):
-        return [view.key for view in store.tasks(target=target)]
     if isinstance(target, TaskFunction):
         keys = store.keys_named(target.name, scope)
         if not keys:
             raise NoSuchTask(f"{target.name} has no tasks yet; call it to make some")
         return keys
     keys = list(dict.fromkeys(handle.key for handle in tasks_in(_listed(target))))
-    if not keys and not (isinstance(target, list | tuple | set | frozenset | dict) and not target):
+    if not keys and not (isinstance(target, _CONTAINERS) and not target):
         raise NoSuchTask(f"{type(target).__name__} {target!r:.60} holds no task")
     return keys
 
 
 def _listed(target: Any) -> Any:
-    return target if isinstance(target, list | tuple | set | frozenset | dict) else [target]
+    return target if isinstance(target, _CONTAINERS) else [target]
 
 
 def _evaluated(text: str, namespace: Mapping[str, Any]) -> Any:
@@ -143,7 +142,7 @@ def _evaluated(text: str, namespace: Mapping[str, Any]) -> Any:
         return None
     if isinstance(found, TaskFunction) or tasks_in(_listed(found)):
         return found
-    return [] if isinstance(found, list | tuple | set | frozenset | dict) and not found else None
+    return [] if isinstance(found, _CONTAINERS) and not found else None
 
 
 def _matching(pattern: str, names: Iterable[str]) -> list[str]:

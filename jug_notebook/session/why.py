@@ -91,23 +91,19 @@ class WhyQuery:
             return self._explain_stored(plain, spec) if alone else plain
         reasons = [*self._state_reasons(key, state), *_ended(end), *_foreign(spec), *self._need_reasons(spec, state)]
         if state not in OPEN_STATES or end is not None:
-            return msgspec.structs.replace(plain, reasons=compare.once(reasons))
+            return _with_reasons(plain, reasons)
         near = self._nearest(spec)
         if near is None:
             line = f"new function: no result of `{name}` is stored yet"
-            reasons.append(Reason(Cause.NEW, "new function", line))
-            return msgspec.structs.replace(plain, reasons=compare.once(reasons))
-        reasons += self._reasons_between(near, spec) or [_ALIKE]
-        return msgspec.structs.replace(
-            plain, reasons=compare.once(reasons), nearest=near.key, nearest_args=near.args_repr
-        )
+            return _with_reasons(plain, [*reasons, Reason(Cause.NEW, "new function", line)])
+        return _with_reasons(plain, reasons + (self._reasons_between(near, spec) or [_ALIKE]), near)
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
         """Explain a stored task: why an earlier value of the same call, if there is one, isn't used."""
         outcome = self._outcome(spec.key)
         if outcome is None:
             unknown = Reason(Cause.UNKNOWN, "", "what is stored for it isn't signed with the store's key")
-            return msgspec.structs.replace(plain, reasons=(unknown,))
+            return _with_reasons(plain, [unknown])
         found = msgspec.structs.replace(plain, run=outcome.run)
         if outcome.key != spec.key:
             found = msgspec.structs.replace(found, source=outcome.key)
@@ -115,10 +111,7 @@ class WhyQuery:
         else:
             alike = self._same_call(spec)
             former = next((near for near in alike if near.made <= spec.made and near.template != spec.template), None)
-        if former is None:
-            return found
-        reasons = compare.once(self._reasons_between(former, spec))
-        return msgspec.structs.replace(found, reasons=reasons, nearest=former.key, nearest_args=former.args_repr)
+        return found if former is None else _with_reasons(found, self._reasons_between(former, spec), former)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -399,6 +392,11 @@ _ALIKE = Reason(
     "",
     "its code and arguments look the same but have another digest: something changed that their parts don't show",
 )
+
+
+def _with_reasons(plain: Explanation, reasons: Iterable[Reason], near: Spec | None = None) -> Explanation:
+    found = msgspec.structs.replace(plain, reasons=compare.once(reasons))
+    return found if near is None else msgspec.structs.replace(found, nearest=near.key, nearest_args=near.args_repr)
 
 
 def _steps(steps: Iterable[tuple[str, Any]]) -> str:

@@ -520,11 +520,7 @@ def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
 
 
 def snapshot(
-    scheduler: SchedulerState,
-    processes: Sequence[tuple[WorkerInfo, bool, float]],
-    scope: Scope,
-    store: str,
-    now: float,
+    scheduler: SchedulerState, processes: Sequence[tuple[WorkerInfo, bool, float]], scope: Scope, store: str, now: float
 ) -> Snapshot:
     """Return counts and workers. ``processes`` as `Store.processes`, ``store`` is its URL for people."""
     reused = scheduler.reused(scope)

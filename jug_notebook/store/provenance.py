@@ -38,15 +38,8 @@ def _run(ended: Attempt, body: bytes | None, signed: SignedReader) -> RunView:
         spec = None if body is None else signed.spec(key, body)
         outcome = signed.outcome(key, CurrentOutcome(verdict, ended.body))
     except SignatureError as refused:
-        return RunView(
-            key,
-            "",
-            state,
-            started=verdict.started,
-            duration=verdict.duration,
-            message=f"not shown: {refused}",
-            fate=fate,
-        )
+        began, message = verdict.started, f"not shown: {refused}"
+        return RunView(key, "", state, started=began, duration=verdict.duration, message=message, fate=fate)
     name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
     message = outcome.summary if isinstance(outcome, Finished) else outcome.error
     run = outcome.run
@@ -54,6 +47,7 @@ def _run(ended: Attempt, body: bytes | None, signed: SignedReader) -> RunView:
 
 
 UPSTREAM = 1000  #: at most this many needed tasks are described
+_OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "attempt")
 
 
 def provenance(key: Key, signed: SignedReader) -> dict[str, Any]:
@@ -118,17 +112,7 @@ def _described(spec: Spec, outcome: Outcome | None, state: State | None) -> dict
         "run": None,
     }
     if outcome is not None:
-        run = outcome.run
-        info["run"] = {
-            "user": run.user,
-            "host": run.host,
-            "pid": run.pid,
-            "python": run.python,
-            "started": run.started,
-            "duration": run.duration,
-            "cpu": run.cpu,
-            "attempt": run.attempt,
-        }
+        info["run"] = {name: getattr(outcome.run, name) for name in _OF_RUN}
         if isinstance(outcome, Finished):
             info["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
         else:

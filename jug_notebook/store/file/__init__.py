@@ -101,10 +101,7 @@ class FileStore(EventLogStore):
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
         self._watcher = FileWatcher(
-            {
-                "log": (self.folder / "log", IN_MODIFY | IN_CREATE),
-                "orders": (self.folder / "orders", IN_MOVED_TO),
-            }
+            {"log": (self.folder / "log", IN_MODIFY | IN_CREATE), "orders": (self.folder / "orders", IN_MOVED_TO)}
         )
         self._next_scan = 0.0
         self._next_poll = 0.0

@@ -53,12 +53,13 @@ class Queries:
     def origins(self) -> list[Origin]:
         return [Origin(*(part.decode() for part in row)) for row in self._connection.read("origins")[2]]
 
+    def _by_key(self, script: str, keys: Sequence[Key]) -> Iterator[Any]:
+        """Yield what a script returns for each key."""
+        for part in batched(keys, BATCH):
+            yield from self._connection.read(script, packed(part))[2]
+
     def states(self, keys: Sequence[Key]) -> list[State | None]:
-        return [
-            STATES[state] if state >= 0 else None
-            for part in batched(keys, BATCH)
-            for state in self._connection.read("states", packed(part))[2]
-        ]
+        return [STATES[state] if state >= 0 else None for state in self._by_key("states", keys)]
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -182,26 +183,17 @@ class Queries:
         )
 
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
-        found: list[Lease | None] = []
-        for part in batched(keys, BATCH):
-            rows = self._connection.read("current_inputs", packed(part))[2]
-            for key, row in zip(part, rows, strict=True):
-                found.append(Lease(key, row[0], inputs_from(row[1]), 0) if row else None)
-        return found
+        rows = zip(keys, self._by_key("current_inputs", keys), strict=True)
+        return [Lease(key, row[0], inputs_from(row[1]), 0) if row else None for key, row in rows]
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         return [
             Invalidation(row[0], float(row[1]), row[2].decode(), Why(row[3].decode())) if row else None
-            for part in batched(keys, BATCH)
-            for row in self._connection.read("invalidations", packed(part))[2]
+            for row in self._by_key("invalidations", keys)
         ]
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
-        return [
-            row[0] if row else None
-            for part in batched(keys, BATCH)
-            for row in self._connection.read("acceptances", packed(part))[2]
-        ]
+        return [row[0] if row else None for row in self._by_key("acceptances", keys)]
 
     def foreign(self, python: str) -> dict[str, int]:
         kinds, counts, _, _ = self._tallies("")
