@@ -12,7 +12,7 @@ from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
 from jug_notebook.task import TaskFunction
-from jug_notebook.task.values import tasks_in
+from jug_notebook.task.values import listed, tasks_in
 
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 _KEY = re.compile(r"[0-9a-f]{6,40}")  #: could be the beginning of a key, as tables show it
@@ -120,6 +120,7 @@ def _of_object(target: Any, store: Store, scope: Scope) -> list[Key]:
         if not keys:
             raise NoSuchTask(f"{target.name} has no tasks yet; call it to make some")
         return keys
+    target = listed(target)
     keys = list(dict.fromkeys(handle.key for handle in tasks_in(_listed(target))))
     if not keys and not (isinstance(target, _CONTAINERS) and not target):
         raise NoSuchTask(f"{type(target).__name__} {target!r:.60} holds no task")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -36,6 +37,7 @@ _OPTIONS = (
 _LONG = 10**15
 _BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
+LARGEST_GRID = 1_000_000  #: calls
 BATCH = 1000  #: tasks of one `.map` that are submitted together
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
@@ -123,11 +125,10 @@ class TaskFunction:
         """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
 
         Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and the rest are constants.
-        A list that is one value goes inside another: ``cfg=[[1, 2]]``.
+        A list that is one value goes inside another: ``cfg=[[1, 2]]``. So does a table; a table or an array of several
+        dimensions as an axis raises BadTask, as do more than a million calls.
         """
-        names = [name for name, axis in axes.items() if is_axis(axis)]
-        constants = {name: value for name, value in axes.items() if name not in names}
-        points = product(*(axes[name] for name in names))
+        names, points, constants = grid_points(self.name, axes)
         if in_task.on:
             return [self.run(**dict(zip(names, p, strict=True)), **constants) for p in points]  # type: ignore[return-value]
         calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
@@ -487,9 +488,38 @@ def _no_lazy_function(function: Callable[..., Any]) -> None:
         raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
 
 
-def is_axis(value: Any) -> bool:
+def grid_points(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
+    """Return the names of the axes, their product, and the constants. Raises BadTask."""
+    axes = {name: _axis(function, name, value) for name, value in given.items() if _is_axis(value)}
+    sizes = {name: len(axis) for name, axis in axes.items()}
+    count = math.prod(sizes.values())
+    if count > LARGEST_GRID:
+        sides = " x ".join(f"{name}: {size:,}" for name, size in sizes.items())
+        raise BadTask(
+            f"{function}.grid() would make {count:,} calls ({sides}), and at most {LARGEST_GRID:,} are made at once; "
+            f"make an axis shorter, or put many calls in one task: {function}.starmap(product(...), chunksize=1000)"
+        )
+    return list(axes), product(*axes.values()), {name: value for name, value in given.items() if name not in axes}
+
+
+def _is_axis(value: Any) -> bool:
     """Does `TaskFunction.grid` iterate over it? The rest are constants."""
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | set | frozenset | Handle)
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
+        return False
+    return getattr(value, "shape", None) != ()
+
+
+def _axis(function: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:
+    shape = getattr(axis, "shape", None)
+    if isinstance(shape, tuple) and len(shape) > 1:
+        part, kind = "column" if hasattr(axis, "columns") else "row", type(axis).__name__
+        raise BadTask(
+            f"{function}.grid({name}=…): this {kind} has {len(shape)} dimensions, and would be a task for each {part}; "
+            f"write {name}=[{name}] to pass it as one value, {name}=list({name}) for a task for each {part}"
+        )
+    if isinstance(axis, Sequence):
+        return axis
+    return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))
 
 
 @overload

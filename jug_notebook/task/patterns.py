@@ -6,7 +6,6 @@ A compound task is a call of a function that makes tasks: once the last of these
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import product
 from typing import Any
 
 from jug_notebook import codec
@@ -15,7 +14,7 @@ from jug_notebook.keys import digest
 from jug_notebook.model import State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
-from jug_notebook.task.function import Around, TaskFunction, is_axis
+from jug_notebook.task.function import Around, TaskFunction, grid_points
 from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
 from jug_notebook.task.values import TaskList, tasks_in, value
 
@@ -206,8 +205,8 @@ class CompoundFunction(TaskFunction):
 
     def grid(self, **axes: Any) -> TaskList:
         """A compound task for each combination, as `TaskFunction.grid`."""
-        choices = [list(axis) if is_axis(axis) else [axis] for axis in axes.values()]
-        return self._listed(self(**dict(zip(axes, point, strict=True))) for point in product(*choices))
+        names, points, constants = grid_points(self.name, axes)
+        return self._listed(self(**dict(zip(names, point, strict=True)), **constants) for point in points)
 
     @staticmethod
     def _listed(tasks: Iterable[Any]) -> TaskList:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import array
+import io
+import operator
+from collections import deque
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MappingView, ValuesView
 from contextlib import suppress
 from typing import Any, NamedTuple, overload
 
@@ -29,13 +33,19 @@ class _Skipped:
 
 _SKIPPED = _Skipped()
 
+#: iterables that hold no tasks, or are values as a whole
+_WHOLE = (Handle, Mapping, str, bytes, bytearray, memoryview, range, array.array, io.IOBase, type)
+_WHOLE_BY = ("__array__", "shape", "__jug_value__", "__jug_dependencies__", "__jug_reference__")
+_FLAT = frozenset({Task, int, float, bool, str, bytes, type(None)})  #: there is nothing to look for in them
+
 
 def value(x: Any, on_error: str = "raise") -> Any:
     """Return the value of ``x``, where lists, tuples, dicts and sets may hold tasks anywhere in them. Does not wait.
 
-    An object with a method ``__jug_value__`` is asked for its value. Inside a task, this loads what was passed as
-    `NoLoad`. Raises NotReady, which names the state, and TaskFailed; with ``on_error="skip"`` what has no value is left
-    out, with ``"return"`` the error stands in its place.
+    Any other iterable of tasks is read once, and its value is a list. What holds no tasks, like a string or an array,
+    is returned as it is; an object with a method ``__jug_value__`` is asked for its value. Inside a task, this loads
+    what was passed as `NoLoad`. Raises NotReady, which names the state, and TaskFailed; with ``on_error="skip"`` what
+    has no value is left out, with ``"return"`` the error stands in its place.
     """
     return _load(x, on_error, wait=False, timeout=None)
 
@@ -46,11 +56,11 @@ def bvalue(x: Any, timeout: float | None = None, on_error: str = "raise") -> Any
 
 
 def wait(x: Any, timeout: float | None = None) -> Waited:
-    """Wait until all tasks in ``x`` have finished or failed; return the sets (done, not_done).
+    """Wait until all tasks in ``x``, any iterable, have finished or failed; return the sets (done, not_done).
 
     A failed task raises nothing; ``timeout=0`` just looks. Raises NoWorkers, WaitInterrupted.
     """
-    handles = tasks_in(x)
+    handles = tasks_in(listed(x))
     if timeout is None or timeout > 0:
         with suppress(WaitTimeout):  # what is returned says so
             settle(handles, timeout)
@@ -60,8 +70,11 @@ def wait(x: Any, timeout: float | None = None) -> Waited:
 
 
 def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK) -> Iterator[Any]:
-    """Each task as soon as it has finished or failed. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
-    left = list(dict.fromkeys(tasks_in(tasks)))
+    """Yield each task of an iterable as soon as it has finished or failed.
+
+    Raises WaitTimeout, WaitInterrupted, NoWorkers.
+    """
+    left = list(dict.fromkeys(tasks_in(listed(tasks))))
     until = None if timeout is None else clock.monotonic() + timeout
     while left:
         states = _states(left)
@@ -84,8 +97,44 @@ def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
             raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they continue")
 
 
+def listed(x: Any) -> Any:
+    """Return a list of what an iterable with tasks in it yields, such as ``d.values()`` or a generator.
+
+    Containers, whose type is kept, get such lists in place of iterators, views and deques, at any depth. Everything
+    else is returned as it is.
+    """
+    if isinstance(x, list | tuple | set | frozenset | dict) or not _is_open(x, Iterable):
+        return _inside(x)
+    items = [_inside(item) for item in x]
+    return items if _is_open(x, _READ_ONCE) or tasks_in(items) else x
+
+
+_READ_ONCE = (Iterator, MappingView, deque)
+
+
+def _is_open(x: Any, kinds: Any) -> bool:
+    """Is it an iterable of these kinds that may hold tasks?"""
+    return isinstance(x, kinds) and not isinstance(x, _WHOLE) and not any(hasattr(type(x), name) for name in _WHOLE_BY)
+
+
+def _inside(x: Any) -> Any:
+    if isinstance(x, dict):
+        listed_ones = {key: _inside(item) for key, item in x.items()}
+        return x if all(listed_ones[key] is item for key, item in x.items()) else listed_ones
+    if isinstance(x, list | tuple):
+        if _FLAT.issuperset(map(type, x)):
+            return x
+        items = [_inside(item) for item in x]
+        if all(map(operator.is_, items, x)):
+            return x
+        if isinstance(x, list):
+            return items
+        return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+    return [_inside(item) for item in x] if _is_open(x, _READ_ONCE) else x
+
+
 def tasks_in(x: Any) -> list[Handle]:
-    """The tasks and tasklets in ``x``, at any depth, in order."""
+    """The tasks and tasklets in ``x``, at any depth, in order. Iterators are left unread."""
     found: list[Handle] = []
     _gather(x, found)
     return found
@@ -94,7 +143,7 @@ def tasks_in(x: Any) -> list[Handle]:
 def _gather(x: Any, found: list[Handle]) -> None:
     if isinstance(x, Handle):
         found.append(x)
-    elif isinstance(x, list | tuple | set | frozenset):
+    elif isinstance(x, list | tuple | set | frozenset | deque | KeysView | ValuesView | ItemsView):
         for item in x:
             if type(item) is Task:  # as in most lists: they may be long
                 found.append(item)
@@ -136,6 +185,7 @@ def _states(handles: list[Handle]) -> dict[Key, bool]:
 def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
     if on_error not in ("raise", "skip", "return"):
         raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
+    x = listed(x)
     handles = tasks_in(x)
     tasks = [handle if type(handle) is Task else handle.task for handle in handles]
     for task in {task._version: task for task in tasks}.values():
@@ -322,4 +372,4 @@ def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
     encoder.add(list(value), path)
 
 
-__all__ = ["TaskList", "Waited", "as_completed", "bvalue", "settle", "tasks_in", "value", "wait"]
+__all__ = ["TaskList", "Waited", "as_completed", "bvalue", "listed", "settle", "tasks_in", "value", "wait"]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import itertools
 import pickle
 import threading
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import jug_notebook as jn
@@ -341,6 +344,35 @@ def test_map_starmap_and_grid_make_the_calls_one_would_write(session):
         assert double.map(range(5)).result() == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pd.DataFrame({"a": [1]}), "this DataFrame has 2 dimensions, and would be a task for each column"),
+        (np.ones((2, 3)), "this ndarray has 2 dimensions, and would be a task for each row"),
+    ],
+)
+def test_a_table_is_no_axis_of_a_grid(session, table, message):
+    for grid in (double.grid, jn.CompoundTaskGenerator(double.run).grid):
+        with pytest.raises(jn.BadTask, match=message) as refusal:
+            grid(x=table, y=[1])
+        assert "x=[x] to pass it as one value, x=list(x) for a task for each" in str(refusal.value)
+    assert [task.key for task in double.grid(x=[table])] == [double(table).key]
+    assert [task.key for task in double.grid(x=list(table))] == [double(part).key for part in table]
+
+
+def test_arrays_of_one_dimension_are_axes_and_those_of_none_are_constants(session):
+    assert len(double.grid(x=np.arange(3), y=pd.Series([1.0, 2.0]))) == 6
+    assert len(double.grid(x=np.array(1), y=[1, 2])) == 2
+
+
+def test_a_grid_of_more_than_a_million_calls_tells_its_size_and_makes_none(session):
+    with pytest.raises(jn.BadTask, match=r"would make 2,002,000 calls \(x: 1,001 x y: 2,000\)"):
+        double.grid(x=range(1001), y=range(2000))
+    with pytest.raises(jn.BadTask, match="chunksize=1000"):
+        double.grid(x=itertools.count())
+    assert not any(session.status(all=True).counts.values())
+
+
 def test_chunks_are_one_task_each_and_show_a_tasklet_a_call(session):
     calls = double.map(range(7), chunksize=3, y=10)
     assert len(calls) == 7
@@ -398,6 +430,51 @@ def test_as_completed_gives_each_task_once(session):
     with working(session, workers=2):
         seen = list(jn.as_completed(many))
     assert sorted(t.key for t in seen) == sorted(t.key for t in many)
+
+
+ITERABLES: dict[str, Any] = {
+    "the values of a dict": lambda tasks: dict(enumerate(tasks)).values(),
+    "the keys of a dict": lambda tasks: dict.fromkeys(tasks).keys(),
+    "a generator": lambda tasks: (task for task in tasks),
+    "a map": lambda tasks: map(copy.copy, tasks),
+    "a filter": lambda tasks: filter(lambda task: True, tasks),
+    "a deque": deque,
+    "an object with __iter__": lambda tasks: type("Tasks", (), {"__iter__": lambda self: iter(tasks)})(),
+}
+
+
+@pytest.mark.parametrize("kind", ITERABLES)
+def test_any_iterable_of_tasks_is_waited_for_and_read_once(session, kind):
+    many = double.map(range(3))
+    with working(session):
+        assert jn.wait(ITERABLES[kind](many)) == (set(many), set())
+        assert set(jn.as_completed(ITERABLES[kind](many))) == set(many)
+        assert jn.bvalue(ITERABLES[kind](many)) == [0, 2, 4]
+        assert jn.value(ITERABLES[kind](many)) == [0, 2, 4]
+
+
+def test_iterables_inside_containers_are_read_too(session):
+    one, two = double(1), double(2)
+    point = namedtuple("point", "x y")
+    held = {"views": {1: one}.values(), "pair": (enumerate([two]), 3), "point": point(iter([two]), deque([one]))}
+    assert jn.tasks_in([{1: one}.items(), deque([two])]) == [one, two]
+    with working(session):
+        assert jn.bvalue(held) == {"views": [2], "pair": ([(0, 4)], 3), "point": point([4], [2])}
+        assert jn.wait([iter([one]), [map(copy.copy, [two])]]).done == {one, two}
+    assert jn.retry({1: one}.values()) == jn.retry(task for task in [one]) == 0
+
+
+def test_what_cant_hold_tasks_is_its_own_value(session, tmp_path):
+    (tmp_path / "file").write_text("a line\n")
+    with (tmp_path / "file").open() as file:
+        things = ["text", b"bytes", np.ones(2), pd.DataFrame({"a": [1]}), range(3), file, 3, None, {1}, pd.Series([1])]
+        things += [bytearray(b"x"), type("Numbers", (), {"__iter__": lambda self: iter([1, 2])})(), {"a": [1]}, [[1]]]
+        for thing in things:
+            assert jn.wait(thing) == (set(), set())
+            assert list(jn.as_completed(thing)) == []
+            found = jn.value(thing)
+            assert found is thing or (type(thing) in (list, set, dict) and found == thing)
+        assert file.read() == "a line\n"
 
 
 # -- manners -----------------------------------------------------------------------------------------------------------
