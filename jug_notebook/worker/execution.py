@@ -13,11 +13,12 @@ import sys
 import threading
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -50,7 +51,6 @@ from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task.context import running
-from jug_notebook.worker.cache import LRUCache, V
 from jug_notebook.worker.capture import Capture, Listener
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
@@ -63,6 +63,40 @@ TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = (_HOME + os.sep, os.path.join(os.path.dirname(_HOME), "kernel_ext") + os.sep)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class LRUCache(Generic[K, V]):
+    """Keeps the items used last: at most ``places`` of them, with at most ``weight`` in all."""
+
+    def __init__(self, places: int, weight: int = 1 << 62) -> None:
+        self._places = places
+        self._weight = weight
+        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._total = 0
+
+    def get(self, name: K) -> V | None:
+        found = self._items.get(name)
+        if found is None:
+            return None
+        self._items.move_to_end(name)
+        return found[0]
+
+    def drop(self, name: K) -> None:
+        _, weight = self._items.pop(name, (None, 0))
+        self._total -= weight
+
+    def put(self, name: K, item: V, weight: int = 0) -> None:
+        if weight > self._weight or name in self._items:
+            return
+        self._items[name] = (item, weight)
+        self._total += weight
+        while len(self._items) > self._places or self._total > self._weight:
+            _, (_, gone) = self._items.popitem(last=False)
+            self._total -= gone
 
 
 class _Stale(Exception):

@@ -21,9 +21,8 @@ from jug_notebook.store import Store, open_store
 from jug_notebook.task.context import in_task
 from jug_notebook.worker import execution as worker
 from jug_notebook.worker import loop
-from jug_notebook.worker.cache import LRUCache
 from jug_notebook.worker.capture import NoCapture
-from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.execution import LRUCache, TaskRunner
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.policy import BACKOFF
 from jug_notebook.worker.status import SharedStatus
