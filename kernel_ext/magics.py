@@ -306,7 +306,7 @@ class JugMagics(Magics):
         """Return what follows a message about tasks to run: how to start workers, where none runs."""
         session = self.session
         if any(view.alive for view in session.status(all=True).workers) or any(
-            crew.coming for crew in session.workers.crews
+            crew.is_starting for crew in session.workers.crews
         ):
             return ""
         return f"; {NO_WORKERS}"

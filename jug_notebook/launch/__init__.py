@@ -55,7 +55,7 @@ class WorkerGroup:
         """Does a supervisor belong to this group?"""
         return supervisor.crew == self.name
 
-    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+    def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         """Are workers starting? ``supervisors`` and ``workers`` are the live ones of this group.
 
         Where none could be started, `failure` says why from now on.
@@ -133,15 +133,15 @@ class Crew:
         return [line for line in lines if line]
 
     @property
-    def coming(self) -> bool:
+    def is_starting(self) -> bool:
         """Are workers starting?"""
-        return any(coming for *_, coming in self._looked_after())
+        return any(is_starting for *_, is_starting in self._looked_after())
 
     @property
     def starting(self) -> bool:
         """The same. Raises LaunchError, once, saying why, where none could be started anywhere."""
         looked = self._looked_after()
-        if any(coming for *_, coming in looked):
+        if any(is_starting for *_, is_starting in looked):
             return True
         failures = [group.failure for group, *_ in looked if group.failure]
         if failures and len(failures) == len(looked) and not self._reported:
@@ -154,7 +154,7 @@ class Crew:
             return [(group, False) for group in self.groups]
         crew = self._crew()
         self._begun = all(workers and group.begins_once for group, _, workers in crew)
-        return [(group, group.coming(supervisors, workers)) for group, supervisors, workers in crew]
+        return [(group, group.is_starting(supervisors, workers)) for group, supervisors, workers in crew]
 
     def _crew(self) -> list[tuple[WorkerGroup, list[WorkerInfo], list[WorkerInfo]]]:
         alive = [info for info, alive, _ in self.store.processes() if alive]
@@ -201,10 +201,10 @@ class Crew:
     def __repr__(self) -> str:
         if self.plan:
             return self.plan
-        looked = [(*one, one[0].coming(one[1], one[2])) for one in self._crew()]
+        looked = [(*one, one[0].is_starting(one[1], one[2])) for one in self._crew()]
         count = sum(len(workers) for _, _, workers, _ in looked)
         hosts = sorted({info.where for *_, workers, _ in looked for info in workers}) or [p.place for p in self.groups]
-        state = ", starting" if any(coming for *_, coming in looked) else ""
+        state = ", starting" if any(is_starting for *_, is_starting in looked) else ""
         wrong = "".join(f"; {group.failure.partition(': ')[0]} failed" for group in self.groups if group.failure)
         there = f" on {', '.join(hosts)}" if hosts else ""
         return f"<Crew of {render.plural(count, 'worker')}{there}{state}{wrong}>"

@@ -83,18 +83,18 @@ class WorkerJob:
             try:
                 ran.stdin.write(f"{json.dumps(BOOT)}\n{self._request}\n".encode())
                 ran.stdin.flush()
-                heard = answers(ran.stdout.readlines())  # to its end; it ends when our end of its input is gone
+                replies = answers(ran.stdout.readlines())  # to its end; it ends when our end of its input is gone
                 status = ran.wait()
             finally:
                 with suppress(BrokenPipeError):
                     ran.stdin.close()
                 ran.stdout.close()
                 ran.wait()
-            checks = tuple(check for answer in heard for check in answer.checks)
+            checks = tuple(check for answer in replies for check in answer.checks)
             failure = Report(system.host(), checks).failure
             errors.seek(0)
             message = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-        if not failure and any(answer.supervisor for answer in heard):
+        if not failure and any(answer.supervisor for answer in replies):
             return f"ended with status {status}"
         raise LaunchError(failure or f"{system.host()}: no worker could start: {message or f'status {status}'}")
 
@@ -201,7 +201,7 @@ class ExecutorGroup(WorkerGroup):
             lasting=False,
         )
 
-    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+    def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         now = self.clock.monotonic()
         alive = {info.crew for info in supervisors}
         self._seen.update(dict.fromkeys(alive, now))
@@ -209,7 +209,7 @@ class ExecutorGroup(WorkerGroup):
         return any(
             name not in alive and now - self._seen.get(name, now) < LOST
             for name in self._futures.keys() - self._leaving
-        ) or super().coming(supervisors, workers)
+        ) or super().is_starting(supervisors, workers)
 
     def _prune(self) -> None:
         """Forget what has ended; keep why, where it ended badly."""
@@ -244,20 +244,20 @@ class ExecutorGroup(WorkerGroup):
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         alive = {info.crew for info in supervisors}
-        coming = {name for name in self._futures.keys() - alive if not _called_off(self._futures.pop(name))}
+        unregistered = {name for name in self._futures.keys() - alive if not _called_off(self._futures.pop(name))}
         super().stop(now, supervisors)
         self._leaving |= alive
-        if coming:
-            threading.Thread(target=self._see_off, args=(coming, now), name="jug-pool", daemon=True).start()
+        if unregistered:
+            threading.Thread(target=self._see_off, args=(unregistered, now), name="jug-pool", daemon=True).start()
 
-    def _see_off(self, coming: set[str], now: bool) -> None:
+    def _see_off(self, unregistered: set[str], now: bool) -> None:
         """What has started on an engine can't be cancelled: it gets an order to end once it has registered."""
         tick, until = threading.Event(), self.clock.monotonic() + STARTING
         with suppress(StoreError, OSError):  # the store was closed: workers that start now end by themselves
-            while coming and self.clock.monotonic() < until:
-                come = [info for info, alive, _ in self.store.processes() if alive and info.crew in coming]
+            while unregistered and self.clock.monotonic() < until:
+                come = [info for info, alive, _ in self.store.processes() if alive and info.crew in unregistered]
                 send_order(self.store, come, Stop(now))
-                coming -= {info.crew for info in come}
+                unregistered -= {info.crew for info in come}
                 tick.wait(TICK)
 
     def _cut(self) -> None:

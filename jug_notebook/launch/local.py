@@ -28,7 +28,7 @@ from jug_notebook.worker.policy import first_of_crew
 from jug_notebook.worker.status import SharedStatus
 from jug_notebook.worker.supervisor import TICK
 
-TAIL = 2000  #: bytes of a failed start's output that people are shown
+TAIL = 2000  #: bytes of a failed start's output that is displayed
 
 
 def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
@@ -67,10 +67,10 @@ class LocalGroup(WorkerGroup):
         self._started: subprocess.Popen[bytes] | None = started
         self._log: IO[bytes] | None = log
 
-    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+    def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if supervisors:
             self._done_starting()
-            return super().coming(supervisors, workers)
+            return super().is_starting(supervisors, workers)
         if self._started is None:
             return False
         status = self._started.poll()

@@ -207,7 +207,7 @@ class RemoteGroup(WorkerGroup):
         line = f"{self.place}: {there if before >= size else more}"
         return "\n".join([line, *self.report.warnings])
 
-    def coming(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
+    def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if not self.over.is_set():
             return True
         if self.failure or self.answer is None:

@@ -72,7 +72,7 @@ class Queries:
 
     def _snapshot(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot, crews = self._store.snapshot(scope), self._access.crews
-        starting = snapshot.starting or sum(max(1, crew.size) for crew in crews if crew.coming)
+        starting = snapshot.starting or sum(max(1, crew.size) for crew in crews if crew.is_starting)
         notes = (*snapshot.notes, *(line for crew in crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(
             snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes

@@ -75,12 +75,12 @@ def _draw_figures(made: Any) -> None:
 def publish(value: Any) -> None:
     """Show a value as under any cell."""
     here: Any = shell()
-    shown = here.display_formatter.format(value)
+    bundle = here.display_formatter.format(value)
     buffer = displays.current()
     if buffer is not None and isinstance(here, Shell):
-        buffer.add(*shown)
+        buffer.add(*bundle)
     else:
-        here.display_pub.publish(*shown)
+        here.display_pub.publish(*bundle)
 
 
 def work_in(namespace: dict[str, Any]) -> None:
