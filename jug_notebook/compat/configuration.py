@@ -1,4 +1,4 @@
-"""What a command is asked for: on the command line, else in ``jugrc`` files, else by default."""
+"""The options of commands for jugfiles: from the command line, else from ``jugrc`` files, else the defaults."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class BadConfiguration(JugError):
 
 
 def files() -> list[Path]:
-    """The configuration files that count, the weakest first."""
+    """Return the configuration files that apply; later ones override earlier ones."""
     return [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1] + local_files()
 
 
 def local_files() -> list[Path]:
-    """Those from here up to the root of the project, or only here, the weakest first."""
+    """Return the files from the project's root down to this folder, or only here; later ones override earlier ones."""
     found: list[Path] = []
     here = Path.cwd()
     above = [here, *here.parents]
@@ -72,12 +72,12 @@ def local_files() -> list[Path]:
 
 
 def texts() -> list[tuple[str, str]]:
-    """What the configuration files say, each with its name, the weakest first."""
+    """Return the text of each configuration file with its path; later ones override earlier ones."""
     return [(path.read_text(encoding="utf-8"), str(path)) for path in files()]
 
 
 def parsed(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The options that a file sets, as the types that their defaults have."""
+    """Return the options that a file sets, with the types of their defaults. Raises BadConfiguration."""
     config = configparser.RawConfigParser()
     try:
         config.read_string(text, file)
@@ -85,16 +85,15 @@ def parsed(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:
         raise BadConfiguration(f"{file}: {' '.join(str(wrong).split())}") from wrong
     found: dict[str, Any] = {}
     for section in config.sections():
-        for key, said in config.items(section):
+        for key, setting in config.items(section):
             name = key.replace("-", "_")
             name = name if section == "main" else f"{section.replace('-', '_')}_{name}"
             default = defaults.get(name)
             try:
-                found[name] = said if default is None else _like(said, default)
+                found[name] = setting if default is None else _like(setting, default)
             except ValueError as wrong:
-                raise BadConfiguration(
-                    f"{file}: {key} = {said!r} in [{section}] is no {type(default).__name__}"
-                ) from wrong
+                kind = type(default).__name__
+                raise BadConfiguration(f"{file}: {key} = {setting!r} in [{section}] is no {kind}") from wrong
     return found
 
 
@@ -105,7 +104,7 @@ def _like(text: str, default: Any) -> Any:
 
 
 def settle(given: dict[str, Any], more_defaults: dict[str, Any]) -> dict[str, Any]:
-    """All options: what is ``given`` (None is not), else what is configured, else the default."""
+    """Return all options: ``given`` (and not None), else configured, else the defaults. Raises BadConfiguration."""
     defaults = {**DEFAULTS, **more_defaults}
     options = dict(defaults)
     for text, file in texts():
@@ -130,11 +129,11 @@ def _filled(jugdir: str, jugfile: str) -> str:
         ) from wrong
 
 
-# -- as scripts may ask for them, by Jug's names -----------------------------------------------------------------------
+# -- Jug's own names ---------------------------------------------------------------------------------------------------
 
 
 class Options:
-    """Values by name; what isn't set here is asked of ``next``. ``autoinit`` is called on the first question."""
+    """Options as attributes; one that isn't set is taken from ``next``. ``autoinit`` is called at the first look-up."""
 
     def __init__(self, next: Any = None, autoinit: Callable[[Any], None] | None = None) -> None:
         self.__dict__.update(next=next, _autoinit=autoinit)
@@ -162,17 +161,17 @@ class Options:
 
 
 def key_to_option(s: str) -> str:
-    """What an option of a jugrc file is called here."""
+    """Return the attribute name of an option in a jugrc file."""
     return s.replace("-", "_")
 
 
 def find_local_configuration_files() -> list[str]:
-    """The jugrc files from here up to the root of the project, the nearest first."""
+    """Return the jugrc files from here up to the root of the project, the nearest first."""
     return [str(path) for path in reversed(local_files())]
 
 
 def read_configuration_file(fp: Any = None, default_options: Any = None) -> Options:
-    """What jugrc files say, or the one that ``fp`` reads; what they don't is asked of ``default_options``."""
+    """Return the options of all jugrc files, or of the one that ``fp`` reads, else those of ``default_options``."""
     read = Options(default_options)
     for text, name in texts() if fp is None else [(fp.read(), str(getattr(fp, "name", "jugrc")))]:
         read.update(parsed(text, name, DEFAULTS))

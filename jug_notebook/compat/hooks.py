@@ -12,25 +12,25 @@ from itertools import count
 from typing import Any
 
 EVENTS = (
-    "execute.task-loadable",  #: (task): its value is there already
+    "execute.task-loadable",  #: (task): its value is stored already
     "execute.task-pre-execute",  #: (task): it is about to run
-    "execute.task-executed1",  #: (task): it has run, and has a value
+    "execute.task-executed1",  #: (task): it has run and has a value
     "execute.finished_pre_status",  #: (): nothing is left to do; the table comes next
-    "execute.finished_post_status",  #: (): the table was shown
+    "execute.finished_post_status",  #: (): the table has been printed
 )
 _hooks: dict[str, list[Callable[..., Any]]] = {}
 _registered: set[Any] = set()
 
 
 def jug_hook(name: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> list[Any]:
-    """Call all that are registered; answers what they answered."""
+    """Call all functions registered for an event; return what they returned."""
     return [f(*args, **(kwargs or {})) for f in list(_hooks.get(name, ()))]
 
 
 def register_hook(name: str, f: Callable[..., Any] | None = None) -> Any:
-    """Have ``f`` called at an event; without it, a decorator. Raises ValueError for an event that there isn't."""
+    """Register ``f`` for an event; without it, return a decorator. Raises ValueError for an unknown event."""
     if name not in EVENTS:
-        raise ValueError(f"no event {name!r}; there are {', '.join(EVENTS)}")
+        raise ValueError(f"no event {name!r}; the events are {', '.join(EVENTS)}")
     if f is None:
         return partial(register_hook, name)
     _hooks.setdefault(name, []).append(f)
@@ -38,30 +38,30 @@ def register_hook(name: str, f: Callable[..., Any] | None = None) -> Any:
 
 
 def register_hook_once(name: str, code: Any, f: Callable[..., Any]) -> None:
-    """The same once for each ``(name, code)``: scripts are loaded again at each barrier."""
+    """Register ``f`` once per ``(name, code)``: scripts are loaded again at each barrier."""
     if (name, code) not in _registered:
         _registered.add((name, code))
         register_hook(name, f)
 
 
 def reset_all_hooks() -> None:
-    """Forget all that was registered."""
+    """Unregister all functions."""
     _registered.clear()
     _hooks.clear()
 
 
 def listened(name: str) -> bool:
-    """Is anybody called at this event?"""
+    """Return whether any function is registered for an event."""
     return bool(_hooks.get(name))
 
 
-# -- reasons to stop before all is done. A script may register them at each loading; each counts once ------------------
+# -- reasons to stop early; a script may register them each time it is loaded, they count once -------------------------
 
 _EXECUTED = "execute.task-executed1"
 
 
 def exit_if_file_exists(fname: str) -> None:
-    """Begin no further task once there is such a file."""
+    """Start no further task once this file exists."""
 
     def check(_: Any) -> None:
         if os.path.exists(fname):
@@ -71,7 +71,7 @@ def exit_if_file_exists(fname: str) -> None:
 
 
 def exit_when_true(f: Callable[..., Any], function_takes_Task: bool = False) -> None:
-    """After each task ask ``f()`` or ``f(task)``, and stop once the answer is true."""
+    """Call ``f()`` or ``f(task)`` after each task, and stop once it returns true."""
 
     def check(task: Any) -> None:
         if f(task) if function_takes_Task else f():
@@ -85,7 +85,7 @@ def exit_when_true(f: Callable[..., Any], function_takes_Task: bool = False) -> 
 
 
 def exit_after_n_tasks(n: int) -> None:
-    """Stop once so many tasks were executed."""
+    """Stop after ``n`` tasks."""
     numbers = count(1)
 
     def check(_: Any) -> None:
@@ -96,7 +96,7 @@ def exit_after_n_tasks(n: int) -> None:
 
 
 def exit_after_time(hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-    """Begin no further task so long from now on."""
+    """Start no further task after this time from now."""
     end = time.monotonic() + 3600 * hours + 60 * minutes + seconds
 
     def check(_: Any) -> None:
@@ -107,24 +107,23 @@ def exit_after_time(hours: float = 0, minutes: float = 0, seconds: float = 0) ->
 
 
 def exit_env_vars(environ: Mapping[str, str] | None = None) -> None:
-    """As the environment says: JUG_MAX_TASKS, JUG_MAX_HOURS, _MINUTES and _SECONDS (they add up),
-    JUG_EXIT_IF_FILE_EXISTS.
-    """
-    told = os.environ if environ is None else environ
-    if "JUG_MAX_TASKS" in told:
-        exit_after_n_tasks(int(told["JUG_MAX_TASKS"]))
-    length = {unit: int(told.get(f"JUG_MAX_{unit.upper()}", 0)) for unit in ("hours", "minutes", "seconds")}
+    """Stop as the environment says: JUG_MAX_TASKS; JUG_MAX_HOURS, _MINUTES and _SECONDS, added up;
+    JUG_EXIT_IF_FILE_EXISTS."""
+    limits = os.environ if environ is None else environ
+    if "JUG_MAX_TASKS" in limits:
+        exit_after_n_tasks(int(limits["JUG_MAX_TASKS"]))
+    length = {unit: int(limits.get(f"JUG_MAX_{unit.upper()}", 0)) for unit in ("hours", "minutes", "seconds")}
     if any(length.values()):
         exit_after_time(**length)
-    if "JUG_EXIT_IF_FILE_EXISTS" in told:
-        exit_if_file_exists(told["JUG_EXIT_IF_FILE_EXISTS"])
+    if "JUG_EXIT_IF_FILE_EXISTS" in limits:
+        exit_if_file_exists(limits["JUG_EXIT_IF_FILE_EXISTS"])
 
 
 # -- how long tasks take -----------------------------------------------------------------------------------------------
 
 
 class TimeTasks:
-    """Collects how long tasks of each name take."""
+    """Measures how long the tasks of each function take."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = defaultdict(list)

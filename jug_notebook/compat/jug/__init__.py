@@ -1,7 +1,7 @@
-"""Jug's public names (those of 2.7), by Jug's module names, for scripts that say ``from jug.x import …``.
+"""Jug's public names (those of 2.7), by Jug's module names, for scripts with ``from jug.x import …``.
 
-`NAMES` says where each name is kept. Modules that Jug has and this folder does not (``jug.hooks``, ``jug.io`` …) are
-made of it; a name is imported when somebody first asks for it.
+`NAMES` lists where each name is defined. Jug's modules that are no files here (``jug.hooks``, ``jug.io`` …) are made
+from it; a name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "unsafe": {"jug.utils": "NoHash"},
 }
-#: those that have a file of their own, and all others
+#: all modules: those with a file here, and those made from `NAMES`
 MODULES = ["jug", *(f"jug.{name}" for name in ["task", "mapreduce", "utils", "subcommands", *NAMES] if name)]
 
 
@@ -62,7 +62,7 @@ def _homes(module: str) -> dict[str, tuple[str, str]]:
 
 
 class _Names(ModuleType):
-    """A module of Jug's whose names are kept elsewhere."""
+    """A module of Jug's whose names are defined elsewhere."""
 
     def __init__(self, module: str) -> None:
         super().__init__(f"{__name__}.{module}", f"Names of ``jug.{module}``.")

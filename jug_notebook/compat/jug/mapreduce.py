@@ -22,7 +22,7 @@ def _plain(f: Any) -> Any:
 
 
 def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
-    """``[mapper(x) for x in sequence]``, ``map_step`` calls a task."""
+    """Return ``[mapper(x) for x in sequence]`` as a list of tasks or tasklets, ``map_step`` calls per task."""
     mapper = _plain(mapper)
     if in_task.on:
         return [mapper(item) for item in sequence]
@@ -33,7 +33,7 @@ def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
 
 
 def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
-    """``[mapper(*args) for args in sequence]``, ``map_step`` calls a task."""
+    """Return ``[mapper(*args) for args in sequence]`` as a list of tasks or tasklets, ``map_step`` calls per task."""
     mapper = _plain(mapper)
     if in_task.on:
         return [mapper(*args) for args in sequence]
@@ -54,22 +54,22 @@ def _block(kind: str, mapper: Any, part: Any, calls: list[tuple[Any, ...]]) -> T
 
 
 def _items(block: Task, size: int) -> list[Any]:
-    """What stands for each call of a block. A block of one is that call's task itself."""
+    """Return a tasklet for each call of a block. A block of one call is that call's task itself."""
     return [block] if size == 1 else [block[i] for i in range(size)]
 
 
 def reduce(reducer: Any, inputs: Any, reduce_step: int = 8) -> Any:
-    """One task with the value ``functools.reduce(reducer, inputs)``: a tree of tasks of ``reduce_step`` values each."""
+    """Return a task with the value ``functools.reduce(reducer, inputs)``: a tree of tasks of ``reduce_step`` values."""
     return mapreduce(reducer, None, inputs, reduce_step=reduce_step)
 
 
 def mapreduce(reducer: Any, mapper: Any, inputs: Any, map_step: int = 4, reduce_step: int = 8) -> Any:
-    """One task with the value ``functools.reduce(reducer, map(mapper, inputs))``; ``reducer`` must be associative."""
+    """Return a task with the value ``functools.reduce(reducer, map(mapper, inputs))``; ``reducer`` is associative."""
     reducer, mapper = _plain(reducer), _plain(mapper)
     if in_task.on:
         return engine.mapreduce(reducer, mapper, inputs, map_step, reduce_step)
     if reduce_step < 2 or map_step < 1:
-        raise ValueError("a task must bring at least 2 values down to one, and map at least 1")
+        raise ValueError("reduce_step must be at least 2, and map_step at least 1")
     if len(inputs) == 0:
         return identity([])
     level = [_down(reducer, (mapper,), part) for part in batched(inputs, map_step)]
@@ -79,13 +79,13 @@ def mapreduce(reducer: Any, mapper: Any, inputs: Any, map_step: int = 4, reduce_
 
 
 def _down(reducer: Any, mapper: tuple[Any, ...], part: Any) -> Task:
-    """One task of a tree. In its first level a mapper is named, if only None."""
+    """Return one task of the tree. ``mapper`` is empty above the first level, where it may be (None,)."""
     bring, first = function_of(reducer), None if mapper in ((), (None,)) else function_of(mapper[0])
     items = list(part)
     kind = "map_reduce" if mapper else "reduce"
 
     def make() -> Any:
-        # so many inputs are one task of the engine's tree
+        # with this step, all inputs make one task
         if first is None:
             return engine.reduce(bring, items, max(2, len(items)))
         return engine.mapreduce(bring, first, items, len(items))
@@ -94,18 +94,16 @@ def _down(reducer: Any, mapper: tuple[Any, ...], part: Any) -> Task:
 
 
 class block_access:
-    """A list of what the blocks hold, which are tasks: its items are tasklets, its slices lists of these."""
+    """A list of the values in blocks, which are tasks: its items are tasklets, its slices are lists of tasklets."""
 
     def __init__(self, blocks: list[Task], block_size: int, len: int) -> None:
-        self.blocks = blocks
-        self.block_size = block_size
-        self.len = len
+        self.blocks, self.block_size, self.len = blocks, block_size, len
 
     def __getitem__(self, p: Any) -> Any:
         if isinstance(p, slice):
             return [self[i] for i in range(self.len)[p]]
         if not isinstance(p, int):
-            raise TypeError(f"an index is a number, not {type(p).__name__}")
+            raise TypeError(f"an index is an int or a slice, not {type(p).__name__}")
         at = range(self.len)[p]
         number = at // self.block_size
         return _items(self.blocks[number], self._size(number))[at % self.block_size]
@@ -137,8 +135,8 @@ class block_access:
 
 
 def CompoundTask(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The task that ``f`` answers. Where its value is stored, ``f`` is not called."""
-    plain = f.f if isinstance(f, TaskGenerator) else f
+    """Return the task that ``f`` returns. Where its value is stored, ``f`` is not called."""
+    plain = _plain(f)
     if in_task.on:
         return plain(*args, **kwargs)
     task = Compound.around(_TO_BE, plain, args, kwargs, lambda: compound(plain, *args, **kwargs))
@@ -148,15 +146,15 @@ def CompoundTask(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class Compound(Task):
-    """Needs what its function answered, until its value is stored: then, as in Jug, what it was called with."""
+    """Depends on what its function returned, or, once its value is stored, on its arguments, as in Jug."""
 
-    inner: Sequence[Task] = ()  #: is told once the script is loaded
+    inner: Sequence[Task] = ()  #: set once the script is loaded
 
     def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
         return iter(self.inner) if self.name == _TO_BE else super().dependencies()
 
 
-_TO_BE = "jug.compound.compound_task_execute"  #: what a task is called that is yet to be put together
+_TO_BE = "jug.compound.compound_task_execute"  #: the name of a compound task without a value
 
 
 def CompoundTaskGenerator(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Sub-commands of users' own: classes derived from `SubCommand`, in ``~/.config/jug/jug_user_commands.py``."""
+"""Commands that users write: classes derived from `SubCommand`, in ``~/.config/jug/jug_user_commands.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULE = "jug_user_commands"
 
 
 class SubCommandError(Exception):
-    """A sub-command isn't as it should be."""
+    """A sub-command is not written as it should be."""
 
 
 class NoSuchCommandError(Exception):
@@ -24,7 +24,7 @@ class NoSuchCommandError(Exception):
 
 
 class SubCommand(metaclass=ABCMeta):
-    """A sub-command; the first line of the docstring is shown in the help."""
+    """A sub-command; the help lists it with the first line of its docstring."""
 
     def __init__(self) -> None:
         cmdapi.register(self)
@@ -32,19 +32,19 @@ class SubCommand(metaclass=ABCMeta):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What it is called by."""
+        """The command's name."""
 
     def parse(self, parser: Any) -> None:
-        """Add options, as to an ``argparse`` parser; with ``store_const``, so that jugrc files count."""
+        """Add options to an ``argparse`` parser; with ``store_const``, so that jugrc files can set them."""
         return
 
     def parse_defaults(self) -> dict[str, Any] | None:
-        """What options are where nobody says."""
+        """Return the defaults of the options."""
         return None
 
     @abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Do it. Gets ``options``, ``store`` and ``jugspace``; answers the exit status, or None for 0."""
+        """Run the command with ``options``, ``store`` and ``jugspace``. Return the exit status, or None for 0."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
@@ -66,7 +66,7 @@ class _Commands:
             raise NoSuchCommandError(f"no sub-command {name!r}") from None
 
     def load(self) -> dict[str, SubCommand]:
-        """Import the user's file, if there is one; answers all that is there then."""
+        """Import the user's file, if there is one; return all commands by name."""
         folder = Path(FOLDER).expanduser()
         if (folder / f"{MODULE}.py").is_file():
             if str(folder) not in sys.path:
@@ -79,7 +79,7 @@ cmdapi = _Commands()
 
 
 def help_of(command: SubCommand) -> str:
-    """The line that the help shows. Raises SubCommandError where there is none."""
+    """Return the line for the help. Raises SubCommandError if there is none."""
     lines = (type(command).__doc__ or "").strip().splitlines()
     if not lines:
         raise SubCommandError(f"sub-command {command.name!r} has no docstring; its first line is its help")
@@ -87,5 +87,5 @@ def help_of(command: SubCommand) -> str:
 
 
 def users_file() -> bool:
-    """Has the user written commands?"""
+    """Return whether the user has written commands."""
     return os.path.isfile(os.path.join(os.path.expanduser(FOLDER), f"{MODULE}.py"))

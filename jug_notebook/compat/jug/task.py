@@ -1,7 +1,7 @@
-"""Jug's tasks: as its scripts write and ask them, made of tasks of ours.
+"""Jug's tasks, as its scripts make and use them, on top of our tasks.
 
-A `Task` here is a handle as any, so ours and Jug's may be mixed; what differs is what scripts rely on: ``t.result`` is
-a property, a task is true and equals only itself, and each is noted in `alltasks`.
+A `Task` here is a handle, so our tasks and Jug's can be mixed. What differs is what Jug's scripts rely on: ``t.result``
+is a property, a task is true and equals only itself, and `alltasks` lists all tasks.
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ from jug_notebook.task.values import tasks_in
 from jug_notebook.task.values import value as values
 
 alltasks: list[Task] = []  #: those that the script has made so far
-
-on_made: Callable[[Task], None] | None = None  #: is told of each task
-
+on_made: Callable[[Task], None] | None = None  #: called with each new task
+deferred = False  #: are keys computed when they are needed? Else when a task is made
 _functions: dict[int, tuple[Any, TaskFunction]] = {}
-
-deferred = False
-"""Are tasks named only when somebody asks? Else when they are made, as they are then."""
 
 
 def function_of(f: Any) -> TaskFunction:
-    """The task function of a function: one for all its tasks, so that its code is looked at once."""
+    """Return the task function of a function: one for all its tasks, so that its code is hashed once."""
     if isinstance(f, TaskGenerator):
         f = f.f
     if isinstance(f, TaskFunction):
@@ -49,7 +45,7 @@ _HOME = __name__.removesuffix(".task")
 
 
 def name_of(f: Any) -> str:
-    """What a function's tasks are called in tables: module and name."""
+    """Return the name of a function's tasks in tables: module and function."""
     module = str(getattr(f, "__module__", None))
     if module.startswith(_HOME):
         module = "jug" + module.removeprefix(_HOME)
@@ -57,12 +53,12 @@ def name_of(f: Any) -> str:
 
 
 def forget_functions() -> None:
-    """The script is loaded anew: its functions are new ones."""
+    """Forget all functions: a script that is loaded again defines new ones."""
     _functions.clear()
 
 
 class TaskletMixin(Handle):
-    """What stands for a value, and can be taken apart."""
+    """A task or a part of one: indexing it makes a `Tasklet`."""
 
     __slots__ = ()
 
@@ -71,8 +67,8 @@ class TaskletMixin(Handle):
 
     def __iter__(self) -> Iterator[Any]:
         raise NotImplementedError(
-            f"{self._short()} is a task: what it has is known when it has run. Use iteratetask(task, n) where its "
-            "length is known, else bvalue(task)"
+            f"{self._short()} is a task, so its length is known only when it has run. Use iteratetask(task, n) if you "
+            "know the length, else bvalue(task)"
         )
 
     def __bool__(self) -> bool:
@@ -85,18 +81,15 @@ class TaskletMixin(Handle):
         return id(self)
 
     def can_load(self) -> bool:
-        """Is the value stored?"""
+        """Return whether the value is stored."""
         return self.state is State.FINISHED
 
 
 class Task(TaskletMixin):
-    """A call that is made once: ``Task(f, *args, **kwargs)``. ``f`` is any callable, a lambda too."""
+    """A call that is made once: ``Task(f, *args, **kwargs)``. ``f`` is any callable, even a lambda."""
 
     store: Any = Jugdir("jugdata")
-
-    f: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    name: str = ""  #: module and function
 
     def __new__(cls, f: Any, *args: Any, **kwargs: Any) -> Any:
         if in_task.on:  # a call inside a task is the plain call
@@ -107,13 +100,13 @@ class Task(TaskletMixin):
         while isinstance(f, functools.partial):
             f, args, kwargs = f.func, f.args + args, {**f.keywords, **kwargs}
         plain = f.__jug_function__ if isinstance(f, TaskFunction | TaskGenerator) else f
-        self._begin(name_of(plain), plain, args, kwargs, lambda: _make(f, args, kwargs))
+        self._begin(name_of(plain), plain, args, kwargs, lambda: handles.Task(function_of(f), *args, **kwargs))
 
     @classmethod
     def around(
         cls, name: str, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]
     ) -> Task:
-        """A task that is made in another way than by a call of ``f``."""
+        """Return a task that ``make`` makes; the rest is what scripts find as its attributes."""
         task: Task = object.__new__(cls)
         task._begin(name, f, args, kwargs, make)
         return task
@@ -122,7 +115,7 @@ class Task(TaskletMixin):
         self, name: str, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], handles.Task]
     ) -> None:
         self.f, self.args, self.kwargs = f, args, kwargs
-        self._name = name
+        self.name = name
         self._make = make
         self._made: tuple[Any, handles.Task] | None = None
         if not deferred:
@@ -135,7 +128,7 @@ class Task(TaskletMixin):
 
     @property
     def task(self) -> handles.Task:
-        """The task itself, in the store that is in use."""
+        """Our task, in the store that is in use."""
         store = Task.store
         made = self._made
         if made is None or made[0] is not store:
@@ -143,15 +136,6 @@ class Task(TaskletMixin):
                 context.set_current(store.session)
             made = self._made = (store, self._make())
         return made[1]
-
-    @property
-    def name(self) -> str:
-        """The function's, with its module's."""
-        return self._name
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self._name = name
 
     def take(self, value: Any) -> Any:
         return value
@@ -163,7 +147,7 @@ class Task(TaskletMixin):
         return self._short()
 
     def __repr__(self) -> str:
-        """Its call, where tasks among the arguments are named by their functions alone: chains of tasks are long."""
+        """Return the call; tasks among its arguments appear as their functions' names, for chains may be long."""
         if in_brief():
             return f"{self.name}(…)"
         with briefly():
@@ -176,7 +160,7 @@ class Task(TaskletMixin):
 
     @property
     def result(self) -> Any:
-        """The value. Raises NotReady where there is none yet, TaskFailed."""
+        """The value. Raises NotReady if there is none yet, TaskFailed."""
         if not self.is_loaded():
             self.load()
         return self._result
@@ -185,7 +169,7 @@ class Task(TaskletMixin):
         return self.result
 
     def load(self) -> None:
-        """Load the value, also if it is loaded."""
+        """Load the value, even if it is loaded already."""
         self._result = Handle.value(self)
 
     def is_loaded(self) -> bool:
@@ -201,16 +185,16 @@ class Task(TaskletMixin):
     # -- running -------------------------------------------------------------------------------------------------------
 
     def can_run(self) -> bool:
-        """Is all there that it needs?"""
+        """Return whether all its dependencies have values."""
         return all(dep.can_load() for dep in self.dependencies())
 
     def can_load(self, store: Any = None) -> bool:
         return bool((store or Task.store).can_load(self.hash()))
 
     def run(self, force: Any = None, save: bool = True, debug_mode: bool = False) -> Any:
-        """Make the call here and now; ``save`` its value. What it raises is raised."""
-        assert self.can_run(), f"{self} can't run: a task that it needs has no value yet"
-        if jugdir.purpose.read_only and callable(self.f):  # the store knows nothing of it, and gets nothing
+        """Make the call now, in this process; ``save`` its value. Raises what the call raises."""
+        assert self.can_run(), f"{self} can't run: a task that it depends on has no value yet"
+        if jugdir.purpose.read_only and callable(self.f):  # the task is not in the store
             arguments, named = value([list(self.args), self.kwargs])
             with running():
                 self._result = self.f(*arguments, **named)
@@ -233,12 +217,12 @@ class Task(TaskletMixin):
         return self._result
 
     def invalidate(self) -> int:
-        """Make the value count for nothing; what was made from it falls back, too."""
+        """Invalidate the value and what depends on it. Return how many values of this task there were: 0 or 1."""
         self.unload()
         return int(Task.store.remove(self.hash()))
 
     def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
-        """The tasks in the arguments."""
+        """Yield the tasks in the arguments."""
         queue: list[Any] = [self.args, self.kwargs.values()]
         while queue:
             for each in queue.pop():
@@ -256,7 +240,7 @@ class Task(TaskletMixin):
     # -- names and locks -----------------------------------------------------------------------------------------------
 
     def hash(self) -> bytes:
-        """The key, as bytes."""
+        """Return the key as bytes."""
         return self.key.encode()
 
     def __jug_hash__(self) -> bytes:
@@ -267,31 +251,26 @@ class Task(TaskletMixin):
         return Task.store.getlock(self.hash())
 
     def lock(self) -> bool:
-        """Claim it for this process; False where somebody has it, or it can't run."""
+        """Claim the task for this process. Return False if it is claimed already or can't run."""
         return bool(self._lock().get())
 
     def unlock(self) -> None:
         self._lock().release()
 
     def is_locked(self) -> bool:
-        """Does it run, or has it failed?"""
+        """Return whether it runs or has failed."""
         return bool(self._lock().is_locked())
 
     def fail(self) -> bool:
-        """Mark it as failed; only who has locked it can do so."""
+        """Mark it as failed, if this process has locked it. Return whether it is failed."""
         return bool(self._lock().fail())
 
     def is_failed(self) -> bool:
         return bool(self._lock().is_failed())
 
 
-def _make(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> handles.Task:
-    task: handles.Task = handles.Task(function_of(f), *args, **kwargs)
-    return task
-
-
 class _getitem:
-    """Takes a part of a value."""
+    """The function that takes an item or a slice of a value."""
 
     __slots__ = ("slice",)
 
@@ -308,22 +287,18 @@ class _getitem:
 class Tasklet(TaskletMixin):
     """Part of a task's value, or a function of it. Never stored."""
 
-    base: Any
-    f: Any
-
-    def __init__(self, base: Any, f: Callable[[Any], Any]) -> None:
+    def __init__(self, base: Any, f: Any) -> None:
         if not isinstance(base, Handle):
             raise TypeError(f"a tasklet is made from a task, not from {type(base).__name__}")
-        self.base = base
-        self.f = f
+        self.base, self.f = base, f
 
     @property
     def task(self) -> handles.Task:
-        return self.base.task  # type: ignore[no-any-return]
+        return self.base.task
 
     @property
     def steps(self) -> tuple[tuple[str, Any], ...]:
-        """How to come from the task's value to this."""
+        """The steps from the task's value to this one."""
         step = ("item", self.f.slice) if type(self.f) is _getitem else ("call", self.f)
         return (*getattr(self.base, "steps", ()), step)
 
@@ -365,7 +340,7 @@ class Tasklet(TaskletMixin):
 
 
 def topological_sort(tasks: list[Any]) -> None:
-    """Sort in place, so that none depends on a later one."""
+    """Sort in place, so that no task depends on a later one."""
     wanted = {id(task): task for task in tasks}
     done: list[Any] = []
     seen: set[int] = set()
@@ -386,7 +361,7 @@ def topological_sort(tasks: list[Any]) -> None:
 
 
 def recursive_dependencies(t: Any, max_level: int | None = -1) -> Iterator[Any]:
-    """What a task depends on, each once, up to so many levels down (-1: all)."""
+    """Yield what a task depends on, each once, down to ``max_level`` (-1 or None: all levels)."""
     level, row = 0, list(t.dependencies())
     seen: set[int] = set()
     while row and (max_level is None or max_level < 0 or level < max_level):
@@ -404,26 +379,24 @@ def recursive_dependencies(t: Any, max_level: int | None = -1) -> Iterator[Any]:
 
 
 def value(elem: Any) -> Any:
-    """The value of tasks, wherever in lists, tuples, sets and dicts they are. Raises NotReady, TaskFailed."""
-    if isinstance(elem, Task):
-        return elem.value()
-    return values(elem)
+    """Return ``elem`` with all tasks in it, at any depth, replaced by values. Raises NotReady, TaskFailed."""
+    return elem.value() if isinstance(elem, Task) else values(elem)
 
 
 def CachedFunction(f: Any, *args: Any, **kwargs: Any) -> Any:
-    """The value of ``f(*args, **kwargs)``: from the store, else computed here and now, and stored."""
+    """Return the value of ``f(*args, **kwargs)``: from the store, else computed now, in this process, and stored."""
     task = Task(f, *args, **kwargs)
     if in_task.on:
         return task
     if not task.can_load():
         if not task.can_run():
-            raise ValueError(f"CachedFunction: {task} needs a task that has not run")
+            raise ValueError(f"CachedFunction: {task} depends on a task that has not run")
         return task.run()
     return task.value()
 
 
 class TaskGenerator:
-    """A decorator: calls of the function make tasks. Inside a running task they are plain calls."""
+    """A decorator: calls of the function make tasks; inside a running task they are plain calls."""
 
     _jug_is_task_generator = True
 
@@ -450,8 +423,7 @@ class iteratetask:
     """The first ``n`` parts of a task's value: ``a, b = iteratetask(t, 2)``."""
 
     def __init__(self, base: Any, n: int) -> None:
-        self.base = base
-        self.n = n
+        self.base, self.n = base, n
 
     def __getitem__(self, i: int) -> Any:
         if not 0 <= i < self.n:
@@ -469,7 +441,7 @@ def _get_check(values: Any, i: int, n: int) -> Any:
 
 
 def return_tuple(n: int) -> Callable[[Any], Any]:
-    """Decorates a task generator whose function returns ``n`` values: its calls answer ``n`` tasklets."""
+    """Return a decorator for a task generator whose function returns ``n`` values: its calls return ``n`` tasklets."""
 
     def wrap(f: Any) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -486,21 +458,19 @@ def return_tuple(n: int) -> Callable[[Any], Any]:
 
 
 def describe(t: Any) -> Any:
-    """What was computed from what: nested dicts and lists, with what the store knows of each run."""
+    """Return what was computed from what, as nested dicts and lists, with what the store knows about each run."""
     if isinstance(t, Task):
-        told: dict[str, Any] = {"name": t.name}
+        found: dict[str, Any] = {"name": t.name}
         if t.args:
-            told["args"] = [describe(arg) for arg in t.args]
+            found["args"] = [describe(arg) for arg in t.args]
         if t.kwargs:
-            told["kwargs"] = {name: describe(arg) for name, arg in t.kwargs.items()}
+            found["kwargs"] = {name: describe(arg) for name, arg in t.kwargs.items()}
         meta = Task.store.metadata(t)
-        return told if meta is None else {**told, "meta": meta}
+        return found if meta is None else {**found, "meta": meta}
     if isinstance(t, Tasklet):
         return {"name": "tasklet", "operation": repr(t.f), "base": describe(t.base)}
-    if isinstance(t, list):
-        return [describe(item) for item in t]
-    if isinstance(t, tuple):
-        return tuple(describe(item) for item in t)
+    if isinstance(t, list | tuple):
+        return (list if isinstance(t, list) else tuple)(map(describe, t))
     if isinstance(t, dict):
         return {key: describe(item) for key, item in t.items()}
     return t
@@ -510,30 +480,30 @@ def describe(t: Any) -> Any:
 
 
 class BarrierError(Exception):
-    """The script can't go on yet."""
+    """A task that the script waits for has no value yet."""
 
 
 def barrier() -> None:
-    """Go on once all tasks made so far are done."""
+    """Wait for all tasks made so far. Raises BarrierError, which ends the loading of the script."""
     if not done(alltasks):
         raise BarrierError
 
 
 def bvalue(t: Any) -> Any:
-    """The value; go on once it is there."""
+    """Return the value. Raises BarrierError if it isn't there yet."""
     if not done(needed(t)):
         raise BarrierError
     return value(t)
 
 
 def done(tasks: list[Any]) -> bool:
-    """Have all of these tasks values?"""
+    """Return whether all of these tasks have values."""
     keys = list(dict.fromkeys(one.key for one in tasks))
     return not keys or all(state is State.FINISHED for state in Task.store.session.queries.states(keys))
 
 
 def needed(x: Any) -> list[Handle]:
-    """The tasks without which `value` can't tell what ``x`` is worth."""
+    """Return the tasks whose values `value` needs for ``x``."""
     return [handle for handle in tasks_in(x) if not isinstance(handle, handles.NoLoad)]
 
 
@@ -545,12 +515,12 @@ def new_hash_object() -> Any:
 
 
 def hash_update(M: Any, elems: Iterable[tuple[Any, Any]]) -> Any:
-    """Take in ``(name, value)`` pairs."""
+    """Add ``(name, value)`` pairs to a hash and return it."""
     for pair in elems:
         M.update(digest(tuple(pair)))
     return M
 
 
 def hash_one(obj: Any) -> bytes:
-    """The name of a value, 40 hex digits."""
+    """Return the hash of a value, 40 hex digits."""
     return digest(obj).hex().encode()

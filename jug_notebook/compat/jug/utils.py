@@ -1,4 +1,4 @@
-"""What Jug's scripts use beside tasks: constants as tasks, files, commands."""
+"""What Jug's scripts use beside tasks: constants as tasks, files, shell commands, tables, task selection."""
 
 from __future__ import annotations
 
@@ -23,69 +23,65 @@ from jug_notebook.task.values import tasks_in
 
 
 def identity(x: Any) -> Any:
-    """A task with the value ``x``: what is large is named and stored once."""
+    """Return a task with the value ``x``: a large argument is hashed and stored once."""
     if in_task.on or isinstance(x, Task | Tasklet):
         return x
     return Task.around("identity", identity, (x,), {}, lambda: constant(x))
 
 
-class CustomHash:
-    """An argument named by ``hash_function(obj)``, bytes or a string, instead of by its value."""
+class _Argument:
+    """An argument that is not hashed by its value; the function gets ``obj``."""
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+    def __jug_value__(self) -> Any:
+        return value(self.obj)
+
+    def __jug_dependencies__(self) -> Sequence[Any]:
+        return tasks_in(self.obj)
+
+
+class CustomHash(_Argument):
+    """An argument whose hash is ``hash_function(obj)``, bytes or a string."""
 
     def __init__(self, obj: Any, hash_function: Callable[[Any], bytes | str]) -> None:
-        self.obj = obj
+        super().__init__(obj)
         self.hash_function = hash_function
 
     def __jug_hash__(self) -> bytes | str:
         return self.hash_function(self.obj)
 
-    def __jug_value__(self) -> Any:
-        return value(self.obj)
-
-    def __jug_dependencies__(self) -> Sequence[Any]:
-        return tasks_in(self.obj)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return CustomHash, (self.obj, _no_name)  # how it is named is of use to who makes the task only
+        return CustomHash, (self.obj, _no_hash)  # a worker needs no hash
 
 
-class NoHash:
-    """An argument that doesn't matter for the result: the function gets ``obj``. Tasks in it do count: one must know
-    for which of them to wait.
-    """
-
-    def __init__(self, obj: Any) -> None:
-        self.obj = obj
+class NoHash(_Argument):
+    """An argument that doesn't matter for the result. Tasks in it do: the task must wait for them."""
 
     def __jug_hash__(self) -> bytes:
         return b"nohash"
 
-    def __jug_value__(self) -> Any:
-        return value(self.obj)
 
-    def __jug_dependencies__(self) -> Sequence[Any]:
-        return tasks_in(self.obj)
-
-
-def _no_name(_: Any) -> bytes:
+def _no_hash(_: Any) -> bytes:
     return b""
 
 
 def hash_with_mtime_size(path: Any) -> bytes:
-    """Names a file by its path, time of change and size."""
+    """Return a hash of a file's path, modification time and size."""
     about = os.stat(path)
     return hash_one((os.fspath(path), about.st_mtime_ns, about.st_size))
 
 
 def timed_path(path: Any) -> CustomHash:
-    """A path that is another argument once the file is touched or changes its size; the function gets the path."""
-    os.stat(path)  # a file that isn't there is told at once
+    """Return an argument that changes when the file is touched or changes its size; the function gets the path."""
+    os.stat(path)  # raises at once if there is no file
     return CustomHash(path, hash_with_mtime_size)
 
 
 @TaskGenerator
 def jug_execute(args: Any, check_exit: bool = True, run_after: Any = None, return_value: Any = None) -> Any:
-    """Run a command as a task. ``run_after`` is what must be done before; ``return_value`` what the task is worth."""
+    """Run a shell command as a task. ``run_after``: what must be done before; ``return_value``: the task's value."""
     words = args if isinstance(args, str) else [str(value(word)) for word in args]
     status = subprocess.call(words)
     if check_exit and status != 0:
@@ -94,20 +90,20 @@ def jug_execute(args: Any, check_exit: bool = True, run_after: Any = None, retur
 
 
 def sync_move(src: Any, dst: Any) -> None:
-    """Rename a file, for good: the folder is on the disk when this returns."""
+    """Rename a file durably: the folder is on the disk when this returns."""
     os.rename(src, dst)
     fsync_dir(dst)
 
 
 def glob_sort(pat: str) -> list[str]:
-    """The files that match, sorted."""
+    """Return the files that match, sorted."""
     from glob import glob
 
     return sorted(glob(pat))
 
 
 def cached_glob(pat: str) -> list[str]:
-    """The files that matched when this was first asked, sorted. To look again: invalidate ``glob_sort``."""
+    """Return the files that matched at the first call, sorted. To look again, invalidate ``glob_sort``."""
     found: list[str] = CachedFunction(glob_sort, pat)
     return found
 
@@ -116,9 +112,9 @@ def cached_glob(pat: str) -> list[str]:
 
 
 def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata_format: str = "yaml") -> Any:
-    """A task that writes the value of ``result`` to a file: an array as ``numpy.save`` does, else pickled.
+    """Return a task that writes the value of ``result`` to a file: an array as ``numpy.save`` does, else pickled.
 
-    ``metadata_fname`` gets where the value comes from, as YAML or JSON.
+    ``metadata_fname`` is a file for what the value was computed from, as YAML or JSON.
     """
     name = "jug.io._do_write_task_out"
     form = metadata_format if metadata_fname is not None else None
@@ -131,17 +127,17 @@ def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata
 
 
 def write_metadata(result: Any, metadata_fname: Any, metadata_format: str = "yaml") -> Any:
-    """A task that writes where the value of ``result`` comes from."""
+    """Return a task that writes what the value of ``result`` was computed from."""
     return write_task_out(result, None, metadata_fname, metadata_format)
 
 
 def print_task_summary_table(options: Any, groups: Sequence[tuple[str, Mapping[str, int]]]) -> None:
-    """A row per task name, a column per group ``(title, {name: count})``. With ``options.short`` a line per group."""
-    say = options.print_out
+    """Print a row per task name, a column per group ``(title, {name: count})``; ``options.short``: a line per group."""
+    write = options.print_out
     if options.short:
         for title, counts in groups:
-            say(f"{title}:  {sum(counts.values())} tasks")
-        say(f"** Total: {sum(sum(counts.values()) for _, counts in groups)} tasks.")
+            write(f"{title}:  {sum(counts.values())} tasks")
+        write(f"** Total: {sum(sum(counts.values()) for _, counts in groups)} tasks.")
         return
     width = shutil.get_terminal_size((80, 25)).columns - 12 * len(groups) - 2
     width = width if width > 8 else 12
@@ -150,22 +146,22 @@ def print_task_summary_table(options: Any, groups: Sequence[tuple[str, Mapping[s
         return "".join(f"{cell!s:>12}" for cell in cells) + f"  {name:<{width}}"
 
     rule = 12 * len(groups) + 2 + width
-    say(row([title for title, _ in groups], "Task name"))
-    say("-" * rule)
+    write(row([title for title, _ in groups], "Task name"))
+    write("-" * rule)
     for name in sorted({name for _, counts in groups for name in counts}):
         first, *rest = textwrap.wrap(name, width=width - 4) or [""]
-        say(row([counts.get(name, 0) for _, counts in groups], first))
+        write(row([counts.get(name, 0) for _, counts in groups], first))
         for more in rest:
-            say(row([""] * len(groups), f"    {more}"))
-    say("." * rule)
-    say(row([sum(counts.values()) for _, counts in groups], "Total"))
-    say()
+            write(row([""] * len(groups), f"    {more}"))
+    write("." * rule)
+    write(row([sum(counts.values()) for _, counts in groups], "Total"))
+    write()
 
 
 def get_terminal_size() -> tuple[int, int]:
-    """Columns and lines."""
-    columns, lines = shutil.get_terminal_size((80, 25))
-    return columns, lines
+    """Return (columns, lines)."""
+    size = shutil.get_terminal_size((80, 25))
+    return size.columns, size.lines
 
 
 # -- which tasks are meant ---------------------------------------------------------------------------------------------
@@ -174,7 +170,7 @@ Matcher = Callable[[str], Any]
 
 
 def prepare_task_matcher(pattern: str) -> Matcher:
-    """Loosely: names that contain the text, or in which ``/regex/`` is found. Raises ValueError for nothing at all."""
+    """Return a matcher of names that contain the text or ``/regex/``. Raises ValueError for an empty pattern."""
     if pattern in ("", "//"):
         raise ValueError(f"an empty pattern ({pattern!r}) would match every task; to mean all, write '/.*/'")
     if len(pattern) > 2 and pattern[0] == pattern[-1] == "/":
@@ -183,7 +179,7 @@ def prepare_task_matcher(pattern: str) -> Matcher:
 
 
 def prepare_name_matcher(name: str) -> Matcher:
-    """Strictly: ``module.function``, or its end from a dot on; ``*`` and ``?`` are wildcards."""
+    """Return a matcher of ``module.function``, or its end after any dot; ``*`` and ``?`` are wildcards."""
     whole = re.compile(fnmatch.translate(name))
 
     def matches(task_name: str) -> bool:
@@ -194,7 +190,7 @@ def prepare_name_matcher(name: str) -> Matcher:
 
 
 def prepare_matcher_from_options(name: str | None = None, pattern: str | None = None) -> Matcher | None:
-    """What satisfies all that is given; None where nothing is."""
+    """Return a matcher of all that is given; None if nothing is. Raises ValueError."""
     if name is not None and pattern is not None:
         print("jug: a name and a pattern are given; only tasks that match both are meant", file=sys.stderr)
     matchers = [prepare_name_matcher(name)] if name is not None else []
