@@ -9,6 +9,7 @@ run, so that starting a worker stays cheap.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -278,7 +279,7 @@ def _store_of_notebook(path: str, url: str) -> Store:
 
 
 def _refuse(found: Command, parser: Parser, arguments: Arguments, words: list[str]) -> None:
-    """Refuse what a store has no use for."""
+    """Raise for words and options that a store has no use for."""
     if len(words) > int("TARGET" in found.words):
         parser.error(f"unrecognized arguments: {' '.join(words)}")
     if not words and found.words.endswith(" TARGET"):
@@ -288,7 +289,7 @@ def _refuse(found: Command, parser: Parser, arguments: Arguments, words: list[st
 
 
 def existing(url: str) -> str:
-    """Return the URL of a store that exists. Looking must not make one: a wrong folder would stay an empty store."""
+    """Return the URL. Raises StoreError if there is no store: reading must not leave an empty one in a wrong folder."""
     from jug_notebook.store import exists, masked
 
     if not exists(url):
@@ -297,14 +298,24 @@ def existing(url: str) -> str:
 
 
 def session_of(of: Store) -> Session:
-    """Return a session on the store that is meant, which hands in nothing and which nobody hears of."""
+    """Return a read-only session on a store that exists: it submits nothing, and others don't see it."""
     from jug_notebook.session import Session
 
     return Session(existing(of.url), notebook=of.notebook, folder=Path.cwd(), read_only=True)
 
 
+def on_session(run: Callable[[Session, Arguments], int]) -> Callable[[Arguments], int]:
+    """Return what a command runs: ``run`` with a session on its store, which is closed afterwards."""
+
+    def opened(arguments: Arguments) -> int:
+        with contextlib.closing(session_of(arguments.of)) as session:
+            return run(session, arguments)
+
+    return opened
+
+
 def tasks_meant(session: Session, arguments: Arguments) -> TaskList:
-    """Return the tasks of the TARGET that was given: of all notebooks, or of the one that is looked at."""
+    """Return the tasks of TARGET: of all notebooks, or only of the notebook that was named."""
     return session.resolve(arguments.target, all=arguments.of.notebook is None)
 
 

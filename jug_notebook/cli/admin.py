@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from jug_notebook.cli import (
     TARGET,
@@ -17,12 +17,15 @@ from jug_notebook.cli import (
     explain_target,
     flag,
     no_options,
+    on_session,
     seconds,
-    session_of,
     tasks_meant,
 )
 from jug_notebook.cli.jugfiles import add_selection, for_jugfile
-from jug_notebook.render import plural
+from jug_notebook.render import plural, size
+
+if TYPE_CHECKING:
+    from jug_notebook.session import Session
 
 
 def _add_invalidate(parser: Parser) -> None:
@@ -32,15 +35,14 @@ def _add_invalidate(parser: Parser) -> None:
     add_selection(parser, "invalid", "tasks", "--target", "--invalid")
 
 
-def _invalidate(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _invalidate(session: Session, arguments: Arguments) -> int:
     if arguments.dry_run:
         print(session.queries.tasks(tasks_meant(session, arguments)))
     else:
         count = session.invalidate(tasks_meant(session, arguments))
         them = "it and what depends on it" if count == 1 else "they and what depends on them"
         print(f"invalidated {plural(count, 'result')}; {them} will be recomputed")
-    session.close()
     return 0
 
 
@@ -50,18 +52,16 @@ def _add_accept(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show what would be accepted")
 
 
-def _accept(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _accept(session: Session, arguments: Arguments) -> int:
     print(session.accept(tasks_meant(session, arguments), undo=arguments.undo, dry_run=arguments.dry_run))
-    session.close()
     return 0
 
 
-def _retry(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _retry(session: Session, arguments: Arguments) -> int:
     count = session.retry(tasks_meant(session, arguments))
     print(f"{plural(count)} will be tried again" if count else "none of these has failed")
-    session.close()
     return 0
 
 
@@ -70,10 +70,9 @@ def _add_stop(parser: Parser) -> None:
     parser.add_argument("--host", metavar="H", help="only the workers on this host")
 
 
-def _stop(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _stop(session: Session, arguments: Arguments) -> int:
     count = session.workers.stop(arguments.now, arguments.host)
-    session.close()
     where = f" on {arguments.host}" if arguments.host else ""
     how = "at once" if arguments.now else "after their current tasks"
     print(f"{plural(count, 'worker')}{where} will stop {how}" if count else f"no worker is alive{where}")
@@ -96,11 +95,10 @@ def _add_cleanup(parser: Parser) -> None:
     flag(locks, "--keep-locks", "cleanup_keep_locks", "leave failed tasks as they are")
 
 
-def _cleanup(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _cleanup(session: Session, arguments: Arguments) -> int:
     target = None if arguments.target is None else tasks_meant(session, arguments)
     print(session.cleanup(arguments.older_than, arguments.dry_run, target))
-    session.close()
     return 0
 
 
@@ -120,7 +118,6 @@ def _copy(arguments: Arguments) -> int:
 
 
 def _pack(arguments: Arguments) -> int:
-    from jug_notebook.render import size
     from jug_notebook.session.access import short_url
     from jug_notebook.store import open_store
 

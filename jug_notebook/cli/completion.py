@@ -1,7 +1,7 @@
 """``completion``: makes a shell complete our commands, options, and the names of functions, hosts and jugfiles.
 
-`argcomplete` does the work: the shell runs `jug-notebook` with the line so far in its environment, and `complete`
-prints what may follow. Nothing of the user's is run for that: a jugfile is read as text.
+The shell runs `jug-notebook` with the line typed so far in its environment, and `complete` prints what may follow, with
+`argcomplete`. None of the user's code runs for that: a jugfile is parsed, not executed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,7 +30,7 @@ bash:  jug-notebook completion bash > ~/.local/share/bash-completion/completions
 zsh:   jug-notebook completion zsh > DIR/_jug-notebook, where DIR is in $fpath
 fish:  jug-notebook completion fish > ~/.config/fish/completions/jug-notebook.fish
 tcsh:  jug-notebook completion tcsh >> ~/.tcshrc"""
-#: argcomplete's own needs a program that isn't installed with it
+#: argcomplete's own code for tcsh needs a program that isn't installed with it
 _TCSH = "complete jug-notebook 'p@*@`jug-notebook completion --line $COMMAND_LINE:q`@'"
 
 
@@ -38,7 +38,7 @@ def _add_completion(parser: Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = SET_UP
     parser.add_argument("shell", nargs="?", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
-    parser.add_argument("--line", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what tcsh asks
+    parser.add_argument("--line", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what tcsh passes
 
 
 def _completion(arguments: Arguments) -> int:
@@ -48,7 +48,7 @@ def _completion(arguments: Arguments) -> int:
         os.environ |= {"_ARGCOMPLETE_SHELL": "tcsh", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
         complete(sys.stdout)
     if arguments.shell is None:
-        raise UsageError(f"for which shell? {', '.join(f'jug-notebook completion {shell}' for shell in SHELLS)}")
+        raise UsageError(f"name a shell: {', '.join(f'jug-notebook completion {shell}' for shell in SHELLS)}")
     from argcomplete.shell_integration import shellcode
 
     print(_TCSH if arguments.shell == "tcsh" else shellcode(["jug-notebook"], shell=arguments.shell))
@@ -76,7 +76,7 @@ def complete(out: TextIO | None = None) -> None:
 
 
 def _completer(dest: str, name: str, usage: str, words: list[str]) -> Any:
-    """Return what completes an option's value, or the words beside options; None: its choices, else files."""
+    """Return what completes an option's value or the positional words; None: its choices, else files."""
     functions = partial(_functions, words)
     if dest in ("target", "execute_name", "execute_pattern", "invalid_name", "invalid_pattern"):
         return functions
@@ -92,39 +92,28 @@ def _files(prefix: str, ending: str = "", **_: Any) -> list[str]:
 
 
 def _hosts(words: list[str], **_: Any) -> list[str]:
-    """The hosts that work for the store, and those that ssh knows by name."""
+    """Return the hosts that work for the store, and those in ssh's configuration."""
     config = Path("~/.ssh/config").expanduser()
     lines = config.read_text(errors="replace").splitlines() if config.is_file() else []
     named = [word for line in lines if line.lower().startswith("host ") for word in line.split()[1:]]
-    with _opened(words)[0] as store:
+    with _store_and_script(words) as (store, _script):
         working = [] if store is None else [info.host for info, _, _ in store.processes()]
     return list(dict.fromkeys([*working, *(word for word in named if not set("*?!") & set(word))]))
 
 
 def _functions(words: list[str], **_: Any) -> list[str]:
-    """The functions of the store that the words typed so far are about, and of the jugfile that they name."""
-    opened, script = _opened(words)
-    with opened as store:
+    """Return the functions of the store and of the jugfile that the words typed so far name."""
+    with _store_and_script(words) as (store, script):
         stored = [] if store is None else [function.name for function in store.snapshot().functions]
     found = dict.fromkeys([*(_functions_in(script) if script else ()), *stored])
     return [name for name in found if re.fullmatch(r"[\w.]+", name)]
 
 
 @contextmanager
-def _store(url: str) -> Iterator[Store | None]:
+def _store_and_script(words: list[str]) -> Iterator[tuple[Store | None, str | None]]:
+    """Yield the store that the words typed so far name, None if it can't be read, and the jugfile."""
     from jug_notebook.store import exists, open_store
 
-    try:
-        store = open_store(url) if exists(url) else None
-    except JugError:  # nothing is offered, and nothing said
-        store = None
-    yield store
-    if store is not None:
-        store.close()
-
-
-def _opened(words: list[str]) -> tuple[AbstractContextManager[Store | None], str | None]:
-    """Return the store that the words typed so far are about, None where it can't be read; and the jugfile."""
     arguments, rest = Parser(add_help=False).parse_known_args(words)
     url = arguments.jugdir or os.environ.get("JUG_STORE")
     named = [word for word in rest if word.endswith(".py")]
@@ -133,11 +122,18 @@ def _opened(words: list[str]) -> tuple[AbstractContextManager[Store | None], str
         from jug_notebook.compat import configuration
 
         url = str(configuration.settle({"jugfile": script}, {})["jugdir"])
-    return _store(url or "jugdata"), script
+    url = url or "jugdata"
+    try:
+        store = open_store(url) if exists(url) else None
+    except JugError:  # complete nothing, and print nothing
+        store = None
+    yield store, script
+    if store is not None:
+        store.close()
 
 
 def _functions_in(script: str) -> list[str]:
-    """The functions that a script makes tasks of, by its text: those with a decorator, and those handed to a call."""
+    """Return the functions that a script probably makes tasks of: those with a decorator, and arguments of calls."""
     try:
         tree = ast.parse(Path(script).read_bytes())
     except (SyntaxError, ValueError, OSError):

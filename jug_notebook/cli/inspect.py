@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,29 +13,20 @@ from jug_notebook.cli import (
     Arguments,
     Command,
     Parser,
-    Store,
     UsageError,
     explain_target,
     flag,
     no_options,
+    on_session,
     session_of,
     tasks_meant,
     write,
 )
 from jug_notebook.cli.jugfiles import for_jugfile
-from jug_notebook.cli.watch import View, verdict, watch
+from jug_notebook.cli.watch import View, picture_of, verdict, watch
 
 if TYPE_CHECKING:
-    from jug_notebook.model import Snapshot
-
-
-def picture_of(of: Store, failures: bool = False) -> Snapshot:
-    """Return the picture of a store now, for a process that ends soon."""
-    gc.disable()  # what is read stays to the end, which is near; looking for garbage costs a sixth of the time
-    view = View(of)
-    picture = view.picture(failures)
-    view.close()
-    return picture
+    from jug_notebook.session import Session
 
 
 def _add_status(parser: Parser) -> None:
@@ -106,10 +97,10 @@ def _log(arguments: Arguments) -> int:
         raise UsageError("--history is about all tasks; leave TARGET out")
     if not arguments.history and arguments.target is None:
         raise UsageError("name the tasks: jug-notebook log TARGET, or jug-notebook log --history")
-    session = session_of(arguments.of)
-    whole = arguments.of.notebook is None
-    print(session.queries.history(whole) if arguments.history else session.queries.log(tasks_meant(session, arguments)))
-    session.close()
+    with closing(session_of(arguments.of)) as session:
+        queries = session.queries
+        all_tasks = arguments.of.notebook is None
+        print(queries.history(all_tasks) if arguments.history else queries.log(tasks_meant(session, arguments)))
     return 0
 
 
@@ -121,12 +112,11 @@ def _add_graph(parser: Parser) -> None:
     jug.add_argument("--file-format", dest="graph_format", metavar="FORMAT", help="one that dot knows (default: png)")
 
 
-def _graph(arguments: Arguments) -> int:
+@on_session
+def _graph(session: Session, arguments: Arguments) -> int:
     from jug_notebook import render
 
-    session = session_of(arguments.of)
     graph = session.queries.graph(all=arguments.of.notebook is None).graph
-    session.close()
     if arguments.svg:
         _put(arguments.svg, render.svg(graph, alone=True))
     else:
@@ -134,10 +124,9 @@ def _graph(arguments: Arguments) -> int:
     return 0
 
 
-def _why(arguments: Arguments) -> int:
-    session = session_of(arguments.of)
+@on_session
+def _why(session: Session, arguments: Arguments) -> int:
     why = session.queries.why(tasks_meant(session, arguments))
-    session.close()
     print(why)
     return 0 if why.stored else 1
 

@@ -1,7 +1,7 @@
-"""Runs a notebook without a browser, so that its keys, wishes and results are those of the same notebook run live.
+"""Runs a notebook without a browser, with the same keys, requests and results as when it is run in JupyterLab.
 
-The kernel starts in the notebook's folder and knows its path, as under a Jupyter server; each cell travels with its id,
-as JupyterLab sends it. ``JUG_HEADLESS`` tells the kernel that nobody will be there afterwards.
+For that, the kernel starts in the notebook's folder and knows its path, as under a Jupyter server; each cell is sent
+with its id. ``JUG_HEADLESS`` in the kernel's environment means that it ends after the last cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jug_notebook.store import atomic
 
 
 class NotANotebook(JugError):
-    """This file is no notebook."""
+    """The file is not a notebook."""
 
 
 class KernelDied(JugError):
@@ -30,16 +30,17 @@ class KernelDied(JugError):
 
 
 def environment(notebook: Path) -> dict[str, str]:
-    """What the kernel finds in its environment."""
+    """Return the environment variables of a notebook's kernel."""
     return {**os.environ, "JPY_SESSION_NAME": str(notebook), "JUG_HEADLESS": "1"}
 
 
 def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], clock: Clock = CLOCK) -> bool:
-    """Run all cells, a line each. False where one failed; what ran is written to ``output`` all the same.
+    """Run all cells and notify of each. Return False if one failed; ``output`` is written even then.
 
-    Ctrl-C interrupts the cell, so that the kernel ends in order; a second one ends it. Both raise KeyboardInterrupt.
+    Ctrl-C interrupts the cell, and the kernel ends in order; a second Ctrl-C ends the kernel at once. Both raise
+    KeyboardInterrupt. Raises NotANotebook, KernelDied.
     """
-    notebook = Path(os.path.abspath(notebook))  # not resolved: Jupyter, too, calls a notebook by the path it came by
+    notebook = Path(os.path.abspath(notebook))  # not resolved: Jupyter doesn't resolve links, either
     nbclient, nbformat = _needed()
     try:
         content = nbformat.read(notebook, as_version=4)
@@ -60,7 +61,7 @@ def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], 
 
 
 class _Run:
-    """One run of a notebook, in a thread of its own: the main thread stays free to hear Ctrl-C."""
+    """One run of a notebook, in a thread, so that the main thread can handle Ctrl-C."""
 
     def __init__(self, nbclient: Any, notebook: Any, path: Path, notify: Callable[[str], None], clock: Clock) -> None:
         self._cells = notebook.cells
@@ -75,7 +76,7 @@ class _Run:
             on_cell_executed=self._ended,
         )
         manager = self._client.create_kernel_manager()
-        if hasattr(manager, "transport_encryption"):  # where both sides can, and without a word where not
+        if hasattr(manager, "transport_encryption"):  # used where both sides can do it
             manager.transport_encryption = "auto"
         self._environment = environment(path)
         self._interrupts = 0
@@ -83,10 +84,10 @@ class _Run:
         self._started, self._over = threading.Event(), threading.Event()
 
     def to_its_end(self) -> None:
-        """Raises what nbclient raises, and KeyboardInterrupt if there was one, whatever the cell made of it."""
+        """Run it. Raises what nbclient raises, and KeyboardInterrupt after a Ctrl-C, even if the cell caught it."""
         thread = threading.Thread(target=self._work, name="notebook")
         thread.start()
-        while not self._over.is_set():  # a join that is interrupted takes the thread for dead
+        while not self._over.is_set():  # an interrupted join would take the thread for dead
             try:
                 self._over.wait()
             except KeyboardInterrupt:
@@ -100,7 +101,7 @@ class _Run:
     def _work(self) -> None:
         try:
             asyncio.run(self._execute())
-        except BaseException as failure:  # it is raised again in the main thread
+        except BaseException as failure:  # raised again in the main thread
             self._failure = failure
         finally:
             self._started.set()
@@ -119,7 +120,7 @@ class _Run:
         gently = self._interrupts == 1 and self.current
         if gently:
             self._notify("interrupting the cell; press Ctrl-C again to end the kernel")
-        with suppress(RuntimeError, AttributeError):  # the loop has just closed, or never ran: it is over anyway
+        with suppress(RuntimeError, AttributeError):  # the loop has just closed, or never ran
             if gently:
                 self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._client.km.interrupt_kernel()))
             else:
@@ -128,7 +129,7 @@ class _Run:
     def _begins(self, cell: Any, cell_index: int) -> None:
         if self._interrupts:
             raise KeyboardInterrupt
-        # What a session sends goes out with its metadata; a kernel reads there which cell the code belongs to.
+        # the metadata is sent with the code: it tells the kernel which cell this is
         self._client.kc.session.metadata = {"cellId": cell["id"]} if "id" in cell else {}
         self.current += 1
         self._began = self._clock.monotonic()
@@ -137,18 +138,18 @@ class _Run:
         took = duration(self._clock.monotonic() - self._began)
         mark = "✓" if execute_reply["content"]["status"] == "ok" else "×"
         place = f"{self.current:>{len(str(self.count))}}/{self.count}"
-        self._notify(f"{mark} {place}  {took:>10}  {_gist(cell.source)}")
+        self._notify(f"{mark} {place}  {took:>10}  {_first_line(cell.source)}")
 
 
-def _gist(source: str) -> str:
-    """The first line that says something."""
+def _first_line(source: str) -> str:
+    """Return the first line that is no comment, else the first one, shortened."""
     lines = [line.strip() for line in source.splitlines() if line.strip()]
     first = next((line for line in lines if not line.startswith("#")), lines[0])
     return first if len(first) <= 80 else first[:79] + "…"
 
 
 def _plain_traceback(failed: Any) -> str:
-    """What the kernel showed, in colour only on a terminal."""
+    """Return the traceback, in colour only on a terminal."""
     if sys.stderr.isatty():
         return str(failed.traceback).rstrip()
     from jug_notebook.render.format import clean
@@ -157,7 +158,7 @@ def _plain_traceback(failed: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole: an interrupted run leaves the notebook as it was."""
+    """Write a file as a whole, so that an interruption can't leave half a notebook."""
     mode = path.stat().st_mode & 0o7777 if path.exists() else None
     atomic.replace(path, f"{text}\n".encode(), mode=mode)
 

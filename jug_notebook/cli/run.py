@@ -1,4 +1,4 @@
-"""Commands that run tasks: worker, execute."""
+"""Commands that run tasks: ``worker`` and ``execute``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jug_notebook.cli import (
-    Arguments,
-    Command,
-    Notebook,
-    Parser,
-    UsageError,
-    existing,
-    flag,
-    positive,
-    seconds,
-    size,
-)
+from jug_notebook.cli import Arguments, Command, Notebook, Parser, UsageError, existing, flag, positive, seconds, size
 from jug_notebook.cli.jugfiles import add_selection, for_jugfile
-from jug_notebook.cli.watch import View, verdict
+from jug_notebook.cli.watch import picture_of, verdict
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target
 
-STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are started: they end
+STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are started: it stops them
 
 
 def _add_limits(parser: Parser, idle: float) -> None:
@@ -87,6 +76,7 @@ these tasks become ready again. Neither counts as a failure of a task."""
 
 
 def folders(written: str) -> tuple[str, str]:
+    """Parse HERE=THERE, two absolute paths."""
     before, _, after = written.partition("=")
     if not (before.startswith("/") and after.startswith("/")):
         raise argparse.ArgumentTypeError(f"{written!r} is not HERE=THERE, two absolute paths")
@@ -94,7 +84,7 @@ def folders(written: str) -> tuple[str, str]:
 
 
 def heed_environment(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Fill in the limits that Jug's variables set and no option does. Return the stop files."""
+    """Set the limits of Jug's environment variables where no option does. Return the stop files."""
     if arguments.max_tasks is None:
         arguments.max_tasks = _number(environ, "JUG_MAX_TASKS")
     if arguments.max_time is None:
@@ -119,7 +109,7 @@ def _worker(arguments: Arguments) -> int:
 
 
 def make_if_new(url: str) -> None:
-    """Make a store with its key: workers refuse one whose key they don't have."""
+    """Make a store with its key if there is none: workers refuse a store whose key they don't have."""
     from jug_notebook.store import exists, open_store
     from jug_notebook.store.signed import secret_of
 
@@ -141,7 +131,7 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
 
 
 def target_of(wanted: list[str] | None, url: str) -> Target | None:
-    """Return functions by name or /regex/, tasks by key. A regex means the functions that the store has now."""
+    """Return the tasks that words name: functions by name or /regex/, which is matched now, and keys. None: all."""
     if not wanted:
         return None
     import re
@@ -200,9 +190,7 @@ def _execute(arguments: Arguments) -> int:
         return status
     from jug_notebook import render
 
-    view = View(arguments.of)
-    picture = view.picture(failures=False)
-    view.close()
+    picture = picture_of(arguments.of)
     print(render.short(picture))
     return verdict(picture)
 
@@ -227,7 +215,7 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     if arguments.jugdir:
         from jug_notebook.store import absolute
 
-        # a relative folder is one of the working folder here, and of the notebook's there
+        # the kernel starts in another folder, so a relative path is made absolute
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
     return 0 if execute(notebook, output, notify=_notify) else 1
 

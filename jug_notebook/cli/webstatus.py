@@ -1,4 +1,7 @@
-"""``webstatus``: the status of a store as a page that follows it, on this machine alone unless told otherwise."""
+"""``webstatus``: serves the status of a store as a web page that updates itself.
+
+The page is only for this machine unless ``--host`` is given, and only for those who know its address.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.cli import Arguments, Command, Parser, Store, UsageError
@@ -20,7 +24,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-#: an opened failure stays the element it is, so that what was scrolled or marked in it stays too
+#: an opened failure keeps its element, and so what was scrolled or selected in it
 _SCRIPT = """
 'use strict';
 const keyOf = box => [...box.querySelectorAll('code')].map(c => c.textContent).find(t => /^[0-9a-f]{40}$/.test(t));
@@ -39,9 +43,9 @@ const put = (name, html) => {
 const live = document.getElementById('live');
 const events = new EventSource('events');
 events.onmessage = event => {
-  const news = JSON.parse(event.data);
-  document.title = news.title;
-  for (const name of Object.keys(news.parts)) put(name, news.parts[name]);
+  const update = JSON.parse(event.data);
+  document.title = update.title;
+  for (const name of Object.keys(update.parts)) put(name, update.parts[name]);
   live.textContent = 'live';
 };
 events.onerror = () => { live.textContent = 'not live: jug-notebook webstatus does not answer; trying again'; };
@@ -49,6 +53,7 @@ events.onerror = () => { live.textContent = 'not live: jug-notebook webstatus do
 
 
 def parts_of(picture: Snapshot) -> dict[str, str]:
+    """Return the HTML of each of `PARTS`."""
     from jug_notebook import render
 
     return {
@@ -61,6 +66,7 @@ def parts_of(picture: Snapshot) -> dict[str, str]:
 
 
 def title_of(picture: Snapshot) -> str:
+    """Return the page's title: progress and store."""
     from jug_notebook.model import State
 
     done, total = picture.counts[State.FINISHED], picture.total
@@ -82,8 +88,10 @@ def _document(picture: Snapshot) -> str:
 
 
 def is_ours(host: str, names: frozenset[str]) -> bool:
-    """May a request that calls us by this name be answered? A page from elsewhere may have made its own name mean us
-    (DNS rebinding); a number it can't."""
+    """Return whether a request with this Host header is meant for us: one of ``names``, or an address.
+
+    Another site may let its own name resolve to this machine (DNS rebinding), but not an address.
+    """
     import ipaddress
     from urllib.parse import urlsplit
 
@@ -101,12 +109,12 @@ def is_ours(host: str, names: frozenset[str]) -> bool:
 
 
 class Hub:
-    """Tells all that look on what is new. A thread waits on the store; the loop does the talking."""
+    """Sends changes to all listeners. A thread waits for the store; ``call_soon`` sends from the event loop."""
 
-    def __init__(self, view: View, say: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, view: View, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self.view = view
         self.listeners: set[Callable[[str], None]] = set()
-        self._say = say
+        self._call_soon = call_soon
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._picture = view.picture()
@@ -119,30 +127,29 @@ class Hub:
             return self._picture
 
     def event(self, parts: dict[str, str] | None = None) -> str:
-        """As the browser gets it; of all parts, where none are named."""
+        """Return the JSON for the browser, with these parts or all."""
         import json
 
         picture = self.picture
         return json.dumps({"title": title_of(picture), "parts": parts_of(picture) if parts is None else parts})
 
     def _follow(self) -> None:
-        told = parts_of(self._picture)
+        sent = parts_of(self._picture)
         while not self._over.wait(PACE):
             self.view.changed(TICK - PACE)
             try:
                 picture = self.view.picture()
-            except StoreError:  # it is gone: what was seen last stays, and says of when it is
+            except StoreError:  # it is gone: the last status stays, with its time
                 continue
             parts = parts_of(picture)
             with self._lock:
                 self._picture = picture
-            new = {name: part for name, part in parts.items() if part != told[name]}
-            told = parts
+            new = {name: part for name, part in parts.items() if part != sent[name]}
+            sent = parts
             if new:
-                event = self.event(new)
-                self._say(lambda event=event: self._tell(event))  # type: ignore[misc]
+                self._call_soon(partial(self._send, self.event(new)))
 
-    def _tell(self, event: str) -> None:
+    def _send(self, event: str) -> None:
         for listener in list(self.listeners):
             listener(event)
 
@@ -190,15 +197,15 @@ def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
             import asyncio
 
             self.set_header("Content-Type", "text/event-stream")
-            news: asyncio.Queue[str] = asyncio.Queue()
-            self._listener = news.put_nowait
+            updates: asyncio.Queue[str] = asyncio.Queue()
+            self._listener = updates.put_nowait
             hub.listeners.add(self._listener)
             event = hub.event()
             with contextlib.suppress(StreamClosedError, asyncio.CancelledError):
                 while True:
                     self.write(f"data: {event}\n\n")
                     await self.flush()
-                    event = await news.get()
+                    event = await updates.get()
 
         def on_connection_close(self) -> None:
             hub.listeners.discard(getattr(self, "_listener", str))
@@ -223,7 +230,7 @@ def _webstatus(arguments: Arguments) -> int:
 
 
 def _webstatus_of_jugfile(arguments: Arguments) -> int:
-    """The tasks are handed in, so that the page shows them all; who runs them is seen to do it."""
+    """Submit the tasks first, so that the page shows all of them."""
     from jug_notebook.compat import commands, loading
 
     options = loading.settled("webstatus", arguments)
@@ -231,7 +238,7 @@ def _webstatus_of_jugfile(arguments: Arguments) -> int:
 
 
 def serve(of: Store, bound: str, port: int) -> int:
-    """Show a store as a page until Ctrl-C: at ``port``, or any that is free with 0; for who reaches ``bound``."""
+    """Serve the page until Ctrl-C, at the address ``bound`` and at ``port``, with 0 at any free one."""
     try:
         import asyncio
 
@@ -254,18 +261,13 @@ def serve(of: Store, bound: str, port: int) -> int:
         raise LaunchError(f"can't listen on {bound}:{port}: {error.strerror}") from None
 
     async def show() -> None:
-        loop = asyncio.get_running_loop()
-
-        def say(tell: Callable[[], None]) -> None:
-            loop.call_soon_threadsafe(tell)
-
-        hub = Hub(view, say)
+        hub = Hub(view, asyncio.get_running_loop().call_soon_threadsafe)
         server = HTTPServer(_server(hub, token, names))
         server.add_sockets(listening)
         host = "localhost" if bound in ("", "0.0.0.0", "::") else bound
         host = f"[{host}]" if ":" in host else host
         print(f"http://{host}:{listening[0].getsockname()[1]}/{token}/", flush=True)
-        print("whoever has this address sees the page; Ctrl-C ends it, the tasks go on", file=sys.stderr, flush=True)
+        print("anyone with this address can see the page; Ctrl-C ends it, the tasks go on", file=sys.stderr, flush=True)
         try:
             await asyncio.Event().wait()
         finally:
