@@ -1,4 +1,4 @@
-"""Commands that there are for jugfiles only, and what the others need to know of jugfiles."""
+"""The commands for jugfiles only, and how the other commands act on jugfiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag, no_op
 
 
 def for_jugfile(name: str, defaults: dict[str, Any] | None = None) -> Callable[[Arguments], int]:
-    """Return what a command does for a jugfile; nothing is imported before it is called."""
+    """Return what a command runs for a jugfile; it imports what it needs when it is called."""
 
     def run(arguments: Arguments) -> int:
         from jug_notebook.compat import commands, loading
@@ -39,13 +39,9 @@ def add_selection(parser: Parser, dest: str, what: str, *more: str) -> None:
 
 def users(name: str) -> Command | None:
     """Return the command that the user has written; None where there is none of that name."""
-    from jug_notebook.compat import replacing_jug
-    from jug_notebook.compat.jug.subcommands import cmdapi, help_of, users_file
+    from jug_notebook.compat.jug.subcommands import cmdapi, help_of
 
-    if not users_file():
-        return None
-    with replacing_jug():
-        found = cmdapi.load().get(name)
+    found = cmdapi.load().get(name)
     if found is None:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -57,12 +58,18 @@ def _shell(arguments: Arguments) -> int:
 
 def names(session: Session) -> dict[str, Any]:
     """Return the names that the shell starts with. A function's name stands for its tasks in the whole store."""
-    import jug_notebook
+    import jug_notebook as jn
 
     tasks = Tasks(session)
 
-    def of(target: Any) -> Any:
-        return tasks[target] if isinstance(target, str) else target
+    def accepting_names(act: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a function of tasks take a function's name, too."""
+
+        @functools.wraps(act)
+        def run(target: Any, *args: Any, **kwargs: Any) -> Any:
+            return act(tasks[target] if isinstance(target, str) else target, *args, **kwargs)
+
+        return run
 
     def status() -> Any:
         """Return the status of the whole store."""
@@ -72,29 +79,9 @@ def names(session: Session) -> dict[str, Any]:
         """Return all tasks of the store; with ``failed`` or ``loadable`` only those that failed, or have a value."""
         return tasks.all(failed, loadable)
 
-    def invalidate(target: Any) -> Any:
-        """Invalidate results: they and what depends on them will be recomputed."""
-        return jug_notebook.invalidate(of(target))
-
-    def retry(target: Any) -> Any:
-        """Try failed tasks again."""
-        return jug_notebook.retry(of(target))
-
-    def cancel(target: Any) -> Any:
-        """Cancel tasks that have not started."""
-        return jug_notebook.cancel(of(target))
-
-    def why(target: Any) -> Any:
-        """Explain why a task isn't stored."""
-        return jug_notebook.why(of(target))
-
-    def log(target: Any) -> Any:
-        """Return what a task printed, and why it failed."""
-        return jug_notebook.log(of(target))
-
-    functions = (status, get_tasks, invalidate, retry, cancel, why, log)
-    more = {"jn": jug_notebook, "tasks": tasks, "value": jug_notebook.value, "bvalue": jug_notebook.bvalue}
-    return {**more, **{function.__name__: function for function in functions}}
+    acts = {act.__name__: accepting_names(act) for act in (jn.invalidate, jn.retry, jn.cancel, jn.why, jn.log)}
+    more = {"value": jn.value, "bvalue": jn.bvalue, "status": status, "get_tasks": get_tasks}
+    return {"jn": jn, "tasks": tasks, **more, **acts}
 
 
 class Tasks(Mapping[str, Any]):

@@ -116,34 +116,26 @@ class Hub:
         self.listeners: set[Callable[[str], None]] = set()
         self._call_soon = call_soon
         self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._picture = view.picture()
+        self.picture = view.picture()
         self._thread = threading.Thread(target=self._follow, name="jug-webstatus", daemon=True)
         self._thread.start()
-
-    @property
-    def picture(self) -> Snapshot:
-        with self._lock:
-            return self._picture
 
     def event(self, parts: dict[str, str] | None = None) -> str:
         """Return the JSON for the browser, with these parts or all."""
         import json
 
-        picture = self.picture
+        picture = self.picture  # the thread may replace it
         return json.dumps({"title": title_of(picture), "parts": parts_of(picture) if parts is None else parts})
 
     def _follow(self) -> None:
-        sent = parts_of(self._picture)
+        sent = parts_of(self.picture)
         while not self._over.wait(PACE):
             self.view.changed(TICK - PACE)
             try:
-                picture = self.view.picture()
+                self.picture = self.view.picture()
             except StoreError:  # it is gone: the last status stays, with its time
                 continue
-            parts = parts_of(picture)
-            with self._lock:
-                self._picture = picture
+            parts = parts_of(self.picture)
             new = {name: part for name, part in parts.items() if part != sent[name]}
             sent = parts
             if new:

@@ -35,25 +35,19 @@ COLUMNS = {
 
 def _states() -> list[State]:
     """Return the state of each task, one of `COLUMNS`. A task not submitted yet: what it would be."""
-    keys = [task.key for task in alltasks]
-    states = _known(keys)
+    states: dict[Key, State | None] = Task.store.states(task.key for task in alltasks)
 
     def column(task: Any) -> State:
-        state: State | None = states[task.key]
+        state = states[task.key]
         if state is not None and state in COLUMNS:
             return state
         if state is State.BLOCKED:
             return State.WAITING
         needs = [need.key for need in task.dependencies()]
-        found = states | _known([need for need in needs if need not in states])
+        found = states | Task.store.states(need for need in needs if need not in states)
         return State.READY if all(found[need] is State.FINISHED for need in needs) else State.WAITING
 
     return [column(task) for task in alltasks]
-
-
-def _known(keys: list[Key]) -> dict[Key, Any]:
-    """Return the state of each task in the store, None where it doesn't know the task."""
-    return dict(zip(keys, Task.store.session.queries.states(keys), strict=True)) if keys else {}
 
 
 def _status(options: Any) -> int:
@@ -97,9 +91,8 @@ def _sleep_until(options: Any) -> int:
         while True:
             del alltasks[:]
             space = load(options.jugfile)
-            keys = list(dict.fromkeys(task.key for task in alltasks))
             seen = -1
-            while states := set(_known(keys).values()) - {State.FINISHED}:
+            while states := set(Task.store.states(task.key for task in alltasks).values()) - {State.FINISHED}:
                 if State.FAILED in states and not {State.READY, State.RUNNING} & states:
                     print("jug-notebook: a task has failed; see jug-notebook status", file=sys.stderr)
                     return 1
@@ -115,7 +108,7 @@ def _execute(options: Any) -> int:
     matches = _matcher(options.execute_name, options.execute_pattern)
     options.update({"again": _rerun(options)})
     with serving(options, read_only=False):
-        execution = Execution(options.jugfile, options, matches, options.execute_workers)
+        execution = Execution(options, matches)
         status = execution.run()
         failed = execution.failures()
         for key in failed[:FAILURES]:
@@ -161,7 +154,7 @@ def _invalidate(options: Any) -> int:
         if not below:
             options.print_out("No results invalidated.")
             return 0
-        states = _known(list(below))
+        states = Task.store.states(below)
         lost = Counter(task.name for task in alltasks if states.get(task.key) is State.FINISHED)
         Task.store.remove_many(sorted(hit))
         Task.store.retry_failed(hit)

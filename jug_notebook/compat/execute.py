@@ -39,18 +39,11 @@ LEAST = 0.2  #: seconds to wait for others at least
 class Execution:
     """One run of ``execute``. ``matches`` selects tasks by name; None selects all."""
 
-    def __init__(
-        self,
-        jugfile: str,
-        options: Any,
-        matches: Matcher | None = None,
-        workers: int | None = None,
-        clock: Clock = CLOCK,
-    ) -> None:
-        self._jugfile = jugfile
+    def __init__(self, options: Any, matches: Matcher | None = None, clock: Clock = CLOCK) -> None:
         self._options = options
+        self._jugfile: str = options.jugfile
+        self._workers: int | None = options.execute_workers
         self._matches = matches
-        self._workers = workers
         self._clock = clock
         self._patience = max(LEAST, options.execute_nr_wait_cycles * options.execute_wait_cycle_time)
         self._changed = clock.monotonic()  #: when something last happened
@@ -161,8 +154,7 @@ class Execution:
         return store
 
     def _states(self) -> dict[Key, State | None]:
-        keys = list(self._by_key)
-        return dict(zip(keys, self._store.session.queries.states(keys), strict=True)) if keys else {}
+        return self._store.states(self._by_key)
 
     def _unfinished(self) -> list[Key]:
         return [key for key, state in self._states().items() if state is not State.FINISHED]

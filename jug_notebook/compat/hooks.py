@@ -60,23 +60,20 @@ def listened(name: str) -> bool:
 _EXECUTED = "execute.task-executed1"
 
 
+def _exit_if(condition: Callable[[Any], Any], task: Any) -> None:
+    if condition(task):
+        sys.exit(0)
+
+
 def exit_if_file_exists(fname: str) -> None:
     """Start no further task once this file exists."""
-
-    def check(_: Any) -> None:
-        if os.path.exists(fname):
-            sys.exit(0)
-
+    check = partial(_exit_if, lambda _: os.path.exists(fname))
     register_hook_once("execute.task-pre-execute", ("exit_if_file_exists", fname), check)
 
 
 def exit_when_true(f: Callable[..., Any], function_takes_Task: bool = False) -> None:
     """Call ``f()`` or ``f(task)`` after each task, and stop once it returns true."""
-
-    def check(task: Any) -> None:
-        if f(task) if function_takes_Task else f():
-            sys.exit(0)
-
+    check = partial(_exit_if, f if function_takes_Task else lambda _: f())
     code = getattr(f, "__code__", None)
     if code is None or getattr(f, "__closure__", None) is not None:
         register_hook(_EXECUTED, check)
@@ -87,22 +84,14 @@ def exit_when_true(f: Callable[..., Any], function_takes_Task: bool = False) -> 
 def exit_after_n_tasks(n: int) -> None:
     """Stop after ``n`` tasks."""
     numbers = count(1)
-
-    def check(_: Any) -> None:
-        if next(numbers) >= n:
-            sys.exit(0)
-
+    check = partial(_exit_if, lambda _: next(numbers) >= n)
     register_hook_once(_EXECUTED, ("exit_after_n_tasks", n), check)
 
 
 def exit_after_time(hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
     """Start no further task after this time from now."""
     end = time.monotonic() + 3600 * hours + 60 * minutes + seconds
-
-    def check(_: Any) -> None:
-        if time.monotonic() >= end:
-            sys.exit(0)
-
+    check = partial(_exit_if, lambda _: time.monotonic() >= end)
     register_hook_once(_EXECUTED, ("exit_after_time", hours, minutes, seconds), check)
 
 

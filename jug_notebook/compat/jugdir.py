@@ -136,7 +136,12 @@ class Jugdir:
 
     def state(self, key: Key) -> State | None:
         """Return the task's state, None where the store doesn't know the task."""
-        return self.session.queries.states([key])[0]
+        return self.states([key])[key]
+
+    def states(self, keys: Iterable[Key]) -> dict[Key, State | None]:
+        """Return the state of each task, None where the store doesn't know the task."""
+        unique = list(dict.fromkeys(keys))
+        return dict(zip(unique, self.session.queries.states(unique), strict=True)) if unique else {}
 
     def load(self, name: bytes | str) -> Any:
         return self.session.results.collect([_key(name)], wait=False)[0]
@@ -167,9 +172,9 @@ class Jugdir:
 
     def remove_many(self, names: Iterable[bytes | str]) -> set[bytes | str]:
         """Invalidate values and what depends on them. Return the names that had values."""
-        wanted = list(names)
-        states = self.session.queries.states([_key(name) for name in wanted])
-        there = {name for name, state in zip(wanted, states, strict=True) if state is State.FINISHED}
+        keys = {name: _key(name) for name in names}
+        states = self.states(keys.values())
+        there = {name for name, key in keys.items() if states[key] is State.FINISHED}
         if there:
             self.session.invalidate(Target(keys=frozenset(map(_key, there))))
         return there
@@ -190,9 +195,7 @@ class Jugdir:
         """Let failed tasks be tried again, of ``keys`` or all. Return how many."""
         if keys is None:
             return self.session.retry()
-        known = list(keys)
-        states = self.session.queries.states(known)
-        failed = [key for key, state in zip(known, states, strict=True) if state is State.FAILED]
+        failed = [key for key, state in self.states(keys).items() if state is State.FAILED]
         return self.session.retry(Target(keys=frozenset(failed))) if failed else 0
 
     def getlock(self, name: bytes | str) -> Lock:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from abc import ABCMeta, abstractmethod
 from pathlib import Path
 from typing import Any
+
+from jug_notebook.compat import replacing_jug
 
 __all__ = ["NoSuchCommandError", "SubCommand", "SubCommandError", "cmdapi"]
 
@@ -71,7 +72,8 @@ class _Commands:
         if (folder / f"{MODULE}.py").is_file():
             if str(folder) not in sys.path:
                 sys.path.insert(0, str(folder))
-            importlib.import_module(MODULE)
+            with replacing_jug():
+                importlib.import_module(MODULE)
         return dict(self._commands)
 
 
@@ -84,8 +86,3 @@ def help_of(command: SubCommand) -> str:
     if not lines:
         raise SubCommandError(f"sub-command {command.name!r} has no docstring; its first line is its help")
     return lines[0]
-
-
-def users_file() -> bool:
-    """Return whether the user has written commands."""
-    return os.path.isfile(os.path.join(os.path.expanduser(FOLDER), f"{MODULE}.py"))

@@ -243,8 +243,7 @@ class Task(TaskletMixin):
         """Return the key as bytes."""
         return self.key.encode()
 
-    def __jug_hash__(self) -> bytes:
-        return self.hash()
+    __jug_hash__ = hash
 
     def _lock(self) -> Any:
         Task.store.session.submissions.flush()
@@ -498,8 +497,7 @@ def bvalue(t: Any) -> Any:
 
 def done(tasks: list[Any]) -> bool:
     """Return whether all of these tasks have values."""
-    keys = list(dict.fromkeys(one.key for one in tasks))
-    return not keys or all(state is State.FINISHED for state in Task.store.session.queries.states(keys))
+    return all(state is State.FINISHED for state in Task.store.states(one.key for one in tasks).values())
 
 
 def needed(x: Any) -> list[Handle]:
