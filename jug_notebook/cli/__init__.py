@@ -1,7 +1,7 @@
 """The sub-commands of the command line: what a command is, and what it looks at.
 
 A command looks at a store, at a jugfile (a script of Jug's) or at a notebook: `what_is_meant` decides that from its
-words, once they are parsed. Each file here has a table ``COMMANDS``; `FILES` says which command is in which file. Other
+words, once they are parsed. Each file here has a table ``COMMANDS``; `FILES` maps commands to files. Other
 packages add theirs as entry points of the group ``jug_notebook.commands``. Nothing is imported for a command that isn't
 run, so that starting a worker stays cheap.
 """

@@ -139,11 +139,11 @@ def _functions_in(script: str) -> list[str]:
     except (SyntaxError, ValueError, OSError):
         return []
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    handed = {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
+    arguments = {argument.id for call in calls for argument in call.args if isinstance(argument, ast.Name)}
     return [
         node.name
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and (node.decorator_list or node.name in handed)
+        if isinstance(node, ast.FunctionDef) and (node.decorator_list or node.name in arguments)
     ]
 
 

@@ -1,4 +1,4 @@
-"""A store of ours with the methods of Jug's backends; and how a jugfile's tasks are called."""
+"""A store of ours with the methods of Jug's backends, and how a jugfile's tasks are settled and called."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from jug_notebook import codec, system
 from jug_notebook.compat import replacing_jug
-from jug_notebook.compat.manual import ByHand
 from jug_notebook.errors import NoSuchTask, StoreError, Unhashable
 from jug_notebook.keys.digest import digest
-from jug_notebook.model import Claim, Key, State, Target
+from jug_notebook.model import Claim, Failed, Finished, Key, Lease, Outcome, Run, State, Target, Verdict, WorkerInfo
+from jug_notebook.render.values import summarise
 from jug_notebook.session import Session
-from jug_notebook.store import split
+from jug_notebook.session.access import StoreAccess
+from jug_notebook.store import atomic, split
+from jug_notebook.store.signed import SignedWriter
+from jug_notebook.worker.capture import ThreadCapture, restore_streams
+from jug_notebook.worker.execution import TaskRunner
+from jug_notebook.worker.status import SharedStatus
 
 RUNNER = "jug_notebook.compat.jugdir:call"
 
@@ -30,7 +36,6 @@ class Purpose:
     arguments: str = ""
     folder: Path = field(default_factory=Path.cwd)
     read_only: bool = False
-    headless: bool = True
     #: opens a store by its URL where a notebook's session is used; the notebook closes it
     connect: Callable[[str], Session] | None = None
 
@@ -58,8 +63,7 @@ def url_of(jugdir: str) -> str:
 def refuse_jugs_own(url: str, folder: Path) -> None:
     """Raise NotOurs for a folder that Jug wrote: cleaning up one kind of store would delete the other's results."""
     scheme, rest = split(url)
-    path = folder / Path(rest).expanduser()
-    if scheme == "file" and rest and is_jugs_own(path):
+    if scheme == "file" and rest and is_jugs_own(folder / Path(rest).expanduser()):
         raise NotOurs(
             f"{rest!r} is a jugdir of Jug itself, and is left alone. Keep ours elsewhere, as in --jugdir {rest}.jn, or "
             "move that one away; its results can be taken over: "
@@ -112,7 +116,7 @@ class Jugdir:
         return Session(
             url,
             notebook=purpose.script or None,
-            headless=purpose.headless,
+            headless=True,
             folder=purpose.folder,
             runner=RUNNER,
             read_only=purpose.read_only,
@@ -122,8 +126,7 @@ class Jugdir:
     def hand(self) -> ByHand:
         """Return what settles single tasks in this process."""
         if self._hand is None:
-            inside = self.session
-            self._hand = ByHand(inside.access.store, inside.access.seal, inside.access.clock, inside.access.in_process)
+            self._hand = ByHand(self.session.access)
         return self._hand
 
     def __repr__(self) -> str:
@@ -276,6 +279,79 @@ class Lock:
         return self._jugdir.state(self._key) is State.FAILED
 
 
+# -- settling single tasks ---------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """A worker that takes each step when it is called. The process's heartbeat covers it until `close`."""
+
+    def __init__(self, access: StoreAccess) -> None:
+        self._access, self._store = access, access.store
+        self._me = me = system.me("worker", access.clock)
+        capture = ThreadCapture(echo=True)
+        self._runner = TaskRunner(access.store, access.seal, me, SharedStatus(), access.clock, capture, True)
+        self._store.renew([me])
+        access.in_process.append(self._info)
+
+    def _info(self) -> WorkerInfo:
+        return self._me
+
+    def claim(self, key: Key, first: bool = False) -> Claim | None:
+        """Return the claim on a task; None where it isn't ready, or is claimed. Faster if it is likely the ``first`` in
+        the queue and this is given."""
+        claims = self._claimed(None) if first else []
+        if not any(claim.lease.key == key for claim in claims):
+            self._store.release([claim.lease for claim in claims])
+            claims = self._claimed(Target(keys=frozenset([key])))
+        others = [claim.lease for claim in claims if claim.lease.key != key]  # its dependencies are ready, but it isn't
+        self._store.release(others)
+        return next((claim for claim in claims if claim.lease.key == key), None)
+
+    def _claimed(self, target: Target | None) -> list[Claim]:
+        return self._store.claim(self._me.id, 1, 0.0, (), target, self._me.python)
+
+    def release(self, claim: Claim) -> None:
+        self._store.release([claim.lease])
+
+    def run(self, claim: Claim) -> None:
+        """Run the task and settle it."""
+        try:
+            settlement = self._runner.attempt(claim)
+        finally:
+            restore_streams()
+        if settlement is not None:
+            self._store.claim(self._me.id, 0, 0.0, [settlement])
+
+    def deposit(self, claim: Claim, value: Any) -> None:
+        """Settle with a value that comes from elsewhere."""
+        lease = claim.lease
+        payload, digest = codec.dump_value(value, self._store.put_blob)
+        run = self._run(lease)
+        outcome = Finished(lease.key, lease.round, lease.inputs, digest, payload, summarise(value), run)
+        self._settle(outcome, lease, digest)
+
+    def fail(self, claim: Claim, why: str) -> None:
+        """Settle with a failure."""
+        lease = claim.lease
+        failed = Failed(lease.key, lease.round, lease.inputs, "raised", why, "", self._run(lease))
+        self._settle(failed, lease, b"")
+
+    def _run(self, lease: Lease) -> Run:
+        me = self._me
+        return Run(me.id, me.host, me.pid, me.user, me.python, self._access.clock.now(), 0.0, 0.0, lease.attempt)
+
+    def _settle(self, outcome: Outcome, lease: Lease, digest: bytes) -> None:
+        verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, digest, outcome.run.started)
+        settlement = SignedWriter(self._access.seal).settlement(verdict, outcome)
+        self._store.claim(self._me.id, 0, 0.0, [settlement])
+
+    def close(self) -> None:
+        """Give back the claims that are not settled."""
+        if self._info in self._access.in_process:
+            self._access.in_process.remove(self._info)
+            self._store.leave([self._me.id])
+
+
 # -- stores by Jug's names: all of them are stores of ours -------------------------------------------------------------
 
 
@@ -306,11 +382,7 @@ def memoize_store(base: Any, list_base: bool = False) -> Any:
 
 def fsync_dir(fname: str) -> None:
     """Write a file's directory entry to the disk."""
-    folder = os.open(os.path.dirname(os.path.abspath(fname)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    atomic.sync_folder(Path(os.path.abspath(fname)).parent)
 
 
 # -- the call of a task ------------------------------------------------------------------------------------------------
