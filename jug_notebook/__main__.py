@@ -1,7 +1,7 @@
-"""The command line, ``jug-notebook`` or ``python -m jug_notebook``: finds the command, parses its words, runs it.
+"""The command line, ``jug-notebook`` or ``python -m jug_notebook``: finds the command, parses its arguments, runs it.
 
-Exit status: 0 fine; 1 a task failed or is not done, or a notebook's cell failed; 2 the command can't be understood or
-can't be carried out.
+Exit status: 0: success; 1: a task failed or is not done, or a notebook's cell failed; 2: the command is not valid or
+not possible.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     except JugError as error:
         print("jug-notebook:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `jug-notebook status | head`: there is no reader any more, and that's fine
+    except BrokenPipeError:  # as in `jug-notebook status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def main_execute() -> int:
-    """The program ``jug-notebook-execute``: as ``jug-notebook execute``."""
+    """Run ``jug-notebook execute``: the program ``jug-notebook-execute``."""
     return main(["execute", *sys.argv[1:]])
 
 
@@ -55,20 +55,17 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _users(name: str) -> Command:
-    """Return the command that the user has written for Jug, in ``jug_user_commands.py``."""
+    """Return the command that the user has written for Jug, in ``jug_user_commands.py``. Raises UsageError."""
+    import difflib
+
     from jug_notebook.cli import jugfiles
 
     found = jugfiles.users(name)
-    if found is None:
-        raise UsageError(_unknown(name))
-    return found
-
-
-def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(commands()), n=1)
-    return f"no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else "jug-notebook --help lists them")
+    if found is not None:
+        return found
+    close = difflib.get_close_matches(name, list(commands()), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "jug-notebook --help lists them"
+    raise UsageError(f"no command {name!r}; {hint}")
 
 
 def _without_command(argv: list[str]) -> int:

@@ -75,12 +75,8 @@ def names(session: Session) -> dict[str, Any]:
         """Return the status of the whole store."""
         return session.status(all=True)
 
-    def get_tasks(failed: bool = False, loadable: bool = False) -> TaskList:
-        """Return all tasks of the store; with ``failed`` or ``loadable`` only those that failed, or have a value."""
-        return tasks.all(failed, loadable)
-
     acts = {act.__name__: accepting_names(act) for act in (jn.invalidate, jn.retry, jn.cancel, jn.why, jn.log)}
-    more = {"value": jn.value, "bvalue": jn.bvalue, "status": status, "get_tasks": get_tasks}
+    more = {"value": jn.value, "bvalue": jn.bvalue, "status": status, "get_tasks": tasks.all}
     return {"jn": jn, "tasks": tasks, **more, **acts}
 
 
@@ -99,7 +95,7 @@ class Tasks(Mapping[str, Any]):
             raise NoTasks(str(error)) from None
 
     def all(self, failed: bool = False, loadable: bool = False) -> TaskList:
-        """Return all tasks, or those that ``failed`` and those that have values."""
+        """Return all tasks of the store; with ``failed`` or ``loadable`` those that failed, or that have values."""
         from jug_notebook.model import State
         from jug_notebook.task.values import TaskList
 

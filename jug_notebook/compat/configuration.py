@@ -54,26 +54,19 @@ class BadConfiguration(JugError):
     """A jugrc file can't be understood."""
 
 
-def files() -> list[Path]:
-    """Return the configuration files that apply; later ones override earlier ones."""
-    return [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1] + local_files()
-
-
 def local_files() -> list[Path]:
     """Return the files from the project's root down to this folder, or only here; later ones override earlier ones."""
-    found: list[Path] = []
     here = Path.cwd()
     above = [here, *here.parents]
     root = next((folder for folder in above if (folder / ".git").exists()), here)
-    project = above[: above.index(root) + 1]
-    for folder in reversed(project):
-        found += [path for name in reversed(LOCAL) if (path := folder / name).is_file()]
-    return found
+    project = reversed(above[: above.index(root) + 1])
+    return [path for folder in project for name in reversed(LOCAL) if (path := folder / name).is_file()]
 
 
 def texts() -> list[tuple[str, str]]:
     """Return the text of each configuration file with its path; later ones override earlier ones."""
-    return [(path.read_text(encoding="utf-8"), str(path)) for path in files()]
+    user = [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1]
+    return [(path.read_text(encoding="utf-8"), str(path)) for path in [*user, *local_files()]]
 
 
 def parsed(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,14 @@ def _expanded(make: Any, alltasks: list[Any], execute: Any) -> Any:
 # -- matching Jug's tasks with ours ------------------------------------------------------------------------------------
 
 _OURS = "jug_notebook.compat.jug"
+#: classes that both sides have: what matters of their objects
+_ATTRIBUTES = {
+    "Tasklet": "base f",
+    "NoLoad": "base",
+    "_getitem": "slice",
+    "CustomHash": "obj",
+    "block_access": "blocks block_size len",
+}
 
 
 class Unlike(JugError):
@@ -102,20 +110,12 @@ def _part(x: Any, known: Callable[[Any], bytes]) -> Any:
     name = kind.__name__ if _is_jugs(kind.__module__) or kind.__name__ == "NoLoad" else ""
     if name in ("Task", "Compound"):
         return ("task", known(x))
-    if name == "Tasklet":
-        return ("tasklet", _part(x.base, known), _part(x.f, known))
-    if name == "NoLoad":
-        return ("unloaded", _part(x.base, known))
-    if name == "_getitem":
-        return ("item", _part(x.slice, known))
-    if name == "CustomHash":
-        return ("named", _part(x.obj, known))
+    if name in _ATTRIBUTES:
+        return (name, *(_part(getattr(x, attribute), known) for attribute in _ATTRIBUTES[name].split()))
     if name == "NoHash":
         return "any"
     if name == "TaskGenerator":
         return _part(x.f, known)
-    if name == "block_access":
-        return ("blocks", _part(x.blocks, known), x.block_size, x.len)
     if name == "block_access_slice":
         return _part([x[i] for i in range(len(x))], known)
     if name:

@@ -51,12 +51,11 @@ def url_of(jugdir: str) -> str:
     """Return the URL of a store that Jug's scripts name."""
     if jugdir == "dict_store":
         return f"memory:jugfile-{os.getpid()}"
-    if jugdir.startswith("dict_store:"):
-        return f"file:{jugdir.removeprefix('dict_store:')}"
-    if jugdir.startswith("file_keepalive:"):
-        return f"file:{jugdir.removeprefix('file_keepalive:')}"
-    if jugdir.startswith("redis:") and not jugdir.startswith("redis://"):
-        return "redis://" + (jugdir.removeprefix("redis:") or "localhost")
+    scheme, colon, rest = jugdir.partition(":")
+    if colon and scheme in ("dict_store", "file_keepalive"):
+        return f"file:{rest}"
+    if colon and scheme == "redis" and not rest.startswith("//"):
+        return f"redis://{rest or 'localhost'}"
     return jugdir
 
 
@@ -209,7 +208,7 @@ class Jugdir:
         try:
             run = self.session.results.provenance(_key(task.hash()))["run"]
         except NoSuchTask:
-            return None
+            run = None
         if run is None:
             return None
         ended = datetime.fromtimestamp(run["started"] + run["duration"]).astimezone()
