@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,11 +218,7 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
 
         # the kernel starts in another folder, so a relative path is made absolute
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
-    return 0 if execute(notebook, output, notify=_notify) else 1
-
-
-def _notify(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return 0 if execute(notebook, output, notify=partial(print, file=sys.stderr, flush=True)) else 1
 
 
 COMMANDS = {

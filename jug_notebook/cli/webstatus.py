@@ -5,12 +5,20 @@ The page is only for this machine unless ``--host`` is given, and only for those
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
+import json
+import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from hmac import compare_digest
+from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from jug_notebook.cli import Arguments, Command, Parser, Store, UsageError
 from jug_notebook.cli.watch import PACE, TICK, View
@@ -74,8 +82,6 @@ def title_of(picture: Snapshot) -> str:
 
 
 def _document(picture: Snapshot) -> str:
-    from html import escape
-
     parts = parts_of(picture)
     inner = "".join(f'<div id="{name}">{parts[name]}</div>' for name in PARTS)
     return (
@@ -92,9 +98,6 @@ def is_ours(host: str, names: frozenset[str]) -> bool:
 
     Another site may let its own name resolve to this machine (DNS rebinding), but not an address.
     """
-    import ipaddress
-    from urllib.parse import urlsplit
-
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -122,8 +125,6 @@ class Hub:
 
     def event(self, parts: dict[str, str] | None = None) -> str:
         """Return the JSON for the browser, with these parts or all."""
-        import json
-
         picture = self.picture  # the thread may replace it
         return json.dumps({"title": title_of(picture), "parts": parts_of(picture) if parts is None else parts})
 
@@ -151,8 +152,6 @@ class Hub:
 
 
 def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
-    from hmac import compare_digest
-
     from tornado.iostream import StreamClosedError
     from tornado.web import Application, HTTPError, RequestHandler
 
@@ -186,8 +185,6 @@ def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
 
     class Events(Ours):
         async def get(self, token: str) -> None:
-            import asyncio
-
             self.set_header("Content-Type", "text/event-stream")
             updates: asyncio.Queue[str] = asyncio.Queue()
             self._listener = updates.put_nowait
@@ -232,15 +229,10 @@ def _webstatus_of_jugfile(arguments: Arguments) -> int:
 def serve(of: Store, bound: str, port: int) -> int:
     """Serve the page until Ctrl-C, at the address ``bound`` and at ``port``, with 0 at any free one."""
     try:
-        import asyncio
-
         from tornado.httpserver import HTTPServer
         from tornado.netutil import bind_sockets
     except ImportError:
         raise LaunchError("a live page needs tornado: pip install tornado; or: jug-notebook status --html F") from None
-    import os
-    import socket
-
     if not 0 <= port < 1 << 16:
         raise UsageError(f"--port {port}: ports go from 1 to 65535")
     view = View(of)
@@ -266,12 +258,8 @@ def serve(of: Store, bound: str, port: int) -> int:
             server.stop()
             hub.close()
 
-    try:
+    with contextlib.closing(view), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(show())
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        view.close()
     return 0
 
 

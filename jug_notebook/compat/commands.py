@@ -110,12 +110,11 @@ def _execute(options: Any) -> int:
     with serving(options, read_only=False):
         execution = Execution(options, matches)
         status = execution.run()
-        failed = execution.failures()
-        for key in failed[:FAILURES]:
+        for key in list(execution.failed)[:FAILURES]:
             for failure in Task.store.session.queries.status_of([key]).snapshot.failures:
                 print(render.failure_text(failure), end="\n\n", file=sys.stderr)
-        if len(failed) > FAILURES:
-            print(f"and {len(failed) - FAILURES} more failures", file=sys.stderr)
+        if (more := len(execution.failed) - FAILURES) > 0:
+            print(f"and {more} more failures", file=sys.stderr)
         return status
 
 

@@ -50,7 +50,7 @@ class Execution:
         self._version = -1  #: of the store
         self._executed: Counter[str] = Counter()
         self._loaded: Counter[str] = Counter()
-        self._failed: dict[Key, None] = {}  #: in this run
+        self.failed: dict[Key, None] = {}  #: the tasks that failed in this run, in order
         self._ended: BaseException | None = None  #: what a hook raised
         self._halted = False
         self._twins: list[tasks.Task] = []  #: equal to tasks that have run
@@ -82,11 +82,7 @@ class Execution:
         if not self._options.execute_part:
             print_task_summary_table(self._options, [("Executed", self._executed), ("Loaded", self._loaded)])
         jug_hook("execute.finished_post_status")
-        return 1 if self._failed or left else 0
-
-    def failures(self) -> list[Key]:
-        """Return the tasks that failed in this run."""
-        return list(self._failed)
+        return 1 if self.failed or left else 0
 
     def _load_and_work(self) -> int:
         """Load and work until nothing is left that could be done. Return how many of the tasks have no value."""
@@ -252,7 +248,7 @@ class Execution:
         self._twins += equal[1:]
 
     def _fail(self, key: Key) -> None:
-        self._failed[key] = None
+        self.failed[key] = None
         if not self._options.execute_keep_going:
             self._halted = True
 
@@ -279,7 +275,7 @@ class Execution:
                 if state is State.FINISHED and key not in finished:
                     finished.add(key)
                     self._count_executed(self._by_key[key])
-                elif state is State.FAILED and key not in self._failed:
+                elif state is State.FAILED and key not in self.failed:
                     self._fail(key)
             if not self._options.execute_no_check_environment and os.path.exists(STOP_FILE):
                 self._ended = SystemExit(0)
@@ -308,7 +304,7 @@ class Execution:
                 self._loaded.update(twin.name for twin in twins)
             elif state is State.FAILED:
                 self._fail(key)
-        if any(statuses) and not self._failed:
+        if any(statuses) and not self.failed:
             self._halted = True
 
 

@@ -93,7 +93,10 @@ def serving(options: Any, read_only: bool, connect: Callable[[str], Session] | N
             task.Task.store = Jugdir(options.jugdir)
             yield
         finally:
-            _close()
+            if isinstance(task.Task.store, Jugdir):
+                task.Task.store.close()
+            del task.alltasks[:]
+            task.forget_functions()
             jugdir.purpose, running, sys.argv[:], session = before
             context.on_first_need(current)
             context.set_current(session)
@@ -103,14 +106,6 @@ def _session() -> context.SessionProtocol:
     """Return the session for tasks that a script makes by our own names."""
     session: Session = task.Task.store.session
     return session
-
-
-def _close() -> None:
-    store = task.Task.store
-    if isinstance(store, Jugdir):
-        store.close()
-    del task.alltasks[:]
-    task.forget_functions()
 
 
 # -- running the script ------------------------------------------------------------------------------------------------
@@ -167,7 +162,7 @@ def _submit(start: int, complete: bool) -> None:
         for handle, needs in store.session.made():  # also by our own names, as in @jn.task
             needed = tuple(known[need] for need in needs if need in known)
             if handle.key not in known:
-                known[handle.key] = task.Task.around(handle.name, None, needed, {}, partial(_itself, handle))
+                known[handle.key] = task.Task.around(handle.name, None, needed, {}, partial(lambda task: task, handle))
             if isinstance(known[handle.key], mapreduce.Compound):
                 compounds[handle.key] = needed
         for one in task.alltasks:
@@ -175,10 +170,6 @@ def _submit(start: int, complete: bool) -> None:
                 one.inner = compounds.get(one.key, ())
     if task.alltasks or store.is_open:
         store.session.end_cell(success=complete)
-
-
-def _itself(handle: Any) -> Any:
-    return handle
 
 
 def _run(jugfile: str) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_without_a_command_it_lists_them_all(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["worker", "x", "-n", "0"], "'0' is not a whole number"),
         (["worker", "x", "--max-time", "soon"], "'soon' is not a length of time"),
@@ -166,10 +166,10 @@ def test_without_a_command_it_lists_them_all(shell: Shell) -> None:
         (["key", "import"], "this is no key"),
     ],
 )
-def test_what_is_asked_wrongly_is_named_and_exits_with_2(shell: Shell, words: list[str], said: str) -> None:
+def test_what_is_asked_wrongly_is_named_and_exits_with_2(shell: Shell, words: list[str], printed: str) -> None:
     ran = shell.run(*words)
     assert ran.returncode == 2
-    assert said in ran.stderr
+    assert printed in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -196,17 +196,17 @@ def test_sizes_may_have_units(written: str, meant: int) -> None:
 
 
 def test_the_status_tells_what_failed_and_why(ran: Shell) -> None:
-    said = ran.run("status")
-    assert said.returncode == 1
+    printed = ran.run("status")
+    assert printed.returncode == 1
     for part in ("3 of 5 finished", "double", "divide(x=0)", "ZeroDivisionError: division by zero", "return 1 / x"):
-        assert part in said.stdout
-    assert "%jug" not in said.stdout
+        assert part in printed.stdout
+    assert "%jug" not in printed.stdout
 
 
 def test_the_status_is_one_line_when_asked(ran: Shell) -> None:
-    said = ran.run("status", "--short")
-    assert said.stdout.count("\n") == 1
-    assert said.stdout.startswith("3 of 5 finished · 1 failed · 1 blocked · stopped: 1 failed, 1 blocked by it")
+    printed = ran.run("status", "--short")
+    assert printed.stdout.count("\n") == 1
+    assert printed.stdout.startswith("3 of 5 finished · 1 failed · 1 blocked · stopped: 1 failed, 1 blocked by it")
 
 
 def test_the_status_as_json_has_the_documented_shape(ran: Shell) -> None:
@@ -256,10 +256,10 @@ def test_the_log_shows_what_a_task_printed_and_why_it_failed(ran: Shell) -> None
 def test_without_the_key_the_counts_show_and_the_failures_say_why_not(ran: Shell) -> None:
     stranger = Shell(ran.folder)
     stranger.environment["XDG_CONFIG_HOME"] = str(ran.folder / "stranger")
-    said = stranger.run("status")
-    assert "3 of 5 finished" in said.stdout
-    assert "failures are not shown" in said.stdout
-    assert "ZeroDivisionError" not in said.stdout
+    printed = stranger.run("status")
+    assert "3 of 5 finished" in printed.stdout
+    assert "failures are not shown" in printed.stdout
+    assert "ZeroDivisionError" not in printed.stdout
 
 
 def test_a_key_goes_to_another_account_through_pipes(ran: Shell) -> None:
@@ -310,9 +310,9 @@ def test_results_of_former_code_can_be_accepted_and_given_back(shell: Shell) -> 
 def test_a_worker_makes_its_store_and_ends_when_idle(shell: Shell) -> None:
     ran = shell.run("worker", "new", "-n", "1", "--idle-timeout", "0")
     assert (ran.returncode, ran.stderr) == (0, "")
-    said = shell.run("status", "new")
-    assert said.returncode == 0
-    assert "no tasks yet" in said.stdout
+    printed = shell.run("status", "new")
+    assert printed.returncode == 0
+    assert "no tasks yet" in printed.stdout
 
 
 def test_a_worker_does_only_what_its_target_names(shell: Shell) -> None:
@@ -375,10 +375,10 @@ def test_other_packages_can_add_commands(shell: Shell) -> None:
         "def run(arguments): print('hello', arguments.name); return 7\n"
         "HELLO = Command('say hello', add, run)\n"
     )
-    told = shell.folder / "hello-1.0.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: hello\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text("[jug_notebook.commands]\nhello = hello:HELLO\n")
+    details = shell.folder / "hello-1.0.dist-info"
+    details.mkdir()
+    (details / "METADATA").write_text("Metadata-Version: 2.1\nName: hello\nVersion: 1.0\n")
+    (details / "entry_points.txt").write_text("[jug_notebook.commands]\nhello = hello:HELLO\n")
     ran = shell.run("hello", "world")
     assert (ran.returncode, ran.stdout) == (7, "hello world\n")
     assert "say hello" in shell.run("--help").stdout
@@ -542,8 +542,8 @@ def test_the_graph_is_a_list_or_a_picture_in_a_file(ran: Shell) -> None:
 
 
 def test_history_tells_who_ran_what_when(ran: Shell) -> None:
-    told = ran.run("log", "--history").stdout
-    assert told.splitlines()[0].split() == ["started", "took", "user", "host", "state", "task", "result", "key"]
-    assert len(told.splitlines()) == 5
-    assert "ZeroDivisionError" in told
+    details = ran.run("log", "--history").stdout
+    assert details.splitlines()[0].split() == ["started", "took", "user", "host", "state", "task", "result", "key"]
+    assert len(details.splitlines()) == 5
+    assert "ZeroDivisionError" in details
     assert "name the tasks" in ran.run("log").stderr

@@ -124,9 +124,9 @@ def test_tcsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> Non
         os.execvpe("tcsh", ["tcsh", "-f", "-i"], shell.environment)
     try:
         os.write(terminal, b"source complete.tcsh; set autolist; echo re''ady\n")
-        _read(terminal, lambda said: "ready" in said.replace("re''ady", ""))
+        _read(terminal, lambda printed: "ready" in printed.replace("re''ady", ""))
         os.write(terminal, f"jug-notebook {' '.join(words)}\t".encode())
-        _read(terminal, lambda said: wanted <= set(said.replace("\x07", "").split()))
+        _read(terminal, lambda printed: wanted <= set(printed.replace("\x07", "").split()))
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -135,10 +135,10 @@ def test_tcsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> Non
 
 def _read(terminal: int, enough: Callable[[str], bool]) -> None:
     """Read what a terminal shows until that is enough."""
-    said = ""
-    while not enough(said):
-        assert select.select([terminal], [], [], 20)[0], f"no more than {said!r}"
-        said += os.read(terminal, 4096).decode()
+    printed = ""
+    while not enough(printed):
+        assert select.select([terminal], [], [], 20)[0], f"no more than {printed!r}"
+        printed += os.read(terminal, 4096).decode()
 
 
 @pytest.mark.parametrize(("words", "wanted"), CASES, ids=IDS)
@@ -148,8 +148,8 @@ def test_fish_completes(shell: Shell, words: list[str], wanted: set[str]) -> Non
     script = shell.folder / "complete.fish"
     script.write_text(shell.run("completion", "fish").stdout)
     shell.environment |= {"HOME": str(shell.folder)}
-    told = asked(shell, "fish", "-c", f"source {script}; complete -C 'jug-notebook {' '.join(words)}'")
-    assert {line.split("\t")[0] for line in told} == wanted
+    details = asked(shell, "fish", "-c", f"source {script}; complete -C 'jug-notebook {' '.join(words)}'")
+    assert {line.split("\t")[0] for line in details} == wanted
 
 
 @pytest.mark.parametrize(("words", "wanted"), [case for case in CASES if len(case[1]) == 1])
@@ -159,20 +159,20 @@ def test_zsh_completes(shell: Shell, words: list[str], wanted: set[str]) -> None
     (shell.folder / "_jug-notebook").write_text(shell.run("completion", "zsh").stdout)
     [word] = wanted
     script = ZSH.format(folder=shell.folder, wanted=word)
-    told = subprocess.run(
+    details = subprocess.run(
         ["zsh", "-f", "-c", script, "zsh", *words],
         cwd=shell.folder, env=shell.environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert word in told.stdout, told
+    assert word in details.stdout, details
 
 
 @pytest.mark.parametrize("name", completion.SHELLS)
 def test_the_script_is_text_alone(shell: Shell, name: str) -> None:
-    told = shell.run("completion", name)
-    assert told.returncode == 0
-    assert shell.run("--print-completion", name).stdout == told.stdout, "as Jug spells it"
+    details = shell.run("completion", name)
+    assert details.returncode == 0
+    assert shell.run("--print-completion", name).stdout == details.stdout, "as Jug spells it"
     if shutil.which(name):
-        asked(shell, name, "-n", "-c", told.stdout) if name in ("bash", "zsh") else None
+        asked(shell, name, "-n", "-c", details.stdout) if name in ("bash", "zsh") else None
 
 
 def test_every_command_is_completed(shell: Shell) -> None:
@@ -210,10 +210,10 @@ def test_the_shell_has_the_stores_tasks_and_jugs_helpers(shell: Shell) -> None:
     shell.environment |= {"IPYTHONDIR": str(shell.folder / "ipython"), "TERM": "dumb"}
     done = shell.run("shell", "jugdata", given=TYPED)
     assert done.returncode == 0, done.stderr
-    said = done.stdout
-    assert "3 of 4 finished" in said.partition("In [1]")[0], "the banner says how things stand"
-    assert "['divide', 'double'] 2 [0, 2]" in said
-    assert "failed: ['divide'] of 4 3" in said
-    assert "ZeroDivisionError" in said
-    assert "NoTasks" in said
-    assert "again: 2 ['ready', 'ready']" in said
+    printed = done.stdout
+    assert "3 of 4 finished" in printed.partition("In [1]")[0], "the banner says how things stand"
+    assert "['divide', 'double'] 2 [0, 2]" in printed
+    assert "failed: ['divide'] of 4 3" in printed
+    assert "ZeroDivisionError" in printed
+    assert "NoTasks" in printed
+    assert "again: 2 ['ready', 'ready']" in printed

@@ -64,11 +64,11 @@ def served(shell: Shell) -> Iterator[tuple[Shell, str]]:
         yield shell, server.stdout.readline().strip()
     finally:
         server.send_signal(signal.SIGINT)
-        _, said = server.communicate(timeout=PATIENCE)
-        assert server.returncode == 0, said
+        _, printed = server.communicate(timeout=PATIENCE)
+        assert server.returncode == 0, printed
 
 
-def answer(url: str, path: str | None = None, **headers: str) -> tuple[http.client.HTTPResponse, str]:
+def fetch(url: str, path: str | None = None, **headers: str) -> tuple[http.client.HTTPResponse, str]:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
     connection.request("GET", parts.path if path is None else path, headers=headers)
@@ -80,19 +80,19 @@ def test_the_page_is_for_who_has_its_address_and_calls_it_by_its_name(served: tu
     _, url = served
     parts = urlsplit(url)
     assert parts.hostname == "127.0.0.1"
-    good, page = answer(url)
+    good, page = fetch(url)
     assert good.status == 200
     assert "3 of 4 finished" in page
     policy = good.getheader("Content-Security-Policy") or ""
     assert "default-src 'none'" in policy
     assert "script-src 'self'" in policy
     assert good.getheader("Referrer-Policy") == "no-referrer"
-    assert answer(url, Host=f"localhost:{parts.port}")[0].status == 200
-    assert answer(url, Host=f"evil.example:{parts.port}")[0].status == 403
+    assert fetch(url, Host=f"localhost:{parts.port}")[0].status == 200
+    assert fetch(url, Host=f"evil.example:{parts.port}")[0].status == 403
     for path in ("/", f"/{'0' * 32}/", f"/{'0' * 32}/events", f"/{'0' * 32}/live.js", f"{parts.path}../"):
-        refused, said = answer(url, path)
+        refused, printed = fetch(url, path)
         assert refused.status == 404
-        assert "finished" not in said
+        assert "finished" not in printed
 
 
 @pytest.mark.parametrize(

@@ -368,10 +368,10 @@ set_jugdir("elsewhere-" + sys.argv[1])
 def echo(x):
     return x
 
-said = [echo(a) for a in sys.argv[1:]]
+printed = [echo(a) for a in sys.argv[1:]]
 script = echo(sys.argv[0])
 """,
-        ("said", "script"),
+        ("printed", "script"),
         arguments=("alpha", "beta"),
     ),
     "modules beside the script": Case(
@@ -484,10 +484,10 @@ order = [c, a, b]
 topological_sort(order)
 sorted_well = order.index(a) < order.index(b) < order.index(c)
 known = len(alltasks)
-told = describe(c)["args"][0]["name"]
+details = describe(c)["args"][0]["name"]
 state = [c.is_loaded(), isinstance(c.hash(), bytes), len(list(c.dependencies())), str(c), c.f.__name__]
 """,
-        ("c", "below", "near", "sorted_well", "known", "told", "state"),
+        ("c", "below", "near", "sorted_well", "known", "details", "state"),
     ),
     "helpers that come later": Case(
         """

@@ -195,13 +195,13 @@ def test_options_of_configuration_files_can_be_asked_for(folder: Path) -> None:
         from jug.options import *
         from jug import options
         read = options.read_configuration_file(default_options=options.default_options)
-        said = read.short, read.execute_nr_wait_cycles, read.my_report_to_file, read.jugfile, read.pdb
+        printed = read.short, read.execute_nr_wait_cycles, read.my_report_to_file, read.jugfile, read.pdb
         files = options.find_local_configuration_files()
         other = options.read_configuration_file(StringIO("[execute]\\nkeep-going = yes\\n"), options.default_options)
         going = other.execute_keep_going, other.short, options.key_to_option("a-b")
         """
     ) as space:
-        assert space["said"] == (True, 7, "x", "jugfile.py", False)
+        assert space["printed"] == (True, 7, "x", "jugfile.py", False)
         assert space["files"] == [str(folder / "jugrc")]
         assert space["going"] == (True, False, "a_b")
 
@@ -218,9 +218,9 @@ def test_init_loads_a_script_into_a_namespace() -> None:
     with pytest.raises(SystemExit), played("jug.init('bad.py')"):
         pass
     with played(
-        "try:\n    jug.init('bad.py', on_error='propagate')\nexcept ZeroDivisionError as error:\n    said = error"
+        "try:\n    jug.init('bad.py', on_error='propagate')\nexcept ZeroDivisionError as error:\n    printed = error"
     ) as space:
-        assert str(space["said"]) == "division by zero"
+        assert str(space["printed"]) == "division by zero"
 
 
 def test_tasks_go_to_the_store_that_is_set_whenever_they_were_made() -> None:
@@ -240,11 +240,11 @@ def test_describing_a_task_tells_what_it_was_made_of() -> None:
         from jug_notebook.compat.jug.task import alltasks, describe
 
         alltasks[0].run()
-        told = describe(space["t"])
-        assert told["name"] == "builtins.sum"
-        assert told["args"][0][0]["args"] == [-1]
-        assert told["args"][0][0]["meta"]["seconds"] >= 0
-        assert told["args"][0][1]["name"] == "tasklet"
+        details = describe(space["t"])
+        assert details["name"] == "builtins.sum"
+        assert details["args"][0][0]["args"] == [-1]
+        assert details["args"][0][0]["meta"]["seconds"] >= 0
+        assert details["args"][0][1]["name"] == "tasklet"
 
 
 def test_values_are_found_in_what_holds_them() -> None:

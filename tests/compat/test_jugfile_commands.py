@@ -274,7 +274,7 @@ def test_options_may_stand_anywhere_and_the_script_gets_the_rest(side: Side) -> 
 
 
 def test_executions_share_the_work_and_a_killed_ones_task_is_run_again(side: Side) -> None:
-    fifo, gate = Fifo(side.folder, "said"), Fifo(side.folder, "gate")
+    fifo, gate = Fifo(side.folder, "printed"), Fifo(side.folder, "gate")
     script(
         side,
         f"""
@@ -310,7 +310,7 @@ xs = [f(x) for x in range(3)]
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_the_task_is_open_again(side: Side, number: signal.Signals) -> None:
-    fifo = Fifo(side.folder, "said")
+    fifo = Fifo(side.folder, "printed")
     script(
         side,
         f"import time\nfrom jug import Task\ndef f():\n    with open({fifo.path!r}, 'w') as o:\n"
@@ -319,8 +319,8 @@ def test_a_signal_ends_it_and_the_task_is_open_again(side: Side, number: signal.
     running = start(side, "execute")
     assert fifo.read_line() == "began"
     running.send_signal(number)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 130, said
+    _, printed = running.communicate(timeout=60)
+    assert running.returncode == 130, printed
     assert side.counts()["Total"] == (0, 0, 1, 0, 0)
 
 
@@ -446,8 +446,8 @@ def test_a_shell_has_the_scripts_names_and_five_more(side: Side) -> None:
         "print('loaded', doubled, total)\n"
     )
     running = start(side, "shell")
-    out, said = running.communicate(asked, timeout=60)
-    assert running.returncode == 0, said
+    out, printed = running.communicate(asked, timeout=60)
+    assert running.returncode == 0, printed
     for line in ("values [12, 2]", "all 5 5", "left 3 1", "ran 0", "loaded [0, 2, 4, 6] 12"):
         assert line in out
 
