@@ -77,8 +77,7 @@ class Workers:
         from jug_notebook.launch import Crew
 
         store, clock = self._access.store, self._access.clock
-        if workers is not None:
-            workers = whole_number("workers", workers)
+        workers = None if workers is None else whole_number("workers", workers)
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor; leave 'on' out")
