@@ -50,6 +50,9 @@ class Record:
 
 def read(shell: Any, body: str, typed: str | None) -> Cell:
     """Parse a cell's body; ``typed`` is the whole cell where it is known. A syntax error shows as IPython shows it."""
+    first = body.split(maxsplit=1)[0] if body.strip() else ""
+    if first.startswith("%%"):
+        raise UsageError(f"%%jugtask: {first} can't be inside the task; put {first} above the %%jugtask line")
     text = "".join(f"# {line}\n" for line in _above(body, typed)) + body
     prompt = len(shell.history_manager.input_hist_raw) - 1  # what the cell's In[…] says; the counter is ahead of it
     filename = shell.compile.cache(text, prompt, raw_code=typed or text)
@@ -112,6 +115,11 @@ def _only_definitions(cell: Cell) -> None:
             raise UsageError(
                 f"line {node.lineno}: `{cell.line(node.lineno)}` does something, so the cell needs a name "
                 f"to be a task: %%jugtask NAME (without a name it may hold {DEFINITIONS})"
+            )
+        if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            raise UsageError(
+                f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be async; write def {node.name}, "
+                "or begin its name with _ to keep it plain"
             )
         if not isinstance(node, _OPENS_A_SCOPE) and _awaits(node):
             raise UsageError(f"line {node.lineno}: `{cell.line(node.lineno)}`: await can't be in a %%jugtask cell")

@@ -205,11 +205,11 @@ class JugMagics(Magics):
     )
     @option("--timeout", type=seconds, metavar="S", help="seconds that an attempt may take")
     @option(
-        "-i", "--inputs", type=names, default=[], metavar="NAMES",
+        "-i", "--inputs", type=names, action="extend", default=[], metavar="NAMES",
         help="inputs that the code doesn't name: a,b (with NAME)",
     )  # fmt: skip
     @option(
-        "-o", "--outputs", type=names, default=[], metavar="NAMES",
+        "-o", "--outputs", type=names, action="extend", default=[], metavar="NAMES",
         help="outputs that the cell must set, or inputs that it changes in place: a,b (with NAME)",
     )  # fmt: skip
     @option("--now", action="store_true", help="run it in this kernel, at once, unless it is stored (with NAME)")

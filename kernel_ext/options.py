@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -115,22 +116,57 @@ def fraction(written: str) -> float:
 # -- parsing a line ----------------------------------------------------------------------------------------------------
 
 
+class _Word(str):
+    """A word of a line, without quotes around it; ``start`` and ``end`` tell where it is typed."""
+
+    start: int
+    end: int
+
+
+_WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
+_QUOTED = re.compile(r"""([^'"=]*=)?(?:'([^']*)'|"([^"]*)")""")
+
+
+def split(line: str) -> list[_Word]:
+    """Return the words of a line up to a comment. Quotes hold a word together; around it, or its value, they go.
+
+    Raises ValueError for a quotation that doesn't end.
+    """
+    words = []
+    for found in _WORD.finditer(line):
+        typed = found.group()
+        if typed.startswith("#"):
+            break
+        if typed[0] in "'\"" and (len(typed) == 1 or typed[0] not in typed[1:]):
+            raise ValueError("No closing quotation")
+        word = _Word(_unquoted(typed))
+        word.start, word.end = found.span()
+        words.append(word)
+    return words
+
+
+def _unquoted(text: str) -> str:
+    """Return "a b" for "'a b'", and "--python=a b" for "--python='a b'"; other texts as they are."""
+    found = _QUOTED.fullmatch(text)
+    return (found[1] or "") + (found[2] or found[3] or "") if found else text
+
+
 def read(magic: Any, line: str) -> argparse.Namespace:
-    """Return a magic's options, without quotes around their values. Raises UsageError: one line, with a suggestion."""
+    """Return a magic's options; its target as it is typed. Raises UsageError: one line, with a suggestion."""
     try:
-        asked: argparse.Namespace = _arguments.parse_argstring(magic, line)
+        asked: argparse.Namespace = magic.parser.parse_args(split(line))
     except UsageError as error:
         raise UsageError(f"{sign(magic)}: {_better(str(error), magic)}") from None
-    except ValueError as error:  # a quotation that doesn't end
+    except ValueError as error:
         raise UsageError(f"{sign(magic)}: {error}: {line}") from None
+    words = getattr(asked, "target", None)
+    if isinstance(words, list):
+        asked.target = _unquoted(line[words[0].start : words[-1].end]) or None if words else None
     for name, value in vars(asked).items():
-        if name == "target":
-            words = value if isinstance(value, list) else [value or ""]
-            asked.target = _unquoted(" ".join(words).strip()) or None
-        elif isinstance(value, str):
-            setattr(asked, name, _unquoted(value))
-        elif isinstance(value, list):
-            setattr(asked, name, [_unquoted(word) for word in value])
+        if isinstance(value, list):
+            setattr(asked, name, [str(word) if isinstance(word, _Word) else word for word in value])
+        elif isinstance(value, _Word):
+            setattr(asked, name, str(value))
     return asked
 
 
@@ -140,10 +176,6 @@ def read_target(magic: Any, line: str) -> argparse.Namespace:
     if asked.target is None:
         raise UsageError(f"{sign(magic)} TARGET: say which {TARGET}")
     return asked
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def sign(magic: Any) -> str:
@@ -164,7 +196,8 @@ def _better(message: str, magic: Any) -> str:
     words = message.partition(": ")[2].split()
     word = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
     has = ", ".join(known(magic)) or "no options"
-    close = near(word.lstrip("-"), [one.lstrip("-") for one in known(magic)]).replace("mean ", "mean --")
+    typed = {one.lstrip("-"): one for one in known(magic)}
+    close = re.sub(r"(?<=mean )(\S+)(?=\?)", lambda name: typed.get(name[1], name[1]), near(word.lstrip("-"), typed))
     if word.isdigit() and "-n" in known(magic):
         close = f"; did you mean -n {word}?"
     if not word.startswith("-"):

@@ -292,6 +292,10 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%%jugtask c\ny = flogs[0]", "line 2: there is no 'flogs'; did you mean flags?"),
         ("%%jugtask 3x\ny = 1", "'3x' can't be the name of a task"),
         ("%%jugtask c\nc = 1", "sets 'c' itself"),
+        ("%jug_execute --n 2", "has no option --n; did you mean -n?"),
+        ("%%jugtask c\n%%time\ny = 1", "put %%time above the %%jugtask line"),
+        ("%%jugtask\n%%time\ndef f(): pass", "put %%time above the %%jugtask line"),
+        ("%%jugtask\nran = 1\nasync def f(): pass", "line 3: `async def f(): pass`: a task can't be async"),
     ],
 )
 def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, told: str) -> None:
@@ -300,6 +304,41 @@ def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, told: str) ->
     assert told in shown.message
     assert shown.out == f"UsageError: {shown.message}\n"
     assert "\n" not in shown.message
+
+
+def test_a_cell_with_an_async_function_is_refused_before_anything_runs(kernel: Kernel) -> None:
+    assert kernel.run("'ran' in globals()").result == "False"
+
+
+def test_a_magic_line_is_read_as_it_is_typed(kernel: Kernel) -> None:
+    kernel.run("blank = {'a b': flags[0], 'a  b': flags[1]}")
+    assert kernel.run("%jug_tasks blank['a  b']  # two blanks, and don't mind").out.startswith("is_prime(n=3)")
+    kernel.run('%%jugtask tagged --version "1" -i flags -i total  # a comment\ntag = 1')
+    assert kernel.run("tagged").result.startswith("<Task tagged(")
+    assert kernel.run("%%jugtask pair -i flags -i total\ntwo = 2").out.startswith("pair is a task of flags, total ")
+    kernel.run("%jug_cancel pair\n%jug_cancel tagged")
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_tour_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
+    tour = README.read_text().partition("### A tour of sixty seconds")[2].partition("\n### ")[0]
+    cells = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
+    assert len(cells) == 5
+    kernel = Kernel(
+        tmp_path, JPY_SESSION_NAME="n.ipynb", XDG_CONFIG_HOME=str(tmp_path / "settings"), JUG_NOTEBOOK_DISPLAY="text"
+    )
+    try:
+        shown = [kernel.run(cell) for cell in cells]
+        assert [one.message for one in shown] == [""] * 5
+        assert shown[3].out.startswith("started 2 workers")
+        assert shown[4].result == "25"
+        assert "my store" in kernel.run("%jug_store 'my store'").out
+        assert (tmp_path / "my store").is_dir()
+    finally:
+        kernel.run("%jug_store jugdata\n%jug_stop --now")
+        kernel.close()
 
 
 def test_a_syntax_error_shows_as_in_any_cell(kernel: Kernel) -> None:
