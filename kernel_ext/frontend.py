@@ -29,11 +29,17 @@ def notebook_path(shell: Any, environ: Mapping[str, str] = os.environ) -> Path |
 
 
 def headless(shell: Any, environ: Mapping[str, str] = os.environ) -> bool:
-    """Does the kernel end when its cells have run, as under nbclient? Then its workers must end with it."""
+    """Does the kernel end when its cells have run, as under nbclient? Then its workers must end with it.
+
+    Where nobody is there to type, as under nbclient, papermill and nbconvert, a cell comes without ``allow_stdin``;
+    consoles and notebooks set it. Messages other than cells don't tell, and count as a user's.
+    """
     forced = environ.get("JUG_HEADLESS", "")
     if forced:
         return forced != "0"
-    return is_kernel(shell) and not environ.get("JPY_SESSION_NAME") and "__vsc_ipynb_file__" not in shell.user_ns
+    if not is_kernel(shell) or environ.get("JPY_SESSION_NAME") or "__vsc_ipynb_file__" in shell.user_ns:
+        return False
+    return not (shell.get_parent() or {}).get("content", {}).get("allow_stdin", True)
 
 
 def cell_name(cell_id: str | None, text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from jug_notebook import render
-from jug_notebook.errors import JugError
+from jug_notebook.errors import JugError, WaitInterrupted
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.session import Session
 
@@ -185,12 +185,12 @@ def summary(snapshot: Snapshot) -> Any:
 
 
 def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
-    """Draw the status as text over the last one, until nothing can change any more or Ctrl-C.
+    """Draw the status as text over the last one, until nothing can change any more. Raises WaitInterrupted on Ctrl-C.
 
     In a file or a pipe, only the last one is printed. In a terminal, all but the last are cut to fit.
     """
     terminal = sys.stdout.isatty()
-    whole, shown, seen = "", "", -1
+    whole, shown, seen, interrupted = "", "", -1, False
     try:
         while True:
             seen = session.queries.watch(seen, PAUSE)
@@ -205,11 +205,13 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
             if terminal:
                 threading.Event().wait(PAUSE)
     except KeyboardInterrupt:
-        pass
+        interrupted = True
     if terminal and shown != whole:
         print(render.redrawn(shown, whole, shutil.get_terminal_size().columns), end="", flush=True)
     elif not terminal:
         print(whole)
+    if interrupted:
+        raise WaitInterrupted("watching was interrupted; the tasks go on in their workers. Stop those with %jug_stop")
 
 
 class Drawing:

@@ -80,6 +80,8 @@ class WorkerMagics(Magics):
             print(self._plan(session, asked))
             return
         crew, lines = self._start(session, asked, elsewhere)
+        if session.workers.headless:
+            lines.append("this run has no user to ask, so its workers end with it")
         if self.main.as_text:
             print("\n".join(lines))
         else:

@@ -31,6 +31,7 @@ class Kernel:
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.answers: list[str] = []
+        self.asks = False  #: may cells ask, as those of a front end with a user
         self.manager = KernelManager(kernel_name="python3")
         path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH", ""))))
         env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / ".ipython"), **environ}
@@ -43,7 +44,8 @@ class Kernel:
         """Send a cell, and don't wait."""
         self.answers = list(answers)
         content = {
-            "code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": bool(answers),
+            "code": code, "silent": False, "store_history": True, "user_expressions": {},
+            "allow_stdin": self.asks or bool(answers),
             "stop_on_error": False,
         }  # fmt: skip
         message = self.client.session.msg("execute_request", content, metadata={"cellId": cell} if cell else {})

@@ -147,7 +147,7 @@ class Results:
             if state is not None and not state.settled:
                 counts[state.value] = counts.get(state.value, 0) + 1
         tasks = ", ".join(f"{count} {state}" for state, count in counts.items())
-        tasks = tasks or "none is left"
+        tasks = tasks or (f"{len(left)} left" if any(key == "" for key in left) else "none is left")
         return f"waiting was interrupted; the tasks go on in their workers ({tasks}). Stop those with %jug_stop"
 
     async def settled(self, key: Key) -> None:

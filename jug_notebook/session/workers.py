@@ -217,11 +217,8 @@ class Workers:
 
     def stop(self, now: bool = False, host: str | None = None) -> int:
         """Stop workers (of one ``host``) after their current task, or ``now``. Return how many will stop."""
-        supervisors = [
-            info
-            for info, alive, _ in self._access.store.processes()
-            if alive and info.kind == "supervisor" and info.is_on(host)
-        ]
+        alive = [info for info, alive, _ in self._access.store.processes() if alive and info.is_on(host)]
+        supervisors = [info for info in alive if info.kind == "supervisor"]
         own = {crew.name: crew for crew in self.crews}.values() if host is None else ()
         of_own = {info.id for crew in own for info in crew.supervisors}
         for crew in own:  # also those that are still starting
@@ -230,7 +227,9 @@ class Workers:
             from jug_notebook.launch import send_order
 
             send_order(self._access.store, others, Stop(now))
-        return sum(info.size for info in supervisors)
+        ending = [info for info in supervisors if not info.size] if now else []  # told before, and not there yet
+        finishing = sum(info.kind == "worker" and info.supervisor in {one.id for one in ending} for info in alive)
+        return sum(info.size for info in supervisors) + finishing
 
     def add_workers(self, count: int = 1) -> int:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""

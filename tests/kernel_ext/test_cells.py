@@ -376,9 +376,13 @@ def test_a_fingerprint_of_what_cannot_be_pickled_is_unknown() -> None:
 
 
 class _Shell:
-    def __init__(self, kernel: object = None, **names: str) -> None:
+    def __init__(self, kernel: object = None, allow_stdin: bool | None = None, **names: str) -> None:
         self.kernel = kernel
         self.user_ns = names
+        self._content = {} if allow_stdin is None else {"allow_stdin": allow_stdin}
+
+    def get_parent(self) -> dict[str, object]:
+        return {"content": self._content}
 
 
 def test_the_notebook_is_what_the_front_end_says() -> None:
@@ -389,10 +393,12 @@ def test_the_notebook_is_what_the_front_end_says() -> None:
     assert notebook_path(_Shell(), {}) is None
 
 
-def test_a_kernel_that_no_front_end_claims_is_headless() -> None:
-    assert headless(_Shell(kernel=object()), {})
-    assert not headless(_Shell(kernel=object()), {"JPY_SESSION_NAME": "/n.ipynb"})
-    assert not headless(_Shell(kernel=object(), __vsc_ipynb_file__="/n.ipynb"), {})
+def test_a_kernel_whose_cells_may_not_ask_is_headless() -> None:
+    assert headless(_Shell(kernel=object(), allow_stdin=False), {})
+    assert not headless(_Shell(kernel=object(), allow_stdin=True), {})
+    assert not headless(_Shell(kernel=object()), {})
+    assert not headless(_Shell(kernel=object(), allow_stdin=False), {"JPY_SESSION_NAME": "/n.ipynb"})
+    assert not headless(_Shell(kernel=object(), allow_stdin=False, __vsc_ipynb_file__="/n.ipynb"), {})
     assert not headless(_Shell(), {})
     assert headless(_Shell(), {"JUG_HEADLESS": "1", "JPY_SESSION_NAME": "/n.ipynb"})
 

@@ -458,6 +458,28 @@ def test_a_headless_kernel_takes_its_crew_along(folder: Path, kernel: Kernel, tm
     store.close()
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_workers_end_with_a_kernel_whose_cells_may_not_ask(tmp_path: Path, asks: bool) -> None:
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=str(tmp_path / "settings"), JUG_NOTEBOOK_DISPLAY="text")
+    kernel.asks = asks
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
+        kernel.run(HELD)
+        kernel.run("task = held('gate')")
+        assert ("workers end with it" in kernel.run("%jug_execute -n 1").out) is not asks
+        assert kernel.run("jn.current().workers.headless").result == str(not asks)
+        kernel.run("import threading\nwhile task.state.value != 'running': threading.Event().wait(0.01)")
+        assert kernel.run("%jug_stop").out == "1 worker will stop after the current task\n"
+        for wait in ("%jug_status --watch", "jn.barrier()"):
+            begun = kernel.begin(f"import signal\nthreading.Timer(0.5, signal.raise_signal, [2]).start()\n{wait}")
+            shown = kernel.end(begun)
+            assert shown.error == "WaitInterrupted"
+            assert "none is left" not in shown.message
+        assert kernel.run("%jug_stop --now").out == "1 worker will stop now\n"
+    finally:
+        kernel.close()
+
+
 THREADS = """%%jugtask
 def shown(n):
     from IPython.display import HTML, clear_output, display
