@@ -1,4 +1,4 @@
-"""The house has floors: imports go downwards only and no two files need each other."""
+"""The house has floors: imports go downwards only, no two files need each other, and nothing grows out of sight."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ OPEN = {"compat", "errors", "keys", "model", "render", "session", "task", "worke
 
 #: Names that say nothing about what is inside.
 DRAWERS = {"utils", "util", "base", "common", "helpers", "misc"}
+
+#: Lines at most: of a file, of a class, of a function.
+FILE, CLASS, FUNCTION = 600, 400, 60
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
@@ -107,6 +110,16 @@ def test_the_notebooks_side_knows_a_few_packages_only() -> None:
 
 def test_no_file_is_a_drawer() -> None:
     assert not {path.stem for path in FILES if floor_of(path) != "compat"} & DRAWERS  # there they are Jug's names
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_files_classes_and_functions_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= FILE
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= (CLASS if isinstance(node, ast.ClassDef) else FUNCTION), f"{node.name}: {lines} lines"
 
 
 @pytest.mark.parametrize("module", ["jug_notebook", "jug_notebook.worker.execution", "jug_notebook.worker.supervisor"])

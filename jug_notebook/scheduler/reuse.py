@@ -91,8 +91,11 @@ class Reuse:
             self._wake(self._peers.get(task.form + verdict.inputs, ()))
         self._wake_accepting(task)
 
-    def forget(self, task: TaskRecord, counter: int, round: int) -> None:
-        """Forget a task, with its acceptances up to ``counter`` and its runs up to ``round``."""
+    def forget(self, task: TaskRecord, counter: int, round: int, goes: bool) -> None:
+        """Forget a task's acceptances up to ``counter`` and its runs up to ``round``; all of them if the task ``goes``.
+
+        A task that nobody submitted is no source: its spec, which proves the reuse, is gone.
+        """
         standing = self._accepted.get(task.key)
         if standing is not None and standing.counter <= counter:
             del self._accepted[task.key]
@@ -102,7 +105,9 @@ class Reuse:
             names.add(task.form + task.inputs)
         for name in names:
             runs = tuple(run for run in self._runs.get(name, ()) if run is not task)
-            left = any(v.round > round and task.form + v.inputs == name and v.digest for v, _, _ in task.outcomes)
+            left = not goes and any(
+                v.round > round and task.form + v.inputs == name and v.digest for v, _, _ in task.outcomes
+            )
             if runs or left:
                 self._runs[name] = (*runs, task) if left else runs
             else:

@@ -295,21 +295,21 @@ class SchedulerState:
         for key, round in zip(event.keys, event.rounds, strict=True):
             before = self.forgotten.get(key, (-1, -1))
             counter, round = self.forgotten[key] = max(before[0], event.counter), max(before[1], round)
-            task = self.tasks.get(key)
-            if task is None:
+            if (task := self.tasks.get(key)) is None:
                 continue
+            goes = task.state != UNKNOWN and task.since <= counter
             self.history.forget(key)
-            self.reuse.forget(task, counter, round)
+            self.reuse.forget(task, counter, round, goes)
             self.leases.forget(task, round)
             for verdict, _, _ in task.outcomes:
-                if verdict.round <= round and verdict.digest and task.state != UNKNOWN:
+                if (goes or verdict.round <= round) and verdict.digest and task.state != UNKNOWN:
                     task.queue.done -= 1
                     task.queue.spent -= verdict.duration
             task.outcomes = [outcome for outcome in task.outcomes if outcome[0].round > round]
             task.requests = tuple(request for request in task.requests if request[1] > counter)
             task.round = max(task.round, round + 1)
             task.marks = (task.direct if task.direct > round else -1, task.lost if task.lost > round else -1)
-            if task.state != UNKNOWN and task.since <= counter:
+            if goes:
                 going[task] = None
             else:
                 self._work.append(task)

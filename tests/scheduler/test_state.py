@@ -254,6 +254,17 @@ def test_of_two_claims_of_one_attempt_no_order_decides() -> None:
     assert states == [State.RUNNING, State.RUNNING]
 
 
+def test_a_forgotten_task_lends_no_run_not_even_of_a_later_round() -> None:
+    events = [
+        *(submitted(key, *NEEDS[key], form=FORMS[key]) for key in KEYS),
+        settled(finished("a", b"2")),
+        settled(finished("c", b"1", b"2", round=1)),
+        Forgotten(0, ["c"], [0]),
+    ]
+    early = [*events[:-2], events[-1], events[-2]]
+    assert [state_of(*order).outcome("b") for order in (events, early)] == [None, None]
+
+
 def test_a_released_claim_is_open_again() -> None:
     lease = Lease("a", 0, NO_INPUTS, 1)
     scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
