@@ -81,7 +81,7 @@ class WorkerMagics(Magics):
             return
         crew, lines = self._start(session, asked, elsewhere)
         if session.workers.headless:
-            lines.append("this run has no user to ask, so its workers end with it")
+            lines.append("headless run: its workers stop when it ends")
         if self.main.as_text:
             print("\n".join(lines))
         else:
