@@ -466,7 +466,7 @@ def test_workers_end_with_a_kernel_whose_cells_may_not_ask(tmp_path: Path, asks:
         kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
         kernel.run(HELD)
         kernel.run("task = held('gate')")
-        assert ("workers end with it" in kernel.run("%jug_execute -n 1").out) is not asks
+        assert ("its workers stop when it ends" in kernel.run("%jug_execute -n 1").out) is not asks
         assert kernel.run("jn.current().workers.headless").result == str(not asks)
         kernel.run("import threading\nwhile task.state.value != 'running': threading.Event().wait(0.01)")
         assert kernel.run("%jug_stop").out == "1 worker will stop after the current task\n"
