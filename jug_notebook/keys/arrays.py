@@ -317,11 +317,6 @@ def _within(value: Any) -> tuple[Any, ...]:
     return missing, lengths.to_numpy(), lists.filter(lengths > 0).explode().rename("")
 
 
-@_writer_for("polars.LazyFrame")
-def _lazy(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.refuse(value, path, "it is a query, not a value: pass x.collect()")
-
-
 # -- pyarrow -----------------------------------------------------------------------------------------------------------
 
 
@@ -459,3 +454,22 @@ def _tensor(encoder: Encoder, value: Any, path: str) -> None:
 
 
 _write_parts("torch.Generator", "torch.Generator", lambda value: (value.get_state(),))
+
+
+# -- units -------------------------------------------------------------------------------------------------------------
+
+
+def _units(value: Any) -> tuple[Any, ...]:
+    """Return the units of a quantity of pint, by name; its class, which each registry makes anew, doesn't count."""
+    return type(value).__name__, getattr(value, "magnitude", None), tuple(sorted(dict(value._units).items()))
+
+
+_write_parts("pint.Quantity pint.Unit pint.Measurement", "pint", _units)
+
+
+@_writer_for("astropy.Column", nested=True)
+@_writer_for("astropy.MaskedColumn", nested=True)
+def _astropy_column(encoder: Encoder, value: Any, path: str) -> None:
+    """Write content and description; neither the table that it is part of nor what `info` keeps counts."""
+    about = (value.name, str(value.unit or ""), value.format, value.description, dict(value.meta or {}))
+    encoder.tagged("astropy column", (type(value).__name__, value.data, about), path)

@@ -30,6 +30,7 @@ LIMIT = 256  #: a part whose form is longer is replaced by its hash
 HEAVY = 16 * 1024  #: a part that took more bytes than this to hash is remembered while its digest is made
 THREADS = 1 << 20  #: above this number of bytes, hashing uses more than one core
 KEPT = 256  #: how many heavy parts are remembered from one call of a `.map` to the next
+LONGEST = 500  #: characters of a message: of a longer one, the middle of the path goes
 TANGLED = 1_000_000  #: visits after which we start to look whether the same things are visited over and over
 
 #: writes a value to an encoder; the text says, for messages, where the value is in what the caller was given
@@ -53,10 +54,11 @@ _CHOICES = (
 class Refused(Exception):
     """A part of a value can't be hashed reliably. Collects the path to it, from the inside out."""
 
-    def __init__(self, kind: str, step: str, reason: str, message: str = "") -> None:
+    def __init__(self, kind: str, step: str, reason: str, message: str = "", verdict: str = "") -> None:
         super().__init__(kind)
         self.kind, self.reason, self.steps = kind, reason, [step]
         self.message = message  #: the whole message already, except for where the part is
+        self.verdict = verdict  #: what follows "is a socket, which", in place of the usual choices
 
     def at(self, step: str) -> None:
         """Add the step that led here."""
@@ -67,10 +69,10 @@ class Refused(Exception):
         way = "".join(reversed(self.steps))
         if len(way) > 200:
             way = f"{way[:90]} … {way[-90:]}"
-        if self.message:
-            return Unhashable(f"{path}{way}: {self.message}")
         reason = f" ({self.reason})" if self.reason else ""
-        return Unhashable(f"{path}{way} is {self.kind}, which " + _CHOICES.format(reason=reason))
+        verdict = f"{self.verdict}." if self.verdict else _CHOICES.format(reason=reason)
+        text = f"{path}{way}: {self.message}" if self.message else f"{path}{way} is {self.kind}, which {verdict}"
+        return Unhashable(text if len(text) < LONGEST else f"{text[:120]} … {text[-LONGEST + 120 :]}")
 
 
 def fingerprint(data: Any) -> bytes:
@@ -325,9 +327,9 @@ class Encoder:
         self.out += b"B" + count(size) + hashed
         return None
 
-    def refuse(self, value: Any, path: str = "", reason: str = "") -> NoReturn:
-        """Raise that ``value`` can't be hashed reliably."""
-        raise Refused(described(value), path, reason)
+    def refuse(self, value: Any, path: str = "", reason: str = "", verdict: str = "") -> NoReturn:
+        """Raise that ``value`` can't be hashed reliably; a ``verdict`` follows "is a socket, which"."""
+        raise Refused(described(value), path, reason, "", verdict)
 
     def refuse_because(self, refusal: Unhashable, path: str = "") -> NoReturn:
         """Raise that this can't be hashed because of a part of it, which was refused elsewhere."""

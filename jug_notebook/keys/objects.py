@@ -241,13 +241,18 @@ def _passing(kind: type) -> frozenset[str]:
     return cached_names(kind) | {"_attrs_cached_hash"}
 
 
+#: what to do about a part that no other process can have
+INSIDE = "make what holds it inside the task, or leave it out in its class's __getstate__"
+
+
 @writer_for("builtins.object")
 def _instance(encoder: Encoder, value: Any, path: str) -> None:
     """Write any other object: its class, and the state that pickle would store."""
     if own_hash(encoder, value, path):
         return
     if hasattr(type(value), "__next__") or hasattr(type(value), "__await__"):
-        encoder.refuse(value, path, "reading it would use it up")
+        what = "list(x)" if hasattr(type(value), "__next__") else "await x"
+        encoder.refuse(value, path, verdict=f"can't be hashed reliably, since reading it would use it up: pass {what}")
     encoder.nested(value, path, _instance_body)
 
 
@@ -285,7 +290,8 @@ def _reduced(encoder: Encoder, value: Any, path: str) -> Any:
     try:
         reduced = reduce(value) if reduce else value.__reduce_ex__(2)
     except Exception as error:  # the user's own __reduce__ and __getstate__ may raise anything
-        encoder.refuse(value, path, str(error) or type(error).__name__)
+        why = "" if str(error).startswith("cannot pickle") else f" ({str(error) or type(error).__name__})"
+        encoder.refuse(value, path, verdict=f"can't be sent to a worker{why}: {INSIDE}")
     if not isinstance(reduced, str) and not (isinstance(reduced, tuple) and 2 <= len(reduced) <= 6):
         encoder.refuse(value, path, "its __reduce__ returns neither a string nor a tuple of 2 to 6 items")
     return reduced
@@ -293,8 +299,9 @@ def _reduced(encoder: Encoder, value: Any, path: str) -> Any:
 
 def _state(encoder: Encoder, kind: type, state: Any, path: str) -> None:
     slots = None
-    if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and isinstance(state[0], dict | NoneType):
-        state, slots = state[0] or {}, state[1]
+    pair = type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, NoneType)
+    if pair and not hasattr(kind, "__setstate__") and state[1].keys().isdisjoint(state[0] or ()):
+        state, slots = state[0] or {}, state[1]  # as pickle writes what has slots
     if type(state) is dict and set(map(type, state)) <= {str}:
         passing = _passing(kind)
         if not passing.isdisjoint(state):

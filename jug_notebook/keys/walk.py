@@ -327,8 +327,8 @@ class Walk:
             return self.edge(value, label, path)
         except Unhashable as refusal:
             hint = f" If it doesn't affect the result: @jn.task(ignore_globals=[{name!r}])"
-            if "ignore_globals" in str(refusal):
-                raise
+            if "ignore_globals" in str(refusal) or "inside the task" in str(refusal):
+                raise  # what can't be sent can't be ignored either
             raise Unhashable(f"{refusal}{hint}") from refusal.__cause__
 
     def overlook(self, value: Any) -> None:

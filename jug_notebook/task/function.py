@@ -367,6 +367,8 @@ class TaskFunction:
         unknown = sorted(self.ignore - names)
         if unknown:
             raise BadTask(f"ignore={unknown[0]!r}: {self.name} has no such argument; it has {', '.join(sorted(names))}")
+        if self.version is not None and not isinstance(self.version, str):
+            raise BadTask(f"version={self.version!r} of {self.name}: a tag is a string, version={str(self.version)!r}")
         if self.nout is not None and self.nout < 1:
             raise BadTask(f"nout={self.nout}: {self.name} must return at least one value to be unpacked")
         if self.retries < 0:

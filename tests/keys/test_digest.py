@@ -855,15 +855,14 @@ def _refusals() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", list(_refusals()))
-def test_what_cannot_be_hashed_reliably_is_refused_with_three_ways_out(kind: str) -> None:
+def test_what_cannot_be_hashed_reliably_is_refused_with_a_way_out(kind: str) -> None:
     value = _refusals()[kind]
     with pytest.raises(Unhashable) as caught:
         name_call("c", "f", [("cfg", Plain(opts=[1, 2, 3, value]))])
     message = str(caught.value)
     assert message.startswith(("argument 'cfg'.opts[3] is a", "argument 'cfg'.opts[3]."))
     assert type(value).__qualname__ in message or ".opts[3]." in message  # itself, or something that it holds
-    for way_out in ("Pass its path or its parts", "__jug_hash__", "NoHash"):
-        assert way_out in message
+    assert any(way_out in message for way_out in ("pass list(x)", "await x", "inside the task", "x.getvalue()"))
     if hasattr(value, "close"):
         value.close()
 

@@ -1,0 +1,220 @@
+"""What stands for something outside the process is refused by name, and the message has the way out that works."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jug_notebook.errors import BadTask, Unhashable
+from jug_notebook.keys.code import examine
+from jug_notebook.keys.digest import digest
+from jug_notebook.task import task
+from tests.keys.test_code import cell
+
+np = pytest.importorskip("numpy")
+
+
+def refusal(value: Any) -> str:
+    with pytest.raises(Unhashable) as refused:
+        digest(value, "argument 'x'")
+    text = str(refused.value)
+    assert text.startswith("argument 'x'")
+    assert "\n" not in text
+    assert len(text) < 510
+    return text
+
+
+# -- a handle is named by its content or refused ----------------------------------------------------------------------
+
+
+def _zarr(folder: Path) -> Any:
+    zarr = pytest.importorskip("zarr")
+    array = zarr.open(str(folder / "z.zarr"), mode="w", shape=(4,), dtype="f8")
+    array[:] = 1
+    return array
+
+
+def _zarr_group(folder: Path) -> Any:
+    return pytest.importorskip("zarr").open_group(str(folder / "g.zarr"), mode="w")
+
+
+def _h5py(folder: Path) -> Any:
+    file = pytest.importorskip("h5py").File(folder / "a.h5", "w")
+    file["x"] = np.ones(3)
+    return file["x"]
+
+
+def _nibabel(folder: Path) -> Any:
+    nib = pytest.importorskip("nibabel")
+    nib.save(nib.Nifti1Image(np.arange(8.0).reshape(2, 2, 2), np.eye(4)), folder / "i.nii.gz")
+    return nib.load(folder / "i.nii.gz")
+
+
+def _xarray(folder: Path) -> Any:
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    xr.Dataset({"a": ("x", np.arange(3.0))}).to_zarr(folder / "d.zarr")
+    return xr.open_dataset(folder / "d.zarr", engine="zarr", chunks=None)
+
+
+def _parquet(folder: Path) -> str:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"a": [1, 2]}), folder / "p.parquet")
+    return str(folder / "p.parquet")
+
+
+def _dataset(folder: Path) -> Any:
+    path = _parquet(folder)
+    return pytest.importorskip("pyarrow.dataset").dataset(path)
+
+
+def _parquet_file(folder: Path) -> Any:
+    path = _parquet(folder)
+    return pytest.importorskip("pyarrow.parquet").ParquetFile(path)
+
+
+def _npz(folder: Path) -> Any:
+    np.savez(folder / "n.npz", a=np.ones(2))
+    return np.load(folder / "n.npz")
+
+
+def _gzip(folder: Path) -> Any:
+    return gzip.open(folder / "g.gz", "w")
+
+
+def _zip(folder: Path) -> Any:
+    return zipfile.ZipFile(folder / "z.zip", "w")
+
+
+def _temporary(folder: Path) -> Any:
+    return tempfile.NamedTemporaryFile(dir=folder)
+
+
+def _sqlite(folder: Path) -> Any:
+    return sqlite3.connect(folder / "s.db")
+
+
+def _duckdb(folder: Path) -> Any:
+    return pytest.importorskip("duckdb").connect(str(folder / "d.db"))
+
+
+READERS = [
+    _zarr, _zarr_group, _h5py, _nibabel, _xarray, _dataset, _parquet_file, _npz, _gzip, _zip, _temporary, _sqlite,
+    _duckdb,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("handle", READERS, ids=[each.__name__.strip("_") for each in READERS])
+def test_a_handle_on_a_file_is_refused_with_how_to_load_it(handle: Callable[[Path], Any], tmp_path: Path) -> None:
+    text = refusal(handle(tmp_path))
+    assert "jn.file(path)" in text
+    assert "NoHash" not in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_message_says_to_pass_can_be_passed(tmp_path: Path) -> None:
+    for handle, loaded in (
+        (_zarr, lambda x: x[...]),
+        (_h5py, lambda x: x[...]),
+        (_nibabel, lambda x: type(x)(x.get_fdata(), x.affine, x.header)),
+        (_dataset, lambda x: x.to_table()),
+        (_npz, dict),
+    ):
+        assert digest(loaded(handle(tmp_path)))
+
+
+def test_an_array_in_a_mapped_file_is_named_by_its_content(tmp_path: Path) -> None:
+    np.save(tmp_path / "n.npy", np.ones(3))
+    before = digest(np.load(tmp_path / "n.npy", mmap_mode="r"))
+    np.save(tmp_path / "n.npy", np.zeros(3))
+    assert digest(np.load(tmp_path / "n.npy", mmap_mode="r")) != before
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_that_is_no_string_is_refused_in_words() -> None:
+    with pytest.raises(BadTask, match=r"version=1 of .*: a tag is a string, version='1'"):
+        task(version=1)(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_plans_are_refused_with_how_to_compute_them() -> None:
+    delayed = pytest.importorskip("dask.delayed").delayed(len)([1])
+    assert "is a plan, not a value: pass x.compute()" in refusal(delayed)
+    assert "is a plan, not a value: pass x.compute()" in refusal(pytest.importorskip("dask.bag").from_sequence([1]))
+    lazy = pytest.importorskip("polars").LazyFrame({"a": [1]})
+    assert "is a plan, not a value: pass x.collect()" in refusal([lazy])
+
+
+def test_a_dask_array_and_frame_are_plans_too() -> None:
+    array = pytest.importorskip("dask.array").ones(3)
+    assert "is a plan, not a value: pass x.compute()" in refusal({"a": array})
+    frame = pytest.importorskip("dask.dataframe").from_pandas(pytest.importorskip("pandas").DataFrame({"a": [1]}))
+    assert "is a plan, not a value: pass x.compute()" in refusal(frame)
+
+
+@pytest.mark.parametrize(
+    ("library", "make"),
+    [
+        ("sqlalchemy", lambda sa: sa.create_engine("sqlite://")),
+        ("rich.console", lambda rich: rich.Console()),
+        ("redis", lambda redis: redis.Redis()),
+        ("httpx", lambda httpx: httpx.Client()),
+        ("concurrent.futures", lambda futures: futures.ThreadPoolExecutor()),
+    ],
+)
+def test_a_client_an_engine_or_a_console_is_to_be_made_inside_the_task(library: str, make: Any) -> None:
+    space = cell("def f(): return CLIENT")
+    space["CLIENT"] = make(pytest.importorskip(library))
+    with pytest.raises(Unhashable, match=r"global 'CLIENT' read by f\(\).*inside the task") as refused:
+        examine(space["f"])
+    for fails_next in ("ignore_globals", "NoHash", "__jug_hash__"):
+        assert fails_next not in str(refused.value)
+
+
+def test_a_message_is_short_however_deep_the_part_lies() -> None:
+    class Node:
+        def __init__(self, callback: Any) -> None:
+            self.callback = callback
+
+        def run(self) -> None: ...
+
+    node = Node(iter([]))
+    for _ in range(30):
+        node = Node(node.run)
+    assert refusal(node).endswith("pass list(x).")
+
+
+def test_a_registry_of_units_is_refused_by_name_and_its_quantities_count_by_value() -> None:
+    pint = pytest.importorskip("pint")
+    registry, other = pint.UnitRegistry(), pint.UnitRegistry()
+    text = refusal(registry)
+    assert len(text) < 200
+    assert "inside the task" in text
+    assert "selfref" not in text
+    assert digest(3 * registry.m) == digest(3 * other.m) != digest(3 * registry.km)
+    assert digest(3 * registry.m) not in (digest(4 * registry.m), digest(3.0 * registry.m), digest(3 * registry.s))
+
+
+def test_a_table_of_astropy_counts_by_columns_in_order_and_metadata() -> None:
+    table = pytest.importorskip("astropy.table").Table
+    one = table({"a": [1, 2], "b": [3, 4]}, meta={"a": 1})
+    same = table({"a": [1, 2], "b": [3, 4]}, meta={"a": 1})
+    str(same)
+    assert same["a"].info.name == "a"  # makes an attribute
+    assert digest(one) == digest(same)
+    others = [
+        table({"b": [3, 4], "a": [1, 2]}, meta={"a": 1}),
+        table({"a": [1, 5], "b": [3, 4]}, meta={"a": 1}),
+        table({"a": [1, 2], "b": [3, 4]}, meta={"a": 2}),
+        table({"a": [1, 2], "b": [3, 4]}, meta={"a": 1}, units={"a": "m"}),
+    ]
+    assert len({digest(each) for each in (one, *others)}) == 5
