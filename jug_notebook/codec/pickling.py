@@ -29,7 +29,7 @@ from jug_notebook.errors import JugError
 from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import code as coding
 from jug_notebook.keys.digest import Hashed
-from jug_notebook.keys.encoder import cached_names, instance_dict
+from jug_notebook.keys.register import cached_names, instance_dict
 from jug_notebook.model import UNLOADED, Address, Key
 
 INLINE = 64 * 1024  #: larger parts go to blobs of their own

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from jug_notebook.keys.encoder import Encoder, instance_dict, write_parts, writer_for
+from jug_notebook.keys.encoder import Encoder
+from jug_notebook.keys.register import instance_dict, write_parts, writer_for
 
 #: for types of which an instance holds nothing but its content, or whose writer below looks for more itself
 _writer_for, _write_parts = partial(writer_for, attributes=False), partial(write_parts, attributes=False)

@@ -24,20 +24,17 @@ from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys import objects  # noqa: F401  (registers its writers)
-from jug_notebook.keys.encoder import (
+from jug_notebook.keys.encoder import Encoder, Hashed, Memory, remembering
+from jug_notebook.keys.register import (
     PLAIN,
     SCHEME,
     SIZE,
     THREADS,
     WRITERS,
-    Encoder,
-    Hashed,
-    Memory,
     Refused,
     dumps,
     fingerprint,
     register_later,
-    remembering,
     short,
     writer_for,
 )

@@ -14,13 +14,12 @@ from operator import countOf, itemgetter
 from types import EllipsisType, NoneType
 from typing import Any
 
-from jug_notebook.keys.encoder import (
+from jug_notebook.keys.encoder import Encoder, columns, parts
+from jug_notebook.keys.register import (
     NAN,
-    Encoder,
     Refused,
     Writer,
     cached_names,
-    columns,
     count,
     described,
     dumps,
@@ -29,7 +28,6 @@ from jug_notebook.keys.encoder import (
     instance_dict,
     named,
     own_hash,
-    parts,
     short,
     step,
     write_parts,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook.keys.encoder import Encoder, Writer, writer_for
+from jug_notebook.keys.encoder import Encoder
+from jug_notebook.keys.register import Writer, writer_for
 
 _READS = "reads its file when it is used, so a changed file would go unnoticed: "
 _FILE = "or jn.file(path) and open that inside the task"

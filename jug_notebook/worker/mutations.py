@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from jug_notebook.keys import callables, syntax
 from jug_notebook.keys import digest as canon
-from jug_notebook.keys.encoder import instance_dict
+from jug_notebook.keys.register import instance_dict
 
 LONG = 1000  #: longer lists and tables are not searched for functions
 

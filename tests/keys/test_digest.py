@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys import encoder as encoding
+from jug_notebook.keys import register
 from jug_notebook.keys.digest import Encoder, digest, name_call, remembering
 from jug_notebook.model import Reference
 
@@ -378,7 +379,7 @@ def test_no_two_different_things_share_a_digest() -> None:
     names = {name: digest(value) for name, value in APART.items()}
     same = [(a, b) for a, b in itertools.combinations(names, 2) if names[a] == names[b]]
     assert same == []
-    assert {len(name) for name in names.values()} == {encoding.SIZE}
+    assert {len(name) for name in names.values()} == {register.SIZE}
 
 
 @pytest.mark.parametrize("name", APART)
@@ -491,7 +492,7 @@ def test_no_form_of_ours_starts_as_a_scalar_does() -> None:
 
 
 def test_message_pack_still_writes_what_runs_are_made_of() -> None:
-    assert encoding.pack([1, -1, 300, 2**40, 2.0, "é", None, True]) == (
+    assert register.pack([1, -1, 300, 2**40, 2.0, "é", None, True]) == (
         b"\x98\x01\xff\xcd\x01,\xcf\x00\x00\x01\x00\x00\x00\x00\x00\xcb@\x00\x00\x00\x00\x00\x00\x00\xa2\xc3\xa9\xc0\xc3"
     )
 
@@ -638,7 +639,7 @@ def test_what_contains_itself_is_digested() -> None:
     assert digest(subclass) == digest(copy.deepcopy(subclass))
     array = np.empty(1, dtype=object)
     array[0] = array
-    assert len(digest(array)) == encoding.SIZE
+    assert len(digest(array)) == register.SIZE
 
 
 def test_parents_and_children_that_know_each_other_are_digested_once() -> None:
@@ -908,16 +909,16 @@ def test_a_writer_is_found_by_name_and_holds_for_subclasses(monkeypatch: pytest.
     class Odder(Odd):
         pass
 
-    monkeypatch.setattr(encoding, "_registry", dict(encoding._registry))
+    monkeypatch.setattr(register, "_registry", dict(register._registry))
 
-    @encoding.writer_for(f"{__name__}.{Odd.__qualname__}", attributes=False)
+    @register.writer_for(f"{__name__}.{Odd.__qualname__}", attributes=False)
     def _odd(encoder: Encoder, value: Any, path: str) -> None:
         encoder.tagged("odd", (value.content,), path)
 
     assert digest(Odd(1)) == digest(Odd(1, more=2))
     assert len({digest(x) for x in (Odd(1), Odd(2), Odder(1))}) == 3
-    encoding.WRITERS.clear()
-    encoding.WRITERS.update(encoding._exact)
+    register.WRITERS.clear()
+    register.WRITERS.update(register._exact)
 
 
 # -- naming calls ------------------------------------------------------------------------------------------------------
