@@ -209,10 +209,7 @@ class Jugdir:
             run = self.session.results.provenance(_key(task.hash()))["run"]
         except NoSuchTask:
             run = None
-        if run is None:
-            return None
-        ended = datetime.fromtimestamp(run["started"] + run["duration"]).astimezone()
-        return {"computed": ended.isoformat(timespec="seconds"), "seconds": run["duration"], "host": run["host"]}
+        return run_metadata(run)
 
     def close(self) -> None:
         if self._hand is not None:
@@ -229,6 +226,14 @@ class Jugdir:
         scheme, rest = split(url_of(jugdir))
         if scheme == "file" and (Path(rest) / "store.json").exists():
             shutil.rmtree(rest)
+
+
+def run_metadata(run: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what Jug's metadata say of a run in a provenance."""
+    if run is None:
+        return None
+    ended = datetime.fromtimestamp(run["started"] + run["duration"]).astimezone()
+    return {"computed": ended.isoformat(timespec="seconds"), "seconds": run["duration"], "host": run["host"]}
 
 
 def _is_there(url: str, folder: Path) -> bool:

@@ -279,12 +279,17 @@ def write_task_out(
     """
     if not isinstance(result, Handle) and not in_task.on:
         raise BadTask(f"write_task_out writes the value of a task, not {type(result).__name__}")
+    return written(NoLoad(result), result, oname, metadata_fname, metadata_format)
+
+
+def written(origin: Any, value: Any, oname: Any, metadata_fname: Any, metadata_format: str | None) -> Any:
+    """Return a task that writes a value, and what ``origin.provenance()`` returns. See `write_task_out`."""
     if oname is None and metadata_fname is None:
         raise BadTask("write_task_out needs a file name, for the value or for its metadata")
     form = _format(metadata_fname, metadata_format) if metadata_fname is not None else ""
     names = [None if name is None else os.fspath(name) for name in (oname, metadata_fname)]
-    value = None if oname is None else result
-    return _WRITE(NoLoad(result), value, *names, form, "" if in_task.on else str(context.current_session().folder))
+    value = None if oname is None else value
+    return _WRITE(origin, value, *names, form, "" if in_task.on else str(context.current_session().folder))
 
 
 def _format(path: Any, given: str | None) -> str:

@@ -14,6 +14,7 @@ class Case(NamedTuple):
     options: tuple[str, ...] = ()  #: for ``execute``
     files: Mapping[str, str] = MappingProxyType({})  #: beside the script
     written: tuple[str, ...] = ()  #: files that tasks write, to be compared
+    described: tuple[str, ...] = ()  #: files that say what a value was computed from, to be compared but for times
     at_once: tuple[str, ...] = ()  #: names of tasks that Jug runs, and stores, when somebody only looks
 
 
@@ -305,10 +306,18 @@ def part(i):
 def lengths(ts):
     return [len(jug.value(t.base)) for t in ts]
 
+@jug.TaskGenerator
+def stays(t):
+    return jug.value(t) is t
+
 parts = [part(i) for i in range(5)]
+held = NoLoad(parts[1])
 sizes = lengths([NoLoad(t) for t in parts])
+kept = stays(held)
+asked = [jug.bvalue(held) is held, jug.value({"k": (held,)})["k"][0] is held, jug.bvalue([held, 2])[0] is held]
+asked += [isinstance(held, jug.Tasklet), held.base is parts[1], list(held.dependencies()) == [parts[1]]]
 """,
-        ("sizes",),
+        ("sizes", "kept", "asked"),
     ),
     "results written to files": Case(
         """
@@ -331,9 +340,14 @@ x = double(double(4))
 written = write_task_out(x, "x.pkl", metadata_fname="x.json", metadata_format="json")
 meta = write_metadata(x, "y.json", metadata_format="json")
 noted = note(x, "note.txt")
+write_task_out([x, {"half": double(2)}, 7], "list.pkl", metadata_fname="list.yaml")
+write_task_out({"x": x}, "dict.pkl", metadata_fname="dict.json", metadata_format="json")
+write_task_out("plain", "plain.pkl", metadata_fname="plain.json", metadata_format="json")
+write_metadata(note(double([double(x=5), "a"])[0], name="n.txt"), "n.json", metadata_format="json")
 """,
         ("x", "noted"),
-        written=("x.pkl", "note.txt"),
+        written=("x.pkl", "note.txt", "list.pkl", "dict.pkl", "plain.pkl"),
+        described=("x.json", "y.json", "list.yaml", "dict.json", "plain.json", "n.json"),
     ),
     "commands": Case(
         """

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,50 @@ def test_all_public_names_are_there() -> None:
     for module, names in theirs.items():
         found = importlib.import_module(f"jug_notebook.compat.jug{module}")
         assert [name for name in names.split() if not hasattr(found, name)] == [], module
+
+
+def test_a_name_is_of_the_same_kind_as_jugs_whatever_was_imported_before() -> None:
+    pytest.importorskip("jug", "2.7")
+    text = """
+    import sys
+    sys.path.remove("")
+    from importlib import import_module
+    from jug.barrier import bvalue
+    from jug.backends.select import select
+    import jug.backends.memoize_store, jug.hooks.register, jug.compound, jug.io, jug.unsafe, jug.mapreduce
+    from jug.hooks import exit_checks, execution
+    for home, names in {
+        "jug": "barrier bvalue compound hash hooks io jug mapreduce options return_tuple task unsafe utils value",
+        "jug.barrier": "BarrierError barrier bvalue",
+        "jug.backends": "base memoize_store select",
+        "jug.hooks": "execution exit_checks jug_hook register register_hook",
+        "jug.subcommands": "SubCommand cmdapi",
+    }.items():
+        print(home, [(name, callable(getattr(import_module(home), name))) for name in names.split()])
+    """
+    text = textwrap.dedent(text)
+    ours = f"from jug_notebook.compat import replacing_jug\nwith replacing_jug():\n{textwrap.indent(text, ' ')}"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = partial(subprocess.check_output, env=environment, text=True, timeout=60)
+    assert run([sys.executable, "-c", ours]) == run([sys.executable, "-c", text])
+
+
+def test_an_attribute_error_while_a_value_is_loaded_or_hashed_is_not_hidden(folder: Path) -> None:
+    (folder / "odd.py").write_text(
+        "class Loaded:\n    def __getstate__(self):\n        return 1\n"
+        "    def __setstate__(self, state):\n        self.x = state.inside\n"
+        "class Hashed:\n    def __jug_hash__(self):\n        return self.within\n"
+    )
+    text = "import odd\nt = Task(odd.Loaded)\nu = lambda: Task(id, odd.Hashed())"
+    assert executed(text) == 0
+    with played(text, read_only=True) as space:
+        with pytest.raises(RuntimeError, match="no attribute 'inside'") as raised:
+            _ = space["t"].result
+        assert isinstance(raised.value.__cause__, AttributeError)
+        with pytest.raises(AttributeError, match="no attribute 'within'"):
+            space["u"]()
+        with pytest.raises(AttributeError, match="has no 'nosuch'"):
+            _ = space["t"].nosuch
 
 
 def test_a_tasks_methods() -> None:

@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.compat.jugfiles import CASES, Case
 
@@ -137,6 +139,19 @@ def test_a_script_comes_to_the_same_as_with_jug(name: str, theirs: Side, ours: S
     assert ours.counts(*case.arguments) == theirs.counts(*case.arguments)
     for file in case.written:
         assert (ours.folder / file).read_bytes() == (theirs.folder / file).read_bytes()
+    for file in case.described:
+        assert described(ours.folder / file) == described(theirs.folder / file)
+
+
+def described(path: Path) -> Any:
+    """What a file says that a value was computed from, without the times."""
+
+    def timeless(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {key: bool(item["computed"]) if key == "meta" else timeless(item) for key, item in x.items()}
+        return list(map(timeless, x)) if isinstance(x, list) else x
+
+    return timeless(yaml.safe_load(path.read_text()))
 
 
 @pytest.mark.parametrize("name", ALL_RIGHT)

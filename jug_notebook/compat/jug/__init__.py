@@ -94,5 +94,5 @@ for _name in NAMES:
     if _name:
         sys.modules[f"{__name__}.{_name}"] = _Names(_name)
         _above, _, _last = f"{__name__}.{_name}".rpartition(".")
-        if _name not in _PUBLIC:  # ``jug.barrier`` is the function, as ``from jug import barrier`` wants
+        if _last not in sys.modules[_above].__all__:  # ``jug.barrier`` is the function, as in Jug
             setattr(sys.modules[_above], _last, sys.modules[f"{__name__}.{_name}"])

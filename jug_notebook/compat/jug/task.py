@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jug_notebook.compat import jugdir
 from jug_notebook.compat.jugdir import RUNNER, Jugdir
-from jug_notebook.errors import TaskFailed
+from jug_notebook.errors import JugError, TaskFailed
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
@@ -70,6 +71,11 @@ class TaskletMixin(Handle):
             f"{self._short()} is a task, so its length is known only when it has run. Use iteratetask(task, n) if you "
             "know the length, else bvalue(task)"
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if isinstance(getattr(type(self), name, None), property):
+            return object.__getattribute__(self, name)  # raises again the AttributeError that the property raised
+        return super().__getattr__(name)
 
     def __bool__(self) -> bool:
         return True
@@ -169,8 +175,13 @@ class Task(TaskletMixin):
         return self.result
 
     def load(self) -> None:
-        """Load the value, even if it is loaded already."""
-        self._result = Handle.value(self)
+        """Load the value, even if it is loaded already. Raises RuntimeError from what unpickling it raised."""
+        try:
+            self._result = Handle.value(self)
+        except JugError:
+            raise
+        except Exception as error:  # an AttributeError would make `result` look like a name that there isn't
+            raise RuntimeError(f"the value of {self.name}, task {self.key}, can't be loaded: {error!r}") from error
 
     def is_loaded(self) -> bool:
         return "_result" in self.__dict__
@@ -228,8 +239,6 @@ class Task(TaskletMixin):
             for each in queue.pop():
                 if isinstance(each, Task):
                     yield each
-                elif isinstance(each, handles.NoLoad):
-                    queue.append([each.base])
                 elif hasattr(each, "__jug_dependencies__"):
                     queue.append(each.__jug_dependencies__())
                 elif isinstance(each, list | tuple | set | frozenset):
@@ -287,7 +296,7 @@ class Tasklet(TaskletMixin):
     """Part of a task's value, or a function of it. Never stored."""
 
     def __init__(self, base: Any, f: Any) -> None:
-        if not isinstance(base, Handle):
+        if not isinstance(base, Handle) or isinstance(base, handles.NoLoad):
             raise TypeError(f"a tasklet is made from a task, not from {type(base).__name__}")
         self.base, self.f = base, f
 
@@ -335,6 +344,25 @@ class Tasklet(TaskletMixin):
         return Reference(self.base.__jug_reference__().key, self.steps)
 
 
+class NoLoad(handles.NoLoad, Tasklet):
+    """A task as an argument that is not loaded: the function gets it, and loads it with ``value(t.base)``."""
+
+    def __new__(cls, base: Any) -> Any:
+        if in_task.on or not isinstance(base, Handle) or isinstance(base, handles.NoLoad):
+            return handles.NoLoad(base)
+        return object.__new__(cls)
+
+    def __init__(self, base: Any) -> None:
+        if base is not self:  # NoLoad(NoLoad(t)) is NoLoad(t)
+            self.base, self.f = base, "NoLoad"
+
+    def __getitem__(self, index: Any) -> Any:
+        raise NotImplementedError(f"{self._short()} is not loaded, so it has no parts: take NoLoad(task[{index!r}])")
+
+    def __jug_value__(self) -> Any:
+        return self
+
+
 # -- walks over the graph ----------------------------------------------------------------------------------------------
 
 
@@ -379,7 +407,17 @@ def recursive_dependencies(t: Any, max_level: int | None = -1) -> Iterator[Any]:
 
 def value(elem: Any) -> Any:
     """Return ``elem`` with all tasks in it, at any depth, replaced by values. Raises NotReady, TaskFailed."""
-    return elem.value() if isinstance(elem, Task) else values(elem)
+    if isinstance(elem, handles.NoLoad):
+        return elem
+    if isinstance(elem, Task):
+        return elem.value()
+    if not any(isinstance(handle, handles.NoLoad) for handle in tasks_in(elem)):
+        return values(elem)  # loads all at once
+    if type(elem) in (list, tuple, set, frozenset):
+        return type(elem)(map(value, elem))
+    if type(elem) is dict:
+        return {key: value(item) for key, item in elem.items()}
+    return elem.__jug_value__() if hasattr(elem, "__jug_value__") else elem
 
 
 def CachedFunction(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -458,21 +496,46 @@ def return_tuple(n: int) -> Callable[[Any], Any]:
 
 def describe(t: Any) -> Any:
     """Return what was computed from what, as nested dicts and lists, with what the store knows about each run."""
-    if isinstance(t, Task):
-        found: dict[str, Any] = {"name": t.name}
-        if t.args:
-            found["args"] = [describe(arg) for arg in t.args]
-        if t.kwargs:
-            found["kwargs"] = {name: describe(arg) for name, arg in t.kwargs.items()}
-        meta = Task.store.metadata(t)
-        return found if meta is None else {**found, "meta": meta}
-    if isinstance(t, Tasklet):
-        return {"name": "tasklet", "operation": repr(t.f), "base": describe(t.base)}
-    if isinstance(t, list | tuple):
-        return (list if isinstance(t, list) else tuple)(map(describe, t))
-    if isinstance(t, dict):
-        return {key: describe(item) for key, item in t.items()}
-    return t
+    whole, tasks = outline(t, lambda leaf: leaf)
+    for task, found, _ in tasks:
+        if isinstance(task, Task) and (meta := Task.store.metadata(task)) is not None:
+            found["meta"] = meta
+    return whole
+
+
+def outline(
+    t: Any, leaf: Callable[[Any], Any], most: float = math.inf, deep: float = math.inf
+) -> tuple[Any, list[tuple[Any, dict[str, Any], int]]]:
+    """Return what `describe` returns, without "meta" and with ``leaf(x)`` for what is no task; and its tasks.
+
+    These come with their dicts in it and their levels. Arguments beyond ``most`` tasks, the nearest first, or below
+    ``deep`` levels are an ellipsis.
+    """
+    tasks: list[tuple[Any, dict[str, Any], int]] = []
+
+    def part(x: Any, level: int) -> Any:
+        if isinstance(x, handles.Task | Task):
+            tasks.append((x, found := {"name": x.name}, level))
+            return found
+        if isinstance(x, Handle):
+            operation = repr(x.f) if isinstance(x, Tasklet) else repr(x)
+            return {"name": "tasklet", "operation": operation, "base": part(getattr(x, "base", x.task), level)}
+        if isinstance(x, list | tuple):
+            return (list if isinstance(x, list) else tuple)(part(item, level) for item in x)
+        if isinstance(x, dict):
+            return {leaf(key): part(item, level) for key, item in x.items()}
+        return leaf(x)
+
+    whole = part(t, 0)
+    for number, (task, found, level) in enumerate(tasks):  # which grows
+        args, kwargs = (task.args, task.kwargs) if isinstance(task, Task) else ((), {})
+        if (args or kwargs) and (number >= most or level >= deep):
+            args, kwargs = ("…",), {}
+        if args:
+            found["args"] = [part(arg, level + 1) for arg in args]
+        if kwargs:
+            found["kwargs"] = {name: part(arg, level + 1) for name, arg in kwargs.items()}
+    return whole, tasks
 
 
 # -- barriers ----------------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jug_notebook.compat.jug.task import CachedFunction, Task, TaskGenerator, Tasklet, hash_one, value
-from jug_notebook.compat.jugdir import fsync_dir
-from jug_notebook.task import external, handles
+from jug_notebook.compat.jug.task import CachedFunction, NoLoad, Task, TaskGenerator, Tasklet, hash_one, outline, value
+from jug_notebook.compat.jugdir import fsync_dir, run_metadata
+from jug_notebook.store.provenance import UPSTREAM
+from jug_notebook.task import external
 from jug_notebook.task.context import in_task
-from jug_notebook.task.handles import NoLoad
+from jug_notebook.task.handles import Handle
 from jug_notebook.task.patterns import identity as constant
 from jug_notebook.task.values import tasks_in
 
@@ -111,19 +112,64 @@ def cached_glob(pat: str) -> list[str]:
 # -- results and tables written out ------------------------------------------------------------------------------------
 
 
+class _Origin:
+    """What a value was computed from, for a task that writes it down: its ``provenance()`` is as `describe`."""
+
+    def __init__(self, result: Any, tasks: Sequence[Any] = ()) -> None:
+        self.result, self.tasks = result, tasks
+
+    def __jug_hash__(self) -> bytes:
+        return b"origin"
+
+    def __jug_dependencies__(self) -> Sequence[Any]:
+        return self.tasks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        whole, tasks = outline(self.result, _plain, most=UPSTREAM, deep=100)
+        for task, found, _ in tasks:
+            found["meta"] = task.key  # `provenance` puts the run there
+        return _Origin, ((whole, [found for _, found, _ in tasks]), self.tasks)
+
+    def provenance(self) -> Any:
+        whole, tasks = self.result
+        runs: dict[str, Any] = {}
+        for task in self.tasks:
+            info = task.provenance()
+            runs |= {one["key"]: run_metadata(one.get("run")) for one in (info, *info["upstream"].values())}
+        for found in tasks:
+            if (meta := runs.get(found.pop("meta"))) is not None:
+                found["meta"] = meta
+        return whole
+
+    def __repr__(self) -> str:
+        return f"origin of {self.result!r}"
+
+
+def _plain(x: Any) -> Any:
+    return x if type(x) in (str, int, float, bool, type(None)) else f"{x!r:.200}"
+
+
 def write_task_out(result: Any, oname: Any, metadata_fname: Any = None, metadata_format: str = "yaml") -> Any:
     """Return a task that writes the value of ``result`` to a file: an array as ``numpy.save`` does, else pickled.
 
-    ``metadata_fname`` is a file for what the value was computed from, as YAML or JSON.
+    ``result`` is a task, or anything else, such as a list of tasks. ``metadata_fname`` is a file for what the value was
+    computed from, as `describe` returns it, as YAML or JSON.
     """
-    name = "jug.io._do_write_task_out"
     form = metadata_format if metadata_fname is not None else None
+    held = NoLoad(result) if isinstance(result, Handle) else result
 
-    def make() -> handles.Task:
-        task: handles.Task = external.write_task_out(result, oname, metadata_fname, form)
-        return task
+    def make() -> Any:
+        tasks = [NoLoad(one) for one in tasks_in(result)]
+        return external.written(_Origin(result, tasks), result, oname, metadata_fname, form)
 
-    return Task.around(name, write_task_out, (result, NoLoad(result), oname, metadata_fname), {}, make)
+    if in_task.on:
+        return make()
+    arguments = (result, held, oname, metadata_fname, metadata_format)
+    return Task.around("jug.io._do_write_task_out", _do_write_task_out, arguments, {}, make)
+
+
+def _do_write_task_out(value: Any, result: Any, *files: Any) -> Any:
+    return write_task_out(value, *files)
 
 
 def write_metadata(result: Any, metadata_fname: Any, metadata_format: str = "yaml") -> Any:
