@@ -44,6 +44,10 @@ class TaskFailed(JugError):
         self.failure = failure
 
 
+class CantAsk(JugError, EOFError):
+    """A task can't ask: pass the answer as an argument."""
+
+
 class Unhashable(JugError, TypeError):
     """A value can't be hashed reliably. Pass its path or its parts, give its class a __jug_hash__ method, or wrap it in
     NoHash if it doesn't affect the result."""

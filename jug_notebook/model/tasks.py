@@ -151,6 +151,19 @@ class Payload(Struct, frozen=True, array_like=True):
     buffers: tuple[Address, ...] = ()
 
 
+class LoggerSetup(Struct, frozen=True, array_like=True):
+    """A logger as the notebook has set it up. ``stream`` is that of its handler, empty where it has none."""
+
+    name: str  #: empty for the root logger
+    level: int
+    propagate: bool = True
+    stream: str = ""  #: "stdout" or "stderr"
+    format: str = ""
+    date_format: str | None = None
+    style: str = "%"
+    threshold: int = 0  #: the handler's own level
+
+
 class TaskTemplate(Struct, frozen=True, array_like=True):
     """What all tasks of one function version share."""
 
@@ -163,6 +176,7 @@ class TaskTemplate(Struct, frozen=True, array_like=True):
     timeout: float | None = None
     priority: int = 0
     nout: int | None = None
+    loggers: tuple[LoggerSetup, ...] = ()  #: those that aren't as Python sets them up
 
 
 class FunctionBundle(Struct, frozen=True):

@@ -18,6 +18,7 @@ from jug_notebook.store import addresses_in
 from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
+from jug_notebook.worker.loggers import loggers_now
 
 FLUSH_TASKS = 1000  #: most tasks that are submitted together,
 FLUSH_AFTER = 0.05  #: or those made within this time, in seconds
@@ -82,9 +83,10 @@ class SubmissionQueue:
         return self._versions.get(function) or self._pin(function)
 
     def _pin(self, function: TaskFunction) -> FunctionVersion:
-        code = self._code(function)
+        code, loggers = self._code(function), loggers_now()
         version = self._last.get(function)
-        if version is None or version.code != code.digest or function.hidden:
+        known = version is not None and version.code == code.digest and template(version.template).loggers == loggers
+        if version is None or not known or function.hidden:
             parts: list[bytes] = []
 
             def put(chunks: Iterable[bytes | memoryview]) -> Address:
@@ -103,6 +105,7 @@ class SubmissionQueue:
                 timeout=function.timeout,
                 priority=function.priority,
                 nout=function.nout,
+                loggers=loggers,
             )
             version = FunctionVersion(
                 function.name,

@@ -1,4 +1,4 @@
-"""What tasks need to know of where they are: the session in use, whether this thread runs a task, its progress.
+"""What tasks need to know of where they are: the session in use, which task this code belongs to, its progress.
 
 A `Task` is light: it knows its key and its session. All that is slow, is remembered or talks to a store lies behind
 `SessionProtocol`, which the session, above this package, fulfils.
@@ -6,9 +6,11 @@ A `Task` is light: it knows its key and its session. All that is slow, is rememb
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
@@ -212,6 +214,67 @@ def always_in_task() -> None:
     _InTask.on = True
 
 
+# -- which task code belongs to, in a worker ---------------------------------------------------------------------------
+
+_turn: ContextVar[int] = ContextVar("jug_turn", default=0)  #: asyncio hands it on to what a loop runs later
+_now: tuple[int, str] = (0, "")  #: counts the tasks that this process began, and names the last
+_busy = False  #: it has not ended yet
+
+
+def begin_turn(name: str) -> None:
+    """From here on, this thread runs a task of the function ``name``."""
+    global _now, _busy
+    _now, _busy = (_now[0] + 1, name), True
+    _turn.set(_now[0])
+
+
+def end_turn() -> None:
+    """The task has ended."""
+    global _busy
+    _busy = False
+
+
+def task_name() -> str:
+    """Return the name of the function whose task this worker process runs, or ran last; empty in other processes."""
+    return _now[1]
+
+
+def _current_turn() -> int:
+    turn: int = _turn.get() or getattr(threading.current_thread(), "jug_turn", _now[0])
+    return turn
+
+
+def left_behind() -> bool:
+    """Return whether a task runs, and this code, in a thread or a loop, was started by an earlier one."""
+    return _busy and _current_turn() != _now[0]
+
+
+def owned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function such that, whichever thread calls it, it belongs to the task that runs now."""
+    turn = _current_turn()
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = _turn.set(turn)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _turn.reset(before)
+
+    return call
+
+
+def follow_threads() -> None:
+    """This process is a worker: a thread belongs to the task that started it, also when that has ended."""
+    start = threading.Thread.start
+
+    def started(thread: threading.Thread) -> None:
+        thread.jug_turn = _current_turn()  # type: ignore[attr-defined]
+        start(thread)
+
+    threading.Thread.start = started  # type: ignore[assignment, method-assign]
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 Report: TypeAlias = Callable[[int, int], None]
@@ -269,8 +332,13 @@ def progress_to(report: Report) -> Iterator[None]:
 
 
 def always_progress_to(report: Report) -> None:
-    """This process is a worker: ``report`` is called with the progress of loops in any of its threads."""
-    _Progress.report = staticmethod(report)
+    """This process is a worker: ``report`` is called with the progress of loops in any of its task's threads."""
+
+    def reported(done: int, total: int) -> None:
+        if not left_behind():
+            report(done, total)
+
+    _Progress.report = staticmethod(reported)
 
 
 def progress_report() -> Report | None:

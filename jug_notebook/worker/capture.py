@@ -2,6 +2,7 @@
 
 A worker process has two files behind its descriptors 1 and 2, so what subprocesses and C code write is caught too, and
 the supervisor can read the last words of a worker that was killed. `Capture` keeps the order between the streams.
+What threads and processes print that a task left behind goes to the worker's log, not under the next task.
 Threads that work in one process (`memory:`) share their descriptors: `ThreadCapture` keeps what Python code prints,
 and nothing else.
 """
@@ -11,18 +12,27 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Protocol, TextIO, TypeAlias
+
+from jug_notebook import system
+from jug_notebook.task.context import left_behind
 
 Output: TypeAlias = tuple[tuple[str, str], ...]
 
 LIMIT = 1 << 20  #: bytes that are kept of what one task prints: the first half and the last
 HALF = LIMIT // 2
 TAIL = 2048  #: bytes of it that each heartbeat carries while the task runs
+FORMER_FILES = 16  #: pairs of files of a worker that its supervisor still reads, in which processes may print
 HEAP = 8 * LIMIT  #: a file that grows beyond this loses its middle
 NAMES = ("stdout", "stderr")
+_LOKY = ("joblib.externals.", "")
 _TURNS = 10_000  #: changes between the streams whose order is kept
 
 
@@ -30,10 +40,18 @@ class Listener(Protocol):
     """Captures what a task prints."""
 
     def begin(self) -> Output:
-        """From here on, what is printed belongs to the next task. Returns what was printed since the last one.
+        """From here on, what is printed belongs to the next task. Return what was printed that belongs to none.
 
         Called in the thread that runs the task.
         """
+        ...
+
+    def clear(self) -> None:
+        """Drop what the task has printed so far."""
+        ...
+
+    def release(self) -> None:
+        """The task has ended: processes that it left behind no longer print where the next one prints."""
         ...
 
     def take(self) -> Output:
@@ -51,6 +69,10 @@ class NoCapture:
     def begin(self) -> Output:
         return ()
 
+    def clear(self) -> None: ...
+
+    def release(self) -> None: ...
+
     def take(self) -> Output:
         return ()
 
@@ -62,18 +84,61 @@ class NoCapture:
 
 
 class Files:
-    """The two files that catch a worker's output. Made before the fork: worker and supervisor both hold them."""
+    """The two files that catch a worker's output. Made before the fork: worker and supervisor both hold them.
+
+    The worker may put others in their place, and sends these to its supervisor.
+    """
 
     def __init__(self) -> None:
-        self.fds = (_unnamed_file("stdout"), _unnamed_file("stderr"))
+        self.fds = _unnamed_files()
+        self._former: deque[tuple[int, int]] = deque()
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+
+    def replace(self) -> bool:
+        """In the worker: use new files from here on. Return False while the supervisor has too many to take."""
+        fresh = _unnamed_files()
+        try:
+            socket.send_fds(self._sender, [b"."], fresh)
+        except OSError:  # so many since it last looked
+            _close(fresh)
+            return False
+        _close(self.fds)
+        self.fds = fresh
+        return True
+
+    def _receive(self) -> None:
+        """In the supervisor: take the files that the worker uses by now."""
+        with suppress(BlockingIOError):
+            while True:
+                _, fds, _, _ = socket.recv_fds(self._receiver, 1, 2)
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                self._former.append(self.fds)
+                self.fds = (fds[0], fds[1])
+                if len(self._former) > FORMER_FILES:
+                    _close(self._former.popleft())
+
+    def stray(self) -> str:
+        """In the supervisor: return, once, what was printed by processes that earlier tasks left behind."""
+        self._receive()
+        pieces = []
+        for fd in chain.from_iterable(self._former):
+            if end := _end(fd):
+                pieces.append(os.pread(fd, min(end, LIMIT), 0).decode(errors="replace"))
+                os.ftruncate(fd, 0)
+        return "".join(pieces)
 
     def last_words(self) -> Output:
         """What a worker printed in the task that it died in. The order between the streams died with it."""
+        self._receive()
         ends = [_end(fd) for fd in self.fds]
         return _pieces(self.fds, [(i, end) for i, end in enumerate(ends) if end])
 
     def tail(self) -> str:
         """The end of what the worker's task has printed so far, by whole lines where it has any."""
+        self._receive()
         ends = [(fd, end) for fd in self.fds if (end := _end(fd))]
         return "".join(_tail(fd, end, TAIL // len(ends)) for fd, end in ends)
 
@@ -83,15 +148,20 @@ class Files:
             _punch(fd, _end(fd))
 
     def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
+        for fds in (self.fds, *self._former):
+            _close(fds)
+        self._receiver.close()
+        self._sender.close()
 
 
 class Capture:
     """Captures the output of a worker process; `install` puts it in the place of stdout and stderr."""
 
     def __init__(self, files: Files) -> None:
+        self._files = files
         self._fds = files.fds
+        self._stray: list[tuple[str, str]] = []  #: what threads print that an earlier task left behind
+        self._children: tuple[int, frozenset[int]] = (0, frozenset())
         self._known = [0, 0]  # how much of each file has its place in the order
         self._turns: list[tuple[int, int]] = []  # (which stream, its length by then), in order
         self._cut = 0  # turns before this one take in nothing more
@@ -99,16 +169,36 @@ class Capture:
         self._texts = [self._text(0), self._text(1)]
 
     def install(self) -> None:
-        for i, fd in enumerate(self._fds):
-            os.dup2(fd, i + 1)
+        self._use(self._files.fds)
+        self._children = system.children_so_far()
         self.begin()
+
+    def _use(self, fds: tuple[int, int]) -> None:
+        self._fds = fds
+        for i, fd in enumerate(fds):
+            os.dup2(fd, i + 1)
 
     def begin(self) -> Output:
         for which, text in enumerate(self._texts):
             if text.closed:  # by a former task: with sys.stdout as out: …
                 self._texts[which] = self._text(which)
         sys.stdout, sys.stderr = self._texts  # a former task may have left its own there
-        return self.take()
+        stray, self._stray = self._stray, []
+        return (*stray, *self.take())
+
+    def clear(self) -> None:
+        self.take()
+
+    def release(self) -> None:
+        """A process keeps the files that it was started with. If the task has started any, the next task has others.
+
+        Not while joblib keeps a pool: its processes work for whatever task calls them next.
+        """
+        before, self._children = self._children, system.children_so_far()
+        started = before[0] != self._children[0] or self._children[1] - before[1]
+        pools = [getattr(sys.modules.get(f"{home}loky.reusable_executor"), "_executor", None) for home in _LOKY]
+        if started and not any(pools) and self._files.replace():
+            self._use(self._files.fds)
 
     def _text(self, which: int) -> io.TextIOWrapper:
         return io.TextIOWrapper(
@@ -117,9 +207,13 @@ class Capture:
 
     def write(self, which: int, data: Any) -> int:
         """For ``sys.stdout`` and ``sys.stderr``. Whatever came past us, from a subprocess, was there before."""
-        self._look()
         fd, rest = self._fds[which], memoryview(data).cast("B")
         size = rest.nbytes
+        if left_behind():
+            if len(self._stray) < _TURNS:
+                self._stray.append((NAMES[which], str(rest[:LIMIT], "utf-8", "replace")))
+            return size
+        self._look()
         while rest.nbytes:
             rest = rest[os.write(fd, rest) :]
         self._note(which, _end(fd))
@@ -183,6 +277,15 @@ class CaptureStream(io.RawIOBase):
 
     def writable(self) -> bool:
         return True
+
+
+def _unnamed_files() -> tuple[int, int]:
+    return _unnamed_file("stdout"), _unnamed_file("stderr")
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _unnamed_file(name: str) -> int:
@@ -273,8 +376,14 @@ class ThreadCapture:
             stream = getattr(sys, name)
             if not isinstance(stream, TeeStream):
                 setattr(sys, name, TeeStream(stream, name))
-        _captured.pieces, _captured.size, _captured.echo = [], 0, self._echo
+        self.clear()
+        _captured.echo = self._echo
         return ()
+
+    def clear(self) -> None:
+        _captured.pieces, _captured.size = [], 0
+
+    def release(self) -> None: ...
 
     def take(self) -> Output:
         pieces = _joined(getattr(_captured, "pieces", None) or ())

@@ -14,6 +14,7 @@ import msgspec
 
 from jug_notebook.model import Display
 from jug_notebook.render import plural
+from jug_notebook.task.context import left_behind
 from jug_notebook.worker.capture import Listener
 
 LIMIT = 4 << 20  #: bytes of one task's displays that are kept
@@ -62,7 +63,7 @@ class DisplayBuffer:
         """Drop what the task printed and displayed; with ``wait``, when it next displays something."""
         self._clears = wait
         if not wait:
-            self._listener.begin()
+            self._listener.clear()
             self._items.clear()
             self._left_out = 0
 
@@ -120,8 +121,8 @@ _open = _Open()
 
 
 def current() -> DisplayBuffer | None:
-    """Where this thread's displays go; None outside of tasks."""
-    return _open.displays
+    """Where this thread's displays go; None outside of tasks, and for what an earlier task left behind."""
+    return None if left_behind() else _open.displays
 
 
 @contextmanager

@@ -50,14 +50,17 @@ from jug_notebook.render.values import summarise
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
+from jug_notebook.task import context
 from jug_notebook.task.context import running
 from jug_notebook.worker.capture import Capture, Listener
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
+from jug_notebook.worker.loggers import Loggers
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.policy import backoff
 from jug_notebook.worker.status import SharedStatus
 
+SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
@@ -183,6 +186,7 @@ class TaskRunner:
         self._buffer = codec.writable(self._mapped)
         self._bundle = msgspec.msgpack.Decoder(FunctionBundle)
         self._encode = msgspec.msgpack.Encoder().encode
+        self._loggers = Loggers()
         self._pace: dict[str, float] = {}
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
 
@@ -204,6 +208,8 @@ class TaskRunner:
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
         attempt = _Attempt(claim, started, since)
         failure: BaseException | None = None
+        if self._alone:
+            context.begin_turn(claim.name)
         stray = self._listener.begin()
         if stray:  # threads or subprocesses that a task left behind
             self._store.notice(self._me.id, "".join(text for _, text in stray))
@@ -233,6 +239,9 @@ class TaskRunner:
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
             clock.cpu() - cpu, claim.lease.attempt, self._listener.take(), tuple(map(self._stored, displays)),
         )  # fmt: skip
+        context.end_turn()
+        if duration > SPAWN_TIME:
+            self._listener.release()
         settlement = self._settlement(attempt, failure, run)
         failure = None  # or its traceback would keep this frame, and the task's values, alive
         self._status.end()
@@ -262,6 +271,8 @@ class TaskRunner:
         for cls in self._met:
             if cls not in self._classes:
                 self._classes[cls] = Traces(cls)
+        if self._alone:
+            self._loggers.set_up(template.loggers)
         attempt.stage = "raised"
         call = function.call
         value = runner.call(call, args, kwargs) if runner is not None else call(*args, **kwargs)

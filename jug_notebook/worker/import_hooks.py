@@ -2,7 +2,8 @@
 
 Nothing is imported for it: each is adapted when a task imports it. IPython's ``display`` goes to the task's displays,
 tqdm's bars become the task's progress and leave their last line, matplotlib draws in memory, and what came by value
-goes on by value to the processes that a task starts.
+goes on by value to the processes that a task starts. Whatever asks a user fails, and its error names the way out.
+Threads, pools of threads and loops that outlive a task are still known as that task's.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import pickle
 import sys
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
+from jug_notebook.errors import CantAsk
 from jug_notebook.keys import callables
+from jug_notebook.task import context
 from jug_notebook.task.context import progress_report
 
 SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
@@ -29,6 +32,10 @@ def install() -> None:
     """From now on, in a worker's process."""
     sys.meta_path.insert(0, _Finder())
     vars(builtins).setdefault("display", display)
+    vars(builtins)["input"] = _refused("input()")
+    sys.breakpointhook = _refused_breakpoint
+    for name in _ADAPTERS.keys() & sys.modules.keys():
+        _ADAPTERS[name](sys.modules[name])
     chosen = os.environ.get("MPLBACKEND", "")
     if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
         os.environ["MPLBACKEND"] = "module://jug_notebook.worker.matplotlib_backend"
@@ -116,9 +123,50 @@ def _by_value(module: Any) -> None:
     module.ForkingPickler.reducer_override = reducer_override
 
 
+def _refused(call: str, way_out: str = "pass the answer as an argument") -> Callable[..., NoReturn]:
+    """Return what stands for a function that asks a user."""
+
+    def refused(*args: Any, **kwargs: Any) -> NoReturn:
+        task = context.task_name()
+        raise CantAsk(f"{task or 'a task'} calls {call}, but a task can't ask: {way_out}")
+
+    return refused
+
+
+_DEBUGGER = "run the function in the notebook, with .run(...), or look into a failed task with %jug_debug"
+
+
+def _refused_breakpoint(*args: Any, **kwargs: Any) -> None:
+    if os.environ.get("PYTHONBREAKPOINT") != "0":
+        _refused("breakpoint()", _DEBUGGER)()
+
+
+def _no_password(module: Any) -> None:
+    module.getpass = _refused("getpass()")
+
+
+def _no_debugger(module: Any) -> None:
+    module.set_trace = module.Pdb.set_trace = _refused("set_trace()", _DEBUGGER)
+
+
+def _owned_work(module: Any) -> None:
+    """What a pool of threads does belongs to the task that submitted it, whichever task the pool is from."""
+    submit = module.ThreadPoolExecutor.submit
+
+    @functools.wraps(submit)
+    def submitted(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return submit(pool, context.owned(function), *args, **kwargs)
+
+    module.ThreadPoolExecutor.submit = submitted
+
+
 _ADAPTERS: dict[str, Callable[[ModuleType], None]] = {
     "IPython.core.display_functions": _with_a_shell,
     "tqdm.std": _quiet_bars,
     "tqdm.notebook": _no_widgets,
     "multiprocessing.reduction": _by_value,
+    "getpass": _no_password,
+    "pdb": _no_debugger,
+    "IPython.core.debugger": _no_debugger,
+    "concurrent.futures.thread": _owned_work,
 }

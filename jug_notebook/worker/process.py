@@ -160,6 +160,7 @@ class ForkContext:
         capture.install()
         faulthandler.enable(file=2)
         context.always_in_task()
+        context.follow_threads()
         buffer = DisplayBuffer(capture)
         displays.always_open(buffer)
         context.always_progress_to(status.report)
@@ -272,16 +273,7 @@ def memory_of_group(pid: int) -> int:
     while pids:
         one = pids.pop()
         total += memory_of(one)
-        try:
-            threads = os.listdir(f"/proc/{one}/task")
-        except OSError:
-            continue
-        for thread in threads:
-            try:
-                with open(f"/proc/{one}/task/{thread}/children", "rb") as file:
-                    pids.extend(map(int, file.read().split()))
-            except OSError:
-                continue
+        pids += system.children(one)
     return total
 
 

@@ -272,6 +272,8 @@ class Supervisor:
         for process in self._workers.values():
             process.memory = memory_of(process.info.pid)
             process.files.trim()
+            if stray := process.files.stray():
+                self.store.notice(process.info.id, stray)
         self._renew(list(self._workers.values()))
 
     def _obey(self, order: Order) -> None:
