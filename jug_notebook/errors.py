@@ -98,7 +98,7 @@ class StoreGone(StoreError):
 
 
 class ValueLost(StoreError):
-    """A stored value is missing or corrupt; it will be computed again."""
+    """A stored value is missing or corrupt; it will be recomputed."""
 
 
 class SignatureError(StoreError):

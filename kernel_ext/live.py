@@ -56,10 +56,10 @@ class Live:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def follow(self, cell: str, shown: Snapshot, picture: Picture) -> None:
+    def follow(self, cell: str, drawn: Snapshot, picture: Picture) -> None:
         """Keep the picture, which ``cell`` has just displayed, up to date."""
         with self._lock:
-            self._seen[picture] = summary(shown), shown.at
+            self._seen[picture] = summary(drawn), drawn.at
             self._pictures.append((cell, picture))
             surplus, self._pictures = self._pictures[:-PICTURES], self._pictures[-PICTURES:]
             self._start()
@@ -190,15 +190,15 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
     In a file or a pipe, only the last one is printed. In a terminal, all but the last are cut to fit.
     """
     terminal = sys.stdout.isatty()
-    whole, shown, seen, interrupted = "", "", -1, False
+    whole, drawn, seen, interrupted = "", "", -1, False
     try:
         while True:
             seen = session.queries.watch(seen, PAUSE)
             snapshot = session.queries.glance(all)
             whole = draw(snapshot)
             if terminal:
-                before, shown = shown, render.fitted(whole, *shutil.get_terminal_size())
-                print(render.redrawn(before, shown, shutil.get_terminal_size().columns), end="", flush=True)
+                before, drawn = drawn, render.fitted(whole, *shutil.get_terminal_size())
+                print(render.redrawn(before, drawn, shutil.get_terminal_size().columns), end="", flush=True)
             able = snapshot.starting or any(view.alive for view in snapshot.workers)
             if not able or not any(snapshot.counts[state] for state in OPEN_STATES):
                 break
@@ -206,8 +206,8 @@ def watch(session: Session, all: bool, draw: Callable[[Snapshot], str]) -> None:
                 threading.Event().wait(PAUSE)
     except KeyboardInterrupt:
         interrupted = True
-    if terminal and shown != whole:
-        print(render.redrawn(shown, whole, shutil.get_terminal_size().columns), end="", flush=True)
+    if terminal and drawn != whole:
+        print(render.redrawn(drawn, whole, shutil.get_terminal_size().columns), end="", flush=True)
     elif not terminal:
         print(whole)
     if interrupted:

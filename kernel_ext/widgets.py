@@ -25,7 +25,7 @@ from jug_notebook.session import Session
 
 STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
 CALM = 3.0  #: seconds since a beat that are no news
-AT_ONCE = 2  #: so many failures, or stories of failures, are put on the page in one update: each is several messages
+AT_ONCE = 2  #: so many failures, or details of failures, are put on the page in one update: each is several messages
 KEPT = 40  #: failures that went are kept, to be as they were when they come back
 
 STYLE = (
@@ -80,7 +80,7 @@ class Panel:
         session: Session,
         all: bool,
         snapshot: Snapshot,
-        said: str = "",
+        message: str = "",
         *,
         waiting: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -91,35 +91,39 @@ class Panel:
         self._waits = WAITS + _stop_in_a_shell(session.url)
         self._lock = threading.RLock()
         self._closed = False
-        self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the one now shown
+        self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the current one
         self._last = snapshot
-        self._first = True  # the saved picture does not say yet that it is one
+        self._first = True  # the saved picture has no title yet
         self._names: tuple[str, ...] = ()
 
-        self._head, self._functions, self._workers, self._mark, self._said = (_html() for _ in range(5))
+        self._head, self._functions, self._workers, self._mark, self._message = (_html() for _ in range(5))
         self._mark.add_class("jug-mark")
         self._failures = Failures(self._once_more)
-        self._grow = self._button("+ worker", "one more worker on this host", self._add_worker)
-        self._end = self._button("stop after current", "workers end after their current task", self._stop)
-        self._cut = self._button("stop now", "workers end at once; their current tasks are given back", self._stop_now)
-        self._rerun = self._button("retry failed", "try all failed tasks again", self._retry)
-        self._drop = self._button("invalidate …", "drop results, to be computed again", self._ask)
-        self._which = w.Dropdown(layout=w.Layout(width="auto", max_width="260px"))
-        self._sure = self._button("drop these results", "they and what was made from them are computed again", self._do)
-        self._sure.button_style = "danger"
-        self._not = self._button("keep them", "change nothing", self._keep)
-        self._bar = _row([self._grow, self._end, self._cut, self._rerun, self._drop])
+        self._stop_button = self._button("stop after current", "workers end after their current task", self._stop)
+        self._stop_now_button = self._button(
+            "stop now", "workers end at once; their current tasks are requeued", lambda: self._stop(now=True)
+        )
+        self._retry_button = self._button("retry failed", "try all failed tasks again", self._retry)
+        self._invalidate_button = self._button("invalidate …", "choose results to be recomputed", self._ask_which)
+        add = self._button("+ worker", "one more worker on this host", self._add_worker)
+        bar = [add, self._stop_button, self._stop_now_button, self._retry_button, self._invalidate_button]
+        self._function_menu = w.Dropdown(layout=w.Layout(width="auto", max_width="260px"))
+        confirm = self._button(
+            "invalidate these results", "they and what depends on them will be recomputed", self._invalidate
+        )
+        confirm.button_style = "danger"
+        keep = self._button("keep them", "change nothing", self._close_question)
         hidden = w.Layout(flex_flow="row wrap", align_items="center", display="none")
-        self._confirm = _row([w.Label("results of"), self._which, self._sure, self._not], hidden)
+        self._question = _row([w.Label("results of"), self._function_menu, confirm, keep], hidden)
         self._mask = f"jug-still-{secrets.token_hex(6)}"
         style = _html(STYLE.replace("MASK", self._mask))
         style.add_class("jug-style")
         self.box = _column(
-            [style, self._head, self._functions, self._failures.box, self._workers, self._bar, self._confirm,
-             self._said, self._mark]
+            [style, self._head, self._functions, self._failures.box, self._workers, _row(bar), self._question,
+             self._message, self._mark]
         )  # fmt: skip
         self.box.add_class("jug-panel")
-        self._say(said)
+        self._show_message(message)
         self._renew(snapshot, room=0)
         for widget in _all(self.box):
             route_to_asker(widget)
@@ -147,7 +151,7 @@ class Panel:
             if self._closed:
                 return
             self._failures.renew(snapshot)
-            self._tell_live()
+            self._show_live()
             at_rest = not any(snapshot.counts[state] for state in OPEN_STATES) or not any(
                 v.alive for v in snapshot.workers
             )
@@ -158,8 +162,8 @@ class Panel:
         """See `Picture`."""
         with self._lock:
             if not self._closed:
-                said = f"<b>not live</b>: {escape(why)}. <code>%jug_status</code> looks again"
-                _set(self._mark, _line(said, "#d55e00"))
+                note = f"<b>not live</b>: {escape(why)}. Run <code>%jug_status</code> to look again"
+                _set(self._mark, _line(note, "#d55e00"))
 
     def close(self) -> None:
         """See `Picture`. The front end lets go of it."""
@@ -184,16 +188,16 @@ class Panel:
         _set(self._workers, BLOCK.format(render.workers_html(calm, styles=render.CLASSES) or NOBODY))
         self._failures.renew(snapshot, room)
         for button, useful in (
-            (self._end, alive),
-            (self._cut, alive),
-            (self._rerun, bool(counts[State.FAILED])),
-            (self._drop, bool(counts[State.FINISHED] or counts[State.FAILED])),
+            (self._stop_button, alive),
+            (self._stop_now_button, alive),
+            (self._retry_button, bool(counts[State.FAILED])),
+            (self._invalidate_button, bool(counts[State.FINISHED] or counts[State.FAILED])),
         ):
             if button.disabled is useful:
                 button.disabled = not useful
-        self._tell_live()
+        self._show_live()
 
-    def _tell_live(self) -> None:
+    def _show_live(self) -> None:
         _set(self._mark, _line(LIVE + (self._waits if self._waiting() else ""), ""))
 
     # -- buttons -------------------------------------------------------------------------------------------------------
@@ -209,57 +213,53 @@ class Panel:
 
         def act() -> str:
             found = again(Target(keys=frozenset(keys)))
-            return f"{plural(found)} will be {'tried again' if verb == 'retry' else 'computed again'}"
+            return f"{plural(found)} will be {'tried again' if verb == 'retry' else 'recomputed'}"
 
         self._press(act)
 
     def _press(self, act: Callable[[], str]) -> None:
-        """Do it, and say in a line what came of it."""
+        """Do it, and show its message, or that of its error."""
         try:
-            said = act()
+            message = act()
         except (JugError, OSError) as error:
-            said = str(error)
+            message = str(error)
         with self._lock:
             if not self._closed:
-                self._say(said)
+                self._show_message(message)
 
-    def _say(self, said: str) -> None:
-        _set(self._said, _line(escape(said), "") if said else "")
+    def _show_message(self, message: str) -> None:
+        _set(self._message, _line(escape(message), "") if message else "")
 
     def _add_worker(self) -> str:
-        return f"there will be {plural(self.session.workers.add_workers(), 'worker')} on this host"
+        return f"starting one more: {plural(self.session.workers.add_workers(), 'worker')} on this host"
 
-    def _stop(self) -> str:
-        told = self.session.stop()
-        return f"{plural(told, 'worker')} will stop after the current task" if told else "no worker to stop"
-
-    def _stop_now(self) -> str:
-        told = self.session.stop(now=True)
-        return f"{plural(told, 'worker')} will stop now" if told else "no worker to stop"
+    def _stop(self, now: bool = False) -> str:
+        stopping = self.session.stop(now=now)
+        when = "now" if now else "after the current task"
+        return f"{plural(stopping, 'worker')} will stop {when}" if stopping else "no workers to stop"
 
     def _retry(self) -> str:
         found = self.session.retry(all=self.all)
-        return f"{plural(found)} will be tried again" if found else "no failed task to try again"
+        return f"{plural(found)} will be tried again" if found else "no failed tasks to try again"
 
-    def _ask(self) -> str:
+    def _ask_which(self) -> str:
         with self._lock:
-            if tuple(self._which.options) != self._names:
-                self._which.options = self._names
-            self._confirm.layout.display = "flex"
+            if tuple(self._function_menu.options) != self._names:
+                self._function_menu.options = self._names
+            self._question.layout.display = "flex"
         return ""
 
-    def _do(self) -> str:
-        name = self._which.value
-        self._keep()
+    def _invalidate(self) -> str:
+        name = self._function_menu.value
+        self._close_question()
         if not name:
             return ""
         target = Target(names=frozenset([name]))
-        dropped = self.session.invalidate(target, all=self.all)
-        return f"invalidated {plural(dropped, 'result')} of {name}"
+        return f"invalidated {plural(self.session.invalidate(target, all=self.all), 'result')} of {name}"
 
-    def _keep(self) -> str:
+    def _close_question(self) -> str:
         with self._lock:
-            self._confirm.layout.display = "none"
+            self._question.layout.display = "none"
         return ""
 
 
@@ -269,31 +269,31 @@ class Failures:
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
         self._rerun = again
         self._title, self._more = _html(), _html()
-        self._shown: dict[tuple[str, str], Failure] = {}
+        self._visible: dict[tuple[str, str], Failure] = {}
         self._kept: dict[tuple[str, str], Failure] = {}
         self.box = _column([self._title, self._more])
 
     def renew(self, snapshot: Snapshot, room: int = AT_ONCE) -> None:
-        """Put what failed on the page. Kinds there keep their place; a few new ones, or stories, a time."""
+        """Put what failed on the page. Kinds there keep their place; a few new ones, or details, a time."""
         count = snapshot.counts[State.FAILED]
         kinds = {(kind.newest.name, kind.about): kind for kind in render.kinds(snapshot)} if count else {}
-        for about in [about for about in self._shown if about not in kinds]:
-            self._keep(about, self._shown.pop(about))
+        for about in [about for about in self._visible if about not in kinds]:
+            self._keep(about, self._visible.pop(about))
         for about in kinds:
-            if about not in self._shown and room and len(self._shown) < render.FAILURES:
+            if about not in self._visible and room and len(self._visible) < render.FAILURES:
                 kept = self._kept.pop(about, None)
                 room -= kept is None
-                self._shown[about] = kept or Failure(self._rerun)
-        for about, failure in self._shown.items():
+                self._visible[about] = kept or Failure(self._rerun)
+        for about, failure in self._visible.items():
             failure.renew(kinds[about])
-        for failure in sorted(self._shown.values(), key=lambda failure: (not failure.open, failure.told)):
-            if room and failure.tell():
+        for failure in sorted(self._visible.values(), key=lambda failure: (not failure.open, failure.has_details)):
+            if room and failure.write_details():
                 room -= 1
-        left = count - sum(len(kinds[about].keys) for about in self._shown)
+        left = count - sum(len(kinds[about].keys) for about in self._visible)
         title = f'<div style="margin-top:8px;font-weight:bold">{plural(count, "failure")}</div>'
         _set(self._title, BLOCK.format(title) if count else "")
-        _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._shown else "")
-        children = (self._title, *(failure.box for failure in self._shown.values()), self._more)
+        _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._visible else "")
+        children = (self._title, *(failure.box for failure in self._visible.values()), self._more)
         if children != self.box.children:
             self.box.children = children
 
@@ -310,20 +310,21 @@ class Failures:
 
 
 class Failure:
-    """Failures of one kind: a line; it opens to the story of the newest, and what can be done.
+    """Failures of one kind: a line; it opens to the details of the newest, and what can be done.
 
-    One that is open keeps its story as long as that failure is among them: somebody reads it.
+    One that is open keeps its details as long as that failure is among them: somebody reads it.
     """
 
     def __init__(self, again: Callable[[str, Sequence[str]], None]) -> None:
         self._kind: FailureKind | None = None
-        self._story_of: FailureKind | None = None
-        self._story = _html(BLOCK.format("…"))
+        self._details_of: FailureKind | None = None
+        self._details = _html(BLOCK.format("…"))
         retry = _plain_button("retry", "try these again")
-        drop = _plain_button("invalidate", "compute these again, with all that was made from them")
+        drop = _plain_button("invalidate", "recompute these, and what depends on them")
         retry.on_click(lambda _: again("retry", self._keys))
         drop.on_click(lambda _: again("invalidate", self._keys))
-        self.box = w.Accordion([_column([self._story, _row([retry, drop])])], selected_index=None, layout=_shared().any)
+        inside = _column([self._details, _row([retry, drop])])
+        self.box = w.Accordion([inside], selected_index=None, layout=_shared().any)
         self.box.add_class("jug-failure")
         for widget in _all(self.box):
             route_to_asker(widget)
@@ -333,9 +334,9 @@ class Failure:
         return () if self._kind is None else self._kind.keys
 
     @property
-    def told(self) -> bool:
-        """Has it a story by now?"""
-        return self._story_of is not None
+    def has_details(self) -> bool:
+        """Were its details written?"""
+        return self._details_of is not None
 
     @property
     def open(self) -> bool:
@@ -348,23 +349,23 @@ class Failure:
             return
         self._kind = kind
         newest, count = kind.newest, len(kind.keys)
-        more = f"  ·  and {count - 1:,} more like it" if count > 1 else ""
+        more = f"  ·  {plural(count - 1, 'similar failure')}" if count > 1 else ""
         title = f"{_short(render.call(newest.name, newest.args_repr), 60)}  ·  {_short(newest.error, 90)}{more}"
         if self.box.titles != (title,):
             self.box.titles = (title,)
 
-    def tell(self) -> bool:
-        """Write its story, unless that is the one that stands there. Answers whether it was written."""
-        told, kind = self._story_of, self._kind
-        if kind is None or told == kind:
+    def write_details(self) -> bool:
+        """Write the details of the newest, unless they stand there already. Return whether they were written."""
+        before, kind = self._details_of, self._kind
+        if kind is None or before == kind:
             return False
-        if told is not None and self.open and told.newest.key in kind.keys:
+        if before is not None and self.open and before.newest.key in kind.keys:
             return False
-        self._story_of = kind
-        story = BLOCK.format(render.story_html(kind.newest, kind.others, len(kind.keys)))
-        if self._story.value == story:
+        self._details_of = kind
+        details = BLOCK.format(render.story_html(kind.newest, kind.others, len(kind.keys)))
+        if self._details.value == details:
             return False
-        self._story.value = story
+        self._details.value = details
         return True
 
 
@@ -386,7 +387,7 @@ def _stop_in_a_shell(url: str) -> str:
 
 
 def _calmed(snapshot: Snapshot) -> Snapshot:
-    """Without what changes by itself and says nothing: how long ago the last of regular beats was."""
+    """Without what changes by itself and means nothing: how long ago the last of regular beats was."""
     from msgspec.structs import replace
 
     def calmed(view: WorkerView) -> WorkerView:
@@ -443,9 +444,9 @@ def _line(inner: str, colour: str) -> str:
     return f'<div style="font-size:13px;line-height:1.5;margin-top:6px;{look}">{inner}</div>'
 
 
-def _short(said: str, width: int) -> str:
-    said = " ".join(said.split())
-    return said if len(said) <= width else said[: width - 1] + "…"
+def _short(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _all(widget: Any) -> Iterator[Any]:

@@ -29,7 +29,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said once in a process is said once in each test."""
     monkeypatch.setattr(advice, "_warned", set())
 

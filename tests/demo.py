@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "01_tutorial.ipynb"
 
 
-def say(text: str) -> None:
+def announce(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
@@ -26,10 +26,10 @@ def run(folder: Path, *words: str) -> str:
 
 def ran(folder: Path) -> float:
     """Seconds that all tasks of the store took together."""
-    told = subprocess.run(
+    report = subprocess.run(
         [sys.executable, "-m", "jug_notebook", "status", "--json"], cwd=folder, capture_output=True, check=False
     ).stdout
-    functions = msgspec.json.decode(told)["functions"]
+    functions = msgspec.json.decode(report)["functions"]
     return sum((row["mean"] or 0.0) * row["counts"].get("finished", 0) for row in functions)
 
 
@@ -39,15 +39,15 @@ def main() -> int:
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
 
-    say(f"The tutorial, in {folder.name}/, on a fresh file store: two workers run its tasks.")
+    announce(f"The tutorial, in {folder.name}/, on a fresh file store: two workers run its tasks.")
     print(run(folder, "execute", NOTEBOOK, "--output", "first.ipynb"))
     print(run(folder, "status"))
     first = journal_sizes(folder)
 
-    say("The same notebook in a new kernel: every task is found by its hash, and nothing is computed.")
+    announce("The same notebook in a new kernel: every task is found by its hash, and nothing is computed.")
     print(run(folder, "execute", NOTEBOOK, "--output", "second.ipynb"))
     new = outcomes_written_since(folder, first)
-    say(
+    announce(
         f"{ran(folder):.1f} s of work are kept in {folder.name}/jugdata; the second run added {new} results to it.\n"
         "Now look for yourself: make lab"
     )

@@ -324,10 +324,10 @@ def main() -> None:
     lines = []
     for kind, name, value in reversed(names) if reverse else names:
         try:
-            shown = digest(value).hex() if kind == "value" else examine(value).digest
+            outcome = digest(value).hex() if kind == "value" else examine(value).digest
         except Exception as error:  # a line of its own: the others are compared all the same
-            shown = f"{type(error).__name__}: {error}"[:200]
-        lines.append(f"{kind} {name}: {shown}")
+            outcome = f"{type(error).__name__}: {error}"[:200]
+        lines.append(f"{kind} {name}: {outcome}")
     print("\n".join(sorted(lines)))
 
 

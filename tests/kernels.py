@@ -1,4 +1,4 @@
-"""A real kernel for tests: cells are run as a front end runs them, and what each showed is kept."""
+"""A real kernel for tests: cells are run as a front end runs them, and what each printed and displayed is kept."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass
-class Shown:
-    """What one cell showed."""
+class CellOutput:
+    """What one cell printed and displayed."""
 
     out: str = ""  #: what it printed
     result: str = ""  #: its Out[]
     displays: list[dict[str, Any]] = field(default_factory=list)
     updates: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""  #: the exception's name,
-    message: str = ""  #: and what it says
+    message: str = ""  #: and its text
     traceback: str = ""
 
 
@@ -53,9 +53,9 @@ class Kernel:
         ident: str = message["header"]["msg_id"]
         return ident
 
-    def end(self, ident: str) -> Shown:
+    def end(self, ident: str) -> CellOutput:
         """Wait until that cell has run."""
-        shown = Shown()
+        output = CellOutput()
         for answer in self.answers:
             self.client.get_stdin_msg(timeout=60)
             self.client.input(answer)
@@ -63,17 +63,17 @@ class Kernel:
             message = self.client.get_iopub_msg(timeout=60)
             kind, content = message["msg_type"], message["content"]
             if kind == "update_display_data":
-                shown.updates.append(content)
+                output.updates.append(content)
             if message["parent_header"].get("msg_id") != ident:
                 continue
             if kind == "status" and content["execution_state"] == "idle":
                 break
-            self._keep(shown, kind, content)
+            self._keep(output, kind, content)
         while (reply := self.client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != ident:
             pass
         if reply["content"]["status"] == "error":
-            shown.error, shown.message = reply["content"]["ename"], reply["content"]["evalue"]
-        return shown
+            output.error, output.message = reply["content"]["ename"], reply["content"]["evalue"]
+        return output
 
     def update(self) -> dict[str, Any]:
         """Wait until a picture is redrawn; nothing runs meanwhile."""
@@ -84,21 +84,21 @@ class Kernel:
                 return content
 
     @staticmethod
-    def _keep(shown: Shown, kind: str, content: dict[str, Any]) -> None:
+    def _keep(output: CellOutput, kind: str, content: dict[str, Any]) -> None:
         if kind == "stream":
-            shown.out += content["text"]
+            output.out += content["text"]
         elif kind == "execute_result":
-            shown.result = content["data"]["text/plain"]
+            output.result = content["data"]["text/plain"]
         elif kind == "display_data":
-            shown.displays.append(content)
+            output.displays.append(content)
         elif kind == "error":
-            shown.traceback = "\n".join(content["traceback"])
+            output.traceback = "\n".join(content["traceback"])
 
-    def run(self, code: str, cell: str = "") -> Shown:
+    def run(self, code: str, cell: str = "") -> CellOutput:
         """Run a cell."""
         return self.end(self.begin(code, cell))
 
-    def asked(self, code: str, answers: Sequence[str]) -> Shown:
+    def asked(self, code: str, answers: Sequence[str]) -> CellOutput:
         """Run a cell that asks, as a debugger does, and answer it."""
         return self.end(self.begin(code, answers=answers))
 

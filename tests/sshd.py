@@ -89,14 +89,14 @@ SetEnv {" ".join(f'"{name}={value}"' for name, value in finds.items())}
 
     def host(self, name: str, **options: str) -> str:
         """A name for it, with ssh options of its own."""
-        told: Mapping[str, str] = {
+        settings: Mapping[str, str] = {
             "HostName": "127.0.0.1", "Port": str(self.port), "IdentityFile": f"{self.folder}/user",
             "IdentitiesOnly": "yes", "IdentityAgent": "none", "UserKnownHostsFile": f"{self.folder}/known",
             "GlobalKnownHostsFile": "/dev/null",
             "ControlMaster": "auto", "ControlPath": f"{self.folder}/cm-{name}", "ControlPersist": "60",
         } | options  # fmt: skip
         with self.config.open("a") as config:
-            config.write(f"Host {name}\n" + "".join(f"  {key} {value}\n" for key, value in told.items()))
+            config.write(f"Host {name}\n" + "".join(f"  {key} {value}\n" for key, value in settings.items()))
         return name
 
     @property

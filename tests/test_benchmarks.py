@@ -64,7 +64,7 @@ def test_a_row_is_measured_and_written_as_table_and_as_data(tmp_path: Path) -> N
     assert "| a call f(3, 'a'), all of it |" in (tmp_path / "table.md").read_text()
     import json
 
-    told = json.loads((tmp_path / "table.json").read_text())
-    [row] = told["rows"]
+    report = json.loads((tmp_path / "table.json").read_text())
+    [row] = report["rows"]
     assert row["median"]["ours"] > 0
-    assert told["versions"]["python"]
+    assert report["versions"]["python"]

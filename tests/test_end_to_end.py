@@ -45,8 +45,8 @@ def start(notebook: Path) -> Kernel:
     kernel = Kernel(notebook.parent, JPY_SESSION_NAME=str(notebook))
     assert "file store" in kernel.run("%load_ext jug_notebook", "cell-1").out
     kernel.run(DEFINITIONS, "cell-2")
-    shown = kernel.run(CALLS, "cell-3")
-    assert not shown.error, shown.traceback
+    reply = kernel.run(CALLS, "cell-3")
+    assert not reply.error, reply.traceback
     return kernel
 
 
@@ -72,8 +72,8 @@ def test_a_killed_kernel_costs_nothing_and_its_notebook_finds_everything_again(n
         kernel.close()
 
         again = start(notebook)
-        shown = again.run("answer.result(), answer.state.value", "cell-5")
-        assert shown.result == f"({sum(n * n for n in range(12))}, 'finished')"
+        reply = again.run("answer.result(), answer.state.value", "cell-5")
+        assert reply.result == f"({sum(n * n for n in range(12))}, 'finished')"
         again.run("%jug_stop", "cell-6")
         again.close()
     finally:
@@ -116,11 +116,11 @@ def test_instances_of_a_notebooks_class_come_back_as_its_instances(notebook: Pat
             "def move(point, by):\n    return Point(point.x + by, Colour.BLUE)\n",
             "cell-5",
         )
-        shown = kernel.run(
+        reply = kernel.run(
             "p = move(move(Point(1, Colour.RED), 2), 3).result()\n"
             "isinstance(p, Point), p == Point(6, Colour.BLUE), p.colour is Colour.BLUE"
         )
-        assert shown.result == "(True, True, True)", shown.traceback
+        assert reply.result == "(True, True, True)", reply.traceback
     finally:
         kernel.run("%jug_stop --now", "cell-6")
         kernel.close()
@@ -136,8 +136,8 @@ def test_an_accepted_refactoring_runs_nothing_and_given_back_it_runs(notebook: P
         kernel.run(DEFINITIONS.replace("return n * n", "square = n * n\n    return square"), "cell-2")
         kernel.run(CALLS, "cell-3")
         assert kernel.run("%jug_accept slow_square", "cell-7").out.startswith("accepted 12 results, from ")
-        shown = kernel.run("answer.value(), answer.state.value, answer.provenance()['reused from'] != answer.key")
-        assert shown.result == "(506, 'finished', True)", shown.traceback
+        reply = kernel.run("answer.value(), answer.state.value, answer.provenance()['reused from'] != answer.key")
+        assert reply.result == "(506, 'finished', True)", reply.traceback
         undone = kernel.run("%jug_accept slow_square --undo", "cell-8").out
         assert undone.startswith("undid the acceptance of 12 results")
         assert kernel.run("answer.state.value, squares[0].state.value").result == "('waiting', 'ready')"

@@ -61,8 +61,8 @@ def drawing(graph: Graph) -> Drawing:
     places: dict[str, str] = {}
     boxes: dict[str, Box] = {}
     for group in _alike(views, joined):
-        shown, rest = cut_functions(group, ALIKE) if len(group) > ALIKE + 1 else (group, [])
-        boxes.update({view.name: Box(view.name, view) for view in shown})
+        kept, rest = cut_functions(group, ALIKE) if len(group) > ALIKE + 1 else (group, [])
+        boxes.update({view.name: Box(view.name, view) for view in kept})
         if rest:
             name = f"\0{rest[0].name}"  # no function is called so
             folded = FunctionView(name, total_counts(f.counts for f in rest), None)
@@ -348,9 +348,9 @@ def svg(graph: Graph, alone: bool = False) -> str:
     parts += [_box(box, spread.places[name]) for name, box in drawn.boxes.items()]
     parts += labels
     if drawn.left_out:
-        told = f"and {plural(len(drawn.left_out), 'function')} more"
+        more = f"and {plural(len(drawn.left_out), 'function')} more"
         parts.append(
-            f'<text x="{MARGIN}" y="{height - 10:.1f}" font-size="12" opacity=".65">{told}'
+            f'<text x="{MARGIN}" y="{height - 10:.1f}" font-size="12" opacity=".65">{more}'
             f"<title>{escape(', '.join(drawn.left_out[:200]))}</title></text>"
         )
     dress = _ALONE if alone else ""
@@ -374,13 +374,13 @@ def _head(graph: Graph) -> Iterable[str]:
     x = float(MARGIN)
     for state in STATE_STYLES:
         if counts.get(state) and state is not State.CANCELLED:
-            said = f"{state.value} {number(counts[state])}"
+            label = f"{state.value} {number(counts[state])}"
             yield f'<rect x="{x:.1f}" y="25" width="10" height="10" rx="2" fill="{STATE_STYLES[state].colour}"/>'
             yield (
                 f'<text x="{x + 15:.1f}" y="34" font-size="12">{state.value} '
                 f'<tspan font-weight="bold">{number(counts[state])}</tspan></text>'
             )
-            x += 15 + len(said) * 6.6 + 18
+            x += 15 + len(label) * 6.6 + 18
 
 
 def _about(graph: Graph) -> str:
@@ -417,7 +417,7 @@ def _box(box: Box, place: Place) -> str:
     weight = "normal" if box.folded else "600"
     title = escape(elide(box.title, LONGEST))
     return (
-        f"<g><title>{escape(_told(box))}</title>"
+        f"<g><title>{escape(_tooltip(box))}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6" fill="rgba(128,128,128,.1)" '
         f'stroke="{edge}"{dashed}/>'
         f'<text x="{x + 10:.1f}" y="{y + 15.5:.1f}" font-size="12" font-weight="{weight}">{title}</text>'
@@ -430,14 +430,14 @@ def _progress(view: FunctionView) -> tuple[str, str]:
     """How far it is, and what is wrong."""
     counts, total = view.counts, _size(view)
     done, wrong, running = (counts.get(s, 0) for s in (State.FINISHED, State.FAILED, State.RUNNING))
-    said = number(total) if done == total else f"{number(done)} of {number(total)}"
+    done_text = number(total) if done == total else f"{number(done)} of {number(total)}"
     if wrong:
-        return f"{said} · ", f"{number(wrong)} failed"
-    return said + (f" · {number(running)} running" if running else ""), ""
+        return f"{done_text} · ", f"{number(wrong)} failed"
+    return done_text + (f" · {number(running)} running" if running else ""), ""
 
 
-def _told(box: Box) -> str:
-    """All about a box, for who rests the pointer on it."""
+def _tooltip(box: Box) -> str:
+    """Return the text that appears when the pointer rests on a box."""
     lines = [", ".join(box.folded[:60]) if box.folded else box.title, _counted(box.view)]
     if box.view.mean is not None:
         lines.append(f"{duration(box.view.mean)} each")
@@ -468,10 +468,10 @@ def _edge(drawn: Drawing, spread: Layout, edge: Edge, count: int, labelled: bool
         bend = "L" if flat else f"C{half:.1f} {y:.1f} {half:.1f} {to_y:.1f} "
         line.append(f"{bend}{to_x:.1f} {to_y:.1f}")
         x, y = to_x, to_y
-    told = escape(f"{drawn.boxes[edge[1]].title} needs {drawn.boxes[edge[0]].title}, {number(count)} times")
+    title = escape(f"{drawn.boxes[edge[1]].title} needs {drawn.boxes[edge[0]].title}, {number(count)} times")
     dashed = ' stroke-dasharray="5 3"' if turned else ""
     shape = (
-        f'<g opacity=".5"><title>{told}</title><path d="{"".join(line)}" fill="none" stroke="currentColor" '
+        f'<g opacity=".5"><title>{title}</title><path d="{"".join(line)}" fill="none" stroke="currentColor" '
         f'stroke-width="{_stroke(count):.1f}"{dashed}/>{_arrow(*head, tip)}</g>'
     )
     if not labelled or count == 1:
@@ -495,20 +495,20 @@ def _arrow(x: float, y: float, tip: float) -> str:
 def _loop(box: Box, place: Place, count: int) -> str:
     """A function that needs values of its own stands under a small bow."""
     x, y = place.x + place.width - 34, place.y
-    told = escape(f"{box.title} needs values of its own, {number(count)} times")
+    title = escape(f"{box.title} needs values of its own, {number(count)} times")
     return (
-        f'<g opacity=".5"><title>{told}</title><path d="M{x:.1f} {y:.1f}c0 -15 22 -15 22 -5" fill="none" '
+        f'<g opacity=".5"><title>{title}</title><path d="M{x:.1f} {y:.1f}c0 -15 22 -15 22 -5" fill="none" '
         f'stroke="currentColor" stroke-width="{_stroke(count):.1f}"/>'
         f'<path d="M{x + 22:.1f} {y:.1f}l-3.6 -6h7.2z" stroke="none"/></g>'
         f"{_label(x - 5, y - 4, 'end', count)}"
     )
 
 
-# -- telling it --------------------------------------------------------------------------------------------------------
+# -- as text ----------------------------------------------------------------------------------------------------------
 
 
 def graph_text(graph: Graph) -> str:
-    """An indented list: what nothing needs, and under each what it needs; what was told already is only named."""
+    """An indented list: what nothing needs, and under each what it needs; what was listed before is only named."""
     views = {view.name: view for view in graph.functions if _size(view)}
     needs: dict[str, list[tuple[str, int]]] = {name: [] for name in views}
     needed: set[str] = set()
@@ -518,20 +518,20 @@ def graph_text(graph: Graph) -> str:
             if name != need:
                 needed.add(need)
     lines = [_about(graph)]
-    told: set[str] = set()
+    listed: set[str] = set()
     for start in [*(name for name in views if name not in needed), *views]:
-        if start not in told:
-            _tell(start, views, needs, told, lines)
+        if start not in listed:
+            _list_needs(start, views, needs, listed, lines)
     if len(lines) > LINES:
         lines[LINES:] = [f"and {plural(len(lines) - LINES, 'line')} more"]
     return "\n".join(lines)
 
 
-def _tell(
+def _list_needs(
     start: str,
     views: Mapping[str, FunctionView],
     needs: Mapping[str, Sequence[tuple[str, int]]],
-    told: set[str],
+    listed: set[str],
     lines: list[str],
 ) -> None:
     below = [(start, 0, 0)]
@@ -541,10 +541,10 @@ def _tell(
         indent = "  " * depth
         own = next((count for need, count in needs[name] if need == name), 0)
         loop = f", needs itself {number(own)} times" if own else ""
-        if name in told:
+        if name in listed:
             lines.append(f"{indent}{times}{elide(name, 60)} (above)")
             continue
-        told.add(name)
+        listed.add(name)
         lines.append(f"{indent}{times}{elide(name, 60)} · {_counted(views[name])}{loop}")
         below += [(need, depth + 1, count) for need, count in reversed(needs[name]) if need != name]
 

@@ -212,14 +212,14 @@ def functions_html(snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: S
     if not snapshot.functions:
         return ""
     states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
-    shown, rest = summary.cut_functions(snapshot.functions, limit)
+    kept, rest = summary.cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) or styles.zero for state in states]
         return [name, small_bar(counts, styles), *cells, mean, left]
 
     rows = []
-    for function in shown:
+    for function in kept:
         left = summary.time_left(function, alive)
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
         name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
@@ -242,11 +242,11 @@ def workers_html(snapshot: Snapshot, limit: int = summary.WORKERS, styles: Style
     """Return a table of workers and what they do."""
     if not summary.visible_workers(snapshot.workers):
         return ""
-    shown, rest = summary.cut_workers(snapshot.workers, limit)
-    notes = any(view.info.note for view in shown)
+    kept, rest = summary.cut_workers(snapshot.workers, limit)
+    notes = any(view.info.note for view in kept)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
-    for view in shown:
+    for view in kept:
         info = view.info
         busy = view.alive and info.task
         doing = (
@@ -291,7 +291,7 @@ def failures_html(snapshot: Snapshot) -> str:
 
 
 def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
-    more = f" · and {number(len(kind.keys) - 1)} more like it" if kind is not None and len(kind.keys) > 1 else ""
+    more = f" · {plural(len(kind.keys) - 1, 'similar failure')}" if kind is not None and len(kind.keys) > 1 else ""
     return (
         f"{_span(f'color:{STATE_STYLES[State.FAILED].colour};font-weight:bold', '×')} "
         f"{escape(elide(call(view.name, view.args_repr), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"

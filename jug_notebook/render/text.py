@@ -73,7 +73,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 
 def _functions_text(snapshot: Snapshot) -> list[str]:
     states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
-    shown, rest = summary.cut_functions(snapshot.functions)
+    kept, rest = summary.cut_functions(snapshot.functions)
     rows = [
         [
             elide(function.name, 40),
@@ -81,7 +81,7 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
             "" if function.mean is None else duration(function.mean),
             "" if (left := summary.time_left(function, alive)) is None else duration(left),
         ]
-        for function in shown
+        for function in kept
     ]
     if rest:
         total = summary.total_counts(f.counts for f in rest)
@@ -91,10 +91,10 @@ def _functions_text(snapshot: Snapshot) -> list[str]:
 
 
 def _workers_text(snapshot: Snapshot) -> list[str]:
-    shown, rest = summary.cut_workers(snapshot.workers)
+    kept, rest = summary.cut_workers(snapshot.workers)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
-    for view in shown:
+    for view in kept:
         info = view.info
         task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
         progress = summary.progress_text(info)
@@ -123,7 +123,7 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
     lines = [plural(count, "failure")]
     for kind in kept:
         first = kind.newest
-        more = f" · and {number(len(kind.keys) - 1)} more like it" if len(kind.keys) > 1 else ""
+        more = f" · {plural(len(kind.keys) - 1, 'similar failure')}" if len(kind.keys) > 1 else ""
         lines.append(f"× {elide(call(first.name, first.args_repr), 48)}  {elide(first.error, 72)}{more}")
         if place := summary.where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")

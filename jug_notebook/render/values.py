@@ -70,18 +70,18 @@ def _container(value: Any, width: int, depth: int) -> str:
         return f"{kind.__name__}()" if kind in (set, frozenset) else left + right
     if depth == 0:
         return f"{left}…{right}"
-    shown: list[str] = []
+    parts: list[str] = []
     room = width
     for item in value:
-        if room <= 0 or len(shown) >= 8:
-            shown.append("…")
+        if room <= 0 or len(parts) >= 8:
+            parts.append("…")
             break
         text = _within(item, room, depth)
         if kind is dict:
             text += ": " + _within(value[item], room, depth)
-        shown.append(text)
+        parts.append(text)
         room -= len(text) + 2
-    inside = ", ".join(shown) + ("," if kind is tuple and len(value) == 1 else "")
+    inside = ", ".join(parts) + ("," if kind is tuple and len(value) == 1 else "")
     return left + inside + right
 
 
@@ -145,15 +145,15 @@ def _summary(value: Any) -> str:
 
 def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
     """Return a call's arguments in at most 120 characters: "n=3, mode='fast'"."""
-    shown: list[str] = []
+    parts: list[str] = []
     room = LINE
     for label, value in arguments:
         text = f"{label}={brief(value, 60)}"
-        shown.append(text)
+        parts.append(text)
         room -= len(text) + 2
         if room < 0:
             break
-    return _cut(", ".join(shown), LINE)
+    return _cut(", ".join(parts), LINE)
 
 
 def advice(value: Any) -> str:

@@ -21,8 +21,8 @@ def why_text(explanations: Sequence[Explanation], total: int, times: bool = True
     compared = _compared(explanations)
     if compared:
         lines.append(f"{compared}:")
-    shown, rest = _cut(_reasons(explanations))
-    for count, reason in shown:
+    kept, rest = _cut(_reasons(explanations))
+    for count, reason in kept:
         lines.append(f"  {_line(count, reason, times)}")
         lines += [f"      {line}" for line in clean(reason.diff).splitlines()]
     if rest:
@@ -36,8 +36,8 @@ def why_html(explanations: Sequence[Explanation], total: int) -> str:
     compared = _compared(explanations)
     if compared:
         parts.append(f"<div>{faint(escape(compared))}:</div>")
-    shown, rest = _cut(_reasons(explanations))
-    for count, reason in shown:
+    kept, rest = _cut(_reasons(explanations))
+    for count, reason in kept:
         parts.append(f'<div style="margin:3px 0 0 14px">{_coded(_line(count, reason, True))}</div>{_diff(reason.diff)}')
     if rest:
         parts.append(f'<div style="margin:3px 0 0 14px">{faint("and " + plural(rest, "more reason"))}</div>')

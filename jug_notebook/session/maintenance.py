@@ -197,7 +197,7 @@ class Copied(msgspec.Struct, frozen=True):
     failures: int = 0  #: copied
     blobs: int = 0
     size: int = 0  #: bytes of blobs
-    lost: int = 0  #: results of which the source has lost the value, so that they will be computed again
+    lost: int = 0  #: results of which the source has lost the value, so that they will be recomputed
     refused: int = 0  #: tasks and outcomes that aren't signed with the source's key
 
     def __str__(self) -> str:
@@ -209,7 +209,7 @@ class Copied(msgspec.Struct, frozen=True):
         if there > 0:
             line += f"; {plural(there, 'task')} were there already" if there > 1 else "; 1 task was there already"
         if self.lost:
-            line += f"; {plural(self.lost, 'value')} the source has lost: they will be computed again"
+            line += f"; {plural(self.lost, 'value')} the source has lost: they will be recomputed"
         if self.refused:
             line += f"; {self.refused:,} not signed with the source's key, so left out"
         return line

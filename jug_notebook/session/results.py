@@ -219,7 +219,7 @@ class Results:
                     continue
                 except ValueLost as lost:
                     self._store.invalidate([key], Why.LOST, self._user)
-                    error: JugError = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be computed again")
+                    error: JugError = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be recomputed")
                 except _NoValue:
                     error = self.problem(key)
                 if again and isinstance(error, NotReady):

@@ -133,7 +133,7 @@ def work_in_process(
         )  # fmt: skip
     except KeyboardInterrupt:
         ran = f"{status.done} task{'s' * (status.done != 1)}"
-        raise WaitInterrupted(f"interrupted: {ran} ran; the one that was running was given back") from None
+        raise WaitInterrupted(f"interrupted: {ran} ran; the one that was running was requeued") from None
     finally:
         in_process.remove(info)
         restore_streams()

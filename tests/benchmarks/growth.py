@@ -104,8 +104,8 @@ def reopen(url: str, tasks: int) -> None:
     counts = store.snapshot().counts
     seen = time.perf_counter()
     assert counts[State.FINISHED] == tasks, counts
-    told = {"reopen": (opened - start) / tasks, "status": seen - opened, "memory": memory}
-    print(json.dumps(told))
+    report = {"reopen": (opened - start) / tasks, "status": seen - opened, "memory": memory}
+    print(json.dumps(report))
     store.close()
 
 
@@ -127,11 +127,11 @@ def ours(tasks: int, workers: int, url: str) -> dict[str, float]:
         assert worker.stdout is not None
         worker.stdout.readline()
     start = time.perf_counter()
-    said = [worker.communicate("go\n")[0] for worker in crew]
+    outputs = [worker.communicate("go\n")[0] for worker in crew]
     row["run"] = (time.perf_counter() - start) / tasks
-    told = [json.loads(text) for text in said]
-    assert sum(one["done"] for one in told) == tasks, "each task once"
-    row["worker memory"] = max(one["memory"] for one in told)
+    reports = [json.loads(text) for text in outputs]
+    assert sum(one["done"] for one in reports) == tasks, "each task once"
+    row["worker memory"] = max(one["memory"] for one in reports)
     return {**row, **role("reopen", url, tasks)}
 
 
@@ -183,10 +183,10 @@ def table(rows: list[dict[str, float]]) -> str:
     first, last = rows[0], rows[-1]
     if len(rows) > 1:
         each = {name: last[name] / first[name] for name in ("submit", "run", "reopen")}
-        shown = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in each.items())
+        each_text = ", ".join(f"{name} {ratio:.2f} x" for name, ratio in each.items())
         whole = sum(last[name] for name in each) / sum(first[name] for name in each)
         ends = f"{last['tasks']:,.0f} against one at {first['tasks']:,.0f}"
-        lines.append(f"\na task at {ends}: {shown}; all {whole:.2f} x")
+        lines.append(f"\na task at {ends}: {each_text}; all {whole:.2f} x")
     return "\n".join(lines)
 
 

@@ -120,8 +120,8 @@ def _side(family: str, function: str, scale: float, folder: Path, env: dict[str,
     except subprocess.TimeoutExpired:
         raise Missing(f"not done after {PATIENCE} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise Missing(said[-1][:120])
+        errors = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise Missing(errors[-1][:120])
     return float(json.loads(done.stdout.splitlines()[-1])["figure"])
 
 
@@ -192,7 +192,7 @@ def redis_server(folder: Path) -> Iterator[int | None]:
         server.wait()
 
 
-def shown(figure: float | None, unit: str) -> str:
+def figure_text(figure: float | None, unit: str) -> str:
     if figure is None:
         return "–"
     if unit == "s":
@@ -210,12 +210,14 @@ def markdown(figures: Sequence[Figures]) -> str:
             continue
         ratios = {peer: ratio for peer, _ in row.peers if (ratio := one.ratio(peer)) is not None}
         order = sorted(ratios, key=lambda peer: ratios[peer])
-        told = [f"{peer} {shown(one.median(peer), row.unit)} ({ratios[peer]:.3g} x)" for peer in order]
-        told += [f"{peer}: {why}" for peer, why in one.missing.items()]
-        best = f"{order[0]} {shown(one.median(order[0]), row.unit)}" if order else ""
+        report = [f"{peer} {figure_text(one.median(peer), row.unit)} ({ratios[peer]:.3g} x)" for peer in order]
+        report += [f"{peer}: {why}" for peer, why in one.missing.items()]
+        best = f"{order[0]} {figure_text(one.median(order[0]), row.unit)}" if order else ""
         ratio = f"**{ratios[order[0]]:.3g} x**" if order else ""
-        others = "; ".join(told[1:] if order else told)
-        lines.append(f"| {name} | {shown(one.median('ours'), row.unit)} | {best} | {ratio} | {others} | {row.goal} |")
+        others = "; ".join(report[1:] if order else report)
+        lines.append(
+            f"| {name} | {figure_text(one.median('ours'), row.unit)} | {best} | {ratio} | {others} | {row.goal} |"
+        )
     return "\n".join(lines) + "\n"
 
 

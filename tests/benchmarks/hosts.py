@@ -108,10 +108,10 @@ def main() -> None:
             print(f"ssh and login alone             {median(bare):6.2f} s  (best {min(bare):.2f})")
             print(f"first task on a new host        {median(cold):6.2f} s  (best {min(cold):.2f})   limit 1.5")
             print(f"… over a connection that is kept{median(kept):6.2f} s  (best {min(kept):.2f})   limit 0.5")
-            told = many(session, names, options.workers)
+            report = many(session, names, options.workers)
             worker_count_text = f"{options.hosts * options.workers} workers on {options.hosts} hosts"
-            print(f"{worker_count_text}: all alive after {told.pop('took'):.2f} s   limit 10")
-            for name, value in told.items():
+            print(f"{worker_count_text}: all alive after {report.pop('took'):.2f} s   limit 10")
+            for name, value in report.items():
                 print(f"  {name:<32} {value:.3f}")
         finally:
             until_none(session)

@@ -117,12 +117,12 @@ def swarm(url: str, workers: int, processes: int, tasks: int, seconds: float) ->
     while store.snapshot().counts[State.FINISHED] < tasks:
         seen = store.watch(seen, 1.0)
     took = time.time() - start
-    told = [json.loads(line) for one in hosts for line in one.communicate("over\n")[0].splitlines()]
+    report = [json.loads(line) for one in hosts for line in one.communicate("over\n")[0].splitlines()]
     store.close()
-    ran = Counter(key for worker in told for key in worker["ran"])
-    claims = sorted(claim for worker in told for claim in worker["claims"])
-    counts = [len(worker["ran"]) for worker in told]
-    began = [worker["began"] for worker in told if worker["began"]]
+    ran = Counter(key for worker in report for key in worker["ran"])
+    claims = sorted(claim for worker in report for claim in worker["claims"])
+    counts = [len(worker["ran"]) for worker in report]
+    began = [worker["began"] for worker in report if worker["began"]]
     return {
         "workers": workers,
         "tasks": tasks,

@@ -67,8 +67,8 @@ def main() -> int:
     print("\n" + text)
     if asked.output:
         (asked.output / "table.md").write_text(text)
-        told = {**_machine(), "versions": _versions(), "rows": [one.plain() for one in found]}
-        (asked.output / "table.json").write_text(json.dumps(told, indent=1))
+        report = {**_machine(), "versions": _versions(), "rows": [one.plain() for one in found]}
+        (asked.output / "table.json").write_text(json.dumps(report, indent=1))
     return 0
 
 
@@ -89,7 +89,7 @@ def _measured(family: str, row: Row, rounds: int, scale: float, folder: Path, po
 
 def _programs(quick: bool, output: Path | None) -> str:
     """What prints tables of its own is run as it is. What it can draw is drawn beside the table."""
-    told = []
+    report = []
     for number, ways in enumerate(PROGRAMS):
         name, *flags = ways[quick].split() or [""]
         if not name:
@@ -98,9 +98,9 @@ def _programs(quick: bool, output: Path | None) -> str:
         drawn = ["--plot", str(output / f"growth{number}.png")] if output and name == "growth.py" else []
         command = [sys.executable, str(Path(__file__).with_name(name)), *flags, *drawn]
         done = subprocess.run(command, capture_output=True, text=True)
-        said = done.stdout if done.returncode == 0 else done.stderr[-2000:]
-        told.append(f"## {ways[quick]}\n\n```\n{said.rstrip()}\n```\n")
-    return "\n".join(told)
+        message = done.stdout if done.returncode == 0 else done.stderr[-2000:]
+        report.append(f"## {ways[quick]}\n\n```\n{message.rstrip()}\n```\n")
+    return "\n".join(report)
 
 
 def _versions() -> dict[str, str]:

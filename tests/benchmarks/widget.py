@@ -81,11 +81,11 @@ def drawing() -> None:
 
     start = time.thread_time()
     panel = Panel(Nobody(), False, picture())  # type: ignore[arg-type]
-    tell("first display", [time.thread_time() - start], [sum(sent)])
+    report("first display", [time.thread_time() - start], [sum(sent)])
     first = picture()
     start = time.thread_time()
     fallback = len(render.html(first)) + len(render.text(first))
-    tell("saved picture", [time.thread_time() - start], [fallback])
+    report("saved picture", [time.thread_time() - start], [fallback])
     times, sizes = [], []
     for step in range(1, 120):
         snapshot = picture(step=step, failures=1000 if step < 60 else 3)
@@ -94,14 +94,14 @@ def drawing() -> None:
         panel.show(snapshot)
         times.append(time.thread_time() - start)
         sizes.append(sum(sent))
-    tell("an update", times, sizes)
+    report("an update", times, sizes)
     sent.clear()
     for _ in range(10):
         panel.rest(replace(snapshot, at=snapshot.at + 1))
     print(f"nothing new     {len(sent)} messages")
 
 
-def tell(what: str, seconds: list[float], sizes: list[int]) -> None:
+def report(what: str, seconds: list[float], sizes: list[int]) -> None:
     milli = sorted(1000 * second for second in seconds)
     print(
         f"{what:<15} median {statistics.median(milli):6.1f} ms  p95 {milli[int(0.95 * (len(milli) - 1))]:6.1f} ms"
@@ -142,8 +142,8 @@ def following(folder: Path) -> None:
         time.sleep(max(0.0, 0.25 - times[-1]))
         store.renew(infos)
     assert panel is not None
-    tell("look, busy", looks, [0])
-    tell("look and update", times, sizes)
+    report("look, busy", looks, [0])
+    report("look and update", times, sizes)
     session.stop(now=True)
     looks, times, sizes = [], [], []
     for number in range(60):
@@ -155,8 +155,8 @@ def following(folder: Path) -> None:
         panel.show(snapshot)
         times.append(time.thread_time() - start)
         sizes.append(sum(sent))
-    tell("look, calm", looks, [0])
-    tell("look and update", times, sizes)
+    report("look, calm", looks, [0])
+    report("look and update", times, sizes)
     known = sum(len(kind.keys) for kind in snapshot.kinds)
     print(f"{snapshot.total} tasks, {snapshot.counts[State.FAILED]} failed, {known} in {len(snapshot.kinds)} kinds")
     start = time.thread_time()

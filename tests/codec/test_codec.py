@@ -675,12 +675,12 @@ def test_a_fresh_process_shows_the_cells_lines_in_its_traceback(blobs: Blobs) ->
         capture_output=True,
         check=False,
     )
-    shown = run.stdout.decode()
+    printed = run.stdout.decode()
     assert run.returncode == 0, run.stderr.decode()
-    assert shown.startswith("1.0\n")
-    assert "return SCALE / x  # the culprit" in shown
-    assert "line 4, in inner" in shown
-    assert shown.endswith("[]\n")
+    assert printed.startswith("1.0\n")
+    assert "return SCALE / x  # the culprit" in printed
+    assert "line 4, in inner" in printed
+    assert printed.endswith("[]\n")
 
 
 def test_only_names_that_the_key_covers_travel(blobs: Blobs) -> None:
@@ -991,7 +991,7 @@ class Liar:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         (25, "int 25"),
         (None, "None"),
@@ -1006,8 +1006,8 @@ class Liar:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_summaries_say_type_shape_and_size(value: Any, said: str) -> None:
-    assert summarise(value) == said
+def test_summaries_say_type_shape_and_size(value: Any, expected: str) -> None:
+    assert summarise(value) == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -1044,8 +1044,8 @@ def test_summaries_of_large_things_are_quick() -> None:
 
 
 def test_arguments_are_described_in_order() -> None:
-    said = describe_arguments([("n", 3), ("mode", "fast"), ("a", np.zeros(4)), ("f", math.sqrt)])
-    assert said == "n=3, mode='fast', a=<ndarray float64 (4,), 32 B>, f=sqrt"
+    output = describe_arguments([("n", 3), ("mode", "fast"), ("a", np.zeros(4)), ("f", math.sqrt)])
+    assert output == "n=3, mode='fast', a=<ndarray float64 (4,), 32 B>, f=sqrt"
 
 
 def test_a_dispatching_function_travels_with_all_it_dispatches_to() -> None:

@@ -81,15 +81,15 @@ def shot(tab: Tab, tmp_path: Path) -> Callable[[str], None]:
     return keep
 
 
-def shows(tab: Tab, *said: str) -> None:
+def shows(tab: Tab, *output: str) -> None:
     """Wait until the latest widget says all that."""
     from playwright.sync_api import TimeoutError
 
     text = f"({PANEL}?.innerText ?? '').replace(/\\u00a0/g, ' ')"
     try:
-        tab.page.wait_for_function(f"said => said.every(one => {text}.includes(one))", arg=list(said))
+        tab.page.wait_for_function(f"texts => texts.every(one => {text}.includes(one))", arg=list(output))
     except TimeoutError:
-        pytest.fail(f"{said} not seen in:\n{tab.page.evaluate(text)}", pytrace=False)
+        pytest.fail(f"{output} not seen in:\n{tab.page.evaluate(text)}", pytrace=False)
 
 
 def press(tab: Tab, label: str, nth: int = -1) -> None:
@@ -154,7 +154,7 @@ def test_it_changes_and_its_buttons_act_while_a_cell_runs(tab: Tab, shot: Callab
 
 def test_workers_are_added_and_stopped(tab: Tab, shot: Callable[[str], None]) -> None:
     press(tab, "+ worker")
-    shows(tab, "3 workers", "there will be 3 workers on this host")
+    shows(tab, "3 workers", "starting one more: 3 workers on this host")
     press(tab, "stop after current")
     shows(tab, "no worker", "3 workers will stop after the current task")
     shot("stopped")
@@ -170,7 +170,7 @@ def test_results_are_dropped_only_after_asking(tab: Tab) -> None:
     press(tab, "keep them")
     choice.wait_for(state="hidden")
     press(tab, "invalidate …")
-    press(tab, "drop these results")
+    press(tab, "invalidate these results")
     shows(tab, "invalidated 2 results of held", "ready 2")
 
 
@@ -228,10 +228,10 @@ def test_a_notebook_whose_kernel_has_ended_shows_the_saved_picture(tab: Tab, sho
     missing = tab.page.get_by_text("model not found").last
     missing.wait_for(state="attached")
     assert not missing.is_visible()
-    said = " ".join(saved.inner_text().split())
-    assert said.startswith("Saved picture, not live.")
-    assert "all done" in said
-    assert "held" in said
+    output = " ".join(saved.inner_text().split())
+    assert output.startswith("Saved picture, not live.")
+    assert "all done" in output
+    assert "held" in output
     shot("kernel-ended-and-opened-again")
     tab.run(0)
 
@@ -250,7 +250,7 @@ def test_another_notebook_on_the_same_store_sees_the_same_work(tab: Tab) -> None
             (tab.lab.work / gate).unlink()
         press(other, "invalidate …")
         other.page.locator(".jug-panel").get_by_role("combobox").select_option("held")
-        press(other, "drop these results")
+        press(other, "invalidate these results")
         shows(other, "invalidated 3 results of held", "running 1", "ready 2")
         shows(tab, "running 1", "ready 2", "finished 2")
         for gate in ("first", "second", "third"):

@@ -94,7 +94,7 @@ def test_a_class_that_would_read_another_name_than_the_cells_is_refused(notebook
 
 def test_private_and_decorated_functions_stay_what_they_are(notebook: Notebook) -> None:
     notebook.run("import jug_notebook as jn")
-    said = notebook.run(
+    output = notebook.run(
         '''%%jugtask --retries 2
 """What this cell is about."""
 import math
@@ -110,7 +110,7 @@ def told(x):
     return x
 '''
     )
-    assert said == "double, told are tasks: call them, then %jug_execute -n 4; double.run(x) runs here\n"
+    assert output == "double, told are tasks: call them, then %jug_execute -n 4; double.run(x) runs here\n"
     names = notebook.names
     assert names["double"].retries == 2
     assert names["told"].retries == 7
@@ -137,9 +137,9 @@ def test_braces_and_dollars_in_a_cell_are_left_alone(notebook: Notebook) -> None
 def test_an_error_leaves_the_cells_line_in_the_traceback(notebook: Notebook) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         notebook.run("%%jugtask\nx = 0\ny = 1 / x")
-    shown = "\n".join(caught.value._render_traceback_())  # type: ignore[attr-defined]
-    assert "----> 3 y = 1 / x" in shown
-    assert "kernel_ext" not in shown
+    reply = "\n".join(caught.value._render_traceback_())  # type: ignore[attr-defined]
+    assert "----> 3 y = 1 / x" in reply
+    assert "kernel_ext" not in reply
 
 
 def test_a_magic_in_a_function_is_refused_and_in_a_string_is_not(notebook: Notebook) -> None:
@@ -154,8 +154,8 @@ def test_a_magic_in_a_function_is_refused_and_in_a_string_is_not(notebook: Noteb
 
 def test_inputs_are_the_data_that_a_cell_reads(notebook: Notebook) -> None:
     notebook.run("import math\ndef half(x):\n    return x / 2\nlimit = 8\nspare = 1")
-    said = notebook.run("%%jugtask c\nroot = math.sqrt(half(limit))\n[n for n in range(3)]")
-    assert said.startswith("c is a task of limit with output root;")
+    output = notebook.run("%%jugtask c\nroot = math.sqrt(half(limit))\n[n for n in range(3)]")
+    assert output.startswith("c is a task of limit with output root;")
     notebook.run("%jug_execute -n 1")
     assert notebook.names["root"].result() == 2.0
     assert notebook.names["c"].result() == {"root": 2.0}
@@ -238,10 +238,10 @@ def test_display_in_a_cell_task_is_printed(notebook: Notebook) -> None:
 
 def test_what_changes_after_a_call_in_its_cell_is_told_under_the_cell(notebook: Notebook) -> None:
     notebook.run("%%jugtask\nSCALE = 1\ndef f(x):\n    return SCALE * x")
-    said = notebook.run("SCALE = 2\na = f(1)\nSCALE = 3")
-    assert "ChangedInCell" in said
-    assert "SCALE" in said
-    assert "Traceback" not in said
+    output = notebook.run("SCALE = 2\na = f(1)\nSCALE = 3")
+    assert "ChangedInCell" in output
+    assert "SCALE" in output
+    assert "Traceback" not in output
 
 
 def test_workers_start_by_themselves_where_that_is_configured(notebook: Notebook) -> None:
@@ -266,9 +266,9 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_and_another_may_be_given(
     (tmp_path / "plain").write_text("no store")
     monkeypatch.setenv("JUG_STORE", "plain")
     notebook.run("1")
-    said = notebook.run("import kernel_ext\nkernel_ext.load_ipython_extension(get_ipython())")
-    assert said.count("\n") == 1
-    assert "%jug_store URL" in said
+    output = notebook.run("import kernel_ext\nkernel_ext.load_ipython_extension(get_ipython())")
+    assert output.count("\n") == 1
+    assert "%jug_store URL" in output
     with pytest.raises(jn.StoreError):
         notebook.run("%%jugtask\ndef f(): pass")
     assert notebook.run("%jug_store memory:").startswith("memory store, 0 tasks")
@@ -430,20 +430,20 @@ class _Eye:
         self.pictures = list(pictures)
 
     def glance(self, all: bool) -> Snapshot:
-        shown = self.pictures[0] if len(self.pictures) == 1 else self.pictures.pop(0)
-        if isinstance(shown, Exception):
-            raise shown
-        assert isinstance(shown, Snapshot)
-        return shown
+        reply = self.pictures[0] if len(self.pictures) == 1 else self.pictures.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        assert isinstance(reply, Snapshot)
+        return reply
 
     def watch(self, seen: int, timeout: float) -> int:
         return seen
 
 
-def _follow(session: _Eye, shown: Snapshot) -> tuple[Live, _Handle]:
+def _follow(session: _Eye, reply: Snapshot) -> tuple[Live, _Handle]:
     handle, live = _Handle(), Live(pause=3600)
     drawing = Drawing(session, True, handle, lambda seen: {"text/plain": str(seen.total)})  # type: ignore[arg-type]
-    live.follow("cell", shown, drawing)
+    live.follow("cell", reply, drawing)
     return live, handle
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import Kernel, Shown
+from tests.kernels import CellOutput, Kernel
 
 pytest.importorskip("ipykernel")
 
@@ -56,27 +56,27 @@ def test_loading_twice_says_nothing_new(kernel: Kernel) -> None:
 
 
 def test_a_cell_of_definitions_introduces_its_tasks(kernel: Kernel) -> None:
-    shown = kernel.run(PRIMES, "defs")
-    assert shown.out == (
+    reply = kernel.run(PRIMES, "defs")
+    assert reply.out == (
         "is_prime, count_primes are tasks: call them, then %jug_execute -n 4; is_prime.run(n) runs here\n"
     )
 
 
 def test_calls_without_a_worker_say_so_under_the_cell(kernel: Kernel) -> None:
-    shown = kernel.run("flags = [is_prime(n) for n in range(2, 30)]\ntotal = count_primes(flags)", "calls")
-    assert shown.out == "29 tasks queued, no workers running. Start some: %jug_execute -n 4\n"
+    reply = kernel.run("flags = [is_prime(n) for n in range(2, 30)]\ntotal = count_primes(flags)", "calls")
+    assert reply.out == "29 tasks queued, no workers running. Start some: %jug_execute -n 4\n"
 
 
 def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel) -> None:
-    shown = kernel.run("total.result()")
-    assert shown.error == "NoWorkers"
-    assert "%jug_execute -n 4" in shown.message
-    assert len(shown.traceback.splitlines()) == 1
+    reply = kernel.run("total.result()")
+    assert reply.error == "NoWorkers"
+    assert "%jug_execute -n 4" in reply.message
+    assert len(reply.traceback.splitlines()) == 1
 
 
 def test_rerunning_an_edited_cell_cancels_what_it_no_longer_makes(kernel: Kernel) -> None:
-    shown = kernel.run("flags = [is_prime(n) for n in range(2, 20)]\ntotal = count_primes(flags)", "calls")
-    assert "cancelled 11 pending tasks of the previous version" in shown.out
+    reply = kernel.run("flags = [is_prime(n) for n in range(2, 20)]\ntotal = count_primes(flags)", "calls")
+    assert "cancelled 11 pending tasks of the previous version" in reply.out
 
 
 def test_workers_start_at_once_and_asking_twice_starts_none(kernel: Kernel) -> None:
@@ -99,9 +99,9 @@ def test_what_a_task_printed_is_in_its_log(kernel: Kernel) -> None:
 
 def test_a_failed_task_shows_the_lines_of_its_cell(kernel: Kernel) -> None:
     kernel.run("%%jugtask\ndef divide(a, b):\n    return a / b\n")
-    shown = kernel.run("bad = divide(1, 0)\nbad.result()")
-    text = COLOURS.sub("", shown.traceback)
-    assert shown.error == "TaskFailed"
+    reply = kernel.run("bad = divide(1, 0)\nbad.result()")
+    text = COLOURS.sub("", reply.traceback)
+    assert reply.error == "TaskFailed"
     assert "return a / b" in text
     assert "line 3" in text
     assert "ZeroDivisionError: division by zero" in text
@@ -131,8 +131,8 @@ def test_why_says_what_changed(kernel: Kernel) -> None:
 
 
 def test_a_cell_with_a_name_is_one_task_with_its_outputs(kernel: Kernel) -> None:
-    shown = kernel.run("%%jugtask spread\nimport math\nroot = math.sqrt(total)\nhalf = total / 2\n_scratch = 1")
-    assert shown.out.startswith("spread is a task of total with outputs root, half;")
+    reply = kernel.run("%%jugtask spread\nimport math\nroot = math.sqrt(total)\nhalf = total / 2\n_scratch = 1")
+    assert reply.out.startswith("spread is a task of total with outputs root, half;")
     assert kernel.run("root.result() ** 2, half.result(), math.pi > 3").result == "(8.000000000000002, 4.0, True)"
     assert kernel.run("sorted(spread.result())").result == "['half', 'root']"
 
@@ -151,25 +151,25 @@ print("after")
 KINDS = ["image/png", "text/html", "text/plain"]
 
 
-def kinds(shown: Shown) -> list[str]:
+def kinds(reply: CellOutput) -> list[str]:
     """What each display is, at its best."""
-    return [min(set(display["data"]) & set(KINDS)) for display in shown.displays]
+    return [min(set(display["data"]) & set(KINDS)) for display in reply.displays]
 
 
 def test_what_a_cell_task_shows_is_shown_when_it_was_waited_for(kernel: Kernel) -> None:
     assert kernel.run(SHOWS, "chart").out == (
         "chart is a task; chart.result() waits for it, %jug_execute -n 4 starts workers\n"
     )
-    shown = kernel.run("%jug_wait chart")
-    assert shown.out == "── chart\nbefore\nbetween\nafter\nfinished\n"
-    assert kinds(shown) == KINDS
+    reply = kernel.run("%jug_wait chart")
+    assert reply.out == "── chart\nbefore\nbetween\nafter\nfinished\n"
+    assert kinds(reply) == KINDS
     assert kernel.run("%jug_wait chart").out == "finished\n"
 
 
 def test_a_cell_task_that_is_stored_shows_at_once_what_it_showed(kernel: Kernel) -> None:
-    shown = kernel.run(SHOWS, "chart")
-    assert shown.out == "chart is a task\nfrom the store\nbefore\nbetween\nafter\n"
-    assert kinds(shown) == KINDS
+    reply = kernel.run(SHOWS, "chart")
+    assert reply.out == "chart is a task\nfrom the store\nbefore\nbetween\nafter\n"
+    assert kinds(reply) == KINDS
 
 
 def test_a_log_has_the_displays_of_any_task(kernel: Kernel) -> None:
@@ -202,9 +202,9 @@ def test_a_script_is_a_task_whose_value_is_its_output(kernel: Kernel) -> None:
     assert kernel.run('%%jugtask greet --bash -i word\necho "$word" there').out.startswith("greet is a task of word;")
     assert kernel.run("greet.result()").result == r"'hi there\n'"
     kernel.run("%%jugtask broken --bash\necho no >&2\nfalse\necho unseen")
-    shown = kernel.run("broken.result()")
-    assert "CommandFailed: exit status 1: no" in shown.message
-    assert "unseen" not in shown.message
+    reply = kernel.run("broken.result()")
+    assert "CommandFailed: exit status 1: no" in reply.message
+    assert "unseen" not in reply.message
 
 
 def test_a_cell_task_can_run_here_and_is_stored_all_the_same(kernel: Kernel, folder: Path) -> None:
@@ -212,9 +212,9 @@ def test_a_cell_task_can_run_here_and_is_stored_all_the_same(kernel: Kernel, fol
     cell = "%%jugtask quick --now\nimport os, asyncio\nprint('here')\ndisplay(1)\nme = os.getpid()\n" + (
         "await asyncio.sleep(0, 'slept')"
     )
-    shown = kernel.run(cell, "quick")
-    assert shown.out == "quick is a task with output me; it runs here\nhere\n"
-    assert [display["data"]["text/plain"] for display in shown.displays] == ["1", "'slept'"]
+    reply = kernel.run(cell, "quick")
+    assert reply.out == "quick is a task with output me; it runs here\nhere\n"
+    assert [display["data"]["text/plain"] for display in reply.displays] == ["1", "'slept'"]
     assert kernel.run("me.result() == __import__('os').getpid()").result == "True"
     again = kernel.run(cell, "quick")
     assert again.out == "quick is a task with output me\nfrom the store\nhere\n"
@@ -258,8 +258,8 @@ def test_an_input_that_is_the_cells_own_output_means_its_value_before(kernel: Ke
 def test_an_input_changed_in_place_fails_by_name(kernel: Kernel) -> None:
     kernel.run("numbers = [3, 1, 2]")
     kernel.run("%%jugtask tidy\nnumbers.sort()\nleast = numbers[0]")
-    shown = kernel.run("least.result()")
-    assert "changed its input 'numbers' in place" in shown.message
+    reply = kernel.run("least.result()")
+    assert "changed its input 'numbers' in place" in reply.message
     kernel.run("%%jugtask tidy -o numbers\nnumbers.sort()\nleast = numbers[0]")
     assert kernel.run("numbers.result(), least.result()").result == "([1, 2, 3], 1)"
 
@@ -272,7 +272,7 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "message"),
     [
         ("%jug_execute --wiat", "has no option --wiat; did you mean --wait?"),
         ("%jug_execute 4", "did you mean -n 4?"),
@@ -298,12 +298,12 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%%jugtask\nran = 1\nasync def f(): pass", "line 3: `async def f(): pass`: a task can't be async"),
     ],
 )
-def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, told: str) -> None:
-    shown = kernel.run(cell)
-    assert shown.error == "UsageError"
-    assert told in shown.message
-    assert shown.out == f"UsageError: {shown.message}\n"
-    assert "\n" not in shown.message
+def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str) -> None:
+    reply = kernel.run(cell)
+    assert reply.error == "UsageError"
+    assert message in reply.message
+    assert reply.out == f"UsageError: {reply.message}\n"
+    assert "\n" not in reply.message
 
 
 def test_a_cell_with_an_async_function_is_refused_before_anything_runs(kernel: Kernel) -> None:
@@ -330,10 +330,10 @@ def test_the_tour_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
         tmp_path, JPY_SESSION_NAME="n.ipynb", XDG_CONFIG_HOME=str(tmp_path / "settings"), JUG_NOTEBOOK_DISPLAY="text"
     )
     try:
-        shown = [kernel.run(cell) for cell in cells]
-        assert [one.message for one in shown] == [""] * 5
-        assert shown[3].out.startswith("started 2 workers")
-        assert shown[4].result == "25"
+        replies = [kernel.run(cell) for cell in cells]
+        assert [one.message for one in replies] == [""] * 5
+        assert replies[3].out.startswith("started 2 workers")
+        assert replies[4].result == "25"
         assert "my store" in kernel.run("%jug_store 'my store'").out
         assert (tmp_path / "my store").is_dir()
     finally:
@@ -342,17 +342,17 @@ def test_the_tour_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
 
 
 def test_a_syntax_error_shows_as_in_any_cell(kernel: Kernel) -> None:
-    shown = kernel.run("%%jugtask\ndef f(:\n    pass")
-    text = COLOURS.sub("", shown.traceback)
-    assert shown.error == "SyntaxError"
+    reply = kernel.run("%%jugtask\ndef f(:\n    pass")
+    text = COLOURS.sub("", reply.traceback)
+    assert reply.error == "SyntaxError"
     assert "line 2" in text
     assert "magic" not in text
 
 
 def test_an_error_in_a_definitions_cell_shows_its_line_alone(kernel: Kernel) -> None:
-    shown = kernel.run("%%time\n%%jugtask\nx = 1\ny = x / 0")
-    text = COLOURS.sub("", shown.traceback)
-    assert shown.error == "ZeroDivisionError"
+    reply = kernel.run("%%time\n%%jugtask\nx = 1\ny = x / 0")
+    text = COLOURS.sub("", reply.traceback)
+    assert reply.error == "ZeroDivisionError"
     assert "----> 4 y = x / 0" in text
     assert "run_cell_magic" not in text
 
@@ -363,10 +363,10 @@ def test_an_interrupt_ends_the_wait_and_not_the_tasks(kernel: Kernel, folder: Pa
     kernel.run(f"slow = held({str(gate)!r})")
     kernel.run("import signal\nsignal.signal(signal.SIGALRM, signal.default_int_handler)")
     # an interrupt that finds it waiting
-    shown = kernel.run("signal.setitimer(signal.ITIMER_REAL, 0.3)\n%jug_wait slow")
-    assert shown.error == "WaitInterrupted"
-    assert "the tasks go on" in shown.message
-    assert len(shown.traceback.splitlines()) == 1
+    reply = kernel.run("signal.setitimer(signal.ITIMER_REAL, 0.3)\n%jug_wait slow")
+    assert reply.error == "WaitInterrupted"
+    assert "the tasks go on" in reply.message
+    assert len(reply.traceback.splitlines()) == 1
     gate.touch()
     assert kernel.run("slow.result()").result == "1"
 
@@ -378,9 +378,9 @@ def test_options_and_functions_complete(kernel: Kernel) -> None:
 
 
 def test_the_help_of_a_magic_has_examples(kernel: Kernel) -> None:
-    shown = kernel.run("print(get_ipython().magics_manager.magics['line']['jug_execute'].__doc__)")
-    assert "%jug_execute -n 2 --target is_prime" in shown.out
-    assert "--idle-timeout" in shown.out
+    reply = kernel.run("print(get_ipython().magics_manager.magics['line']['jug_execute'].__doc__)")
+    assert "%jug_execute -n 2 --target is_prime" in reply.out
+    assert "--idle-timeout" in reply.out
 
 
 def test_another_store_is_a_magic_or_a_trait_away(kernel: Kernel) -> None:
@@ -472,9 +472,9 @@ def test_workers_end_with_a_kernel_whose_cells_may_not_ask(tmp_path: Path, asks:
         assert kernel.run("%jug_stop").out == "1 worker will stop after the current task\n"
         for wait in ("%jug_status --watch", "jn.barrier()"):
             begun = kernel.begin(f"import signal\nthreading.Timer(0.5, signal.raise_signal, [2]).start()\n{wait}")
-            shown = kernel.end(begun)
-            assert shown.error == "WaitInterrupted"
-            assert "none is left" not in shown.message
+            reply = kernel.end(begun)
+            assert reply.error == "WaitInterrupted"
+            assert "none is left" not in reply.message
         assert kernel.run("%jug_stop --now").out == "1 worker will stop now\n"
     finally:
         kernel.close()
@@ -502,12 +502,12 @@ def test_workers_that_are_threads_of_the_kernel_keep_what_tasks_display(tmp_path
         ran = kernel.run("task = shown(1)\ncrew = jn.execute(1)\ntask.result()")
         assert (ran.result, ran.out, ran.displays) == ("1", "", [])
         forms = "[(kind, piece if kind == 'stdout' else piece['text/html']) for kind, piece in task.outputs()]"
-        said = kernel.run(forms)
-        assert said.result == r"[('stdout', 'then 1\n'), ('display', '<i>1</i>'), ('stdout', 'last\n')]"
+        output = kernel.run(forms)
+        assert output.result == r"[('stdout', 'then 1\n'), ('display', '<i>1</i>'), ('stdout', 'last\n')]"
         kernel.run("%jug_stop --now\nseen = -1\nwhile crew.supervisors: seen = crew.store.watch(seen, 0.05)")
         here = kernel.run("again = shown(2)\n%jug_execute --here")
         assert "then 2" in here.out
-        assert [shown["data"]["text/html"] for shown in here.displays] == ["<b>2</b>"]
+        assert [one["data"]["text/html"] for one in here.displays] == ["<b>2</b>"]
         assert kernel.run("again.outputs()[1][1]['text/html']").result == "'<i>2</i>'"
     finally:
         kernel.close()
@@ -522,9 +522,9 @@ def test_a_crew_shows_as_the_picture_of_its_store(tmp_path: Path) -> None:
         planned = kernel.run("jn.execute(3, dry_run=True)", "plan")
         assert planned.out == "no tasks yet: nothing would run, no worker would be started\n"
         assert not planned.displays
-        shown = kernel.run("task = held('gate')\ncrew = jn.execute(1)\ncrew", "crew")
-        [picture] = shown.displays
-        assert (shown.result, shown.out) == ("", "")
+        reply = kernel.run("task = held('gate')\ncrew = jn.execute(1)\ncrew", "crew")
+        [picture] = reply.displays
+        assert (reply.result, reply.out) == ("", "")
         assert "this notebook" in picture["data"]["text/plain"]
         assert "ready <b>1</b>" in picture["data"]["text/html"] or "running <b>1</b>" in picture["data"]["text/html"]
         (tmp_path / "gate").touch()
@@ -553,9 +553,9 @@ def test_what_an_edited_cell_left_behind_is_cleaned_up_by_function(tmp_path: Pat
         assert kernel.run("%jug_cleanup").out == "nothing to clean up: all that is stored is in use\n"
         kernel.run("%%jugtask\ndef shape(n):\n    return [n] * 5\n", "define")
         kernel.run("made = shape.map(range(2))\n%jug_execute --here", "calls")
-        told = kernel.run("%jug_cleanup shape --dry-run").out.splitlines()
-        assert told[0].startswith("shape  4 tasks, ")
-        assert told[1].startswith("would remove 4 tasks, ")
+        report = kernel.run("%jug_cleanup shape --dry-run").out.splitlines()
+        assert report[0].startswith("shape  4 tasks, ")
+        assert report[1].startswith("would remove 4 tasks, ")
         assert kernel.run("%jug_cleanup --older-than 1d").out.startswith("nothing to clean up")
         assert "removed 4 tasks" in kernel.run("%jug_cleanup").out
         assert kernel.run("made.result()").result == "[[0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]"

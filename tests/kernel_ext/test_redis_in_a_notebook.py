@@ -45,10 +45,10 @@ def test_a_url_is_all_that_a_user_changes_and_a_killed_kernel_costs_nothing(
         return kernel
 
     kernel = start()
-    shown = kernel.run("squares = square.map(range(40)); last = wait('gate'); failed = fail()", "calls")
-    assert not shown.error, shown.traceback
-    shown = kernel.run("%jug_execute -n 2")
-    assert "started 2 workers" in shown.displays[0]["data"]["text/plain"]
+    reply = kernel.run("squares = square.map(range(40)); last = wait('gate'); failed = fail()", "calls")
+    assert not reply.error, reply.traceback
+    reply = kernel.run("%jug_execute -n 2")
+    assert "started 2 workers" in reply.displays[0]["data"]["text/plain"]
     assert kernel.run("sum(squares.result())", "sum").result == str(sum(n * n for n in range(40)))
     assert kernel.run("failed.exception()", "wrong").result == "ValueError('no such thing')"
     assert "squaring 3" in kernel.run("%jug_log squares[3]").out

@@ -78,8 +78,8 @@ def at(tmp_path: Path) -> Iterator[SessionProtocol]:
 def test_a_jugfile_comes_in_with_what_is_stored(at: SessionProtocol) -> None:
     (at.folder / "jugfile.py").write_text(JUGFILE)
     assert at.shell("-m", "jug_notebook", "execute", "jugfile.py").returncode == 0
-    told = at.kernel.run("%jug_import jugfile.py").out
-    assert "6 tasks, 6 of them stored in file:jugfile.jugdata" in told
+    report = at.kernel.run("%jug_import jugfile.py").out
+    assert "6 tasks, 6 of them stored in file:jugfile.jugdata" in report
     assert at.kernel.run("jn.value([doubled, mapped, part, whole])").result == "[[0, 2, 4, 6], [10, 12, 14], 12, 48]"
     assert at.kernel.run("double(3).key == doubled[3].key, double.run(3), whole.state.value").result == (
         "(True, 6, 'finished')"
@@ -88,9 +88,9 @@ def test_a_jugfile_comes_in_with_what_is_stored(at: SessionProtocol) -> None:
 
 def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: SessionProtocol) -> None:
     (at.folder / "jugfile.py").write_text(JUGFILE)
-    told = at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
-    assert "5 tasks, 0 of them stored in file:elsewhere" in told
-    assert "it stopped at a barrier" in told
+    report = at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
+    assert "5 tasks, 0 of them stored in file:elsewhere" in report
+    assert "it stopped at a barrier" in report
     assert at.kernel.run("%jug_execute --here").error == ""
     assert "6 tasks, 5 of them stored" in at.kernel.run("%jug_import jugfile.py 100 --jugdir elsewhere").out
     at.kernel.run("%jug_execute --here")
@@ -119,8 +119,8 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: SessionProtocol) -> No
     run("%%jugtask cell\nanswer = SCALE + 1", "cell")
     run("%jug_execute --here", "run")
     run("all_of_it.result()\njn.status()\n%time all_of_it.wait()", "look")
-    told = run("%jug_export pipeline.py", "export").out
-    assert told == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
+    report = run("%jug_export pipeline.py", "export").out
+    assert report == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
     text = (at.folder / "pipeline.py").read_text()
     assert "unused" not in text
     assert "# In[2]\nimport math\n" in text, "as people see it beside the cell"
@@ -157,8 +157,8 @@ def test_cells_that_are_one_task_go_out_under_the_same_keys(at: SessionProtocol)
         assert run(text, cell).error == ""
     assert run("%jug_execute --here", "run").error == ""
     value = run("end.result()", "end").result
-    told = run("%jug_export pipeline.py", "export").out
-    assert told == (
+    report = run("%jug_export pipeline.py", "export").out
+    assert report == (
         "pipeline.py makes 11 of this notebook's 11 tasks, under the same keys\n"
         "  In[5]: --now is not in the script; its task is, and runs with the others\n"
     )
@@ -188,8 +188,8 @@ def test_what_cannot_be_in_a_script_is_told_and_the_rest_goes_out(at: SessionPro
     run("files = !echo a b\nb = told(files)", "command")
     run("import asyncio\nawait asyncio.sleep(0)\nc = told(3.5)", "awaits")
     run("%%prun -q\nd = told(4.5)", "magic")
-    told = run("%jug_export pipeline.py", "export").out.splitlines()
-    assert told == [
+    report = run("%jug_export pipeline.py", "export").out.splitlines()
+    assert report == [
         "pipeline.py makes 1 of this notebook's 4 tasks, under the same keys",
         "  left out: In[5]: line 1 needs IPython",
         "  left out: In[6]: it is not plain Python",

@@ -75,8 +75,8 @@ def test_the_graph_is_a_list_where_text_is_wanted_and_a_picture_else(kernel: Ker
 def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
     lines = ["▒" * 24 + "  6 tasks: 6 ready", "     state  task       value"]
     lines += [f"[{n}]  ready  load(n={n})" for n in range(6)]
-    for told in ("rows", "list(rows)"):
-        assert kernel.run(told).result.splitlines() == lines
+    for code in ("rows", "list(rows)"):
+        assert kernel.run(code).result.splitlines() == lines
     labelled = kernel.run("{'n' * n: load(n) for n in range(5)}").result.splitlines()
     assert labelled[0].endswith("  5 tasks: 5 ready")
     assert labelled[4] == "'nn'    ready  load(n=2)"
@@ -88,9 +88,9 @@ def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
 
 
 def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
-    shown = kernel.run("%jug_execute --here")
-    assert shown.out.splitlines()[:6] == [f"loading {n}" for n in range(6)]
-    assert shown.out.splitlines()[-1] == "8 tasks ran here; now 7 finished, 1 failed"
+    reply = kernel.run("%jug_execute --here")
+    assert reply.out.splitlines()[:6] == [f"loading {n}" for n in range(6)]
+    assert reply.out.splitlines()[-1] == "8 tasks ran here; now 7 finished, 1 failed"
     assert kernel.run("answer.value()").result == "20"
     assert kernel.run("%jug_execute --here").out == "nothing to run: no task is ready\n"
     assert "leave out -n" in kernel.run("%jug_execute --here -n 2").message
@@ -98,30 +98,30 @@ def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
 
 def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:
     kernel.run("%%jugtask\nimport signal\ndef press():\n    signal.raise_signal(signal.SIGINT)")
-    shown = kernel.run("pressed = press()\n%jug_execute --here")
-    assert shown.error == "WaitInterrupted"
-    assert "the one that was running was given back" in shown.message
-    assert len(shown.traceback.splitlines()) == 1
+    reply = kernel.run("pressed = press()\n%jug_execute --here")
+    assert reply.error == "WaitInterrupted"
+    assert "the one that was running was requeued" in reply.message
+    assert len(reply.traceback.splitlines()) == 1
     assert kernel.run("pressed.state").result == "<State.READY: 'ready'>"
     kernel.run("%jug_cancel pressed")
 
 
 def test_a_failed_task_is_looked_into_at_its_failing_line(kernel: Kernel) -> None:
-    shown = kernel.run("%jug_debug bad")
-    lines = shown.out.splitlines()
+    reply = kernel.run("%jug_debug bad")
+    lines = reply.out.splitlines()
     assert lines[0] == "divide(a=6, b=0) failed here too: ZeroDivisionError: float division by zero"
     assert "in divide" in lines[1]
     assert lines[2:5] == ["    return share(half, b)", "      a = 6", "      b = 0"]
     assert "      half = 3.0" in lines
     assert lines[-3:] == ["    return part / whole", "      part = 3.0", "      whole = 0"]
-    assert kernel.run("%jug_debug other").out == shown.out
+    assert kernel.run("%jug_debug other").out == reply.out
     assert "nothing to debug" in kernel.run("%jug_debug answer").message
     assert "say which" in kernel.run("%jug_debug").message
 
 
 def test_a_debugger_opens_where_somebody_can_answer_it(kernel: Kernel) -> None:
-    said = kernel.asked("%jug_debug bad", ["p (part, whole)", "up", "p half", "q"])
-    text = COLOURS.sub("", said.out)
+    output = kernel.asked("%jug_debug bad", ["p (part, whole)", "up", "p half", "q"])
+    text = COLOURS.sub("", output.out)
     assert "(3.0, 0)" in text
     assert "3.0" in text.splitlines()
     assert "failed here too" in text

@@ -75,14 +75,14 @@ def kinds(count: int) -> list[str]:
 
 
 def titles(panel: Panel) -> list[str]:
-    return [title for failure in panel._failures._shown.values() for title in failure.box.titles]
+    return [title for failure in panel._failures._visible.values() for title in failure.box.titles]
 
 
-def stories(panel: Panel) -> int:
-    return sum(failure.told for failure in panel._failures._shown.values())
+def details_written(panel: Panel) -> int:
+    return sum(failure.has_details for failure in panel._failures._visible.values())
 
 
-def test_failures_come_a_few_at_a_time_and_their_stories_after_them(
+def test_failures_come_a_few_at_a_time_and_their_details_after_them(
     panel_of: Callable[..., Panel], sent: list[str]
 ) -> None:
     snapshot = picture(*kinds(12))
@@ -93,7 +93,7 @@ def test_failures_come_a_few_at_a_time_and_their_stories_after_them(
         sent.clear()
         panel.rest(snapshot)
         assert sum(map(len, sent)) < 20_000
-        steps.append((len(titles(panel)), stories(panel)))
+        steps.append((len(titles(panel)), details_written(panel)))
         if not sent:
             break
     assert steps[0] == (AT_ONCE, 0)
@@ -104,7 +104,7 @@ def test_failures_come_a_few_at_a_time_and_their_stories_after_them(
 def test_failures_alike_are_one_line_that_counts_them(panel_of: Callable[..., Panel]) -> None:
     panel = panel_of(picture(*(f"ValueError: bad row {n}" for n in range(930))))
     panel.rest(picture(*(f"ValueError: bad row {n}" for n in range(930))))
-    assert titles(panel) == ["fit(n=0)  ·  ValueError: bad row 0  ·  and 929 more like it"]
+    assert titles(panel) == ["fit(n=0)  ·  ValueError: bad row 0  ·  929 similar failures"]
 
 
 def test_what_has_not_changed_is_not_sent_again(panel_of: Callable[..., Panel], sent: list[str]) -> None:
@@ -120,31 +120,31 @@ def test_what_has_not_changed_is_not_sent_again(panel_of: Callable[..., Panel], 
     assert not any("Traceback" in message for message in sent)
 
 
-def test_an_open_story_stays_while_its_failure_is_there_and_a_closed_one_follows(
+def test_open_details_stay_while_its_failure_is_there_and_closed_ones_follow(
     panel_of: Callable[..., Panel],
 ) -> None:
     rows = [f"ValueError: bad row {n}" for n in (1, 2, 3)]
     panel = panel_of(picture(rows[0]))
     panel.rest(picture(rows[0]))
     panel.rest(picture(rows[0]))
-    [shown] = panel._failures._shown.values()
-    assert "bad row 1" in shown._story.value
-    shown.box.selected_index = 0
+    [line] = panel._failures._visible.values()
+    assert "bad row 1" in line._details.value
+    line.box.selected_index = 0
     newer = picture(rows[1], rows[0])
     newer = replace(newer, kinds=tuple(render.failure_kinds([failure(9, rows[1]), failure(0, rows[0])])))
     panel.show(newer)
-    assert "bad row 1" in shown._story.value
-    assert shown.box.titles == ("fit(n=9)  ·  ValueError: bad row 2  ·  and 1 more like it",)
-    shown.box.selected_index = None
+    assert "bad row 1" in line._details.value
+    assert line.box.titles == ("fit(n=9)  ·  ValueError: bad row 2  ·  1 similar failure",)
+    line.box.selected_index = None
     panel.show(newer)
-    assert "Traceback …\nValueError: bad row 2" in shown._story.value
-    shown.box.selected_index = 0
+    assert "Traceback …\nValueError: bad row 2" in line._details.value
+    line.box.selected_index = 0
     panel.show(replace(newer, kinds=tuple(render.failure_kinds([failure(11, rows[2])]))))
-    assert "Traceback …\nValueError: bad row 3" in shown._story.value
+    assert "Traceback …\nValueError: bad row 3" in line._details.value
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("file:/data/jug data", "jug-notebook stop --jugdir &#x27;file:/data/jug data&#x27;"),
         ("redis://me:secret@host/1?project=p", "jug-notebook stop --jugdir URL"),
@@ -152,11 +152,11 @@ def test_an_open_story_stays_while_its_failure_is_there_and_a_closed_one_follows
     ],
 )
 def test_where_presses_wait_the_widget_says_so_and_what_acts_at_once(
-    panel_of: Callable[..., Panel], url: str, told: str
+    panel_of: Callable[..., Panel], url: str, message: str
 ) -> None:
     panel = panel_of(picture(), session=Nobody(url), waiting=lambda: True)
     assert "buttons act after the running cell" in panel._mark.value
-    assert told in panel._mark.value
+    assert message in panel._mark.value
     assert "secret" not in panel._mark.value
     assert "buttons" not in panel_of(picture())._mark.value
 

@@ -68,8 +68,8 @@ def test_the_very_next_task_after_a_reload_uses_the_new_code(kernel: Kernel, fol
     assert kernel.run("before = f(12); before.result(), inside(12).result()").result == "(6.0, 6.0)"
     write(folder / "scaling.py", "def norm(x):\n    return x / 3\n")
     kernel.run("importlib.reload(scaling)")
-    shown = kernel.run("after = f(12); after.result(), inside(12).result()")
-    assert shown.result == "(4.0, 4.0)", shown
+    reply = kernel.run("after = f(12); after.result(), inside(12).result()")
+    assert reply.result == "(4.0, 4.0)", reply
     assert kernel.run("after.key != before.key").result == "True"
 
 
@@ -110,9 +110,9 @@ def test_going_back_to_the_former_text_finds_the_former_results(kernel: Kernel, 
 
 def test_what_was_edited_and_not_reloaded_is_refused_by_name(kernel: Kernel, folder: Path) -> None:
     write(folder / "scaling.py", "def norm(x):\n    return x / 5\n")
-    shown = kernel.run("f(13)")
-    assert shown.error == "BadTask"
-    assert "importlib.reload(scaling)" in shown.message
+    reply = kernel.run("f(13)")
+    assert reply.error == "BadTask"
+    assert "importlib.reload(scaling)" in reply.message
     kernel.run("importlib.reload(scaling)")
     assert kernel.run("f(15).result()").result == "3.0"
 
@@ -130,19 +130,19 @@ def test_autoreload_will_do_as_well(kernel: Kernel, folder: Path) -> None:
     kernel.run("from scaling import norm\n%load_ext autoreload\n%autoreload 2")
     assert kernel.run("f(30).result()").result == "6.0"
     write(folder / "scaling.py", "def norm(x):\n    return x / 10\n")
-    shown = kernel.run("f(30).result()")
-    assert shown.result == "3.0", shown
+    reply = kernel.run("f(30).result()")
+    assert reply.result == "3.0", reply
     write(folder / "scaling.py", "FACTOR = 15\n\n\ndef norm(x):\n    return x / FACTOR\n")
-    shown = kernel.run("f(30).result(), g(30).result(), inside(30).result()")
-    assert shown.result == "(2.0, 2.0, 2.0)", shown
+    reply = kernel.run("f(30).result(), g(30).result(), inside(30).result()")
+    assert reply.result == "(2.0, 2.0, 2.0)", reply
 
 
 def test_a_value_that_was_edited_and_not_reloaded_is_refused_by_name(kernel: Kernel, folder: Path) -> None:
     kernel.run("%autoreload 0")
     write(folder / "scaling.py", "FACTOR = 20\n\n\ndef norm(x):\n    return x / FACTOR\n")
-    shown = kernel.run("f(60)")
-    assert shown.error == "BadTask"
-    assert "scaling.FACTOR is 15 here, but 20 in the source of scaling" in shown.message
+    reply = kernel.run("f(60)")
+    assert reply.error == "BadTask"
+    assert "scaling.FACTOR is 15 here, but 20 in the source of scaling" in reply.message
     kernel.run("importlib.reload(scaling)")
     assert kernel.run("f(60).result()").result == "3.0"
     assert "is 30 here" in kernel.run("scaling.FACTOR = 30\nf(60)").message

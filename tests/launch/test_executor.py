@@ -175,17 +175,17 @@ def test_workers_that_wait_in_a_queue_are_coming(session: Session) -> None:
 def test_an_engine_that_is_killed_takes_its_worker_along_and_the_task_is_run_again(
     session: Session, tmp_path: Path
 ) -> None:
-    said, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
-    task = jn.task(cell(SAY, "say"))(said.path)
+    started, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
+    task = jn.task(cell(SAY, "say"))(started.path)
     processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     crew = session.execute(1, on=processes)
-    first = int(said.read_line())
+    first = int(started.read_line())
     [engine] = processes._processes
     os.kill(engine, signal.SIGKILL)
     wait_until(crew.store, lambda: crew.alive() == 0)
     with ThreadPoolExecutor(1) as threads:
         other = session.execute(1, on=threads)
-        assert int(said.read_line()) != first
+        assert int(started.read_line()) != first
         go.write_line("done")
         assert task.result() == "done"
         assert task.provenance()["run"]["attempt"] == 2
@@ -198,15 +198,15 @@ def test_an_engine_that_is_killed_takes_its_worker_along_and_the_task_is_run_aga
 @needs("distributed")
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_worker_that_is_killed_is_replaced_and_the_task_is_run_again(session: Session, tmp_path: Path) -> None:
-    said, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
+    started, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
     client, close = of_dask(tmp_path)
     try:
         crew = session.execute(1, on=client)
-        task = jn.task(cell(SAY, "say"))(said.path)
-        first = int(said.read_line())
+        task = jn.task(cell(SAY, "say"))(started.path)
+        first = int(started.read_line())
         [supervisor] = crew.supervisors
         os.kill(parent(supervisor.pid), signal.SIGKILL)
-        assert int(said.read_line()) != first  # Dask ran the job again, on another of its workers
+        assert int(started.read_line()) != first  # Dask ran the job again, on another of its workers
         go.write_line("done")
         assert task.result() == "done"
         crew.stop()
@@ -217,11 +217,11 @@ def test_a_dask_worker_that_is_killed_is_replaced_and_the_task_is_run_again(sess
 
 @needs("submitit")
 def test_a_job_that_is_ended_is_a_dead_worker_and_no_failure(session: Session, tmp_path: Path) -> None:
-    said, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
+    started, go = Fifo(tmp_path, "said"), Fifo(tmp_path, "said-go")
     executor, _ = of_submitit(tmp_path)
     crew = session.execute(1, on=executor)
-    task = jn.task(cell(SAY, "say"))(said.path)
-    worker = int(said.read_line())
+    task = jn.task(cell(SAY, "say"))(started.path)
+    worker = int(started.read_line())
     [supervisor] = crew.supervisors
     for pid in (worker, supervisor.pid, parent(supervisor.pid)):  # as Slurm does: all of the job, in no order
         os.kill(pid, signal.SIGTERM)
@@ -229,7 +229,7 @@ def test_a_job_that_is_ended_is_a_dead_worker_and_no_failure(session: Session, t
     wait_until(crew.store, lambda: crew.alive() == 0)
     with ThreadPoolExecutor(1) as threads:
         other = session.execute(1, on=threads)
-        said.read_line()
+        started.read_line()
         go.write_line("done")
         assert task.result() == "done"
         other.stop()

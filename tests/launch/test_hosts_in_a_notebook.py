@@ -62,8 +62,8 @@ def test_a_notebook_gets_workers_of_two_hosts_and_says_so(kernel: Kernel, tmp_pa
     (tmp_path / "work" / "hosts").write_text("bob 2\n")
     assert kernel.run("%jug_execute --hosts-file hosts").out == "bob: 2 workers are there already\n"
     kernel.run("%config JugMagics.display = 'html'")
-    shown = kernel.run("%jug_execute -n 2 --host bob").displays[0]["data"]
-    assert "bob (" in json.dumps(shown)
+    reply = kernel.run("%jug_execute -n 2 --host bob").displays[0]["data"]
+    assert "bob (" in json.dumps(reply)
 
 
 def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> None:
@@ -78,7 +78,7 @@ def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> No
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("--host -oProxyCommand=true", "expected one argument"),
         ("--host 'a b'", "'a b' is not a host; give HOST, USER@HOST or HOST:8"),
@@ -90,12 +90,12 @@ def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> No
         ("--host ada --remote-dir there", "is not an absolute path"),
     ],
 )
-def test_what_can_not_be_asked_for_is_one_line(kernel: Kernel, line: str, told: str) -> None:
+def test_what_can_not_be_asked_for_is_one_line(kernel: Kernel, line: str, message: str) -> None:
     kernel.run("results = []")
-    shown = kernel.run(f"%jug_execute -n 1 {line}")
-    assert shown.error in ("UsageError", "LaunchError")
-    assert told in shown.message
-    assert "\n" not in shown.message.strip()
+    reply = kernel.run(f"%jug_execute -n 1 {line}")
+    assert reply.error in ("UsageError", "LaunchError")
+    assert message in reply.message
+    assert "\n" not in reply.message.strip()
 
 
 def test_an_executor_of_the_notebook_runs_workers(kernel: Kernel) -> None:

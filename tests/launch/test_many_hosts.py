@@ -70,18 +70,18 @@ def hosts(
 def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for_nothing(
     hosts: netns.Hosts, session: Session, work: Path
 ) -> None:
-    said, go = Fifo(work, "said"), {name: Fifo(work, f"go-{name}") for name in hosts.names}
+    started, go = Fifo(work, "said"), {name: Fifo(work, f"go-{name}") for name in hosts.names}
     slow = jn.task(cell(SLOW, "slow"))
     first = session.execute(1, hosts=["ada"])
     task = slow(str(work))
-    assert said.read_line() == "ada", first.failures
+    assert started.read_line() == "ada", first.failures
     second = session.execute(1, hosts=["bob"])
     wait_until(second.store, lambda: second.alive() == 1)
     hosts.cut("ada")
     store = session.access.store
     until = LEASE + PATIENCE
     wait_until(store, lambda: first.alive() == 0, "a host that says nothing is still taken for alive", patience=until)
-    assert said.read_line() == "bob"
+    assert started.read_line() == "bob"
     go["bob"].write_line("")
     assert task.result() == "bob"
     dependent = jn.task(cell("def shout(name): return name.upper()", "shout"))(task)
@@ -97,7 +97,7 @@ def test_what_a_cut_off_host_ran_is_run_elsewhere_and_its_late_result_counts_for
     session.stop(host="bob")
     wait_until(store, lambda: second.alive() == 0)
     again = slow(str(work) + "/")
-    assert said.read_line() == "ada"  # it is back, and takes part
+    assert started.read_line() == "ada"  # it is back, and takes part
     go["ada"].write_line("")
     assert again.result() == "ada"
     assert session.status(all=True).snapshot.counts[State.FAILED] == 0

@@ -63,8 +63,8 @@ def test_every_graph_is_well_formed_and_told_in_full(edges):
     picture = graph(*((a, b, 1 + len(a + b)) for a, b in edges))
     ElementTree.fromstring(render.svg(picture, alone=True))
     ElementTree.fromstring(render.graph_html(picture))
-    told = render.graph_text(picture)
-    assert all(name in told for edge in edges for name in edge)
+    text = render.graph_text(picture)
+    assert all(name in text for edge in edges for name in edge)
 
 
 def test_a_tree_is_drawn_without_crossings():
@@ -101,8 +101,8 @@ def test_hundreds_of_functions_stay_readable_and_small(shape):
     html = render.graph_html(picture)
     assert "more" in html
     assert len(html) < 200_000
-    told = {name for box in drawn.boxes.values() for name in (box.folded or (box.title,))} | set(drawn.left_out)
-    assert told == {view.name for view in views}
+    drawn_names = {name for box in drawn.boxes.values() for name in (box.folded or (box.title,))} | set(drawn.left_out)
+    assert drawn_names == {view.name for view in views}
 
 
 def test_a_function_that_needs_itself_and_one_that_goes_in_circles_are_told_once():

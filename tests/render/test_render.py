@@ -98,7 +98,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0 ms"),
         (0.00004, "40 µs"),
@@ -115,12 +115,12 @@ class Page(HTMLParser):
         (-3, "0 ms"),
     ],
 )
-def test_a_length_of_time_has_two_units_at_most(seconds: float, said: str) -> None:
-    assert render.duration(seconds) == said
+def test_a_length_of_time_has_two_units_at_most(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "text"),
     [
         (0, "0 B"),
         (96, "96 B"),
@@ -131,16 +131,16 @@ def test_a_length_of_time_has_two_units_at_most(seconds: float, said: str) -> No
         (5e15, "5,000 TB"),
     ],
 )
-def test_a_size_is_short(count: float, said: str) -> None:
-    assert render.size(count) == said
+def test_a_size_is_short(count: float, text: str) -> None:
+    assert render.size(count) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.2, "just now"), (12.7, "12 s ago"), (200, "3 min ago"), (7300, "2 h ago"), (2e5, "2 d ago")],
 )
-def test_how_long_ago_has_one_unit(seconds: float, said: str) -> None:
-    assert render.ago(seconds) == said
+def test_how_long_ago_has_one_unit(seconds: float, text: str) -> None:
+    assert render.ago(seconds) == text
 
 
 @given(st.dictionaries(st.sampled_from(State), st.integers(0, 10**6)), st.sampled_from([(40, 1), (100, 4), (1000, 6)]))
@@ -153,11 +153,11 @@ def test_the_bar_is_always_full_and_shows_every_state_there_is(counts: dict[Stat
 
 
 def test_the_text_says_how_far_and_how_long_still() -> None:
-    said = render.text(snapshot(function(finished=60, ready=40), workers=(worker(task="fit"), worker(4121))))
-    assert "60 %" in said
-    assert "60 of 100 finished · about 40 s left" in said
-    assert "2 workers, 1 busy" in said
-    assert re.search(r"node3 +4120 +fit abababab +12 s +210 MB +30 +just now", said)
+    text = render.text(snapshot(function(finished=60, ready=40), workers=(worker(task="fit"), worker(4121))))
+    assert "60 %" in text
+    assert "60 of 100 finished · about 40 s left" in text
+    assert "2 workers, 1 busy" in text
+    assert re.search(r"node3 +4120 +fit abababab +12 s +210 MB +30 +just now", text)
 
 
 def test_a_hundred_per_cent_means_all() -> None:
@@ -203,14 +203,14 @@ def test_advice_is_given_only_where_it_makes_sense() -> None:
 
 def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
     picture = snapshot(function(ready=1), workers=(worker(alive=False, task="fit", note="killed by SIGKILL"),))
-    said = render.text(picture)
-    assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", said)
-    assert "no workers, 1 ended recently" in said
+    text = render.text(picture)
+    assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", text)
+    assert "no workers, 1 ended recently" in text
     assert "killed by SIGKILL" in render.html(picture)
 
 
 def test_a_failure_tells_which_call_why_where_and_what_it_printed() -> None:
-    said = render.failure_text(failure(3))
+    text = render.failure_text(failure(3))
     for part in (
         "fit(n=3)",
         "ZeroDivisionError: division by zero",
@@ -220,14 +220,14 @@ def test_a_failure_tells_which_call_why_where_and_what_it_printed() -> None:
         "line 9",
         "reading table",
     ):
-        assert part in said
+        assert part in text
         assert part in Page(render.failure_html(failure(3))).text
 
 
 def test_the_picture_names_the_line_that_failed() -> None:
-    said = render.text(snapshot(function(failed=1), failures=(failure(),)))
-    assert "fit.py, line 9: return value / norm" in said
-    assert "on node3, 40 s ago, after 3.2 s" in said
+    text = render.text(snapshot(function(failed=1), failures=(failure(),)))
+    assert "fit.py, line 9: return value / norm" in text
+    assert "on node3, 40 s ago, after 3.2 s" in text
 
 
 def test_a_cells_line_is_named_as_the_notebook_names_it() -> None:
@@ -244,13 +244,13 @@ def test_a_cells_line_is_named_as_the_notebook_names_it() -> None:
 def test_failures_alike_but_for_numbers_are_told_once() -> None:
     rows = [failure(i, error=f"ValueError: bad row {i}") for i in range(930, 0, -1)]
     picture = snapshot(function(failed=1_000), failures=(*rows, failure(999, error="KeyError: 'x'")))
-    for said in (render.text(picture), Page(render.html(picture)).text):
-        assert "ValueError: bad row 930 · and 929 more like it" in said
-        assert said.count("more like it") == 1
-        assert "000003a1" in said
-        assert "bad row 1\n" not in said
-        assert "KeyError: 'x'" in said
-        assert "and 69 more" in said
+    for text in (render.text(picture), Page(render.html(picture)).text):
+        assert "ValueError: bad row 930 · 929 similar failures" in text
+        assert text.count("· 929 similar failures") == 1
+        assert "000003a1" in text
+        assert "bad row 1\n" not in text
+        assert "KeyError: 'x'" in text
+        assert "and 69 more" in text
 
 
 @pytest.mark.parametrize(
@@ -290,10 +290,10 @@ def test_of_two_hundred_functions_those_with_something_going_on_are_shown() -> N
     functions[150] = function("f150", failed=1)
     functions[160] = function("f160", running=1)
     functions[170] = function("f170", ready=1)
-    for said in (render.text(snapshot(*functions)), Page(render.html(snapshot(*functions))).text):
-        assert all(name in said for name in ("f000", "f150", "f160", "f170"))
-        assert re.search(f"and ({200 - FUNCTIONS}|{200 - ROWS}) more", said)
-        assert said.index("f150") < said.index("f160") < said.index("f170")
+    for text in (render.text(snapshot(*functions)), Page(render.html(snapshot(*functions))).text):
+        assert all(name in text for name in ("f000", "f150", "f160", "f170"))
+        assert re.search(f"and ({200 - FUNCTIONS}|{200 - ROWS}) more", text)
+        assert text.index("f150") < text.index("f160") < text.index("f170")
 
 
 def test_of_many_workers_the_busy_and_those_lost_in_a_task_are_shown() -> None:
@@ -301,11 +301,11 @@ def test_of_many_workers_the_busy_and_those_lost_in_a_task_are_shown() -> None:
     workers[60] = worker(160, task="fit")
     workers[61] = worker(161, alive=False, task="fit")
     workers[62] = worker(162, alive=False)
-    said = render.text(snapshot(function(ready=1), workers=tuple(workers)))
-    assert re.search("160 +fit", said)
-    assert re.search("161 +ended, last seen in fit", said)
-    assert "162" not in said
-    assert f"and {63 - WORKERS} more, 0 busy" in said
+    text = render.text(snapshot(function(ready=1), workers=tuple(workers)))
+    assert re.search("160 +fit", text)
+    assert re.search("161 +ended, last seen in fit", text)
+    assert "162" not in text
+    assert f"and {63 - WORKERS} more, 0 busy" in text
 
 
 def test_nothing_a_task_says_becomes_markup() -> None:
@@ -350,8 +350,8 @@ def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
         TaskView("ab" * 20, "fit", State.FINISHED, duration=1.3, args_repr="n=3", summary="int 25"),
         TaskView("cd" * 20, "fit", State.FAILED, duration=0.5, args_repr="n=4", error="KeyError: 'x'"),
     ]
-    for said in (render.tasks_text(views, 932), Page(render.tasks_html(views, 932)).text):
-        assert all(part in said for part in ("abababab", "fit(n=3)", "int 25", "KeyError: 'x'", "and 930 more"))
+    for text in (render.tasks_text(views, 932), Page(render.tasks_html(views, 932)).text):
+        assert all(part in text for part in ("abababab", "fit(n=3)", "int 25", "KeyError: 'x'", "and 930 more"))
     assert render.tasks_text([], 0) == "no tasks"
 
 
@@ -360,12 +360,12 @@ def test_what_is_cancelled_or_of_an_earlier_version_is_named_so() -> None:
         TaskView("ab" * 20, "fit", State.CANCELLED, args_repr="n=3"),
         TaskView("cd" * 20, "fit", State.CANCELLED, args_repr="n=4", summary="int 25"),
     ]
-    for said in (render.tasks_text(views, 2), Page(render.tasks_html(views, 2)).text):
-        assert re.search(r"cancelled.*fit\(n=3\).*earlier version.*fit\(n=4\)", said, re.S)
+    for text in (render.tasks_text(views, 2), Page(render.tasks_html(views, 2)).text):
+        assert re.search(r"cancelled.*fit\(n=3\).*earlier version.*fit\(n=4\)", text, re.S)
     picture = snapshot(function(finished=5, cancelled=3))
-    for said in (render.text(picture), Page(render.html(picture)).text):
-        assert "not current" in said
-        assert "5 of 5 finished" in said
+    for text in (render.text(picture), Page(render.html(picture)).text):
+        assert "not current" in text
+        assert "5 of 5 finished" in text
 
 
 def test_an_empty_store_has_something_to_say() -> None:

@@ -557,7 +557,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Event, list[int]]]:
             draw(st.sampled_from([1.0, 2.0])), final=draw(st.booleans()),
         )  # fmt: skip
         worker = draw(st.sampled_from(["v", "w"]))
-        said, _ = accepted(
+        acceptance, _ = accepted(
             key, draw(keys), draw(digests), *needs, round=lease.round, counter=draw(st.integers(1, 3)),
             undone=draw(st.booleans()), source_round=draw(rounds),
         )  # fmt: skip
@@ -576,7 +576,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Event, list[int]]]:
                     invalidated(
                         key, draw(rounds), draw(st.sampled_from(Why)), draw(st.sampled_from([b"", lease.inputs]))
                     ),
-                    said,
+                    acceptance,
                     WorkerLost(worker),
                     Forgotten(draw(st.integers(0, 3)), [key], [draw(rounds)]),
                     Submitted("f", 0, "3.11", [key], [NEEDS[key]], [FORMS[key]], draw(st.integers(1, 3))),

@@ -109,7 +109,7 @@ def test_an_interrupt_gives_the_task_back_and_says_so(session, cell):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         task = press()
-        with pytest.raises(jn.WaitInterrupted, match="the one that was running was given back"):
+        with pytest.raises(jn.WaitInterrupted, match="the one that was running was requeued"):
             session.run_here()
     finally:
         signal.signal(signal.SIGINT, before)

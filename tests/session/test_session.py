@@ -468,7 +468,7 @@ def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(sessi
     assert set(kind.keys) == {task.key for task in tasks}
     assert kind.newest.key == kind.keys[0]
     assert [like.key for like in kind.others] == list(kind.keys[1:13])
-    assert "and 149 more like it" in repr(session.status())
+    assert "149 similar failures" in repr(session.status())
 
 
 def test_kinds_of_failures_that_were_listed_keep_their_place(session):
@@ -527,7 +527,7 @@ def test_a_lost_value_is_computed_again(session):
         forget(session, lost)
         assert len(task.result()) == 200_000
         forget(session, lost)
-        with pytest.raises(jn.NotReady, match="will be computed again"):
+        with pytest.raises(jn.NotReady, match="will be recomputed"):
             task.value()
 
 

@@ -135,12 +135,12 @@ class Twins:
         if lease is None or held is None or not held.verdict.finished:
             return
         verdict = held.verdict
-        said = Acceptance(
+        acceptance = Acceptance(
             key(name), lease.round, lease.inputs, verdict.key, verdict.round, verdict.digest, "code", "ann", 7.0
         )
         body = b"acceptance %d" % next(self._count)
         for store in self.stores:
-            store.accept([(said, body)], undone)
+            store.accept([(acceptance, body)], undone)
 
     def forget(self, names: list[str]) -> None:
         first, second = (store.sweep([key(name) for name in names], [], 1e9) for store in self.stores)
@@ -176,8 +176,8 @@ class Twins:
 
     def compare(self) -> None:
         first, second = (_picture(store) for store in self.stores)
-        for name, shown in first.items():
-            assert second[name] == shown, name
+        for name, value in first.items():
+            assert second[name] == value, name
 
 
 def _picture(store: Store) -> dict[str, object]:

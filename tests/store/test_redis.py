@@ -122,12 +122,12 @@ def test_a_user_of_an_acl_works_within_its_project_and_the_password_is_never_sho
         assert run_all(store) == 1
         assert store.display_url == f"unix://ann:***@{server.socket}?project=study"
         assert "s3cr3t" not in repr(store)
-        for wrong, says in [
+        for wrong, message in [
             (url.replace("s3cr3t", "guess"), "doesn't know this user or password"),
             (url.replace("study", "other"), "the user's ACL must allow ~jug:{other}"),
             (url.replace("ann:s3cr3t%2Fpw@", ""), "doesn't know this user or password"),
         ]:
-            with pytest.raises(StoreError, match=says.replace("{", r"\{")) as caught:
+            with pytest.raises(StoreError, match=message.replace("{", r"\{")) as caught:
                 open_store(wrong)
             assert "s3cr3t" not in str(caught.value)
             assert "guess" not in str(caught.value)
@@ -187,7 +187,7 @@ def test_over_tls_a_server_whose_authority_is_known_is_used_and_another_refused_
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("redis://127.0.0.1:1/0", "can't be reached: .*refused"),
         ("redis:localhost", "names no server: give host, port and database"),
@@ -199,8 +199,8 @@ def test_over_tls_a_server_whose_authority_is_known_is_used_and_another_refused_
         ("redys://ann:s3cr3t@h/0", r"'redys://\*\*\*@h/0': there is no store of kind 'redys'"),
     ],
 )
-def test_a_url_that_names_no_server_is_refused_with_the_way_out(url: str, says: str) -> None:
-    with pytest.raises(StoreError, match=says) as caught:
+def test_a_url_that_names_no_server_is_refused_with_the_way_out(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message) as caught:
         open_store(url)
     assert "\n" not in str(caught.value)
 
@@ -401,8 +401,8 @@ def test_a_store_that_was_deleted_takes_nothing_more(server: Server) -> None:
 def test_an_answer_that_was_lost_on_the_way_is_given_again(store: RedisStore) -> None:
     store.submit([task("a"), task("b")], HERE)
     worker = worker_of(store)
-    said = connection.packed((worker.id, 9, False, "", "", "call 1", (), False))
-    first, again = (store._connection.write("claim", said) for _ in range(2))
+    arguments = connection.packed((worker.id, 9, False, "", "", "call 1", (), False))
+    first, again = (store._connection.write("claim", arguments) for _ in range(2))
     assert [row[0] for row in first[5]] == [row[0] for row in again[5]]
     assert first[5][0][3] == again[5][0][3]
     other = store._connection.write("claim", connection.packed((worker.id, 9, False, "", "", "call 2", (), False)))
@@ -518,9 +518,9 @@ def test_another_step_may_be_done_by_whoever_comes_next(store: RedisStore) -> No
     (claim,) = store.claim(worker.id, 1, 0.0)
     settled = outcome(claim)
     verdict = settled.verdict
-    said = connection.packed((worker.id, 0, False, "", "", "", (), False))
+    arguments = connection.packed((worker.id, 0, False, "", "", "", (), False))
     numbers, whole = RedisStore.numbers_of(verdict), connection.packed(verdict)
-    reply = store._connection.run("claim", said, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
+    reply = store._connection.run("claim", arguments, verdict.key, numbers, "-", verdict.digest, whole, settled.body)
     assert reply[1] == 1  # and here its client died
     assert set(store.states([key(name) for name in many])) == {State.READY}
 
@@ -635,9 +635,9 @@ def test_a_forgotten_task_is_as_if_it_had_never_been_submitted(redis_server: Ser
     store.submit([task("a"), task("b", "a"), task("c", "b"), task("d")], HERE)
     run_all(store)
     store.request([key(name) for name in "bcd"], HERE, False)
-    told = store.sweep([key("b"), key("d"), key("nothing")], [], 1e9, dry_run=True)
-    assert (told.tasks, told.blobs, told.size > len(b"spec of b" + b"spec of d")) == (2, 0, True)
-    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == told
+    report = store.sweep([key("b"), key("d"), key("nothing")], [], 1e9, dry_run=True)
+    assert (report.tasks, report.blobs, report.size > len(b"spec of b" + b"spec of d")) == (2, 0, True)
+    assert store.sweep([key("b"), key("d"), key("nothing")], [], 1e9) == report
     store.request([key("c")], HERE, True)
     assert store.states([key(name) for name in "abcd"]) == [State.FINISHED, None, State.WAITING, None]
     assert counted(store) == {State.FINISHED: 1, State.WAITING: 1}
@@ -669,8 +669,8 @@ def test_the_latest_runs_are_read_and_no_others(redis_server: Server, store: Red
 
     def sent() -> int:
         with admin(redis_server) as line:
-            said: int = line.info("stats")["total_net_output_bytes"]
-            return said
+            output: int = line.info("stats")["total_net_output_bytes"]
+            return output
 
     for scope in (Scope(), Scope(HERE.notebook)):
         before = sent()
@@ -820,6 +820,6 @@ def test_the_command_line_looks_into_a_store_and_shows_no_password(
     tasks.submit("def f(x): return x * x", 3)
     assert main(["worker", url, "-n", "1", "--idle-timeout", "0"]) == 0
     assert main(["status", "--short", url]) == 0
-    said = capsys.readouterr()
-    assert "1 of 1 finished" in said.out
-    assert "s3cr3t" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "1 of 1 finished" in output.out
+    assert "s3cr3t" not in output.out + output.err

@@ -45,9 +45,9 @@ def test_a_private_store_is_for_one_alone(tmp_path: Path) -> None:
 
 def test_a_shared_store_is_open_to_its_group_and_nobody_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     session = jn.connect(tmp_path / "jugdata", shared="group")
-    said = capfd.readouterr().err
-    assert "is shared with group" in said
-    assert "Its members can run code as you, and you as them" in said
+    output = capfd.readouterr().err
+    assert "is shared with group" in output
+    assert "Its members can run code as you, and you as them" in output
     double = jn.task(cell("def double(x): return [x] * 100_000", "double"))
     with working(session):
         assert len(double(1).result()) == 100_000

@@ -381,16 +381,16 @@ def test_an_accepted_run_stands_until_that_is_undone(store: Store, store_url: st
     assert claim.lease.key == key("old")
     new, above = store.current_inputs([key("new"), key("above")])
     assert (new, above) == (Lease(key("new"), 0, NO_INPUTS, 0), None)
-    said = Acceptance(key("new"), 0, NO_INPUTS, key("old"), 0, b"1", "code", "ann", 7.0)
-    store.accept([(said, b"signed")])
+    acceptance = Acceptance(key("new"), 0, NO_INPUTS, key("old"), 0, b"1", "code", "ann", 7.0)
+    store.accept([(acceptance, b"signed")])
     assert store.acceptances([key("new"), key("old")]) == [b"signed", None]
     [held] = store.outcomes([key("new")])
     assert held is not None
     assert (held.verdict.key, held.body, held.proof) == (key("old"), b"outcome 1", (b"signed",))
-    store.accept([(said, b"signed again")], undone=True)
+    store.accept([(acceptance, b"signed again")], undone=True)
     assert store.acceptances([key("new")]) == [None]
     assert open_store(store_url).states([key("new"), key("above")]) == [State.READY, State.WAITING]
-    store.accept([(said, b"signed")])
+    store.accept([(acceptance, b"signed")])
     assert store.states([key("new")]) == [State.FINISHED]
 
 
@@ -688,7 +688,7 @@ def test_where_links_are_refused_claims_are_exclusive(folder: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "says"),
+    ("prepare", "message"),
     [
         (lambda f: f.write_text("hello"), "is a file, not a folder"),
         (lambda f: (f.mkdir(), (f / "thesis.tex").write_text("x")), "holds other files"),
@@ -696,9 +696,9 @@ def test_where_links_are_refused_claims_are_exclusive(folder: Path, monkeypatch:
         (lambda f: (f.mkdir(), (f / "store.json").write_text('{"format": 99, "id": "x"}')), "newer jug_notebook"),
     ],
 )
-def test_a_folder_that_is_no_store_is_refused_by_name(folder: Path, prepare: object, says: str) -> None:
+def test_a_folder_that_is_no_store_is_refused_by_name(folder: Path, prepare: object, message: str) -> None:
     prepare(folder)  # type: ignore[operator]
-    with pytest.raises(StoreError, match=says) as caught:
+    with pytest.raises(StoreError, match=message) as caught:
         open_store(folder)
     assert str(folder) in str(caught.value)
 

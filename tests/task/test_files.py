@@ -104,7 +104,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 # -- paths that are only paths -----------------------------------------------------------------------------------------
 
 
-def said(call: object, *arguments: object, **named: object) -> list[str]:
+def warned(call: object, *arguments: object, **named: object) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call(*arguments, **named)  # type: ignore[operator]
@@ -116,13 +116,13 @@ def test_a_path_of_a_file_as_an_argument_is_said_once(session: jn.Session, path:
     def count_words(text: str, mode: str = "fast") -> int:
         return 0
 
-    told = said(count_words, str(path))
-    assert len(told) == 1
-    assert "\n" not in told[0]
-    assert "argument 'text' is the path of a file" in told[0]
-    assert f"jn.file({str(path)!r})" in told[0]
-    assert said(count_words, str(path)) == said(count_words, path) == said(count_words.map, [str(path)]) == []
-    assert said(count_words, "x", mode=path)
+    warnings = warned(count_words, str(path))
+    assert len(warnings) == 1
+    assert "\n" not in warnings[0]
+    assert "argument 'text' is the path of a file" in warnings[0]
+    assert f"jn.file({str(path)!r})" in warnings[0]
+    assert warned(count_words, str(path)) == warned(count_words, path) == warned(count_words.map, [str(path)]) == []
+    assert warned(count_words, "x", mode=path)
 
 
 def test_other_strings_files_and_ignored_arguments_are_not_said(session: jn.Session, path: Path) -> None:
@@ -130,9 +130,9 @@ def test_other_strings_files_and_ignored_arguments_are_not_said(session: jn.Sess
     def quiet(text: object, aside: object = None) -> int:
         return 0
 
-    assert said(quiet, "no.such.file", path) == []
-    assert said(quiet, jn.file(path)) == said(quiet, jn.NoHash(path)) == said(quiet, "x\0y.z") == []
-    assert said(quiet, str(path.parent)) == []  # a folder
+    assert warned(quiet, "no.such.file", path) == []
+    assert warned(quiet, jn.file(path)) == warned(quiet, jn.NoHash(path)) == warned(quiet, "x\0y.z") == []
+    assert warned(quiet, str(path.parent)) == []  # a folder
 
 
 def test_strings_that_are_never_paths_are_soon_not_looked_at(

@@ -65,7 +65,7 @@ def spell(thing: Any) -> str:
     return repr(thing)
 
 
-def said(call: Callable[[], object]) -> str:
+def error_of(call: Callable[[], object]) -> str:
     """The one line with which a wrong use is refused."""
     with pytest.raises(jn.BadTask) as caught:
         call()
@@ -134,11 +134,11 @@ def test_inside_a_task_they_are_plain_calls(session: Session) -> None:
 
 
 def test_wrong_uses_of_mapreduce_are_refused_in_one_line(session: Session) -> None:
-    assert "the mapper is a function, not 3" in said(lambda: jn.mapreduce.map(3, [1]))  # type: ignore[arg-type]
-    assert "map_step is a number of calls" in said(lambda: jn.mapreduce.map(square, [1], map_step=0))
-    assert "never end" in said(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
-    assert "iterate over jn.bvalue(task)" in said(lambda: jn.mapreduce.map(square, square(1)))
-    assert "iterates over a list, not over int" in said(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
+    assert "the mapper is a function, not 3" in error_of(lambda: jn.mapreduce.map(3, [1]))  # type: ignore[arg-type]
+    assert "map_step is a number of calls" in error_of(lambda: jn.mapreduce.map(square, [1], map_step=0))
+    assert "never end" in error_of(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
+    assert "iterate over jn.bvalue(task)" in error_of(lambda: jn.mapreduce.map(square, square(1)))
+    assert "iterates over a list, not over int" in error_of(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
 
 
 # -- tasks that make tasks ---------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_inside_a_task_a_compound_function_is_a_plain_call(session: Session) -> 
 
 def test_calls_of_a_compound_function_are_not_chunked(session: Session) -> None:
     compound = jn.CompoundTaskGenerator(lambda n: square(n))
-    assert "can't be chunked" in said(lambda: compound.map([1], chunksize=2))
+    assert "can't be chunked" in error_of(lambda: compound.map([1], chunksize=2))
 
 
 def test_a_cached_function_runs_here_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +261,8 @@ def test_tasklets_take_parts_and_functions_of_values(session: Session) -> None:
 def test_iteratetask_unpacks(session: Session) -> None:
     a, b = jn.iteratetask(jn.Task(divmod, 17, 5), 2)
     assert (a.result(), b.result()) == (3, 2)
-    assert "number of values" in said(lambda: jn.iteratetask(jn.Task(divmod, 17, 5), -1))
-    assert "takes a task apart" in said(lambda: jn.iteratetask([1, 2], 2))  # type: ignore[arg-type]
+    assert "number of values" in error_of(lambda: jn.iteratetask(jn.Task(divmod, 17, 5), -1))
+    assert "takes a task apart" in error_of(lambda: jn.iteratetask([1, 2], 2))  # type: ignore[arg-type]
 
 
 def test_return_tuple_unpacks_and_counts(session: Session) -> None:
@@ -276,7 +276,7 @@ def test_return_tuple_unpacks_and_counts(session: Session) -> None:
     assert both.retries == 1
     with pytest.raises(jn.TaskFailed, match="it returned 3 values, not 2"):
         both(0).result()
-    assert "number of values" in said(lambda: jn.return_tuple(0))
+    assert "number of values" in error_of(lambda: jn.return_tuple(0))
 
 
 def test_another_number_of_values_is_another_task(session: Session) -> None:
@@ -371,7 +371,7 @@ def test_a_figure_is_a_result_and_as_an_argument_is_refused_in_one_line(session:
 def test_no_hash_and_custom_hash_hand_on_what_they_hold(session: Session) -> None:
     assert spell(jn.NoHash([1])).result() == spell(jn.NoHash([2])).result() == "[1]"
     assert spell(jn.CustomHash({"a": 1}, lambda d: sorted(d)[0])).result() == "{'a': 1}"
-    assert "pass the task itself" in said(lambda: jn.NoHash(square(1)))
+    assert "pass the task itself" in error_of(lambda: jn.NoHash(square(1)))
 
 
 # -- tasks that are not loaded -----------------------------------------------------------------------------------------
@@ -466,9 +466,9 @@ def test_an_unloaded_task_tells_in_a_task_what_it_can_not_do_there(session: Sess
 
 
 def test_wrong_uses_of_no_load_are_refused_in_one_line(session: Session) -> None:
-    assert "NoLoad takes a task" in said(lambda: jn.NoLoad([square(1)]))
-    assert "take NoLoad(task[0])" in said(lambda: jn.NoLoad(square(1))[0])
-    assert "made from a task" in said(lambda: jn.Tasklet(jn.NoLoad(square(1)), abs))
+    assert "NoLoad takes a task" in error_of(lambda: jn.NoLoad([square(1)]))
+    assert "take NoLoad(task[0])" in error_of(lambda: jn.NoLoad(square(1))[0])
+    assert "made from a task" in error_of(lambda: jn.Tasklet(jn.NoLoad(square(1)), abs))
     assert jn.NoLoad(jn.NoLoad(square(1))) == jn.NoLoad(square(1))
 
 
@@ -531,10 +531,10 @@ def test_a_word_that_is_a_files_path_is_said_once(session: Session, monkeypatch:
 
 
 def test_wrong_commands_are_refused_in_one_line(session: Session) -> None:
-    assert "the command is empty" in said(lambda: jn.shell(" "))
-    assert "a string or a list of words, not int" in said(lambda: jn.shell(5))
-    assert "a word of a command" in said(lambda: jn.shell(["echo", None]))
-    assert "outputs are paths" in said(lambda: jn.shell("true", outputs=[3]))  # type: ignore[list-item]
+    assert "the command is empty" in error_of(lambda: jn.shell(" "))
+    assert "a string or a list of words, not int" in error_of(lambda: jn.shell(5))
+    assert "a word of a command" in error_of(lambda: jn.shell(["echo", None]))
+    assert "outputs are paths" in error_of(lambda: jn.shell("true", outputs=[3]))  # type: ignore[list-item]
 
 
 def test_a_cached_glob_stays_as_it_was_until_it_is_invalidated(session: Session) -> None:
@@ -545,7 +545,7 @@ def test_a_cached_glob_stays_as_it_was_until_it_is_invalidated(session: Session)
     assert jn.cached_glob("*.csv") == ["a.csv", "b.csv"]
     jn.invalidate("cached_glob")
     assert jn.cached_glob("*.csv") == ["a.csv", "b.csv", "d.csv"]
-    assert "takes a pattern" in said(lambda: jn.cached_glob(Path("*.csv")))  # type: ignore[arg-type]
+    assert "takes a pattern" in error_of(lambda: jn.cached_glob(Path("*.csv")))  # type: ignore[arg-type]
 
 
 def test_a_relative_glob_is_another_one_in_another_folder(session: Session, tmp_path: Path) -> None:
@@ -564,13 +564,13 @@ def test_results_are_written_with_their_provenance(session: Session) -> None:
     array = jn.Task(np.arange, square(3))
     assert jn.write_task_out(array, "a.npy", "a.json").result() == "a.npy"
     assert np.load("a.npy").tolist() == list(range(9))
-    told = json.loads(Path("a.json").read_text())
-    assert (told["name"], told["state"], told["run"]["host"]) == (
+    report = json.loads(Path("a.json").read_text())
+    assert (report["name"], report["state"], report["run"]["host"]) == (
         "numpy.arange",
         "finished",
         array.provenance()["run"]["host"],
     )
-    assert [above["name"] for above in told["upstream"].values()] == [square.name]
+    assert [above["name"] for above in report["upstream"].values()] == [square.name]
     jn.write_task_out(square(4), Path("b.pkl"), "b.yaml").result()
     assert pickle.loads(Path("b.pkl").read_bytes()) == 16
     assert yaml.safe_load(Path("b.yaml").read_text())["name"] == square.name
@@ -579,9 +579,9 @@ def test_results_are_written_with_their_provenance(session: Session) -> None:
 
 
 def test_wrong_uses_of_write_task_out_are_refused_in_one_line(session: Session) -> None:
-    assert "the value of a task, not int" in said(lambda: jn.write_task_out(5, "a.pkl"))
-    assert "needs a file name" in said(lambda: jn.write_task_out(square(1), None))
-    assert "'json' or 'yaml', not 'xml'" in said(lambda: jn.write_task_out(square(1), "a", "b", "xml"))
+    assert "the value of a task, not int" in error_of(lambda: jn.write_task_out(5, "a.pkl"))
+    assert "needs a file name" in error_of(lambda: jn.write_task_out(square(1), None))
+    assert "'json' or 'yaml', not 'xml'" in error_of(lambda: jn.write_task_out(square(1), "a", "b", "xml"))
 
 
 # -- as a notebook's user meets them -----------------------------------------------------------------------------------
@@ -612,10 +612,10 @@ def test_in_a_notebook_with_real_workers_the_patterns_do_what_jugs_do(tmp_path: 
         assert run("square(Both(square(1), square(2))).result()").result == "25"
         assert run("jn.shell('echo $((6 * 7))').result().stdout").result == r"'42\n'"
         assert run("jn.CachedFunction(sorted, [3, 1])").result == "[1, 3]"
-        shown = run("tasks = square.map(range(20, 60)); jn.barrier(); {t.state.value for t in tasks}")
-        assert shown.result == "{'finished'}", shown.traceback
-        shown = run("n = jn.bvalue(square(8)); [square(i) for i in range(n)][-1].result()")
-        assert shown.result == str(63 * 63)
+        reply = run("tasks = square.map(range(20, 60)); jn.barrier(); {t.state.value for t in tasks}")
+        assert reply.result == "{'finished'}", reply.traceback
+        reply = run("n = jn.bvalue(square(8)); [square(i) for i in range(n)][-1].result()")
+        assert reply.result == str(63 * 63)
     finally:
         kernel.run("%jug_stop --now")
         kernel.close()

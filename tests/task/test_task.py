@@ -171,7 +171,7 @@ def test_what_cannot_be_named_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"ignore": "nothing"}, "has no such argument"),
         ({"retries": -1}, "retries=-1"),
@@ -180,8 +180,8 @@ def test_what_cannot_be_named_is_refused_by_name():
         ({"retires": 1}, "no option 'retires'"),
     ],
 )
-def test_senseless_options_are_refused(options, told):
-    with pytest.raises(jn.BadTask, match=told):
+def test_senseless_options_are_refused(options, message):
+    with pytest.raises(jn.BadTask, match=message):
         jn.task(**options)(lambda x: x)
 
 
@@ -192,8 +192,8 @@ def test_what_no_task_can_be_made_of_is_refused():
     def many(x):
         yield x
 
-    for wrong, told in ((later, "async"), (many, "generator"), (3, "not from int")):
-        with pytest.raises(jn.BadTask, match=told):
+    for wrong, message in ((later, "async"), (many, "generator"), (3, "not from int")):
+        with pytest.raises(jn.BadTask, match=message):
             jn.task(wrong)
 
 
@@ -405,9 +405,9 @@ def test_a_list_of_tasks_shows_as_one_table(session):
     many = double.map(range(500)) + fails.map(range(3))
     assert "500 of " in repr(many)
     assert len(repr(many)) < 300
-    for shown in (many.as_text(), many.as_html()):
-        assert all(part in shown for part in ("503", "500 ready", "x=7, y=2", "and 495 more"))
-        assert "x=8, y=2" not in shown
+    for text in (many.as_text(), many.as_html()):
+        assert all(part in text for part in ("503", "500 ready", "x=7, y=2", "and 495 more"))
+        assert "x=8, y=2" not in text
     assert "503 tasks of " in repr(total(many))
     with working(session):
         many.wait()
@@ -552,7 +552,7 @@ def test_a_task_shows_on_a_page_with_state_value_and_what_it_needs(session):
     many = double.map(range(8))
     outer = total(many)
     page = outer._repr_html_()
-    assert all(said in page for said in ("waiting", outer.key[:8], "x=4, y=2", "and 3 more", "ready"))
+    assert all(part in page for part in ("waiting", outer.key[:8], "x=4, y=2", "and 3 more", "ready"))
     assert "x=5, y=2" not in page
     with working(session):
         outer.result()
@@ -604,5 +604,5 @@ def test_importing_the_package_stays_light():
 
     probe = "import jug_notebook, sys; print({'IPython', 'numpy', 'asyncio', 'pandas'} & set(sys.modules))"
     home = Path(jn.__file__).parents[1]
-    told = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=home)
-    assert told.stdout.strip() == "set()"
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=home)
+    assert run.stdout.strip() == "set()"

@@ -40,7 +40,7 @@ class Job:
         self.folder = folder
         self.store: Store = open_store(f"file:{folder}/jugdata")
         self.tasks = Submitter(self.store, folder)
-        self.said, self.go = Fifo(folder, "said"), Fifo(folder, "said-go")
+        self.started, self.go = Fifo(folder, "said"), Fifo(folder, "said-go")
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
@@ -56,7 +56,7 @@ class Job:
 
     def gated(self) -> str:
         """A task that has begun, and waits."""
-        return self.tasks.submit(cell(GATE, "gate"), self.said.path)
+        return self.tasks.submit(cell(GATE, "gate"), self.started.path)
 
     def alive(self, kind: str) -> list[WorkerInfo]:
         return [info for info, alive, _ in self.store.processes() if alive and info.kind == kind]
@@ -80,12 +80,12 @@ def job(tmp_path: Path) -> Iterator[Job]:
 def test_jug_s_variables_are_limits_where_no_option_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = Options()
-    told = {"JUG_MAX_TASKS": "5", "JUG_MAX_HOURS": "1", "JUG_MAX_MINUTES": "2", "JUG_MAX_SECONDS": "3"}
-    files = heed_environment(options, {**told, "JUG_EXIT_IF_FILE_EXISTS": "halt"})  # type: ignore[arg-type]
+    environ = {"JUG_MAX_TASKS": "5", "JUG_MAX_HOURS": "1", "JUG_MAX_MINUTES": "2", "JUG_MAX_SECONDS": "3"}
+    files = heed_environment(options, {**environ, "JUG_EXIT_IF_FILE_EXISTS": "halt"})  # type: ignore[arg-type]
     assert (options.max_tasks, options.max_time) == (5, 3723.0)
     assert files == [tmp_path / STOP_FILE, tmp_path / "halt"]
     options.max_tasks, options.max_time = 7, 8.0
-    assert heed_environment(options, told) == [tmp_path / STOP_FILE]  # type: ignore[arg-type]
+    assert heed_environment(options, environ) == [tmp_path / STOP_FILE]  # type: ignore[arg-type]
     assert (options.max_tasks, options.max_time) == (7, 8.0)
     with pytest.raises(UsageError, match="JUG_MAX_TASKS is 'many', which is no whole number"):
         heed_environment(Options(), {"JUG_MAX_TASKS": "many"})  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_a_worker_ends_after_so_many_tasks_as_the_environment_says(job: Job) -> 
 def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str) -> None:
     key = job.gated()
     started = job.start(JUG_EXIT_IF_FILE_EXISTS="halt")
-    job.said.read_line()
+    job.started.read_line()
     (job.folder / name).touch()
     wait_until(job.store, lambda: any(info.size == 0 for info in job.alive("supervisor")))
     other = job.tasks.submit("def f(x): return x", 1)
@@ -117,7 +117,7 @@ def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str)
 def test_the_notice_of_a_batch_system_lets_tasks_end(job: Job, number: signal.Signals) -> None:
     key = job.gated()
     started = job.start()
-    job.said.read_line()
+    job.started.read_line()
     [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
     for pid in (info.pid, supervisor.pid):  # a whole job is told, its workers too
         os.kill(pid, number)
@@ -132,14 +132,14 @@ def test_a_job_that_is_ended_gives_its_tasks_back_however_often(job: Job) -> Non
     key = job.gated()
     for _ in range(4):  # a fourth death in one task would make it poison
         started = job.start()
-        job.said.read_line()
+        job.started.read_line()
         [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
         for pid in (info.pid, supervisor.pid):  # the worker may be told first
             os.kill(pid, signal.SIGTERM)
         assert started.wait(PATIENCE) == 0
         assert job.tasks.state(key) is State.READY
     job.start()
-    job.said.read_line()
+    job.started.read_line()
     job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 
@@ -156,12 +156,12 @@ def test_a_job_that_is_killed_outright_is_no_death_of_its_task(job: Job) -> None
     key = job.gated()
     for _ in range(4):
         started = job.start()
-        job.said.read_line()
+        job.started.read_line()
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
         wait_until(job.store, lambda: job.tasks.state(key) is State.READY)
     job.start()
-    job.said.read_line()
+    job.started.read_line()
     job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 

@@ -100,23 +100,23 @@ def test_outside_of_a_task_track_only_goes_over_things() -> None:
 
 
 def test_a_loop_tells_how_far_it_is_and_loops_within_it_do_not() -> None:
-    told: list[tuple[int, int]] = []
-    with context.progress_to(lambda done, total: told.append((done, total))):
+    progress: list[tuple[int, int]] = []
+    with context.progress_to(lambda done, total: progress.append((done, total))):
         for _ in track([1, 2]):
             list(track(range(5)))
         list(track(iter("ab"), total=2))
         list(track(letter for letter in "a"))
-    assert told == [(0, 2), (1, 2), (2, 2), (0, 2), (1, 2), (2, 2), (0, 0), (1, 0)]
+    assert progress == [(0, 2), (1, 2), (2, 2), (0, 2), (1, 2), (2, 2), (0, 0), (1, 0)]
 
 
 def test_a_loop_that_is_left_early_is_over() -> None:
-    told: list[tuple[int, int]] = []
-    with context.progress_to(lambda done, total: told.append((done, total))):
+    progress: list[tuple[int, int]] = []
+    with context.progress_to(lambda done, total: progress.append((done, total))):
         for number in track(range(3)):
             if number:
                 break
         list(track("a"))
-    assert told == [(0, 3), (1, 3), (0, 1), (1, 1)]
+    assert progress == [(0, 3), (1, 3), (0, 1), (1, 1)]
 
 
 def test_the_tail_is_whole_lines_of_both_streams() -> None:

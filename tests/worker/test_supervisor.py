@@ -300,8 +300,8 @@ def test_workers_of_another_python_say_why_they_do_nothing(site: Site) -> None:
     submission = msgspec.structs.replace(site.tasks.submission(cell("def f(): pass")), python="2.7")
     site.store.submit([submission], ORIGIN)
     supervisor = site.supervise(1, idle_timeout=0)
-    _, said = supervisor.communicate(timeout=PATIENCE)
-    assert "1 ready task was made with Python 2.7" in said
+    _, printed = supervisor.communicate(timeout=PATIENCE)
+    assert "1 ready task was made with Python 2.7" in printed
 
 
 def test_stop_lets_the_current_task_finish(site: Site) -> None:
@@ -468,9 +468,9 @@ def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folde
     os.kill(pid, signal.SIGKILL)
     assert supervisor.wait(PATIENCE) == 1
     assert supervisor.stderr is not None
-    said = supervisor.stderr.read()
-    assert "giving up" in said
-    assert "StoreError" in said
+    printed = supervisor.stderr.read()
+    assert "giving up" in printed
+    assert "StoreError" in printed
 
 
 def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
@@ -499,13 +499,13 @@ def test_idle_workers_leave_a_store_that_was_removed(site: Site, made_again: boo
     assert ended(worker)
     os.close(worker)
     assert supervisor.stderr is not None
-    said = supervisor.stderr.read()
-    assert said.startswith("StoreGone: ")
-    assert "Traceback" not in said
+    printed = supervisor.stderr.read()
+    assert printed.startswith("StoreGone: ")
+    assert "Traceback" not in printed
     if not made_again:
         site.open_again()
         key = site.tasks.submit("def f(x): return x", 7)
-    if "another store" in said:  # else it noticed before there was one
+    if "another store" in printed:  # else it noticed before there was one
         assert "its store was removed" in site.store.log(info.supervisor)
     assert site.store.processes() == []
     assert site.tasks.state(key) is State.READY

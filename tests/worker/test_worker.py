@@ -363,8 +363,8 @@ def test_limits_end_the_loop_and_give_the_rest_back(tasks: Submitter, me: Worker
     keys = [tasks.submit("def f(x): return x", i) for i in range(6)]
     assert run_all(tasks, me, max_tasks=2) == 2
     assert run_all(tasks, me, deadline=0.0) == 0
-    told = iter([False, False, False, True])
-    assert run_all(tasks, me, stop=lambda: next(told, True)) <= 2
+    stops = iter([False, False, False, True])
+    assert run_all(tasks, me, stop=lambda: next(stops, True)) <= 2
     assert State.RUNNING not in tasks.store.states(keys)
 
 
@@ -387,16 +387,16 @@ def test_a_slot_tells_what_runs_since_when_and_how_often_that_ended_badly(tasks:
     assert slot.read() is None
     template = msgspec.convert(("f", "", "", "", "", 3, 2.5), worker.TaskTemplate)
     slot.begin(msgspec.structs.replace(claim, failures=1, deaths=2), template, 100.0, 5.0)
-    said = slot.read()
-    assert said == (1, claim.lease, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
+    status = slot.read()
+    assert status == (1, claim.lease, "f", 100.0, 5.0, 2.5, 1, 3, 2, (0, 0))
     slot.report(3, 7)
-    said = slot.read()
-    assert said is not None
-    assert said.progress == (3, 7)
+    status = slot.read()
+    assert status is not None
+    assert status.progress == (3, 7)
     slot.begin(claim, template, 101.0, 6.0)
-    said = slot.read()
-    assert said is not None
-    assert said.progress == (0, 0)
+    status = slot.read()
+    assert status is not None
+    assert status.progress == (0, 0)
     slot.end()
     assert slot.read() is None
     assert slot.done == 1
