@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook import codec
-from jug_notebook.codec.pickling import Unpickler
+from jug_notebook.codec.pickling import Get, Unpickler
 from jug_notebook.errors import JugError
 from jug_notebook.keys import digest
 from jug_notebook.model import Address, FunctionBundle, Key, Payload, Reference, TaskTemplate
@@ -61,7 +61,7 @@ class Names(msgspec.Struct, frozen=True):
 class _Reader(Unpickler):
     """Decodes a call without the values of its needs: references stay references."""
 
-    def __init__(self, data: Any, get: codec.Get, needs: Sequence[Key], addresses: Sequence[Address]) -> None:
+    def __init__(self, data: Any, get: Get, needs: Sequence[Key], addresses: Sequence[Address]) -> None:
         super().__init__(data, get, None, addresses, lambda address: memoryview(bytearray(get(address))))
         self._needs = needs
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from jug_notebook.codec.signing import Seal
+from jug_notebook.codec import Seal
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Acceptance,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from jug_notebook import codec, system
+from jug_notebook.codec.pickling import Put
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
@@ -231,7 +232,7 @@ class TaskFunction:
         arguments: Arguments,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        put: codec.Put | None = None,
+        put: Put | None = None,
     ) -> PendingTask:
         """Return a call with its key and its arguments encoded, both at once: later changes affect neither."""
         named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments

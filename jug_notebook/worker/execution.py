@@ -25,6 +25,7 @@ import msgspec
 from jug_notebook import codec
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
+from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
 from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -310,7 +311,7 @@ class TaskRunner:
     def _stored(self, display: Display) -> Display:
         """Move a large display into a blob, so that reading the value need not read it."""
         data = self._encode(display.data)
-        if len(data) <= codec.INLINE:
+        if len(data) <= INLINE:
             return display
         return Display(display.at, {}, display.metadata, self._put([data]))
 
@@ -353,12 +354,12 @@ class TaskRunner:
         with suppress(StoreError):
             for cls in self._met:
                 if cls in self._classes and not self._classes[cls].none():
-                    codec.restore_class(cls, self._blob)
+                    restore_class(cls, self._blob)
             if self._last is not None and not self._last[1].traces.none():
                 last, self._last = self._last[0], None
                 self._functions.drop(last)
                 self._loaded(last, exact=True)  # its classes are those of others, too
-        self._met = codec.track_classes()
+        self._met = track_classes()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
         bundle = self._bundle.decode(self._blob(address))
