@@ -6,8 +6,7 @@ from collections.abc import Iterator, Set
 from typing import Any
 
 from jug_notebook.model import Invalidated, Invalidation, Key, Lease, Verdict, Why, WorkerId
-from jug_notebook.scheduler.packing import Outcome, Place, is_outcome_of
-from jug_notebook.scheduler.records import Attempt, TaskRecord, current
+from jug_notebook.scheduler.records import Attempt, Outcome, Place, TaskRecord, current, is_outcome_of
 from jug_notebook.scheduler.reuse import may_be_reused
 
 

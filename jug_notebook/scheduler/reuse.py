@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
-from jug_notebook.scheduler.packing import Outcome, Place
+from jug_notebook.scheduler.records import Outcome, Place
 
 if TYPE_CHECKING:
     from jug_notebook.scheduler.records import TaskRecord

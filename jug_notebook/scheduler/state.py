@@ -42,9 +42,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.attempts import History, Leases
-from jug_notebook.scheduler.counts import Notebooks, TaskCounts
-from jug_notebook.scheduler.packing import Outcome, Place, digest_of, has_value, value_only
-from jug_notebook.scheduler.queries import keys_of_target, listing
+from jug_notebook.scheduler.queries import Notebooks, TaskCounts, keys_of_target, listing
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
     BLOCKED,
@@ -60,10 +58,15 @@ from jug_notebook.scheduler.records import (
     WAITING,
     FunctionQueue,
     Offer,
+    Outcome,
+    Place,
     TaskRecord,
+    digest_of,
+    has_value,
     is_wanted,
     own_outcome,
     own_record,
+    value_only,
 )
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 

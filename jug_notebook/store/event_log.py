@@ -53,8 +53,7 @@ from jug_notebook.model import (
     WorkerView,
 )
 from jug_notebook.scheduler import queries
-from jug_notebook.scheduler.packing import Outcome, Place
-from jug_notebook.scheduler.records import STATES, Offer, TaskRecord
+from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.system import batched

@@ -12,8 +12,7 @@ from blake3 import blake3
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Event, Order, WorkerId, WorkerInfo
-from jug_notebook.scheduler.packing import Place
-from jug_notebook.scheduler.records import Offer
+from jug_notebook.scheduler.records import Offer, Place
 from jug_notebook.store import read_orders
 from jug_notebook.store.event_log import EventLogStore, places_of
 

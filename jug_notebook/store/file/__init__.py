@@ -36,8 +36,7 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
-from jug_notebook.scheduler.packing import Place
-from jug_notebook.scheduler.records import Offer
+from jug_notebook.scheduler.records import Offer, Place
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims

@@ -39,8 +39,7 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerLost,
 )
-from jug_notebook.scheduler.packing import Place
-from jug_notebook.scheduler.records import TaskRecord
+from jug_notebook.scheduler.records import Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState, part_of
 from jug_notebook.store.atomic import publish, sync_folder
 from jug_notebook.store.file.blobs import TRASH_KEPT

@@ -22,7 +22,7 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
-from jug_notebook.scheduler.packing import Place
+from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import sync_folder
 
 MAGIC = b"jn1\n"
