@@ -145,10 +145,10 @@ def _key(arguments: Arguments) -> int:
 
 
 def _export_key(of: Store, to: IO[str]) -> int:
-    from jug_notebook.store import keyring, open_store
+    from jug_notebook.store import open_store, signed
 
     store = open_store(existing(of.url))
-    print(store.id, keyring.secret(store.id).hex(), file=to)
+    print(store.id, signed.secret(store.id).hex(), file=to)
     store.close()
     if to.isatty():
         print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
@@ -156,7 +156,7 @@ def _export_key(of: Store, to: IO[str]) -> int:
 
 
 def _import_key(source: IO[str]) -> int:
-    from jug_notebook.store import keyring
+    from jug_notebook.store import signed
 
     words = source.readline().split()
     try:
@@ -165,8 +165,7 @@ def _import_key(source: IO[str]) -> int:
         secret = b""
     if len(words) != 2 or len(secret) != 32:
         raise UsageError("this is no key; pipe in the line that `jug-notebook key export` prints on the other machine")
-    if keyring.put(store_id, secret) != secret:
-        raise UsageError(f"there is another key of store {store_id} in {keyring.folder()}; move that file away first")
+    signed.import_secret(store_id, secret)
     print(f"key of store {store_id} kept")
     return 0
 

@@ -33,7 +33,7 @@ from jug_notebook.launch.preflight import Report
 from jug_notebook.launch.remote import BOOT, Request, answers
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
-from jug_notebook.store import Store, keyring, split
+from jug_notebook.store import Store, signed, split
 from jug_notebook.worker import WorkerOptions
 
 TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
@@ -195,7 +195,7 @@ class ExecutorGroup(WorkerGroup):
             store=self.store.id,
             crew=name,
             place=self.place,
-            secret=keyring.secret(self.store.id).hex() if self._adapter.carries_keys else "",
+            secret=signed.secret(self.store.id).hex() if self._adapter.carries_keys else "",
             options=msgspec.structs.replace(self._options, size=1),
             stay=True,
             lasting=False,

@@ -20,11 +20,11 @@ from msgspec import Struct
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
-from jug_notebook.errors import JugError, StoreError
+from jug_notebook.errors import JugError
 from jug_notebook.launch import living, preflight, send_order
 from jug_notebook.launch.preflight import Check, Report
 from jug_notebook.model import Scale, WorkerInfo
-from jug_notebook.store import Store, keyring, open_store, split
+from jug_notebook.store import Store, open_store, signed, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.supervisor import supervise
 
@@ -131,7 +131,9 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
             _try_to_write(store, checks)
             if not asked.check:
                 _keep_key(asked)
-            checks.append(Check("key", "is there" if _has_key(asked) else "goes there with the first workers"))
+            checks.append(
+                Check("key", "is there" if signed.has_secret(asked.store) else "goes there with the first workers")
+            )
             checks += _packages(asked)
             if asked.check:
                 checks.append(_workers(store, asked))
@@ -178,19 +180,8 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
 
 def _keep_key(asked: Request) -> None:
     if asked.secret:
-        secret = bytes.fromhex(asked.secret)
-        if keyring.put(asked.store, secret, lasting=asked.lasting) != secret:
-            other = f"{keyring.folder()} has another key of store {asked.store[:8]} there"
-            raise StoreError(f"{other}; move that file away first")
-    keyring.secret(asked.store)
-
-
-def _has_key(asked: Request) -> bool:
-    try:
-        keyring.secret(asked.store)
-    except StoreError:
-        return False
-    return True
+        signed.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
+    signed.secret(asked.store)
 
 
 def _packages(asked: Request) -> list[Check]:

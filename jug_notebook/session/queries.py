@@ -30,7 +30,7 @@ from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
 from jug_notebook.session.why import WhyQuery
-from jug_notebook.store import Store, provenance
+from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
 from jug_notebook.task import definitions
 from jug_notebook.task.handles import SHORT
@@ -121,7 +121,7 @@ class Queries:
         Among them are failed ones that were tried again, and values that were invalidated: their ``fate`` says so.
         """
         self._targets.flush()
-        return History(*provenance.history(self._signed, self._access.scope_of(all), limit))
+        return History(*self._signed.history(self._access.scope_of(all), limit))
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds. Return the version now."""

@@ -20,7 +20,7 @@ from jug_notebook.errors import (
 from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import Store, provenance
+from jug_notebook.store import Store
 from jug_notebook.store.signed import failure
 from jug_notebook.task.context import Problem
 
@@ -80,7 +80,7 @@ class Results:
     def provenance(self, key: Key) -> dict[str, Any]:
         """Return where a task's value comes from: see `Handle.provenance`."""
         self._flush()
-        return provenance.provenance(key, self._signed)
+        return self._signed.provenance(key)
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 

@@ -1,28 +1,36 @@
-"""Reading and writing what is signed in a store: specs, outcomes, acceptances, and views made of them.
+"""Reading and writing what is signed in a store: specs, outcomes, acceptances, and views made of them; and the keys.
 
 Everything that opens or seals stored bytes, or needs the store's key, does it here. Unsigned bytes are never shown.
+Keys are one file per store in the user's config folder, readable by the user alone.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jug_notebook.codec import Seal
-from jug_notebook.errors import SignatureError, StoreError, ValueLost
+from jug_notebook.errors import NoSuchTask, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Acceptance,
+    Attempt,
     CurrentOutcome,
     Display,
     Failed,
     FailureView,
     Finished,
+    FunctionBundle,
     Key,
     Outcome,
     Run,
+    RunView,
+    Scope,
     Settlement,
     Spec,
     State,
@@ -30,10 +38,13 @@ from jug_notebook.model import (
     TaskView,
     Verdict,
 )
-from jug_notebook.store import Store, keyring
+from jug_notebook.store import Store
+from jug_notebook.store.atomic import create
 
 TAIL = 4000  #: characters of a failed task's output that its error shows
 TAG = 32  #: bytes of the tag in front of sealed data
+UPSTREAM = 1000  #: at most this many needed tasks are described
+_OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "attempt")
 
 _encode = msgspec.msgpack.Encoder().encode
 _template = msgspec.msgpack.Decoder(TaskTemplate).decode
@@ -43,6 +54,99 @@ _outcome: Callable[[memoryview], Outcome] = msgspec.msgpack.Decoder(Finished | F
 _acceptance = msgspec.msgpack.Decoder(Acceptance).decode
 
 
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+KEY_SIZE = 32  #: bytes of a key
+_STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
+
+_here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
+
+
+def key_folder() -> Path:
+    """Return the folder of the keys: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or the same in ``~/.config``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
+
+
+def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
+    """Return the key of a store. With ``make``, make a missing one; without ``lasting``, keep it in this process only.
+
+    Raises StoreError where there is none, or where other users could read it.
+    """
+    known = _here.get(store_id)
+    if known is None and lasting:
+        known = _read_key(store_id)
+    if known is None:
+        if not make:
+            raise StoreError(
+                f"the key of store {store_id[:12]} is not in {key_folder()}, so its tasks can't be trusted or signed; "
+                "copy the file of that name from the account that made the store, or use a new store"
+            )
+        return keep_secret(store_id, os.urandom(KEY_SIZE), lasting)
+    _here[store_id] = known
+    return known
+
+
+def has_secret(store_id: str) -> bool:
+    """Return whether the key of a store is known here."""
+    try:
+        secret(store_id)
+    except StoreError:
+        return False
+    return True
+
+
+def keep_secret(store_id: str, value: bytes, lasting: bool = True) -> bytes:
+    """Keep a key, unless the store has one already. Return the one it has. Raises StoreError."""
+    if len(value) != KEY_SIZE:
+        raise StoreError(f"a store's key has {KEY_SIZE} bytes, not {len(value)}")
+    if lasting:
+        value = _write_key(store_id, value)
+    return _here.setdefault(store_id, value)
+
+
+def import_secret(store_id: str, value: bytes, lasting: bool = True) -> None:
+    """Keep a key that comes from elsewhere. Raises StoreError where the store has another one here."""
+    if keep_secret(store_id, value, lasting) != value:
+        raise StoreError(f"{key_folder()} has another key of store {store_id[:8]}; move that file away first")
+
+
+def _key_path(store_id: str) -> Path:
+    if not _STORE_ID.fullmatch(store_id):
+        raise StoreError(f"{store_id[:40]!r} is not the id of a store")
+    return key_folder() / store_id
+
+
+def _read_key(store_id: str) -> bytes | None:
+    path = _key_path(store_id)
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            value = file.read(KEY_SIZE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"the key of store {store_id[:12]} can't be read: {error}") from error
+    if mode & 0o077:
+        raise StoreError(f"{path} can be read or written by other users; if none of them did, run: chmod 600 {path}")
+    if len(value) != KEY_SIZE:
+        raise StoreError(f"{path} is not a key of {KEY_SIZE} bytes; copy it again from where the store was made")
+    return value
+
+
+def _write_key(store_id: str, value: bytes) -> bytes:
+    """Write the key, unless another process has written one first. Return the one that is kept."""
+    path = _key_path(store_id)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not create(path, value):
+            value = _read_key(store_id) or value
+    except OSError as error:
+        raise StoreError(
+            f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"
+        ) from error
+    return value
+
+
 def secret_of(store: Store, make: bool = False) -> bytes:
     """Return the store's key. With ``make``, make one if there is none and the store has no tasks yet.
 
@@ -50,16 +154,19 @@ def secret_of(store: Store, make: bool = False) -> bytes:
     """
     lasting = not store.url.startswith("memory:")
     try:
-        return keyring.secret(store.id, lasting=lasting)
+        return secret(store.id, lasting=lasting)
     except StoreError:
         if not make or (lasting and store.snapshot().functions):
             raise
-    return keyring.secret(store.id, make=True, lasting=lasting)
+    return secret(store.id, make=True, lasting=lasting)
 
 
 def seal_of(store: Store, make: bool = False) -> Seal:
     """Return the store's seal; ``make`` and errors as for `secret_of`."""
     return Seal(secret_of(store, make), store.id)
+
+
+# -- reading and writing ----------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1000)
@@ -237,6 +344,74 @@ class SignedReader:
         except SignatureError as refused:
             return FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0)
 
+    # -- where values come from ----------------------------------------------------------------------------------------
+
+    def history(self, scope: Scope, limit: int) -> tuple[list[RunView], int]:
+        """Return the latest attempts that ended, latest first, and how many are known; obsolete ones are included."""
+        ended, total = self.store.runs(scope, limit)
+        bodies = self.store.specs([run.verdict.key for run in ended])
+        return [self._run(run, body) for run, body in zip(ended, bodies, strict=True)], total
+
+    def _run(self, ended: Attempt, body: bytes | None) -> RunView:
+        verdict = ended.verdict
+        key = verdict.key
+        state = State.FINISHED if verdict.finished else State.FAILED
+        fate = "" if ended.counts else "dropped" if verdict.finished else "tried again"
+        try:
+            spec = None if body is None else self.spec(key, body)
+            outcome = self.outcome(key, CurrentOutcome(verdict, ended.body))
+        except SignatureError as refused:
+            began, message = verdict.started, f"not shown: {refused}"
+            return RunView(key, "", state, started=began, duration=verdict.duration, message=message, fate=fate)
+        name, args_repr = ("", "") if spec is None else (template(spec.template).name, spec.args_repr)
+        message = outcome.summary if isinstance(outcome, Finished) else outcome.error
+        run = outcome.run
+        return RunView(
+            key, name, state, args_repr, run.user, run.host, run.pid, run.started, run.duration, message, fate
+        )
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        """Return all that is known about where a task's value comes from, as plain data fit for JSON. Times: seconds.
+
+        ``needs`` are keys. ``upstream`` describes these tasks and what they need in turn, each once, nearest first, at
+        most a thousand; ``upstream_complete`` says whether that is all. Where the value was reused, ``reused from`` is
+        the key of the task that ran; where a user accepted it, ``accepted by`` and ``accepted at`` say who and when.
+        Raises NoSuchTask.
+        """
+        store = self.store
+        [spec] = self.specs([key])
+        if spec is None:
+            raise NoSuchTask(f"no task {key[:12]} in {store.display_url}")
+        [outcome] = self.outcomes([key])
+        [state] = store.states([key])
+        bundle = msgspec.msgpack.decode(store.get_blob(template(spec.template).bundle), type=FunctionBundle)
+        info = _described(spec, outcome, state) | self._reuse(key, outcome) | {"parts": dict(bundle.parts)}
+        upstream: dict[Key, dict[str, Any]] = {}
+        missing = False
+        row = [need for need in dict.fromkeys(spec.needs) if need != key]
+        while row:
+            missing = missing or len(upstream) + len(row) > UPSTREAM
+            row = row[: UPSTREAM - len(upstream)]
+            following: dict[Key, None] = {}
+            known = zip(row, self.specs(row), self.outcomes(row), store.states(row), strict=True)
+            for need, found, came, state in known:
+                upstream[need] = {"key": need} if found is None else _described(found, came, state)
+                following.update(dict.fromkeys(() if found is None else found.needs))
+            row = [need for need in following if need not in upstream and need != key]
+        return {**info, "upstream": upstream, "upstream_complete": not missing}
+
+    def _reuse(self, key: Key, outcome: Outcome | None) -> dict[str, Any]:
+        """Return which task's run the value comes from, where that isn't its own."""
+        if outcome is None or outcome.key == key:
+            return {}
+        info: dict[str, Any] = {"reused from": outcome.key}
+        [body] = self.store.acceptances([key])
+        if body is not None and isinstance(outcome, Finished):
+            by = self.acceptance(key, body)
+            if (by.source, by.source_round, by.digest) == (outcome.key, outcome.round, outcome.digest):
+                info |= {"accepted by": by.user, "accepted at": by.at}
+        return info
+
 
 def failure(failed: Failed, name: str, args_repr: str) -> FailureView:
     """Return a failure as people see it."""
@@ -258,3 +433,29 @@ def failure(failed: Failed, name: str, args_repr: str) -> FailureView:
 def printed(output: Sequence[tuple[str, str]]) -> str:
     """Return what a task printed, in order, as a terminal would have shown it."""
     return "".join(text for _, text in output)
+
+
+def _described(spec: Spec, outcome: Outcome | None, state: State | None) -> dict[str, Any]:
+    known = template(spec.template)
+    info: dict[str, Any] = {
+        "key": spec.key,
+        "name": known.name,
+        "state": (state or State.CANCELLED).value,
+        "arguments": spec.args_repr,
+        "code": known.code,
+        "made": spec.made,
+        "by": spec.origin.user,
+        "notebook": spec.origin.notebook,
+        "cell": spec.origin.cell,
+        "folder": spec.folder,
+        "python": known.python,
+        "needs": list(spec.needs),
+        "run": None,
+    }
+    if outcome is not None:
+        info["run"] = {name: getattr(outcome.run, name) for name in _OF_RUN}
+        if isinstance(outcome, Finished):
+            info["value"] = {"digest": outcome.digest[1:].hex(), "summary": outcome.summary}
+        else:
+            info["error"] = outcome.error
+    return info

@@ -7,7 +7,6 @@ from typing import Any, NoReturn, cast
 
 from jug_notebook.errors import BadTask, NoSuchTask
 from jug_notebook.model import Key, Spec, State, TaskView
-from jug_notebook.store.provenance import provenance
 from jug_notebook.store.signed import SignedReader, template
 
 UNASKED = object()
@@ -94,7 +93,7 @@ class Window:
         return True  # or the task that asks would not run
 
     def provenance(self, key: Key) -> dict[str, Any]:
-        return provenance(key, self._signed)
+        return self._signed.provenance(key)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):

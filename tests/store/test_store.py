@@ -36,7 +36,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, open_store
-from jug_notebook.store.file.inotify import FileWatcher
+from jug_notebook.store.file.journal import FileWatcher
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 

@@ -52,8 +52,11 @@ from jug_notebook.store.file.folders import (
     share_like,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.inotify import IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher
 from jug_notebook.store.file.journal import (
+    IN_CREATE,
+    IN_MODIFY,
+    IN_MOVED_TO,
+    FileWatcher,
     Log,
     SealedLog,
     Vanished,

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from jug_notebook.errors import StoreError, StoreGone
-from jug_notebook.store import Store, atomic, keyring
+from jug_notebook.store import Store, atomic, signed
 
 FORMAT = 1
 _FOLDERS = (
@@ -196,9 +196,8 @@ def join_shared(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
     if new:
         file.share(secret())
     key = file.shared_key()
-    known = _known(store)
-    if keyring.put(store.id, key) != key:
-        raise StoreError(f"{keyring.folder()} has another key of store {store.id[:8]}; move that file away first")
+    known = signed.has_secret(store.id)
+    signed.import_secret(store.id, key)
     if new or not known:
         print(
             f"jug_notebook: {store.display_url} is shared with group {file.group}. Its members can run code as you, "
@@ -217,11 +216,3 @@ def sharing_advice(store: Store) -> str:
         f"If that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
         f"jug-notebook key import < {file.folder}/key"
     )
-
-
-def _known(store: Store) -> bool:
-    try:
-        keyring.secret(store.id)
-    except StoreError:
-        return False
-    return True
