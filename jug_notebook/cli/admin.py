@@ -183,7 +183,7 @@ def _add_doctor(parser: Parser) -> None:
 def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""
     from jug_notebook.clock import CLOCK
-    from jug_notebook.launch import preflight, remote, start
+    from jug_notebook.launch import remote, start
     from jug_notebook.store import open_store, split
     from jug_notebook.worker import WorkerOptions
 
@@ -201,7 +201,7 @@ def _doctor(arguments: Arguments) -> int:
         options = WorkerOptions(0, python=arguments.python, setup=arguments.setup, folders=folders)
         reports += start.look(store, folder, options, start.read_hosts(words, Path.cwd()), CLOCK)
     store.close()
-    print(preflight.table(reports))
+    print(remote.Preflight(reports))
     return 1 if any(report.failure for report in reports) else 0
 
 

@@ -29,8 +29,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError
 from jug_notebook.launch import STARTING, Crew, WorkerGroup, send_order
 from jug_notebook.launch.local import environment
-from jug_notebook.launch.preflight import Report
-from jug_notebook.launch.remote import BOOT, Request, answers
+from jug_notebook.launch.remote import BOOT, Report, Request, answers
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
 from jug_notebook.store import Store, signed, split

@@ -24,8 +24,7 @@ from jug_notebook.store.signed import seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.capture import ThreadCapture, restore_streams
 from jug_notebook.worker.loop import FailureWatcher, work
-from jug_notebook.worker.policy import first_of_crew
-from jug_notebook.worker.status import SharedStatus
+from jug_notebook.worker.status import SharedStatus, first_of_crew
 from jug_notebook.worker.supervisor import TICK
 
 TAIL = 2000  #: bytes of a failed start's output that is displayed
@@ -178,7 +177,7 @@ class ThreadSupervisor(threading.Thread):
             self._obey(Stop())
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._store.leave([thread.info.id for thread in ended])
-        infos = [thread.heartbeat() for thread in self._threads]
+        infos = [thread.status.heartbeat(thread.info) for thread in self._threads]
         for order in self._store.renew([msgspec.structs.replace(self._me, size=self._size), *infos]):
             self._obey(order)
 
@@ -212,29 +211,10 @@ class Thread(threading.Thread):
         self._clock = clock
 
     def run(self) -> None:
+        options = self._options
         work(
-            self._store,
-            self._seal,
-            self.info,
-            self.status,
-            clock=self._clock,
-            target=self._options.target,
-            max_tasks=self._options.max_tasks,
-            deadline=self._end,
-            stop=lambda: self.status.stopping or (self.each.failed and not self._options.keep_going),
-            listener=ThreadCapture(),
-            in_process=True,
-            wait=TICK,
-            each=self.each,
-        )
-
-    def heartbeat(self) -> WorkerInfo:
-        running = self.status.read()
-        return msgspec.structs.replace(
-            self.info,
-            task=running.lease.key if running else "",
-            task_name=running.name if running else "",
-            since=running.started if running else 0.0,
-            progress=running.progress if running else (0, 0),
-            done=self.status.done,
-        )
+            self._store, self._seal, self.info, self.status, clock=self._clock, target=options.target,
+            max_tasks=options.max_tasks, deadline=self._end,
+            stop=lambda: self.status.stopping or (self.each.failed and not options.keep_going),
+            listener=ThreadCapture(), in_process=True, wait=TICK, each=self.each,
+        )  # fmt: skip

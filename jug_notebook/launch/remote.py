@@ -21,8 +21,7 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError
-from jug_notebook.launch import living, preflight, send_order
-from jug_notebook.launch.preflight import Check, Report
+from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, open_store, signed, split
 from jug_notebook.worker import WorkerOptions
@@ -48,6 +47,54 @@ if found["package"] == request["version"]:
     from jug_notebook.launch import remote
     remote.serve(request)
 """
+
+
+class Check(Struct, frozen=True):
+    """One check. ``wrong``: nothing can start there. A remedy without that is a warning."""
+
+    what: str
+    message: str
+    remedy: str = ""
+    wrong: bool = False
+
+    @property
+    def mark(self) -> str:
+        return "×" if self.wrong else "!" if self.remedy else "✓"
+
+
+class Report(Struct, frozen=True):
+    """All checks of one host, in order, up to the first that is wrong."""
+
+    place: str
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def failure(self) -> str:
+        """Why nothing can start there, with the remedy, in a line; empty where workers can."""
+        return next((self._line(check) for check in self.checks if check.wrong), "")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may become trouble, a line each."""
+        return [self._line(check) for check in self.checks if check.remedy and not check.wrong]
+
+    def _line(self, check: Check) -> str:
+        return f"{self.place}: {check.message}; {check.remedy}"
+
+
+class Preflight(list[Report]):
+    """What was found on some hosts; as text, a table."""
+
+    def __repr__(self) -> str:
+        width = max((len(check.what) for report in self for check in report.checks), default=0)
+        lines = []
+        for report in self:
+            lines.append(report.place)
+            for check in report.checks:
+                lines.append(f"  {check.mark} {check.what:<{width}}  {check.message}")
+                if check.remedy:
+                    lines.append(f"    {'':<{width}}  → {check.remedy}")
+        return "\n".join(lines)
 
 
 class Request(Struct, frozen=True):
@@ -130,7 +177,9 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
         if store is not None:
             _try_to_write(store, checks)
             if not asked.check:
-                _keep_key(asked)
+                if asked.secret:
+                    signed.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
+                signed.secret(asked.store)
             checks.append(
                 Check("key", "is there" if signed.has_secret(asked.store) else "goes there with the first workers")
             )
@@ -176,12 +225,6 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
             checks.append(Check("writing", message, "mount it writable, or log in as who may: --host USER@HOST", True))
             return
         checks.append(Check("writing", f"works, as {system.user()}"))
-
-
-def _keep_key(asked: Request) -> None:
-    if asked.secret:
-        signed.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
-    signed.secret(asked.store)
 
 
 def _packages(asked: Request) -> list[Check]:
@@ -288,16 +331,24 @@ def answers(lines: Sequence[bytes]) -> list[Answer]:
     return [msgspec.json.decode(line[len(mark) :], type=Answer) for line in lines if line.startswith(mark)]
 
 
+def python_check(theirs: str, path: str, wanted: str) -> Check:
+    """Return the check of a Python of version ``theirs``."""
+    message = f"Python {theirs} ({path})"
+    if theirs == wanted:
+        return Check("python", message)
+    return Check(
+        "python", f"{message} there, and {wanted} here: tasks run only on the same Python version",
+        f"give a Python {wanted}: --python PATH, or --setup 'module load …'", True,
+    )  # fmt: skip
+
+
 def look(store: Store) -> Report:
     """Could workers start here?"""
     asked = Request(system.python(), "", store.url, store.id, check=True)
-    checks = [preflight.python(system.python(), sys.executable, system.python()), *look_around(asked)]
+    checks = [python_check(system.python(), sys.executable, system.python()), *look_around(asked)]
     if not any(check.what == "key" and check.message == "is there" for check in checks):
         checks.append(
             Check("key", "the store's key is not in your keyring",
                   "bring it, from where the store was made: jug-notebook key export | jug-notebook key import", True)
         )  # fmt: skip
     return Report("this host", tuple(check for check in checks if check.what != "workers"))
-
-
-__all__ = ["BOOT", "MARK", "Answer", "Request", "answers", "look_around", "serve", "version_of"]

@@ -25,10 +25,10 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
-from jug_notebook.launch import WorkerGroup, living, preflight, send_order
-from jug_notebook.launch.preflight import Check, Report
-from jug_notebook.launch.remote import BOOT, Answer, Request, answers
+from jug_notebook.launch import WorkerGroup, living, send_order
+from jug_notebook.launch.remote import BOOT, Answer, Check, Report, Request, answers, python_check
 from jug_notebook.model import Scale, Stop, WorkerInfo
+from jug_notebook.render import plural
 from jug_notebook.store import Store, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
@@ -37,6 +37,7 @@ TIMEOUT = 30.0  #: seconds for all that is done on a host, besides ``setup``
 SETUP = 120.0  #: seconds for that
 AT_ONCE = 32  #: hosts that are called at once
 PERSIST = 120  #: seconds for which a connection is kept for the next call
+SKEW = 2.0  #: seconds by which clocks may differ without a word
 COMMAND = "JUG_NOTEBOOK_SSH"  #: environment variable: another command than ``ssh``, options included
 
 _OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "8", "ServerAliveInterval": "3", "ServerAliveCountMax": "3"}
@@ -202,8 +203,8 @@ class RemoteGroup(WorkerGroup):
         if self.answer is None:
             return ""
         before, size = self.answer.before, self.answer.size
-        there = f"{_workers(before)} {'is' if before == 1 else 'are'} there already"
-        more = f"started {size - before} more: {size} in all" if before else f"started {_workers(size)}"
+        there = f"{plural(before, 'worker')} {'is' if before == 1 else 'are'} there already"
+        more = f"started {size - before} more: {size} in all" if before else f"started {plural(size, 'worker')}"
         line = f"{self.place}: {there if before >= size else more}"
         return "\n".join([line, *self.report.warnings])
 
@@ -262,7 +263,7 @@ class RemoteGroup(WorkerGroup):
         call, clock = self._call, self.clock
         asked = clock.now()
         if call.compiled:
-            self._add(preflight.compiled(call.compiled))
+            self._add(_compiled(call.compiled))
             return
         timeout = TIMEOUT + (SETUP if call.options.setup else 0)
         received: list[tuple[Answer, float]] = []
@@ -275,9 +276,9 @@ class RemoteGroup(WorkerGroup):
         wanted = self._call.request(self._host, True)
         if not received:
             if status is None:
-                self._add(preflight.silent(self.place, timeout))
+                self._add(_silent(self.place, timeout))
             else:
-                self._add(preflight.refused(self._host.login, message))
+                self._add(refused(self._host.login, message))
             return
         self._add(Check("ssh", f"answers as {self._host.login}"))
         for answer, answered in received:
@@ -295,23 +296,19 @@ class RemoteGroup(WorkerGroup):
 
     def _on_answer(self, answer: Answer, wanted: Request, asked: float, answered: float, message: str) -> None:
         if answer.setup:
-            self._add(preflight.setup_failed(answer.setup, message))
+            self._add(_setup_failed(answer.setup, message))
         elif answer.error and not answer.python:
-            self._add(preflight.no_python(self._call.pythons, wanted.python))
+            self._add(_no_python(self._call.pythons, wanted.python))
         elif answer.python:
-            self._add(preflight.python(answer.python, answer.path, wanted.python))
+            self._add(python_check(answer.python, answer.path, wanted.python))
             if not self.failed:
-                self._add(preflight.package(answer.package, answer.path, wanted.version, answer.error))
+                self._add(_package(answer.package, answer.path, wanted.version, answer.error))
         elif answer.host:
             self.answer, self.size = answer, answer.size
         else:
             self._add(*answer.checks)
             if answer.now:
-                self._add(preflight.clock(preflight.offset(answer.now, asked, answered)))
-
-
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
+                self._add(clock_check(clock_offset(answer.now, asked, answered)))
 
 
 def launch(call: Call, hosts: Sequence[Host]) -> list[RemoteGroup]:
@@ -423,4 +420,83 @@ def run_command(
         return status, errors.read().decode(errors="replace")
 
 
-__all__ = ["Call", "Host", "RemoteGroup", "host_of", "hosts_in", "launch", "look"]
+# -- what was found on a host, as messages with a remedy ---------------------------------------------------------------
+
+
+def clock_check(ahead: float) -> Check:
+    """Return the check of a clock that is ``ahead`` of ours by this many seconds for certain."""
+    if abs(ahead) <= SKEW:
+        return Check("clock", "agrees with this one")
+    message = f"its clock is {_length(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
+    return Check(
+        "clock", message, "retries come at wrong times; set it there: chronyd, ntpd or timedatectl set-ntp true"
+    )
+
+
+def _length(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def clock_offset(theirs: float, asked: float, answered: float) -> float:
+    """Return the least seconds by which a clock is ahead that read ``theirs`` between ``asked`` and ``answered``."""
+    return theirs - min(max(theirs, asked), answered)
+
+
+def refused(place: str, message: str) -> Check:
+    """Return what ssh's own complaint means."""
+    text = message.lower()
+    last = next((line for line in reversed(message.splitlines()) if line.strip()), "ssh printed no message").strip()
+    if "identification has changed" in text:
+        return _no("its ssh host key has changed", f"if that is right: ssh-keygen -R {place}, then once: ssh {place}")
+    if "host key verification failed" in text:
+        return _no("its ssh host key is not known here", f"look at it and accept it once, in a terminal: ssh {place}")
+    if "permission denied" in text:
+        return _no(
+            "it accepts none of your ssh keys", f"put one there: ssh-copy-id {place}; or load the right one: ssh-add"
+        )
+    if "could not resolve" in text:
+        return _no("the host name can't be resolved", f"correct it, or give it a Host {place} in ~/.ssh/config")
+    reasons = ("timed out", "no route to host", "connection refused", "unreachable", "connection closed", "reset by")
+    reason = next((reason for reason in reasons if reason in text), "")
+    if reason:
+        return _no(
+            f"can't be reached ({last.rpartition(': ')[2] or reason})", f"is it up? Try in a terminal: ssh {place}"
+        )
+    return _no(f"ssh failed: {last[:200]}", f"try in a terminal: ssh {place}")
+
+
+def _no(message: str, remedy: str) -> Check:
+    return Check("ssh", message, remedy, True)
+
+
+def _silent(place: str, seconds: float) -> Check:
+    return _no(f"no answer within {seconds:.0f} s", f"is it up? Try in a terminal: ssh {place}")
+
+
+def _no_python(tried: Sequence[str], wanted: str) -> Check:
+    message = f"no python there (tried {', '.join(tried)})"
+    return Check("python", message, f"give one that is {wanted}: --python PATH, or --setup 'module load …'", True)
+
+
+def _package(theirs: str, path: str, wanted: str, error: str = "") -> Check:
+    if theirs == wanted:
+        return Check("package", f"jug_notebook {theirs}")
+    if theirs:
+        message = f"jug_notebook {theirs} there, and {wanted} here"
+    elif "jug_notebook" in error:
+        message = f"{path} has no jug_notebook"
+    else:
+        message = f"{path} can't import jug_notebook ({error})"
+    return Check("package", message, f"install it there: {path} -m pip install jug-notebook=={wanted}", True)
+
+
+def _setup_failed(status: str, message: str) -> Check:
+    last = next((line for line in reversed(message.splitlines()) if line.strip()), "no output").strip()
+    return Check("setup", f"--setup failed there with status {status}: {last[:200]}", "correct it", True)
+
+
+def _compiled(names: Sequence[str]) -> Check:
+    message = f"project module {names[0]} has a compiled part, which can't travel"
+    return Check("modules", message, f"install it on every host as a package: pip install ./{names[0]}", True)

@@ -19,7 +19,7 @@ from jug_notebook.task import definitions
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
-    from jug_notebook.launch.preflight import Preflight
+    from jug_notebook.launch.remote import Preflight
     from jug_notebook.launch.ssh import Call, Host
     from jug_notebook.worker import WorkerOptions
 
@@ -46,7 +46,7 @@ def start(store: Store, folder: Path, options: WorkerOptions, named: Sequence[Ho
 def look(store: Store, folder: Path, options: WorkerOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:
     """Return what would keep workers from starting on these hosts; nothing is started."""
     from jug_notebook.launch import ssh
-    from jug_notebook.launch.preflight import Preflight
+    from jug_notebook.launch.remote import Preflight
 
     return Preflight(ssh.look(call(store, folder, options, clock), hosts))
 

@@ -12,7 +12,7 @@ from jug_notebook import system
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import start
 from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
-from jug_notebook.render import duration
+from jug_notebook.render import duration, plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
@@ -22,7 +22,7 @@ from jug_notebook.worker.loop import FailureWatcher, work_in_process
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
-    from jug_notebook.launch.preflight import Preflight
+    from jug_notebook.launch.remote import Preflight
 
 
 class Workers:
@@ -293,21 +293,17 @@ class Plan(msgspec.Struct, frozen=True):
 
     def _who(self) -> str:
         if not self.started:
-            return f"{_workers(self.workers)} would run it, all running already; nothing was started"
+            return f"{plural(self.workers, 'worker')} would run it, all running already; nothing was started"
         there = self.workers - self.started
         more = f", beside the {there} running" if there else ""
-        return f"{_workers(self.started)} would be started{more}; nothing was started"
+        return f"{plural(self.started, 'worker')} would be started{more}; nothing was started"
 
     def _when(self) -> str:
         seconds = self.seconds
         if not self.to_run:
             return self._who()
         time = "time unknown: not all functions have been timed" if seconds is None else f"about {duration(seconds)}"
-        return f"{self._who()}\n{time}, with {_workers(self.workers)}"
+        return f"{self._who()}\n{time}, with {plural(self.workers, 'worker')}"
 
     def __repr__(self) -> str:
         return self.text()
-
-
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count:,} workers"

@@ -1,4 +1,7 @@
-"""What a task displays: pictures, tables, figures; in order with what it prints, and bounded."""
+"""What a task displays: pictures, tables, figures; in order with what it prints, and bounded.
+
+In workers, $MPLBACKEND names this module: matplotlib takes `FigureCanvas` and `show` from it, and draws in memory.
+"""
 
 from __future__ import annotations
 
@@ -139,3 +142,20 @@ def opened(displays: DisplayBuffer) -> Iterator[None]:
 def always_open(displays: DisplayBuffer) -> None:
     """This process is a worker: what any of its threads displays goes there."""
     _Open.displays = displays
+
+
+# -- matplotlib's backend ----------------------------------------------------------------------------------------------
+
+
+def show(*_: Any, **__: Any) -> None:
+    """Keep all open figures, in order with what is printed, and close them."""
+    if _open.displays is not None:
+        _open.displays.add_figures()
+
+
+def __getattr__(name: str) -> Any:
+    if name != "FigureCanvas":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return FigureCanvasAgg

@@ -58,8 +58,7 @@ from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
 from jug_notebook.worker.loggers import Loggers
 from jug_notebook.worker.mutations import Traces
-from jug_notebook.worker.policy import backoff
-from jug_notebook.worker.status import SharedStatus
+from jug_notebook.worker.status import SharedStatus, backoff
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
 HURRY = 0.02  #: seconds after which a batch settles what it has

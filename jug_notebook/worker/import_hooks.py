@@ -38,7 +38,7 @@ def install() -> None:
         _ADAPTERS[name](sys.modules[name])
     chosen = os.environ.get("MPLBACKEND", "")
     if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
-        os.environ["MPLBACKEND"] = "module://jug_notebook.worker.matplotlib_backend"
+        os.environ["MPLBACKEND"] = "module://jug_notebook.worker.displays"
 
 
 def hand_on() -> None:

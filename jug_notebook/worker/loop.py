@@ -9,18 +9,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
-
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import WaitInterrupted
-from jug_notebook.model import (
-    Claim,
-    Settlement,
-    Target,
-    WorkerInfo,
-)
+from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.task import context
 from jug_notebook.worker import displays, execution
@@ -114,15 +107,7 @@ def work_in_process(
     """
     status = SharedStatus()
     me = system.me("worker", clock)
-
-    def info() -> WorkerInfo:
-        running = status.read()
-        if running is None:
-            return msgspec.structs.replace(me, done=status.done)
-        return msgspec.structs.replace(
-            me, task=running.lease.key, task_name=running.name, since=running.started, done=status.done
-        )
-
+    info = partial(status.heartbeat, me)
     store.renew([me])
     in_process.append(info)
     deadline = None if max_time is None else clock.monotonic() + max_time

@@ -30,8 +30,7 @@ from jug_notebook.worker import WorkerOptions, displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.loop import FailureWatcher, work
-from jug_notebook.worker.policy import LIMIT_REACHED, TASK_FAILED, Termination
-from jug_notebook.worker.status import Running, SharedStatus
+from jug_notebook.worker.status import LIMIT_REACHED, TASK_FAILED, Running, SharedStatus, Termination
 
 WAKE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that does not listen for it isn't harmed
 
@@ -61,18 +60,8 @@ class WorkerProcess:
 
     def heartbeat(self, beat: int) -> WorkerInfo:
         """Return what the store is to know of it with this heartbeat."""
-        running = self.status.read()
-        return msgspec.structs.replace(
-            self.info,
-            beat=beat,
-            task=running.lease.key if running else "",
-            task_name=running.name if running else "",
-            since=running.started if running else 0.0,
-            progress=running.progress if running else (0, 0),
-            tail=self.files.tail() if running else "",
-            done=self.status.done,
-            memory=self.memory,
-        )
+        info = self.status.heartbeat(self.info, beat=beat, memory=self.memory)
+        return msgspec.structs.replace(info, tail=self.files.tail()) if info.task else info
 
     def stop(self) -> None:
         """Let it end after its current task."""

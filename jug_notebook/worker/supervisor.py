@@ -28,15 +28,6 @@ from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
-from jug_notebook.worker.policy import (
-    Exit,
-    Termination,
-    cause_of_death,
-    classify_exit,
-    first_of_crew,
-    overstepped,
-    settled_death,
-)
 from jug_notebook.worker.process import (
     NOTICE,
     WAKE,
@@ -47,7 +38,16 @@ from jug_notebook.worker.process import (
     signal_group,
     wake,
 )
-from jug_notebook.worker.status import Running
+from jug_notebook.worker.status import (
+    Exit,
+    Running,
+    Termination,
+    cause_of_death,
+    classify_exit,
+    first_of_crew,
+    overstepped,
+    settled_death,
+)
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to killing it

@@ -16,7 +16,8 @@ import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, SystemClock
 from jug_notebook.launch import ssh, start
-from jug_notebook.launch.preflight import Report, clock, offset, refused, table
+from jug_notebook.launch.remote import Preflight, Report
+from jug_notebook.launch.ssh import clock_check, clock_offset, refused
 from jug_notebook.session import Session
 from jug_notebook.store import open_store, signed
 from jug_notebook.task import definitions
@@ -141,12 +142,12 @@ def test_a_store_outside_the_mapped_folder_is_refused_before_anything_is_called(
 
 
 def test_a_clock_is_off_only_by_what_the_way_of_the_answer_cannot_explain() -> None:
-    assert offset(100.4, 100.0, 101.0) == 0
-    assert offset(99.0, 100.0, 101.0) == -1
-    assert offset(4000.0, 100.0, 101.0) == 3899
-    assert clock(1.9).remedy == ""
-    assert clock(-300).message == "its clock is 5 min behind"
-    assert clock(30).message == "its clock is 30 s ahead"
+    assert clock_offset(100.4, 100.0, 101.0) == 0
+    assert clock_offset(99.0, 100.0, 101.0) == -1
+    assert clock_offset(4000.0, 100.0, 101.0) == 3899
+    assert clock_check(1.9).remedy == ""
+    assert clock_check(-300).message == "its clock is 5 min behind"
+    assert clock_check(30).message == "its clock is 30 s ahead"
 
 
 def test_what_ssh_complains_of_is_told_with_the_remedy() -> None:
@@ -444,7 +445,7 @@ def test_a_clock_that_is_off_is_warned_of(field: Field) -> None:
 
 @needs_sshd
 def test_the_pre_flight_is_a_table(field: Field) -> None:
-    text = table(field.reports(field.host(), workers=3))
+    text = repr(Preflight(field.reports(field.host(), workers=3)))
     marks = [line.split()[:2] for line in text.splitlines()[1:]]
     assert marks == [
         ["✓", word] for word in ("ssh", "python", "package", "store", "writing", "key", "workers", "clock")

@@ -24,8 +24,7 @@ from jug_notebook.launch import Crew, local
 from jug_notebook.model import Failed, Lease, Scale, State, Stop, Target, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
-from jug_notebook.worker.policy import Termination, cause_of_death, death_outcome, first_of_crew, overstepped
-from jug_notebook.worker.status import Running
+from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
 from jug_notebook.worker.supervisor import wake
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 

@@ -24,8 +24,7 @@ from jug_notebook.worker import loop
 from jug_notebook.worker.capture import NoCapture
 from jug_notebook.worker.execution import LRUCache, TaskRunner
 from jug_notebook.worker.loop import work
-from jug_notebook.worker.policy import BACKOFF
-from jug_notebook.worker.status import SharedStatus
+from jug_notebook.worker.status import BACKOFF, SharedStatus
 from tests.workbench import ORIGIN, Need, Submitter, cell
 
 
