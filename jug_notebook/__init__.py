@@ -15,7 +15,6 @@ from typing import Any
 from jug_notebook.errors import (
     BadTask,
     ChangedInCell,
-    ClaimLost,
     CommandFailed,
     FileChanged,
     FormerDefinition,
@@ -42,13 +41,16 @@ from jug_notebook.errors import (
     WaitTimeout,
 )
 from jug_notebook.model import State
-from jug_notebook.session import CellReport, Session, connect, current
-from jug_notebook.session.api import (
+from jug_notebook.session import (
+    CellReport,
+    Session,
     accept,
     barrier,
     cancel,
     cleanup,
+    connect,
     copy,
+    current,
     execute,
     graph,
     history,
@@ -106,7 +108,6 @@ __all__ = [
     "CachedFunction",
     "CellReport",
     "ChangedInCell",
-    "ClaimLost",
     "CommandFailed",
     "CompoundTask",
     "CompoundTaskGenerator",

@@ -105,10 +105,6 @@ class SignatureError(StoreError):
     """Data in the store wasn't written by someone who has the store's key, so it is not opened."""
 
 
-class ClaimLost(JugError):
-    """Another worker has taken over this task."""
-
-
 class LaunchError(JugError):
     """Workers could not be started."""
 

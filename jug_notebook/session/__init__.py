@@ -1,4 +1,7 @@
-"""The session in use: `connect` to a store, and the verbs of ``jug_notebook`` as functions that act on that session."""
+"""A store as a notebook or a script uses it: connect to one, and submit, watch, fetch and change its tasks.
+
+Here: the session in use, and the verbs of ``jug_notebook`` as functions that act on that session.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from jug_notebook.errors import ChangedInCell, StoreError, StoreGone
 from jug_notebook.session.access import notebook_folder, notebook_path, resolve_url
 from jug_notebook.session.session import OPEN_SESSIONS, Session
+from jug_notebook.session.submission import CellReport
 from jug_notebook.store import absolute
 from jug_notebook.task import context
 
@@ -149,3 +153,6 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
         else:
             urls.append(resolve_url(end, folder))
     return copy_store(urls[0], urls[1])
+
+
+__all__ = ["CellReport", "Session", "connect", "current", "resolve_url", "using"]

@@ -16,11 +16,10 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import NoSuchTask, StoreError, StoreGone
 from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
-from jug_notebook.session.accept import Accepted, Accepting
 from jug_notebook.session.access import notebook_folder, notebook_path, open_access
 from jug_notebook.session.maintenance import Cleaned, clean
 from jug_notebook.session.queries import Queries
-from jug_notebook.session.rerun import Rerun
+from jug_notebook.session.rerun import Accepted, Accepting, Rerun
 from jug_notebook.session.results import Results
 from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import TargetResolver
