@@ -12,34 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jug_notebook.errors import (
-    BadTask,
-    ChangedInCell,
-    CommandFailed,
-    FileChanged,
-    FormerDefinition,
-    JugError,
-    KeyAdvice,
-    LaunchError,
-    NoSuchTask,
-    NotReady,
-    NoWorkers,
-    OnlyAPath,
-    Opaque,
-    SignatureError,
-    StoreError,
-    StoreGone,
-    TaskCancelled,
-    TaskFailed,
-    TaskNotValue,
-    Unhashable,
-    Unreachable,
-    Unseeded,
-    Unstorable,
-    ValueLost,
-    WaitInterrupted,
-    WaitTimeout,
-)
+from jug_notebook import errors
+from jug_notebook.errors import *  # noqa: F403
+from jug_notebook.errors import NoWorkers
 from jug_notebook.model import State
 from jug_notebook.session import (
     CellReport,
@@ -103,49 +78,23 @@ def unload_ipython_extension(ip: Any) -> None:
 
 
 __all__ = [
-    "BadTask",
     "BarrierError",
     "CachedFunction",
     "CellReport",
-    "ChangedInCell",
-    "CommandFailed",
     "CompoundTask",
     "CompoundTaskGenerator",
     "CustomHash",
-    "FileChanged",
-    "FormerDefinition",
     "Handle",
-    "JugError",
-    "KeyAdvice",
-    "LaunchError",
     "NoHash",
     "NoLoad",
-    "NoSuchTask",
-    "NoWorkers",
-    "NotReady",
-    "OnlyAPath",
-    "Opaque",
     "Ran",
     "Session",
-    "SignatureError",
     "State",
-    "StoreError",
-    "StoreGone",
     "Task",
-    "TaskCancelled",
-    "TaskFailed",
     "TaskFunction",
     "TaskGenerator",
     "TaskList",
-    "TaskNotValue",
     "Tasklet",
-    "Unhashable",
-    "Unreachable",
-    "Unseeded",
-    "Unstorable",
-    "ValueLost",
-    "WaitInterrupted",
-    "WaitTimeout",
     "accept",
     "as_completed",
     "barrier",
@@ -187,3 +136,4 @@ __all__ = [
     "why",
     "write_task_out",
 ]
+__all__ += [name for name, value in vars(errors).items() if isinstance(value, type)]

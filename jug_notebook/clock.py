@@ -33,25 +33,4 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
 
-class FakeClock:
-    """A clock for tests: time passes only in `sleep` and `advance`, and at once."""
-
-    def __init__(self, start: float = 1_000_000.0) -> None:
-        self._time = start
-
-    def now(self) -> float:
-        return self._time
-
-    def monotonic(self) -> float:
-        return self._time
-
-    def cpu(self) -> float:
-        return 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self._time += seconds
-
-    advance = sleep
-
-
 CLOCK = SystemClock()  #: the default everywhere

@@ -1,4 +1,4 @@
-"""Tasks for tests of workers: written as text, as a notebook's cells are, and put into a store without a session."""
+"""For tests: tasks written as text, as a notebook's cells are, and put into a store without a session; and a clock."""
 
 from __future__ import annotations
 
@@ -122,3 +122,24 @@ class Fifo:
 
     def write_line(self, line: str) -> None:
         os.write(self._fd, f"{line}\n".encode())
+
+
+class FakeClock:
+    """A clock for tests: time passes only in `sleep` and `advance`, and at once."""
+
+    def __init__(self, start: float = 1_000_000.0) -> None:
+        self._time = start
+
+    def now(self) -> float:
+        return self._time
+
+    def monotonic(self) -> float:
+        return self._time
+
+    def cpu(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self._time += seconds
+
+    advance = sleep

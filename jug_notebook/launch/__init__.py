@@ -15,7 +15,7 @@ from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.worker import whole_number
-from jug_notebook.worker.supervisor import wake
+from jug_notebook.worker.process import wake
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
 
@@ -208,6 +208,3 @@ class Crew:
         wrong = "".join(f"; {group.failure.partition(': ')[0]} failed" for group in self.groups if group.failure)
         there = f" on {', '.join(hosts)}" if hosts else ""
         return f"<Crew of {render.plural(count, 'worker')}{there}{state}{wrong}>"
-
-
-__all__ = ["Crew", "WorkerGroup", "living", "send_order"]

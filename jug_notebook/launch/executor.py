@@ -297,6 +297,3 @@ def launch(store: Store, options: WorkerOptions, on: Any, clock: Clock = CLOCK) 
     crew = Crew(store, [group], clock)
     group.have(size, crew.supervisors)
     return crew
-
-
-__all__ = ["WorkerJob", "launch"]

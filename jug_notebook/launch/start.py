@@ -139,6 +139,3 @@ def _imports(body: CodeType) -> Iterator[str]:
 def cores() -> int:
     """Return how many workers this host gets by default: one per core."""
     return len(os.sched_getaffinity(0))
-
-
-__all__: Sequence[str] = ["call", "cores", "folders_of", "imported", "look", "read_hosts", "start"]

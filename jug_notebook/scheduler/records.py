@@ -7,6 +7,7 @@ An outcome is packed into few bytes, for there is one for each task, and there m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
@@ -103,22 +104,21 @@ WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED = range(7)  # stat
 UNKNOWN = -1  # mentioned by an event, not yet submitted
 REUSED = len(STATES)  # in counts alone: finished, by another task's run
 
-NO_MARKS = (-1, -1)
 _PLACE = 96  # bits of a place
 _SPEC = (1 << _PLACE) - 1
 
 
+@dataclass(slots=True, eq=False)
 class FunctionQueue:
     """What tasks of one function have in common. ``heap`` holds its ready tasks as (seq, task), oldest first."""
 
-    __slots__ = ("done", "heap", "name", "priority", "python", "spent", "stale")
-
-    def __init__(self, name: str, priority: int, python: str) -> None:
-        self.name, self.priority, self.python = name, priority, python
-        self.heap: list[tuple[int, TaskRecord]] = []
-        self.stale = 0  # how many in the heap are no longer ready
-        self.done = 0  # finished runs
-        self.spent = 0.0  # seconds in them
+    name: str
+    priority: int
+    python: str
+    heap: list[tuple[int, TaskRecord]] = field(default_factory=list)
+    stale: int = 0  #: how many in the heap are no longer ready
+    done: int = 0  #: finished runs
+    spent: float = 0.0  #: seconds in them
 
     @property
     def mean(self) -> float | None:
@@ -126,64 +126,40 @@ class FunctionQueue:
         return self.spent / self.done if self.done else None
 
 
+NO_QUEUE = FunctionQueue("", 0, "")
+
+
+@dataclass(slots=True, eq=False)
 class TaskRecord:
     """One task, in little space. ``records`` are its packed outcomes: one alone, or a tuple of several.
 
     ``value_digest`` is the packed record of the value that it has now, empty if it has none.
     """
 
-    __slots__ = (
-        "attempts",
-        "blocking",
-        "counted_as",
-        "counted_in",
-        "dependents",
-        "form",
-        "inputs",
-        "key",
-        "location",
-        "marks",
-        "missing",
-        "needs",
-        "notebooks",
-        "queue",
-        "queued",
-        "records",
-        "requests",
-        "reused_from",
-        "round",
-        "since",
-        "state",
-        "value_digest",
-        "wanted",
-        "wanted_dependents",
-    )
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.state = UNKNOWN
-        self.queue: FunctionQueue = NO_QUEUE
-        self.needs: tuple[TaskRecord, ...] = ()
-        self.dependents: list[TaskRecord] | tuple[()] = ()
-        self.form = b""
-        self.since = 0  # the highest counter of its submissions
-        self.location = 0  # seq and spec in one number
-        self.round = 0
-        self.inputs: bytes | None = None  # digest of the needs' values; None while one is missing
-        self.missing = 0  # needs without a value
-        self.blocking = 0  # needs that failed or are blocked
-        self.value_digest = b""
-        self.records: bytes | tuple[bytes, ...] = b""
-        self.reused_from: Outcome | None = None  # the other task's run that gives it its value
-        self.marks = NO_MARKS
-        self.attempts: list[Attempt] | None = None  # the open ones
-        self.requests: tuple[tuple[Origin, int, bool], ...] = ()  # origin, counter, wanted
-        self.wanted_dependents = 0
-        self.wanted = False
-        self.queued = False
-        self.notebooks: tuple[str, ...] = ()
-        self.counted_in: list[int] | None = None  # a row of `TaskCounts`
-        self.counted_as = 0  # the column in it
+    key: Key
+    state: int = UNKNOWN
+    queue: FunctionQueue = NO_QUEUE
+    needs: tuple[TaskRecord, ...] = ()
+    dependents: list[TaskRecord] | tuple[()] = ()
+    form: bytes = b""
+    since: int = 0  #: the highest counter of its submissions
+    location: int = 0  #: seq and spec in one number
+    round: int = 0
+    inputs: bytes | None = None  #: digest of the needs' values; None while one is missing
+    missing: int = 0  #: needs without a value
+    blocking: int = 0  #: needs that failed or are blocked
+    value_digest: bytes = b""
+    records: bytes | tuple[bytes, ...] = b""
+    reused_from: Outcome | None = None  #: the other task's run that gives it its value
+    marks: tuple[int, int] = (-1, -1)
+    attempts: list[Attempt] | None = None  #: the open ones
+    requests: tuple[tuple[Origin, int, bool], ...] = ()  #: origin, counter, wanted
+    wanted_dependents: int = 0
+    wanted: bool = False
+    queued: bool = False
+    notebooks: tuple[str, ...] = ()
+    counted_in: list[int] | None = None  #: a row of `TaskCounts`
+    counted_as: int = 0  #: the column in it
 
     @property
     def seq(self) -> int:
@@ -227,15 +203,15 @@ class TaskRecord:
         self.records = (*(records if isinstance(records, tuple) else (records,)), record) if records else record
 
 
+@dataclass(slots=True, eq=False)
 class Attempt:
     """An open attempt: claimed or released, without a verdict so far."""
 
-    __slots__ = ("attempt", "inputs", "released", "round", "worker")
-
-    def __init__(self, round: int, inputs: bytes, attempt: int) -> None:
-        self.round, self.inputs, self.attempt = round, inputs, attempt
-        self.worker: WorkerId = ""
-        self.released = False
+    round: int
+    inputs: bytes
+    attempt: int
+    worker: WorkerId = ""
+    released: bool = False
 
 
 class Offer(NamedTuple):
@@ -245,9 +221,6 @@ class Offer(NamedTuple):
     lease: Lease
     failures: int
     deaths: int
-
-
-NO_QUEUE = FunctionQueue("", 0, "")
 
 
 def retry_time(task: TaskRecord) -> float:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from hashlib import sha1
 from itertools import compress
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -70,6 +70,7 @@ from jug_notebook.scheduler.records import (
 )
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 
+E = TypeVar("E", bound=Event)
 _ORDER: dict[type, int] = {Requested: 0, Submitted: 1, Claimed: 3}  # of events applied together; 2 for all others
 
 
@@ -486,8 +487,8 @@ def _update_inputs(task: TaskRecord) -> None:
 
 
 def without_forgotten(
-    event: Event, bodies: Sequence[Place], forgotten: dict[Key, tuple[int, int]]
-) -> tuple[Event, Sequence[Any]]:
+    event: E, bodies: Sequence[Place], forgotten: dict[Key, tuple[int, int]]
+) -> tuple[E, Sequence[Place]]:
     """Return what is left of an event, and of its bodies, without the tasks that were forgotten after it."""
     if isinstance(event, WorkerLost | Forgotten):
         return event, bodies
@@ -503,14 +504,6 @@ def without_forgotten(
         keep = [one.key not in forgotten or one.round > forgotten[one.key][1] for one in leases]
     if all(keep):
         return event, bodies
-    return part_of(event, keep), list(compress(bodies, keep))
-
-
-def part_of(event: Event, keep: Sequence[bool]) -> Event:
-    """Return the event with only those of its tasks for which ``keep`` is True."""
-    columns = {}
-    for name in event.__struct_fields__:
-        column = getattr(event, name)
-        if isinstance(column, list) and column:
-            columns[name] = list(compress(column, keep))
-    return msgspec.structs.replace(event, **columns)
+    columns = {name: getattr(event, name) for name in event.__struct_fields__}
+    kept = {name: list(compress(column, keep)) for name, column in columns.items() if isinstance(column, list)}
+    return msgspec.structs.replace(event, **kept), list(compress(bodies, keep))

@@ -324,6 +324,3 @@ def _opener(url: str) -> tuple[Any, str]:
         )
     module = importlib.import_module(name)
     return getattr(module, "SCHEMES", {}).get(scheme, module), rest
-
-
-__all__ = ["HIDDEN", "Store", "absolute", "addresses_in", "exists", "masked", "open_store", "split"]

@@ -527,19 +527,24 @@ def snapshot(
     for name, (counts, mean) in scheduler.counts(scope).items():
         by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
         functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
-    return Snapshot(
-        store=store,
-        at=now,
-        scope="whole store" if scope.notebook is None else "this notebook",
-        functions=tuple(functions),
-        workers=tuple(
-            WorkerView(_up_to_date(scheduler, info, now - age), alive, age)
-            for info, alive, age in processes
-            if info.kind == "worker" and (alive or age < LATELY)
-        ),
-        notes=tuple(dict.fromkeys(f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)),
-        starting=starting(processes),
-    )
+    current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
+    return picture(store, now, scope, functions, current)
+
+
+def picture(
+    store: str,
+    now: float,
+    scope: Scope,
+    functions: Iterable[FunctionView],
+    processes: Sequence[tuple[WorkerInfo, bool, float]],
+    notes: Iterable[str] = (),
+) -> Snapshot:
+    """Return a snapshot of these functions and processes; ``notes`` are added to those of the processes."""
+    workers = (WorkerView(*one) for one in processes if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
+    noted = (f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
+    scope_text = "whole store" if scope.notebook is None else "this notebook"
+    lines = tuple(dict.fromkeys((*notes, *noted)))
+    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(processes))
 
 
 def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:

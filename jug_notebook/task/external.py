@@ -340,6 +340,3 @@ def _replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-__all__ = ["Ran", "cached_glob", "shell", "write_task_out"]

@@ -19,8 +19,6 @@ from jug_notebook.task.handles import Handle
 from jug_notebook.task.patterns import identity
 from jug_notebook.task.values import TaskList
 
-__all__ = ["currymap", "map", "mapreduce", "reduce"]
-
 
 def map(mapper: Callable[[Any], Any], sequence: Iterable[Any], map_step: int = 4) -> TaskList:
     """``[mapper(x) for x in sequence]``, ``map_step`` calls per task. Return a task or tasklet for each item.

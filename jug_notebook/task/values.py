@@ -370,6 +370,3 @@ class TaskList(list[Any]):
 @digest.writer_for("jug_notebook.TaskList")
 def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
     encoder.add(list(value), path)
-
-
-__all__ = ["TaskList", "Waited", "as_completed", "bvalue", "listed", "settle", "tasks_in", "value", "wait"]

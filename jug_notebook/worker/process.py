@@ -264,6 +264,3 @@ def memory_of_group(pid: int) -> int:
         total += memory_of(one)
         pids += system.children(one)
     return total
-
-
-__all__ = ["NOTICE", "WAKE", "ForkContext", "WorkerProcess", "memory_of", "memory_of_group", "signal_group", "wake"]

@@ -465,6 +465,3 @@ class Supervisor:
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()
         self._report(f"{running.name} {running.lease.key[:8]} in worker {process.info.id}: {failed.error}\n")
-
-
-__all__ = ["Supervisor", "supervise", "wake"]

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
-from jug_notebook.clock import FakeClock
 from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import open_store, signed
 from tests.crews import working
+from tests.workbench import FakeClock
 
 
 @pytest.fixture

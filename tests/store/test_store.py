@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from jug_notebook import system
-from jug_notebook.clock import FakeClock
 from jug_notebook.errors import NoSuchTask, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
@@ -37,6 +36,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.file.journal import FileWatcher
+from tests.workbench import FakeClock
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
 

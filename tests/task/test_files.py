@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import jug_notebook as jn
-from jug_notebook.clock import FakeClock
 from jug_notebook.keys.digest import digest
 from jug_notebook.task import context, files
+from tests.workbench import FakeClock
 
 
 @pytest.fixture

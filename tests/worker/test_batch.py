@@ -14,11 +14,10 @@ import pytest
 from jug_notebook import system
 from jug_notebook.cli import UsageError
 from jug_notebook.cli.run import STOP_FILE, heed_environment
-from jug_notebook.clock import FakeClock
 from jug_notebook.model import State, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import execution, loop, status
-from tests.workbench import PATIENCE, Fifo, Submitter, cell, wait_until
+from tests.workbench import PATIENCE, FakeClock, Fifo, Submitter, cell, wait_until
 
 ROOT = str(Path(__file__).resolve().parents[2])
 GATE = """

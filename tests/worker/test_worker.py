@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from jug_notebook import system
-from jug_notebook.clock import FakeClock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Address, Claim, Settlement, State, WorkerInfo
 from jug_notebook.store import Store, open_store
@@ -25,7 +24,7 @@ from jug_notebook.worker.capture import NoCapture
 from jug_notebook.worker.execution import LRUCache, TaskRunner
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.status import BACKOFF, SharedStatus
-from tests.workbench import ORIGIN, Need, Submitter, cell
+from tests.workbench import ORIGIN, FakeClock, Need, Submitter, cell
 
 
 @pytest.fixture

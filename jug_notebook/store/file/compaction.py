@@ -40,7 +40,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.records import Place, TaskRecord
-from jug_notebook.scheduler.state import SchedulerState, part_of
+from jug_notebook.scheduler.state import SchedulerState, without_forgotten
 from jug_notebook.store.atomic import publish, sync_folder
 from jug_notebook.store.file.blobs import TRASH_KEPT
 from jug_notebook.store.file.folders import remove_older, replace, server_time, share_like
@@ -181,19 +181,9 @@ class Merger:
 
     def _take_other(self, event: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
         """Append an event of a rare kind, without the tasks that were forgotten after it."""
-        void = self._scheduler.forgotten
-        if isinstance(event, Forgotten):
-            if not self._alone:
-                self._append(event, ())
-            return
-        if isinstance(event, Accepted):
-            keep = [key not in void or event.counter > void[key][0] for key in event.keys]
-        else:
-            rows = zip(event.keys, event.from_rounds, strict=True)
-            keep = [key not in void or round > void[key][1] for key, round in rows]
-        if any(keep):
-            kept = [body for body, wanted in zip(bodies, keep, strict=False) if wanted]
-            self._append(part_of(event, keep), kept)
+        left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
+        if left.keys and not (isinstance(left, Forgotten) and self._alone):
+            self._append(left, kept)
 
     def finish(self) -> None:
         for name, rows in self._rows.items():

@@ -26,9 +26,8 @@ from jug_notebook.model import (
     Why,
     WorkerId,
     WorkerInfo,
-    WorkerView,
 )
-from jug_notebook.store.event_log import LATELY, starting
+from jug_notebook.store.event_log import picture
 from jug_notebook.store.redis.connection import Connection, packed
 from jug_notebook.system import batched
 
@@ -223,29 +222,14 @@ class Queries:
         for number, (name, _, _) in enumerate(kinds, 1):
             done[name] += stats.get(f"{number}:done", 0.0)
             spent[name] += stats.get(f"{number}:spent", 0.0)
-        notes = (f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
-        return Snapshot(
-            store=self._connection.display_url,
-            at=now,
-            scope="whole store" if scope.notebook is None else "this notebook",
-            functions=tuple(
-                FunctionView(
-                    name,
-                    {state: by_state[state] for state in STATES if state in by_state},
-                    spent[name] / done[name] if done[name] else None,
-                    reused[name],
-                )
-                for name, by_state in counts.items()
-                if by_state
-            ),
-            workers=tuple(
-                WorkerView(info, alive, age)
-                for info, alive, age in processes
-                if info.kind == "worker" and (alive or age < LATELY)
-            ),
-            notes=tuple(dict.fromkeys((*self._connection.notes, *notes))),
-            starting=starting(processes),
-        )
+        functions = []
+        for name, by_state in counts.items():
+            if by_state:
+                mean = spent[name] / done[name] if done[name] else None
+                in_order = {state: by_state[state] for state in STATES if state in by_state}
+                functions.append(FunctionView(name, in_order, mean, reused[name]))
+        connection = self._connection
+        return picture(connection.display_url, now, scope, functions, processes, connection.notes)
 
 
 def inputs_text(inputs: bytes) -> str:
