@@ -18,16 +18,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import system
-from jug_notebook.codec.pickling import (
-    INLINE,
-    Get,
-    Needs,
-    Put,
-    Shared,
-    Unpickler,
-    bundled,
-    stream,
-)
+from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
 from jug_notebook.errors import JugError, SignatureError, StoreError, Unstorable
 from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon

@@ -158,4 +158,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    return FigureCanvasAgg
+    return globals().setdefault(name, FigureCanvasAgg)  # matplotlib looks into `vars` of the module, too

@@ -52,13 +52,16 @@ class Queries:
     def origins(self) -> list[Origin]:
         return [Origin(*(part.decode() for part in row)) for row in self._connection.read("origins")[2]]
 
-    def _by_key(self, script: str, keys: Sequence[Key]) -> Iterator[Any]:
-        """Yield what a script returns for each key."""
+    def _by_key(self, what: str, keys: Sequence[Key]) -> Iterator[Any]:
+        """Yield what ``by_key.lua`` returns for each key."""
         for part in batched(keys, BATCH):
-            yield from self._connection.read(script, packed(part))[2]
+            yield from self._connection.read("by_key", what, packed(part))[2]
 
     def states(self, keys: Sequence[Key]) -> list[State | None]:
-        return [STATES[state] if state >= 0 else None for state in self._by_key("states", keys)]
+        found: list[int] = []
+        for part in batched(keys, BATCH):
+            found += self._connection.read("states", packed(part))[2]
+        return [STATES[state] if state >= 0 else None for state in found]
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -182,17 +185,17 @@ class Queries:
         )
 
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
-        rows = zip(keys, self._by_key("current_inputs", keys), strict=True)
+        rows = zip(keys, self._by_key("inputs", keys), strict=True)
         return [Lease(key, row[0], inputs_from(row[1]), 0) if row else None for key, row in rows]
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         return [
             Invalidation(row[0], float(row[1]), row[2].decode(), Why(row[3].decode())) if row else None
-            for row in self._by_key("invalidations", keys)
+            for row in self._by_key("invalidation", keys)
         ]
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
-        return [row[0] if row else None for row in self._by_key("acceptances", keys)]
+        return [row[0] if row else None for row in self._by_key("acceptance", keys)]
 
     def foreign(self, python: str) -> dict[str, int]:
         kinds, counts, _, _ = self._tallies("")

@@ -21,5 +21,4 @@ for i = 2, #ARGV, 4 do
 end
 changed = true
 run_work()
-local ver, more = finish()
-return {ver, more, counter}
+return finish(counter)

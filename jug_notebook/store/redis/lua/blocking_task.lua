@@ -18,5 +18,4 @@ while record(key)[STATE] == BLOCKED and steps > 0 do
   key, steps = next_key, steps - 1
 end
 local state = record(key)[STATE]
-local ver, more = finish()
-return {ver, more, (state == FAILED or state == BLOCKED) and key or '', state == BLOCKED and 1 or 0}
+return finish((state == FAILED or state == BLOCKED) and key or '', state == BLOCKED and 1 or 0)

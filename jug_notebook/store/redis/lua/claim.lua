@@ -250,5 +250,5 @@ if limit > 0 and call('ZSCORE', P .. 'left', worker) == false then
   end
 end
 run_work()
-local ver, more = finish()
+local ver, more = unpack(finish())
 return {ver, more, format('%.6f', retry), named, read_bodies(), claims}

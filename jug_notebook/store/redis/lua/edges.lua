@@ -27,5 +27,4 @@ for _, key in ipairs(keys) do
 end
 local found = {}
 for _, kind in ipairs(order) do found[#found + 1] = {kind, firsts[kind], counts[kind]} end
-local ver, more = finish()
-return {ver, more, found, #keys == STEP and tonumber(rows[#rows]) or -1}
+return finish(found, #keys == STEP and tonumber(rows[#rows]) or -1)

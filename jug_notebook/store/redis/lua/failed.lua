@@ -10,5 +10,4 @@ local found = {}
 for _, key in ipairs(keys) do
   if args[1] == '' or has_label(record(key)[GROUP], args[1]) then found[#found + 1] = key end
 end
-local ver, more = finish()
-return {ver, more, found, #keys == args[3] and 1 or 0}
+return finish(found, #keys == args[3] and 1 or 0)

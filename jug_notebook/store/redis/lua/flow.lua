@@ -2,5 +2,4 @@
 -- Do some of the work that earlier scripts left. Returns {version, more}.
 load_work()
 run_work()
-local ver, more = finish()
-return {ver, more}
+return finish()

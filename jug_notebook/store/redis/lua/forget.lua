@@ -68,5 +68,4 @@ for _, key in ipairs(keys) do
   end
 end
 run_work()
-local ver, more = finish()
-return {ver, more, forgotten, size, stay}
+return finish(forgotten, size, stay)

@@ -9,8 +9,7 @@ local args, rows = unpacked(ARGV[1]), unpacked(ARGV[2])
 local why = args[1]
 for _, row in ipairs(rows) do
   if record(row)[KIND] == 0 then
-    local ver, more = finish()
-    return {ver, more, row, {}}
+    return finish(row, {})
   end
 end
 local lost = {}
@@ -33,5 +32,4 @@ for _, key in ipairs(rows) do
 end
 for _, row in ipairs(lost) do invalidate(row[1], row[2], why, row[3], args[3], args[2]) end
 run_work()
-local ver, more = finish()
-return {ver, more, '', lost}
+return finish('', lost)

@@ -14,5 +14,4 @@ for _, process in ipairs(ARGV) do
   end
 end
 run_work()
-local ver, more = finish()
-return {ver, more}
+return finish()

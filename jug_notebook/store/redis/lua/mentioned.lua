@@ -22,5 +22,4 @@ for i = 1, #scanned[2], 2 do
     end
   end
 end
-local ver, more = finish()
-return {ver, more, scanned[1], found}
+return finish(scanned[1], found)

@@ -6,5 +6,4 @@ for i = 2, #ARGV do
   call('EXPIRE', name, 86400)
 end
 changed = true
-local ver, more = finish()
-return {ver, more}
+return finish()

@@ -17,5 +17,4 @@ for number = 1, call('LLEN', P .. 'origins') do
     end
   until cursor == '0'
 end
-local ver, more = finish()
-return {ver, more, found}
+return finish(found)

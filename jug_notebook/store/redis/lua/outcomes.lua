@@ -4,7 +4,7 @@
 -- these bodies}.
 load_work()
 run_work()
-local ver, more = finish()
+local ver, more = unpack(finish())
 
 -- Only this much of a record is decoded: all of it takes three times as long. The texts begin with form, inputs, digest,
 -- reused from.

@@ -14,5 +14,4 @@ for i = 1, #ARGV, 2 do
   end
 end
 run_work()
-local ver, more = finish()
-return {ver, more}
+return finish()

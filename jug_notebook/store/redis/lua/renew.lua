@@ -43,5 +43,4 @@ if #ARGV > 1 then
   end
 end
 run_work()
-local ver, more = finish()
-return {ver, more, orders}
+return finish(orders)

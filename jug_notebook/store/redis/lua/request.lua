@@ -6,5 +6,4 @@ local args, keys = unpacked(ARGV[1]), unpacked(ARGV[2])
 prefetch(keys)
 local counter = set_requested(keys, args[1], args[2], args[3])
 run_work()
-local ver, more = finish()
-return {ver, more, counter}
+return finish(counter)

@@ -12,5 +12,4 @@ if number > 0 then
   end
   table.sort(found, function(a, b) return record(a)[SEQ] < record(b)[SEQ] end)
 end
-local ver, more = finish()
-return {ver, more, found}
+return finish(found)

@@ -30,5 +30,5 @@ for i, name in ipairs(names) do
   end
 end
 if on < 0 and #names == size then on = from + size end
-local ver, more = finish()
+local ver, more = unpack(finish())
 return {ver, more, total, read_bodies(), found, on}

@@ -470,8 +470,8 @@ local function wake_workers()
   end
 end
 
--- Write all changes. Returns the store's version, and 1 if pending work remains.
-local function finish()
+-- Write all changes. Returns {the store's version, 1 if pending work remains, and then what it is given}.
+local function finish(...)
   fill_queues()
   if #retired > 0 then store_retired() end
   run_deferred('ZREM')
@@ -507,5 +507,5 @@ local function finish()
   else
     ver = tonumber(call('GET', P .. 'ver') or 0)
   end
-  return ver, (head <= tail or (began_with_work and call('EXISTS', P .. 'work') == 1)) and 1 or 0
+  return {ver, (head <= tail or (began_with_work and call('EXISTS', P .. 'work') == 1)) and 1 or 0, ...}
 end

@@ -90,5 +90,4 @@ local reused = 0
 for _, key in ipairs(new) do
   if record(key)[REUSED_FROM] ~= '' then reused = reused + 1 end
 end
-local ver, more = finish()
-return {ver, more, counter, #new - reused, finished + reused}
+return finish(counter, #new - reused, finished + reused)

@@ -33,5 +33,4 @@ for i, asked in ipairs(unpacked(ARGV[2])) do
   }
 end
 local numbers = call('HGETALL', P .. 'stats')
-local ver, more = finish()
-return {ver, more, own, numbers, found, busy}
+return finish(own, numbers, found, busy)

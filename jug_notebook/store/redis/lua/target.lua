@@ -25,5 +25,4 @@ if call('SADD', P .. 'targets', label) == 1 then
   end
 end
 run_work()
-local ver, more = finish()
-return {ver, more}
+return finish()

@@ -30,5 +30,4 @@ for _, key in ipairs(keys) do
     end
   end
 end
-local ver, more = finish()
-return {ver, more, found, on}
+return finish(found, on)
