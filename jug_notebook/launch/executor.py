@@ -131,7 +131,7 @@ def adapter_of(on: Any) -> ExecutorAdapter:
 def _dask(client: Any) -> ExecutorAdapter:
     if getattr(client, "asynchronous", False):
         raise LaunchError("that Dask client is asynchronous; give one that isn't: Client(address)")
-    all_workers = {"n_workers": -1} if _takes(client.scheduler_info, "n_workers") else {}
+    all_workers = {"n_workers": -1} if "n_workers" in inspect.signature(client.scheduler_info).parameters else {}
     info = client.scheduler_info(**all_workers)
     distributed = importlib.import_module("distributed")
 
@@ -142,10 +142,6 @@ def _dask(client: Any) -> ExecutorAdapter:
 
     size = sum(worker.get("nthreads", 1) for worker in info["workers"].values())
     return ExecutorAdapter(f"on-dask-{info['id']}", "Dask", size, submit)
-
-
-def _takes(function: Any, name: str) -> bool:
-    return name in inspect.signature(function).parameters
 
 
 class ExecutorGroup(WorkerGroup):

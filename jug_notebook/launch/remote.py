@@ -160,15 +160,6 @@ def serve(request: object) -> None:
         _detach(asked, url, size)
 
 
-def look_around(asked: Request) -> list[Check]:
-    """Return the checks of this host."""
-    checks: list[Check] = []
-    store = _looked_around(asked, checks)
-    if store is not None:
-        store.close()
-    return checks
-
-
 def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
     """Fill in ``checks``; return the open store where nothing is wrong."""
     store = None
@@ -345,7 +336,10 @@ def python_check(theirs: str, path: str, wanted: str) -> Check:
 def look(store: Store) -> Report:
     """Could workers start here?"""
     asked = Request(system.python(), "", store.url, store.id, check=True)
-    checks = [python_check(system.python(), sys.executable, system.python()), *look_around(asked)]
+    checks = [python_check(system.python(), sys.executable, system.python())]
+    opened = _looked_around(asked, checks)
+    if opened is not None:
+        opened.close()
     if not any(check.what == "key" and check.message == "is there" for check in checks):
         checks.append(
             Check("key", "the store's key is not in your keyring",

@@ -283,16 +283,12 @@ class RemoteGroup(WorkerGroup):
         self._add(Check("ssh", f"answers as {self._host.login}"))
         for answer, answered in received:
             self._on_answer(answer, wanted, asked, answered, message)
-        if not self.failed and not self._check and self.answer is None:
+        if not self.report.failure and not self._check and self.answer is None:
             lost = "went silent" if status is None else f"ended with status {status}"
             last = message.strip().rpartition("\n")[2] or "no output"
             self._add(Check("workers", f"ssh {lost} before any worker started: {last[:300]}", "see what it says", True))
         if self._stop is not None and self.answer is not None:
             self.store.order([self.answer.supervisor], self._stop)
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.report.failure)
 
     def _on_answer(self, answer: Answer, wanted: Request, asked: float, answered: float, message: str) -> None:
         if answer.setup:
@@ -301,7 +297,7 @@ class RemoteGroup(WorkerGroup):
             self._add(_no_python(self._call.pythons, wanted.python))
         elif answer.python:
             self._add(python_check(answer.python, answer.path, wanted.python))
-            if not self.failed:
+            if not self.report.failure:
                 self._add(_package(answer.package, answer.path, wanted.version, answer.error))
         elif answer.host:
             self.answer, self.size = answer, answer.size
@@ -311,22 +307,18 @@ class RemoteGroup(WorkerGroup):
                 self._add(clock_check(clock_offset(answer.now, asked, answered)))
 
 
-def launch(call: Call, hosts: Sequence[Host]) -> list[RemoteGroup]:
-    """Start on all hosts at once; returns before any has answered."""
-    return _begun(call, hosts, check=False)
+def launch(call: Call, hosts: Sequence[Host], check: bool = False) -> list[RemoteGroup]:
+    """Start on all hosts at once, or with ``check`` only look around there; returns before any has answered."""
+    gate = threading.BoundedSemaphore(AT_ONCE)
+    return [RemoteGroup(call, host, gate, check) for host in dict.fromkeys(hosts)]
 
 
 def look(call: Call, hosts: Sequence[Host]) -> list[Report]:
     """Look around on all hosts, and start nothing."""
-    groups = _begun(call, hosts, check=True)
+    groups = launch(call, hosts, check=True)
     for group in groups:
         group.over.wait()
     return [group.report for group in groups]
-
-
-def _begun(call: Call, hosts: Sequence[Host], check: bool) -> list[RemoteGroup]:
-    gate = threading.BoundedSemaphore(AT_ONCE)
-    return [RemoteGroup(call, host, gate, check) for host in dict.fromkeys(hosts)]
 
 
 # -- one call ----------------------------------------------------------------------------------------------------------

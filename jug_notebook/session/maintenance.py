@@ -36,7 +36,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
-from jug_notebook.store import Store, addresses_in, open_store, split
+from jug_notebook.store import Store, addresses_in, exists, open_store, split
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
 from jug_notebook.system import batched
 
@@ -96,7 +96,7 @@ def clean(
     needed = _needed(store, views)
     going = [key for key in views if key not in needed and (among is None or key in among)]
     if older_than is not None:
-        going = [key for key in going if not _is_young(views[key], now - older_than)]
+        going = [key for key in going if views[key].started + views[key].duration < now - older_than]
         made = dict(_made(store, going))
         going = [key for key in going if made.get(key, 0.0) < now - older_than]
     gone = set(going)
@@ -130,10 +130,6 @@ def _needed(store: Store, views: dict[Key, TaskView]) -> set[Key]:
         row = [key for key in following if key in views and key not in found]
         found.update(row)
     return found | {views[key].source for key in found if key in views and views[key].source}
-
-
-def _is_young(view: TaskView, since: float) -> bool:
-    return view.started + view.duration >= since
 
 
 def _made(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, float]]:
@@ -222,7 +218,7 @@ def copy(source: str | Path, target: str | Path, report: Progress | None = None,
 
     ``report`` is called with the number of tasks done and their total.
     """
-    if not _is_there(source):
+    if split(str(source))[0] != "memory" and not exists(str(source)):
         raise StoreError(f"no store at {str(source)!r} to copy from")
     one, two = open_store(source, clock), open_store(target, clock)
     try:
@@ -233,11 +229,6 @@ def copy(source: str | Path, target: str | Path, report: Progress | None = None,
         for store in (one, two):
             if not store.url.startswith("memory:"):  # that lives as long as it is open
                 store.close()
-
-
-def _is_there(url: str | Path) -> bool:
-    scheme, rest = split(str(url))
-    return scheme != "file" or (Path(rest).expanduser() / "store.json").is_file()
 
 
 class Copying:

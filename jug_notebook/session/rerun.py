@@ -29,6 +29,7 @@ from jug_notebook.session.targets import TargetResolver
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.task.context import running
+from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
 from jug_notebook.worker.execution import Runner, in_a_line, runner_of
 from jug_notebook.worker.inputs import Needs
@@ -115,7 +116,7 @@ class Rerun:
         bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
         function = codec.load_function(bundle, self._store.get_blob)
         codec.use_modules(bundle)
-        needs = Needs(spec.needs, [partial(_itself, value) for value in values], self._signed)
+        needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
         args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
         return Call(function, args, kwargs), runner
 
@@ -154,10 +155,6 @@ class Rerun:
         if digest[:1] != b"c" or outcome.digest[:1] != b"c":
             how += " (compared by their pickles, which may differ for equal values of its type)"
         return how
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _address(parts: Iterable[bytes | memoryview]) -> Address:

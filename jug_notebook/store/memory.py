@@ -85,14 +85,12 @@ class MemoryStore(EventLogStore):
         with self._changed:
             for info in processes:
                 if info.id not in self._left:
-                    self._processes[info.id] = msgspec.structs.replace(info, beat=self._next_beat(info.id))
+                    beat = self._processes[info.id].beat + 1 if info.id in self._processes else 1
+                    self._processes[info.id] = msgspec.structs.replace(info, beat=beat)
                     self._heartbeats[info.id] = self._clock.monotonic()
             first = processes[0].id if processes else ""
             orders = map(msgspec.msgpack.encode, self._orders.pop(first, []))
             return read_orders(orders, lambda text: self.notice(first, text))
-
-    def _next_beat(self, process: WorkerId) -> int:
-        return self._processes[process].beat + 1 if process in self._processes else 1
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         with self._lock:

@@ -94,14 +94,15 @@ class TimedPath(File):
         return f"{about.st_size} {about.st_mtime_ns} {os.fspath(self.path)}".encode("utf-8", "surrogateescape")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _as_given, (self.path,)
+        return as_it_is, (self.path,)
 
     def __repr__(self) -> str:
         return f"timed_path({os.fspath(self.path)!r})"
 
 
-def _as_given(path: Any) -> Any:
-    return path
+def as_it_is(value: Any) -> Any:
+    """Return what it is given: for what arrives as a plain value."""
+    return value
 
 
 def _arrived(path: Any, digest: bytes) -> Any:

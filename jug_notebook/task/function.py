@@ -386,14 +386,10 @@ class TaskFunction:
         return f"<task function {self.name}{self._signature or '(…)'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.__jug_function__, self._options())
+        return functools.partial(TaskFunction, **self._options()), (self.__jug_function__,)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
-
-
-def _restored(function: Callable[..., Any], options: dict[str, Any]) -> TaskFunction:
-    return TaskFunction(function, **options)
 
 
 class Chunk:

@@ -14,6 +14,7 @@ from jug_notebook.keys import digest
 from jug_notebook.model import State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
+from jug_notebook.task.files import as_it_is
 from jug_notebook.task.function import Around, TaskFunction, grid_points
 from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
 from jug_notebook.task.values import TaskList, tasks_in, value
@@ -61,11 +62,6 @@ def counted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 def _check_count(n: Any, name: str, least: int) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or n < least:
         raise BadTask(f"{name} takes a number of values, {least} or more, not {n!r:.40}")
-
-
-def as_it_is(x: Any) -> Any:
-    """What tasks run that only pass on what they are given."""
-    return x
 
 
 IDENTITY = TaskFunction(as_it_is, name="identity", version="1")
@@ -178,15 +174,8 @@ class CompoundFunction(TaskFunction):
             )
             if key in needs:
                 raise BadTask(f"{self.name}({args_repr}) returns itself; a compound task returns another task")
-            pending_task = (
-                version,
-                key,
-                form,
-                needs,
-                codec.dump_call((made,), {}, needs, session.submissions.put),
-                args_repr,
-                call,
-            )
+            payload = codec.dump_call((made,), {}, needs, session.submissions.put)
+            pending_task = version, key, form, needs, payload, args_repr, call
         session.submissions.add((pending_task,))
         task: Task = handle(session, version, key, pending_task[3], args_repr)
         return task

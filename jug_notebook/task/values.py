@@ -27,11 +27,7 @@ class Waited(NamedTuple):
     not_done: set[Any]
 
 
-class _Skipped:
-    pass
-
-
-_SKIPPED = _Skipped()
+_SKIPPED: Any = object()
 
 #: iterables that hold no tasks, or are values as a whole
 _WHOLE = (Handle, Mapping, str, bytes, bytearray, memoryview, range, array.array, io.IOBase, type)

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
 
 import msgspec
 
@@ -175,12 +174,8 @@ def _fork(run: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
-    if pid == 0:
-        _run_child(run)
-    return pid
-
-
-def _run_child(run: Callable[[], int]) -> NoReturn:
+    if pid:
+        return pid
     status = 1
     try:
         status = run()

@@ -160,7 +160,9 @@ class Supervisor:
             ended = self._reap_all()
             with suppress(StoreError, OSError):  # or the store is gone
                 self.store.leave([*ended, self._me.id])
-            self._restore_signals(handlers)
+            signal.set_wakeup_fd(handlers.pop(0))
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             for fd in (self._wakeup, self._wakeup_end, parent_pipe, parent_end):
                 os.close(fd)
 
@@ -174,7 +176,8 @@ class Supervisor:
         while True:
             now = clock.monotonic()
             self._reap()
-            for number in self._take_signals():
+            signals, self._signals = self._signals, []
+            for number in signals:
                 self._on_signal(number)
             self._resolve_ambiguous(now)
             if end is not None and now >= end:
@@ -232,15 +235,6 @@ class Supervisor:
         }
         handlers[0] = signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
         return handlers
-
-    def _restore_signals(self, handlers: dict[int, Any]) -> None:
-        signal.set_wakeup_fd(handlers.pop(0))
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    def _take_signals(self) -> list[int]:
-        signals, self._signals = self._signals, []
-        return signals
 
     def _on_signal(self, number: int) -> None:
         if number == WAKE:

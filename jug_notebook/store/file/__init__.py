@@ -424,23 +424,17 @@ class FileStore(EventLogStore):
     # -- compaction ----------------------------------------------------------------------------------------------------
 
     def crowded(self) -> bool:
-        if len(listed(self.folder / "log")) > CROWD and self._count_ended() > CROWD:
-            return True
-        return self._has_replaced_logs()
-
-    def _has_replaced_logs(self) -> bool:
-        """Return True if there are logs that sealed ones replace, and every reader has had the time to notice."""
         from jug_notebook.store.file.compaction import GRACE
 
+        if len(listed(self.folder / "log")) > CROWD:
+            with self._lock:
+                self._poll()
+                if len(self._ended(server_time(self.folder))) > CROWD:
+                    return True
         if not listed(self.folder / "sealing"):
-            return False
+            return False  # else there are logs that sealed ones replace: had every reader the time to notice?
         sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in listed(self.folder / "sealed")]
         return bool(sealed) and server_time(self.folder) - max(sealed) > GRACE
-
-    def _count_ended(self) -> int:
-        with self._lock:
-            self._poll()
-            return len(self._ended(server_time(self.folder)))
 
     def _ended(self, now: float) -> list[str]:
         """Return the names of logs that are complete."""

@@ -141,8 +141,12 @@ class Blobs:
         try:
             stat = os.fstat(fd)
             size = stat.st_size
-            data = _read_parallel(fd, size) if size >= LARGE else memoryview(_read_all(fd))
-            if blake3(data, max_threads=_threads(size)).hexdigest(length=20) != address:
+            if size >= LARGE:
+                data, threads = _read_parallel(fd, size), int(blake3.AUTO)
+            else:
+                with open(fd, "rb", buffering=0, closefd=False) as file:
+                    data, threads = memoryview(file.readall()), 1
+            if blake3(data, max_threads=threads).hexdigest(length=20) != address:
                 raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
         finally:
             os.close(fd)
@@ -320,15 +324,6 @@ def _hashed(pieces: Iterable[memoryview]) -> Address:
     for piece in pieces:
         hasher.update(piece)
     return hasher.hexdigest(length=20)
-
-
-def _threads(size: int) -> int:
-    return int(blake3.AUTO) if size >= LARGE else 1
-
-
-def _read_all(fd: int) -> bytes:
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        return file.readall()
 
 
 def _read_parallel(fd: int, size: int) -> memoryview:

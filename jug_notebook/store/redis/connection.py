@@ -181,7 +181,7 @@ class Connection:
     def write(self, script: str, *arguments: Any) -> Any:
         """Run a script that returns (version, more to do, …), then do all that remains to be done after it."""
         reply = self.run(script, *arguments)
-        self._note_version(reply)
+        self.version = max(self.version, reply[0])
         more = reply[1]
         while more:
             _, more = self.run("flow")
@@ -204,10 +204,6 @@ class Connection:
     def wait(self, waiter: str, timeout: float) -> None:
         """Sleep until woken."""
         self.command("BLPOP", self.key(f"w:{waiter}"), f"{max(timeout, 0.001):.3f}")
-
-    def _note_version(self, reply: Sequence[Any]) -> None:
-        if reply[0] > self.version:
-            self.version = reply[0]
 
     def _evaluate(self, script: str, arguments: Sequence[Any]) -> Any:
         from redis.exceptions import NoScriptError
