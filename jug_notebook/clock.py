@@ -11,15 +11,12 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return seconds since the epoch: for people, and for comparing hosts roughly."""
-        ...
 
     def monotonic(self) -> float:
         """Return seconds on a clock of this host that never goes back: for leases and deadlines."""
-        ...
 
     def cpu(self) -> float:
         """Return the CPU time of this process, in seconds."""
-        ...
 
     def sleep(self, seconds: float) -> None: ...
 

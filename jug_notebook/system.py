@@ -53,6 +53,11 @@ def python() -> str:
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
+def cores() -> int:
+    """Return how many workers this host gets by default: one per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def born(pid: int) -> int | None:
     """Return when a process of this machine started, in clock ticks since boot; None if there is none, or a zombie."""
     try:

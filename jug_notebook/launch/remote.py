@@ -141,7 +141,7 @@ def serve(request: object) -> None:
     _send(Answer(now=CLOCK.now(), checks=tuple(checks)))
     if store is None or asked.check:
         return
-    size = asked.options.size or len(os.sched_getaffinity(0))
+    size = asked.options.size or system.cores()
     there = [info for info in living(store, asked.crew) if system.running(info)]
     if there:
         send_order(store, there[:1], Scale(size, at_least=True))
@@ -184,7 +184,7 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
 
 def _workers(store: Store, asked: Request) -> Check:
     there = sum(info.size for info in living(store, asked.crew) if system.running(info))
-    size = asked.options.size or len(os.sched_getaffinity(0))
+    size = asked.options.size or system.cores()
     return Check("workers", f"{there} are there, {max(0, size - there)} would be started")
 
 

@@ -134,8 +134,3 @@ def _imports(body: CodeType) -> Iterator[str]:
     for constant in body.co_consts:
         if isinstance(constant, CodeType):
             yield from _imports(constant)
-
-
-def cores() -> int:
-    """Return how many workers this host gets by default: one per core."""
-    return len(os.sched_getaffinity(0))

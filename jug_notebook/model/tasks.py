@@ -188,9 +188,8 @@ class FunctionBundle(Struct, frozen=True):
     parts: dict[str, str] = {}  #: what the code digest is made of: "helper norm" to digest or short text
     labels: dict[str, str] = {}  #: file name in code objects to the label that people see: "Cell In[3]"
     texts: dict[str, str] = {}  #: of parts that are no plain value: the relevant source, or a short form
-    signature: tuple[
-        tuple[str, int, bool], ...
-    ] = ()  #: parameters: name, kind as in `inspect`, whether it has a default
+    #: parameters: name, kind as in `inspect`, whether it has a default
+    signature: tuple[tuple[str, int, bool], ...] = ()
 
 
 class Spec(Struct, frozen=True, array_like=True):
@@ -316,9 +315,8 @@ class Claim(Struct, frozen=True):
     needs: tuple[bytes, ...] = ()
     failures: int = 0  #: attempts of this round that raised; ``retries`` limits them
     deaths: int = 0  #: attempts of this round whose worker died; see `POISON`
-    proofs: tuple[
-        tuple[bytes, ...], ...
-    ] = ()  #: by slot, as in `CurrentOutcome`; empty where no need's value is reused
+    #: by slot, as in `CurrentOutcome`; empty where no need's value is reused
+    proofs: tuple[tuple[bytes, ...], ...] = ()
 
 
 class Verdict(Struct, frozen=True, array_like=True):

@@ -100,7 +100,7 @@ class Workers:
         store, clock, folder = self._access.store, self._access.clock, self._access.folder
         named = start.read_hosts(hosts, folder)
         if workers is None:  # elsewhere, each host counts its own cores
-            workers = 0 if named or on is not None else start.cores()
+            workers = 0 if named or on is not None else system.cores()
         crew = start.start(store, folder, msgspec.structs.replace(options, size=workers), named, on, clock)
         self.crews.append(crew)
         return crew
@@ -148,7 +148,7 @@ class Workers:
 
         self._targets.flush()
         access = self._access
-        size = start.cores() if workers is None else whole_number("workers", workers)
+        size = system.cores() if workers is None else whole_number("workers", workers)
         wanted = self._target(target, namespace)
         if wanted is None:
             functions = access.store.snapshot(access.scope).functions

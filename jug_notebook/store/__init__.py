@@ -54,19 +54,15 @@ class Store(Protocol):
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""
-        ...
 
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         """Request known tasks, or withdraw requests; without a cell, of all cells of the notebook."""
-        ...
 
     def requested(self, origin: Origin) -> list[Key]:
         """Return the tasks that exactly this origin (user, notebook and cell) requests now."""
-        ...
 
     def origins(self) -> list[Origin]:
         """Return every origin (user, notebook and cell) that requests something now."""
-        ...
 
     def claim(
         self,
@@ -84,102 +80,80 @@ class Store(Protocol):
         Settling is idempotent; a late outcome that no longer holds is ignored. Tasks made with another ``python`` are
         left alone.
         """
-        ...
 
     def release(self, leases: Sequence[Lease]) -> None:
         """Give back claims whose tasks were not started."""
-        ...
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         """Send heartbeats of these processes, supervisor or session first; return its new orders."""
-        ...
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         """Note that these processes have ended: others may take their unsettled claims at once."""
-        ...
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         """Give supervisors an order; they receive it when they next `renew`, at once on the same host."""
-        ...
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         """Return workers, supervisors and sessions: last info, whether alive, seconds since the last heartbeat."""
-        ...
 
     def states(self, keys: Sequence[Key]) -> list[State | None]:
         """Return states by key; None for tasks that the store doesn't know."""
-        ...
 
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""
-        ...
 
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         """Return current outcomes by key, None where there is none. A failure counts only once it is final."""
-        ...
 
     def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
         """Return, for each blocked task, the failed task that blocks it; else None."""
-        ...
 
     def tasks(
         self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
     ) -> list[TaskView]:
         """Return a listing in order of submission; of failed tasks, the latest first."""
-        ...
 
     def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
         """Return attempts that ended, latest first, and how many are known; failed and invalidated ones included."""
-        ...
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """Return the tasks of one function."""
-        ...
 
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
         """Return (function, a function whose values it needs, number of needs), over all requested tasks."""
-        ...
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         """Invalidate outcomes; what used them must run again. Return the tasks that had an outcome.
 
         With `Why.LOST`, a reused value is lost for the task that ran, too. Raises NoSuchTask.
         """
-        ...
 
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         """Return each task's present round and inputs (attempt 0); None where a need has no value yet."""
-        ...
 
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         """Accept runs of other code for tasks, or (``undone``) no longer: see `Acceptance`. The last one counts."""
-        ...
 
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the sealed acceptances that hold for these tasks as they are now; else None."""
-        ...
 
     def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
         """Return who invalidated each task's last outcome; None where no one did."""
-        ...
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store bytes, once, under their blake3 hash, and return that. Durable on return."""
-        ...
 
     def get_blob(self, address: Address) -> memoryview:
         """Return the bytes. Raises ValueLost where they are missing or damaged.
 
         A view that isn't read-only belongs to the caller, who may change it.
         """
-        ...
 
     def map_blob(self, address: Address) -> memoryview:
         """Return a read-only view of the bytes, mapped from a file where possible. Raises ValueLost as `get_blob`.
 
         If they were verified once on this machine and the file hasn't changed since, they aren't verified again.
         """
-        ...
 
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
@@ -189,47 +163,36 @@ class Store(Protocol):
         Tasks that are requested by now, or that run, stay. So do blobs written or used within the last ``older_than``
         seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` changes nothing.
         """
-        ...
 
     def compact(self) -> int:
         """Compact the store's files while others go on working; return the number of bytes saved."""
-        ...
 
     def crowded(self) -> bool:
         """Return whether the store should be compacted."""
-        ...
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         """Return counts and workers, without failures, which are sealed. The cost is in proportion to what changed."""
-        ...
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; return it."""
-        ...
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return whether no task is ready or running that a worker of this python could run or wait for."""
-        ...
 
     def foreign(self, python: str) -> dict[str, int]:
         """Return the number of ready tasks made with another python than this, by that python."""
-        ...
 
     def notice(self, process: WorkerId, text: str) -> None:
         """Append to a process's log in the store."""
-        ...
 
     def log(self, process: WorkerId) -> str:
         """Return the end of a process's log."""
-        ...
 
     def sync(self) -> None:
         """Make everything written so far durable."""
-        ...
 
     def check(self) -> None:
         """Raise StoreGone if the store was removed, or there is another one in its place."""
-        ...
 
     def close(self) -> None: ...
 

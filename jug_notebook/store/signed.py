@@ -284,30 +284,19 @@ class SignedReader:
         return [self._fill(view, body, held) for view, body, held in zip(views, bodies, helds, strict=True)]
 
     def _fill(self, view: TaskView, body: bytes | None, held: CurrentOutcome | None) -> TaskView:
-        args_repr, summary, error, source, user = view.args_repr, "", "", "", ""
-        started, duration = view.started, view.duration
+        found: dict[str, Any] = dict.fromkeys(("summary", "error", "source", "user"), "")
         try:
             if body is not None:
                 spec = self.spec(view.key, body)
-                args_repr, user = spec.args_repr, spec.origin.user
+                found |= {"args_repr": spec.args_repr, "user": spec.origin.user}
             if held is not None:
-                outcome = self.outcome(view.key, held)
-                source = "" if held.verdict.key == view.key else held.verdict.key
-                started, duration = held.verdict.started, held.verdict.duration
-                summary = outcome.summary if isinstance(outcome, Finished) else ""
-                error = outcome.error if isinstance(outcome, Failed) else ""
+                outcome, verdict = self.outcome(view.key, held), held.verdict
+                found |= {"started": verdict.started, "duration": verdict.duration}
+                found["source"] = "" if verdict.key == view.key else verdict.key
+                found |= {"summary": outcome.summary} if isinstance(outcome, Finished) else {"error": outcome.error}
         except SignatureError as refused:
-            error = f"not shown: {refused}"
-        return msgspec.structs.replace(
-            view,
-            args_repr=args_repr,
-            summary=summary,
-            error=error,
-            source=source,
-            started=started,
-            duration=duration,
-            user=user,
-        )
+            found["error"] = f"not shown: {refused}"
+        return msgspec.structs.replace(view, **found)
 
     def pieces(self, run: Run) -> list[tuple[str, Any]]:
         """Return what a run printed, ("stdout", text), and displayed, ("display", data by MIME type), in order."""
@@ -416,18 +405,9 @@ class SignedReader:
 def failure(failed: Failed, name: str, args_repr: str) -> FailureView:
     """Return a failure as people see it."""
     run = failed.run
-    return FailureView(
-        key=failed.key,
-        name=name,
-        args_repr=args_repr,
-        error=failed.error,
-        traceback=failed.traceback,
-        host=run.host,
-        pid=run.pid,
-        started=run.started,
-        duration=run.duration,
-        output=printed(run.output)[-TAIL:],
-    )
+    output = printed(run.output)[-TAIL:]
+    place = run.host, run.pid, run.started, run.duration
+    return FailureView(failed.key, name, args_repr, failed.error, failed.traceback, *place, output)
 
 
 def printed(output: Sequence[tuple[str, str]]) -> str:

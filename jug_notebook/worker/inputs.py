@@ -50,6 +50,7 @@ class Window:
         self._signed = signed
         self._store = signed.store
         self._loads = loads
+        self.identity, self.display_url = self._store.id, self._store.display_url
 
     def spec(self, key: Key) -> Spec:
         """What the store keeps of a task. Raises NoSuchTask."""
@@ -67,14 +68,6 @@ class Window:
     @property
     def results(self) -> Window:
         return self
-
-    @property
-    def identity(self) -> str:
-        return self._store.id
-
-    @property
-    def display_url(self) -> str:
-        return self._store.display_url
 
     def former(self, version: Any) -> bool:
         return False

@@ -329,7 +329,7 @@ def _hashed(pieces: Iterable[memoryview]) -> Address:
 def _read_parallel(fd: int, size: int) -> memoryview:
     """Read a whole file by several threads: most of the time is copying from the system's cache."""
     data = system.private(size)
-    share = -(-size // min(READERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+    share = -(-size // min(READERS, system.cores()))
     share += -share % mmap.PAGESIZE
     failed: list[OSError] = []
 
