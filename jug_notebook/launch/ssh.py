@@ -263,7 +263,9 @@ class RemoteGroup(WorkerGroup):
         call, clock = self._call, self.clock
         asked = clock.now()
         if call.compiled:
-            self._add(_compiled(call.compiled))
+            message = f"project module {call.compiled[0]} has a compiled part, which can't travel"
+            remedy = f"install it on every host as a package: pip install ./{call.compiled[0]}"
+            self._add(Check("modules", message, remedy, True))
             return
         timeout = TIMEOUT + (SETUP if call.options.setup else 0)
         received: list[tuple[Answer, float]] = []
@@ -276,7 +278,7 @@ class RemoteGroup(WorkerGroup):
         wanted = self._call.request(self._host, True)
         if not received:
             if status is None:
-                self._add(_silent(self.place, timeout))
+                self._add(_no(f"no answer within {timeout:.0f} s", f"is it up? Try in a terminal: ssh {self.place}"))
             else:
                 self._add(refused(self._host.login, message))
             return
@@ -285,16 +287,19 @@ class RemoteGroup(WorkerGroup):
             self._on_answer(answer, wanted, asked, answered, message)
         if not self.report.failure and not self._check and self.answer is None:
             lost = "went silent" if status is None else f"ended with status {status}"
-            last = message.strip().rpartition("\n")[2] or "no output"
-            self._add(Check("workers", f"ssh {lost} before any worker started: {last[:300]}", "see what it says", True))
+            failed = f"ssh {lost} before any worker started: {_last_line(message, 'no output')[:300]}"
+            self._add(Check("workers", failed, "see what it says", True))
         if self._stop is not None and self.answer is not None:
             self.store.order([self.answer.supervisor], self._stop)
 
     def _on_answer(self, answer: Answer, wanted: Request, asked: float, answered: float, message: str) -> None:
         if answer.setup:
-            self._add(_setup_failed(answer.setup, message))
+            failed = f"--setup failed there with status {answer.setup}: {_last_line(message, 'no output')[:200]}"
+            self._add(Check("setup", failed, "correct it", True))
         elif answer.error and not answer.python:
-            self._add(_no_python(self._call.pythons, wanted.python))
+            failed = f"no python there (tried {', '.join(self._call.pythons)})"
+            remedy = f"give one that is {wanted.python}: --python PATH, or --setup 'module load …'"
+            self._add(Check("python", failed, remedy, True))
         elif answer.python:
             self._add(python_check(answer.python, answer.path, wanted.python))
             if not self.report.failure:
@@ -436,40 +441,38 @@ def clock_offset(theirs: float, asked: float, answered: float) -> float:
     return theirs - min(max(theirs, asked), answered)
 
 
+_COMPLAINTS = (
+    ("identification has changed", "its ssh host key has changed",
+     "if that is right: ssh-keygen -R {0}, then once: ssh {0}"),
+    ("host key verification failed", "its ssh host key is not known here",
+     "look at it and accept it once, in a terminal: ssh {0}"),
+    ("permission denied", "it accepts none of your ssh keys",
+     "put one there: ssh-copy-id {0}; or load the right one: ssh-add"),
+    ("could not resolve", "the host name can't be resolved", "correct it, or give it a Host {0} in ~/.ssh/config"),
+)  # fmt: skip
+
+
 def refused(place: str, message: str) -> Check:
     """Return what ssh's own complaint means."""
     text = message.lower()
-    last = next((line for line in reversed(message.splitlines()) if line.strip()), "ssh printed no message").strip()
-    if "identification has changed" in text:
-        return _no("its ssh host key has changed", f"if that is right: ssh-keygen -R {place}, then once: ssh {place}")
-    if "host key verification failed" in text:
-        return _no("its ssh host key is not known here", f"look at it and accept it once, in a terminal: ssh {place}")
-    if "permission denied" in text:
-        return _no(
-            "it accepts none of your ssh keys", f"put one there: ssh-copy-id {place}; or load the right one: ssh-add"
-        )
-    if "could not resolve" in text:
-        return _no("the host name can't be resolved", f"correct it, or give it a Host {place} in ~/.ssh/config")
+    last = _last_line(message, "ssh printed no message")
+    for complaint, meaning, remedy in _COMPLAINTS:
+        if complaint in text:
+            return _no(meaning, remedy.format(place))
     reasons = ("timed out", "no route to host", "connection refused", "unreachable", "connection closed", "reset by")
-    reason = next((reason for reason in reasons if reason in text), "")
-    if reason:
-        return _no(
-            f"can't be reached ({last.rpartition(': ')[2] or reason})", f"is it up? Try in a terminal: ssh {place}"
-        )
+    for reason in reasons:
+        if reason in text:
+            seen = last.rpartition(": ")[2] or reason
+            return _no(f"can't be reached ({seen})", f"is it up? Try in a terminal: ssh {place}")
     return _no(f"ssh failed: {last[:200]}", f"try in a terminal: ssh {place}")
+
+
+def _last_line(text: str, otherwise: str) -> str:
+    return text.strip().rpartition("\n")[2].strip() or otherwise
 
 
 def _no(message: str, remedy: str) -> Check:
     return Check("ssh", message, remedy, True)
-
-
-def _silent(place: str, seconds: float) -> Check:
-    return _no(f"no answer within {seconds:.0f} s", f"is it up? Try in a terminal: ssh {place}")
-
-
-def _no_python(tried: Sequence[str], wanted: str) -> Check:
-    message = f"no python there (tried {', '.join(tried)})"
-    return Check("python", message, f"give one that is {wanted}: --python PATH, or --setup 'module load …'", True)
 
 
 def _package(theirs: str, path: str, wanted: str, error: str = "") -> Check:
@@ -482,13 +485,3 @@ def _package(theirs: str, path: str, wanted: str, error: str = "") -> Check:
     else:
         message = f"{path} can't import jug_notebook ({error})"
     return Check("package", message, f"install it there: {path} -m pip install jug-notebook=={wanted}", True)
-
-
-def _setup_failed(status: str, message: str) -> Check:
-    last = next((line for line in reversed(message.splitlines()) if line.strip()), "no output").strip()
-    return Check("setup", f"--setup failed there with status {status}: {last[:200]}", "correct it", True)
-
-
-def _compiled(names: Sequence[str]) -> Check:
-    message = f"project module {names[0]} has a compiled part, which can't travel"
-    return Check("modules", message, f"install it on every host as a package: pip install ./{names[0]}", True)

@@ -157,7 +157,7 @@ def _matching(pattern: str, names: Iterable[str]) -> list[str]:
 def _nothing(text: str, names: list[str], namespace: Mapping[str, Any] | None) -> str:
     import difflib
 
-    held = [name for name, value in (namespace or {}).items() if not name.startswith("_") and _is_target(value)]
+    held = [name for name, value in (namespace or {}).items() if name[:1] != "_" and _is_target(value)]
     near = difflib.get_close_matches(text, dict.fromkeys([*names, *held]), n=3, cutoff=0.5)
     if near:
         return f"no task {text!r}; did you mean {' or '.join(near)}?"

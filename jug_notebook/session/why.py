@@ -201,7 +201,8 @@ class WhyQuery:
     def _distance(self, before: Spec, now: Spec) -> int:
         """Return how many arguments differ. Large arguments are compared by their addresses, not loaded."""
         if not (self._is_light(before.arguments) and self._is_light(now.arguments)):
-            return _payload_distance(before.arguments, now.arguments)
+            was_sent, is_sent = before.arguments, now.arguments
+            return (was_sent.data != is_sent.data) + len(set(was_sent.buffers) ^ set(is_sent.buffers))
         was, is_now = self._named(before), self._named(now)
         return sum(was.get(name) != is_now.get(name) or is_now.get(name) is None for name in {**was, **is_now})
 
@@ -406,10 +407,6 @@ def _steps(steps: Iterable[tuple[str, Any]]) -> str:
 
 def _error_of(outcome: Outcome | None) -> str:
     return outcome.error if isinstance(outcome, Failed) else "no details are known"
-
-
-def _payload_distance(before: Payload, now: Payload) -> int:
-    return (before.data != now.data) + len(set(before.buffers) ^ set(now.buffers))
 
 
 def _cause_of(end: Invalidation) -> str:

@@ -47,8 +47,9 @@ def shell() -> Any:
         quiet = Config()
         quiet.HistoryManager.enabled = False
         quiet.InteractiveShell.colors = "nocolor" if IPython.version_info[0] >= 9 else "NoColor"
-        made = Shell.instance(config=quiet, user_module=sys.modules["__main__"])
-        _draw_figures(made)
+        made: Any = Shell.instance(config=quiet, user_module=sys.modules["__main__"])
+        pictures: Any = made.display_formatter.formatters["image/png"]  # ``display(figure)`` shows the picture
+        pictures.for_type_by_name("matplotlib.figure", "Figure", displays.drawn)
     return InteractiveShell.instance()
 
 
@@ -64,12 +65,6 @@ class Shell(InteractiveShell):
     def init_traceback_handlers(self, custom_exceptions: Any) -> None:
         super().init_traceback_handlers(custom_exceptions)
         sys.excepthook = sys.__excepthook__
-
-
-def _draw_figures(made: Any) -> None:
-    """``display(figure)`` shows the picture."""
-    pictures = made.display_formatter.formatters["image/png"]
-    pictures.for_type_by_name("matplotlib.figure", "Figure", displays.drawn)
 
 
 def publish(value: Any) -> None:

@@ -26,6 +26,14 @@ LONG = 1000  #: longer lists and tables are not searched for functions
 Place: TypeAlias = dict[str, Any]  #: what something holds, by name
 
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property, callables.CACHED)
+_HELD: dict[Any, tuple[str, ...]] = {  #: what wrappers hold, by their type
+    property: ("fget", "fset", "fdel"),
+    callables.CACHED: ("__wrapped__",),
+    staticmethod | classmethod: ("__func__",),
+    types.MethodType: ("__func__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+}
 _CODE = (FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, *_WRAPPERS)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis), range})
@@ -119,18 +127,9 @@ def _place(one: Any) -> Place:
         return _of_function(one) if own else {}
     if isinstance(one, type):
         return _of_class(one) if callables.travels(one) else {}
-    if isinstance(one, property):
-        return {"fget": one.fget, "fset": one.fset, "fdel": one.fdel}
-    if isinstance(one, callables.CACHED):
-        return {"wrapped": one.__wrapped__}
-    if isinstance(one, staticmethod | classmethod):
-        return {"function": one.__func__}
-    if isinstance(one, types.MethodType):
-        return {"function": one.__func__, "self": one.__self__}
-    if isinstance(one, functools.partial):
-        return {"function": one.func, "args": one.args, "keywords": one.keywords}
-    if isinstance(one, functools.cached_property):
-        return {"function": one.func}
+    for kinds, names in _HELD.items():
+        if isinstance(one, kinds):
+            return {name: getattr(one, name) for name in names}
     return {} if isinstance(one, _CODE) else {name: what for name, what in instance_dict(one).items() if callable(what)}
 
 

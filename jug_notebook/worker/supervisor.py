@@ -196,7 +196,9 @@ class Supervisor:
                         self._end()
                 if self.options.tied_to and not self._is_alive(self.options.tied_to):
                     self._end(at_once=True)
-                self._look_for_stop_files()
+                if not self._ending and (found := next((path for path in self.stop_files if path.exists()), None)):
+                    self._report(f"{found} exists: stopping after the current tasks\n")
+                    self._end()
             if not all(process.status.waiting for process in self._workers.values()):
                 idle_since = now
             elif now >= next_idle and not self._ending:
@@ -216,12 +218,6 @@ class Supervisor:
         if self._wakeup in ready:
             with suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
-
-    def _look_for_stop_files(self) -> None:
-        found = next((path for path in self.stop_files if path.exists()), None)
-        if found is not None and not self._ending:
-            self._report(f"{found} exists: stopping after the current tasks\n")
-            self._end()
 
     # -- signals
 

@@ -172,18 +172,14 @@ class Merger:
             encoded = encode(Frame(event))
             if encoded not in self._others:
                 self._others.add(encoded)
-                self._take_other(event, bodies)
+                left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
+                if left.keys and not (isinstance(left, Forgotten) and self._alone):
+                    self._append(left, kept)
 
     def _first(self, task: TaskRecord, what: int) -> bool:
         seen = self._seen.get(task, 0)
         self._seen[task] = seen | 1 << what
         return not seen >> what & 1
-
-    def _take_other(self, event: Forgotten | Invalidated | Accepted, bodies: Sequence[Any]) -> None:
-        """Append an event of a rare kind, without the tasks that were forgotten after it."""
-        left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
-        if left.keys and not (isinstance(left, Forgotten) and self._alone):
-            self._append(left, kept)
 
     def finish(self) -> None:
         for name, rows in self._rows.items():

@@ -7,10 +7,11 @@ find what each verb hands to its script, and how the reply is read.
 
 from __future__ import annotations
 
+import mmap
 import secrets
 import struct
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,13 +45,15 @@ from jug_notebook.model import (
 )
 from jug_notebook.store import addresses_in, read_heartbeat, read_orders
 from jug_notebook.store.event_log import LATELY
-from jug_notebook.store.redis.blobs import CHUNK, Blobs
 from jug_notebook.store.redis.connection import Connection, new_waiter, packed, place
 from jug_notebook.store.redis.queries import BATCH, Queries, inputs_from, inputs_text, without_verdict
 from jug_notebook.system import batched
 
 SLICE = 1.0  #: seconds that an idle worker sleeps at most, in case the worker that was woken instead has died
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
+CHUNK = 16 << 20  #: bytes of a chunk
+AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
+TEMPORARY = 86_400  #: seconds after which a blob that nothing names expires
 
 _numbers = struct.Struct(">IIdd??d").pack
 
@@ -77,14 +80,14 @@ class Scheme:
 SCHEMES = {name: Scheme(name) for name in ("redis", "rediss", "unix")}
 
 
-class RedisStore(Blobs, Queries):
+class RedisStore(Queries):
     """A project in a Redis server. The verbs are described in `Store`."""
 
     def __init__(self, scheme: str, rest: str, clock: Clock) -> None:
         where = place(scheme, rest)
         connection = Connection(where, clock)
-        Blobs.__init__(self, connection)
-        Queries.__init__(self, connection, clock)
+        super().__init__(connection, clock)
+        self._new: dict[str, None] = {}  # keys of blobs that nothing written so far names
         self.url, self.display_url, self.id = where.url, where.display_url, connection.id
         self._me = secrets.token_hex(6)
         self._calls = 0
@@ -103,7 +106,7 @@ class RedisStore(Blobs, Queries):
         self.check()
         for part in _weighed(submissions):
             functions, rows = _flattened(part)
-            blobs = self._pending_blobs()
+            blobs = list(self._new)
             _, _, counter, fresh, done = self._connection.write("submit", packed((origin, 0, blobs, functions)), *rows)
             self._connection.remember("submit", packed((origin, counter, blobs, functions)), *rows)
             self._confirm_blobs(blobs)
@@ -133,7 +136,7 @@ class RedisStore(Blobs, Queries):
         outcomes: list[Any] = []
         blobs: list[str] = []
         if settled:
-            blobs = self._pending_blobs()
+            blobs = list(self._new)
             for settlement in settled:
                 v = settlement.verdict
                 outcomes += (v.key, self.numbers_of(v), inputs_text(v.inputs), v.digest, packed(v), settlement.body)
@@ -314,6 +317,102 @@ class RedisStore(Blobs, Queries):
     def compact(self) -> int:
         return 0  # the server rewrites its own files
 
+    # -- blobs ---------------------------------------------------------------------------------------------------------
+    #
+    # Large ones are in chunks, so that neither side ever holds several copies. A blob expires after a day unless a task
+    # or an outcome is written that may name it, so the blobs of a worker that died before it settled disappear by
+    # themselves. Chunks are written first and the blob's own key last: where that is, all is.
+
+    def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
+        pieces = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        size = sum(piece.nbytes for piece in pieces)
+        hasher = blake3(max_threads=blake3.AUTO)
+        for piece in pieces:
+            hasher.update(piece)
+        address = hasher.hexdigest(length=20)
+        chunks = self._connection.run("put", address, size, TEMPORARY) if size > AT_ONCE else -1
+        if chunks < 0:
+            chunks = self._write(address, size, pieces)
+        self._new.update(dict.fromkeys([f"v:{address}", *(f"c:{address}:{i}" for i in range(chunks))]))
+        return address
+
+    def _write(self, address: Address, size: int, pieces: list[memoryview]) -> int:
+        if size <= CHUNK:
+            content = b"".join([b"=", *pieces])
+            chunks: int = self._connection.run("put", address, size, TEMPORARY, content)
+            if size <= AT_ONCE:
+                self._connection.remember("put", address, size, TEMPORARY, content)
+            return chunks
+        count = 0
+        for chunk in _chunks(pieces):
+            self._write_chunk(self._connection.key(f"c:{address}:{count}"), chunk)
+            count += 1
+        self._connection.run("put", address, size, TEMPORARY, b"+%d" % count)
+        return count
+
+    def _write_chunk(self, name: str, chunk: bytes | memoryview) -> None:
+        """Write it, over an existing one too, but keep that one's expiry: it may have become permanent meanwhile."""
+        while not self._connection.command("SET", name, chunk, "NX", "EX", TEMPORARY):
+            if self._connection.command("SET", name, chunk, "XX", "KEEPTTL"):
+                return
+
+    def get_blob(self, address: Address) -> memoryview:
+        found: bytes | None = self._connection.command("GET", self._connection.key(f"v:{address}"))
+        if found is None:
+            raise ValueLost(f"blob {address[:12]} is missing in {self._connection.display_url}")
+        if found.startswith(b"+"):
+            return self._gathered(address, int(found[1:]))
+        data = memoryview(found)[1:]
+        if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
+            raise self._damaged(address)
+        return data
+
+    def map_blob(self, address: Address) -> memoryview:
+        view = self.get_blob(address)
+        return (system.copied(view) if view.readonly else view).toreadonly()  # the bytes behind a tag are not aligned
+
+    def _gathered(self, address: Address, count: int) -> memoryview:
+        size = int(self._connection.command("HGET", self._connection.key("sizes"), address) or 0)
+        data = memoryview(mmap.mmap(-1, max(size, 1)))
+        hasher = blake3(max_threads=blake3.AUTO)
+        at = 0
+        for i in range(count):
+            chunk: bytes | None = self._connection.command("GET", self._connection.key(f"c:{address}:{i}"))
+            if chunk is None or at + len(chunk) > size:
+                raise self._damaged(address)
+            data[at : at + len(chunk)] = chunk
+            hasher.update(chunk)
+            at += len(chunk)
+        if at != size or hasher.hexdigest(length=20) != address:
+            raise self._damaged(address)
+        return data
+
+    def _damaged(self, address: Address) -> ValueLost:
+        """Delete the blob, so that it is stored again when the value is recomputed, and return the error."""
+        self._connection.command("DEL", self._connection.key(f"v:{address}"))
+        return ValueLost(f"blob {address[:12]} in {self._connection.display_url} is damaged")
+
+    def _confirm_blobs(self, names: Collection[str]) -> None:
+        """Note that these keys were written with something that may name them: they no longer expire."""
+        for name in names:
+            self._new.pop(name, None)
+
+    def _now(self) -> float:
+        """Return the time by the server's clock, in seconds since the epoch."""
+        seconds, fraction = self._connection.command("TIME")
+        return int(seconds) + int(fraction) / 1e6
+
+    def _drop_blobs(self, keep: Collection[Address], before: float, dry_run: bool) -> tuple[int, int]:
+        """Remove blobs not written or used since ``before``. Return how many, and their bytes."""
+        found = self._connection.command("ZRANGEBYSCORE", self._connection.key("blobs"), "-inf", before)
+        spared = frozenset(keep)
+        old = [address for raw in found if (address := raw.decode()) not in spared]
+        blobs = size = 0
+        for start in range(0, len(old), 1000):
+            count, freed = self._connection.run("drop", before, int(dry_run), *old[start : start + 1000])
+            blobs, size = blobs + count, size + freed
+        return blobs, size
+
     # -- logs ----------------------------------------------------------------------------------------------------------
 
     def crowded(self) -> bool:
@@ -379,3 +478,19 @@ def _flattened(submissions: Sequence[Submission]) -> tuple[list[tuple[str, int, 
         number, rows = functions.setdefault((name, priority, python), (len(functions) + 1, []))
         rows += (key, number, ",".join(needs), form, body)
     return list(functions), [part for _, rows in functions.values() for part in rows]
+
+
+def _chunks(pieces: list[memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield all bytes in chunks of equal size but the last; copied only where a chunk spans several pieces."""
+    rest: list[memoryview] = []
+    held = 0
+    for piece in pieces:
+        while piece.nbytes:
+            part, piece = piece[: CHUNK - held], piece[CHUNK - held :]
+            rest.append(part)
+            held += part.nbytes
+            if held == CHUNK:
+                yield rest[0] if len(rest) == 1 else b"".join(rest)
+                rest, held = [], 0
+    if rest:
+        yield rest[0] if len(rest) == 1 else b"".join(rest)
