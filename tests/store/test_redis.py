@@ -32,7 +32,8 @@ from jug_notebook.model import (
     Why,
 )
 from jug_notebook.store import absolute, exists, open_store, signed
-from jug_notebook.store.redis import RedisStore, blobs, connection
+from jug_notebook.store import redis as redis_store
+from jug_notebook.store.redis import RedisStore, connection
 from tests.servers import Server, free_port, speaks_tls
 from tests.store.test_store import HERE, key, outcome, run_all, task, worker_of
 from tests.workbench import Fifo, Submitter, wait_until
@@ -564,13 +565,13 @@ def test_a_target_of_a_function_means_tasks_that_come_later_and_what_they_need(s
 def test_a_large_blob_lies_in_chunks_that_stay_once_a_task_may_name_it(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "CHUNK", 100_000)
+    monkeypatch.setattr(redis_store, "CHUNK", 100_000)
     data = os.urandom(250_000)
     address = store.put_blob([data[:30], memoryview(data)[30:200_030], data[200_030:]])
     names = [store._connection.key(f"c:{address}:{i}") for i in range(3)] + [store._connection.key(f"v:{address}")]
     with admin(redis_server) as line:
         assert [line.strlen(name) for name in names[:3]] == [100_000, 100_000, 50_000]
-        assert all(0 < line.ttl(name) <= blobs.TEMPORARY for name in names)
+        assert all(0 < line.ttl(name) <= redis_store.TEMPORARY for name in names)
         assert bytes(store.get_blob(address)) == data
         store.submit([task("a")], HERE)
         assert all(line.ttl(name) == -1 for name in names)
@@ -582,7 +583,7 @@ def test_a_large_blob_lies_in_chunks_that_stay_once_a_task_may_name_it(
 def test_a_damaged_blob_is_a_lost_value_and_can_be_written_again(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(blobs, "CHUNK", 100_000)
+    monkeypatch.setattr(redis_store, "CHUNK", 100_000)
     data = os.urandom(size)
     address = store.put_blob([data])
     with admin(redis_server) as line:
@@ -596,7 +597,7 @@ def test_a_damaged_blob_is_a_lost_value_and_can_be_written_again(
 def test_chunks_that_one_has_kept_stay_when_another_who_writes_them_dies(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "CHUNK", 100_000)
+    monkeypatch.setattr(redis_store, "CHUNK", 100_000)
     data = os.urandom(250_000)
     other = opened_at(store.url)
     run = other._connection.run
@@ -620,7 +621,7 @@ def test_chunks_that_one_has_kept_stay_when_another_who_writes_them_dies(
 def test_a_missing_chunk_is_a_lost_value(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "CHUNK", 100_000)
+    monkeypatch.setattr(redis_store, "CHUNK", 100_000)
     address = store.put_blob([os.urandom(250_000)])
     with admin(redis_server) as line:
         line.delete(store._connection.key(f"c:{address}:2"))
@@ -730,7 +731,7 @@ def test_a_swept_blob_comes_back_with_the_outcome_that_names_it(redis_server: Se
 def test_a_large_blob_that_another_puts_again_while_it_goes_stays(
     redis_server: Server, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "CHUNK", 100_000)
+    monkeypatch.setattr(redis_store, "CHUNK", 100_000)
     data = os.urandom(250_000)
     store.submit([task("a")], HERE)
     address = store.put_blob([data])

@@ -15,7 +15,7 @@ from typing import Any
 
 from jug_notebook.compat.jug.task import CachedFunction, NoLoad, Task, TaskGenerator, Tasklet, hash_one, outline, value
 from jug_notebook.compat.jugdir import fsync_dir, run_metadata
-from jug_notebook.store.provenance import UPSTREAM
+from jug_notebook.store.signed import UPSTREAM
 from jug_notebook.task import external
 from jug_notebook.task.context import in_task
 from jug_notebook.task.handles import Handle
