@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -195,26 +196,15 @@ class ThreadSupervisor(threading.Thread):
 
 
 class Thread(threading.Thread):
-    """One worker."""
+    """One worker. Its ``status`` and ``each`` are those of `work`."""
 
     def __init__(
         self, store: Store, seal: Seal, info: WorkerInfo, options: WorkerOptions, end: float | None, clock: Clock
     ) -> None:
-        super().__init__(name=f"jug_notebook worker {info.id}", daemon=True)
-        self.info = info
-        self.status = SharedStatus()
-        self.each = FailureWatcher()
-        self._store = store
-        self._seal = seal
-        self._options = options
-        self._end = end
-        self._clock = clock
-
-    def run(self) -> None:
-        options = self._options
-        work(
-            self._store, self._seal, self.info, self.status, clock=self._clock, target=options.target,
-            max_tasks=options.max_tasks, deadline=self._end,
-            stop=lambda: self.status.stopping or (self.each.failed and not options.keep_going),
+        self.info, self.status, self.each = info, SharedStatus(), FailureWatcher()
+        run = partial(
+            work, store, seal, info, self.status, clock=clock, target=options.target, max_tasks=options.max_tasks,
+            deadline=end, stop=lambda: self.status.stopping or (self.each.failed and not options.keep_going),
             listener=ThreadCapture(), in_process=True, wait=TICK, each=self.each,
         )  # fmt: skip
+        super().__init__(target=run, name=f"jug_notebook worker {info.id}", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jug_notebook.model import Key, Origin, Scope, State, Target
 from jug_notebook.scheduler.records import (
@@ -110,7 +111,8 @@ def edges(tasks: Iterable[TaskRecord], scope: Scope = Scope()) -> dict[tuple[str
 class TaskCounts:
     """A row of numbers, one for each state, for each function and set of notebooks."""
 
-    def __init__(self) -> None:
+    def __init__(self, queues: Mapping[Any, FunctionQueue]) -> None:
+        self._queues = queues
         self._rows: dict[tuple[FunctionQueue, tuple[str, ...]], list[int]] = {}
 
     def count(self, task: TaskRecord) -> None:
@@ -127,16 +129,16 @@ class TaskCounts:
             task.counted_as = REUSED if task.wanted else CANCELLED
         row[task.counted_as] += 1
 
-    def by_function(self, queues: Iterable[FunctionQueue], scope: Scope) -> dict[str, tuple[list[int], float | None]]:
+    def by_function(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""
-        counts: dict[str, list[int]] = {queue.name: [0] * len(STATES) for queue in queues}
+        counts: dict[str, list[int]] = {queue.name: [0] * len(STATES) for queue in self._queues.values()}
         for (queue, notebooks), row in self._rows.items():
             if scope.notebook is None or scope.notebook in notebooks:
                 counts[queue.name] = [a + b for a, b in zip(counts[queue.name], row[:REUSED], strict=True)]
                 counts[queue.name][FINISHED] += row[REUSED]
         done = dict.fromkeys(counts, 0)
         spent = dict.fromkeys(counts, 0.0)
-        for queue in queues:
+        for queue in self._queues.values():
             done[queue.name] += queue.done
             spent[queue.name] += queue.spent
         return {
@@ -145,7 +147,7 @@ class TaskCounts:
             if any(states)
         }
 
-    def reused(self, scope: Scope) -> dict[str, int]:
+    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
         """Return, by function, how many of the finished tasks reuse another task's run."""
         counts: dict[str, int] = {}
         for (queue, notebooks), row in self._rows.items():

@@ -88,8 +88,8 @@ class SchedulerState:
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which events about a task are void
         self.moved: dict[Place, Place] | None = None  #: filled with the new places of bodies, unless it is None
-        self._counts = TaskCounts()
-        self._notebooks = Notebooks(self._counts)
+        self.counts = TaskCounts(self.queue.queues)
+        self._notebooks = Notebooks(self.counts)
         self.failed: dict[TaskRecord, float] = {}  #: and when each did, seconds since the epoch
         self._work: deque[TaskRecord] = deque()
         self._sequence = 0
@@ -208,7 +208,7 @@ class SchedulerState:
                     self._finished(task, verdict)
             if task.direct >= 0:
                 self.reuse.submitted(task)
-            self._counts.count(task)
+            self.counts.count(task)
             self._work.append(task)
 
     def _requested(self, event: Requested) -> None:
@@ -434,13 +434,9 @@ class SchedulerState:
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return True if no task is ready or running that a worker of this ``python`` could run or wait for."""
         if target is None:
-            return self._counts.none_open(python)
+            return self.counts.none_open(python)
         allowed = keys_of_target(self.tasks.values(), target)
         return not any(self.tasks[key].state in (READY, RUNNING) for key in allowed)
-
-    def foreign(self, python: str) -> dict[str, int]:
-        """Return the number of ready tasks that a worker of this ``python`` must leave alone, by their python."""
-        return self._counts.foreign(python)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -466,14 +462,6 @@ class SchedulerState:
         """Return who began the round that the task is in; None if it is in its first."""
         task = self.tasks.get(key)
         return None if task is None else self.history.invalidation(task)
-
-    def counts(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
-        """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""
-        return self._counts.by_function(list(self.queue.queues.values()), scope)
-
-    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
-        """Return, by function, how many of the finished tasks reuse another task's run."""
-        return self._counts.reused(scope)
 
 
 def _update_inputs(task: TaskRecord) -> None:

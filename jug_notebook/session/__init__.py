@@ -1,6 +1,6 @@
 """A store as a notebook or a script uses it: connect to one, and submit, watch, fetch and change its tasks.
 
-Here: the session in use, and the verbs of ``jug_notebook`` as functions that act on that session.
+`Session` holds the parts. After it: the session in use, and the verbs of ``jug_notebook`` as functions that act on it.
 """
 
 from __future__ import annotations
@@ -10,23 +10,287 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from jug_notebook.errors import ChangedInCell, StoreError, StoreGone
-from jug_notebook.session.access import notebook_folder, notebook_path, resolve_url
-from jug_notebook.session.session import OPEN_SESSIONS, Session
-from jug_notebook.session.submission import CellReport
+import msgspec
+
+from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone
+from jug_notebook.keys import modules
+from jug_notebook.model import BEAT, Key, State, Why
+from jug_notebook.session.access import notebook_folder, notebook_path, open_access, resolve_url
+from jug_notebook.session.maintenance import Cleaned, Copied, clean
+from jug_notebook.session.maintenance import copy as copy_store
+from jug_notebook.session.queries import Queries
+from jug_notebook.session.rerun import Accepted, Accepting, Rerun
+from jug_notebook.session.results import Results
+from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
+from jug_notebook.session.targets import TargetResolver
+from jug_notebook.session.workers import Workers
 from jug_notebook.store import absolute
+from jug_notebook.store.signed import template
 from jug_notebook.task import context
+from jug_notebook.task.context import FunctionVersion
+from jug_notebook.task.handles import SHORT, Task, handle
+from jug_notebook.task.values import TaskList
 
-if TYPE_CHECKING:
-    from jug_notebook.session.maintenance import Copied
-
+Part = TypeVar("Part")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _of(part: str, method: Callable[Concatenate[Part, P], R]) -> Callable[Concatenate[Session, P], R]:
+    """A method of a session that is a method of one of its parts, with its signature and docstring."""
+
+    @functools.wraps(method)
+    def verb(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(getattr(self, part), *args, **kwargs)
+
+    return verb
+
+
+class Session:
+    """A store in use by one notebook or script. `connect` makes it the current one, on which the verbs of
+    ``jug_notebook`` act.
+
+    Its parts: ``submissions`` (tasks on their way into the store), ``results`` (states and values), ``workers``,
+    ``queries`` (status, tables, logs …) and ``reruns``. What they share is ``access``.
+
+    ``folder``: where tasks run, if not beside the notebook; ``runner``: what calls functions that name none;
+    ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
+    the session isn't listed in the store.
+    Raises StoreError where the store can't be opened or its key isn't known.
+    """
+
+    def __init__(
+        self,
+        url: str | Path = "jugdata",
+        *,
+        notebook: str | Path | None = None,
+        headless: bool = False,
+        shared: str | None = None,
+        clock: Clock = CLOCK,
+        folder: Path | None = None,
+        runner: str = "",
+        read_only: bool = False,
+    ) -> None:
+        self.notebook = notebook_path(notebook)
+        self.folder = folder or notebook_folder(self.notebook)
+        self.read_only = read_only
+        self.access = access = open_access(url, self.notebook, self.folder, shared, read_only, clock)
+        self.id = access.process.id  #: this session among the processes of the store
+        self.url = access.store.url  #: the store's, for other processes; may hold a password
+        self.display_url = access.display_url  #: the store's, for people: short, and without a password
+        self.identity = access.store.id  #: names the store for good
+        self.submissions = SubmissionQueue(access, runner)
+        self.results = Results(access, self.submissions.flush)
+        self._targets = TargetResolver(access, self.submissions.flush)
+        self.workers = Workers(access, self._targets, self.results, headless)
+        self.queries = Queries(access, self._targets)
+        self.reruns = Rerun(access, self._targets, self.results)
+        modules.notice(self.folder)
+        self._ended = threading.Event()
+        OPEN_SESSIONS.add(self)
+        if read_only:
+            return
+        access.store.renew([access.process])
+        self._heartbeat = threading.Thread(
+            target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
+        )
+        self._heartbeat.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._ended.is_set()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Session {self.display_url} · closed>"
+        return f"<Session {self.display_url} · {self.results.workers()} workers · {self.notebook}>"
+
+    def close(self) -> None:
+        """Submit what is left, leave the store, and if headless stop the workers started here. May be called twice."""
+        if self.closed:
+            return
+        try:
+            self.submissions.close()
+        finally:
+            self._ended.set()
+            OPEN_SESSIONS.discard(self)
+            if context.current is self:
+                context.set_current(None)
+            if self.workers.headless:
+                with suppress(StoreGone):  # then they end by themselves
+                    for crew in self.workers.crews:
+                        crew.stop()
+            if not self.read_only:
+                if self._heartbeat is not threading.current_thread():
+                    self._heartbeat.join()
+                with suppress(StoreGone):
+                    self.access.store.leave([self.id])
+            self.access.store.close()
+
+    def _beat_once(self) -> None:
+        self.access.store.renew([self.access.process, *(info() for info in self.access.in_process)])
+        self.submissions.hurry()
+
+    # -- cells ---------------------------------------------------------------------------------------------------------
+
+    begin_cell = _of("submissions", SubmissionQueue.begin_cell)
+
+    def end_cell(self, success: bool = True) -> CellReport:
+        """Do what `SubmissionQueue.end_cell` does, and count the workers that are alive or starting."""
+        modules.notice(self.folder)
+        report = self.submissions.end_cell(success)
+        workers = self.results.workers() or int(self.access.starting()) if report.queued else 0
+        return msgspec.structs.replace(report, workers=workers)
+
+    def made(self) -> list[tuple[Task, tuple[Key, ...]]]:
+        """Return the tasks that the running cell has made so far, each with the keys of what it needs."""
+        return [(handle(self, version, key, needs, ""), needs) for key, version, needs in self.submissions.made()]
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    execute = _of("workers", Workers.execute)
+    run_here = _of("workers", Workers.run_here)
+    barrier = _of("workers", Workers.barrier)
+    stop = _of("workers", Workers.stop)
+
+    # -- queries -------------------------------------------------------------------------------------------------------
+
+    status = _of("queries", Queries.status)
+    status_of = _of("queries", Queries.status_of)
+    tasks = _of("queries", Queries.tasks)
+    graph = _of("queries", Queries.graph)
+    history = _of("queries", Queries.history)
+    log = _of("queries", Queries.log)
+    why = _of("queries", Queries.why)
+    verify = _of("reruns", Rerun.verify)
+
+    def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None, all: bool = False) -> TaskList:
+        """Return the tasks that a target means, with ``all`` in the whole store.
+
+        A target is a task or a container of tasks, a task function, a Python expression for one of these, a function's
+        name, the beginning of a key (6 hex digits or more), or /regex/ over functions' names. Raises NoSuchTask, which
+        suggests similar names.
+        """
+        return TaskList(self._handles(self._targets.keys(target, namespace, all)))
+
+    def needs(self, key: Key) -> TaskList:
+        """Return the tasks whose values a task needs."""
+        self.submissions.flush()
+        [spec] = self.access.signed.specs([key])
+        return TaskList(() if spec is None else self._handles(spec.needs))
+
+    def _handles(self, keys: Sequence[Key]) -> list[Task]:
+        tasks = []
+        for key, spec in zip(keys, self.access.signed.specs(keys), strict=True):
+            if spec is None:
+                raise NoSuchTask(f"no task {key[:SHORT]} in {self.display_url}")
+            known = template(spec.template)
+            version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
+            tasks.append(handle(self, version, key, spec.needs, spec.args_repr))
+        return tasks
+
+    # -- changes -------------------------------------------------------------------------------------------------------
+
+    def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
+        """Run failed tasks again: this notebook's (with ``all``, the store's), or a target's and those that block it.
+
+        Return how many. Raises NoSuchTask.
+        """
+        self.submissions.flush()
+        store = self.access.store
+        if target is None:
+            keys = [view.key for view in store.tasks(self.access.scope_of(all), state=State.FAILED)]
+        else:
+            meant = self._targets.keys(target, namespace)
+            rows = zip(meant, store.states(meant), store.blocking_tasks(meant), strict=True)
+            failed = (key if state is State.FAILED else blocking for key, state, blocking in rows)
+            keys = list(dict.fromkeys(key for key in failed if key is not None))
+        return len(store.invalidate(keys, Why.RETRY, self.access.user)) if keys else 0
+
+    def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
+        """Declare values wrong: they, and what depends on them, will be computed again.
+
+        Return how many of the target's tasks had a result or failure. A function's name means its tasks of this
+        notebook, or with ``all`` of the store. Raises NoSuchTask.
+        """
+        keys = self._targets.keys(target, namespace, all)
+        return len(self.access.store.invalidate(keys, Why.DIRECT, self.access.user)) if keys else 0
+
+    def accept(
+        self, target: Any, undo: bool = False, dry_run: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> Accepted:
+        """Accept, after an edit of a function, results of its previous code for unfinished tasks.
+
+        A task reuses the result of the same function with equal arguments, on equal values of what it needs. The
+        store records who accepted it, when, and whose result it is. ``undo`` reverts that; ``dry_run`` only counts.
+        Return an `Accepted`: how many, from which tasks, and how many found none. Raises NoSuchTask.
+        """
+        keys = self._targets.keys(target, namespace)
+        accepting = Accepting(self.access.store, self.access.seal, self.access.user)
+        return (accepting.undo if undo else accepting.accept)(keys, self.access.clock.now(), dry_run)
+
+    def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
+        """Cancel this notebook's requests for these tasks: what has not started won't; what runs goes on to its end.
+
+        Return how many were pending. Raises NoSuchTask.
+        """
+        keys = self._targets.keys(target, namespace)
+        states = self.access.store.states(keys)
+        unwanted = [k for k, state in zip(keys, states, strict=True) if state in PENDING or state is State.RUNNING]
+        if unwanted:
+            self.access.store.request(unwanted, self.access.origin(), False)
+        return sum(state in PENDING for state in states)
+
+    def withdraw(self, keys: Sequence[Key]) -> None:
+        """Withdraw this notebook's requests for these tasks, finished ones too: `cleanup` may delete them."""
+        self.submissions.flush()
+        self.access.store.request(keys, self.access.origin(), False)
+
+    def cleanup(
+        self,
+        older_than: float | None = None,
+        dry_run: bool = False,
+        target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+    ) -> Cleaned:
+        """Delete tasks that no notebook requests, with the data that only they had stored.
+
+        Requested tasks stay, with all that they need and all whose results they reuse; so do running ones.
+        ``older_than``: only tasks made and run more than this many seconds ago; ``target``: only these; ``dry_run``:
+        only report. Return a `Cleaned`: tasks and bytes by function, blobs, and bytes in all. Raises NoSuchTask.
+        """
+        among = None if target is None else set(self._targets.keys(target, namespace))
+        self.submissions.flush()
+        bundles = self.submissions.bundles()
+        return clean(self.access.store, self.access.clock.now(), among, older_than, bundles, dry_run)
+
+
+def _beat(session: weakref.ref[Session], ended: threading.Event) -> None:
+    """Send heartbeats for a session until it is closed or collected, and submit tasks that a long cell left pending."""
+    while not ended.wait(BEAT):
+        alive = session()
+        if alive is None:
+            return
+        try:
+            alive._beat_once()
+        except (StoreError, OSError):
+            continue  # the next call that uses the store raises it
+        del alive
+
+
+OPEN_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+# -- the session in use ------------------------------------------------------------------------------------------------
 
 _current: Session | None = None
 
@@ -139,8 +403,6 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     Relative paths are taken from the notebook's folder. Return a `Copied`: how many tasks, results, failures, blobs
     and bytes were copied. Raises StoreError.
     """
-    from jug_notebook.session.maintenance import copy as copy_store
-
     session = using()
     folder = Path.cwd() if session is None else session.folder
     if session is not None:

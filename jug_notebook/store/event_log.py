@@ -285,7 +285,7 @@ class EventLogStore(Store, ABC):
 
     def foreign(self, python: str) -> dict[str, int]:
         with self._updated() as scheduler:
-            return scheduler.foreign(python)
+            return scheduler.counts.foreign(python)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -522,9 +522,9 @@ def snapshot(
     scheduler: SchedulerState, processes: Sequence[tuple[WorkerInfo, bool, float]], scope: Scope, store: str, now: float
 ) -> Snapshot:
     """Return counts and workers. ``processes`` as `Store.processes`, ``store`` is its URL for people."""
-    reused = scheduler.reused(scope)
+    reused = scheduler.counts.reused(scope)
     functions = []
-    for name, (counts, mean) in scheduler.counts(scope).items():
+    for name, (counts, mean) in scheduler.counts.by_function(scope).items():
         by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
         functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
     current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]

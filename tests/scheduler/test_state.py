@@ -334,7 +334,7 @@ def test_tasks_of_another_python_are_left_alone_and_counted() -> None:
     scheduler = state_of(submitted("a", python="3.12"), requested("a"))
     assert scheduler.ready(1, 0.0, python="3.11") == []
     assert scheduler.idle(python="3.11")
-    assert scheduler.foreign("3.11") == {"3.12": 1}
+    assert scheduler.counts.foreign("3.11") == {"3.12": 1}
 
 
 def test_a_target_means_its_tasks_and_what_they_need() -> None:
@@ -348,9 +348,9 @@ def test_counts_are_by_notebook_and_include_what_its_tasks_need() -> None:
     scheduler = state_of(
         submitted("a"), submitted("b", "a", name="g"), submitted("c"), requested("b"), requested("c", origin=THERE)
     )
-    assert set(scheduler.counts(Scope(HERE.notebook))) == {"f", "g"}
-    assert sum(scheduler.counts(Scope(HERE.notebook))["f"][0]) == 1
-    assert sum(scheduler.counts(Scope())["f"][0]) == 2
+    assert set(scheduler.counts.by_function(Scope(HERE.notebook))) == {"f", "g"}
+    assert sum(scheduler.counts.by_function(Scope(HERE.notebook))["f"][0]) == 1
+    assert sum(scheduler.counts.by_function(Scope())["f"][0]) == 2
 
 
 @pytest.mark.slow
@@ -387,8 +387,8 @@ def test_a_task_on_an_equal_value_reuses_the_run_that_there_was() -> None:
     scheduler.apply(*settled(finished("a2", b"1")))
     assert (scheduler.state("b2"), source(scheduler, "b2")) == (State.FINISHED, "b1")
     assert scheduler.ready(9, 0.0) == []
-    assert scheduler.reused() == {"f": 1}
-    assert scheduler.counts()["f"][0][STATES.index(State.FINISHED)] == 4
+    assert scheduler.counts.reused() == {"f": 1}
+    assert scheduler.counts.by_function()["f"][0][STATES.index(State.FINISHED)] == 4
 
 
 def test_a_task_on_another_value_or_of_another_form_reuses_nothing() -> None:
@@ -531,7 +531,7 @@ def test_many_that_wait_for_one_computation_are_told_once() -> None:
     runs = [finished(key, b"2", b"1", started=5.0 + i) for i, key in enumerate(tasks[:300])]
     for run in runs:
         scheduler.apply(*settled(run))
-    assert scheduler.reused() == {"f": 1700}
+    assert scheduler.counts.reused() == {"f": 1700}
 
 
 # -- any order, any repeats --------------------------------------------------------------------------------------------
@@ -597,13 +597,13 @@ def picture(scheduler: SchedulerState) -> object:
         {(verdict, worker) for _, (verdict, _, worker) in scheduler.runs()},
         _sorted_reused(scheduler),
         [(key, scheduler.state(key), value(key), queries.blocking_task(scheduler.tasks.get(key))) for key in KEYS],
-        {scope: _sorted(scheduler.counts(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
+        {scope: _sorted(scheduler.counts.by_function(Scope(scope))) for scope in (None, HERE.notebook, THERE.notebook)},
         sorted((offer.lease.key, offer.lease.attempt) for offer in _all_ready(scheduler)),
     )
 
 
 def _sorted_reused(scheduler: SchedulerState) -> object:
-    return [scheduler.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
+    return [scheduler.counts.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
 
 
 def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
@@ -656,7 +656,7 @@ def test_what_is_reused_is_a_finished_run_that_was_not_invalidated(events: list[
 @given(histories())
 def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[Event, list[int]]]) -> None:
     scheduler = state_of(*events)
-    counts = scheduler.counts().get("f", ([0] * len(STATES), None))[0]
+    counts = scheduler.counts.by_function().get("f", ([0] * len(STATES), None))[0]
     for code, state in enumerate(STATES):
         tasks = [
             key
