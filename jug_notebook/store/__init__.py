@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,11 +214,21 @@ def read_orders(encoded: Iterable[bytes], notify: Callable[[str], None]) -> list
 
 
 def read_heartbeat(data: bytes) -> WorkerInfo | None:
-    """Return what a process reports about itself; None where that can't be read."""
+    """Return what a process reports about itself; None, and once a warning, where that can't be read."""
     try:
         return _info.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        found = _PROCESS.search(data)
+        process = found[1].decode() if found else "a process"
+        if process not in _unreadable:
+            _unreadable.add(process)
+            text = f"skipped the heartbeat of {process}, which can't be read ({error}): is it another version's?"
+            warnings.warn(text, stacklevel=2)
         return None
+
+
+_PROCESS = re.compile(rb"([\w.-]+-\d+-[0-9a-f]{6})")
+_unreadable: set[str] = set()  #: those that a warning has named
 
 
 def addresses_in(body: bytes | memoryview) -> set[Address]:

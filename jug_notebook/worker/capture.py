@@ -375,7 +375,7 @@ class ThreadCapture:
         for name in NAMES:
             stream = getattr(sys, name)
             if not isinstance(stream, TeeStream):
-                setattr(sys, name, TeeStream(stream, name))
+                _put_in_place(name, stream, TeeStream(stream, name))
         self.clear()
         _captured.echo = self._echo
         return ()
@@ -421,7 +421,17 @@ def restore_streams() -> None:
     for name in NAMES:
         stream = getattr(sys, name)
         if isinstance(stream, TeeStream):
-            setattr(sys, name, stream._stream)
+            _put_in_place(name, stream, stream._stream)
+
+
+def _put_in_place(name: str, before: Any, stream: Any) -> None:
+    """Make ``stream`` that of ``sys``, and of handlers of loggers that write to the one before."""
+    setattr(sys, name, stream)
+    logging: Any = sys.modules.get("logging")
+    for reference in list(logging._handlerList) if logging else ():
+        handler = reference()
+        if getattr(handler, "stream", None) is before:
+            handler.stream = stream
 
 
 class TeeStream:

@@ -285,12 +285,17 @@ def test_an_order_that_cant_be_read_is_skipped_and_noted(store: Store, size: Any
 
 
 @pytest.mark.parametrize("kind", ["file", "redis"])
-def test_a_heartbeat_that_cant_be_read_is_skipped(kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
+def test_a_heartbeat_that_cant_be_read_is_skipped_and_noted_once(
+    kind: str, request: pytest.FixtureRequest, folder: Path
+) -> None:
     store = open_store(request.getfixturevalue("redis_server").url() if kind == "redis" else folder)
     well, unreadable = system.me("supervisor"), system.me("worker", started="yesterday")
     store.renew([well, unreadable])
-    assert [info.id for info, _, _ in store.processes()] == [well.id]
+    with pytest.warns(UserWarning, match=f"skipped the heartbeat of {unreadable.id}, which can't be read") as noted:
+        found = store.processes()
+    assert [info.id for info, _, _ in found] == [well.id]
     assert store.snapshot().workers == ()
+    assert len(noted) == 1
     store.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from jug_notebook.model import Display, Run, WorkerInfo
 from jug_notebook.task import context
 from jug_notebook.task.context import track
 from jug_notebook.worker import displays
-from jug_notebook.worker.capture import Capture, Files, NoCapture, ThreadCapture
+from jug_notebook.worker.capture import Capture, Files, NoCapture, ThreadCapture, restore_streams
 from jug_notebook.worker.displays import LIMIT, DisplayBuffer
 from tests.workbench import Fifo, cell, wait_until
 
@@ -57,6 +59,17 @@ def test_threads_keep_the_place_of_displays_too() -> None:
     print("c")
     assert [display.at for display in buffer.take()] == [1, 2]
     assert listener.take() == (("stdout", "a\na\n"), ("stdout", "b\nb\n"), ("stdout", "c\n"))
+
+
+def test_threads_keep_what_a_handler_logs_that_was_there_before() -> None:
+    before = sys.stdout
+    handler = logging.StreamHandler(before)
+    listener = ThreadCapture()
+    listener.begin()
+    handler.handle(logging.makeLogRecord({"msg": "logged"}))
+    assert listener.take() == (("stdout", "logged\n"),)
+    restore_streams()
+    assert sys.stdout is handler.stream is before
 
 
 def test_what_is_updated_stays_in_its_place(buffer: DisplayBuffer) -> None:
