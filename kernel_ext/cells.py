@@ -121,17 +121,30 @@ def _only_definitions(cell: Cell) -> None:
                 f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be async; write def {node.name}, "
                 "or begin its name with _ to keep it plain"
             )
-        if not isinstance(node, _OPENS_A_SCOPE) and _awaits(node):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _generates(node):
+            raise UsageError(
+                f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be a generator; return a list, "
+                "or begin its name with _ to keep it plain"
+            )
+        if _does(node, _AWAITS):
             raise UsageError(f"line {node.lineno}: `{cell.line(node.lineno)}`: await can't be in a %%jugtask cell")
 
 
-def _awaits(top: ast.AST) -> bool:
-    """Does it await, other than in a function inside?"""
-    if isinstance(top, ast.Await | ast.AsyncFor | ast.AsyncWith):
+def _generates(function: ast.FunctionDef) -> bool:
+    """Return whether its calls are generators; under a decorator they may be something else."""
+    return not function.decorator_list and any(_does(node, _YIELDS) for node in function.body)
+
+
+_YIELDS = (ast.Yield, ast.YieldFrom)
+_AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
+
+
+def _does(top: ast.AST, what: tuple[type[ast.AST], ...]) -> bool:
+    """Return whether it yields, or awaits, other than in a function inside."""
+    if isinstance(top, what) or (what is _AWAITS and isinstance(top, ast.comprehension) and top.is_async):
         return True
-    if isinstance(top, ast.comprehension) and top.is_async:
-        return True
-    return any(_awaits(inner) for inner in ast.iter_child_nodes(top) if not isinstance(inner, _OPENS_A_SCOPE))
+    inside = () if isinstance(top, _OPENS_A_SCOPE) else ast.iter_child_nodes(top)
+    return any(_does(inner, what) for inner in inside)
 
 
 def _execute(shell: Any, cell: Cell, statements: list[ast.stmt]) -> None:

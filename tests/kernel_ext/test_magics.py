@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -296,6 +297,10 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%%jugtask c\n%%time\ny = 1", "put %%time above the %%jugtask line"),
         ("%%jugtask\n%%time\ndef f(): pass", "put %%time above the %%jugtask line"),
         ("%%jugtask\nran = 1\nasync def f(): pass", "line 3: `async def f(): pass`: a task can't be async"),
+        (
+            "%%jugtask\nran = 1\ndef f(n):\n    yield n",
+            "line 3: `def f(n):`: a task can't be a generator; return a list",
+        ),
     ],
 )
 def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str) -> None:
@@ -306,7 +311,7 @@ def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str)
     assert "\n" not in reply.message
 
 
-def test_a_cell_with_an_async_function_is_refused_before_anything_runs(kernel: Kernel) -> None:
+def test_a_cell_with_an_async_function_or_a_generator_is_refused_before_anything_runs(kernel: Kernel) -> None:
     assert kernel.run("'ran' in globals()").result == "False"
 
 
@@ -469,10 +474,11 @@ def test_workers_end_with_a_kernel_whose_cells_may_not_ask(tmp_path: Path, asks:
         assert ("its workers stop when it ends" in kernel.run("%jug_execute -n 1").out) is not asks
         assert kernel.run("jn.current().workers.headless").result == str(not asks)
         kernel.run("import threading\nwhile task.state.value != 'running': threading.Event().wait(0.01)")
+        waits = "import signal\nthreading.Timer(0.5, signal.raise_signal, [2]).start()\n"
+        assert kernel.run(f"{waits}%jug_execute -n 1 --wait").error == "WaitInterrupted"
         assert kernel.run("%jug_stop").out == "1 worker will stop after the current task\n"
         for wait in ("%jug_status --watch", "jn.barrier()"):
-            begun = kernel.begin(f"import signal\nthreading.Timer(0.5, signal.raise_signal, [2]).start()\n{wait}")
-            reply = kernel.end(begun)
+            reply = kernel.run(f"{waits}{wait}")
             assert reply.error == "WaitInterrupted"
             assert "none is left" not in reply.message
         assert kernel.run("%jug_stop --now").out == "1 worker will stop now\n"
@@ -565,5 +571,20 @@ def test_what_an_edited_cell_left_behind_is_cleaned_up_by_function(tmp_path: Pat
             "copied 2 tasks, 2 results, 0 failures, "
         )
         assert kernel.run("jn.cleanup(dry_run=True)").result.startswith("nothing to clean up")
+    finally:
+        kernel.close()
+
+
+def test_the_python_of_workers_may_be_in_a_folder_with_a_blank(tmp_path: Path) -> None:
+    python = tmp_path / "with space" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nOTHER=yes exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=str(tmp_path / "settings"), JUG_NOTEBOOK_DISPLAY="text")
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn, os")
+        assert kernel.run(f"%jug_execute -n 1 --python '{python}'").out.startswith("started 1 worker")
+        assert kernel.run("jn.task(lambda: os.environ['OTHER'])().result()").result == "'yes'"
+        kernel.run("%jug_stop --now")
     finally:
         kernel.close()
