@@ -10,6 +10,7 @@ from typing import Any
 from IPython.core import interactiveshell
 
 from jug_notebook.errors import JugError, StoreGone
+from jug_notebook.session import on_connect
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
 from kernel_ext.live import Live
@@ -40,6 +41,7 @@ class Extension:
         self._remove_formatters = display.add_formatters(shell, lambda: self.magics.as_text, self.magics.show_crew)
         self._end_recording = display.record(shell)
         self.sources.load()
+        on_connect.append(self.magics.adopt)
         self.magics.cell = cell_now(shell)
         self._use_plain_open()
         self.magics.open()
@@ -60,6 +62,7 @@ class Extension:
         self._remove_formatters()
         self._end_recording()
         self.sources.unload()
+        on_connect.remove(self.magics.adopt)
         for magics in self._all_magics:
             for kind in ("line", "cell"):
                 for name in magics.magics[kind]:

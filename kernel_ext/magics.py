@@ -80,17 +80,25 @@ class JugMagics(Magics):
 
     def connect(self, url: str) -> Session:
         """Use the store at ``url``, for the rest of this cell too."""
+        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        if session not in self._opened:
+            self._opened.append(session)
+        return session
+
+    def adopt(self, session: Session) -> None:
+        """From here on, also in the cell that runs, tasks go to this session, whoever connected it."""
         before = self.attached()
+        if before is session:
+            return
+        self._session = session
         if before is not None and self.in_cell:
             with suppress(StoreGone):  # what the cell has made is lost with its store
                 before.end_cell()
-        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+        session.workers.headless = session.workers.headless or headless(self.shell)
         session.submissions.label_of = self.cell_of
         if self.in_cell:
             session.begin_cell(self.cell)
         session.submissions.check_keys(self.check_keys)
-        self._opened.append(session)
-        return session
 
     def cell_of(self, file: str) -> str | None:
         """Return the label of the cell whose code has that file name: "Cell In[3]"; None for other files."""
@@ -185,6 +193,8 @@ class JugMagics(Magics):
                 print(f"{plural(queued)} queued; started {plural(self.autostart, 'worker')}")
             else:
                 print(f"{plural(queued)} queued, {NO_WORKERS}")
+        if note := self.session.workers.headless_note():
+            print(note)
 
     # -- making tasks --------------------------------------------------------------------------------------------------
 

@@ -80,8 +80,8 @@ class WorkerMagics(Magics):
             print(self._plan(session, asked))
             return
         crew, lines = self._start(session, asked, elsewhere)
-        if session.workers.headless:
-            lines.append("headless run: its workers stop when it ends")
+        if note := session.workers.headless_note():
+            lines.append(note)
         if self.main.as_text:
             print("\n".join(lines))
         else:

@@ -293,6 +293,7 @@ OPEN_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
 # -- the session in use ------------------------------------------------------------------------------------------------
 
 _current: Session | None = None
+on_connect: list[Callable[[Session], None]] = []  #: called with each session that `connect` returns
 
 
 def connect(
@@ -319,11 +320,16 @@ def connect(
         same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
         if same and shared is None:
             before.workers.headless = before.workers.headless or headless
-            context.set_current(before)
-            return before
+            return _use(before)
     _current = Session(url, notebook=notebook, headless=headless, shared=shared)
-    context.set_current(_current)
-    return _current
+    return _use(_current)
+
+
+def _use(session: Session) -> Session:
+    context.set_current(session)
+    for call in on_connect:
+        call(session)
+    return session
 
 
 def current() -> Session:

@@ -34,6 +34,7 @@ class Workers:
         self._results = results
         self.crews = access.crews  #: those that this session started
         self.headless = headless  #: nobody watches: they end with the session
+        self._noted = 0  #: crews of which `headless_note` was asked
 
     def execute(
         self,
@@ -95,6 +96,11 @@ class Workers:
         if wait:
             self.barrier()
         return crew
+
+    def headless_note(self) -> str:
+        """Return, once for the crews started since the last call, that they end with a headless run; else nothing."""
+        fresh, self._noted = len(self.crews) > self._noted, len(self.crews)
+        return "headless run: its workers stop when it ends" if fresh and self.headless else ""
 
     def _start(self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any) -> Crew:
         store, clock, folder = self._access.store, self._access.clock, self._access.folder
