@@ -100,7 +100,8 @@ class Workers:
     def headless_note(self) -> str:
         """Return, once for the crews started since the last call, that they end with a headless run; else nothing."""
         fresh, self._noted = len(self.crews) > self._noted, len(self.crews)
-        return "headless run: its workers stop when it ends" if fresh and self.headless else ""
+        ends = fresh and self.headless and not self._access.store.url.startswith("memory:")  # there they always do
+        return "headless run: its workers stop when it ends" if ends else ""
 
     def _start(self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any) -> Crew:
         store, clock, folder = self._access.store, self._access.clock, self._access.folder
