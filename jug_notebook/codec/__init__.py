@@ -75,9 +75,7 @@ def writable(get: Get) -> Get:
 # -- calls and values --------------------------------------------------------------------------------------------------
 
 
-def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], needs: Sequence[Key], put: Put, path: str = "argument"
-) -> Payload:
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], needs: Sequence[Key], put: Put) -> Payload:
     """Return a call's arguments as bytes. References to tasks become indexes in ``needs``. Raises Unstorable."""
     if not needs:
         for value in args:
@@ -88,7 +86,7 @@ def dump_call(
                 data = _dumps((args, kwargs), 5)
                 if len(data) <= INLINE:
                     return Payload(_PLAIN, data)
-    return _encoded((args, kwargs), put, path, {key: slot for slot, key in enumerate(needs)})[0]
+    return _encoded((args, kwargs), put, "argument", {key: slot for slot, key in enumerate(needs)})[0]
 
 
 def share(value: Any, put: Put) -> Any:

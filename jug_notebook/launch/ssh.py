@@ -368,14 +368,14 @@ def _sockets() -> str:
 
 
 def run_command(
-    words: Sequence[str], message: bytes, on_line: Callable[[bytes], None], timeout: float, clock: Clock = CLOCK
+    words: Sequence[str], message: bytes, on_line: Callable[[bytes], None], timeout: float
 ) -> tuple[int | None, str]:
     """Run a command with ``message`` as its input, and call ``on_line`` with each line of output as it comes.
 
     Return its exit status (None where it took too long and was ended) and its error output. That goes to a file,
     for a connection that is kept for later calls would hold a pipe open.
     """
-    until = clock.monotonic() + timeout
+    until = CLOCK.monotonic() + timeout
     with tempfile.TemporaryFile() as errors:
         ran = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
@@ -387,7 +387,7 @@ def run_command(
         with selectors.DefaultSelector() as ready:
             ready.register(ran.stdout, selectors.EVENT_READ)
             ready.register(ran.stdin, selectors.EVENT_WRITE)
-            while (left := until - clock.monotonic()) > 0:
+            while (left := until - CLOCK.monotonic()) > 0:
                 which = {key.fileobj for key, _ in ready.select(left)}
                 if ran.stdin in which:
                     try:
@@ -407,7 +407,7 @@ def run_command(
         ran.stdin.close()
         status: int | None
         try:
-            status = ran.wait(max(0.0, until - clock.monotonic()))
+            status = ran.wait(max(0.0, until - CLOCK.monotonic()))
         except subprocess.TimeoutExpired:
             ran.kill()
             ran.wait()

@@ -14,6 +14,7 @@ from jug_notebook.render.values import brief, summarise
 WIDTH = 60  #: most characters of a value in a reason
 DIFF = 24  #: most lines of a diff
 FOUND = 4  #: most differences listed within one argument
+LISTED = 6  #: most names in a line
 DEPTH = 6
 
 _KINDS = frozenset(
@@ -82,11 +83,11 @@ def called(label: str) -> str:
     return f"{kind} `{name}`" + (f" of `{owner}`" if of else "")
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
+def listed(names: Iterable[str]) -> str:
     """Return names in a line: "a, b and 3 more"."""
     every = list(names)
-    if len(every) > most:
-        return f"{', '.join(every[: most - 1])} and {len(every) - most + 1} more"
+    if len(every) > LISTED:
+        return f"{', '.join(every[: LISTED - 1])} and {len(every) - LISTED + 1} more"
     return " and ".join(filter(None, (", ".join(every[:-1]), every[-1])))
 
 
@@ -103,16 +104,16 @@ def difference(before: str, now: str) -> str:
     return "\n".join(lines)
 
 
-def window(before: str, now: str, width: int = WIDTH) -> tuple[str, str]:
+def window(before: str, now: str) -> tuple[str, str]:
     """Return two texts, cut to where they differ."""
-    if max(len(before), len(now)) <= width:
+    if max(len(before), len(now)) <= WIDTH:
         return before, now
     same = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
-    start = max(0, same - width // 3)
+    start = max(0, same - WIDTH // 3)
     start = 0 if start < 4 else start
 
     def cut(text: str) -> str:
-        end = start + width
+        end = start + WIDTH
         return ("…" if start else "") + text[start:end] + ("…" if len(text) > end else "")
 
     return cut(before), cut(now)

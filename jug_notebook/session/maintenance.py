@@ -8,7 +8,7 @@ them through an equal run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -97,7 +97,8 @@ def clean(
     going = [key for key in views if key not in needed and (among is None or key in among)]
     if older_than is not None:
         going = [key for key in going if views[key].started + views[key].duration < now - older_than]
-        made = dict(_made(store, going))
+        found = (spec for part in batched(going) for spec in _specs(store, part) if spec is not None)
+        made = {spec.key: spec.made for spec in found}
         going = [key for key in going if made.get(key, 0.0) < now - older_than]
     gone = set(going)
     kept = {*keep, *_addresses(store, [key for key in views if key not in gone])}
@@ -107,9 +108,10 @@ def clean(
         kept |= _addresses(store, list(again))
     functions: dict[str, Weight] = {}
     for part in batched(going):
-        for key, bytes_of in zip(part, _weights(store, part), strict=True):
+        for key, body, held in zip(part, store.specs(part), store.outcomes(part), strict=True):
             tasks, size = functions.get(views[key].name, (0, 0))
-            functions[views[key].name] = tasks + 1, size + bytes_of
+            size += len(body or b"") + (len(held.body) if held is not None and held.verdict.key == key else 0)
+            functions[views[key].name] = tasks + 1, size
     took = clock.monotonic() - began  # a blob stored meanwhile may belong to a task that was not read
     report = store.sweep(going, kept, max(YOUNG if older_than is None else older_than, took), dry)
     if report.tasks and not dry:
@@ -130,13 +132,6 @@ def _needed(store: Store, views: dict[Key, TaskView]) -> set[Key]:
         row = [key for key in following if key in views and key not in found]
         found.update(row)
     return found | {views[key].source for key in found if key in views and views[key].source}
-
-
-def _made(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, float]]:
-    for part in batched(keys):
-        for key, spec in zip(part, _specs(store, part), strict=True):
-            if spec is not None:
-                yield key, spec.made
 
 
 def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
@@ -172,14 +167,6 @@ def _modules(store: Store, data: bytes) -> set[Address]:
         return addresses_in(store.get_blob(template(data).bundle))
     except (ValueLost, msgspec.MsgspecError):
         return set()
-
-
-def _weights(store: Store, keys: Sequence[Key]) -> list[int]:
-    specs, helds = store.specs(keys), store.outcomes(keys)
-    return [
-        len(spec or b"") + (len(held.body) if held is not None and held.verdict.key == key else 0)
-        for key, spec, held in zip(keys, specs, helds, strict=True)
-    ]
 
 
 class Copied(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -262,9 +263,7 @@ class Queries:
 
 
 def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:
-    counts: dict[State, int] = {}
-    for view in views:
-        counts[view.state] = counts.get(view.state, 0) + 1
+    counts = dict(Counter(view.state for view in views))
     durations = [view.duration for view in views if view.state is State.FINISHED]
     reused = sum(bool(view.source) for view in views)
     return FunctionView(name, counts, sum(durations) / len(durations) if durations else None, reused)
@@ -304,10 +303,10 @@ class FailureIndex:
         """Return the failed tasks of a scope, the latest first."""
         return self._store.tasks(scope, state=State.FAILED, limit=KNOWN)
 
-    def latest_views(self, failed: Sequence[TaskView], limit: int = LISTED) -> tuple[FailureView, ...]:
-        """Return the first ``limit`` of them with all that is known."""
+    def latest_views(self, failed: Sequence[TaskView]) -> tuple[FailureView, ...]:
+        """Return the first of them, at most `LISTED`, with all that is known."""
         with self._lock:
-            return tuple(self._opened(failed[:limit]))
+            return tuple(self._opened(failed[:LISTED]))
 
     def kinds(self, failed: Sequence[TaskView], at_once: int = KNOWN) -> tuple[FailureKind, ...]:
         """Return kinds of failures, that of the latest first; once returned, a kind keeps its place.
@@ -319,7 +318,9 @@ class FailureIndex:
 
     def _kinds(self, failed: Sequence[TaskView], at_once: int) -> tuple[FailureKind, ...]:
         new = [view for view in failed if (known := self._read.get(view.key)) is None or known.at != _at(view)]
-        self._take_in(new[:at_once])
+        for view, filled in zip(new[:at_once], self._signed.filled(new[:at_once]), strict=True):
+            error = filled.error or "it failed"
+            self._read[view.key] = _Read(_at(view), render.pattern(error), filled.args_repr, error)
         groups: dict[tuple[str, str], list[TaskView]] = {}
         for view in failed:
             known = self._read.get(view.key)
@@ -337,20 +338,11 @@ class FailureIndex:
                 about,
                 whole[group[0].key],
                 tuple(view.key for view in group),
-                tuple(self._like(view.key) for view in group[1 : LIKE + 1]),
+                tuple(Like(view.key, *self._read[view.key][2:]) for view in group[1 : LIKE + 1]),
             )
             for (_, about), group in top
             if group[0].key in whole
         )
-
-    def _like(self, key: Key) -> Like:
-        known = self._read[key]
-        return Like(key, known.args_repr, known.error)
-
-    def _take_in(self, views: Sequence[TaskView]) -> None:
-        for view, filled in zip(views, self._signed.filled(views), strict=True):
-            error = filled.error or "it failed"
-            self._read[view.key] = _Read(_at(view), render.pattern(error), filled.args_repr, error)
 
     def _opened(self, views: Sequence[TaskView]) -> list[FailureView]:
         missing = [view for view in views if (view.key, _at(view)) not in self._whole]

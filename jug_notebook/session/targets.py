@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -101,16 +102,14 @@ def graph_of(
     means = {view.name: view.mean for view in store.snapshot().functions}
     tasks = with_needs(target, scope, store, signed)
     names = {task.key: task.name for task in tasks}
-    rows: dict[str, dict[State, int]] = {}
-    edges: dict[tuple[str, str], int] = {}
+    rows: dict[str, Counter[State]] = {}
+    edges: Counter[tuple[str, str]] = Counter()
     for task, spec in zip(tasks, signed.specs([task.key for task in tasks]), strict=True):
-        counts = rows.setdefault(task.name, {})
-        counts[task.state] = counts.get(task.state, 0) + 1
+        rows.setdefault(task.name, Counter())[task.state] += 1
         for need in () if spec is None else spec.needs:
             if need in names:
-                pair = task.name, names[need]
-                edges[pair] = edges.get(pair, 0) + 1
-    functions = tuple(FunctionView(name, counts, means.get(name)) for name, counts in rows.items())
+                edges[task.name, names[need]] += 1
+    functions = tuple(FunctionView(name, dict(counts), means.get(name)) for name, counts in rows.items())
     return functions, tuple((name, need, count) for (name, need), count in edges.items())
 
 

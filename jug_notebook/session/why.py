@@ -236,9 +236,7 @@ class WhyQuery:
     def _decoded(self, spec: Spec) -> dict[str, Any] | None:
         def stand_in(slot: int, steps: tuple[tuple[str, Any], ...]) -> Need:
             need = spec.needs[slot]
-            above = self._spec(need)
-            call = need[:8] if above is None else f"{template(above.template).name}({above.args_repr})"
-            return Need(call + _steps(steps), self._ident(need).hex())
+            return Need(self._call(need) + _steps(steps), self._ident(need).hex())
 
         try:
             args, kwargs = codec.inspect_call(spec.arguments, stand_in, self._store.get_blob)

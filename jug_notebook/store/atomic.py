@@ -63,12 +63,12 @@ def replace(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode
     publish(write_hidden(path.parent, *pieces, durable=durable, mode=mode), path, durable)
 
 
-def create(path: Path, data: bytes, mode: int = 0o600) -> bool:
+def create(path: Path, data: bytes) -> bool:
     """Write a file durably unless there is one already. Return False if there is. Raises OSError.
 
     Where the file system refuses hard links, a file that appears at the same moment is replaced.
     """
-    written = write_hidden(path.parent, data, durable=True, mode=mode)
+    written = write_hidden(path.parent, data, durable=True)
     try:
         os.link(written, path)
     except FileExistsError:

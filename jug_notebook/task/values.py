@@ -5,13 +5,13 @@ from __future__ import annotations
 import array
 import io
 import operator
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MappingView, ValuesView
 from contextlib import suppress
 from typing import Any, NamedTuple, overload
 
 from jug_notebook import render
-from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError, WaitTimeout
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
@@ -65,13 +65,13 @@ def wait(x: Any, timeout: float | None = None) -> Waited:
     return Waited(done, set(handles) - done)
 
 
-def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK) -> Iterator[Any]:
+def as_completed(tasks: Any, timeout: float | None = None) -> Iterator[Any]:
     """Yield each task of an iterable as soon as it has finished or failed.
 
     Raises WaitTimeout, WaitInterrupted, NoWorkers.
     """
     left = list(dict.fromkeys(tasks_in(listed(tasks))))
-    until = None if timeout is None else clock.monotonic() + timeout
+    until = None if timeout is None else CLOCK.monotonic() + timeout
     while left:
         states = _states(left)
         done = [handle for handle in left if states[handle.key]]
@@ -79,16 +79,16 @@ def as_completed(tasks: Any, timeout: float | None = None, clock: Clock = CLOCK)
         left = [handle for handle in left if not states[handle.key]]
         if left and not done:
             for session, keys in _keys_by_session(left):
-                remaining = None if until is None else max(0.0, until - clock.monotonic())
+                remaining = None if until is None else max(0.0, until - CLOCK.monotonic())
                 if not session.results.settle(keys, remaining, first=True):
                     raise WaitTimeout(f"{len(left)} tasks are not done after {timeout:g} s; they continue")
 
 
-def settle(x: Any, timeout: float | None = None, clock: Clock = CLOCK) -> None:
+def settle(x: Any, timeout: float | None = None) -> None:
     """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
-    until = None if timeout is None else clock.monotonic() + timeout
+    until = None if timeout is None else CLOCK.monotonic() + timeout
     for session, keys in _keys_by_session(tasks_in(x)):
-        remaining = None if until is None else max(0.0, until - clock.monotonic())
+        remaining = None if until is None else max(0.0, until - CLOCK.monotonic())
         if not session.results.settle(keys, remaining):
             raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they continue")
 
@@ -294,15 +294,14 @@ class TaskList(list[Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)  # in arguments it is a list like any other
 
-    def _rows(self) -> list[tuple[str, dict[State, int]]]:
+    def _rows(self) -> list[tuple[str, Counter[State]]]:
         """Counts by function and state; each tasklet counts, so that a chunk's calls are counted as calls."""
-        rows: dict[str, dict[State, int]] = {}
+        rows: dict[str, Counter[State]] = {}
         states = self._states()
         for handle in self:
             if isinstance(handle, Handle):
                 name, state = states[handle.key]
-                counts = rows.setdefault(name, {})
-                counts[state] = counts.get(state, 0) + 1
+                rows.setdefault(name, Counter())[state] += 1
         return list(rows.items())
 
     def __jug_brief__(self) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -139,6 +140,7 @@ class FailureWatcher:
         return settlement
 
 
+@dataclass(eq=False)
 class Prefetch:
     """What a worker has claimed and not started, and what it has done and not settled.
 
@@ -146,25 +148,17 @@ class Prefetch:
     same task is still running gives back what waits behind it and settles what was done before it.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        me: WorkerInfo,
-        status: SharedStatus,
-        target: Target | None,
-        patiently: Callable[[Callable[[], Any]], Any],
-    ) -> None:
-        self.done: deque[Settlement] = deque()
-        self._store = store
-        self._me = me
-        self._status = status
-        self._target = target
-        self._patiently = patiently
-        self._claims: deque[Claim] = deque()
-        self._started = 0
-        self._filled = threading.Event()
-        self._ended = False
-        self._thread: threading.Thread | None = None
+    _store: Store
+    _me: WorkerInfo
+    _status: SharedStatus
+    _target: Target | None
+    _patiently: Callable[[Callable[[], Any]], Any]
+    done: deque[Settlement] = field(default_factory=deque)
+    _claims: deque[Claim] = field(default_factory=deque)
+    _started: int = 0
+    _filled: threading.Event = field(default_factory=threading.Event)
+    _ended: bool = False
+    _thread: threading.Thread | None = None
 
     def __enter__(self) -> Prefetch:
         return self
