@@ -65,7 +65,7 @@ class LocalGroup(WorkerGroup):
     ) -> None:
         super().__init__(store, name, size=size, clock=clock)
         self._started: subprocess.Popen[bytes] | None = started
-        self._log: IO[bytes] | None = log
+        self._log = log
 
     def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if supervisors:
@@ -76,7 +76,10 @@ class LocalGroup(WorkerGroup):
         status = self._started.poll()
         if status is None:
             return not self._late
-        output = self._output()
+        output = "none"
+        if not self._log.closed:
+            self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
+            output = self._log.read().decode(errors="replace").strip() or output
         self._done_starting()
         if status != 0:
             self.failure = (
@@ -84,16 +87,8 @@ class LocalGroup(WorkerGroup):
             )
         return False
 
-    def _output(self) -> str:
-        if self._log is None:
-            return "none"
-        self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
-        return self._log.read().decode(errors="replace").strip() or "none"
-
     def _done_starting(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
         if self._started is not None and self._started.poll() is not None:
             self._started = None
 

@@ -153,7 +153,8 @@ def serve(request: object) -> None:
         return
     url = store.url
     store.close()
-    os.chdir(_home())
+    home = os.path.expanduser("~")
+    os.chdir(home if os.path.isdir(home) else "/")  # where tasks run whose folder isn't on this host
     if asked.stay:
         _supervise(asked, url, size, lambda me: _send(Answer(host=me.host, supervisor=me.id, size=size)), lead=0)
     else:
@@ -176,16 +177,12 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
             )
             checks += _packages(asked)
             if asked.check:
-                checks.append(_workers(store, asked))
+                running = sum(info.size for info in living(store, asked.crew) if system.running(info))
+                more = max(0, (asked.options.size or system.cores()) - running)
+                checks.append(Check("workers", f"{running} are there, {more} would be started"))
     except JugError as error:
         checks.append(Check("store", str(error), "see what it says", True))
     return store if store is not None and not any(check.wrong for check in checks) else None
-
-
-def _workers(store: Store, asked: Request) -> Check:
-    there = sum(info.size for info in living(store, asked.crew) if system.running(info))
-    size = asked.options.size or system.cores()
-    return Check("workers", f"{there} are there, {max(0, size - there)} would be started")
 
 
 def _opened(asked: Request, checks: list[Check]) -> Store | None:
@@ -241,12 +238,6 @@ def version_of(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _home() -> str:
-    """Where tasks run whose folder isn't on this host."""
-    home = os.path.expanduser("~")
-    return home if os.path.isdir(home) else "/"
 
 
 def _detach(asked: Request, url: str, size: int) -> None:

@@ -5,7 +5,7 @@ A compound task is a call of a function that makes tasks: once the last of these
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jug_notebook import codec
@@ -15,7 +15,7 @@ from jug_notebook.model import State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.files import as_it_is
-from jug_notebook.task.function import Around, TaskFunction, grid_points
+from jug_notebook.task.function import Arguments, Around, TaskFunction
 from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
 from jug_notebook.task.values import TaskList, tasks_in, value
 
@@ -78,27 +78,27 @@ class NoHash:
     __slots__ = ("value",)
 
     def __init__(self, value: Any) -> None:
-        _no_tasks(value, "NoHash")
+        if tasks_in(value):
+            raise BadTask(f"{type(self).__name__} can't hold a task: nothing would wait for it; pass the task itself")
         self.value = value
 
-    def __jug_hash__(self) -> bytes:
+    def __jug_hash__(self) -> str | bytes:
         return b""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return as_it_is, (self.value,)  # it arrives as the value itself
 
     def __repr__(self) -> str:
-        return f"NoHash({self.value!r})"
+        return f"{type(self).__name__}({self.value!r})"
 
 
-class CustomHash:
+class CustomHash(NoHash):
     """An argument hashed by ``name(x)``, a string or bytes, instead of its value; the function gets ``x``."""
 
-    __slots__ = ("name", "value")
+    __slots__ = ("name",)
 
     def __init__(self, value: Any, name: Callable[[Any], str | bytes]) -> None:
-        _no_tasks(value, "CustomHash")
-        self.value = value
+        super().__init__(value)
         self.name = name
 
     def __jug_hash__(self) -> str | bytes:
@@ -106,17 +106,6 @@ class CustomHash:
         if not isinstance(named, str | bytes):
             raise BadTask(f"CustomHash needs a function that returns str or bytes, not {type(named).__name__}")
         return named
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return as_it_is, (self.value,)
-
-    def __repr__(self) -> str:
-        return f"CustomHash({self.value!r})"
-
-
-def _no_tasks(value: Any, name: str) -> None:
-    if tasks_in(value):
-        raise BadTask(f"{name} can't hold a task: nothing would wait for it; pass the task itself")
 
 
 # -- compound tasks ----------------------------------------------------------------------------------------------------
@@ -180,26 +169,16 @@ class CompoundFunction(TaskFunction):
         task: Task = handle(session, version, key, pending_task[3], args_repr)
         return task
 
-    def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
-        """A compound task for each item: ``f.map(xs)``, ``f.map(xs, ys)``; stops with the shortest."""
-        if not iterables:
-            raise BadTask(f"{self.name}.map() needs something to iterate over")
-        return self.starmap(zip(*iterables, strict=False), chunksize, **constants)
+    def _made(
+        self,
+        calls: Iterable[tuple[Arguments, tuple[Any, ...], dict[str, Any]]],
+        constants: Mapping[str, Any],
+        steady: bool = True,
+    ) -> TaskList:
+        return TaskList(self(*args, **kwargs) for _, args, kwargs in calls)
 
-    def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
-        """A compound task for each tuple of arguments."""
-        if chunksize != 1:
-            raise BadTask(f"{self.name} makes tasks, so its calls can't be chunked; chunk the tasks that it makes")
-        return self._listed(self(*args, **constants) for args in iterable)
-
-    def grid(self, **axes: Any) -> TaskList:
-        """A compound task for each combination, as `TaskFunction.grid`."""
-        names, points, constants = grid_points(self.name, axes)
-        return self._listed(self(**dict(zip(names, point, strict=True)), **constants) for point in points)
-
-    @staticmethod
-    def _listed(tasks: Iterable[Any]) -> TaskList:
-        return list(tasks) if in_task.on else TaskList(tasks)  # type: ignore[return-value]
+    def _in_chunks(self, *_: Any) -> TaskList:
+        raise BadTask(f"{self.name} makes tasks, so its calls can't be chunked; chunk the tasks that it makes")
 
 
 def CachedFunction(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
