@@ -49,10 +49,7 @@ def _encoded(value: Any, put: Put, path: str, slots: Mapping[Key, int] | None = 
 
 
 def _loaded(payload: Payload, get: Get, buffer: Get | None, values: Needs | None = None) -> Any:
-    data: Any = payload.data
-    addresses = payload.buffers
-    if not data:
-        data, addresses = get(addresses[0]), addresses[1:]
+    data, addresses = _stream_of(payload, get)
     if payload.format == _PLAIN:
         return pickle.loads(data, buffers=map(buffer or writable(get), addresses))
     if payload.format != _BOUND:
@@ -60,6 +57,11 @@ def _loaded(payload: Payload, get: Get, buffer: Get | None, values: Needs | None
             f"a value is stored as {payload.format!r}, which this version of jug_notebook doesn't read. Update it here."
         )
     return Unpickler(data, get, values, addresses, buffer or writable(get)).load()
+
+
+def _stream_of(payload: Payload, get: Get) -> tuple[Any, tuple[Address, ...]]:
+    """Return a payload's stream, which may be a blob, and the addresses of the others."""
+    return (payload.data, payload.buffers) if payload.data else (get(payload.buffers[0]), payload.buffers[1:])
 
 
 def writable(get: Get) -> Get:
@@ -133,28 +135,14 @@ def load_call(
     return args, kwargs
 
 
-class _Inspector(Unpickler):
-    """Loads a call with stand-ins for other tasks."""
-
-    def need(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
-        return self._stand_in(slot, steps)
-
-    def value_of(self, value: Any) -> Any:
-        return value
-
-    _stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any]
-
-
 def inspect_call(
     payload: Payload, stand_in: Callable[[int, tuple[tuple[str, Any], ...]], Any], get: Get
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a call with ``stand_in(slot, steps)`` in place of the value of each need."""
-    data: Any = payload.data
-    addresses = payload.buffers
-    if not data:
-        data, addresses = get(addresses[0]), addresses[1:]
-    inspector = _Inspector(data, get, None, addresses, get)
-    inspector._stand_in = stand_in
+    data, addresses = _stream_of(payload, get)
+    inspector = Unpickler(data, get, None, addresses, get)
+    inspector.need = stand_in  # type: ignore[method-assign, assignment]
+    inspector.value_of = lambda value: value  # type: ignore[method-assign]
     args, kwargs = inspector.load()
     return args, kwargs
 

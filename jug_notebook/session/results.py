@@ -211,17 +211,17 @@ class Results:
     def _load(self, keys: Sequence[Key], values: dict[Key, Any], strict: bool, mmap: bool, again: bool) -> list[Key]:
         """Load what is stored into ``values``. Return, with ``again``, the keys to wait for once more."""
         left = []
-        for start in range(0, len(keys), LOADED):
-            part = keys[start : start + LOADED]
+        for part in system.batched(keys, LOADED):
             for key, held in zip(part, self._store.outcomes(part), strict=True):
+                error: JugError
                 try:
-                    values[key] = self._value(key, held, mmap)
-                    continue
+                    if held is not None and held.verdict.digest:
+                        values[key] = self._value(key, held, mmap)
+                        continue
+                    error = self.problem(key)
                 except ValueLost as lost:
                     self._store.invalidate([key], Why.LOST, self._user)
-                    error: JugError = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be recomputed")
-                except _NoValue:
-                    error = self.problem(key)
+                    error = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be recomputed")
                 if again and isinstance(error, NotReady):
                     left.append(key)
                 elif strict:
@@ -229,9 +229,7 @@ class Results:
                 values[key] = Problem(error)
         return left
 
-    def _value(self, key: Key, held: CurrentOutcome | None, mmap: bool) -> Any:
-        if held is None or not held.verdict.digest:
-            raise _NoValue
+    def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.outcome(key, held)
         assert type(outcome) is Finished
         return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
@@ -266,10 +264,6 @@ class Results:
         error = TaskFailed(before + render.failure_text(view), outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error
-
-
-class _NoValue(Exception):
-    """The task has no value to load."""
 
 
 class _Progress:

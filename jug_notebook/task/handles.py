@@ -36,11 +36,6 @@ def briefly() -> Iterator[None]:
         BRIEFLY.on = before
 
 
-def in_brief() -> bool:
-    """Is the repr of a task its call alone?"""
-    return BRIEFLY.on
-
-
 class Handle:
     """What tasks and tasklets have in common: they stand for a value, and refuse to be used as one."""
 

@@ -17,7 +17,7 @@ from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
 from jug_notebook.task import context as context
 from jug_notebook.task.context import Problem, SessionProtocol
-from jug_notebook.task.handles import Handle, Task, in_brief
+from jug_notebook.task.handles import BRIEFLY, Handle, Task
 
 
 class Waited(NamedTuple):
@@ -309,7 +309,7 @@ class TaskList(list[Any]):
         return f"{len(self)} tasks of {', '.join(names)}" if names else f"TaskList of {len(self)}"
 
     def __repr__(self) -> str:
-        if in_brief():
+        if BRIEFLY.on:
             return self.__jug_brief__()
         try:
             rows = self._rows()

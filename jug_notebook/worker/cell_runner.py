@@ -124,7 +124,7 @@ def _why_absent(cell: str, name: str, values: Mapping[str, Any]) -> str:
     if isinstance(value, ModuleType):
         return f"{name!r} of cell {cell!r} is the module {value.__name__}, and modules are imported, not stored"
     try:
-        _pickle(value, _Nowhere(), lambda buffer: None)
+        _pickle(value, _Hashing(), lambda buffer: None)
     except Exception as error:  # pickling calls methods of the user's classes, which may raise anything
         return f"{name!r} of cell {cell!r} can't be stored: {type(value).__name__}: {' '.join(str(error).split())}"
     return ""
@@ -144,13 +144,6 @@ def fingerprint(value: Any) -> bytes | None:
 
 def _pickle(value: Any, sink: Any, buffer: Callable[[pickle.PickleBuffer], Any]) -> None:
     cloudpickle.Pickler(sink, protocol=5, buffer_callback=buffer).dump(value)
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
 
 
 class _Hashing:

@@ -20,7 +20,7 @@ from jug_notebook.model import Reference, State
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import context as context
 from jug_notebook.task.context import in_task, running
-from jug_notebook.task.handles import Handle, briefly, in_brief
+from jug_notebook.task.handles import BRIEFLY, Handle, briefly
 from jug_notebook.task.values import tasks_in
 from jug_notebook.task.values import value as values
 
@@ -154,7 +154,7 @@ class Task(TaskletMixin):
 
     def __repr__(self) -> str:
         """Return the call; tasks among its arguments appear as their functions' names, for chains may be long."""
-        if in_brief():
+        if BRIEFLY.on:
             return f"{self.name}(…)"
         with briefly():
             return f"Task({self.name}, args={self.args}, kwargs={self.kwargs})"
