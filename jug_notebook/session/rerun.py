@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +19,6 @@ from blake3 import blake3
 
 from jug_notebook import codec
 from jug_notebook.codec import Seal
-from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.render.values import summarise
@@ -31,18 +30,10 @@ from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.task.context import running
 from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
-from jug_notebook.worker.execution import Runner, in_a_line, runner_of
+from jug_notebook.worker.execution import in_a_line, runner_of
 from jug_notebook.worker.inputs import Needs
 
 _SIZE = 20  #: bytes of a blob's address
-
-
-class Call(NamedTuple):
-    """A stored call, ready to be made: ``function(*args, **kwargs)``."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class Difference(NamedTuple):
@@ -85,40 +76,26 @@ class Rerun:
         self._targets = targets
         self._results = results
 
-    def recall(self, key: Key) -> Call:
-        """Return a stored call: its function, args and kwargs; task functions that it calls are plain functions.
+    def rerun(self, key: Key) -> Any:
+        """Repeat a stored call here, as a worker would, and return its value. Raises what the call raises.
 
-        Raises NoSuchTask, NotReady where a value that it needs is not stored.
+        Raises NoSuchTask, NotReady where a value that it needs is not stored. Task functions are plain functions in it.
         """
         self._targets.flush()
         with contextlib.ExitStack() as around:
-            return self._recall(key, around)[0]
-
-    def rerun(self, key: Key) -> Any:
-        """Repeat a stored call here, as a worker would, and return its value. Raises what the call raises."""
-        self._targets.flush()
-        with contextlib.ExitStack() as around:
             around.enter_context(running())
-            call, runner = self._recall(key, around)
-            if runner is not None:
-                return runner.call(*call)
-            return call.function(*call.args, **call.kwargs)
-
-    def _recall(self, key: Key, around: contextlib.ExitStack) -> tuple[Call, Runner | None]:
-        [spec] = self._signed.specs([key])
-        if spec is None:
-            raise NoSuchTask(f"no task {key[:12]} in {self._store.display_url}")
-        known = template(spec.template)
-        runner = runner_of(known.runner) if known.runner else None
-        if runner is not None and runner.stage is not None:
-            around.enter_context(runner.stage())
-        values = self._results.collect(spec.needs, wait=False)
-        bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
-        function = codec.load_function(bundle, self._store.get_blob)
-        codec.use_modules(bundle)
-        needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
-        args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
-        return Call(function, args, kwargs), runner
+            spec = self._signed.known_spec(key)
+            known = template(spec.template)
+            runner = runner_of(known.runner) if known.runner else None
+            if runner is not None and runner.stage is not None:
+                around.enter_context(runner.stage())
+            values = self._results.collect(spec.needs, wait=False)
+            bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
+            function = codec.load_function(bundle, self._store.get_blob)
+            codec.use_modules(bundle)
+            needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
+            args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
+            return function(*args, **kwargs) if runner is None else runner.call(function, args, kwargs)
 
     def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.

@@ -262,6 +262,13 @@ class SignedReader:
             for key, body in zip(keys, self.store.specs(keys), strict=True)
         ]
 
+    def known_spec(self, key: Key) -> Spec:
+        """Return a task's spec. Raises NoSuchTask where the store doesn't know it."""
+        [spec] = self.specs([key])
+        if spec is None:
+            raise NoSuchTask(f"no task {key[:12]} in {self.store.display_url}")
+        return spec
+
     def outcomes(self, keys: Sequence[Key]) -> list[Outcome | None]:
         """Return current outcomes by key; None for tasks that have none."""
         return [
@@ -368,9 +375,7 @@ class SignedReader:
         Raises NoSuchTask.
         """
         store = self.store
-        [spec] = self.specs([key])
-        if spec is None:
-            raise NoSuchTask(f"no task {key[:12]} in {store.display_url}")
+        spec = self.known_spec(key)
         [outcome] = self.outcomes([key])
         [state] = store.states([key])
         bundle = msgspec.msgpack.decode(store.get_blob(template(spec.template).bundle), type=FunctionBundle)

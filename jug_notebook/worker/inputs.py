@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from jug_notebook.errors import BadTask, NoSuchTask
-from jug_notebook.model import Key, Spec, State, TaskView
+from jug_notebook.errors import BadTask
+from jug_notebook.model import Key, State, TaskView
 from jug_notebook.store.signed import SignedReader, template
 
 UNASKED = object()
@@ -35,7 +35,7 @@ class Needs:
 
         if self._window is None:
             self._window = Window(self._signed, dict(zip(self._keys, self._loads, strict=True)))
-        spec = self._window.spec(self._keys[slot])
+        spec = self._signed.known_spec(self._keys[slot])
         known = template(spec.template)
         version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
         return unloaded(
@@ -51,13 +51,6 @@ class Window:
         self._store = signed.store
         self._loads = loads
         self.identity, self.display_url = self._store.id, self._store.display_url
-
-    def spec(self, key: Key) -> Spec:
-        """What the store keeps of a task. Raises NoSuchTask."""
-        [spec] = self._signed.specs([key])
-        if spec is None:
-            raise NoSuchTask(f"no task {key[:12]} in {self._store.display_url}")
-        return spec
 
     # -- what handles ask of their session
 
