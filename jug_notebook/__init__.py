@@ -55,6 +55,7 @@ from jug_notebook.task.patterns import (
     identity,
     iteratetask,
     return_tuple,
+    unordered,
 )
 from jug_notebook.task.values import TaskList, as_completed, bvalue, tasks_in, value, wait
 
@@ -130,6 +131,7 @@ __all__ = [
     "timed_path",
     "track",
     "unload_ipython_extension",
+    "unordered",
     "value",
     "verify",
     "wait",

@@ -10,13 +10,14 @@ import copyreg
 import functools
 import struct
 import sys
-from operator import countOf, itemgetter
+from operator import countOf
 from types import EllipsisType, NoneType
 from typing import Any
 
 from jug_notebook.keys.encoder import Encoder, columns, parts
 from jug_notebook.keys.register import (
     NAN,
+    WRITERS,
     Refused,
     Writer,
     cached_names,
@@ -92,11 +93,23 @@ def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
 
 
 def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
-    """Write a dict; its order doesn't count."""
+    """Write a dict in its own order, which functions see: in the columns of a table made of it, say."""
     if countOf(map(type, value), str) == len(value):
-        keys = sorted(value)
-        columns(encoder, keys, picked(value, keys), step, path, len(encoder.out))
+        columns(encoder, list(value), list(value.values()), step, path, len(encoder.out))
         return
+    encoder.out += b"d" + count(len(value))
+    for key, item in value.items():
+        try:
+            WRITERS[type(key)](encoder, key, "")
+            WRITERS[type(item)](encoder, item, "")
+        except Refused as refused:
+            refused.at(path + step(key))
+            raise
+
+
+@writer_for("jug_notebook.task.patterns.unordered", nested=True)
+def _unordered(encoder: Encoder, value: Any, path: str) -> None:
+    """Write a dict whose order doesn't count."""
     rows = []
     for key, item in value.items():
         try:
@@ -106,17 +119,10 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
             raise
         rows.append((name, form, wanted + also))
     rows.sort()
-    encoder.out += b"d" + count(len(rows))
+    encoder.tag("unordered", len(rows))
     for name, form, wanted in rows:
         encoder.out += name + form
         encoder.met += wanted
-
-
-def picked(value: Any, keys: list[str]) -> list[Any]:
-    """Return the items of a mapping in the order of ``keys``."""
-    if len(keys) < 100 or type(value) is not dict:
-        return [value[key] for key in keys]
-    return list(itemgetter(*keys)(value))  # the same, at C speed
 
 
 @exact_writer(dict)

@@ -195,7 +195,9 @@ def differences(before: Any, now: Any, path: str = "", depth: int = DEPTH) -> It
             count += 1
             if count > FOUND:
                 return
-    if not count:  # the items are equal, so their order differs
+    if not count and type(before) is dict:  # the items are equal, so their order differs
+        yield (f"{path}, order of its keys", *_texts(list(before), list(now)))
+    elif not count:
         yield (path, *_texts(before, now))
 
 

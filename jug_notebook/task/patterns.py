@@ -108,6 +108,22 @@ class CustomHash(NoHash):
         return named
 
 
+class unordered(dict[Any, Any]):
+    """A dict whose order doesn't count: ``count(jn.unordered({word: 1 for word in words}))``, where ``words`` is a set.
+
+    The order of any other dict is part of the key, since a function that iterates sees it. The function gets a plain
+    dict, in the order of the call that was first, so it must not depend on that. Dicts within are as they are.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # it arrives as a plain dict
+
+    def __repr__(self) -> str:
+        return f"unordered({super().__repr__()})"
+
+
 # -- compound tasks ----------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from jug_notebook.keys import encoder as encoding
 from jug_notebook.keys import register
 from jug_notebook.keys.digest import Encoder, digest, name_call, remembering
 from jug_notebook.model import Reference
+from jug_notebook.task.patterns import unordered
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
@@ -544,14 +545,20 @@ def test_what_shares_its_parts_many_times_over_is_still_digested() -> None:
     assert digest(tower) == digest(pickle.loads(pickle.dumps(tower)))
 
 
-def test_the_order_of_a_dict_does_not_count_but_that_of_an_ordered_dict_does() -> None:
-    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
-    assert digest({1: 1, "b": [2], None: 3}) == digest({None: 3, "b": [2], 1: 1})
-    assert digest(MyDict(a=1, b=2)) == digest(MyDict(b=2, a=1))
-    assert digest(collections.Counter("aab")) == digest(collections.Counter("baa"))
+def test_the_order_of_a_dict_counts_since_a_function_that_iterates_sees_it() -> None:
     ordered = collections.OrderedDict
-    assert digest(ordered(a=1, b=2)) != digest(ordered(b=2, a=1))
-    assert digest(MyOrdered(a=1, b=2)) != digest(MyOrdered(b=2, a=1))
+    for kind in (dict, MyDict, ordered, MyOrdered):
+        assert digest(kind(a=1, b=[2])) == digest(kind(a=1, b=[2])) != digest(kind(b=[2], a=1))
+    assert digest({1: 1, "b": [2], None: 3}) != digest({None: 3, "b": [2], 1: 1})
+    assert digest(collections.Counter("aab")) != digest(collections.Counter("baa"))  # most_common() keeps it
+    assert digest({"x": {"a": 1, "b": 2}}) != digest({"x": {"b": 2, "a": 1}})
+
+
+def test_the_order_of_an_unordered_dict_does_not_count() -> None:
+    one, other = unordered({"a": 1, 2: [3]}), unordered({2: [3], "a": 1})
+    assert digest(one) == digest(other)
+    assert len({digest(each) for each in (one, unordered({"a": 1, 2: [4]}), {"a": 1, 2: [3]}, unordered())}) == 4
+    assert type(pickle.loads(pickle.dumps(one))) is dict
 
 
 def test_attributes_count_in_no_order() -> None:
@@ -699,11 +706,13 @@ ELSEWHERE = """
 import collections, datetime, enum, pathlib, sys, types
 import numpy as np, pandas as pd
 from jug_notebook.keys.digest import digest
+from jug_notebook.task.patterns import unordered
 class Plain: pass
 thing = Plain(); thing.tags = {"x", "y", "z", ("a", 1), None}
 class E(enum.Enum): A = "a"
 words = {f"w{i}" for i in range(50)}
-values = [words, frozenset(words), {frozenset(words): words}, {w: 1 for w in words}, collections.Counter(words),
+values = [words, frozenset(words), {frozenset(words): words}, unordered({w: 1 for w in words}),
+          collections.Counter(sorted(words)),
           thing, E.A, [{1, "a", None, (2, "b")}], np.array([words], dtype=object), pathlib.Path("a"),
           types.SimpleNamespace(w=words),
           pd.DataFrame({"a": ["x", "y"], "b": pd.Categorical(["p", "q"])}), datetime.datetime(2024, 1, 1), {E.A: words}]
@@ -758,18 +767,18 @@ values = st.recursive(
 
 
 def other_way(value: Any) -> Any:
-    """An equal value, built otherwise: nothing shared, every order reversed, every NaN another."""
+    """An equal value, built otherwise: nothing shared, sets and attributes reversed, every NaN another."""
     kind = type(value)
     if kind in (list, tuple):
         return kind(other_way(item) for item in value)
     if kind in (set, frozenset):
         return kind(reversed([other_way(item) for item in value]))
     if kind is dict:
-        return {other_way(key): other_way(item) for key, item in reversed(value.items())}
+        return {other_way(key): other_way(item) for key, item in value.items()}
     if kind is Point:
         return Point(y=other_way(value.y), x=other_way(value.x))
     if kind is Plain:
-        return Plain(**other_way(vars(value)))
+        return Plain(**dict(reversed(other_way(vars(value)).items())))
     if kind is float:
         return value if value == value else -math.nan
     return pickle.loads(pickle.dumps(value))
@@ -783,9 +792,9 @@ def canon(value: Any) -> Any:
     if kind in (set, frozenset):
         return (kind.__name__, sorted(repr(canon(item)) for item in value))
     if kind is dict:
-        return ("dict", sorted((repr(canon(key)), repr(canon(item))) for key, item in value.items()))
+        return ("dict", [(repr(canon(key)), repr(canon(item))) for key, item in value.items()])
     if kind in (Plain, Point):
-        return (kind.__name__, canon(vars(value)))
+        return (kind.__name__, sorted((name, repr(canon(item))) for name, item in vars(value).items()))
     return (kind.__name__, repr(value).replace("-nan", "nan"))
 
 
@@ -974,7 +983,7 @@ def test_the_steps_to_a_part_of_a_need_count() -> None:
 @settings(deadline=None)
 def test_needs_in_sets_and_dicts_are_numbered_in_one_order(items: list[Any]) -> None:
     def naming(things: list[Any]) -> Any:
-        return name_call("c", "f", [("s", set(things)), ("d", {thing: [Need(B)] for thing in things})])
+        return name_call("c", "f", [("s", set(things)), ("d", unordered({thing: [Need(B)] for thing in things}))])
 
     assert naming(items) == naming(sorted(items, key=repr))
 

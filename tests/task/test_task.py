@@ -126,8 +126,9 @@ def test_defaults_that_were_replaced_are_the_ones_that_count(session):
 
 
 @pytest.mark.usefixtures("session")
-def test_keyword_arguments_have_no_order():
-    assert keywords(1, p=1, q=2).key == keywords(1, q=2, b=1, p=1).key
+def test_keyword_arguments_have_no_order_unless_the_function_gathers_them():
+    assert keywords(a=1, b=2, p=1).key == keywords(p=1, b=2, a=1).key
+    assert keywords(1, p=1, q=2).key == keywords(1, p=1, b=1, q=2).key != keywords(1, q=2, p=1).key  # `more` shows it
     assert keywords(1, 2, 3).key != keywords(1, 2).key
 
 
