@@ -39,7 +39,7 @@ def add_selection(parser: Parser, dest: str, what: str, *more: str) -> None:
 
 def users(name: str) -> Command | None:
     """Return the command that the user has written; None where there is none of that name."""
-    from jug_notebook.compat.jug.subcommands import cmdapi, help_of
+    from jug_notebook.compat.commands import cmdapi, help_of
 
     found = cmdapi.load().get(name)
     if found is None:

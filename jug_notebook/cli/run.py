@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jug_notebook.cli import Arguments, Command, Notebook, Parser, UsageError, existing, flag, positive, seconds, size
+from jug_notebook.cli.inspect import picture_of, verdict
 from jug_notebook.cli.jugfiles import add_selection, for_jugfile
-from jug_notebook.cli.watch import picture_of, verdict
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target

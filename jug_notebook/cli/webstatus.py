@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jug_notebook.cli import Arguments, Command, Parser, Store, UsageError
-from jug_notebook.cli.watch import PACE, TICK, View
+from jug_notebook.cli.inspect import PACE, TICK, View
 from jug_notebook.errors import LaunchError, StoreError
 
 if TYPE_CHECKING:

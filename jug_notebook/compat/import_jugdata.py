@@ -1,22 +1,35 @@
-"""``import-jugdata``: takes over the values that Jug itself has stored, under our keys."""
+"""``import-jugdata``: takes over the values that Jug itself has stored, under our keys.
+
+Jug reads its own values, in a process of its own: ``python -m`` this module with JUGFILE JUGDIR ARGS … loads the script
+with Jug and writes pickles to stdout: first ``{likeness: hash}`` for all tasks that have values, then, for each hash on
+a line of stdin, ``(True, value)`` or ``(False, why not)``.
+
+Jug's keys and ours differ, so tasks are matched by their `likeness`: function names and arguments. Both sides load the
+same script, each with its own `jug`, and the same call has the same likeness in both.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import pickle
 import subprocess
 import sys
+import types
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jug_notebook.compat import loading
 from jug_notebook.compat.jug import task
 from jug_notebook.compat.jug.utils import print_task_summary_table
-from jug_notebook.compat.jug_reader import likeness
 from jug_notebook.compat.jugdir import is_jugs_own, url_of
 from jug_notebook.errors import JugError
+from jug_notebook.keys.digest import digest
+from jug_notebook.keys.modules import scripts
 from jug_notebook.store import split
 
 
@@ -29,10 +42,10 @@ class NoJugdir(JugError):
 
 
 class JugProcess:
-    """Jug in a process of its own, see `jug_reader`. ``hashes``: of all tasks with values, by likeness."""
+    """Jug in a process of its own, see `serve_values`. ``hashes``: of all tasks with values, by likeness."""
 
     def __init__(self, jugfile: str, jugdir: str, arguments: list[str]) -> None:
-        command = [sys.executable, "-P", "-m", "jug_notebook.compat.jug_reader", jugfile, jugdir, *arguments]
+        command = [sys.executable, "-P", "-m", "jug_notebook.compat.import_jugdata", jugfile, jugdir, *arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -124,3 +137,127 @@ def import_values(jugfile: str, jugdir: str, options: Any) -> int:
     print("they are taken as they are: Jug does not record whether a function was edited after its tasks had run")
     print(f"now in {task.Task.store.session.display_url}: jug-notebook execute {jugfile} --jugdir {options.jugdir}")
     return 0 if complete else 1
+
+
+# -- in Jug's process -------------------------------------------------------------------------------------------------
+
+
+def serve_values(jugfile: str, jugdir: str, arguments: list[str]) -> None:
+    """Load the script, write which of its tasks have values, and serve these until stdin is closed."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the script prints must not mix with the pickles
+    sys.argv[:] = [jugfile, *arguments]
+    scripts.add(Path(jugfile).stem)
+    jug: Any = importlib.import_module("jug.jug")
+    task: Any = importlib.import_module("jug.task")
+    compound: Any = importlib.import_module("jug.compound")
+    jug._is_jug_running = True
+    compound.CompoundTask = _expanded(task.Task, task.alltasks, compound.compound_task_execute)
+    package: Any = importlib.import_module("jug")
+    package.CompoundTask = compound.CompoundTask
+    options: Any = importlib.import_module("jug.options")
+    options.set_jugdir = package.set_jugdir = lambda _: task.Task.store  # the jugdir of the command line wins
+    backends: Any = importlib.import_module("jug.backends")
+    task.Task.store = store = backends.select(jugdir)
+    jug.init(jugfile, store=store, on_error="propagate")
+    likenesses: dict[int, bytes] = {}
+    stored: dict[bytes, bytes] = {}
+    for one in task.alltasks:
+        try:
+            likenesses[id(one)] = like = likeness(one, lambda need: likenesses[id(need)])
+        except (JugError, KeyError):
+            continue
+        if store.can_load(one.hash()):
+            stored[like] = one.hash()
+    _write(out, stored)
+    for line in sys.stdin.buffer:
+        try:
+            _write(out, (True, store.load(line.strip())))
+        except Exception as error:  # reading or pickling a value may fail in any way
+            _write(out, (False, f"{type(error).__name__}: {error}"))
+
+
+def _write(out: BinaryIO, message: Any) -> None:
+    data = pickle.dumps(message)
+    out.write(len(data).to_bytes(8, "little") + data)
+    out.flush()
+
+
+def _expanded(make: Any, alltasks: list[Any], execute: Any) -> Any:
+    """Return a CompoundTask that calls its function even where its value is stored, under the same hash."""
+
+    def compound(f: Any, *args: Any, **kwargs: Any) -> Any:
+        whole = make(f, *args, **kwargs)
+        alltasks.pop()
+        name = whole.hash()
+        made = make(execute, f(*args, **kwargs), name)
+        made.compound_call = (args, kwargs)
+        made.__jug_hash__ = lambda: name
+        return made
+
+    return compound
+
+
+# -- matching Jug's tasks with ours ------------------------------------------------------------------------------------
+
+_OURS = "jug_notebook.compat.jug"
+#: classes that both sides have: what matters of their objects
+_ATTRIBUTES = {
+    "Tasklet": "base f",
+    "NoLoad": "base",
+    "_getitem": "slice",
+    "CustomHash": "obj",
+    "block_access": "blocks block_size len",
+}
+
+
+class Unlike(JugError):
+    """An argument can't be compared between Jug and us."""
+
+
+def likeness(task: Any, known: Callable[[Any], bytes]) -> bytes:
+    """Return a digest of a task's function name and arguments; ``known`` gives those of its dependencies. Raises
+    Unlike."""
+    args, kwargs = getattr(task, "compound_call", None) or (task.args, task.kwargs)
+    return digest((task.name, _part(list(args), known), _part(dict(kwargs), known)))
+
+
+def _part(x: Any, known: Callable[[Any], bytes]) -> Any:
+    kind = type(x)
+    name = kind.__name__ if _is_jugs(kind.__module__) or kind.__name__ == "NoLoad" else ""
+    if name in ("Task", "Compound"):
+        return ("task", known(x))
+    if name in _ATTRIBUTES:
+        return (name, *(_part(getattr(x, attribute), known) for attribute in _ATTRIBUTES[name].split()))
+    if name == "NoHash":
+        return "any"
+    if name == "TaskGenerator":
+        return _part(x.f, known)
+    if name == "block_access_slice":
+        return _part([x[i] for i in range(len(x))], known)
+    if name:
+        raise Unlike(f"an argument is a {name}")
+    if kind is list or kind is tuple:
+        return kind(_part(item, known) for item in x)
+    if kind is dict:
+        return {key: _part(item, known) for key, item in x.items()}
+    if kind is slice:
+        return ("slice", x.start, x.stop, x.step)
+    if kind is partial:
+        return ("partial", _part(x.func, known), _part(x.args, known), _part(x.keywords, known))
+    return _function(x) if kind is types.FunctionType else x
+
+
+def _is_jugs(module: str) -> bool:
+    return module.partition(".")[0] == "jug" or module == _OURS or module.startswith(f"{_OURS}.")
+
+
+def _function(f: types.FunctionType) -> Any:
+    if _is_jugs(f.__module__):
+        return ("function", f"jug.{f.__name__}")
+    constants = [c for c in f.__code__.co_consts if not isinstance(c, types.CodeType)]
+    return ("function", f.__module__, f.__qualname__, f.__code__.co_code, repr(constants), f.__code__.co_names)
+
+
+if __name__ == "__main__":
+    serve_values(sys.argv[1], sys.argv[2], sys.argv[3:])

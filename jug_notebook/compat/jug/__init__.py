@@ -49,10 +49,11 @@ NAMES: dict[str, dict[str, str]] = {
         "configuration": "Options default_options find_local_configuration_files key_to_option read_configuration_file",
         "loading": "set_jugdir",
     },
+    "subcommands": {"commands": "NoSuchCommandError SubCommand SubCommandError cmdapi"},
     "unsafe": {"jug.utils": "NoHash"},
 }
 #: all modules: those with a file here, and those made from `NAMES`
-MODULES = ["jug", *(f"jug.{name}" for name in ["task", "mapreduce", "utils", "subcommands", *NAMES] if name)]
+MODULES = ["jug", *(f"jug.{name}" for name in ["task", "mapreduce", "utils", *NAMES] if name)]
 
 
 def _homes(module: str) -> dict[str, tuple[str, str]]:
