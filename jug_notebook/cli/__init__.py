@@ -1,9 +1,9 @@
 """The sub-commands of the command line: what a command is, and what it looks at.
 
 A command looks at a store, at a jugfile (a script of Jug's) or at a notebook: `what_is_meant` decides that from its
-words, once they are parsed. Each file here has a table ``COMMANDS``; `FILES` maps commands to files. Other
-packages add theirs as entry points of the group ``jug_notebook.commands``. Nothing is imported for a command that isn't
-run, so that starting a worker stays cheap.
+words, once they are parsed. The files here `register` theirs; `FILES` maps commands to files. Other packages add
+commands as entry points of the group ``jug_notebook.commands``. Nothing is imported for a command that isn't run, so
+that starting a worker stays cheap.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import argparse
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import JugError, StoreError
 from jug_notebook.render.format import parse_duration, parse_size
-from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
     from jug_notebook.session import Session
@@ -44,52 +43,65 @@ class Command(NamedTuple):
     jugfile: Callable[[Arguments], int] | None = None  #: what it does for a jugfile, if not the same for its store
 
 
-#: the file of each command, in the order in which they are listed
-FILES = {
-    "worker": "run",
-    "execute": "run",
-    "status": "inspect",
-    "check": "inspect",
-    "invalidate": "admin",
-    "accept": "admin",
-    "retry": "admin",
-    "stop": "admin",
-    "log": "inspect",
-    "graph": "inspect",
-    "why": "inspect",
-    "count": "inspect",
-    "cleanup": "admin",
-    "copy": "admin",
-    "pack": "admin",
-    "key": "admin",
-    "doctor": "admin",
-    "sleep-until": "inspect",
-    "import-jugdata": "jugfiles",
-    "demo": "jugfiles",
-    "test-jug": "jugfiles",
-    "install-skills": "jugfiles",
+#: the commands of each file; they are listed in this order
+_FILES = {
+    "run": "worker execute",
+    "inspect": "status check count log graph why sleep-until",
+    "admin": "invalidate accept retry stop cleanup copy pack key doctor",
+    "jugfiles": "import-jugdata demo test-jug install-skills",
     "webstatus": "webstatus",
     "shell": "shell",
     "completion": "completion",
 }
+FILES = {name: file for file, names in _FILES.items() for name in names.split()}
+_registered: dict[str, Command] = {}
+Run = TypeVar("Run", bound=Callable[[Arguments], int])
+
+
+def register(
+    name: str,
+    help: str,
+    words: str = "",
+    add: Callable[[Any], None] = lambda parser: None,
+    jugfile: Callable[[Arguments], int] | bool = False,
+) -> Callable[[Run], Run]:
+    """Return a decorator of what a command runs: see `Command`. ``jugfile=True``: see `for_jugfile`."""
+
+    def registered(run: Run) -> Run:
+        for_jugfiles = for_jugfile(name) if jugfile is True else jugfile or None
+        _registered[name] = Command(help, add, run, words, for_jugfiles)
+        return run
+
+    return registered
+
+
+def for_jugfile(name: str) -> Callable[[Arguments], int]:
+    """Return what a command runs for a jugfile; it imports what it needs when it is called."""
+
+    def run(arguments: Arguments) -> int:
+        from jug_notebook.compat import commands, loading
+
+        options = loading.settled(name, arguments)
+        options.update({"jugdir_given": arguments.jugdir is not None})
+        return commands.ACTIONS[name](options)
+
+    return run
 
 
 def command(name: str) -> Command | None:
     """Return the command of that name; None where there is none."""
-    file = FILES.get(name)
-    if file is None:
+    if name not in FILES:
         return _plugins().get(name)
-    found: Command = importlib.import_module(f"{__name__}.{file}").COMMANDS[name]
-    return found
+    importlib.import_module(f"{__name__}.{FILES[name]}")
+    return _registered[name]
 
 
 def commands() -> dict[str, Command]:
     """Return all commands by name, those of other packages last."""
-    ours = {name: found for name in FILES if (found := command(name))}
-    return {**ours, **_plugins()}
+    return {name: found for name in FILES if (found := command(name))} | _plugins()
 
 
-def _plugins() -> Mapping[str, Command]:
+def _plugins() -> dict[str, Command]:
     """Commands that other packages add. Looking for them takes a while, so it is done only where ours don't do."""
     from importlib.metadata import entry_points
 
@@ -129,6 +141,7 @@ class Parser(argparse.ArgumentParser):
         if command is None:
             return
         self.description = command.help
+        self.epilog = TARGET if "TARGET" in command.words else None
         command.add_arguments(self)
         if command.words:
             self.add_argument("words", nargs="*", metavar=command.words.replace("[", "").replace("]", ""), help=WORDS)
@@ -172,15 +185,6 @@ class Parser(argparse.ArgumentParser):
 
 WORDS = "a store: a folder or a URL; a jugfile (.py); a notebook (.ipynb). TARGET: tasks, see jug-notebook log --help"
 TARGET = "TARGET is a function's name, a task's key or its beginning, or /regex/ on function names"
-
-
-def no_options(parser: Any) -> None:
-    """Add no options to a command's parser."""
-
-
-def explain_target(parser: Any) -> None:
-    """Add no options, and explain TARGET in the help."""
-    parser.epilog = TARGET
 
 
 def flag(parser: Any, option: str, dest: str, help: str) -> None:
@@ -317,14 +321,3 @@ def on_session(run: Callable[[Session, Arguments], int]) -> Callable[[Arguments]
 def tasks_meant(session: Session, arguments: Arguments) -> TaskList:
     """Return the tasks of TARGET: of all notebooks, or only of the notebook that was named."""
     return session.resolve(arguments.target, all=arguments.of.notebook is None)
-
-
-# -- what several commands do ------------------------------------------------------------------------------------------
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file as a whole: a browser that reloads it never sees half of it. Raises UsageError."""
-    try:
-        atomic.replace(path, text.encode(), mode=None)
-    except OSError as refused:
-        raise UsageError(f"can't write {str(path)!r}: {refused.strerror}") from refused

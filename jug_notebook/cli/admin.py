@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from jug_notebook.cli import (
     TARGET,
     Arguments,
-    Command,
     Parser,
     Store,
     UsageError,
     existing,
-    explain_target,
     flag,
-    no_options,
     on_session,
+    register,
     seconds,
     tasks_meant,
 )
-from jug_notebook.cli.jugfiles import add_selection, for_jugfile
+from jug_notebook.cli.jugfiles import add_selection
 from jug_notebook.render import plural, size
 
 if TYPE_CHECKING:
@@ -29,12 +27,18 @@ if TYPE_CHECKING:
 
 
 def _add_invalidate(parser: Parser) -> None:
-    parser.epilog = TARGET
     parser.add_argument("--dry-run", action="store_true", help="only list the tasks")
     parser.stores_only |= {"dry_run"}
     add_selection(parser, "invalid", "tasks", "--target", "--invalid")
 
 
+@register(
+    "invalidate",
+    "discard wrong results: they and what depends on them will be recomputed",
+    "[STORE] TARGET",
+    _add_invalidate,
+    jugfile=True,
+)
 @on_session
 def _invalidate(session: Session, arguments: Arguments) -> int:
     if arguments.dry_run:
@@ -47,17 +51,18 @@ def _invalidate(session: Session, arguments: Arguments) -> int:
 
 
 def _add_accept(parser: Parser) -> None:
-    parser.epilog = TARGET
     parser.add_argument("--undo", action="store_true", help="withdraw that: what was accepted is computed after all")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be accepted")
 
 
+@register("accept", "keep the results of a function's previous code", "[STORE] TARGET", _add_accept)
 @on_session
 def _accept(session: Session, arguments: Arguments) -> int:
     print(session.accept(tasks_meant(session, arguments), undo=arguments.undo, dry_run=arguments.dry_run))
     return 0
 
 
+@register("retry", "try failed tasks again", "[STORE] TARGET")
 @on_session
 def _retry(session: Session, arguments: Arguments) -> int:
     count = session.retry(tasks_meant(session, arguments))
@@ -70,6 +75,7 @@ def _add_stop(parser: Parser) -> None:
     parser.add_argument("--host", metavar="H", help="only the workers on this host")
 
 
+@register("stop", "stop the workers of a store", "[STORE]", _add_stop)
 @on_session
 def _stop(session: Session, arguments: Arguments) -> int:
     count = session.workers.stop(arguments.now, arguments.host)
@@ -95,6 +101,7 @@ def _add_cleanup(parser: Parser) -> None:
     flag(locks, "--keep-locks", "cleanup_keep_locks", "leave failed tasks as they are")
 
 
+@register("cleanup", "delete unreferenced tasks and their data", "[STORE] [TARGET]", _add_cleanup, jugfile=True)
 @on_session
 def _cleanup(session: Session, arguments: Arguments) -> int:
     target = None if arguments.target is None else tasks_meant(session, arguments)
@@ -107,6 +114,7 @@ def _add_copy(parser: Parser) -> None:
     parser.add_argument("to", metavar="TO", help="another store; made if it's new")
 
 
+@register("copy", "copy all of a store into another, of any kind", add=_add_copy)
 def _copy(arguments: Arguments) -> int:
     from jug_notebook.session.maintenance import copy
 
@@ -117,6 +125,14 @@ def _copy(arguments: Arguments) -> int:
     return 0
 
 
+def _pack_of_jugfile(arguments: Arguments) -> int:
+    from jug_notebook.compat.commands import store_of
+
+    arguments.of = Store(arguments.jugdir or store_of(arguments.jugfile))
+    return _pack(arguments)
+
+
+@register("pack", "compact the store; others may go on working", "[STORE]", jugfile=_pack_of_jugfile)
 def _pack(arguments: Arguments) -> int:
     from jug_notebook.session.access import short_url
     from jug_notebook.store import open_store
@@ -128,37 +144,23 @@ def _pack(arguments: Arguments) -> int:
     return 0
 
 
-def _pack_of_jugfile(arguments: Arguments) -> int:
-    from jug_notebook.compat.commands import store_of
-
-    arguments.of = Store(arguments.jugdir or store_of(arguments.jugfile))
-    return _pack(arguments)
-
-
 def _add_key(parser: Parser) -> None:
     parser.add_argument("action", choices=("export", "import"), help="export: to the output; import: from the input")
 
 
+@register("key", "bring the key of a store to another machine", "[STORE]", _add_key)
 def _key(arguments: Arguments) -> int:
     """The secret goes through pipes only: an argument would stand in the process list and the shell's history."""
-    return _export_key(arguments.of, sys.stdout) if arguments.action == "export" else _import_key(sys.stdin)
-
-
-def _export_key(of: Store, to: IO[str]) -> int:
     from jug_notebook.store import open_store, signed
 
-    store = open_store(existing(of.url))
-    print(store.id, signed.secret(store.id).hex(), file=to)
-    store.close()
-    if to.isatty():
-        print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
-    return 0
-
-
-def _import_key(source: IO[str]) -> int:
-    from jug_notebook.store import signed
-
-    words = source.readline().split()
+    if arguments.action == "export":
+        store = open_store(existing(arguments.of.url))
+        print(store.id, signed.secret(store.id).hex())
+        store.close()
+        if sys.stdout.isatty():
+            print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
+        return 0
+    words = sys.stdin.readline().split()
     try:
         store_id, secret = words[0], bytes.fromhex(words[1])
     except (IndexError, ValueError):
@@ -180,6 +182,7 @@ def _add_doctor(parser: Parser) -> None:
     )
 
 
+@register("doctor", "check that workers can start, here and on other hosts", "[STORE]", _add_doctor)
 def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""
     from jug_notebook.clock import CLOCK
@@ -203,24 +206,3 @@ def _doctor(arguments: Arguments) -> int:
     store.close()
     print(remote.Preflight(reports))
     return 1 if any(report.failure for report in reports) else 0
-
-
-COMMANDS = {
-    "invalidate": Command(
-        "discard wrong results: they and what depends on them will be recomputed",
-        _add_invalidate,
-        _invalidate,
-        "[STORE] TARGET",
-        for_jugfile("invalidate"),
-    ),
-    "accept": Command("keep the results of a function's previous code", _add_accept, _accept, "[STORE] TARGET"),
-    "retry": Command("try failed tasks again", explain_target, _retry, "[STORE] TARGET"),
-    "stop": Command("stop the workers of a store", _add_stop, _stop, "[STORE]"),
-    "cleanup": Command(
-        "delete unreferenced tasks and their data", _add_cleanup, _cleanup, "[STORE] [TARGET]", for_jugfile("cleanup")
-    ),
-    "copy": Command("copy all of a store into another, of any kind", _add_copy, _copy),
-    "pack": Command("compact the store; others may go on working", no_options, _pack, "[STORE]", _pack_of_jugfile),
-    "key": Command("bring the key of a store to another machine", _add_key, _key, "[STORE]"),
-    "doctor": Command("check that workers can start, here and on other hosts", _add_doctor, _doctor, "[STORE]"),
-}

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from jug_notebook.cli import DEFAULT_JUGFILE, Arguments, Command, Parser, UsageError, command, commands, split
+from jug_notebook.cli import DEFAULT_JUGFILE, Arguments, Parser, UsageError, command, commands, register, split
 from jug_notebook.errors import JugError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _add_completion(parser: Parser) -> None:
     parser.add_argument("--line", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what tcsh passes
 
 
+@register("completion", "print the code that makes bash, zsh, fish or tcsh complete", add=_add_completion)
 def _completion(arguments: Arguments) -> int:
     if arguments.line is not None:
         line = " ".join(arguments.line)
@@ -145,8 +146,3 @@ def _functions_in(script: str) -> list[str]:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and (node.decorator_list or node.name in arguments)
     ]
-
-
-COMMANDS = {
-    "completion": Command("print the code that makes bash, zsh, fish or tcsh complete", _add_completion, _completion),
-}

@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from jug_notebook.cli import (
-    TARGET,
     Arguments,
-    Command,
     Parser,
     Store,
     UsageError,
     existing,
-    explain_target,
     flag,
-    no_options,
     on_session,
+    register,
     session_of,
     tasks_meant,
-    write,
 )
-from jug_notebook.cli.jugfiles import for_jugfile
 from jug_notebook.errors import StoreError
+from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
     from jug_notebook.model import Snapshot
@@ -117,6 +113,7 @@ def _add_status(parser: Parser) -> None:
     parser.epilog = "--json: " + (render.plain.__doc__ or "").replace("\n    ", "\n")
 
 
+@register("status", "progress, time left, failures and workers", "[STORE]", _add_status, jugfile=True)
 def _status(arguments: Arguments) -> int:
     if arguments.watch:
         return watch(arguments.of, sys.stdout)
@@ -137,10 +134,14 @@ def _status(arguments: Arguments) -> int:
 
 
 def _put(file: str, text: str) -> None:
-    """Write a file; "-" is the output."""
-    sys.stdout.write(text) if file == "-" else write(Path(file), text)
+    """Write a file as a whole, so that a browser never sees half of it; "-" is the output. Raises UsageError."""
+    try:
+        sys.stdout.write(text) if file == "-" else atomic.replace(Path(file), text.encode(), mode=None)
+    except OSError as refused:
+        raise UsageError(f"can't write {file!r}: {refused.strerror}") from refused
 
 
+@register("check", "exit status 0 if all is done, 1 if not; a line says why", "[STORE]", jugfile=True)
 def _check(arguments: Arguments) -> int:
     from jug_notebook import render
 
@@ -149,6 +150,7 @@ def _check(arguments: Arguments) -> int:
     return verdict(picture)
 
 
+@register("count", "how many tasks there are, by function", "[STORE]", jugfile=True)
 def _count(arguments: Arguments) -> int:
     totals = {function.name: sum(function.counts.values()) for function in picture_of(arguments.of).functions}
     rows = [*totals.items(), ("total", sum(totals.values()))]
@@ -159,10 +161,10 @@ def _count(arguments: Arguments) -> int:
 
 
 def _add_log(parser: Parser) -> None:
-    parser.epilog = TARGET
     parser.add_argument("--history", action="store_true", help="who ran what when: the latest attempts that ended")
 
 
+@register("log", "what a task printed, and why it failed; --history: who ran what when", "[STORE] [TARGET]", _add_log)
 def _log(arguments: Arguments) -> int:
     if arguments.history and arguments.target is not None:
         raise UsageError("--history is about all tasks; leave TARGET out")
@@ -183,6 +185,7 @@ def _add_graph(parser: Parser) -> None:
     jug.add_argument("--file-format", dest="graph_format", metavar="FORMAT", help="one that dot knows (default: png)")
 
 
+@register("graph", "which functions need which, and how far each is", "[STORE]", _add_graph, jugfile=True)
 @on_session
 def _graph(session: Session, arguments: Arguments) -> int:
     from jug_notebook import render
@@ -195,6 +198,7 @@ def _graph(session: Session, arguments: Arguments) -> int:
     return 0
 
 
+@register("why", "why a task isn't stored: what changed since the nearest that is", "[STORE] TARGET")
 @on_session
 def _why(session: Session, arguments: Arguments) -> int:
     why = session.queries.why(tasks_meant(session, arguments))
@@ -202,6 +206,7 @@ def _why(session: Session, arguments: Arguments) -> int:
     return 0 if why.stored else 1
 
 
+@register("sleep-until", "wait until nothing is left to do", "[STORE]", jugfile=True)
 def _sleep_until(arguments: Arguments) -> int:
     """Wait until nothing is left to do in a store. Return 0 where all its tasks have values then."""
     from jug_notebook.model import OPEN_STATES, State
@@ -262,30 +267,3 @@ def _print_change(picture: Snapshot, before: str, out: TextIO) -> str:
     if line != before:
         print(line, file=out, flush=True)
     return line
-
-
-COMMANDS = {
-    "status": Command(
-        "progress, time left, failures and workers", _add_status, _status, "[STORE]", for_jugfile("status")
-    ),
-    "check": Command(
-        "exit status 0 if all is done, 1 if not; a line says why",
-        no_options,
-        _check,
-        "[STORE]",
-        for_jugfile("check"),
-    ),
-    "count": Command("how many tasks there are, by function", no_options, _count, "[STORE]", for_jugfile("count")),
-    "log": Command(
-        "what a task printed, and why it failed; --history: who ran what when", _add_log, _log, "[STORE] [TARGET]"
-    ),
-    "graph": Command(
-        "which functions need which, and how far each is", _add_graph, _graph, "[STORE]", for_jugfile("graph")
-    ),
-    "why": Command(
-        "why a task isn't stored: what changed since the nearest that is", explain_target, _why, "[STORE] TARGET"
-    ),
-    "sleep-until": Command(
-        "wait until nothing is left to do", no_options, _sleep_until, "[STORE]", for_jugfile("sleep-until")
-    ),
-}

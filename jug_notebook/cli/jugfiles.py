@@ -7,25 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag, no_options
-
-
-def for_jugfile(name: str, defaults: dict[str, Any] | None = None) -> Callable[[Arguments], int]:
-    """Return what a command runs for a jugfile; it imports what it needs when it is called."""
-
-    def run(arguments: Arguments) -> int:
-        from jug_notebook.compat import commands, loading
-
-        options = loading.settled(name, arguments, defaults)
-        options.update({"jugdir_given": arguments.jugdir is not None})
-        return commands.ACTIONS[name](options)
-
-    return run
+from jug_notebook.cli import Arguments, Command, Parser, UsageError, flag, register
 
 
 def add_selection(parser: Parser, dest: str, what: str, *more: str) -> None:
@@ -56,6 +41,7 @@ def users(name: str) -> Command | None:
     return Command(help_of(found), found.parse, _needs_jugfile, "JUGFILE", run)
 
 
+@register("import-jugdata", "import the results that Jug itself has stored: JUGFILE JUGDIR", "JUGFILE", jugfile=True)
 def _needs_jugfile(arguments: Arguments) -> int:
     raise UsageError("name a jugfile (.py): this command is for jugfiles only")
 
@@ -87,6 +73,7 @@ write(count([is_prime(n) for n in range(1, 101)]))
 """
 
 
+@register("demo", "write a small jugfile to try things with")
 def _demo(arguments: Arguments) -> int:
     folder = Path("jug-demo")
     print(
@@ -123,6 +110,7 @@ total = reduce(add, [double(x) for x in value(doubled)])
 """
 
 
+@register("test-jug", "run a small jugfile, to see that everything works")
 def _test(arguments: Arguments) -> int:
     """Run a small script with a barrier, in workers, and check the value that comes out."""
     from jug_notebook.compat import commands, loading
@@ -148,6 +136,7 @@ def _add_install(parser: Parser) -> None:
     flag(parser, "--force", "install_skills_force", "replace what is there")
 
 
+@register("install-skills", "write a guide to jugfiles for coding assistants", add=_add_install)
 def _install_skills(arguments: Arguments) -> int:
     from jug_notebook.compat.configuration import settle
 
@@ -167,17 +156,3 @@ def _install_skills(arguments: Arguments) -> int:
         return 1
     print(f"Installed in {target}")
     return 0
-
-
-COMMANDS = {
-    "import-jugdata": Command(
-        "import the results that Jug itself has stored: JUGFILE JUGDIR",
-        no_options,
-        _needs_jugfile,
-        "JUGFILE",
-        for_jugfile("import-jugdata"),
-    ),
-    "demo": Command("write a small jugfile to try things with", no_options, _demo),
-    "test-jug": Command("run a small jugfile, to see that everything works", no_options, _test),
-    "install-skills": Command("write a guide to jugfiles for coding assistants", _add_install, _install_skills),
-}

@@ -10,14 +10,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jug_notebook.cli import Arguments, Command, Notebook, Parser, UsageError, existing, flag, positive, seconds, size
+from jug_notebook.cli import (
+    Arguments,
+    Notebook,
+    Parser,
+    UsageError,
+    existing,
+    flag,
+    for_jugfile,
+    positive,
+    register,
+    seconds,
+    size,
+)
 from jug_notebook.cli.inspect import picture_of, verdict
-from jug_notebook.cli.jugfiles import add_selection, for_jugfile
+from jug_notebook.cli.jugfiles import add_selection
+from jug_notebook.compat.hooks import STOP_FILE, limits_in
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target
-
-STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where workers are started: it stops them
 
 
 def _add_limits(parser: Parser, idle: float) -> None:
@@ -86,24 +97,15 @@ def folders(written: str) -> tuple[str, str]:
 
 def heed_environment(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> list[Path]:
     """Set the limits of Jug's environment variables where no option does. Return the stop files."""
+    tasks, length, file = limits_in(environ)
     if arguments.max_tasks is None:
-        arguments.max_tasks = _number(environ, "JUG_MAX_TASKS")
+        arguments.max_tasks = tasks
     if arguments.max_time is None:
-        units = {"JUG_MAX_HOURS": 3600, "JUG_MAX_MINUTES": 60, "JUG_MAX_SECONDS": 1}
-        arguments.max_time = float(sum((_number(environ, name) or 0) * unit for name, unit in units.items())) or None
-    files = [STOP_FILE, environ.get("JUG_EXIT_IF_FILE_EXISTS", "")]
-    return [Path(file).absolute() for file in files if file]
+        arguments.max_time = float(length) or None
+    return [Path(file).absolute() for file in (STOP_FILE, file) if file]
 
 
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    written = environ.get(name, "")
-    if not written:
-        return None
-    if not written.isdecimal():
-        raise UsageError(f"${name} is {written!r}, which is no whole number")
-    return int(written)
-
-
+@register("worker", "run workers for a store", "[STORE]", _add_worker)
 def _worker(arguments: Arguments) -> int:
     make_if_new(arguments.of.url)
     return _supervise(arguments, arguments.of.url, arguments.crew, arguments.detached)
@@ -178,6 +180,20 @@ def _add_execute(parser: Parser) -> None:
     flag(jug, "--part", "execute_part", argparse.SUPPRESS)
 
 
+def _execute_jugfile(arguments: Arguments) -> int:
+    arguments.execute_workers = arguments.size
+    if arguments.target:
+        arguments.execute_name = arguments.target[-1]
+    return for_jugfile("execute")(arguments)
+
+
+@register(
+    "execute",
+    "run a notebook without a browser, a jugfile's tasks, or a store's until nothing is left",
+    "[STORE|NOTEBOOK]",
+    _add_execute,
+    jugfile=_execute_jugfile,
+)
 def _execute(arguments: Arguments) -> int:
     if isinstance(arguments.of, Notebook):
         return _execute_notebook(arguments.of.path, arguments)
@@ -196,13 +212,6 @@ def _execute(arguments: Arguments) -> int:
     return verdict(picture)
 
 
-def _execute_jugfile(arguments: Arguments) -> int:
-    arguments.execute_workers = arguments.size
-    if arguments.target:
-        arguments.execute_name = arguments.target[-1]
-    return for_jugfile("execute")(arguments)
-
-
 def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
     if not notebook.is_file():
         raise UsageError(f"no notebook at {str(notebook)!r}")
@@ -219,15 +228,3 @@ def _execute_notebook(notebook: Path, arguments: Arguments) -> int:
         # the kernel starts in another folder, so a relative path is made absolute
         os.environ["JUG_STORE"] = absolute(arguments.jugdir)
     return 0 if execute(notebook, output, notify=partial(print, file=sys.stderr, flush=True)) else 1
-
-
-COMMANDS = {
-    "worker": Command("run workers for a store", _add_worker, _worker, "[STORE]"),
-    "execute": Command(
-        "run a notebook without a browser, a jugfile's tasks, or a store's until nothing is left",
-        _add_execute,
-        _execute,
-        "[STORE|NOTEBOOK]",
-        _execute_jugfile,
-    ),
-}

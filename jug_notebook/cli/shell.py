@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jug_notebook.cli import Arguments, Command, existing, no_options
+from jug_notebook.cli import Arguments, existing, register
 from jug_notebook.errors import JugError, NoSuchTask
 
 if TYPE_CHECKING:
@@ -32,9 +32,70 @@ The names of {script}, and
 """
 
 
+# -- on a jugfile ------------------------------------------------------------------------------------------------------
+
+
+def _shell_on_jugfile(arguments: Arguments) -> int:
+    from jug_notebook.compat import loading
+
+    options = loading.settled("shell", arguments)
+    with loading.loaded(options, read_only=False) as space:
+        from IPython.terminal.embed import InteractiveShellEmbed
+        from IPython.terminal.ipapp import load_default_config
+
+        script = options.jugfile
+        load_config: Any = load_default_config
+        make: Any = InteractiveShellEmbed
+        embedded = make(config=load_config(), banner1=JUGFILE_BANNER.format(script=script))
+        more = jugfile_names(lambda: embedded.user_ns)
+        embedded(module=sys.modules[Path(script).name.removesuffix(".py")], local_ns={**space, **more})
+    return 0
+
+
+def jugfile_names(names: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the functions that a shell adds to a script's names, which ``names()`` returns."""
+    from jug_notebook.compat.jug.task import Task, alltasks, value
+
+    def load_all() -> None:
+        """Replace each task that has a value by its value."""
+        space = names()
+        for name, held in list(space.items()):
+            if name.startswith("__") or name in functions:
+                continue
+            try:
+                space[name] = value(held)
+            except JugError as error:
+                print(f"{name}: {error}")
+
+    def invalidate(t: Task) -> None:
+        """Compute a task and what depends on it again."""
+        Task.store.session.invalidate([t])
+        t.unload()
+
+    def get_tasks(copy: bool = True) -> list[Task]:
+        """Return all tasks of the script."""
+        return alltasks[:] if copy else alltasks
+
+    def get_filtered_tasks(loadable: bool = False, failed: bool = False, available: bool = False) -> list[Task]:
+        """Return the tasks that have a value, that failed, or that could run now, as asked for."""
+        return [
+            task
+            for task in alltasks
+            if (loadable and task.can_load())
+            or (failed and task.is_failed())
+            or (available and not task.can_load() and task.can_run())
+        ]
+
+    functions: dict[str, Any] = {
+        each.__name__: each for each in (load_all, value, invalidate, get_tasks, get_filtered_tasks)
+    }
+    return functions
+
+
 # -- on a store --------------------------------------------------------------------------------------------------------
 
 
+@register("shell", "IPython with the tasks at hand", "[STORE]", jugfile=_shell_on_jugfile)
 def _shell(arguments: Arguments) -> int:
     from jug_notebook.store import absolute
 
@@ -122,68 +183,3 @@ class NoTasks(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-# -- on a jugfile ------------------------------------------------------------------------------------------------------
-
-
-def _shell_on_jugfile(arguments: Arguments) -> int:
-    from jug_notebook.compat import loading
-
-    options = loading.settled("shell", arguments)
-    with loading.loaded(options, read_only=False) as space:
-        from IPython.terminal.embed import InteractiveShellEmbed
-        from IPython.terminal.ipapp import load_default_config
-
-        script = options.jugfile
-        load_config: Any = load_default_config
-        make: Any = InteractiveShellEmbed
-        embedded = make(config=load_config(), banner1=JUGFILE_BANNER.format(script=script))
-        more = jugfile_names(lambda: embedded.user_ns)
-        embedded(module=sys.modules[Path(script).name.removesuffix(".py")], local_ns={**space, **more})
-    return 0
-
-
-def jugfile_names(names: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the functions that a shell adds to a script's names, which ``names()`` returns."""
-    from jug_notebook.compat.jug.task import Task, alltasks, value
-
-    def load_all() -> None:
-        """Replace each task that has a value by its value."""
-        space = names()
-        for name, held in list(space.items()):
-            if name.startswith("__") or name in functions:
-                continue
-            try:
-                space[name] = value(held)
-            except JugError as error:
-                print(f"{name}: {error}")
-
-    def invalidate(t: Task) -> None:
-        """Compute a task and what depends on it again."""
-        Task.store.session.invalidate([t])
-        t.unload()
-
-    def get_tasks(copy: bool = True) -> list[Task]:
-        """Return all tasks of the script."""
-        return alltasks[:] if copy else alltasks
-
-    def get_filtered_tasks(loadable: bool = False, failed: bool = False, available: bool = False) -> list[Task]:
-        """Return the tasks that have a value, that failed, or that could run now, as asked for."""
-        return [
-            task
-            for task in alltasks
-            if (loadable and task.can_load())
-            or (failed and task.is_failed())
-            or (available and not task.can_load() and task.can_run())
-        ]
-
-    functions: dict[str, Any] = {
-        each.__name__: each for each in (load_all, value, invalidate, get_tasks, get_filtered_tasks)
-    }
-    return functions
-
-
-COMMANDS = {
-    "shell": Command("IPython with the tasks at hand", no_options, _shell, "[STORE]", _shell_on_jugfile),
-}

@@ -12,22 +12,18 @@ import json
 import os
 import socket
 import sys
-import threading
-from collections.abc import Callable
-from functools import partial
 from hmac import compare_digest
 from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jug_notebook.cli import Arguments, Command, Parser, Store, UsageError
+from jug_notebook.cli import Arguments, Parser, Store, UsageError, register
 from jug_notebook.cli.inspect import PACE, TICK, View
 from jug_notebook.errors import LaunchError, StoreError
 
 if TYPE_CHECKING:
     from jug_notebook.model import Snapshot
 
-PARTS = ("head", "functions", "failures", "workers", "advice")
 _POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -61,7 +57,7 @@ events.onerror = () => { live.textContent = 'not live: jug-notebook webstatus do
 
 
 def parts_of(picture: Snapshot) -> dict[str, str]:
-    """Return the HTML of each of `PARTS`."""
+    """Return the HTML of each part of the page, in order."""
     from jug_notebook import render
 
     return {
@@ -82,8 +78,7 @@ def title_of(picture: Snapshot) -> str:
 
 
 def _document(picture: Snapshot) -> str:
-    parts = parts_of(picture)
-    inner = "".join(f'<div id="{name}">{parts[name]}</div>' for name in PARTS)
+    inner = "".join(f'<div id="{name}">{part}</div>' for name, part in parts_of(picture).items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
         f"<title>{escape(title_of(picture))}</title></head>"
@@ -112,43 +107,31 @@ def is_ours(host: str, names: frozenset[str]) -> bool:
 
 
 class Hub:
-    """Sends changes to all listeners. A thread waits for the store; ``call_soon`` sends from the event loop."""
+    """Follows a store, and puts what changes into the queues of all ``listeners``."""
 
-    def __init__(self, view: View, call_soon: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, view: View) -> None:
         self.view = view
-        self.listeners: set[Callable[[str], None]] = set()
-        self._call_soon = call_soon
-        self._over = threading.Event()
+        self.listeners: set[asyncio.Queue[str]] = set()
         self.picture = view.picture()
-        self._thread = threading.Thread(target=self._follow, name="jug-webstatus", daemon=True)
-        self._thread.start()
 
-    def event(self, parts: dict[str, str] | None = None) -> str:
-        """Return the JSON for the browser, with these parts or all."""
-        picture = self.picture  # the thread may replace it
-        return json.dumps({"title": title_of(picture), "parts": parts_of(picture) if parts is None else parts})
+    def event(self, parts: dict[str, str]) -> str:
+        """Return the JSON for the browser, with these parts of the page."""
+        return json.dumps({"title": title_of(self.picture), "parts": parts})
 
-    def _follow(self) -> None:
+    async def follow(self) -> None:
         sent = parts_of(self.picture)
-        while not self._over.wait(PACE):
-            self.view.changed(TICK - PACE)
+        while True:
+            await asyncio.sleep(PACE)
+            await asyncio.to_thread(self.view.changed, TICK - PACE)
             try:
-                self.picture = self.view.picture()
+                self.picture = await asyncio.to_thread(self.view.picture)
             except StoreError:  # it is gone: the last status stays, with its time
                 continue
             parts = parts_of(self.picture)
             new = {name: part for name, part in parts.items() if part != sent[name]}
             sent = parts
-            if new:
-                self._call_soon(partial(self._send, self.event(new)))
-
-    def _send(self, event: str) -> None:
-        for listener in list(self.listeners):
-            listener(event)
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join()
+            for listener in self.listeners if new else ():
+                listener.put_nowait(self.event(new))
 
 
 def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
@@ -186,18 +169,17 @@ def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
     class Events(Ours):
         async def get(self, token: str) -> None:
             self.set_header("Content-Type", "text/event-stream")
-            updates: asyncio.Queue[str] = asyncio.Queue()
-            self._listener = updates.put_nowait
-            hub.listeners.add(self._listener)
-            event = hub.event()
+            self._updates = asyncio.Queue[str]()
+            hub.listeners.add(self._updates)
+            event = hub.event(parts_of(hub.picture))
             with contextlib.suppress(StreamClosedError, asyncio.CancelledError):
                 while True:
                     self.write(f"data: {event}\n\n")
                     await self.flush()
-                    event = await updates.get()
+                    event = await self._updates.get()
 
         def on_connection_close(self) -> None:
-            hub.listeners.discard(getattr(self, "_listener", str))
+            hub.listeners.discard(self._updates)
 
     way = "(?P<token>[0-9a-f]{32})"
     return Application(
@@ -214,16 +196,23 @@ def _add_webstatus(parser: Parser) -> None:
     )
 
 
-def _webstatus(arguments: Arguments) -> int:
-    return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
-
-
 def _webstatus_of_jugfile(arguments: Arguments) -> int:
     """Submit the tasks first, so that the page shows all of them."""
     from jug_notebook.compat import commands, loading
 
     options = loading.settled("webstatus", arguments)
     return serve(Store(commands.submitted(options)), options.webstatus_ip, options.webstatus_port)
+
+
+@register(
+    "webstatus",
+    "the status as a web page that follows the store",
+    "[STORE]",
+    _add_webstatus,
+    jugfile=_webstatus_of_jugfile,
+)
+def _webstatus(arguments: Arguments) -> int:
+    return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
 
 
 def serve(of: Store, bound: str, port: int) -> int:
@@ -245,7 +234,7 @@ def serve(of: Store, bound: str, port: int) -> int:
         raise LaunchError(f"can't listen on {bound}:{port}: {error.strerror}") from None
 
     async def show() -> None:
-        hub = Hub(view, asyncio.get_running_loop().call_soon_threadsafe)
+        hub = Hub(view)
         server = HTTPServer(_server(hub, token, names))
         server.add_sockets(listening)
         host = "localhost" if bound in ("", "0.0.0.0", "::") else bound
@@ -253,18 +242,10 @@ def serve(of: Store, bound: str, port: int) -> int:
         print(f"http://{host}:{listening[0].getsockname()[1]}/{token}/", flush=True)
         print("anyone with this address can see the page; Ctrl-C ends it, the tasks go on", file=sys.stderr, flush=True)
         try:
-            await asyncio.Event().wait()
+            await hub.follow()
         finally:
             server.stop()
-            hub.close()
 
     with contextlib.closing(view), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(show())
     return 0
-
-
-COMMANDS = {
-    "webstatus": Command(
-        "the status as a web page that follows the store", _add_webstatus, _webstatus, "[STORE]", _webstatus_of_jugfile
-    ),
-}

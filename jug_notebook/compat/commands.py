@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import subprocess
 import sys
 from abc import ABCMeta, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from jug_notebook import render
 from jug_notebook.compat import replacing_jug
 from jug_notebook.compat.execute import Execution
-from jug_notebook.compat.jug.task import Task, Tasklet, alltasks, done
+from jug_notebook.compat.jug.task import Task, alltasks, done
 from jug_notebook.compat.jug.utils import Matcher, prepare_matcher_from_options, print_task_summary_table
 from jug_notebook.compat.loading import BARRIER, load, loaded, serving, settled
 from jug_notebook.errors import JugError
@@ -210,21 +212,15 @@ _COLORS = {
 
 def _graph(options: Any) -> int:
     """Write ``<jugfile>.dot`` and what dot makes of it; where graphviz is not installed, ``<jugfile>.svg``."""
-    with loaded(options, read_only=True):
-        return _draw(_states(), options)
-
-
-def _draw(states: list[State], options: Any) -> int:
     counts: dict[str, Counter[State]] = {}
     edges: Counter[tuple[str, str]] = Counter()
-    for task, state in zip(alltasks, states, strict=True):
-        counts.setdefault(task.name, Counter())[state] += 1
-        for need in task.dependencies():
-            edges[task.name, _name(need)] += 1
-    stem = Path(options.jugfile).with_suffix("")
+    with loaded(options, read_only=True):
+        for task, state in zip(alltasks, _states(), strict=True):
+            counts.setdefault(task.name, Counter())[state] += 1
+            edges.update((task.name, need.name) for need in task.dependencies())
+    stem, form = Path(options.jugfile).with_suffix(""), options.graph_format
     dot = stem.with_suffix(".dot")
     dot.write_text(_dot(counts, edges, bool(options.graph_no_status)), encoding="utf-8")
-    form = options.graph_format
     try:
         subprocess.run(["dot", str(dot), f"-T{form}", "-o", f"{stem}.{form}"], check=True)
     except FileNotFoundError:
@@ -237,18 +233,9 @@ def _draw(states: list[State], options: Any) -> int:
     return 0
 
 
-def _name(task: Any) -> str:
-    while isinstance(task, Tasklet):
-        task = task.base
-    return str(task.name)
-
-
 def _dot(counts: dict[str, Counter[State]], edges: Counter[tuple[str, str]], plain: bool) -> str:
     lines = ["digraph {"]
     for name, count in counts.items():
-        if plain:
-            lines.append(f"  {_quoted(name)}")
-            continue
         cells = "".join(
             f"<td><font color='{color}'><b>{count[state]}{letter}</b></font></td>"
             for state, (letter, color) in _COLORS.items()
@@ -257,13 +244,12 @@ def _dot(counts: dict[str, Counter[State]], edges: Counter[tuple[str, str]], pla
             f"<table cellpadding='0' cellborder='0' border='0'><tr><td colspan='5'>{escape(name)}</td></tr>"
             f"<tr>{cells}</tr></table>"
         )
-        lines.append(f"  {_quoted(name)} [label=<{table}>]")
+        lines.append(f"  {_quoted(name)}" + (f" [label=<{table}>]" * (not plain)))
     lines += [f"  {_quoted(need)} -> {_quoted(name)}" for name, need in edges]
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+_quoted = partial(json.dumps, ensure_ascii=False)
 
 
 # -- for other commands ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.compat import hooks, jugdir, loading
-from jug_notebook.compat.hooks import jug_hook, listened
+from jug_notebook.compat.hooks import LIMITS, STOP_FILE, jug_hook, listened
 from jug_notebook.compat.jug import task as tasks
 from jug_notebook.compat.jug.utils import Matcher, print_task_summary_table
 from jug_notebook.compat.jugdir import Jugdir
@@ -30,8 +30,6 @@ from jug_notebook.worker.execution import TaskRunner
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
 
-STOP_FILE = "__jug_please_stop_running.txt"
-LIMITS = ("JUG_MAX_TASKS", "JUG_MAX_HOURS", "JUG_MAX_MINUTES", "JUG_MAX_SECONDS", "JUG_EXIT_IF_FILE_EXISTS")
 LOOK = 0.25  #: seconds between two looks at workers
 LEAST = 0.2  #: seconds to wait for others at least
 

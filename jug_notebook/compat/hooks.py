@@ -11,6 +11,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from jug_notebook.errors import JugError
+
 EVENTS = (
     "execute.task-loadable",  #: (task): its value is stored already
     "execute.task-pre-execute",  #: (task): it is about to run
@@ -96,16 +98,32 @@ def exit_after_time(hours: float = 0, minutes: float = 0, seconds: float = 0) ->
 
 
 def exit_env_vars(environ: Mapping[str, str] | None = None) -> None:
-    """Stop as the environment says: JUG_MAX_TASKS; JUG_MAX_HOURS, _MINUTES and _SECONDS, added up;
-    JUG_EXIT_IF_FILE_EXISTS."""
-    limits = os.environ if environ is None else environ
-    if "JUG_MAX_TASKS" in limits:
-        exit_after_n_tasks(int(limits["JUG_MAX_TASKS"]))
-    length = {unit: int(limits.get(f"JUG_MAX_{unit.upper()}", 0)) for unit in ("hours", "minutes", "seconds")}
-    if any(length.values()):
-        exit_after_time(**length)
-    if "JUG_EXIT_IF_FILE_EXISTS" in limits:
-        exit_if_file_exists(limits["JUG_EXIT_IF_FILE_EXISTS"])
+    """Stop as the environment says: see `limits_in`."""
+    tasks, seconds, file = limits_in(os.environ if environ is None else environ)
+    if tasks is not None:
+        exit_after_n_tasks(tasks)
+    if seconds:
+        exit_after_time(seconds=seconds)
+    if file:
+        exit_if_file_exists(file)
+
+
+STOP_FILE = "__jug_please_stop_running.txt"  #: in the folder where tasks are executed: it stops that
+_UNITS = {"JUG_MAX_HOURS": 3600, "JUG_MAX_MINUTES": 60, "JUG_MAX_SECONDS": 1}
+LIMITS = ("JUG_MAX_TASKS", *_UNITS, "JUG_EXIT_IF_FILE_EXISTS")
+
+
+def limits_in(environ: Mapping[str, str]) -> tuple[int | None, int, str]:
+    """Return the limits that an environment sets: a number of tasks, seconds, a file that stops it. Raises JugError."""
+
+    def number(name: str) -> int | None:
+        written = environ.get(name, "")
+        if written and not written.isdecimal():
+            raise JugError(f"${name} is {written!r}, which is no whole number")
+        return int(written) if written else None
+
+    seconds = sum((number(name) or 0) * unit for name, unit in _UNITS.items())
+    return number("JUG_MAX_TASKS"), seconds, environ.get("JUG_EXIT_IF_FILE_EXISTS", "")
 
 
 # -- how long tasks take -----------------------------------------------------------------------------------------------

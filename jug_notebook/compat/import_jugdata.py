@@ -1,8 +1,6 @@
 """``import-jugdata``: takes over the values that Jug itself has stored, under our keys.
 
-Jug reads its own values, in a process of its own: ``python -m`` this module with JUGFILE JUGDIR ARGS … loads the script
-with Jug and writes pickles to stdout: first ``{likeness: hash}`` for all tasks that have values, then, for each hash on
-a line of stdin, ``(True, value)`` or ``(False, why not)``.
+Jug reads its own values, in a process of its own: `serve_values`.
 
 Jug's keys and ours differ, so tasks are matched by their `likeness`: function names and arguments. Both sides load the
 same script, each with its own `jug`, and the same call has the same likeness in both.
@@ -12,16 +10,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
-import pickle
-import subprocess
 import sys
 import types
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jug_notebook.compat import loading
 from jug_notebook.compat.jug import task
@@ -45,35 +43,27 @@ class JugProcess:
     """Jug in a process of its own, see `serve_values`. ``hashes``: of all tasks with values, by likeness."""
 
     def __init__(self, jugfile: str, jugdir: str, arguments: list[str]) -> None:
-        command = [sys.executable, "-P", "-m", "jug_notebook.compat.import_jugdata", jugfile, jugdir, *arguments]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
-        self.hashes: dict[bytes, bytes] = self._read()
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        head = self._process.stdout.read(8)
-        if len(head) < 8:
-            assert self._process.stderr is not None
-            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-            raise NoJugdir(f"Jug could not load the script: {lines[-1] if lines else 'it printed no reason'}")
-        return pickle.loads(self._process.stdout.read(int.from_bytes(head, "little")))
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve_values, args=(theirs, jugfile, jugdir, arguments))
+        self._process.start()
+        theirs.close()
+        try:
+            self.hashes: dict[bytes, bytes] = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise NoJugdir(f"Jug could not load {jugfile}, or read {jugdir!r}; the reason stands above") from None
 
     def value(self, name: bytes) -> tuple[bool, Any]:
         """Return (True, value), or (False, why not), of the task with this hash."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(name + b"\n")
-        self._process.stdin.flush()
-        found: tuple[bool, Any] = self._read()
+        self._pipe.send(name)
+        found: tuple[bool, Any] = self._pipe.recv()
         return found
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
 
 class Import:
@@ -142,10 +132,10 @@ def import_values(jugfile: str, jugdir: str, options: Any) -> int:
 # -- in Jug's process -------------------------------------------------------------------------------------------------
 
 
-def serve_values(jugfile: str, jugdir: str, arguments: list[str]) -> None:
-    """Load the script, write which of its tasks have values, and serve these until stdin is closed."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the script prints must not mix with the pickles
+def serve_values(pipe: Connection, jugfile: str, jugdir: str, arguments: list[str]) -> None:
+    """Load the script with Jug and send ``{likeness: hash}`` of its tasks that have values; then, for each hash that
+    comes, ``(True, value)`` or ``(False, why not)``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the script prints when it is loaded here, too
     sys.argv[:] = [jugfile, *arguments]
     scripts.add(Path(jugfile).stem)
     jug: Any = importlib.import_module("jug.jug")
@@ -169,18 +159,13 @@ def serve_values(jugfile: str, jugdir: str, arguments: list[str]) -> None:
             continue
         if store.can_load(one.hash()):
             stored[like] = one.hash()
-    _write(out, stored)
-    for line in sys.stdin.buffer:
+    pipe.send(stored)
+    while True:
+        name = pipe.recv()
         try:
-            _write(out, (True, store.load(line.strip())))
+            pipe.send((True, store.load(name)))
         except Exception as error:  # reading or pickling a value may fail in any way
-            _write(out, (False, f"{type(error).__name__}: {error}"))
-
-
-def _write(out: BinaryIO, message: Any) -> None:
-    data = pickle.dumps(message)
-    out.write(len(data).to_bytes(8, "little") + data)
-    out.flush()
+            pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
 def _expanded(make: Any, alltasks: list[Any], execute: Any) -> Any:
@@ -257,7 +242,3 @@ def _function(f: types.FunctionType) -> Any:
         return ("function", f"jug.{f.__name__}")
     constants = [c for c in f.__code__.co_consts if not isinstance(c, types.CodeType)]
     return ("function", f.__module__, f.__qualname__, f.__code__.co_code, repr(constants), f.__code__.co_names)
-
-
-if __name__ == "__main__":
-    serve_values(sys.argv[1], sys.argv[2], sys.argv[3:])

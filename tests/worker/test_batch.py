@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from jug_notebook import system
-from jug_notebook.cli import UsageError
-from jug_notebook.cli.run import STOP_FILE, heed_environment
+from jug_notebook.cli.run import heed_environment
+from jug_notebook.compat.hooks import STOP_FILE
+from jug_notebook.errors import JugError
 from jug_notebook.model import State, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import execution, loop, status
@@ -86,7 +87,7 @@ def test_jug_s_variables_are_limits_where_no_option_is(tmp_path: Path, monkeypat
     options.max_tasks, options.max_time = 7, 8.0
     assert heed_environment(options, environ) == [tmp_path / STOP_FILE]  # type: ignore[arg-type]
     assert (options.max_tasks, options.max_time) == (7, 8.0)
-    with pytest.raises(UsageError, match="JUG_MAX_TASKS is 'many', which is no whole number"):
+    with pytest.raises(JugError, match="JUG_MAX_TASKS is 'many', which is no whole number"):
         heed_environment(Options(), {"JUG_MAX_TASKS": "many"})  # type: ignore[arg-type]
 
 

@@ -23,34 +23,28 @@ def _plain(f: Any) -> Any:
 
 def map(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
     """Return ``[mapper(x) for x in sequence]`` as a list of tasks or tasklets, ``map_step`` calls per task."""
-    mapper = _plain(mapper)
-    if in_task.on:
-        return [mapper(item) for item in sequence]
-    if map_step == 1:
-        return [Task(mapper, item) for item in sequence]
-    blocks = [_block("map", mapper, part, [(item,) for item in part]) for part in batched(sequence, map_step)]
-    return block_access(blocks, map_step, len(sequence))
+    return _mapped("map", mapper, sequence, [(item,) for item in sequence], map_step)
 
 
 def currymap(mapper: Any, sequence: Any, map_step: int = 4) -> Any:
     """Return ``[mapper(*args) for args in sequence]`` as a list of tasks or tasklets, ``map_step`` calls per task."""
+    return list(_mapped("map_curry", mapper, sequence, [tuple(args) for args in sequence], map_step))
+
+
+def _mapped(kind: str, mapper: Any, sequence: Any, calls: list[tuple[Any, ...]], step: int) -> Any:
     mapper = _plain(mapper)
     if in_task.on:
-        return [mapper(*args) for args in sequence]
-    if map_step == 1:
-        return [Task(mapper, *args) for args in sequence]
-    made = []
-    for part in batched(sequence, map_step):
-        block = _block("map_curry", mapper, part, [tuple(args) for args in part])
-        made += _items(block, len(part))
-    return made
+        return [mapper(*args) for args in calls]
+    if step == 1:
+        return [Task(mapper, *args) for args in calls]
 
+    name = f"jug.mapreduce._jug_{kind}"
 
-def _block(kind: str, mapper: Any, part: Any, calls: list[tuple[Any, ...]]) -> Task:
-    function = function_of(mapper)
-    return Task.around(
-        f"jug.mapreduce._jug_{kind}", mapper, (mapper, part), {}, lambda: function.starmap(calls, len(calls))[0].task
-    )
+    def block(part: Any, calls: Any) -> Task:
+        return Task.around(name, mapper, (mapper, part), {}, lambda: function_of(mapper).starmap(calls, step)[0].task)
+
+    blocks = [block(*parts) for parts in zip(batched(sequence, step), batched(calls, step), strict=True)]
+    return block_access(blocks, step, len(sequence))
 
 
 def _items(block: Task, size: int) -> list[Any]:

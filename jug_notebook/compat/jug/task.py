@@ -10,6 +10,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from graphlib import TopologicalSorter
 from typing import Any
 
 from jug_notebook.compat import jugdir
@@ -234,17 +235,11 @@ class Task(TaskletMixin):
 
     def dependencies(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield the tasks in the arguments."""
-        queue: list[Any] = [self.args, self.kwargs.values()]
-        while queue:
-            for each in queue.pop():
-                if isinstance(each, Task):
-                    yield each
-                elif hasattr(each, "__jug_dependencies__"):
-                    queue.append(each.__jug_dependencies__())
-                elif isinstance(each, list | tuple | set | frozenset):
-                    queue.append(each)
-                elif isinstance(each, dict):
-                    queue.append(each.values())
+        for handle in tasks_in([self.args, self.kwargs]):
+            while isinstance(handle, Tasklet | handles.NoLoad):
+                handle = handle.base
+            if isinstance(handle, Task):
+                yield handle
 
     # -- names and locks -----------------------------------------------------------------------------------------------
 
@@ -368,23 +363,14 @@ class NoLoad(handles.NoLoad, Tasklet):
 
 def topological_sort(tasks: list[Any]) -> None:
     """Sort in place, so that no task depends on a later one."""
-    wanted = {id(task): task for task in tasks}
-    done: list[Any] = []
-    seen: set[int] = set()
-    for task in tasks:
-        stack = [(task, iter(list(task.dependencies())))] if id(task) not in seen else []
-        seen.add(id(task))
-        while stack:
-            top, needs = stack[-1]
-            need = next((one for one in needs if id(one) not in seen), None)
-            if need is None:
-                stack.pop()
-                if id(top) in wanted:
-                    done.append(top)
-            else:
-                seen.add(id(need))
-                stack.append((need, iter(list(need.dependencies()))))
-    tasks[:] = done
+    graph: dict[Any, list[Any]] = {}
+    left = tasks[:]
+    while left:
+        if (task := left.pop()) not in graph:
+            graph[task] = list(task.dependencies())
+            left += graph[task]
+    wanted = set(tasks)
+    tasks[:] = [task for task in TopologicalSorter(graph).static_order() if task in wanted]
 
 
 def recursive_dependencies(t: Any, max_level: int | None = -1) -> Iterator[Any]:

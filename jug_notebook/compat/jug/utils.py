@@ -6,11 +6,11 @@ import argparse
 import fnmatch
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from jug_notebook.compat.jug.task import CachedFunction, NoLoad, Task, TaskGenerator, Tasklet, hash_one, outline, value
@@ -185,7 +185,7 @@ def print_task_summary_table(options: Any, groups: Sequence[tuple[str, Mapping[s
             write(f"{title}:  {sum(counts.values())} tasks")
         write(f"** Total: {sum(sum(counts.values()) for _, counts in groups)} tasks.")
         return
-    width = shutil.get_terminal_size((80, 25)).columns - 12 * len(groups) - 2
+    width = get_terminal_size((80, 25)).columns - 12 * len(groups) - 2
     width = width if width > 8 else 12
 
     def row(cells: Sequence[Any], name: str) -> str:
@@ -202,12 +202,6 @@ def print_task_summary_table(options: Any, groups: Sequence[tuple[str, Mapping[s
     write("." * rule)
     write(row([sum(counts.values()) for _, counts in groups], "Total"))
     write()
-
-
-def get_terminal_size() -> tuple[int, int]:
-    """Return (columns, lines)."""
-    size = shutil.get_terminal_size((80, 25))
-    return size.columns, size.lines
 
 
 # -- which tasks are meant ---------------------------------------------------------------------------------------------
