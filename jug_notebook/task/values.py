@@ -61,7 +61,7 @@ def wait(x: Any, timeout: float | None = None) -> Waited:
         with suppress(WaitTimeout):  # what is returned says so
             settle(handles, timeout)
     states = _states(handles)
-    done = {handle for handle in handles if states[handle.key]}
+    done = {handle for handle in handles if states[handle.key].settled}
     return Waited(done, set(handles) - done)
 
 
@@ -74,9 +74,9 @@ def as_completed(tasks: Any, timeout: float | None = None) -> Iterator[Any]:
     until = None if timeout is None else CLOCK.monotonic() + timeout
     while left:
         states = _states(left)
-        done = [handle for handle in left if states[handle.key]]
+        done = [handle for handle in left if states[handle.key].settled]
         yield from done
-        left = [handle for handle in left if not states[handle.key]]
+        left = [handle for handle in left if not states[handle.key].settled]
         if left and not done:
             for session, keys in _keys_by_session(left):
                 remaining = None if until is None else max(0.0, until - CLOCK.monotonic())
@@ -170,9 +170,9 @@ def _keys_by_session(handles: Iterable[Handle]) -> list[tuple[SessionProtocol, l
     return [(session, [task._key for task in tasks]) for session, tasks in _by_session(handles)]
 
 
-def _states(handles: list[Handle]) -> dict[Key, bool]:
+def _states(handles: Iterable[Handle]) -> dict[Key, State]:
     return {
-        key: state.settled
+        key: state
         for session, keys in _keys_by_session(handles)
         for key, state in zip(keys, session.results.states(keys), strict=True)
     }
@@ -266,19 +266,16 @@ class TaskList(list[Any]):
             return session.why(tasks)
         return context.current_session().why([])
 
-    def _by_session(self) -> list[tuple[SessionProtocol, list[Task]]]:
-        return _by_session([handle for handle in self if isinstance(handle, Handle)])
+    def _handles(self) -> list[Handle]:
+        return [handle for handle in self if isinstance(handle, Handle)]
 
-    def _states(self) -> dict[Key, tuple[str, State]]:
-        return {
-            task._key: (task.name, state)
-            for session, tasks in self._by_session()
-            for task, state in zip(tasks, session.results.states([task._key for task in tasks]), strict=True)
-        }
+    def _by_session(self) -> list[tuple[SessionProtocol, list[Task]]]:
+        return _by_session(self._handles())
 
     def _where(self, wanted: Callable[[State], bool]) -> TaskList:
-        states = self._states()
-        return TaskList(handle for handle in self if isinstance(handle, Handle) and wanted(states[handle.key][1]))
+        handles = self._handles()
+        states = _states(handles)
+        return TaskList(handle for handle in handles if wanted(states[handle.key]))
 
     @overload  # type: ignore[override]
     def __getitem__(self, index: int) -> Any: ...
@@ -297,15 +294,14 @@ class TaskList(list[Any]):
     def _rows(self) -> list[tuple[str, Counter[State]]]:
         """Counts by function and state; each tasklet counts, so that a chunk's calls are counted as calls."""
         rows: dict[str, Counter[State]] = {}
-        states = self._states()
-        for handle in self:
-            if isinstance(handle, Handle):
-                name, state = states[handle.key]
-                rows.setdefault(name, Counter())[state] += 1
+        handles = self._handles()
+        states = _states(handles)
+        for handle in handles:
+            rows.setdefault(handle.name, Counter())[states[handle.key]] += 1
         return list(rows.items())
 
     def __jug_brief__(self) -> str:
-        names = dict.fromkeys(handle.name for handle in self if isinstance(handle, Handle))
+        names = dict.fromkeys(handle.name for handle in self._handles())
         return f"{len(self)} tasks of {', '.join(names)}" if names else f"TaskList of {len(self)}"
 
     def __repr__(self) -> str:
@@ -326,7 +322,7 @@ class TaskList(list[Any]):
 
     def _items(self, labels: Iterable[Any] | None) -> list[render.Item]:
         """Return the first few, one by one."""
-        few = [item for item in self if isinstance(item, Handle)][: render.LISTED]
+        few = self._handles()[: render.LISTED]
         views: dict[Key, TaskView] = {}
         for session, tasks in _by_session(few):
             keys = [task._key for task in tasks]
@@ -340,7 +336,7 @@ class TaskList(list[Any]):
     def as_text(self, labels: Iterable[Any] | None = None, steady: bool = False) -> str:
         """Return counts by state and the first few, with ``labels`` instead of numbers. ``steady``: without times."""
         try:
-            count = sum(isinstance(item, Handle) for item in self)
+            count = len(self._handles())
             return render.list_text(self._rows(), self._items(labels), count, steady) if count else repr(self)
         except (JugError, OSError):
             return repr(self)
@@ -348,7 +344,7 @@ class TaskList(list[Any]):
     def as_html(self, labels: Iterable[Any] | None = None) -> str:
         """Return the same as HTML."""
         try:
-            count = sum(isinstance(item, Handle) for item in self)
+            count = len(self._handles())
             if count:
                 return render.list_html(self._rows(), self._items(labels), count)
         except (JugError, OSError):  # a list can always be shown

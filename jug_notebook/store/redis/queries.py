@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -199,11 +200,11 @@ class Queries:
 
     def foreign(self, python: str) -> dict[str, int]:
         kinds, counts, _, _ = self._tallies("")
-        found: dict[str, int] = {}
+        found = Counter[str]()
         for kind, state, count in counts:
             if state is State.READY and kinds[kind - 1][2] != python:
-                found[kinds[kind - 1][2]] = found.get(kinds[kind - 1][2], 0) + count
-        return found
+                found[kinds[kind - 1][2]] += count
+        return dict(found)
 
     def _snapshot(self, scope: Scope, processes: Sequence[tuple[WorkerInfo, bool, float]]) -> Snapshot:
         asked = [(info.id, info.task) for info, _, _ in processes]
@@ -213,15 +214,12 @@ class Queries:
             (_up_to_date(info, row, now - age), alive, age)
             for (info, alive, age), row in zip(processes, busy, strict=True)
         ]
-        counts: dict[str, dict[State, int]] = {name: {} for name, _, _ in kinds}
-        reused = dict.fromkeys(counts, 0)
+        counts: dict[str, Counter[State]] = {name: Counter() for name, _, _ in kinds}
+        reused, done, spent = Counter[str](), dict.fromkeys(counts, 0.0), dict.fromkeys(counts, 0.0)
         for kind, state, count in counted:
             name = kinds[kind - 1][0]
-            if state is None:
-                reused[name] += count
-            counted_as = state or State.FINISHED
-            counts[name][counted_as] = counts[name].get(counted_as, 0) + count
-        done, spent = dict.fromkeys(counts, 0.0), dict.fromkeys(counts, 0.0)
+            reused[name] += count if state is None else 0
+            counts[name][state or State.FINISHED] += count
         for number, (name, _, _) in enumerate(kinds, 1):
             done[name] += stats.get(f"{number}:done", 0.0)
             spent[name] += stats.get(f"{number}:spent", 0.0)
