@@ -20,7 +20,6 @@ from jug_notebook.errors import (
 from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import Store
 from jug_notebook.store.signed import failure
 from jug_notebook.task.context import Problem
 
@@ -93,8 +92,22 @@ class Results:
         Ctrl-C.
         """
         self._flush()
-        progress = _Progress(keys, first, strict)
-        return self._wait(lambda: progress.over(self._store), lambda: keys[progress.at :], timeout)
+        at = 0  # the tasks before this one are settled
+
+        def over() -> bool:
+            nonlocal at
+            if first:
+                return not keys or any(state is None or state.settled for state in self._store.states(keys))
+            while at < len(keys):
+                for state in self._store.states(keys[at : at + WINDOW]):
+                    if state is not None and not state.settled:
+                        return False
+                    if strict and state is not State.FINISHED:
+                        return True
+                    at += 1
+            return True
+
+        return self._wait(over, lambda: keys[at:], timeout)
 
     def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
         """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
@@ -264,25 +277,3 @@ class Results:
         error = TaskFailed(before + render.failure_text(view), outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error
-
-
-class _Progress:
-    """The tasks of a list up to ``at`` are settled."""
-
-    def __init__(self, keys: Sequence[Key], first: bool, strict: bool) -> None:
-        self.keys = keys
-        self.first = first
-        self.strict = strict
-        self.at = 0
-
-    def over(self, store: Store) -> bool:
-        if self.first:
-            return not self.keys or any(state is None or state.settled for state in store.states(self.keys))
-        while self.at < len(self.keys):
-            for state in store.states(self.keys[self.at : self.at + WINDOW]):
-                if state is not None and not state.settled:
-                    return False
-                if self.strict and state is not State.FINISHED:
-                    return True
-                self.at += 1
-        return True

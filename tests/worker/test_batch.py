@@ -40,7 +40,7 @@ class Job:
         self.folder = folder
         self.store: Store = open_store(f"file:{folder}/jugdata")
         self.tasks = Submitter(self.store, folder)
-        self.started, self.go = Fifo(folder, "said"), Fifo(folder, "said-go")
+        self.begun, self.go = Fifo(folder, "begun"), Fifo(folder, "begun-go")
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
@@ -56,7 +56,7 @@ class Job:
 
     def gated(self) -> str:
         """A task that has begun, and waits."""
-        return self.tasks.submit(cell(GATE, "gate"), self.started.path)
+        return self.tasks.submit(cell(GATE, "gate"), self.begun.path)
 
     def alive(self, kind: str) -> list[WorkerInfo]:
         return [info for info, alive, _ in self.store.processes() if alive and info.kind == kind]
@@ -102,7 +102,7 @@ def test_a_worker_ends_after_so_many_tasks_as_the_environment_says(job: Job) -> 
 def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str) -> None:
     key = job.gated()
     started = job.start(JUG_EXIT_IF_FILE_EXISTS="halt")
-    job.started.read_line()
+    job.begun.read_line()
     (job.folder / name).touch()
     wait_until(job.store, lambda: any(info.size == 0 for info in job.alive("supervisor")))
     other = job.tasks.submit("def f(x): return x", 1)
@@ -117,7 +117,7 @@ def test_a_stop_file_ends_workers_after_their_current_tasks(job: Job, name: str)
 def test_the_notice_of_a_batch_system_lets_tasks_end(job: Job, number: signal.Signals) -> None:
     key = job.gated()
     started = job.start()
-    job.started.read_line()
+    job.begun.read_line()
     [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
     for pid in (info.pid, supervisor.pid):  # a whole job is told, its workers too
         os.kill(pid, number)
@@ -132,14 +132,14 @@ def test_a_job_that_is_ended_gives_its_tasks_back_however_often(job: Job) -> Non
     key = job.gated()
     for _ in range(4):  # a fourth death in one task would make it poison
         started = job.start()
-        job.started.read_line()
+        job.begun.read_line()
         [info], [supervisor] = job.alive("worker"), job.alive("supervisor")
         for pid in (info.pid, supervisor.pid):  # the worker may be told first
             os.kill(pid, signal.SIGTERM)
         assert started.wait(PATIENCE) == 0
         assert job.tasks.state(key) is State.READY
     job.start()
-    job.started.read_line()
+    job.begun.read_line()
     job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 
@@ -156,12 +156,12 @@ def test_a_job_that_is_killed_outright_is_no_death_of_its_task(job: Job) -> None
     key = job.gated()
     for _ in range(4):
         started = job.start()
-        job.started.read_line()
+        job.begun.read_line()
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
         wait_until(job.store, lambda: job.tasks.state(key) is State.READY)
     job.start()
-    job.started.read_line()
+    job.begun.read_line()
     job.go.write_line("done")
     assert job.tasks.value(key) == "done"
 
