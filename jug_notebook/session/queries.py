@@ -157,7 +157,7 @@ class Queries:
         Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
-        return Why(WhyQuery(self._store, self._signed, self._access.scope, _ignored).explain(keys), len(keys))
+        return Why(WhyQuery(self._signed, self._access.scope, _ignored).explain(keys), len(keys))
 
     def listed(self, state: State | None = None, all: bool = False) -> list[TaskView]:
         """Return keys, names and states of this notebook's tasks, or of the whole store's; nothing else is read."""

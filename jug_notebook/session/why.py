@@ -32,7 +32,6 @@ from jug_notebook.model import (
 )
 from jug_notebook.session import compare
 from jug_notebook.session.compare import listed
-from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, template
 
 EXPLAINED = 1000  #: most tasks of a list that are explained
@@ -47,15 +46,8 @@ CHAIN = 40  #: levels of needs that are followed
 class WhyQuery:
     """Explains tasks of a store; keeps what it has read for one question."""
 
-    def __init__(
-        self,
-        store: Store,
-        signed: SignedReader,
-        scope: Scope,
-        ignored: Callable[[str], Iterable[str]] = lambda name: (),
-    ) -> None:
-        self._store = store
-        self._signed = signed
+    def __init__(self, signed: SignedReader, scope: Scope, ignored: Callable[[str], Iterable[str]]) -> None:
+        self._store, self._signed = signed.store, signed
         self._scope = scope
         self._ignored = ignored  #: function name -> its arguments that keys ignore
         self._specs: dict[Key, Spec | None] = {}
