@@ -44,6 +44,10 @@ class TaskFailed(JugError):
         self.failure = failure
 
 
+class BadNumber(JugError, ValueError):
+    """A number makes no sense here."""
+
+
 class CantAsk(JugError, EOFError):
     """A task can't ask: pass the answer as an argument."""
 

@@ -13,8 +13,9 @@ from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
+from jug_notebook.numbers import waiting_time
 from jug_notebook.store import Store
-from jug_notebook.worker import whole_number
+from jug_notebook.worker import number_of_workers
 from jug_notebook.worker.process import wake
 
 STARTING = 20.0  #: seconds after which a process that has not registered is no longer waited for
@@ -172,7 +173,7 @@ class Crew:
 
         Raises LaunchError for anything but a whole number of 1 or more.
         """
-        size = whole_number("size", size, instead="; .stop() ends them all")
+        size = number_of_workers("size", size, instead="; .stop() ends them all")
         self._begun = False
         for group, supervisors, _ in self._crew():
             group.scale(size, supervisors)
@@ -184,6 +185,7 @@ class Crew:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing left to do, or no worker to do it; return whether nothing is left."""
+        timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
         seen = -1
         while not (idle := self.store.idle()):

@@ -90,7 +90,9 @@ def short_url(store: Store, folder: Path) -> str:
 
 
 def resolve_url(url: str | Path, folder: Path) -> str:
-    """Return a store's URL, with a relative path taken from ``folder``."""
+    """Return a store's URL, with a relative path taken from ``folder``. Raises StoreError for what is no URL."""
+    if not isinstance(url, str | os.PathLike):
+        raise StoreError(f"{type(url).__name__} {url!r:.60} names no store; give a folder, as in 'jugdata', or a URL")
     scheme, rest = split(str(url))
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
 

@@ -34,6 +34,7 @@ from jug_notebook.model import (
     Verdict,
     Why,
 )
+from jug_notebook.numbers import not_negative
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
@@ -91,6 +92,7 @@ def clean(
     many seconds ago (default: all tasks, and blobs older than an hour); ``keep``: blobs that are needed although
     nothing stored refers to them; ``dry``: delete nothing. Return what was deleted, or would be.
     """
+    older_than = None if older_than is None else not_negative("older_than", older_than)
     began = clock.monotonic()
     views = {view.key: view for view in store.tasks()}
     needed = _needed(store, views)

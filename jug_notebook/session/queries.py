@@ -26,6 +26,7 @@ from jug_notebook.model import (
     Target,
     TaskView,
 )
+from jug_notebook.numbers import whole_number
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
@@ -121,6 +122,7 @@ class Queries:
 
         Among them are failed ones that were tried again, and values that were invalidated: their ``fate`` says so.
         """
+        limit = whole_number("limit", limit, "rows (0: all)", least=0)
         self._targets.flush()
         return History(*self._signed.history(self._access.scope_of(all), limit))
 
@@ -141,8 +143,12 @@ class Queries:
 
         At most ``limit`` rows (0: all), of one ``state`` if given. Raises NoSuchTask.
         """
+        limit = whole_number("limit", limit or 0, "rows (0: all)", least=0)
+        names = [one.value for one in State]
+        if state is not None and not isinstance(state, State) and state not in names:
+            raise NoSuchTask(f"no task is {state!r:.40}; state is one of {', '.join(names)}")
         self._targets.flush()
-        wanted = State(state) if isinstance(state, str) else state
+        wanted = None if state is None else State(state)
         if target is None:
             views = self._store.tasks(self._access.scope, state=wanted)
         else:

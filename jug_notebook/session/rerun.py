@@ -20,6 +20,7 @@ from blake3 import blake3
 from jug_notebook import codec
 from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
+from jug_notebook.numbers import share
 from jug_notebook.render import plural
 from jug_notebook.render.values import summarise
 from jug_notebook.session.access import StoreAccess
@@ -106,7 +107,7 @@ class Rerun:
         keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)
         finished = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED]
-        count = min(len(finished), max(1, math.ceil(len(finished) * fraction)))
+        count = min(len(finished), max(1, math.ceil(len(finished) * share("fraction", fraction))))
         sample = set(random.sample(finished, count))
         ordered = [key for key in finished if key in sample]
         return Verified(len(ordered), len(finished), tuple(self._differing(ordered)))

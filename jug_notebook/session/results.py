@@ -18,6 +18,7 @@ from jug_notebook.errors import (
     WaitTimeout,
 )
 from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
+from jug_notebook.numbers import waiting_time
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store.signed import failure
@@ -111,6 +112,7 @@ class Results:
 
     def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
         """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
+        timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
         look = self._clock.monotonic()
         try:
@@ -203,6 +205,7 @@ class Results:
         reading them. A value that was lost is computed again, and with ``wait`` waited for.
         """
         self._flush()
+        timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
         values: dict[Key, Any] = {}
         left = keys

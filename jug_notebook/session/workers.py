@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jug_notebook import system
-from jug_notebook.errors import LaunchError
+from jug_notebook.errors import LaunchError, NoSuchTask
 from jug_notebook.launch import start
 from jug_notebook.model import OPEN_STATES, Claim, FunctionView, Scale, Settlement, State, Stop, Target
 from jug_notebook.render import duration, plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
-from jug_notebook.worker import WorkerOptions, whole_number
+from jug_notebook.worker import WorkerOptions, number_of_workers
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
 
@@ -78,7 +78,7 @@ class Workers:
         from jug_notebook.launch import Crew
 
         store, clock = self._access.store, self._access.clock
-        workers = None if workers is None else whole_number("workers", workers)
+        workers = None if workers is None else number_of_workers("workers", workers)
         if dry_run:
             if on is not None:
                 raise LaunchError("dry_run can't look into an executor; leave 'on' out")
@@ -115,11 +115,17 @@ class Workers:
     def _options(
         self, size: int, remote_dir: str | None, setup: str | None, python: str | None, **options: Any
     ) -> WorkerOptions:
+        remote_dir, setup, python = (
+            _text(name, given) for name, given in (("remote_dir", remote_dir), ("setup", setup), ("python", python))
+        )
         folders = start.folders_of(remote_dir, self._access.folder)
         return WorkerOptions(size, setup=setup or "", python=python, folders=folders, tied_to=self._tied_to, **options)
 
     def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target | None:
-        return None if target is None else self._targets.target(target, namespace)
+        wanted = None if target is None else self._targets.target(target, namespace)
+        if wanted is not None and not wanted.names and not wanted.keys:
+            raise NoSuchTask(f"target={target!r:.60} holds no task; for all tasks leave it out")
+        return wanted
 
     @property
     def _tied_to(self) -> str:
@@ -155,7 +161,7 @@ class Workers:
 
         self._targets.flush()
         access = self._access
-        size = system.cores() if workers is None else whole_number("workers", workers)
+        size = system.cores() if workers is None else number_of_workers("workers", workers)
         wanted = self._target(target, namespace)
         if wanted is None:
             functions = access.store.snapshot(access.scope).functions
@@ -224,6 +230,8 @@ class Workers:
 
     def stop(self, now: bool = False, host: str | None = None) -> int:
         """Stop workers (of one ``host``) after their current task, or ``now``. Return how many will stop."""
+        if host is not None and not isinstance(host, str):
+            raise LaunchError(f"host={host!r:.60}: give the name of one host")
         alive = [info for info, alive, _ in self._access.store.processes() if alive and info.is_on(host)]
         supervisors = [info for info in alive if info.kind == "supervisor"]
         own = {crew.name: crew for crew in self.crews}.values() if host is None else ()
@@ -242,7 +250,7 @@ class Workers:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""
         from jug_notebook.launch import send_order
 
-        count = whole_number("count", count)
+        count = number_of_workers("count", count)
         store, here = self._access.store, (system.host(), self._access.user)
         alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
         supervisors = [info for info in alive if info.kind == "supervisor"]
@@ -252,6 +260,15 @@ class Workers:
             return size
         send_order(store, supervisors[:1], Scale(supervisors[0].size + count, at_least=True))
         return count + sum(info.size for info in supervisors)
+
+
+def _text(name: str, given: Any) -> str | None:
+    """Return a path or a text as a string. Raises LaunchError."""
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, Path):
+        return str(given)
+    raise LaunchError(f"{name}={given!r:.60}: give a string or a Path")
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.modules import scripts
+from jug_notebook.numbers import positive_number, whole_number
 from jug_notebook.render.values import describe_arguments
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
@@ -38,6 +39,7 @@ _OPTIONS = (
 _LONG = 10**15
 _BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
+MOST_PRIORITY = 1 << 31
 LARGEST_GRID = 1_000_000  #: calls
 BATCH = 1000  #: tasks of one `.map` that are submitted together
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -73,6 +75,8 @@ class TaskFunction:
             _no_lazy_function(function)
         functools.update_wrapper(self, function, updated=())
         self.__jug_function__ = function
+        if name is not None and not isinstance(name, str):
+            raise BadTask(f"name={name!r:.60}: a task function's name is a string")
         self.name = name or name_of(function)
         self.version = version
         self.nout = nout
@@ -80,7 +84,7 @@ class TaskFunction:
         self.timeout = timeout
         self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self.ignore_globals = tuple([ignore_globals] if isinstance(ignore_globals, str) else ignore_globals)
-        self.depends = tuple(depends)
+        self.depends = tuple([depends] if isinstance(depends, str) else depends)
         self.priority = priority
         self.runner = runner
         self._bind(function)
@@ -114,13 +118,16 @@ class TaskFunction:
         """
         if not iterables:
             raise BadTask(f"{self.name}.map() needs something to iterate over")
+        for each in iterables:
+            _no_table(each, f"{self.name}.map()")
         steady = all(type(each) in _STEADY for each in iterables)
         return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """Return a task for each tuple of arguments. ``chunksize`` as in `map`."""
         steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
-        return self._many(map(tuple, iterable), chunksize, constants, steady)
+        _no_table(iterable, f"{self.name}.starmap()")
+        return self._many(map(_as_arguments, iterable), chunksize, constants, steady)
 
     def grid(self, **axes: Any) -> TaskList:
         """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
@@ -261,8 +268,7 @@ class TaskFunction:
     def _many(
         self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
     ) -> TaskList:
-        if chunksize < 1:
-            raise BadTask(f"chunksize is at least 1, not {chunksize}")
+        chunksize = whole_number("chunksize", chunksize, "calls", error=BadTask)
         if in_task.on:
             return [self.run(*args, **constants) for args in calls]  # type: ignore[return-value]
         if chunksize > 1:
@@ -370,12 +376,13 @@ class TaskFunction:
             raise BadTask(f"ignore={unknown[0]!r}: {self.name} has no such argument; it has {', '.join(sorted(names))}")
         if self.version is not None and not isinstance(self.version, str):
             raise BadTask(f"version={self.version!r} of {self.name}: a tag is a string, version={str(self.version)!r}")
-        if self.nout is not None and self.nout < 1:
-            raise BadTask(f"nout={self.nout}: {self.name} must return at least one value to be unpacked")
-        if self.retries < 0:
-            raise BadTask(f"retries={self.retries} of {self.name}: a number of further attempts, 0 or more")
-        if self.timeout is not None and self.timeout <= 0:
-            raise BadTask(f"timeout={self.timeout} of {self.name}: seconds, more than 0")
+        check = functools.partial(whole_number, error=BadTask, instead=f" (task function {self.name})")
+        if self.nout is not None:
+            self.nout = check("nout", self.nout, "values that it unpacks into")
+        self.retries = check("retries", self.retries, "further attempts", least=0)
+        self.priority = check("priority", self.priority, "", least=-MOST_PRIORITY, most=MOST_PRIORITY)
+        if self.timeout is not None:
+            self.timeout = positive_number("timeout", self.timeout, error=BadTask)
 
     # -- special methods
 
@@ -506,6 +513,21 @@ def _is_axis(value: Any) -> bool:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
         return False
     return getattr(value, "shape", None) != ()
+
+
+def _no_table(given: Any, call: str) -> None:
+    """Raises BadTask for a data frame: iterating over it gives the names of its columns."""
+    if hasattr(given, "columns") and len(getattr(given, "shape", ())) == 2:
+        raise BadTask(
+            f"{call}: a {type(given).__name__} would be a task for the name of each column; "
+            "pass df['column'], df.to_dict('records'), or [df] for one task with all of it"
+        )
+
+
+def _as_arguments(item: Any) -> tuple[Any, ...]:
+    if isinstance(item, str | bytes | dict):
+        raise BadTask(f"starmap() takes a tuple of arguments for each call, not {type(item).__name__} {item!r:.60}")
+    return tuple(item)
 
 
 def _axis(function: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:

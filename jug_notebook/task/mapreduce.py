@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jug_notebook.errors import BadTask, TaskNotValue
+from jug_notebook.numbers import whole_number
 from jug_notebook.system import batched
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
@@ -72,8 +73,8 @@ def _tree(mapper: Any, reducer: Any, inputs: Iterable[Any], map_step: int, reduc
     bring = _function(reducer, "reducer")
     first = None if mapper is None else _function(mapper, "mapper")
     items = _items(inputs)
-    _step(map_step, "map_step")
-    if _step(reduce_step, "reduce_step") < 2:
+    map_step, reduce_step = _step(map_step, "map_step"), _step(reduce_step, "reduce_step")
+    if reduce_step < 2:
         raise BadTask("reduce_step=1 would never end; a task must reduce at least 2 values to one")
     if not items:
         return identity([])
@@ -123,6 +124,4 @@ def _items(sequence: Any) -> list[Any]:
 
 
 def _step(step: Any, name: str) -> int:
-    if not isinstance(step, int) or isinstance(step, bool) or step < 1:
-        raise BadTask(f"{name} is a number of calls, 1 or more, not {step!r}")
-    return step
+    return whole_number(name, step, "calls", error=BadTask)

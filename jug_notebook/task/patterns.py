@@ -12,6 +12,7 @@ from jug_notebook import codec
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.model import State
+from jug_notebook.numbers import whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.files import as_it_is
@@ -24,7 +25,7 @@ def iteratetask(base: Handle, n: int) -> list[Tasklet]:
     """Return the ``n`` parts of a task's value: ``a, b = iteratetask(t, 2)``."""
     if not isinstance(base, Handle):
         raise BadTask(f"iteratetask takes a task apart, not {type(base).__name__}")
-    _check_count(n, "iteratetask", 0)
+    n = whole_number("n", n, "values that iteratetask takes", least=0, error=BadTask)
     return [base[i] for i in range(n)]
 
 
@@ -33,7 +34,7 @@ def return_tuple(n: int) -> Callable[[Callable[..., Any]], TaskFunction]:
 
     As ``@task(nout=n)``; in addition, a task that returns another number of values fails. Raises BadTask.
     """
-    _check_count(n, "return_tuple", 1)
+    n = whole_number("n", n, "values that return_tuple takes", error=BadTask)
 
     def decorate(function: Callable[..., Any]) -> TaskFunction:
         made = function if isinstance(function, TaskFunction) else TaskFunction(function)
@@ -57,11 +58,6 @@ def counted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if count != function.jug_tuple:
         raise ValueError(f"it returned {count} values, not {function.jug_tuple}")
     return values
-
-
-def _check_count(n: Any, name: str, least: int) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < least:
-        raise BadTask(f"{name} takes a number of values, {least} or more, not {n!r:.40}")
 
 
 IDENTITY = TaskFunction(as_it_is, name="identity", version="1")

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, overload
 
 from jug_notebook import render
 from jug_notebook.clock import CLOCK
-from jug_notebook.errors import JugError, WaitTimeout
+from jug_notebook.errors import JugError, NoSuchTask, WaitTimeout
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
+from jug_notebook.numbers import waiting_time
 from jug_notebook.task import context as context
 from jug_notebook.task.context import Problem, SessionProtocol
 from jug_notebook.task.handles import BRIEFLY, Handle, Task
@@ -56,7 +57,7 @@ def wait(x: Any, timeout: float | None = None) -> Waited:
 
     A failed task raises nothing; ``timeout=0`` just looks. Raises NoWorkers, WaitInterrupted.
     """
-    handles = tasks_in(listed(x))
+    handles, timeout = _given(x), waiting_time(timeout)
     if timeout is None or timeout > 0:
         with suppress(WaitTimeout):  # what is returned says so
             settle(handles, timeout)
@@ -70,7 +71,7 @@ def as_completed(tasks: Any, timeout: float | None = None) -> Iterator[Any]:
 
     Raises WaitTimeout, WaitInterrupted, NoWorkers.
     """
-    left = list(dict.fromkeys(tasks_in(listed(tasks))))
+    left, timeout = list(dict.fromkeys(_given(tasks))), waiting_time(timeout)
     until = None if timeout is None else CLOCK.monotonic() + timeout
     while left:
         states = _states(left)
@@ -86,11 +87,21 @@ def as_completed(tasks: Any, timeout: float | None = None) -> Iterator[Any]:
 
 def settle(x: Any, timeout: float | None = None) -> None:
     """Wait until all tasks in ``x`` are settled. Raises WaitTimeout, WaitInterrupted, NoWorkers."""
+    timeout = waiting_time(timeout)
     until = None if timeout is None else CLOCK.monotonic() + timeout
     for session, keys in _keys_by_session(tasks_in(x)):
         remaining = None if until is None else max(0.0, until - CLOCK.monotonic())
         if not session.results.settle(keys, remaining):
             raise WaitTimeout(f"not all of {len(keys)} tasks are done after {timeout:g} s; they continue")
+
+
+def _given(x: Any) -> list[Handle]:
+    """Return the tasks in ``x``. Raises NoSuchTask for what holds none, and is no list or dict that might."""
+    items = listed(x)
+    found = tasks_in(items)
+    if not found and not isinstance(items, list | tuple | set | frozenset | dict):
+        raise NoSuchTask(f"{type(x).__name__} {x!r:.60} holds no task")
+    return found
 
 
 def listed(x: Any) -> Any:
@@ -181,7 +192,7 @@ def _states(handles: Iterable[Handle]) -> dict[Key, State]:
 def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
     if on_error not in ("raise", "skip", "return"):
         raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
-    x = listed(x)
+    x, timeout = listed(x), waiting_time(timeout)
     handles = tasks_in(x)
     tasks = [handle if type(handle) is Task else handle.task for handle in handles]
     for task in {task._version: task for task in tasks}.values():

@@ -5,38 +5,25 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from hashlib import blake2b
-from numbers import Real
 from typing import Any
 
 import msgspec
 
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Target, WorkerId
+from jug_notebook.numbers import positive_number, whole_number
 
 #: options that have a flag of the same name in ``jug-notebook worker``
 _FLAGS = ("idle_timeout", "max_tasks", "max_time", "memory_limit", "tied_to")
 
 
-def whole_number(name: str, given: Any, unit: str = "workers", instead: str = "", least: int = 1) -> int:
-    """Return a number of workers or tasks as an int. Raises LaunchError unless it is a whole number of 1 or more."""
-    try:
-        number = -1 if isinstance(given, bool) else operator.index(given)  # numpy's integers are whole numbers, too
-    except TypeError:
-        number = -1
-    if number < least:
-        raise LaunchError(f"{name}={given!r:.60}: give a whole number of {unit}, 1 or more{instead}")
-    return number
+MOST_WORKERS = 4096  #: on one host: more is a slip
 
 
-def positive_number(name: str, given: Any, unit: str = "seconds") -> float:
-    """Return a length of time or a size. Raises LaunchError for anything but a finite number of more than 0."""
-    real = isinstance(given, Real) and not isinstance(given, bool)
-    if not (real and given > 0 and math.isfinite(given)):
-        raise LaunchError(f"{name}={given!r:.60}: give a number of {unit}, more than 0; for no limit leave it out")
-    return given if type(given) is int else float(given)
+def number_of_workers(name: str, given: Any, *, least: int = 1, instead: str = "") -> int:
+    """Return a number of workers as an int. Raises LaunchError unless it is a whole number from ``least`` on."""
+    return whole_number(name, given, "workers", least=least, most=MOST_WORKERS, instead=instead, error=LaunchError)
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -59,15 +46,17 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     keep_going: bool = True  #: start new tasks after one has failed for good
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"size": whole_number("workers", self.size, least=0)}
+        checked: dict[str, Any] = {"size": number_of_workers("workers", self.size, least=0)}
         if self.max_tasks is not None:
-            checked["max_tasks"] = whole_number("max_tasks", self.max_tasks, "tasks")
+            checked["max_tasks"] = whole_number("max_tasks", self.max_tasks, "tasks", error=LaunchError)
         if self.max_time is not None:
-            checked["max_time"] = positive_number("max_time", self.max_time)
+            checked["max_time"] = positive_number("max_time", self.max_time, error=LaunchError)
         if self.memory_limit is not None:
-            checked["memory_limit"] = int(positive_number("memory_limit", self.memory_limit, "bytes"))
+            checked["memory_limit"] = int(
+                positive_number("memory_limit", self.memory_limit, "bytes", error=LaunchError)
+            )
         if type(self.idle_timeout) is bool or self.idle_timeout != 0:
-            checked["idle_timeout"] = positive_number("idle_timeout", self.idle_timeout)
+            checked["idle_timeout"] = positive_number("idle_timeout", self.idle_timeout, error=LaunchError)
         for name, value in checked.items():
             if value is not getattr(self, name):
                 msgspec.structs.force_setattr(self, name, value)

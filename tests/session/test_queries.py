@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import linecache
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import jug_notebook as jn
@@ -76,6 +78,52 @@ def test_a_number_of_workers_is_a_whole_number_at_every_door(session, number):
     with pytest.raises(jn.LaunchError, match="give a whole number of tasks, 1 or more"):
         session.run_here(max_tasks=number)
     assert session.workers.crews == []
+
+
+@pytest.mark.parametrize("given", ["5", math.nan, True, [1]])
+def test_a_time_to_wait_is_a_number_at_every_door(session, cell, given):
+    task, rows = cell["load"](1), cell["load"].map(range(2))
+    session.run_here()
+    crew = Crew(open_store(session.url))
+    for door in [task.result, rows.result, rows.wait, crew.wait]:
+        with pytest.raises(jn.JugError, match="give a number of seconds, or None for no limit"):
+            door(timeout=given)
+    for door in [jn.wait, jn.bvalue, lambda *args: list(jn.as_completed(*args))]:
+        with pytest.raises(jn.JugError, match="give a number of seconds, or None for no limit"):
+            door([task], given)
+    assert task.result(np.float64(1)) == task.result(math.inf) == task.result(-1) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("door", "message"),
+    [
+        (lambda: jn.tasks(limit=-1), "limit=-1: give a whole number of rows"),
+        (lambda: jn.history(limit=2.5), "limit=2.5: give a whole number of rows"),
+        (lambda: jn.tasks(state="done"), "no task is 'done'; state is one of waiting, ready, running, finished"),
+        (lambda: jn.verify("load", fraction=5), "fraction=5: give a number of more than 0 and at most 1"),
+        (lambda: jn.verify("load", fraction=math.nan), "fraction=nan: give a number of more than 0 and at most 1"),
+        (lambda: jn.cleanup(older_than="1d"), "older_than='1d': give a number of seconds, 0 or more"),
+        (lambda: jn.cleanup(older_than=-1), "older_than=-1: give a number of seconds, 0 or more"),
+        (lambda: jn.stop(host=["ada"]), "host=['ada']: give the name of one host"),
+        (lambda: jn.execute(10**9), "workers=1000000000: give a whole number of workers, 4,096 at most"),
+        (lambda: jn.execute(1, hosts=[5]), "hosts: 5 is not a host"),
+        (lambda: jn.execute(1, hosts=5), "hosts=5: give a list of hosts"),
+        (lambda: jn.execute(1, target=[]), "target=[] holds no task; for all tasks leave it out"),
+        (lambda: jn.execute(1, python=5), "python=5: give a string or a Path"),
+        (lambda: jn.execute(1, hosts="ada", remote_dir=5), "remote_dir=5: give a string or a Path"),
+        (lambda: jn.wait("load"), "str 'load' holds no task"),
+        (lambda: jn.wait(np.arange(3)), "ndarray array([0, 1, 2]) holds no task"),
+        (lambda: list(jn.as_completed(None)), "NoneType None holds no task"),
+        (lambda: jn.connect(5), "int 5 names no store"),
+    ],
+)
+def test_a_number_or_word_that_makes_no_sense_is_refused_in_a_line(session, cell, door, message):
+    cell["load"](1)
+    session.run_here()
+    with pytest.raises(jn.JugError) as raised:
+        door()
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
 
 
 def test_only_a_target_and_what_it_needs_runs_here(session, cell):

@@ -135,7 +135,7 @@ def test_inside_a_task_they_are_plain_calls(session: Session) -> None:
 
 def test_wrong_uses_of_mapreduce_are_refused_in_one_line(session: Session) -> None:
     assert "the mapper is a function, not 3" in error_of(lambda: jn.mapreduce.map(3, [1]))  # type: ignore[arg-type]
-    assert "map_step is a number of calls" in error_of(lambda: jn.mapreduce.map(square, [1], map_step=0))
+    assert "map_step=0: give a whole number of calls" in error_of(lambda: jn.mapreduce.map(square, [1], map_step=0))
     assert "never end" in error_of(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
     assert "iterate over jn.bvalue(task)" in error_of(lambda: jn.mapreduce.map(square, square(1)))
     assert "iterates over a list, not over int" in error_of(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
@@ -261,7 +261,7 @@ def test_tasklets_take_parts_and_functions_of_values(session: Session) -> None:
 def test_iteratetask_unpacks(session: Session) -> None:
     a, b = jn.iteratetask(jn.Task(divmod, 17, 5), 2)
     assert (a.result(), b.result()) == (3, 2)
-    assert "number of values" in error_of(lambda: jn.iteratetask(jn.Task(divmod, 17, 5), -1))
+    assert "whole number of values" in error_of(lambda: jn.iteratetask(jn.Task(divmod, 17, 5), -1))
     assert "takes a task apart" in error_of(lambda: jn.iteratetask([1, 2], 2))  # type: ignore[arg-type]
 
 
@@ -276,7 +276,7 @@ def test_return_tuple_unpacks_and_counts(session: Session) -> None:
     assert both.retries == 1
     with pytest.raises(jn.TaskFailed, match="it returned 3 values, not 2"):
         both(0).result()
-    assert "number of values" in error_of(lambda: jn.return_tuple(0))
+    assert "whole number of values" in error_of(lambda: jn.return_tuple(0))
 
 
 def test_another_number_of_values_is_another_task(session: Session) -> None:

@@ -178,6 +178,11 @@ def test_what_cannot_be_named_is_refused_by_name():
         ({"retries": -1}, "retries=-1"),
         ({"timeout": 0}, "timeout=0"),
         ({"nout": 0}, "nout=0"),
+        ({"nout": 2.0}, "nout=2.0: give a whole number"),
+        ({"retries": "3"}, "retries=.3.: give a whole number"),
+        ({"timeout": "5"}, "timeout=.5.: give a number of seconds"),
+        ({"priority": "high"}, "priority=.high.: give a whole number, "),
+        ({"name": 5}, "name=5: a task function"),
         ({"retires": 1}, "no option 'retires'"),
     ],
 )
@@ -366,6 +371,16 @@ def test_arrays_of_one_dimension_are_axes_and_those_of_none_are_constants(sessio
     assert len(double.grid(x=np.array(1), y=[1, 2])) == 2
 
 
+def test_a_table_or_a_text_is_no_list_of_calls(session):
+    table = pd.DataFrame({"a": [1]})
+    for call in (lambda: double.map(table), lambda: double.starmap(table)):
+        with pytest.raises(jn.BadTask, match="a task for the name of each column"):
+            call()
+    for item in ("ab", {"x": 1}):
+        with pytest.raises(jn.BadTask, match="a tuple of arguments for each call"):
+            double.starmap([item])
+
+
 def test_a_grid_of_more_than_a_million_calls_tells_its_size_and_makes_none(session):
     with pytest.raises(jn.BadTask, match=r"would make 2,002,000 calls \(x: 1,001 x y: 2,000\)"):
         double.grid(x=range(1001), y=range(2000))
@@ -471,8 +486,13 @@ def test_what_cant_hold_tasks_is_its_own_value(session, tmp_path):
         things = ["text", b"bytes", np.ones(2), pd.DataFrame({"a": [1]}), range(3), file, 3, None, {1}, pd.Series([1])]
         things += [bytearray(b"x"), type("Numbers", (), {"__iter__": lambda self: iter([1, 2])})(), {"a": [1]}, [[1]]]
         for thing in things:
-            assert jn.wait(thing) == (set(), set())
-            assert list(jn.as_completed(thing)) == []
+            if type(thing) in (list, set, dict):
+                assert jn.wait(thing) == (set(), set())
+                assert list(jn.as_completed(thing)) == []
+            else:
+                for waits in (jn.wait, lambda it: next(jn.as_completed(it))):
+                    with pytest.raises(jn.NoSuchTask, match="holds no task"):
+                        waits(thing)
             found = jn.value(thing)
             assert found is thing or (type(thing) in (list, set, dict) and found == thing)
         assert file.read() == "a line\n"
