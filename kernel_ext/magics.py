@@ -18,11 +18,12 @@ from IPython.core.magic import Magics, magics_class
 from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
-from jug_notebook.errors import JugError, StoreError, StoreGone
+from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
 from jug_notebook.task.cell import CellTask
+from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
 from kernel_ext.cells import Record
 from kernel_ext.display import label, play, promise, replay, show, wanted, widgets_work
@@ -157,9 +158,10 @@ class JugMagics(Magics):
 
     @validate("autostart")
     def _autostart_valid(self, proposal: Any) -> int:
-        if proposal.value < 0:
-            raise TraitError("JugMagics.autostart is a number of workers, 0 or more")
-        return int(proposal.value)
+        try:
+            return number_of_workers("JugMagics.autostart", proposal.value, least=0)
+        except LaunchError as error:
+            raise TraitError(str(error)) from None
 
     @property
     def as_text(self) -> bool:

@@ -174,5 +174,5 @@ class WorkerMagics(Magics):
 
 def _hosts(asked: argparse.Namespace) -> list[str | Path]:
     """Return the hosts of ``--host``, and the file of ``--hosts-file``."""
-    hosts: list[str | Path] = [host for written in asked.host for host in written.split(",") if host]
+    hosts: list[str | Path] = [host for written in asked.host for host in written.split(",") if host or not written]
     return [*hosts, Path(asked.hosts_file)] if asked.hosts_file else hosts
