@@ -454,7 +454,6 @@ class Needs(Protocol):
 
     def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
         """Return the task itself, whose value the function may load."""
-        ...
 
 
 class _Tracked(threading.local):

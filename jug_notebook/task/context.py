@@ -61,19 +61,15 @@ class Submissions(Protocol):
 
     def function_version(self, function: Any) -> FunctionVersion:
         """Return the function with its code, pinned until the cell ends."""
-        ...
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a large part of an argument. Return its address."""
-        ...
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Take in tasks: they reach the store soon, and before anything is read from it."""
-        ...
 
     def former(self, version: FunctionVersion) -> bool:
         """Was the function redefined since?"""
-        ...
 
 
 class Results(Protocol):
@@ -81,35 +77,28 @@ class Results(Protocol):
 
     def kept(self, key: Key) -> Spec | None:
         """Return what a finished task was submitted with; None where it isn't finished."""
-        ...
 
     def states(self, keys: Sequence[Key]) -> list[State]: ...
 
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
         """Return each task as people see it, with a summary of its value or error."""
-        ...
 
     def collect(
         self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
     ) -> list[Any]:
         """Return values in order; where there is none, raise its error, or (not ``strict``) put a `Problem` there."""
-        ...
 
     def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
         """Wait until all tasks (or the first of them) are settled. Return False if ``timeout`` seconds were over."""
-        ...
 
     async def settled(self, key: Key) -> None:
         """Wait until a task is settled, without blocking the loop."""
-        ...
 
     def outputs(self, key: Key) -> tuple[tuple[str, Any], ...]:
         """Return what the task printed and displayed, in order."""
-        ...
 
     def provenance(self, key: Key) -> dict[str, Any]:
         """Return who ran a task, where and when; whose run its value is, and who accepted that."""
-        ...
 
 
 class SessionProtocol(Protocol):
@@ -128,11 +117,9 @@ class SessionProtocol(Protocol):
 
     def run_here(self, target: Any) -> int:
         """Run tasks, and what they need, in this process. Return how many ran."""
-        ...
 
     def needs(self, key: Key) -> list[Any]:
         """Return the tasks whose values a task needs, as a `TaskList`."""
-        ...
 
     def retry(self, target: Any = None) -> int: ...
 

@@ -44,23 +44,18 @@ class Listener(Protocol):
 
         Called in the thread that runs the task.
         """
-        ...
 
     def clear(self) -> None:
         """Drop what the task has printed so far."""
-        ...
 
     def release(self) -> None:
         """The task has ended: processes that it left behind no longer print where the next one prints."""
-        ...
 
     def take(self) -> Output:
         """What was printed since."""
-        ...
 
     def cut(self) -> int:
         """What is printed from here on is a separate piece. Returns how many pieces there were before."""
-        ...
 
 
 class NoCapture:
