@@ -151,8 +151,7 @@ class TaskRecord:
     value_digest: bytes = b""
     records: bytes | tuple[bytes, ...] = b""
     reused_from: Outcome | None = None  #: the other task's run that gives it its value
-    direct: int = -1  #: the last round that the user invalidated; -1 if there is none
-    lost: int = -1  #: the last round whose value was lost; -1 if there is none
+    marks: tuple[int, int] = (-1, -1)
     attempts: list[Attempt] | None = None  #: the open ones
     requests: tuple[tuple[Origin, int, bool], ...] = ()  #: origin, counter, wanted
     wanted_dependents: int = 0
@@ -175,6 +174,16 @@ class TaskRecord:
     def locate(self, seq: int, spec: Place) -> None:
         """Set `seq` and `spec`."""
         self.location = seq << _PLACE | spec
+
+    @property
+    def direct(self) -> int:
+        """The last round that the user invalidated; -1 if there is none."""
+        return self.marks[0]
+
+    @property
+    def lost(self) -> int:
+        """The last round whose value was lost; -1 if there is none."""
+        return self.marks[1]
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:

@@ -281,9 +281,9 @@ class SchedulerState:
         for index, (key, from_round) in enumerate(zip(event.keys, event.from_rounds, strict=True)):
             task = self._record(key)
             if event.why is Why.DIRECT:
-                task.direct = max(task.direct, from_round)
+                task.marks = (max(task.direct, from_round), task.lost)
             elif event.why is Why.LOST:
-                task.lost = max(task.lost, from_round)
+                task.marks = (task.direct, max(task.lost, from_round))
             if from_round + 1 > task.round:
                 self.history.begin_round(task, from_round + 1)
             self._work.append(task)
@@ -312,8 +312,7 @@ class SchedulerState:
             task.outcomes = [outcome for outcome in task.outcomes if outcome[0].round > round]
             task.requests = tuple(request for request in task.requests if request[1] > counter)
             task.round = max(task.round, round + 1)
-            task.direct = task.direct if task.direct > round else -1
-            task.lost = task.lost if task.lost > round else -1
+            task.marks = (task.direct if task.direct > round else -1, task.lost if task.lost > round else -1)
             if goes:
                 going[task] = None
             else:
