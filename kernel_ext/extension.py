@@ -42,7 +42,7 @@ class Extension:
         self._end_recording = display.record(shell)
         self.sources.load()
         on_connect.append(self.magics.adopt)
-        self.magics.cell = cell_now(shell)
+        self.magics.cell, self.magics.cell_lasts = cell_now(shell)
         self._use_plain_open()
         self.magics.open()
 
@@ -78,11 +78,11 @@ class Extension:
             return
         self._depth += 1
         if self._depth == 1:
-            name = cell_name(getattr(info, "cell_id", None), info.raw_cell)
+            name, lasting = cell_name(getattr(info, "cell_id", None), info.raw_cell)
             self._use_plain_open()  # %reset brings it back
             self.scripts.note(name, info.raw_cell, len(self.shell.history_manager.input_hist_raw))
             with suppress(StoreGone):  # unless the cell connects to another, its end reports that
-                self.magics.begin_cell(name, info.raw_cell)
+                self.magics.begin_cell(name, info.raw_cell, lasting)
 
     def after(self, result: Any) -> None:
         """A cell has ended: submit its tasks and print messages about them under it."""

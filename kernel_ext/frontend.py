@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from jug_notebook.keys import syntax
+from jug_notebook.session.access import notebook_of_kernel
 
 
 def is_kernel(shell: Any) -> bool:
@@ -22,10 +25,15 @@ def beside_cells(shell: Any) -> bool:
     return bool(getattr(shell.kernel, "_supports_kernel_subshells", False)) if is_kernel(shell) else False
 
 
-def notebook_path(shell: Any, environ: Mapping[str, str] = os.environ) -> Path | None:
+def in_subshell() -> bool:
+    """Is this thread a subshell's, which runs cells beside the main thread's?"""
+    return "Subshell" in type(threading.current_thread()).__name__
+
+
+def notebook_path(shell: Any) -> Path | None:
     """Return the notebook's file, if VS Code or a Jupyter server names it; None in consoles and bare kernels."""
-    path = shell.user_ns.get("__vsc_ipynb_file__") or environ.get("JPY_SESSION_NAME", "")
-    return Path(os.path.abspath(path)) if str(path).endswith(".ipynb") else None
+    path = str(shell.user_ns.get("__vsc_ipynb_file__") or notebook_of_kernel())
+    return Path(os.path.abspath(path)) if path.endswith(".ipynb") else None
 
 
 def headless(shell: Any, environ: Mapping[str, str] = os.environ) -> bool:
@@ -37,18 +45,27 @@ def headless(shell: Any, environ: Mapping[str, str] = os.environ) -> bool:
     forced = environ.get("JUG_HEADLESS", "")
     if forced:
         return forced != "0"
-    if not is_kernel(shell) or environ.get("JPY_SESSION_NAME") or "__vsc_ipynb_file__" in shell.user_ns:
+    if not is_kernel(shell) or notebook_path(shell) is not None:
         return False
     return not (shell.get_parent() or {}).get("content", {}).get("allow_stdin", True)
 
 
-def cell_name(cell_id: str | None, text: str) -> str:
-    """Return a name for a cell: the front end's id, which stays when the cell is edited, or else a hash of its text."""
-    return cell_id or "text-" + hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8).hexdigest()
+def cell_name(cell_id: str | None, text: str) -> tuple[str, bool]:
+    """Return a name for a cell, and whether it lasts: whether it stays the cell's when that is edited or reopened.
+
+    That is so of the notebook format's ids. Others, such as VS Code's, which count cells anew whenever the file is
+    opened, could be another cell's next time; for these the name is a hash of the text.
+    """
+    if cell_id and _LASTING_ID.fullmatch(cell_id):
+        return cell_id, True
+    return "text-" + hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8).hexdigest(), False
 
 
-def cell_now(shell: Any) -> str:
-    """Return the name of the running cell, when called from it."""
+_LASTING_ID = re.compile("[A-Za-z0-9_-]{1,64}")  # as in the schema of the notebook format
+
+
+def cell_now(shell: Any) -> tuple[str, bool]:
+    """Return the name of the running cell, and whether it lasts, when called from it."""
     parent = shell.get_parent() if is_kernel(shell) else {}
     cell_id = (parent.get("metadata") or {}).get("cellId")
     typed = parent.get("content", {}).get("code") or (shell.user_ns.get("In") or [""])[-1]

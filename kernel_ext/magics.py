@@ -27,7 +27,7 @@ from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
 from kernel_ext.cells import Record
 from kernel_ext.display import label, play, promise, replay, show, wanted, widgets_work
-from kernel_ext.frontend import beside_cells, headless, is_kernel, notebook_path
+from kernel_ext.frontend import beside_cells, headless, in_subshell, is_kernel, notebook_path
 from kernel_ext.live import Drawing, Live
 from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, seconds
 
@@ -70,6 +70,7 @@ class JugMagics(Magics):
         self.live = live
         self.memory = memory
         self.cell = ""  #: the name of the running cell
+        self.cell_lasts = False  #: is that its name in later runs, too?
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._ran_here = 0  # tasks of the running cell that ran in this kernel
@@ -97,8 +98,9 @@ class JugMagics(Magics):
                 before.end_cell()
         session.workers.headless = session.workers.headless or headless(self.shell)
         session.submissions.label_of = self.cell_of
+        session.submissions.beside = in_subshell
         if self.in_cell:
-            session.begin_cell(self.cell)
+            session.begin_cell(self.cell, self.cell_lasts)
         session.submissions.check_keys(self.check_keys)
 
     def cell_of(self, file: str) -> str | None:
@@ -169,13 +171,13 @@ class JugMagics(Magics):
 
     # -- around a cell -------------------------------------------------------------------------------------------------
 
-    def begin_cell(self, cell: str, typed: str) -> None:
+    def begin_cell(self, cell: str, typed: str, lasting: bool) -> None:
         """A cell starts to run."""
-        self.cell, self.typed, self.in_cell = cell, typed, True
+        self.cell, self.typed, self.in_cell, self.cell_lasts = cell, typed, True, lasting
         self.live.forget(cell)
         session = self.attached()
         if session is not None:
-            self.session.begin_cell(cell)
+            self.session.begin_cell(cell, lasting)
             self.session.submissions.check_keys(self.check_keys)
 
     def end_cell(self, success: bool) -> None:

@@ -30,7 +30,7 @@ class ScriptMagics(Magics):
         history = getattr(getattr(shell, "history_manager", None), "input_hist_raw", ())
         for number, typed in enumerate(history):
             if typed.strip():
-                self.note(cell_name(None, typed), typed, number)
+                self.note(cell_name(None, typed)[0], typed, number)
 
     def note(self, name: str, typed: str, number: int) -> None:
         """A cell is about to run. It keeps the place of its first run."""

@@ -72,6 +72,8 @@ class TaskMagics(Magics):
             print((render.short if asked.short else render.text)(session.status(asked.all).snapshot))
         else:
             self.main.picture(session, all=asked.all)
+        if left := "" if asked.watch or asked.text else session.queries.left_behind():
+            print(left)
 
     @line_magic
     @options()
@@ -254,13 +256,18 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
+    @option("--ended", action="store_true", help="what runs of scripts and consoles requested that have ended")
     def jug_cancel(self, line: str) -> None:
         """Cancel tasks that have not started; those that run go on to their end.
 
         %jug_cancel slow                all of a function
         %jug_cancel results[10:]        those in the value of an expression
+        %jug_cancel --ended             all that runs requested that have ended: of scripts, consoles, nbconvert …
         """
-        found = self._session.cancel(read_target(self.jug_cancel, line).target, namespace=self.shell.user_ns)
+        asked = read(self.jug_cancel, line)
+        if not asked.ended:
+            asked = read_target(self.jug_cancel, line)
+        found = self._session.cancel(asked.target, namespace=self.shell.user_ns, ended=asked.ended)
         print(f"cancelled {plural(found)}" if found else "nothing to cancel: none of these is pending")
 
     @line_magic

@@ -119,6 +119,7 @@ class Jugdir:
             folder=purpose.folder,
             runner=RUNNER,
             read_only=purpose.read_only,
+            together=True,
         )
 
     @property

@@ -55,11 +55,24 @@ class Why(enum.Enum):
 
 
 class Origin(Struct, frozen=True, array_like=True):
-    """Who made a task, and where. ``notebook`` is an absolute path, or the working folder if none is known."""
+    """Who made a task, and where. ``notebook``: the path of the notebook or script, or the working folder where none is
+    known; with `run_name`, for a run that is not to be taken for any other.
+    """
 
     user: str
     notebook: str
     cell: str = ""
+
+
+def run_name(file: str, process: WorkerId) -> str:
+    """Return the name of one run of a notebook or script: "/home/ann/fit.py [host-123-a1b2c3]"."""
+    return f"{file} [{process}]"
+
+
+def file_of(notebook: str) -> tuple[str, bool]:
+    """Return the path in an origin's ``notebook``, and whether that names a single run."""
+    file, bracket, _ = notebook.rpartition(" [")
+    return (file, True) if bracket and notebook.endswith("]") else (notebook, False)
 
 
 class Request(Struct, frozen=True, array_like=True):
@@ -95,6 +108,7 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     memory: int = 0  #: resident bytes
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
     place: str = ""  #: the name by which the host was reached (an ssh alias), if not its own
+    notebook: str = ""  #: of a session: as in the `Origin` of its tasks
 
     @property
     def where(self) -> str:

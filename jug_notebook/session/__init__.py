@@ -23,7 +23,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone
 from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
-from jug_notebook.session.access import notebook_folder, notebook_path, open_access, resolve_url
+from jug_notebook.session.access import announce, open_access, resolve_url, running_file
 from jug_notebook.session.maintenance import Cleaned, Copied, clean
 from jug_notebook.session.maintenance import copy as copy_store
 from jug_notebook.session.queries import Queries
@@ -61,7 +61,8 @@ class Session:
     Its parts: ``submissions`` (tasks on their way into the store), ``results`` (states and values), ``workers``,
     ``queries`` (status, tables, logs …) and ``reruns``. What they share is ``access``.
 
-    ``folder``: where tasks run, if not beside the notebook; ``runner``: what calls functions that name none;
+    ``folder``: the folder that counts as the notebook's; ``runner``: what calls functions that name none; ``together``:
+    all processes that run this file count as one;
     ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
     the session isn't listed in the store.
     Raises StoreError where the store can't be opened or its key isn't known.
@@ -78,11 +79,14 @@ class Session:
         folder: Path | None = None,
         runner: str = "",
         read_only: bool = False,
+        together: bool = False,
     ) -> None:
-        self.notebook = notebook_path(notebook)
-        self.folder = folder or notebook_folder(self.notebook)
+        file, beside, lasting = running_file(notebook)
+        self.folder = folder or beside
         self.read_only = read_only
-        self.access = access = open_access(url, self.notebook, self.folder, shared, read_only, clock)
+        access = open_access(url, file, self.folder, shared, read_only, clock)
+        self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
+        self.notebook = access.notebook  #: who requests tasks: the notebook's path, or one run of it
         self.id = access.process.id  #: this session among the processes of the store
         self.url = access.store.url  #: the store's, for other processes; may hold a password
         self.display_url = access.display_url  #: the store's, for people: short, and without a password
@@ -98,7 +102,6 @@ class Session:
         OPEN_SESSIONS.add(self)
         if read_only:
             return
-        access.store.renew([access.process])
         self._heartbeat = threading.Thread(
             target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
         )
@@ -238,17 +241,25 @@ class Session:
         accepting = Accepting(self.access.store, self.access.seal, self.access.user)
         return (accepting.undo if undo else accepting.accept)(keys, self.access.clock.now(), dry_run)
 
-    def cancel(self, target: Any, namespace: Mapping[str, Any] | None = None) -> int:
+    def cancel(self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, ended: bool = False) -> int:
         """Cancel this notebook's requests for these tasks: what has not started won't; what runs goes on to its end.
 
-        Return how many were pending. Raises NoSuchTask.
+        With ``ended``, cancel the requests of this user's runs that have ended, of scripts, consoles and headless
+        notebooks: for these tasks, or without a target for all. Return how many were pending. Raises NoSuchTask.
         """
-        keys = self._targets.keys(target, namespace)
-        states = self.access.store.states(keys)
-        unwanted = [k for k, state in zip(keys, states, strict=True) if state in PENDING or state is State.RUNNING]
-        if unwanted:
-            self.access.store.request(unwanted, self.access.origin(), False)
-        return sum(state in PENDING for state in states)
+        store = self.access.store
+        if target is None and not ended:
+            raise NoSuchTask("cancel(target): which tasks? Or ended=True, for what runs requested that have ended")
+        keys = None if target is None else dict.fromkeys(self._targets.keys(target, namespace))
+        cancelled: set[Key] = set()
+        for origin in self.access.ended_runs() if ended else [self.access.origin()]:
+            asked = store.requested(origin) if ended else keys or []
+            chosen = [key for key in asked if keys is None or key in keys]
+            states = dict(zip(chosen, store.states(chosen), strict=True))
+            if unwanted := [key for key, state in states.items() if state in PENDING or state is State.RUNNING]:
+                store.request(unwanted, origin, False)
+            cancelled.update(key for key, state in states.items() if state in PENDING)
+        return len(cancelled)
 
     def withdraw(self, keys: Sequence[Key]) -> None:
         """Withdraw this notebook's requests for these tasks, finished ones too: `cleanup` may delete them."""
@@ -313,11 +324,11 @@ def connect(
     is made. Raises StoreError.
     """
     global _current
-    path = notebook_path(notebook)
+    path, folder, _ = running_file(notebook)
     before = None if _current is None or _close_if_gone(_current) else _current
     if before is not None and not before.closed:
         before.submissions.flush()
-        same = before.url == absolute(resolve_url(url, notebook_folder(path))) and before.notebook == path
+        same = before.url == absolute(resolve_url(url, folder)) and before.access.file == path
         if same and shared is None:
             before.workers.headless = before.workers.headless or headless
             return _use(before)

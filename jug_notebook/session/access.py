@@ -1,18 +1,22 @@
-"""Open a store for a session: paths, the key, and the `StoreAccess` that all parts of a session share."""
+"""Open a store for a session: paths, the key, who requests tasks, and the `StoreAccess` that its parts share."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Origin, Scope, WorkerInfo
+from jug_notebook.model import Origin, Scope, WorkerInfo, file_of, run_name
 from jug_notebook.store import Store, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.signed import SignedReader, secret_of
@@ -31,8 +35,8 @@ class StoreAccess:
     clock: Clock
     process: WorkerInfo  #: this session among the processes of the store
     user: str
-    notebook: str  #: path of the notebook or script, or the working folder
-    folder: Path  #: where tasks run
+    file: str  #: path of the notebook or script, or the working folder where none is known
+    folder: Path  #: the notebook's, from which relative paths of stores are taken; the working folder of a script
     read_only: bool  #: tasks get keys but are not submitted
     display_url: str  #: the store's URL for people: short, and without a password
     in_process: list[Callable[[], WorkerInfo]] = field(default_factory=list)  #: workers in this process
@@ -41,6 +45,11 @@ class StoreAccess:
     def starting(self) -> bool:
         """Return whether workers of this session are starting. Raises LaunchError, once, if none could start."""
         return any(crew.starting for crew in self.crews)
+
+    @property
+    def notebook(self) -> str:
+        """Who requests tasks here: ``file``, or one run of it, as `announce` decided."""
+        return self.process.notebook or self.file
 
     @property
     def scope(self) -> Scope:
@@ -55,9 +64,25 @@ class StoreAccess:
         """Return who requests tasks here."""
         return Origin(self.user, self.notebook, cell)
 
+    def live_notebooks(self) -> set[str]:
+        """Return the notebooks and runs in which other processes of this user request tasks now."""
+        mine = self.process.machine, self.process.pid, self.process.born
+        return {
+            info.notebook
+            for info, alive, _ in self.store.processes()
+            if alive and info.kind == "session" and info.user == self.user
+            if (info.machine, info.pid, info.born) != mine
+        }
+
+    def ended_runs(self) -> list[Origin]:
+        """Return who requested tasks in runs of this user that have ended, of scripts, consoles and the like."""
+        live = self.live_notebooks() | {self.notebook}
+        runs = (one for one in self.store.origins() if one.user == self.user and file_of(one.notebook)[1])
+        return [origin for origin in runs if origin.notebook not in live]
+
 
 def open_access(
-    url: str | Path, notebook: str, folder: Path, shared: str | None, read_only: bool, clock: Clock
+    url: str | Path, file: str, folder: Path, shared: str | None, read_only: bool, clock: Clock
 ) -> StoreAccess:
     """Open the store at ``url`` (a relative path is taken from ``folder``). Raises StoreError."""
     store = open_store(resolve_url(url, folder), clock)
@@ -67,8 +92,52 @@ def open_access(
     signed = SignedReader(store, seal)
     process = system.me("session", clock)
     return StoreAccess(
-        store, seal, signed, clock, process, system.user(), notebook, folder, read_only, short_url(store, folder)
+        store, seal, signed, clock, process, system.user(), file, folder, read_only, short_url(store, folder)
     )
+
+
+def announce(access: StoreAccess, *, lasting: bool, together: bool) -> StoreAccess:
+    """Send the first heartbeat, and decide who requests tasks here. Return the access with that.
+
+    A notebook is known by its path, in one process at a time, and takes over what an earlier run of it requested. A
+    second process of the same notebook is a run of its own, and so is each run of what doesn't last (``lasting=False``:
+    a script, a console, a notebook whose path is unknown): what it requests is cancelled by nobody else. Processes
+    that work on one file ``together``, as on a jugfile, are one.
+    """
+    store, process = access.store, msgspec.structs.replace(access.process, notebook=access.file)
+    if lasting or together:
+        store.renew([process])
+    alone = lasting and access.file not in access.live_notebooks()
+    if not together and not alone:
+        process = msgspec.structs.replace(process, notebook=run_name(access.file, process.id))
+        store.renew([process])
+    access = replace(access, process=process)
+    if alone and access.file.endswith(".ipynb"):
+        _take_over_renamed(access)
+    return access
+
+
+def _take_over_renamed(access: StoreAccess) -> None:
+    """Let a notebook that was renamed go on: take over what cells with its ids requested under a path that is gone."""
+    if access.store.snapshot(access.scope).functions:
+        return
+    origins = [origin for origin in access.store.origins() if origin.user == access.user and origin.cell]
+    ids = _cell_ids(Path(access.file)) if origins else frozenset()
+    live = access.live_notebooks()
+    for origin in origins:
+        known = origin.notebook.endswith(".ipynb") and origin.notebook not in live
+        if known and origin.cell in ids and not os.path.exists(origin.notebook):
+            keys = access.store.requested(origin)
+            access.store.request(keys, access.origin(origin.cell), True)
+            access.store.request(keys, origin, False)
+
+
+def _cell_ids(notebook: Path) -> frozenset[str]:
+    """Return the ids of the cells in a notebook's file; none where it can't be read, or is older than ids."""
+    try:
+        return frozenset(str(cell["id"]) for cell in json.loads(notebook.read_bytes())["cells"] if "id" in cell)
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def _secret(store: Store) -> bytes:
@@ -97,12 +166,43 @@ def resolve_url(url: str | Path, folder: Path) -> str:
     return f"file:{folder / Path(rest).expanduser()}" if scheme == "file" and rest else str(url)
 
 
-def notebook_path(given: str | Path | None) -> str:
-    """Return the notebook's absolute path: as given, as Jupyter says, or the working folder."""
-    return os.path.normpath(os.path.abspath(given or os.environ.get("JPY_SESSION_NAME") or "."))
+def running_file(given: str | Path | None) -> tuple[str, Path, bool]:
+    """Return the path of the notebook, as given or as Jupyter names it; else of the script, or the working folder.
+
+    With it come the folder that the notebook is in, or in which the script runs, and whether the file lasts: whether a
+    later run of it goes on where this one has ended.
+    """
+    if notebook := given or notebook_of_kernel():
+        path = os.path.normpath(os.path.abspath(notebook))
+        return path, _notebook_folder(path), True
+    script = None if _in_kernel() else getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.abspath(script or "."), Path.cwd(), False
 
 
-def notebook_folder(notebook: str) -> Path:
+def notebook_of_kernel() -> str:
+    """Return the path of the notebook for which a Jupyter server started this kernel; "" if this is none.
+
+    All processes that a kernel starts, scripts and other kernels, inherit the variable that names it. So it counts only
+    in a kernel, and only if the process that started the kernel doesn't have the same.
+    """
+    name = os.environ.get("JPY_SESSION_NAME", "")
+    if not name.endswith(".ipynb") or not _in_kernel():
+        return ""
+    try:
+        import psutil  # ipykernel needs it, too
+
+        parent = psutil.Process(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))
+        return "" if parent.environ().get("JPY_SESSION_NAME") == name else name
+    except (ImportError, ValueError, OSError, psutil.Error):
+        return name
+
+
+def _in_kernel() -> bool:
+    application = sys.modules.get("ipykernel.kernelapp")
+    return application is not None and bool(application.IPKernelApp.initialized())
+
+
+def _notebook_folder(notebook: str) -> Path:
     """Return the folder that a notebook is in, or the working folder where that doesn't exist."""
     path = Path(notebook)
     if path.is_dir():

@@ -30,6 +30,7 @@ from jug_notebook.numbers import whole_number
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
+from jug_notebook.session.submission import PENDING
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store
@@ -64,7 +65,21 @@ class Queries:
         scope = self._access.scope_of(all)
         failed = self._failures.latest(scope)
         snapshot = self._snapshot(scope, self._failures.kinds(failed))
-        return Status(msgspec.structs.replace(snapshot, failures=self._failures.latest_views(failed)))
+        notes = (*snapshot.notes, *filter(None, [self.left_behind()]))
+        return Status(msgspec.structs.replace(snapshot, failures=self._failures.latest_views(failed), notes=notes))
+
+    def left_behind(self) -> str:
+        """Return how many pending tasks only ended runs requested, and how to cancel them, in a line; "" for none.
+
+        Nobody cancels by himself what another run requested, so scripts and consoles may leave such tasks.
+        """
+        mine, all_tasks = (self._store.snapshot(scope).counts for scope in (self._access.scope, Scope()))
+        if all(mine[state] == all_tasks[state] for state in PENDING):
+            return ""
+        keys = sorted({key for origin in self._access.ended_runs() for key in self._store.requested(origin)})
+        count = sum(state in PENDING for state in self._store.states(keys))
+        runs = "were requested by runs that have ended"
+        return f"{render.plural(count, 'pending task')} {runs}; %jug_cancel --ended cancels them" if count else ""
 
     def glance(self, all: bool = False) -> Snapshot:
         """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from jug_notebook import codec, system
-from jug_notebook.errors import ChangedInCell, StoreError, Unhashable
+from jug_notebook.errors import BadTask, ChangedInCell, StoreError, Unhashable
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, TaskTemplate
+from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, TaskTemplate
 from jug_notebook.session import key_check
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in
-from jug_notebook.store.signed import SignedWriter, template
+from jug_notebook.store.signed import SignedWriter
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.worker.loggers import loggers_now
@@ -52,15 +53,21 @@ class SubmissionQueue:
     def __init__(self, access: StoreAccess, runner: str = "") -> None:
         self._access = access
         self._store = access.store
-        self._signed, self._writer = access.signed, SignedWriter(access.seal)
+        self._writer = SignedWriter(access.seal)
         self._clock = access.clock
         self._runner = runner  #: for functions that name none
         self._read_only = access.read_only  #: tasks get keys but are not submitted
         self._lock = threading.RLock()
-        self._buffer: list[PendingTask] = []
+        self._buffer: list[PendingTask] = []  #: of the running cell
+        self._beside: list[PendingTask] = []  #: made by other threads than the cell's, which run cells of their own
         self._since = 0.0
         self._closed = False
+        self._home = os.path.realpath(access.folder)
+        self._folder = ""  #: the working folder when what is in the buffers was made,
+        self._away = ""  #: and where that is, seen from the notebook's
         self._cell: str | None = None
+        self._cell_lasts = False
+        self._cell_thread = 0
         self._made: dict[Key, FunctionVersion] = {}
         self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
         self._submitted = CellReport()
@@ -68,12 +75,16 @@ class SubmissionQueue:
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
+        #: what this process requested, by the function's name and code
+        self._requested: dict[tuple[str, str], set[Key]] = {}
         self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
             weakref.WeakKeyDictionary()
         )
         self._outdated = 0  #: tasks of previous versions that were cancelled in this cell
         #: names for people of code that isn't in a real file, which tracebacks show: "Cell In[3]"
         self.label_of: Callable[[str], str | None] | None = None
+        #: tells whether the calling thread runs cells of its own, beside the main thread's
+        self.beside: Callable[[], bool] | None = None
         self._sample: dict[FunctionVersion, list[PendingTask]] | None = None  #: some calls of each function
 
     # -- submitting tasks ----------------------------------------------------------------------------------------------
@@ -160,6 +171,22 @@ class SubmissionQueue:
         except Unhashable:
             return latest is not function
 
+    def away(self) -> str:
+        """Return the working folder as seen from the notebook's: "" for that itself, which is the rule.
+
+        What is made from now on runs there. Raises BadTask where it was removed.
+        """
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError:
+            raise BadTask("the working folder was removed; os.chdir() to one that exists") from None
+        if folder != self._folder:
+            with self._lock:
+                self._submit()
+                self._folder = folder
+                self._away = "" if folder == self._home else os.path.relpath(folder, self._home)
+        return self._away
+
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Queue tasks: they are submitted soon, and before anything is read from the store."""
         with self._lock:
@@ -169,9 +196,11 @@ class SubmissionQueue:
                 self._note(pending_tasks)
                 return
             now = self._clock.monotonic()
-            if not self._buffer:
+            if not self._buffer and not self._beside:
                 self._since = now
-            self._buffer.extend(pending_tasks)
+            other = self._cell is not None and threading.get_ident() != self._cell_thread
+            apart = other and self.beside is not None and self.beside()
+            (self._beside if apart else self._buffer).extend(pending_tasks)
             if self._sample is not None:
                 for task in pending_tasks[: key_check.SAMPLE]:
                     some = self._sample.setdefault(task[0], [])
@@ -184,16 +213,18 @@ class SubmissionQueue:
         """Submit the tasks that were made and not submitted yet. In a script this ends a run, as `end_cell` does."""
         if self._cell is not None:
             self._submit()
-        elif self._buffer:
+        elif self._buffer or self._beside:
             self._end_of_run()
 
     def _submit(self) -> None:
         with self._lock:
+            if self._beside:
+                self._send(self._beside, "")
+                self._beside = []
             pending_tasks = self._buffer
             if not pending_tasks:
                 return
-            origin = self._access.origin(self._cell or "")
-            report = self._store.submit(self._submissions(pending_tasks, origin), origin)
+            report = self._send(pending_tasks, self._cell or "")
             if self._cell is not None:
                 self._note(pending_tasks)
             self._buffer = []
@@ -204,14 +235,18 @@ class SubmissionQueue:
                 finished=self._submitted.finished + report.finished,
             )
 
-    def _submissions(self, pending_tasks: Sequence[PendingTask], origin: Origin) -> list[Submission]:
-        folder, made, python = str(self._access.folder), self._clock.now(), system.python()
+    def _send(self, pending_tasks: Sequence[PendingTask], cell: str) -> SubmitReport:
+        origin, folder = self._access.origin(cell), self._folder or self._home
+        made, python = self._clock.now(), system.python()
         sealed = self._writer.spec
         submissions = []
         for version, key, form, needs, arguments, args_repr, call in pending_tasks:
             spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
             submissions.append(Submission(key, version.name, needs, form, sealed(spec), version.priority, python))
-        return submissions
+        report = self._store.submit(submissions, origin)
+        for version, key, *_ in pending_tasks:
+            self._requested.setdefault((version.name, version.code), set()).add(key)
+        return report
 
     def close(self) -> None:
         """Submit what is left, and accept no more tasks."""
@@ -223,7 +258,7 @@ class SubmissionQueue:
     def hurry(self) -> None:
         """Submit tasks that have waited too long, in a cell that is busy with something else."""
         with self._lock:
-            if self._buffer and self._clock.monotonic() - self._since > FLUSH_AFTER:
+            if (self._buffer or self._beside) and self._clock.monotonic() - self._since > FLUSH_AFTER:
                 self._submit()
 
     def check_keys(self, on: bool = True) -> None:
@@ -244,11 +279,14 @@ class SubmissionQueue:
 
     # -- cells ---------------------------------------------------------------------------------------------------------
 
-    def begin_cell(self, cell: str) -> None:
-        """A cell starts to run: tasks made until `end_cell` belong to it."""
+    def begin_cell(self, cell: str, lasting: bool = True) -> None:
+        """A cell starts to run: tasks made until `end_cell` belong to it.
+
+        ``lasting``: that is the cell's name for good, so that what a former version of it requested can be cancelled.
+        """
         with self._lock:
             self._submit()
-            self._cell = cell
+            self._cell, self._cell_lasts, self._cell_thread = cell, lasting, threading.get_ident()
             self._made, self._needs = {}, {}
             self._submitted = CellReport()
             self._outdated = 0
@@ -315,15 +353,21 @@ class SubmissionQueue:
         self._codes.clear()
 
     def _cancel_not_made(self, cell: str) -> int:
-        """Cancel what this cell requested when it ran before, and did not make this time."""
-        if not cell:
+        """Cancel what this cell requested when it ran before, and did not make this time.
+
+        Only what has ended is superseded: a cell whose name doesn't last may be another one, and processes that work
+        on one file together may each be at another version of it.
+        """
+        if not cell or not self._cell_lasts:
             return 0
         origin = self._access.origin(cell)
         gone = [key for key in self._store.requested(origin) if key not in self._made]
+        if gone and origin.notebook in self._access.live_notebooks():
+            return 0
         return self._withdraw(gone, origin)
 
     def _cancel_redefined(self) -> int:
-        """Cancel the pending tasks of previous definitions of functions, also of functions that were not called."""
+        """Cancel what this process requested by previous definitions, also of functions that were not called now."""
         cancelled = 0
         for function in list(definitions.values()):
             try:
@@ -340,12 +384,8 @@ class SubmissionQueue:
         self._known[name] = code
         if known is not None and not _redefines(known.parts, code.parts):
             return 0
-        keys = self._store.keys_named(name, self._access.scope)
-        outdated = [
-            key
-            for key, spec in zip(keys, self._signed.specs(keys), strict=True)
-            if spec is not None and template(spec.template).code != code.digest
-        ]
+        former = [version for version in self._requested if version[0] == name and version[1] != code.digest]
+        outdated = [key for version in former for key in self._requested.pop(version)]
         return self._withdraw(outdated, self._access.origin())
 
     def _withdraw(self, keys: Sequence[Key], origin: Origin) -> int:

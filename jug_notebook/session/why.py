@@ -88,7 +88,7 @@ class WhyQuery:
         if near is None:
             line = f"new function: no result of `{name}` is stored yet"
             return _with_reasons(plain, [*reasons, Reason(Cause.NEW, "new function", line)])
-        return _with_reasons(plain, reasons + (self._reasons_between(near, spec) or [_ALIKE]), near)
+        return _with_reasons(plain, reasons + (self._reasons_between(near, spec) or _unseen(near, spec)), near)
 
     def _explain_stored(self, plain: Explanation, spec: Spec) -> Explanation:
         """Explain a stored task: why an earlier value of the same call, if there is one, isn't used."""
@@ -376,6 +376,14 @@ class Need:
 
     def __jug_hash__(self) -> str:
         return self.call + self.ident
+
+
+def _unseen(before: Spec, now: Spec) -> list[Reason]:
+    """Return the reason where code and arguments are equal."""
+    if before.folder == now.folder:
+        return [_ALIKE]
+    line = f"working folder: {before.folder} → {now.folder}, where relative paths mean other files"
+    return [Reason(Cause.ARGUMENT, "working folder", line, before.folder, now.folder)]
 
 
 _ALIKE = Reason(

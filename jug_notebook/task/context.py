@@ -65,6 +65,10 @@ class Submissions(Protocol):
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a large part of an argument. Return its address."""
 
+    def away(self) -> str:
+        """Return the working folder as seen from the notebook's, "" for that itself: a part of keys."""
+        ...
+
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Take in tasks: they reach the store soon, and before anything is read from it."""
 
@@ -107,7 +111,7 @@ class SessionProtocol(Protocol):
     identity: str  #: names the store: tasks of one store go together
     display_url: str  #: the store's URL for people
     read_only: bool  #: tasks are only named, and none is submitted
-    folder: Path  #: where tasks run: the notebook's folder
+    folder: Path  #: the notebook's folder
 
     @property
     def submissions(self) -> Submissions: ...

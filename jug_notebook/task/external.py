@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from jug_notebook.errors import BadTask, CommandFailed
-from jug_notebook.task import context as context
 from jug_notebook.task.context import in_task
 from jug_notebook.task.files import File, PathAdvice
 from jug_notebook.task.function import Arguments, TaskFunction
@@ -84,7 +83,7 @@ def shell(
     jn.file("a.txt"), "-o", "b.txt"], outputs=["b.txt"])``. ``outputs`` are paths that it writes: their content is kept
     in the store. With ``check`` an exit status other than 0 fails the task. ``stdin`` is text, bytes or a task; a task
     of another command stands for its stdout, here and in the list. ``env`` adds variables; ``after`` holds tasks that
-    must be done before. It runs in the notebook's folder.
+    must be done before. It runs in the working folder.
 
     The key covers the command, not the program that it calls. Raises BadTask.
     """
@@ -102,7 +101,7 @@ def shell(
     _PATH_ADVICE.look(
         [("command", word) for word in command if word not in paths] if isinstance(command, tuple) else []
     )
-    return _shell(name, timeout, retries)(*call, folder=str(context.current_session().folder))
+    return _shell(name, timeout, retries)(*call, folder=os.getcwd())
 
 
 _PATH_ADVICE = PathAdvice("shell")
@@ -137,7 +136,7 @@ def _run(
     after: Any,
     stdin: Any,
     env: dict[str, Any] | None,
-    folder: str,  # part of the key: relative paths mean something else in another notebook's folder
+    folder: str,  # part of the key: relative paths mean something else in another folder
 ) -> Ran:
     import subprocess  # few need it
 
@@ -289,7 +288,7 @@ def written(origin: Any, value: Any, oname: Any, metadata_fname: Any, metadata_f
     form = _format(metadata_fname, metadata_format) if metadata_fname is not None else ""
     names = [None if name is None else os.fspath(name) for name in (oname, metadata_fname)]
     value = None if oname is None else value
-    return _WRITE(origin, value, *names, form, "" if in_task.on else str(context.current_session().folder))
+    return _WRITE(origin, value, *names, form, "" if in_task.on else os.getcwd())
 
 
 def _format(path: Any, given: str | None) -> str:

@@ -37,6 +37,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 _LONG = 10**15
+WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn't the notebook's folder
 _BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
 MOST_PRIORITY = 1 << 31
@@ -103,7 +104,8 @@ class TaskFunction:
             return self.__jug_function__(*args, **kwargs)
         session = context.current or context.current_session()
         version = session.submissions.function_version(self)
-        task = self._pending(session, version, self._bound(args, kwargs), args, kwargs)
+        away = session.submissions.away()
+        task = self._pending(session, version, self._bound(args, kwargs), args, kwargs, away)
         session.submissions.add((task,))
         return handle(session, version, task[1], task[3], task[5])
 
@@ -210,8 +212,11 @@ class TaskFunction:
 
     def _counting(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """Return the bound arguments that are part of the key."""
-        bound = self._bound(args, kwargs)
-        return [pair for pair in bound if pair[0] not in self.ignore] if self.ignore else bound
+        return self._named(self._bound(args, kwargs))
+
+    def _named(self, arguments: Arguments) -> Arguments:
+        """Return the arguments that are part of the key."""
+        return [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
 
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """Return what a wrapper is passed: only it knows which defaults count, and what it does with the rest."""
@@ -239,11 +244,12 @@ class TaskFunction:
         arguments: Arguments,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        away: str,
         put: Put | None = None,
     ) -> PendingTask:
         """Return a call with its key and its arguments encoded, both at once: later changes affect neither."""
-        named = [pair for pair in arguments if pair[0] not in self.ignore] if self.ignore else arguments
-        key, form, needs, call = digest.name_call(version.code, version.name, named)
+        named = self._named(arguments)
+        key, form, needs, call = digest.name_call(version.code, version.name, in_folder(named, away))
         self._path_advice.look(named)
         if self._tasks_by_default:  # the value of a task that is a default is sent with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
@@ -313,10 +319,11 @@ class TaskFunction:
             memory.complete = not steady
             while True:
                 pending_tasks: list[PendingTask] = []
+                away = session.submissions.away()
                 with system.uncollected():
                     for arguments, args, kwargs in islice(waiting, BATCH):
                         sent = {**kwargs, **shared} if shared else kwargs
-                        task = self._pending(session, version, arguments, args, sent, put)
+                        task = self._pending(session, version, arguments, args, sent, away, put)
                         pending_tasks.append(task)
                         tasks.append(handle(session, version, task[1], task[3], task[5]))
                     if not pending_tasks:
@@ -397,6 +404,11 @@ class TaskFunction:
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
+
+
+def in_folder(named: Arguments, away: str) -> Arguments:
+    """Return what a key covers of a call that is made in another working folder, where relative paths differ."""
+    return [*named, (WORKING_FOLDER, away)] if away else named
 
 
 class Chunk:

@@ -16,7 +16,7 @@ from jug_notebook.numbers import whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.files import as_it_is
-from jug_notebook.task.function import Arguments, Around, TaskFunction
+from jug_notebook.task.function import Arguments, Around, TaskFunction, in_folder
 from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
 from jug_notebook.task.values import TaskList, tasks_in, value
 
@@ -159,7 +159,7 @@ class CompoundFunction(TaskFunction):
         session = context.current or context.current_session()
         version = session.submissions.function_version(self._collapsed)
         arguments = self._bound(args, kwargs)
-        named = [pair for pair in arguments if pair[0] not in self.ignore]
+        named = in_folder(self._named(arguments), session.submissions.away())
         key, _, _, call = digest.name_call(version.code, version.name, named)
         with briefly():
             args_repr = self._args_repr(arguments)

@@ -258,8 +258,7 @@ class TaskRunner:
         spec = self._signed.spec(claim.lease.key, claim.body)
         template = attempt.template = template_of(spec.template)
         self._status.begin(claim, template, attempt.started, attempt.since)
-        if not self._in_process:
-            self._go_to(spec.folder)
+        self._go_to(spec.folder, around)
         runner = self._runner(template.runner) if template.runner else None
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
@@ -417,16 +416,20 @@ class TaskRunner:
             self._maps.put(address, data, data.nbytes)
         return data
 
-    def _go_to(self, folder: str) -> None:
+    def _go_to(self, folder: str, around: ExitStack) -> None:
+        """Change to the folder that the task was made in; what isn't a worker process goes back afterwards."""
         folder = mapped(folder, self._folders)
         try:
-            if os.getcwd() == folder:
-                return
+            now = os.getcwd()
         except OSError:  # the task before left us in a folder that it removed
-            os.chdir(self._home)
+            os.chdir(now := self._home)
+        if now == folder:
+            return
+        if self._in_process:
+            around.callback(os.chdir, now)
         try:
             os.chdir(folder)
-        except OSError:  # the notebook's folder is not on this host
+        except OSError:  # it is not on this host
             os.chdir(self._home)
 
     # -- failures

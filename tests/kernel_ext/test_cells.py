@@ -385,27 +385,28 @@ class _Shell:
         return {"content": self._content}
 
 
-def test_the_notebook_is_what_the_front_end_says() -> None:
-    there = {"JPY_SESSION_NAME": "/home/me/n.ipynb"}
-    assert notebook_path(_Shell(), there) == Path("/home/me/n.ipynb")
-    assert notebook_path(_Shell(__vsc_ipynb_file__="/home/me/v.ipynb"), there) == Path("/home/me/v.ipynb")
-    assert notebook_path(_Shell(), {"JPY_SESSION_NAME": "/home/me/console-1-abc"}) is None
-    assert notebook_path(_Shell(), {}) is None
+def test_the_notebook_is_what_the_front_end_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notebook_path(_Shell(__vsc_ipynb_file__="/home/me/v.ipynb")) == Path("/home/me/v.ipynb")
+    assert notebook_path(_Shell()) is None
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/n.ipynb")
+    assert notebook_path(_Shell()) is None, "this process is no kernel: it inherited the name from one"
 
 
 def test_a_kernel_whose_cells_may_not_ask_is_headless() -> None:
     assert headless(_Shell(kernel=object(), allow_stdin=False), {})
     assert not headless(_Shell(kernel=object(), allow_stdin=True), {})
     assert not headless(_Shell(kernel=object()), {})
-    assert not headless(_Shell(kernel=object(), allow_stdin=False), {"JPY_SESSION_NAME": "/n.ipynb"})
     assert not headless(_Shell(kernel=object(), allow_stdin=False, __vsc_ipynb_file__="/n.ipynb"), {})
     assert not headless(_Shell(), {})
-    assert headless(_Shell(), {"JUG_HEADLESS": "1", "JPY_SESSION_NAME": "/n.ipynb"})
+    assert headless(_Shell(__vsc_ipynb_file__="/n.ipynb"), {"JUG_HEADLESS": "1"})
 
 
 def test_a_cell_keeps_its_name_over_edits_where_the_front_end_tells_it() -> None:
-    assert cell_name("abc", "x = 1") == cell_name("abc", "x = 2")
+    assert cell_name("a1b2-c3", "x = 1") == cell_name("a1b2-c3", "x = 2") == ("a1b2-c3", True)
     assert cell_name(None, "x = 1") == cell_name(None, "x = 1\n") != cell_name(None, "x = 2")
+    handle = "vscode-notebook-cell:/home/me/n.ipynb#W2sZmlsZQ%3D%3D"
+    assert cell_name(handle, "x = 1") == cell_name(None, "x = 1"), "a handle moves when the file is opened again"
+    assert not cell_name(None, "x = 1")[1]
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

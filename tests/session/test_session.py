@@ -102,11 +102,10 @@ def test_a_session_whose_store_was_replaced_submits_nothing_to_the_new_one(tmp_p
 
 def test_the_first_need_connects_to_the_store_of_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("JUG_STORE", "results/here")
-    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "study.ipynb"))
+    monkeypatch.chdir(tmp_path)
     session = jn.current()
     try:
         assert session.url == f"file:{tmp_path / 'results/here'}"
-        assert session.notebook == str(tmp_path / "study.ipynb")
     finally:
         session.close()
 
@@ -268,24 +267,23 @@ def test_redefining_a_function_takes_back_its_old_versions_pending_tasks(session
     assert new.state is State.READY
 
 
-def test_redefining_is_seen_after_a_restart_too(store_url, tmp_path):
-    first = jn.connect(store_url, notebook=tmp_path)
+@pytest.mark.parametrize("store_url", ["file", "redis"], indirect=True)
+def test_after_a_restart_only_the_cell_that_requested_tasks_of_other_code_cancels_them(store_url, tmp_path):
+    first = jn.connect(store_url, notebook=tmp_path / "study.ipynb")
+    first.begin_cell("calls")
     old = define("def f(x): return x")(1)
-    first.submissions.flush()
-    key, store = old.key, first.access.store
-    second = jn.Session(store_url, notebook=tmp_path)
-    from jug_notebook.task import context
-
-    context.set_current(second)
+    first.end_cell()
+    first.close()
+    second = jn.connect(store_url, notebook=tmp_path / "study.ipynb")
+    second.begin_cell("another")
+    define("def f(x): return x + 1")(2)
+    assert second.end_cell().cancelled == 0
+    assert second.access.store.states([old.key]) == [State.READY]
+    second.begin_cell("calls")
     define("def f(x): return x + 1")(1)
-    second.submissions.flush()
-    assert second.access.store.states([key]) == [State.CANCELLED]
-    del store
+    assert second.end_cell().cancelled == 1
+    assert second.access.store.states([old.key]) == [State.CANCELLED]
     second.close()
-    if store_url.startswith("file"):
-        first.close()
-    else:
-        first._ended.set()
 
 
 def test_the_same_code_again_takes_nothing_back_and_is_no_former_definition(session):
