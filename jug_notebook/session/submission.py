@@ -16,7 +16,7 @@ from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, Su
 from jug_notebook.session import key_check
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in
-from jug_notebook.store.signed import SignedWriter
+from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.worker.loggers import loggers_now
