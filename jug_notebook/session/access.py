@@ -180,11 +180,13 @@ def running_file(given: str | Path | None) -> tuple[str, Path, bool]:
 
 
 def notebook_of_kernel() -> str:
-    """Return the path of the notebook for which a Jupyter server started this kernel; "" if this is none.
+    """Return the path of the notebook that VS Code or a Jupyter server started this kernel for; "" if this is none.
 
-    All processes that a kernel starts, scripts and other kernels, inherit the variable that names it. So it counts only
-    in a kernel, and only if the process that started the kernel doesn't have the same.
+    All processes that a kernel starts, scripts and other kernels, inherit the variable by which the server names it. So
+    that counts only in a kernel, and only if the process that started the kernel doesn't have the same.
     """
+    if path := getattr(sys.modules.get("__main__"), "__vsc_ipynb_file__", ""):
+        return str(path)
     name = os.environ.get("JPY_SESSION_NAME", "")
     if not name.endswith(".ipynb") or not _in_kernel():
         return ""
