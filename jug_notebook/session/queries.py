@@ -30,7 +30,6 @@ from jug_notebook.numbers import whole_number
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.session.submission import PENDING
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store
@@ -73,13 +72,14 @@ class Queries:
 
         Nobody cancels by himself what another run requested, so scripts and consoles may leave such tasks.
         """
+        open_states = (State.WAITING, State.READY, State.BLOCKED)
         mine, all_tasks = (self._store.snapshot(scope).counts for scope in (self._access.scope, Scope()))
-        if all(mine[state] == all_tasks[state] for state in PENDING):
+        if self._access.read_only or all(mine[state] == all_tasks[state] for state in open_states):
             return ""
         keys = sorted({key for origin in self._access.ended_runs() for key in self._store.requested(origin)})
-        count = sum(state in PENDING for state in self._store.states(keys))
-        runs = "were requested by runs that have ended"
-        return f"{render.plural(count, 'pending task')} {runs}; %jug_cancel --ended cancels them" if count else ""
+        pending = render.plural(sum(state in open_states for state in self._store.states(keys)), "pending task")
+        how = "%jug_cancel --ended, or jn.cancel(ended=True), cancels them"
+        return f"{pending} were requested by runs that have ended; {how}" if not pending.startswith("0 ") else ""
 
     def glance(self, all: bool = False) -> Snapshot:
         """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""
