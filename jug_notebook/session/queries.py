@@ -78,8 +78,7 @@ class Queries:
             return ""
         keys = sorted({key for origin in self._access.ended_runs() for key in self._store.requested(origin)})
         pending = render.plural(sum(state in open_states for state in self._store.states(keys)), "pending task")
-        how = "%jug_cancel --ended, or jn.cancel(ended=True), cancels them"
-        return f"{pending} were requested by runs that have ended; {how}" if not pending.startswith("0 ") else ""
+        return "" if pending.startswith("0 ") else f"{pending} of ended runs: %jug_cancel --ended cancels them"
 
     def glance(self, all: bool = False) -> Snapshot:
         """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""

@@ -236,7 +236,7 @@ def test_a_renamed_notebook_goes_on_with_its_tasks(folder: Path) -> None:
 
 def test_what_a_run_that_ended_left_pending_is_shown_and_cancelled_by_hand(folder: Path, kernel: Kernel) -> None:
     Process(folder, "forest.py").end()
-    line = "20 pending tasks were requested by runs that have ended; %jug_cancel --ended, or jn.cancel(ended=True), cancels them"
+    line = "20 pending tasks of ended runs: %jug_cancel --ended cancels them"
     assert line in kernel.run("%jug_status").out
     assert line in kernel.run("jn.status() if 'jn' in globals() else __import__('jug_notebook').status()").result
     assert kernel.run("%jug_cancel --ended").out == "cancelled 20 tasks\n"
