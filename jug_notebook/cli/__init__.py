@@ -46,10 +46,9 @@ class Command(NamedTuple):
 #: the commands of each file; they are listed in this order
 _FILES = {
     "run": "worker execute",
-    "inspect": "status check count log graph why sleep-until",
+    "inspect": "status check count log graph why sleep-until webstatus",
     "admin": "invalidate accept retry stop cleanup copy pack key doctor",
     "jugfiles": "import-jugdata demo test-jug install-skills",
-    "webstatus": "webstatus",
     "shell": "shell",
     "completion": "completion",
 }
@@ -199,21 +198,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """Parse a length of time."""
-    return _parsed(parse_duration, text)
+def _option_type(parse: Callable[[str], N]) -> Callable[[str], N]:
+    """Return an option's type whose errors say what is wrong."""
+
+    def parsed(text: str) -> N:
+        try:
+            return parse(text)
+        except ValueError as wrong:
+            raise argparse.ArgumentTypeError(str(wrong)) from None
+
+    return parsed
 
 
-def size(text: str) -> int:
-    """Parse a number of bytes."""
-    return _parsed(parse_size, text)
-
-
-def _parsed(parse: Callable[[str], N], text: str) -> N:
-    try:
-        return parse(text)
-    except ValueError as wrong:
-        raise argparse.ArgumentTypeError(str(wrong)) from None
+seconds, size = _option_type(parse_duration), _option_type(parse_size)
 
 
 # -- what a command looks at -------------------------------------------------------------------------------------------

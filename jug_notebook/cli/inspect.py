@@ -221,6 +221,39 @@ def _sleep_until(arguments: Arguments) -> int:
     return 1 if counts[State.FAILED] or counts[State.BLOCKED] else 0
 
 
+def _add_webstatus(parser: Parser) -> None:
+    parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
+    parser.add_argument(
+        "--host", "--ip", dest="webstatus_ip", metavar="HOST", help="address to serve at (default: this machine alone)"
+    )
+
+
+def _webstatus_of_jugfile(arguments: Arguments) -> int:
+    """Submit the tasks first, so that the page shows all of them."""
+    from jug_notebook.cli.webstatus import serve
+    from jug_notebook.compat import loading
+    from jug_notebook.compat.jug.task import Task
+
+    options = loading.settled("webstatus", arguments)
+    with loading.loaded(options, read_only=False):
+        Task.store.session.submissions.flush()
+        url = str(Task.store.url)
+    return serve(Store(url), options.webstatus_ip, options.webstatus_port)
+
+
+@register(
+    "webstatus",
+    "the status as a web page that follows the store",
+    "[STORE]",
+    _add_webstatus,
+    jugfile=_webstatus_of_jugfile,
+)
+def _webstatus(arguments: Arguments) -> int:
+    from jug_notebook.cli.webstatus import serve
+
+    return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
+
+
 # -- in a terminal ----------------------------------------------------------------------------------------------------
 
 

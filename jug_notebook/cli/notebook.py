@@ -18,6 +18,7 @@ from typing import Any
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError
 from jug_notebook.render import duration
+from jug_notebook.render.format import clean
 from jug_notebook.store import atomic
 
 
@@ -50,13 +51,14 @@ def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], 
     try:
         run.to_its_end()
     except nbclient.exceptions.CellExecutionError as failed:
-        notify(_plain_traceback(failed))
+        notify((failed.traceback if sys.stderr.isatty() else clean(failed.traceback)).rstrip())
         return False
     except nbclient.exceptions.DeadKernelError as dead:
         raise KernelDied(f"the kernel of {notebook.name} died in cell {run.current} of {run.count}") from dead
     finally:
         if output is not None:
-            _write(output, nbformat.writes(content))
+            mode = output.stat().st_mode & 0o7777 if output.exists() else None
+            atomic.replace(output, f"{nbformat.writes(content)}\n".encode(), mode=mode)
     return True
 
 
@@ -146,21 +148,6 @@ def _first_line(source: str) -> str:
     lines = [line.strip() for line in source.splitlines() if line.strip()]
     first = next((line for line in lines if not line.startswith("#")), lines[0])
     return first if len(first) <= 80 else first[:79] + "…"
-
-
-def _plain_traceback(failed: Any) -> str:
-    """Return the traceback, in colour only on a terminal."""
-    if sys.stderr.isatty():
-        return str(failed.traceback).rstrip()
-    from jug_notebook.render.format import clean
-
-    return clean(failed.traceback).rstrip()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole, so that an interruption can't leave half a notebook."""
-    mode = path.stat().st_mode & 0o7777 if path.exists() else None
-    atomic.replace(path, f"{text}\n".encode(), mode=mode)
 
 
 def _needed() -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jug_notebook.cli import Arguments, Parser, Store, UsageError, register
+from jug_notebook.cli import Store, UsageError
 from jug_notebook.cli.inspect import PACE, TICK, View
 from jug_notebook.errors import LaunchError, StoreError
 
@@ -187,32 +187,6 @@ def _server(hub: Hub, token: str, names: frozenset[str]) -> Any:
         default_handler_class=Ours,
         log_function=lambda handler: None,
     )
-
-
-def _add_webstatus(parser: Parser) -> None:
-    parser.add_argument("--port", type=int, dest="webstatus_port", metavar="N", help="the port (default: any free one)")
-    parser.add_argument(
-        "--host", "--ip", dest="webstatus_ip", metavar="HOST", help="address to serve at (default: this machine alone)"
-    )
-
-
-def _webstatus_of_jugfile(arguments: Arguments) -> int:
-    """Submit the tasks first, so that the page shows all of them."""
-    from jug_notebook.compat import commands, loading
-
-    options = loading.settled("webstatus", arguments)
-    return serve(Store(commands.submitted(options)), options.webstatus_ip, options.webstatus_port)
-
-
-@register(
-    "webstatus",
-    "the status as a web page that follows the store",
-    "[STORE]",
-    _add_webstatus,
-    jugfile=_webstatus_of_jugfile,
-)
-def _webstatus(arguments: Arguments) -> int:
-    return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
 
 
 def serve(of: Store, bound: str, port: int) -> int:

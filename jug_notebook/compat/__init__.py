@@ -26,7 +26,8 @@ def replacing_jug() -> Iterator[None]:
         _depth += 1
         if _depth == 1:
             _theirs.update(_remove())
-            sys.modules.update(_ours())
+            modules = importlib.import_module(f"{__name__}.jug").MODULES
+            sys.modules.update({name: importlib.import_module(f"{__name__}.{name}") for name in modules})
     try:
         yield
     finally:
@@ -36,13 +37,6 @@ def replacing_jug() -> Iterator[None]:
                 _remove()
                 sys.modules.update(_theirs)
                 _theirs.clear()
-
-
-def _ours() -> dict[str, ModuleType]:
-    """Return our modules by Jug's names."""
-    from jug_notebook.compat.jug import MODULES
-
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in MODULES}
 
 
 def _remove() -> dict[str, ModuleType]:

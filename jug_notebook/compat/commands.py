@@ -255,13 +255,6 @@ _quoted = partial(json.dumps, ensure_ascii=False)
 # -- for other commands ------------------------------------------------------------------------------------------------
 
 
-def submitted(options: Any) -> str:
-    """Submit a script's tasks; return the URL of its store."""
-    with loaded(options, read_only=False):
-        _ = Task.store.session
-        return str(Task.store.url)
-
-
 def store_of(jugfile: str) -> str:
     """Return the URL of the store that a script uses."""
     options = settled("status", argparse.Namespace(jugfile=jugfile, jugdir=None, user_args=[]))

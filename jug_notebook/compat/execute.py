@@ -98,8 +98,8 @@ class Execution:
                 print(f"{self._jugfile} makes no tasks", file=sys.stderr)
             self._count_loaded(self._twins)
             self._twins.clear()
-            self._count_others()
-            left = self._unfinished()
+            self._count_others(self._states())
+            left = [key for key, state in self._states().items() if state is not State.FINISHED]
             if not barrier or self._stopping():
                 return sum(map(self._selected, left)) + barrier
             if left and self._matches is not None:
@@ -119,18 +119,16 @@ class Execution:
         self._by_key = {}
         for one in tasks.alltasks:
             self._by_key.setdefault(one.key, []).append(one)
+        self._counted = set()
         states = self._states()
         failed = [key for key, state in states.items() if state is State.FAILED and self._selected(key)]
         if first and failed and not self._options.execute_keep_failed:
             self._store.retry_failed(failed)
-        finished = [key for key, state in states.items() if state is State.FINISHED]
-        self._counted = set(finished)
-        for key in finished:
-            self._count_loaded(self._by_key[key])
+        self._count_others(states)
 
-    def _count_others(self) -> None:
-        """Count as loaded what others have run meanwhile, and what was reused."""
-        for key, state in self._states().items():
+    def _count_others(self, states: dict[Key, State | None]) -> None:
+        """Count as loaded what was there, what others have run meanwhile, and what was reused."""
+        for key, state in states.items():
             if state is State.FINISHED and key not in self._counted and self._ended is None:
                 self._counted.add(key)
                 self._count_loaded(self._by_key[key])
@@ -149,9 +147,6 @@ class Execution:
 
     def _states(self) -> dict[Key, State | None]:
         return self._store.states(self._by_key)
-
-    def _unfinished(self) -> list[Key]:
-        return [key for key, state in self._states().items() if state is not State.FINISHED]
 
     def _selected(self, key: Key) -> bool:
         return self._matches is None or any(self._matches(one.name) for one in self._by_key[key])
