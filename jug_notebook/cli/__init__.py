@@ -186,9 +186,9 @@ WORDS = "a store: a folder or a URL; a jugfile (.py); a notebook (.ipynb). TARGE
 TARGET = "TARGET is a function's name, a task's key or its beginning, or /regex/ on function names"
 
 
-def flag(parser: Any, option: str, dest: str, help: str) -> None:
+def flag(parser: Any, option: str, dest: str, help: str, const: bool = True) -> None:
     """Add an option that is None unless given, so that jugrc files count."""
-    parser.add_argument(option, action="store_const", const=True, dest=dest, help=help)
+    parser.add_argument(option, action="store_const", const=const, dest=dest, help=help)
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jug_notebook.cli import (
-    TARGET,
     Arguments,
     Parser,
     Store,
@@ -86,7 +85,7 @@ def _stop(session: Session, arguments: Arguments) -> int:
 
 
 def _add_cleanup(parser: Parser) -> None:
-    parser.epilog = f"Only TARGET's tasks, if given. {TARGET}"
+    parser.epilog = f"Only TARGET's tasks, if given. {parser.epilog}"
     parser.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     parser.add_argument(
         "--older-than",

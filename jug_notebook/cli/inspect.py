@@ -6,8 +6,7 @@ import argparse
 import gc
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -24,6 +23,7 @@ from jug_notebook.cli import (
     session_of,
     tasks_meant,
 )
+from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.store import atomic
 
@@ -254,49 +254,25 @@ def _webstatus(arguments: Arguments) -> int:
     return serve(arguments.of, arguments.webstatus_ip or "127.0.0.1", arguments.webstatus_port or 0)
 
 
-# -- in a terminal ----------------------------------------------------------------------------------------------------
-
-
-def watch(of: Store, out: TextIO) -> int:
+def watch(of: Store, out: TextIO, clock: Clock = CLOCK) -> int:
     """Display the status until Ctrl-C; the last one stays. Without a terminal, print a line for each change."""
-    view = View(of)
-    draw = _redraw if out.isatty() else _print_change
-    before = ""
-    picture = None
+    from jug_notebook import render
+
+    view, picture, before = View(of), None, ""
     try:
-        for picture in _pictures(view):
-            before = draw(picture, before, out)
+        while True:
+            picture = view.picture()
+            if out.isatty():
+                columns, rows = shutil.get_terminal_size()
+                text = render.fitted(render.text(picture, render.SHELL), columns, rows)
+                out.write(render.redrawn(before, text, columns))
+            elif (text := render.short(picture)) != before:
+                out.write(f"{text}\n")
+            out.flush()
+            before = text
+            clock.sleep(PACE)
+            view.changed(TICK - PACE)
     except KeyboardInterrupt:
         return 1 if picture is None else verdict(picture)
     finally:
         view.close()
-    raise AssertionError("pictures never end")
-
-
-def _pictures(view: View) -> Iterator[Snapshot]:
-    pause = threading.Event()
-    while True:
-        yield view.picture()
-        pause.wait(PACE)
-        view.changed(TICK - PACE)
-
-
-def _redraw(picture: Snapshot, before: str, out: TextIO) -> str:
-    """Replace the text that was drawn ``before``. Return the text drawn now."""
-    from jug_notebook import render
-
-    columns, rows = shutil.get_terminal_size()
-    text = render.fitted(render.text(picture, render.SHELL), columns, rows)
-    out.write(render.redrawn(before, text, columns))
-    out.flush()
-    return text
-
-
-def _print_change(picture: Snapshot, before: str, out: TextIO) -> str:
-    """Print a line unless it is the same as ``before``, and return it."""
-    from jug_notebook import render
-
-    line = render.short(picture)
-    if line != before:
-        print(line, file=out, flush=True)
-    return line

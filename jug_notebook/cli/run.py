@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,33 +32,22 @@ if TYPE_CHECKING:
 
 
 def _add_limits(parser: Parser, idle: float) -> None:
+    def limit(option: str, type: Callable[[str], object], metavar: str, help: str) -> None:
+        parser.stores_only.add(parser.add_argument(option, type=type, metavar=metavar, help=help).dest)
+
     parser.add_argument("-n", dest="size", type=positive, metavar="N", help="number of workers (default: one per core)")
     parser.add_argument(
         "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
     )
-    parser.add_argument("--max-tasks", type=positive, metavar="N", help="each worker ends after N tasks")
-    parser.add_argument(
-        "--max-time",
-        type=seconds,
-        metavar="TIME",
-        help="start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h",
-    )
-    parser.add_argument(
-        "--no-keep-going",
-        dest="keep_going",
-        action="store_const",
-        const=False,
-        help="start no new tasks once one has failed",
-    )
-    parser.add_argument("--memory-limit", type=size, metavar="SIZE", help="end a task that takes more: 500MB, 2G, 2GiB")
-    parser.add_argument(
-        "--idle-timeout",
-        type=seconds,
-        metavar="TIME",
-        help=f"end after this time with nothing to do and no notebook attached (default: {idle:g} s)",
-    )
+    limit("--max-tasks", positive, "N", "each worker ends after N tasks")
+    late = "start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h"
+    limit("--max-time", seconds, "TIME", late)
+    limit("--memory-limit", size, "SIZE", "end a task that takes more: 500MB, 2G, 2GiB")
+    away = f"end after this time with nothing to do and no notebook attached (default: {idle:g} s)"
+    limit("--idle-timeout", seconds, "TIME", away)
+    flag(parser, "--no-keep-going", "keep_going", "start no new tasks once one has failed", const=False)
+    parser.stores_only.add("keep_going")
     parser.set_defaults(idle=idle)
-    parser.stores_only |= {"max_tasks", "max_time", "keep_going", "memory_limit", "idle_timeout"}
 
 
 def _add_worker(parser: Parser) -> None:

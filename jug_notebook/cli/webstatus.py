@@ -95,15 +95,9 @@ def is_ours(host: str, names: frozenset[str]) -> bool:
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
+        return name in names or ipaddress.ip_address(name) is not None
     except ValueError:
         return False
-    if name in names:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class Hub:

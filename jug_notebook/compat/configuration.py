@@ -171,8 +171,5 @@ def read_configuration_file(fp: Any = None, default_options: Any = None) -> Opti
     return read
 
 
-def _fill(options: Options) -> None:
-    options.update({"subcommand": None, "argv": None, "print_out": print, **DEFAULTS})
-
-
-default_options = Options(None, _fill)
+default_options = Options()
+default_options.update({"subcommand": None, "argv": None, "print_out": print, **DEFAULTS})

@@ -123,7 +123,7 @@ class Execution:
         states = self._states()
         failed = [key for key, state in states.items() if state is State.FAILED and self._selected(key)]
         if first and failed and not self._options.execute_keep_failed:
-            self._store.retry_failed(failed)
+            tasks.Task.store.retry_failed(failed)
         self._count_others(states)
 
     def _count_others(self, states: dict[Key, State | None]) -> None:
@@ -140,13 +140,9 @@ class Execution:
                 self._loaded[one.name] += 1
                 self._call_hooks("execute.task-loadable", one)
 
-    @property
-    def _store(self) -> Jugdir:
-        store: Jugdir = tasks.Task.store
-        return store
-
     def _states(self) -> dict[Key, State | None]:
-        return self._store.states(self._by_key)
+        states: dict[Key, State | None] = tasks.Task.store.states(self._by_key)
+        return states
 
     def _selected(self, key: Key) -> bool:
         return self._matches is None or any(self._matches(one.name) for one in self._by_key[key])
@@ -164,7 +160,7 @@ class Execution:
 
     def _work_here(self) -> None:
         """Run tasks in this process, one after another."""
-        session = self._store.session
+        session = tasks.Task.store.session
         import_hooks.hand_on()
         while not self._over():
             target: Target | None = None
@@ -198,7 +194,7 @@ class Execution:
             left = [key for key, state in states.items() if state is not State.FINISHED]
             if not any(states[key] in OPEN_STATES for key in left) or self._over():
                 return left
-            self._store.session.queries.watch(self._version, LOOK)
+            tasks.Task.store.session.queries.watch(self._version, LOOK)
 
     def _over(self) -> bool:
         """Return whether to stop; called between tasks, and while waiting for others."""
@@ -207,7 +203,7 @@ class Execution:
         now = self._clock.monotonic()
         if now - self._changed < LEAST / 2:
             return False
-        version = self._store.session.queries.watch(-1, 0.0)
+        version = tasks.Task.store.session.queries.watch(-1, 0.0)
         if version != self._version:
             self._version, self._changed = version, now
         return bool(now - self._changed >= self._patience)
@@ -219,7 +215,7 @@ class Execution:
             logging.info("Executing %s...", equal[0].name)
             self._call_hooks("execute.task-pre-execute", equal[0])
         if self._ended is not None:
-            self._store.hand.release(claim)
+            tasks.Task.store.hand.release(claim)
             return None
         settlement = runner.attempt(claim)
         self._changed = self._clock.monotonic()
@@ -255,10 +251,10 @@ class Execution:
 
     def _work_in_crew(self, size: int) -> None:
         """Let workers run the tasks until nothing is left that they could do. They stay for later barriers."""
-        session = self._store.session
-        crew = self._crews.get(self._store)
+        session = tasks.Task.store.session
+        crew = self._crews.get(tasks.Task.store)
         if crew is None:
-            crew = self._crews[self._store] = session.execute(size)
+            crew = self._crews[tasks.Task.store] = session.execute(size)
         finished = {key for key, state in self._states().items() if state is State.FINISHED}
         version = -1
         while True:

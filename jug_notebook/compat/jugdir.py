@@ -15,7 +15,7 @@ from jug_notebook import codec, system
 from jug_notebook.compat import replacing_jug
 from jug_notebook.errors import NoSuchTask, StoreError, Unhashable
 from jug_notebook.keys.digest import digest
-from jug_notebook.model import Claim, Failed, Finished, Key, Lease, Outcome, Run, State, Target, Verdict, WorkerInfo
+from jug_notebook.model import Claim, Failed, Finished, Key, Lease, Outcome, Run, State, Target, Verdict
 from jug_notebook.render.values import summarise
 from jug_notebook.session import Session
 from jug_notebook.session.access import StoreAccess
@@ -86,7 +86,7 @@ def is_jugs_own(path: Path) -> bool:
 class Jugdir:
     """A store as a jugfile sees it. Opened when first needed, for the `purpose` at that moment."""
 
-    def __init__(self, jugdir: str) -> None:
+    def __init__(self, jugdir: str, compress_numpy: bool = False) -> None:
         self.jugdir = jugdir
         self.url = url_of(jugdir)
         self._session: Session | None = None
@@ -190,16 +190,14 @@ class Jugdir:
             self.session.withdraw(gone)
         return self.session.cleanup().tasks
 
-    def remove_locks(self) -> int:
-        """Let failed tasks be tried again; the claims of dead workers end by themselves. Return how many."""
-        return self.retry_failed()
-
     def retry_failed(self, keys: Iterable[Key] | None = None) -> int:
-        """Let failed tasks be tried again, of ``keys`` or all. Return how many."""
+        """Let failed tasks be tried again, of ``keys`` or all. Return how many. Dead workers hold no locks."""
         if keys is None:
             return self.session.retry()
         failed = [key for key, state in self.states(keys).items() if state is State.FAILED]
         return self.session.retry(Target(keys=frozenset(failed))) if failed else 0
+
+    remove_locks = retry_failed
 
     def getlock(self, name: bytes | str) -> Lock:
         return Lock(self, _key(name))
@@ -296,10 +294,8 @@ class ByHand:
         capture = ThreadCapture(echo=True)
         self._runner = TaskRunner(access.store, access.seal, me, SharedStatus(), access.clock, capture, True)
         self._store.renew([me])
+        self._info = lambda: me
         access.in_process.append(self._info)
-
-    def _info(self) -> WorkerInfo:
-        return self._me
 
     def claim(self, key: Key, first: bool = False) -> Claim | None:
         """Return the claim on a task; None where it isn't ready, or is claimed. Faster if it is likely the ``first`` in
@@ -365,14 +361,7 @@ def select(jugdir: Any) -> Any:
     return Jugdir(os.fspath(jugdir)) if isinstance(jugdir, str | os.PathLike) else jugdir
 
 
-def file_store(dname: str, compress_numpy: bool = False) -> Jugdir:
-    """Return a store in a folder."""
-    return Jugdir(dname)
-
-
-def redis_store(url: str) -> Jugdir:
-    """Return a store on a Redis server."""
-    return Jugdir(url)
+file_store = redis_store = Jugdir
 
 
 def dict_store(backend: str | None = None) -> Jugdir:
