@@ -20,6 +20,7 @@ from jug_notebook.errors import JugError, StoreError
 from jug_notebook.render.format import parse_duration, parse_size
 
 if TYPE_CHECKING:
+    from jug_notebook.model import Snapshot
     from jug_notebook.session import Session
     from jug_notebook.task.values import TaskList
 
@@ -27,6 +28,8 @@ N = TypeVar("N", int, float)
 Arguments = argparse.Namespace
 URL_OPTIONS = ("--jugdir", "--store")
 DEFAULT_JUGFILE = "jugfile.py"
+PACE = 0.25  #: seconds between two updates, at least
+TICK = 1.0  #: seconds after which ages and estimates are updated though nothing has changed
 
 
 class UsageError(JugError):
@@ -318,3 +321,45 @@ def on_session(run: Callable[[Session, Arguments], int]) -> Callable[[Arguments]
 def tasks_meant(session: Session, arguments: Arguments) -> TaskList:
     """Return the tasks of TARGET: of all notebooks, or only of the notebook that was named."""
     return session.resolve(arguments.target, all=arguments.of.notebook is None)
+
+
+class View:
+    """The status of a store; without its failures if this account doesn't have the store's key."""
+
+    def __init__(self, of: Store) -> None:
+        from jug_notebook.model import Scope
+        from jug_notebook.store import open_store
+
+        existing(of.url)
+        self._seen = -1
+        try:
+            session = session_of(of)
+        except StoreError as unknown:  # counts can be read without the key
+            note = f"failures are not shown: {unknown}"
+            store = open_store(of.url)
+            scope = Scope(notebook=of.notebook)
+            self.watch, self.close = store.watch, store.close
+            self._picture: Callable[[bool], Snapshot] = lambda failures: _noted(store.snapshot(scope), note, failures)
+        else:
+            whole = of.notebook is None
+            self.watch, self.close = session.queries.watch, session.close
+            self._picture = lambda failures: (
+                session.queries.status(whole).snapshot if failures else session.queries.glance(whole)
+            )
+
+    def picture(self, failures: bool = True) -> Snapshot:
+        """Return the status now, with the latest ``failures`` or only their number."""
+        return self._picture(failures)
+
+    def changed(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds for a change since the last call. Return whether there was one."""
+        before, self._seen = self._seen, self.watch(self._seen, timeout)
+        return self._seen != before
+
+
+def _noted(picture: Snapshot, note: str, failures: bool) -> Snapshot:
+    from msgspec.structs import replace
+
+    from jug_notebook.model import State
+
+    return replace(picture, notes=(*picture.notes, note)) if failures and picture.counts[State.FAILED] else picture

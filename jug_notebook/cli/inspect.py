@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, check, count, log, graph, why, sleep-until. `View`: what they see."""
+"""Commands that look and change nothing: status, check, count, log, graph, why, sleep-until, webstatus."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import argparse
 import gc
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from jug_notebook.cli import (
+    PACE,
+    TICK,
     Arguments,
     Parser,
     Store,
     UsageError,
-    existing,
+    View,
     flag,
     on_session,
     register,
@@ -24,57 +25,11 @@ from jug_notebook.cli import (
     tasks_meant,
 )
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreError
 from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
     from jug_notebook.model import Snapshot
     from jug_notebook.session import Session
-
-PACE = 0.25  #: seconds between two updates, at least
-TICK = 1.0  #: seconds after which ages and estimates are updated though nothing has changed
-
-
-class View:
-    """The status of a store; without its failures if this account doesn't have the store's key."""
-
-    def __init__(self, of: Store) -> None:
-        from jug_notebook.model import Scope
-        from jug_notebook.store import open_store
-
-        existing(of.url)
-        self._seen = -1
-        try:
-            session = session_of(of)
-        except StoreError as unknown:  # counts can be read without the key
-            note = f"failures are not shown: {unknown}"
-            store = open_store(of.url)
-            scope = Scope(notebook=of.notebook)
-            self.watch, self.close = store.watch, store.close
-            self._picture: Callable[[bool], Snapshot] = lambda failures: _noted(store.snapshot(scope), note, failures)
-        else:
-            whole = of.notebook is None
-            self.watch, self.close = session.queries.watch, session.close
-            self._picture = lambda failures: (
-                session.queries.status(whole).snapshot if failures else session.queries.glance(whole)
-            )
-
-    def picture(self, failures: bool = True) -> Snapshot:
-        """Return the status now, with the latest ``failures`` or only their number."""
-        return self._picture(failures)
-
-    def changed(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds for a change since the last call. Return whether there was one."""
-        before, self._seen = self._seen, self.watch(self._seen, timeout)
-        return self._seen != before
-
-
-def _noted(picture: Snapshot, note: str, failures: bool) -> Snapshot:
-    from msgspec.structs import replace
-
-    from jug_notebook.model import State
-
-    return replace(picture, notes=(*picture.notes, note)) if failures and picture.counts[State.FAILED] else picture
 
 
 def picture_of(of: Store, failures: bool = False) -> Snapshot:
@@ -91,9 +46,6 @@ def verdict(picture: Snapshot) -> int:
     from jug_notebook.model import State
 
     return 0 if picture.counts[State.FINISHED] == picture.total else 1
-
-
-# -- the commands -----------------------------------------------------------------------------------------------------
 
 
 def _add_status(parser: Parser) -> None:

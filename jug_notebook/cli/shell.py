@@ -136,7 +136,8 @@ def names(session: Session) -> dict[str, Any]:
         """Return the status of the whole store."""
         return session.status(all=True)
 
-    acts = {act.__name__: accepting_names(act) for act in (jn.invalidate, jn.retry, jn.cancel, jn.why, jn.log)}
+    taking_tasks: list[Any] = [jn.invalidate, jn.retry, jn.cancel, jn.why, jn.log]
+    acts = {act.__name__: accepting_names(act) for act in taking_tasks}
     more = {"value": jn.value, "bvalue": jn.bvalue, "status": status, "get_tasks": tasks.all}
     return {"jn": jn, "tasks": tasks, **more, **acts}
 

@@ -17,8 +17,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jug_notebook.cli import Store, UsageError
-from jug_notebook.cli.inspect import PACE, TICK, View
+from jug_notebook.cli import PACE, TICK, Store, UsageError, View
 from jug_notebook.errors import LaunchError, StoreError
 
 if TYPE_CHECKING:
