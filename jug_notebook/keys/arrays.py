@@ -75,7 +75,7 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
         for name in dtype.names:  # by field: what lies between them is padding
             _content(encoder, array[name], f"{path}[{name!r}]")
     elif dtype.hasobject or dtype.kind == "T":
-        encoder.add(array.ravel(order="C").tolist(), path)
+        encoder.part(array.ravel(order="C").tolist(), path)
     elif array.size == 0 or dtype.itemsize == 0:
         encoder.data(b"")
     elif _padded(dtype):
@@ -84,23 +84,19 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
         encoder.stream(array.nbytes, _chunks(array), array if array.flags.c_contiguous else None)
 
 
+@writer_for("numpy.ndarray", mutable=True)
+@_writer_for("numpy.memmap", mutable=True)
 def _array_body(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
     array = np.asarray(value)
     encoder.tag("ndarray", 3)
-    encoder.add(_dtype_form(array.dtype))
-    encoder.add(array.shape)
+    encoder.part(_dtype_form(array.dtype))
+    encoder.part(array.shape)
     _content(encoder, array, path)
 
 
-@writer_for("numpy.ndarray")
-@_writer_for("numpy.memmap")
-def _array(encoder: Encoder, value: Any, path: str) -> None:
-    encoder.nested(value, path, _array_body)
-
-
-@_writer_for("numpy.MaskedArray", nested=True)
+@_writer_for("numpy.MaskedArray", mutable=True)
 def _masked(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
@@ -122,7 +118,7 @@ def _scalar(encoder: Encoder, value: Any, path: str) -> None:
     dtype = value.dtype
     if dtype.kind in "fc" and value != value:
         encoder.text(dtype.str)
-        encoder.add(tuple(b"" if part != part else part.tobytes() for part in (value.real, value.imag)))
+        encoder.part(tuple(b"" if part != part else part.tobytes() for part in (value.real, value.imag)))
     elif dtype.kind in "biufc" and dtype.char not in "gG":
         encoder.text(dtype.str)
         encoder.out += value.tobytes()
@@ -134,17 +130,21 @@ for _name in _SCALARS.split():
     writer_for(f"numpy.{_name}")(_scalar)
 
 
-_write_parts("numpy.Generator", "Generator", lambda value: (value.bit_generator,))
+@_writer_for("numpy.Generator", mutable=True)
+def _generator(encoder: Encoder, value: Any, path: str) -> None:
+    """Write what it draws from: two generators may share it."""
+    encoder.tag("Generator", 1)
+    encoder.add(value.bit_generator, path)
 
 
-@_writer_for("numpy.BitGenerator")
+@_writer_for("numpy.BitGenerator", mutable=True)
 def _bits(encoder: Encoder, value: Any, path: str) -> None:
     """Write the state, and what `spawn` would make of it."""
     seed = getattr(value, "seed_seq", None)
     encoder.tagged("BitGenerator", (value.state, getattr(seed, "state", None)), path)
 
 
-_write_parts("numpy.RandomState", "RandomState", lambda value: (value.get_state(legacy=False),))
+_write_parts("numpy.RandomState", "RandomState", lambda value: (value.get_state(legacy=False),), mutable=True)
 
 
 #: attributes of ``numpy.vectorize`` itself; others were added by the user
@@ -178,23 +178,23 @@ def _added(value: Any) -> tuple[Any, ...]:
     return value.attrs, bool(value.flags.allows_duplicate_labels), own
 
 
-@_writer_for("pandas.DataFrame", nested=True)
+@_writer_for("pandas.DataFrame", mutable=True)
 def _frame(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("DataFrame", value.shape[1] + 3)
-    encoder.add(value.columns, f"{path}.columns")
-    encoder.add(value.index, f"{path}.index")
+    encoder.part(value.columns, f"{path}.columns")
+    encoder.part(value.index, f"{path}.index")
     for label, column in value.items():
-        encoder.add(_column(column), f"{path}[{label!r}]")
-    encoder.add(_added(value), f"{path}.attrs")
+        encoder.part(_column(column), f"{path}[{label!r}]")
+    encoder.part(_added(value), f"{path}.attrs")
 
 
-@_writer_for("pandas.Series", nested=True)
+@_writer_for("pandas.Series", mutable=True)
 def _series(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("Series", 4)
-    encoder.add(value.name, f"{path}.name")
-    encoder.add(value.index, f"{path}.index")
-    encoder.add(_column(value), path)
-    encoder.add(_added(value), f"{path}.attrs")
+    encoder.part(value.name, f"{path}.name")
+    encoder.part(value.index, f"{path}.index")
+    encoder.part(_column(value), path)
+    encoder.part(_added(value), f"{path}.attrs")
 
 
 @_writer_for("pandas.Index", nested=True)
@@ -282,10 +282,10 @@ _write_parts("pandas.Interval", "interval", lambda value: (value.left, value.rig
 # -- polars ------------------------------------------------------------------------------------------------------------
 
 
-_write_parts("polars.DataFrame", "polars.DataFrame", lambda value: (value.height, value.get_columns()))
+_write_parts("polars.DataFrame", "polars.DataFrame", lambda value: (value.height, value.get_columns()), mutable=True)
 
 
-@_writer_for("polars.Series", nested=True)
+@_writer_for("polars.Series", mutable=True)
 def _polars_series(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tag("polars.Series", 4)
     encoder.text(value.name)
@@ -293,19 +293,19 @@ def _polars_series(encoder: Encoder, value: Any, path: str) -> None:
     kind = str(value.dtype)
     physical = value.to_physical() if value.dtype.is_temporal() else value
     if value.dtype.is_nested():
-        encoder.add(_within(value), path)
-        encoder.add(None)
+        encoder.part(_within(value), path)
+        encoder.part(None)
     elif physical.dtype.is_numeric() and not physical.dtype.is_decimal() and "128" not in kind:
         missing = physical.is_null()
-        encoder.add(physical.fill_null(0).to_numpy() if missing.any() else physical.to_numpy())
-        encoder.add(missing.to_numpy() if missing.any() else None)
+        encoder.part(physical.fill_null(0).to_numpy() if missing.any() else physical.to_numpy())
+        encoder.part(missing.to_numpy() if missing.any() else None)
     elif kind == "String":
         known = value.fill_null("")
-        encoder.add((value.is_null().to_numpy(), known.str.len_bytes().to_numpy()))
+        encoder.part((value.is_null().to_numpy(), known.str.len_bytes().to_numpy()))
         encoder.data((known.str.join("").item() or "").encode())
     else:
-        encoder.add(value.to_list(), path)
-        encoder.add(None)
+        encoder.part(value.to_list(), path)
+        encoder.part(None)
 
 
 def _within(value: Any) -> tuple[Any, ...]:
@@ -344,26 +344,26 @@ def _arrow_array(encoder: Encoder, value: Any, path: str) -> None:
     kind = value.type
     encoder.tag("arrow array", 4)
     encoder.text(str(kind))
-    encoder.add(len(value))
-    encoder.add(value.is_null().to_numpy(zero_copy_only=False) if value.null_count else None)
+    encoder.part(len(value))
+    encoder.part(value.is_null().to_numpy(zero_copy_only=False) if value.null_count else None)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         known = value.fill_null(False if pa.types.is_boolean(kind) else 0) if value.null_count else value
-        encoder.add(known.to_numpy(zero_copy_only=False) if isinstance(known, pa.Array) else known.to_numpy())
+        encoder.part(known.to_numpy(zero_copy_only=False) if isinstance(known, pa.Array) else known.to_numpy())
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         known = (value.fill_null("") if value.null_count else value).cast(pa.large_string())
         whole = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
         if not len(whole):
-            encoder.add(None)
+            encoder.part(None)
             return
         _, offsets, data = whole.buffers()
         ends = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
-        encoder.add(ends if not ends[0] else ends - ends[0])
+        encoder.part(ends if not ends[0] else ends - ends[0])
         encoder.data(memoryview(data)[ends[0] : ends[-1]] if data is not None else b"")
     elif pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
         plain = value.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-        encoder.add(plain)
+        encoder.part(plain)
     else:
-        encoder.add(_arrow_parts(pa, value), path)
+        encoder.part(_arrow_parts(pa, value), path)
 
 
 def _arrow_parts(pa: Any, value: Any) -> Any:
@@ -403,8 +403,8 @@ def _arrow_scalar(encoder: Encoder, value: Any, path: str) -> None:
 _OF_SPARSE = frozenset({"data", "indices", "indptr", "row", "col", "coords", "offsets", "rows", "maxprint", "format"})
 
 
-@_writer_for("scipy._spbase", nested=True)
-@_writer_for("scipy.spmatrix", nested=True)
+@_writer_for("scipy._spbase", mutable=True)
+@_writer_for("scipy.spmatrix", mutable=True)
 def _sparse(encoder: Encoder, value: Any, path: str) -> None:
     """Write what is stored, in order. Stored zeros count, and so do entries stored twice for one place."""
 
@@ -434,7 +434,7 @@ def _sparse(encoder: Encoder, value: Any, path: str) -> None:
 # -- torch -------------------------------------------------------------------------------------------------------------
 
 
-@_writer_for("torch.Tensor", nested=True)
+@_writer_for("torch.Tensor", mutable=True)
 def _tensor(encoder: Encoder, value: Any, path: str) -> None:
     """Write dtype, shape, elements and whether it needs a gradient; neither its layout nor its gradient counts."""
     torch: Any = importlib.import_module("torch")
@@ -445,16 +445,16 @@ def _tensor(encoder: Encoder, value: Any, path: str) -> None:
     plain = value.detach()
     encoder.tag("tensor", 4)
     encoder.text(str(plain.dtype))
-    encoder.add((tuple(plain.shape), bool(value.requires_grad)), path)
+    encoder.part((tuple(plain.shape), bool(value.requires_grad)), path)
     if plain.layout is torch.sparse_coo:
         whole = plain.coalesce()
-        encoder.add([whole.indices(), whole.values()], path)
+        encoder.part([whole.indices(), whole.values()], path)
         return
     dense = plain.resolve_conj().resolve_neg().contiguous().reshape(-1)
     encoder.data(dense.view(torch.uint8).numpy() if dense.numel() else b"")
 
 
-_write_parts("torch.Generator", "torch.Generator", lambda value: (value.get_state(),))
+_write_parts("torch.Generator", "torch.Generator", lambda value: (value.get_state(),), mutable=True)
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
@@ -468,8 +468,8 @@ def _units(value: Any) -> tuple[Any, ...]:
 _write_parts("pint.Quantity pint.Unit pint.Measurement", "pint", _units)
 
 
-@_writer_for("astropy.Column", nested=True)
-@_writer_for("astropy.MaskedColumn", nested=True)
+@_writer_for("astropy.Column", mutable=True)
+@_writer_for("astropy.MaskedColumn", mutable=True)
 def _astropy_column(encoder: Encoder, value: Any, path: str) -> None:
     """Write content and description; neither the table that it is part of nor what `info` keeps counts."""
     about = (value.name, str(value.unit or ""), value.format, value.description, dict(value.meta or {}))

@@ -12,7 +12,15 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MappingProxyType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import Any, NamedTuple
 
 from jug_notebook.errors import BadTask, Opaque, Unhashable
@@ -26,6 +34,7 @@ from jug_notebook.keys.callables import (
     added,
     annotation,
     attributes,
+    by_name,
     composite,
     defaults,
     dispatches,
@@ -488,29 +497,74 @@ def _of_code(value: Any) -> bytes:
     for distance, walk in enumerate(reversed(walks)):
         at = walk.index.get(me)
         if at is not None:
+            walks[0].backs += 1
             return b"back %d %d" % (distance, at)
     if not walks:
         if isinstance(value, type):
             return bytes.fromhex(class_digest(value))
         found = bytes.fromhex(examine(value, project=_home).digest)
         return found if type(value) is not FunctionType else hashed(value.__name__, found)
-    outer = walks[-1]
-    walk = Walk(_describe, outer.project, outer.ignored)
+    first, outer = walks[0], walks[-1]
+    known = first.forms.get(id(value))
+    if known is not None and known[0] is value:
+        outer.met(known[2])
+        return known[1]
+    walk, backs = Walk(_describe, outer.project, outer.ignored), first.backs
     walk.by_value = outer.by_value
+    if len(walks) > 1:
+        first.repeats += 1
+        if first.repeats > TANGLED:
+            raise Unhashable(f"{name_of(value)} and the objects that it reads {_IN_TOO_MANY_WAYS}")
     found = walk.run([("value", value)])
     outer.met(walk)
-    return found if type(value) is not FunctionType else hashed(value.__name__, found)
+    if type(value) is FunctionType:
+        found = hashed(value.__name__, found)
+    if first.backs == backs:
+        first.forms[id(value)] = (value, found, walk)
+    return found
+
+
+TANGLED = 2_000  #: functions inside values that functions inside values read, before a call is refused
+_IN_TOO_MANY_WAYS = (
+    "refer to each other in too many ways to be hashed reliably. Pass the parts that count, give the class of the "
+    "objects a __jug_hash__ method, or wrap them in NoHash if they don't affect the result."
+)
 
 
 def _entry(encoder: Encoder, value: Any, path: str) -> None:
+    known = encoder.code.get(id(value))
+    if known is None or known[0] is not value:
+        try:
+            known = encoder.code[id(value)] = (value, _of_code(value))
+        except Unhashable as refusal:
+            encoder.refuse_because(refusal, path)
     encoder.tag("code", 1)
-    try:
-        encoder.data(_of_code(value))
-    except Unhashable as refusal:
-        encoder.refuse_because(refusal, path)
+    encoder.data(known[1])
 
 
-for _kind in (type, FunctionType, ModuleType, *COMPOSITE, *DESCRIPTORS):
+def _made_of(encoder: Encoder, value: Any, path: str) -> None:
+    """Write a method of an object, or a partial: the object and the arguments are parts of the call like any other."""
+    name = by_name(value)
+    if name is not None or type(value) not in _OF_VALUES:
+        _entry(encoder, value, path)
+        return
+    encoder.tag(f"made of {type(value).__qualname__}")
+    for part in _OF_VALUES[type(value)]:
+        encoder.add(getattr(value, part), path)
+    encoder.attributes(dict(vars(value)) if type(value) is functools.partial else {}, path)
+
+
+#: what is made of a function and of values
+_OF_VALUES: dict[type, tuple[str, ...]] = {
+    MethodType: ("__func__", "__self__"),
+    BuiltinFunctionType: ("__name__", "__self__"),
+    MethodWrapperType: ("__name__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+}
+
+for _kind in _OF_VALUES:
+    writer_for(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False, nested=True)(_made_of)
+for _kind in (type, FunctionType, ModuleType, *(COMPOSITE.keys() - _OF_VALUES.keys()), *DESCRIPTORS):
     writer_for(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
 for _dotted in ("numpy.ufunc", "jug_notebook.task.function.TaskFunction"):
     writer_for(_dotted, attributes=False)(_entry)

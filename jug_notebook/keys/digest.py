@@ -8,7 +8,12 @@ A value is written in a canonical form and hashed once. The rules of the form:
   run of MessagePack, at C speed. The tags ``. F N T g i l u`` are marshal's; no form of ours starts with one of them;
 - a part that is longer than `LIMIT` is replaced by its hash. Whether it is depends on the value alone, so a part that
   is met twice may be hashed once, and a structure that shares its parts a million times over stays small;
-- sharing doesn't count. A part that contains itself is written as "the one N levels up".
+- mutable objects (lists, dicts, sets, arrays, instances …) are numbered as they are met first, within one call; where
+  one is met again, its number is written. So it counts that one object is in two places, and cycles come to an end.
+  The order is that of the form (names sorted, sets as in `unordered`), so it is the same in each process. That equal
+  immutables are one object doesn't count, nor which parts of a library's types are, nor whether arrays share memory;
+- the arguments of a call are one pickle, and so is a function with all that it reads: sharing counts within each of
+  the two, not between them, for a worker gets them apart.
 
 Each type has a *writer* (`writer_for`), found by dotted name along the bases of a type, so no package is imported for
 it. To make a new type hashable, add one to `objects` or `arrays`.
@@ -47,7 +52,18 @@ def _load_arrays() -> None:
 
 register_later(_load_arrays)
 
-__all__ = ["SCHEME", "SIZE", "Encoder", "Hashed", "Naming", "digest", "name_call", "remembering", "writer_for"]
+__all__ = [
+    "SCHEME",
+    "SIZE",
+    "Encoder",
+    "Hashed",
+    "Naming",
+    "Sharing",
+    "digest",
+    "name_call",
+    "remembering",
+    "writer_for",
+]
 
 
 class Naming(NamedTuple):
@@ -66,21 +82,46 @@ class Naming(NamedTuple):
 _VALUE = SCHEME + b"value"
 
 
-def digest(value: Any, path: str = "value", hashed: Hashed | None = None) -> bytes:
+class Sharing:
+    """Which mutable objects values have in common that are hashed one by one."""
+
+    def __init__(self) -> None:
+        self.links: list[bytes] = []  #: number of an object, and the number that it had in an earlier value
+        self._numbers: dict[int, int] = {}
+        self._kept: list[Any] = []
+
+    def add(self, met: list[Any]) -> None:
+        """Note the objects of a value, in the order in which they were met first."""
+        start, numbers, ids = len(self._kept), self._numbers, list(map(id, met))
+        self._kept += met
+        if numbers.keys().isdisjoint(ids):
+            numbers.update(zip(ids, range(start, len(self._kept)), strict=True))
+            return
+        for number, me in enumerate(ids, start):
+            first = numbers.setdefault(me, number)
+            if first != number:
+                self.links.append(b"%d %d" % (number, first))
+
+
+def digest(value: Any, path: str = "value", hashed: Hashed | None = None, sharing: Sharing | None = None) -> bytes:
     """Return the digest of a value: 20 bytes. Raises `Unhashable`, whose message says where in ``path`` the problem is.
 
-    ``hashed``: hashes of buffers in it, made a moment ago.
+    ``hashed``: hashes of buffers in it, made a moment ago. ``sharing``: is told of the mutable objects in it.
     """
     if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
         plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
         return plain
     out = bytearray(_VALUE)
+    encoder = Encoder(out, hashed=hashed)
+    encoder.roots = (value,)
     try:
-        Encoder(out, hashed=hashed).add(value)
+        encoder.add(value)
     except Refused as refused:
         raise refused.unhashable(path) from None
     except RecursionError:
         raise _tangled(path) from None
+    if sharing is not None:
+        sharing.add(encoder.objects())
     return fingerprint(out)
 
 
@@ -121,6 +162,7 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     out = bytearray(head)
     out += plain[0]
     encoder = Encoder(out)
+    encoder.roots = [value for _, value in arguments]
     for label, value in arguments:
         out += _label(label)
         try:
@@ -147,6 +189,7 @@ def _slotted(
 ) -> tuple[bytes, tuple[Key, ...], bytes]:
     """Return the same with slot numbers for needs: a second pass."""
     encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
+    encoder.roots = [value for _, value in arguments]
     encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)

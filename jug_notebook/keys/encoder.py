@@ -5,20 +5,18 @@ The rules of the form are in `digest`, the register of the functions that write 
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias
 
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys.register import (
+    BODIES,
     LIMIT,
-    PLAIN,
     SIZE,
     THREADS,
     WRITERS,
@@ -29,17 +27,34 @@ from jug_notebook.keys.register import (
     dumps,
     find_registered,
     named,
-    pack,
     short,
 )
+from jug_notebook.keys.rows import columns, elsewhere
 from jug_notebook.model import Key
 
 HEAVY = 16 * 1024  #: a part that took more bytes than this to hash is remembered while its digest is made
 KEPT = 256  #: how many heavy parts are remembered from one call of a `.map` to the next
-TANGLED = 1_000_000  #: visits after which we start to look whether the same things are visited over and over
+FAR = 1 << 62  #: above any number of an object
 
 #: by id of the owner of a buffer: the owner, its size, and the hash of all its bytes in memory order
 Hashed: TypeAlias = dict[int, tuple[Any, int, bytes]]
+
+
+class Part:
+    """The form of a heavy part, and the mutable objects that were met first inside it: ``kept[start:stop]``."""
+
+    __slots__ = ("_ids", "form", "kept", "start", "stop", "tied", "value")
+
+    def __init__(self, value: Any, form: bytes, kept: list[Any], start: int, tied: bool) -> None:
+        self.value, self.form, self.kept, self.start, self.stop = value, form, kept, start, len(kept)
+        self.tied = tied  #: do numbers stand in its form, which hold only if its objects are numbered as they were?
+        self._ids: frozenset[int] | None = None
+
+    @property
+    def ids(self) -> frozenset[int]:
+        if self._ids is None:
+            self._ids = frozenset(map(id, self.kept[self.start : self.stop]))
+        return self._ids
 
 
 class Memory:
@@ -49,7 +64,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.complete = False  #: True: what is met from now on may change, and is remembered within one digest only
-        self.parts: dict[int, tuple[Any, bytes]] = {}
+        self.parts: dict[int, Part] = {}
         self.classes: dict[type, bytes] = {}
 
 
@@ -71,12 +86,17 @@ def remembering() -> Iterator[Memory]:
         _memory.reset(token)
 
 
+class Mutable(Exception):
+    """A mutable object was met where only values were expected."""
+
+
 class Encoder:
     """Writes the canonical form of values to ``out``. Writers call `add` for parts, and `tag`, `text` and `data`."""
 
     __slots__ = (
-        *("_above", "_fed", "_leap", "_loops", "_parts", "_seen", "_visits"),
-        *("classes", "hashed", "memory", "met", "out", "slots"),
+        *("_above", "_again", "depth", "_fed", "_index", "_later", "leap", "_loops", "_lowest", "_parts"),
+        *("_pure", "_remembers", "_seen", "classes", "code", "hashed", "in_rows", "kept", "memory", "met", "out"),
+        *("order", "roots", "slots", "slow"),
     )
 
     def __init__(
@@ -90,14 +110,29 @@ class Encoder:
         self.hashed = hashed
         self.met: list[Key] = []  #: keys of references, as they were met
         self.slots = slots  #: number of each needed task, to be written instead of its key
-        self.memory = memory or _memory.get() or Memory()
+        given = memory or _memory.get()
+        self._remembers = given is not None
+        self.memory = given or Memory()
         self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
         self.classes = dict(self.memory.classes) if self.memory.complete else self.memory.classes
-        self._above: dict[int, int] = {}  #: ids of what is being written, outermost first, and their levels
+        self.code: dict[int, tuple[Any, bytes]] = {}  #: what functions contribute, by id
+        self.kept: list[Any] = []  #: the mutable objects met so far, in the order of their first visit: their numbers
+        self._seen: set[int] = set()  #: their ids
+        self._index: dict[int, int] = {}  #: their numbers, as far as they were needed
+        self._later: list[Part] = []  #: parts whose objects follow in ``kept``
+        self._again: dict[
+            int, tuple[Any, bytes]
+        ] = {}  #: forms of immutable parts that only refer to objects met before
+        self._lowest = FAR  #: the lowest number that was referred to in what is being written
+        self._above: dict[int, int] = {}  #: ids of the other values that are being written, and how many are above
         # how many levels fit on one thread's stack: each takes a few calls, and the caller uses part of it already
-        self._leap = max(20, sys.getrecursionlimit() // 10)
-        self._fed = self._loops = self._visits = 0
-        self._seen: set[int] = set()
+        self.leap = max(20, sys.getrecursionlimit() // 10)
+        self.depth = self._fed = self._loops = 0
+        self._pure = False  #: do mutable objects raise?
+        self.slow = False  #: are all items written one by one? Then a refusal knows where it is
+        self.in_rows = 0
+        self.roots: Sequence[Any] = ()  #: all that is to be written: it orders objects in sets
+        self.order: Any = None  #: that order, once it is needed
         if len(self._parts) > KEPT:
             self._parts.clear()
 
@@ -114,7 +149,15 @@ class Encoder:
         """Write a tag and its parts."""
         self.tag(name, len(parts))
         for part in parts:
-            WRITERS[type(part)](self, part, path)
+            self.part(part, path)
+
+    def part(self, value: Any, path: str = "") -> None:
+        """Write a part of a library's type, often made for the occasion: where it is met besides doesn't count."""
+        body = BODIES[type(value)]
+        if body is None:
+            WRITERS[type(value)](self, value, path)
+        else:
+            self.nested(value, path, body)
 
     def text(self, text: str) -> None:
         """Write a string."""
@@ -155,44 +198,148 @@ class Encoder:
         """Raise that this can't be hashed because of a part of it, which was refused elsewhere."""
         raise Refused("", path, "", str(refusal)) from refusal.__cause__
 
-    def nested(self, value: Any, path: str, body: Writer, outer: bool = False) -> None:
-        """Write a value with parts through ``body``: it may contain itself, occur often, be long, or lie deep.
+    # -- values with parts
 
-        ``outer`` where ``body`` leads to another `nested` of the same value.
+    def shared(self, value: Any, path: str, body: Writer) -> None:
+        """Write a mutable value through ``body``; where it is met again, a reference to where it was met first."""
+        if self._pure:
+            raise Mutable
+        if self._later:
+            self._settle()
+        me = id(value)
+        if me in self._seen:
+            self._refer(me)
+            return
+        part = self._parts.get(me)
+        if part is not None and self._reused(part, value):
+            return
+        self._seen.add(me)
+        self.kept.append(value)
+        self._write(value, path, body, me, len(self.kept) - 1)
+
+    def nested(self, value: Any, path: str, body: Writer) -> None:
+        """Write an immutable value with parts, or one made for the occasion, through ``body``.
+
+        That one is met twice doesn't count. It may contain itself, occur often, be long, or lie deep.
         """
-        me = ~id(value) if outer else id(value)
+        me = id(value)
+        part = self._parts.get(me)
+        if part is not None and self._reused(part, value):
+            return
+        again = self._again.get(me)
+        if again is not None and again[0] is value:
+            self.out += again[1]
+            return
         above = self._above
         level = above.get(me)
         if level is not None:
             self._loops += 1
             self.out += b"^" + short(len(above) - level)
             return
-        known = self._parts.get(me)
-        if known is not None and known[0] is value:
-            self.out += known[1]
-            return
-        self._visits += 1
-        if self._visits > TANGLED and self._loops:
-            self._seen.add(me)
-            if self._visits - TANGLED > 20 * len(self._seen) + TANGLED:
-                self.refuse(value, path, "its parts refer to each other in too many ways")
-        depth = above[me] = len(above)
+        above[me] = len(above)
+        if self._later:
+            self._settle()
+        self._write(value, path, body, me, len(self.kept))
+        del above[me]
+
+    def _write(self, value: Any, path: str, body: Writer, me: int, number: int) -> None:
+        """Write a value; objects from ``number`` on are met first inside it."""
         out = self.out
-        start, met, fed, loops = len(out), len(self.met), self._fed, self._loops
-        try:
-            if depth and not depth % self._leap:
-                _elsewhere(body, self, value, path)
-            else:
-                body(self, value, path)
-        finally:
-            del above[me]
+        start, met, fed, loops, lowest = len(out), len(self.met), self._fed, self._loops, self._lowest
+        self._lowest = FAR
+        depth = self.depth = self.depth + 1
+        if depth % self.leap:
+            body(self, value, path)
+        else:
+            elsewhere(body, self, value, path)
+        self.depth = depth - 1
+        inner = self._lowest
+        if lowest < inner:
+            self._lowest = lowest
         size = len(out) - start
         self._fed += size
         if size > LIMIT:
             self.seal(start)
-        # a part with a reference must be walked again to find it, and one with a loop looks otherwise from elsewhere
+        # a part with a reference to a task must be walked again to find it, and a loop looks otherwise from elsewhere
         if self._fed - fed > HEAVY and self._loops == loops and len(self.met) == met:
-            self._parts[me] = (value, bytes(out[start:]))
+            if self._later:
+                self._settle()
+            if inner < number:
+                if len(self.kept) == number:
+                    self._again[me] = (value, bytes(out[start:]))
+            elif self._remembers or len(self.kept) == number:
+                self._parts[me] = Part(value, bytes(out[start:]), self.kept, number, inner != FAR)
+
+    def fresh(self, values: list[Any] | tuple[Any, ...]) -> bool:
+        """Number mutable values if none of them was met before, nor is twice among them; return whether."""
+        if self._pure:
+            raise Mutable
+        if self._later:
+            self._settle()
+        seen, ids = self._seen, list(map(id, values))
+        if not seen.isdisjoint(ids):
+            return False
+        before = len(seen)
+        seen.update(ids)
+        if len(seen) != before + len(ids):
+            seen.difference_update(ids)
+            return False
+        self.kept += values
+        return True
+
+    def _refer(self, me: int) -> None:
+        """Write that this is the object met as number so and so."""
+        index, kept = self._index, self.kept
+        for number in range(len(index), len(kept)):
+            index[id(kept[number])] = number
+        number = index[me]
+        self.out += b"@" + short(number)
+        if number < self._lowest:
+            self._lowest = number
+
+    def _reused(self, part: Part, value: Any) -> bool:
+        """Write a part as it was written before, if that holds here; return whether."""
+        if part.value is not value:
+            return False
+        if part.start != part.stop:
+            if self._pure:
+                raise Mutable
+            if self._later:
+                self._settle()
+            if (part.tied and part.start != len(self.kept)) or not self._seen.isdisjoint(part.ids):
+                return False
+            self._later.append(part)
+        self.out += part.form
+        return True
+
+    def objects(self) -> list[Any]:
+        """Return the mutable objects met so far, in the order of their first visit."""
+        self._settle()
+        return self.kept
+
+    def _settle(self) -> None:
+        """Number the objects of parts that were reused."""
+        for part in self._later:
+            self._seen |= part.ids
+            self.kept += part.kept[part.start : part.stop]
+        self._later.clear()
+
+    def apart(self, value: Any) -> tuple[bytes, list[Key]] | None:
+        """Return the form of a value and the references in it, unwritten; None if there is a mutable object in it."""
+        before = len(self.out), len(self.met), self.depth, self._fed, self._pure, len(self._above)
+        start, met, depth, fed, pure, above = before
+        self._pure = True
+        try:
+            WRITERS[type(value)](self, value, "")
+            return bytes(self.out[start:]), self.met[met:]
+        except Mutable:
+            self.depth, self._fed = depth, fed
+            while len(self._above) > above:
+                self._above.popitem()
+            return None
+        finally:
+            self._pure = pure
+            del self.out[start:], self.met[met:]
 
     def seal(self, start: int, tail: bytes = b"") -> None:
         """Replace all from ``start`` on, and ``tail``, which would have followed, by their hash."""
@@ -210,14 +357,6 @@ class Encoder:
         """Write named values in the order of the names."""
         names = sorted(held)
         columns(self, names, [held[name] for name in names], ".{}".format, path)
-
-    def apart(self, value: Any, path: str = "") -> tuple[bytes, list[Key]]:
-        """Return the form of a value and the keys of references in it, unwritten: for items without an order."""
-        start, met = len(self.out), len(self.met)
-        WRITERS[type(value)](self, value, path)
-        piece, keys = bytes(self.out[start:]), self.met[met:]
-        del self.out[start:], self.met[met:]
-        return piece, keys
 
     def class_part(self, kind: type, path: str = "") -> None:
         """Write a class as part of its instances: by the writer of `type` if there is one, else by name."""
@@ -245,112 +384,3 @@ class Encoder:
         if not open_classes and len(self.met) == met:
             self.classes[kind] = piece
         return piece
-
-
-def _elsewhere(body: Writer, encoder: Encoder, value: Any, path: str) -> None:
-    """Write a deep value on the fresh stack of another thread, and wait for it."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            body(encoder, value, path)
-        except BaseException as error:  # raised again below, where the caller is
-            failure.append(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure.pop()
-
-
-# -- many at once ------------------------------------------------------------------------------------------------------
-
-LONG = 4096  #: above this number of bytes, a run is sealed without copying it
-
-
-def scalars(items: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """Return the form of a run of plain scalars, made at C speed; None if there is anything else among them.
-
-    MessagePack keeps int, float, bool, None and str apart, and writes each in one way only. It writes members of enums
-    as their values, and much else as strings, so the types are proved first: by a look at each.
-    """
-    first = type(items[0])
-    if first not in PLAIN:
-        return None
-    if list(map(type, items)).count(first) == len(items):  # the fastest way to check all types
-        hazy = first is float and (total := sum(items)) != total
-    else:
-        kinds = set(map(type, items))
-        if not kinds <= PLAIN:
-            return None
-        hazy = float in kinds
-    return written([item if item == item else math.nan for item in items] if hazy else items)
-
-
-def written(items: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """Return the form of a run of plain scalars; None if MessagePack can't hold one: over 64 bits, lone surrogates."""
-    try:
-        return pack(items)
-    except (OverflowError, ValueError):
-        return None
-
-
-def parts(encoder: Encoder, items: list[Any] | tuple[Any, ...], path: str, start: int | None = None) -> None:
-    """Write the items of a sequence, one after the other.
-
-    ``start``: where the form begins whose last part these items are; it may be sealed at once.
-    """
-    if not items:
-        return
-    if _run(encoder, items, start):
-        return
-    index = 0
-    try:
-        for index, item in enumerate(items):  # noqa: B007  (the handler below uses it)
-            WRITERS[type(item)](encoder, item, "")
-    except Refused as refused:
-        refused.at(f"{path}[{index}]")
-        raise
-
-
-def _run(encoder: Encoder, items: list[Any] | tuple[Any, ...], start: int | None) -> bool:
-    """Write the items as a run, if they are one, and return whether. Its tag is no item's, so forms never clash."""
-    bulk = scalars(items)
-    if bulk is None:
-        return False
-    encoder.out += b"P"
-    if start is not None and len(bulk) > LONG:
-        encoder.seal(start, bulk)
-    else:
-        encoder.out += bulk
-    return True
-
-
-def columns(
-    encoder: Encoder,
-    keys: list[str],
-    items: list[Any],
-    step: Callable[[str], str],
-    path: str,
-    start: int | None = None,
-) -> None:
-    """Write the keys of a mapping, then its items. ``start`` as for `parts`."""
-    encoder.out += b"D" + count(len(keys))
-    if not keys:
-        return
-    bulk = written(keys)
-    if bulk is None:
-        parts(encoder, keys, "")
-    else:
-        encoder.out += b"P"
-        encoder.out += bulk
-    if _run(encoder, items, start):
-        return
-    index = 0
-    try:
-        for index, item in enumerate(items):  # noqa: B007
-            WRITERS[type(item)](encoder, item, "")
-    except Refused as refused:
-        refused.at(path + step(keys[index]))
-        raise

@@ -14,13 +14,14 @@ from operator import countOf
 from types import EllipsisType, NoneType
 from typing import Any
 
-from jug_notebook.keys.encoder import Encoder, columns, parts
+from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.register import (
+    BODIES,
     NAN,
     WRITERS,
     Refused,
-    Writer,
     cached_names,
+    contained,
     count,
     described,
     dumps,
@@ -34,6 +35,8 @@ from jug_notebook.keys.register import (
     write_parts,
     writer_for,
 )
+from jug_notebook.keys.rows import columns, parts
+from jug_notebook.keys.unordered import members
 from jug_notebook.model import UNLOADED, Reference
 
 # -- scalars, lists, dicts, sets, classes ------------------------------------------------------------------------------
@@ -82,20 +85,18 @@ def tuple_body(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
     parts(encoder, value, path, start)
 
 
-@exact_writer(list)
-def _list(encoder: Encoder, value: list[Any], path: str) -> None:
-    encoder.nested(value, path, list_body)
-
-
-@exact_writer(tuple)
-def _tuple(encoder: Encoder, value: tuple[Any, ...], path: str) -> None:
-    encoder.nested(value, path, tuple_body)
+exact_writer(list)(contained(list_body, mutable=True))
+exact_writer(tuple)(contained(tuple_body, mutable=False))
 
 
 def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
     """Write a dict in its own order, which functions see: in the columns of a table made of it, say."""
     if countOf(map(type, value), str) == len(value):
         columns(encoder, list(value), list(value.values()), step, path, len(encoder.out))
+        return
+    if countOf(map(type, value), int) == len(value):
+        encoder.out += b"I"
+        columns(encoder, list(value), list(value.values()), step, path, len(encoder.out) - 1)
         return
     encoder.out += b"d" + count(len(value))
     for key, item in value.items():
@@ -107,54 +108,28 @@ def mapping_body(encoder: Encoder, value: Any, path: str) -> None:
             raise
 
 
-@writer_for("jug_notebook.task.patterns.unordered", nested=True)
+exact_writer(dict)(contained(mapping_body, mutable=True))
+BODIES.update({list: list_body, dict: mapping_body})
+
+
+@writer_for("jug_notebook.task.patterns.unordered", mutable=True)
 def _unordered(encoder: Encoder, value: Any, path: str) -> None:
     """Write a dict whose order doesn't count."""
-    rows = []
-    for key, item in value.items():
-        try:
-            (name, wanted), (form, also) = encoder.apart(key), encoder.apart(item)
-        except Refused as refused:
-            refused.at(path + step(key))
-            raise
-        rows.append((name, form, wanted + also))
-    rows.sort()
-    encoder.tag("unordered", len(rows))
-    for name, form, wanted in rows:
-        encoder.out += name + form
-        encoder.met += wanted
-
-
-@exact_writer(dict)
-def _dict(encoder: Encoder, value: dict[Any, Any], path: str) -> None:
-    encoder.nested(value, path, mapping_body)
+    encoder.tag("unordered", len(value))
+    members(encoder, list(value.items()), path)
 
 
 def _set_body(encoder: Encoder, value: Any, path: str) -> None:
+    encoder.out += (b"{" if isinstance(value, frozenset) else b"S") + count(len(value))
     kinds = set(map(type, value))
     if kinds <= {str} or kinds <= {int}:
         parts(encoder, sorted(value), path)
-        return
-    try:
-        rows = sorted(encoder.apart(item) for item in value)
-    except Refused as refused:
-        refused.at(f"{path}{{…}}")
-        raise
-    for form, wanted in rows:
-        encoder.out += form
-        encoder.met += wanted
+    else:
+        members(encoder, [(item,) for item in value], path)
 
 
-def _either_set(tag: bytes) -> Writer:
-    def body(encoder: Encoder, value: Any, path: str) -> None:
-        encoder.out += tag + count(len(value))
-        _set_body(encoder, value, path)
-
-    return lambda encoder, value, path: encoder.nested(value, path, body)
-
-
-exact_writer(set)(writer_for("builtins.set")(_either_set(b"S")))
-exact_writer(frozenset)(writer_for("builtins.frozenset")(_either_set(b"{")))
+exact_writer(set)(contained(writer_for("builtins.set", mutable=True)(_set_body), mutable=True))
+exact_writer(frozenset)(contained(writer_for("builtins.frozenset", nested=True)(_set_body), mutable=False))
 
 
 @exact_writer(type)
@@ -252,12 +227,26 @@ INSIDE = "make what holds it inside the task, or leave it out in its class's __g
 @writer_for("builtins.object")
 def _instance(encoder: Encoder, value: Any, path: str) -> None:
     """Write any other object: its class, and the state that pickle would store."""
+    kind: Any = type(value)
     if own_hash(encoder, value, path):
         return
-    if hasattr(type(value), "__next__") or hasattr(type(value), "__await__"):
-        what = "list(x)" if hasattr(type(value), "__next__") else "await x"
+    if hasattr(kind, "__next__") or hasattr(kind, "__await__"):
+        what = "list(x)" if hasattr(kind, "__next__") else "await x"
         encoder.refuse(value, path, verdict=f"can't be hashed reliably, since reading it would use it up: pass {what}")
-    encoder.nested(value, path, _instance_body)
+    (encoder.nested if by_value(kind) else encoder.shared)(value, path, _instance_body)
+
+
+@functools.lru_cache(1024)
+def by_value(kind: type) -> bool:
+    """Return True for classes whose instances are hashable by value: that two are one and the same doesn't count.
+
+    A class whose ``__hash__`` calls ``id`` isn't one.
+    """
+    method: Any = kind.__hash__
+    if method in (None, object.__hash__) or getattr(kind, "__eq__", None) is object.__eq__:
+        return False
+    code = getattr(method, "__code__", None)
+    return code is None or "id" not in code.co_names
 
 
 def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
@@ -333,7 +322,7 @@ def _maker(encoder: Encoder, maker: Any, path: str) -> None:
 # -- builtins and containers -------------------------------------------------------------------------------------------
 
 
-@writer_for("builtins.bytearray")
+@writer_for("builtins.bytearray", mutable=True)
 def _bytearray(encoder: Encoder, value: bytearray, path: str) -> None:
     encoder.tag("bytearray")
     encoder.data(value)
@@ -345,7 +334,7 @@ def _memoryview(encoder: Encoder, value: memoryview, path: str) -> None:
     encoder.data(value if value.c_contiguous and value.nbytes else value.tobytes())
 
 
-@writer_for("array.array")
+@writer_for("array.array", mutable=True)
 def _array(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("array", (value.typecode, value.itemsize, sys.byteorder))
     encoder.data(value if len(value) else b"")
@@ -360,12 +349,12 @@ def _range(encoder: Encoder, value: range, path: str) -> None:
 
 write_parts("builtins.slice", "slice", lambda value: (value.start, value.stop, value.step))
 write_parts("builtins.mappingproxy", "mappingproxy", lambda value: (dict(value),))
-write_parts("collections.OrderedDict", "OrderedDict", lambda value: (list(value), list(value.values())), nested=True)
-write_parts("collections.defaultdict", "defaultdict", lambda value: (value.default_factory, dict(value)), nested=True)
+write_parts("collections.OrderedDict", "OrderedDict", lambda value: (list(value), list(value.values())), mutable=True)
+write_parts("collections.defaultdict", "defaultdict", lambda value: (value.default_factory, dict(value)), mutable=True)
 write_parts(
-    "collections.Counter", "Counter", lambda value: (dict(value), dict(vars(value))), nested=True, attributes=False
+    "collections.Counter", "Counter", lambda value: (dict(value), dict(vars(value))), mutable=True, attributes=False
 )
-write_parts("collections.deque", "deque", lambda value: (value.maxlen, list(value)), nested=True)
+write_parts("collections.deque", "deque", lambda value: (value.maxlen, list(value)), mutable=True)
 write_parts(
     "enum.Enum", "Enum", lambda value: (type(value).__qualname__, value._name_, value._value_), attributes=False
 )

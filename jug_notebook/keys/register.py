@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
 
-SCHEME = b"jn2"  #: version of the canonical form, inside every digest
+SCHEME = b"jn3"  #: version of the canonical form, inside every digest
 SIZE = 20  #: bytes of a digest
 
 LIMIT = 256  #: a part whose form is longer is replaced by its hash
@@ -112,6 +112,8 @@ def step(key: Any) -> str:
 
 class _Registered(NamedTuple):
     writer: Writer
+    body: Writer  #: the same for a value that was met already, as an instance of a subclass
+    mutable: bool
     attributes: bool  #: for subclasses, also write what else the instance holds
 
 
@@ -123,7 +125,16 @@ class _Writers(dict[type, Writer]):
         return writer
 
 
+class _Bodies(dict[type, Writer | None]):
+    """For mutable types, what writes a value without regard to where it was met before; None for the others."""
+
+    def __missing__(self, kind: type) -> Writer | None:
+        found = find_registered(kind)
+        return None if found is None or not found.mutable else self.setdefault(kind, found.body)
+
+
 WRITERS = _Writers()
+BODIES = _Bodies()
 _registry: dict[str, _Registered] = {}
 _exact: dict[type, Writer] = {}
 _later: list[Callable[[], None]] = []
@@ -132,28 +143,48 @@ _later: list[Callable[[], None]] = []
 _CODE = frozenset(f"builtins.{name}" for name in ("type", "function", "method", "builtin_function_or_method", "module"))
 
 
-def writer_for(name: str, *, attributes: bool = True, nested: bool = False) -> Callable[[Writer], Writer]:
+def writer_for(
+    name: str, *, attributes: bool = True, nested: bool = False, mutable: bool = False
+) -> Callable[[Writer], Writer]:
     """Decorate the function that writes values of the type ``name``, and of its subclasses unless they have their own.
 
     The name is ``module.qualname``, or ``root.qualname`` where the module in between is the package's own business, or
     that of one of the special methods. A subclass is told apart by its class, and, with ``attributes``, by what its
-    instances hold in ``__dict__``. ``nested`` is for containers: they may be deep, or contain themselves.
+    instances hold in ``__dict__``. ``nested`` is for containers: they may be deep, or contain themselves. ``mutable``
+    is for containers, too: where one of them is met twice, that counts.
     """
 
-    def add(writer: Writer) -> Writer:
-        def container(encoder: Any, value: Any, path: str) -> None:
-            encoder.nested(value, path, writer)
-
-        _registry[name] = _Registered(container if nested else writer, attributes)
+    def add(body: Writer) -> Writer:
+        _registry[name] = _Registered(
+            contained(body, mutable) if nested or mutable else body, body, mutable, attributes
+        )
         WRITERS.clear()
         WRITERS.update(_exact)
-        return writer
+        return body
 
     return add
 
 
+def contained(body: Writer, mutable: bool) -> Writer:
+    """Return the writer of a type of containers."""
+
+    def shared(encoder: Any, value: Any, path: str) -> None:
+        encoder.shared(value, path, body)
+
+    def nested(encoder: Any, value: Any, path: str) -> None:
+        encoder.nested(value, path, body)
+
+    return shared if mutable else nested
+
+
 def write_parts(
-    names: str, tag: str, parts: Callable[[Any], Sequence[Any]], *, attributes: bool = True, nested: bool = False
+    names: str,
+    tag: str,
+    parts: Callable[[Any], Sequence[Any]],
+    *,
+    attributes: bool = True,
+    nested: bool = False,
+    mutable: bool = False,
 ) -> None:
     """Write values of these types (names as for `writer_for`, with spaces between) as ``tag`` and ``parts(value)``."""
 
@@ -161,7 +192,7 @@ def write_parts(
         encoder.tagged(tag, parts(value), path)
 
     for name in names.split():
-        writer_for(name, attributes=attributes, nested=nested)(writer)
+        writer_for(name, attributes=attributes, nested=nested, mutable=mutable)(writer)
 
 
 def exact_writer(*kinds: type) -> Callable[[Writer], Writer]:
@@ -208,7 +239,7 @@ def _writer_of(kind: type) -> Writer:
             continue
         if base is kind or f"{base.__module__}.{base.__qualname__}" in _CODE:
             return found.writer
-        return functools.partial(_derived, found.writer, found.attributes)
+        return functools.partial(_derived, found)
     fields = issubclass(kind, tuple) and hasattr(kind, "_fields")
     return _registry["collections.namedtuple" if fields else "builtins.object"].writer
 
@@ -226,17 +257,17 @@ def own_hash(encoder: Any, value: Any, path: str) -> bool:
     return True
 
 
-def _derived(writer: Writer, attributes: bool, encoder: Any, value: Any, path: str) -> None:
+def _derived(base: _Registered, encoder: Any, value: Any, path: str) -> None:
     """Write an instance of a subclass: its class, what the base's writer writes, what else it holds."""
 
     def body(encoder: Any, value: Any, path: str) -> None:
         encoder.out += b"C"
         encoder.class_part(type(value), path)
-        writer(encoder, value, path)
-        encoder.attributes(instance_dict(value) if attributes else {}, path)
+        base.body(encoder, value, path)
+        encoder.attributes(instance_dict(value) if base.attributes else {}, path)
 
     if not own_hash(encoder, value, path):
-        encoder.nested(value, path, body, outer=True)
+        (encoder.shared if base.mutable else encoder.nested)(value, path, body)
 
 
 def _with_needs(writer: Writer, encoder: Any, value: Any, path: str) -> None:

@@ -39,6 +39,9 @@ REFUSED = {
     "pint.GenericPlainRegistry pint.LazyRegistry pint.ApplicationRegistry": (
         "can't be sent to a worker: read pint.get_application_registry() inside the task, or pass quantities"
     ),
+    "matplotlib.Artist matplotlib.TransformNode": (
+        "is numbered by where it lies in memory: pass the task that returns it, or what it is drawn from"
+    ),
     "concurrent.Executor socket.socket _socket.socket": _INSIDE,
 }
 

@@ -38,7 +38,7 @@ from jug_notebook.keys.callables import (
     plain,
     travels,
 )
-from jug_notebook.keys.digest import SCHEME, SIZE, digest, remembering
+from jug_notebook.keys.digest import SCHEME, SIZE, Sharing, digest, remembering
 from jug_notebook.render.values import brief
 
 TEXT_LENGTH = 300  #: characters of a value that are kept for comparing it with another
@@ -109,6 +109,10 @@ class Walk:
             frozenset()
         )  #: what the functions met may inspect in others, besides calling them
         self._inside: list[Unit] = []  #: units of the walks through values that were met
+        self._sharing = Sharing()  #: of the values that were met
+        #: what functions inside values contribute wherever they are met, by id; of the outermost walk
+        self.forms: dict[int, tuple[Any, bytes, Walk]] = {}
+        self.backs = self.repeats = 0  #: how often such a function led back to one being walked, or was walked again
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, (label, value); return the digest of all that was found."""
@@ -134,7 +138,7 @@ class Walk:
                 whole.append(seen)
                 break
             self._follow(whole)
-        return hashed(SCHEME, "code", *whole)
+        return hashed(SCHEME, "code", *whole, *self._sharing.links)
 
     def _follow(self, whole: list[bytes]) -> None:
         """Describe the units that aren't described yet, and those that this leads to."""
@@ -205,7 +209,7 @@ class Walk:
         self.pins = None
         if self.blind:
             return b""
-        found = digest(value, path)
+        found = digest(value, path, sharing=self._sharing)
         self.texts[self.part(label, found.hex())] = brief(value, TEXT_LENGTH, 4)
         return b"v" + found
 

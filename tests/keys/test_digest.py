@@ -36,7 +36,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.keys import encoder as encoding
 from jug_notebook.keys import register
 from jug_notebook.keys.digest import Encoder, digest, name_call, remembering
 from jug_notebook.model import Reference
@@ -403,10 +402,10 @@ def test_digests_are_what_they_were() -> None:
 
 
 KNOWN = {
-    "f8ed5ad981086c5ba61edc67526263e73935db2b",
-    "d3000953e5afc4a8ee259a8b8878e5b5d97ec1e7",
-    "968ef0549d8b2244a4df2945e965cf926b6bd75e",
-    "c662c0c77e04e961f092da19834b14437448ad3b",
+    "ac76f0f1ac2f6850df1fa89acb3f69aa5039b1fc",
+    "a72f446c823d53b684f4c51af82ffcc24586a536",
+    "5b2cdd6088b3a048291808e17e951af47bc4c251",
+    "3b277ab9edf0fbdaa0e1be1a23792e9691da502d",
 }
 
 
@@ -529,15 +528,6 @@ def test_infinities_that_sum_up_to_nan_stay_themselves() -> None:
     assert digest([math.inf, -math.inf] * 3000) != digest([-math.inf, math.inf] * 3000)
 
 
-def test_sharing_is_not_seen() -> None:
-    shared = (1, 2)
-    assert digest([shared, shared]) == digest([(1, 2), copy.deepcopy((1, 2))])
-    big = list(range(20_000))
-    assert digest([big, big]) == digest([list(range(20_000)), list(range(20_000))])
-    thing = Plain(a=big)
-    assert digest({"x": thing, "y": thing}) == digest({"x": Plain(a=list(big)), "y": Plain(a=list(big))})
-
-
 def test_what_shares_its_parts_many_times_over_is_still_digested() -> None:
     tower: Any = [1.5]
     for _ in range(60):
@@ -633,7 +623,7 @@ def test_what_contains_itself_is_digested() -> None:
     two.append(two)
     assert digest(one) == digest(two)
     assert digest(one) != digest([1, [1]])
-    assert digest([one, one]) == digest([one, two])
+    assert digest([one, one]) != digest([one, two])
     ring: dict[str, Any] = {}
     ring["me"] = [ring]
     assert digest(ring) == digest(copy.deepcopy(ring))
@@ -659,15 +649,6 @@ def test_parents_and_children_that_know_each_other_are_digested_once() -> None:
         return root
 
     assert digest(family()) == digest(family())
-
-
-def test_a_tangle_is_refused_rather_than_walked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "TANGLED", 1000)
-    nodes = [Plain(n=i) for i in range(12)]
-    for node in nodes:
-        node.others = list(nodes)  # type: ignore[attr-defined]
-    with pytest.raises(Unhashable, match="too many ways"):
-        digest(nodes)
 
 
 @pytest.mark.slow
@@ -767,7 +748,7 @@ values = st.recursive(
 
 
 def other_way(value: Any) -> Any:
-    """An equal value, built otherwise: nothing shared, sets and attributes reversed, every NaN another."""
+    """An equal value, built otherwise: sets and attributes reversed, every NaN another."""
     kind = type(value)
     if kind in (list, tuple):
         return kind(other_way(item) for item in value)
@@ -1001,13 +982,13 @@ def test_within_a_map_a_heavy_argument_is_hashed_once(monkeypatch: pytest.Monkey
     from jug_notebook.keys import arrays as digest_arrays
 
     hashed = []
-    body = digest_arrays._array_body
+    body = digest_arrays._content
 
     def counting(*arguments: Any) -> None:
         hashed.append(1)
         body(*arguments)
 
-    monkeypatch.setattr(digest_arrays, "_array_body", counting)
+    monkeypatch.setattr(digest_arrays, "_content", counting)
     heavy = np.arange(20_000)
     apart = [name_call("c", "f", [("x", [heavy]), ("n", n)]) for n in range(3)]
     assert len(hashed) == 3
