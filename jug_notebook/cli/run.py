@@ -108,6 +108,7 @@ def make_if_new(url: str) -> None:
     if not exists(url):
         store = open_store(url)
         secret_of(store, make=True)
+        print(f"made a new store: {store.display_url}", file=sys.stderr)
         store.close()
 
 

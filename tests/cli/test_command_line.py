@@ -309,7 +309,7 @@ def test_results_of_former_code_can_be_accepted_and_given_back(shell: Shell) -> 
 
 def test_a_worker_makes_its_store_and_ends_when_idle(shell: Shell) -> None:
     ran = shell.run("worker", "new", "-n", "1", "--idle-timeout", "0")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, ran.stderr) == (0, "made a new store: file:new\n")
     printed = shell.run("status", "new")
     assert printed.returncode == 0
     assert "no tasks yet" in printed.stdout
