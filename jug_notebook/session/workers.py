@@ -99,8 +99,9 @@ class Workers:
 
     def headless_note(self) -> str:
         """Return, once for the crews started since the last call, that they end with a headless run; else nothing."""
-        fresh, self._noted = len(self.crews) > self._noted, len(self.crews)
-        ends = fresh and self.headless and not self._access.store.url.startswith("memory:")  # there they always do
+        fresh, self._noted = self.crews[self._noted :], len(self.crews)
+        lasting = self.headless and not self._access.store.url.startswith("memory:")  # there they always end with it
+        ends = lasting and any(crew.is_starting or crew.supervisors for crew in fresh)
         return "headless run: its workers stop when it ends" if ends else ""
 
     def _start(self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any) -> Crew:

@@ -32,7 +32,7 @@ TAIL = 2048  #: bytes of it that each heartbeat carries while the task runs
 FORMER_FILES = 16  #: pairs of files of a worker that its supervisor still reads, in which processes may print
 HEAP = 8 * LIMIT  #: a file that grows beyond this loses its middle
 NAMES = ("stdout", "stderr")
-_LOKY = ("joblib.externals.", "")
+_POOLS = ("loky.process_executor", "joblib.externals.loky.process_executor", "concurrent.futures.process")
 _TURNS = 10_000  #: changes between the streams whose order is kept
 
 
@@ -187,12 +187,12 @@ class Capture:
     def release(self) -> None:
         """A process keeps the files that it was started with. If the task has started any, the next task has others.
 
-        Not while joblib keeps a pool: its processes work for whatever task calls them next.
+        Not while there is a pool of processes, such as joblib keeps: it works for whatever task calls it next.
         """
         before, self._children = self._children, system.children_so_far()
         started = before[0] != self._children[0] or self._children[1] - before[1]
-        pools = [getattr(sys.modules.get(f"{home}loky.reusable_executor"), "_executor", None) for home in _LOKY]
-        if started and not any(pools) and self._files.replace():
+        managers = [thread for name in _POOLS for thread in getattr(sys.modules.get(name), "_threads_wakeups", ())]
+        if started and not any(thread.is_alive() for thread in managers) and self._files.replace():
             self._use(self._files.fds)
 
     def _text(self, which: int) -> io.TextIOWrapper:

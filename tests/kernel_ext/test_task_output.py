@@ -47,6 +47,13 @@ def meanwhile(go, done):
     thread.join()
     subprocess.run(["echo", "in a process"])
 
+def uses_pools(n):
+    import dask
+    from loky import get_reusable_executor
+
+    get_reusable_executor(1).submit(print, "in a process of a pool", n, flush=True).result()
+    dask.compute(dask.delayed(print)("in a thread of a pool", n), scheduler="threads")
+
 def asks(how):
     if how == "input()":
         return input("yes? ")
@@ -119,6 +126,13 @@ def test_what_a_task_left_behind_prints_is_in_the_worker_s_log_and_under_no_othe
     assert logged.out.split("\n") == [
         "WARNING:root:logged by a thread", "from a process", "from a process", "from a thread", ""
     ]  # fmt: skip
+
+
+def test_what_a_pool_prints_that_outlives_a_task_is_of_the_task_that_uses_it(kernel: Kernel) -> None:
+    for n in (1, 2):
+        kernel.run(f"task = uses_pools({n}); task.result()")
+        lines = kernel.run("print(*[text for kind, text in task.outputs()], sep='')").out.splitlines()
+        assert lines[:2] == [f"in a process of a pool {n}", f"in a thread of a pool {n}"]
 
 
 @pytest.mark.parametrize("how", ["input()", "getpass()", "breakpoint()", "set_trace()"])
