@@ -47,6 +47,12 @@ def cell_task(
     output is the value. Magics and ``!commands`` are in it as the Python that IPython translates them to. Raises
     BadTask.
     """
+    for kind, given in (("name", name), ("source", source)):
+        if not isinstance(given, str):
+            raise BadTask(f"cell_task: {kind}={given!r:.60} is not a string")
+    inputs, outputs, ignore_globals = (
+        [names] if isinstance(names, str) else names for names in (inputs, outputs, ignore_globals)
+    )
     options = {"version": version, "retries": retries, "timeout": timeout, "ignore_globals": tuple(ignore_globals)}
     if bash:
         return of_script(name, source, namespace, inputs, **options)

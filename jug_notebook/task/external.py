@@ -6,7 +6,7 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -94,6 +94,8 @@ def shell(
         raise BadTask(f"shell takes a command as a string or a list of words, not {type(command).__name__}")
     else:
         command = tuple(_word(word) for word in command)
+    if env is not None and not isinstance(env, Mapping):
+        raise BadTask(f"env={env!r:.60}: give a dict of variables to add")
     paths = tuple(map(_path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
     call = (command, paths, check, after, stdin, env)
     if in_task.on:

@@ -535,6 +535,8 @@ def test_wrong_commands_are_refused_in_one_line(session: Session) -> None:
     assert "a string or a list of words, not int" in error_of(lambda: jn.shell(5))
     assert "a word of a command" in error_of(lambda: jn.shell(["echo", None]))
     assert "outputs are paths" in error_of(lambda: jn.shell("true", outputs=[3]))  # type: ignore[list-item]
+    assert "env=5: give a dict of variables" in error_of(lambda: jn.shell("true", env=5))  # type: ignore[arg-type]
+    assert "source=5 is not a string" in error_of(lambda: jn.cell_task("one", 5, {}))  # type: ignore[arg-type]
 
 
 def test_a_cached_glob_stays_as_it_was_until_it_is_invalidated(session: Session) -> None:
