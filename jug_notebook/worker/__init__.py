@@ -46,7 +46,9 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     keep_going: bool = True  #: start new tasks after one has failed for good
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {"size": number_of_workers("workers", self.size, least=0)}
+        checked: dict[str, Any] = {}
+        if type(self.size) is not int or self.size != 0:
+            checked["size"] = number_of_workers("workers", self.size)
         if self.max_tasks is not None:
             checked["max_tasks"] = whole_number("max_tasks", self.max_tasks, "tasks", error=LaunchError)
         if self.max_time is not None:
