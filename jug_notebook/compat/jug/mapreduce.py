@@ -41,7 +41,8 @@ def _mapped(kind: str, mapper: Any, sequence: Any, calls: list[tuple[Any, ...]],
     name = f"jug.mapreduce._jug_{kind}"
 
     def block(part: Any, calls: Any) -> Task:
-        return Task.around(name, mapper, (mapper, part), {}, lambda: function_of(mapper).starmap(calls, step)[0].task)
+        size = len(calls)  # a block of one call is that call's task itself
+        return Task.around(name, mapper, (mapper, part), {}, lambda: function_of(mapper).starmap(calls, size)[0].task)
 
     blocks = [block(*parts) for parts in zip(batched(sequence, step), batched(calls, step), strict=True)]
     return block_access(blocks, step, len(sequence))
