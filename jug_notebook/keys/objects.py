@@ -132,6 +132,12 @@ exact_writer(set)(contained(writer_for("builtins.set", mutable=True)(_set_body),
 exact_writer(frozenset)(contained(writer_for("builtins.frozenset", nested=True)(_set_body), mutable=False))
 
 
+@exact_writer(object)
+def _bare(encoder: Encoder, value: object, path: str) -> None:
+    verdict = "only `is` tells from another, and a worker gets another: pass None, a string or a member of an Enum"
+    encoder.refuse(value, path, verdict=verdict)
+
+
 @exact_writer(type)
 def _class(encoder: Encoder, value: type, path: str) -> None:
     """Write a class as a value: by name if no writer of classes is registered."""

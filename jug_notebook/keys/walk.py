@@ -101,6 +101,7 @@ class Walk:
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self.chances: list[tuple[str, advice.Chance]] = []  #: what functions do with random numbers
+        self.sentinels: dict[int, str] = {}  #: by id of a bare object(): the label under which it was first met
         self._done = 0  #: how many units are described
         self._whole: set[str] = set()
         self._loose: set[int] = set()  #: units that travel as the objects they are, not as a module's text
@@ -194,6 +195,8 @@ class Walk:
             return b"v" + found
         if kind is FunctionType:
             return self._function(value, label)
+        if kind is object:  # a sentinel: by the first name that holds it, since it may have several
+            return hashed("sentinel", self.part(self.sentinels.setdefault(id(value), label), "object()"))
         if isinstance(value, type):
             return self._class(value, label)
         if issubclass(kind, ModuleType):

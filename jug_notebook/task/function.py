@@ -182,7 +182,7 @@ class TaskFunction:
         self._tasks_by_default = {p.name: p.default for p in parameters if tasks_in(p.default)}
         if not self._wrapper and all(parameter.kind is _PLAIN for parameter in parameters):
             self._names = tuple(parameter.name for parameter in parameters)
-            self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+            self._defaults = {p.name: _default(p.default) for p in parameters if p.default is not p.empty}
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """Return every parameter with its value, in the signature's order: the same however the call is written."""
@@ -234,7 +234,9 @@ class TaskFunction:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}() {error}") from None
+        given = set(bound.arguments)
         bound.apply_defaults()
+        bound.arguments = {n: x if n in given else _default(x) for n, x in bound.arguments.items()}
         return bound
 
     def _pending(
@@ -471,6 +473,23 @@ class _ChunkFunction(Around):
     def _args_repr(self, arguments: Arguments) -> str:
         calls = arguments[0][1]
         return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
+
+
+class _Sentinel:
+    """Stands in a key for a default ``object()``: which object it is counts as part of the code."""
+
+    def __jug_hash__(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        return "object()"
+
+
+_SENTINEL = _Sentinel()
+
+
+def _default(value: Any) -> Any:
+    return _SENTINEL if type(value) is object else value
 
 
 def _binding(function: Callable[..., Any]) -> list[Any]:

@@ -14,8 +14,8 @@ import pytest
 
 from jug_notebook.errors import BadTask, Unhashable
 from jug_notebook.keys.code import examine
-from jug_notebook.keys.digest import digest
-from jug_notebook.task import task
+from jug_notebook.keys.digest import digest, name_call
+from jug_notebook.task import TaskFunction, task
 from tests.keys.test_code import cell
 
 np = pytest.importorskip("numpy")
@@ -218,3 +218,32 @@ def test_a_table_of_astropy_counts_by_columns_in_order_and_metadata() -> None:
         table({"a": [1, 2], "b": [3, 4]}, meta={"a": 1}, units={"a": "m"}),
     ]
     assert len({digest(each) for each in (one, *others)}) == 5
+
+
+# -- a bare object() --------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_object_is_no_argument_since_only_its_identity_tells_it_from_another() -> None:
+    for value in (object(), [object()], {"a": object()}):
+        assert "pass None, a string or a member of an Enum" in refusal(value)
+
+
+def test_a_sentinel_counts_by_the_name_that_holds_it() -> None:
+    text = "A = object()\nB = {}\ndef f(x, y={}): return x is A, y is B"
+    one, alias, default = (
+        examine(cell(text.format(b, y))["f"]).digest for b, y in (("object()", 1), ("A", 1), ("object()", "A"))
+    )
+    assert len({one, alias, default, examine(cell(text.format("object()", "B"))["f"]).digest}) == 4
+    assert examine(cell(text.format("object()", 1))["f"]).digest == one
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_default_that_is_a_sentinel_need_not_be_passed() -> None:
+    space = cell(
+        "A = object()\ndef f(x, y=A, *, z=A): return x if y is A else y\ndef g(x, y=A): return x if y is A else y"
+    )
+    f, g = TaskFunction(space["f"]), TaskFunction(space["g"])
+    assert name_call("c", "f", f._bound((1,), {})).key == name_call("c", "f", f._bound((), {"x": 1})).key
+    assert name_call("c", "f", g._bound((1,), {})).key != name_call("c", "f", g._bound((1, ...), {})).key
+    with pytest.raises(Unhashable, match="argument 'y' is an object, which only `is` tells from another"):
+        name_call("c", "f", f._bound((1, space["A"]), {}))
