@@ -26,6 +26,9 @@ LAST = 2000  #: characters of a command's stderr that are kept to report why it 
 class _Terse(TaskFunction):
     """A task function whose tables leave out arguments that aren't set."""
 
+    def _look_for_paths(self, arguments: Any) -> None:
+        """Words of a command that aren't its outputs were looked at before."""
+
     def _args_repr(self, arguments: Arguments) -> str:
         return super()._args_repr([(k, v) for k, v in arguments if k not in ("folder", "value") and not _empty(v)])
 

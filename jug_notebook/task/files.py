@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import PurePath
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 from blake3 import blake3
@@ -12,6 +15,7 @@ from blake3 import blake3
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import BadTask, FileChanged, OnlyAPath
 from jug_notebook.keys import advice
+from jug_notebook.keys.register import instance_dict
 from jug_notebook.task.context import in_task
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -19,7 +23,9 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 SETTLED = 0.05  #: seconds after its last change from which on a further change must show in a file's times,
 COARSE = 2.1  #: where these are whole seconds
 KEPT = 10_000  #: files whose digests are remembered
-TRIES = 100  #: strings that were no path, after which an argument is no longer checked
+TRIES = 100  #: values without a path, after which an argument is no longer checked
+PARTS = 200  #: parts of a value that are looked at,
+FEW = 8  #: and possible paths among them that are looked up
 
 _Mark: TypeAlias = tuple[int, int, int]
 _known: dict[tuple[int, int], tuple[_Mark, bytes]] = {}  #: (device, inode) -> size and times, digest
@@ -141,16 +147,15 @@ class PathAdvice:
     def look(self, arguments: Sequence[tuple[str, Any]]) -> None:
         """Check the arguments of a call. Costs almost nothing where no string looks like a path."""
         for label, value in arguments:
-            if type(value) is str:
-                if len(value) > 1000 or not ("." in value or "/" in value or os.sep in value):
-                    continue
-            elif not isinstance(value, PurePath):
+            kind = type(value)
+            if kind in _NO_PATH or (kind is str and not _looks_like_one(value)):
                 continue
             left = self._left.get(label, TRIES)
             if left:
-                self._left[label] = 0 if self._is_file(label, value) else left - 1
+                found = any(self._is_file(label, step, path) for step, path in _paths(value))
+                self._left[label] = 0 if found else left - 1
 
-    def _is_file(self, label: str, value: Any) -> bool:
+    def _is_file(self, label: str, step: str, value: Any) -> bool:
         try:
             if not os.path.isfile(value):
                 return False
@@ -160,7 +165,44 @@ class PathAdvice:
         advice.warn_once(
             ("path", self._name, label),
             OnlyAPath,
-            f"{self._name}(): argument {label!r} is the path of a file, but the key covers only the path, not the "
-            f"file's content. Pass jn.file({written if len(written) < 80 else 'path'}) so that changes count.",
+            f"{self._name}(): argument {label!r}{step} is the path of a file, but the key covers only the path, not "
+            f"the file's content. Pass jn.file({written if len(written) < 80 else 'path'}) so that changes count.",
         )
         return True
+
+
+_NO_PATH = frozenset({int, float, bool, complex, bytes, type(None), File, TimedPath})
+
+
+def _looks_like_one(text: str) -> bool:
+    return len(text) <= 1000 and ("." in text or "/" in text or os.sep in text)
+
+
+def _paths(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what may be a path in a value, (where, path): at most `FEW` of them, among the first `PARTS` parts."""
+    waiting: deque[tuple[str, Any]] = deque([("", value)])
+    found = 0
+    for _ in range(PARTS):
+        if not waiting or found == FEW:
+            return
+        step, part = waiting.popleft()
+        kind = type(part)
+        if isinstance(part, PurePath) or (kind is str and _looks_like_one(part)):
+            found += 1
+            yield step, part
+        elif kind is not str and kind not in _NO_PATH and len(waiting) < PARTS:
+            waiting.extend(islice(_parts_of(kind, part, step), PARTS))
+
+
+def _parts_of(kind: type, value: Any, step: str) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a container, or the attributes of an object that isn't hashed in a way of its own."""
+    if issubclass(kind, dict):
+        yield from ((f"{step}[{key!r:.40}]", item) for key, item in value.items())
+    elif issubclass(kind, list | tuple | set | frozenset | deque):
+        yield from ((f"{step}[{number}]", item) for number, item in enumerate(value))
+    elif not any(hasattr(kind, name) for name in ("__jug_hash__", "__jug_reference__")) and not issubclass(
+        kind, type | ModuleType | FunctionType
+    ):
+        slots = getattr(kind, "__slots__", ())
+        held = {name: getattr(value, name, None) for name in ([slots] if isinstance(slots, str) else slots)}
+        yield from ((f"{step}.{name}", item) for name, item in {**held, **instance_dict(value)}.items())

@@ -252,7 +252,7 @@ class TaskFunction:
         """Return a call with its key and its arguments encoded, both at once: later changes affect neither."""
         named = self._named(arguments)
         key, form, needs, call = digest.name_call(version.code, version.name, in_folder(named, away))
-        self._path_advice.look(named)
+        self._look_for_paths(named)
         if self._tasks_by_default:  # the value of a task that is a default is sent with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
             kwargs = {**kwargs, **{n: task for n, task in self._tasks_by_default.items() if n not in given}}
@@ -261,6 +261,9 @@ class TaskFunction:
             return version, key, form, needs, payload, self._args_repr(arguments), call
         with briefly():
             return version, key, form, needs, payload, self._args_repr(arguments), call
+
+    def _look_for_paths(self, arguments: Arguments) -> None:
+        self._path_advice.look(arguments)
 
     def _args_repr(self, arguments: Arguments) -> str:
         if self._wrapper:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,56 @@ def test_a_path_of_a_file_as_an_argument_is_said_once(session: jn.Session, path:
     assert f"jn.file({str(path)!r})" in warnings[0]
     assert warned(count_words, str(path)) == warned(count_words, path) == warned(count_words.map, [str(path)]) == []
     assert warned(count_words, "x", mode=path)
+
+
+@dataclasses.dataclass
+class Settings:
+    source: object
+    size: int = 3
+
+
+class Dataset:
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: object) -> None:
+        self.parts = parts
+
+
+@pytest.mark.parametrize(
+    ("where", "wrap"),
+    [
+        ("[1]", lambda path: ["a.b", path]),
+        ("['raw']['x']", lambda path: {"raw": {"x": path}}),
+        (".source", Settings),
+        (".parts[0].source", lambda path: Dataset(Settings(path))),
+    ],
+)
+def test_a_path_inside_a_list_a_dict_or_an_object_is_reported_with_where_it_is(
+    session: jn.Session, path: Path, where: str, wrap: Any
+) -> None:
+    @jn.task
+    def count_words(source: object) -> int:
+        return 0
+
+    given = warned(count_words, wrap(str(path)))
+    assert len(given) == 1, given
+    assert f"argument 'source'{where} is the path of a file" in given[0]
+    assert warned(count_words, wrap(jn.file(path))) == []
+
+
+def test_looking_for_paths_costs_a_few_look_ups_however_much_is_passed(
+    session: jn.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @jn.task
+    def count_words(source: object) -> int:
+        return 0
+
+    asked = []
+    monkeypatch.setattr(os.path, "isfile", lambda value: asked.append(value))
+    count_words([f"{n}.txt" for n in range(100_000)])
+    assert len(asked) == files.FEW
+    count_words([[float(n)] for n in range(100_000)])
+    assert len(asked) == files.FEW
 
 
 def test_other_strings_files_and_ignored_arguments_are_not_said(session: jn.Session, path: Path) -> None:
