@@ -81,6 +81,10 @@ class Opaque(KeyAdvice):
     """What a function reads or calls can't be determined from its code."""
 
 
+class ReadsEnvironment(KeyAdvice):
+    """A function reads an environment variable, whose value isn't part of the key. List it: @jn.task(env=["X"])"""
+
+
 class Unseeded(KeyAdvice):
     """A function uses random numbers without a seed."""
 

@@ -174,6 +174,8 @@ def _options(asked: argparse.Namespace) -> str:
         "retries": asked.retries or None,
         "timeout": asked.timeout,
         "ignore_globals": asked.ignore_global or None,
+        "env": asked.env or None,
+        "secret_env": asked.secret_env or None,
     }
     return ", ".join(f"{name}={value!r}" for name, value in found.items() if value is not None)
 

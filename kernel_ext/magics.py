@@ -211,6 +211,14 @@ class JugMagics(Magics):
         help="a global name that doesn't affect the results; repeatable",
     )  # fmt: skip
     @option(
+        "--env", type=names, action="extend", default=[], metavar="NAMES",
+        help="environment variables to hand along, as part of the key: A,B",
+    )  # fmt: skip
+    @option(
+        "--secret-env", type=names, action="extend", default=[], metavar="NAMES",
+        help="environment variables that workers must have themselves; their values are never stored",
+    )  # fmt: skip
+    @option(
         "--retries",
         type=attempts,
         default=0,
@@ -260,6 +268,7 @@ class JugMagics(Magics):
         _refuse_mixed_options(asked)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
         how["ignore_globals"] = tuple(asked.ignore_global)
+        how |= {"env": tuple(asked.env), "secret_env": tuple(asked.secret_env)}
         session = self.session  # raises where the store can't be used, before anything runs
         record = self.memory.records.setdefault(asked.name or "", Record())
         if asked.bash:

@@ -189,7 +189,10 @@ def dump_function(
     carried = {root: put([bundled(root)]) for root in sorted(code.modules)}
     sources = {file: text for file in pickler.files if not syntax.of_library(file) and (text := syntax.text_of(file))}
     labels = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
-    return FunctionBundle(data, carried, sources, dict(code.parts), labels, dict(code.texts), _signature(function))
+    return FunctionBundle(
+        data, carried, sources, dict(code.parts), labels, dict(code.texts), _signature(function),
+        dict(code.environment), code.secrets,
+    )  # fmt: skip
 
 
 def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...]:

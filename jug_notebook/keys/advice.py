@@ -52,6 +52,7 @@ class Uses(NamedTuple):
     bare: frozenset[Chain] = frozenset()  #: those that are called without an argument, or with None
     imported: Mapping[str, str] = types.MappingProxyType({})  #: names that it imports itself -> what they are
     computed: frozenset[str] = frozenset()  #: functions that look up a name, called with a computed one
+    looked_up: frozenset[tuple[Chain, str]] = frozenset()  #: what is given a constant text: (environ,), "HOME"
 
 
 _LOOK_UP = {"getattr": 1, "import_module": 0}  #: which argument is the name
@@ -59,13 +60,18 @@ _LOOK_UP = {"getattr": 1, "import_module": 0}  #: which argument is the name
 
 def look(tree: ast.AST) -> Uses:
     """Return what a function's syntax tree uses."""
-    chains, bare, computed = set(), set(), set()
+    chains, bare, computed, looked_up = set(), set(), set(), set()
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Name):
             chains.add(dotted(node))
+        elif isinstance(node, ast.Subscript):
+            if isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant):
+                looked_up.add((dotted(node.value), str(node.slice.value)))
         elif isinstance(node, ast.Call):
             chain = dotted(node.func)
+            if node.args and isinstance(node.args[0], ast.Constant):
+                looked_up.add((chain, str(node.args[0].value)))
             if not node.keywords and all(isinstance(a, ast.Constant) and a.value is None for a in node.args):
                 bare.add(chain)
             at = _LOOK_UP.get(chain[-1]) if chain else None
@@ -80,7 +86,8 @@ def look(tree: ast.AST) -> Uses:
                 )
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return Uses(frozenset(chains - {()}), frozenset(bare - {()}), imported, frozenset(computed))
+    given = frozenset(pair for pair in looked_up if pair[0])
+    return Uses(frozenset(chains - {()}), frozenset(bare - {()}), imported, frozenset(computed), given)
 
 
 def dotted(node: ast.AST) -> Chain:
@@ -90,6 +97,27 @@ def dotted(node: ast.AST) -> Chain:
         steps.append(node.attr)
         node = node.value
     return (node.id, *reversed(steps)) if isinstance(node, ast.Name) else ()
+
+
+# -- environment variables ---------------------------------------------------------------------------------------------
+
+
+def environment(uses: Uses, space: Mapping[str, Any]) -> set[str]:
+    """Return the names of environment variables that a function reads, where they are written out."""
+    found = set()
+    for (head, *rest), name in uses.looked_up:
+        value = space.get(head)
+        if head in uses.imported:
+            place = ".".join((uses.imported[head], *rest))
+        elif isinstance(value, types.ModuleType):
+            place = ".".join((value.__name__, *rest))
+        else:
+            place = ".".join(
+                ("os.environ" if value is os.environ else "os.getenv" if value is os.getenv else "", *rest)
+            )
+        if place in ("os.environ", "os.environ.get", "os.getenv"):
+            found.add(name)
+    return found
 
 
 # -- random numbers ---------------------------------------------------------------------------------------------------

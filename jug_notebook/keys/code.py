@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from types import (
 )
 from typing import Any, NamedTuple
 
-from jug_notebook.errors import BadTask, Opaque, Unhashable
+from jug_notebook.errors import BadTask, Opaque, ReadsEnvironment, Unhashable
 from jug_notebook.keys import advice, modules, syntax
 from jug_notebook.keys.callables import (
     ABSENT,
@@ -56,6 +57,8 @@ class Code(NamedTuple):
     parts: dict[str, str]  #: "helper norm", "global ALPHA", "default n" -> digest, or the repr of a short value
     modules: frozenset[str]  #: top-level names of the project's modules that must travel along
     texts: Mapping[str, str] = MappingProxyType({})  #: of the other parts: their source, or value in brief
+    environment: Mapping[str, str | None] = MappingProxyType({})  #: variables that are handed along; None: not set
+    secrets: tuple[str, ...] = ()  #: names of variables that a worker takes from its own environment
 
 
 # -- examining a function ----------------------------------------------------------------------------------------------
@@ -87,10 +90,13 @@ def examine(
     ignore_globals: Iterable[str] = (),
     depends: Iterable[Any] = (),
     project: Path | None = None,
+    environment: Iterable[str] = (),
+    secrets: Iterable[str] = (),
 ) -> Code:
     """Return the digest of a function's code and its parts. Modules below the folder ``project`` are followed.
 
-    ``version`` replaces the code in the digest; ``ignore_globals`` don't count; ``depends`` count as well.
+    ``version`` replaces the code in the digest; ``ignore_globals`` don't count; ``depends`` count as well, and so do
+    the values of the variables in ``environment``, which are handed along; of ``secrets`` only the names are.
     Raises Unhashable for a value that can't be hashed reliably, BadTask for a module that workers would have otherwise.
     """
     global _home
@@ -98,14 +104,16 @@ def examine(
         _home = project
     function = plain(function)
     ignored, extra = frozenset(ignore_globals), tuple(depends)
-    memo = (id(function), version, ignored, project)
+    variables, secret = tuple(sorted(environment)), tuple(sorted(secrets))
+    memo = (id(function), version, ignored, project, variables, secret)
     if not extra:
         known = _pinned.get(memo)
         if known is not None and known[2] is function and _holds(known[0]):
-            return known[1]
+            return _with_environment(known[1], variables, secret)
     label = f"function {getattr(function, '__name__', type(function).__name__)}"
     things = [(label, function), *((f"depends {number}", thing) for number, thing in enumerate(extra))]
     walk = Walk(_describe, project, ignored, blind=version is not None)
+    walk.environment = frozenset(variables + secret)
     found = walk.run(things)
     parts = walk.parts
     if version is not None:
@@ -118,7 +126,15 @@ def examine(
         if len(_pinned) > 5_000:
             _pinned.clear()
         _pinned[memo] = (walk.pins, code, function)
-    return code
+    return _with_environment(code, variables, secret)
+
+
+def _with_environment(code: Code, variables: Iterable[str], secrets: tuple[str, ...]) -> Code:
+    """Return the code with environment variables as they are now."""
+    values = {name: os.environ.get(name) for name in variables}
+    parts = {f"environment {name}": "not set" if value is None else repr(value) for name, value in values.items()}
+    digest = hashed(code.digest, *(text for part in parts.items() for text in part)).hex() if values else code.digest
+    return code._replace(digest=digest, parts={**code.parts, **parts}, environment=values, secrets=secrets)
 
 
 def class_digest(cls: type) -> str:
@@ -248,6 +264,13 @@ def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
 def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], whose: str) -> None:
     """Note how a function draws random numbers, and warn about names that it computes."""
     walk.chances.append((whose, advice.chance(uses, space)))
+    for name in sorted(advice.environment(uses, space) - walk.environment):
+        advice.warn_once(
+            ("environment", code, name),
+            ReadsEnvironment,
+            f"{whose} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
+            f"its own. Hand it along: @jn.task(env=[{name!r}]), or secret_env=[{name!r}] for what must not be stored.",
+        )
     for name in sorted(uses.computed):
         if name in space and not name.startswith("import"):
             continue  # the notebook's own function of this name

@@ -101,6 +101,7 @@ class Walk:
         self.roots: dict[str, None] = {}
         self.pins: list[tuple[Any, str, Any]] | None = []  #: (holder, name, thing found there); None: can't be pinned
         self.chances: list[tuple[str, advice.Chance]] = []  #: what functions do with random numbers
+        self.environment: frozenset[str] = frozenset()  #: variables that are handed along
         self.sentinels: dict[int, str] = {}  #: by id of a bare object(): the label under which it was first met
         self._done = 0  #: how many units are described
         self._whole: set[str] = set()

@@ -204,6 +204,8 @@ class FunctionBundle(Struct, frozen=True):
     texts: dict[str, str] = {}  #: of parts that are no plain value: the relevant source, or a short form
     #: parameters: name, kind as in `inspect`, whether it has a default
     signature: tuple[tuple[str, int, bool], ...] = ()
+    environment: dict[str, str | None] = {}  #: variables to be set while it runs; None: not set
+    secrets: tuple[str, ...] = ()  #: names of variables that a worker must have itself
 
 
 class Spec(Struct, frozen=True, array_like=True):

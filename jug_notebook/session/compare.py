@@ -18,9 +18,21 @@ LISTED = 6  #: most names in a line
 DEPTH = 6
 
 _KINDS = frozenset(
-    {"function", "helper", "global", "default", "closure", "attribute", "class", "method", "module", "decorator"}
+    {
+        "function",
+        "helper",
+        "global",
+        "environment",
+        "default",
+        "closure",
+        "attribute",
+        "class",
+        "method",
+        "module",
+        "decorator",
+    }
 )
-_WRITTEN = _KINDS - {"global", "class"}  #: may have a source text
+_WRITTEN = _KINDS - {"global", "environment", "class"}  #: may have a source text
 _HEX = frozenset("0123456789abcdef")
 
 Arguments = Sequence[tuple[str, Any]]

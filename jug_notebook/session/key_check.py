@@ -91,7 +91,7 @@ def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, pr
         addresses = {*bundle.modules.values(), *(at for call in calls for at in call.arguments.buffers)}
         blobs = {address: bytes(store.get_blob(address)) for address in addresses}
         ignored, aside = tuple(sorted(function.ignore)), function.ignore_globals
-        parts = dict(version.parts)
+        parts = {name: part for name, part in version.parts.items() if not name.startswith("environment ")}
         samples.append(Sample(version.name, bundle, parts, ignored, aside, calls, blobs, str(project)))
     return samples
 

@@ -28,7 +28,7 @@ from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
-from jug_notebook.task.context import running
+from jug_notebook.task.context import environment, running
 from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
 from jug_notebook.worker.execution import in_a_line, runner_of
@@ -95,6 +95,7 @@ class Rerun:
             function = codec.load_function(bundle, self._store.get_blob)
             codec.use_modules(bundle)
             needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
+            around.enter_context(environment(bundle.environment, bundle.secrets))
             args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
             return function(*args, **kwargs) if runner is None else runner.call(function, args, kwargs)
 

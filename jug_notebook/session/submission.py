@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from jug_notebook import codec, system
-from jug_notebook.errors import BadTask, ChangedInCell, StoreError, Unhashable
+from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, TaskTemplate
 from jug_notebook.session import key_check
@@ -23,6 +23,7 @@ from jug_notebook.worker.loggers import loggers_now
 
 FLUSH_TASKS = 1000  #: most tasks that are submitted together,
 FLUSH_AFTER = 0.05  #: or those made within this time, in seconds
+LOOKED_AT = 1000  #: tasks that one needs which are looked at for code that has changed
 FRESH = 600.0  #: seconds after which a function is stored again, for a blob that isn't used may be deleted
 
 #: what can be cancelled: it has not started, or has failed
@@ -80,6 +81,7 @@ class SubmissionQueue:
         self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
             weakref.WeakKeyDictionary()
         )
+        self._outdated_codes: dict[str, str] | None = None  #: of versions: what has changed since; None: not known
         self._outdated = 0  #: tasks of previous versions that were cancelled in this cell
         #: names for people of code that isn't in a real file, which tracebacks show: "Cell In[3]"
         self.label_of: Callable[[str], str | None] | None = None
@@ -186,6 +188,42 @@ class SubmissionQueue:
                 self._folder = folder
                 self._away = "" if folder == self._home else os.path.relpath(folder, self._home)
         return self._away
+
+    def outdated(self, version: FunctionVersion, needs: Sequence[Key]) -> str:
+        """Return what has changed since a task was made, in it or in what it needs; empty where nothing has."""
+        with self._lock:
+            if self._outdated_codes is None:
+                versions = list(self._bundles)
+                self._outdated_codes = {one.code: what for one in versions if (what := self._changes(one))}
+            codes = self._outdated_codes
+        if not codes or version.code in codes:
+            return codes.get(version.code, "")
+        met, waiting = set(needs), list(needs)
+        while waiting and len(met) < LOOKED_AT:
+            specs = [spec for spec in self._signed.specs(waiting) if spec is not None]
+            for spec in specs:
+                found = template(spec.template)
+                if found.code in codes:
+                    return f"{codes[found.code]} of {found.name}, which it needs,"
+            waiting = [key for key in dict.fromkeys(key for spec in specs for key in spec.needs) if key not in met]
+            met.update(waiting)
+        return ""
+
+    def _changes(self, version: FunctionVersion) -> str:
+        """Return what its function has become, as in "global BIAS (1 → 100)"; empty where nothing has changed."""
+        function = version.function
+        try:
+            code = self._code(definitions.get(version.name, function) if function.defines else function)
+        except JugError:
+            return ""
+        if code.digest == version.code:
+            return ""
+        found = []
+        for label in _changed_parts(version.parts, code.parts) or ["the code"]:
+            before, now = version.parts.get(label, ""), code.parts.get(label, "")
+            short = before and now and len(before) < 40 > len(now)
+            found.append(f"{label} ({before} → {now})" if short else label)
+        return " and ".join(found)
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Queue tasks: they are submitted soon, and before anything is read from the store."""
@@ -349,6 +387,7 @@ class SubmissionQueue:
         return _changed_parts(version.parts, code.parts) or ["its code"]
 
     def _unpin(self) -> None:
+        self._outdated_codes = None
         self._versions.clear()
         self._codes.clear()
 
@@ -407,7 +446,7 @@ def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 def _redefines(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Return whether the code is another definition. A changed global alone makes none: both versions may be wanted."""
     changed = _changed_parts(before, now)
-    return not changed or any(not name.startswith("global ") for name in changed)
+    return not changed or any(not name.startswith(("global ", "environment ")) for name in changed)
 
 
 def _changed_text(changed: Mapping[FunctionVersion, list[str]]) -> str:

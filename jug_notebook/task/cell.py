@@ -39,6 +39,8 @@ def cell_task(
     retries: int = 0,
     timeout: float | None = None,
     ignore_globals: Sequence[str] = (),
+    env: Sequence[str] = (),
+    secret_env: Sequence[str] = (),
 ) -> Task:
     """Return the task that a cell ``%%jugtask NAME`` makes of its source: ``%jug_export`` writes such calls.
 
@@ -54,6 +56,7 @@ def cell_task(
         [names] if isinstance(names, str) else names for names in (inputs, outputs, ignore_globals)
     )
     options = {"version": version, "retries": retries, "timeout": timeout, "ignore_globals": tuple(ignore_globals)}
+    options |= {"env": tuple(env), "secret_env": tuple(secret_env)}
     if bash:
         return of_script(name, source, namespace, inputs, **options)
     body = read(name, source, outputs)

@@ -7,6 +7,7 @@ A `Task` is light: it knows its key and its session. All that is slow, is rememb
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,10 @@ class Submissions(Protocol):
 
     def add(self, pending_tasks: Sequence[PendingTask]) -> None:
         """Take in tasks: they reach the store soon, and before anything is read from it."""
+
+    def outdated(self, version: FunctionVersion, needs: Sequence[Key]) -> str:
+        """Return what has changed since a task was made, in it or in what it needs; empty where nothing has."""
+        ...
 
     def former(self, version: FunctionVersion) -> bool:
         """Was the function redefined since?"""
@@ -198,6 +203,31 @@ def running() -> Iterator[None]:
         yield
     finally:
         in_task.on = before
+
+
+@contextmanager
+def environment(values: Mapping[str, str | None], secrets: Iterable[str] = ()) -> Iterator[None]:
+    """Within, these environment variables are set, or unset for None. Raises BadTask for a secret that isn't there."""
+    missing = [name for name in secrets if name not in os.environ]
+    if missing:
+        raise BadTask(
+            f"this worker has no environment variable {missing[0]!r}, which is in secret_env and so never stored: set "
+            "it where workers are started, and start them anew"
+        )
+    before = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def always_in_task() -> None:

@@ -34,6 +34,7 @@ definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueD
 
 _OPTIONS = (
     "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
+    "env", "secret_env",
 )  # fmt: skip
 
 _LONG = 10**15
@@ -64,6 +65,8 @@ class TaskFunction:
         ignore_globals: Iterable[str] = (),
         depends: Iterable[Any] = (),
         priority: int = 0,
+        env: Iterable[str] = (),
+        secret_env: Iterable[str] = (),
         runner: str = "",
         definition: bool = False,
     ) -> None:
@@ -87,6 +90,8 @@ class TaskFunction:
         self.ignore_globals = tuple([ignore_globals] if isinstance(ignore_globals, str) else ignore_globals)
         self.depends = tuple([depends] if isinstance(depends, str) else depends)
         self.priority = priority
+        self.env = tuple([env] if isinstance(env, str) else env)
+        self.secret_env = tuple([secret_env] if isinstance(secret_env, str) else secret_env)
         self.runner = runner
         self._bind(function)
         self._check_options()
@@ -157,6 +162,8 @@ class TaskFunction:
             ignore_globals=self.ignore_globals,
             depends=self.depends,
             project=project,
+            environment=self.env,
+            secrets=self.secret_env,
         )
 
     @property
@@ -453,7 +460,10 @@ class Around(TaskFunction):
                 if text := code.texts.get(label):
                     texts[label] = text
         whole = digest.digest([code.digest for code in codes]).hex()
-        return Code(whole, parts, frozenset().union(*(code.modules for code in codes)), texts)
+        environment = {name: value for code in codes for name, value in code.environment.items()}
+        secrets = tuple(sorted({name for code in codes for name in code.secrets}))
+        modules = frozenset().union(*(code.modules for code in codes))
+        return Code(whole, parts, modules, texts, environment, secrets)
 
     @property
     def hidden(self) -> bool:
@@ -591,6 +601,8 @@ def task(
     ignore_globals: Iterable[str] = (),
     depends: Iterable[Any] = (),
     priority: int = 0,
+    env: Iterable[str] = (),
+    secret_env: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], TaskFunction]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function's calls into tasks: ``@task``, or ``@task(retries=2)``.
@@ -598,7 +610,10 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     ``version`` replaces the code part of the key by a tag, ``name`` the qualified name; ``nout`` is the number of
     tasklets that a task unpacks into; ``retries`` are further attempts after an exception, ``timeout`` is in seconds;
     ``ignore`` names arguments that don't matter for the result, ``ignore_globals`` globals; ``depends`` lists what the
-    code needs without showing it; higher ``priority`` goes first.
+    code needs without showing it; higher ``priority`` goes first. ``env`` names environment variables that the code
+    reads: their values as of the call are part of the key, and set where it runs. Those in ``secret_env`` are neither
+    stored nor part of the key: each worker takes them from its own environment, which is the notebook's for workers
+    that it starts on its machine; a task whose worker has none fails. What the task itself prints or returns is kept.
 
     Raises BadTask for what can't be a task, and for options that make no sense.
     """

@@ -264,6 +264,12 @@ class Task(Handle):
                 FormerDefinition,
                 stacklevel=3,
             )
+        elif what := self._session.submissions.outdated(self._version, self._needs):
+            warnings.warn(
+                f"{self._short()} was made before {what} changed; make it again for the new value",
+                FormerDefinition,
+                stacklevel=3,
+            )
 
     def __repr__(self) -> str:
         if BRIEFLY.on:

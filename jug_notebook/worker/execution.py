@@ -52,7 +52,7 @@ from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context
-from jug_notebook.task.context import running
+from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.inputs import Needs
@@ -265,6 +265,8 @@ class TaskRunner:
         needs = self._needed(claim, spec)
         function = attempt.function = self._function(template.bundle)
         codec.use_modules(function.bundle)
+        if function.bundle.environment or function.bundle.secrets:
+            around.enter_context(environment(function.bundle.environment, function.bundle.secrets))
         args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
         needs = None
         for cls in self._met:

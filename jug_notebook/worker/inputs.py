@@ -65,6 +65,9 @@ class Window:
     def former(self, version: Any) -> bool:
         return False
 
+    def outdated(self, version: Any, needs: Sequence[Key]) -> str:
+        return ""
+
     def states(self, keys: Sequence[Key]) -> list[State]:
         return [state or State.CANCELLED for state in self._store.states(keys)]
 

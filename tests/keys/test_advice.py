@@ -113,3 +113,53 @@ def test_a_look_up_that_is_written_out_is_none() -> None:
 def test_all_advice_is_a_user_warning() -> None:
     assert issubclass(Opaque, UserWarning)
     assert issubclass(Unseeded, KeyAdvice)
+
+
+# -- environment variables ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return os.environ['MODE']",
+        "return os.environ.get('MODE', 'fast')",
+        "return os.getenv('MODE')",
+        "return environ['MODE']",
+        "return getenv('MODE')",
+        "from os import environ as e; return e['MODE']",
+        "import os as o; return o.getenv('MODE')",
+    ],
+)
+def test_an_environment_variable_read_by_a_name_that_is_written_out_is_warned_of(body: str) -> None:
+    source = f"import os\nfrom os import environ, getenv\ndef f(): {body}"
+    given = warnings_of(source)
+    assert len(given) == 1, given
+    assert "f() reads the environment variable 'MODE'" in given[0]
+    assert "@jn.task(env=['MODE'])" in given[0]
+    assert warnings_of(source, environment=["MODE"]) == warnings_of(source, secrets=["MODE"]) == []
+
+
+def test_what_only_looks_like_the_environment_is_not_warned_of() -> None:
+    assert warnings_of("def f(environ): return environ['MODE']") == []
+    assert warnings_of("import os\ndef f(): os.environ['MODE'] = '1'") == []
+    assert warnings_of("class os:\n    environ = {}\ndef f(): return os.environ['MODE']") == []
+
+
+def test_variables_handed_along_count_by_their_values_and_secrets_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = cell("import os\ndef f(): return os.environ['MODE'], os.environ['TOKEN']")["f"]
+
+    def code() -> Any:
+        return examine(function, environment=["MODE"], secrets=["TOKEN"])
+
+    monkeypatch.setenv("MODE", "fast")
+    monkeypatch.setenv("TOKEN", "secret!")
+    fast = code()
+    monkeypatch.setenv("TOKEN", "another")
+    assert code() == fast
+    assert "secret!" not in repr(fast)
+    monkeypatch.setenv("MODE", "slow")
+    slow = code()
+    monkeypatch.delenv("MODE")
+    assert len({fast.digest, slow.digest, code().digest}) == 3
+    assert (fast.parts["environment MODE"], code().parts["environment MODE"]) == ("'fast'", "not set")
+    assert examine(function, version="1", environment=["MODE"]) != examine(function, version="1")

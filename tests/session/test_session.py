@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -339,6 +340,59 @@ def test_a_handle_of_a_former_definition_says_so(session):
     with pytest.warns(jn.FormerDefinition):
         assert jn.value([task]) == [1]
     session.end_cell()
+
+
+def test_a_handle_made_before_a_global_changed_says_so_and_so_does_what_needs_it(session):
+    session.begin_cell("1")
+    NOTEBOOK["BIAS"] = 1
+    score = define("def score(x): return x + BIAS", "score")
+    total = define("def total(xs): return sum(xs)", "total")
+    scores = [score(x) for x in range(3)]
+    whole = total([total(scores[:2]), scores[2]])
+    session.end_cell()
+    with working(session), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (scores[2].result(), whole.result()) == (3, 6)
+    session.begin_cell("2")
+    NOTEBOOK["BIAS"] = 100
+    session.end_cell()
+    session.begin_cell("3")
+    with pytest.warns(jn.FormerDefinition, match=r"score\(x=2\) was made before global BIAS \(1 → 100\) changed; make"):
+        assert scores[2].result() == 3
+    with pytest.warns(jn.FormerDefinition, match=r"global BIAS \(1 → 100\) of score, which it needs, changed"):
+        assert whole.result() == 6
+    session.end_cell()
+    NOTEBOOK["BIAS"] = 1
+    session.begin_cell("4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (scores[2].result(), whole.result()) == (3, 6)
+    session.end_cell()
+
+
+def test_environment_variables_are_handed_along_and_secrets_are_the_workers_own(session, monkeypatch):
+    monkeypatch.setenv("MODE", "fast")
+    monkeypatch.setenv("TOKEN", "hush-hush")
+    monkeypatch.delenv("LEVEL", raising=False)
+    source = "import os\ndef f(): return os.environ['MODE'], os.getenv('LEVEL'), os.environ['TOKEN'][:4]"
+    f = define(source, env=["MODE", "LEVEL"], secret_env="TOKEN")
+    task = f()
+    session.submissions.flush()
+    monkeypatch.setenv("MODE", "slow")
+    monkeypatch.setenv("LEVEL", "3")
+    with working(session):
+        assert task.result() == ("fast", None, "hush")  # as it was when the task was made
+    assert (os.environ["MODE"], os.environ["LEVEL"]) == ("slow", "3")
+    again = f()
+    assert again.key != task.key
+    template = signed.template(session.access.signed.known_spec(task.key).template)
+    bundle = bytes(session.access.store.get_blob(template.bundle))
+    assert b"fast" in bundle
+    assert b"hush" not in bundle
+    session.submissions.flush()
+    monkeypatch.delenv("TOKEN")
+    with working(session), pytest.raises(jn.TaskFailed, match=r"no environment variable 'TOKEN'.*start them anew"):
+        again.result()
 
 
 def test_what_changes_within_a_cell_is_an_error_that_names_it(session):
