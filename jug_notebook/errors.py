@@ -81,6 +81,10 @@ class Opaque(KeyAdvice):
     """What a function reads or calls can't be determined from its code."""
 
 
+class DroppedByPickle(KeyAdvice):
+    """A value holds something that doesn't come along when it is pickled, so no task sees it. Pass it by itself."""
+
+
 class ReadsEnvironment(KeyAdvice):
     """A function reads an environment variable, whose value isn't part of the key. List it: @jn.task(env=["X"])"""
 

@@ -10,10 +10,10 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jug_notebook.errors import KeyAdvice
+from jug_notebook.errors import DroppedByPickle, KeyAdvice
 
 Chain = tuple[str, ...]
 
@@ -40,6 +40,18 @@ def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)
+
+
+def report_dropped(value: Any, names: Iterable[str]) -> None:
+    """Warn that pickling drops attributes or properties ``names`` of a value."""
+    lost, kind = ", ".join(names), type(value)
+    if lost:
+        warn_once(
+            ("dropped", kind, lost),
+            DroppedByPickle,
+            f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), so no "
+            f"task sees it. Pass it as an argument of its own.",
+        )
 
 
 # -- what a function's text does ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from jug_notebook.keys.advice import report_dropped
 from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.register import instance_dict, write_parts, writer_for
 
@@ -89,6 +90,9 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
 def _array_body(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
+    held, kind = instance_dict(value), type(value)
+    if held and kind.__module__ != "numpy" and "ndarray" in kind.__reduce__.__qualname__:
+        report_dropped(value, held)
     array = np.asarray(value)
     encoder.tag("ndarray", 3)
     encoder.part(_dtype_form(array.dtype))
@@ -174,6 +178,7 @@ def _column(values: Any) -> Any:
 
 def _added(value: Any) -> tuple[Any, ...]:
     """Return what users add to a table: attrs, flags, and the metadata of subclasses."""
+    report_dropped(value, [n for n in instance_dict(value) if n[0] != "_" and n not in value._metadata])
     own = {name: getattr(value, name, None) for name in value._metadata if name not in ("_name", "name")}
     return value.attrs, bool(value.flags.allows_duplicate_labels), own
 
@@ -282,7 +287,10 @@ _write_parts("pandas.Interval", "interval", lambda value: (value.left, value.rig
 # -- polars ------------------------------------------------------------------------------------------------------------
 
 
-_write_parts("polars.DataFrame", "polars.DataFrame", lambda value: (value.height, value.get_columns()), mutable=True)
+@_writer_for("polars.DataFrame", mutable=True)
+def _polars_frame(encoder: Encoder, value: Any, path: str) -> None:
+    report_dropped(value, [name for name in instance_dict(value) if name[0] != "_"])
+    encoder.tagged("polars.DataFrame", (value.height, value.get_columns()), path)
 
 
 @_writer_for("polars.Series", mutable=True)
@@ -443,6 +451,9 @@ def _tensor(encoder: Encoder, value: Any, path: str) -> None:
     if value.is_quantized or value.layout not in (torch.strided, torch.sparse_coo):
         encoder.refuse(value, path, "it is neither dense nor sparse in coordinates: pass x.to_dense()")
     plain = value.detach()
+    report_dropped(value, ["hooks"] if value._backward_hooks else [])
+    if added := instance_dict(value):
+        encoder.tagged("tensor and more", (added,), path)
     encoder.tag("tensor", 4)
     encoder.text(str(plain.dtype))
     encoder.part((tuple(plain.shape), bool(value.requires_grad)), path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jug_notebook.keys.advice import report_dropped
 from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.register import Writer, writer_for
 
@@ -56,3 +57,10 @@ def _refuse(verdict: str) -> Writer:
 for _names, _verdict in REFUSED.items():
     for _name in _names.split():
         writer_for(_name, attributes=False)(_refuse(_verdict))
+
+
+@writer_for("rdkit.Mol", attributes=False)
+def _molecule(encoder: Encoder, value: Any, path: str) -> None:
+    parts = (value, *value.GetAtoms(), *value.GetBonds())
+    report_dropped(value, dict.fromkeys(name for part in parts for name in part.GetPropNames()))
+    encoder.tagged("rdkit.Mol", (value.ToBinary(),), path)

@@ -494,9 +494,6 @@ class _Sentinel:
     def __jug_hash__(self) -> str:
         return ""
 
-    def __repr__(self) -> str:
-        return "object()"
-
 
 _SENTINEL = _Sentinel()
 

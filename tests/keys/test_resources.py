@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sqlite3
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jug_notebook.errors import BadTask, Unhashable
+from jug_notebook.errors import BadTask, DroppedByPickle, Unhashable
 from jug_notebook.keys.code import examine
 from jug_notebook.keys.digest import digest, name_call
 from jug_notebook.task import TaskFunction, task
@@ -247,3 +248,63 @@ def test_a_default_that_is_a_sentinel_need_not_be_passed() -> None:
     assert name_call("c", "f", g._bound((1,), {})).key != name_call("c", "f", g._bound((1, ...), {})).key
     with pytest.raises(Unhashable, match="argument 'y' is an object, which only `is` tells from another"):
         name_call("c", "f", f._bound((1, space["A"]), {}))
+
+
+# -- what a pickle drops ----------------------------------------------------------------------------------------------
+
+
+class Marked(np.ndarray):  # type: ignore[misc]
+    pass
+
+
+def _series(name: str) -> Any:
+    frame = pytest.importorskip("pandas").DataFrame({"a": [1]})
+    object.__setattr__(frame, name, "x")
+    return frame
+
+
+def _polars(name: str) -> Any:
+    frame = pytest.importorskip("polars").DataFrame({"a": [1]})
+    setattr(frame, name, "x")
+    return frame
+
+
+def _marked(name: str) -> Any:
+    array = np.ones(3).view(Marked)
+    setattr(array, name, "m")
+    return array
+
+
+def _molecule(name: str) -> Any:
+    molecule = pytest.importorskip("rdkit.Chem").MolFromSmiles("CCO")
+    molecule.GetAtomWithIdx(0).SetProp(name, "x")
+    return molecule
+
+
+def _hooked(name: str) -> Any:
+    tensor = pytest.importorskip("torch").ones(3, requires_grad=True)
+    tensor.register_hook(lambda gradient: gradient * 2)
+    return tensor
+
+
+@pytest.mark.parametrize("make", [_series, _polars, _marked, _molecule, _hooked])
+def test_what_a_pickle_drops_is_reported_once(make: Any) -> None:
+    name = "hooks" if make is _hooked else "label"
+    with pytest.warns(DroppedByPickle, match=rf"drops what was added to it \({name}\).*argument of its own"):
+        digest(make(name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        digest(make(name))
+
+
+def test_what_a_pickle_keeps_counts_and_is_not_reported() -> None:
+    torch, pd = pytest.importorskip("torch"), pytest.importorskip("pandas")
+    plain, marked, other = torch.ones(3), torch.ones(3), torch.ones(3)
+    marked.tag, other.tag = "x", "y"
+    frame = pd.DataFrame({"a": [1]})
+    frame.attrs["name"] = "x"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len({digest(each) for each in (plain, marked, other)}) == 3
+        assert digest(frame) != digest(pd.DataFrame({"a": [1]}))
+        assert digest(pd.Series([1], name="s")) != digest(pd.Series([1]))
