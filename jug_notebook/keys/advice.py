@@ -49,8 +49,8 @@ def report_dropped(value: Any, names: Iterable[str]) -> None:
         warn_once(
             ("dropped", kind, lost),
             DroppedByPickle,
-            f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), so no "
-            f"task sees it. Pass it as an argument of its own.",
+            f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), "
+            f"so no task sees it. Pass it as an argument of its own.",
         )
 
 

@@ -200,7 +200,7 @@ class SubmissionQueue:
             return codes.get(version.code, "")
         met, waiting = set(needs), list(needs)
         while waiting and len(met) < LOOKED_AT:
-            specs = [spec for spec in self._signed.specs(waiting) if spec is not None]
+            specs = [spec for spec in self._access.signed.specs(waiting) if spec is not None]
             for spec in specs:
                 found = template(spec.template)
                 if found.code in codes:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import islice, product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -24,8 +23,8 @@ from jug_notebook.render.values import describe_arguments
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
-from jug_notebook.task.handles import Handle, Tasklet, briefly, handle
-from jug_notebook.task.values import TaskList, tasks_in
+from jug_notebook.task.handles import Tasklet, briefly, handle
+from jug_notebook.task.values import TaskList, as_arguments, grid_points, no_table, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
@@ -42,7 +41,6 @@ WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn'
 _BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
 MOST_PRIORITY = 1 << 31
-LARGEST_GRID = 1_000_000  #: calls
 BATCH = 1000  #: tasks of one `.map` that are submitted together
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
@@ -126,15 +124,15 @@ class TaskFunction:
         if not iterables:
             raise BadTask(f"{self.name}.map() needs something to iterate over")
         for each in iterables:
-            _no_table(each, f"{self.name}.map()")
+            no_table(each, f"{self.name}.map()")
         steady = all(type(each) in _STEADY for each in iterables)
         return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """Return a task for each tuple of arguments. ``chunksize`` as in `map`."""
         steady = isinstance(iterable, list | tuple) and all(type(each) in _STEADY for each in (iterable, *iterable))
-        _no_table(iterable, f"{self.name}.starmap()")
-        return self._many(map(_as_arguments, iterable), chunksize, constants, steady)
+        no_table(iterable, f"{self.name}.starmap()")
+        return self._many(map(as_arguments, iterable), chunksize, constants, steady)
 
     def grid(self, **axes: Any) -> TaskList:
         """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
@@ -533,55 +531,6 @@ def _no_lazy_function(function: Callable[..., Any]) -> None:
         raise BadTask(f"{name_of(function)} is async; a task is a plain function (which may call asyncio.run())")
     if inspect.isgeneratorfunction(function):
         raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
-
-
-def grid_points(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
-    """Return the names of the axes, their product, and the constants. Raises BadTask."""
-    axes = {name: _axis(function, name, value) for name, value in given.items() if _is_axis(value)}
-    sizes = {name: len(axis) for name, axis in axes.items()}
-    count = math.prod(sizes.values())
-    if count > LARGEST_GRID:
-        sides = " x ".join(f"{name}: {size:,}" for name, size in sizes.items())
-        raise BadTask(
-            f"{function}.grid() would make {count:,} calls ({sides}), and at most {LARGEST_GRID:,} are made at once; "
-            f"make an axis shorter, or put many calls in one task: {function}.starmap(product(...), chunksize=1000)"
-        )
-    return list(axes), product(*axes.values()), {name: value for name, value in given.items() if name not in axes}
-
-
-def _is_axis(value: Any) -> bool:
-    """Does `TaskFunction.grid` iterate over it? The rest are constants."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
-        return False
-    return getattr(value, "shape", None) != ()
-
-
-def _no_table(given: Any, call: str) -> None:
-    """Raises BadTask for a data frame: iterating over it gives the names of its columns."""
-    if hasattr(given, "columns") and len(getattr(given, "shape", ())) == 2:
-        raise BadTask(
-            f"{call}: a {type(given).__name__} would be a task for the name of each column; "
-            "pass df['column'], df.to_dict('records'), or [df] for one task with all of it"
-        )
-
-
-def _as_arguments(item: Any) -> tuple[Any, ...]:
-    if isinstance(item, str | bytes | dict):
-        raise BadTask(f"starmap() takes a tuple of arguments for each call, not {type(item).__name__} {item!r:.60}")
-    return tuple(item)
-
-
-def _axis(function: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:
-    shape = getattr(axis, "shape", None)
-    if isinstance(shape, tuple) and len(shape) > 1:
-        part, kind = "column" if hasattr(axis, "columns") else "row", type(axis).__name__
-        raise BadTask(
-            f"{function}.grid({name}=…): this {kind} has {len(shape)} dimensions, and would be a task for each {part}; "
-            f"write {name}=[{name}] to pass it as one value, {name}=list({name}) for a task for each {part}"
-        )
-    if isinstance(axis, Sequence):
-        return axis
-    return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))
 
 
 @overload

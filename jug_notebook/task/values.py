@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import array
 import io
+import math
 import operator
 from collections import Counter, deque
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MappingView, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MappingView,
+    Sequence,
+    Sized,
+    ValuesView,
+)
 from contextlib import suppress
+from itertools import islice, product
 from typing import Any, NamedTuple, overload
 
 from jug_notebook import render
 from jug_notebook.clock import CLOCK
-from jug_notebook.errors import JugError, NoSuchTask, WaitTimeout
+from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
 from jug_notebook.numbers import waiting_time
@@ -372,3 +385,58 @@ class TaskList(list[Any]):
 @digest.writer_for("jug_notebook.TaskList")
 def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
     encoder.add(list(value), path)
+
+
+# -- the calls of a map or a grid --------------------------------------------------------------------------------------
+
+LARGEST_GRID = 1_000_000  #: calls
+
+
+def grid_points(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
+    """Return the names of the axes, their product, and the constants. Raises BadTask."""
+    axes = {name: _axis(function, name, value) for name, value in given.items() if _is_axis(value)}
+    sizes = {name: len(axis) for name, axis in axes.items()}
+    count = math.prod(sizes.values())
+    if count > LARGEST_GRID:
+        sides = " x ".join(f"{name}: {size:,}" for name, size in sizes.items())
+        raise BadTask(
+            f"{function}.grid() would make {count:,} calls ({sides}), and at most {LARGEST_GRID:,} are made at once; "
+            f"make an axis shorter, or put many calls in one task: {function}.starmap(product(...), chunksize=1000)"
+        )
+    return list(axes), product(*axes.values()), {name: value for name, value in given.items() if name not in axes}
+
+
+def _is_axis(value: Any) -> bool:
+    """Does `TaskFunction.grid` iterate over it? The rest are constants."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
+        return False
+    return getattr(value, "shape", None) != ()
+
+
+def no_table(given: Any, call: str) -> None:
+    """Raise BadTask for a data frame: iterating over it gives the names of its columns."""
+    if hasattr(given, "columns") and len(getattr(given, "shape", ())) == 2:
+        raise BadTask(
+            f"{call}: a {type(given).__name__} would be a task for the name of each column; "
+            "pass df['column'], df.to_dict('records'), or [df] for one task with all of it"
+        )
+
+
+def as_arguments(item: Any) -> tuple[Any, ...]:
+    """Return an item of a ``.starmap`` as the arguments of one call. Raises BadTask."""
+    if isinstance(item, str | bytes | dict):
+        raise BadTask(f"starmap() takes a tuple of arguments for each call, not {type(item).__name__} {item!r:.60}")
+    return tuple(item)
+
+
+def _axis(function: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:
+    shape = getattr(axis, "shape", None)
+    if isinstance(shape, tuple) and len(shape) > 1:
+        part, kind = "column" if hasattr(axis, "columns") else "row", type(axis).__name__
+        raise BadTask(
+            f"{function}.grid({name}=…): this {kind} has {len(shape)} dimensions, and would be a task for each {part}; "
+            f"write {name}=[{name}] to pass it as one value, {name}=list({name}) for a task for each {part}"
+        )
+    if isinstance(axis, Sequence):
+        return axis
+    return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))
