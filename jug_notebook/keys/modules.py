@@ -7,6 +7,7 @@ that the notebook used, in one bundle per content, and changes from one version 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.machinery
 import importlib.util
 import linecache
@@ -18,8 +19,11 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, cast
 
+from blake3 import blake3
+
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import syntax
+from jug_notebook.keys.register import SIZE
 
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _NEVER = frozenset({"__main__", "__mp_main__", "builtins", "jug_notebook", "kernel_ext"})
@@ -225,7 +229,8 @@ def source_path(name: str) -> str | None:
     return None
 
 
-def imported(text: bytes | str, package: str) -> set[str]:
+@functools.lru_cache(10_000)
+def imported(text: bytes | str, package: str) -> frozenset[str]:
     """Return the absolute names of all modules that a text imports anywhere; ``package`` resolves relative ones."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -233,7 +238,7 @@ def imported(text: bytes | str, package: str) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.update(from_names(node.module or "", node.level, [alias.name for alias in node.names], package))
-    return names
+    return frozenset(names)
 
 
 def from_names(module: str, level: int, taken: Sequence[str], package: str) -> set[str]:
@@ -260,6 +265,12 @@ def closed_over(roots: Sequence[str], project: Path | None) -> frozenset[str]:
                 continue  # no such file can be imported
             todo.extend(root_of(name) for name in names if of_project(name, project))
     return frozenset(found)
+
+
+@functools.lru_cache(10_000)
+def text_digest(text: str) -> bytes:
+    """Return the digest of a module's text, in which comments and formatting don't count."""
+    return blake3(syntax.canonical(ast.parse(text))).digest(SIZE)
 
 
 # -- what the text of a module says ------------------------------------------------------------------------------------

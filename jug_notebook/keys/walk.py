@@ -305,7 +305,7 @@ class Walk:
         if name not in self._whole:
             self._whole.add(name)
             package = name if os.path.basename(path) == "__init__.py" else name.rpartition(".")[0]
-            found = blake3(syntax.canonical(ast.parse(text))).digest(SIZE)
+            found = modules.text_digest(text)
             self.part(f"module {name}", found.hex())
             inside = [
                 self.whole_module(other)

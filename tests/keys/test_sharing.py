@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import copy
 import dataclasses
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from jug_notebook.codec import dump_value
 from jug_notebook.errors import Unhashable
+from jug_notebook.keys import modules
 from jug_notebook.keys.code import examine
 from jug_notebook.keys.digest import digest, name_call, remembering
 from jug_notebook.task.patterns import unordered
@@ -458,3 +460,20 @@ def test_a_figure_is_a_result_by_its_payload_and_refused_as_an_argument_in_a_mom
     assert dump_value(figure, lambda chunks: "0" * 40)[1][:1] == b"p"
     assert time.process_time() - start < 5
     plt.close(figure)
+
+
+def test_the_modules_of_a_project_are_parsed_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[object] = []
+    parse = ast.parse
+
+    def counting(text: Any, *args: Any, **kwargs: Any) -> Any:
+        parsed.append(text)
+        return parse(text, *args, **kwargs)
+
+    monkeypatch.setattr(ast, "parse", counting)
+    text = f"import a.b\nfrom . import c  # {time.time()}\n"
+    for _ in range(3):
+        assert modules.imported(text, "p") == {"a.b", "p", "p.c"}
+        assert modules.text_digest(text) == modules.text_digest("".join(text))
+    assert len(parsed) == 2
+    assert modules.imported(text.replace("a.b", "d"), "p") == {"d", "p", "p.c"}
