@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import linecache
+import os
+import reprlib
+import site
+import sys
+import sysconfig
 from collections import Counter
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
-from jug_notebook import render
+from jug_notebook import errors, render
 from jug_notebook.errors import JugError
 from jug_notebook.model import OPEN_STATES, State
 from jug_notebook.render import plural
 from jug_notebook.session import Session
-from kernel_ext import debugging
 from kernel_ext.display import (
     outcome_text,
     play,
@@ -24,6 +31,7 @@ from kernel_ext.display import (
     steady_status,
     steady_tasks,
 )
+from kernel_ext.frontend import is_kernel
 from kernel_ext.live import watch
 from kernel_ext.magics import JugMagics
 from kernel_ext.options import age, fraction, line_magic, option, options, read, read_target, seconds, target
@@ -212,17 +220,17 @@ class TaskMagics(Magics):
 
     def _debug(self, error: Exception, call: str) -> None:
         """Open the debugger where the task's own code raised, or show its frames. Raises what wasn't the task's."""
-        traceback = debugging.own(error)
+        traceback = own_frames(error)
         if traceback is None:
             if isinstance(error, JugError):
                 raise error
             raise UsageError(f"{call} fails before its code is reached: {type(error).__name__}: {error}") from None
         error.__traceback__ = traceback
         print(f"{call} failed here too: {type(error).__name__}: {error}")
-        if debugging.can_ask(self.shell):
-            debugging.post_mortem(self.shell, error)
+        if can_ask(self.shell):
+            post_mortem(self.shell, error)
         else:
-            print(debugging.frames_text(traceback, self.main.cell_of))
+            print(frames_text(traceback, self.main.cell_of))
 
     @line_magic
     @options()
@@ -337,3 +345,82 @@ class TaskMagics(Magics):
 
     def _if_no_workers(self) -> str:
         return self.main.no_workers_hint()
+
+
+# -- why a task failed that was run in this kernel: its own frames and their variables ---------------------------------
+
+
+FRAMES = 10  #: shown at most, the innermost
+VARIABLES = 20  #: shown of each frame at most
+WIDTH = 100  #: characters of a variable's value at most
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_ENGINE = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
+_LIBRARY = tuple(
+    {os.path.join(path, "") for path in (*site.getsitepackages(), sysconfig.get_path("stdlib"), _HERE, _ENGINE)}
+)
+
+
+def own_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the task's first own frame on; None where the task's code was not reached."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith((_HERE, _ENGINE)):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def can_ask(shell: Any) -> bool:
+    """Can the user type at a debugger's prompt?"""
+    if is_kernel(shell):
+        return bool(getattr(shell.kernel, "_allow_stdin", False))
+    return bool(sys.stdin is not None and sys.stdin.isatty())
+
+
+def post_mortem(shell: Any, error: BaseException) -> None:
+    """Open IPython's debugger where the task failed; ``%debug`` opens it again."""
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    if hasattr(sys, "last_exc"):
+        sys.last_exc = error
+    shell.InteractiveTB.tb = None
+    shell.debugger(force=True)
+
+
+def frames_text(traceback: TracebackType, label_of: Callable[[str], str | None]) -> str:
+    """Return the task's own frames, with the failing line and the variables of each, the innermost last."""
+    found = list(_frames(traceback))
+    theirs = [(frame, line) for frame, line in found if not frame.f_code.co_filename.startswith(_LIBRARY)]
+    frames = theirs or found
+    lines = [f"… {len(frames) - FRAMES} frames before"] if len(frames) > FRAMES else []
+    for frame, number in frames[-FRAMES:]:
+        code = frame.f_code
+        lines.append(f"{label_of(code.co_filename) or code.co_filename}, line {number}, in {code.co_name}")
+        source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
+        lines += [f"    {source}"] if source else []
+        lines += [f"      {line}" for line in _variables(frame)]
+    return "\n".join(lines)
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    while traceback is not None:
+        yield traceback.tb_frame, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = self.maxlong = WIDTH
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        try:
+            text = " ".join(repr(x).split())
+        except Exception as error:  # the task's own class may do anything
+            return f"<{type(x).__name__} whose repr raises {type(error).__name__}>"
+        return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+def _variables(frame: FrameType) -> list[str]:
+    names = [name for name in frame.f_locals if not name.startswith("__")]
+    short = _Short().repr
+    lines = [f"{name} = {short(frame.f_locals[name])}" for name in names[:VARIABLES]]
+    return [*lines, f"and {len(names) - VARIABLES} more"] if len(names) > VARIABLES else lines

@@ -24,7 +24,7 @@ from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, FunctionBundle, Key, Payload
-from jug_notebook.render.values import advice, summarise
+from jug_notebook.render.format import advice, summarise
 
 LARGEST_EXCEPTION = 1 << 20
 _REMEMBERED = 16  #: number of buffers that `put_once` keeps

@@ -16,7 +16,7 @@ from jug_notebook.compat import replacing_jug
 from jug_notebook.errors import NoSuchTask, StoreError, Unhashable
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Claim, Failed, Finished, Key, Lease, Outcome, Run, State, Target, Verdict
-from jug_notebook.render.values import summarise
+from jug_notebook.render.format import summarise
 from jug_notebook.session import Session
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import atomic, split

@@ -39,7 +39,7 @@ from jug_notebook.keys.callables import (
     travels,
 )
 from jug_notebook.keys.digest import SCHEME, SIZE, Sharing, digest, remembering
-from jug_notebook.render.values import brief
+from jug_notebook.render.format import brief
 
 TEXT_LENGTH = 300  #: characters of a value that are kept for comparing it with another
 COUNT = ""  #: under this name, the number of attributes is pinned

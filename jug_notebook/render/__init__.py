@@ -3,6 +3,7 @@
 Long lists are cut, and say by how much; what a task wrote is cleaned and, in HTML, escaped.
 """
 
+from jug_notebook.render.display import base64_of, origin_text, outputs_html, outputs_text
 from jug_notebook.render.format import (
     ago,
     duration,
@@ -28,7 +29,6 @@ from jug_notebook.render.html import (
     story_html,
     workers_html,
 )
-from jug_notebook.render.outputs import base64_of, origin_text, outputs_html, outputs_text
 from jug_notebook.render.summary import (
     FAILURES,
     SHELL,
@@ -52,9 +52,10 @@ from jug_notebook.render.tasks import (
     task_html,
     tasks_html,
     tasks_text,
+    why_html,
+    why_text,
 )
 from jug_notebook.render.text import failure_text, short, text
-from jug_notebook.render.why import why_html, why_text
 
 __all__ = [
     "CLASSES",

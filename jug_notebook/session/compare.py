@@ -9,7 +9,7 @@ from typing import Any
 
 from jug_notebook.keys import digest as canon
 from jug_notebook.model import Cause, Reason
-from jug_notebook.render.values import brief, summarise
+from jug_notebook.render.format import brief, summarise
 
 WIDTH = 60  #: most characters of a value in a reason
 DIFF = 24  #: most lines of a diff

@@ -22,7 +22,7 @@ from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
 from jug_notebook.numbers import share
 from jug_notebook.render import plural
-from jug_notebook.render.values import summarise
+from jug_notebook.render.format import summarise
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver

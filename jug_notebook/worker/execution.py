@@ -47,7 +47,7 @@ from jug_notebook.model import (
     Why,
     WorkerInfo,
 )
-from jug_notebook.render.values import summarise
+from jug_notebook.render.format import summarise
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of

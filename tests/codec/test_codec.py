@@ -49,7 +49,7 @@ from jug_notebook.errors import SignatureError, StoreError, Unstorable
 from jug_notebook.keys.code import class_digest, examine
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Payload, Reference
-from jug_notebook.render.values import describe_arguments, summarise
+from jug_notebook.render.format import describe_arguments, summarise
 from tests.keys.test_code import DISPATCH, cell
 
 ROOT = Path(__file__).parents[2]
