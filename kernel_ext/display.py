@@ -62,7 +62,7 @@ def label(url: str, folder: Path, steady: bool) -> str:
 
 def tally(counts: Mapping[State, int]) -> str:
     """Return "97 finished, 2 failed", in the order of the states."""
-    return ", ".join(f"{counts[state]} {state.value}" for state in State if counts.get(state))
+    return ", ".join(f"{counts[state]} {render.count_label(state)}" for state in State if counts.get(state))
 
 
 def outcome_text(counts: Mapping[State, int]) -> str:
@@ -98,9 +98,10 @@ def steady_tasks(views: Sequence[TaskView], total: int) -> str:
     lines = []
     for view in views:
         result = view.error or view.summary
-        lines.append(f"{view.name}({view.args_repr})  {view.state.value}" + (f"  {result}" if result else ""))
+        state = view.state.value if view.source else render.state_label(view)
+        lines.append(f"{view.name}({view.args_repr})  {state}" + (f"  {result}" if result else ""))
     if total > len(lines):
-        lines.append(f"and {total - len(lines)} more")
+        lines.append(f"and {total - len(lines)} more: %jug_tasks --limit 0")
     return "\n".join(lines) or "no tasks"
 
 
@@ -120,7 +121,7 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
         for run in runs
     )
     if total > len(lines):
-        lines.append(f"and {total - len(lines)} before")
+        lines.append(f"and {total - len(lines)} before: jn.history(limit=0)")
     return "\n".join(lines) or "nothing was run yet"
 
 

@@ -34,7 +34,7 @@ from kernel_ext.display import (
 from kernel_ext.frontend import is_kernel
 from kernel_ext.live import watch
 from kernel_ext.magics import JugMagics
-from kernel_ext.options import age, fraction, line_magic, option, options, read, read_target, seconds, target
+from kernel_ext.options import age, attempts, fraction, line_magic, option, options, read, read_target, seconds, target
 
 ENDED = (State.FINISHED, State.FAILED)
 
@@ -86,20 +86,23 @@ class TaskMagics(Magics):
     @line_magic
     @options()
     @target
+    @option("--state", choices=[state.value for state in State], help="only those that are finished, failed …")
+    @option("--limit", type=attempts, default=50, metavar="N", help="rows at most (50); 0: all")
     @option("--history", action="store_true", help="who ran what and when: the latest attempts that ended")
     @option("--all", action="store_true", help="with --history: other notebooks' too")
     def jug_tasks(self, line: str) -> None:
-        """List tasks: state, arguments, time, and the result or error in short.
+        """List tasks: state, arguments, time, and the value or error in short.
 
         %jug_tasks                      this notebook's
         %jug_tasks is_prime             of a function
         %jug_tasks primes[3:7]          those in the value of an expression
+        %jug_tasks --state failed       those that failed
         %jug_tasks /prime|count/        of functions whose name matches
         %jug_tasks --history            who ran what, where and when
         """
         asked = read(self.jug_tasks, line)
         if not asked.history and not asked.all:
-            listing = self._session.tasks(asked.target, namespace=self.shell.user_ns)
+            listing = self._session.tasks(asked.target, asked.state, asked.limit, namespace=self.shell.user_ns)
             show_either(listing, steady_tasks(listing.views, listing.total) if self.main.as_text else None)
         elif asked.target is not None or not asked.history:
             raise UsageError("%jug_tasks: --history takes no target, and --all goes with --history")

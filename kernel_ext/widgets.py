@@ -292,7 +292,8 @@ class Failures:
         left = count - sum(len(kinds[about].keys) for about in self._visible)
         title = f'<div style="margin-top:8px;font-weight:bold">{plural(count, "failure")}</div>'
         _set(self._title, BLOCK.format(title) if count else "")
-        _set(self._more, _line(f"and {left:,} more", "") if left > 0 and self._visible else "")
+        more = _line(f"and {left:,} more: <code>{render.NOTEBOOK.failed}</code>", "")
+        _set(self._more, more if left > 0 and self._visible else "")
         children = (self._title, *(failure.box for failure in self._visible.values()), self._more)
         if children != self.box.children:
             self.box.children = children

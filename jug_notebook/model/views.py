@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -195,10 +196,34 @@ class Snapshot(Struct, frozen=True, dict=True):
     @property
     def eta(self) -> float | None:
         """Estimated seconds until all open tasks have run on the live workers; None where that is unknown."""
-        alive = sum(view.alive for view in self.workers)
-        work = 0.0
-        for function in self.functions:
-            if function.open and function.mean is None:
-                return None
-            work += function.open * (function.mean or 0.0)
-        return work / alive if alive else None
+        open_functions = [function for function in self.functions if function.open]
+        if not self.alive or any(function.mean is None for function in open_functions):
+            return None
+        return self.time_left(open_functions)
+
+    @property
+    def alive(self) -> int:
+        """Number of live workers."""
+        return sum(view.alive for view in self.workers)
+
+    def time_left(self, functions: Sequence[FunctionView]) -> float:
+        """Return the estimated seconds until these are done if all live workers run them; untimed ones count nothing.
+
+        A running task that has taken longer than the mean of its function is estimated by the time that it has taken.
+        """
+        work = least = 0.0
+        for function in functions:
+            if function.mean is None or not function.open:
+                continue
+            mean, ran = function.mean, function.counts.get(State.FINISHED, 0) - function.reused
+            elapsed = [
+                self.at - view.info.since
+                for view in self.workers
+                if view.alive and view.info.task and view.info.task_name == function.name and view.info.since
+            ][: function.open]
+            left = [mean - past if past <= mean else min(past, 2 * (past - mean)) for past in elapsed]
+            queued = function.open - len(left)
+            expected = (ran * mean + sum(elapsed) + sum(left)) / (ran + len(left)) if ran + len(left) > 0 else mean
+            work += queued * expected + sum(left)
+            least = max(least, *left, expected if queued else 0.0, 0.0)
+        return max(work / max(1, self.alive), least)

@@ -430,7 +430,7 @@ def _progress(view: FunctionView) -> tuple[str, str]:
     """How far it is, and what is wrong."""
     counts, total = view.counts, _size(view)
     done, wrong, running = (counts.get(s, 0) for s in (State.FINISHED, State.FAILED, State.RUNNING))
-    done_text = number(total) if done == total else f"{number(done)} of {number(total)}"
+    done_text = f"{number(done)} of {number(total)}"
     if wrong:
         return f"{done_text} · ", f"{number(wrong)} failed"
     return done_text + (f" · {number(running)} running" if running else ""), ""

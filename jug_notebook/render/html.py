@@ -7,7 +7,7 @@ from a task is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from jug_notebook.model import FailureKind, FailureView, Like, Snapshot, State
@@ -109,15 +109,19 @@ def code(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def and_more(count: int, which: str = "more") -> str:
-    """A line for what a table leaves out; nothing where that is nothing."""
-    return f'<div style="{_FAINT};margin-top:2px">and {number(count)} {which}</div>' if count > 0 else ""
+def and_more(count: int, how: str, which: str = "more") -> str:
+    """A line for what a table leaves out, and ``how`` to see it; nothing where that is nothing."""
+    line = f"and {number(count)} {which}: {escape(how)}"
+    return f'<div style="{_FAINT};margin-top:2px">{line}</div>' if count > 0 else ""
 
 
-def legend(counts: Mapping[State, int], label: Callable[[State], str] = summary.count_label) -> str:
+def legend(counts: Mapping[State, int]) -> str:
     """The states that there are, with their colours and counts."""
     return "".join(
-        _span("display:inline-block;margin-right:16px", f"{swatch(state)}{label(state)} <b>{number(counts[state])}</b>")
+        _span(
+            "display:inline-block;margin-right:16px",
+            f"{swatch(state)}{summary.count_label(state)} <b>{number(counts[state])}</b>",
+        )
         for state in STATE_STYLES
         if counts.get(state)
     )
@@ -173,9 +177,9 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """Return a snapshot as HTML. Its parts are separate functions, too, for displays that renew them one by one."""
     parts = [
         head_html(snapshot),
-        functions_html(snapshot, ROWS),
-        failures_html(snapshot),
-        workers_html(snapshot, ROWS),
+        functions_html(snapshot, ROWS, hints=hints),
+        failures_html(snapshot, hints),
+        workers_html(snapshot, ROWS, hints=hints),
         advice_html(snapshot, hints),
     ]
     return block("".join(parts))
@@ -207,11 +211,13 @@ def head_html(snapshot: Snapshot) -> str:
     )
 
 
-def functions_html(snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: Styles = INLINE) -> str:
+def functions_html(
+    snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: Styles = INLINE, hints: Hints = NOTEBOOK
+) -> str:
     """Return a table with a row per function."""
     if not snapshot.functions:
         return ""
-    states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
+    states = summary.visible_states(snapshot.counts)
     kept, rest = summary.cut_functions(snapshot.functions, limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
@@ -220,15 +226,13 @@ def functions_html(snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: S
 
     rows = []
     for function in kept:
-        left = summary.time_left(function, alive)
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
         name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
         mean = "" if function.mean is None else unbroken(duration(function.mean))
-        rows.append(row(name, function.counts, mean, "" if left is None else unbroken(duration(left))))
+        rows.append(row(name, function.counts, mean, unbroken(summary.time_left(snapshot, function))))
     if rest:
-        rows.append(
-            row(_span(_FAINT, f"and {number(len(rest))} more"), summary.total_counts(f.counts for f in rest), "", "")
-        )
+        more = _span(_FAINT, f"and {number(len(rest))} more: {escape(hints.more.format('functions'))}")
+        rows.append(row(more, summary.total_counts(f.counts for f in rest), "", ""))
     numbers = [*map(summary.count_label, states), "mean time", "time left"]
     return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
@@ -238,7 +242,9 @@ def _number(count: int, state: State) -> str:
     return "" if not count else f"<b>{number(count)}</b>" if wrong else number(count)
 
 
-def workers_html(snapshot: Snapshot, limit: int = summary.WORKERS, styles: Styles = INLINE) -> str:
+def workers_html(
+    snapshot: Snapshot, limit: int = summary.WORKERS, styles: Styles = INLINE, hints: Hints = NOTEBOOK
+) -> str:
     """Return a table of workers and what they do."""
     if not summary.visible_workers(snapshot.workers):
         return ""
@@ -267,7 +273,8 @@ def workers_html(snapshot: Snapshot, limit: int = summary.WORKERS, styles: Style
         ]
         rows.append([*row, escape(elide(info.note, 60))] if notes else row)
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
-    more = and_more(len(rest), f"more, {number(sum(bool(view.info.task) for view in rest))} busy")
+    busy_rest = number(sum(bool(view.info.task) for view in rest))
+    more = and_more(len(rest), hints.more.format("workers"), f"more, {busy_rest} busy")
     return (
         _title(escape(summary.worker_count_text(snapshot.workers)))
         + table_html(heads, rows, summary.NUMBERS, styles)
@@ -275,7 +282,7 @@ def workers_html(snapshot: Snapshot, limit: int = summary.WORKERS, styles: Style
     )
 
 
-def failures_html(snapshot: Snapshot) -> str:
+def failures_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """Return the failures, similar ones together; each line opens."""
     count = snapshot.counts[State.FAILED]
     if not count:
@@ -287,7 +294,7 @@ def failures_html(snapshot: Snapshot) -> str:
         when = f"{escape(first.host)}, {ago(snapshot.at - first.started - first.duration)}"
         parts.append(_details(first, when, kind, limit=1_500) if place < STORIES else _rest(first, when, kind))
     left = count - sum(len(kind.keys) for kind in kept)
-    return "".join([*parts, and_more(left) if kept else ""])
+    return "".join([*parts, and_more(left, hints.failed) if kept else ""])
 
 
 def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
@@ -357,7 +364,7 @@ def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
         for one in like
     ]
     left = count - 1 - len(like)
-    lines += [_span(_FAINT, f"and {number(left)} more")] if left > 0 else []
+    lines += [_span(_FAINT, f"and {number(left)} more: {NOTEBOOK.failed}")] if left > 0 else []
     head = f'<div style="{_FAINT}">{plural(count - 1, "similar failure")}</div>'
     return head + f'<div style="margin:2px 0 6px">{"<br>".join(lines)}</div>'
 

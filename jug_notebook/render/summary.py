@@ -24,8 +24,7 @@ from jug_notebook.render.format import duration, number, plural
 
 FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
-FAILURES = 10  #: of kinds of failures,
-TASKS = 100  #: and of tasks in a listing
+FAILURES = 10  #: and of kinds of failures
 LIKE = 12  #: similar failures that are named, of each kind
 LINE = 300  #: characters of an error that count for its kind
 NAME = 40  #: characters of a function's name before its arguments
@@ -60,15 +59,27 @@ class Hints(NamedTuple):
     stop_now: str
     retry: str
     log: str
+    failed: str  #: lists all failed tasks
+    more: str  #: has all rows of a table of the status
 
 
-NOTEBOOK = Hints("%jug_execute -n 4", "%jug_stop", "%jug_stop --now", "%jug_retry", "%jug_log")
+NOTEBOOK = Hints(
+    "%jug_execute -n 4",
+    "%jug_stop",
+    "%jug_stop --now",
+    "%jug_retry",
+    "%jug_log",
+    "%jug_tasks --state failed",
+    "jn.status().{}",
+)
 SHELL = Hints(
     "jug-notebook worker URL -n 4",
     "jug-notebook stop",
     "jug-notebook stop --now",
     "jug-notebook retry FUNCTION",
     "jug-notebook log KEY",
+    "jug-notebook log FUNCTION",
+    "jug-notebook status --json",
 )
 
 
@@ -112,24 +123,25 @@ def total_counts(several: Iterable[Mapping[State, int]]) -> dict[State, int]:
 def state_label(view: TaskView) -> str:
     """Return how a task stands, in a word or two.
 
-    "reused" where another task's run stands for it, "earlier version" where a cancelled one still has an outcome.
+    "reused" where another task's run stands for it, "no longer requested" where a cancelled one still has an outcome.
     """
     if view.source:
         return "reused"
     if view.state is State.CANCELLED and (view.summary or view.error):
-        return "earlier version"
+        return count_label(view.state)
     return view.state.value
 
 
 def count_label(state: State) -> str:
-    """Return the name of a count: those that count as cancelled may have results of an earlier version."""
-    return "not current" if state is State.CANCELLED else state.value
+    """Return the name of a count: those that count as cancelled may have results."""
+    return "no longer requested" if state is State.CANCELLED else state.value
 
 
 def visible_states(counts: Mapping[State, int]) -> list[State]:
-    """Return the states that get a column: the five common ones always, so that a live table doesn't jump."""
-    always = (State.FINISHED, State.RUNNING, State.READY, State.WAITING, State.FAILED)
-    return [state for state in STATE_STYLES if state in always or counts.get(state, 0)]
+    """Return the states that get a column: those that there are, and while tasks are open also those to come next."""
+    under_way = any(counts.get(state) for state in OPEN_STATES)
+    always = (State.FINISHED, State.RUNNING, State.READY) if under_way else (State.FINISHED,)
+    return [state for state in STATE_STYLES if state in always or counts.get(state)]
 
 
 def cut_functions(
@@ -165,14 +177,12 @@ def cut_workers(workers: Sequence[WorkerView], limit: int = WORKERS) -> tuple[li
     return [view for view in order if id(view) in kept], [view for view in order if id(view) not in kept]
 
 
-def time_left(function: FunctionView, alive: int) -> float | None:
-    """Return the seconds until this function is done, if all workers ran it; None where that isn't known."""
-    open_ = function.open
-    return None if not open_ or not alive or function.mean is None else open_ * function.mean / alive
-
-
-def alive_count(snapshot: Snapshot) -> int:
-    return sum(view.alive for view in snapshot.workers)
+def time_left(snapshot: Snapshot, function: FunctionView) -> str:
+    """Return how long a function will still take if all workers run it; nothing where that isn't known."""
+    if not snapshot.alive or not function.open or function.mean is None:
+        return ""
+    left = snapshot.time_left([function])
+    return duration(left) if left >= 1 else "< 1 s"
 
 
 def progress_text(info: WorkerInfo) -> str:
@@ -213,13 +223,13 @@ def eta_text(snapshot: Snapshot) -> str:
         return "no tasks yet"
     if not any(counts[state] for state in OPEN_STATES):
         return _stopped(counts[State.FAILED], counts[State.BLOCKED])
-    if not alive_count(snapshot):
+    if not snapshot.alive:
         return f"{plural(snapshot.starting, 'worker')} starting" if snapshot.starting else "no workers running"
     if snapshot.eta is not None:
-        return f"about {duration(snapshot.eta)} left"
-    known = sum(time_left(function, alive_count(snapshot)) or 0.0 for function in snapshot.functions)
+        return f"about {duration(snapshot.eta)} left" if snapshot.eta >= 1 else "less than 1 s left"
+    known = snapshot.time_left(snapshot.functions)
     untimed = sum(function.open for function in snapshot.functions if function.mean is None)
-    if not known or untimed > sum(function.open for function in snapshot.functions) / 2:
+    if known < 1 or untimed > sum(function.open for function in snapshot.functions) / 2:
         return "time left not known yet"
     return f"more than {duration(known)} left"
 
@@ -236,9 +246,9 @@ def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
     """Return pairs (what for, what to type): only what makes sense now."""
     counts = snapshot.counts
     advice = []
-    if any(counts[state] for state in OPEN_STATES) and not alive_count(snapshot) and not snapshot.starting:
+    if any(counts[state] for state in OPEN_STATES) and not snapshot.alive and not snapshot.starting:
         advice.append(("start workers", hints.start))
-    if alive_count(snapshot) or snapshot.starting:
+    if snapshot.alive or snapshot.starting:
         advice += [("stop after the current task", hints.stop), ("stop at once", hints.stop_now)]
     if counts[State.FAILED]:
         advice += [("see one failure whole", hints.log), ("try the failed again", hints.retry)]

@@ -24,9 +24,12 @@ from jug_notebook.render.html import (
     table_html,
     unbroken,
 )  # fmt: skip
-from jug_notebook.render.summary import STATE_STYLES, TASKS, call, shares, state_label, total_counts
+from jug_notebook.render.summary import STATE_STYLES, call, count_label, shares, state_label, total_counts
 from jug_notebook.render.text import table
 
+_ALL = "limit=0 (--limit 0) lists all"  #: how to see what is left out of a listing,
+_HISTORY = "jn.history(limit=0)"  #: of a history,
+_LIST = "%jug_tasks VARIABLE --limit 0"  #: and of a list
 LISTED = 8  #: tasks of a list that are shown one by one
 ROWS = 12  #: functions of a list that are counted one by one
 NEEDS = 5  #: needs of a task that are shown
@@ -44,8 +47,14 @@ class Item(NamedTuple):
         """Return label, state, call, time and value as text, cut to the widths."""
         view = self.view
         value = view.error or (view.summary if self.whole else "")
-        cells = [elide(self.label, 24), view.state.value, elide(self.call, call_width)]
+        cells = [elide(self.label, 24), state_label(view), elide(self.call, call_width)]
         return [*cells, _time(view.duration), elide(value, value_width)]
+
+
+def _value_head(rows: Iterable[Item | TaskView]) -> str:
+    """Return the head of the column in which a failed task has its error."""
+    failed = {bool((row.view if isinstance(row, Item) else row).error) for row in rows}
+    return "value or error" if len(failed) > 1 else "error" if True in failed else "value"
 
 
 def _time(seconds: float) -> str:
@@ -66,7 +75,7 @@ def states_text(states: Iterable[State]) -> str:
 
 
 def _tally(counts: Mapping[State, int]) -> str:
-    return ", ".join(f"{number(counts[state])} {state.value}" for state in STATE_STYLES if counts.get(state))
+    return ", ".join(f"{number(counts[state])} {count_label(state)}" for state in STATE_STYLES if counts.get(state))
 
 
 # -- a list and a task that a notebook holds ---------------------------------------------------------------------------
@@ -84,43 +93,47 @@ def list_text(
     lines = [f"{bar}  {plural(count, 'task')}: {_tally(counts)}"]
     if len(rows) > 1:
         lines += [f"  {elide(name, 40)}: {_tally(counts)}" for name, counts in rows[:ROWS]]
-        lines += [f"  and {number(len(rows) - ROWS)} more functions"] if len(rows) > ROWS else []
-    cells = [item.row(48, 60) for item in items]
-    if cells and steady:
-        lines += table(["", "state", "task", "value"], [[*row[:3], row[4]] for row in cells])
-    elif cells:
-        lines += table(["", "state", "task", "time", "value"], cells, ("time",))
+        lines += [f"  and {number(len(rows) - ROWS)} more functions: %jug_status"] if len(rows) > ROWS else []
+    if items:
+        cells = [["", "state", "task", "time", _value_head(items)], *(item.row(48, 60) for item in items)]
+        heads, *cells = [row[:3] + row[4:] for row in cells] if steady else cells
+        lines += table(heads, cells, ("time",))
     if count > len(items):
-        lines.append(f"and {number(count - len(items))} more")
+        lines.append(f"and {number(count - len(items))} more: {_LIST}")
     return "\n".join(lines)
 
 
 def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int) -> str:
     """Return the same as HTML."""
     counts = total_counts(counts for _, counts in rows)
-    states = legend(counts, lambda state: state.value)
     head = (
-        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{states}</div>'
+        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{legend(counts)}</div>'
         f'<div style="margin:4px 0 6px;max-width:480px">{bar(counts, 8, 480, 4)}</div>'
     )
     if len(rows) > 1:
         lines = [[f"<b>{escape(elide(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]]
-        lines += [[faint(f"and {number(len(rows) - ROWS)} more"), "", ""]] if len(rows) > ROWS else []
+        lines += [[faint(f"and {number(len(rows) - ROWS)} more: %jug_status"), "", ""]] if len(rows) > ROWS else []
         head += table_html(["function", "", ""], lines)
     cells = []
     for item in items:
-        label, _, call_, time, value = item.row(72, 80)
-        cells.append([faint(escape(label)), state_html(item.view.state), escape(call_), unbroken(time)])
+        label, state, call_, time, value = item.row(72, 80)
+        cells.append([faint(escape(label)), state_html(item.view.state, state), escape(call_), unbroken(time)])
         cells[-1].append(strong(value, bool(item.view.error)))
-    heads = ["", "state", "task", "time", "value"]
-    return block(head + (table_html(heads, cells, ("time",)) if cells else "") + and_more(count - len(items)))
+    heads = ["", "state", "task", "time", _value_head(item.view for item in items)]
+    return block(head + (table_html(heads, cells, ("time",)) if cells else "") + and_more(count - len(items), _LIST))
+
+
+def need_order(state: State) -> int:
+    """Return where a need of a task stands: what has failed comes first, then what can't run because of that."""
+    order = (State.FAILED, State.BLOCKED, State.CANCELLED, State.RUNNING)
+    return order.index(state) if state in order else len(order)
 
 
 def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequence[str] = ()) -> str:
     """Return one task as HTML; ``needs`` are the first few of the ``count`` tasks that it needs."""
     took = f" in {duration(view.duration)}" if view.duration else ""
     value = strong(elide(view.error or view.summary, 120), bool(view.error))
-    parts = [f"{swatch(view.state)}{view.state.value}{took}", value, faint(f"key {code(view.key[:8])}")]
+    parts = [f"{swatch(view.state)}{state_label(view)}{took}", value, faint(f"key {code(view.key[:8])}")]
     parts += [faint(escape(note)) for note in notes]
     lines = [
         f"<b>{escape(elide(call(view.name, view.args_repr), 120))}</b>",
@@ -128,10 +141,10 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
     ]
     if count:
         named = " · ".join(
-            f"{state_html(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(need.state.value)}"
+            f"{state_html(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(state_label(need))}"
             for need in needs
         )
-        more = f" · and {number(count - len(needs))} more" if count > len(needs) else ""
+        more = f" · and {number(count - len(needs))} more: %jug_graph" if count > len(needs) else ""
         lines.append(f"{faint('needs')} {named}{more}")
     return block("".join(f"<div>{line}</div>" for line in lines))
 
@@ -150,9 +163,9 @@ def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) ->
             elide(view.error or view.summary, value_width),
             *([elide(view.user, 16)] if several else []),
         ]
-        for view in views[:TASKS]
+        for view in views
     ]
-    return ["key", "state", "task", "time", "result", *(["made by"] if several else [])], rows
+    return ["key", "state", "task", "time", _value_head(views), *(["made by"] if several else [])], rows
 
 
 def tasks_text(views: Sequence[TaskView], total: int) -> str:
@@ -161,7 +174,7 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
         return "no tasks"
     heads, rows = _task_table(views, 48, 48)
     lines = table(heads, rows, ("time",))
-    return "\n".join([*lines, f"and {number(total - len(rows))} more"] if total > len(rows) else lines)
+    return "\n".join([*lines, f"and {number(total - len(rows))} more: {_ALL}"] if total > len(rows) else lines)
 
 
 def tasks_html(views: Sequence[TaskView], total: int) -> str:
@@ -174,10 +187,10 @@ def tasks_html(views: Sequence[TaskView], total: int) -> str:
         + [unbroken(name) for name in user]
         for view, (key, state, call_, time, value, *user) in zip(views, rows, strict=False)
     ]
-    return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows)))
+    return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows), _ALL))
 
 
-_RUN_HEADS = ("started", "took", "user", "host", "state", "task", "result", "key")
+_RUN_HEADS = ("started", "took", "user", "host", "state", "task", "value or error", "key")
 
 
 def _run_rows(runs: Sequence[RunView], width: int) -> list[list[str]]:
@@ -192,7 +205,7 @@ def _run_rows(runs: Sequence[RunView], width: int) -> list[list[str]]:
             elide(run.message, width),
             run.key[:8],
         ]
-        for run in runs[:TASKS]
+        for run in runs
     ]
 
 
@@ -202,7 +215,7 @@ def history_text(runs: Sequence[RunView], total: int) -> str:
         return "nothing was run yet"
     rows = _run_rows(runs, 40)
     lines = table(_RUN_HEADS, rows, ("took",))
-    return "\n".join([*lines, f"and {number(total - len(rows))} before"] if total > len(rows) else lines)
+    return "\n".join([*lines, f"and {number(total - len(rows))} before: {_HISTORY}"] if total > len(rows) else lines)
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:
@@ -213,7 +226,7 @@ def history_html(runs: Sequence[RunView], total: int) -> str:
         [*map(unbroken, row[:4]), state_html(run.state, escape(row[4])), *map(escape, row[5:7]), code(row[7])]
         for run, row in zip(runs, _run_rows(runs, 60), strict=False)
     ]
-    return block(table_html(_RUN_HEADS, rows, ("took",)) + and_more(total - len(rows), "before"))
+    return block(table_html(_RUN_HEADS, rows, ("took",)) + and_more(total - len(rows), _HISTORY, "before"))
 
 
 # -- why tasks are not stored ------------------------------------------------------------------------------------------

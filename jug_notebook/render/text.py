@@ -61,36 +61,37 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         lines += ["       " + "   ".join(legend)]
     lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
     if snapshot.functions:
-        lines += ["", *_functions_text(snapshot)]
+        lines += ["", *_functions_text(snapshot, hints)]
     if counts[State.FAILED]:
-        lines += ["", *_failures_text(snapshot)]
+        lines += ["", *_failures_text(snapshot, hints)]
     if summary.visible_workers(snapshot.workers):
-        lines += ["", *_workers_text(snapshot)]
+        lines += ["", *_workers_text(snapshot, hints)]
     if advice := summary.advise(snapshot, hints):
         lines += ["", *table(("", ""), advice)[1:]]
     return "\n".join(lines)
 
 
-def _functions_text(snapshot: Snapshot) -> list[str]:
-    states, alive = summary.visible_states(snapshot.counts), summary.alive_count(snapshot)
+def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
+    states = summary.visible_states(snapshot.counts)
     kept, rest = summary.cut_functions(snapshot.functions)
     rows = [
         [
             elide(function.name, 40),
             *(_count(function.counts.get(state, 0)) for state in states),
             "" if function.mean is None else duration(function.mean),
-            "" if (left := summary.time_left(function, alive)) is None else duration(left),
+            summary.time_left(snapshot, function),
         ]
         for function in kept
     ]
     if rest:
         total = summary.total_counts(f.counts for f in rest)
-        rows.append([f"and {number(len(rest))} more", *(_count(total.get(state, 0)) for state in states), "", ""])
+        more = f"and {number(len(rest))} more: {hints.more.format('functions')}"
+        rows.append([more, *(_count(total.get(state, 0)) for state in states), "", ""])
     numbers = [*map(summary.count_label, states), "mean time", "time left"]
     return table(["function", *numbers], rows, numbers)
 
 
-def _workers_text(snapshot: Snapshot) -> list[str]:
+def _workers_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     kept, rest = summary.cut_workers(snapshot.workers)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
@@ -113,11 +114,12 @@ def _workers_text(snapshot: Snapshot) -> list[str]:
         )
     lines = table(["host", "pid", "task", "running for", "memory", "done", "last seen", ""], rows, summary.NUMBERS)
     if rest:
-        lines.append(f"and {number(len(rest))} more, {number(sum(bool(view.info.task) for view in rest))} busy")
+        busy = number(sum(bool(view.info.task) for view in rest))
+        lines.append(f"and {number(len(rest))} more, {busy} busy: {hints.more.format('workers')}")
     return [summary.worker_count_text(snapshot.workers), *lines]
 
 
-def _failures_text(snapshot: Snapshot) -> list[str]:
+def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     count = snapshot.counts[State.FAILED]
     kept = summary.kinds(snapshot)[: summary.FAILURES]
     lines = [plural(count, "failure")]
@@ -136,7 +138,7 @@ def _failures_text(snapshot: Snapshot) -> list[str]:
             lines.append(f"    similar: {others}{', …' if len(kind.keys) > 4 else ''}")
     left = count - sum(len(kind.keys) for kind in kept)
     if left > 0 and kept:
-        lines.append(f"  and {number(left)} more")
+        lines.append(f"  and {number(left)} more: {hints.failed}")
     return lines
 
 

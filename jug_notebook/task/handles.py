@@ -277,7 +277,7 @@ class Task(Handle):
         parts = [f"Task {self._short()}"]
         try:
             view = self._session.results.views([self._key])[0]
-            parts += [view.state.value, self._key[:SHORT]]
+            parts += [view.state.value if view.source else render.state_label(view), self._key[:SHORT]]
             if view.source:
                 parts.append(f"reused from {view.source[:SHORT]}")
             parts += [text for text in (view.summary, view.error) if text]
@@ -292,7 +292,9 @@ class Task(Handle):
     def _repr_html_(self) -> str:
         notes = ["of a previous definition"] if self._session.submissions.former(self._version) else []
         try:
-            view, *needs = self._session.results.views([self._key, *self._needs[: render.NEEDS]])
+            by_state = zip(self._session.results.states(self._needs), self._needs, strict=True)
+            keys = [key for _, key in sorted(by_state, key=lambda pair: render.need_order(pair[0]))]
+            view, *needs = self._session.results.views([self._key, *keys[: render.NEEDS]])
         except (JugError, OSError):  # the repr of a task never raises
             return render.preformatted(repr(self))
         if not view.name:  # the store doesn't know it

@@ -81,7 +81,11 @@ def test_many_tasks_in_a_list_or_dict_show_as_one_table(kernel: Kernel) -> None:
     assert labelled[0].endswith("  5 tasks: 5 ready")
     assert labelled[4] == "'nn'    ready  load(n=2)"
     many = kernel.run("tuple(rows) * 100").result.splitlines()
-    assert (many[0][26:], many[-2][:5], many[-1]) == ("600 tasks: 600 ready", "[7]  ", "and 592 more")
+    assert (many[0][26:], many[-2][:5], many[-1]) == (
+        "600 tasks: 600 ready",
+        "[7]  ",
+        "and 592 more: %jug_tasks VARIABLE --limit 0",
+    )
     assert kernel.run("[1, 2, 3, 4, 5, 6]").result == "[1, 2, 3, 4, 5, 6]"
     assert kernel.run("[*rows[:5], 7]").result.startswith("[<Task load")
     assert kernel.run("{'a': bad}").result.startswith("{'a': <Task divide")
@@ -94,6 +98,13 @@ def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
     assert kernel.run("answer.value()").result == "20"
     assert kernel.run("%jug_execute --here").out == "nothing to run: no task is ready\n"
     assert "leave out -n" in kernel.run("%jug_execute --here -n 2").message
+
+
+def test_a_listing_is_cut_where_asked_and_names_the_way_to_all(kernel: Kernel) -> None:
+    lines = kernel.run("%jug_tasks load --limit 2").out.splitlines()
+    assert lines[2:] == ["and 4 more: %jug_tasks --limit 0"]
+    assert len(kernel.run("%jug_tasks --limit 0").out.splitlines()) == 8
+    assert kernel.run("%jug_tasks --state failed").out.startswith("divide(a=6, b=0)  failed  ZeroDivisionError")
 
 
 def test_an_interrupt_gives_a_task_that_runs_here_back(kernel: Kernel) -> None:

@@ -158,9 +158,67 @@ def test_the_bar_is_always_full_and_shows_every_state_there_is(counts: dict[Stat
 def test_the_text_says_how_far_and_how_long_still() -> None:
     text = render.text(snapshot(function(finished=60, ready=40), workers=(worker(task="fit"), worker(4121))))
     assert "60 %" in text
-    assert "60 of 100 finished · about 40 s left" in text
+    assert "60 of 100 finished · about 52 s left" in text
     assert "2 workers, 1 busy" in text
     assert re.search(r"node3 +4120 +fit abababab +12 s +210 MB +30 +just now", text)
+
+
+def test_the_time_left_counts_what_running_tasks_have_taken_where_that_is_more_than_the_mean() -> None:
+    fast = snapshot(function(mean=0.0024, finished=10, running=2), workers=(worker(task="fit"), worker(7, task="fit")))
+    assert fast.eta == pytest.approx(12, rel=0.01)  # both have run for 12 s
+    for text in (render.text(fast), Page(render.html(fast)).text):
+        assert "about 12 s left" in text
+        assert " ms left" not in text
+    nearly = snapshot(function(mean=15.0, finished=10, running=1), workers=(worker(task="fit"), worker(7)))
+    assert "about 3.0 s left" in render.short(nearly)
+    alone = snapshot(function(mean=8.0, finished=10, ready=1), workers=(worker(), worker(7), worker(8), worker(9)))
+    assert "about 8.0 s left" in render.short(alone)  # four workers don't share one task
+    quick = snapshot(function(mean=0.001, finished=10, ready=5), workers=(worker(),))
+    assert "less than 1 s left" in render.text(quick)
+    assert re.search(r"^fit .* < 1 s$", render.text(quick), re.M)
+
+
+def test_a_state_has_a_column_only_where_there_are_tasks_in_it() -> None:
+    def columns_of(**counts: int) -> list[str]:
+        lines = render.text(snapshot(function(**counts))).splitlines()
+        return next(line for line in lines if line.startswith("function")).split()[1:-4]
+
+    assert columns_of(finished=3) == ["finished"]
+    assert columns_of(finished=3, ready=1) == ["finished", "running", "ready"]
+    assert columns_of(waiting=2, failed=1, running=1) == ["finished", "running", "ready", "waiting", "failed"]
+
+
+def test_what_is_left_out_is_counted_with_how_to_see_it() -> None:
+    functions = [function(f"f{i}", ready=1) for i in range(30)]
+    workers = [worker(pid) for pid in range(30)]
+    kinds = [failure(1, name=f"g{i}") for i in range(12)]
+    picture = snapshot(*functions, function("g", failed=12), workers=tuple(workers), failures=tuple(kinds))
+    for text in (render.text(picture), Page(render.html(picture)).text):
+        for how in ("jn.status().functions", "jn.status().workers", "%jug_tasks --state failed"):
+            assert re.search(r"and \d+ more(, 0 busy)?: " + re.escape(how), text), how
+    assert "more: jug-notebook status --json" in render.text(picture, render.SHELL)
+    view = TaskView("ab" * 20, "fit", State.FINISHED, summary="int 25")
+    items = [render.Item("[0]", "fit(n=3)", view)]
+    for text in (render.list_text([], items, 5), Page(render.list_html([], items, 5)).text):
+        assert "and 4 more: %jug_tasks VARIABLE --limit 0" in text
+    assert "and 4 more: limit=0 (--limit 0) lists all" in render.tasks_text([view], 5)
+
+
+def test_the_column_of_values_is_named_for_what_is_in_it() -> None:
+    fine = TaskView("ab" * 20, "fit", State.FINISHED, summary="int 25")
+    failed = TaskView("cd" * 20, "fit", State.FAILED, error="KeyError: 'x'")
+    for views, head in (([fine], "value"), ([failed], "error"), ([fine, failed], "value or error")):
+        items = [render.Item("", "fit()", view) for view in views]
+        for text in (render.tasks_text(views, 2), render.list_text([], items, 2), render.list_text([], items, 2, True)):
+            assert any(line.endswith(f"  {head}") for line in text.splitlines())
+
+
+def test_a_box_of_the_graph_counts_the_same_way_whether_or_not_all_is_done() -> None:
+    picture = render.svg(
+        graph(("fit", "load", 12), more=(function("load", finished=12), function("fit", finished=5, ready=7)))
+    )
+    assert ">12 of 12<" in picture
+    assert ">5 of 12<" in picture
 
 
 def test_a_hundred_per_cent_means_all() -> None:
@@ -358,16 +416,16 @@ def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
     assert render.tasks_text([], 0) == "no tasks"
 
 
-def test_what_is_cancelled_or_of_an_earlier_version_is_named_so() -> None:
+def test_what_is_cancelled_or_no_longer_requested_is_named_so_in_lists_and_counts() -> None:
     views = [
         TaskView("ab" * 20, "fit", State.CANCELLED, args_repr="n=3"),
         TaskView("cd" * 20, "fit", State.CANCELLED, args_repr="n=4", summary="int 25"),
     ]
     for text in (render.tasks_text(views, 2), Page(render.tasks_html(views, 2)).text):
-        assert re.search(r"cancelled.*fit\(n=3\).*earlier version.*fit\(n=4\)", text, re.S)
+        assert re.search(r"cancelled.*fit\(n=3\).*no longer requested.*fit\(n=4\)", text, re.S)
     picture = snapshot(function(finished=5, cancelled=3))
     for text in (render.text(picture), Page(render.html(picture)).text):
-        assert "not current" in text
+        assert "no longer requested" in text
         assert "5 of 5 finished" in text
 
 

@@ -587,6 +587,22 @@ def test_a_task_shows_on_a_page_with_state_value_and_what_it_needs(session):
     assert "total" in outer._repr_html_()
 
 
+def test_the_page_of_a_blocked_task_names_the_failed_need_first(session):
+    @jn.task
+    def careful(x):
+        if x == 7:
+            raise ValueError(f"bad row {x}")
+        return x
+
+    outer = total(careful.map(range(8)))
+    with working(session):
+        session.barrier()
+    page = outer._repr_html_()
+    assert "blocked" in page
+    assert page.index("x=7") < page.index("x=0")
+    assert "and 3 more: %jug_graph" in page
+
+
 def test_inside_a_running_task_calls_are_plain(session):
     with running():
         assert double(3) == 6
