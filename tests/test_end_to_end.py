@@ -52,7 +52,7 @@ def start(notebook: Path) -> Kernel:
 
 def wait_for(session: Session, state: State, count: int) -> None:
     seen = -1
-    while session.status().counts[state] != count:
+    while session.status(all=True).counts[state] != count:
         seen = session.access.store.watch(seen, 60.0)
 
 

@@ -141,9 +141,13 @@ class History:
         row = (from_round, event.at, event.user, event.why.value)
         self._invalidations[key] = max(self._invalidations.get(key, row), row)
 
-    def forget(self, key: Key) -> None:
-        self._invalidations.pop(key, None)
-        self._past.pop(key, None)
+    def forget(self, key: Key, round: int) -> None:
+        """Forget what is known of the rounds up to this one: a later one may have been learnt of before."""
+        if key in self._invalidations and self._invalidations[key][0] <= round:
+            del self._invalidations[key]
+        past = self._past.pop(key, {})
+        if later := {run: place for run, place in past.items() if run[0].round > round}:
+            self._past[key] = later
 
     def past(self, key: Key) -> Iterator[Outcome]:
         for (verdict, worker), place in self._past.get(key, {}).items():

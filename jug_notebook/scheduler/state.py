@@ -302,7 +302,7 @@ class SchedulerState:
             if (task := self.tasks.get(key)) is None:
                 continue
             goes = task.state != UNKNOWN and task.since <= counter
-            self.history.forget(key)
+            self.history.forget(key, round)
             self.reuse.forget(task, counter, round, goes)
             self.leases.forget(task, round)
             for verdict, _, _ in task.outcomes:

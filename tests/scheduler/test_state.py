@@ -265,6 +265,13 @@ def test_a_forgotten_task_lends_no_run_not_even_of_a_later_round() -> None:
     assert [state_of(*order).outcome("b") for order in (events, early)] == [None, None]
 
 
+def test_what_is_known_of_later_rounds_is_not_forgotten_with_a_task_in_any_order() -> None:
+    events = [submitted("a"), settled(failed("a", round=2)), invalidated("a", round=2), Forgotten(0, ["a"], [0])]
+    early = [events[-1], *events[:-1]]
+    runs = [[verdict.round for _, (verdict, _, _) in state_of(*order).runs()] for order in (events, early)]
+    assert runs == [[2], [2]]
+
+
 def test_a_released_claim_is_open_again() -> None:
     lease = Lease("a", 0, NO_INPUTS, 1)
     scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [lease]), Released([lease]))
