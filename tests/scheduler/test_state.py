@@ -266,7 +266,8 @@ def test_a_forgotten_task_lends_no_run_not_even_of_a_later_round() -> None:
 
 
 def test_what_is_known_of_later_rounds_is_not_forgotten_with_a_task_in_any_order() -> None:
-    events = [submitted("a"), settled(failed("a", round=2)), invalidated("a", round=2), Forgotten(0, ["a"], [0])]
+    again = (Submitted("f", 0, "3.11", ["a"], [()], [b""], counter=2), [at("spec of a")])
+    events = [again, settled(failed("a", round=2)), invalidated("a", round=2), Forgotten(0, ["a"], [0])]
     early = [events[-1], *events[:-1]]
     runs = [[verdict.round for _, (verdict, _, _) in state_of(*order).runs()] for order in (events, early)]
     assert runs == [[2], [2]]
