@@ -29,7 +29,8 @@ from jug_notebook.errors import JugError
 from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import code as coding
 from jug_notebook.keys.digest import Hashed
-from jug_notebook.keys.register import cached_names, instance_dict
+from jug_notebook.keys.libraries import lazy_names, shared_name, without
+from jug_notebook.keys.register import instance_dict
 from jug_notebook.model import UNLOADED, Address, Key
 
 INLINE = 64 * 1024  #: larger parts go to blobs of their own
@@ -237,6 +238,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if callables.is_ufunc(kind) and callables.ufunc_name(value) is None:
             (_, function), *numbers = callables.ufunc_fields(value)
             return _ufunc, (function, *(number for _, number in numbers))
+        if kind.__name__ in ("Random", "RandomState") and (shared := shared_name(value)) is not None:
+            return _shared, shared  # by name, as in keys
         return _uncached(kind, value)
 
     def _reference(self, value: Any) -> Any:
@@ -311,9 +314,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
 
 
+def _shared(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def _uncached(kind: type, value: Any) -> Any:
     """Reduce an object without its cached properties: the key doesn't cover their values."""
-    cached = cached_names(kind)
+    cached = lazy_names(kind)
     if not cached or cached.isdisjoint(instance_dict(value)):
         return NotImplemented
     reduced = value.__reduce_ex__(5)
@@ -324,7 +331,7 @@ def _uncached(kind: type, value: Any) -> Any:
     kept = state[0] if slots else state
     if type(kept) is not dict:
         return NotImplemented
-    kept = {name: what for name, what in kept.items() if name not in cached}
+    kept = without(kept, cached)
     return maker, arguments, (kept, *slots) if slots else kept, *rest
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jug_notebook.keys.advice import report_dropped
 from jug_notebook.keys.encoder import Encoder
+from jug_notebook.keys.objects import by_shared_name
 from jug_notebook.keys.register import instance_dict, write_parts, writer_for
 
 #: for types of which an instance holds nothing but its content, or whose writer below looks for more itself
@@ -148,7 +149,10 @@ def _bits(encoder: Encoder, value: Any, path: str) -> None:
     encoder.tagged("BitGenerator", (value.state, getattr(seed, "state", None)), path)
 
 
-_write_parts("numpy.RandomState", "RandomState", lambda value: (value.get_state(legacy=False),), mutable=True)
+@_writer_for("numpy.RandomState", mutable=True)
+def _random_state(encoder: Encoder, value: Any, path: str) -> None:
+    if not by_shared_name(encoder, value):
+        encoder.tagged("RandomState", (value.get_state(legacy=False),), path)
 
 
 #: attributes of ``numpy.vectorize`` itself; others were added by the user

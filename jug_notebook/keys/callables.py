@@ -19,7 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jug_notebook.errors import Unhashable
-from jug_notebook.keys import advice, modules, syntax
+from jug_notebook.keys import advice, libraries, modules, syntax
 
 ABSENT = object()
 #: the type of what ``functools.cache`` and ``lru_cache`` return
@@ -29,6 +29,7 @@ SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ell
 #: attributes of a class that say where it is defined, or that Python derives from the others
 DERIVED = frozenset(
     {
+        *libraries.DERIVED,
         *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__parameters__"),
         *("__slotnames__", "__init_subclass__", "__subclasshook__"),
         *("__static_attributes__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
@@ -315,6 +316,8 @@ def composite(kind: type) -> type | None:
     """Return the kind of composite thing that this is, or is derived from; None if it isn't one."""
     if is_ufunc(kind):
         COMPOSITE.setdefault(kind, ufunc_fields)
+    if (found := libraries.composite(kind)) is not None:
+        COMPOSITE.setdefault(*found)
     return next((base for base in kind.__mro__ if base in COMPOSITE), None)
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -25,7 +25,7 @@ from types import (
 from typing import Any, NamedTuple
 
 from jug_notebook.errors import BadTask, Opaque, ReadsEnvironment, Unhashable
-from jug_notebook.keys import advice, modules, syntax
+from jug_notebook.keys import advice, libraries, modules, syntax
 from jug_notebook.keys.callables import (
     ABSENT,
     COMPOSITE,
@@ -129,8 +129,10 @@ def examine(
     return _with_environment(code, variables, secret)
 
 
-def _with_environment(code: Code, variables: Iterable[str], secrets: tuple[str, ...]) -> Code:
+def _with_environment(code: Code, variables: Collection[str], secrets: tuple[str, ...]) -> Code:
     """Return the code with environment variables as they are now."""
+    if not variables and not secrets:
+        return code
     values = {name: os.environ.get(name) for name in variables}
     parts = {f"environment {name}": "not set" if value is None else repr(value) for name, value in values.items()}
     digest = hashed(code.digest, *(text for part in parts.items() for text in part)).hex() if values else code.digest
@@ -185,13 +187,13 @@ def _describe(walk: Walk, unit: Unit) -> None:
 
 def _describe_composite(walk: Walk, unit: Unit, subject: Any) -> None:
     """Describe what is made of others: methods, partials, properties and the like."""
-    kind = type(subject)
+    kind: Any = type(subject)
     base = composite(kind)
     assert base is not None, "nothing else becomes a unit"
     unit.own.append(kind.__qualname__)
     fields = COMPOSITE[base](subject)
     others = [("class", kind)] if kind is not base else []
-    if kind is not base or base not in PARTS_IN_DICT:
+    if libraries.composite(kind) is None and (kind is not base or base not in PARTS_IN_DICT):
         others += added(subject)
     if others or hasattr(subject, "keywords"):  # a partial's may change in place
         walk.pins = None
@@ -589,5 +591,5 @@ for _kind in _OF_VALUES:
     writer_for(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False, nested=True)(_made_of)
 for _kind in (type, FunctionType, ModuleType, *(COMPOSITE.keys() - _OF_VALUES.keys()), *DESCRIPTORS):
     writer_for(f"{_kind.__module__}.{_kind.__qualname__}", attributes=False)(_entry)
-for _dotted in ("numpy.ufunc", "jug_notebook.task.function.TaskFunction"):
+for _dotted in ("numpy.ufunc", "jug_notebook.task.function.TaskFunction", *libraries.COMPOSITE):
     writer_for(_dotted, attributes=False)(_entry)

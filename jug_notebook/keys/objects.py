@@ -14,20 +14,21 @@ from operator import countOf
 from types import EllipsisType, NoneType
 from typing import Any
 
+from jug_notebook.keys import libraries
 from jug_notebook.keys.encoder import Encoder
+from jug_notebook.keys.libraries import counted, shared_name
 from jug_notebook.keys.register import (
     BODIES,
     NAN,
     WRITERS,
     Refused,
-    cached_names,
     contained,
     count,
     described,
     dumps,
     exact_writer,
     has_writer,
-    instance_dict,
+    held_by,
     named,
     own_hash,
     short,
@@ -217,13 +218,7 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
         columns(encoder, names, items, ".{}".format, path)
     else:
         tuple_body(encoder, tuple(items), path)
-    encoder.attributes(instance_dict(value), path)
-
-
-@functools.lru_cache(1024)
-def _passing(kind: type) -> frozenset[str]:
-    """Return the attributes of instances that don't count: caches, which don't change the value."""
-    return cached_names(kind) | {"_attrs_cached_hash"}
+    encoder.attributes(held_by(value), path)
 
 
 #: what to do about a part that no other process can have
@@ -275,7 +270,7 @@ def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
         encoder.nested(made_of, path, tuple_body)
     else:
         tuple_body(encoder, (), path)
-    _state(encoder, kind, state, path)
+    _state(encoder, value, state, path)
     if items is not None:
         encoder.nested(list(items), path, list_body)
     if pairs is not None:
@@ -296,17 +291,32 @@ def _reduced(encoder: Encoder, value: Any, path: str) -> Any:
     return reduced
 
 
-def _state(encoder: Encoder, kind: type, state: Any, path: str) -> None:
-    slots = None
+def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path: str) -> None:
+    """Refuse an object that keeps ``hash()`` of a text it holds: that is another number in each process."""
+    for name, number in state.items():
+        if type(number) is not int or -(1 << 40) < number < 1 << 40:
+            continue
+        texts = [item for item in state.values() if type(item) in (str, bytes)]
+        for kept in (*texts, tuple(texts)):
+            if hash(kept) == number:
+                verdict = (
+                    f"keeps in {name!r} what hash() gives, another number in each process: leave it out with "
+                    f"jn.ignore_attributes({type(value).__qualname__}, {name!r})"
+                )
+                encoder.refuse(value, path, verdict=verdict)
+
+
+def _state(encoder: Encoder, value: Any, state: Any, path: str) -> None:
+    kind, slots = type(value), None
     pair = type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, NoneType)
     if pair and not hasattr(kind, "__setstate__") and state[1].keys().isdisjoint(state[0] or ()):
         state, slots = state[0] or {}, state[1]  # as pickle writes what has slots
     if type(state) is dict and set(map(type, state)) <= {str}:
-        passing = _passing(kind)
-        if not passing.isdisjoint(state):
-            state = {name: item for name, item in state.items() if name not in passing}
+        state = counted(value, state | slots if slots else state)
+        if countOf(map(type, state.values()), int):
+            _refuse_kept_hash(encoder, value, state, path)
         encoder.out += b"a"
-        encoder.attributes(state | slots if slots else state, path)
+        encoder.attributes(state, path)
     elif slots is None:
         encoder.add(state, path)
     else:
@@ -323,6 +333,20 @@ def _maker(encoder: Encoder, maker: Any, path: str) -> None:
         encoder.out += named(b"G", maker.__module__, maker.__qualname__)
     else:
         encoder.add(maker, path)
+
+
+@writer_for("random.Random", mutable=True)
+def _random(encoder: Encoder, value: Any, path: str) -> None:
+    if not by_shared_name(encoder, value):
+        _instance_body(encoder, value, path)
+
+
+def by_shared_name(encoder: Encoder, value: Any) -> bool:
+    """Write a generator that the whole process shares by its name, since anything may draw from it at any time."""
+    shared = shared_name(value)
+    if shared is not None:
+        encoder.out += named(b"G", *shared)
+    return shared is not None
 
 
 # -- builtins and containers -------------------------------------------------------------------------------------------
@@ -352,6 +376,9 @@ def _range(encoder: Encoder, value: range, path: str) -> None:
     first, last = (value[0], value[-1]) if value else (None, None)
     encoder.tagged("range", (first, last, value.step if first != last else 0), path)
 
+
+for _names, _parts in libraries.FORMS.items():
+    write_parts(_names, _names.partition(" ")[0], _parts, nested=True)
 
 write_parts("builtins.slice", "slice", lambda value: (value.start, value.stop, value.step))
 write_parts("builtins.mappingproxy", "mappingproxy", lambda value: (dict(value),))

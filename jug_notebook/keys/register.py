@@ -17,6 +17,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
+from jug_notebook.keys.libraries import cache_names
 
 SCHEME = b"jn3"  #: version of the canonical form, inside every digest
 SIZE = 20  #: bytes of a digest
@@ -78,15 +79,11 @@ def instance_dict(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-@functools.lru_cache(1024)
-def cached_names(kind: type) -> frozenset[str]:
-    """Return the names in the ``__dict__`` of instances that are caches, and don't change the value."""
-    return frozenset(
-        name
-        for base in kind.__mro__
-        for name, what in vars(base).items()
-        if isinstance(what, functools.cached_property)
-    )
+def held_by(value: Any) -> dict[str, Any]:
+    """Return what counts of the ``__dict__`` of an instance."""
+    kind: Any = type(value)
+    found, passing = instance_dict(value), cache_names(kind)
+    return {name: what for name, what in found.items() if name not in passing} if found else found
 
 
 def named(tag: bytes, module: str, name: str) -> bytes:
@@ -264,7 +261,7 @@ def _derived(base: _Registered, encoder: Any, value: Any, path: str) -> None:
         encoder.out += b"C"
         encoder.class_part(type(value), path)
         base.body(encoder, value, path)
-        encoder.attributes(instance_dict(value) if base.attributes else {}, path)
+        encoder.attributes(held_by(value) if base.attributes else {}, path)
 
     if not own_hash(encoder, value, path):
         (encoder.shared if base.mutable else encoder.nested)(value, path, body)

@@ -42,6 +42,7 @@ from jug_notebook.keys.digest import SCHEME, SIZE, Sharing, digest, remembering
 from jug_notebook.render.format import brief
 
 TEXT_LENGTH = 300  #: characters of a value that are kept for comparing it with another
+_PYTHONS = frozenset({"builtins", "functools", "types", "numpy"})  #: modules of what is taken apart wherever it is from
 COUNT = ""  #: under this name, the number of attributes is pinned
 
 
@@ -206,7 +207,10 @@ class Walk:
         if named is not None:
             self.part(label, named)
             return hashed("name", named)
-        if composite(kind) is not None:
+        base = composite(kind)
+        if base is not None:
+            if base.__module__ not in _PYTHONS and not travels(value) and not self.follows(value.__module__):
+                return hashed("name", name_of(value))
             return self.unit(value, label)
         if kind in LITERATE:
             return self.note(value, path)
