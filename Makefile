@@ -33,10 +33,11 @@ lint: $(VENV)/installed-test
 zoo: $(VENV)/installed-zoo
 
 $(VENV)/installed-zoo: pyproject.toml $(VENV)/installed-test
-	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['zoo'])" | \
-		tr ' ' '\n' | while read -r library; do \
-		timeout 180 $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: "$$library" \
-			>/dev/null 2>&1 || echo "zoo: $$library can't be installed here; its objects are skipped"; done
+	@libraries=$$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['zoo'])"); \
+		install="$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --constraint $@-constraints"; \
+		$(BIN)/python -m pip freeze --exclude-editable > $@-constraints; \
+		timeout 600 $$install $$libraries >/dev/null 2>&1 || for library in $$libraries; do \
+		timeout 180 $$install "$$library" >/dev/null 2>&1 || echo "zoo: $$library can't be installed here; its objects are skipped"; done
 	@touch $@
 
 unit: $(VENV)/installed-test zoo redis
