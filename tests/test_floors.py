@@ -17,7 +17,6 @@ PACKAGES = ("jug_notebook", "kernel_ext")
 #: A package needs only packages of lower floors, or, without a circle, of its own.
 FLOORS = [
     "clock errors",
-    "numbers",
     "model",
     "system",
     "render keys",

@@ -47,7 +47,7 @@ from jug_notebook.model import Key
 
 
 def _load_arrays() -> None:
-    from jug_notebook.keys import arrays, resources  # noqa: F401
+    from jug_notebook.keys import arrays  # noqa: F401
 
 
 register_later(_load_arrays)

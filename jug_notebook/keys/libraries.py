@@ -1,7 +1,7 @@
 """What keys know about classes of libraries: which attributes are caches, and what an instance is made of.
 
 One line an entry, by the dotted name of a class: ``module.qualname``, or ``root.qualname`` where the module in between
-is the package's own business. An entry holds for subclasses, too. What is refused by name is in `resources`; a type
+is the package's own business. An entry holds for subclasses, too. What is refused by name is in `objects`; a type
 whose content is written in a way of its own is in `objects` or `arrays`.
 
 An attribute may be listed only if it follows from the others: two objects that compute differently must never have

@@ -13,8 +13,8 @@ from jug_notebook import render, system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
-from jug_notebook.numbers import waiting_time
 from jug_notebook.store import Store
+from jug_notebook.system import waiting_time
 from jug_notebook.worker import number_of_workers
 from jug_notebook.worker.process import wake
 

@@ -34,12 +34,11 @@ from jug_notebook.model import (
     Verdict,
     Why,
 )
-from jug_notebook.numbers import not_negative
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
-from jug_notebook.system import batched
+from jug_notebook.system import batched, not_negative
 
 YOUNG = 3600.0  #: seconds for which an unreferenced blob stays: a task that needs it may be on its way
 

@@ -26,7 +26,6 @@ from jug_notebook.model import (
     Target,
     TaskView,
 )
-from jug_notebook.numbers import whole_number
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
@@ -34,6 +33,7 @@ from jug_notebook.session.targets import TargetResolver, graph_of, names_in
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader
+from jug_notebook.system import whole_number
 from jug_notebook.task import definitions
 from jug_notebook.task.handles import SHORT
 

@@ -20,7 +20,6 @@ from blake3 import blake3
 from jug_notebook import codec
 from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
-from jug_notebook.numbers import share
 from jug_notebook.render import plural
 from jug_notebook.render.format import summarise
 from jug_notebook.session.access import StoreAccess
@@ -28,11 +27,11 @@ from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.store import Store
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
+from jug_notebook.system import share
 from jug_notebook.task.context import environment, running
 from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
-from jug_notebook.worker.execution import in_a_line, runner_of
-from jug_notebook.worker.inputs import Needs
+from jug_notebook.worker.execution import Needs, in_a_line, runner_of
 
 _SIZE = 20  #: bytes of a blob's address
 

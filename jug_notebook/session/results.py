@@ -18,10 +18,10 @@ from jug_notebook.errors import (
     WaitTimeout,
 )
 from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
-from jug_notebook.numbers import waiting_time
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store.signed import failure
+from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
 
 if TYPE_CHECKING:

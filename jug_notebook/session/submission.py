@@ -19,7 +19,7 @@ from jug_notebook.store import addresses_in
 from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
-from jug_notebook.worker.loggers import loggers_now
+from jug_notebook.worker.capture import loggers_now
 
 FLUSH_TASKS = 1000  #: most tasks that are submitted together,
 FLUSH_AFTER = 0.05  #: or those made within this time, in seconds

@@ -18,8 +18,8 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.modules import scripts
-from jug_notebook.numbers import positive_number, whole_number
 from jug_notebook.render.format import describe_arguments
+from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice

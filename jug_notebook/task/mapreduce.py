@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jug_notebook.errors import BadTask, TaskNotValue
-from jug_notebook.numbers import whole_number
-from jug_notebook.system import batched
+from jug_notebook.system import batched, whole_number
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Around, TaskFunction
 from jug_notebook.task.handles import Handle

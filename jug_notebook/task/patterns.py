@@ -12,7 +12,7 @@ from jug_notebook import codec
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.model import State
-from jug_notebook.numbers import whole_number
+from jug_notebook.system import whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.files import as_it_is

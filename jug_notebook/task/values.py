@@ -28,7 +28,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
-from jug_notebook.numbers import waiting_time
+from jug_notebook.system import waiting_time
 from jug_notebook.task import context as context
 from jug_notebook.task.context import Problem, SessionProtocol
 from jug_notebook.task.handles import BRIEFLY, Handle, Task

@@ -12,7 +12,7 @@ import msgspec
 
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Target, WorkerId
-from jug_notebook.numbers import positive_number, whole_number
+from jug_notebook.system import positive_number, whole_number
 
 #: options that have a flag of the same name in ``jug-notebook worker``
 _FLAGS = ("idle_timeout", "max_tasks", "max_time", "memory_limit", "tied_to")

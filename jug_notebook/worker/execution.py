@@ -14,11 +14,11 @@ import threading
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -26,7 +26,7 @@ from jug_notebook import codec
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
-from jug_notebook.errors import JugError, SignatureError, StoreError, ValueLost
+from jug_notebook.errors import BadTask, JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
     Address,
@@ -42,21 +42,21 @@ from jug_notebook.model import (
     Run,
     Settlement,
     Spec,
+    State,
     TaskTemplate,
+    TaskView,
     Verdict,
     Why,
     WorkerInfo,
 )
 from jug_notebook.render.format import summarise
 from jug_notebook.store import Store
-from jug_notebook.store.signed import SignedReader, SignedWriter
+from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context
 from jug_notebook.task.context import environment, running
-from jug_notebook.worker.capture import Capture, Listener
+from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
-from jug_notebook.worker.inputs import Needs
-from jug_notebook.worker.loggers import Loggers
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.status import SharedStatus, backoff
 
@@ -488,3 +488,89 @@ def _traceback(error: BaseException, labels: dict[str, str]) -> str:
         cut = len(text) - TRACEBACK
         text = f"{text[: TRACEBACK // 2]}\n… {cut:,} characters left out …\n{text[-TRACEBACK // 2 :]}"
     return text
+
+
+# -- what a running task gets in place of the tasks that it needs -----------------------------------------------------
+
+
+UNASKED = object()
+
+
+class Needs:
+    """A running task's needs, by slot: each value is loaded when it is first asked for."""
+
+    def __init__(self, keys: Sequence[Key], loads: Sequence[Callable[[], Any]], signed: SignedReader) -> None:
+        self._keys = keys
+        self._loads = loads
+        self._signed = signed
+        self._values: list[Any] = [UNASKED] * len(keys)
+        self._window: Window | None = None
+
+    def __getitem__(self, slot: int) -> Any:
+        value = self._values[slot]
+        if value is UNASKED:
+            value = self._values[slot] = self._loads[slot]()
+        return value
+
+    def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
+        """The task itself, or a tasklet of it, as `NoLoad`."""
+        from jug_notebook.task.context import FunctionVersion, SessionProtocol  # most tasks need none of it
+        from jug_notebook.task.handles import handle, unloaded
+
+        if self._window is None:
+            self._window = Window(self._signed, dict(zip(self._keys, self._loads, strict=True)))
+        spec = self._signed.known_spec(self._keys[slot])
+        known = template(spec.template)
+        version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
+        return unloaded(
+            handle(cast(SessionProtocol, self._window), version, spec.key, spec.needs, spec.args_repr), steps
+        )
+
+
+class Window:
+    """The session of tasks that a running task got unloaded: it shows them, and takes nothing in."""
+
+    def __init__(self, signed: SignedReader, loads: Mapping[Key, Callable[[], Any]]) -> None:
+        self._signed = signed
+        self._store = signed.store
+        self._loads = loads
+        self.identity, self.display_url = self._store.id, self._store.display_url
+
+    # -- what handles ask of their session
+
+    @property
+    def submissions(self) -> Window:
+        return self
+
+    @property
+    def results(self) -> Window:
+        return self
+
+    def former(self, version: Any) -> bool:
+        return False
+
+    def outdated(self, version: Any, needs: Sequence[Key]) -> str:
+        return ""
+
+    def states(self, keys: Sequence[Key]) -> list[State]:
+        return [state or State.CANCELLED for state in self._store.states(keys)]
+
+    def views(self, keys: Sequence[Key]) -> list[TaskView]:
+        return [TaskView(key, "", state) for key, state in zip(keys, self.states(keys), strict=True)]
+
+    def collect(self, keys: Sequence[Key], **_: Any) -> list[Any]:
+        """The values, loaded now."""
+        return [self._loads[key]() for key in keys]
+
+    def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
+        return True  # or the task that asks would not run
+
+    def provenance(self, key: Key) -> dict[str, Any]:
+        return self._signed.provenance(key)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise BadTask(
+            f"inside a task, a task that was passed as NoLoad has its value, key, name and provenance, and no {name!r}"
+        )

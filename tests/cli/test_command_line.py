@@ -543,7 +543,18 @@ def test_the_graph_is_a_list_or_a_picture_in_a_file(ran: Shell) -> None:
 
 def test_history_tells_who_ran_what_when(ran: Shell) -> None:
     details = ran.run("log", "--history").stdout
-    assert details.splitlines()[0].split() == ["started", "took", "user", "host", "state", "task", "value", "or", "error", "key"]
+    assert details.splitlines()[0].split() == [
+        "started",
+        "took",
+        "user",
+        "host",
+        "state",
+        "task",
+        "value",
+        "or",
+        "error",
+        "key",
+    ]
     assert len(details.splitlines()) == 5
     assert "ZeroDivisionError" in details
     assert "name the tasks" in ran.run("log").stderr
