@@ -47,7 +47,8 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(request: pytest.FixtureRequest, work: Path) -> Iterator[Session]:
+def session(request: pytest.FixtureRequest, work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    monkeypatch.chdir(work)  # as a notebook's kernel
     redis = getattr(request, "param", "file") == "redis"
     url = request.getfixturevalue("redis_server").url() if redis else work / "jugdata"
     opened = jn.connect(url, notebook=work / "a.ipynb")

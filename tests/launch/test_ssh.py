@@ -189,7 +189,8 @@ def test_the_call_means_the_same_in_everybody_s_login_shell(shell: str) -> None:
 
 
 @needs_sshd
-def test_tasks_of_the_notebook_run_on_another_host(field: Field) -> None:
+def test_tasks_of_the_notebook_run_on_another_host(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(field.folder / "work")  # as its kernel
     where = task(WHERE, "where")
     results = where.map(range(20))
     crew = field.session.execute(2, hosts=[field.host()])
