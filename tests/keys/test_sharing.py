@@ -27,6 +27,8 @@ from jug_notebook.keys.code import examine
 from jug_notebook.keys.digest import digest, name_call, remembering
 from jug_notebook.task.patterns import unordered
 
+pytestmark = pytest.mark.slow  # graphs of thousands of objects, and processes with other hash seeds
+
 np = pytest.importorskip("numpy")
 
 
