@@ -40,6 +40,12 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
+    @classmethod
+    def of_notebook(cls, folder: Path, settings: Path) -> Kernel:
+        """Return a kernel as a Jupyter server starts it for n.ipynb, with its display in text and own settings."""
+        notebook = str(folder / "n.ipynb")
+        return cls(folder, JPY_SESSION_NAME=notebook, XDG_CONFIG_HOME=str(settings), JUG_NOTEBOOK_DISPLAY="text")
+
     def begin(self, code: str, cell: str = "", answers: Sequence[str] = ()) -> str:
         """Send a cell, and don't wait."""
         self.answers = list(answers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import linecache
 import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +145,17 @@ class FakeClock:
         self._time += seconds
 
     advance = sleep
+
+
+def with_hash_seeds(script: str, count: int) -> list[str]:
+    """Return what a script prints in that many processes, each with another seed of ``hash()``."""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(count)
+    ]
+    return [run.communicate()[0] for run in runs]

@@ -69,10 +69,9 @@ def run_name(file: str, process: WorkerId) -> str:
     return f"{file} [{process}]"
 
 
-def file_of(notebook: str) -> tuple[str, bool]:
-    """Return the path in an origin's ``notebook``, and whether that names a single run."""
-    file, bracket, _ = notebook.rpartition(" [")
-    return (file, True) if bracket and notebook.endswith("]") else (notebook, False)
+def names_a_run(notebook: str) -> bool:
+    """Return whether an origin's ``notebook`` is a single run, as `run_name` names it."""
+    return notebook.endswith("]") and " [" in notebook
 
 
 class Request(Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Origin, Scope, WorkerInfo, file_of, run_name
+from jug_notebook.model import Origin, Scope, WorkerInfo, names_a_run, run_name
 from jug_notebook.store import Store, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.signed import SignedReader, secret_of
@@ -77,7 +77,7 @@ class StoreAccess:
     def ended_runs(self) -> list[Origin]:
         """Return who requested tasks in runs of this user that have ended, of scripts, consoles and the like."""
         live = self.live_notebooks() | {self.notebook}
-        runs = (one for one in self.store.origins() if one.user == self.user and file_of(one.notebook)[1])
+        runs = (one for one in self.store.origins() if one.user == self.user and names_a_run(one.notebook))
         return [origin for origin in runs if origin.notebook not in live]
 
 

@@ -64,21 +64,29 @@ class Queries:
         scope = self._access.scope_of(all)
         failed = self._failures.latest(scope)
         snapshot = self._snapshot(scope, self._failures.kinds(failed))
-        notes = (*snapshot.notes, *filter(None, [self.left_behind()]))
+        notes = (*snapshot.notes, *filter(None, [self.left_behind(snapshot if all else None)]))
         return Status(msgspec.structs.replace(snapshot, failures=self._failures.latest_views(failed), notes=notes))
 
-    def left_behind(self) -> str:
+    def left_behind(self, whole: Snapshot | None = None) -> str:
         """Return how many pending tasks only ended runs requested, and how to cancel them, in a line; "" for none.
 
-        Nobody cancels by himself what another run requested, so scripts and consoles may leave such tasks.
+        Nobody cancels by himself what another run requested, so scripts and consoles may leave such tasks. ``whole``: a
+        snapshot of the whole store, where there is one.
         """
+        if self._access.read_only:
+            return ""
         open_states = (State.WAITING, State.READY, State.BLOCKED)
-        mine, all_tasks = (self._store.snapshot(scope).counts for scope in (self._access.scope, Scope()))
-        if self._access.read_only or all(mine[state] == all_tasks[state] for state in open_states):
+        counts = (self._store.snapshot() if whole is None else whole).counts
+        if not any(counts[state] for state in open_states):
+            return ""
+        mine = self._store.snapshot(self._access.scope).counts
+        if all(mine[state] == counts[state] for state in open_states):
             return ""
         keys = sorted({key for origin in self._access.ended_runs() for key in self._store.requested(origin)})
-        pending = render.plural(sum(state in open_states for state in self._store.states(keys)), "pending task")
-        return "" if pending.startswith("0 ") else f"{pending} of ended runs: %jug_cancel --ended cancels them"
+        count = sum(state in open_states for state in self._store.states(keys))
+        return (
+            f"{render.plural(count, 'pending task')} of ended runs: %jug_cancel --ended cancels them" if count else ""
+        )
 
     def glance(self, all: bool = False) -> Snapshot:
         """Return the same, for a display that is renewed often: few failures are read at a time, and only by kind."""

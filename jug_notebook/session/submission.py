@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import msgspec
 
@@ -77,7 +80,7 @@ class SubmissionQueue:
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
         self._known: dict[str, Code] = {}
         #: what this process requested, by the function's name and code
-        self._requested: dict[tuple[str, str], set[Key]] = {}
+        self._requested: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
             weakref.WeakKeyDictionary()
         )
@@ -282,8 +285,8 @@ class SubmissionQueue:
             spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
             submissions.append(Submission(key, version.name, needs, form, sealed(spec), version.priority, python))
         report = self._store.submit(submissions, origin)
-        for version, key, *_ in pending_tasks:
-            self._requested.setdefault((version.name, version.code), set()).add(key)
+        for version, made_by_it in groupby(pending_tasks, itemgetter(0)):
+            self._requested[version.name, version.code].update(task[1] for task in made_by_it)
         return report
 
     def close(self) -> None:

@@ -40,10 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernel(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel as a Jupyter server starts it, with its display in text; the tests below are cells of its notebook."""
-    settings = str(tmp_path_factory.mktemp("settings"))
-    kernel = Kernel(
-        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
-    )
+    kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
     loaded = kernel.run("%load_ext jug_notebook")
     assert loaded.out == "jug_notebook: file store ./jugdata, 0 tasks; %jug_execute -n 4 starts workers\n"
     yield kernel

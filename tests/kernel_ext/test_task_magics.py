@@ -33,10 +33,7 @@ def share(part, whole):
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel whose display is text; the tests below are cells of its notebook, in order."""
     folder = tmp_path_factory.mktemp("work")
-    settings = str(tmp_path_factory.mktemp("settings"))
-    kernel = Kernel(
-        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
-    )
+    kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
     kernel.run("%load_ext jug_notebook")
     kernel.run(CELL, "defs")
     kernel.run("rows = load.map(range(6))\nanswer = total(rows)\nbad = divide(6, 0)\nother = [divide(6, 0), answer]")

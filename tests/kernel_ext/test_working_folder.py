@@ -32,10 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernel(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel with one worker; the tests below are cells of its notebook."""
-    settings = str(tmp_path_factory.mktemp("settings"))
-    kernel = Kernel(
-        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
-    )
+    kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
     kernel.run(
         "import os, warnings\nimport jug_notebook as jn\n%load_ext jug_notebook\nwarnings.simplefilter('ignore')"
     )

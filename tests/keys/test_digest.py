@@ -21,7 +21,6 @@ import random
 import re
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import types
@@ -40,6 +39,7 @@ from jug_notebook.keys import register
 from jug_notebook.keys.digest import Encoder, digest, name_call, remembering
 from jug_notebook.model import Reference
 from jug_notebook.task.patterns import unordered
+from tests.workbench import with_hash_seeds
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
@@ -703,16 +703,7 @@ sys.stdout.write("\\n".join(digest(v).hex() for v in values))
 
 @pytest.mark.slow
 def test_fresh_processes_with_other_hash_seeds_agree() -> None:
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", ELSEWHERE],
-            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in range(4)
-    ]
-    answers = [run.communicate()[0] for run in runs]
+    answers = with_hash_seeds(ELSEWHERE, 4)
     assert answers[0].count("\n") == 13
     assert len(set(answers)) == 1
 

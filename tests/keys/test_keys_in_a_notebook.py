@@ -14,10 +14,7 @@ pytest.importorskip("ipykernel")
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     folder = tmp_path_factory.mktemp("work")
-    settings = str(tmp_path_factory.mktemp("settings"))
-    kernel = Kernel(
-        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
-    )
+    kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
     kernel.run("%load_ext jug_notebook\n%jug_store memory:")
     kernel.run("import jug_notebook as jn, warnings\nfrom jug_notebook.keys.code import examine")
     yield kernel

@@ -52,10 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kernel(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    settings = str(tmp_path_factory.mktemp("settings"))
-    kernel = Kernel(
-        folder, JPY_SESSION_NAME=str(folder / "n.ipynb"), XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text"
-    )
+    kernel = Kernel.of_notebook(folder, tmp_path_factory.mktemp("settings"))
     kernel.run("%load_ext jug_notebook\n%jug_execute -n 2")
     kernel.run("import importlib, scaling, shapes")
     kernel.run(TASKS)

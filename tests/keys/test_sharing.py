@@ -7,11 +7,8 @@ import collections
 import copy
 import dataclasses
 import functools
-import os
 import pickle
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +23,7 @@ from jug_notebook.keys import modules
 from jug_notebook.keys.code import examine
 from jug_notebook.keys.digest import digest, name_call, remembering
 from jug_notebook.task.patterns import unordered
+from tests.workbench import with_hash_seeds
 
 pytestmark = pytest.mark.slow  # graphs of thousands of objects, and processes with other hash seeds
 
@@ -363,16 +361,7 @@ sys.stdout.write(digest(graph()).hex())
 
 
 def test_other_processes_agree_about_sets_of_objects() -> None:
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", ELSEWHERE],
-            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in range(3)
-    ]
-    assert len({run.communicate()[0] for run in runs}) == 1
+    assert len(set(with_hash_seeds(ELSEWHERE, 3))) == 1
 
 
 # -- cycles ------------------------------------------------------------------------------------------------------------
