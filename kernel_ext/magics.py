@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
 from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
+from jug_notebook.keys.callables import signature
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
 from jug_notebook.session import Session, connect, current
@@ -405,7 +405,7 @@ def _introduced(made: Sequence[Any]) -> str:
     if not made:
         return "no public functions here, so no tasks (functions whose names begin with _ stay plain)"
     first = made[0]
-    parameters = list(inspect.signature(first.__jug_function__).parameters)
+    parameters = list(signature(first.__jug_function__).parameters)
     arguments = ", ".join(parameters[:3]) + (", …" if len(parameters) > 3 else "")
     names = ", ".join(dict.fromkeys(re.sub(r".*\.", "", function.__name__) for function in made))
     are = "is a task: call it" if len(made) == 1 else "are tasks: call them"

@@ -196,10 +196,8 @@ def dump_function(
 
 
 def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...]:
-    import inspect  # slow to import, and not needed in workers
-
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = callables.signature(function).parameters.values()
     except (ValueError, TypeError):  # many builtins have none
         return ()
     return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)

@@ -308,7 +308,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         code, space = function.__code__, function.__globals__
         self.files[code.co_filename] = None
         arguments = self._function_getnewargs(function)
-        state, slots = pickling._function_getstate(function)
+        state, slots = pickling._function_getstate(callables.with_annotations(function))
         slots["__globals__"] = {name: space[name] for name in callables.global_names(code) if name in space}
         own = callables.form_of(function)
         return pickling._make_function, arguments, ((state, slots), own), None, None, _set_function
@@ -354,7 +354,9 @@ def _as_written(cls: type, content: dict[str, Any]) -> dict[str, Any]:
         and not issubclass(cls, enum.Enum)
         and any(base.__dict__.get(name) is what for base in cls.__bases__)
     }
-    whole = {**content, **taken}
+    notes = callables.annotations_of(cls)
+    content = {name: what for name, what in content.items() if name not in callables.OF_ANNOTATIONS}
+    whole = {**content, **taken, **({"__annotations__": dict(notes)} if notes else {})}
     return {**{name: whole[name] for name in cls.__dict__ if name in whole}, **whole}
 
 

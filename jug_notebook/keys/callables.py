@@ -11,20 +11,32 @@ import collections
 import dataclasses
 import functools
 import gc
+import importlib
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys import advice, libraries, modules, syntax
+
+if TYPE_CHECKING:
+    import inspect
 
 ABSENT = object()
 #: the type of what ``functools.cache`` and ``lru_cache`` return
 CACHED = type(functools.lru_cache(len))
 SCALARS = frozenset({int, float, bool, str, bytes, complex, type(None), type(Ellipsis)})
+
+#: attributes of a class in which a version of Python keeps annotations, or what makes them when they are first read
+OF_ANNOTATIONS = frozenset(
+    {
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+        *("__classdictcell__", "__conditional_annotations__"),
+    }
+)
 
 #: attributes of a class that say where it is defined, or that Python derives from the others
 DERIVED = frozenset(
@@ -32,8 +44,8 @@ DERIVED = frozenset(
         *libraries.DERIVED,
         *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__parameters__"),
         *("__slotnames__", "__init_subclass__", "__subclasshook__"),
-        *("__static_attributes__", "__annotations__", "__dataclass_fields__", "__dataclass_params__"),
-        *("_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations_cache__"),
+        *("__static_attributes__", "__dataclass_fields__", "__dataclass_params__"),
+        *("_abc_impl", "__abstractmethods__", *OF_ANNOTATIONS),
         *("_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_generate_next_value_"),
         *("_unhashable_values_", "_hashable_values_", "_value_repr_", "_use_args_", "_use_default_factory_"),
         *("__new_member__", "_new_member_", "_inverted_", "_flag_mask_", "_singles_mask_", "_all_bits_"),
@@ -126,10 +138,47 @@ def public_home(value: Any, name: str) -> str:
     return home
 
 
+def annotations_of(thing: FunctionType | type) -> Mapping[str, Any]:
+    """Return the annotations of a function, or a class's own; as texts where names in them are not defined (yet)."""
+    if isinstance(thing, type) and OF_ANNOTATIONS.isdisjoint(thing.__dict__):
+        return {}
+    try:
+        return thing.__annotations__
+    except Exception:  # from Python 3.14 on they are evaluated now, and may refer to what only a type checker imports
+        library = importlib.import_module("annotationlib")
+        texts: Mapping[str, Any] = library.get_annotations(thing, format=library.Format.STRING)
+        return texts
+
+
+def with_annotations(function: FunctionType) -> FunctionType:
+    """Return a function whose annotations can be read: itself, or a copy that has them as texts."""
+    try:
+        _ = function.__annotations__
+    except Exception:  # from Python 3.14 on they are evaluated now
+        notes = annotations_of(function)
+    else:
+        return function
+    copied = FunctionType(function.__code__, function.__globals__, closure=function.__closure__)
+    for name in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__"):
+        setattr(copied, name, getattr(function, name))
+    copied.__dict__.update(function.__dict__)
+    copied.__annotations__ = dict(notes)
+    return copied
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function. Names in its annotations need not be defined. Raises as `inspect` does."""
+    import inspect  # slow, and not needed in workers
+
+    if sys.version_info < (3, 14):
+        return inspect.signature(function)
+    return inspect.signature(function, annotation_format=importlib.import_module("annotationlib").Format.FORWARDREF)
+
+
 def annotation(note: Any) -> str:
     """Return an annotation as text that is the same in each process."""
-    if isinstance(note, str):
-        return note
+    if isinstance(note, str | typing.ForwardRef):
+        return note if isinstance(note, str) else note.__forward_arg__
     inside = kind_of_alias(note)
     if inside is not None:
         return f"{inside[0]}[{', '.join(map(annotation, inside[1]))}]"
@@ -144,6 +193,8 @@ def kind_of_alias(note: Any) -> tuple[str, tuple[Any, ...]] | None:
     if kind.__module__ not in ("types", "typing", "collections.abc") or not hasattr(note, "__args__"):
         return None
     origin = getattr(note, "__origin__", None)
+    if origin is typing.Union or isinstance(note, types.UnionType):
+        return "Union ", note.__args__
     parts = (*((origin,) if isinstance(origin, type) else ()), *note.__args__, *getattr(note, "__metadata__", ()))
     return f"{kind.__name__} {origin if not isinstance(origin, type) else ''}", parts
 

@@ -34,6 +34,7 @@ from jug_notebook.keys.callables import (
     PARTS_IN_DICT,
     added,
     annotation,
+    annotations_of,
     attributes,
     by_name,
     composite,
@@ -246,7 +247,7 @@ def _describe_function(walk: Walk, unit: Unit, function: FunctionType) -> None:
     if not walk.blind:
         _hint(walk, code, form.uses, space, whose)
     if form.decorators or "annotations" in syntax.reads(code).inspects:
-        for name, note in function.__annotations__.items():
+        for name, note in annotations_of(function).items():
             unit.edges.append((f"annotation {name}", walk.note(note, f"annotation of {name!r} in {whose}", space)))
     _globals(walk, unit, code, space, "" if root else str(space.get("__name__", "")), whose)
     _decorators(walk, unit, form.decorators, space)
@@ -434,6 +435,7 @@ def _imports(walk: Walk, unit: Unit, code: CodeType, space: dict[str, Any]) -> N
 def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
     """Describe a class: its bases, annotations, methods and values, but not what Python derives from these."""
     unit.own += ("class", cls.__name__)
+    notes = annotations_of(cls)  # reading them may add attributes to the class
     walk.pin(cls, COUNT, len(cls.__dict__))
     walk.pin(cls, "__bases__", cls.__bases__)
     where = f"class {cls.__qualname__}"
@@ -441,10 +443,9 @@ def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
     unit.edges.append(("metaclass", walk.edge(meta, f"class {meta.__qualname__}", where)))
     for base in cls.__bases__:
         unit.edges.append(("base", walk.edge(base, f"class {base.__qualname__}", where)))
-    dataclass = "__dataclass_params__" in cls.__dict__
     content = dict(cls.__dict__)
     space = getattr(sys.modules.get(cls.__module__), "__dict__", {})
-    for name, note in content.get("__annotations__", {}).items():
+    for name, note in notes.items():
         unit.own += (name, annotation(note))
         unit.edges.append((name, walk.note(note, f"annotation of {name!r} in {where}", space)))
     for base in content.pop("__orig_bases__", ()):
@@ -454,7 +455,7 @@ def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
         walk.pins = None
         for other in registered:
             unit.edges.append(("registered", walk.edge(other, f"class {other.__qualname__}", where)))
-    if dataclass:
+    if "__dataclass_params__" in content:
         unit.own.append(repr([getattr(content["__dataclass_params__"], name) for name in _PARAMETERS]))
         for name, field in content["__dataclass_fields__"].items():
             unit.own += (name, repr((field.init, field.repr, field.hash, field.compare, field.kw_only)))

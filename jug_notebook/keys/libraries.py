@@ -28,6 +28,7 @@ CACHES = {
     "scipy.ConvexHull": "_vertices",
     "statsmodels.RegressionModel": "rank pinv_wexog normalized_cov_params wexog_singular_values",
     "statsmodels.Results": "_summary_cache _summary_statistics_cache _nobs_int diagn",
+    "statsmodels.GLM": "_tmp_like_exog",  # memory to work in, never written at first
     "matplotlib.Colormap": "_isinit _lut",
     "matplotlib.CallbackRegistry": "_cid_gen",
     "gensim.SaveLoad": "lifecycle_events total_train_time",

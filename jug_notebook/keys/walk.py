@@ -14,6 +14,7 @@ import ast
 import functools
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,6 +30,7 @@ from jug_notebook.keys.callables import (
     DERIVED,
     LITERATE,
     SCALARS,
+    annotations_of,
     by_name,
     composite,
     identity,
@@ -168,7 +170,7 @@ class Walk:
                 found.append(repr(thing.__doc__))
             if "annotations" in self.inspects and isinstance(thing, FunctionType):
                 self.pins = None
-                notes = thing.__annotations__.items()
+                notes = annotations_of(thing).items()
                 found += (item for name, note in notes for item in (name, self.note(note, name, thing.__globals__)))
             if "order" in self.inspects and isinstance(thing, type):
                 self.pins = None
@@ -235,8 +237,10 @@ class Walk:
             return hashed("alias", name, *(self.note(part, path, space) for part in parts))
         if isinstance(note, list | tuple):  # the arguments of a Callable
             return hashed("list", *(self.note(part, path, space) for part in note))
+        if isinstance(note, typing.ForwardRef):
+            return hashed("typing", note.__forward_arg__, *self._names_in(note.__forward_arg__, path, space))
         if type(note).__module__ == "typing":
-            return hashed("typing", repr(note), *self._names_in(getattr(note, "__forward_arg__", ""), path, space))
+            return hashed("typing", repr(note))
         try:
             return hashed("value", digest(note, path))
         except Unhashable:
@@ -250,8 +254,8 @@ class Walk:
             return
         for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
             value = space.get(name, ABSENT)
+            self.pin(space, name, value)
             if isinstance(value, type) or kind_of_alias(value) is not None:
-                self.pin(space, name, value)
                 yield self.note(value, path)
 
     def unit(self, value: Any, label: str) -> bytes:

@@ -15,7 +15,7 @@ from jug_notebook import codec, system
 from jug_notebook.codec.pickling import Put
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
-from jug_notebook.keys.callables import CACHED
+from jug_notebook.keys.callables import CACHED, signature
 from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.modules import scripts
 from jug_notebook.render.format import describe_arguments
@@ -180,7 +180,7 @@ class TaskFunction:
         self._tasks_by_default: dict[str, Any] = {}
         self._signature: inspect.Signature | None = None
         try:
-            self._signature = inspect.signature(function)
+            self._signature = signature(function)
         except (ValueError, TypeError):  # many builtins have none
             return
         parameters = self._signature.parameters.values()

@@ -176,5 +176,6 @@ def _is_binding(code: CodeType) -> bool:
                 continue  # of an object, which is looked at where it is
             if step.opname in _BINDING or (step.opname in _BINDING_CELLS and step.argval in one.co_freevars):
                 return True
-            before = step.argval if step.opname == "LOAD_FAST" else ""
+            before = step.argval if "LOAD_FAST" in step.opname else ""  # newer Pythons load two at a time
+            before = before[-1] if isinstance(before, tuple) else before
     return False

@@ -783,7 +783,23 @@ HARD_TO_SEND = {
             e = 1
         def f(): return [name for name in vars(C) if name[0] != "_"]
     """,
+    "annotations": """
+        class C:
+            x: int
+            y: "list[str]" = None
+        def g(a: C, *b: str) -> float: pass
+        def f(): return C.__annotations__, [(name, note.__name__) for name, note in g.__annotations__.items()]
+    """,
 }
+if sys.version_info >= (3, 14):  # earlier versions look at annotations when a function is defined
+    HARD_TO_SEND["annotations that only a type checker can read"] = """
+        from annotationlib import Format, get_annotations
+        class C:
+            x: int
+            y: list[Missing] = None
+        def g(a: Missing.Part, *, b: int = 1) -> list[Missing]: pass
+        def f(x: Missing = 1): return [get_annotations(one, format=Format.STRING) for one in (C, g)]
+    """
 
 
 @pytest.mark.parametrize("kind", HARD_TO_SEND)

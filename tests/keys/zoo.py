@@ -433,7 +433,7 @@ ZOO = [
     Entry("uncertainties", "number", lambda: sk("uncertainties").ufloat(1, 0.1), lambda: sk("uncertainties").ufloat(1, 0.2), lambda x: (x.std_dev, repr(x), hash(x))),
     Entry("statsmodels", "OLS", ols, lambda: ols(50), lambda x: (x.fit().summary(), x.fit().params)),
     Entry("statsmodels", "OLS results", lambda: ols(fit=True), lambda: ols(50, True), lambda x: (x.summary(), x.rsquared, x.resid)),
-    Entry("statsmodels", "GLM results", glm, lambda: glm(50), lambda x: (x.summary(), x.aic, x.null_deviance)),
+    Entry("statsmodels", "GLM results", glm, lambda: glm(50), lambda x: (x.summary(), x.aic, x.null_deviance, x.model._tmp_like_exog.fill(5))),
     Entry("matplotlib", "figure", lambda: figure(3), lambda: figure(4), refused="numbered by where it lies"),
     Entry("matplotlib", "colormap", lambda: sk("matplotlib").colormaps["viridis"], lambda: sk("matplotlib").colormaps["magma"], lambda x: x(0.5)),
     Entry("matplotlib", "norm", lambda: sk("matplotlib.colors").Normalize(0, 1), lambda: sk("matplotlib.colors").Normalize(0, 2), lambda x: x(0.5)),

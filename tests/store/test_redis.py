@@ -161,7 +161,7 @@ def certificates(folder: Path) -> None:
 
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     curve = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    run(f"req -x509 {curve} -days 2 -subj /CN=ca -keyout ca.key -out ca.crt")
+    run(f"req -x509 {curve} -days 2 -subj /CN=ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.crt")
     run(f"req {curve} -subj /CN=localhost -keyout srv.key -out srv.csr")
     run("x509 -req -in srv.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out srv.crt")
 
