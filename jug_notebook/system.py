@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import functools
 import gc
 import getpass
@@ -9,9 +11,13 @@ import math
 import mmap
 import operator
 import os
+import re
 import socket
+import struct
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from pathlib import Path
@@ -165,6 +171,236 @@ def copied(view: memoryview) -> memoryview:
     made = private(view.nbytes)
     made[:] = view.cast("B")
     return made
+
+
+def private_map(fd: int) -> mmap.mmap:
+    """Return a map of a file. A page of it is copied when it is written to: no one else sees that."""
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)  # it may be larger than the memory
+    try:
+        return mmap.mmap(fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError:  # the system insists on having room for all of it
+        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+
+
+def copies_of(view: memoryview, address: str) -> Callable[[], memoryview]:
+    """Return a function that makes writable copies of the bytes of a blob. Those of a large one share what they can."""
+    if view.nbytes < LARGE or not hasattr(os, "memfd_create"):
+        return functools.partial(copied, view)
+    file = os.fdopen(os.memfd_create("jug"), "wb", buffering=0)
+    at = 0
+    while at < view.nbytes:
+        at += file.write(view[at:])
+
+    def copy() -> memoryview:
+        memory = private_map(file.fileno())
+        MEMORY.adopt(memory, address)
+        return memoryview(memory)
+
+    return copy
+
+
+# -- memory whose hash is known until a page of it is written to -------------------------------------------------------
+
+WATCHED = LARGE  #: bytes from which memory is watched
+HASH = 20  #: bytes of a hash
+_MOST = 256  #: ranges that are watched
+_USERFAULTFD = {"x86_64": 323, "aarch64": 282}  #: the system call's number
+_API, _REGISTER, _UNREGISTER, _SCAN = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0xC0606610  #: ioctls
+_FEATURES = 1 | 1 << 13 | 1 << 15  #: write protection, lifted by the kernel itself; also of pages not used before
+_WATCHABLE, _WRITTEN, _OF_FILE, _THERE = 1, 2, 4, 8 | 16  #: categories of pages; the last: in memory or swapped out
+_PROTECT, _ONLY_WATCHABLE = 1, 2  #: what a scan does besides
+#: what a process may have open: a device, or an io_uring, may write to its memory without its page table
+_HARMLESS = re.compile(
+    r"(?!/dev/|anon_inode:)|/dev/(null|zero|full|u?random|tty.*|pts/.*|ptmx|shm/.*|console|log)$|"
+    r"anon_inode:\[?(event|inotify|timerfd|signalfd|pidfd|userfaultfd)"
+)
+
+
+class _Range:
+    """Memory that is watched: its whole pages, and a copy of the bytes before and behind these."""
+
+    __slots__ = ("edges", "hashes", "pages")
+
+    def __init__(self, pages: tuple[int, int], edges: bytes) -> None:
+        self.pages, self.edges = pages, edges
+        self.hashes: dict[object, bytes] = {}
+
+
+class KnownMemory:
+    """The hashes of large buffers of this process. A hash holds until a page of the buffer is written to.
+
+    Linux (6.7) knows which pages were: they are write-protected when a buffer is hashed, which the kernel lifts by
+    itself when any thread or system call writes to one. To look takes less than a millisecond for 500 MB. A hash isn't
+    remembered for memory that others may write to (files, shared memory; but maps of blobs count by their content), in
+    a process that has a device open which may write to its memory (a GPU), and where userfaultfd isn't allowed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ranges: dict[tuple[int, int], _Range] = {}
+        self._maps: dict[int, tuple[int, str, weakref.ref[Any]]] = {}  #: of blobs: end and address, by start
+        self._faults = self._pages = -1  #: file descriptors: of userfaultfd, of this process's page map
+        self._pid = 0
+
+    def hash(self, start: int, stop: int, make: Callable[[], bytes], form: object = None) -> bytes:
+        """Return what ``make()`` does: a hash that only depends on ``form`` and on the bytes from start to stop."""
+        if stop - start < WATCHED:
+            return make()
+        known = self.recall(start, stop, form)
+        if known is not None:
+            return known
+        watched = self._ranges.get((start, stop)) or self._watch(start, stop)
+        made = make()  # what is written from now on is noticed the next time
+        if watched is not None:
+            watched.hashes[form] = made
+        return made
+
+    def recall(self, start: int, stop: int, form: object = None) -> bytes | None:
+        """Return the hash if it is known and still right. Memory that isn't as it was is forgotten."""
+        if self._pid != os.getpid():
+            self._open()
+        end, address, memory = self._maps.get(start, (0, "", None))
+        if end == stop and memory is not None and memory() is not None and form is None:
+            with suppress(OSError):  # a page that was written to is no page of the file any more
+                if not self._scan(start, _up(stop), without=_OF_FILE, some=_THERE):
+                    return bytes.fromhex(address)
+        watched = self._ranges.get((start, stop))
+        if watched is None:
+            return None
+        with suppress(OSError):
+            unwritten = self._scan(*watched.pages, _ONLY_WATCHABLE, _WATCHABLE, without=_WRITTEN, some=_THERE)
+            if unwritten == watched.pages and watched.edges == _edges(start, stop, watched.pages):
+                return watched.hashes.get(form)
+        self._ranges.pop((start, stop), None)
+        return None
+
+    def adopt(self, memory: mmap.mmap, address: str) -> None:
+        """Note which blob a private map is of. It is forgotten with the map."""
+        if self._pid != os.getpid():
+            self._open()
+        if len(memory) >= WATCHED and (place := place_of(memoryview(memory))) is not None:
+            start, stop = place
+            self._maps[start] = stop, address, weakref.ref(memory, lambda _: self._maps.pop(start, None))
+
+    def forget(self) -> None:
+        """Forget all: a fork has other pages."""
+        self._lock = threading.Lock()
+        self._ranges.clear()
+        self._maps.clear()
+        self._pid = 0
+
+    def _open(self) -> None:
+        """Ask the system for what this process needs."""
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._ranges.clear()
+            for fd in (self._faults, self._pages):
+                if fd >= 0:
+                    os.close(fd)
+            self._faults = self._pages = -1
+            with suppress(OSError):
+                self._pages = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+                number = _USERFAULTFD.get(os.uname().machine)
+                if number is not None and struct.calcsize("P") == 8:
+                    self._faults = ctypes.CDLL(None).syscall(number, os.O_CLOEXEC | os.O_NONBLOCK | 1)  # 1: user mode
+                if self._faults >= 0:
+                    fcntl.ioctl(self._faults, _API, bytearray(struct.pack("3Q", 0xAA, _FEATURES, 0)), True)
+            self._pid = os.getpid()
+
+    def _watch(self, start: int, stop: int) -> _Range | None:
+        """Watch memory from now on. Return None if it can't be, or if others might write to it unseen."""
+        first, last = pages = _up(start), stop // mmap.PAGESIZE * mmap.PAGESIZE
+        with self._lock, suppress(OSError):
+            if self._faults < 0 or not _only_ours(first, last):
+                return None
+            fcntl.ioctl(self._faults, _REGISTER, bytearray(struct.pack("4Q", first, last - first, 2, 0)), True)
+            at = first
+            while written := self._scan(at, last, _PROTECT | _ONLY_WATCHABLE, _WRITTEN):
+                begin, at = written
+                for name, other in list(self._ranges.items()):  # nobody could see any more that these were written to
+                    if other.pages[0] < at and begin < other.pages[1]:
+                        del self._ranges[name]
+            while len(self._ranges) >= _MOST:
+                low, high = self._ranges.pop(next(iter(self._ranges))).pages
+                with suppress(OSError):  # it may be gone
+                    fcntl.ioctl(self._faults, _UNREGISTER, struct.pack("2Q", low, high - low))
+            self._ranges[start, stop] = watched = _Range(pages, _edges(start, stop, pages))
+            return watched
+        return None
+
+    def _scan(
+        self, start: int, stop: int, act: int = 0, all: int = 0, without: int = 0, some: int = 0
+    ) -> tuple[int, int] | None:
+        """Return the first run of pages (start, stop) that are of these categories; None if there is none."""
+        run = (ctypes.c_uint64 * 3)()
+        place = ctypes.addressof(run)
+        query = struct.pack("12Q", 96, act, start, stop, 0, place, 1, 0, without, all | without, some, all or some)
+        return (run[0], run[1]) if fcntl.ioctl(self._pages, _SCAN, bytearray(query), True) else None
+
+
+MEMORY = KnownMemory()
+os.register_at_fork(after_in_child=MEMORY.forget)
+
+
+def hashed(pieces: Sequence[memoryview]) -> bytes:
+    """Return the blake3 hash of bytes in pieces; of one large piece, perhaps what is known of it."""
+
+    def make() -> bytes:
+        hasher = blake3(max_threads=blake3.AUTO)
+        for piece in pieces:
+            hasher.update(piece)
+        return hasher.digest(HASH)
+
+    place = _place_of_one(pieces)
+    return make() if place is None else MEMORY.hash(*place, make)
+
+
+def known(pieces: Sequence[memoryview]) -> bytes | None:
+    """Return the same if it needn't be computed, else None."""
+    place = _place_of_one(pieces)
+    return None if place is None else MEMORY.recall(*place)
+
+
+def _place_of_one(pieces: Sequence[memoryview]) -> tuple[int, int] | None:
+    return place_of(pieces[0]) if len(pieces) == 1 and pieces[0].nbytes >= WATCHED else None
+
+
+def place_of(view: memoryview) -> tuple[int, int] | None:
+    """Return where the bytes of a view begin and end in memory; None where numpy, which can tell, isn't loaded."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    start: int = numpy.frombuffer(view, "u1").__array_interface__["data"][0]
+    return start, start + view.nbytes
+
+
+def _up(address: int) -> int:
+    return -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _edges(start: int, stop: int, pages: tuple[int, int]) -> bytes:
+    return ctypes.string_at(start, pages[0] - start) + ctypes.string_at(pages[1], stop - pages[1])
+
+
+def _only_ours(start: int, stop: int) -> bool:
+    """Return True for private memory of this process, if no device may write to it."""
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            if not _HARMLESS.match(os.readlink(f"/proc/self/fd/{fd}")):
+                return False
+    at = start
+    with open("/proc/self/maps", "rb") as file:
+        for line in file:
+            span, rights, _, _, inode, *path = line.split()
+            low, high = (int(side, 16) for side in span.split(b"-"))
+            if path == [b"/[aio]"]:
+                return False
+            if low <= at < high and at < stop:
+                if rights[3:] != b"p" or inode != b"0":
+                    return False
+                at = high
+    return at >= stop
 
 
 # -- numbers that people give, checked alike at every door: NaN, strings and half a worker are refused ----------------

@@ -181,7 +181,7 @@ def dump_function(
     function = callables.plain(function)
     name = getattr(function, "__name__", "the function")
     try:
-        data, pickler = stream(function, None)
+        data, pickler = stream(function, put, whole=True)
     except JugError:
         raise
     except Exception as error:  # pickling runs the user's own __reduce__ and __getstate__
@@ -191,7 +191,7 @@ def dump_function(
     labels = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
     return FunctionBundle(
         data, carried, sources, dict(code.parts), labels, dict(code.texts), _signature(function),
-        dict(code.environment), code.secrets,
+        dict(code.environment), code.secrets, tuple(pickler.addresses),
     )  # fmt: skip
 
 
@@ -203,10 +203,13 @@ def _signature(function: Callable[..., Any]) -> tuple[tuple[str, int, bool], ...
     return tuple((one.name, int(one.kind), one.default is not one.empty) for one in parameters)
 
 
-def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Callable[..., Any]:
+def load_function(
+    bundle: FunctionBundle, get: Get, exact: bool = False, buffer: Get | None = None
+) -> Callable[..., Any]:
     """Return the function, with its modules installed and its sources where tracebacks look for them.
 
-    ``exact`` for one that `needs_exact`: classes built here before get its docstrings and its order of attributes.
+    ``exact`` for one that `needs_exact`: classes built here before get its docstrings and its order of attributes. For
+    ``buffer`` see `load_value`.
     """
     modules.install(
         {
@@ -216,7 +219,8 @@ def load_function(bundle: FunctionBundle, get: Get, exact: bool = False) -> Call
     )
     for file, text in bundle.sources.items():
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    function: Callable[..., Any] = Unpickler(bundle.function, get, exact=exact).load()
+    unpickler = Unpickler(bundle.function, get, None, bundle.buffers, buffer or writable(get), exact)
+    function: Callable[..., Any] = unpickler.load()
     return function
 
 

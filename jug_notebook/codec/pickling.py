@@ -37,6 +37,7 @@ INLINE = 64 * 1024  #: larger parts go to blobs of their own
 
 Put: TypeAlias = Callable[[Iterable["bytes | memoryview"]], Address]
 Get: TypeAlias = Callable[[Address], memoryview]
+Slots: TypeAlias = Mapping[Key, int] | None
 
 # -- classes by identity ----------------------------------------------------------------------------------------------
 
@@ -182,20 +183,20 @@ class _LargeBuffers:
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what a worker can't import. If ``put`` is None, everything goes into the one stream.
 
-    ``slots`` maps the needs of a call to their indexes; it is None for anything that is no call.
+    If it is to be ``whole``, all but large buffers does. ``slots`` maps a call's needs to their indexes; None: no call.
 
     A pickler, and an unpickler, must not be reachable from what it holds: it remembers every object that it met, and a
     large value would live until the next cyclic collection.
     """
 
-    def __init__(self, file: io.BytesIO, put: Put | None, slots: Mapping[Key, int] | None = None) -> None:
+    def __init__(self, file: io.BytesIO, put: Put | None, slots: Slots = None, whole: bool = False) -> None:
         large = None if put is None else _LargeBuffers(put)
         self.addresses: list[Address] = [] if large is None else large.addresses
         self.hashed: Hashed = {} if large is None else large.hashed
         self.blobs: list[Address] = []  #: of classes; they come after the buffers, which pickle counts
         self.bound = False
         self.files: dict[str, None] = {}
-        self._put = put
+        self._put = None if whole else put
         self._slots = slots
         super().__init__(file, protocol=5, buffer_callback=None if large is None else large.add)
 
@@ -423,9 +424,9 @@ def _ufunc(function: Any, nin: int, nout: int, identity: Any) -> Any:
     return np.frompyfunc(function, nin, nout, **({} if identity is None else {"identity": identity}))
 
 
-def stream(value: Any, put: Put | None, slots: Mapping[Key, int] | None = None) -> tuple[bytes, Pickler]:
+def stream(value: Any, put: Put | None, slots: Slots = None, whole: bool = False) -> tuple[bytes, Pickler]:
     with io.BytesIO() as file:
-        pickler = Pickler(file, put, slots)
+        pickler = Pickler(file, put, slots, whole)
         pickler.dump(value)
         return file.getvalue(), pickler
 

@@ -15,6 +15,7 @@ from jug_notebook.keys.advice import report_dropped
 from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.objects import by_shared_name
 from jug_notebook.keys.register import instance_dict, write_parts, writer_for
+from jug_notebook.system import WATCHED
 
 #: for types of which an instance holds nothing but its content, or whose writer below looks for more itself
 _writer_for, _write_parts = partial(writer_for, attributes=False), partial(write_parts, attributes=False)
@@ -61,6 +62,13 @@ def _chunks(array: Any) -> Iterator[memoryview]:
         yield raw(array[start : start + rows])
 
 
+def _place(array: Any) -> tuple[int, int]:
+    """Return where its first byte in memory is, and the end of its last."""
+    start = array.__array_interface__["data"][0]
+    ways = [step * (length - 1) for step, length in zip(array.strides, array.shape, strict=True)]
+    return start + sum(way for way in ways if way < 0), start + sum(way for way in ways if way > 0) + array.itemsize
+
+
 def _padded(dtype: Any) -> bool:
     """Return True for x86's long doubles: six bytes of each are padding."""
     import numpy as np
@@ -83,7 +91,9 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
     elif _padded(dtype):
         encoder.data(np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, 16)[:, :10].tobytes())
     else:
-        encoder.stream(array.nbytes, _chunks(array), array if array.flags.c_contiguous else None)
+        form = None if array.flags.c_contiguous else (array.shape, array.strides, dtype.itemsize)
+        place = _place(array) if array.nbytes >= WATCHED else None
+        encoder.stream(array.nbytes, _chunks(array), None if form else array, place, form)
 
 
 @writer_for("numpy.ndarray", mutable=True)

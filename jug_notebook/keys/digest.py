@@ -15,6 +15,10 @@ A value is written in a canonical form and hashed once. The rules of the form:
 - the arguments of a call are one pickle, and so is a function with all that it reads: sharing counts within each of
   the two, not between them, for a worker gets them apart.
 
+Nothing is remembered from one call to the next, for an object may be changed in between: but for functions, whose parts
+are pinned (see `code`), and for the hashes of large buffers, where the system knows whether one was written to
+(`system.KnownMemory`). Within one ``.map``, what the calls share is taken not to change (`remembering`).
+
 Each type has a *writer* (`writer_for`), found by dotted name along the bases of a type, so no package is imported for
 it. To make a new type hashable, add one to `objects` or `arrays`.
 """

@@ -5,6 +5,7 @@ The rules of the form are in `digest`, the register of the functions that write 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from blake3 import blake3
 
+from jug_notebook import system
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys.register import (
     BODIES,
@@ -84,6 +86,13 @@ def remembering() -> Iterator[Memory]:
         yield memory
     finally:
         _memory.reset(token)
+
+
+def _hashed(chunks: Iterable[Any]) -> bytes:
+    digest = blake3(max_threads=blake3.AUTO)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest(SIZE)
 
 
 class Mutable(Exception):
@@ -170,22 +179,26 @@ class Encoder:
             self.out += b"B" + count(size)
             if size > LIMIT:
                 self._fed += size
-                self.out += blake3(view, max_threads=blake3.AUTO if size > THREADS else 1).digest(SIZE)
+                self.out += blake3(view).digest(SIZE) if size <= THREADS else system.hashed([view])
             else:
                 self.out += view
 
-    def stream(self, size: int, chunks: Iterable[Any], owner: Any = None) -> None:
-        """Write, like `data`, bytes that come in pieces. ``owner``: the object whose memory they are."""
+    def stream(
+        self, size: int, chunks: Iterable[Any], owner: Any, place: tuple[int, int] | None, form: object = None
+    ) -> None:
+        """Write, like `data`, bytes that come in pieces. ``owner``: the object whose memory they are.
+
+        ``place``: where they are in memory, if it is worth it to look there next time whether they changed; ``form``:
+        in what order they come, unless that is the memory's.
+        """
         if size <= LIMIT:
             return self.data(b"".join(bytes(chunk) for chunk in chunks))
         known = None if self.hashed is None or owner is None else self.hashed.get(id(owner))
         if known is not None and known[0] is owner and known[1] == size:
             hashed = known[2]
         else:
-            digest = blake3(max_threads=blake3.AUTO)
-            for chunk in chunks:
-                digest.update(chunk)
-            hashed = digest.digest(SIZE)
+            make = functools.partial(_hashed, chunks)
+            hashed = make() if place is None else system.MEMORY.hash(*place, make, form)
         self._fed += size
         self.out += b"B" + count(size) + hashed
         return None

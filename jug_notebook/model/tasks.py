@@ -205,6 +205,7 @@ class FunctionBundle(Struct, frozen=True):
     signature: tuple[tuple[str, int, bool], ...] = ()
     environment: dict[str, str | None] = {}  #: variables to be set while it runs; None: not set
     secrets: tuple[str, ...] = ()  #: names of variables that a worker must have itself
+    buffers: tuple[Address, ...] = ()  #: of large arrays among its globals and the like
 
 
 class Spec(Struct, frozen=True, array_like=True):

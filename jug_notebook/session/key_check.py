@@ -88,7 +88,11 @@ def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, pr
         template = msgspec.msgpack.decode(version.template, type=TaskTemplate)
         bundle = msgspec.msgpack.decode(bytes(store.get_blob(template.bundle)), type=FunctionBundle)
         calls = tuple(Call(pending_task[1], pending_task[4], pending_task[3]) for pending_task in some)
-        addresses = {*bundle.modules.values(), *(at for call in calls for at in call.arguments.buffers)}
+        addresses = {
+            *bundle.modules.values(),
+            *bundle.buffers,
+            *(at for call in calls for at in call.arguments.buffers),
+        }
         blobs = {address: bytes(store.get_blob(address)) for address in addresses}
         ignored, aside = tuple(sorted(function.ignore)), function.ignore_globals
         parts = {name: part for name, part in version.parts.items() if not name.startswith("environment ")}

@@ -17,7 +17,7 @@ from jug_notebook.errors import (
     WaitInterrupted,
     WaitTimeout,
 )
-from jug_notebook.model import CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
+from jug_notebook.model import Address, CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store.signed import failure
@@ -248,7 +248,10 @@ class Results:
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.outcome(key, held)
         assert type(outcome) is Finished
-        return codec.load_value(outcome.value, self._store.get_blob, self._store.map_blob if mmap else None)
+        return codec.load_value(outcome.value, self._store.get_blob, self._mapped if mmap else None)
+
+    def _mapped(self, address: Address) -> memoryview:
+        return self._store.map_blob(address).toreadonly()
 
     def problem(self, key: Key) -> JugError:
         """Return the error that says why a task has no value."""

@@ -81,7 +81,8 @@ class SubmissionQueue:
         self._known: dict[str, Code] = {}
         #: what this process requested, by the function's name and code
         self._requested: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
-        self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[list[bytes], float]] = (
+        #: blobs of functions, and when they were stored
+        self._bundles: weakref.WeakKeyDictionary[FunctionVersion, tuple[set[Address], float]] = (
             weakref.WeakKeyDictionary()
         )
         self._outdated_codes: dict[str, str] | None = None  #: of versions: what has changed since; None: not known
@@ -102,15 +103,11 @@ class SubmissionQueue:
         code, loggers = self._code(function), loggers_now()
         version = self._last.get(function)
         known = version is not None and version.code == code.digest and template(version.template).loggers == loggers
-        if version is None or not known or function.hidden:
-            parts: list[bytes] = []
-
-            def put(chunks: Iterable[bytes | memoryview]) -> Address:
-                parts.append(b"".join(chunks))
-                return self.put(parts[-1:])
-
-            bundle = codec.dump_function(function.__jug_function__, code, put, self.label_of)
-            address = put([msgspec.msgpack.encode(bundle)])
+        now = self._clock.monotonic()
+        if version is None or not known or function.hidden or now - self._bundles[version][1] > FRESH:
+            bundle = codec.dump_function(function.__jug_function__, code, self.put, self.label_of)
+            data = msgspec.msgpack.encode(bundle)
+            address = self.put([data])
             task_template = TaskTemplate(
                 name=function.name,
                 code=code.digest,
@@ -133,12 +130,7 @@ class SubmissionQueue:
                 code.parts,
             )
             self._last[function] = version
-            self._bundles[version] = parts, self._clock.monotonic()
-        elif self._clock.monotonic() - self._bundles[version][1] > FRESH:
-            parts, _ = self._bundles[version]
-            for part in parts:
-                self._store.put_blob([part])
-            self._bundles[version] = parts, self._clock.monotonic()
+            self._bundles[version] = addresses_in(data) | {address}, now
         self._versions[function] = version
         self._outdated += self._cancel_outdated(function, code)
         return version
@@ -147,12 +139,7 @@ class SubmissionQueue:
         """Return the blobs of functions that may be called again, whether or not the store has tasks of theirs."""
         with self._lock:
             versions = {*self._last.values(), *self._versions.values(), *(task[0] for task in self._buffer)}
-            return {
-                name
-                for version in versions
-                for data in (version.template, *self._bundles[version][0])
-                for name in addresses_in(data)
-            }
+            return {address for version in versions for address in self._bundles[version][0]}
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a large part of an argument. Return its address."""

@@ -151,8 +151,9 @@ class Store(Protocol):
         """
 
     def map_blob(self, address: Address) -> memoryview:
-        """Return a read-only view of the bytes, mapped from a file where possible. Raises ValueLost as `get_blob`.
+        """Return a view of the bytes, mapped from a file where possible. Raises ValueLost as `get_blob`.
 
+        If it isn't read-only, it is the caller's own map: a page of it is copied when it is written to.
         If they were verified once on this machine and the file hasn't changed since, they aren't verified again.
         """
 

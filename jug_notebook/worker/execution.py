@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 import msgspec
 
-from jug_notebook import codec
+from jug_notebook import codec, system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
@@ -180,10 +180,7 @@ class TaskRunner:
         self._runners: dict[str, Runner] = {}
         self._values: LRUCache[tuple[Key, bytes], Any] = LRUCache(1000, 64 << 20)
         self._blobs: LRUCache[Address, memoryview] = LRUCache(64, 64 << 20)
-        self._maps: LRUCache[Address, memoryview] = LRUCache(
-            64, 1 << 30
-        )  # of the machine's memory, not of the worker's own
-        self._buffer = codec.writable(self._mapped)
+        self._copies: LRUCache[Address, Callable[[], memoryview]] = LRUCache(64, 1 << 30)
         self._bundle = msgspec.msgpack.Decoder(FunctionBundle)
         self._encode = msgspec.msgpack.Encoder().encode
         self._loggers = Loggers()
@@ -364,7 +361,7 @@ class TaskRunner:
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
         bundle = self._bundle.decode(self._blob(address))
         looks = codec.needs_exact(bundle)
-        call = codec.load_function(bundle, self._blob, exact=exact or looks)
+        call = codec.load_function(bundle, self._blob, exact or looks, self._buffer)
         function = _Function(call, msgspec.structs.replace(bundle, function=b"", sources={}, parts={}), Traces(call))
         if not looks:
             self._functions.put(address, function)
@@ -410,13 +407,16 @@ class TaskRunner:
             self._blobs.put(address, data, data.nbytes)
         return data
 
-    def _mapped(self, address: Address) -> memoryview:
-        """Verified once for all the tasks that need it; each gets its own copy."""
-        data = self._maps.get(address)
-        if data is None:
+    def _buffer(self, address: Address) -> memoryview:
+        """Return the memory of an array: read once for all tasks that need it; what one writes, no other sees."""
+        copy = self._copies.get(address)
+        if copy is None:
             data = self._store.map_blob(address)
-            self._maps.put(address, data, data.nbytes)
-        return data
+            if not data.readonly:
+                return data  # a file's; the system has it in memory for the next task
+            copy = system.copies_of(data, address)
+            self._copies.put(address, copy, data.nbytes)
+        return copy()
 
     def _go_to(self, folder: str, around: ExitStack) -> None:
         """Change to the folder that the task was made in; what isn't a worker process goes back afterwards."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from blake3 import blake3
 
+from jug_notebook import system
 from jug_notebook.keys import callables, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.register import instance_dict
@@ -75,7 +76,7 @@ class Traces:
             whole = blake3(file.getvalue())
             for buffer in large:
                 with buffer.raw() as raw:
-                    whole.update(raw)
+                    whole.update(system.hashed([raw]))
             return whole.digest()
         except Exception:  # it can't be pickled, or says so in its own way
             return None

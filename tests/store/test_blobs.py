@@ -140,7 +140,7 @@ def test_without_a_place_for_proofs_blobs_are_hashed_each_time(
     assert opened(folder).map(address) == BYTES
 
 
-def test_what_is_got_is_ones_own_and_what_is_mapped_is_nobodys(tmp_path: Path) -> None:
+def test_what_is_got_or_mapped_is_ones_own(tmp_path: Path) -> None:
     store = open_store(tmp_path / "jugdata")
     array = np.arange(300_000.0)
     payload, _ = codec.dump_value([array, array[:20_000]], store.put_blob)
@@ -151,8 +151,7 @@ def test_what_is_got_is_ones_own_and_what_is_mapped_is_nobodys(tmp_path: Path) -
     assert again[0][0] == 0
     assert again[1][1] == 1
     mapped = codec.load_value(payload, store.get_blob, store.map_blob)
-    with pytest.raises(ValueError, match="read-only"):
-        mapped[0][0] = 1
+    mapped[0][0] = -1
     kept = codec.load_value(payload, store.get_blob, codec.writable(store.map_blob))
     kept[0][0] = -1
     assert codec.load_value(payload, store.get_blob, store.map_blob)[0][0] == 0

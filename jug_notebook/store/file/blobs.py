@@ -63,6 +63,9 @@ class Blobs:
             if not self._known(address, size):
                 self._publish(address, _NewFile(self._folder, self.mode), pieces)
             return address
+        hashed = system.known(pieces)
+        if hashed is not None and self._known(hashed.hex(), size):
+            return hashed.hex()
         new = _NewFile(self._folder, self.mode)
         found: list[tuple[Address, bool]] = []
         hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
@@ -115,7 +118,7 @@ class Blobs:
         return self._read(self._get, address)
 
     def map(self, address: Address) -> memoryview:
-        """Return a read-only view, of the file itself if it is large. Raises ValueLost.
+        """Return a view, of the file itself if it is large: what is written to it is the caller's. Raises ValueLost.
 
         It is hashed unless this user wrote or hashed it on this machine and the file hasn't been touched since.
         """
@@ -160,13 +163,15 @@ class Blobs:
             stat = os.fstat(fd)
             if stat.st_size < LARGE:
                 return self._get(address).toreadonly()
-            data = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+            memory = system.private_map(fd)
         finally:
             os.close(fd)
+        data = memoryview(memory)
         if not self._proofs.holds(address, stat):
             if _hashed([data]) != address:
                 raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
             self._proofs.add(address, stat)
+        system.MEMORY.adopt(memory, address)
         return data
 
     def _open(self, address: Address) -> int:
@@ -319,11 +324,8 @@ class _NewFile:
         self._path.unlink(missing_ok=True)
 
 
-def _hashed(pieces: Iterable[memoryview]) -> Address:
-    hasher = blake3(max_threads=blake3.AUTO)
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.hexdigest(length=20)
+def _hashed(pieces: list[memoryview]) -> Address:
+    return system.hashed(pieces).hex()
 
 
 def _read_parallel(fd: int, size: int) -> memoryview:

@@ -326,10 +326,7 @@ class RedisStore(Queries):
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         pieces = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
         size = sum(piece.nbytes for piece in pieces)
-        hasher = blake3(max_threads=blake3.AUTO)
-        for piece in pieces:
-            hasher.update(piece)
-        address = hasher.hexdigest(length=20)
+        address = system.hashed(pieces).hex()
         chunks = self._connection.run("put", address, size, TEMPORARY) if size > AT_ONCE else -1
         if chunks < 0:
             chunks = self._write(address, size, pieces)
