@@ -322,7 +322,7 @@ class Lease(Struct, frozen=True, array_like=True):
     attempt: int
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, array_like=True):
     """A lease with all that is needed to use it: the sealed spec, and sealed outcomes of the needs in slot order."""
 
     lease: Lease

@@ -175,8 +175,11 @@ class Store(Protocol):
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         """Return counts and workers, without failures, which are sealed. The cost is in proportion to what changed."""
 
-    def watch(self, seen: int, timeout: float) -> int:
-        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; return it."""
+    def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
+        """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; return it.
+
+        Where a descriptor is given, return also when it becomes readable.
+        """
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return whether no task is ready or running that a worker of this python could run or wait for."""

@@ -70,7 +70,7 @@ class MemoryStore(EventLogStore):
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         return [self._bodies_kept[place] for place in places]
 
-    def watch(self, seen: int, timeout: float) -> int:
+    def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         with self._changed:
             self._changed.wait_for(lambda: self._scheduler.version != seen, timeout)
             return self._scheduler.version

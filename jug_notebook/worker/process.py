@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -27,6 +29,7 @@ from jug_notebook.store import Store, exists, open_store
 from jug_notebook.task import context
 from jug_notebook.worker import WorkerOptions, displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files
+from jug_notebook.worker.channel import StoreServer, connected
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.loop import FailureWatcher, work
 from jug_notebook.worker.status import LIMIT_REACHED, TASK_FAILED, Running, SharedStatus, Termination
@@ -48,6 +51,7 @@ class WorkerProcess:
     info: WorkerInfo
     status: SharedStatus
     files: Files
+    line: int = -1  #: its `StoreServer.connect`
     leaving: bool = False  #: asked to stop after its current task
     termination: Termination | None = None
     killed: bool = False
@@ -93,16 +97,20 @@ class ForkContext:
     seal: Seal
     options: WorkerOptions
     clock: Clock
+    server: StoreServer
     parent_pipe: int  #: its end of file tells, where the system doesn't, that the supervisor is gone
     to_close: tuple[int, ...]  #: descriptors that are the supervisor's alone
 
     def fork_worker(self, deadline: float | None) -> WorkerProcess:
         """Fork a worker. ``deadline`` is on the monotonic clock: no task starts after it."""
         status, files, suffix = SharedStatus(), Files(), os.urandom(3).hex()
-        pid = _fork(lambda: self._run_worker(suffix, status, files, deadline))
+        line, ours = self.server.connect()
+        gc.freeze()  # or the first collection in the worker would copy all our pages
+        pid = _fork(lambda: self._run_worker(suffix, status, files, line, deadline))
+        line.close()
         with suppress(OSError):  # it may have ended already
             os.setpgid(pid, pid)  # the child does so too: whichever is first
-        return WorkerProcess(self._worker_info(pid, suffix), status, files)
+        return WorkerProcess(self._worker_info(pid, suffix), status, files, ours)
 
     def fork_compaction(self) -> int:
         """Fork a process of low priority that compacts the store; return its pid."""
@@ -120,7 +128,7 @@ class ForkContext:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *((WAKE,) if WAKE else ())):
             signal.signal(number, signal.SIG_DFL)
-        for fd in self.to_close:
+        for fd in (*self.to_close, *self.server.descriptors):
             os.close(fd)
         _die_with(self.supervisor.pid, self.parent_pipe)
 
@@ -133,7 +141,9 @@ class ForkContext:
         store.close()
         return 0
 
-    def _run_worker(self, suffix: str, status: SharedStatus, files: Files, deadline: float | None) -> int:
+    def _run_worker(
+        self, suffix: str, status: SharedStatus, files: Files, line: socket.socket, deadline: float | None
+    ) -> int:
         """Run tasks in the child; return its exit status."""
         for number in NOTICE:
             signal.signal(number, signal.SIG_IGN)
@@ -153,9 +163,8 @@ class ForkContext:
         displays.always_open(buffer)
         context.always_progress_to(status.report)
         import_hooks.install()
-        store = _reopen(self.url, self.store_id, self.clock)
+        store = connected(_reopen(self.url, self.store_id, self.clock), line)
         me, options = self._worker_info(os.getpid(), suffix), self.options
-        store.renew([me])  # before it claims: an unknown process counts as dead
         each = FailureWatcher()
         count = work(
             store, self.seal, me, status, clock=self.clock, target=options.target, max_tasks=options.max_tasks,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import sys
 import threading
@@ -28,6 +27,7 @@ from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.channel import StoreServer
 from jug_notebook.worker.process import (
     NOTICE,
     WAKE,
@@ -128,8 +128,12 @@ class Supervisor:
         os.set_blocking(self._wakeup_end, False)
         os.set_blocking(self._wakeup, False)
         parent_pipe, parent_end = os.pipe()
+        self._server = StoreServer(self.store, self.clock)
+        self._server.listen(self._wakeup)
+        if self.lead is not None:
+            self._server.listen(self.lead)
         self._fork = ForkContext(
-            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, parent_pipe,
+            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, self._server, parent_pipe,
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
         handlers = self._catch_signals()
@@ -143,8 +147,6 @@ class Supervisor:
                 self.ready(self._info())
             if self.store.crowded():
                 self._compaction = self._fork.fork_compaction()
-            gc.collect()
-            gc.freeze()  # or the first collection in each worker would copy all our pages
             return self._loop()
         except StoreError as error:  # no message can be left where there is no store
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -159,6 +161,7 @@ class Supervisor:
             gc.unfreeze()
             ended = self._reap_all()
             with suppress(StoreError, OSError):  # or the store is gone
+                self._server.close()
                 self.store.leave([*ended, self._me.id])
             signal.set_wakeup_fd(handlers.pop(0))
             for number, handler in handlers.items():
@@ -210,9 +213,9 @@ class Supervisor:
             self._pause(TICK)
 
     def _pause(self, seconds: float) -> None:
-        fds = [self._wakeup] if self.lead is None else [self._wakeup, self.lead]
-        ready, _, _ = select.select(fds, [], [], seconds)
-        if self.lead in ready and not os.read(self.lead or 0, 4096):
+        ready = self._server.wait(seconds)
+        if self.lead is not None and self.lead in ready and not os.read(self.lead, 4096):
+            self._server.ignore(self.lead)
             self.lead = None
             self._end(at_once=True)
         if self._wakeup in ready:
@@ -415,6 +418,7 @@ class Supervisor:
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
         """Report at once what is known of a worker's end, and open its claims to others."""
+        self._server.disconnect(process.line)
         running = process.status.read()
         output = process.files.last_words()
         if running is not None and process.died_in(running):

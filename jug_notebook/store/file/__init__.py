@@ -323,20 +323,17 @@ class FileStore(EventLogStore):
     def _size(self, place: Place) -> int:
         return size_of(place)
 
-    def watch(self, seen: int, timeout: float) -> int:
+    def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         until = self._clock.monotonic() + timeout
         while True:
             with self._lock:
                 self._poll()
                 version = self._scheduler.version
-                pause = self._pause if any(not log.local and not log.closed for log in self._logs.values()) else SLOW
+                quiet = self._watcher.works and all(log.local or log.closed for log in self._logs.values())
+                pause = SLOW if quiet else self._pause
             left = until - self._clock.monotonic()
-            if version != seen or left <= 0:
+            if version != seen or left <= 0 or self._watcher.wait(min(left, pause), descriptor):
                 return version
-            if self._watcher.works:
-                self._watcher.wait(min(left, pause))
-            else:
-                self._clock.sleep(min(left, self._pause))
 
     # -- claims --------------------------------------------------------------------------------------------------------
 

@@ -428,11 +428,16 @@ class FileWatcher:
             if len(data) < 1 << 15:
                 return names
 
-    def wait(self, timeout: float) -> None:
-        """Wait until something changes, at most ``timeout`` seconds. Several threads may wait."""
+    def wait(self, timeout: float, descriptor: int = -1) -> bool:
+        """Wait until something changes, at most ``timeout`` seconds; return True if ``descriptor`` is readable.
+
+        Several threads may wait. Where the system has no inotify, only the time and the descriptor count.
+        """
         poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        poll.poll(max(0.0, timeout * 1000))
+        for fd in (self._fd, descriptor):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        return any(fd == descriptor for fd, _ in poll.poll(max(0.0, timeout * 1000)))
 
     def close(self) -> None:
         if self._fd >= 0:

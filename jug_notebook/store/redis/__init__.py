@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import secrets
+import select
 import struct
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -50,6 +51,7 @@ from jug_notebook.store.redis.queries import BATCH, Queries, inputs_from, inputs
 from jug_notebook.system import batched
 
 SLICE = 1.0  #: seconds that an idle worker sleeps at most, in case the worker that was woken instead has died
+LOOK = 0.005  #: seconds between two looks at the version while something else is waited for, too
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
 CHUNK = 16 << 20  #: bytes of a chunk
 AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
@@ -237,7 +239,7 @@ class RedisStore(Queries):
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         return self._snapshot(scope, self.processes())
 
-    def watch(self, seen: int, timeout: float) -> int:
+    def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         until = self._clock.monotonic() + timeout
         early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
         if 0 < early < timeout:
@@ -249,7 +251,11 @@ class RedisStore(Queries):
             if version != seen or left <= 0:
                 self._looked.at = self._clock.monotonic()
                 return version
-            self._connection.wait(waiter, min(left, 5.0))
+            if descriptor >= 0:
+                if select.select([descriptor], [], [], min(left, LOOK))[0]:
+                    return version
+            else:
+                self._connection.wait(waiter, min(left, 5.0))
 
     # -- invalidating, accepting ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,345 @@
+"""How workers use the store: what a worker asks for, its supervisor does.
+
+A supervisor is the only process of its crew on a host that reads a store's events, claims tasks and writes what became
+of them. Its workers have a `StoreClient`: they read and write blobs themselves, every other verb of `Store` is a call
+over a socket, which the supervisor's `StoreServer` carries out. A call for tasks that finds none waits in the server.
+
+A message is a length (4 bytes) and msgpack, typed by the annotations of `Store`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import selectors
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast, get_type_hints
+
+import msgspec
+from msgspec import Raw, Struct
+
+from jug_notebook import errors
+from jug_notebook.clock import Clock
+from jug_notebook.errors import JugError, StoreError, StoreGone
+from jug_notebook.model import Address, Claim, Lease, Settlement, Target, WorkerId
+from jug_notebook.store import Store
+
+RETRY = 0.1  #: seconds between two looks for tasks whose time for another attempt may have come
+CHUNK = 1 << 18
+
+_LENGTH = struct.Struct("<I")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Call(Struct, frozen=True, array_like=True):
+    """A verb of the store, and its arguments."""
+
+    verb: str
+    arguments: Raw
+
+
+class Reply(Struct, frozen=True, array_like=True):
+    """What a call returned, or the exception that it raised: its class, message, and the system's error number."""
+
+    value: Raw
+    error: tuple[str, str, int] | None = None
+
+
+class _Types(NamedTuple):
+    arguments: msgspec.msgpack.Decoder[tuple[Any, ...]]
+    result: msgspec.msgpack.Decoder[Any]
+
+
+@functools.cache
+def _types(verb: str) -> _Types:
+    hints = get_type_hints(getattr(Store, verb))
+    result = hints.pop("return")
+    return _Types(msgspec.msgpack.Decoder(tuple[tuple(hints.values())]), msgspec.msgpack.Decoder(result))  # type: ignore[misc]
+
+
+_call = msgspec.msgpack.Decoder(Call).decode
+_reply = msgspec.msgpack.Decoder(Reply).decode
+_NONE = Raw(_encode(None))
+
+
+def framed(message: Any) -> bytes:
+    """Return a message as it is sent."""
+    data = _encode(message)
+    return _LENGTH.pack(len(data)) + data
+
+
+def take_frames(received: bytearray) -> list[bytes]:
+    """Remove the whole messages from what was received, and return them."""
+    found, at = [], 0
+    while len(received) - at >= _LENGTH.size:
+        end = at + _LENGTH.size + int(_LENGTH.unpack_from(received, at)[0])
+        if end > len(received):
+            break
+        found.append(bytes(received[at + _LENGTH.size : end]))
+        at = end
+    del received[:at]
+    return found
+
+
+# -- the worker's end --------------------------------------------------------------------------------------------------
+
+
+class StoreClient:
+    """The store as a worker sees it. Safe to use from several threads: one call at a time."""
+
+    def __init__(self, blobs: Store, line: socket.socket) -> None:
+        self._blobs = blobs
+        self._line = line
+        self._received = bytearray()
+        self._lock = threading.Lock()
+        self.id, self.url, self.display_url = blobs.id, blobs.url, blobs.display_url
+        self.put_blob: Callable[[Iterable[bytes | memoryview]], Address] = blobs.put_blob
+        self.get_blob: Callable[[Address], memoryview] = blobs.get_blob
+        self.map_blob: Callable[[Address], memoryview] = blobs.map_blob
+
+    def claim(
+        self,
+        worker: WorkerId,
+        limit: int,
+        wait: float,
+        settled: Sequence[Settlement] = (),
+        target: Target | None = None,
+        python: str = "",
+    ) -> list[Claim]:
+        claims: list[Claim] = self._ask("claim", (worker, limit, wait, settled, target, python))
+        return claims
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        self._ask("release", (leases,))
+
+    def close(self) -> None:
+        self._line.close()
+        self._blobs.close()
+
+    def __getattr__(self, verb: str) -> Any:
+        if verb.startswith("_") or not hasattr(Store, verb):
+            raise AttributeError(verb)
+        signature = inspect.signature(getattr(Store, verb))
+
+        def remote(*args: Any, **named: Any) -> Any:
+            bound = signature.bind(self, *args, **named)
+            bound.apply_defaults()
+            return self._ask(verb, bound.args[1:])
+
+        return remote
+
+    def _ask(self, verb: str, arguments: tuple[Any, ...]) -> Any:
+        with self._lock:
+            try:
+                self._line.sendall(framed((verb, arguments)))
+                while not (frames := take_frames(self._received)):
+                    data = self._line.recv(CHUNK)
+                    if not data:
+                        raise StoreGone("this worker's supervisor has ended")
+                    self._received += data
+            except OSError as error:
+                raise StoreGone(f"this worker's supervisor can't be reached: {error.strerror}") from error
+        reply = _reply(frames[0])
+        if reply.error is not None:
+            raise _restored(*reply.error)
+        return _types(verb).result.decode(reply.value)
+
+
+def connected(blobs: Store, line: socket.socket) -> Store:
+    """Return the store for a worker, whose supervisor is at the other end of ``line``. ``blobs``: its own access."""
+    return cast(Store, StoreClient(blobs, line))
+
+
+def _restored(kind: str, message: str, number: int) -> BaseException:
+    error = getattr(errors, kind)(message)
+    if number:
+        error.__cause__ = OSError(number, message)
+    return cast(BaseException, error)
+
+
+# -- the supervisor's end ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Connection:
+    """A worker's line, with what came in and what is to go out."""
+
+    line: socket.socket
+    received: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)
+    until: float = 0.0  #: while its call for tasks waits: until when
+    request: tuple[Any, ...] = ()  #: that call's arguments
+
+
+class StoreServer:
+    """Carries out the calls of one supervisor's workers, in its thread: `wait` does so while there is nothing else."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[int, _Connection] = {}  #: by descriptor
+        self._waiting: deque[_Connection] = deque()  #: for tasks
+        self._seen = -1  #: version of the store when tasks were last looked for
+        self._looked = 0.0
+
+    def listen(self, descriptor: int) -> None:
+        """Have `wait` return when this descriptor is readable."""
+        self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def ignore(self, descriptor: int) -> None:
+        """Undo `listen`."""
+        self._selector.unregister(descriptor)
+
+    def connect(self) -> tuple[socket.socket, int]:
+        """Return the worker's end of a new connection, and the descriptor of ours."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._connections[ours.fileno()] = _Connection(ours)
+        self._selector.register(ours, selectors.EVENT_READ)
+        return theirs, ours.fileno()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a forked process must close."""
+        return [self._selector.fileno(), *self._connections]
+
+    def disconnect(self, descriptor: int) -> None:
+        """Carry out what a worker that has ended had still asked for, but claim nothing for it."""
+        connection = self._connections.pop(descriptor)
+        if connection in self._waiting:
+            self._waiting.remove(connection)
+        with suppress(KeyError):  # it was, when the line ended
+            self._selector.unregister(connection.line)
+        with suppress(OSError):
+            while data := connection.line.recv(CHUNK):
+                connection.received += data
+        for frame in take_frames(connection.received):
+            call = _call(frame)
+            if call.verb != "claim":
+                self._result(call)
+            elif (request := _types("claim").arguments.decode(call.arguments))[3]:
+                with suppress(StoreError):
+                    self._store.claim(request[0], 0, 0.0, request[3])
+        connection.line.close()
+
+    def close(self) -> None:
+        for descriptor in list(self._connections):
+            self.disconnect(descriptor)
+        self._selector.close()
+
+    def wait(self, timeout: float) -> list[int]:
+        """Carry out calls until a descriptor of `listen` is readable or ``timeout`` seconds are over; return those.
+
+        Raises StoreGone.
+        """
+        until = self._clock.monotonic() + timeout
+        while True:
+            left = max(0.0, until - self._clock.monotonic())
+            if self._waiting:
+                before, self._seen = self._seen, self._store.watch(self._seen, left, self._selector.fileno())
+                left = 0.0
+                if self._seen != before or self._clock.monotonic() - self._looked >= RETRY:
+                    self._hand_out()
+            ready = []
+            for key, events in self._selector.select(left):
+                connection = self._connections.get(key.fd)
+                if connection is None:
+                    ready.append(key.fd)
+                    continue
+                if events & selectors.EVENT_WRITE:
+                    self._send(connection)
+                if events & selectors.EVENT_READ:
+                    self._receive(connection)
+            if ready or self._clock.monotonic() >= until:
+                return ready
+
+    def _receive(self, connection: _Connection) -> None:
+        try:
+            data = connection.line.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:  # it has ended, and is reaped soon
+            with suppress(KeyError):
+                self._selector.unregister(connection.line)
+            return
+        connection.received += data
+        for frame in take_frames(connection.received):
+            self._serve(connection, _call(frame))
+
+    def _serve(self, connection: _Connection, call: Call) -> None:
+        if call.verb != "claim":
+            self._send(connection, framed(self._result(call)))
+            return
+        request = _types("claim").arguments.decode(call.arguments)
+        worker, limit, wait, settled, target, python = request
+        reply = self._claimed(worker, limit, settled, target, python)
+        if wait > 0 and reply is _NO_CLAIMS:
+            connection.until = self._clock.monotonic() + wait
+            connection.request = worker, limit, (), target, python
+            self._waiting.append(connection)
+        else:
+            self._send(connection, reply)
+
+    def _claimed(
+        self, worker: WorkerId, limit: int, settled: Sequence[Settlement], target: Target | None, python: str
+    ) -> bytes:
+        try:
+            claims = self._store.claim(worker, limit, 0.0, settled, target, python)
+        except JugError as error:
+            return framed(_failed(error))
+        return framed(Reply(Raw(_encode(claims)))) if claims else _NO_CLAIMS
+
+    def _hand_out(self) -> None:
+        """Claim for the workers that wait, longest first, until no task is left."""
+        now = self._looked = self._clock.monotonic()
+        while self._waiting:
+            connection = self._waiting[0]
+            reply = self._claimed(*connection.request)
+            if reply is _NO_CLAIMS:
+                break
+            self._waiting.popleft()
+            self._send(connection, reply)
+        for connection in [one for one in self._waiting if now >= one.until]:
+            self._waiting.remove(connection)
+            self._send(connection, _NO_CLAIMS)
+
+    def _result(self, call: Call) -> Reply:
+        try:
+            arguments = _types(call.verb).arguments.decode(call.arguments)
+            return Reply(Raw(_encode(getattr(self._store, call.verb)(*arguments))))
+        except JugError as error:
+            return _failed(error)
+
+    def _send(self, connection: _Connection, data: bytes = b"") -> None:
+        """Send without waiting: a worker that is stopped holds up nobody else."""
+        waited = bool(connection.unsent)
+        connection.unsent += data
+        try:
+            while connection.unsent:
+                del connection.unsent[: connection.line.send(connection.unsent)]
+        except BlockingIOError:
+            self._selector.modify(connection.line, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            return
+        except OSError:  # it has ended
+            connection.unsent.clear()
+        if waited:
+            self._selector.modify(connection.line, selectors.EVENT_READ)
+
+
+_NO_CLAIMS = framed(Reply(Raw(_encode([]))))
+
+
+def _failed(error: JugError) -> Reply:
+    if isinstance(error, StoreGone):
+        raise error
+    cause = error.__cause__
+    return Reply(_NONE, (type(error).__name__, str(error), (cause.errno or 0) if isinstance(cause, OSError) else 0))
