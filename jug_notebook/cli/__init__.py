@@ -338,7 +338,8 @@ class View:
             note = f"failures are not shown: {unknown}"
             store = open_store(of.url)
             scope = Scope(notebook=of.notebook)
-            self.watch, self.close = store.watch, store.close
+            self.watch: Callable[[int, float], int] = store.watch
+            self.close = store.close
             self._picture: Callable[[bool], Snapshot] = lambda failures: _noted(store.snapshot(scope), note, failures)
         else:
             whole = of.notebook is None

@@ -184,6 +184,7 @@ class EventLogStore(Store, ABC):
         python: str = "",
     ) -> list[Claim]:
         until = self._clock.monotonic() + wait
+        uncommitted = bool(settled)
         while True:
             with self._lock:
                 if any(settlement.verdict.attempt > 1 for settlement in settled):
@@ -198,7 +199,9 @@ class EventLogStore(Store, ABC):
                 won, expected = self._claim(worker, limit, target, python)
                 seen = self._scheduler.version
                 claims = [self._claimed(offer) for offer in won]
-                self._commit(expected if won else None)
+                if won or uncommitted:
+                    self._commit(expected)
+                    uncommitted = False
                 retry = self._scheduler.queue.next_retry()
             left = until - self._clock.monotonic()
             if claims or left <= 0:

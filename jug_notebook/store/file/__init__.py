@@ -159,16 +159,15 @@ class FileStore(EventLogStore):
             self._writer.sync()
 
     def _commit(self, busy: float | None) -> None:
-        if not self._writer.unsynced:
+        if not self._writer.unsynced or self._writer.syncing:
             return
-        if busy is not None and busy > GROUP:  # the disk works while the worker does
+        if busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP:
+            self._writer.syncing = True
             _thread.start_new_thread(self._sync_in_background, ())  # `threading` would wait until it has started
-        elif busy is None or self._clock.monotonic() - self._unsynced_since > GROUP:
-            self._writer.sync()
 
     def _sync_in_background(self) -> None:
         with suppress(StoreError):  # not synced yet, so the next `sync` raises the error
-            self.sync()
+            self._writer.sync_beside(self._lock)
 
     def _poll(self) -> None:
         now = self._clock.monotonic()

@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import struct
+import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -286,6 +287,8 @@ class Writer:
         self._fd = -1
         self._size = 0
         self._unsynced: list[bytes] = []
+        self._synced = 0  #: number of frames that were taken off that list
+        self.syncing = False  #: is a thread in `sync_beside`?
         self._former: list[Log] = []
         self.log = Log(folder / f"{name}.log", local=True)
 
@@ -336,16 +339,31 @@ class Writer:
         self.log = Log(path, local=True)
         sync_folder(self._folder)
 
+    def sync_beside(self, lock: threading.RLock) -> None:
+        """Make everything appended durable, while others who hold the lock append more."""
+        with lock:
+            last = self._synced + len(self._unsynced)
+            fd, path = os.dup(self._fd) if self._fd >= 0 else -1, self.log.path
+        synced = _sync(fd, path)
+        if fd >= 0:
+            os.close(fd)
+        with lock:
+            self.syncing = False
+            if synced:
+                self._drop(last - self._synced)
+            else:
+                self.sync()
+
+    def _drop(self, count: int) -> None:
+        if count > 0:  # else others have synced meanwhile
+            del self._unsynced[:count]
+            self._synced += count
+
     def sync(self) -> None:
         """Make everything appended durable: in a new log, if this one has vanished or can't be synced."""
         if not self._unsynced:
             return
-        try:
-            os.fdatasync(self._fd)
-            lost = os.stat(self.log.path).st_ino != os.fstat(self._fd).st_ino
-        except OSError:
-            lost = True
-        if lost:
+        if not _sync(self._fd, self.log.path):
             if self._fd >= 0:  # else no new log could be begun the last time
                 os.close(self._fd)
             self._fd = -1
@@ -355,7 +373,7 @@ class Writer:
                 os.fdatasync(self._fd)
             except OSError as error:
                 raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
-        self._unsynced.clear()
+        self._drop(len(self._unsynced))
 
     def close(self) -> None:
         """Append the closing frame."""
@@ -368,6 +386,15 @@ class Writer:
                 os.close(self._fd)
                 self._fd = -1
             self.log.shut()
+
+
+def _sync(fd: int, path: Path) -> bool:
+    """Make an open file durable. Return False if it has vanished, or can't be synced."""
+    try:
+        os.fdatasync(fd)
+        return os.stat(path).st_ino == os.fstat(fd).st_ino
+    except OSError:
+        return False
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------
