@@ -35,10 +35,11 @@ class ReadyQueue:
         else:
             heapq.heappush(task.queue.heap, (task.seq, task))
 
-    def take(self, limit: int, now: float, allowed: Set[Key] | None, python: str) -> list[Offer]:
+    def take(self, limit: int, now: float, allowed: Set[Key] | None, python: str, skip: int = 0) -> list[Offer]:
         """Take up to ``limit`` tasks (of ``allowed``, None for all), best first: high priority, then oldest.
 
-        Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet.
+        Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet. ``skip``
+        passes over as many of the first ones, but only where the same function has more.
         """
         while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, task = heapq.heappop(self._delayed)
@@ -61,7 +62,10 @@ class ReadyQueue:
                 break  # a few short runs don't promise that many will be short
             task = heapq.heappop(queue.heap)[1]
             task.queued = False
-            if allowed is None or task.key in allowed:
+            if skip and queue.heap:
+                skip -= 1
+                passed.append(task)
+            elif allowed is None or task.key in allowed:
                 offers.append(self._offer(task))
                 given[queue] = given.get(queue, 0) + 1
                 budget -= BUDGET if mean is None else mean

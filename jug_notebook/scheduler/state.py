@@ -423,13 +423,15 @@ class SchedulerState:
 
     # -- the ready queue -----------------------------------------------------------------------------------------------
 
-    def ready(self, limit: int, now: float, target: Target | None = None, python: str = "") -> list[Offer]:
-        """Take up to ``limit`` ready tasks off the queue, best first.
+    def ready(
+        self, limit: int, now: float, target: Target | None = None, python: str = "", skip: int = 0
+    ) -> list[Offer]:
+        """Take up to ``limit`` ready tasks off the queue, best first; ``skip`` as in `ReadyQueue.take`.
 
         Each must then be claimed (apply `Claimed`) or put back (``queue.back``).
         """
         allowed = None if target is None else keys_of_target(self.tasks.values(), target)
-        return self.queue.take(limit, now, allowed, python)
+        return self.queue.take(limit, now, allowed, python, skip)
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return True if no task is ready or running that a worker of this ``python`` could run or wait for."""

@@ -140,7 +140,8 @@ class Session:
             self.access.store.close()
 
     def _beat_once(self) -> None:
-        self.access.store.renew([self.access.process, *(info() for info in self.access.in_process)])
+        for info in (self.access.process, *(worker() for worker in self.access.in_process)):
+            self.access.store.renew([info])
         self.submissions.hurry()
 
     # -- cells ---------------------------------------------------------------------------------------------------------

@@ -78,8 +78,8 @@ class Store(Protocol):
 
         Returns claims for at most about 20 ms of expected work, or one task of a function that has not been timed.
         Blocks up to ``wait`` seconds while there is nothing to do (``limit=0`` only settles, and never blocks).
-        Settling is idempotent; a late outcome that no longer holds is ignored. Tasks made with another ``python`` are
-        left alone.
+        Settling is idempotent; a late outcome that no longer holds is ignored. Outcomes show at once and are durable
+        within moments, many together; `sync` waits for that. Tasks made with another ``python`` are left alone.
         """
 
     def release(self, leases: Sequence[Lease]) -> None:
@@ -233,6 +233,18 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
 
 _PROCESS = re.compile(rb"([\w.-]+-\d+-[0-9a-f]{6})")
 _unreadable: set[str] = set()  #: those that a warning has named
+
+
+def read_heartbeats(data: bytes) -> list[WorkerInfo]:
+    """Return what a process reports about itself and its workers, without what can't be read."""
+    try:
+        parts = _parts.decode(data)
+    except msgspec.MsgspecError:
+        return []
+    return [info for part in parts if (info := read_heartbeat(bytes(part))) is not None]
+
+
+_parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def addresses_in(body: bytes | memoryview) -> set[Address]:

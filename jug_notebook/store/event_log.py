@@ -7,6 +7,7 @@ subclass decides where the log is kept, how a claim is won, and how a process no
 
 from __future__ import annotations
 
+import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -58,6 +59,7 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.system import batched
 
+FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
 LATELY = 60.0  #: seconds for which a dead worker is still listed
 
 
@@ -71,6 +73,7 @@ class EventLogStore(Store, ABC):
         self._clock = clock
         self._scheduler = SchedulerState()
         self._lock = threading.RLock()
+        self._lost = 0  # claims in a row that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
 
@@ -231,7 +234,8 @@ class EventLogStore(Store, ABC):
         """Claim until something is won or nothing is ready. Return what was won and its expected seconds, if known."""
         scheduler = self._scheduler
         while True:
-            offers = scheduler.ready(limit, self._clock.now(), target, python)
+            skip = random.randrange(1 << min(self._lost, FURTHEST)) if self._lost else 0
+            offers = scheduler.ready(limit, self._clock.now(), target, python, skip)
             if not offers:
                 return [], None
             wins = self._win(worker, offers)
@@ -241,6 +245,9 @@ class EventLogStore(Store, ABC):
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
                     scheduler.queue.back(offer.task)
+            self._lost = 0 if len(won) == len(offers) else self._lost + 1
+            if len(won) < len(offers):
+                self._poll()
             if won:
                 means = [offer.task.queue.mean for offer in won]
                 return won, None if None in means else sum(m for m in means if m is not None)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,10 +249,10 @@ class Supervisor:
 
     # -- the store
 
-    def _renew(self, processes: Iterable[WorkerProcess] = ()) -> None:
-        """Renew our heartbeat and those of workers, and obey orders; then renew ours again with the new state."""
+    def _renew(self) -> None:
+        """Renew our heartbeat and those of workers, and obey orders; then renew them again with the new state."""
         self._beat += 1
-        heartbeats = [process.heartbeat(self._beat) for process in processes]
+        heartbeats = [process.heartbeat(self._beat) for process in self._workers.values()]
         while orders := self.store.renew([self._info(), *heartbeats]):
             for order in orders:
                 self._obey(order)
@@ -267,7 +267,7 @@ class Supervisor:
             process.files.trim()
             if stray := process.files.stray():
                 self.store.notice(process.info.id, stray)
-        self._renew(list(self._workers.values()))
+        self._renew()
 
     def _obey(self, order: Order) -> None:
         if isinstance(order, Stop):

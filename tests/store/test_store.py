@@ -654,6 +654,7 @@ def test_a_log_that_was_deleted_before_it_was_durable_is_written_again(folder: P
     for log in (folder / "log").iterdir():
         log.unlink()
     store.claim(worker.id, 0, 0.0, [outcome(claims[0])])
+    store.sync()
     later = open_store(folder)
     later.submit([task("a")], HERE)
     assert later.states([key("a")]) == [State.FINISHED]

@@ -7,6 +7,7 @@
     orders/<process>.<time>  what it is to do          output/<process>.log  what it printed
     sealing/           logs of ended writers, on their way into            sealed/  logs that replace many
     epoch              changes when claims are removed                     trash/   unreferenced blobs
+    news               whoever has written to a log touches it
 
 Each process appends events to a log of its own and reads those of all others. Compaction moves the logs of ended
 writers from ``log`` to ``sealing`` and replaces them by one in ``sealed``; a reader that looks in that order misses
@@ -68,7 +69,11 @@ from jug_notebook.store.file.journal import (
 )
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
-FAST, SLOW = 0.002, 0.25  #: shortest and longest pause, in seconds, between two looks at other machines' logs
+FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two looks at other machines' logs, or news
+TOUCH = 0.05  #: seconds between two touches of ``news``
+GRAIN = 2.5  #: seconds: more than any file system's grain of time, so a later touch of ``news`` shows
+SCAN = 0.5  #: seconds between two looks for new logs, while there is news
+WHOLE = 30.0  #: seconds between two looks at all logs, whatever the news
 TOGETHER = 40_000  #: tasks in events that are applied at once
 CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 
@@ -108,12 +113,18 @@ class FileStore(EventLogStore):
         self._next_scan = 0.0
         self._next_poll = 0.0
         self._pause = SLOW
+        self._news = 0  # when it was touched last, in nanoseconds of the file server
+        self._news_until = 0.0  # until then there may be more than its time tells
+        self._next_whole = 0.0
+        self._next_touch = 0.0
+        self._untouched = False
         self._next_check = 0.0
         self._last_check = 0.0
         self._claims = Claims(self.folder, self._mode)
         self._heartbeats = Heartbeats(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
         self._epoch = b""
+        self._news_path = f"{self.folder}/news"
         self._skipped: list[SealedLog] = []  # sealed logs whose events were known from the logs they replace
 
     # -- sharing ------------------------------------------------------------------------------------------------------
@@ -152,11 +163,24 @@ class FileStore(EventLogStore):
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         if not self._writer.unsynced:
             self._unsynced_since = self._clock.monotonic()
-        return self._writer.append(event, bodies)
+        places = self._writer.append(event, bodies)
+        self._untouched = True
+        self._touch()
+        return places
+
+    def _touch(self, at_once: bool = False) -> None:
+        """Tell readers on other machines that there is something new."""
+        now = self._clock.monotonic()
+        if self._untouched and (at_once or now >= self._next_touch):
+            self._untouched = False
+            self._next_touch = now + TOUCH
+            with suppress(OSError):  # else they find it when they next look at all logs
+                os.utime(self._news_path)
 
     def sync(self) -> None:
         with self._lock:
             self._writer.sync()
+            self._touch(at_once=True)
 
     def _commit(self, busy: float | None) -> None:
         if not self._writer.unsynced or self._writer.syncing:
@@ -168,15 +192,17 @@ class FileStore(EventLogStore):
     def _sync_in_background(self) -> None:
         with suppress(StoreError):  # not synced yet, so the next `sync` raises the error
             self._writer.sync_beside(self._lock)
+            self._touch(at_once=True)
 
     def _poll(self) -> None:
         now = self._clock.monotonic()
         changed = self._watcher.changed()
         if self._heartbeats.orders_changed() if changed is None else any(label == "orders" for label, _ in changed):
             self._scheduler.version += 1
-        if changed is None or now >= self._next_scan:
+        self._touch()
+        if changed is None or now >= self._next_whole:
             self._read_all_logs(now)
-            self._next_scan = now + 1.0
+            self._next_whole = now + (WHOLE if self._watcher.works else 1.0)
         else:
             moved = False
             for label, name in changed:
@@ -186,10 +212,36 @@ class FileStore(EventLogStore):
             if moved:  # by a compaction
                 self._read_all_logs(now)
             elif now >= self._next_poll:
-                self._read_logs(now, remote_only=True)
+                self._read_news(now)
         if now >= self._next_check:
             self._next_check = now + BEAT
             self._check_workers(now)
+
+    def _read_news(self, now: float) -> None:
+        """Read what other machines have written, if they have: one file tells, so an idle store is cheap to watch."""
+        touched = self._touched()
+        if touched != self._news:
+            self._news = touched
+            self._news_until = now + GRAIN
+            if now >= self._next_scan:
+                self._scan()
+                self._next_scan = now + SCAN
+        if now < self._news_until:
+            self._read_logs(now, remote_only=True)
+        else:
+            self._pause = min(SLOW, self._pause * 1.5)
+            self._next_poll = now + self._pause
+
+    def _touched(self) -> int:
+        """Return when ``news`` was last touched. Only opening asks the server, over NFS."""
+        try:
+            fd = os.open(self._news_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self._removed() from None
+        try:
+            return os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
 
     def _read_all_logs(self, now: float) -> None:
         """Find all logs, also those that have moved, and read them to their end."""
@@ -289,7 +341,9 @@ class FileStore(EventLogStore):
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
         try:
-            self.check()
+            for _ in range(20):  # it may be on the way out, and its name the last to go
+                self.check()
+                self._clock.sleep(0.05)
         except StoreGone as error:
             return error
         return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
@@ -337,7 +391,13 @@ class FileStore(EventLogStore):
     # -- claims --------------------------------------------------------------------------------------------------------
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
-        won = [self._claim_one(worker, offer) for offer in offers]
+        won = [False] * len(offers)
+        for index, offer in enumerate(offers):
+            won[index] = self._claim_one(worker, offer)
+            if not won[index]:  # others claim here, too: what they say next tells where to go on
+                self._next_poll = 0.0
+                self._news_until = self._clock.monotonic() + GRAIN
+                break
         if any(won) and self._claims.epoch() != self._epoch:
             self._read_all_logs(self._clock.monotonic())
             won = [has and self._scheduler.queue.is_valid(offer) for has, offer in zip(won, offers, strict=True)]
@@ -357,12 +417,7 @@ class FileStore(EventLogStore):
             self._heartbeats.restart()  # this process was suspended, so silence until now means nothing
         self._last_check = now
         workers = self._scheduler.leases.workers()
-        heartbeats = self._heartbeats
-        dead = {
-            worker
-            for worker in workers
-            if (info := heartbeats.info(worker)) is None or not heartbeats.is_alive(info, now)
-        }
+        dead = self._heartbeats.dead_among(set(workers), now) if workers else set()
         if not self._scheduler.leases.all_presumed_dead(dead):
             self._read_all_logs(now)  # their last events count, even if a compaction has moved them
         for worker in workers:
@@ -392,7 +447,10 @@ class FileStore(EventLogStore):
             raise self._removed() from None
 
     def notice(self, process: WorkerId, text: str) -> None:
-        self._heartbeats.notice(process, text)
+        try:
+            self._heartbeats.notice(process, text)
+        except FileNotFoundError:
+            raise self._removed() from None
 
     def log(self, process: WorkerId) -> str:
         return self._heartbeats.log(process)

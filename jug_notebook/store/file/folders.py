@@ -131,13 +131,14 @@ def _make(folder: Path, display_url: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    strange = [name for name in os.listdir(folder) if name not in ("CACHEDIR.TAG", ".gitignore", *_FOLDERS)]
+    strange = [name for name in os.listdir(folder) if name not in ("CACHEDIR.TAG", ".gitignore", "news", *_FOLDERS)]
     if any(not name.startswith(".") for name in strange if name != "store.json"):
         raise StoreError(f"{display_url} holds other files ({sorted(strange)[0]}, …); give a new or an empty folder")
     for name in _FOLDERS:
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
     (folder / ".gitignore").write_text("*\n")
+    (folder / "news").touch(0o600)
     identity = Identity(FORMAT, os.urandom(16).hex())
     atomic.create(folder / "store.json", msgspec.json.encode(identity) + b"\n")  # another process may do so, too
 

@@ -1,8 +1,8 @@
 """Processes in a store's folder: their heartbeats, orders to supervisors, and what processes printed.
 
-A heartbeat is a file ``workers/<process>`` that its process rewrites every second: a `WorkerInfo` with a rising number.
-A process of this machine is alive while its pid is there; another is alive while its number keeps rising. That is timed
-by the reader's clock alone, so hosts' clocks may differ.
+A heartbeat is a file ``workers/<process>`` that its process rewrites every second: a `WorkerInfo` with a rising number,
+and, from a supervisor, one for each of its workers. A process of this machine is alive while its pid is there; another
+one while its number keeps rising. That is timed by the reader's clock alone, so hosts' clocks may differ.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +20,11 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
-from jug_notebook.store import read_heartbeat, read_orders
+from jug_notebook.store import read_heartbeats, read_orders
 from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.folders import replace
+
+LOOK = LEASE / 10  #: seconds between two looks at the heartbeats of other machines' workers
 
 
 class Heartbeats:
@@ -34,15 +36,37 @@ class Heartbeats:
         self._clock = clock
         self._lock = threading.Lock()
         self._beats: dict[WorkerId, tuple[int, float]] = {}
+        self._written: dict[WorkerId, list[WorkerInfo]] = {}  # by this process, under the first one's name
+        self._known: dict[WorkerId, tuple[str, WorkerInfo]] = {}  # the file of a process, and what was in it
+        self._absent: set[WorkerId] = set()  # of those asked for at the last look
+        self._next_look = 0.0
         self._orders_seen = 0
 
-    def info(self, worker: WorkerId) -> WorkerInfo | None:
-        """Return the last heartbeat of a process; None before the first, and after its end."""
-        return _read_info(f"{self._folder}/workers/{worker}")
+    def dead_among(self, workers: Set[WorkerId], now: float) -> set[WorkerId]:
+        """Return those of these workers that don't run: by their pid on this machine, elsewhere by their heartbeats."""
+        strangers = {worker for worker in workers if worker not in self._known}
+        if now >= self._next_look or not strangers <= self._absent:
+            self._next_look = now + LOOK
+            remote = [worker for worker in workers - strangers if process.running(self._known[worker][1]) is None]
+            names = {self._known.pop(worker)[0] for worker in remote}
+            self._read(os.listdir(self._folder / "workers") if strangers else names)
+            self._absent = strangers - self._known.keys()
+        return {
+            worker
+            for worker in workers
+            if (known := self._known.get(worker)) is None
+            or not _is_alive(known[1], now - self._last_change(known[1], now))
+        }
 
-    def is_alive(self, info: WorkerInfo, now: float) -> bool:
-        """Return True if a process runs: by its pid on this machine, elsewhere by its heartbeats."""
-        return _is_alive(info, now - self._last_change(info, now))
+    def _read(self, names: Iterable[str]) -> list[WorkerInfo]:
+        """Return what is in these files."""
+        found = []
+        for name in names:
+            if name != "gone" and not name.startswith("."):
+                for info in _read_infos(f"{self._folder}/workers/{name}"):
+                    self._known[info.id] = name, info
+                    found.append(info)
+        return found
 
     def _last_change(self, info: WorkerInfo, now: float) -> float:
         """Return when its heartbeat last changed, by this process's clock."""
@@ -59,9 +83,11 @@ class Heartbeats:
             self._beats.clear()
 
     def write(self, processes: Sequence[WorkerInfo]) -> None:
-        """Write the heartbeats of these processes."""
-        for info in processes:
-            _write_info(self._folder / "workers" / info.id, info, self.mode)
+        """Write the heartbeats of a process, the first one, and of all its workers."""
+        if processes:
+            first = processes[0].id
+            self._written[first] = list(processes)
+            _write_infos(self._folder / "workers" / first, processes, self.mode)
 
     def orders(self, supervisor: WorkerId) -> list[Order]:
         """Return the orders of a supervisor, and remove them, those that can't be read too."""
@@ -92,6 +118,14 @@ class Heartbeats:
     def retire(self, worker: WorkerId) -> None:
         """Move the heartbeat of a process that has ended out of the way."""
         ended = self._folder / "workers" / "gone" / worker
+        for first, infos in self._written.items():
+            last = [info for info in infos if info.id == worker]
+            if last and first != worker:
+                _write_infos(ended, last, self.mode)
+                infos.remove(last[0])
+                _write_infos(self._folder / "workers" / first, infos, self.mode)
+                return
+        self._written.pop(worker, None)
         try:
             os.rename(self._folder / "workers" / worker, ended)
             os.utime(ended)
@@ -102,19 +136,17 @@ class Heartbeats:
         """Return all processes, lately ended ones too: whether each is alive, and seconds since its last heartbeat."""
         now, today = self._clock.monotonic(), self._clock.now()
         found: list[tuple[WorkerInfo, bool, float]] = []
-        for name in os.listdir(self._folder / "workers"):
-            info = None if name == "gone" or name.startswith(".") else self.info(name)
-            if info is not None:
-                silent = now - self._last_change(info, now)
-                alive = _is_alive(info, silent)
-                found.append((info, alive, silent))
-                if not alive and process.running(info) is False:
-                    self.retire(info.id)
+        for info in self._read(os.listdir(self._folder / "workers")):
+            silent = now - self._last_change(info, now)
+            alive = _is_alive(info, silent)
+            found.append((info, alive, silent))
+            if not alive and process.running(info) is False:
+                self.retire(info.id)
         with os.scandir(self._folder / "workers" / "gone") as entries:
             for entry in entries:
                 age = today - entry.stat().st_mtime
-                if age < LATELY and (info := _read_info(entry.path)) is not None:
-                    found.append((info, False, max(0.0, age)))
+                if age < LATELY:
+                    found += [(info, False, max(0.0, age)) for info in _read_infos(entry.path)]
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     def notice(self, process: WorkerId, text: str) -> None:
@@ -142,9 +174,9 @@ def _is_alive(info: WorkerInfo, silent: float) -> bool:
     return silent <= LEASE if running is None else running
 
 
-def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
+def _write_infos(path: Path, infos: Sequence[WorkerInfo], mode: int) -> None:
     """Write in place, in one call. A reader that sees half of it notices by the checksum."""
-    data = msgspec.msgpack.encode(info)
+    data = msgspec.msgpack.encode(infos)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
         if mode != 0o600 and os.fstat(fd).st_size == 0:  # new: whatever the umask is
@@ -154,14 +186,14 @@ def _write_info(path: Path, info: WorkerInfo, mode: int) -> None:
         os.close(fd)
 
 
-def _read_info(path: str) -> WorkerInfo | None:
+def _read_infos(path: str) -> list[WorkerInfo]:
     for _ in range(3):
         try:
             with open(path, "rb", buffering=0) as file:
                 raw = file.read()
         except (FileNotFoundError, IsADirectoryError):
-            return None
+            return []
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
         if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
-            return read_heartbeat(data)
-    return None
+            return read_heartbeats(data)
+    return []
