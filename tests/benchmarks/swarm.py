@@ -4,8 +4,11 @@
 ``--processes`` processes, each process with one connection to the store, as a host has. Tasks are no-ops of
 ``--seconds`` each. It also fits a redis store: ``--store redis://localhost:6379/?project=swarm`` (made new each time).
 
+With ``--machines`` each process passes for a machine of its own: it has no notice of what others write, as over NFS.
+
 Told: tasks a second, milliseconds that a claim took (median, 99th percentile), how evenly the tasks went round (the
-fewest and the most of one worker, and how many got none), and how long after the first the last worker began.
+fewest and the most of one worker, and how many got none; the fewest of one host, as a part of an equal share), how long
+after the first the last worker began, and how many files a host opens or lists in a second with nothing to do.
 """
 
 from __future__ import annotations
@@ -61,8 +64,29 @@ class Worker:
         self.store.claim(self.info.id, 0, 0.0, settled)
 
 
-def host(url: str, workers: int, seconds: float) -> None:
-    """A process with so many workers: ready when told so, at work from the first line to the second."""
+def pass_for_a_machine() -> None:
+    """Make this process one that shares no kernel with the others, but only a folder."""
+    from jug_notebook.store.file import journal
+
+    name = secrets.token_hex(4)
+    system.machine = lambda: name  # type: ignore[assignment]
+    noticed = journal.FileWatcher.changed
+
+    def changed(self: journal.FileWatcher) -> set[tuple[str, str]] | None:
+        found = noticed(self)
+        return found and {one for one in found if one[1].startswith(name)}
+
+    journal.FileWatcher.changed = changed  # type: ignore[method-assign]
+
+
+def host(url: str, workers: int, seconds: float, machine: bool) -> None:
+    """A process with so many workers: at work from the first line that it gets to the third, and idle from the second."""
+    if machine:
+        pass_for_a_machine()
+    opened = [0]
+    sys.addaudithook(
+        lambda event, _: opened.__setitem__(0, opened[0] + (event in ("open", "os.listdir", "os.scandir")))
+    )
     store, over = open_store(url), threading.Event()
     swarm = [Worker(store, seconds, over) for _ in range(workers)]
     store.renew([worker.info for worker in swarm])
@@ -74,12 +98,15 @@ def host(url: str, workers: int, seconds: float) -> None:
     beat = threading.Thread(target=_beat, args=(store, [worker.info for worker in swarm], over))
     beat.start()
     sys.stdin.readline()
+    before, since = opened[0], time.time()
+    sys.stdin.readline()
+    idle = (opened[0] - before) / (time.time() - since)
     over.set()
     for thread in [*threads, beat]:
         thread.join()
     store.leave([worker.info.id for worker in swarm])
     for worker in swarm:
-        print(json.dumps({"ran": worker.ran, "claims": worker.claims, "began": worker.began}))
+        print(json.dumps({"ran": worker.ran, "claims": worker.claims, "began": worker.began, "idle": idle}))
     store.close()
 
 
@@ -92,10 +119,14 @@ def _beat(store: Store, infos: list[WorkerInfo], over: threading.Event) -> None:
         store.renew([msgspec.structs.replace(info, beat=beat) for info in infos])
 
 
-def swarm(url: str, workers: int, processes: int, tasks: int, seconds: float) -> dict[str, float]:
+def swarm(
+    url: str, workers: int, processes: int, tasks: int, seconds: float, machines: bool, rest: float
+) -> dict[str, float]:
     store = open_store(url)
     shares = [workers // processes + (number < workers % processes) for number in range(processes)]
     command = [sys.executable, __file__, "--store", url, "--seconds", str(seconds), "--host"]
+    if machines:
+        command.insert(2, "--machines")
     hosts = [
         subprocess.Popen([*command, str(share)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for share in shares
@@ -117,8 +148,16 @@ def swarm(url: str, workers: int, processes: int, tasks: int, seconds: float) ->
     while store.snapshot().counts[State.FINISHED] < tasks:
         seen = store.watch(seen, 1.0)
     took = time.time() - start
-    report = [json.loads(line) for one in hosts for line in one.communicate("over\n")[0].splitlines()]
+    time.sleep(5.0)  # until news is old
+    for one in hosts:
+        assert one.stdin is not None
+        one.stdin.write("idle\n")
+        one.stdin.flush()
+    time.sleep(rest)
+    by_host = [[json.loads(line) for line in one.communicate("over\n")[0].splitlines()] for one in hosts]
+    report = [worker for one in by_host for worker in one]
     store.close()
+    shares_ran = [sum(len(worker["ran"]) for worker in one) for one in by_host]
     ran = Counter(key for worker in report for key in worker["ran"])
     claims = sorted(claim for worker in report for claim in worker["claims"])
     counts = [len(worker["ran"]) for worker in report]
@@ -134,7 +173,9 @@ def swarm(url: str, workers: int, processes: int, tasks: int, seconds: float) ->
         "fewest of one": min(counts),
         "most of one": max(counts),
         "got none": sum(count == 0 for count in counts),
+        "fewest of a host": min(shares_ran) * len(shares_ran) / tasks,
         "last began after s": max(began) - min(began),
+        "idle opens/s": max(worker["idle"] for worker in report),
     }
 
 
@@ -145,11 +186,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4, help="as many hosts")
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=0.05, help="that a task takes")
+    parser.add_argument("--machines", action="store_true", help="each host passes for a machine of its own")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.host is not None:
-        host(options.store, options.host, options.seconds)
+        host(options.store, options.host, options.seconds, options.machines)
         return
     rows = []
     for workers in map(int, options.workers.split(",")):
@@ -157,7 +199,7 @@ def main() -> None:
             url = f"{folder}/jugdata"
             if options.store:
                 url = f"{options.store}-{secrets.token_hex(3)}"
-            rows.append(swarm(url, workers, options.processes, options.tasks, options.seconds))
+            rows.append(swarm(url, workers, options.processes, options.tasks, options.seconds, options.machines, 5.0))
         print("  ".join(f"{name}: {value:,.4g}" for name, value in rows[-1].items()), flush=True)
     print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
     for row in rows:
