@@ -80,7 +80,7 @@ def pass_for_a_machine() -> None:
 
 
 def host(url: str, workers: int, seconds: float, machine: bool) -> None:
-    """A process with so many workers: at work from the first line that it gets to the third, and idle from the second."""
+    """A process with so many workers: at work from the first line that it gets to the third, idle from the second."""
     if machine:
         pass_for_a_machine()
     opened = [0]
