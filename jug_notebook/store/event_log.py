@@ -245,8 +245,8 @@ class EventLogStore(Store, ABC):
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
                     scheduler.queue.back(offer.task)
-            self._lost = 0 if len(won) == len(offers) else self._lost + 1
-            if len(won) < len(offers):
+            self._lost = (len(won) < len(offers)) * (self._lost + 1)
+            if self._lost:
                 self._poll()
             if won:
                 means = [offer.task.queue.mean for offer in won]

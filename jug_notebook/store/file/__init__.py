@@ -54,11 +54,13 @@ from jug_notebook.store.file.folders import (
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import (
+    GRAIN,
     IN_CREATE,
     IN_MODIFY,
     IN_MOVED_TO,
     FileWatcher,
     Log,
+    News,
     SealedLog,
     Vanished,
     Writer,
@@ -70,8 +72,6 @@ from jug_notebook.store.file.journal import (
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two looks at other machines' logs, or news
-TOUCH = 0.05  #: seconds between two touches of ``news``
-GRAIN = 2.5  #: seconds: more than any file system's grain of time, so a later touch of ``news`` shows
 SCAN = 0.5  #: seconds between two looks for new logs, while there is news
 WHOLE = 30.0  #: seconds between two looks at all logs, whatever the news
 TOGETHER = 40_000  #: tasks in events that are applied at once
@@ -113,18 +113,14 @@ class FileStore(EventLogStore):
         self._next_scan = 0.0
         self._next_poll = 0.0
         self._pause = SLOW
-        self._news = 0  # when it was touched last, in nanoseconds of the file server
-        self._news_until = 0.0  # until then there may be more than its time tells
+        self._news = News(self.folder / "news", clock)
         self._next_whole = 0.0
-        self._next_touch = 0.0
-        self._untouched = False
         self._next_check = 0.0
         self._last_check = 0.0
         self._claims = Claims(self.folder, self._mode)
         self._heartbeats = Heartbeats(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
         self._epoch = b""
-        self._news_path = f"{self.folder}/news"
         self._skipped: list[SealedLog] = []  # sealed logs whose events were known from the logs they replace
 
     # -- sharing ------------------------------------------------------------------------------------------------------
@@ -164,23 +160,14 @@ class FileStore(EventLogStore):
         if not self._writer.unsynced:
             self._unsynced_since = self._clock.monotonic()
         places = self._writer.append(event, bodies)
-        self._untouched = True
-        self._touch()
+        self._news.pending = True
+        self._news.publish()
         return places
-
-    def _touch(self, at_once: bool = False) -> None:
-        """Tell readers on other machines that there is something new."""
-        now = self._clock.monotonic()
-        if self._untouched and (at_once or now >= self._next_touch):
-            self._untouched = False
-            self._next_touch = now + TOUCH
-            with suppress(OSError):  # else they find it when they next look at all logs
-                os.utime(self._news_path)
 
     def sync(self) -> None:
         with self._lock:
             self._writer.sync()
-            self._touch(at_once=True)
+            self._news.publish(at_once=True)
 
     def _commit(self, busy: float | None) -> None:
         if not self._writer.unsynced or self._writer.syncing:
@@ -192,14 +179,14 @@ class FileStore(EventLogStore):
     def _sync_in_background(self) -> None:
         with suppress(StoreError):  # not synced yet, so the next `sync` raises the error
             self._writer.sync_beside(self._lock)
-            self._touch(at_once=True)
+            self._news.publish(at_once=True)
 
     def _poll(self) -> None:
         now = self._clock.monotonic()
         changed = self._watcher.changed()
         if self._heartbeats.orders_changed() if changed is None else any(label == "orders" for label, _ in changed):
             self._scheduler.version += 1
-        self._touch()
+        self._news.publish()
         if changed is None or now >= self._next_whole:
             self._read_all_logs(now)
             self._next_whole = now + (WHOLE if self._watcher.works else 1.0)
@@ -218,30 +205,19 @@ class FileStore(EventLogStore):
             self._check_workers(now)
 
     def _read_news(self, now: float) -> None:
-        """Read what other machines have written, if they have: one file tells, so an idle store is cheap to watch."""
-        touched = self._touched()
-        if touched != self._news:
-            self._news = touched
-            self._news_until = now + GRAIN
-            if now >= self._next_scan:
-                self._scan()
-                self._next_scan = now + SCAN
-        if now < self._news_until:
+        """Read what other machines have written, if they have."""
+        try:
+            changed = self._news.changed()
+        except FileNotFoundError:
+            raise self._removed() from None
+        if changed and now >= self._next_scan:
+            self._scan()
+            self._next_scan = now + SCAN
+        if now < self._news.until:
             self._read_logs(now, remote_only=True)
         else:
             self._pause = min(SLOW, self._pause * 1.5)
             self._next_poll = now + self._pause
-
-    def _touched(self) -> int:
-        """Return when ``news`` was last touched. Only opening asks the server, over NFS."""
-        try:
-            fd = os.open(self._news_path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise self._removed() from None
-        try:
-            return os.fstat(fd).st_mtime_ns
-        finally:
-            os.close(fd)
 
     def _read_all_logs(self, now: float) -> None:
         """Find all logs, also those that have moved, and read them to their end."""
@@ -396,7 +372,7 @@ class FileStore(EventLogStore):
             won[index] = self._claim_one(worker, offer)
             if not won[index]:  # others claim here, too: what they say next tells where to go on
                 self._next_poll = 0.0
-                self._news_until = self._clock.monotonic() + GRAIN
+                self._news.until = self._clock.monotonic() + GRAIN
                 break
         if any(won) and self._claims.epoch() != self._epoch:
             self._read_all_logs(self._clock.monotonic())

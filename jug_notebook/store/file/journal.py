@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from jug_notebook import system
+from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
@@ -398,6 +399,43 @@ def _sync(fd: int, path: Path) -> bool:
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------
+
+TOUCH = 0.05  #: seconds between two touches of ``news``
+GRAIN = 2.5  #: seconds: more than any file system's grain of time, so a later touch shows
+
+
+class News:
+    """One file that whoever writes to a log touches, so that an idle store is cheap to watch from other machines."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen = -1
+        self._next_touch = 0.0
+        self.pending = False  #: has this process written something that nobody was told of?
+        self.until = 0.0  #: until then logs may have grown, whatever the file's time
+
+    def publish(self, at_once: bool = False) -> None:
+        """Tell other machines that there is something new. Soon is soon enough for what they can do without."""
+        now = self._clock.monotonic()
+        if self.pending and (at_once or now >= self._next_touch):
+            self.pending = False
+            self._next_touch = now + TOUCH
+            with suppress(OSError):  # then they find it when they next look at all logs
+                os.utime(self._path)
+
+    def changed(self) -> bool:
+        """Return True if it was touched since the last call. Raises FileNotFoundError."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # over NFS, only opening asks the server
+        try:
+            touched = os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+        before, self._seen = self._seen, touched
+        if touched != before:
+            self.until = self._clock.monotonic() + GRAIN
+        return touched != before
+
 
 IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x2, 0x80, 0x100
 IN_Q_OVERFLOW = 0x4000
