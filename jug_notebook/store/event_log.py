@@ -204,7 +204,6 @@ class EventLogStore(Store, ABC):
                 claims = [self._claimed(offer) for offer in won]
                 if won or uncommitted:
                     self._commit(expected)
-                    uncommitted = False
                 retry = self._scheduler.queue.next_retry()
             left = until - self._clock.monotonic()
             if claims or left <= 0:

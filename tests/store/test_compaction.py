@@ -14,8 +14,8 @@ import pytest
 
 from jug_notebook import system
 from jug_notebook.model import Claim, Origin, Settlement, State, SubmitReport, Target, Verdict, Why
-from jug_notebook.store import Store, file, open_store
-from jug_notebook.store.file import FileStore
+from jug_notebook.store import Store, open_store
+from jug_notebook.store.file import FileStore, compaction
 from tests.store.test_store import HERE, key, outcome, run_all, task, worker_of
 
 THERE = Origin("bob", "/b.ipynb", "cell-9")
@@ -275,7 +275,7 @@ def test_a_writer_of_another_machine_that_was_taken_for_dead_loses_nothing(folde
 
 
 def test_a_crowd_of_ended_logs_is_noticed(folder: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(file, "CROWD", 3)
+    monkeypatch.setattr(compaction, "CROWD", 3)
     store = open_store(folder)
     for number in range(4):
         assert not store.crowded()

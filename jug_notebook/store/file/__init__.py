@@ -43,7 +43,6 @@ from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims
 from jug_notebook.store.file.folders import (
     check_identity,
-    group_of,
     identity_of,
     length,
     listed,
@@ -75,7 +74,6 @@ FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two 
 SCAN = 0.5  #: seconds between two looks for new logs, while there is news
 WHOLE = 30.0  #: seconds between two looks at all logs, whatever the news
 TOGETHER = 40_000  #: tasks in events that are applied at once
-CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 
 
 def open(rest: str, clock: Clock) -> FileStore:
@@ -116,7 +114,6 @@ class FileStore(EventLogStore):
         self._news = News(self.folder / "news", clock)
         self._next_whole = 0.0
         self._next_check = 0.0
-        self._last_check = 0.0
         self._claims = Claims(self.folder, self._mode)
         self._heartbeats = Heartbeats(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
@@ -144,11 +141,6 @@ class FileStore(EventLogStore):
     def shared_key(self) -> bytes:
         """Return the key inside a shared store. Raises StoreError if this user can't read it."""
         return read_shared_key(self.folder, self.id, self.display_url)
-
-    @property
-    def group(self) -> str:
-        """The group of its folder."""
-        return group_of(self.folder)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -389,9 +381,6 @@ class FileStore(EventLogStore):
 
     def _check_workers(self, now: float) -> None:
         """Presume dead the workers with claims that are not alive, so that others may claim their tasks."""
-        if now - self._last_check > 5 * BEAT:
-            self._heartbeats.restart()  # this process was suspended, so silence until now means nothing
-        self._last_check = now
         workers = self._scheduler.leases.workers()
         dead = self._heartbeats.dead_among(set(workers), now) if workers else set()
         if not self._scheduler.leases.all_presumed_dead(dead):
@@ -454,17 +443,11 @@ class FileStore(EventLogStore):
     # -- compaction ----------------------------------------------------------------------------------------------------
 
     def crowded(self) -> bool:
-        from jug_notebook.store.file.compaction import GRACE
+        from jug_notebook.store.file.compaction import is_crowded
 
-        if len(listed(self.folder / "log")) > CROWD:
-            with self._lock:
-                self._poll()
-                if len(self._ended(server_time(self.folder))) > CROWD:
-                    return True
-        if not listed(self.folder / "sealing"):
-            return False  # else there are logs that sealed ones replace: had every reader the time to notice?
-        sealed = [(self.folder / "sealed" / name).stat().st_mtime for name in listed(self.folder / "sealed")]
-        return bool(sealed) and server_time(self.folder) - max(sealed) > GRACE
+        with self._lock:
+            self._poll()
+            return is_crowded(self.folder, self._ended)
 
     def _ended(self, now: float) -> list[str]:
         """Return the names of logs that are complete."""

@@ -43,7 +43,7 @@ from jug_notebook.scheduler.records import Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState, without_forgotten
 from jug_notebook.store.atomic import publish, sync_folder
 from jug_notebook.store.file.blobs import TRASH_KEPT
-from jug_notebook.store.file.folders import remove_older, replace, server_time, share_like
+from jug_notebook.store.file.folders import listed, remove_older, replace, server_time, share_like
 from jug_notebook.store.file.journal import (
     CHUNK,
     HEAD,
@@ -60,6 +60,7 @@ from jug_notebook.store.file.journal import (
 )
 
 ROWS = 1000  #: tasks in one frame, at most
+CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 GRACE = 60.0  #: seconds for which replaced logs stay: others may still be reading them
 ABANDONED = 600.0  #: seconds of silence after which another machine's compaction counts as abandoned
 TRACES_KEPT = 3600.0  #: seconds for which files about ended processes are kept
@@ -227,6 +228,16 @@ class Merger:
 
 
 # -- compaction --------------------------------------------------------------------------------------------------------
+
+
+def is_crowded(folder: Path, ended: Callable[[float], list[str]]) -> bool:
+    """Return True if there is something to compact, or to remove after a compaction. ``ended`` as in `compact`."""
+    if len(listed(folder / "log")) > CROWD and len(ended(server_time(folder))) > CROWD:
+        return True
+    if not listed(folder / "sealing"):
+        return False  # else there are logs that sealed ones replace: had every reader the time to notice?
+    sealed = [(folder / "sealed" / name).stat().st_mtime for name in listed(folder / "sealed")]
+    return bool(sealed) and server_time(folder) - max(sealed) > GRACE
 
 
 def compact(

@@ -19,7 +19,7 @@ import msgspec
 
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
-from jug_notebook.model import LEASE, Order, WorkerId, WorkerInfo
+from jug_notebook.model import BEAT, LEASE, Order, WorkerId, WorkerInfo
 from jug_notebook.store import read_heartbeats, read_orders
 from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.folders import replace
@@ -41,9 +41,14 @@ class Heartbeats:
         self._absent: set[WorkerId] = set()  # of those asked for at the last look
         self._next_look = 0.0
         self._orders_seen = 0
+        self._last_check = 0.0
 
     def dead_among(self, workers: Set[WorkerId], now: float) -> set[WorkerId]:
         """Return those of these workers that don't run: by their pid on this machine, elsewhere by their heartbeats."""
+        if now - self._last_check > 5 * BEAT:  # this process was suspended, so silence until now means nothing
+            with self._lock:
+                self._beats.clear()
+        self._last_check = now
         strangers = {worker for worker in workers if worker not in self._known}
         if now >= self._next_look or not strangers <= self._absent:
             self._next_look = now + LOOK
@@ -76,11 +81,6 @@ class Heartbeats:
                 since = now
                 self._beats[info.id] = (info.beat, now)
             return since
-
-    def restart(self) -> None:
-        """Forget all heartbeats seen so far, and time them anew."""
-        with self._lock:
-            self._beats.clear()
 
     def write(self, processes: Sequence[WorkerInfo]) -> None:
         """Write the heartbeats of a process, the first one, and of all its workers."""
