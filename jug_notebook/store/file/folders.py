@@ -201,8 +201,8 @@ def join_shared(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
     signed.import_secret(store.id, key)
     if new or not known:
         print(
-            f"jug_notebook: {store.display_url} is shared with group {group_of(file.folder)}. Its members can run code as you, "
-            "and you as them",
+            f"jug_notebook: {store.display_url} is shared with group {group_of(file.folder)}. Its members can run code "
+            "as you, and you as them",
             file=sys.stderr,
         )
 
@@ -213,7 +213,7 @@ def sharing_advice(store: Store) -> str:
         return ""
     file: Any = store
     return (
-        f"{store.display_url} is shared with group {group_of(file.folder)}. Its members could run code as you, and you as them. "
-        f"If that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
+        f"{store.display_url} is shared with group {group_of(file.folder)}. Its members could run code as you, and you "
+        f"as them. If that is fine: jn.connect({store.url.partition(':')[2]!r}, shared='group'), or in a shell: "
         f"jug-notebook key import < {file.folder}/key"
     )
