@@ -394,7 +394,7 @@ def _sync(fd: int, path: Path) -> bool:
     try:
         os.fdatasync(fd)
         return os.stat(path).st_ino == os.fstat(fd).st_ino
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file is open, for none could be begun
         return False
 
 
