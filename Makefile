@@ -29,9 +29,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# libraries whose objects `tests/keys/test_zoo.py` names: one that this Python has no wheel for is left out
+# keys of real objects and of code, on another Python too: make zoo PYTHON=python3.13 VENV=.venv-3.13
 zoo: $(VENV)/installed-zoo
+	$(PYTEST) tests/test_floors.py tests/keys tests/codec tests/task tests/scheduler
 
+# libraries whose objects `tests/keys/test_zoo.py` names: one that this Python has no wheel for is left out
 $(VENV)/installed-zoo: pyproject.toml $(VENV)/installed-test
 	@libraries=$$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['zoo'])"); \
 		install="$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --constraint $@-constraints"; \
@@ -40,7 +42,7 @@ $(VENV)/installed-zoo: pyproject.toml $(VENV)/installed-test
 		timeout 180 $$install "$$library" >/dev/null 2>&1 || echo "zoo: $$library can't be installed here; its objects are skipped"; done
 	@touch $@
 
-unit: $(VENV)/installed-test zoo redis
+unit: $(VENV)/installed-test $(VENV)/installed-zoo redis
 	@echo "== unit tests: each part by itself, on real stores (files, redis-server, memory)"
 	$(PYTEST) $(FAST) tests/store tests/session
 
