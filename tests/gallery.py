@@ -299,7 +299,8 @@ def values(turn: Any = list) -> dict[str, Any]:
         "random": random.Random(3), "partial": functools.partial(int, base=2), "loop": loop, "deep": deep,
         "builtin": len, "method of str": "abc".join, "itemgetter": operator.itemgetter(1), "type": [int, dict, Colour, CurrentOutcome],
         "exception": ValueError("x", 1), "module-level": math.sin, "count": itertools.repeat(1, 2).__class__,
-        "generic": list[int], "union": int | None, "view": memoryview(b"abc"),
+        "generic": list[int], "union": [int | None, typing.Optional[int]], "annotated": typing.Annotated[int, 5],  # noqa: UP045
+        "field": dataclasses.field(default=3), "view": memoryview(b"abc"),
     }  # fmt: skip
     try:
         import numpy as np

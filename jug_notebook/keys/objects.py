@@ -404,6 +404,20 @@ write_parts(
 )
 
 
+# one form of what Pythons and libraries keep in several
+_union = "types.UnionType typing.Union typing._UnionGenericAlias"
+write_parts(_union, "Union", lambda value: value.__args__, attributes=False)
+write_parts(
+    "typing._AnnotatedAlias", "Annotated", lambda value: (value.__origin__, *value.__metadata__), attributes=False
+)
+
+
+@writer_for("dataclasses.Field", attributes=False)
+def _field(encoder: Encoder, value: Any, path: str) -> None:
+    names = [name for name in type(value).__slots__ if getattr(value, name) is not None]
+    encoder.tagged("Field", (names, [getattr(value, name) for name in names]), path)
+
+
 @writer_for("typing.TypeVar", attributes=False)
 def _type_variable(encoder: Encoder, value: Any, path: str) -> None:
     limits = (value.__bound__, value.__constraints__, value.__covariant__, value.__contravariant__)

@@ -35,6 +35,7 @@ INSPECTED = {"docstrings": _READS_DOC, "annotations": _READS_ANNOTATIONS, "order
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
+_OF_FUNCTION = 1  #: flag of the code of functions (inspect.CO_OPTIMIZED): other code is that of classes and modules
 _PADDING = frozenset({"EXTENDED_ARG", "CACHE", "PRECALL", "PUSH_NULL", "NOP"})
 
 #: Each module has its own: they say where code is, not what it does. And the shell: each process has its own.
@@ -512,7 +513,9 @@ def _scan(code: CodeType) -> Reads:
     inspects: set[str] = set()
     surely: set[str] = set()
     for one in nested(code):
-        inspects.update(one.co_names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
+        # a class with annotations names them itself, until Python 3.13
+        names = one.co_names if one.co_flags & _OF_FUNCTION else {*one.co_names} - {"__annotations__"}
+        inspects.update(names, (const for const in one.co_consts if type(const) is str and const.isidentifier()))
         stored: set[str] = set()  # a class body reads its own names first, if it has set them
         straight = not one.co_exceptiontable
         chain: list[str] = []
@@ -527,9 +530,11 @@ def _scan(code: CodeType) -> Reads:
             operation, argument = step.opname, step.argval
             if operation in _PADDING:
                 continue
-            if chain and operation in _ATTRIBUTES:
-                chain.append(argument)
-                continue
+            if operation in _ATTRIBUTES:
+                inspects.add(argument)
+                if chain:
+                    chain.append(argument)
+                    continue
             close(chain)
             if operation in _LOADS:
                 own = operation != "LOAD_GLOBAL" and argument in stored

@@ -97,6 +97,13 @@ def test_annotations_count_where_a_decorator_may_read_them() -> None:
     assert name_of(source) != name_of(source.replace("int", "str"))
 
 
+def test_a_class_with_annotations_inside_a_function_reads_no_annotations_of_others() -> None:
+    source = "def g(x: int): return x\ndef f():\n    class C:\n        a: int = 1{}\n    return g(C.a)\n"
+    plain, reading = source.format(""), source.format("\n        b = g.__annotations__")
+    assert name_of(plain) == name_of(plain.replace("x: int", "x: str"))
+    assert name_of(reading) != name_of(reading.replace("x: int", "x: str"))
+
+
 def test_what_pickling_leaves_in_a_class_does_not_count() -> None:
     held = cell("class Held:\n    def __init__(self, **held): vars(self).update(held)\n")["Held"]
     before = examine(held).digest

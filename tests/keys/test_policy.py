@@ -17,7 +17,7 @@ import random
 import threading
 import warnings
 import zoneinfo
-from typing import Any
+from typing import Any, Optional, Union
 
 import pytest
 
@@ -68,6 +68,7 @@ SAME: list[tuple[str, list[Any]]] = [
     ("pandas: blocks do not count", [FRAME, pd.concat([FRAME[["a"]], FRAME[["b"]]], axis=1), FRAME.copy()]),
     ("recursion: back references", [LOOP, OTHER]),
     ("dataclass: by fields", [Point(1, {2}), Point(y={2}, x=1)]),
+    ("union: however it is written", [int | None, Optional[int], Union[int, None]]),  # noqa: UP045
     ("NoHash: does not count", [NoHash(1), NoHash("x")]),
     ("CustomHash: as it says", [CustomHash(1, lambda x: "a"), CustomHash(2, lambda x: "a")]),
     ("random generators: by state", [np.random.default_rng(1), np.random.default_rng(1)]),
