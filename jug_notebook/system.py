@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import msgspec
@@ -462,3 +463,75 @@ def share(name: str, given: Any) -> float:
 
 def _is_real(given: Any) -> bool:
     return isinstance(given, Real) and not isinstance(given, bool)
+
+
+# -- a process without effects -----------------------------------------------------------------------------------------
+
+#: audit events of what acts outside the process: on files, and otherwise
+_ON_FILES = frozenset(f"os.{name}" for name in (
+    *("remove", "rename", "rmdir", "mkdir", "link", "symlink", "truncate", "chmod", "chown", "utime"),
+    *("setxattr", "removexattr"),
+))  # fmt: skip
+_EFFECTS = _ON_FILES | {
+    *(f"os.{name}" for name in ("system", "exec", "posix_spawn", "spawn", "fork", "forkpty", "kill", "killpg")),
+    *("subprocess.Popen", "pty.spawn", "sqlite3.connect", "webbrowser.open"),
+    *("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"),
+}
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def forbid_effects(folder: str, why: str, allowed: str) -> None:
+    """Let this process act on nothing outside it from now on, but for files below ``folder``.
+
+    What would write a file, start a process or connect raises PermissionError, whose text ends with ``why``, except
+    inside modules whose names begin with ``allowed``. On Linux, the kernel forbids this thread, and those that it
+    starts, to write any other file, so that no library does it either.
+    """
+    inside = os.path.realpath(folder) + os.sep
+
+    def check(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            paths = arguments[:1]
+            if not (arguments[2] or 0) & _WRITES or paths[0] == os.devnull:
+                return
+        elif event in _EFFECTS:
+            paths = arguments if event in _ON_FILES else ()
+        else:
+            return
+        files = [os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike)]
+        if (paths and all(f"{os.path.realpath(file)}{os.sep}".startswith(inside) for file in files)) or _below(allowed):
+            return
+        what = "writing" if event == "open" else event
+        raise PermissionError(f"{what}{f' {files[0]!r}' if files else ''} {why}")
+
+    _landlock(folder)
+    sys.addaudithook(check)
+
+
+def _below(module: str) -> bool:
+    """Return True if code of that module, or of a package's, called this."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not str(frame.f_globals.get("__name__", "")).startswith(module):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _landlock(folder: str) -> None:
+    """Have the kernel forbid this thread all writing of files but below ``folder``; where it can't, do nothing."""
+    import ctypes
+    import struct
+
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    writing = 1 << 1 | sum(1 << bit for bit in range(4, 13))  # write, remove, make
+    rules = struct.pack("<Q", writing)
+    if (ruleset := libc.syscall(444, rules, len(rules), 0)) < 0:  # an older kernel
+        return
+    for path, allowed in ((folder, writing), (os.devnull, 1 << 1)):
+        at = os.open(path, os.O_PATH)
+        libc.syscall(445, ruleset, 1, struct.pack("<Qi", allowed, at), 0)
+        os.close(at)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, which the kernel asks for
+    libc.syscall(446, ruleset, 0)
+    os.close(ruleset)

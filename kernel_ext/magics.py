@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
@@ -21,7 +21,7 @@ from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
 from jug_notebook.keys.callables import signature
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
-from jug_notebook.session import Session, connect, current
+from jug_notebook.session import Session, connect, current, key_check
 from jug_notebook.task.cell import CellTask
 from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
@@ -56,7 +56,7 @@ class JugMagics(Magics):
         config=True
     )
     check_keys = Bool(
-        False, help="hash some calls of each cell again in a second process, and report keys that differ there"
+        False, help="run each cell that makes tasks again in two other processes, and report keys that differ there"
     ).tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"],
@@ -74,6 +74,8 @@ class JugMagics(Magics):
         self.typed: str | None = None  #: its text
         self.in_cell = False
         self._ran_here = 0  # tasks of the running cell that ran in this kernel
+        #: returns the cells that the running one depends on, and itself, as plain Python; or why they aren't known
+        self.cells_again: Callable[[], tuple[Sequence[key_check.Cell], str]] = lambda: ((), key_check.UNKNOWN)
         self._unshown: dict[str, str] = {}  # names of the cell tasks whose output is still to be shown, by key
         self._opened: list[Session] = []
         self.ready = True
@@ -186,7 +188,7 @@ class JugMagics(Magics):
         if self.attached() is None:
             return
         report = self.session.end_cell(success)
-        for message in self.session.submissions.unstable_keys():
+        for message in self.session.submissions.unstable_keys(self.cells_again):
             print(f"check_keys: {message}", file=sys.stderr)
         queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.cancelled:

@@ -20,7 +20,7 @@ from IPython.core.magic import Magics, magics_class
 from jug_notebook.errors import BadTask
 from jug_notebook.keys.cell_names import cell_names
 from jug_notebook.model import Key, State
-from jug_notebook.session import Session
+from jug_notebook.session import Session, key_check
 from jug_notebook.task import cell as celltask
 from kernel_ext.frontend import cell_name
 from kernel_ext.magics import JugMagics
@@ -36,6 +36,7 @@ class ScriptMagics(Magics):
     def __init__(self, shell: Any, main: JugMagics) -> None:
         super().__init__(shell)
         self.main = main
+        main.cells_again = self.cells_again
         self.cells: dict[str, tuple[int, str]] = {}  #: the number of the latest run and the text, by name
         history = getattr(getattr(shell, "history_manager", None), "input_hist_raw", ())
         for number, typed in enumerate(history):
@@ -91,19 +92,31 @@ class ScriptMagics(Magics):
         session = self.main.session
         wanted = session.queries.requested()
         makers = set(wanted.values())
-        cells = [
-            Cell(typed, f"In[{number}]", name in makers)
-            for name, (number, typed) in self.cells.items()
-            if name != self.main.cell
-        ]
-        reader = Reader(self.shell.transform_cell, self._asked)
-        text, lacks = script(cells, _connection(session, path), reader)
+        cells = [cell for name, cell in self._cells(makers).items() if name != self.main.cell]
+        text, lacks = script(cells, _connection(session, path), self._reader)
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as refused:
             raise UsageError(f"{sign(self.jug_export)}: can't write {path}: {refused.strerror}") from refused
         found, failure = keys_of(path.absolute(), session.url)
         print(report(str(path), wanted, found, lacks, failure))
+
+    def cells_again(self) -> tuple[list[key_check.Cell], str]:
+        """Return the running cell after those that it depends on, as plain Python; or none, and why it can't be."""
+        cells = self._cells({self.main.cell})
+        mine = cells.get(self.main.cell)
+        chosen = with_needs(list(cells.values()), self._reader)
+        if mine is None or mine.problem:
+            return [], key_check.UNKNOWN if mine is None else f"{mine.label}: {mine.problem}"
+        chosen.sort(key=lambda cell: cell is mine)
+        return [key_check.Cell(cell.label, cell.python) for cell in chosen], ""
+
+    def _cells(self, makers: Collection[str]) -> dict[str, Cell]:
+        return {name: Cell(typed, f"In[{at}]", name in makers) for name, (at, typed) in self.cells.items()}
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.shell.transform_cell, self._asked)
 
     def _asked(self, line: str) -> argparse.Namespace | None:
         """Return the options of a ``%%jugtask`` line; None where they are wrong, so that the cell never ran."""
@@ -158,13 +171,10 @@ class Reader:
 
 def script(cells: Sequence[Cell], store: str, reader: Reader) -> tuple[str, list[str]]:
     """Return the text of a script that makes what the ``maker`` cells make, and a line for each thing it lacks."""
-    for cell in cells:
-        _look(cell, reader)
-    wanted = _with_needs(cells)
     parts = [_HEAD, f'if __name__ == "__main__":\n    {store}']
-    for number in sorted(wanted):
-        cell = cells[number]
-        parts.append((f"# {cell.label}\n" if cell.label else "") + cell.python.strip("\n"))
+    parts += [
+        (f"# {cell.label}\n" if cell.label else "") + cell.python.strip("\n") for cell in with_needs(cells, reader)
+    ]
     lacks = [f"left out: {cell.label or 'a cell'}: {cell.problem}" for cell in cells if cell.maker and cell.problem]
     lacks += [f"{cell.label or 'a cell'}: {cell.lost}" for cell in cells if cell.maker and cell.lost]
     return "\n\n".join(parts) + "\n", lacks
@@ -211,7 +221,7 @@ def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> No
     lines = source.splitlines()
     shows = [node for node in tree.body if _only_shows(node)]
     edits = [(node.lineno - 1, node.end_lineno, _commented(lines, node)) for node in _magics(tree)]
-    edits += [(node.lineno - 1, node.end_lineno, f"# {' '.join(ast.unparse(node).split())}") for node in shows]
+    edits += [(node.lineno - 1, node.end_lineno, _without_showing(node)) for node in shows]
     tree.body = [node for node in tree.body if node not in shows]
     aside = {id(inner) for node in _magics(tree) for inner in ast.walk(node)}
     for node in ast.walk(tree):
@@ -246,6 +256,15 @@ def _only_shows(node: ast.stmt) -> bool:
             return verb in _WAITING
         case _:
             return False
+
+
+def _without_showing(node: ast.stmt) -> str:
+    """Return what a script has of ``f(1).result()``: the call that makes the task; of ``task.result()`` a comment."""
+    match node:
+        case ast.Expr(ast.Call(func=ast.Attribute(value=ast.Call() as made))):
+            return ast.unparse(made)
+        case _:
+            return f"# {' '.join(ast.unparse(node).split())}"
 
 
 def _typed(node: ast.expr) -> str:
@@ -352,8 +371,10 @@ def _root(node: ast.expr) -> set[str]:
     return {at.id} if isinstance(at, ast.Name) and at is not node else set()
 
 
-def _with_needs(cells: Sequence[Cell]) -> set[int]:
-    """Return the numbers of the makers and of the cells that define or change what they read, transitively."""
+def with_needs(cells: Sequence[Cell], reader: Reader) -> list[Cell]:
+    """Read the cells; return the makers and those that define or change what they read, transitively, in order."""
+    for cell in cells:
+        _look(cell, reader)
     wanted: set[int] = set()
     open_cells = [number for number, cell in enumerate(cells) if cell.maker and not cell.problem]
     while open_cells:
@@ -363,7 +384,7 @@ def _with_needs(cells: Sequence[Cell]) -> set[int]:
         wanted.add(number)
         for name in cells[number].reads | (cells[number].changes - cells[number].defines):
             open_cells += _definers(cells, name, number)
-    return wanted
+    return [cells[number] for number in sorted(wanted)]
 
 
 def _definers(cells: Sequence[Cell], name: str, before: int) -> list[int]:

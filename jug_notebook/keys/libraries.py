@@ -161,6 +161,11 @@ def ignore_attributes(kind: type, *names: str) -> None:
     cache_names.cache_clear()
 
 
+def ignored_attributes() -> dict[str, str]:
+    """Return what `ignore_attributes` was told in this process, as entries of `CACHES`."""
+    return {f"{kind.__module__}.{kind.__qualname__}": " ".join(sorted(names)) for kind, names in _users.items()}
+
+
 # -- attributes of classes ---------------------------------------------------------------------------------------------
 
 #: attributes that a library derives from the rest of a class; some appear with the first instance

@@ -312,20 +312,38 @@ def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path:
 
 
 def _state(encoder: Encoder, value: Any, state: Any, path: str) -> None:
-    kind, slots = type(value), None
-    pair = type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, NoneType)
-    if pair and not hasattr(kind, "__setstate__") and state[1].keys().isdisjoint(state[0] or ()):
-        state, slots = state[0] or {}, state[1]  # as pickle writes what has slots
-    if type(state) is dict and set(map(type, state)) <= {str}:
-        state = counted(value, state | slots if slots else state)
-        if countOf(map(type, state.values()), int):
-            _refuse_kept_hash(encoder, value, state, path)
+    held, state, slots = _parted(value, state)
+    if held is not None:
+        if countOf(map(type, held.values()), int):
+            _refuse_kept_hash(encoder, value, held, path)
         encoder.out += b"a"
-        encoder.attributes(state, path)
+        encoder.attributes(held, path)
     elif slots is None:
         encoder.add(state, path)
     else:
         encoder.tagged("state", (state, slots), path)
+
+
+def _parted(value: Any, state: Any) -> tuple[dict[str, Any] | None, Any, Any]:
+    """Return the attributes in the state of an instance that count, None if it has others; the state; its slots."""
+    slots = None
+    pair = type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, NoneType)
+    if pair and not hasattr(type(value), "__setstate__") and state[1].keys().isdisjoint(state[0] or ()):
+        state, slots = state[0] or {}, state[1]  # as pickle writes what has slots
+    if type(state) is dict and set(map(type, state)) <= {str}:
+        return counted(value, state | slots if slots else state), state, slots
+    return None, state, slots
+
+
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return the attributes that count of an instance that is written by them; None for any other value."""
+    if has_writer(type(value)) or hasattr(type(value), "__jug_hash__"):
+        return None
+    try:
+        reduced = _reduced(Encoder(bytearray()), value, "")
+    except Refused:
+        return None
+    return _parted(value, reduced[2])[0] if isinstance(reduced, tuple) and len(reduced) > 2 else None
 
 
 def _maker(encoder: Encoder, maker: Any, path: str) -> None:

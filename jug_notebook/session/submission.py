@@ -294,16 +294,28 @@ class SubmissionQueue:
         if on != (self._sample is not None):
             self._sample = {} if on else None
 
-    def unstable_keys(self) -> list[str]:
-        """Compute keys of the calls kept since the last time again, in a second process with another hash seed.
+    def take_sample(self) -> dict[FunctionVersion, list[PendingTask]]:
+        """Return the calls kept since the last time, by function version."""
+        kept = self._sample or {}
+        if kept:
+            self._sample = {}
+        return kept
 
-        Return a line for each argument or global with another digest there. Takes as long as starting a process.
+    def unstable_keys(
+        self, cells: Callable[[], tuple[Sequence[key_check.Cell], str]] = lambda: ((), key_check.UNKNOWN)
+    ) -> list[str]:
+        """Compute keys of the calls kept since the last time again, in two processes with other hash seeds.
+
+        ``cells()`` returns the cells that make these calls, which run again there, or why they can't. Return a line for
+        each argument or global with another digest there, or of which that can't be known. Takes as long as starting a
+        process and running the cells, at most `key_check.PATIENCE` seconds.
         """
-        kept = self._sample
+        kept = self.take_sample()
         if not kept:
             return []
-        self._sample = {}
-        return key_check.unstable(key_check.sampled(kept, self._store, self._access.folder))
+        samples = key_check.sampled(kept, self._store, self._access.folder)
+        made_by, unknown = cells()
+        return key_check.unstable(samples, made_by, self._store.url, unknown)
 
     # -- cells ---------------------------------------------------------------------------------------------------------
 

@@ -114,3 +114,66 @@ def test_the_guard_names_the_argument_and_the_global_that_another_process_calls_
     assert "check_keys: global GLOBAL of reads() has another digest" in output
     kernel.run("%config JugMagics.check_keys = False")
     assert "check_keys" not in kernel.run("shaky(1, Marked(7))").out
+
+
+ANEW = """
+import os, numba, pydantic
+from scipy.stats import norm
+class Settings(pydantic.BaseModel):
+    rate: float
+    names: list[str] = []
+class Tag:
+    def __init__(self, word): self.word, self.mark = word, hash(word) % 1_000_003
+@numba.njit
+def doubled(x): return 2 * x
+ORDER = tuple({"a", "b", "c", "d"})
+@numba.njit
+def ordered(x): return x, ORDER
+tag = Tag("x")
+"""
+
+
+def test_cells_run_again_in_other_processes_to_find_what_each_makes_anew(kernel: Kernel) -> None:
+    kernel.run(ANEW)
+    kernel.run(
+        "%%jugtask\ndef model(m): return m.rate\ndef fast(x): return doubled(x) + norm.sf(x)\n"
+        "def tagged(t): return t.word\ndef sets(x): return ordered(x)\ndef marked(x): return tag.word"
+    )
+    kernel.run("%config JugMagics.check_keys = True")
+    assert "check_keys" not in kernel.run("model(Settings(rate=1, names=['a'])); fast(2); fast(model(1)).key").out
+    lines = kernel.run("tagged(Tag('a')); sets(1); marked(1)").out.splitlines()
+    found = [line.partition(" is another value")[0] for line in lines if line.startswith("check_keys: ")]
+    assert found == [
+        "check_keys: argument 't.mark' of tagged()",
+        "check_keys: global ORDER of sets()",
+        "check_keys: global tag.mark of marked()",
+    ]
+    assert lines[-1].endswith("leave it out: jn.ignore_attributes(Tag, 'mark')")
+    kernel.run("jn.ignore_attributes(Tag, 'mark')")
+    assert "check_keys" not in kernel.run("tagged(Tag('b')); marked(2)").out
+
+
+def test_a_cell_that_runs_again_changes_nothing_and_what_it_does_not_reach_is_listed(kernel: Kernel) -> None:
+    kernel.run("%%jugtask\ndef reads(x): return x")
+    kernel.run("%config JugMagics.check_keys = True\nimport os, subprocess")
+    cell = "with open('count', 'a') as file: file.write('x')\nreads([1])"
+    assert "check_keys: can't tell whether argument 'x' of reads() would be made the same again: In[" in (
+        out := kernel.run(cell).out
+    )
+    assert "stops with PermissionError: writing 'count' is not allowed when check_keys runs it again" in out
+    assert evaluated(kernel, "open('count').read(), os.remove('count')") == "('x', None)"
+    for cell in ("subprocess.run('true')", "os.system('true')", "os.mkdir('new'), os.rmdir('new')"):
+        assert "is not allowed when check_keys runs it again" in kernel.run(f"{cell}\nreads([2])").out
+    assert "can't tell whether argument 'x' of reads()" in kernel.run("%%prun -q\nreads([3])").out
+    assert "check_keys" not in kernel.run("import tempfile\nwith tempfile.TemporaryFile(): reads([4])").out
+    kernel.run("%config JugMagics.check_keys = False")
+
+
+def test_libraries_do_not_write_either_when_a_cell_runs_again(kernel: Kernel) -> None:
+    pytest.importorskip("h5py")
+    kernel.run("import h5py, numpy\nfile = h5py.File('kept.h5', 'w'); file['x'] = 1; file.close()")
+    kernel.run("%config JugMagics.check_keys = True")
+    cell = "if 'x' in (held := h5py.File('kept.h5', 'r+')): held['x'][...] += 1\nheld.close()\nreads([5])"
+    assert "can't tell whether argument 'x' of reads()" in kernel.run(cell).out
+    assert evaluated(kernel, "int(h5py.File('kept.h5')['x'][()])") == "2"
+    kernel.run("%config JugMagics.check_keys = False")
