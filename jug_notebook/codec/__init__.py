@@ -224,6 +224,12 @@ def load_function(
     return function
 
 
+def inspect_function(bundle: FunctionBundle, get: Get) -> Callable[..., Any]:
+    """Return the function to look at its values, not to call it: modules of the project are those of this process."""
+    function: Callable[..., Any] = Unpickler(bundle.function, get).load()
+    return function
+
+
 def needs_exact(bundle: FunctionBundle) -> bool:
     """Return whether the function reads docstrings, names or the like of others: then what it loads is its alone."""
     return any(syntax.INSPECTED.keys() >= set(label.split(" and ")) for label in bundle.parts)

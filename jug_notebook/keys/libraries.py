@@ -22,6 +22,7 @@ CACHES = {
     "pydantic._internal._decorators.Decorator": "cls_ref func shim",
     "pydantic.TypeAdapter": "core_schema validator serializer pydantic_complete _parent_depth _module_name",
     "pandera.Dispatcher": "_function_registry",
+    "sklearn._VectorizerMixin": "_stop_words_id",
     "scipy.KDTree": "_tree",
     "scipy.UnivariateSpline": "_data",  # written in part: see FORMS
     "scipy.Delaunay": "_transform _vertex_to_simplex _vertex_neighbor_vertices",
@@ -278,6 +279,13 @@ def _unit(value: Any) -> tuple[Any, ...]:
     return str(value.expr), float(value.base_value), float(value.base_offset), str(value.dimensions), str(system)
 
 
+def _derivatives(value: Any) -> tuple[Any, ...]:
+    """Return what it becomes once it is asked for its derivatives."""
+    if not value.expanded():
+        value.expand()
+    return (dict(value.linear_combo),)
+
+
 #: types of libraries -> the parts that make an instance what it is. Caches and leftovers of memory don't count.
 FORMS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
     "scipy.cKDTree": lambda value: (value.data, value.leafsize, value.boxsize, value.indices, value.size),
@@ -293,6 +301,7 @@ FORMS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
     ),
     "xarray.DataTree": _tree,
     "trimesh.Trimesh": _mesh,
+    "uncertainties.LinearCombination": _derivatives,
     "unyt.Unit": _unit,
     "astropy.WCS": _world_coordinates,
     "astropy.Header": lambda value: ([(card.keyword, card.value, card.comment) for card in value.cards],),

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from jug_notebook.keys import digest as canon
+from jug_notebook.keys import modules
+from jug_notebook.keys.callables import name_of
+from jug_notebook.keys.objects import attributes_of
 from jug_notebook.model import Cause, Reason
 from jug_notebook.render.format import brief, summarise
 
@@ -43,18 +50,27 @@ Difference = tuple[str, str, str]  #: where in it, what was there, what is there
 
 
 def code_reasons(
-    before: Mapping[str, str], now: Mapping[str, str], texts_before: Mapping[str, str], texts_now: Mapping[str, str]
+    before: Mapping[str, str],
+    now: Mapping[str, str],
+    texts_before: Mapping[str, str],
+    texts_now: Mapping[str, str],
+    values: Callable[[str], tuple[Any, Any] | None] = lambda label: None,
 ) -> list[Reason]:
-    """Return what changed between the parts of two versions of code that differ: at least one reason."""
+    """Return what changed between the parts of two versions of code that differ: at least one reason.
+
+    ``values(label)`` returns the two values of a part that is one, where they can be compared.
+    """
     if "version" in before or "version" in now:
         was, becomes = before.get("version", "none"), now.get("version", "none")
         if was != becomes:
             return [Reason(Cause.CODE, "version", f"version: {was} → {becomes}", was, becomes)]
-    found = [
-        _part(label, before[label], now[label], texts_before.get(label, ""), texts_now.get(label, ""))
-        for label in now
-        if label in before and before[label] != now[label]
-    ]
+    found: list[Reason] = []
+    for label in now:
+        if label in before and before[label] != now[label]:
+            pair = values(label) if _is_digest(before[label]) and _is_digest(now[label]) else None
+            inside = [] if pair is None else value_reasons(Cause.CODE, called(label), *pair, inside=True)
+            texts = texts_before.get(label, ""), texts_now.get(label, "")
+            found += inside or [_part(label, before[label], now[label], *texts)]
     new = [called(label) for label in now if label not in before]
     gone = [called(label) for label in before if label not in now]
     if new:
@@ -78,6 +94,15 @@ def _part(label: str, before: str, now: str, text_before: str, text_now: str) ->
     if was and becomes and was != becomes:
         return Reason(Cause.CODE, subject, f"{subject}: {was} → {becomes}", was, becomes)
     return Reason(Cause.CODE, subject, f"{subject} changed", was, becomes)
+
+
+def values_in(function: Any) -> dict[str, Any]:
+    """Return the values that a function uses, by the labels that they have among its parts."""
+    found = {f"global {name}": value for name, value in getattr(function, "__globals__", {}).items()}
+    with suppress(ValueError, TypeError):
+        found |= {f"closure {name}": value for name, value in inspect.getclosurevars(function).nonlocals.items()}
+        found |= {f"default {name}": one.default for name, one in inspect.signature(function).parameters.items()}
+    return found
 
 
 def _is_digest(text: str) -> bool:
@@ -136,8 +161,6 @@ def window(before: str, now: str) -> tuple[str, str]:
 
 def bound(signature: Sequence[tuple[str, int, bool]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, without those left to their defaults."""
-    import inspect
-
     kinds = list(inspect._ParameterKind)
     try:
         parameters = [
@@ -159,12 +182,7 @@ def argument_reasons(
     for name in {**before, **now}:
         subject = f"argument `{name}`"
         if name in before and name in now:
-            differing = list(differences(before[name], now[name]))
-            for path, was, becomes in differing[:FOUND]:
-                line = f"{subject}{path}: {was} → {becomes}"
-                found.append(Reason(Cause.ARGUMENT, subject, line, was, becomes))
-            if len(differing) > FOUND:
-                found.append(Reason(Cause.ARGUMENT, subject, f"{subject}: more differences than these"))
+            found += value_reasons(Cause.ARGUMENT, subject, before[name], now[name])
             continue
         was = brief(before[name], WIDTH) if name in before else defaults_before.get(name, "")
         becomes = brief(now[name], WIDTH) if name in now else defaults.get(name, "")
@@ -172,6 +190,25 @@ def argument_reasons(
             continue
         was, becomes = was or "not given", becomes or "not given"
         found.append(Reason(Cause.ARGUMENT, subject, f"{subject}: {was} → {becomes}", was, becomes))
+    return found
+
+
+def value_reasons(cause: Cause, subject: str, before: Any, now: Any, inside: bool = False) -> list[Reason]:
+    """Return the differences between two values of ``subject``, with ``inside`` only if some are inside them."""
+    differing = list(differences(before, now))
+    if inside and not any(path for path, _, _ in differing):
+        return []
+    found = [
+        Reason(cause, subject, f"{subject}{path}: {was} → {becomes}", was, becomes)
+        for path, was, becomes in differing[:FOUND]
+    ]
+    if len(differing) > FOUND:
+        return [*found, Reason(cause, subject, f"{subject}: more differences than these")]
+    if found and (remedy := _remedy(before, now)):
+        last = found[-1]
+        found[-1] = msgspec.structs.replace(
+            last, line=f"{last.line}; if that doesn't affect the result, ignore it: {remedy}"
+        )
     return found
 
 
@@ -228,12 +265,44 @@ def _pairs(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]] | None:
         return ((f"[{brief(key, 30)}]", before.get(key, _NOTHING), now.get(key, _NOTHING)) for key in {**before, **now})
     if kind in (list, tuple) and len(before) == len(now):
         return ((f"[{i}]", was, becomes) for i, (was, becomes) in enumerate(zip(before, now, strict=True)))
-    if dataclasses.is_dataclass(kind):
-        return (
-            (f".{field.name}", getattr(before, field.name, _NOTHING), getattr(now, field.name, _NOTHING))
-            for field in dataclasses.fields(kind)
-        )
+    held, held_now = _attributes(before), _attributes(now)
+    if held is None or held_now is None:
+        return None
+    return ((f".{name}", held.get(name, _NOTHING), held_now.get(name, _NOTHING)) for name in {**held, **held_now})
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Return the attributes of an instance that count; None for what isn't hashed by its attributes."""
+    held = attributes_of(value)
+    if held is not None:
+        inner = held.get("__dict__")  # as in pydantic's models
+        return {**inner, **{name: what for name, what in held.items() if name != "__dict__"}} if inner else held
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, _NOTHING) for field in dataclasses.fields(value)}
     return None
+
+
+def _remedy(before: Any, now: Any, depth: int = DEPTH) -> str:
+    """Return how to leave out the attributes in which alone two objects differ, if these may come with use.
+
+    An attribute with the name of one of the constructor's parameters doesn't: it is what the object was made from.
+    """
+    pairs = (_pairs(before, now) if depth else None) or ()
+    differing = [(step, was, becomes) for step, was, becomes in pairs if not same(was, becomes)]
+    if len(differing) == 1 and (inner := _remedy(*differing[0][1:], depth - 1)):
+        return inner
+    kind = type(now)
+    names = [step[1:] for step, _, _ in differing]
+    if not names or kind in (dict, list, tuple) or len(names) > FOUND:
+        return ""
+    try:
+        given = {name.strip("_") for name in inspect.signature(kind).parameters}
+    except (ValueError, TypeError):  # of a class in C
+        given = set()
+    if not given.isdisjoint(name.strip("_") for name in names):
+        return ""
+    cls = kind.__qualname__ if kind.__module__ in modules.scripts else name_of(kind)
+    return f"jn.ignore_attributes({', '.join([cls, *map(repr, names)])})"
 
 
 def _texts(before: Any, now: Any) -> tuple[str, str]:

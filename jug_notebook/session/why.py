@@ -5,6 +5,7 @@ What is read for one explanation is bounded, however large the store.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -259,7 +260,26 @@ class WhyQuery:
         texts = dict(was.texts), dict(is_now.texts)
         for bundle, known in zip((was, is_now), texts, strict=True):
             known.update(self._module_texts(bundle))
-        return compare.code_reasons(was.parts, is_now.parts, *texts)
+        return compare.code_reasons(was.parts, is_now.parts, *texts, self._values_of(was, is_now))
+
+    def _values_of(self, *bundles: FunctionBundle) -> Callable[[str], tuple[Any, Any] | None]:
+        """Return what looks up a global, default or closure in two versions of a function, loaded once it is asked."""
+
+        @functools.cache
+        def spaces() -> list[dict[str, Any]]:
+            self._left -= sum(len(bundle.function) for bundle in bundles)
+            if self._left < 0:
+                return []
+            try:
+                return [compare.values_in(codec.inspect_function(bundle, self._store.get_blob)) for bundle in bundles]
+            except Exception:  # loading runs the user's own code, and needs modules that may not be here
+                return []
+
+        def look_up(label: str) -> tuple[Any, Any] | None:
+            found = [space[label] for space in spaces() if label in space]
+            return (found[0], found[1]) if len(found) == 2 else None
+
+        return look_up
 
     def _module_texts(self, bundle: FunctionBundle) -> dict[str, str]:
         """Return the source texts of project modules that count as a whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import jug_notebook as jn
 from jug_notebook import render
 from jug_notebook.__main__ import main
+from jug_notebook.keys import libraries
 from jug_notebook.model import Cause, Explanation, Reason, State, TaskTemplate, Why
 from jug_notebook.session import compare
 from jug_notebook.store import Store
@@ -227,7 +229,7 @@ def f(n, k=2):
     ("old", "new", "expected", "diff"),
     [
         ("ALPHA = 0.1", "ALPHA = 0.2", "global `ALPHA`: 0.1 → 0.2", ""),
-        ('"rate": 0.1', '"rate": 0.2', "global `CONFIG`: {'rate': 0.1, ", ""),
+        ('"rate": 0.1', '"rate": 0.2', "global `CONFIG`['rate']: 0.1 → 0.2", ""),
         ("x / 2", "x / 3", "helper `norm` changed", " def norm(x):\n-    return x / 2\n+    return x / 3"),
         ("k=2", "k=3", "default `k`: 2 → 3", ""),
         ("factor = 2", "factor = 3", "`Scale.factor`: 2 → 3", ""),
@@ -426,3 +428,63 @@ def test_a_window_is_narrow_and_shows_where_texts_differ(before, now):
     was, becomes = compare.window(before, now)
     assert max(len(was), len(becomes)) <= compare.WIDTH + 2
     assert (was == becomes) == (before == now)
+
+
+# -- attributes that come with use -------------------------------------------------------------------------------------
+
+
+class Fitted:
+    def __init__(self, rate, names=()):
+        self.rate, self._names, self.calls = rate, names, 0
+
+
+REMEDY = "if that doesn't affect the result, ignore it: jn.ignore_attributes"
+
+
+def test_an_attribute_that_looking_at_an_object_changes_is_named_with_the_way_to_ignore_it(session):
+    matcher = difflib.SequenceMatcher(None, "abcd", "bcde")
+    match = define("def match(m, n): return m.a", "match")
+    compute(session, match(matcher, 1))
+    matcher.get_matching_blocks()
+    [line] = lines(match(matcher, 1))
+    assert line.startswith("argument `m`.matching_blocks: None → [Match(")
+    remedy = f"{REMEDY}(difflib.SequenceMatcher, 'matching_blocks')"
+    assert line.endswith(remedy)
+    try:
+        exec(remedy.partition(": ")[2], {"jn": jn, "difflib": difflib})
+        assert match(matcher, 1).key == match(difflib.SequenceMatcher(None, "abcd", "bcde"), 1).key
+    finally:
+        libraries._users.clear()
+        libraries.cache_names.cache_clear()
+
+
+def test_so_is_one_of_a_global_object_and_of_an_object_inside_others(session):
+    NOTEBOOK["matcher"] = matcher = difflib.SequenceMatcher(None, "abcd", "bcde")
+    match = define("def match(m): return matcher.a", "match")
+    compute(session, match(1))
+    matcher.ratio()
+    changed = lines(match(1))
+    assert changed[0].startswith("global `matcher`.matching_blocks: None → ")
+    assert changed[-1].endswith(f"{REMEDY}(difflib.SequenceMatcher, 'matching_blocks')")
+    use = define("def use(held): return 1", "use")
+    held = {"all": [1, difflib.SequenceMatcher(None, "ab", "bc")]}
+    compute(session, use(held))
+    held["all"][1].get_matching_blocks()
+    [line] = lines(use(held))
+    assert line.startswith("argument `held`['all'][1].matching_blocks: None → ")
+    assert line.endswith(f"{REMEDY}(difflib.SequenceMatcher, 'matching_blocks')")
+
+
+def test_what_an_object_is_made_from_is_not_to_be_ignored(session):
+    use = define("def use(m): return m.rate", "use")
+    compute(session, use(Fitted(1, "a")))
+    assert lines(use(Fitted(2, "a"))) == ["argument `m`.rate: 1 → 2"]
+    assert lines(use(Fitted(1, "b"))) == ["argument `m`._names: 'a' → 'b'"]
+    used = Fitted(1, "a")
+    used.calls = 3
+    [line] = lines(use(used))
+    assert line.startswith(f"argument `m`.calls: 0 → 3; {REMEDY}(")
+    assert line.endswith("Fitted, 'calls')")
+    both = Fitted(2, "a")
+    both.calls = 3
+    assert lines(use(both)) == ["argument `m`.rate: 1 → 2", "argument `m`.calls: 0 → 3"]
