@@ -188,7 +188,7 @@ class JugMagics(Magics):
         if self.attached() is None:
             return
         report = self.session.end_cell(success)
-        for message in self.session.submissions.unstable_keys(self.cells_again):
+        for message in key_check.unstable_keys(self.session, self.cells_again):
             print(f"check_keys: {message}", file=sys.stderr)
         queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.cancelled:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType
@@ -24,17 +24,18 @@ from typing import Any
 import msgspec
 
 from jug_notebook import codec, system
+from jug_notebook import session as sessions
 from jug_notebook.codec.pickling import Get, Unpickler
 from jug_notebook.errors import JugError
 from jug_notebook.keys import digest, libraries
 from jug_notebook.keys.objects import attributes_of
 from jug_notebook.model import Address, FunctionBundle, Key, Payload, Reference, TaskTemplate
+from jug_notebook.session import Session
 from jug_notebook.session.compare import listed
 from jug_notebook.store import Store
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import PendingTask
 
-SAMPLE = 3  #: most calls of each function that are checked
 PATIENCE = 60.0  #: seconds for the other processes
 UNKNOWN = "the cells that make it are not known"
 SEEDS = ("4242", "4243", "4244")  #: hash seeds: the first two that aren't this process's are used
@@ -99,6 +100,21 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
+
+
+def unstable_keys(session: Session, cells: Callable[[], tuple[Sequence[Cell], str]]) -> list[str]:
+    """Compute keys of the calls that the session has kept since the last time again, in two processes.
+
+    ``cells()`` returns the cells that make these calls, which run again there, or why they can't. Return a line for
+    each argument or global with another digest there, or of which that can't be known. Takes as long as starting a
+    process and running the cells, at most `PATIENCE` seconds.
+    """
+    kept = session.submissions.take_sample()
+    if not kept:
+        return []
+    samples = sampled(kept, session.access.store, session.access.folder)
+    made_by, unknown = cells()
+    return unstable(samples, made_by, session.url, unknown)
 
 
 def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, project: Path) -> list[Sample]:
@@ -344,12 +360,10 @@ def main() -> None:
 
 def _run_cells(order: Order, answer: Answer) -> Answer:
     """Return the answer with what running the cells made: into a store of this process, which nobody works for."""
-    from jug_notebook import session as sessions
-
     project = Path(order.project)
-    here = sessions.Session("memory:check", folder=project)
+    here = Session("memory:check", folder=project)
     with suppress(JugError, OSError):  # a store that can't be read from here has no values
-        here.results = sessions.Session(order.url, folder=project, read_only=True).results
+        here.results = Session(order.url, folder=project, read_only=True).results
 
     def stay(*_: Any, **__: Any) -> Any:
         return sessions._use(here)

@@ -16,7 +16,6 @@ from jug_notebook import codec, system
 from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, TaskTemplate
-from jug_notebook.session import key_check
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in
 from jug_notebook.store.signed import SignedWriter, template
@@ -27,6 +26,7 @@ from jug_notebook.worker.capture import loggers_now
 FLUSH_TASKS = 1000  #: most tasks that are submitted together,
 FLUSH_AFTER = 0.05  #: or those made within this time, in seconds
 LOOKED_AT = 1000  #: tasks that one needs which are looked at for code that has changed
+SAMPLE = 3  #: most calls of each function that are kept to be checked
 FRESH = 600.0  #: seconds after which a function is stored again, for a blob that isn't used may be deleted
 
 #: what can be cancelled: it has not started, or has failed
@@ -230,9 +230,9 @@ class SubmissionQueue:
             apart = other and self.beside is not None and self.beside()
             (self._beside if apart else self._buffer).extend(pending_tasks)
             if self._sample is not None:
-                for task in pending_tasks[: key_check.SAMPLE]:
+                for task in pending_tasks[:SAMPLE]:
                     some = self._sample.setdefault(task[0], [])
-                    if len(some) < key_check.SAMPLE:
+                    if len(some) < SAMPLE:
                         some.append(task)
             if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
                 self.flush()
@@ -290,7 +290,7 @@ class SubmissionQueue:
                 self._submit()
 
     def check_keys(self, on: bool = True) -> None:
-        """Start (or stop) keeping some calls of each function for `unstable_keys`."""
+        """Start (or stop) keeping some calls of each function for `key_check`."""
         if on != (self._sample is not None):
             self._sample = {} if on else None
 
@@ -300,22 +300,6 @@ class SubmissionQueue:
         if kept:
             self._sample = {}
         return kept
-
-    def unstable_keys(
-        self, cells: Callable[[], tuple[Sequence[key_check.Cell], str]] = lambda: ((), key_check.UNKNOWN)
-    ) -> list[str]:
-        """Compute keys of the calls kept since the last time again, in two processes with other hash seeds.
-
-        ``cells()`` returns the cells that make these calls, which run again there, or why they can't. Return a line for
-        each argument or global with another digest there, or of which that can't be known. Takes as long as starting a
-        process and running the cells, at most `key_check.PATIENCE` seconds.
-        """
-        kept = self.take_sample()
-        if not kept:
-            return []
-        samples = key_check.sampled(kept, self._store, self._access.folder)
-        made_by, unknown = cells()
-        return key_check.unstable(samples, made_by, self._store.url, unknown)
 
     # -- cells ---------------------------------------------------------------------------------------------------------
 
