@@ -48,6 +48,7 @@ from jug_notebook.keys.callables import (
     registered_with,
 )
 from jug_notebook.keys.digest import SCHEME, Encoder, writer_for
+from jug_notebook.keys.encoder import Budget, Exhausted
 from jug_notebook.keys.walk import COUNT, Unit, Walk, check_text, check_value, edited_message, hashed, under_way
 
 
@@ -93,6 +94,7 @@ def examine(
     project: Path | None = None,
     environment: Iterable[str] = (),
     secrets: Iterable[str] = (),
+    budget: Budget | None = None,
 ) -> Code:
     """Return the digest of a function's code and its parts. Modules below the folder ``project`` are followed.
 
@@ -114,6 +116,7 @@ def examine(
     label = f"function {getattr(function, '__name__', type(function).__name__)}"
     things = [(label, function), *((f"depends {number}", thing) for number, thing in enumerate(extra))]
     walk = Walk(_describe, project, ignored, blind=version is not None)
+    walk.budget, walk.inner = budget, budget or walk.inner
     walk.environment = frozenset(variables + secret)
     found = walk.run(things)
     parts = walk.parts
@@ -140,9 +143,9 @@ def _with_environment(code: Code, variables: Collection[str], secrets: tuple[str
     return code._replace(digest=digest, parts={**code.parts, **parts}, environment=values, secrets=secrets)
 
 
-def class_digest(cls: type) -> str:
+def class_digest(cls: type, budget: Budget | None = None) -> str:
     """Return the digest of a class: of bases, methods, annotations and values; of its name if it can be imported."""
-    return _adopted.get(cls) or examine(cls, project=_home).digest
+    return _adopted.get(cls) or examine(cls, project=_home, budget=budget).digest
 
 
 _adopted: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -516,7 +519,7 @@ def _label(value: Any, name: str) -> str:
 # -- how values that hold code are written------------------------------------------------------------------------------
 
 
-def _of_code(value: Any) -> bytes:
+def _of_code(encoder: Encoder, value: Any) -> bytes:
     """Return what a function or class inside a value contributes. One that is being walked counts as "that one"."""
     value = plain(value)
     me, walks = identity(value), under_way.get()
@@ -526,9 +529,11 @@ def _of_code(value: Any) -> bytes:
             walks[0].backs += 1
             return b"back %d %d" % (distance, at)
     if not walks:
+        if encoder.budget is None:
+            encoder.budget = Budget()
         if isinstance(value, type):
-            return bytes.fromhex(class_digest(value))
-        found = bytes.fromhex(examine(value, project=_home).digest)
+            return bytes.fromhex(class_digest(value, encoder.budget))
+        found = bytes.fromhex(examine(value, project=_home, budget=encoder.budget).digest)
         return found if type(value) is not FunctionType else hashed(value.__name__, found)
     first, outer = walks[0], walks[-1]
     known = first.forms.get(id(value))
@@ -536,11 +541,8 @@ def _of_code(value: Any) -> bytes:
         outer.met(known[2])
         return known[1]
     walk, backs = Walk(_describe, outer.project, outer.ignored), first.backs
-    walk.by_value = outer.by_value
-    if len(walks) > 1:
-        first.repeats += 1
-        if first.repeats > TANGLED:
-            raise Unhashable(f"{name_of(value)} and the objects that it reads {_IN_TOO_MANY_WAYS}")
+    walk.by_value, walk.budget = outer.by_value, first.inner
+    first.inner.spend(value, WALK)
     found = walk.run([("value", value)])
     outer.met(walk)
     if type(value) is FunctionType:
@@ -550,20 +552,20 @@ def _of_code(value: Any) -> bytes:
     return found
 
 
-TANGLED = 2_000  #: functions inside values that functions inside values read, before a call is refused
-_IN_TOO_MANY_WAYS = (
-    "refer to each other in too many ways to be hashed reliably. Pass the parts that count, give the class of the "
-    "objects a __jug_hash__ method, or wrap them in NoHash if they don't affect the result."
-)
+WALK = 50  #: work to walk a function again, of that in a `Budget`
 
 
 def _entry(encoder: Encoder, value: Any, path: str) -> None:
     known = encoder.code.get(id(value))
     if known is None or known[0] is not value:
         try:
-            known = encoder.code[id(value)] = (value, _of_code(value))
+            known = encoder.code[id(value)] = (value, _of_code(encoder, value))
         except Unhashable as refusal:
             encoder.refuse_because(refusal, path)
+        except Exhausted as exhausted:
+            if under_way.get():
+                raise
+            encoder.refuse_because(Unhashable(f"{name_of(value)} {exhausted}"), path)
     encoder.tag("code", 1)
     encoder.data(known[1])
 

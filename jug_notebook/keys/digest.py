@@ -33,7 +33,7 @@ from blake3 import blake3
 
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys import objects  # noqa: F401  (registers its writers)
-from jug_notebook.keys.encoder import Encoder, Hashed, Memory, remembering
+from jug_notebook.keys.encoder import Budget, Counting, Encoder, Hashed, Memory, remembering
 from jug_notebook.keys.register import (
     PLAIN,
     SCHEME,
@@ -107,17 +107,24 @@ class Sharing:
                 self.links.append(b"%d %d" % (number, first))
 
 
-def digest(value: Any, path: str = "value", hashed: Hashed | None = None, sharing: Sharing | None = None) -> bytes:
+def digest(
+    value: Any,
+    path: str = "value",
+    hashed: Hashed | None = None,
+    sharing: Sharing | None = None,
+    budget: Budget | None = None,
+) -> bytes:
     """Return the digest of a value: 20 bytes. Raises `Unhashable`, whose message says where in ``path`` the problem is.
 
     ``hashed``: hashes of buffers in it, made a moment ago. ``sharing``: is told of the mutable objects in it.
+    ``budget``: for work that is done again; if that is more, Exhausted is raised.
     """
     if type(value) in PLAIN and value == value and (type(value) is not str or len(value) < THREADS):
         plain: bytes = blake3(_VALUE + dumps(value, 2)).digest(SIZE)
         return plain
     out = bytearray(_VALUE)
-    encoder = Encoder(out, hashed=hashed)
-    encoder.roots = (value,)
+    encoder = Encoder(out, hashed=hashed) if budget is None else Counting(out, hashed=hashed)
+    encoder.roots, encoder.budget = (value,), budget
     try:
         encoder.add(value)
     except Refused as refused:

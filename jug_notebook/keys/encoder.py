@@ -95,6 +95,35 @@ def _hashed(chunks: Iterable[Any]) -> bytes:
     return digest.digest(SIZE)
 
 
+class Exhausted(Exception):
+    """More work was to be done again than a `Budget` allows."""
+
+
+class Budget:
+    """How much work may be done again in one call: what functions read is walked anew from each, for it may lead back.
+
+    What is met first is free, however large. It is a count, so the same objects are refused on any machine: of some
+    10 µs each, a second in all.
+    """
+
+    def __init__(self) -> None:
+        self.left = 100_000
+        self._met: dict[int, Any] = {}
+
+    def spend(self, value: Any, work: int) -> None:
+        """Do this work for a value, if it was met before. Raises Exhausted."""
+        if id(value) not in self._met:
+            self._met[id(value)] = value
+            return
+        self.left -= work
+        if self.left < 0:
+            raise Exhausted(
+                "leads to objects and functions that refer to each other in too many ways to be hashed reliably. Pass "
+                "the parts that count, give the class of the objects a __jug_hash__ method, or wrap them in NoHash if "
+                "they don't affect the result."
+            )
+
+
 class Mutable(Exception):
     """A mutable object was met where only values were expected."""
 
@@ -104,7 +133,20 @@ class Encoder:
 
     __slots__ = (
         *("_above", "_again", "depth", "_fed", "_index", "_later", "leap", "_loops", "_lowest", "_parts"),
-        *("_pure", "_remembers", "_seen", "classes", "code", "hashed", "in_rows", "kept", "memory", "met", "out"),
+        *(
+            "_pure",
+            "_remembers",
+            "_seen",
+            "budget",
+            "classes",
+            "code",
+            "hashed",
+            "in_rows",
+            "kept",
+            "memory",
+            "met",
+            "out",
+        ),
         *("order", "roots", "slots", "slow"),
     )
 
@@ -142,6 +184,7 @@ class Encoder:
         self.in_rows = 0
         self.roots: Sequence[Any] = ()  #: all that is to be written: it orders objects in sets
         self.order: Any = None  #: that order, once it is needed
+        self.budget: Budget | None = None  #: for functions inside values
         if len(self._parts) > KEPT:
             self._parts.clear()
 
@@ -397,3 +440,24 @@ class Encoder:
         if not open_classes and len(self.met) == met:
             self.classes[kind] = piece
         return piece
+
+
+class Counting(Encoder):
+    """An encoder of what a function inside a value reads: it keeps to a budget."""
+
+    __slots__ = ()
+
+    def _write(self, value: Any, path: str, body: Writer, me: int, number: int) -> None:
+        kind = type(value)
+        size = len(value) >> 7 if kind in _SIZED else value.nbytes >> 15 if kind.__module__ == "numpy" else 0
+        assert self.budget is not None
+        self.budget.spend(value, 1 + size)
+        super()._write(value, path, body, me, number)
+
+    def fresh(self, values: list[Any] | tuple[Any, ...]) -> bool:
+        assert self.budget is not None
+        self.budget.spend(values[0], len(values) >> 3)
+        return super().fresh(values)
+
+
+_SIZED = frozenset({list, tuple, dict, set, frozenset})

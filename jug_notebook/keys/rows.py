@@ -33,7 +33,10 @@ def elsewhere(body: Writer, encoder: Any, value: Any, path: str) -> None:
             failure.append(error)
 
     thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the system allows no more threads
+        raise RecursionError from None
     thread.join()
     if failure:
         raise failure.pop()

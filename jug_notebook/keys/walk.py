@@ -41,6 +41,7 @@ from jug_notebook.keys.callables import (
     travels,
 )
 from jug_notebook.keys.digest import SCHEME, SIZE, Sharing, digest, remembering
+from jug_notebook.keys.encoder import Budget, Exhausted
 from jug_notebook.render.format import brief
 
 TEXT_LENGTH = 300  #: characters of a value that are kept for comparing it with another
@@ -117,7 +118,9 @@ class Walk:
         self._sharing = Sharing()  #: of the values that were met
         #: what functions inside values contribute wherever they are met, by id; of the outermost walk
         self.forms: dict[int, tuple[Any, bytes, Walk]] = {}
-        self.backs = self.repeats = 0  #: how often such a function led back to one being walked, or was walked again
+        self.backs = 0  #: how often such a function led back to one being walked
+        self.budget: Budget | None = None  #: for values, if this walk started at one
+        self.inner = Budget()  #: for walks that start at functions inside values
 
     def run(self, roots: Iterable[tuple[str, Any]]) -> bytes:
         """Walk from each of ``roots``, (label, value); return the digest of all that was found."""
@@ -219,7 +222,12 @@ class Walk:
         self.pins = None
         if self.blind:
             return b""
-        found = digest(value, path, sharing=self._sharing)
+        try:
+            found = digest(value, path, sharing=self._sharing, budget=self.budget)
+        except Exhausted as exhausted:
+            if self.budget is not None:  # the call that it is for knows more
+                raise
+            raise Unhashable(f"{path} {exhausted}") from None
         self.texts[self.part(label, found.hex())] = brief(value, TEXT_LENGTH, 4)
         return b"v" + found
 

@@ -194,7 +194,7 @@ def each_task(folder: Path, scale: float) -> float:
     session, tasks, _ = _given_to_many(folder, scale)
     with crew_of(session, 1):
         [task.result() for task in tasks]
-        return sum(task.provenance()["cpu"] for task in tasks) / len(tasks)
+        return sum(task.provenance()["run"]["cpu"] for task in tasks) / len(tasks)
 
 
 def each_joblib_load(folder: Path, scale: float) -> float:

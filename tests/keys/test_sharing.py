@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import pickle
 import random
+import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -435,11 +437,62 @@ def test_graphs_with_cycles_take_near_linear_time(kind: str) -> None:
     assert found == digest(two) != digest(make(size - 1))
 
 
-def test_what_can_not_be_seen_through_is_refused_in_a_moment() -> None:
+def capturing(held: Any) -> Any:
+    return [lambda x, held=held, i=i: (x, held) for i in range(5_000)]
+
+
+def leading_back(n: int) -> Any:
+    nodes = [Node(n=i) for i in range(n)]
+    for node in nodes:
+        node.call = types.MethodType(lambda self, nodes=nodes: nodes, node)
+        node.part = functools.partial(lambda node=node: node, nodes[node.n - 1])
+    return nodes
+
+
+TANGLES: dict[str, Callable[[], Any]] = {
+    "callbacks": lambda: closures(12),
+    "few callbacks": lambda: closures(5),
+    "methods and partials": lambda: leading_back(6),
+    "objects": lambda: capturing([Node(a=i) for i in range(5_000)]),
+    "rows": lambda: capturing([{"a": i, "b": [i]} for i in range(20_000)]),
+    "numbers": lambda: capturing(list(range(500_000))),
+    "tuples": lambda: capturing(tuple((i, (i,)) for i in range(5_000))),
+    "all of them": lambda: [closures(4), leading_back(3), capturing([Node(a=i) for i in range(500)])],
+}
+
+
+@pytest.mark.parametrize("make", TANGLES.values(), ids=TANGLES)
+def test_what_leads_to_the_same_again_and_again_is_refused_in_a_moment(make: Callable[[], Any]) -> None:
+    value = make()
     start = time.process_time()
-    with pytest.raises(Unhashable, match=r"in too many ways.*__jug_hash__"):
-        digest(closures(12))
-    assert time.process_time() - start < 10
+    for _ in range(2):
+        with pytest.raises(Unhashable, match=r"(in too many ways|too deeply).*__jug_hash__"):
+            key(value)
+    assert time.process_time() - start < 15  # two seconds where nothing else runs
+
+
+def test_what_is_met_once_is_never_too_much() -> None:
+    apart = [lambda x, held=[i]: (x, held) for i in range(5_000)]
+    assert digest(apart) == digest(list(apart))
+    large = [Node(a=i) for i in range(50_000)]
+    assert digest(lambda x: (x, large)) == digest(lambda x: (x, large))
+    assert digest([lambda x: (x, large), 1]) == digest([lambda x: (x, large), 1])
+
+
+def test_a_task_whose_global_is_such_a_tangle_says_which() -> None:
+    space: dict[str, Any] = {"__name__": "__main__", "GRAPH": closures(12)}
+    exec("def f(): return GRAPH", space)
+    with pytest.raises(Unhashable, match=r"global 'GRAPH' read by f\(\) leads to .*ignore_globals=\['GRAPH'\]"):
+        examine(space["f"])
+
+
+def test_where_no_more_threads_are_to_be_had_what_is_deep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(Unhashable, match="nested too deeply"):
+        digest(ring(5_000))
 
 
 def test_a_figure_is_a_result_by_its_payload_and_refused_as_an_argument_in_a_moment() -> None:
