@@ -11,6 +11,8 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from jug_notebook.errors import DroppedByPickle, KeyAdvice
@@ -42,16 +44,33 @@ def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
     warnings.warn(text, category, stacklevel=level)
 
 
+_of_result: ContextVar[dict[str, None] | None] = ContextVar("_of_result", default=None)
+
+
+@contextmanager
+def storing_result() -> Iterator[dict[str, None]]:
+    """Within, a task's result is dumped; gives what a user should know of that, as keys of a dict."""
+    found: dict[str, None] = {}
+    token = _of_result.set(found)
+    try:
+        yield found
+    finally:
+        _of_result.reset(token)
+
+
 def report_dropped(value: Any, names: Iterable[str]) -> None:
-    """Warn that pickling drops attributes or properties ``names`` of a value."""
-    lost, kind = ", ".join(names), type(value)
-    if lost:
-        warn_once(
-            ("dropped", kind, lost),
-            DroppedByPickle,
-            f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), "
-            f"so no task sees it. Pass it as an argument of its own.",
-        )
+    """Warn that pickling drops attributes or properties ``names`` of a value: of an argument, or of a result."""
+    lost, kind, of_result = ", ".join(names), type(value), _of_result.get()
+    if not lost:
+        return
+    drops = (
+        f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), so"
+    )
+    if of_result is not None:
+        of_result[f"{drops} the stored result lacks it. Return it as a value of its own."] = None
+    else:
+        text = f"{drops} no task sees it. Pass it as an argument of its own."
+        warn_once(("dropped", kind, lost), DroppedByPickle, text)
 
 
 # -- what a function's text does ---------------------------------------------------------------------------------------

@@ -249,7 +249,10 @@ class Run(Struct, frozen=True, array_like=True):
 
 
 class Finished(Struct, frozen=True, array_like=True, tag="finished"):
-    """The outcome of a task with a value: ``digest`` identifies it, ``summary`` describes it in short."""
+    """The outcome of a task with a value: ``digest`` identifies it, ``summary`` describes it in short.
+
+    ``dropped`` is a warning, where the stored value lacks something that the task returned.
+    """
 
     key: Key
     round: int
@@ -258,6 +261,7 @@ class Finished(Struct, frozen=True, array_like=True, tag="finished"):
     value: Payload
     summary: str
     run: Run
+    dropped: str = ""
 
 
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jug_notebook import codec, render, system
 from jug_notebook.errors import (
+    DroppedByPickle,
     JugError,
     NotReady,
     NoWorkers,
@@ -17,6 +18,7 @@ from jug_notebook.errors import (
     WaitInterrupted,
     WaitTimeout,
 )
+from jug_notebook.keys.advice import warn_once
 from jug_notebook.model import Address, CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
@@ -44,6 +46,7 @@ class Results:
         self._starting = access.starting
         self._flush = flush
         self._seen = -1
+        self._dropped: set[str] = set()  #: warnings of tasks that were given here
         self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
             weakref.WeakKeyDictionary()
         )
@@ -248,6 +251,9 @@ class Results:
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.outcome(key, held)
         assert type(outcome) is Finished
+        if outcome.dropped and outcome.dropped not in self._dropped:
+            self._dropped.add(outcome.dropped)
+            warn_once(outcome.dropped, DroppedByPickle, f"{self._call(key)}: {outcome.dropped}")
         return codec.load_value(outcome.value, self._store.get_blob, self._mapped if mmap else None)
 
     def _mapped(self, address: Address) -> memoryview:

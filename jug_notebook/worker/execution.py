@@ -26,7 +26,8 @@ from jug_notebook import codec, system
 from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
-from jug_notebook.errors import BadTask, JugError, SignatureError, StoreError, ValueLost
+from jug_notebook.errors import BadTask, DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
+from jug_notebook.keys.advice import storing_result
 from jug_notebook.model import (
     NO_INPUTS,
     Address,
@@ -124,7 +125,7 @@ class _Attempt:
         self.stage = "load"  #: then "raised", while the function runs, and "result": the kind of a failure there
         self.template = _NO_TEMPLATE
         self.function: _Function | None = None
-        self.result: tuple[Payload, bytes, str] | None = None  #: value, its digest, its summary
+        self.result: tuple[Payload, bytes, str, str] | None = None  #: value, its digest, its summary, what it lacks
 
 
 _NO_TEMPLATE = TaskTemplate("", "", "", "")
@@ -275,8 +276,12 @@ class TaskRunner:
         call = function.call
         value = runner.call(call, args, kwargs) if runner is not None else call(*args, **kwargs)
         attempt.stage = "result"
-        payload, digest = codec.dump_value(value, self._put)
-        attempt.result = payload, digest, summarise(value)
+        with storing_result() as warned:
+            payload, digest = codec.dump_value(value, self._put)
+        dropped = " ".join(warned)
+        attempt.result = payload, digest, summarise(value), dropped
+        if dropped and not self._in_process:  # a notebook is warned by what it loads, a terminal by the log
+            print(f"{DroppedByPickle.__name__}: {dropped}", file=sys.stderr)
 
     def _is_no_outcome(self, error: BaseException, stage: str) -> bool:
         """Is an error not the task's doing? Then the task is given back, and the worker ends."""
@@ -294,8 +299,8 @@ class TaskRunner:
         where = lease.key, lease.round, lease.inputs
         if failure is None:
             assert attempt.result is not None
-            payload, digest, summary = attempt.result
-            outcome = Finished(*where, digest, payload, summary, run)
+            payload, digest, summary, dropped = attempt.result
+            outcome = Finished(*where, digest, payload, summary, run, dropped)
             verdict = Verdict(*where, lease.attempt, digest, run.started, run.duration)
         else:
             labels = attempt.function.bundle.labels if attempt.function else {}

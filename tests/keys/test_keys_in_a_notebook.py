@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -177,3 +178,57 @@ def test_libraries_do_not_write_either_when_a_cell_runs_again(kernel: Kernel) ->
     assert "can't tell whether argument 'x' of reads()" in kernel.run(cell).out
     assert evaluated(kernel, "int(h5py.File('kept.h5')['x'][()])") == "2"
     kernel.run("%config JugMagics.check_keys = False")
+
+
+# -- with workers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def staffed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kernel, Path]]:
+    """A kernel with a worker, which has the same environment variables, and the folder of both."""
+    folder = tmp_path_factory.mktemp("staffed")
+    notebook, settings = str(folder / "n.ipynb"), str(folder / "settings")
+    kernel = Kernel(
+        folder, JPY_SESSION_NAME=notebook, XDG_CONFIG_HOME=settings, JUG_NOTEBOOK_DISPLAY="text",
+        MODE="fast", TOKEN="hush-hush-hush",
+    )  # fmt: skip
+    kernel.run("%load_ext jug_notebook\n%jug_store store\n%jug_execute -n 1\nimport os")
+    yield kernel, folder
+    kernel.run("%jug_stop --now")
+    kernel.close()
+
+
+def test_what_the_pickle_of_a_result_drops_is_reported_where_it_is_read_once_and_in_its_log(
+    staffed: tuple[Kernel, Path],
+) -> None:
+    pytest.importorskip("pandas")
+    kernel, _ = staffed
+    kernel.run(
+        "%%jugtask\ndef table():\n    import pandas\n    made = pandas.DataFrame({'a': [1]})\n"
+        "    object.__setattr__(made, 'source', 'x')\n    return {'made': made}"
+    )
+    drops = "pickling a pandas DataFrame drops what was added to it (source), so the stored result lacks it. Return it"
+    ran = kernel.run("print(list(table().result()))")
+    assert "['made']" in ran.out
+    assert f"DroppedByPickle: table(): {drops}" in ran.out
+    assert "Dropped" not in kernel.run("table().result()").out
+    assert f"DroppedByPickle: {drops}" in kernel.run("%jug_log table").out
+
+
+def test_environment_variables_reach_a_task_and_a_secret_no_file_of_the_store(staffed: tuple[Kernel, Path]) -> None:
+    kernel, folder = staffed
+    cell = (
+        "%%jugtask{} --env MODE,LEVEL --secret-env TOKEN\n{}import os\n    "
+        "{}os.environ['MODE'], os.getenv('LEVEL'), len(os.environ['TOKEN'])"
+    )
+    function, whole = cell.format("", "def f():\n    ", "return "), cell.format(" whole -o seen", "", "seen = ")
+    for source in (function, whole.replace("    ", "")):
+        assert not (ran := kernel.run(source)).error, ran.traceback
+    assert evaluated(kernel, "f().result(30), whole.result(30)['seen']") == "(('fast', None, 14), ('fast', None, 14))"
+    kernel.run("before = f().key\nos.environ['TOKEN'] = 'another'")
+    assert evaluated(kernel, "f().key == before") == "True"
+    kernel.run("os.environ['MODE'] = 'slow'")
+    assert evaluated(kernel, "f().key == before, f().result(30)") == "(False, ('slow', None, 14))"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(b"slow" in path.read_bytes() for path in files)
+    assert not [path for path in files if b"hush-hush" in path.read_bytes()]
