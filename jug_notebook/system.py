@@ -17,7 +17,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from pathlib import Path
@@ -29,9 +29,10 @@ from blake3 import blake3
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import BadNumber, JugError
-from jug_notebook.model import WorkerInfo
+from jug_notebook.model import BEAT, LEASE, WorkerInfo
 
 VERSION = "0.1.0"  #: of this package
+FRESH = 5 * BEAT  #: see `is_alive`
 
 
 @functools.cache
@@ -64,9 +65,45 @@ def python() -> str:
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def cores() -> int:
-    """Return how many workers this host gets by default: one per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+    """Return how many cores this process may use, at least 1: so many workers a host gets by default.
+
+    The least of its processor affinity, the quotas of its control groups and what Slurm gave it (SLURM_CPUS_PER_TASK).
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = environ.get("SLURM_CPUS_PER_TASK", "")
+    slurm = [int(given)] if given.isdecimal() else []
+    return max(1, min([allowed, *slurm, *map(math.ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the processor quotas, in cores, of this process's control groups and those above, versions 1 and 2."""
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            for mount in ("cpu", controllers) if controllers else ("", "unified"):
+                top = root / "sys/fs/cgroup" / mount
+                group = top / path.strip("/")
+                for folder in (group, *group.parents):  # a container may see its own group as the topmost
+                    with suppress(OSError, ValueError):
+                        if controllers:
+                            quota = (folder / "cpu.cfs_quota_us").read_text()
+                            period = (folder / "cpu.cfs_period_us").read_text()
+                        else:
+                            quota, period = (folder / "cpu.max").read_text().split()
+                        if int(quota) > 0:  # else there is none
+                            yield int(quota) / int(period)
+                    if folder == top:
+                        break
+
+
+def job_time_left(now: float, environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return the seconds until Slurm ends the job that this process is part of; None where it doesn't tell."""
+    end = environ.get("SLURM_JOB_END_TIME", "")
+    left = int(end) - now if end.isdecimal() else 0.0
+    return left if left > 0 else None  # it was extended where that time is over
 
 
 def born(pid: int) -> int | None:
@@ -106,6 +143,18 @@ def running(info: WorkerInfo) -> bool | None:
     if info.machine != machine():
         return None
     return born(info.pid) == info.born
+
+
+def is_alive(info: WorkerInfo, silent: float) -> bool:
+    """Return whether a process counts as running, ``silent`` seconds after its last heartbeat.
+
+    On this machine by its pid, on others for the length of a lease. A record of this host's name, but of another boot
+    or pid namespace, is mostly what a crash or a replaced container left behind: it counts only while it is fresh.
+    """
+    exists = running(info)
+    if exists is not None:
+        return exists
+    return silent <= (FRESH if info.host == host() else LEASE)
 
 
 def children(pid: int) -> list[int]:

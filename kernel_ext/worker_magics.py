@@ -41,7 +41,11 @@ class WorkerMagics(Magics):
     @option("--max-time", type=seconds, metavar="S", help="seconds after which workers start no new tasks")
     @option(
         "--idle-timeout", type=seconds, default=600, metavar="S",
-        help="seconds without a task to run and without an open notebook after which workers end (600)",
+        help="seconds without a task to run after which workers end (600)",
+    )  # fmt: skip
+    @option(
+        "--keep-attached", action=argparse.BooleanOptionalAction, default=None,
+        help="don't end idle workers while a notebook is open (default: except with --on, whose jobs cost money)",
     )  # fmt: skip
     @option("--python", metavar="P", help="the Python that runs them: the same minor version, other packages")
     @option(

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jug_notebook import system
 from jug_notebook.cli import (
     Arguments,
     Notebook,
@@ -43,7 +44,7 @@ def _add_limits(parser: Parser, idle: float) -> None:
     late = "start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h"
     limit("--max-time", seconds, "TIME", late)
     limit("--memory-limit", size, "SIZE", "end a task that takes more: 500MB, 2G, 2GiB")
-    away = f"end after this time with nothing to do and no notebook attached (default: {idle:g} s)"
+    away = f"end after this time with nothing to do (default: {idle:g} s)"
     limit("--idle-timeout", seconds, "TIME", away)
     flag(parser, "--no-keep-going", "keep_going", "start no new tasks once one has failed", const=False)
     parser.stores_only.add("keep_going")
@@ -54,6 +55,7 @@ def _add_worker(parser: Parser) -> None:
     _add_limits(parser, idle=600.0)
     parser.add_argument("--crew", default="", metavar="NAME", help="the crew it belongs to; each has one supervisor")
     parser.add_argument("--detached", action="store_true", help="go on without a terminal, in a session of its own")
+    flag(parser, "--keep-attached", "keep_attached", "don't end while a notebook is open")
     parser.add_argument("--tied-to", default="", metavar="ID", help="end when this process is gone")
     parser.add_argument(
         "--remote-dir",
@@ -118,7 +120,7 @@ def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = 
 
     stop_files = heed_environment(arguments)
     given = {name: value for name, value in options_in(arguments).items() if value is not None}
-    given = {"size": os.cpu_count() or 1, "idle_timeout": arguments.idle} | given
+    given = {"size": system.cores(), "idle_timeout": arguments.idle, "keep_attached": False} | given
     given |= {"target": target_of(arguments.target, url), "folders": tuple(given.get("folders", ()))}
     return supervise(url, WorkerOptions(**given), crew=crew, detached=detached, stop_files=stop_files)
 

@@ -50,7 +50,8 @@ def there(store: Store, options: WorkerOptions) -> int:
 
 
 def _name(options: WorkerOptions) -> str:
-    return f"local-{system.host()}-{system.user()}-{system.python()}{options.suffix}"
+    """The machine is a part of it: what ran there before a reboot, or in another container, is another crew."""
+    return f"local-{system.host()}-{system.machine()}-{system.user()}-{system.python()}{options.suffix}"
 
 
 def _living(store: Store, name: str) -> list[WorkerInfo]:
@@ -151,7 +152,7 @@ class ThreadSupervisor(threading.Thread):
 
     def run(self) -> None:
         tick = threading.Event()
-        while self._threads and first_of_crew(self._me.crew, self._me, self._store.processes()).id == self._me.id:
+        while self._threads and first_of_crew(self._me.crew, self._me, self._store.processes(), {}).id == self._me.id:
             tick.wait(TICK)
             self._beat()
         for thread in self._threads:

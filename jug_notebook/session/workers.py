@@ -47,6 +47,7 @@ class Workers:
         max_tasks: int | None = None,
         max_time: float | None = None,
         idle_timeout: float = 600,
+        keep_attached: bool | None = None,
         keep_going: bool = True,
         memory_limit: int | None = None,
         python: str | None = None,
@@ -63,7 +64,8 @@ class Workers:
         ``workers``: how many to have on each host (default: one per core); asking twice starts none twice.
         ``target``: run only these tasks and what they need.
         ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
-        ``idle_timeout``: seconds after which they end, once no session is open and nothing is left to do.
+        ``idle_timeout``: seconds with nothing to do, after which they end. ``keep_attached``: not while a session is
+        open (default: except ``on`` an executor, whose jobs cost money).
         ``keep_going=False``: a host's workers end after their current tasks once a task has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
@@ -88,9 +90,11 @@ class Workers:
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
             return Crew(store, clock=clock)
         self._targets.flush()
+        attached = on is None if keep_attached is None else keep_attached
         options = self._options(
-            0, remote_dir, setup, python, idle_timeout=idle_timeout, max_tasks=max_tasks, max_time=max_time,
-            memory_limit=memory_limit, keep_going=keep_going, target=self._target(target, namespace),
+            0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
+            max_time=max_time, memory_limit=memory_limit, keep_going=keep_going,
+            target=self._target(target, namespace),
         )  # fmt: skip
         crew = self._start(workers, options, hosts, on)
         if wait:

@@ -34,7 +34,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """
 
     size: int = 0  #: 0: one per core of that host
-    idle_timeout: float = 600  #: seconds with nothing to do and no session attached; 0: sessions don't count
+    idle_timeout: float = 600  #: seconds with nothing to do, after which workers end
+    keep_attached: bool = True  #: they don't while a session is open, unless ``idle_timeout`` is 0
     max_tasks: int | None = None  #: for each worker
     max_time: float | None = None  #: seconds; no task starts afterwards, nor one that would not end by then
     memory_limit: int | None = None  #: bytes, for a task with its subprocesses
@@ -77,6 +78,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
         for name in _FLAGS:
             if (value := getattr(self, name)) not in (None, ""):
                 words += [f"--{name.replace('_', '-')}", str(value)]
+        if self.keep_attached:
+            words.append("--keep-attached")
         if not self.keep_going:
             words.append("--no-keep-going")
         if self.target is not None:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerInfo
+from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
 
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 LIMIT_REACHED = 64  #: exit status of a worker whose tasks or whose time are used up
@@ -232,7 +233,18 @@ def settled_death(
     return verdict, Failed(lease.key, lease.round, lease.inputs, kind, text, report, run)
 
 
-def first_of_crew(crew: str, me: WorkerInfo, processes: Iterable[tuple[WorkerInfo, bool, float]]) -> WorkerInfo:
-    """Return, of all live supervisors of one crew, the one that stays: the oldest."""
-    rivals = [info for info, alive, _ in processes if alive and info.kind == "supervisor" and info.crew == crew]
+def first_of_crew(
+    crew: str, me: WorkerInfo, processes: Iterable[tuple[WorkerInfo, bool, float]], beats: dict[WorkerId, int]
+) -> WorkerInfo:
+    """Return, of all live supervisors of one crew, the one that stays: the oldest.
+
+    One of another machine counts once it has been seen to beat, for its record may be all that a crash left of it.
+    ``beats`` keeps, from call to call, the heartbeats that were seen first.
+    """
+    rivals = [
+        info
+        for info, alive, _ in processes
+        if alive and info.kind == "supervisor" and info.crew == crew
+        if system.running(info) or beats.setdefault(info.id, info.beat) != info.beat
+    ]
     return min([*rivals, me], key=lambda info: (info.started, info.id))

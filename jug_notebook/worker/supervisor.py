@@ -52,6 +52,7 @@ from jug_notebook.worker.status import (
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to killing it
 MAX_STARTUP_CRASHES = 5  #: workers in a row that died before their first task: something is wrong with this host
+RIVALS = 3 * BEAT  #: seconds in which rivals of the same crew are noticed, also those that must be seen to beat
 RESTART_PAUSE = 0.05  #: seconds before a worker is replaced that died before its first task; doubles each time
 AMBIGUOUS = 0.5  #: seconds to find out whether a worker that got a signal is one of a whole job that is being ended
 
@@ -79,11 +80,13 @@ def supervise(
     SIGUSR2 are the notice that batch systems give: no new task. So does one of ``stop_files`` when it exists.
 
     ``place`` is the name by which this host was asked for. ``ready`` is called once the supervisor has registered.
-    ``lead`` is a file descriptor: when its other end is closed, the supervisor ends. Raises LaunchError where the
-    system has no ``fork``.
+    ``lead`` is a file descriptor: when its other end is closed, the supervisor ends. Without ``options.max_time`` the
+    end of the Slurm job counts that it runs in, if any. Raises LaunchError where the system has no ``fork``.
     """
     if not hasattr(os, "fork"):
         raise LaunchError("workers can't be started on Windows; use WSL, or a host that has them: %jug_execute --host")
+    if options.max_time is None:
+        options = msgspec.structs.replace(options, max_time=system.job_time_left(clock.now()))
     store = open_store(url, clock)
     supervisor = Supervisor(store, options, crew, detached, clock, place, tuple(stop_files), ready, lead)
     try:
@@ -109,6 +112,7 @@ class Supervisor:
     _workers: dict[int, WorkerProcess] = field(default_factory=dict)  #: by pid
     _ending: bool = False  #: no worker is replaced from now on
     _beat: int = 0
+    _beats_seen: dict[WorkerId, int] = field(default_factory=dict)  #: see `first_of_crew`
     _startup_crashes: int = 0  #: in a row
     _compaction: int = 0  #: a pid, while it runs
     _fork_at: float = 0.0
@@ -174,7 +178,7 @@ class Supervisor:
         now = clock.monotonic()
         end = None if self.options.max_time is None else now + self.options.max_time
         next_beat, next_idle, idle_since = now, now, now
-        settled_crew = now + BEAT  # a rival that registered in the same moment is seen by then
+        settled_crew = now + RIVALS
         idle_timeout = self.options.idle_timeout
         while True:
             now = clock.monotonic()
@@ -193,10 +197,8 @@ class Supervisor:
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._beat_all()
-                if settled_crew and now >= settled_crew:
-                    settled_crew = 0.0
-                    if self._is_second():
-                        self._end()
+                if not self._ending and now <= settled_crew and self._is_second():
+                    self._end()
                 if self.options.tied_to and not self._is_alive(self.options.tied_to):
                     self._end(at_once=True)
                 if not self._ending and (found := next((path for path in self.stop_files if path.exists()), None)):
@@ -288,7 +290,7 @@ class Supervisor:
         """Is another supervisor of our crew on this store already? Then it gets our orders."""
         if not self.crew:
             return False
-        first = first_of_crew(self.crew, self._me, self.store.processes())
+        first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
         if first.id == self._me.id:
             return False
         self.store.order([first.id], Scale(self.size, at_least=True))
@@ -299,11 +301,11 @@ class Supervisor:
         return any(alive and info.id == session for info, alive, _ in self.store.processes())
 
     def _is_idle(self) -> bool:
-        """Is there nothing to do for these workers, and no session that might bring something?"""
+        """Is there nothing to do for these workers, and no session for which they are to stay?"""
         if not self.store.idle(self.options.target, self._me.python):
             return False
         self._report_foreign_tasks()
-        if self.options.idle_timeout == 0:
+        if self.options.idle_timeout == 0 or not self.options.keep_attached:
             return True
         return not any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
 
@@ -333,7 +335,7 @@ class Supervisor:
         missing = self.size - sum(not process.leaving for process in self._workers.values())
         if missing <= 0:
             return
-        threads = str(max(1, (os.cpu_count() or 1) // max(1, self.size)))
+        threads = str(max(1, system.cores() // max(1, self.size)))
         os.environ.update((name, threads) for name in _THREADS if name not in self._threads_set)
         for _ in range(missing):
             process = self._fork.fork_worker(end)

@@ -70,19 +70,31 @@ def test_of_two_supervisors_of_a_crew_the_elder_stays() -> None:
     elder, younger = (
         WorkerInfo(name, "supervisor", "u", "h", 1, 1, "3", started, crew="c") for name, started in (("b", 1), ("a", 2))
     )
-    assert first_of_crew("c", younger, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
-    assert first_of_crew("c", elder, [(elder, True, 0.0), (younger, True, 0.0)]) == elder
-    assert first_of_crew("c", younger, [(elder, False, 0.0)]) == younger
-    assert first_of_crew("d", younger, [(elder, True, 0.0)]) == younger
+    beats = {elder.id: -1, younger.id: -1}
+    assert first_of_crew("c", younger, [(elder, True, 0.0), (younger, True, 0.0)], beats) == elder
+    assert first_of_crew("c", elder, [(elder, True, 0.0), (younger, True, 0.0)], beats) == elder
+    assert first_of_crew("c", younger, [(elder, False, 0.0)], beats) == younger
+    assert first_of_crew("d", younger, [(elder, True, 0.0)], beats) == younger
+
+
+def test_an_elder_supervisor_of_another_machine_counts_once_it_has_been_seen_to_beat() -> None:
+    elder = WorkerInfo("b", "supervisor", "u", "h", 1, 1, "3", 1, machine="another", crew="c", beat=7)
+    me, beats = system.me("supervisor", crew="c"), dict[str, int]()
+    for _ in range(3):
+        assert first_of_crew("c", me, [(elder, True, 0.0)], beats) == me
+    assert first_of_crew("c", me, [(msgspec.structs.replace(elder, beat=8), True, 0.0)], beats).id == elder.id
 
 
 def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
     plain = WorkerOptions(4)
     assert plain.suffix == WorkerOptions(8).suffix == ""
     assert WorkerOptions(4, memory_limit=5).suffix != WorkerOptions(4, memory_limit=6).suffix != ""
-    words = WorkerOptions(4, 60, 3, 5.0, 10, Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x").arguments()
+    words = WorkerOptions(
+        4, 60, True, 3, 5.0, 10, target=Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x"
+    ).arguments()
     assert " ".join(words) == (
-        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --target ab --target f"
+        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --keep-attached "
+        "--target ab --target f"
     )
     assert WorkerOptions(4, keep_going=False).arguments()[-1] == "--no-keep-going"
     assert WorkerOptions(4, keep_going=False).suffix
@@ -218,6 +230,23 @@ def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
         supervisor.wait(0.7)
     site.store.leave([session.id])
     assert supervisor.wait(PATIENCE) == 0
+
+
+def test_workers_that_cost_money_end_when_idle_though_a_session_is_open(site: Site) -> None:
+    site.store.renew([system.me("session")])
+    supervisor = site.supervise(1, idle_timeout=0.2, keep_attached=False)
+    site.until_workers(1)
+    assert supervisor.wait(PATIENCE) == 0
+
+
+def test_workers_of_a_slurm_job_end_with_it(folder_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = folder_site
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(CLOCK.now()) + 3))
+    supervisor = site.supervise(1)
+    site.until_workers(1)
+    assert supervisor.wait(PATIENCE) == 0
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")  # the job was extended after it had started
+    assert site.tasks.value((site.supervise(1), site.tasks.submit("def f(): return 1"))[1]) == 1
 
 
 def test_a_killed_workers_task_runs_again_at_once(site: Site) -> None:
@@ -543,7 +572,7 @@ def test_workers_start_clean_each_with_randomness_of_its_own(folder_site: Site) 
     go.write_line("!")
     (one, *rest), (two, *other) = (folder_site.tasks.value(key) for key in keys)
     assert one != two
-    assert rest == other == [[], str(max(1, (os.cpu_count() or 1) // 2)), "", True, 1]
+    assert rest == other == [[], str(max(1, system.cores() // 2)), "", True, 1]
 
 
 def test_what_a_task_leaves_behind_does_not_fail_the_next(site: Site) -> None:

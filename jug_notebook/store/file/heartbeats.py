@@ -2,7 +2,8 @@
 
 A heartbeat is a file ``workers/<process>`` that its process rewrites every second: a `WorkerInfo` with a rising number,
 and, from a supervisor, one for each of its workers. A process of this machine is alive while its pid is there; another
-one while its number keeps rising. That is timed by the reader's clock alone, so hosts' clocks may differ.
+one while its number keeps rising. That is timed by the reader's clock alone, so hosts' clocks may differ. What people
+see of one that hasn't changed since the first look is as old as its file, by the file server's clock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.model import BEAT, LEASE, Order, WorkerId, WorkerInfo
 from jug_notebook.store import read_heartbeats, read_orders
 from jug_notebook.store.event_log import LATELY
-from jug_notebook.store.file.folders import replace
+from jug_notebook.store.file.folders import replace, server_time
 
 LOOK = LEASE / 10  #: seconds between two looks at the heartbeats of other machines' workers
 
@@ -36,6 +37,7 @@ class Heartbeats:
         self._clock = clock
         self._lock = threading.Lock()
         self._beats: dict[WorkerId, tuple[int, float]] = {}
+        self._first: dict[WorkerId, tuple[int, float]] = {}  # the first seen, and when it was written
         self._written: dict[WorkerId, list[WorkerInfo]] = {}  # by this process, under the first one's name
         self._known: dict[WorkerId, tuple[str, WorkerInfo]] = {}  # the file of a process, and what was in it
         self._absent: set[WorkerId] = set()  # of those asked for at the last look
@@ -48,6 +50,7 @@ class Heartbeats:
         if now - self._last_check > 5 * BEAT:  # this process was suspended, so silence until now means nothing
             with self._lock:
                 self._beats.clear()
+                self._first.clear()
         self._last_check = now
         strangers = {worker for worker in workers if worker not in self._known}
         if now >= self._next_look or not strangers <= self._absent:
@@ -60,7 +63,7 @@ class Heartbeats:
             worker
             for worker in workers
             if (known := self._known.get(worker)) is None
-            or not _is_alive(known[1], now - self._last_change(known[1], now))
+            or not _holds_leases(known[1], now - self._last_change(known[1], now))
         }
 
     def _read(self, names: Iterable[str]) -> list[WorkerInfo]:
@@ -68,10 +71,28 @@ class Heartbeats:
         found = []
         for name in names:
             if name != "gone" and not name.startswith("."):
-                for info in _read_infos(f"{self._folder}/workers/{name}"):
+                infos, written = _read_infos(f"{self._folder}/workers/{name}")
+                for info in infos:
                     self._known[info.id] = name, info
+                    if info.id not in self._first:
+                        age = max(0.0, self._server_time() - written)
+                        self._first[info.id] = info.beat, self._clock.monotonic() - age
                     found.append(info)
         return found
+
+    def _server_time(self) -> float:
+        try:
+            return server_time(self._folder)
+        except FileNotFoundError:
+            raise
+        except OSError:  # nothing can be written here, so the clocks of the hosts must do
+            return self._clock.now()
+
+    def _silence(self, info: WorkerInfo, now: float) -> float:
+        """Return the seconds since the last heartbeat."""
+        change = self._last_change(info, now)
+        beat, written = self._first.get(info.id, (-1, now))
+        return now - (written if beat == info.beat else change)
 
     def _last_change(self, info: WorkerInfo, now: float) -> float:
         """Return when its heartbeat last changed, by this process's clock."""
@@ -129,7 +150,7 @@ class Heartbeats:
         try:
             os.rename(self._folder / "workers" / worker, ended)
             os.utime(ended)
-        except (FileNotFoundError, PermissionError):  # another process was first, or the file is another user's
+        except OSError:  # another process was first, the file is another user's, or nothing can be written
             return
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
@@ -137,8 +158,8 @@ class Heartbeats:
         now, today = self._clock.monotonic(), self._clock.now()
         found: list[tuple[WorkerInfo, bool, float]] = []
         for info in self._read(os.listdir(self._folder / "workers")):
-            silent = now - self._last_change(info, now)
-            alive = _is_alive(info, silent)
+            silent = self._silence(info, now)
+            alive = process.is_alive(info, silent)
             found.append((info, alive, silent))
             if not alive and process.running(info) is False:
                 self.retire(info.id)
@@ -146,7 +167,7 @@ class Heartbeats:
             for entry in entries:
                 age = today - entry.stat().st_mtime
                 if age < LATELY:
-                    found += [(info, False, max(0.0, age)) for info in _read_infos(entry.path)]
+                    found += [(info, False, max(0.0, age)) for info in _read_infos(entry.path)[0]]
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     def notice(self, process: WorkerId, text: str) -> None:
@@ -168,8 +189,8 @@ class Heartbeats:
         return self._folder / "output" / f"{process}.log"
 
 
-def _is_alive(info: WorkerInfo, silent: float) -> bool:
-    """``silent`` is for how many seconds its heartbeat hasn't changed."""
+def _holds_leases(info: WorkerInfo, silent: float) -> bool:
+    """``silent`` is for how many seconds its heartbeat hasn't changed; the age of its file doesn't count here."""
     running = process.running(info)
     return silent <= LEASE if running is None else running
 
@@ -186,14 +207,15 @@ def _write_infos(path: Path, infos: Sequence[WorkerInfo], mode: int) -> None:
         os.close(fd)
 
 
-def _read_infos(path: str) -> list[WorkerInfo]:
+def _read_infos(path: str) -> tuple[list[WorkerInfo], float]:
+    """Return the heartbeats in a file, and when it was written by the file server's clock."""
     for _ in range(3):
         try:
             with open(path, "rb", buffering=0) as file:
-                raw = file.read()
+                raw, written = file.read(), os.fstat(file.fileno()).st_mtime
         except (FileNotFoundError, IsADirectoryError):
-            return []
+            break
         data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
         if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
-            return read_heartbeats(data)
-    return []
+            return read_heartbeats(data), written
+    return [], 0.0

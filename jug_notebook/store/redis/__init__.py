@@ -209,7 +209,7 @@ class RedisStore(Queries):
                 continue
             if alive and system.running(info) is False:
                 ended.append(info.id)
-                alive = False
+            alive = alive and system.is_alive(info, float(age))
             if alive or float(age) < LATELY:
                 found.append((info, bool(alive), float(age)))
         self.leave(ended)
