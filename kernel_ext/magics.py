@@ -55,6 +55,11 @@ class JugMagics(Magics):
     autostart = Int(0, help="workers to start when tasks are queued and none is running; 0: only print a hint").tag(
         config=True
     )
+    wait_for_workers = Int(
+        0,
+        min=0,
+        help="seconds for which results are waited for while no worker is running: a queue may start them late",
+    ).tag(config=True)
     check_keys = Bool(
         False, help="run each cell that makes tasks again in two other processes, and report keys that differ there"
     ).tag(config=True)
@@ -104,6 +109,7 @@ class JugMagics(Magics):
         if self.in_cell:
             session.begin_cell(self.cell, self.cell_lasts)
         session.submissions.check_keys(self.check_keys)
+        session.results.wait_for_workers = session.results.wait_for_workers or float(self.wait_for_workers)
 
     def cell_of(self, file: str) -> str | None:
         """Return the label of the cell whose code has that file name: "Cell In[3]"; None for other files."""
@@ -154,6 +160,11 @@ class JugMagics(Magics):
         if self.ready:
             self.memory.store = ""
             self._session = self.connect(self._url)
+
+    @observe("wait_for_workers")
+    def _wait_for_workers_changed(self, change: Any) -> None:
+        if self.ready and self.attached() is not None:
+            self.session.results.wait_for_workers = float(self.wait_for_workers)
 
     @observe("check_keys")
     def _check_keys_changed(self, change: Any) -> None:

@@ -47,6 +47,10 @@ class WorkerMagics(Magics):
         "--keep-attached", action=argparse.BooleanOptionalAction, default=None,
         help="don't end idle workers while a notebook is open (default: except with --on, whose jobs cost money)",
     )  # fmt: skip
+    @option(
+        "--wait-for-workers", type=seconds, metavar="S",
+        help="seconds for which results are waited for while no worker is running: a queue may start them late (0)",
+    )  # fmt: skip
     @option("--python", metavar="P", help="the Python that runs them: the same minor version, other packages")
     @option(
         "--host", action="append", default=[], metavar="H[:N]",
@@ -107,6 +111,7 @@ class WorkerMagics(Magics):
             on=self._variable(asked.on),
             remote_dir=asked.remote_dir,
             namespace=self.shell.user_ns,
+            wait_for_workers=asked.wait_for_workers,
             **options_in(asked),
         )
         if not elsewhere:

@@ -96,7 +96,11 @@ class Queries:
 
     def _snapshot(self, scope: Scope, kinds: tuple[FailureKind, ...]) -> Snapshot:
         snapshot, crews = self._store.snapshot(scope), self._access.crews
-        starting = snapshot.starting or sum(max(1, crew.size) for crew in crews if crew.is_starting)
+        sizes: dict[str, int] = {}  # by name, for asking again is about the same workers
+        for crew in crews:
+            if crew.is_starting:
+                sizes[crew.name] = max(1, crew.size, sizes.get(crew.name, 0))
+        starting = snapshot.starting or sum(sizes.values())
         notes = (*snapshot.notes, *(line for crew in crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(
             snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook import codec, render, system
+from jug_notebook.clock import Clock
 from jug_notebook.errors import (
     DroppedByPickle,
     JugError,
@@ -35,6 +37,39 @@ PATIENCE = 1.0  #: seconds between two checks that workers are alive
 TRIES = 4  #: how often a value that was lost is waited for again
 
 
+class WorkerCheck:
+    """Checks once a second, while something waits for tasks, that workers are there to run them.
+
+    ``absent`` returns, for a number of tasks, why waiting would never end, or nothing where workers are alive.
+    """
+
+    def __init__(self, absent: Callable[[int], str], clock: Clock, patience: float) -> None:
+        self._absent = absent
+        self._clock = clock
+        self._patience = patience
+        self._next = clock.monotonic()
+        self._until: float | None = None  # while there are none
+
+    def __call__(self, count: Callable[[], int], over: Callable[[], bool]) -> None:
+        """Raise NoWorkers if there have been none for ``patience`` seconds, and the tasks are not ``over``."""
+        now = self._clock.monotonic()
+        if now < self._next:
+            return
+        self._next = now + PATIENCE
+        absent = self._absent(count())
+        if not absent or over():  # the last worker may have left after settling the last task
+            self._until = None
+            return
+        if self._until is None:
+            self._until = now + self._patience
+            if self._patience:
+                tasks = render.plural(count())
+                patience = render.duration(self._patience)
+                print(f"{tasks} queued and no worker is running yet: waiting up to {patience} for one", file=sys.stderr)
+        if now >= self._until:
+            raise NoWorkers(absent)
+
+
 class Results:
     """States, values and outputs of tasks. Each query first submits the tasks that are still pending (``flush``)."""
 
@@ -45,6 +80,7 @@ class Results:
         self._user = access.user
         self._starting = access.starting
         self._flush = flush
+        self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
         self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
@@ -88,12 +124,17 @@ class Results:
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def settle(
-        self, keys: Sequence[Key], timeout: float | None = None, first: bool = False, strict: bool = False
+        self,
+        keys: Sequence[Key],
+        timeout: float | None = None,
+        first: bool = False,
+        strict: bool = False,
+        wait_for_workers: float | None = None,
     ) -> bool:
         """Wait until all tasks are settled; with ``first``, one of them; with ``strict``, at most until one failed.
 
-        Return False if ``timeout`` seconds were over before. Raises NoWorkers where none is alive, WaitInterrupted on
-        Ctrl-C.
+        Return False if ``timeout`` seconds were over before. Raises NoWorkers where none is alive, or comes within
+        ``wait_for_workers`` seconds (default: the session's); WaitInterrupted on Ctrl-C.
         """
         self._flush()
         at = 0  # the tasks before this one are settled
@@ -111,24 +152,26 @@ class Results:
                     at += 1
             return True
 
-        return self._wait(over, lambda: keys[at:], timeout)
+        return self._wait(over, lambda: keys[at:], timeout, wait_for_workers)
 
-    def _wait(self, over: Callable[[], bool], left: Callable[[], Sequence[Key]], timeout: float | None) -> bool:
+    def _wait(
+        self,
+        over: Callable[[], bool],
+        left: Callable[[], Sequence[Key]],
+        timeout: float | None,
+        wait_for_workers: float | None = None,
+    ) -> bool:
         """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
         timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
-        look = self._clock.monotonic()
+        check = self._worker_check(wait_for_workers)
         try:
             seen = self._store.watch(-1, 0.0)
             while not over():
                 now = self._clock.monotonic()
                 if until is not None and now >= until:
                     return False
-                if now >= look:
-                    look = now + PATIENCE
-                    absent = self._no_workers(len(left()))
-                    if absent and not over():  # the last worker may have left after settling the last task
-                        raise NoWorkers(absent)
+                check(lambda: len(left()), over)
                 seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
         except KeyboardInterrupt:
             raise WaitInterrupted(self._interrupted(left())) from None
@@ -137,6 +180,10 @@ class Results:
     def barrier(self, busy: Callable[[], int]) -> None:
         """Wait until ``busy()``, a number of tasks, is zero."""
         self._wait(lambda: not busy(), lambda: [""] * busy(), None)
+
+    def _worker_check(self, patience: float | None = None) -> WorkerCheck:
+        patience = self.wait_for_workers if patience is None else system.not_negative("wait_for_workers", patience)
+        return WorkerCheck(self._no_workers, self._clock, patience)
 
     def workers(self) -> int:
         """Return how many live workers can run our tasks; a supervisor that has none yet counts as one."""
@@ -157,7 +204,10 @@ class Results:
                 f"{tasks}, and the workers alive have Python {', '.join(sorted(others))} while the tasks were made "
                 f"with {system.python()}, so waiting would never end. Start some with this Python: %jug_execute -n 4"
             )
-        return f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4"
+        return (
+            f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4; or wait for "
+            "those of a queue: .result(wait_for_workers=600)"
+        )
 
     def _interrupted(self, left: Sequence[Key]) -> str:
         counts: dict[str, int] = {}
@@ -173,17 +223,17 @@ class Results:
         self._flush()
         from asyncio import shield  # it costs as much to import as all the rest
 
-        look = self._clock.monotonic()
+        check = self._worker_check()
+
+        def over() -> bool:
+            [state] = self._store.states([key])
+            return state is None or state.settled
+
         while True:
             tick = self._tick()
-            [state] = self._store.states([key])
-            if state is None or state.settled:
+            if over():
                 return
-            if self._clock.monotonic() >= look:
-                look = self._clock.monotonic() + PATIENCE
-                absent = self._no_workers(1)
-                if absent:
-                    raise NoWorkers(absent)
+            check(lambda: 1, over)
             await shield(tick)
 
     def _tick(self) -> asyncio.Task[int]:
@@ -199,13 +249,21 @@ class Results:
     # -- loading -------------------------------------------------------------------------------------------------------
 
     def collect(
-        self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
+        self,
+        keys: Sequence[Key],
+        *,
+        wait: bool,
+        timeout: float | None = None,
+        strict: bool = True,
+        mmap: bool = False,
+        wait_for_workers: float | None = None,
     ) -> list[Any]:
         """Return the values of tasks, in order. Where there is none, its error is raised, or (not ``strict``) a
         `Problem` stands in its place.
 
-        ``wait`` until they are there, at most ``timeout`` seconds (WaitTimeout); ``mmap`` maps large arrays instead of
-        reading them. A value that was lost is computed again, and with ``wait`` waited for.
+        ``wait`` until they are there, at most ``timeout`` seconds (WaitTimeout), with ``wait_for_workers`` as in
+        `settle`; ``mmap`` maps large arrays instead of reading them. A value that was lost is computed again, and with
+        ``wait`` waited for.
         """
         self._flush()
         timeout = waiting_time(timeout)
@@ -215,7 +273,7 @@ class Results:
         for attempt in range(TRIES):
             if wait:
                 remaining = None if until is None else max(0.0, until - self._clock.monotonic())
-                if not self.settle(left, remaining, strict=strict):
+                if not self.settle(left, remaining, strict=strict, wait_for_workers=wait_for_workers):
                     raise WaitTimeout(self._late(left, timeout))
             again = wait and attempt < TRIES - 1
             left = self._load(left, values, strict, mmap, again)

@@ -48,6 +48,7 @@ class Workers:
         max_time: float | None = None,
         idle_timeout: float = 600,
         keep_attached: bool | None = None,
+        wait_for_workers: float | None = None,
         keep_going: bool = True,
         memory_limit: int | None = None,
         python: str | None = None,
@@ -65,7 +66,8 @@ class Workers:
         ``target``: run only these tasks and what they need.
         ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
         ``idle_timeout``: seconds with nothing to do, after which they end. ``keep_attached``: not while a session is
-        open (default: except ``on`` an executor, whose jobs cost money).
+        open (default: except ``on`` an executor, whose jobs cost money). ``wait_for_workers``: seconds for which
+        results are waited for, from now on, while no worker is running: a queue may start them late.
         ``keep_going=False``: a host's workers end after their current tasks once a task has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
@@ -77,29 +79,32 @@ class Workers:
 
         Raises LaunchError; failures on other hosts are in `Crew.failures`.
         """
-        from jug_notebook.launch import Crew
-
-        store, clock = self._access.store, self._access.clock
         workers = None if workers is None else number_of_workers("workers", workers)
         if dry_run:
-            if on is not None:
-                raise LaunchError("dry_run can't look into an executor; leave 'on' out")
-            plan = self.foretell(workers, list(hosts), target, python, setup, remote_dir, namespace)
-            return Crew(store, clock=clock, plan=plan)
+            return self._dry_run(on, workers, list(hosts), target, python, setup, remote_dir, namespace)
         if here:
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
-            return Crew(store, clock=clock)
+            return self._no_crew()
         self._targets.flush()
+        if wait_for_workers is not None:
+            self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
         attached = on is None if keep_attached is None else keep_attached
         options = self._options(
             0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
             max_time=max_time, memory_limit=memory_limit, keep_going=keep_going,
             target=self._target(target, namespace),
         )  # fmt: skip
-        crew = self._start(workers, options, hosts, on)
-        if wait:
-            self.barrier()
-        return crew
+        return self._start(workers, options, hosts, on, wait)
+
+    def _dry_run(self, on: Any, *asked: Any) -> Crew:
+        if on is not None:
+            raise LaunchError("dry_run can't look into an executor; leave 'on' out")
+        return self._no_crew(self.foretell(*asked))
+
+    def _no_crew(self, plan: str = "") -> Crew:
+        from jug_notebook.launch import Crew
+
+        return Crew(self._access.store, clock=self._access.clock, plan=plan)
 
     def headless_note(self) -> str:
         """Return, once for the crews started since the last call, that they end with a headless run; else nothing."""
@@ -108,13 +113,17 @@ class Workers:
         ends = lasting and any(crew.is_starting or crew.supervisors for crew in fresh)
         return "headless run: its workers stop when it ends" if ends else ""
 
-    def _start(self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any) -> Crew:
+    def _start(
+        self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any, wait: bool
+    ) -> Crew:
         store, clock, folder = self._access.store, self._access.clock, self._access.folder
         named = start.read_hosts(hosts, folder)
         if workers is None:  # elsewhere, each host counts its own cores
             workers = 0 if named or on is not None else system.cores()
         crew = start.start(store, folder, msgspec.structs.replace(options, size=workers), named, on, clock)
         self.crews.append(crew)
+        if wait:
+            self.barrier()
         return crew
 
     def _options(

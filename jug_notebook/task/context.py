@@ -93,7 +93,14 @@ class Results(Protocol):
         """Return each task as people see it, with a summary of its value or error."""
 
     def collect(
-        self, keys: Sequence[Key], *, wait: bool, timeout: float | None = None, strict: bool = True, mmap: bool = False
+        self,
+        keys: Sequence[Key],
+        *,
+        wait: bool,
+        timeout: float | None = None,
+        strict: bool = True,
+        mmap: bool = False,
+        wait_for_workers: float | None = None,
     ) -> list[Any]:
         """Return values in order; where there is none, raise its error, or (not ``strict``) put a `Problem` there."""
 

@@ -81,15 +81,17 @@ class Handle:
         task._warn_if_former()
         return self.take(task._session.results.collect([task.key], wait=False, mmap=mmap)[0])
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None, *, wait_for_workers: float | None = None) -> Any:
         """Wait for the value while workers live, and return it.
 
         Raises TaskFailed with the remote traceback, TaskCancelled, WaitTimeout after ``timeout`` seconds,
-        WaitInterrupted on Ctrl-C (the task continues), and NoWorkers at once where no workers are running.
+        WaitInterrupted on Ctrl-C (the task continues), and NoWorkers at once where no workers are running, or, with
+        ``wait_for_workers``, where none has come within so many seconds: a queue may start them late.
         """
         task = self.task
         task._warn_if_former()
-        return self.take(task._session.results.collect([task.key], wait=True, timeout=timeout)[0])
+        collect = task._session.results.collect
+        return self.take(collect([task.key], wait=True, timeout=timeout, wait_for_workers=wait_for_workers)[0])
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait; return what the task raised (a TaskFailed where that can't be pickled), None if it finished."""

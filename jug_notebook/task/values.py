@@ -202,7 +202,7 @@ def _states(handles: Iterable[Handle]) -> dict[Key, State]:
     }
 
 
-def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
+def _load(x: Any, on_error: str, wait: bool, timeout: float | None, wait_for_workers: float | None = None) -> Any:
     if on_error not in ("raise", "skip", "return"):
         raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
     x, timeout = listed(x), waiting_time(timeout)
@@ -214,7 +214,9 @@ def _load(x: Any, on_error: str, wait: bool, timeout: float | None) -> Any:
     until = None if timeout is None else CLOCK.monotonic() + timeout
     for session, keys in _keys_by_session(handles):
         left = None if until is None else max(0.0, until - CLOCK.monotonic())
-        values = session.results.collect(keys, wait=wait, timeout=left, strict=on_error == "raise")
+        values = session.results.collect(
+            keys, wait=wait, timeout=left, strict=on_error == "raise", wait_for_workers=wait_for_workers
+        )
         loaded.update(zip(keys, values, strict=True))
     filled = _fill(x, loaded, on_error)
     return None if filled is _SKIPPED else filled
@@ -250,9 +252,11 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
 class TaskList(list[Any]):
     """A list of tasks, as ``.map`` returns it. Shows as counts and the first few, however long it is."""
 
-    def result(self, timeout: float | None = None, on_error: str = "raise") -> list[Any]:
-        """The values, waiting for them. ``on_error`` as in `value`; raises what `Task.result` raises."""
-        values: list[Any] = bvalue(list(self), timeout=timeout, on_error=on_error)
+    def result(
+        self, timeout: float | None = None, on_error: str = "raise", *, wait_for_workers: float | None = None
+    ) -> list[Any]:
+        """The values, waiting for them. ``on_error`` as in `value`; the rest, and errors, as in `Task.result`."""
+        values: list[Any] = _load(list(self), on_error, wait=True, timeout=timeout, wait_for_workers=wait_for_workers)
         return values
 
     def wait(self, timeout: float | None = None) -> TaskList:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
+from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import open_store, signed
 from tests.crews import working
@@ -435,6 +437,42 @@ def test_waiting_with_nobody_at_work_ends_at_once_and_says_what_to_do(session):
             wait()
     done, not_done = jn.wait([task], timeout=0)
     assert (done, not_done) == (set(), {task})
+
+
+def test_workers_that_a_queue_starts_late_are_waited_for_as_long_as_was_asked(session, capsys):
+    task = define("def f(x): return x + 1")(1)
+    with pytest.raises(jn.NoWorkers):
+        task.result(wait_for_workers=0.1)
+    assert "1 task queued and no worker is running yet: waiting up to 100 ms for one" in capsys.readouterr().err
+    late = threading.Timer(1.2, lambda: jn.execute(1))  # after the first look, which would have raised
+    late.start()
+    assert task.result(wait_for_workers=30) == 2
+    late.join()
+    session.stop(now=True)
+
+
+def test_how_long_workers_are_waited_for_can_be_given_once_for_all_results(session, capsys):
+    task = define("def f(x): return x + 1")(1)
+    session.results.wait_for_workers = 0.1
+    for wait in (task.result, jn.barrier, lambda: jn.bvalue([task])):
+        with pytest.raises(jn.NoWorkers):
+            wait()
+        assert "waiting up to 100 ms" in capsys.readouterr().err
+    with pytest.raises(jn.NoWorkers):
+        task.result(wait_for_workers=0)
+    assert not capsys.readouterr().err
+    with pytest.raises(jn.JugError, match="wait_for_workers='long': give a number of seconds"):
+        jn.execute(1, wait_for_workers="long")
+
+
+def test_asking_again_for_starting_workers_counts_them_once(session):
+    class Starting(WorkerGroup):
+        def is_starting(self, supervisors, workers):
+            return True
+
+    for size in (1, 2, 2, 2):
+        session.workers.crews.append(Crew(session.access.store, [Starting(session.access.store, "c", size=size)]))
+    assert session.status().snapshot.starting == 2
 
 
 def test_workers_of_another_python_do_not_count(session):
