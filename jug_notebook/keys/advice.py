@@ -63,9 +63,7 @@ def report_dropped(value: Any, names: Iterable[str]) -> None:
     lost, kind, of_result = ", ".join(names), type(value), _of_result.get()
     if not lost:
         return
-    drops = (
-        f"pickling a {kind.__module__.partition('.')[0]} {kind.__qualname__} drops what was added to it ({lost}), so"
-    )
+    drops = f"pickling {kind.__module__.partition('.')[0]}.{kind.__qualname__} drops what was added to it ({lost}), so"
     if of_result is not None:
         of_result[f"{drops} the stored result lacks it. Return it as a value of its own."] = None
     else:

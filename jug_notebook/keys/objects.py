@@ -23,6 +23,7 @@ from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.libraries import counted, shared_name
 from jug_notebook.keys.register import (
     BODIES,
+    INSIDE,
     NAN,
     WRITERS,
     Refused,
@@ -224,10 +225,6 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
     else:
         tuple_body(encoder, tuple(items), path)
     encoder.attributes(held_by(value), path)
-
-
-#: what to do about a part that no other process can have
-INSIDE = "make what holds it inside the task, or leave it out in its class's __getstate__"
 
 
 @writer_for("builtins.object")
@@ -520,8 +517,11 @@ REFUSED = {
     "sqlite3.Connection sqlite3.Cursor duckdb.DuckDBPyConnection _duckdb.DuckDBPyConnection": _OPEN,
     "duckdb.DuckDBPyRelation _duckdb.DuckDBPyRelation": f"{_PLAN}pass x.df()",
     "polars.LazyFrame": f"{_PLAN}pass x.collect()",
+    "polars.LazyGroupBy": f"{_PLAN}pass the data, and call group_by() inside the task",
+    "concurrent.Future distributed.Future": "stands for a value: pass x.result()",
     "dask.DaskMethodsMixin dask.FrameBase": f"{_PLAN}pass x.compute()",
     "distributed.Client sqlalchemy.Engine sqlalchemy.Connection sqlalchemy.Session rich.Console": _INSIDE,
+    "redis.Redis httpx.BaseClient": _INSIDE,
     "pint.GenericPlainRegistry pint.LazyRegistry pint.ApplicationRegistry": (
         "can't be sent to a worker: read pint.get_application_registry() inside the task, or pass quantities"
     ),
@@ -549,6 +549,13 @@ def _refuse(verdict: str) -> Writer:
 for _names, _verdict in REFUSED.items():
     for _name in _names.split():
         writer_for(_name, attributes=False)(_refuse(_verdict))
+
+
+@writer_for("astropy.Table", mutable=True)
+def _table(encoder: Encoder, value: Any, path: str) -> None:
+    groups = getattr(value, "_groups", None)  # made when it is first asked for
+    report_dropped(value, ["groups"] if getattr(groups, "_indices", None) is not None else ())
+    _instance_body(encoder, value, path)
 
 
 @writer_for("rdkit.Mol", attributes=False)

@@ -43,6 +43,11 @@ _CHOICES = (
 )
 
 
+#: what to do about a part that no other process can have, and about such a thing itself
+INSIDE = "make what holds it inside the task, or leave it out in its class's __getstate__"
+ITSELF = "make it inside the task"
+
+
 class Refused(Exception):
     """A part of a value can't be hashed reliably. Collects the path to it, from the inside out."""
 
@@ -62,7 +67,11 @@ class Refused(Exception):
         if len(way) > 200:
             way = f"{way[:90]} … {way[-90:]}"
         reason = f" ({self.reason})" if self.reason else ""
-        verdict = f"{self.verdict}." if self.verdict else _CHOICES.format(reason=reason)
+        verdict = f"{self.verdict if way else self.verdict.replace(INSIDE, ITSELF)}." if self.verdict else ""
+        if at := next((word for word in (" read by ", " of ") if word in path), ""):  # "global 'x'.lock, read by f()"
+            thing, _, where = path.partition(at)
+            path, way = f"{thing}{way}{at}{where}", ""
+        verdict = verdict or _CHOICES.format(reason=reason)
         text = f"{path}{way}: {self.message}" if self.message else f"{path}{way} is {self.kind}, which {verdict}"
         return Unhashable(text if len(text) < LONGEST else f"{text[:120]} … {text[-LONGEST + 120 :]}")
 

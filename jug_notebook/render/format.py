@@ -313,6 +313,10 @@ def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
     return _cut(", ".join(parts), LINE)
 
 
+#: modules of what means something in one process only
+_LIVE = frozenset({"_thread", "threading", "multiprocessing", "queue", "_queue", "asyncio", "_asyncio", "concurrent"})
+
+
 def advice(value: Any) -> str:
     """Return what to do instead of storing this value."""
     kind = type(value)
@@ -322,7 +326,7 @@ def advice(value: Any) -> str:
         return "await it and store what comes out"
     if isinstance(value, io.IOBase):
         return "pass its path, and open it inside the task"
-    if kind.__module__ in ("_thread", "threading", "multiprocessing.synchronize"):
+    if kind.__module__.partition(".")[0] in _LIVE:
         return "make it inside the task: it means nothing in another process"
     if kind.__module__ in ("socket", "_socket", "sqlite3", "ssl"):
         return "open it inside the task: it means nothing in another process"

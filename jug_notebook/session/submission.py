@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -353,8 +353,9 @@ class SubmissionQueue:
             pinned = {task[0] for task in self._buffer} | set(self._versions.values())
             self._codes.clear()
             changed = {version: parts for version in pinned if (parts := self._changed(version))}
-            self._buffer = [task for task in self._buffer if task[0] not in changed]
-            gone = [key for key, version in self._made.items() if version in changed]
+            cancelled = self._of_versions(changed) if changed else set()
+            self._buffer = [task for task in self._buffer if task[1] not in cancelled]
+            gone = [key for key in self._made if key in cancelled]
             try:
                 self._submit()
                 if gone and not self._read_only:
@@ -364,6 +365,15 @@ class SubmissionQueue:
             if changed:
                 raise ChangedInCell(_changed_text(changed))
             return len(gone)
+
+    def _of_versions(self, versions: Collection[FunctionVersion]) -> set[Key]:
+        """Return the tasks of the running cell that are of these versions, and those that need them."""
+        found: set[Key] = set()
+        made = ((key, version, self._needs[key]) for key, version in self._made.items())
+        for key, version, needs in (*made, *((task[1], task[0], task[3]) for task in self._buffer)):
+            if version in versions or not found.isdisjoint(needs):
+                found.add(key)
+        return found
 
     def _changed(self, version: FunctionVersion) -> list[str]:
         assert version.function is not None, "only functions are pinned"

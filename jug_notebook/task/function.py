@@ -84,12 +84,12 @@ class TaskFunction:
         self.nout = nout
         self.retries = retries
         self.timeout = timeout
-        self.ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
-        self.ignore_globals = tuple([ignore_globals] if isinstance(ignore_globals, str) else ignore_globals)
-        self.depends = tuple([depends] if isinstance(depends, str) else depends)
+        self.ignore = frozenset(_listed("ignore", ignore))
+        self.ignore_globals = _listed("ignore_globals", ignore_globals)
+        self.depends = _listed("depends", depends)
         self.priority = priority
-        self.env = tuple([env] if isinstance(env, str) else env)
-        self.secret_env = tuple([secret_env] if isinstance(secret_env, str) else secret_env)
+        self.env = _listed("env", env)
+        self.secret_env = _listed("secret_env", secret_env)
         self.runner = runner
         self._bind(function)
         self._check_options()
@@ -414,6 +414,15 @@ class TaskFunction:
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
+
+
+def _listed(option: str, given: Any) -> tuple[Any, ...]:
+    """Return the names in an option, one of which may stand alone. Raises BadTask."""
+    listed = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (None,)
+    if all(isinstance(one, str) for one in listed) or (option == "depends" and listed != (None,)):
+        return listed
+    what = "functions and values" if option == "depends" else "names"
+    raise BadTask(f"{option}={given!r:.60}: give a list of {what}")
 
 
 def in_folder(named: Arguments, away: str) -> Arguments:

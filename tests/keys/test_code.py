@@ -525,9 +525,16 @@ def test_an_unhashable_global_is_refused_by_name_and_can_be_ignored() -> None:
 
 def test_a_global_that_no_worker_can_have_is_to_be_made_inside_the_task() -> None:
     space = cell("import threading\nLOCK = threading.Lock()\ndef f():\n    with LOCK: return 1")
-    with pytest.raises(Unhashable, match=r"global 'LOCK' read by f\(\).*make what holds it inside the task") as refusal:
+    with pytest.raises(Unhashable, match=r"global 'LOCK' read by f\(\).*: make it inside the task\.$") as refusal:
         examine(space["f"])
     assert "ignore_globals" not in str(refusal.value)  # it would fail next
+    space = cell(
+        "import threading\nclass Held: lock = None\nHELD = Held()\nHELD.lock = threading.Lock()\ndef f(): return HELD"
+    )
+    with pytest.raises(
+        Unhashable, match=r"^global 'HELD'\.lock read by f\(\) is a _thread\.lock.*: make what holds it inside"
+    ):
+        examine(space["f"])
 
 
 def test_version_stands_for_the_code() -> None:

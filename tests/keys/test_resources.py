@@ -8,6 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,25 @@ def test_a_version_that_is_no_string_is_refused_in_words() -> None:
         task(version=1)(lambda x: x)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("option", ["env", "secret_env", "ignore", "ignore_globals", "depends"])
+def test_a_list_of_names_that_is_none_is_reported_with_what_to_give(option: str) -> None:
+    for given in (3, [3]) if option != "depends" else (3,):
+        with pytest.raises(BadTask, match=rf"^{option}=\[?3\]?: give a list of (names|functions and values)$"):
+            task(**{option: given})(len)
+
+
 def test_plans_are_refused_with_how_to_compute_them() -> None:
     delayed = pytest.importorskip("dask.delayed").delayed(len)([1])
     assert "is a plan, not a value: pass x.compute()" in refusal(delayed)
     assert "is a plan, not a value: pass x.compute()" in refusal(pytest.importorskip("dask.bag").from_sequence([1]))
     lazy = pytest.importorskip("polars").LazyFrame({"a": [1]})
     assert "is a plan, not a value: pass x.collect()" in refusal([lazy])
+    assert "pass the data, and call group_by() inside the task" in refusal(lazy.group_by("a"))
+
+
+def test_a_future_is_refused_with_how_to_get_its_value() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assert "stands for a value: pass x.result()" in refusal(executor.submit(len, [1]))
 
 
 def test_a_dask_array_and_frame_are_plans_too() -> None:
@@ -175,7 +189,7 @@ def test_a_dask_array_and_frame_are_plans_too() -> None:
 def test_a_client_an_engine_or_a_console_is_to_be_made_inside_the_task(library: str, make: Any) -> None:
     space = cell("def f(): return CLIENT")
     space["CLIENT"] = make(pytest.importorskip(library))
-    with pytest.raises(Unhashable, match=r"global 'CLIENT' read by f\(\).*inside the task") as refused:
+    with pytest.raises(Unhashable, match=r"^global 'CLIENT' read by f\(\).*: make it inside the task\.$") as refused:
         examine(space["f"])
     for fails_next in ("ignore_globals", "NoHash", "__jug_hash__"):
         assert fails_next not in str(refused.value)
@@ -287,9 +301,14 @@ def _hooked(name: str) -> Any:
     return tensor
 
 
-@pytest.mark.parametrize("make", [_series, _polars, _marked, _molecule, _hooked])
+def _grouped(name: str) -> Any:
+    table = pytest.importorskip("astropy.table").Table({"a": [1, 2], "b": ["x", "y"]})
+    return table.group_by("b") if name == "groups" else table
+
+
+@pytest.mark.parametrize("make", [_series, _polars, _marked, _molecule, _hooked, _grouped])
 def test_what_a_pickle_drops_is_reported_once(make: Any) -> None:
-    name = "hooks" if make is _hooked else "label"
+    name = {_hooked: "hooks", _grouped: "groups"}.get(make, "label")
     with pytest.warns(DroppedByPickle, match=rf"drops what was added to it \({name}\).*argument of its own"):
         digest(make(name))
     with warnings.catch_warnings():

@@ -403,12 +403,13 @@ def test_what_changes_within_a_cell_is_an_error_that_names_it(session):
     g = define("def g(x): return x", "g")
     session.begin_cell("1")
     many = f.map(range(1500))
-    other = g(1)
+    other, needing, after = g(1), g(many[0]), g([g(many[1499])])
     NOTEBOOK["ALPHA"] = 2
     with pytest.raises(jn.ChangedInCell, match=r"global ALPHA.* changed after f was first called"):
         session.end_cell()
     assert {t.state for t in many} == {State.CANCELLED}
     assert other.state is State.READY
+    assert {needing.state, after.state} == {State.CANCELLED}  # they would wait for ever
     session.begin_cell("1")
     assert f(1).key != many[1].key
     session.end_cell()
