@@ -1,8 +1,9 @@
 """Many workers on one store: does each task run once, does everybody get some, and what does a claim cost?
 
-``--workers`` simulated workers speak the real protocol (renew, claim, settle, as `worker.work` does) in threads of
-``--processes`` processes, each process with one connection to the store, as a host has. Tasks are no-ops of
-``--seconds`` each. It also fits a redis store: ``--store redis://localhost:6379/?project=swarm`` (made new each time).
+``--workers`` simulated workers speak the real protocol (claim, settle, as `worker.work` does) in threads of
+``--processes`` processes. Each process has one connection to the store and serves its workers over sockets, as the
+supervisor of a host does. Tasks are no-ops of ``--seconds`` each. It also fits a redis store: ``--store
+redis://localhost:6379/?project=swarm`` (made new each time).
 
 With ``--machines`` each process passes for a machine of its own: it has no notice of what others write, as over NFS.
 
@@ -26,9 +27,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
+
 from jug_notebook import system
+from jug_notebook.clock import CLOCK
 from jug_notebook.model import Origin, Settlement, State, Submission, Verdict, WorkerInfo
 from jug_notebook.store import Store, open_store
+from jug_notebook.worker.channel import StoreServer, connected
 
 HERE = Origin("ann", "/home/ann/study.ipynb", "cell-1")
 
@@ -47,7 +52,7 @@ class Worker:
         settled: list[Settlement] = []
         while not self.over.is_set():
             start = time.perf_counter()
-            claims = self.store.claim(self.info.id, 512 if self.seconds < 0.01 else 1, 0.25, settled)
+            claims = self.store.claim(self.info.id, 512 if self.seconds < 0.01 else 1, 1.0, settled)
             if claims:
                 self.claims.append(time.perf_counter() - start)
                 self.began = self.began or time.time()
@@ -88,35 +93,41 @@ def host(url: str, workers: int, seconds: float, machine: bool) -> None:
         lambda event, _: opened.__setitem__(0, opened[0] + (event in ("open", "os.listdir", "os.scandir")))
     )
     store, over = open_store(url), threading.Event()
-    swarm = [Worker(store, seconds, over) for _ in range(workers)]
-    store.renew([worker.info for worker in swarm])
+    server = StoreServer(store, CLOCK)
+    swarm = [Worker(connected(store, server.connect()[0]), seconds, over) for _ in range(workers)]
+    supervisor = system.me("supervisor")
+    infos = [supervisor, *(msgspec.structs.replace(worker.info, supervisor=supervisor.id) for worker in swarm)]
+    store.renew(infos)
     threads = [threading.Thread(target=worker.live) for worker in swarm]
     print("ready", flush=True)
     sys.stdin.readline()
     for thread in threads:
         thread.start()
-    beat = threading.Thread(target=_beat, args=(store, [worker.info for worker in swarm], over))
-    beat.start()
+    ended = threading.Event()
+    serving = threading.Thread(target=_serve, args=(server, store, infos, ended))
+    serving.start()
     sys.stdin.readline()
     before, since = opened[0], time.time()
     sys.stdin.readline()
     idle = (opened[0] - before) / (time.time() - since)
     over.set()
-    for thread in [*threads, beat]:
+    for thread in threads:
         thread.join()
-    store.leave([worker.info.id for worker in swarm])
+    ended.set()
+    serving.join()
+    store.leave([info.id for info in infos])
     for worker in swarm:
         print(json.dumps({"ran": worker.ran, "claims": worker.claims, "began": worker.began, "idle": idle}))
     store.close()
 
 
-def _beat(store: Store, infos: list[WorkerInfo], over: threading.Event) -> None:
-    import msgspec
-
-    beat = 0
-    while not over.wait(1.0):
-        beat += 1
-        store.renew([msgspec.structs.replace(info, beat=beat) for info in infos])
+def _serve(server: StoreServer, store: Store, infos: list[WorkerInfo], ended: threading.Event) -> None:
+    beat, due = 0, 0.0
+    while not ended.is_set():
+        server.wait(0.1)
+        if time.monotonic() >= due:
+            beat, due = beat + 1, time.monotonic() + 1.0
+            store.renew([msgspec.structs.replace(info, beat=beat) for info in infos])
 
 
 def swarm(
