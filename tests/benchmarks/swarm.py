@@ -159,13 +159,13 @@ def swarm(
     while store.snapshot().counts[State.FINISHED] < tasks:
         seen = store.watch(seen, 1.0)
     took = time.time() - start
-    time.sleep(5.0)  # until news is old
-    for one in hosts:
-        assert one.stdin is not None
-        one.stdin.write("idle\n")
-        one.stdin.flush()
-    time.sleep(rest)
-    by_host = [[json.loads(line) for line in one.communicate("over\n")[0].splitlines()] for one in hosts]
+    for line, pause in (("idle\n", 5.0), ("over\n", rest)):
+        time.sleep(pause)  # before it: until news is old
+        for one in hosts:
+            assert one.stdin is not None
+            one.stdin.write(line)
+            one.stdin.flush()
+    by_host = [[json.loads(line) for line in one.communicate()[0].splitlines()] for one in hosts]
     report = [worker for one in by_host for worker in one]
     store.close()
     shares_ran = [sum(len(worker["ran"]) for worker in one) for one in by_host]
