@@ -8,7 +8,7 @@ RESULTS = .bench
 PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab check test lint unit integration chromium redis sshd shells zoo notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -46,7 +46,7 @@ unit: $(VENV)/installed-test $(VENV)/installed-zoo redis
 	@echo "== unit tests: each part by itself, on real stores (files, redis-server, memory)"
 	$(PYTEST) $(FAST) tests/store tests/session
 
-integration: $(VENV)/installed-test chromium redis sshd shells
+integration: $(VENV)/installed-test chromium redis sshd slurm shells
 	@echo "== integration tests: real processes, kernels, browser, shells, sshd, executors, and Jug beside us"
 	$(PYTEST) tests $(addprefix --ignore=,$(FAST) tests/store tests/session)
 
@@ -68,6 +68,12 @@ sshd:
 	@{ test -x /usr/sbin/sshd && command -v ssh >/dev/null && command -v ip >/dev/null; } || [ $$(id -u) != 0 ] || \
 		! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends openssh-server openssh-client iproute2 >/dev/null; }
+
+# and those of batch jobs start a Slurm of one node
+slurm:
+	@{ test -x /usr/sbin/slurmctld && command -v sbatch; } >/dev/null || [ $$(id -u) != 0 ] || [ "$$CI" = true ] || \
+		! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends slurm-wlm slurmctld slurmd munge >/dev/null; }
 
 # completion is tried in these
 shells:

@@ -60,6 +60,16 @@ class WorkerMagics(Magics):
     @option("--setup", metavar="CMD", help="shell commands to run there first: 'module load python; source env/…'")
     @option("--remote-dir", metavar="D", help="this notebook's folder on those hosts; HERE=THERE for another folder")
     @option("--on", metavar="VAR", help="run them on what a variable holds: a Dask client, an executor, a view")
+    @option("--slurm", action="store_true", help="run them as jobs of Slurm, one worker each; they end when idle")
+    @option("--walltime", metavar="T", help="of each job: 30min, 2h, 1d (default: the partition's)")
+    @option("--mem", metavar="M", help="memory of each job: 4G")
+    @option("--gpus", metavar="N", help="GPUs of each job: 1, a100:1")
+    @option("--partition", metavar="P", help="the partition of the jobs")
+    @option(
+        "--slurm-option", action="append", default=[], metavar="O",
+        help="a further option of sbatch: --slurm-option constraint=avx; repeatable",
+    )  # fmt: skip
+    @option("--up-to", type=count, metavar="N", help="jobs to have at most: as many as there is work for")
     @option("--here", action="store_true", help="run the tasks in this kernel, one after another; start no workers")
     @option("--dry-run", action="store_true", help="only show what would run, what is stored, how long it would take")
     def jug_execute(self, line: str) -> None:
@@ -73,21 +83,24 @@ class WorkerMagics(Magics):
         %jug_execute -n 8 --host a --host me@b:4 eight on a and four on b, over ssh; --dry-run checks both hosts first
         %jug_execute -n 8 --on client            on a Dask client or an executor. Security: this gives it permission to
                                                  run code as you, and the reverse
+        %jug_execute --slurm -n 20 --walltime 2h --mem 4G           twenty jobs of Slurm, as one array
+        %jug_execute --slurm --up-to 200 --walltime 2h              as many as there is work for
 
         %jug_stop ends them.
         """
         asked = read(self.jug_execute, line)
-        elsewhere = bool(asked.host or asked.hosts_file or asked.on)
+        elsewhere = bool(asked.host or asked.hosts_file or asked.on or asked.slurm)
         if asked.here:
             self._execute_here(asked, elsewhere)
             return
         if not elsewhere and (asked.setup or asked.remote_dir):
             raise UsageError("%jug_execute: --setup and --remote-dir are for other hosts: --host H")
+        slurm = _slurm(asked)
         session = self.main.session
         if asked.dry_run:
             print(self._plan(session, asked))
             return
-        crew, lines = self._start(session, asked, elsewhere)
+        crew, lines = self._start(session, asked, elsewhere, slurm)
         if note := session.workers.headless_note():
             lines.append(note)
         if self.main.as_text:
@@ -99,7 +112,9 @@ class WorkerMagics(Magics):
             session.barrier()
             print(outcome_text(session.status().counts))
 
-    def _start(self, session: Session, asked: argparse.Namespace, elsewhere: bool) -> tuple[Any, list[str]]:
+    def _start(
+        self, session: Session, asked: argparse.Namespace, elsewhere: bool, slurm: dict[str, Any] | None
+    ) -> tuple[Any, list[str]]:
         """Start the workers that are missing. Return their crew, and a line for each host.
 
         Waits a moment for other hosts to report. Raises LaunchError where no worker could be started.
@@ -109,6 +124,7 @@ class WorkerMagics(Magics):
             asked.workers,
             hosts=_hosts(asked),
             on=self._variable(asked.on),
+            slurm=slurm,
             remote_dir=asked.remote_dir,
             namespace=self.shell.user_ns,
             wait_for_workers=asked.wait_for_workers,
@@ -141,8 +157,8 @@ class WorkerMagics(Magics):
 
     def _plan(self, session: Session, asked: argparse.Namespace) -> str:
         """Return what would run, and what is in the way on each host: as text the same in every run."""
-        if asked.on:
-            raise UsageError("%jug_execute: --dry-run checks hosts; what an executor runs on only it knows")
+        if asked.on or asked.slurm:
+            raise UsageError("%jug_execute: --dry-run checks hosts; where an executor or Slurm runs jobs only it knows")
         return session.workers.foretell(
             asked.workers, _hosts(asked), asked.target, asked.python, asked.setup, asked.remote_dir,
             self.shell.user_ns, self.main.as_text,
@@ -150,7 +166,7 @@ class WorkerMagics(Magics):
 
     def _execute_here(self, asked: argparse.Namespace, elsewhere: bool) -> None:
         if elsewhere:
-            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host and --on")
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host, --on and --slurm")
         if asked.workers or asked.python:
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
         session = self.main.session
@@ -177,11 +193,24 @@ class WorkerMagics(Magics):
         there = f" on {asked.host}" if asked.host else ""
         if stopping:
             print(f"{plural(stopping, 'worker')}{there} will stop {'now' if asked.now else 'after the current task'}")
-        else:
+        elif not self.main.session.workers.stopped:
             print(f"no workers to stop{there}")
+        for line in self.main.session.workers.stopped:
+            print(line)
 
 
 def _hosts(asked: argparse.Namespace) -> list[str | Path]:
     """Return the hosts of ``--host``, and the file of ``--hosts-file``."""
     hosts: list[str | Path] = [host for written in asked.host for host in written.split(",") if host or not written]
     return [*hosts, Path(asked.hosts_file)] if asked.hosts_file else hosts
+
+
+def _slurm(asked: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what jobs ask Slurm for; None where they are no jobs of Slurm."""
+    given = {"walltime": asked.walltime, "mem": asked.mem, "gpus": asked.gpus, "partition": asked.partition}
+    given |= {"options": asked.slurm_option, "up_to": asked.up_to}
+    given = {name: value for name, value in given.items() if value}
+    if given and not asked.slurm:
+        names = ", ".join(f"--{'slurm-option' if name == 'options' else name.replace('_', '-')}" for name in given)
+        raise UsageError(f"%jug_execute: {names} {'is' if len(given) == 1 else 'are'} for jobs of Slurm: add --slurm")
+    return {"walltime": 0, **given} if asked.slurm else None

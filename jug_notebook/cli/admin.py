@@ -80,7 +80,10 @@ def _stop(session: Session, arguments: Arguments) -> int:
     count = session.workers.stop(arguments.now, arguments.host)
     where = f" on {arguments.host}" if arguments.host else ""
     how = "at once" if arguments.now else "after their current tasks"
-    print(f"{plural(count, 'worker')}{where} will stop {how}" if count else f"no worker is alive{where}")
+    stopped = session.workers.stopped
+    if count or not stopped:
+        print(f"{plural(count, 'worker')}{where} will stop {how}" if count else f"no worker is alive{where}")
+    print(*stopped, sep="\n", end="\n" if stopped else "")
     return 0
 
 
@@ -184,8 +187,10 @@ def _add_doctor(parser: Parser) -> None:
 @register("doctor", "check that workers can start, here and on other hosts", "[STORE]", _add_doctor)
 def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""
+    from msgspec.structs import replace
+
     from jug_notebook.clock import CLOCK
-    from jug_notebook.launch import remote, start
+    from jug_notebook.launch import remote, slurm, start
     from jug_notebook.store import open_store, split
     from jug_notebook.worker import WorkerOptions
 
@@ -198,6 +203,8 @@ def _doctor(arguments: Arguments) -> int:
     if not words and (arguments.python or arguments.setup or arguments.remote_dir):
         raise UsageError("--python, --setup and --remote-dir are for other hosts: name one with --host")
     reports = [remote.look(store)]
+    if jobs := slurm.look():
+        reports[0] = replace(reports[0], checks=(*reports[0].checks, *jobs))
     if words and not reports[0].failure:
         folders = start.folders_of(arguments.remote_dir, folder)
         options = WorkerOptions(0, python=arguments.python, setup=arguments.setup, folders=folders)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jug_notebook import system
 from jug_notebook.cli import (
@@ -30,6 +30,7 @@ from jug_notebook.compat.hooks import STOP_FILE, limits_in
 
 if TYPE_CHECKING:
     from jug_notebook.model import Target
+    from jug_notebook.worker import WorkerOptions
 
 
 def _add_limits(parser: Parser, idle: float) -> None:
@@ -115,14 +116,20 @@ def make_if_new(url: str) -> None:
 
 
 def _supervise(arguments: Arguments, url: str, crew: str = "", detached: bool = False) -> int:
-    from jug_notebook.worker import WorkerOptions, options_in
     from jug_notebook.worker.supervisor import supervise
 
     stop_files = heed_environment(arguments)
+    options = _options(arguments, url, size=system.cores(), idle_timeout=arguments.idle)
+    return supervise(url, options, crew=crew, detached=detached, stop_files=stop_files)
+
+
+def _options(arguments: Arguments, url: str, **defaults: Any) -> WorkerOptions:
+    """Return what is asked of workers, with these defaults. Raises UsageError, LaunchError."""
+    from jug_notebook.worker import WorkerOptions, options_in
+
     given = {name: value for name, value in options_in(arguments).items() if value is not None}
-    given = {"size": system.cores(), "idle_timeout": arguments.idle, "keep_attached": False} | given
-    given |= {"target": target_of(arguments.target, url), "folders": tuple(given.get("folders", ()))}
-    return supervise(url, WorkerOptions(**given), crew=crew, detached=detached, stop_files=stop_files)
+    given = {"keep_attached": False, **defaults, **given, "target": target_of(arguments.target, url)}
+    return WorkerOptions(**given | {"folders": tuple(given.get("folders", ()))})
 
 
 def target_of(wanted: list[str] | None, url: str) -> Target | None:
@@ -159,6 +166,7 @@ def _add_execute(parser: Parser) -> None:
     where.add_argument("--inplace", action="store_true", help="write the outputs into the notebook")
     where.add_argument("--output", metavar="F", type=Path, help="write the notebook with its outputs to F")
     parser.stores_only |= {"inplace", "output"}
+    _add_slurm(parser)
     jug = parser.for_jugfiles()
     add_selection(parser, "execute", "run only tasks")
     jug.add_argument(
@@ -170,6 +178,43 @@ def _add_execute(parser: Parser) -> None:
     flag(jug, "--keep-failed", "execute_keep_failed", "do not try again what failed before")
     flag(jug, "--no-check-environment", "execute_no_check_environment", "ignore JUG_MAX_TASKS … and the stop file")
     flag(jug, "--part", "execute_part", argparse.SUPPRESS)
+
+
+def _add_slurm(parser: Parser) -> None:
+    """Add the options by which workers are jobs of Slurm; `_slurm` reads them."""
+    slurm = parser.add_argument_group("as jobs of Slurm")
+    flag(slurm, "--slurm", "slurm", "run the workers as jobs of Slurm, one worker each: -n of them, in one array")
+    for option, metavar, help in (
+        ("--walltime", "T", "of each job: 30min, 2h, 1d (default: the partition's)"),
+        ("--mem", "M", "memory of each job: 4G"),
+        ("--gpus", "N", "GPUs of each job: 1, a100:1"),
+        ("--partition", "P", "the partition of the jobs"),
+    ):
+        slurm.add_argument(option, metavar=metavar, help=help)
+    slurm.add_argument(
+        "--slurm-option", dest="options", action="append", default=[], metavar="O",
+        help="a further option of sbatch: constraint=avx; repeatable",
+    )  # fmt: skip
+    slurm.add_argument("--up-to", type=positive, metavar="N", help="jobs to have at most: as many as there is work for")
+    parser.stores_only |= {"slurm", "walltime", "mem", "gpus", "partition", "options", "up_to"}
+
+
+def _slurm(arguments: Arguments, options: WorkerOptions, url: str) -> None:
+    """Have jobs of Slurm run a store's tasks, and wait until nothing is left. Raises LaunchError."""
+    from jug_notebook.launch import slurm
+    from jug_notebook.store import open_store
+
+    given = {name: getattr(arguments, name) for name in slurm.Settings.__struct_fields__ if getattr(arguments, name)}
+    store = open_store(url)
+    crew = slurm.launch(store, options, given)
+    print(*crew.messages(0.0), sep="\n", file=sys.stderr)
+    try:
+        crew.wait()
+    except KeyboardInterrupt:
+        crew.stop()
+        raise
+    finally:
+        store.close()
 
 
 def _execute_jugfile(arguments: Arguments) -> int:
@@ -195,7 +240,9 @@ def _execute(arguments: Arguments) -> int:
     if Path(url).is_file():
         raise UsageError(f"{url!r} is neither a notebook (.ipynb) nor a jugfile (.py) nor a store")
     existing(url)
-    if status := _supervise(arguments, url):
+    if arguments.slurm:
+        _slurm(arguments, _options(arguments, url, size=0), url)
+    elif status := _supervise(arguments, url):
         return status
     from jug_notebook import render
 

@@ -41,6 +41,9 @@ class WorkerGroup:
 
     failure = ""  #: why no worker could be started, in a line
     message = ""  #: what was started, in a line
+    stopped = ""  #: what the last `stop` did besides, in a line
+    coming: int | None = None  #: workers that are starting, where that is known better than from ``size``
+    notes: tuple[str, ...] = ()  #: what is to be known of workers that are starting, a line each
     begins_once = True  #: once workers have been seen, none is starting
 
     def __init__(self, store: Store, name: str, place: str = "", size: int = 0, clock: Clock = CLOCK) -> None:
@@ -136,7 +139,17 @@ class Crew:
     @property
     def is_starting(self) -> bool:
         """Are workers starting?"""
-        return any(is_starting for *_, is_starting in self._looked_after())
+        return self.count_starting() > 0
+
+    def count_starting(self) -> int:
+        """Return how many workers are starting, as far as that is known."""
+        starting = [group for group, is_starting in self._looked_after() if is_starting]
+        return sum(max(1, group.size if group.coming is None else group.coming) for group in starting)
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is to be known of workers that are starting, a line each, as of the last look."""
+        return [note for group in self.groups for note in group.notes]
 
     @property
     def starting(self) -> bool:

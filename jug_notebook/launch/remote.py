@@ -161,6 +161,20 @@ def serve(request: object) -> None:
         _detach(asked, url, size)
 
 
+def supervise_job(asked: Request) -> int:
+    """Be the supervisor in this process; return the exit status. Why none can be here is printed as one line."""
+    checks = [python_check(system.python(), sys.executable, asked.python)]
+    store = None if checks[0].wrong else _looked_around(asked, checks)
+    if store is None:
+        print(Report(system.host(), tuple(checks)).failure, file=sys.stderr)
+        return 1
+    url = store.url
+    store.close()
+    home = os.path.expanduser("~")
+    os.chdir(home if os.path.isdir(home) else "/")  # where tasks run whose folder isn't on this host
+    return _supervise(asked, url, asked.options.size or 1, lambda _: None)
+
+
 def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
     """Fill in ``checks``; return the open store where nothing is wrong."""
     store = None

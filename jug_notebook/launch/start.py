@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
     from jug_notebook.worker import WorkerOptions
 
 
-def start(store: Store, folder: Path, options: WorkerOptions, named: Sequence[Host], on: Any, clock: Clock) -> Crew:
+def start(
+    store: Store, folder: Path, options: WorkerOptions, named: Sequence[Host], on: Any, slurm: Any, clock: Clock
+) -> Crew:
     """Start what is asked for; see `Session.execute`. Raises LaunchError."""
     from jug_notebook.launch import Crew, local
 
+    if slurm:
+        from jug_notebook.launch import slurm as batch
+
+        if named or on is not None or options.folders:
+            raise LaunchError("Slurm chooses the hosts: leave hosts, on, remote_dir out")
+        return batch.launch(store, options, slurm, clock)
     if on is not None:
         from jug_notebook.launch import executor
 
@@ -41,6 +50,15 @@ def start(store: Store, folder: Path, options: WorkerOptions, named: Sequence[Ho
     if options.setup or options.folders:
         raise LaunchError("setup and remote_dir are for other hosts: name some")
     return local.launch(store, options, clock)
+
+
+def submitted(store: Store, clock: Clock) -> list[Crew]:
+    """Return the crews whose batch jobs earlier processes of this user submitted; see `slurm.known`."""
+    if shutil.which("squeue") is None or store.url.startswith("memory:"):
+        return []
+    from jug_notebook.launch import slurm
+
+    return slurm.known(store, clock)
 
 
 def look(store: Store, folder: Path, options: WorkerOptions, hosts: Sequence[Host], clock: Clock) -> Preflight:

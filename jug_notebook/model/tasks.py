@@ -337,6 +337,7 @@ class Claim(Struct, frozen=True, array_like=True):
     deaths: int = 0  #: attempts of this round whose worker died; see `POISON`
     #: by slot, as in `CurrentOutcome`; empty where no need's value is reused
     proofs: tuple[tuple[bytes, ...], ...] = ()
+    expected: float = 0.0  #: seconds that tasks of this function take on average; 0 where none has ended
 
 
 class Verdict(Struct, frozen=True, array_like=True):

@@ -209,7 +209,7 @@ def worker_count_text(workers: Sequence[WorkerView]) -> str:
     """ "4 workers on 2 hosts, 3 busy, 1 ended recently"."""
     alive = [view for view in workers if view.alive]
     ended = len(visible_workers(workers)) - len(alive)
-    hosts = len({view.info.where for view in alive})
+    hosts = len({view.info.machine or view.info.where for view in alive})
     text = plural(len(alive), "worker") if alive else "no workers"
     text += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
     text += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""

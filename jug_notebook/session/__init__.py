@@ -130,7 +130,7 @@ class Session:
                 context.set_current(None)
             if self.workers.headless:
                 with suppress(StoreGone):  # then they end by themselves
-                    for crew in self.workers.crews:
+                    for crew in self.workers.crews[self.workers.found :]:
                         crew.stop()
             if not self.read_only:
                 if self._heartbeat is not threading.current_thread():

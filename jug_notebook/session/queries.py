@@ -98,10 +98,11 @@ class Queries:
         snapshot, crews = self._store.snapshot(scope), self._access.crews
         sizes: dict[str, int] = {}  # by name, for asking again is about the same workers
         for crew in crews:
-            if crew.is_starting:
-                sizes[crew.name] = max(1, crew.size, sizes.get(crew.name, 0))
-        starting = snapshot.starting or sum(sizes.values())
-        notes = (*snapshot.notes, *(line for crew in crews[-1:] for line in crew.failures))
+            if count := crew.count_starting():
+                sizes[crew.name] = max(count, sizes.get(crew.name, 0))
+        starting = max(snapshot.starting, sum(sizes.values()))
+        lines = [line for crew in {crew.name: crew for crew in crews}.values() for line in crew.notes]
+        notes = (*snapshot.notes, *lines, *(line for crew in crews[-1:] for line in crew.failures))
         return msgspec.structs.replace(
             snapshot, store=self._access.display_url, kinds=kinds, starting=starting, notes=notes
         )

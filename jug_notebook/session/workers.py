@@ -32,9 +32,11 @@ class Workers:
         self._access = access
         self._targets = targets
         self._results = results
-        self.crews = access.crews  #: those that this session started
+        self.crews = access.crews  #: those that this session started, and batch jobs of earlier ones
+        self.crews += start.submitted(access.store, access.clock)
+        self._noted = self.found = len(self.crews)  #: crews of earlier processes
+        self.stopped: list[str] = []  #: what the last `stop` did besides, a line each
         self.headless = headless  #: nobody watches: they end with the session
-        self._noted = 0  #: crews of which `headless_note` was asked
 
     def execute(
         self,
@@ -42,6 +44,7 @@ class Workers:
         *,
         hosts: Iterable[str | Path] = (),
         on: Any = None,
+        slurm: Mapping[str, Any] | bool | None = None,
         wait: bool = False,
         target: Any = None,
         max_tasks: int | None = None,
@@ -68,20 +71,20 @@ class Workers:
         ``idle_timeout``: seconds with nothing to do, after which they end. ``keep_attached``: not while a session is
         open (default: except ``on`` an executor, whose jobs cost money). ``wait_for_workers``: seconds for which
         results are waited for, from now on, while no worker is running: a queue may start them late.
-        ``keep_going=False``: a host's workers end after their current tasks once a task has failed for good.
+        ``keep_going=False``: a host's workers end after their current tasks once one has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
         that stands for this notebook's ("/there") or for another ("/here=/there").
         ``on``: an object with ``submit``: a Dask client, an executor (also submitit's), an ipyparallel view. Security:
         this gives those who run it permission to run code as you, and the reverse.
-        ``dry_run``: start nothing; the crew's ``plan`` and text say what would run.
-        ``here``: run the tasks in this process instead, as `run_here` does.
+        ``slurm``: as jobs of one worker each, a dict: see `jug_notebook.launch.slurm.Settings`.
+        ``dry_run``: start nothing; the crew's ``plan`` and text say what would run. ``here``: work in this process.
 
         Raises LaunchError; failures on other hosts are in `Crew.failures`.
         """
         workers = None if workers is None else number_of_workers("workers", workers)
         if dry_run:
-            return self._dry_run(on, workers, list(hosts), target, python, setup, remote_dir, namespace)
+            return self._dry_run(slurm or on, workers, list(hosts), target, python, setup, remote_dir, namespace)
         if here:
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
             return self._no_crew()
@@ -94,11 +97,11 @@ class Workers:
             max_time=max_time, memory_limit=memory_limit, keep_going=keep_going,
             target=self._target(target, namespace),
         )  # fmt: skip
-        return self._start(workers, options, hosts, on, wait)
+        return self._start(workers, options, hosts, on, slurm, wait)
 
     def _dry_run(self, on: Any, *asked: Any) -> Crew:
         if on is not None:
-            raise LaunchError("dry_run can't look into an executor; leave 'on' out")
+            raise LaunchError("dry_run can't look into an executor or a queue; leave 'on' and 'slurm' out")
         return self._no_crew(self.foretell(*asked))
 
     def _no_crew(self, plan: str = "") -> Crew:
@@ -114,13 +117,13 @@ class Workers:
         return "headless run: its workers stop when it ends" if ends else ""
 
     def _start(
-        self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any, wait: bool
+        self, workers: int | None, options: WorkerOptions, hosts: Iterable[str | Path], on: Any, slurm: Any, wait: bool
     ) -> Crew:
         store, clock, folder = self._access.store, self._access.clock, self._access.folder
         named = start.read_hosts(hosts, folder)
         if workers is None:  # elsewhere, each host counts its own cores
-            workers = 0 if named or on is not None else system.cores()
-        crew = start.start(store, folder, msgspec.structs.replace(options, size=workers), named, on, clock)
+            workers = 0 if named or slurm or on is not None else system.cores()
+        crew = start.start(store, folder, msgspec.structs.replace(options, size=workers), named, on, slurm, clock)
         self.crews.append(crew)
         if wait:
             self.barrier()
@@ -252,6 +255,7 @@ class Workers:
         of_own = {info.id for crew in own for info in crew.supervisors}
         for crew in own:  # also those that are still starting
             crew.stop(now)
+        self.stopped = [group.stopped for crew in own for group in crew.groups if group.stopped]
         if others := [info for info in supervisors if info.id not in of_own]:
             from jug_notebook.launch import send_order
 

@@ -253,8 +253,7 @@ class EventLogStore(Store, ABC):
 
     def _claimed(self, offer: Offer) -> Claim:
         task = offer.task
-        places = [task.spec]
-        reused = False
+        places, reused = [task.spec], False
         for need in task.needs:
             outcome = self._scheduler.outcome(need.key)
             assert outcome is not None, "an offered task has all it needs"
@@ -262,7 +261,8 @@ class EventLogStore(Store, ABC):
             reused = reused or need.reused_from is not None
         body, *needs = self._read(places)
         proofs = tuple(self._proof(need.key, need.reused_from) for need in task.needs) if reused else ()
-        return Claim(offer.lease, task.queue.name, body, tuple(needs), offer.failures, offer.deaths, proofs)
+        history = offer.failures, offer.deaths
+        return Claim(offer.lease, task.queue.name, body, tuple(needs), *history, proofs, task.queue.mean or 0.0)
 
     def _proof(self, key: Key, outcome: Outcome | None) -> tuple[bytes, ...]:
         """Return the sealed bytes that prove that a task may reuse this outcome; empty for its own."""

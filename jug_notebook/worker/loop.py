@@ -77,7 +77,7 @@ def work(
                 break
             settled_at = monotonic()
             while not over() and (claim := prefetch.next()) is not None:
-                if deadline is not None and monotonic() + runner.pace(claim.name) > deadline:
+                if deadline is not None and monotonic() + (runner.pace(claim.name) or claim.expected) > deadline:
                     store.release([claim.lease])
                     return count
                 if prefetch.done and (not runner.is_short(claim.name) or monotonic() - settled_at > execution.HURRY):
