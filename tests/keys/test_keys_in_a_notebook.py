@@ -207,7 +207,7 @@ def test_what_the_pickle_of_a_result_drops_is_reported_where_it_is_read_once_and
         "%%jugtask\ndef table():\n    import pandas\n    made = pandas.DataFrame({'a': [1]})\n"
         "    object.__setattr__(made, 'source', 'x')\n    return {'made': made}"
     )
-    drops = "pickling a pandas DataFrame drops what was added to it (source), so the stored result lacks it. Return it"
+    drops = "pickling pandas.DataFrame drops what was added to it (source), so the stored result lacks it. Return it"
     ran = kernel.run("print(list(table().result()))")
     assert "['made']" in ran.out
     assert f"DroppedByPickle: table(): {drops}" in ran.out
