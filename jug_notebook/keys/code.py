@@ -275,7 +275,8 @@ def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], 
             ("environment", code, name),
             ReadsEnvironment,
             f"{whose} reads the environment variable {name!r}, but its value isn't part of the key, and a worker has "
-            f"its own. Hand it along: @jn.task(env=[{name!r}]), or secret_env=[{name!r}] for what must not be stored.",
+            f"its own. Hand it along: @jn.task(env=[{name!r}]), %%jugtask --env {name}; for what must not be "
+            f"stored, secret_env or --secret-env.",
         )
     for name in sorted(uses.computed):
         if name in space and not name.startswith("import"):

@@ -350,7 +350,8 @@ class Walk:
         try:
             return self.edge(value, label, path)
         except Unhashable as refusal:
-            hint = f" If it doesn't affect the result: @jn.task(ignore_globals=[{name!r}])"
+            ways = f"@jn.task(ignore_globals=[{name!r}]), %%jugtask --ignore-global {name}"
+            hint = f" If it doesn't affect the result: {ways}"
             if "ignore_globals" in str(refusal) or "inside the task" in str(refusal):
                 raise  # what can't be sent can't be ignored either
             raise Unhashable(f"{refusal}{hint}") from refusal.__cause__

@@ -201,7 +201,7 @@ def _after_pickling(function: str, label: str) -> str:
     kind, _, name = label.partition(" ")
     way = "wrap it in jn.CustomHash or jn.NoHash"
     if kind != "argument":
-        way = f"leave it out: --ignore-global {name.split()[0]}"
+        way = f"leave it out: {_ignore_global(name)}"
     return (
         f"{_called(label)} of {function}() has another digest in each process, so its tasks are never found again; "
         f"give its class __jug_hash__, or {way}"
@@ -214,12 +214,16 @@ def _made_anew(function: str, label: str) -> str:
     if cls:
         way = f"jn.ignore_attributes({cls}, {name.partition('.')[2]!r})"
     else:
-        way = f"ignore={[name]!r}" if kind == "argument" else f"--ignore-global {name.split()[0]}"
+        way = f"@jn.task(ignore={[name]!r})" if kind == "argument" else _ignore_global(name)
     return (
         f"{_called(label)} of {function}() is another value each time its cell runs, so its tasks are not found again "
         f"after a restart; make it without hash(), id(), the time, random numbers or the order of a set, or leave it "
         f"out: {way}"
     )
+
+
+def _ignore_global(name: str) -> str:
+    return f"@jn.task(ignore_globals={name.split()[:1]!r}), %%jugtask --ignore-global {name.split()[0]}"
 
 
 def _unseen(sample: Sample, here: Names, why: str) -> list[str]:
