@@ -116,7 +116,8 @@ class ScriptMagics(Magics):
 
     @property
     def _reader(self) -> Reader:
-        return Reader(self.shell.transform_cell, self._asked)
+        ours = self.shell.user_ns.get("jn") is sys.modules["jug_notebook"]
+        return Reader(self.shell.transform_cell, self._asked, frozenset({"jn"} if ours else ()))
 
     def _asked(self, line: str) -> argparse.Namespace | None:
         """Return the options of a ``%%jugtask`` line; None where they are wrong, so that the cell never ran."""
@@ -167,6 +168,7 @@ class Reader:
 
     plain: Callable[[str], str]  #: magics and commands as the Python that IPython makes of them
     asked: Callable[[str], argparse.Namespace | None]  #: the options of ``%%jugtask``; None where it doesn't know them
+    given: frozenset[str] = frozenset()  #: names that a script has from its first lines
 
 
 def script(cells: Sequence[Cell], store: str, reader: Reader) -> tuple[str, list[str]]:
@@ -382,7 +384,7 @@ def with_needs(cells: Sequence[Cell], reader: Reader) -> list[Cell]:
         if number in wanted:
             continue
         wanted.add(number)
-        for name in cells[number].reads | (cells[number].changes - cells[number].defines):
+        for name in (cells[number].reads | (cells[number].changes - cells[number].defines)) - reader.given:
             open_cells += _definers(cells, name, number)
     return [cells[number] for number in sorted(wanted)]
 
