@@ -44,8 +44,8 @@ class WorkerMagics(Magics):
         help="seconds without a task to run after which workers end (600)",
     )  # fmt: skip
     @option(
-        "--keep-attached", action=argparse.BooleanOptionalAction, default=None,
-        help="don't end idle workers while a notebook is open (default: except with --on, whose jobs cost money)",
+        "--keep-attached", choices=["yes", "no"],
+        help="don't end idle workers while a notebook is open (yes; with --on, whose jobs cost money, no)",
     )  # fmt: skip
     @option(
         "--wait-for-workers", type=seconds, metavar="S",
@@ -128,7 +128,7 @@ class WorkerMagics(Magics):
             remote_dir=asked.remote_dir,
             namespace=self.shell.user_ns,
             wait_for_workers=asked.wait_for_workers,
-            **options_in(asked),
+            **options_in(asked) | {"keep_attached": asked.keep_attached and asked.keep_attached == "yes"},
         )
         if not elsewhere:
             return crew, [self._started(session, crew, earlier, {view.info.supervisor for view in alive})]

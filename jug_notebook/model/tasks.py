@@ -18,6 +18,7 @@ WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a se
 NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
 LEASE = 30.0  #: seconds without a heartbeat after which a process of another host counts as dead
 BEAT = 1.0  #: seconds between two heartbeats
+NO_ROOM = "waits for room in the store"  #: the note of a worker that can't write its results
 POISON = 3  #: a task in which this many workers died has failed
 
 

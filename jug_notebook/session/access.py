@@ -17,7 +17,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.codec import Seal
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, WorkerInfo, names_a_run, run_name
-from jug_notebook.store import Store, open_store, split
+from jug_notebook.store import Store, lacks_room, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.signed import SignedReader, secret_of
 
@@ -106,15 +106,24 @@ def announce(access: StoreAccess, *, lasting: bool, together: bool) -> StoreAcce
     """
     store, process = access.store, msgspec.structs.replace(access.process, notebook=access.file)
     if lasting or together:
-        store.renew([process])
+        _renew(store, process)
     alone = lasting and access.file not in access.live_notebooks()
     if not together and not alone:
         process = msgspec.structs.replace(process, notebook=run_name(access.file, process.id))
-        store.renew([process])
+        _renew(store, process)
     access = replace(access, process=process)
     if alone and access.file.endswith(".ipynb"):
         _take_over_renamed(access)
     return access
+
+
+def _renew(store: Store, process: WorkerInfo) -> None:
+    """Send a heartbeat; where the store has no room for it, a later one has."""
+    try:
+        store.renew([process])
+    except StoreError as error:
+        if not lacks_room(error):
+            raise
 
 
 def _take_over_renamed(access: StoreAccess) -> None:

@@ -8,6 +8,7 @@ and ``absolute(rest)``, where ``rest`` is what follows the scheme in the URL. A 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import re
@@ -233,6 +234,12 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
 
 _PROCESS = re.compile(rb"([\w.-]+-\d+-[0-9a-f]{6})")
 _unreadable: set[str] = set()  #: those that a warning has named
+
+
+def lacks_room(error: StoreError) -> bool:
+    """Return whether a store refused something for want of space on its disk, which may pass."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def read_heartbeats(data: bytes) -> list[WorkerInfo]:

@@ -18,6 +18,7 @@ import msgspec
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
+    NO_ROOM,
     Acceptance,
     Accepted,
     Address,
@@ -550,7 +551,10 @@ def picture(
 ) -> Snapshot:
     """Return a snapshot of these functions and processes; ``notes`` are added to those of the processes."""
     workers = (WorkerView(*one) for one in processes if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
-    noted = (f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note)
+    noted = [f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note not in ("", NO_ROOM)]
+    if lacking := sum(alive and info.note == NO_ROOM for info, alive, _ in processes):
+        who = f"{lacking} workers wait" if lacking > 1 else "1 worker waits"
+        noted.append(f"{who} for room on {store}: free some space, and they go on by themselves")
     scope_text = "whole store" if scope.notebook is None else "this notebook"
     lines = tuple(dict.fromkeys((*notes, *noted)))
     return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(processes))

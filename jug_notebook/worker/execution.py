@@ -51,7 +51,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.render.format import summarise
-from jug_notebook.store import Store
+from jug_notebook.store import Store, lacks_room
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context
@@ -62,6 +62,7 @@ from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.status import SharedStatus, backoff
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
+PAUSE = 0.5  #: seconds before a store whose disk is full is tried again; doubles each time, up to 10
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
@@ -324,17 +325,19 @@ class TaskRunner:
 
     def patiently(self, act: Callable[[], V]) -> V:
         """Act on the store and return the result. In a worker process, wait while the store's disk is full."""
-        pause = 0.5
+        pause = PAUSE
         while True:
             try:
                 return act()
             except StoreError as error:
-                cause = error.__cause__
-                if self._in_process or not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
+                if self._in_process or not lacks_room(error):
                     raise
-                with suppress(OSError):  # there may be no room for this either
-                    self._store.notice(self._me.id, f"{error}; waiting for free space\n")
+                if pause == PAUSE:
+                    with suppress(StoreError):  # there may be no room for this either
+                        self._store.notice(self._me.id, f"{error}; waiting for free space\n")
+                self._status.lacks_room(True)
             self._clock.sleep(pause)
+            self._status.lacks_room(False)
             pause = min(10.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
@@ -459,7 +462,6 @@ def mapped(path: str, folders: Iterable[tuple[str, str]]) -> str:
     return path
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _IMMUTABLE = frozenset((int, float, complex, bool, str, bytes))
 
 

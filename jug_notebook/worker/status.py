@@ -19,7 +19,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
+from jug_notebook.model import NO_ROOM, POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
 
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 LIMIT_REACHED = 64  #: exit status of a worker whose tasks or whose time are used up
@@ -47,7 +47,7 @@ class SharedStatus:
     _record = Struct("<QQdddIIIIII40s20s255s")
     _count = Struct("<Q")
     _progress = Struct("<QQQ")
-    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD = 0, 1, 2, 8, 16, 40
+    _RUNNING, _STOP, _WAITING, _NO_ROOM, _DONE, _PROGRESS, _RECORD = 0, 1, 2, 3, 8, 16, 40
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -80,6 +80,10 @@ class SharedStatus:
     def waits(self, waiting: bool) -> None:
         """A worker that waits for tasks may be killed: it has nothing to lose."""
         self._page[self._WAITING] = waiting
+
+    def lacks_room(self, lacking: bool) -> None:
+        """Report that the worker waits for space on the disk of the store."""
+        self._page[self._NO_ROOM] = lacking
 
     @property
     def stopping(self) -> bool:
@@ -123,6 +127,8 @@ class SharedStatus:
         if running is not None:
             more |= {"task": running.lease.key, "task_name": running.name, "since": running.started}
             more["progress"] = running.progress
+        if self._page[self._NO_ROOM]:
+            more["note"] = NO_ROOM
         return msgspec.structs.replace(info, done=self.done, **more)
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
-from jug_notebook.store import Store, open_store
+from jug_notebook.store import Store, lacks_room, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
@@ -95,6 +95,16 @@ def supervise(
         store.close()
 
 
+@contextmanager
+def _though_full() -> Iterator[None]:
+    """Do without what the store has no room for: workers wait for that, and so does their supervisor."""
+    try:
+        yield
+    except StoreError as error:
+        if not lacks_room(error):
+            raise
+
+
 @dataclass
 class Supervisor:
     """Keeps ``options.size`` workers; see `supervise`."""
@@ -147,7 +157,7 @@ class Supervisor:
                 return 0
             if self.ready is not None:
                 text = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
-                self.store.notice(self._me.id, text)
+                self._notice(self._me.id, text)
                 self.ready(self._info())
             if self.store.crowded():
                 self._compaction = self._fork.fork_compaction()
@@ -255,9 +265,10 @@ class Supervisor:
         """Renew our heartbeat and those of workers, and obey orders; then renew them again with the new state."""
         self._beat += 1
         heartbeats = [process.heartbeat(self._beat) for process in self._workers.values()]
-        while orders := self.store.renew([self._info(), *heartbeats]):
-            for order in orders:
-                self._obey(order)
+        with _though_full():
+            while orders := self.store.renew([self._info(), *heartbeats]):
+                for order in orders:
+                    self._obey(order)
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
@@ -268,7 +279,7 @@ class Supervisor:
             process.memory = memory_of(process.info.pid)
             process.files.trim()
             if stray := process.files.stray():
-                self.store.notice(process.info.id, stray)
+                self._notice(process.info.id, stray)
         self._renew()
 
     def _obey(self, order: Order) -> None:
@@ -323,9 +334,13 @@ class Supervisor:
             self._note = text
             self._report(f"{text}\n")
 
+    def _notice(self, process: WorkerId, text: str) -> None:
+        with _though_full():
+            self.store.notice(process, text)
+
     def _report(self, text: str) -> None:
         if self.detached:
-            self.store.notice(self._me.id, text)
+            self._notice(self._me.id, text)
         print(text, end="", file=sys.stderr, flush=True)
 
     # -- starting and ending workers
@@ -415,18 +430,26 @@ class Supervisor:
             process, status, until = one
             if ended or now >= until:
                 self._ambiguous.remove(one)
-                process.killed = ended
+                process.killed = process.killed or ended
                 self._on_exit(process, status)
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
-        """Report at once what is known of a worker's end, and open its claims to others."""
+        """Report at once what is known of a worker's end, and open its claims to others; once there is room for it."""
+        try:
+            self._report_exit(process, status)
+        except StoreError as error:
+            if not lacks_room(error):
+                raise
+            self._ambiguous.append((process, status, self.clock.monotonic() + BEAT))
+
+    def _report_exit(self, process: WorkerProcess, status: int) -> None:
         self._server.disconnect(process.line)
         running = process.status.read()
         output = process.files.last_words()
         if running is not None and process.died_in(running):
             self._settle(process, running, status, output)
         elif output:
-            self.store.notice(process.info.id, "".join(text for _, text in output))
+            self._notice(process.info.id, "".join(text for _, text in output))
         self.store.leave([process.info.id])
         kind = classify_exit(status, running, asked=process.killed or process.termination is not None)
         if kind is Exit.LIMIT_REACHED:

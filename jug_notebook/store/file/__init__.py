@@ -17,10 +17,12 @@ none.
 from __future__ import annotations
 
 import _thread
+import functools
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
@@ -89,6 +91,27 @@ def exists(rest: str) -> bool:
 def absolute(rest: str) -> str:
     """Return the URL with the absolute path."""
     return f"file:{Path(rest).expanduser().absolute()}"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _as_store_error(
+    verb: Callable[Concatenate[FileStore, P], R],
+) -> Callable[Concatenate[FileStore, P], R]:
+    """Let a verb of the store raise StoreError for whatever the file system refuses; its cause tells the reason."""
+
+    @functools.wraps(verb)
+    def checked(self: FileStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(self, *args, **kwargs)
+        except FileNotFoundError:
+            raise self._removed() from None
+        except OSError as error:
+            raise StoreError(f"{self.display_url} can't be used: {error.strerror}") from error
+
+    return checked
 
 
 class FileStore(EventLogStore):
@@ -173,6 +196,7 @@ class FileStore(EventLogStore):
             self._writer.sync_beside(self._lock)
             self._news.publish(at_once=True)
 
+    @_as_store_error
     def _poll(self) -> None:
         now = self._clock.monotonic()
         changed = self._watcher.changed()
@@ -358,6 +382,7 @@ class FileStore(EventLogStore):
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
+    @_as_store_error
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         won = [False] * len(offers)
         for index, offer in enumerate(offers):
@@ -388,35 +413,32 @@ class FileStore(EventLogStore):
         for worker in workers:
             self._scheduler.presume(worker, dead=worker in dead)
 
+    @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         self.check()
-        try:
-            self._heartbeats.write(processes)
-            return self._heartbeats.orders(processes[0].id) if processes else []
-        except FileNotFoundError:
-            raise self._removed() from None
+        self._heartbeats.write(processes)
+        return self._heartbeats.orders(processes[0].id) if processes else []
 
+    @_as_store_error
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         self._heartbeats.order(supervisors, order)
 
+    @_as_store_error
     def leave(self, processes: Sequence[WorkerId]) -> None:
         self.check()
         super().leave(processes)
         for worker in processes:
             self._heartbeats.retire(worker)
 
+    @_as_store_error
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
-        try:
-            return self._heartbeats.processes()
-        except FileNotFoundError:
-            raise self._removed() from None
+        return self._heartbeats.processes()
 
+    @_as_store_error
     def notice(self, process: WorkerId, text: str) -> None:
-        try:
-            self._heartbeats.notice(process, text)
-        except FileNotFoundError:
-            raise self._removed() from None
+        self._heartbeats.notice(process, text)
 
+    @_as_store_error
     def log(self, process: WorkerId) -> str:
         return self._heartbeats.log(process)
 

@@ -171,10 +171,11 @@ class Heartbeats:
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     def notice(self, process: WorkerId, text: str) -> None:
-        with self.log_path(process).open("a") as log:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with os.fdopen(os.open(self.log_path(process), flags, self.mode), "a") as log:
             log.write(text)
             if self.mode != 0o600:
-                os.chmod(log.fileno(), self.mode)
+                os.chmod(log.fileno(), self.mode)  # whatever the umask is
 
     def log(self, process: WorkerId) -> str:
         try:
