@@ -124,7 +124,7 @@ def digest(
         return plain
     out = bytearray(_VALUE)
     encoder = Encoder(out, hashed=hashed) if budget is None else Counting(out, hashed=hashed)
-    encoder.roots, encoder.budget = (value,), budget
+    encoder.roots, encoder.budget = ((path, value),), budget
     try:
         encoder.add(value)
     except Refused as refused:
@@ -173,7 +173,7 @@ def name_call(code: str, name: str, arguments: Sequence[tuple[str, Any]]) -> Nam
     out = bytearray(head)
     out += plain[0]
     encoder = Encoder(out)
-    encoder.roots = [value for _, value in arguments]
+    encoder.roots = arguments
     for label, value in arguments:
         out += _label(label)
         try:
@@ -200,7 +200,7 @@ def _slotted(
 ) -> tuple[bytes, tuple[Key, ...], bytes]:
     """Return the same with slot numbers for needs: a second pass."""
     encoder = Encoder(bytearray(head), memory, {key: slot for slot, key in enumerate(needs)})
-    encoder.roots = [value for _, value in arguments]
+    encoder.roots = arguments
     encoder.out += short(len(arguments))
     for label, value in arguments:
         encoder.out += _label(label)

@@ -36,6 +36,7 @@ from jug_notebook.model import Key
 
 HEAVY = 16 * 1024  #: a part that took more bytes than this to hash is remembered while its digest is made
 KEPT = 256  #: how many heavy parts are remembered from one call of a `.map` to the next
+_attribute = ".{}".format
 FAR = 1 << 62  #: above any number of an object
 
 #: by id of the owner of a buffer: the owner, its size, and the hash of all its bytes in memory order
@@ -163,17 +164,20 @@ class Encoder:
         self.slots = slots  #: number of each needed task, to be written instead of its key
         given = memory or _memory.get()
         self._remembers = given is not None
-        self.memory = given or Memory()
-        self._parts = dict(self.memory.parts) if self.memory.complete else self.memory.parts
-        self.classes = dict(self.memory.classes) if self.memory.complete else self.memory.classes
+        self.memory = memory = given or Memory()
+        self._parts, self.classes = memory.parts, memory.classes
+        if given is not None:
+            if memory.complete:
+                self._parts, self.classes = dict(memory.parts), dict(memory.classes)
+            if len(self._parts) > KEPT:
+                self._parts.clear()
         self.code: dict[int, tuple[Any, bytes]] = {}  #: what functions contribute, by id
         self.kept: list[Any] = []  #: the mutable objects met so far, in the order of their first visit: their numbers
         self._seen: set[int] = set()  #: their ids
         self._index: dict[int, int] = {}  #: their numbers, as far as they were needed
         self._later: list[Part] = []  #: parts whose objects follow in ``kept``
-        self._again: dict[
-            int, tuple[Any, bytes]
-        ] = {}  #: forms of immutable parts that only refer to objects met before
+        #: forms of immutable parts that only refer to objects met before
+        self._again: dict[int, tuple[Any, bytes]] = {}
         self._lowest = FAR  #: the lowest number that was referred to in what is being written
         self._above: dict[int, int] = {}  #: ids of the other values that are being written, and how many are above
         # how many levels fit on one thread's stack: each takes a few calls, and the caller uses part of it already
@@ -182,11 +186,9 @@ class Encoder:
         self._pure = False  #: do mutable objects raise?
         self.slow = False  #: are all items written one by one? Then a refusal knows where it is
         self.in_rows = 0
-        self.roots: Sequence[Any] = ()  #: all that is to be written: it orders objects in sets
+        self.roots: Sequence[tuple[str, Any]] = ()  #: all that is to be written, with labels: it orders objects in sets
         self.order: Any = None  #: that order, once it is needed
         self.budget: Budget | None = None  #: for functions inside values
-        if len(self._parts) > KEPT:
-            self._parts.clear()
 
     def add(self, value: Any, path: str = "") -> None:
         """Write a value. ``path`` is where it is in what the caller was given, for messages."""
@@ -266,12 +268,12 @@ class Encoder:
         if me in self._seen:
             self._refer(me)
             return
-        part = self._parts.get(me)
-        if part is not None and self._reused(part, value):
+        if self._parts and (part := self._parts.get(me)) is not None and self._reused(part, value):
             return
         self._seen.add(me)
-        self.kept.append(value)
-        self._write(value, path, body, me, len(self.kept) - 1)
+        kept = self.kept
+        kept.append(value)
+        self._write(value, path, body, me, len(kept) - 1)
 
     def nested(self, value: Any, path: str, body: Writer) -> None:
         """Write an immutable value with parts, or one made for the occasion, through ``body``.
@@ -279,11 +281,9 @@ class Encoder:
         That one is met twice doesn't count. It may contain itself, occur often, be long, or lie deep.
         """
         me = id(value)
-        part = self._parts.get(me)
-        if part is not None and self._reused(part, value):
+        if self._parts and (part := self._parts.get(me)) is not None and self._reused(part, value):
             return
-        again = self._again.get(me)
-        if again is not None and again[0] is value:
+        if self._again and (again := self._again.get(me)) is not None and again[0] is value:
             self.out += again[1]
             return
         above = self._above
@@ -412,7 +412,7 @@ class Encoder:
     def attributes(self, held: dict[str, Any], path: str = "") -> None:
         """Write named values in the order of the names."""
         names = sorted(held)
-        columns(self, names, [held[name] for name in names], ".{}".format, path)
+        columns(self, names, [held[name] for name in names], _attribute, path)
 
     def class_part(self, kind: type, path: str = "") -> None:
         """Write a class as part of its instances: by the writer of `type` if there is one, else by name."""

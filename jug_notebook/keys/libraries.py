@@ -126,8 +126,10 @@ def cache_names(kind: type) -> frozenset[str]:
 
 
 @functools.lru_cache(1024)
-def _changes(kind: type) -> tuple[Change, ...]:
-    return tuple(ALIKE[name] for name in dict.fromkeys(names_of(kind)) if name in ALIKE)
+def _rules(kind: type) -> tuple[frozenset[str], tuple[Change, ...]]:
+    """Return what doesn't count of the dict ``_cache`` of instances, and what else makes their states alike."""
+    changes = tuple(ALIKE[name] for name in dict.fromkeys(names_of(kind)) if name in ALIKE)
+    return lazy_names(kind, LAZY_IN_CACHE), changes
 
 
 def without(state: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
@@ -141,8 +143,8 @@ def without(state: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
 def counted(value: Any, state: dict[str, Any]) -> dict[str, Any]:
     """Return what counts of the state of an instance; where it has a ``__dict__`` in it, of that as well."""
     kind: Any = type(value)
-    passing, cached = cache_names(kind), lazy_names(kind, LAZY_IN_CACHE)
-    for change in _changes(kind):
+    passing, (cached, changes) = cache_names(kind), _rules(kind)
+    for change in changes:
         state = change(value, state)
     if cached and type(state.get("_cache")) is dict:
         kept = {name: item for name, item in state["_cache"].items() if name not in cached}

@@ -231,12 +231,18 @@ def _namedtuple_body(encoder: Encoder, value: Any, path: str) -> None:
 def _instance(encoder: Encoder, value: Any, path: str) -> None:
     """Write any other object: its class, and the state that pickle would store."""
     kind: Any = type(value)
-    if own_hash(encoder, value, path):
+    if hasattr(kind, "__jug_hash__") and own_hash(encoder, value, path):
         return
-    if hasattr(kind, "__next__") or hasattr(kind, "__await__"):
+    if is_used_up(kind):
         what = "list(x)" if hasattr(kind, "__next__") else "await x"
         encoder.refuse(value, path, verdict=f"can't be hashed reliably, since reading it would use it up: pass {what}")
     (encoder.nested if by_value(kind) else encoder.shared)(value, path, _instance_body)
+
+
+@functools.lru_cache(1024)
+def is_used_up(kind: type) -> bool:
+    """Return True for classes whose instances are used up by reading them."""
+    return hasattr(kind, "__next__") or hasattr(kind, "__await__")
 
 
 @functools.lru_cache(1024)
@@ -252,15 +258,18 @@ def by_value(kind: type) -> bool:
     return code is None or "id" not in code.co_names
 
 
+_NEW = getattr(copyreg, "__newobj__")  # noqa: B009  (mypy knows no such name)
+_EMPTY = b"(" + count(0)  #: an empty tuple's form
+
+
 def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
     reduced = _reduced(encoder, value, path)
     kind = type(value)
     if isinstance(reduced, str):
         encoder.out += named(b"G", getattr(value, "__module__", None) or kind.__module__, reduced)
         return
-    maker, made_of, state, items, pairs, *setter = (*reduced, None, None, None)[:6]
-    usual = maker is getattr(copyreg, "__newobj__") and made_of[0] is kind  # noqa: B009  (mypy knows no such name)
-    set_by = setter[0] if setter else None
+    maker, made_of, state, items, pairs, set_by = (*reduced, None, None, None, None)[:6]
+    usual = maker is _NEW and made_of[0] is kind
     given = (not usual, items is not None, pairs is not None, set_by is not None)  # what of it follows
     encoder.out += b"O" + bytes(given)
     encoder.class_part(kind, path)
@@ -271,7 +280,7 @@ def _instance_body(encoder: Encoder, value: Any, path: str) -> None:
     if made_of:
         encoder.nested(made_of, path, tuple_body)
     else:
-        tuple_body(encoder, (), path)
+        encoder.out += _EMPTY
     _state(encoder, value, state, path)
     if items is not None:
         encoder.nested(list(items), path, list_body)
@@ -293,10 +302,13 @@ def _reduced(encoder: Encoder, value: Any, path: str) -> Any:
     return reduced
 
 
+_LARGE = 1 << 40  #: what hash() gives is hardly ever less
+
+
 def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path: str) -> None:
     """Refuse an object that keeps ``hash()`` of a text it holds: that is another number in each process."""
     for name, number in state.items():
-        if type(number) is not int or -(1 << 40) < number < 1 << 40:
+        if type(number) is not int or -_LARGE < number < _LARGE:
             continue
         texts = [item for item in state.values() if type(item) in (str, bytes)]
         for kept in (*texts, tuple(texts)):
@@ -311,8 +323,10 @@ def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path:
 def _state(encoder: Encoder, value: Any, state: Any, path: str) -> None:
     held, state, slots = _parted(value, state)
     if held is not None:
-        if countOf(map(type, held.values()), int):
-            _refuse_kept_hash(encoder, value, held, path)
+        for number in held.values():
+            if type(number) is int and not -_LARGE < number < _LARGE:
+                _refuse_kept_hash(encoder, value, held, path)
+                break
         encoder.out += b"a"
         encoder.attributes(held, path)
     elif slots is None:
@@ -324,10 +338,12 @@ def _state(encoder: Encoder, value: Any, state: Any, path: str) -> None:
 def _parted(value: Any, state: Any) -> tuple[dict[str, Any] | None, Any, Any]:
     """Return the attributes in the state of an instance that count, None if it has others; the state; its slots."""
     slots = None
-    pair = type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, NoneType)
-    if pair and not hasattr(type(value), "__setstate__") and state[1].keys().isdisjoint(state[0] or ()):
-        state, slots = state[0] or {}, state[1]  # as pickle writes what has slots
-    if type(state) is dict and set(map(type, state)) <= {str}:
+    if type(state) is tuple and len(state) == 2:
+        named, more = state
+        pair = type(more) is dict and type(named) in (dict, NoneType) and not hasattr(type(value), "__setstate__")
+        if pair and more.keys().isdisjoint(named or ()):
+            state, slots = named or {}, more  # as pickle writes what has slots
+    if type(state) is dict and countOf(map(type, state), str) == len(state):
         return counted(value, state | slots if slots else state), state, slots
     return None, state, slots
 

@@ -19,6 +19,7 @@ from jug_notebook.keys.register import PLAIN, WRITERS, Refused, Writer, count, p
 LONG = 4096  #: above this number of bytes, a run is sealed without copying it
 FEW = 4  #: fewer items are written one by one
 MANY = 1_000_000  #: so are rows that hold more items than this, together
+_item = "[{}]".format
 _ROWS: dict[type, bytes] = {list: b"W", tuple: b"w", dict: b"V"}  #: tags of rows
 
 
@@ -74,8 +75,8 @@ def parts(encoder: Any, items: list[Any] | tuple[Any, ...], path: str, start: in
 
     ``start``: where the form begins whose last part these items are; it may be sealed at once.
     """
-    if items and not _run(encoder, items, start) and not _rows(encoder, items, path, "[{}]".format):
-        _each(encoder, items, path, "[{}]".format)
+    if items and not _run(encoder, items, start) and not _rows(encoder, items, path, _item):
+        _each(encoder, items, path, _item)
 
 
 def columns(
@@ -98,7 +99,7 @@ def columns(
 def _keys(encoder: Any, keys: list[Any]) -> None:
     bulk = written(keys)
     if bulk is None:
-        _each(encoder, keys, "", "[{}]".format)
+        _each(encoder, keys, "", _item)
     else:
         encoder.out += b"P"
         encoder.out += bulk

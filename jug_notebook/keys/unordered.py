@@ -70,7 +70,7 @@ def _arranged(encoder: Encoder, rows: list[Row]) -> list[Row]:
         return rows  # this encoder only looks for what was refused
     try:
         if encoder.order is None:
-            encoder.order = _Order(encoder, encoder.roots or rows)
+            encoder.order = _Order(encoder, [value for _, value in encoder.roots] or rows)
         order: _Order = encoder.order
         return order.arranged(rows)
     except Refused:
