@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -58,6 +58,7 @@ class ExecutorAdapter(NamedTuple):
     submit: Callable[[WorkerJob], JobFuture]
     carries_keys: bool = True
     ends_with_us: bool = False  #: its engines end with this process, which waits for them
+    batch: Callable[[], AbstractContextManager[None]] = nullcontext  #: in it, what is submitted is submitted at once
 
 
 class WorkerJob:
@@ -119,9 +120,10 @@ def adapter_of(on: Any) -> ExecutorAdapter:
             "executor or an ipyparallel view"
         )
     if hasattr(on, "update_parameters"):  # submitit's: what is submitted lies in a folder that others may read
-        name = blake3(str(getattr(on, "folder", id(on))).encode()).hexdigest(length=6)
+        about = str(getattr(on, "folder", id(on))), sorted(map(str, getattr(on, "parameters", {}).items()))
+        name = blake3(str(about).encode()).hexdigest(length=6)
         where = str(getattr(on, "cluster", "")) or "submitit"
-        return ExecutorAdapter(f"on-submitit-{name}", where, 0, on.submit, carries_keys=False)
+        return ExecutorAdapter(f"on-submitit-{name}", where, 0, on.submit, carries_keys=False, batch=on.batch)
     size = getattr(on, "_max_workers", 0)
     return ExecutorAdapter(
         f"on-{kind}-{here}", kind.strip("_"), int(size or 0), on.submit, ends_with_us=isinstance(on, Executor)
@@ -169,9 +171,18 @@ class ExecutorGroup(WorkerGroup):
         missing = size - len(names)
         before = len(names)
         self.size = max(size, before)
-        for _ in range(missing):
-            name = f"{self.name}#{uuid4().hex[:8]}"
-            self._futures[name] = self._adapter.submit(WorkerJob(self._request(name)))
+        submitted: dict[str, JobFuture] = {}
+        try:
+            with self._adapter.batch() if missing > 1 else nullcontext():
+                for _ in range(missing):
+                    name = f"{self.name}#{uuid4().hex[:8]}"
+                    submitted[name] = self._adapter.submit(WorkerJob(self._request(name)))
+        except Exception as error:  # each executor has its own exceptions for what it refuses
+            if self._adapter.batch is not nullcontext:
+                submitted.clear()  # none of a batch was
+            raise LaunchError(f"{self.place}: {_last_line(error)}") from error
+        finally:
+            self._futures |= submitted
         if missing > 0 and self._adapter.ends_with_us and not self._ends_with_us:
             self._ends_with_us = True
             _before_the_end(self._cut)  # registered after the executor's own wait, so it runs first
@@ -217,8 +228,7 @@ class ExecutorGroup(WorkerGroup):
             except (CancelledError, Exception) as error:  # each executor has its own exception for that
                 wrong = error
             if wrong is not None and name not in self._leaving:
-                text = str(wrong).strip().partition("\n")[0] or type(wrong).__name__
-                self.failure = f"{self.place}: {text[:300]}"
+                self.failure = f"{self.place}: {_last_line(wrong)}"
 
     def scale(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         self._prune()
@@ -260,6 +270,12 @@ class ExecutorGroup(WorkerGroup):
         with suppress(Exception):
             alive = [info for info, lives, _ in self.store.processes() if lives and info.kind == "supervisor"]
             self.stop(True, [info for info in alive if self.holds(info)])
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of an error: where an executor hands on what went wrong elsewhere, it ends with that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -=")]
+    return (lines[-1].partition("LaunchError: ")[2] or lines[-1])[:300] if lines else type(error).__name__
 
 
 def _called_off(future: JobFuture) -> bool:

@@ -294,3 +294,38 @@ def test_a_process_ends_although_workers_are_on_its_executor(session: Session, t
     )
     pid = int(ran.stdout)
     wait_until(session.access.store, lambda: system.born(pid) is None)
+
+
+@needs("submitit")
+def test_jobs_of_submitit_are_submitted_in_one_array_and_other_parameters_are_another_crew(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitit = importlib.import_module("submitit")
+    calls: list[int] = []
+    real = submitit.LocalExecutor._internal_process_submissions
+
+    def counted(self: Any, submissions: list[Any]) -> list[Any]:
+        calls.append(len(submissions))
+        jobs: list[Any] = real(self, submissions)
+        return jobs
+
+    monkeypatch.setattr(submitit.LocalExecutor, "_internal_process_submissions", counted)
+    short, long = (submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local") for _ in range(2))
+    short.update_parameters(timeout_min=5)
+    long.update_parameters(timeout_min=60)
+    assert pool.adapter_of(short).name != pool.adapter_of(long).name
+    crew = session.execute(3, on=short)
+    wait_until(session.access.store, lambda: crew.alive() == 3)
+    assert calls == [3]
+    crew.stop(now=True)
+    wait_until(session.access.store, lambda: all(f.done() for some in pool._open.values() for f in some.values()))
+    assert not crew.is_starting
+
+
+def test_what_an_executor_refuses_is_a_launch_error_with_its_last_line(session: Session) -> None:
+    class Refusing:
+        def submit(self, job: object) -> object:
+            raise RuntimeError("a trace:\n-----\nsbatch: error: Invalid partition\n")
+
+    with pytest.raises(LaunchError, match=r"^Refusing: sbatch: error: Invalid partition$"):
+        session.execute(2, on=Refusing())
