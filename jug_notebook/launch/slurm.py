@@ -44,6 +44,7 @@ from jug_notebook.worker import WorkerOptions, number_of_workers
 IDLE = 30.0  #: seconds with nothing to do after which a job ends, notebook or not: it costs money
 MAX_ARRAY = 1000  #: jobs in one array; Slurm's own limit is 1001 unless set otherwise
 LOOK = 2.0  #: seconds between two looks at the queue, or more where a look takes long
+OLD = 5.0  #: seconds after which what was last seen of the queue is not displayed before another look
 PATIENCE = 60.0  #: seconds that a command of Slurm may take
 WAY_OUT = "see what it says: --partition P, --walltime T, --mem M and --slurm-option O set what is asked for"
 
@@ -209,12 +210,12 @@ class Queue:
             return self.jobs
 
     def peek(self) -> list[Job] | None:
-        """Return what is known, and look again in the background where that is old."""
+        """Return what is known, and look again in the background where that is old; wait a moment if it's very old."""
         looking = self._looking is not None and self._looking.is_alive()
-        if not looking and self._clock.monotonic() >= self._next:
+        if not looking and (late := self._clock.monotonic() - self._next) >= 0:
             self._looking = threading.Thread(target=self._peek, name="jug-squeue", daemon=True)
             self._looking.start()
-            if self.jobs is None:
+            if self.jobs is None or late > OLD:
                 self._looking.join(LOOK)
         return self.jobs
 
@@ -386,6 +387,7 @@ class SlurmGroup(WorkerGroup):
         self.stopped = "; ".join(lines)
         if self.scaler is not None and started and not registered:
             self.scaler.terminate()
+        self.scaler = None
 
 
 #: by store and crew: jobs whose workers have been seen, and supervisors that were ordered to end
