@@ -192,13 +192,17 @@ class Scaler:
 # -- what runs elsewhere -----------------------------------------------------------------------------------------------
 
 
+def _job_id(environ: Mapping[str, str]) -> str:
+    return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+
+
 def time_left(environ: Mapping[str, str] = os.environ) -> float | None:
     """Return the seconds until Slurm ends the job that this process is; None where it never does, or doesn't tell."""
     known = system.job_time_left(CLOCK.now(), environ)
     if known is not None:
         return known
     with suppress(LaunchError, ValueError):
-        left = run("squeue", "-h", "-j", environ["SLURM_JOB_ID"], "-o", "%L").strip()
+        left = run("squeue", "-h", "-j", _job_id(environ), "-o", "%L").strip()  # SLURM_JOB_ID may be the whole array's
         days, _, clock = left.rpartition("-")
         seconds = 0
         for part in clock.split(":"):
@@ -209,8 +213,7 @@ def time_left(environ: Mapping[str, str] = os.environ) -> float | None:
 
 def _job(plan: Plan, file: Path) -> int:
     """Be the worker of one job. Its log goes where it has nothing to report."""
-    environ = os.environ
-    job = f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    job = _job_id(os.environ)
     options, left = plan.request.options, time_left()
     if left is not None:
         left = max(1.0, left - MARGIN)

@@ -172,6 +172,11 @@ def test_twenty_jobs_are_one_array_whose_script_and_processes_show_neither_key_n
     add = jn.task(cell(ADD, "add"))
     assert [add(i).result() for i in range(20)] == list(range(1, 21))
     wait_until(session.access.store, lambda: crew.alive() == CPUS)
+    for job in [job for job in slurm.jobs_named(crew.name) if job.state == "RUNNING"]:
+        array_id, _, index = job.id.partition("_")
+        left = slurm_jobs.time_left({"SLURM_ARRAY_JOB_ID": array_id, "SLURM_ARRAY_TASK_ID": index})
+        assert left is not None
+        assert 500 < left <= 600
     key = signed.secret(session.access.store.id).hex()
     visible = slurm.run("scontrol", "show", "job", f"{array}_0") + slurm.run(
         "scontrol", "write", "batch_script", f"{array}_0", "-"
