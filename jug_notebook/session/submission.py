@@ -67,7 +67,8 @@ class SubmissionQueue:
         self._since = 0.0
         self._closed = False
         self._home = os.path.realpath(access.folder)
-        self._folder = ""  #: the working folder when what is in the buffers was made,
+        self._now = b""  #: the working folder when what is in the buffers was made,
+        self._folder = ""  #: the same as text,
         self._away = ""  #: and where that is, seen from the notebook's
         self._cell: str | None = None
         self._cell_lasts = False
@@ -169,13 +170,13 @@ class SubmissionQueue:
         What is made from now on runs there. Raises BadTask where it was removed.
         """
         try:
-            folder = os.getcwd()
+            now = os.getcwdb()  # for each call, and faster than as text
         except FileNotFoundError:
             raise BadTask("the working folder was removed; os.chdir() to one that exists") from None
-        if folder != self._folder:
+        if now != self._now:
             with self._lock:
                 self._submit()
-                self._folder = folder
+                self._now, self._folder = now, (folder := os.fsdecode(now))
                 self._away = "" if folder == self._home else os.path.relpath(folder, self._home)
         return self._away
 

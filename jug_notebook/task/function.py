@@ -255,8 +255,8 @@ class TaskFunction:
         put: Put | None = None,
     ) -> PendingTask:
         """Return a call with its key and its arguments encoded, both at once: later changes affect neither."""
-        named = self._named(arguments)
-        key, form, needs, call = digest.name_call(version.code, version.name, in_folder(named, away))
+        named = self._named(arguments) if self.ignore else arguments
+        key, form, needs, call = digest.name_call(version.code, version.name, in_folder(named, away) if away else named)
         self._look_for_paths(named)
         if self._tasks_by_default:  # the value of a task that is a default is sent with the call
             given = self._signature.bind(*args, **kwargs).arguments if self._signature else {}
