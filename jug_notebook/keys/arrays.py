@@ -14,7 +14,7 @@ from typing import Any
 from jug_notebook.keys.advice import report_dropped
 from jug_notebook.keys.encoder import Encoder
 from jug_notebook.keys.objects import by_shared_name
-from jug_notebook.keys.register import instance_dict, write_parts, writer_for
+from jug_notebook.keys.register import held_by, instance_dict, write_parts, writer_for
 from jug_notebook.system import WATCHED
 
 #: for types of which an instance holds nothing but its content, or whose writer below looks for more itself
@@ -101,7 +101,7 @@ def _content(encoder: Encoder, array: Any, path: str) -> None:
 def _array_body(encoder: Encoder, value: Any, path: str) -> None:
     import numpy as np
 
-    held, kind = instance_dict(value), type(value)
+    held, kind = held_by(value), type(value)
     if held and kind.__module__ != "numpy" and "ndarray" in kind.__reduce__.__qualname__:
         report_dropped(value, held)
     array = np.asarray(value)

@@ -480,7 +480,7 @@ def _describe_class(walk: Walk, unit: Unit, cls: type) -> None:
                     content[f"{held} of member {name}"] = what
     ours = not walk.by_value and walk.follows(cls.__module__)
     slots = content.get("__slots__", ())
-    hidden = {slots} if isinstance(slots, str) else set(slots)
+    hidden = libraries.derived_names(cls).union([slots] if isinstance(slots, str) else slots)
     for name in sorted(content):
         value = content[name]
         if name in cls.__dict__:

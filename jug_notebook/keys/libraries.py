@@ -27,12 +27,18 @@ CACHES = {
     "scipy.UnivariateSpline": "_data",  # written in part: see FORMS
     "scipy.Delaunay": "_transform _vertex_to_simplex _vertex_neighbor_vertices",
     "scipy.ConvexHull": "_vertices",
+    "scipy.Voronoi": "_ridge_dict",
     "statsmodels.RegressionModel": "rank pinv_wexog normalized_cov_params wexog_singular_values",
     "statsmodels.Results": "_summary_cache _summary_statistics_cache _nobs_int diagn",
+    "statsmodels.Representation": "_representations _statespaces _kalman_filters _kalman_smoothers _simulators",
     "statsmodels.GLM": "_tmp_like_exog",  # memory to work in, never written at first
     "matplotlib.Colormap": "_isinit _lut",
     "matplotlib.CallbackRegistry": "_cid_gen",
     "gensim.SaveLoad": "lifecycle_events total_train_time",
+    "formulaic.Term": "_hash",
+    "mne.BaseEpochs": "_current",
+    "trimesh.EnforcedForest": "_hash _cache",
+    "trimesh.TrackedArray": "_dirty_hash _hashed",
     "gensim.Dictionary": "id2token",
     "astropy.UnitBase": "_hash _physical_type_id _decomposed_cache",
     "astropy.Model": "_parameters _constraints_cache",
@@ -85,6 +91,12 @@ def _vectors(value: Any, state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "norms": None} if same else state
 
 
+def _normalized(value: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Return it with True for the function that its first use puts in the place of True."""
+    usual = sys.modules["gensim.matutils"].unitvec
+    return {**state, "normalize": True} if state.get("normalize") is usual else state
+
+
 #: what else makes states alike that differ in what was read only
 ALIKE: Mapping[str, Change] = {
     "statsmodels.RegressionModel": _regression,
@@ -92,6 +104,7 @@ ALIKE: Mapping[str, Change] = {
     "statsmodels.RegressionResults": _settable("scale"),
     "nibabel.DataobjImage": _image,
     "gensim.KeyedVectors": _vectors,
+    "gensim.TfidfModel": _normalized,
 }
 
 _users: dict[type, frozenset[str]] = {}
@@ -180,6 +193,16 @@ DERIVED = frozenset(
         *("__pydantic_extra_info__", "__signature__", "__class_vars__"),
     }
 )
+
+#: and those of a library's classes and all that are derived from these, by the name of the class
+DERIVED_OF = {"sympy.Basic": "_prop_handler default_assumptions"}
+
+
+@functools.lru_cache(1024)
+def derived_names(cls: type) -> frozenset[str]:
+    """Return the attributes of a class that a library of its bases derives from the others."""
+    return frozenset[str]().union(*(DERIVED_OF[name].split() for name in names_of(cls) if name in DERIVED_OF))
+
 
 # -- what is made of others --------------------------------------------------------------------------------------------
 
@@ -304,6 +327,8 @@ FORMS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
     "xarray.DataTree": _tree,
     "trimesh.Trimesh": _mesh,
     "uncertainties.LinearCombination": _derivatives,
+    "trimesh.Cache": lambda value: (),
+    "rdkit.ChemicalReaction": lambda value: (type(value)(value.ToBinary()).ToBinary(),),
     "unyt.Unit": _unit,
     "astropy.WCS": _world_coordinates,
     "astropy.Header": lambda value: ([(card.keyword, card.value, card.comment) for card in value.cards],),

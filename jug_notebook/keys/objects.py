@@ -311,7 +311,8 @@ def _refuse_kept_hash(encoder: Encoder, value: Any, state: dict[str, Any], path:
         if type(number) is not int or -_LARGE < number < _LARGE:
             continue
         texts = [item for item in state.values() if type(item) in (str, bytes)]
-        for kept in (*texts, tuple(texts)):
+        tuples = [item for item in state.values() if type(item) is tuple and set(map(type, item)) == {str}]
+        for kept in (*texts, tuple(texts), *tuples):
             if hash(kept) == number:
                 verdict = (
                     f"keeps in {name!r} what hash() gives, another number in each process: leave it out with "
@@ -523,6 +524,7 @@ REFUSED = {
     "fsspec.OpenFile pandas.ExcelFile pandas.HDFStore": _OPEN,
     "_io.BytesIO _io.StringIO": "has a position, which reading it changes: pass x.getvalue()",
     "h5py.HLObject zarr.Array zarr.AsyncArray": f"{_READS}pass x[...], {_FILE}",
+    "netCDF4.Dataset netCDF4.Variable": f"{_READS}pass x['name'][...], {_FILE}",
     "zarr.Group zarr.AsyncGroup": f"{_READS}pass its arrays, x['name'][...], {_FILE}",
     "xarray.BackendArray": f"{_READS}pass x.load(), {_FILE}",
     "nibabel.ArrayProxy": f"{_READS}pass type(x)(x.get_fdata(), x.affine, x.header), {_FILE}",
@@ -544,6 +546,14 @@ REFUSED = {
     "matplotlib.Artist matplotlib.TransformNode": (
         "is numbered by where it lies in memory: pass the task that returns it, or what it is drawn from"
     ),
+    "matplotlib.RcParams": (
+        "belongs to this process: pass the settings that you changed, as a dict, and call plt.rc_context(x) in the task"
+    ),
+    "pandas.StylerRenderer": "has a random id: pass the table, x.data, and style it inside the task",
+    "sqlalchemy.ClauseElement": f"{_PLAN}pass what it is made from, and build it inside the task",
+    "torch.ScriptModule": f"{_INSIDE}, or pass jn.file(path) of what torch.jit.save wrote",
+    "numba.List numba.Dict": "lies in numba's own memory: pass list(x) or dict(x), and make it inside the task",
+    "_box.Box": "lies in numba's own memory: pass its fields, and make it inside the task",
     "sqlalchemy.Mapper sqlalchemy.MetaData sqlalchemy.Table": (
         "belongs to SQLAlchemy's registry in this process: pass the values of its columns, as a dict or a dataclass"
     ),
@@ -571,6 +581,14 @@ for _names, _verdict in REFUSED.items():
 def _table(encoder: Encoder, value: Any, path: str) -> None:
     groups = getattr(value, "_groups", None)  # made when it is first asked for
     report_dropped(value, ["groups"] if getattr(groups, "_indices", None) is not None else ())
+    _instance_body(encoder, value, path)
+
+
+@writer_for("mne.BaseRaw", attributes=False)
+@writer_for("mne.BaseEpochs", attributes=False)
+def _recording(encoder: Encoder, value: Any, path: str) -> None:
+    if not value.preload:
+        encoder.refuse(value, path, verdict=f"{_READS}pass x.load_data(), {_FILE}")
     _instance_body(encoder, value, path)
 
 

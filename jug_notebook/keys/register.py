@@ -268,7 +268,11 @@ def _derived(base: _Registered, encoder: Any, value: Any, path: str) -> None:
 
     def body(encoder: Any, value: Any, path: str) -> None:
         encoder.out += b"C"
-        encoder.class_part(type(value), path)
+        try:
+            encoder.class_part(type(value), path)
+        except Refused:
+            base.body(encoder, value, path)  # if it is refused for what it is, that is said
+            raise
         base.body(encoder, value, path)
         encoder.attributes(held_by(value) if base.attributes else {}, path)
 

@@ -15,8 +15,10 @@ import math
 import pathlib
 import random
 import threading
+import types
 import warnings
 import zoneinfo
+from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import pytest
@@ -112,6 +114,53 @@ def test_these_are_one(row: str, values: list[Any]) -> None:
 @pytest.mark.parametrize(("row", "values"), DIFFERENT, ids=[row for row, _ in DIFFERENT])
 def test_these_are_different(row: str, values: list[Any]) -> None:
     assert len({digest(value) for value in values}) == len(values)
+
+
+def _graph(module: Any, *edges: str) -> Any:
+    return module.Graph([tuple(edge) for edge in edges])
+
+
+def _coordinates(module: Any, *names: str) -> Any:
+    return module.Dataset(coords={name: ("x", [1, 2]) for name in names})
+
+
+#: library, one, the same in another order, what shows the order
+ORDERED: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any], Callable[[Any, Any], Any]]] = [
+    ("networkx", lambda nx: _graph(nx, "ab", "cd", "bc"), lambda nx: _graph(nx, "cd", "ab", "bc"),
+     lambda nx, x: nx.to_numpy_array(x).tolist()),
+    ("networkx", lambda nx: _graph(nx, "ab", "ac"), lambda nx: nx.Graph({"a": "cb", "b": "a", "c": "a"}),
+     lambda nx, x: list(nx.dfs_preorder_nodes(x, "a"))),
+    ("xarray", lambda xr: _coordinates(xr, "a", "b"), lambda xr: _coordinates(xr, "b", "a"),
+     lambda xr, x: list(x.to_dataframe(["x"]).columns)),
+    ("pandas", lambda pd: pd.DataFrame({"a": [1], "b": [2]}), lambda pd: pd.DataFrame({"b": [2], "a": [1]}),
+     lambda pd, x: x.to_numpy().tolist()),
+    ("pandas", lambda pd: pd.Series({"a": 1, "b": 1}), lambda pd: pd.Series({"b": 1, "a": 1}),
+     lambda pd, x: x.idxmax()),
+    ("collections", lambda c: c.Counter("ab"), lambda c: c.Counter("ba"), lambda c, x: x.most_common(1)),
+    ("collections", lambda c: c.OrderedDict(a=1, b=2), lambda c: c.OrderedDict(b=2, a=1), lambda c, x: x.popitem()),
+    ("collections", lambda c: c.defaultdict(int, a=1, b=2), lambda c: c.defaultdict(int, b=2, a=1), lambda c, x: [*x]),
+    ("collections", lambda c: c.ChainMap({"a": 1}, {"b": 2}), lambda c: c.ChainMap({"b": 2}, {"a": 1}),
+     lambda c, x: [*x]),
+    ("json", lambda json: {"a": 1, "b": 2}, lambda json: {"b": 2, "a": 1}, lambda json, x: json.dumps(x)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("library", "one", "other", "shown"), ORDERED)
+def test_an_order_that_results_show_is_part_of_the_key(
+    library: str, one: Callable[[Any], Any], other: Callable[[Any], Any], shown: Callable[[Any, Any], Any]
+) -> None:
+    module = pytest.importorskip(library)
+    assert shown(module, one(module)) != shown(module, other(module))
+    assert digest(one(module)) != digest(other(module))
+    assert digest(one(module)) == digest(one(module))
+
+
+def test_an_order_that_only_chance_makes_is_not() -> None:
+    nx = pytest.importorskip("networkx")
+    assert digest([set(WORDS), frozenset(WORDS)]) == digest([set(WORDS[::-1]), frozenset(WORDS[::-1])])
+    assert digest(set(_graph(nx, "ab", "cd"))) == digest(set(_graph(nx, "cd", "ab")))
+    one, other = types.SimpleNamespace(a=1, b=2), types.SimpleNamespace(b=2, a=1)
+    assert digest(one) == digest(other)
 
 
 @pytest.mark.parametrize(

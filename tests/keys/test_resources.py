@@ -107,8 +107,15 @@ def _duckdb(folder: Path) -> Any:
     return pytest.importorskip("duckdb").connect(str(folder / "d.db"))
 
 
+def _mne(folder: Path) -> Any:
+    mne = pytest.importorskip("mne")
+    made = mne.io.RawArray(np.ones((2, 300)), mne.create_info(["a", "b"], 100.0, "eeg"), verbose="error")
+    made.save(folder / "a_raw.fif", verbose="error")
+    return mne.io.read_raw_fif(folder / "a_raw.fif", verbose="error")
+
+
 READERS = [
-    _zarr, _zarr_group, _h5py, _nibabel, _xarray, _dataset, _parquet_file, _npz, _gzip, _zip, _temporary, _sqlite,
+    _mne, _zarr, _zarr_group, _h5py, _nibabel, _xarray, _dataset, _parquet_file, _npz, _gzip, _zip, _temporary, _sqlite,
     _duckdb,
 ]  # fmt: skip
 
@@ -129,6 +136,7 @@ def test_what_the_message_says_to_pass_can_be_passed(tmp_path: Path) -> None:
         (_nibabel, lambda x: type(x)(x.get_fdata(), x.affine, x.header)),
         (_dataset, lambda x: x.to_table()),
         (_npz, dict),
+        (_mne, lambda x: x.load_data(verbose="error")),
     ):
         assert digest(loaded(handle(tmp_path)))
 

@@ -102,6 +102,30 @@ def test_an_ignored_attribute_does_not_count_for_a_class_and_those_derived_from_
             assert digest(used) == digest(kind(1)) != digest(kind(2))
 
 
+def test_classes_that_libraries_make_or_fill_have_one_key_in_every_process() -> None:
+    source = """
+        import attrs, sympy
+        @attrs.frozen
+        class Point:
+            x: int
+        @attrs.define(frozen=True, cache_hash=True)
+        class Kept:
+            x: int
+        class Step(sympy.Function):
+            def _eval_is_real(self): return True
+        f = lambda: (Point, Kept, Step, sympy.Function("g"))
+    """
+    pytest.importorskip("sympy")
+    code = "from tests.keys.test_code import cell\nfrom jug_notebook.keys.code import examine\n"
+    code += f"f = cell({source!r})['f']\nprint(examine(f).digest, *map(examine, f()), sep='\\n')"
+    found = set()
+    for seed in (*SEEDS, "3"):
+        environ = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "PYTHONHASHSEED": seed}
+        run = subprocess.run([sys.executable, "-c", code], env=environ, text=True, capture_output=True, check=True)
+        found.add(run.stdout)
+    assert len(found) == 1, found
+
+
 def test_ignore_attributes_says_what_it_needs() -> None:
     for arguments in ((model()(1), "calls"), (model(),), (model(), 3)):
         with pytest.raises(TypeError, match="needs a class and names of its attributes"):

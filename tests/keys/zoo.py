@@ -356,6 +356,126 @@ def registry_quantity(n: int) -> Any:
 
 _units = functools.cache(lambda: pint.UnitRegistry())
 
+ss, so, si, sg = Lazy("scipy.spatial"), Lazy("scipy.optimize"), Lazy("scipy.interpolate"), Lazy("scipy.signal")
+
+
+def recording(value: float, read: bool = False, preload: bool = True) -> Any:
+    mne = sk("mne")
+    made = mne.io.RawArray(np.full((2, 300), value), mne.create_info(["a", "b"], 100.0, "eeg"), verbose="error")
+    if not read:
+        return made
+    path = f"zoo_{value}_raw.fif"
+    if not Path(path).exists():
+        made.save(f"{os.getpid()}_raw.fif", verbose="error", overwrite=True)
+        os.replace(f"{os.getpid()}_raw.fif", path)
+    return mne.io.read_raw_fif(path, preload=preload, verbose="error")
+
+
+def epochs(value: float, preload: bool = True) -> Any:
+    events = np.array([[0, 0, 1], [100, 0, 1]])
+    source = recording(value, read=True, preload=preload)
+    return sk("mne").Epochs(source, events, tmin=0, tmax=0.5, baseline=None, preload=preload, verbose="error")
+
+
+def formula(what: str) -> Any:
+    frame = pd.DataFrame({"y": Y(), "a": X()[:, 0], "b": X()[:, 1]})
+    return sk("statsmodels.formula.api").ols(what, frame).fit()
+
+
+def pipeline(c: float) -> Any:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    columns = ColumnTransformer([("a", StandardScaler(), [0]), ("b", FunctionTransformer(np.abs), [1, 2])])
+    return make_pipeline(columns, LogisticRegression(C=c)).fit(X(), Y())
+
+
+def correlated(n: int) -> Any:
+    x = sk("uncertainties").ufloat(n, 0.1)
+    return x, x * 2 + 1
+
+
+def loader(n: int) -> Any:
+    tud = sk("torch.utils.data")
+    return tud.DataLoader(tud.TensorDataset(sk("torch").ones(8, n)), batch_size=2, shuffle=True)
+
+
+def scheduler(rate: float) -> Any:
+    torch = sk("torch")
+    return torch.optim.lr_scheduler.StepLR(torch.optim.SGD(module(3).parameters(), lr=rate), 2)
+
+
+def jitclass(n: int) -> Any:
+    import numba
+    from numba.experimental import jitclass as compiled_class
+
+    class Cell:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    return compiled_class([("x", numba.int64)])(Cell)(n)
+
+
+def typed(n: int) -> Any:
+    import numba
+
+    found = numba.typed.List()
+    found.append(n)
+    return found
+
+
+def ccd(n: int) -> Any:
+    return sk("astropy.nddata").CCDData(np.full((2, 2), float(n)), unit="adu")
+
+
+def hdus(n: int) -> Any:
+    fits = sk("astropy.io.fits")
+    return fits.HDUList([fits.PrimaryHDU(np.full((2, 2), n))])
+
+
+def parser(n: int) -> Any:
+    import argparse
+
+    made = argparse.ArgumentParser("x")
+    made.add_argument("-n", type=int, default=n)
+    return made
+
+
+def config(n: int) -> Any:
+    import configparser
+
+    made = configparser.ConfigParser()
+    made.read_string(f"[a]\nb = {n}\n")
+    return made
+
+
+def element(text: str) -> Any:
+    return sk("xml.etree.ElementTree").fromstring(text)
+
+
+def attrs_class(n: int) -> Any:
+    import attrs
+
+    @attrs.define(cache_hash=True, frozen=True)
+    class Point:
+        x: int
+        y: int = attrs.field(default=n, converter=int)
+
+    return Point(1)
+
+
+def struct(n: int) -> Any:
+    import msgspec
+
+    class Point(msgspec.Struct, frozen=True):
+        x: int
+        y: int = n
+
+    return Point(1)
+
+
 ZOO = [
     Entry("functools", "cached_property", lambda: Circle(1), lambda: Circle(2), _area),
     Entry("functools", "cached_property and slots", lambda: Slotted(1), lambda: Slotted(2), _area),
@@ -462,6 +582,117 @@ ZOO = [
     Entry("dask", "delayed", lambda: sk("dask").delayed(len)([1]), lambda: sk("dask").delayed(len)([2]), refused="compute"),
     Entry("pandas", "frame", lambda: pd.DataFrame({"a": [1]}), lambda: pd.DataFrame({"a": [2]}), lambda x: (x.sum(), x._repr_html_(), x.groupby("a").sum())),
     Entry("pandas", "groupby", lambda: pd.DataFrame({"a": [1]}).groupby("a"), lambda: pd.DataFrame({"a": [2]}).groupby("a"), lambda x: (x.sum(), x.groups, x.indices)),
+    Entry("argparse", "parser", lambda: parser(1), lambda: parser(2), lambda x: (x.parse_args([]), x.format_help())),
+    Entry("configparser", "parser", lambda: config(1), lambda: config(2), lambda x: (x["a"]["b"], x.sections(), x.getint("a", "b"))),
+    Entry("xml", "element", lambda: element("<a b='1'><c/></a>"), lambda: element("<a b='2'><c/></a>"), lambda x: (list(x), x.find("c"), x.attrib)),
+    Entry("string", "template", lambda: sk("string").Template("$a"), lambda: sk("string").Template("$b"), lambda x: x.substitute(a=1)),
+    Entry("ipaddress", "network", lambda: sk("ipaddress").ip_network("10.0.0.0/8"), lambda: sk("ipaddress").ip_network("10.0.0.0/9"), lambda x: (x.broadcast_address, x.hostmask, x.num_addresses, hash(x), x.is_private)),
+    Entry("statistics", "NormalDist", lambda: sk("statistics").NormalDist(0, 1), lambda: sk("statistics").NormalDist(0, 2), lambda x: (x.pdf(0), hash(x))),
+    Entry("graphlib", "sorter", lambda: sk("graphlib").TopologicalSorter({"a": ["b"]}), lambda: sk("graphlib").TopologicalSorter({"a": ["c"]})),
+    Entry("logging", "logger", lambda: sk("logging").getLogger("zoo"), lambda: sk("logging").getLogger("zoo.two"), lambda x: (x.isEnabledFor(10), x.info("x"), x.setLevel(10))),
+    Entry("decimal", "context", lambda: sk("decimal").Context(prec=5), lambda: sk("decimal").Context(prec=6), lambda x: x.copy()),
+    Entry("collections", "Counter", lambda: sk("collections").Counter("abca"), lambda: sk("collections").Counter("bcaa"), lambda x: (x.most_common(), x["z"])),
+    Entry("attrs", "cached hash", lambda: attrs_class(1), lambda: attrs_class(2), lambda x: (hash(x), repr(x), x == x)),
+    Entry("msgspec", "struct", lambda: struct(1), lambda: struct(2), lambda x: (hash(x), repr(x), x == x)),
+    Entry("numpy", "poly1d", lambda: np.poly1d([1, 2]), lambda: np.poly1d([1, 3]), lambda x: (x(1), x.roots, x.deriv())),
+    Entry("numpy", "Polynomial", lambda: sk("numpy.polynomial").Polynomial([1, 2]), lambda: sk("numpy.polynomial").Polynomial([1, 3]), lambda x: (x(1), x.roots(), x.mapparms())),
+    Entry("numpy", "recarray", lambda: np.rec.array([(1, 2.0)], dtype=[("a", int), ("b", float)]), lambda: np.rec.array([(1, 3.0)], dtype=[("a", int), ("b", float)]), lambda x: (x.a, x[0].b)),
+    Entry("numpy", "masked array", lambda: np.ma.array([1, 2], mask=[0, 1]), lambda: np.ma.array([1, 2], mask=[1, 0]), lambda x: (x.sum(), x.filled(), x.mean(), repr(x))),
+    Entry("numpy", "SeedSequence", lambda: rng.SeedSequence(1), lambda: rng.SeedSequence(2), lambda x: x.generate_state(4)),
+    Entry("numpy", "Generator", lambda: rng.default_rng(1), lambda: rng.default_rng(2), lambda x: repr(x)),
+    Entry("pandas", "resampler", lambda: pd.Series([1.0, 2], pd.date_range("2024", periods=2)).resample("1D"), lambda: pd.Series([1.0, 3], pd.date_range("2024", periods=2)).resample("1D"), lambda x: x.mean()),
+    Entry("pandas", "rolling", lambda: pd.Series([1.0, 2]).rolling(2), lambda: pd.Series([1.0, 2]).rolling(1), lambda x: (x.mean(), repr(x))),
+    Entry("pandas", "offset", lambda: pd.offsets.BusinessDay(2), lambda: pd.offsets.BusinessDay(3), lambda x: (x + pd.Timestamp("2024"), repr(x), hash(x), x.freqstr)),
+    Entry("pandas", "IntervalIndex", lambda: pd.interval_range(0, 3), lambda: pd.interval_range(0, 4), lambda x: (x.get_loc(1), x.is_unique, x.mid)),
+    Entry("pandas", "MultiIndex", lambda: pd.MultiIndex.from_product([["a", "b"], [1, 2]]), lambda: pd.MultiIndex.from_product([["a", "b"], [1, 3]]), lambda x: (x.get_loc(("a", 1)), x.is_monotonic_increasing, x.values)),
+    Entry("pandas", "categories", lambda: pd.Series(["a", "b"], dtype="category"), lambda: pd.Series(["b", "a"], dtype="category"), lambda x: (x.cat.codes, x.value_counts(), repr(x))),
+    Entry("pandas", "styler", lambda: pd.DataFrame({"a": [1]}).style, lambda: pd.DataFrame({"a": [2]}).style, lambda x: x.to_html(), refused="random id"),
+    Entry("scipy", "Rotation", lambda: sk("scipy.spatial.transform").Rotation.from_euler("z", 1), lambda: sk("scipy.spatial.transform").Rotation.from_euler("z", 2), lambda x: (x.as_matrix(), x.inv(), x.magnitude())),
+    Entry("scipy", "BSpline", lambda: si.make_interp_spline(range(9), np.sqrt(range(9))), lambda: si.make_interp_spline(range(9), np.sqrt(range(1, 10))), lambda x: (x(2.5), x.derivative()(1))),
+    Entry("scipy", "RBFInterpolator", lambda: si.RBFInterpolator(X(), Y()), lambda: si.RBFInterpolator(X(), 1 - Y()), lambda x: x(X()[:2])),
+    Entry("scipy", "LinearNDInterpolator", lambda: si.LinearNDInterpolator(X(), Y()), lambda: si.LinearNDInterpolator(X(), 1 - Y()), lambda x: x(X()[:2] * 0.5)),
+    Entry("scipy", "RegularGridInterpolator", lambda: si.RegularGridInterpolator((np.arange(3), np.arange(3)), np.ones((3, 3))), lambda: si.RegularGridInterpolator((np.arange(3), np.arange(3)), np.zeros((3, 3))), lambda x: x([[1, 1.5]])),
+    Entry("scipy", "gaussian_kde", lambda: st.gaussian_kde(X()[:, 0]), lambda: st.gaussian_kde(X()[:, 1]), lambda x: (x(0), x.covariance, x.inv_cov, x.integrate_box_1d(0, 1))),
+    Entry("scipy", "multivariate_normal", lambda: st.multivariate_normal([0, 0]), lambda: st.multivariate_normal([0, 1]), lambda x: (x.pdf([0, 0]), x.rvs(2), x.entropy())),
+    Entry("scipy", "Sobol", lambda: st.qmc.Sobol(2, rng=1), lambda: st.qmc.Sobol(2, rng=2), lambda x: repr(x)),
+    Entry("scipy", "result", lambda: so.minimize(lambda x: (x**2).sum(), [1.0, 2]), lambda: so.minimize(lambda x: (x**2).sum() + 1, [1.0, 2]), lambda x: (x.x, repr(x))),
+    Entry("scipy", "constraints", lambda: so.LinearConstraint([[1, 2]], 0, 1), lambda: so.LinearConstraint([[1, 2]], 0, 2), lambda x: x.residual([1, 1])),
+    Entry("scipy", "system", lambda: sg.TransferFunction([1], [1, 2]), lambda: sg.TransferFunction([1], [1, 3]), lambda x: (x.poles, x.to_ss(), x.step())),
+    Entry("scipy", "sparse", lambda: sk("scipy.sparse").random_array((5, 5), density=0.5, rng=1, format="csr"), lambda: sk("scipy.sparse").random_array((5, 5), density=0.5, rng=2, format="csr"), lambda x: (x.T @ x, x.has_sorted_indices, x.nnz, x.sum_duplicates(), x.has_canonical_format)),
+    Entry("scipy", "Voronoi", lambda: ss.Voronoi(X()[:, :2]), lambda: ss.Voronoi(X()[1:, :2]), lambda x: (x.regions, x.ridge_dict)),
+    Entry("sklearn", "pipeline", lambda: pipeline(1), lambda: pipeline(2), lambda x: (x.predict(X()), repr(x), x._repr_html_(), x.get_params())),
+    Entry("sklearn", "SVC", lambda: fitted("sklearn.svm", "SVC"), lambda: fitted("sklearn.svm", "SVC", C=2), lambda x: (x.predict(X()), x.support_vectors_, x.n_support_)),
+    Entry("sklearn", "GradientBoostingClassifier", lambda: fitted("sklearn.ensemble", "GradientBoostingClassifier", n_estimators=3, random_state=1), lambda: fitted("sklearn.ensemble", "GradientBoostingClassifier", n_estimators=4, random_state=1), lambda x: (x.predict(X()), x.feature_importances_)),
+    Entry("sklearn", "HistGradientBoostingClassifier", lambda: fitted("sklearn.ensemble", "HistGradientBoostingClassifier", max_iter=3, random_state=1), lambda: fitted("sklearn.ensemble", "HistGradientBoostingClassifier", max_iter=4, random_state=1), lambda x: x.predict(X())),
+    Entry("sklearn", "KMeans", lambda: fitted("sklearn.cluster", "KMeans", n_clusters=2, random_state=1), lambda: fitted("sklearn.cluster", "KMeans", n_clusters=3, random_state=1), lambda x: x.predict(X())),
+    Entry("sklearn", "MLPClassifier", lambda: fitted("sklearn.neural_network", "MLPClassifier", max_iter=5, random_state=1), lambda: fitted("sklearn.neural_network", "MLPClassifier", max_iter=6, random_state=1), lambda x: x.predict(X())),
+    Entry("sklearn", "TfidfVectorizer", lambda: sk("sklearn.feature_extraction.text").TfidfVectorizer().fit(["a word", "two words"]), lambda: sk("sklearn.feature_extraction.text").TfidfVectorizer().fit(["a word", "two"]), lambda x: (x.transform(["word"]), x.get_feature_names_out(), x.build_analyzer(), x.get_stop_words())),
+    Entry("sklearn", "IsolationForest", lambda: fitted("sklearn.ensemble", "IsolationForest", n_estimators=3, random_state=1), lambda: fitted("sklearn.ensemble", "IsolationForest", n_estimators=3, random_state=2), lambda x: (x.predict(X()), x.estimators_samples_)),
+    Entry("sklearn", "NearestNeighbors", lambda: fitted("sklearn.neighbors", "NearestNeighbors"), lambda: fitted("sklearn.neighbors", "NearestNeighbors", n_neighbors=3), lambda x: x.kneighbors(X())),
+    Entry("sklearn", "KFold", lambda: sk("sklearn.model_selection").KFold(3), lambda: sk("sklearn.model_selection").KFold(4), lambda x: list(x.split(X()))),
+    Entry("sklearn", "OneHotEncoder", lambda: sk("sklearn.preprocessing").OneHotEncoder().fit(Y()[:, None]), lambda: sk("sklearn.preprocessing").OneHotEncoder(drop="first").fit(Y()[:, None]), lambda x: (x.transform(Y()[:, None]), x.get_feature_names_out())),
+    Entry("networkx", "subgraph view", lambda: nx.path_graph(5).subgraph([1, 2]), lambda: nx.path_graph(5).subgraph([1, 3]), lambda x: (x.nodes, list(x.edges), x.adj)),
+    Entry("networkx", "frozen graph", lambda: nx.freeze(nx.path_graph(3)), lambda: nx.freeze(nx.path_graph(4)), lambda x: x.nodes),
+    Entry("networkx", "dispatched function", lambda: nx.pagerank, lambda: nx.dijkstra_path, lambda x: x(nx.path_graph(3)) if x is nx.pagerank else None),
+    Entry("sympy", "Poly", lambda: sp.Poly(sp.Symbol("x") ** 2, sp.Symbol("x")), lambda: sp.Poly(sp.Symbol("x") ** 3, sp.Symbol("x")), lambda x: (x.degree(), x.all_roots(), hash(x), x.factor_list())),
+    Entry("sympy", "Function", lambda: sp.Function("f")(sp.Symbol("x")).diff(), lambda: sp.Function("g")(sp.Symbol("x")).diff(), lambda x: (hash(x), x.free_symbols)),
+    Entry("sympy", "Integral", lambda: sp.Integral(sp.exp(-sp.Symbol("x") ** 2)), lambda: sp.Integral(sp.exp(-sp.Symbol("x") ** 3)), lambda x: (hash(x), x.doit())),
+    Entry("sympy", "FiniteSet", lambda: sp.FiniteSet(*map(sp.Symbol, "abc")), lambda: sp.FiniteSet(*map(sp.Symbol, "abd")), lambda x: (hash(x), list(x))),
+    Entry("astropy", "cosmology", lambda: sk("astropy.cosmology").FlatLambdaCDM(70, 0.3), lambda: sk("astropy.cosmology").FlatLambdaCDM(71, 0.3), lambda x: (x.age(1), repr(x), x.H(1))),
+    Entry("astropy", "Planck18", lambda: sk("astropy.cosmology").Planck18, lambda: sk("astropy.cosmology").Planck15, lambda x: (x.age(1), repr(x))),
+    Entry("astropy", "EarthLocation", lambda: sk("astropy.coordinates").EarthLocation(1, 2, 3, unit="m"), lambda: sk("astropy.coordinates").EarthLocation(1, 2, 4, unit="m"), lambda x: (x.lon, x.geodetic, repr(x))),
+    Entry("astropy", "QTable", lambda: sk("astropy.table").QTable({"a": [1, 2] * ap.m}), lambda: sk("astropy.table").QTable({"a": [1, 2] * ap.s}), lambda x: (x["a"].to(ap.km), repr(x), x.group_by("a"))),
+    Entry("astropy", "compound model", lambda: sk("astropy.modeling.models").Gaussian1D(1, 2, 3) + sk("astropy.modeling.models").Const1D(1), lambda: sk("astropy.modeling.models").Gaussian1D(1, 2, 3) + sk("astropy.modeling.models").Const1D(2), lambda x: (x(1.0), repr(x), x.param_names, x.parameters)),
+    Entry("astropy", "CCDData", lambda: ccd(1), lambda: ccd(2), lambda x: (x.data, x.header, repr(x), x.add(x))),
+    Entry("astropy", "HDUList", lambda: hdus(1), lambda: hdus(2), lambda x: (x[0].data, x.info(output=False), x[0].header)),
+    Entry("astropy", "Angle", lambda: sk("astropy.coordinates").Angle("1d"), lambda: sk("astropy.coordinates").Angle("2d"), lambda x: (x.hms, x.wrap_at("180d"), repr(x))),
+    Entry("astropy", "TimeSeries", lambda: sk("astropy.timeseries").TimeSeries(time_start="2024-01-01", time_delta=3 * ap.s, n_samples=3), lambda: sk("astropy.timeseries").TimeSeries(time_start="2024-01-01", time_delta=4 * ap.s, n_samples=3), lambda x: (x.time.iso, repr(x))),
+    Entry("xarray", "MultiIndex", lambda: xr.Dataset(coords=xr.Coordinates.from_pandas_multiindex(pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["u", "v"]), "x")), lambda: xr.Dataset(coords=xr.Coordinates.from_pandas_multiindex(pd.MultiIndex.from_product([["a", "b"], [1, 3]], names=["u", "v"]), "x")), lambda x: (x.sel(u="a"), repr(x), x.indexes, x.unstack("x"))),
+    Entry("xarray", "rolling", lambda: array().rolling(x=2), lambda: array().rolling(x=3), lambda x: x.mean()),
+    Entry("xarray", "coordinates", lambda: array().coords, lambda: array(5).coords, lambda x: (x["x"], repr(x))),
+    Entry("polars", "expression", lambda: sk("polars").col("a") + 1, lambda: sk("polars").col("a") + 2, lambda x: (repr(x), x.meta.root_names())),
+    Entry("polars", "categories", lambda: sk("polars").Series(["a", "b"], dtype=sk("polars").Categorical), lambda: sk("polars").Series(["a", "c"], dtype=sk("polars").Categorical), lambda x: (x.to_physical(), x.unique(), x.sort())),
+    Entry("pyarrow", "table", lambda: sk("pyarrow").table({"a": [1, None]}), lambda: sk("pyarrow").table({"a": [1, 2]}), lambda x: (x.to_pandas(), x.schema, repr(x))),
+    Entry("pyarrow", "expression", lambda: sk("pyarrow.compute").field("a") > 1, lambda: sk("pyarrow.compute").field("a") > 2, lambda x: repr(x)),
+    Entry("torch", "LSTM", lambda: (sk("torch").manual_seed(1), sk("torch").nn.LSTM(2, 3))[1], lambda: (sk("torch").manual_seed(2), sk("torch").nn.LSTM(2, 3))[1], lambda x: (x(sk("torch").ones(1, 2)), x.flatten_parameters())),
+    Entry("torch", "DataLoader", lambda: loader(1), lambda: loader(2), lambda x: list(x)),
+    Entry("torch", "scheduler", lambda: scheduler(0.1), lambda: scheduler(0.2), lambda x: x.get_last_lr()),
+    Entry("torch", "distribution", lambda: sk("torch").distributions.Normal(0.0, 1.0), lambda: sk("torch").distributions.Normal(0.0, 2.0), lambda x: (x.sample(), x.mean, x.log_prob(sk("torch").ones(1)))),
+    Entry("torch", "generator", lambda: sk("torch").Generator().manual_seed(1), lambda: sk("torch").Generator().manual_seed(2), lambda x: x.initial_seed()),
+    Entry("torch", "script", lambda: sk("torch").jit.trace(module(3), sk("torch").ones(3)), lambda: sk("torch").jit.trace(module(4), sk("torch").ones(4)), lambda x: x.code, refused="jit.save"),
+    Entry("matplotlib", "ListedColormap", lambda: sk("matplotlib.colors").ListedColormap(["red", "blue"]), lambda: sk("matplotlib.colors").ListedColormap(["red", "green"]), lambda x: (x(0.5), x._repr_html_())),
+    Entry("matplotlib", "BoundaryNorm", lambda: sk("matplotlib.colors").BoundaryNorm([0, 1, 2], 3), lambda: sk("matplotlib.colors").BoundaryNorm([0, 1, 3], 3), lambda x: x(0.5)),
+    Entry("matplotlib", "Path", lambda: sk("matplotlib.path").Path([[0, 0], [1, 1]]), lambda: sk("matplotlib.path").Path([[0, 0], [1, 2]]), lambda x: (x.get_extents(), x.contains_point((0, 0)), x.to_polygons())),
+    Entry("matplotlib", "FontProperties", lambda: sk("matplotlib.font_manager").FontProperties(size=5), lambda: sk("matplotlib.font_manager").FontProperties(size=6), lambda x: (x.get_name(), hash(x))),
+    Entry("shapely", "STRtree", lambda: sk("shapely").STRtree([sk("shapely").Point(1, 2)]), lambda: sk("shapely").STRtree([sk("shapely").Point(1, 3)]), lambda x: x.query(sk("shapely").box(0, 0, 5, 5))),
+    Entry("geopandas", "series with crs", lambda: sk("geopandas").GeoSeries.from_xy([1], [2], crs=4326), lambda: sk("geopandas").GeoSeries.from_xy([1], [2], crs=3857), lambda x: (x.sindex, x.crs, x.area, x.to_crs(3857))),
+    Entry("pyproj", "CRS", lambda: sk("pyproj").CRS(4326), lambda: sk("pyproj").CRS(3857), lambda x: (x.to_wkt(), x.axis_info, x.geodetic_crs, repr(x))),
+    Entry("pyproj", "Transformer", lambda: sk("pyproj").Transformer.from_crs(4326, 3857), lambda: sk("pyproj").Transformer.from_crs(3857, 4326), lambda x: (x.transform(1, 2), repr(x))),
+    Entry("pint", "array quantity", lambda: _units().Quantity(np.ones(3), "m"), lambda: _units().Quantity(np.zeros(3), "m"), lambda x: (x.to("km"), repr(x), x.mean())),
+    Entry("uncertainties", "correlated", lambda: correlated(1), lambda: correlated(2), lambda x: (x[1].std_dev, repr(x[1]), x[1].derivatives)),
+    Entry("statsmodels", "formula", lambda: formula("y ~ a"), lambda: formula("y ~ a + b"), lambda x: (x.summary(), x.params, x.predict(pd.DataFrame({"a": [1.0]})))),
+    Entry("statsmodels", "Logit results", lambda: sk("statsmodels.api").Logit(Y(), X()[:, 1:]).fit(disp=0), lambda: sk("statsmodels.api").Logit(Y()[1:], X()[1:, 1:]).fit(disp=0), lambda x: (x.summary(), x.llnull, x.get_margeff())),
+    Entry("statsmodels", "ARIMA", lambda: sk("statsmodels.tsa.api").ARIMA(X()[:, 0], order=(1, 0, 0)), lambda: sk("statsmodels.tsa.api").ARIMA(X()[:, 0], order=(0, 0, 1)), lambda x: (x.start_params, x.param_names, x.ssm.transition)),
+    Entry("statsmodels", "KDE", lambda: sk("statsmodels.api").nonparametric.KDEUnivariate(X()[:, 0]), lambda: sk("statsmodels.api").nonparametric.KDEUnivariate(X()[:, 1])),
+    Entry("numba", "jitclass", lambda: jitclass(1), lambda: jitclass(2), lambda x: x.x, refused="fields"),
+    Entry("numba", "typed list", lambda: typed(1), lambda: typed(2), lambda x: x[0], refused="list(x)"),
+    Entry("dask", "bag", lambda: sk("dask.bag").from_sequence([1]), lambda: sk("dask.bag").from_sequence([2]), refused="compute"),
+    Entry("trimesh", "scene", lambda: sk("trimesh").Scene([sk("trimesh").creation.box()]), lambda: sk("trimesh").Scene([sk("trimesh").creation.box((1, 1, 2))]), lambda x: (x.bounds, x.graph.nodes, x.dump())),
+    Entry("trimesh", "points", lambda: sk("trimesh").PointCloud(X()), lambda: sk("trimesh").PointCloud(X()[1:]), lambda x: (x.bounds, x.convex_hull, x.kdtree)),
+    Entry("gensim", "TfidfModel", lambda: sk("gensim.models").TfidfModel([[(0, 1), (1, 2)]]), lambda: sk("gensim.models").TfidfModel([[(0, 1)], [(1, 2)]]), lambda x: x[[(0, 1)]]),
+    Entry("gensim", "LdaModel", lambda: sk("gensim.models").LdaModel([[(0, 1), (1, 2)]], num_topics=2, random_state=1), lambda: sk("gensim.models").LdaModel([[(0, 1), (1, 3)]], num_topics=2, random_state=1), lambda x: x.show_topics()),
+    Entry("nibabel", "header", lambda: nifti(1.0).header, lambda: sk("nibabel").Nifti1Image(np.ones((3, 2, 2)), np.eye(4)).header, lambda x: (x.get_zooms(), x["dim"], repr(x))),
+    Entry("rdkit", "fingerprint", lambda: sk("rdkit.Chem").RDKFingerprint(sk("rdkit.Chem").MolFromSmiles("CCO")), lambda: sk("rdkit.Chem").RDKFingerprint(sk("rdkit.Chem").MolFromSmiles("CCN")), lambda x: (x.GetNumOnBits(), list(x))),
+    Entry("rdkit", "reaction", lambda: sk("rdkit.Chem.AllChem").ReactionFromSmarts("[C:1]>>[C:1]O"), lambda: sk("rdkit.Chem.AllChem").ReactionFromSmarts("[C:1]>>[C:1]N"), lambda x: x.GetNumProductTemplates()),
+    Entry("sqlalchemy", "select", lambda: sk("sqlalchemy").select(sk("sqlalchemy").column("a")), lambda: sk("sqlalchemy").select(sk("sqlalchemy").column("b")), lambda x: str(x), refused="inside the task"),
+    Entry("netCDF4", "dataset", lambda: sk("netCDF4").Dataset(f"zoo{next(_numbers)}.nc", "w", diskless=True), lambda: 1, refused="jn.file(path)"),
+    Entry("formulaic", "formula", lambda: sk("formulaic").Formula("y ~ a"), lambda: sk("formulaic").Formula("y ~ b"), lambda x: repr(x)),
+    Entry("mne", "raw of an array", lambda: recording(1.0), lambda: recording(2.0), lambda x: (x.get_data(), repr(x), x._repr_html_(), x.times)),
+    Entry("mne", "raw", lambda: recording(1.0, True, False), lambda: recording(2.0, True, False), refused="load_data()"),
+    Entry("mne", "loaded raw", lambda: recording(1.0, True), lambda: recording(2.0, True), lambda x: (x.get_data(), repr(x), x._repr_html_(), x.times)),
+    Entry("mne", "epochs", lambda: epochs(1.0), lambda: epochs(2.0), lambda x: (x.get_data(), repr(x), list(x), x.average(), x.drop_log)),
+    Entry("mne", "unloaded epochs", lambda: epochs(1.0, False), lambda: epochs(2.0, False), refused="load_data()"),
+    Entry("mne", "average", lambda: epochs(1.0).average(), lambda: epochs(2.0).average(), lambda x: (x.get_data(), repr(x), x.times)),
 ]  # fmt: skip
 
 
