@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.core import interactiveshell
 
-from jug_notebook.errors import JugError, StoreGone
+from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.session import on_connect
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
@@ -81,7 +81,7 @@ class Extension:
             name, lasting = cell_name(getattr(info, "cell_id", None), info.raw_cell)
             self._use_plain_open()  # %reset brings it back
             self.scripts.note(name, info.raw_cell, len(self.shell.history_manager.input_hist_raw))
-            with suppress(StoreGone):  # unless the cell connects to another, its end reports that
+            with suppress(StoreError):  # unless the cell connects to another, its end reports that
                 self.magics.begin_cell(name, info.raw_cell, lasting)
 
     def after(self, result: Any) -> None:

@@ -92,8 +92,8 @@ class Session:
         self.display_url = access.display_url  #: the store's, for people: short, and without a password
         self.identity = access.store.id  #: names the store for good
         self.submissions = SubmissionQueue(access, runner)
-        self.results = Results(access, self.submissions.flush)
-        self._targets = TargetResolver(access, self.submissions.flush)
+        self.results = Results(access, self.submissions.flush_if_room, self.submissions.flush)
+        self._targets = TargetResolver(access, self.submissions.flush_if_room)
         self.workers = Workers(access, self._targets, self.results, headless)
         self.queries = Queries(access, self._targets)
         self.reruns = Rerun(access, self._targets, self.results)

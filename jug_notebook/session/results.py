@@ -71,15 +71,19 @@ class WorkerCheck:
 
 
 class Results:
-    """States, values and outputs of tasks. Each query first submits the tasks that are still pending (``flush``)."""
+    """States, values and outputs of tasks. Each query first submits the tasks that are still pending.
 
-    def __init__(self, access: StoreAccess, flush: Callable[[], None]) -> None:
+    ``flush`` does that where the store has room, ``flush_all`` raises StoreError where it has not.
+    """
+
+    def __init__(self, access: StoreAccess, flush: Callable[[], None], flush_all: Callable[[], None]) -> None:
         self._store = access.store
         self._signed = access.signed
         self._clock = access.clock
         self._user = access.user
         self._starting = access.starting
         self._flush = flush
+        self._flush_all = flush_all
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
@@ -136,7 +140,7 @@ class Results:
         Return False if ``timeout`` seconds were over before. Raises NoWorkers where none is alive, or comes within
         ``wait_for_workers`` seconds (default: the session's); WaitInterrupted on Ctrl-C.
         """
-        self._flush()
+        self._flush_all()
         at = 0  # the tasks before this one are settled
 
         def over() -> bool:
@@ -179,6 +183,7 @@ class Results:
 
     def barrier(self, busy: Callable[[], int]) -> None:
         """Wait until ``busy()``, a number of tasks, is zero."""
+        self._flush_all()
         self._wait(lambda: not busy(), lambda: [""] * busy(), None)
 
     def _worker_check(self, patience: float | None = None) -> WorkerCheck:
@@ -220,7 +225,7 @@ class Results:
 
     async def settled(self, key: Key) -> None:
         """Wait until a task is settled, without blocking the loop. Waits in one loop share one watch on the store."""
-        self._flush()
+        self._flush_all()
         from asyncio import shield  # it costs as much to import as all the rest
 
         check = self._worker_check()
@@ -318,7 +323,8 @@ class Results:
         return self._store.map_blob(address).toreadonly()
 
     def problem(self, key: Key) -> JugError:
-        """Return the error that says why a task has no value."""
+        """Return the error that says why a task has no value. Raises StoreError if it couldn't be submitted."""
+        self._flush_all()
         [state] = self._store.states([key])
         call = self._call(key)
         if state is None or state is State.CANCELLED:

@@ -6,7 +6,8 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 
@@ -16,8 +17,9 @@ from jug_notebook import codec, system
 from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, TaskTemplate
+from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import addresses_in
+from jug_notebook.store import addresses_in, lacks_room
 from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
@@ -65,6 +67,7 @@ class SubmissionQueue:
         self._buffer: list[PendingTask] = []  #: of the running cell
         self._beside: list[PendingTask] = []  #: made by other threads than the cell's, which run cells of their own
         self._since = 0.0
+        self._next_try = 0.0  #: when the store's disk was full
         self._closed = False
         self._home = os.path.realpath(access.folder)
         self._now = b""  #: the working folder when what is in the buffers was made,
@@ -236,7 +239,7 @@ class SubmissionQueue:
                     if len(some) < SAMPLE:
                         some.append(task)
             if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
-                self.flush()
+                self.flush_if_room()
 
     def flush(self) -> None:
         """Submit the tasks that were made and not submitted yet. In a script this ends a run, as `end_cell` does."""
@@ -245,8 +248,18 @@ class SubmissionQueue:
         elif self._buffer or self._beside:
             self._end_of_run()
 
+    def flush_if_room(self, submit: Callable[[], None] | None = None) -> None:
+        """Do the same, but keep the tasks for later where the store's disk is full: it can still be looked at."""
+        if self._clock.monotonic() >= self._next_try:
+            try:
+                (submit or self.flush)()
+            except StoreError as error:
+                if not lacks_room(error):
+                    raise
+                self._next_try = self._clock.monotonic() + FLUSH_AFTER
+
     def _submit(self) -> None:
-        with self._lock:
+        with self._lock, _counting(lambda: len(self._beside) + len(self._buffer)):
             if self._beside:
                 self._send(self._beside, "")
                 self._beside = []
@@ -310,7 +323,9 @@ class SubmissionQueue:
         ``lasting``: that is the cell's name for good, so that what a former version of it requested can be cancelled.
         """
         with self._lock:
-            self._submit()
+            self.flush_if_room(self._submit)
+            self._beside += self._buffer  # where the disk is full: they are of no later cell
+            self._buffer = []
             self._cell, self._cell_lasts, self._cell_thread = cell, lasting, threading.get_ident()
             self._made, self._needs = {}, {}
             self._submitted = CellReport()
@@ -434,6 +449,18 @@ class SubmissionQueue:
         pending = sum(state in PENDING for state in self._store.states(keys))
         self._store.request(keys, origin, False)
         return pending
+
+
+@contextmanager
+def _counting(queued: Callable[[], int]) -> Iterator[None]:
+    """Have StoreError tell how many tasks stay queued where the disk is full."""
+    try:
+        yield
+    except StoreError as error:
+        if not lacks_room(error):
+            raise
+        text = f"{plural(queued())} not submitted yet: {error}; free some space, and they will be"
+        raise StoreError(text) from error.__cause__
 
 
 def _changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

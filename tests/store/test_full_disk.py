@@ -1,0 +1,142 @@
+"""A store on a disk that is full, can't be written, or fails: finished work stays in view, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jug_notebook import system
+from jug_notebook.errors import StoreError
+from jug_notebook.store import lacks_room, open_store
+from tests.kernels import ROOT, Kernel
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    tried = subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "jug", folder], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no file system can be mounted here: {tried.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk to its last byte, with a file."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            return disk / "filler"
+
+
+def test_a_notebook_on_a_full_disk_shows_what_there_is_and_submits_the_rest_when_there_is_room(
+    disk: Path, tmp_path: Path
+) -> None:
+    kernel = Kernel(tmp_path, JUG_STORE=f"{disk}/jugdata", JUG_NOTEBOOK_DISPLAY="text")
+    try:
+        kernel.run("%load_ext kernel_ext")
+        kernel.run("%%jugtask\ndef g(x):\n    print('hello')\n    return x + 1")
+        assert kernel.run("a = g(1)\n%jug_execute -n 1\na.result()").result == "2"
+        filler = fill(disk)
+        refused = kernel.run("ts = [g(x) for x in range(1500)]")
+        assert not refused.error
+        assert refused.traceback.startswith("StoreError: 1,500 tasks not submitted yet: can't write to ")
+        for cell, seen in (
+            ("%jug_status", "1 finished"),
+            ("print(a.value())", "2"),
+            ("%jug_log g", "hello"),
+            ("1 + 1", ""),
+        ):
+            reply = kernel.run(cell)
+            assert seen in reply.out, reply
+            assert "Error in callback" not in reply.out
+            assert len(reply.traceback.splitlines()) == 1, "one line a cell"
+        assert "not submitted yet" in kernel.run("ts[7].result()").message
+        filler.unlink()
+        assert kernel.run("ts[7].result(), ts[-1].result()").result == "(8, 1500)"
+        assert kernel.run("1 + 1").traceback == ""
+    finally:
+        kernel.run("%jug_stop --now")
+        kernel.manager.shutdown_kernel(now=True)
+
+
+def test_workers_that_wait_for_room_show_in_the_status_and_go_on(disk: Path, tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, JUG_STORE=f"{disk}/jugdata", JUG_NOTEBOOK_DISPLAY="text")
+    try:
+        kernel.run("%load_ext kernel_ext")
+        kernel.run("%%jugtask\ndef big(x):\n    import os\n    return os.urandom(300_000)")
+        kernel.run("ts = [big(x) for x in range(12)]\n%jug_execute -n 2")
+        status = (
+            "import jug_notebook as jn, time\nuntil = time.monotonic() + 20\n"
+            "while not (notes := jn.status().snapshot.notes) and time.monotonic() < until: time.sleep(0.05)\n"
+            "notes"
+        )
+        notes = kernel.run(status).result
+        assert "wait for room on file:" in notes or "waits for room on file:" in notes
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        assert kernel.run("len(jn.bvalue(ts))").result == "12"
+    finally:
+        kernel.run("%jug_stop --now")
+        kernel.manager.shutdown_kernel(now=True)
+
+
+def test_a_store_that_can_only_be_read_can_be_looked_at(disk: Path) -> None:
+    program = (
+        "import jug_notebook as jn\njn.connect('jugdata')\n@jn.task\ndef g(x):\n    print('hello')\n    return x + 1\n"
+        "a = g(1)\njn.execute(here=True)\nprint(a.value())"
+    )
+    (disk / "program.py").write_text(program)
+    environ = {**os.environ, "PYTHONPATH": ROOT}
+    subprocess.run([sys.executable, "program.py"], cwd=disk, env=environ, check=True, timeout=60)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    for words, seen in ((["status"], "1 of 1 finished"), (["log", "g"], "hello"), (["check"], "1 of 1 finished")):
+        ran = subprocess.run(
+            [sys.executable, "-m", "jug_notebook", *words], cwd=disk, env=environ, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        assert seen in ran.stdout, ran.stderr
+    ran = subprocess.run(
+        [sys.executable, "-m", "jug_notebook", "worker", "jugdata", "-n", "1"], cwd=disk, env=environ,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode
+    assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_what_the_file_system_refuses_is_a_store_error(tmp_path: Path) -> None:
+    store = open_store(f"file:{tmp_path}/jugdata")
+    (tmp_path / "jugdata/log/00000000.elsewhere-1-abcdef.log").mkdir()  # reading it fails as a broken disk does
+    with pytest.raises(StoreError, match="can't be used") as caught:
+        open_store(f"file:{tmp_path}/jugdata").snapshot()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not lacks_room(caught.value)
+    store.close()
+
+
+@pytest.mark.parametrize(("shared", "mode"), [("", 0o600), ("group", 0o660)])
+def test_logs_of_processes_are_for_those_alone_who_use_the_store(tmp_path: Path, shared: str, mode: int) -> None:
+    store = open_store(f"file:{tmp_path}/jugdata")
+    if shared:
+        store.share(b"x" * 32)  # type: ignore[attr-defined]
+    process = system.me("worker")
+    before = os.umask(0o022)
+    try:
+        store.notice(process.id, "hello\n")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "jugdata/output" / f"{process.id}.log").stat().st_mode & 0o777 == mode
+    assert store.log(process.id) == "hello\n"
+    store.close()
