@@ -17,6 +17,7 @@ none.
 from __future__ import annotations
 
 import _thread
+import errno
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -109,7 +110,8 @@ def _as_store_error(
         except FileNotFoundError:
             raise self._removed() from None
         except OSError as error:
-            raise StoreError(f"{self.display_url} can't be used: {error.strerror}") from error
+            way_out = "; give another path" if error.errno in (errno.EACCES, errno.EROFS) else ""
+            raise StoreError(f"{self.display_url} can't be used: {error.strerror}{way_out}") from error
 
     return checked
 
