@@ -61,7 +61,7 @@ class JugMagics(Magics):
         help="seconds for which results are waited for while no worker is running: a queue may start them late",
     ).tag(config=True)
     check_keys = Bool(
-        False, help="run each cell that makes tasks again in two other processes, and report keys that differ there"
+        False, help="run each cell that makes tasks again in other processes, and report keys that differ there"
     ).tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"],

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,10 +222,15 @@ def _plain_cell(cell: Cell, source: str, asked: argparse.Namespace | None) -> No
     tree = ast.parse(source)
     compile(tree, "<cell>", "exec", dont_inherit=True)  # finds what parsing accepts, such as top-level await
     lines = source.splitlines()
-    shows = [node for node in tree.body if _only_shows(node)]
+    on_line = Counter(line for node in tree.body for line in {node.lineno, node.end_lineno})
+    shows = [node for node in tree.body if _only_shows(node) and on_line[node.lineno] == on_line[node.end_lineno] == 1]
     edits = [(node.lineno - 1, node.end_lineno, _commented(lines, node)) for node in _magics(tree)]
-    edits += [(node.lineno - 1, node.end_lineno, _without_showing(node)) for node in shows]
-    tree.body = [node for node in tree.body if node not in shows]
+    kept = {node: _made_by(node) for node in shows}
+    edits += [
+        (node.lineno - 1, node.end_lineno, ast.unparse(made) if made else f"# {' '.join(ast.unparse(node).split())}")
+        for node, made in kept.items()
+    ]
+    tree.body = [found for node in tree.body if (found := kept.get(node, node))]
     aside = {id(inner) for node in _magics(tree) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "get_ipython" and id(node) not in aside:
@@ -260,13 +266,13 @@ def _only_shows(node: ast.stmt) -> bool:
             return False
 
 
-def _without_showing(node: ast.stmt) -> str:
-    """Return what a script has of ``f(1).result()``: the call that makes the task; of ``task.result()`` a comment."""
+def _made_by(node: ast.stmt) -> ast.stmt | None:
+    """Return what a script has of ``f(1).result()``: the call that makes the task; nothing of ``task.result()``."""
     match node:
         case ast.Expr(ast.Call(func=ast.Attribute(value=ast.Call() as made))):
-            return ast.unparse(made)
+            return ast.Expr(made)
         case _:
-            return f"# {' '.join(ast.unparse(node).split())}"
+            return None
 
 
 def _typed(node: ast.expr) -> str:

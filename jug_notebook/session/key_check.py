@@ -1,4 +1,4 @@
-"""Check that keys are the same in another process: calls are hashed again in two processes with other hash seeds.
+"""Check that keys are the same in another process: calls are hashed again in processes with other hash seeds.
 
 Each of them decodes the calls, which finds what pickling changes. It also runs the cells again that make the calls,
 where these are known, without any effect outside the process: that finds what each process makes anew, such as a kept
@@ -38,7 +38,7 @@ from jug_notebook.task.context import PendingTask
 
 PATIENCE = 60.0  #: seconds for the other processes
 UNKNOWN = "the cells that make it are not known"
-SEEDS = ("4242", "4243", "4244")  #: hash seeds: the first two that aren't this process's are used
+PROCESSES = 3  #: with fewer, a set of two strings is too often in one order in all of them
 
 _OF_VALUES = ("global ", "closure ", "default ", "attribute ", "argument ")  #: parts of a call that are values
 _INSIDE = " in "  #: is in labels of attributes: "global model.rate in Model"
@@ -103,7 +103,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def unstable_keys(session: Session, cells: Callable[[], tuple[Sequence[Cell], str]]) -> list[str]:
-    """Compute keys of the calls that the session has kept since the last time again, in two processes.
+    """Compute keys of the calls that the session has kept since the last time again, in new processes.
 
     ``cells()`` returns the cells that make these calls, which run again there, or why they can't. Return a line for
     each argument or global with another digest there, or of which that can't be known. Takes as long as starting a
@@ -157,18 +157,21 @@ def unstable(samples: Sequence[Sample], cells: Sequence[Cell] = (), url: str = "
         for label in _differing(Names(sample.name, sample.parts, mine.arguments), other):
             if _INSIDE not in label:
                 found.setdefault((sample.name, label), _after_pickling(sample.name, label))
-    first, second = (_by_name(answer.made) for answer in answers)
+    first, *others = (_by_name(answer.made) for answer in answers)
     blind = []
     for sample, mine in zip(samples, here, strict=True):
-        pairs = list(zip(first.get(sample.name, ()), second.get(sample.name, ()), strict=False))
-        for one, another in pairs:
-            different = list(_differing(one, another))
+        rows = list(zip(*(made.get(sample.name, ()) for made in (first, *others)), strict=False))
+        for one, *rest in rows:
+            different = list(dict.fromkeys(label for another in rest for label in _differing(one, another)))
             for label in (label for label in different if _INSIDE not in label):
                 inside = [inner for inner in different if inner.startswith(f"{label}.")]
                 shown = inside[0] if len(inside) == 1 else label
                 found.setdefault((sample.name, label), _made_anew(sample.name, shown))
-        if not pairs:
-            ran = answers[0].stopped or answers[1].stopped or "its cells don't call it when they run again"
+        if not rows:
+            ran = (
+                next((answer.stopped for answer in answers if answer.stopped), "")
+                or "its cells don't call it when they run again"
+            )
             why = ran if cells else unknown
             blind += _unseen(sample, mine, why)
     return [*found.values(), *blind]
@@ -237,8 +240,8 @@ def _unseen(sample: Sample, here: Names, why: str) -> list[str]:
 
 
 def _answers(samples: Sequence[Sample], cells: Sequence[Cell], url: str) -> list[Answer] | str:
-    """Return what two new processes with other hash seeds find; as a string, what went wrong there."""
-    seeds = [seed for seed in SEEDS if seed != os.environ.get("PYTHONHASHSEED")][:2]
+    """Return what new processes with other hash seeds find; as a string, what went wrong there."""
+    seed = int(samples[0].calls[0].key[:7], 16)  # others for each call, and the same whenever it is checked
     project, until = samples[0].project, time.monotonic() + PATIENCE
     with tempfile.TemporaryDirectory() as aside:
         order = msgspec.msgpack.encode(
@@ -253,10 +256,10 @@ def _answers(samples: Sequence[Sample], cells: Sequence[Cell], url: str) -> list
         program = [sys.executable, "-W", "ignore", "-c", f"from {__name__} import main; main()", str(path)]
         processes = [
             subprocess.Popen(
-                program, env={**environ, "PYTHONHASHSEED": seed}, cwd=project if not cells else None,
+                program, env={**environ, "PYTHONHASHSEED": str(seed + number)}, cwd=project if not cells else None,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
-            for seed in seeds
+            for number in range(PROCESSES)
         ]  # fmt: skip
         try:
             outputs = [one.communicate(timeout=max(0.0, until - time.monotonic())) for one in processes]
@@ -372,11 +375,12 @@ def _run_cells(order: Order, answer: Answer) -> Answer:
     def stay(*_: Any, **__: Any) -> Any:
         return sessions._use(here)
 
-    sessions._current, sessions.connect = here, stay
+    ours: Any = sys.modules["jug_notebook"]
+    sessions._current, sessions.connect, ours.connect = here, stay, stay
     stay()
     system.forbid_effects(order.aside, "is not allowed when check_keys runs it again", "jug_notebook.store.")
     space = sys.modules["__main__"].__dict__
-    space["jn"] = sys.modules["jug_notebook"]
+    space["jn"] = ours
     stopped = ""
     for cell in order.cells:
         here.begin_cell(cell.label, False)

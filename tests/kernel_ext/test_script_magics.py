@@ -119,14 +119,16 @@ def test_a_notebooks_tasks_go_out_under_the_same_keys(at: SessionProtocol) -> No
     run("%%jugtask cell\nanswer = SCALE + 1", "cell")
     run("%jug_execute --here", "run")
     run("all_of_it.result()\njn.status()\n%time all_of_it.wait()", "look")
+    run("total([ord('  '[0])]).why()\ntotal([5]).why(); five = total([6])", "asked at once")
+    run("%jug_execute --here", "run")
     report = run("%jug_export pipeline.py", "export").out
-    assert report == "pipeline.py makes 4 of this notebook's 4 tasks, under the same keys\n"
+    assert report == "pipeline.py makes 7 of this notebook's 7 tasks, under the same keys\n"
     text = (at.folder / "pipeline.py").read_text()
     assert "unused" not in text
     assert "# In[2]\nimport math\n" in text, "as people see it beside the cell"
     assert "# %jug_status\n# rows.status()\n" in text
     status = at.shell("-m", "jug_notebook", "status", "--short", "pipeline.py", "--jugdir", "jugdata")
-    assert status.stdout == "All tasks complete (4 tasks).\n", status.stderr
+    assert status.stdout == "All tasks complete (7 tasks).\n", status.stderr
     executed = at.shell("-m", "jug_notebook", "execute", "pipeline.py", "--jugdir", "jugdata")
     assert executed.returncode == 0, executed.stderr
     look = "t = runpy.run_path('pipeline.py', run_name='__main__')['all_of_it']; print(t.value(), t.state.value)"

@@ -170,6 +170,23 @@ def test_a_cell_that_runs_again_changes_nothing_and_what_it_does_not_reach_is_li
     kernel.run("%config JugMagics.check_keys = False")
 
 
+def test_cells_that_use_values_of_tasks_find_them_when_they_run_again(tmp_path: Path) -> None:
+    kernel = Kernel.of_notebook(tmp_path, tmp_path)
+    kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn")
+    kernel.run("%%jugtask\ndef f(x): return x")
+    kernel.run("%jug_execute -n 1\n%config JugMagics.check_keys = True")
+    kernel.run("base = f([1]).result()")
+    quiet = kernel.run("f(base + [2]).result()\nf([f(base)]).result()")
+    assert quiet.result == "[[1]]"
+    assert "check_keys" not in quiet.out
+    kernel.run("import os")
+    out = kernel.run("f([os.getpid(), *base])").out
+    assert out.count("check_keys: ") == out.count("argument 'x' of f() is another value each time its cell runs") == 1
+    assert "check_keys" not in kernel.run("jn.connect('elsewhere')\nf(3)").out
+    kernel.run("%jug_store jugdata\n%jug_stop --now")
+    kernel.close()
+
+
 def test_libraries_do_not_write_either_when_a_cell_runs_again(kernel: Kernel) -> None:
     pytest.importorskip("h5py")
     kernel.run("import h5py, numpy\nfile = h5py.File('kept.h5', 'w'); file['x'] = 1; file.close()")
