@@ -126,6 +126,8 @@ class Supervisor:
     _startup_crashes: int = 0  #: in a row
     _compaction: int = 0  #: a pid, while it runs
     _fork_at: float = 0.0
+    _attended: bool = False  #: was there a session at the last census?
+    _next_census: float = 0.0
     _note: str = ""
     _ended_at_once: bool = False
     #: workers that got a signal which was not ours, their wait status, until when that may mean that all are ended
@@ -318,7 +320,11 @@ class Supervisor:
         self._report_foreign_tasks()
         if self.options.idle_timeout == 0 or not self.options.keep_attached:
             return True
-        return not any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
+        now = self.clock.monotonic()
+        if now >= self._next_census:  # it reads a file of each host
+            self._next_census = now + self.options.idle_timeout / 10
+            self._attended = any(alive and info.kind == "session" for info, alive, _ in self.store.processes())
+        return not self._attended
 
     def _report_foreign_tasks(self) -> None:
         """There is work, but not for us: byte code travels between equal versions of Python only."""
