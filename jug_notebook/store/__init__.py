@@ -53,6 +53,7 @@ class Store(Protocol):
     url: str  #: as `open_store` takes it, absolute, so that another process can open the same
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
+    maps: bool = False  #: does `map_blob` map files of this host's?
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""

@@ -9,9 +9,12 @@ A message is a length (4 bytes) and msgpack, typed by the annotations of `Store`
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import inspect
+import os
 import selectors
+import shutil
 import socket
 import struct
 import threading
@@ -19,17 +22,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
 import msgspec
 from msgspec import Raw, Struct
 
-from jug_notebook import errors
+from jug_notebook import errors, system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.model import Address, Claim, Lease, Settlement, Target, WorkerId
-from jug_notebook.store import Store
+from jug_notebook.store import Store, atomic
 
+CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
+WORTH_A_FILE = 1 << 20  #: bytes from which on a blob is kept there
 RETRY = 0.1  #: seconds between two looks for tasks whose time for another attempt may have come
 CHUNK = 1 << 18
 
@@ -93,7 +99,7 @@ def take_frames(received: bytearray) -> list[bytes]:
 class StoreClient:
     """The store as a worker sees it. Safe to use from several threads: one call at a time."""
 
-    def __init__(self, blobs: Store, line: socket.socket) -> None:
+    def __init__(self, blobs: Store, line: socket.socket, cache: BlobCache | None = None) -> None:
         self._blobs = blobs
         self._line = line
         self._received = bytearray()
@@ -101,7 +107,7 @@ class StoreClient:
         self.id, self.url, self.display_url = blobs.id, blobs.url, blobs.display_url
         self.put_blob: Callable[[Iterable[bytes | memoryview]], Address] = blobs.put_blob
         self.get_blob: Callable[[Address], memoryview] = blobs.get_blob
-        self.map_blob: Callable[[Address], memoryview] = blobs.map_blob
+        self.map_blob: Callable[[Address], memoryview] = blobs.map_blob if cache is None else cache.map
 
     def claim(
         self,
@@ -151,9 +157,58 @@ class StoreClient:
         return _types(verb).result.decode(reply.value)
 
 
-def connected(blobs: Store, line: socket.socket) -> Store:
-    """Return the store for a worker, whose supervisor is at the other end of ``line``. ``blobs``: its own access."""
-    return cast(Store, StoreClient(blobs, line))
+def connected(blobs: Store, line: socket.socket, folder: Path | None = None) -> Store:
+    """Return the store for a worker, whose supervisor is at the other end of ``line``. ``blobs``: its own access.
+
+    A ``folder`` of this host keeps the large blobs that come over the network, for all workers of the supervisor.
+    """
+    cache = None if folder is None or blobs.maps else BlobCache(folder, blobs.map_blob)
+    return cast(Store, StoreClient(blobs, line, cache))
+
+
+class BlobCache:
+    """Large blobs that came over the network, in files that all workers of a supervisor map: each comes once."""
+
+    def __init__(self, folder: Path, fetch: Callable[[Address], memoryview]) -> None:
+        self._folder = folder
+        self._fetch = fetch
+
+    def map(self, address: Address) -> memoryview:
+        """Return the bytes, fetched and verified by the first who asks; the others wait for it. Raises ValueLost."""
+        path = self._folder / address
+        with suppress(FileNotFoundError):
+            return _mapped(path)
+        with (self._folder / f".{address}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                return _mapped(path)
+            data = self._fetch(address)
+            if data.nbytes < WORTH_A_FILE:
+                return data
+            try:
+                self._make_room(data.nbytes)
+                atomic.replace(path, data)
+            except OSError:  # there is no room
+                return data
+        return _mapped(path)
+
+    def _make_room(self, size: int) -> None:
+        """Remove those that were fetched first; who has mapped one keeps it."""
+        held = sorted(
+            (path for path in self._folder.iterdir() if path.name[0] != "."), key=lambda path: path.stat().st_mtime
+        )
+        total = sum(path.stat().st_size for path in held)
+        while held and total + size > min(CACHE, shutil.disk_usage(self._folder).free // 2 + total):
+            total -= held[0].stat().st_size
+            held.pop(0).unlink()
+
+
+def _mapped(path: Path) -> memoryview:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return memoryview(system.private_map(fd))
+    finally:
+        os.close(fd)
 
 
 def _restored(kind: str, message: str, number: int) -> BaseException:

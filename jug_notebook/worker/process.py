@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -98,6 +99,7 @@ class ForkContext:
     options: WorkerOptions
     clock: Clock
     server: StoreServer
+    blobs: Path  #: a folder for those that come over the network
     parent_pipe: int  #: its end of file tells, where the system doesn't, that the supervisor is gone
     to_close: tuple[int, ...]  #: descriptors that are the supervisor's alone
 
@@ -163,7 +165,7 @@ class ForkContext:
         displays.always_open(buffer)
         context.always_progress_to(status.report)
         import_hooks.install()
-        store = connected(_reopen(self.url, self.store_id, self.clock), line)
+        store = connected(_reopen(self.url, self.store_id, self.clock), line, self.blobs)
         me, options = self._worker_info(os.getpid(), suffix), self.options
         each = FailureWatcher()
         count = work(

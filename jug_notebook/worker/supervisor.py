@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -145,11 +147,12 @@ class Supervisor:
         os.set_blocking(self._wakeup, False)
         parent_pipe, parent_end = os.pipe()
         self._server = StoreServer(self.store, self.clock)
+        blobs = Path(tempfile.mkdtemp(prefix="jug-blobs-"))
         self._server.listen(self._wakeup)
         if self.lead is not None:
             self._server.listen(self.lead)
         self._fork = ForkContext(
-            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, self._server, parent_pipe,
+            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, self._server, blobs, parent_pipe,
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
         handlers = self._catch_signals()
@@ -176,6 +179,7 @@ class Supervisor:
         finally:
             gc.unfreeze()
             ended = self._reap_all()
+            shutil.rmtree(blobs, ignore_errors=True)
             with suppress(StoreError, OSError):  # or the store is gone
                 self._server.close()
                 self.store.leave([*ended, self._me.id])

@@ -15,7 +15,8 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import NoSuchTask, StoreError, StoreGone
 from jug_notebook.model import Claim, State, Submission, Why
 from jug_notebook.store import Store, open_store
-from jug_notebook.worker.channel import StoreServer, connected, framed
+from jug_notebook.worker import channel
+from jug_notebook.worker.channel import BlobCache, StoreServer, connected, framed
 from tests.store.test_store import HERE, key, outcome, task
 from tests.worker.test_supervisor import Site, folder_site
 
@@ -169,3 +170,32 @@ def test_only_the_supervisor_writes_events_and_heartbeats(folder_site: Site) -> 
     workers = site.until_workers(3)
     assert {path.name for path in (folder / "workers").iterdir()} >= {info.supervisor for info in workers}
     assert not {path.name for path in (folder / "workers").iterdir()} & {info.id for info in workers}
+
+
+def test_a_blob_that_comes_over_the_network_comes_once_for_all_workers_of_a_host(tmp_path: Path) -> None:
+    data = os.urandom(3 << 20)
+    fetched: list[str] = []
+
+    def fetch(address: str) -> memoryview:
+        fetched.append(address)
+        return memoryview(data)
+
+    caches = [BlobCache(tmp_path, fetch) for _ in range(8)]
+    found: list[memoryview] = []
+    threads = [threading.Thread(target=lambda cache=cache: found.append(cache.map("ab"))) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert fetched == ["ab"]
+    assert [bytes(view) for view in found] == [data] * 8
+    found[0][0] = data[0] ^ 1  # what one writes, no other sees
+    assert bytes(found[1]) == data == bytes(caches[0].map("ab"))
+
+
+def test_the_blobs_kept_on_a_host_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "CACHE", 5 << 20)
+    cache = BlobCache(tmp_path, lambda address: memoryview(bytes(2 << 20)))
+    views = [cache.map(name) for name in ("a", "b", "c")]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5 << 20
+    assert all(view.nbytes == 2 << 20 for view in views)

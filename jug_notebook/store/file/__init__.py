@@ -126,7 +126,7 @@ class FileStore(EventLogStore):
         self.display_url = f"file:{folder}"
         identity = identity_of(self.folder, self.display_url)
         self.id = identity.id
-        self.shared = identity.shared  #: "group" if it is shared, else empty
+        self.shared, self.maps = identity.shared, True  #: "group" if it is shared, else empty
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, self._mode)
         self._unsynced_since = 0.0
         self._logs: dict[str, Log] = {}
