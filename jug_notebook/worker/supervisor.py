@@ -152,7 +152,8 @@ class Supervisor:
         if self.lead is not None:
             self._server.listen(self.lead)
         self._fork = ForkContext(
-            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, self._server, blobs, parent_pipe,
+            self._me, self.store.url, self.store.id, self._seal, self.options, self.clock, self._server, blobs,
+            parent_pipe,
             (parent_end, self.lead) if self.lead else (parent_end,),  # 0 stays open: /dev/null takes its place
         )  # fmt: skip
         handlers = self._catch_signals()
