@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from jug_notebook.model import Key, Origin, Scope, State, Target
 from jug_notebook.scheduler.records import (
@@ -108,6 +108,10 @@ def edges(tasks: Iterable[TaskRecord], scope: Scope = Scope()) -> dict[tuple[str
 # -- counts ------------------------------------------------------------------------------------------------------------
 
 
+CountRow: TypeAlias = tuple[str, int, str, int, float, tuple[str, ...], list[int]]
+"""Function, priority, python; its runs and seconds; notebooks; tasks by state."""
+
+
 class TaskCounts:
     """A row of numbers, one for each state, for each function and set of notebooks."""
 
@@ -128,6 +132,17 @@ class TaskCounts:
         if task.state == FINISHED and (not task.wanted or task.reused_from is not None):
             task.counted_as = REUSED if task.wanted else CANCELLED
         row[task.counted_as] += 1
+
+    def rows(self) -> list[CountRow]:
+        """Return all there is to counts, by function as first seen: `restore` makes the same counts of it."""
+        numbers = {queue: number for number, queue in enumerate(self._queues.values())}
+        found = sorted(self._rows.items(), key=lambda item: numbers[item[0][0]])
+        return [(q.name, q.priority, q.python, q.done, q.spent, books, row) for (q, books), row in found]
+
+    def restore(self, queue: FunctionQueue, row: CountRow) -> None:
+        """Add a row of `rows`; ``queue`` is that of its function."""
+        queue.done, queue.spent = row[3:5]
+        self._rows[queue, row[5]] = row[6]
 
     def by_function(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""

@@ -42,7 +42,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.attempts import History, Leases
-from jug_notebook.scheduler.queries import Notebooks, TaskCounts, keys_of_target, listing
+from jug_notebook.scheduler.queries import CountRow, Notebooks, TaskCounts, keys_of_target, listing
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
     BLOCKED,
@@ -94,6 +94,14 @@ class SchedulerState:
         self._work: deque[TaskRecord] = deque()
         self._sequence = 0
         self.reuse = Reuse(self.tasks, self._work.extend)
+
+    @classmethod
+    def counted(cls, rows: Sequence[CountRow]) -> SchedulerState:
+        """Return a state that knows only how many tasks there are, from another's ``counts.rows()``."""
+        state = cls()
+        for row in rows:
+            state.counts.restore(state.queue.of_function(*row[:3]), row)
+        return state
 
     # -- applying events -----------------------------------------------------------------------------------------------
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-
-import msgspec
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
-    NO_ROOM,
     Acceptance,
     Accepted,
     Address,
@@ -28,7 +26,6 @@ from jug_notebook.model import (
     CurrentOutcome,
     Event,
     Forgotten,
-    FunctionView,
     Invalidated,
     Invalidation,
     Key,
@@ -50,18 +47,19 @@ from jug_notebook.model import (
     TaskView,
     Why,
     WorkerId,
-    WorkerInfo,
     WorkerLost,
-    WorkerView,
 )
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
+from jug_notebook.scheduler.views import snapshot, task_view
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.system import batched
 
 FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
-LATELY = 60.0  #: seconds for which a dead worker is still listed
+
+Won: TypeAlias = tuple[list[Offer], float | None]
+"""What was won, and its expected seconds, if known."""
 
 
 class EventLogStore(Store, ABC):
@@ -101,6 +99,9 @@ class EventLogStore(Store, ABC):
     def _size(self, place: Place) -> int:
         """Return the size of a body in bytes."""
 
+    def _total_size(self, places: Sequence[Place]) -> int:
+        return sum(map(self._size, places))
+
     @abstractmethod
     def _commit(self, busy: float | None) -> None:
         """A worker goes on to work of ``busy`` seconds (None: unknown): make durable what should be before that."""
@@ -137,12 +138,7 @@ class EventLogStore(Store, ABC):
                     new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
                 elif STATES[task.state] is State.FINISHED:
                     finished += 1
-            events: list[tuple[Event, Sequence[bytes]]] = []
-            for (name, priority, python), group in new.items():
-                for part in batched(group):
-                    keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-                    event = Submitted(name, priority, python, keys, needs, forms, scheduler.counter + 1)
-                    events.append((event, [s.body for s in part]))
+            events = _submitted(new, scheduler.counter + 1)
             self._record_all([*events, *self._requests(list(seen), origin, True)])
             self.sync()
             self._poll()
@@ -199,10 +195,9 @@ class EventLogStore(Store, ABC):
                 if limit <= 0:
                     self._commit(None)
                     return []
-                self._poll()
                 won, expected = self._claim(worker, limit, target, python)
                 seen = self._scheduler.version
-                claims = [self._claimed(offer) for offer in won]
+                claims = self._loaded(won)
                 if won or uncommitted:
                     self._commit(expected)
                 retry = self._scheduler.queue.next_retry()
@@ -228,12 +223,12 @@ class EventLogStore(Store, ABC):
         outcome = self._scheduler.outcome(key)
         return outcome is not None and outcome[0].finished and outcome[0].inputs == inputs and outcome[0].key == key
 
-    def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str
-    ) -> tuple[list[Offer], float | None]:
-        """Claim until something is won or nothing is ready. Return what was won and its expected seconds, if known."""
-        scheduler = self._scheduler
+    def _claim(self, worker: WorkerId, limit: int, target: Target | None, python: str, look: bool = True) -> Won:
+        """Claim until something is won or nothing is ready. ``look`` for what others have written first."""
+        if look:
+            self._poll()
         while True:
+            scheduler = self._scheduler
             skip = random.randrange(1 << min(self._lost, FURTHEST)) if self._lost else 0
             offers = scheduler.ready(limit, self._clock.now(), target, python, skip)
             if not offers:
@@ -252,18 +247,27 @@ class EventLogStore(Store, ABC):
                 means = [offer.task.queue.mean for offer in won]
                 return won, None if None in means else sum(m for m in means if m is not None)
 
-    def _claimed(self, offer: Offer) -> Claim:
-        task = offer.task
-        places, reused = [task.spec], False
-        for need in task.needs:
+    def _loaded(self, won: Sequence[Offer]) -> list[Claim]:
+        """Return claims of what was won, with the bodies that are needed to use them."""
+        bodies = iter(self._read([place for offer in won for place in self._places_for(offer)]))
+        claims = []
+        for offer in won:
+            needs, body = offer.task.needs, next(bodies)
+            outcomes = tuple([next(bodies) for _ in needs])
+            reused = any(need.reused_from is not None for need in needs)
+            proofs = tuple(self._proof(need.key, need.reused_from) for need in needs) if reused else ()
+            queue, history = offer.task.queue, (offer.failures, offer.deaths)
+            claims.append(Claim(offer.lease, queue.name, body, outcomes, *history, proofs, queue.mean or 0.0))
+        return claims
+
+    def _places_for(self, offer: Offer) -> list[Place]:
+        """Return where the spec of an offered task is, and the outcomes of its needs."""
+        places = [offer.task.spec]
+        for need in offer.task.needs:
             outcome = self._scheduler.outcome(need.key)
             assert outcome is not None, "an offered task has all it needs"
             places.append(outcome[1])
-            reused = reused or need.reused_from is not None
-        body, *needs = self._read(places)
-        proofs = tuple(self._proof(need.key, need.reused_from) for need in task.needs) if reused else ()
-        history = offer.failures, offer.deaths
-        return Claim(offer.lease, task.queue.name, body, tuple(needs), *history, proofs, task.queue.mean or 0.0)
+        return places
 
     def _proof(self, key: Key, outcome: Outcome | None) -> tuple[bytes, ...]:
         """Return the sealed bytes that prove that a task may reuse this outcome; empty for its own."""
@@ -369,7 +373,7 @@ class EventLogStore(Store, ABC):
         with self._updated() as scheduler:
             return snapshot(scheduler, processes, scope, self.display_url, self._clock.now())
 
-    # -- invalidating --------------------------------------------------------------------------------------------------
+    # -- invalidating, accepting ---------------------------------------------------------------------------------------
 
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         with self._updated() as scheduler:
@@ -386,8 +390,6 @@ class EventLogStore(Store, ABC):
         with self._updated() as scheduler:
             return [scheduler.invalidation(key) for key in keys]
 
-    # -- accepting -----------------------------------------------------------------------------------------------------
-
     def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
         with self._updated() as scheduler:
             tasks = [scheduler.tasks.get(key) for key in keys]
@@ -399,12 +401,7 @@ class EventLogStore(Store, ABC):
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         with self._updated() as scheduler:
             for part in batched(sealed):
-                rows = [acceptance for acceptance, _ in part]
-                event = Accepted(
-                    scheduler.counter + 1, undone, rows[0].user, rows[0].at, [a.key for a in rows],
-                    [a.round for a in rows], [a.inputs for a in rows], [a.source for a in rows],
-                    [a.source_round for a in rows], [a.digest for a in rows],
-                )  # fmt: skip
+                event = _accepted([acceptance for acceptance, _ in part], scheduler.counter + 1, undone)
                 self._record(event, [body for _, body in part])
             self.sync()
 
@@ -423,9 +420,10 @@ class EventLogStore(Store, ABC):
             tasks = scheduler.tasks
             meant = [task for key in dict.fromkeys(forget) if (task := tasks.get(key)) is not None and task.state >= 0]
             going = [task for task in meant if _is_idle(task)]
-            size = sum(self._size(place) for task in going for place in places_of(task))
-            wanted = [place for task in meant if not _is_idle(task) for place in places_of(task)]
-            keep = {*keep, *self._addresses(wanted + _dormant(scheduler, set(going)))}
+            size = self._total_size([place for task in going for place in places_of(task)])
+            stay = self._addresses([place for task in meant if not _is_idle(task) for place in places_of(task)])
+            dormant = self._addresses(_dormant(scheduler, set(going)))
+            keep = {*keep, *dormant, *stay, *(name for one in stay for name in _named_in(self, one))}
             if going and not dry_run:
                 self._forget(going)
         took = self._clock.monotonic() - began  # what was put meanwhile stays
@@ -466,6 +464,23 @@ class EventLogStore(Store, ABC):
             self._scheduler.apply_all(appended)
 
 
+def _submitted(
+    groups: Mapping[tuple[str, int, str], Sequence[Submission]], counter: int
+) -> Iterator[tuple[Event, Sequence[bytes]]]:
+    """Yield the events of submissions by function, priority and python."""
+    for (name, priority, python), group in groups.items():
+        for part in batched(group):
+            keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
+            yield Submitted(name, priority, python, keys, needs, forms, counter), [s.body for s in part]
+
+
+def _accepted(rows: Sequence[Acceptance], counter: int, undone: bool) -> Accepted:
+    return Accepted(
+        counter, undone, rows[0].user, rows[0].at, [a.key for a in rows], [a.round for a in rows],
+        [a.inputs for a in rows], [a.source for a in rows], [a.source_round for a in rows], [a.digest for a in rows],
+    )  # fmt: skip
+
+
 def _invalidated(
     scheduler: SchedulerState, keys: Sequence[Key], why: Why, user: str, now: float
 ) -> tuple[Invalidated, list[Key]]:
@@ -490,6 +505,13 @@ def _invalidated(
     return Invalidated(lost + sources, rounds + source_rounds, why, user, now, inputs), lost
 
 
+def _named_in(store: Store, blob: Address) -> set[Address]:
+    """Return the blobs that a blob, a function's bundle, may name."""
+    with suppress(ValueLost):
+        return addresses_in(store.map_blob(blob))
+    return set()
+
+
 def _is_idle(task: TaskRecord) -> bool:
     """Return True if it was submitted, and is neither wanted nor running."""
     return task.state >= 0 and not task.wanted and STATES[task.state] is not State.RUNNING
@@ -511,77 +533,3 @@ def places_of(task: TaskRecord) -> Iterator[Place]:
     yield task.spec
     for outcome in task.outcomes:
         yield outcome[1]
-
-
-# -- views ------------------------------------------------------------------------------------------------------------
-
-
-def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
-    outcome = scheduler.outcome(task.key)
-    if outcome is None:
-        return TaskView(task.key, task.queue.name, STATES[task.state], worker=scheduler.leases.holder(task))
-    verdict, _, worker = outcome
-    source = "" if task.reused_from is None else verdict.key
-    return TaskView(
-        task.key, task.queue.name, STATES[task.state], worker, verdict.started, verdict.duration, verdict.attempt,
-        source=source,
-    )  # fmt: skip
-
-
-def snapshot(
-    scheduler: SchedulerState, processes: Sequence[tuple[WorkerInfo, bool, float]], scope: Scope, store: str, now: float
-) -> Snapshot:
-    """Return counts and workers. ``processes`` as `Store.processes`, ``store`` is its URL for people."""
-    reused = scheduler.counts.reused(scope)
-    functions = []
-    for name, (counts, mean) in scheduler.counts.by_function(scope).items():
-        by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
-        functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
-    current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
-    return picture(store, now, scope, functions, current)
-
-
-def picture(
-    store: str,
-    now: float,
-    scope: Scope,
-    functions: Iterable[FunctionView],
-    processes: Sequence[tuple[WorkerInfo, bool, float]],
-    notes: Iterable[str] = (),
-) -> Snapshot:
-    """Return a snapshot of these functions and processes; ``notes`` are added to those of the processes."""
-    workers = (WorkerView(*one) for one in processes if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
-    noted = [f"{info.where}: {info.note}" for info, alive, _ in processes if alive and info.note not in ("", NO_ROOM)]
-    if lacking := sum(alive and info.note == NO_ROOM for info, alive, _ in processes):
-        who = f"{lacking} workers wait" if lacking > 1 else "1 worker waits"
-        noted.append(f"{who} for room on {store}: free some space, and they go on by themselves")
-    scope_text = "whole store" if scope.notebook is None else "this notebook"
-    lines = tuple(dict.fromkeys((*notes, *noted)))
-    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(processes))
-
-
-def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:
-    """Return the info with what the events know better: a heartbeat is up to a second old.
-
-    No event tells when a worker began what it runs now: after its last heartbeat, and after its last run had ended.
-    """
-    done = max(info.done, scheduler.settled_by.get(info.id, 0))
-    task = scheduler.leases.task_of(info.id)
-    if task is None:
-        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
-    reported = scheduler.tasks.get(info.task)
-    if reported is not None and scheduler.leases.holder(reported) == info.id:
-        return msgspec.structs.replace(info, done=done)
-    since = max(heartbeat, scheduler.ended_by.get(info.id, 0.0))
-    return msgspec.structs.replace(
-        info, done=done, task=task.key, task_name=task.queue.name, since=since, progress=(0, 0)
-    )
-
-
-def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
-    """Return how many workers the live supervisors are to run that have not started yet."""
-    wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
-    for info, alive, _ in processes:
-        if alive and info.kind == "worker" and info.supervisor in wanted:
-            wanted[info.supervisor] -= 1
-    return sum(max(0, missing) for missing in wanted.values())

@@ -270,6 +270,34 @@ def kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(program=st.lists(st.one_of(VERBS, st.just(("compact",))), min_size=9, max_size=40), looks=st.integers(1, 9))
+def test_compaction_in_the_midst_of_a_random_program_changes_no_state(
+    kind: str, request: pytest.FixtureRequest, program: list[tuple[object, ...]], looks: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server: Server | None = request.getfixturevalue("redis_server") if kind == "redis" else None
+        url = f"file:{folder}/jugdata" if server is None else server.url()
+        store, behind, model = open_store(url), open_store(url), open_store(f"memory:{folder}")
+        try:
+            twins, late = Twins(model, store), Twins.__new__(Twins)
+            late.stores = (model, behind)
+            for number, (verb, *arguments) in enumerate([everything, *program]):
+                if verb == "compact":
+                    other = open_store(url)
+                    other.compact()
+                    other.close()
+                else:
+                    getattr(twins, str(verb))(*arguments)
+                twins.compare_states()
+                if number % looks == 0:
+                    late.compare_states()
+            late.compare_states()
+        finally:
+            for one in (model, behind, store):
+                one.close()
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=st.lists(VERBS, min_size=3, max_size=25), all_at_first=st.booleans())
 def test_a_random_program_shows_what_the_model_shows(

@@ -21,8 +21,8 @@ import msgspec
 from jug_notebook import system as process
 from jug_notebook.clock import Clock
 from jug_notebook.model import BEAT, LEASE, Order, WorkerId, WorkerInfo
+from jug_notebook.scheduler.views import LATELY
 from jug_notebook.store import read_heartbeats, read_orders
-from jug_notebook.store.event_log import LATELY
 from jug_notebook.store.file.folders import replace, server_time
 
 LOOK = LEASE / 10  #: seconds between two looks at the heartbeats of other machines' workers

@@ -1,0 +1,77 @@
+"""What people see of the scheduler state: a task in a listing; counts and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from jug_notebook.model import NO_ROOM, FunctionView, Scope, Snapshot, TaskView, WorkerInfo, WorkerView
+from jug_notebook.scheduler.records import STATES, TaskRecord
+from jug_notebook.scheduler.state import SchedulerState
+
+LATELY = 60.0  #: seconds for which a dead worker is still listed
+
+
+def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
+    outcome = scheduler.outcome(task.key)
+    if outcome is None:
+        return TaskView(task.key, task.queue.name, STATES[task.state], worker=scheduler.leases.holder(task))
+    verdict, _, worker = outcome
+    source = "" if task.reused_from is None else verdict.key
+    return TaskView(
+        task.key, task.queue.name, STATES[task.state], worker, verdict.started, verdict.duration, verdict.attempt,
+        source=source,
+    )  # fmt: skip
+
+
+def snapshot(
+    scheduler: SchedulerState,
+    processes: Sequence[tuple[WorkerInfo, bool, float]],
+    scope: Scope,
+    store: str,
+    now: float,
+    notes: Iterable[str] = (),
+) -> Snapshot:
+    """Return counts and workers, from `Store.processes`, the store's URL for people, and notes to be added."""
+    reused = scheduler.counts.reused(scope)
+    functions = []
+    for name, (counts, mean) in scheduler.counts.by_function(scope).items():
+        by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
+        functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
+    current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
+    workers = (WorkerView(*one) for one in current if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
+    noted = [f"{info.where}: {info.note}" for info, alive, _ in current if alive and info.note not in ("", NO_ROOM)]
+    if lacking := sum(alive and info.note == NO_ROOM for info, alive, _ in current):
+        who = f"{lacking} workers wait" if lacking > 1 else "1 worker waits"
+        noted.append(f"{who} for room on {store}: free some space, and they go on by themselves")
+    scope_text = "whole store" if scope.notebook is None else "this notebook"
+    lines = tuple(dict.fromkeys((*notes, *noted)))
+    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(current))
+
+
+def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:
+    """Return the info with what the events know better: a heartbeat is up to a second old.
+
+    No event tells when a worker began what it runs now: after its last heartbeat, and after its last run had ended.
+    """
+    done = max(info.done, scheduler.settled_by.get(info.id, 0))
+    task = scheduler.leases.task_of(info.id)
+    if task is None:
+        return msgspec.structs.replace(info, done=done, task="", task_name="", since=0.0)
+    reported = scheduler.tasks.get(info.task)
+    if reported is not None and scheduler.leases.holder(reported) == info.id:
+        return msgspec.structs.replace(info, done=done)
+    since = max(heartbeat, scheduler.ended_by.get(info.id, 0.0))
+    return msgspec.structs.replace(
+        info, done=done, task=task.key, task_name=task.queue.name, since=since, progress=(0, 0)
+    )
+
+
+def starting(processes: Sequence[tuple[WorkerInfo, bool, float]]) -> int:
+    """Return how many workers the live supervisors are to run that have not started yet."""
+    wanted = {info.id: info.size for info, alive, _ in processes if alive and info.kind == "supervisor"}
+    for info, alive, _ in processes:
+        if alive and info.kind == "worker" and info.supervisor in wanted:
+            wanted[info.supervisor] -= 1
+    return sum(max(0, missing) for missing in wanted.values())

@@ -1,0 +1,145 @@
+"""What compaction keeps of an event log: the events that the scheduler state still uses, in few and large ones.
+
+It keeps submitted tasks, the latest request of each origin, outcomes that count or may be reused, open claims,
+invalidations and acceptances. It drops what the state has dropped: superseded requests, outcomes of earlier rounds,
+claims that have an outcome, and all events about a task before it was forgotten. So what is kept, when applied, gives
+the same state as the whole log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from jug_notebook.model import (
+    Accepted,
+    Claimed,
+    Event,
+    Forgotten,
+    Invalidated,
+    Lease,
+    Released,
+    Request,
+    Requested,
+    Settled,
+    Submitted,
+    WorkerId,
+    WorkerLost,
+)
+from jug_notebook.scheduler.records import TaskRecord
+from jug_notebook.scheduler.state import SchedulerState, without_forgotten
+
+ROWS = 1000  #: tasks in one event, at most
+
+
+class Merger:
+    """Takes the events of one log after the other, and appends those that count.
+
+    ``alone`` means that there are no other logs, so that it need not be kept which tasks were forgotten.
+    """
+
+    def __init__(self, scheduler: SchedulerState, append: Callable[[Event, Sequence[Any]], None], alone: bool) -> None:
+        self._scheduler = scheduler
+        self._append = append
+        self._alone = alone
+        self._seen: dict[TaskRecord, int] = {}  # bits for the parts of a task that were taken: events may come twice
+        self._others: set[bytes] = set()
+        self._rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        self._lost: set[WorkerId] = set()
+        self._claimers: set[WorkerId] = set()
+
+    def take(self, event: Event, bodies: Sequence[Any]) -> None:
+        tasks = self._scheduler.tasks
+        if type(event) is Submitted:
+            function = (event.name, event.priority, event.python)
+            for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
+                void = self._scheduler.forgotten.get(key)
+                task = tasks.get(key)
+                if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
+                    continue
+                if self._first(task, 0):
+                    self._put((Submitted, *function, 0 if void is None else event.counter), (key, needs, form, body))
+        elif type(event) is Requested:
+            wanted = (event.request.origin, event.request.counter, event.request.wanted)
+            for key in event.keys:
+                task = tasks.get(key)
+                for index, request in enumerate(task.requests if task is not None else ()):
+                    if request == wanted and task is not None and self._first(task, 1 + 3 * index):
+                        self._put((Requested, *wanted), (key,))
+        elif type(event) is Settled:
+            for verdict, body in zip(event.verdicts, bodies, strict=True):
+                task = tasks.get(verdict.key)
+                for index, (known, _, by) in enumerate(task.outcomes if task is not None else ()):
+                    if (
+                        known == verdict
+                        and by == event.worker
+                        and task is not None
+                        and self._first(task, 2 + 3 * index)
+                    ):
+                        self._put((Settled, event.worker), (verdict, body))
+        elif isinstance(event, Claimed | Released):
+            worker = event.worker if isinstance(event, Claimed) else None
+            for lease in event.leases:
+                if self._is_open(lease, worker):
+                    self._put((type(event), worker), (lease,))
+                    self._claimers.add(worker or "")
+        elif type(event) is WorkerLost:
+            self._lost.add(event.worker)
+        elif isinstance(event, Forgotten | Invalidated | Accepted):
+            encoded = msgspec.msgpack.encode(event)
+            if encoded not in self._others:
+                self._others.add(encoded)
+                left, kept = without_forgotten(event, bodies, self._scheduler.forgotten)
+                if left.keys and not (isinstance(left, Forgotten) and self._alone):
+                    self._append(left, kept)
+
+    def _first(self, task: TaskRecord, what: int) -> bool:
+        seen = self._seen.get(task, 0)
+        self._seen[task] = seen | 1 << what
+        return not seen >> what & 1
+
+    def finish(self) -> None:
+        for name, rows in self._rows.items():
+            self._write(name, rows)
+        self._rows.clear()
+        for worker in sorted(self._lost & self._claimers):
+            self._append(WorkerLost(worker), ())
+
+    # -- counting ------------------------------------------------------------------------------------------------------
+
+    def _is_open(self, lease: Lease, worker: WorkerId | None) -> bool:
+        """Return True if an attempt has no outcome and is held by ``worker``, or was released if that is None."""
+        task = self._scheduler.tasks.get(lease.key)
+        return task is not None and any(
+            (one.round, one.inputs, one.attempt) == (lease.round, lease.inputs, lease.attempt)
+            and (one.released if worker is None else one.worker == worker)
+            for one in task.attempts or ()
+        )
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _put(self, name: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+        rows = self._rows.setdefault(name, [])
+        rows.append(row)
+        if len(rows) >= ROWS:
+            self._write(name, rows)
+            del self._rows[name]
+
+    def _write(self, name: tuple[Any, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        kind, *shared = name
+        columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
+        if kind is Submitted:
+            function, priority, python, counter = shared
+            keys, needs, forms, bodies = columns
+            self._append(Submitted(function, priority, python, keys, needs, forms, counter), bodies)
+        elif kind is Requested:
+            origin, counter, wanted = shared
+            self._append(Requested(Request(origin, counter, wanted), columns[0]), ())
+        elif kind is Settled:
+            self._append(Settled(shared[0], columns[0]), columns[1])
+        elif kind is Claimed:
+            self._append(Claimed(shared[0], columns[0]), ())
+        else:
+            self._append(Released(columns[0]), ())

@@ -1,0 +1,141 @@
+"""Blobs in a Redis server.
+
+Large ones are in chunks, so that neither side ever holds several copies. A blob expires after a day unless a task or an
+outcome is written that may name it, so the blobs of a worker that died before it settled disappear by themselves.
+Chunks are written first and the blob's own key last: where that is, all is.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Collection, Iterable, Iterator
+
+from blake3 import blake3
+
+from jug_notebook import system
+from jug_notebook.errors import ValueLost
+from jug_notebook.model import Address
+from jug_notebook.store.redis.connection import Connection
+
+CHUNK = 16 << 20  #: bytes of a chunk
+AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
+TEMPORARY = 86_400  #: seconds after which a blob that nothing names expires
+
+
+class Blobs:
+    """The blobs of one store."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._new: dict[str, None] = {}
+
+    def unnamed(self) -> list[str]:
+        """Return the keys of blobs that nothing written so far names."""
+        return list(self._new)
+
+    def named(self, keys: Iterable[str]) -> None:
+        """Note that these keys were written with something that may name them: they no longer expire."""
+        for key in keys:
+            self._new.pop(key, None)
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Address:
+        """Store a blob. Return its address."""
+        pieces = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        size = sum(piece.nbytes for piece in pieces)
+        address = system.hashed(pieces).hex()
+        chunks = self._connection.run("put", address, size, TEMPORARY) if size > AT_ONCE else -1
+        if chunks < 0:
+            chunks = self._write(address, size, pieces)
+        self._new.update(dict.fromkeys([f"v:{address}", *(f"c:{address}:{i}" for i in range(chunks))]))
+        return address
+
+    def _write(self, address: Address, size: int, pieces: list[memoryview]) -> int:
+        if size <= CHUNK:
+            command = self._connection.script("put", address, size, TEMPORARY, b"".join([b"=", *pieces]))
+            chunks: int = self._connection.command(*command)
+            if size <= AT_ONCE:
+                self._connection.remember(command)
+            return chunks
+        count = 0
+        for chunk in _chunks(pieces):
+            self._write_chunk(self._connection.key(f"c:{address}:{count}"), chunk)
+            count += 1
+        self._connection.run("put", address, size, TEMPORARY, b"+%d" % count)
+        return count
+
+    def _write_chunk(self, name: str, chunk: bytes | memoryview) -> None:
+        """Write it, over an existing one too, but keep that one's expiry: it may have become permanent meanwhile."""
+        while not self._connection.command("SET", name, chunk, "NX", "EX", TEMPORARY):
+            if self._connection.command("SET", name, chunk, "XX", "KEEPTTL"):
+                return
+
+    def get(self, address: Address) -> memoryview:
+        """Return the bytes of a blob. Raises ValueLost."""
+        found: bytes | None = self._connection.command("GET", self._connection.key(f"v:{address}"))
+        if found is None:
+            raise ValueLost(f"blob {address[:12]} is missing in {self._connection.display_url}")
+        if found.startswith(b"+"):
+            return self._gathered(address, int(found[1:]))
+        data = memoryview(found)[1:]
+        if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
+            raise self._damaged(address)
+        return data
+
+    def size(self, address: Address) -> int:
+        """Return its bytes; 0 where it is unknown."""
+        return int(self._connection.command("HGET", self._connection.key("sizes"), address) or 0)
+
+    def map(self, address: Address) -> memoryview:
+        """Return a read-only view of its bytes, aligned."""
+        view = self.get(address)
+        return (system.copied(view) if view.readonly else view).toreadonly()  # the bytes behind a tag are not aligned
+
+    def _gathered(self, address: Address, count: int) -> memoryview:
+        size = self.size(address)
+        data = memoryview(mmap.mmap(-1, max(size, 1)))
+        hasher = blake3(max_threads=blake3.AUTO)
+        at = 0
+        for i in range(count):
+            chunk: bytes | None = self._connection.command("GET", self._connection.key(f"c:{address}:{i}"))
+            if chunk is None or at + len(chunk) > size:
+                raise self._damaged(address)
+            data[at : at + len(chunk)] = chunk
+            hasher.update(chunk)
+            at += len(chunk)
+        if at != size or hasher.hexdigest(length=20) != address:
+            raise self._damaged(address)
+        return data
+
+    def _damaged(self, address: Address) -> ValueLost:
+        """Delete the blob, so that it is stored again when the value is recomputed, and return the error."""
+        self._connection.command("DEL", self._connection.key(f"v:{address}"))
+        return ValueLost(f"blob {address[:12]} in {self._connection.display_url} is damaged")
+
+    def sweep(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        """Remove the other blobs not written or used within these seconds. Return how many, and their bytes."""
+        seconds, fraction = self._connection.command("TIME")
+        before = int(seconds) + int(fraction) / 1e6 - older_than
+        found = self._connection.command("ZRANGEBYSCORE", self._connection.key("blobs"), "-inf", before)
+        spared = frozenset(keep)
+        old = [address for raw in found if (address := raw.decode()) not in spared]
+        blobs = size = 0
+        for part in system.batched(old):
+            count, freed = self._connection.run("drop", before, int(dry_run), *part)
+            blobs, size = blobs + count, size + freed
+        return blobs, size
+
+
+def _chunks(pieces: list[memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield all bytes in chunks of equal size but the last; copied only where a chunk spans several pieces."""
+    rest: list[memoryview] = []
+    held = 0
+    for piece in pieces:
+        while piece.nbytes:
+            part, piece = piece[: CHUNK - held], piece[CHUNK - held :]
+            rest.append(part)
+            held += part.nbytes
+            if held == CHUNK:
+                yield rest[0] if len(rest) == 1 else b"".join(rest)
+                rest, held = [], 0
+    if rest:
+        yield rest[0] if len(rest) == 1 else b"".join(rest)

@@ -1,0 +1,33 @@
+-- Append frames to the log, with the bodies that belong to them.
+-- ARGV: the store's id; the writer; then four lists, each behind its length: places of bodies and the bodies themselves;
+-- frames; claims that are over; keys of blobs that may be named from now on.
+local P, call = KEYS[1], redis.call
+if call('GET', P .. 'id') ~= ARGV[1] then return redis.error_reply('GONE ' .. (call('GET', P .. 'id') or '')) end
+local at, STEP = 3, 4000  -- a call takes fewer than 8000 arguments
+local function each_part(act)
+  local first, last = at + 1, at + tonumber(ARGV[at])
+  for i = first, last, STEP do act(i, math.min(i + STEP - 1, last)) end
+  at = last + 1
+end
+each_part(function(i, j) call('HSET', P .. 'bodies', unpack(ARGV, i, j)) end)
+each_part(function(i, j)
+  local fields = {}
+  for k = i, j do
+    fields[#fields + 1] = ARGV[2]
+    fields[#fields + 1] = ARGV[k]
+  end
+  call('XADD', P .. 'log', '*', unpack(fields))
+end)
+each_part(function(i, j) call('HDEL', P .. 'claims', unpack(ARGV, i, j)) end)
+each_part(function(i, j)
+  local time = call('TIME')
+  for k = i, j do
+    call('PERSIST', P .. ARGV[k])
+    local address = ARGV[k]:match('^v:(.*)')
+    if address and call('EXISTS', P .. ARGV[k]) == 1 then
+      call('ZADD', P .. 'blobs', string.format('%d.%06d', time[1], time[2]), address)
+      call('ZREM', P .. 'bin', address)
+    end
+  end
+end)
+return redis.status_reply('OK')
