@@ -32,6 +32,7 @@ from jug_notebook.model import (
     Why,
 )
 from jug_notebook.store import absolute, exists, open_store, signed
+from jug_notebook.store import redis as redis_store
 from jug_notebook.store.redis import RedisStore, blobs, connection
 from jug_notebook.store.redis.wire import Wire
 from tests.servers import Server, free_port, speaks_tls
@@ -831,3 +832,99 @@ def test_the_command_line_looks_into_a_store_and_shows_no_password(
     output = capsys.readouterr()
     assert "1 of 1 finished" in output.out
     assert "s3cr3t" not in output.out + output.err
+
+
+# -- many tasks, seen by a process that comes later --------------------------------------------------------------------
+
+
+def test_counts_that_were_left_are_read_alone_and_only_while_they_hold(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "MANY", 2)
+    store.submit([task("a"), task("b"), task("c", function="g")], HERE)
+    store.submit([task("d")], Origin("bob", "/b.ipynb", "1"))
+    run_all(store)
+    opened_at(store.url).close()  # it has seen nothing, so it leaves nothing
+    assert opened_at(store.url)._counted() is None
+    looked = opened_at(store.url)
+    assert looked.states([key("a")]) == [State.FINISHED]
+    looked.close()
+    store.leave(["somebody"])
+    for scope in (Scope(), Scope(HERE.notebook)):
+        later = opened_at(store.url)
+        assert later.snapshot(scope).functions == store.snapshot(scope).functions
+        assert not later._scheduler.tasks, "it read the counts alone"
+    store.invalidate([key("a")], Why.DIRECT, "ann")
+    assert counted(opened_at(store.url)) == {State.FINISHED: 3, State.READY: 1}
+    monkeypatch.setattr(redis_store, "VERY_MANY", 4)
+    looked = opened_at(store.url)
+    looked.states([])
+    looked.close()
+    store.claim(worker_of(store).id, 1, 0.0)
+    assert counted(opened_at(store.url)) == {State.FINISHED: 3, State.READY: 1}, "of a moment ago"
+    monkeypatch.setattr(redis_store, "MOMENT", 0.0)
+    assert counted(opened_at(store.url)) == {State.FINISHED: 3, State.RUNNING: 1}
+
+
+# -- compaction --------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_takes_the_place_of_the_log_and_whoever_was_behind_reads_it(
+    redis_server: Server, store: RedisStore
+) -> None:
+    behind, level = opened_at(store.url), opened_at(store.url)
+    store.submit([task(str(i)) for i in range(20)], HERE)
+    store.request([key("0"), key("1")], HERE, wanted=False)
+    behind.states([])
+    run_all(store)
+    store.invalidate([key("5")], Why.DIRECT, "ann")
+    run_all(store, b"2")
+    store.sweep([key("0"), key("1")], [], 1e9)
+    level.states([])
+    with admin(redis_server) as line:
+        before = line.hlen(store._connection.key("bodies"))
+        assert store.compact() > 0
+        assert line.xlen(store._connection.key("log")) == 1
+        assert line.hlen(store._connection.key("bodies")) == before - 3, (
+            "two specs, and an outcome that was invalidated"
+        )
+    names = [key(str(i)) for i in range(20)]
+    for reader in (store, behind, level, opened_at(store.url)):
+        assert reader.states(names) == [None] * 2 + [State.FINISHED] * 18
+        assert [held and held.body for held in reader.outcomes(names[4:6])] == [b"outcome 1", b"outcome 2"]
+        assert reader.specs(names[:3]) == [None, None, b"spec of 2"]
+    behind.submit([task("later")], HERE)
+    assert run_all(level) == 1
+    assert store.states([key("later")]) == [State.FINISHED]
+    assert store.compact() >= 0
+    assert opened_at(store.url).states([key("later"), *names]) == [State.FINISHED, None, None, *[State.FINISHED] * 18]
+
+
+def test_a_claim_that_is_open_outlives_a_compaction(store: RedisStore) -> None:
+    store.submit([task("a"), task("b")], HERE)
+    first, second = worker_of(store), opened_at(store.url)
+    (claim,) = store.claim(first.id, 1, 0.0)
+    store.compact()
+    other = worker_of(second)
+    (its,) = second.claim(other.id, 5, 0.0)
+    assert its.lease.key != claim.lease.key
+    second.claim(other.id, 0, 0.0, [outcome(its)])
+    store.claim(first.id, 0, 0.0, [outcome(claim)])
+    assert opened_at(store.url).states([key("a"), key("b")]) == [State.FINISHED] * 2
+
+
+def test_a_picture_that_is_out_of_date_wins_nothing_that_is_settled_or_cancelled(store: RedisStore) -> None:
+    late = opened_at(store.url)
+    worker = worker_of(late)
+    for name, state in (("a", State.FINISHED), ("b", State.CANCELLED)):
+        store.submit([task(name)], HERE)
+        late.states([])
+        if state is State.FINISHED:
+            assert run_all(store) == 1
+        else:
+            store.request([key(name)], HERE, wanted=False)
+        assert late.claim(worker.id, 9, 0.0) == []
+        for reader in (late, opened_at(store.url)):
+            assert reader.states([key(name)]) == [state]
+    store.request([key("b")], HERE, wanted=True)
+    assert [claim.lease.attempt for claim in late.claim(worker.id, 9, 0.0)] == [2], "the first was given back"

@@ -38,13 +38,13 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.scheduler.queries import CountRow
-from jug_notebook.scheduler.records import Offer, Place
+from jug_notebook.scheduler.records import RUNNING, Offer, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import LATELY, snapshot
 from jug_notebook.store import read_heartbeat, read_orders
 from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
-from jug_notebook.store.redis.connection import NOTHING, Command, Connection
+from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
 from jug_notebook.store.redis.log import PLACE, Frame, Log, places_in
 from jug_notebook.store.redis.wire import place
 
@@ -52,7 +52,8 @@ PACE = 0.002  #: least seconds between two looks at the version, so that waiting
 TOGETHER = 40_000  #: tasks in events that are applied at once
 BODIES = 5000  #: bodies that are read at once
 CROWD = 20  #: times as many entries in the log as frames in its snapshot, which hold many tasks each
-MANY = 5000  #: tasks in a store from which on counts are left
+MANY, VERY_MANY = 5000, 100_000  #: tasks from which on counts are left, and may be a moment old
+MOMENT = 2.0  #: seconds
 AWAY = 5.0  #: seconds without any heartbeat after which the server itself has been away
 DOZE = 5.0  #: seconds for which a reader waits for the server, where it has no worker to look after
 
@@ -150,9 +151,11 @@ class RedisStore(EventLogStore):
         if now >= self._next_check:
             self._next_check = now + BEAT
             self._check_workers()
-        self._exchange()
-        if not self._log.more and not self._log.stale:
             self._leave_counts()
+        if self._log.last == NOTHING:
+            self._read_on()
+        else:
+            self._exchange()
         while self._log.more or self._log.stale:
             if self._log.stale:
                 self._begin_anew()
@@ -248,21 +251,27 @@ class RedisStore(EventLogStore):
             return snapshot(scheduler, processes, scope, self.display_url, now, notes)
 
     def _counted(self) -> SchedulerState | None:
-        """Return the counts that another process has left, if nothing has happened since, and nothing was read here."""
+        """Return the counts that another process has left, if nothing was read here, and they are good enough.
+
+        They are if no event came later, and no worker may have died; or, of very many tasks, a moment after they were
+        made.
+        """
         key = self._connection.key
         if self._log.last != NOTHING or self._log.unsent:
             return None
-        upto, rows = self._connection.command("HMGET", key("counts"), "upto", "rows")
-        if upto is None or not self._log.ends_at(upto):
+        time, (upto, raw) = self._connection.pipeline([("TIME",), ("HMGET", key("counts"), "upto", "rows")])
+        if upto is None:
             return None
-        return SchedulerState.counted(_count_rows(rows))
+        rows = _count_rows(raw)
+        age = int(time[0]) + int(time[1]) / 1e6 - number_of(upto)[0] / 1e3
+        final = not any(row[-1][RUNNING] for row in rows) and self._log.ends_at(upto)
+        recent = age <= MOMENT and sum(sum(row[-1]) for row in rows) >= VERY_MANY
+        return SchedulerState.counted(rows) if final or recent else None
 
     def _leave_counts(self) -> None:
-        """Leave the counts, of many tasks, for processes that want to know no more."""
+        """Leave the counts of many tasks for processes that want to know no more."""
         log = self._log
         if log.uncounted and len(self._scheduler.tasks) > MANY and not log.unsent and not log.stale:
-            if self._scheduler.leases.workers():
-                return
             log.uncounted = False
             rows = msgspec.msgpack.encode(self._scheduler.counts.rows())
             self._connection.command("HSET", self._connection.key("counts"), "upto", log.last, "rows", rows)

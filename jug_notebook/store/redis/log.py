@@ -24,7 +24,7 @@ from jug_notebook.scheduler.records import Place
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
 
 PLACE = 12  #: bytes of a place: eight of its writer, then a number
-ENTRIES = 1000  #: of the log, read in one go
+ENTRIES = 200  #: of the log, read in one go
 FRAMES = 32  #: of a snapshot, likewise
 PART = 2000  #: bodies that are sent in one step
 READING = 60  #: seconds for which a snapshot that was replaced can still be read
