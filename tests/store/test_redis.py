@@ -459,7 +459,7 @@ def test_a_worker_of_another_machine_that_is_silent_for_a_lease_is_taken_over_an
     redis_server: Server, store: RedisStore
 ) -> None:
     store.submit([task("a"), task("b")], HERE)
-    far, near = system.me("worker", machine="elsewhere"), worker_of(store)
+    far, near = system.me("worker", machine="elsewhere", host="far"), worker_of(store)
     store.renew([far])
     claims = [store.claim(far.id, 1, 0.0)[0] for _ in range(2)]
     silence(redis_server, store, far.id, 29)
@@ -481,7 +481,7 @@ def test_a_worker_of_another_machine_that_is_silent_for_a_lease_is_taken_over_an
 
 def test_after_the_server_was_away_all_may_say_first_that_they_live(redis_server: Server, store: RedisStore) -> None:
     store.submit([task("a")], HERE)
-    far, near = system.me("worker", machine="elsewhere"), worker_of(store)
+    far, near = system.me("worker", machine="elsewhere", host="far"), worker_of(store)
     store.renew([far])
     store.claim(far.id, 1, 0.0)
     silence(redis_server, store, far.id, 100)

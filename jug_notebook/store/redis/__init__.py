@@ -24,7 +24,6 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreGone, ValueLost
 from jug_notebook.model import (
     BEAT,
-    LEASE,
     Address,
     Claimed,
     Event,
@@ -365,10 +364,9 @@ class RedisStore(EventLogStore):
             age = ages.get(process)
             if age is None or (info := read_heartbeat(raw)) is None:
                 continue
-            alive = (age <= LEASE or spared) and process not in left
-            if alive and system.running(info) is False:
+            if process not in left and system.running(info) is False:
                 ended.append(info.id)
-                alive = False
+            alive = process not in left and system.is_alive(info, 0.0 if spared else age)
             if alive or age < LATELY:
                 found.append((info, alive, age))
         if ended:
