@@ -12,7 +12,7 @@ import secrets
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -60,6 +60,7 @@ class Connection:
         self._lock = threading.RLock()
         self._unverified = False  # a new connection: the server may have restarted or lost data
         self._verifier: threading.Thread | None = None  # the thread that is checking that
+        self._run_id = ""  # of the server's process; empty where it doesn't tell
         self._unreachable = False  # waiting for it has failed
         self.id = ""  #: of the store; empty where there is none and ``make`` is false
         if make or self.command("EXISTS", self.key("id")):
@@ -68,6 +69,7 @@ class Connection:
     def _open(self) -> None:
         """Find the store, or make it. A server that can't be reached now is not waited for."""
         found, info = self.pipeline([self.script("open", secrets.token_hex(16), FORMAT), ("INFO", "everything")])
+        described = _described(info)
         id, format = (part.decode() for part in found)
         if not format.isdigit() or int(format) > int(FORMAT):
             raise StoreError(
@@ -75,8 +77,8 @@ class Connection:
                 f"format {FORMAT}: pip install -U jug-notebook"
             )
         self.id = id
-        if isinstance(info, bytes):  # else the user may not ask
-            self.notes = _notes(info.decode(errors="replace"), self.display_url)
+        self._run_id = described.get("run_id", "")
+        self.notes = _notes(described, self.display_url)
         self._unverified = False
 
     # -- running commands ----------------------------------------------------------------------------------------------
@@ -119,8 +121,7 @@ class Connection:
         return replies
 
     def _take(self) -> Wire:
-        if self._pid != os.getpid():  # connections of the process that this one was forked from
-            self._pid, self._free, self._waiting = os.getpid(), [], []
+        self._drop_inherited()
         if self._unverified and self.id and self._verifier is not threading.current_thread():
             self._verify_server()
         try:
@@ -134,11 +135,17 @@ class Connection:
         self._unverified = True
         return self._take()
 
+    def _drop_inherited(self) -> None:
+        """Leave alone the connections of the process that this one was forked from."""
+        if self._pid != os.getpid():
+            self._pid, self._free, self._waiting = os.getpid(), [], []
+
     def wait(self, last: bytes, timeout: float, descriptor: int = -1) -> bool:
         """Wait until the log has an entry after ``last``, or something breaks, at most ``timeout`` seconds.
 
         Return True where a descriptor was given that became readable.
         """
+        self._drop_inherited()
         command = ("XREAD", "COUNT", 1, "BLOCK", 0, "STREAMS", self.key("log"), last)
         try:
             wire = self._waiting.pop()
@@ -252,20 +259,26 @@ class Connection:
                 return
             self._verifier = threading.current_thread()
             try:
-                while True:
-                    id, seen = self._send(
-                        [("GET", self.key("id")), ("XRANGE", self.key("log"), self.seen, self.seen, "COUNT", 1)]
-                    )
-                    if id and id.decode() != self.id:
-                        raise self._gone(id.decode())
-                    if id and (seen or self.seen == NOTHING):
-                        break
+                while self._lost_something():
                     self.losses += 1
-                    self.seen = NOTHING  # and check again: it may have restarted meanwhile
+                    self.seen = NOTHING
                     self._send([self.script("open", self.id, FORMAT), *(command for _, _, command in self._remembered)])
                 self._unverified = False
             finally:
                 self._verifier = None
+
+    def _lost_something(self) -> bool:
+        """Return True if the server has restarted since the last time, and not with all that was seen of the log."""
+        log = self.key("log")
+        id, seen, info = self._send(
+            [("GET", self.key("id")), ("XRANGE", log, self.seen, self.seen, "COUNT", 1), ("INFO", "server")]
+        )
+        before, self._run_id = self._run_id, _described(info).get("run_id", "")
+        same = bool(before) and before == self._run_id
+        if (id or b"").decode() != self.id and (id or same):
+            self._unverified = False
+            raise self._gone((id or b"").decode())
+        return not id or not (same or seen or self.seen == NOTHING)
 
     def check(self) -> None:
         """Raise StoreGone if the project was deleted, or has been made again since."""
@@ -288,9 +301,14 @@ def number_of(entry: bytes) -> tuple[int, int]:
     return int(milliseconds), int(more)
 
 
-def _notes(reply: str, display_url: str) -> tuple[str, ...]:
+def _described(info: bytes | Refusal) -> dict[str, str]:
+    """Return what a server says of itself; nothing where this user may not ask."""
+    lines = [] if isinstance(info, Refusal) else info.decode(errors="replace").splitlines()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _notes(info: Mapping[str, str], display_url: str) -> tuple[str, ...]:
     """Return, from the server's own description, which of its settings can lose data."""
-    info = {name: value for name, _, value in (line.partition(":") for line in reply.splitlines())}
     notes = []
     if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
         notes.append(
