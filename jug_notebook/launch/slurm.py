@@ -299,7 +299,8 @@ class SlurmGroup(WorkerGroup):
     def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if self.queue.peek() is None:
             return not self.queue.failure
-        scaler = next((info for info in supervisors if info.crew == self.name), None)
+        scalers = (info for info in supervisors if info.crew == self.name and info.id not in self._leaving)
+        scaler = next(scalers, None)
         self._scaler_note = scaler.note if scaler else ""
         jobs = self.unregistered(supervisors)
         self.coming = len(jobs)

@@ -23,7 +23,7 @@ from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, Worker
 from jug_notebook.session import Session
 from jug_notebook.store import signed
 from jug_notebook.worker import WorkerOptions
-from tests.servers import free_port
+from tests.servers import Server, free_port
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
 CPUS = 4
@@ -330,6 +330,18 @@ def test_a_refusing_queue_is_asked_again_after_a_while_and_the_status_has_its_re
     session.execute(slurm={"walltime": 600, "up_to": 3, "partition": "nope"})
     jn.task(cell(ADD, "add"))(1)
     until(lambda: any("next try in" in note and "artition" in note for note in session.status().notes), session.status)
+
+
+def test_the_jobs_of_a_redis_store_read_its_url_and_its_key_from_the_same_home(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    session = jn.connect(redis_server.url(), notebook=tmp_path / "a.ipynb")
+    crew = session.execute(1, slurm={"walltime": 600})
+    assert jn.task(cell(ADD, "add"))(1).result() == 2
+    assert redis_server.url() not in slurm.run("scontrol", "show", "job", crew.supervisors[0].crew.rpartition("#")[2])
+    session.stop(now=True)
+    until(lambda: set(states(crew)) <= slurm.ENDED)
+    session.close()
 
 
 def test_doctor_and_command_line_know_slurm(session: Session, tmp_path: Path) -> None:
