@@ -45,7 +45,7 @@ class WorkerMagics(Magics):
     )  # fmt: skip
     @option(
         "--keep-attached", choices=["yes", "no"],
-        help="don't end idle workers while a notebook is open (yes; with --on, whose jobs cost money, no)",
+        help="don't end idle workers while a notebook is open (yes; with --on or --slurm, where it costs money, no)",
     )  # fmt: skip
     @option(
         "--wait-for-workers", type=seconds, metavar="S",

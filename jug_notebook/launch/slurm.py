@@ -46,7 +46,9 @@ MAX_ARRAY = 1000  #: jobs in one array; Slurm's own limit is 1001 unless set oth
 LOOK = 2.0  #: seconds between two looks at the queue, or more where a look takes long
 OLD = 5.0  #: seconds after which what was last seen of the queue is not displayed before another look
 PATIENCE = 60.0  #: seconds that a command of Slurm may take
-WAY_OUT = "see what it says: --partition P, --walltime T, --mem M and --slurm-option O set what is asked for"
+WAY_OUT = "--partition, --walltime, --mem, --gpus and --slurm-option change what is asked for"
+
+TOO_LONG = "no job is long enough for"  #: the beginning of a scaler's note
 
 #: states of jobs that will not run again; others are pending, running or something between
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -258,7 +260,7 @@ class SlurmGroup(WorkerGroup):
         with self._alone():
             jobs = self.queue.look()
             self._old = {job.id for job in jobs if job.state in FAILED}
-            there = len(self.unregistered(supervisors)) + len(self._staying(supervisors))
+            there = len(self.unregistered(supervisors)) + len(self.staying(supervisors))
             self.size = max(size, there)
             if size > there:
                 submit(self.plan, self.file, size - there)
@@ -283,7 +285,7 @@ class SlurmGroup(WorkerGroup):
     def _coming(self) -> list[Job]:
         return [job for job in self.queue.jobs or () if not job.ended]
 
-    def _staying(self, supervisors: Sequence[WorkerInfo]) -> list[WorkerInfo]:
+    def staying(self, supervisors: Sequence[WorkerInfo]) -> list[WorkerInfo]:
         """Return the supervisors of jobs, without those that were ordered to end."""
         own = [info for info in supervisors if info.crew != self.name and info.size > 0]
         return [info for info in own if info.id not in self._leaving]
@@ -308,11 +310,15 @@ class SlurmGroup(WorkerGroup):
         self.look_for_failures()
         if jobs:
             return True
-        if scaler is None and self.scaler is not None and self.scaler.poll() is None and not self._late:
-            return True
+        if scaler is None and self.scaler is not None:
+            if (status := self.scaler.poll()) is None and not self._late:
+                return True
+            if status:
+                why = last_line(self.file.with_suffix(".log")) or f"status {status}"
+                self.failure = f"Slurm: the process that submits jobs ended: {why}"
         if scaler is not None and not workers:
             request = self.plan.request
-            return not self.store.idle(request.options.target, request.python)
+            return not scaler.note.startswith(TOO_LONG) and not self.store.idle(request.options.target, request.python)
         if not supervisors and not self._coming():
             self._forget()
         return False
@@ -354,7 +360,7 @@ class SlurmGroup(WorkerGroup):
 
     def shrink(self, size: int, supervisors: Sequence[WorkerInfo]) -> None:
         pending = self.unregistered(supervisors)
-        staying = self._staying(supervisors)
+        staying = self.staying(supervisors)
         surplus = len(pending) + len(staying) - size
         if surplus > 0:
             gone = [job.id for job in pending[::-1][:surplus]]
@@ -455,7 +461,7 @@ def launch(
 
 def plan_of(store: Store, options: WorkerOptions, settings: Settings) -> Plan:
     """Return the plan of a request. Its name tells it from requests that ask for other jobs."""
-    options = msgspec.structs.replace(options, size=1, tied_to="", keep_attached=False)
+    options = msgspec.structs.replace(options, size=1, tied_to="")
     about = msgspec.json.encode(
         (options, msgspec.structs.replace(settings, up_to=0), system.python()), order="deterministic"
     )

@@ -22,7 +22,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError, LaunchError, StoreError
 from jug_notebook.launch import living
 from jug_notebook.launch.remote import supervise_job
-from jug_notebook.launch.slurm import FAILED, Plan, SlurmGroup, cancel, read_plan, run, submit
+from jug_notebook.launch.slurm import FAILED, TOO_LONG, Plan, SlurmGroup, cancel, read_plan, run, submit
 from jug_notebook.model import BEAT, Snapshot, State, Stop, WorkerInfo
 from jug_notebook.render import duration
 from jug_notebook.store import Store, open_store
@@ -62,6 +62,14 @@ def expected(snapshot: Snapshot, name: str) -> float:
     return max([UNTIMED, *(snapshot.at - since for since in began)])
 
 
+def too_long(snapshot: Snapshot, ready: Mapping[str, int], longest: float) -> str:
+    """Return which tasks no job can run before its end, in a line; "" where there is none."""
+    for name, number in ready.items():
+        if number and longest and (seconds := expected(snapshot, name)) > longest:
+            return f"{TOO_LONG} {name}(), which takes about {duration(seconds)}: give a longer --walltime"
+    return ""
+
+
 class Scaler:
     """Adds and ends the jobs of a request until it is told to stop, or nothing is left to do and no session open."""
 
@@ -75,7 +83,7 @@ class Scaler:
         self._retry, self._retry_at = RETRY, 0.0
         self._idle: dict[str, float] = {}  # since when a job's worker has had nothing to do
         self._surplus_since: float | None = None
-        self._settled = -1  # tasks settled when jobs were last submitted
+        self._settled, self._bad = -1, 0  # tasks settled, and jobs that ended badly, when jobs were last submitted
         self._useful_since = clock.monotonic()
 
     def run(self) -> int:
@@ -113,12 +121,15 @@ class Scaler:
 
     def _step(self, now: float) -> bool:
         """Compare the jobs with the work once; False once neither is left."""
-        if self.group.queue.peek() is None:
+        if self.group.queue.peek() is None or self.group.queue.failure:
             return True
-        supervisors, snapshot = self._supervisors(), self.store.snapshot()
+        supervisors, snapshot = self.group.staying(self._supervisors()), self.store.snapshot()
         coming = [job for job in self.group.queue.jobs or () if not job.ended]
         idle = self._idle_ones(supervisors, now)
-        want = wanted(snapshot, self._ready(), len(supervisors) - len(idle), self.most, self._longest())
+        ready, longest = self._ready(), self._longest()
+        want = wanted(snapshot, ready, len(supervisors) - len(idle), self.most, longest)
+        if self.note.startswith(TOO_LONG) or not coming:
+            self.note = too_long(snapshot, ready, longest) or ("" if self.note.startswith(TOO_LONG) else self.note)
         unregistered = self.group.unregistered(supervisors)
         if want > len(coming):
             self._surplus_since = None
@@ -128,7 +139,8 @@ class Scaler:
             if now - self._surplus_since >= SURPLUS:
                 cancel(job.id for job in unregistered[::-1][: len(coming) - want])
                 self._surplus_since = None
-                self.group.queue.look()
+                with suppress(LaunchError):
+                    self.group.queue.look()
         if leaving := [info for info, since in idle if now - since >= self._idle_timeout]:
             self.group.dismiss(leaving)
         if coming or not self._is_over():
@@ -169,19 +181,26 @@ class Scaler:
             return
         settled = sum(snapshot.counts[state] for state in (State.FINISHED, State.FAILED))
         bad = [job for job in self.group.queue.jobs or () if job.state in FAILED]
-        self.group.look_for_failures()
+        if settled > self._settled:
+            self._retry = RETRY
+        elif len(bad) > self._bad:
+            self._back_off(
+                f"Slurm job {bad[-1].id} ended with {bad[-1].state}, and no task was finished meanwhile", now
+            )
+            self._bad = len(bad)
+            return
         try:
-            if settled == self._settled and len(bad) > 2 and self.group.failure:
-                raise LaunchError(self.group.failure)  # jobs end and nothing gets done: more of them won't help
             submit(self.group.plan, self.group.file, count)
+            self._settled, self._bad, self.note = settled, len(bad), ""
             self.group.queue.look()
         except LaunchError as error:
-            self._settled = -1
-            self._retry_at = now + self._retry
-            self.note = f"{str(error).partition(';')[0]}; next try in {duration(self._retry)}"
-            self._retry = min(MAX_RETRY, 2 * self._retry)
-            return
-        self._settled, self._retry, self.note = settled, RETRY, ""
+            self._back_off(str(error).partition(";")[0], now)
+
+    def _back_off(self, why: str, now: float) -> None:
+        """Submit no jobs for a while, each time for longer."""
+        self._retry_at = now + self._retry
+        self.note = f"{why}; next try in {duration(self._retry)}"
+        self._retry = min(MAX_RETRY, 2 * self._retry)
 
     def _is_over(self) -> bool:
         request = self.group.plan.request

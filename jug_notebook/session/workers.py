@@ -69,7 +69,7 @@ class Workers:
         ``target``: run only these tasks and what they need.
         ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
         ``idle_timeout``: seconds with nothing to do, after which they end. ``keep_attached``: not while a session is
-        open (default: except ``on`` an executor, whose jobs cost money). ``wait_for_workers``: seconds for which
+        open (default: except ``on`` an executor or ``slurm``: jobs cost money). ``wait_for_workers``: seconds for which
         results are waited for, from now on, while no worker is running: a queue may start them late.
         ``keep_going=False``: a host's workers end after their current tasks once one has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
@@ -91,7 +91,7 @@ class Workers:
         self._targets.flush()
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
-        attached = on is None if keep_attached is None else keep_attached
+        attached = on is None and not slurm if keep_attached is None else keep_attached
         options = self._options(
             0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
             max_time=max_time, memory_limit=memory_limit, keep_going=keep_going,
@@ -271,7 +271,7 @@ class Workers:
         count = number_of_workers("count", count)
         store, here = self._access.store, (system.host(), self._access.user)
         alive = [info for info, alive, _ in store.processes() if alive and (info.host, info.user) == here]
-        supervisors = [info for info in alive if info.kind == "supervisor"]
+        supervisors = [i for i in alive if i.kind == "supervisor" and not i.place.startswith("Slurm")]  # a job has one
         if not supervisors:
             size = count + sum(info.kind == "worker" for info in alive)
             self.execute(size)
