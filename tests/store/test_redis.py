@@ -244,12 +244,14 @@ def test_a_server_that_is_full_says_so_and_loses_nothing() -> None:
         server.remove()
 
 
-def test_a_store_of_a_newer_format_is_refused(redis_server: Server) -> None:
-    url = redis_server.url("newer")
+@pytest.mark.parametrize(("format", "message"), [("99", "made by a newer jug_notebook"), ("1", "give another project")])
+def test_a_store_of_another_format_is_refused(redis_server: Server, format: str, message: str) -> None:
+    url = redis_server.url()
+    name = url.rpartition("=")[2]
     with admin(redis_server) as line:
-        line.set("jug:{newer}:id", "abc")
-        line.set("jug:{newer}:format", "99")
-    with pytest.raises(StoreError, match="made by a newer jug_notebook"):
+        line.set(f"jug:{{{name}}}:id", "abc")
+        line.set(f"jug:{{{name}}}:format", format)
+    with pytest.raises(StoreError, match=message):
         open_store(url)
 
 

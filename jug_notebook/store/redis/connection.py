@@ -71,10 +71,12 @@ class Connection:
         found, info = self.pipeline([self.script("open", secrets.token_hex(16), FORMAT), ("INFO", "everything")])
         described = _described(info)
         id, format = (part.decode() for part in found)
-        if not format.isdigit() or int(format) > int(FORMAT):
+        if format != FORMAT:
+            older = format.isdigit() and int(format) < int(FORMAT)
+            way = "give another project, as in ?project=NAME" if older else "pip install -U jug-notebook"
             raise StoreError(
-                f"{self.display_url} has format {format}, made by a newer jug_notebook; this one reads "
-                f"format {FORMAT}: pip install -U jug-notebook"
+                f"{self.display_url} has format {format}, made by {'an earlier' if older else 'a newer'} jug_notebook; "
+                f"this one reads format {FORMAT}: {way}"
             )
         self.id = id
         self._run_id = described.get("run_id", "")
