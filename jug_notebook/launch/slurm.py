@@ -250,7 +250,6 @@ class SlurmGroup(WorkerGroup):
         self.scaler: subprocess.Popen[bytes] | None = None
         self._old: set[str] | None = None  # jobs that had failed before
         self._seen, self._leaving = _followed.setdefault(f"{store.id} {plan.name}", (set(), set()))
-        self._scaler_note = ""
 
     def holds(self, supervisor: WorkerInfo) -> bool:
         return supervisor.crew == self.name or supervisor.crew.startswith(self.name + "#")
@@ -303,7 +302,6 @@ class SlurmGroup(WorkerGroup):
             return not self.queue.failure
         scalers = (info for info in supervisors if info.crew == self.name and info.id not in self._leaving)
         scaler = next(scalers, None)
-        self._scaler_note = scaler.note if scaler else ""
         jobs = self.unregistered(supervisors)
         self.coming = len(jobs)
         self.notes = self._notes(jobs)
@@ -332,7 +330,7 @@ class SlurmGroup(WorkerGroup):
             f"Slurm: {plural(len(some), 'job')} {state}{reason} in {some[0].partition}: {id_ranges(some)}"
             for (state, reason), some in kinds.items()
         ]
-        return tuple(filter(None, (*lines, self._scaler_note, self.queue.failure)))
+        return tuple(filter(None, (*lines, self.queue.failure)))
 
     def look_for_failures(self) -> None:
         """A job that failed before its worker registered has the reason in its log."""

@@ -62,7 +62,6 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 State=UNKNOWN
 PartitionName=short Nodes={host} Default=YES MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=1
 PartitionName=high Nodes={host} MaxTime=INFINITE DefaultTime=10 State=UP PriorityTier=10 PreemptMode=OFF
 """
-MUNGE = Path("/run/munge/munge.socket.2")
 
 
 def missing() -> str:
@@ -95,6 +94,10 @@ def until(reached: Callable[[], Any], otherwise: Callable[[], object] = str, pat
         time.sleep(0.1)
 
 
+def munge_works() -> bool:
+    return subprocess.run(["munge", "-n"], capture_output=True).returncode == 0
+
+
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("slurm")
@@ -108,11 +111,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SLURM_CONF", str(conf))
         patch.setenv("PATH", path)
         of_ours = None
-        if not MUNGE.exists():
-            subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", str(MUNGE.parent)], check=True)
-            command = ["setpriv", "--reuid", "munge", "--regid", "munge", "--clear-groups", "munged", "-F"]
+        if not munge_works():
+            subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", "/run/munge"], check=True)
+            command = ["setpriv", "--reuid", "munge", "--regid", "munge", "--clear-groups", "munged", "-F", "-f"]
             of_ours = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            until(MUNGE.exists)
+            until(munge_works)
         daemons = [subprocess.Popen([name, "-D", "-f", str(conf)], stderr=subprocess.DEVNULL) for name in
                    ("slurmctld", "slurmd")]  # fmt: skip
         try:
