@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import redis
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
@@ -26,6 +27,7 @@ from jug_notebook.store import Store, open_store
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
 from jug_notebook.worker.supervisor import wake
+from tests.servers import Server
 from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
 
 ROOT = Path(local.__file__).parents[2]
@@ -200,6 +202,21 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert [site.tasks.value(key) for key in keys] == [x * x for x in range(50)]
     assert supervisor.wait(PATIENCE) == 0
     assert site.alive() == site.alive("supervisor") == []
+
+
+def test_a_large_value_lasts_in_a_server_which_forgets_what_nothing_names(tmp_path: Path, redis_server: Server) -> None:
+    site = Site(tmp_path, redis_server.url())
+    small = site.tasks.submit("import numpy\ndef f(x): return numpy.full(40_000, x)", 1)
+    large = site.tasks.submit("import numpy\ndef f(x): return numpy.full(5_000_000, x)", 1)
+    site.supervise(1)
+    assert len(site.tasks.value(small)) == 40_000
+    assert len(site.tasks.value(large)) == 5_000_000
+    site.store.put_blob([b"nothing names it"])
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as line:
+        kept = [line.ttl(name) for name in line.scan_iter("*:[vc]:*")]
+    site.end()
+    assert len(kept) > 4
+    assert [lasts for lasts in kept if lasts != -1] == [pytest.approx(86_400, abs=100)]
 
 
 def test_a_crowded_store_is_compacted_while_workers_work(folder_site: Site) -> None:

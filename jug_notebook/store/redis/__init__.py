@@ -113,6 +113,7 @@ class RedisStore(EventLogStore):
 
     def _record(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
         if type(event) in (Settled, Claimed):
+            self._blobs.mentioned(bodies, self._scheduler.tasks)
             super()._record(event, bodies)  # sent with what comes next, and, as finished work, never withdrawn
         else:
             self._record_all([(event, bodies)])

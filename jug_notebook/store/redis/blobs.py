@@ -8,13 +8,14 @@ Chunks are written first and the blob's own key last: where that is, all is.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 
 from blake3 import blake3
 
 from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
+from jug_notebook.store import addresses_in
 from jug_notebook.store.redis.connection import Connection
 
 CHUNK = 16 << 20  #: bytes of a chunk
@@ -30,13 +31,21 @@ class Blobs:
         self._new: dict[str, None] = {}
 
     def unnamed(self) -> list[str]:
-        """Return the keys of blobs that nothing written so far names."""
+        """Return the addresses of blobs that nothing written so far names."""
         return list(self._new)
 
-    def named(self, keys: Iterable[str]) -> None:
-        """Note that these keys were written with something that may name them: they no longer expire."""
-        for key in keys:
-            self._new.pop(key, None)
+    def named(self, addresses: Iterable[Address]) -> None:
+        """Note that these were written with something that may name them: they no longer expire."""
+        for address in addresses:
+            self._new.pop(address, None)
+
+    def mentioned(self, bodies: Iterable[bytes], tasks: Container[str]) -> None:
+        """Note the blobs that bodies name which are about to be written: another process may have stored them.
+
+        A worker stores blobs itself, and its supervisor writes what names them. Keys of ``tasks`` look like addresses.
+        """
+        found = (address for body in bodies for address in addresses_in(body))
+        self._new.update((address, None) for address in found if address not in tasks)
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a blob. Return its address."""
@@ -46,7 +55,7 @@ class Blobs:
         chunks = self._connection.run("put", address, size, TEMPORARY) if size > AT_ONCE else -1
         if chunks < 0:
             chunks = self._write(address, size, pieces)
-        self._new.update(dict.fromkeys([f"v:{address}", *(f"c:{address}:{i}" for i in range(chunks))]))
+        self._new[address] = None
         return address
 
     def _write(self, address: Address, size: int, pieces: list[memoryview]) -> int:

@@ -1,6 +1,6 @@
 -- Append frames to the log, with the bodies that belong to them.
 -- ARGV: the store's id; the writer; then four lists, each behind its length: places of bodies and the bodies themselves;
--- frames; claims that are over; keys of blobs that may be named from now on.
+-- frames; claims that are over; addresses of blobs that are named from now on.
 local P, call = KEYS[1], redis.call
 if call('GET', P .. 'id') ~= ARGV[1] then return redis.error_reply('GONE ' .. (call('GET', P .. 'id') or '')) end
 local at, STEP = 3, 4000  -- a call takes fewer than 8000 arguments
@@ -22,9 +22,12 @@ each_part(function(i, j) call('HDEL', P .. 'claims', unpack(ARGV, i, j)) end)
 each_part(function(i, j)
   local time = call('TIME')
   for k = i, j do
-    call('PERSIST', P .. ARGV[k])
-    local address = ARGV[k]:match('^v:(.*)')
-    if address and call('EXISTS', P .. ARGV[k]) == 1 then
+    local address, name = ARGV[k], P .. 'v:' .. ARGV[k]
+    if call('EXISTS', name) == 1 then
+      call('PERSIST', name)
+      for n = 1, tonumber(call('GETRANGE', name, 0, 20):match('^%+(%d+)$') or 0) do
+        call('PERSIST', P .. 'c:' .. address .. ':' .. n - 1)
+      end
       call('ZADD', P .. 'blobs', string.format('%d.%06d', time[1], time[2]), address)
       call('ZREM', P .. 'bin', address)
     end
