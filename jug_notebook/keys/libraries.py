@@ -1,8 +1,8 @@
-"""What keys know about classes of libraries: which attributes are caches, and what an instance is made of.
+"""What keys know about classes of libraries: caches, what an instance is made of, and what is refused.
 
 One line an entry, by the dotted name of a class: ``module.qualname``, or ``root.qualname`` where the module in between
-is the package's own business. An entry holds for subclasses, too. What is refused by name is in `objects`; a type
-whose content is written in a way of its own is in `objects` or `arrays`.
+is the package's own business. An entry holds for subclasses, too. A type whose content is written in a way of its own
+is in `objects` or `arrays`.
 
 An attribute may be listed only if it follows from the others: two objects that compute differently must never have
 one key. Users do the same for classes of their own with `ignore_attributes`.
@@ -337,6 +337,63 @@ FORMS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
 
 def _ordered(value: Mapping[Any, Any]) -> tuple[Any, ...]:
     return list(value), list(value.values())
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+READS = "reads its file when it is used, so a changed file would go unnoticed: "
+FILE = "or jn.file(path) and open that inside the task"
+_OPEN = "is open in this process only: pass jn.file(path), and open that inside the task"
+_PLAN = "is a plan, not a value: "
+_INSIDE = "means something in this process only: make it inside the task"
+
+#: dotted names of classes (as for `writer_for`) -> what follows "is a zarr.Array, which"; it is for subclasses, too
+REFUSED = {
+    "_io._IOBase tempfile._TemporaryFileWrapper zipfile.ZipFile tarfile.TarFile pyarrow.NativeFile": _OPEN,
+    "builtins.dict_keys builtins.dict_values builtins.dict_items": "changes with its dict: pass list(x)",
+    "fsspec.OpenFile pandas.ExcelFile pandas.HDFStore": _OPEN,
+    "_io.BytesIO _io.StringIO": "has a position, which reading it changes: pass x.getvalue()",
+    "h5py.HLObject zarr.Array zarr.AsyncArray": f"{READS}pass x[...], {FILE}",
+    "netCDF4.Dataset netCDF4.Variable": f"{READS}pass x['name'][...], {FILE}",
+    "zarr.Group zarr.AsyncGroup": f"{READS}pass its arrays, x['name'][...], {FILE}",
+    "xarray.BackendArray": f"{READS}pass x.load(), {FILE}",
+    "nibabel.ArrayProxy": f"{READS}pass type(x)(x.get_fdata(), x.affine, x.header), {FILE}",
+    "numpy.NpzFile": f"{READS}pass dict(x), {FILE}",
+    "pyarrow.Dataset pyarrow.Fragment pyarrow.Scanner": f"{READS}pass x.to_table(), {FILE}",
+    "pyarrow.ParquetFile pyarrow.ParquetDataset": f"{READS}pass x.read(), {FILE}",
+    "fsspec.FSMap": f"{READS}pass dict(x), {FILE}",
+    "sqlite3.Connection sqlite3.Cursor duckdb.DuckDBPyConnection _duckdb.DuckDBPyConnection": _OPEN,
+    "duckdb.DuckDBPyRelation _duckdb.DuckDBPyRelation": f"{_PLAN}pass x.df()",
+    "polars.LazyFrame": f"{_PLAN}pass x.collect()",
+    "polars.LazyGroupBy": f"{_PLAN}pass the data, and call group_by() inside the task",
+    "concurrent.Future distributed.Future": "stands for a value: pass x.result()",
+    "dask.DaskMethodsMixin dask.FrameBase": f"{_PLAN}pass x.compute()",
+    "distributed.Client sqlalchemy.Engine sqlalchemy.Connection sqlalchemy.Session rich.Console": _INSIDE,
+    "redis.Redis httpx.BaseClient": _INSIDE,
+    "pint.GenericPlainRegistry pint.LazyRegistry pint.ApplicationRegistry": (
+        "can't be sent to a worker: read pint.get_application_registry() inside the task, or pass quantities"
+    ),
+    "matplotlib.Artist matplotlib.TransformNode": (
+        "is numbered by where it lies in memory: pass the task that returns it, or what it is drawn from"
+    ),
+    "matplotlib.RcParams": (
+        "belongs to this process: pass the settings that you changed, as a dict, and call plt.rc_context(x) in the task"
+    ),
+    "pandas.StylerRenderer": "has a random id: pass the table, x.data, and style it inside the task",
+    "sqlalchemy.ClauseElement": f"{_PLAN}pass what it is made from, and build it inside the task",
+    "torch.ScriptModule": f"{_INSIDE}, or pass jn.file(path) of what torch.jit.save wrote",
+    "numba.List numba.Dict": "lies in numba's own memory: pass list(x) or dict(x), and make it inside the task",
+    "_box.Box": "lies in numba's own memory: pass its fields, and make it inside the task",
+    "sqlalchemy.Mapper sqlalchemy.MetaData sqlalchemy.Table": (
+        "belongs to SQLAlchemy's registry in this process: pass the values of its columns, as a dict or a dataclass"
+    ),
+    "spacy.Language spacy.Vocab": "has another form in each process: pass its name, and load it inside the task",
+    "spacy.Doc spacy.Span spacy.Token": "has another form in each process: pass x.text, or Doc.to_bytes()",
+    "sympy.Dummy": "is another symbol in each process: pass sympy.Symbol(name)",
+    "xarray.GroupBy": f"{_PLAN}pass the data, and call groupby() inside the task",
+    "concurrent.Executor socket.socket _socket.socket": _INSIDE,
+}
 
 
 # -- what counts by name -----------------------------------------------------------------------------------------------

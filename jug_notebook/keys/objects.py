@@ -4,7 +4,7 @@ To make another type of Python or its standard library hashable, add one functio
 (`write_parts`), to this file; for a type of numpy, pandas and their like, to `arrays`.
 
 A handle on a file, a connection or a plan is no value: what it stands for may change while it stays equal, or means
-nothing in another process. To have another class refused, add a line to `REFUSED`.
+nothing in another process. To have another class refused, add a line to `libraries.REFUSED`.
 """
 
 from __future__ import annotations
@@ -511,60 +511,6 @@ def _zoneinfo(encoder: Encoder, value: Any, path: str) -> None:
 # -- what stands for something outside the process: refused by name, with what to pass instead ------------------------
 
 
-_READS = "reads its file when it is used, so a changed file would go unnoticed: "
-_FILE = "or jn.file(path) and open that inside the task"
-_OPEN = "is open in this process only: pass jn.file(path), and open that inside the task"
-_PLAN = "is a plan, not a value: "
-_INSIDE = "means something in this process only: make it inside the task"
-
-#: dotted names of classes (as for `writer_for`) -> what follows "is a zarr.Array, which"; it is for subclasses, too
-REFUSED = {
-    "_io._IOBase tempfile._TemporaryFileWrapper zipfile.ZipFile tarfile.TarFile pyarrow.NativeFile": _OPEN,
-    "builtins.dict_keys builtins.dict_values builtins.dict_items": "changes with its dict: pass list(x)",
-    "fsspec.OpenFile pandas.ExcelFile pandas.HDFStore": _OPEN,
-    "_io.BytesIO _io.StringIO": "has a position, which reading it changes: pass x.getvalue()",
-    "h5py.HLObject zarr.Array zarr.AsyncArray": f"{_READS}pass x[...], {_FILE}",
-    "netCDF4.Dataset netCDF4.Variable": f"{_READS}pass x['name'][...], {_FILE}",
-    "zarr.Group zarr.AsyncGroup": f"{_READS}pass its arrays, x['name'][...], {_FILE}",
-    "xarray.BackendArray": f"{_READS}pass x.load(), {_FILE}",
-    "nibabel.ArrayProxy": f"{_READS}pass type(x)(x.get_fdata(), x.affine, x.header), {_FILE}",
-    "numpy.NpzFile": f"{_READS}pass dict(x), {_FILE}",
-    "pyarrow.Dataset pyarrow.Fragment pyarrow.Scanner": f"{_READS}pass x.to_table(), {_FILE}",
-    "pyarrow.ParquetFile pyarrow.ParquetDataset": f"{_READS}pass x.read(), {_FILE}",
-    "fsspec.FSMap": f"{_READS}pass dict(x), {_FILE}",
-    "sqlite3.Connection sqlite3.Cursor duckdb.DuckDBPyConnection _duckdb.DuckDBPyConnection": _OPEN,
-    "duckdb.DuckDBPyRelation _duckdb.DuckDBPyRelation": f"{_PLAN}pass x.df()",
-    "polars.LazyFrame": f"{_PLAN}pass x.collect()",
-    "polars.LazyGroupBy": f"{_PLAN}pass the data, and call group_by() inside the task",
-    "concurrent.Future distributed.Future": "stands for a value: pass x.result()",
-    "dask.DaskMethodsMixin dask.FrameBase": f"{_PLAN}pass x.compute()",
-    "distributed.Client sqlalchemy.Engine sqlalchemy.Connection sqlalchemy.Session rich.Console": _INSIDE,
-    "redis.Redis httpx.BaseClient": _INSIDE,
-    "pint.GenericPlainRegistry pint.LazyRegistry pint.ApplicationRegistry": (
-        "can't be sent to a worker: read pint.get_application_registry() inside the task, or pass quantities"
-    ),
-    "matplotlib.Artist matplotlib.TransformNode": (
-        "is numbered by where it lies in memory: pass the task that returns it, or what it is drawn from"
-    ),
-    "matplotlib.RcParams": (
-        "belongs to this process: pass the settings that you changed, as a dict, and call plt.rc_context(x) in the task"
-    ),
-    "pandas.StylerRenderer": "has a random id: pass the table, x.data, and style it inside the task",
-    "sqlalchemy.ClauseElement": f"{_PLAN}pass what it is made from, and build it inside the task",
-    "torch.ScriptModule": f"{_INSIDE}, or pass jn.file(path) of what torch.jit.save wrote",
-    "numba.List numba.Dict": "lies in numba's own memory: pass list(x) or dict(x), and make it inside the task",
-    "_box.Box": "lies in numba's own memory: pass its fields, and make it inside the task",
-    "sqlalchemy.Mapper sqlalchemy.MetaData sqlalchemy.Table": (
-        "belongs to SQLAlchemy's registry in this process: pass the values of its columns, as a dict or a dataclass"
-    ),
-    "spacy.Language spacy.Vocab": "has another form in each process: pass its name, and load it inside the task",
-    "spacy.Doc spacy.Span spacy.Token": "has another form in each process: pass x.text, or Doc.to_bytes()",
-    "sympy.Dummy": "is another symbol in each process: pass sympy.Symbol(name)",
-    "xarray.GroupBy": f"{_PLAN}pass the data, and call groupby() inside the task",
-    "concurrent.Executor socket.socket _socket.socket": _INSIDE,
-}
-
-
 def _refuse(verdict: str) -> Writer:
     def writer(encoder: Encoder, value: Any, path: str) -> None:
         encoder.refuse(value, path, verdict=verdict)
@@ -572,7 +518,7 @@ def _refuse(verdict: str) -> Writer:
     return writer
 
 
-for _names, _verdict in REFUSED.items():
+for _names, _verdict in libraries.REFUSED.items():
     for _name in _names.split():
         writer_for(_name, attributes=False)(_refuse(_verdict))
 
@@ -588,7 +534,7 @@ def _table(encoder: Encoder, value: Any, path: str) -> None:
 @writer_for("mne.BaseEpochs", attributes=False)
 def _recording(encoder: Encoder, value: Any, path: str) -> None:
     if not value.preload:
-        encoder.refuse(value, path, verdict=f"{_READS}pass x.load_data(), {_FILE}")
+        encoder.refuse(value, path, verdict=f"{libraries.READS}pass x.load_data(), {libraries.FILE}")
     _instance_body(encoder, value, path)
 
 
