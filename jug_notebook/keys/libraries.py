@@ -41,6 +41,7 @@ CACHES = {
     "trimesh.TrackedArray": "_dirty_hash _hashed",
     "gensim.Dictionary": "id2token",
     "astropy.UnitBase": "_hash _physical_type_id _decomposed_cache",
+    "astropy.Table": "pprint_exclude_names pprint_include_names",  # how it is printed, which no pickle keeps
     "astropy.Model": "_parameters _constraints_cache",
 }
 
@@ -331,6 +332,7 @@ FORMS: Mapping[str, Callable[[Any], tuple[Any, ...]]] = {
     "rdkit.ChemicalReaction": lambda value: (type(value)(value.ToBinary()).ToBinary(),),
     "unyt.Unit": _unit,
     "astropy.WCS": _world_coordinates,
+    "astropy.DataInfo": lambda value: tuple(value._attrs.get(n) for n in ("name", "format", "description", "meta")),
     "astropy.Header": lambda value: ([(card.keyword, card.value, card.comment) for card in value.cards],),
 }
 
