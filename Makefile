@@ -8,7 +8,7 @@ RESULTS = .bench
 PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab check test lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -80,6 +80,16 @@ shells:
 	@{ command -v zsh && command -v fish && command -v tcsh; } >/dev/null || [ $$(id -u) != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish tcsh >/dev/null; }
+
+# the store of two machines that share a folder over NFS; they are emulated, so it takes minutes, root, and x86_64
+test-nfs: $(VENV)/installed-test nfs
+	$(PYTEST) -rs -s -m nfs tests/store/test_nfs.py
+
+nfs:
+	@{ command -v ganesha.nfsd && command -v qemu-system-x86_64 && command -v busybox && command -v cpio && command -v depmod; } \
+		>/dev/null || [ $$(id -u) != 0 ] || ! command -v apt-get >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
+		nfs-ganesha nfs-ganesha-vfs nfs-common qemu-system-x86 busybox-static cpio kmod >/dev/null; }
 
 # every notebook runs against a store of its own and must print what is saved in it
 notebooks: $(VENV)/installed-test sshd redis
