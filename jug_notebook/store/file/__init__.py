@@ -45,6 +45,7 @@ from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims
 from jug_notebook.store.file.folders import (
+    Stamp,
     check_identity,
     identity_of,
     length,
@@ -53,6 +54,7 @@ from jug_notebook.store.file.folders import (
     server_time,
     share_folder,
     share_like,
+    stamp_of,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import (
@@ -139,6 +141,7 @@ class FileStore(EventLogStore):
         self._news = News(self.folder / "news", clock)
         self._next_whole = 0.0
         self._next_check = 0.0
+        self._checked: Stamp | None = None  # of store.json, when `renew` last read it
         self._claims = Claims(self.folder, self._mode)
         self._heartbeats = Heartbeats(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
@@ -417,9 +420,18 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        self.check()
+        stamp = self._identity_stamp()
+        if stamp is None or stamp != self._checked:
+            self.check()
+            self._checked = stamp
         self._heartbeats.write(processes)
         return self._heartbeats.orders(processes[0].id) if processes else []
+
+    def _identity_stamp(self) -> Stamp | None:
+        try:
+            return stamp_of(self.folder / "store.json")
+        except OSError:  # `check` finds out why
+            return None
 
     @_as_store_error
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:

@@ -31,6 +31,7 @@ from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import sync_folder
+from jug_notebook.store.file.folders import stamp_of
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -426,11 +427,7 @@ class News:
 
     def changed(self) -> bool:
         """Return True if it was touched since the last call. Raises FileNotFoundError."""
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # over NFS, only opening asks the server
-        try:
-            touched = os.fstat(fd).st_mtime_ns
-        finally:
-            os.close(fd)
+        touched = stamp_of(self._path).written
         before, self._seen = self._seen, touched
         if touched != before:
             self.until = self._clock.monotonic() + GRAIN
