@@ -243,8 +243,9 @@ class FileStore(EventLogStore):
     def _read_all_logs(self, now: float) -> None:
         """Find all logs, also those that have moved, and read them to their end."""
         with process.uncollected():
-            self._scan()
+            epoch = self._scan()
             self._read_logs(now)
+            self._epoch = epoch  # not before: what a compaction removed claims of has been read now
 
     def _read_logs(self, now: float, remote_only: bool = False) -> None:
         """Read the known logs, or those of other machines, and set when to do so again: soon if there were events."""
@@ -266,8 +267,8 @@ class FileStore(EventLogStore):
         self._pause = FAST if self._scheduler.version != before else min(SLOW, self._pause * 1.5)
         self._next_poll = now + self._pause
 
-    def _scan(self) -> None:
-        """Find the logs that are new, and those that have moved."""
+    def _scan(self) -> bytes:
+        """Find the logs that are new, and those that have moved. Return the epoch of claims before that."""
         try:
             epoch = self._claims.epoch()
             names = os.listdir(self.folder / "log")
@@ -285,7 +286,7 @@ class FileStore(EventLogStore):
                     log.closed = False  # its writer, on another machine, hadn't ended after all
         for name in names:
             self._log(name)
-        self._epoch = epoch
+        return epoch
 
     def _add_sealed(self, names: Sequence[str]) -> None:
         """Read new sealed logs. Skip those that replace only logs which were read to their end."""
