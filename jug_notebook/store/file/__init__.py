@@ -47,6 +47,7 @@ from jug_notebook.store.file.claims import Claims
 from jug_notebook.store.file.folders import (
     Stamp,
     check_identity,
+    check_if_changed,
     identity_of,
     length,
     listed,
@@ -54,7 +55,6 @@ from jug_notebook.store.file.folders import (
     server_time,
     share_folder,
     share_like,
-    stamp_of,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import (
@@ -421,18 +421,9 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        stamp = self._identity_stamp()
-        if stamp is None or stamp != self._checked:
-            self.check()
-            self._checked = stamp
+        self._checked = check_if_changed(self.folder, self.id, self.display_url, self._checked)
         self._heartbeats.write(processes)
         return self._heartbeats.orders(processes[0].id) if processes else []
-
-    def _identity_stamp(self) -> Stamp | None:
-        try:
-            return stamp_of(self.folder / "store.json")
-        except OSError:  # `check` finds out why
-            return None
 
     @_as_store_error
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:

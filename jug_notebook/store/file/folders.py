@@ -165,6 +165,17 @@ def check_identity(folder: Path, store_id: str, display_url: str) -> None:
         )
 
 
+def check_if_changed(folder: Path, store_id: str, display_url: str, checked: Stamp | None) -> Stamp | None:
+    """Do what `check_identity` does, unless ``store.json`` has that stamp still. Return the stamp it has, if any."""
+    try:
+        stamp = stamp_of(folder / "store.json")
+    except OSError:  # the check finds out why
+        stamp = None
+    if stamp is None or stamp != checked:
+        check_identity(folder, store_id, display_url)
+    return stamp
+
+
 def _make(folder: Path, display_url: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError
