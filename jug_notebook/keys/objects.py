@@ -523,7 +523,7 @@ for _names, _verdict in libraries.REFUSED.items():
         writer_for(_name, attributes=False)(_refuse(_verdict))
 
 
-@writer_for("astropy.Table", mutable=True)
+@writer_for("astropy.Table", attributes=False, mutable=True)  # a pickle keeps columns and meta
 def _table(encoder: Encoder, value: Any, path: str) -> None:
     groups = getattr(value, "_groups", None)  # made when it is first asked for
     report_dropped(value, ["groups"] if getattr(groups, "_indices", None) is not None else ())
