@@ -29,7 +29,7 @@ from kernel_ext.cells import Record
 from kernel_ext.display import label, play, promise, replay, show, wanted, widgets_work
 from kernel_ext.frontend import beside_cells, headless, in_subshell, is_kernel, notebook_path
 from kernel_ext.live import Drawing, Live
-from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, seconds
+from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, resources, seconds
 
 START = "%jug_execute -n 4"
 NO_WORKERS = f"no workers running. Start some: {START}"
@@ -240,6 +240,10 @@ class JugMagics(Magics):
     )
     @option("--timeout", type=seconds, metavar="S", help="seconds that an attempt may take")
     @option(
+        "--resources", type=resources, default={}, metavar="NAME=N,…",
+        help="what a host must have free for a run: gpu=1,mem=8G,license=2",
+    )  # fmt: skip
+    @option(
         "-i", "--inputs", type=names, action="extend", default=[], metavar="NAMES",
         help="inputs that the code doesn't name: a,b (with NAME)",
     )  # fmt: skip
@@ -281,7 +285,7 @@ class JugMagics(Magics):
         _refuse_mixed_options(asked)
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
         how["ignore_globals"] = tuple(asked.ignore_global)
-        how |= {"env": tuple(asked.env), "secret_env": tuple(asked.secret_env)}
+        how |= {"env": tuple(asked.env), "secret_env": tuple(asked.secret_env), "resources": asked.resources}
         session = self.session  # raises where the store can't be used, before anything runs
         record = self.memory.records.setdefault(asked.name or "", Record())
         if asked.bash:

@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 
 from jug_notebook.errors import JugError, NoSuchTask
 from jug_notebook.model import State
-from jug_notebook.render import parse_duration
+from jug_notebook.render import parse_duration, parse_resources
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.cell import near
@@ -89,6 +89,14 @@ def age(written: str) -> float:
     """Return the seconds in "90", "90s", "10min", "2h" or "30d"."""
     try:
         return parse_duration(written)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
+
+
+def resources(written: str) -> dict[str, float]:
+    """Return {"gpu": 1.0, "mem": 8e9} for "gpu=1,mem=8G"."""
+    try:
+        return dict(parse_resources(written))
     except ValueError as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from None
 
@@ -217,7 +225,7 @@ def candidates(magic: str, magics: Any, session: Session | None, line: str = "")
     last = before[-1] if before else ""
     if last == "--host":
         return _asked(lambda: session.queries.hosts()) if session else []
-    if last == "--target":
+    if last in ("--target", "--not-target"):
         return _targets(magics, session)
     method = getattr(magics, magic)
     words = known(method)

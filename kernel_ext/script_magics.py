@@ -312,6 +312,7 @@ def _options(asked: argparse.Namespace) -> str:
         "ignore_globals": asked.ignore_global or None,
         "env": asked.env or None,
         "secret_env": asked.secret_env or None,
+        "resources": asked.resources or None,
     }
     return ", ".join(f"{name}={value!r}" for name, value in found.items() if value is not None)
 

@@ -16,7 +16,7 @@ from jug_notebook.session import Session
 from jug_notebook.worker import options_in
 from kernel_ext.display import label, outcome_text, tally
 from kernel_ext.magics import JugMagics, await_first_worker
-from kernel_ext.options import TARGET, count, line_magic, option, options, read, seconds
+from kernel_ext.options import TARGET, count, line_magic, option, options, read, resources, seconds
 
 PATIENCE = 4.0  #: seconds for which a cell waits for hosts to report; the status shows what comes later
 
@@ -37,6 +37,19 @@ class WorkerMagics(Magics):
     @option("-n", "--workers", type=count, metavar="N", help="workers to have in all (default: one per core)")
     @option("--wait", action="store_true", help="wait until no task of this notebook is left to run")
     @option("--target", metavar="T", help=f"run only these and what they need ({TARGET})")
+    @option("--not-target", metavar="T", help="run all but these")
+    @option(
+        "--gpus", metavar="IDS",
+        help="GPUs that tasks may get: 0,1; none (default: all there are). With --slurm: how many a job gets",
+    )  # fmt: skip
+    @option(
+        "--resources", type=resources, default={}, metavar="NAME=N,…",
+        help="what else there is for tasks that need it: license=2,mem=16G",
+    )  # fmt: skip
+    @option(
+        "--env", action="append", default=[], metavar="K=V",
+        help="a variable to set in workers, which everybody on their host can read; repeatable",
+    )  # fmt: skip
     @option("--max-tasks", type=count, metavar="N", help="tasks after which a worker ends")
     @option("--max-time", type=seconds, metavar="S", help="seconds after which workers start no new tasks")
     @option(
@@ -63,7 +76,6 @@ class WorkerMagics(Magics):
     @option("--slurm", action="store_true", help="run them as jobs of Slurm, one worker each; they end when idle")
     @option("--walltime", metavar="T", help="of each job: 30min, 2h, 1d (default: the partition's)")
     @option("--mem", metavar="M", help="memory of each job: 4G")
-    @option("--gpus", metavar="N", help="GPUs of each job: 1, a100:1")
     @option("--partition", metavar="P", help="the partition of the jobs")
     @option(
         "--slurm-option", action="append", default=[], metavar="O",
@@ -126,6 +138,7 @@ class WorkerMagics(Magics):
             on=self._variable(asked.on),
             slurm=slurm,
             remote_dir=asked.remote_dir,
+            not_target=asked.not_target,
             namespace=self.shell.user_ns,
             wait_for_workers=asked.wait_for_workers,
             **options_in(asked) | {"keep_attached": asked.keep_attached and asked.keep_attached == "yes"},
@@ -169,8 +182,12 @@ class WorkerMagics(Magics):
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --host, --on and --slurm")
         if asked.workers or asked.python:
             raise UsageError("%jug_execute --here runs tasks in this kernel: leave out -n and --python")
+        if asked.gpus or asked.resources or asked.env:
+            raise UsageError("%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources and --env")
         session = self.main.session
-        ran = session.run_here(asked.target, asked.max_tasks, asked.max_time, namespace=self.shell.user_ns)
+        ran = session.run_here(
+            asked.target, asked.max_tasks, asked.max_time, self.shell.user_ns, not_target=asked.not_target
+        )
         if ran:
             print(f"{plural(ran)} ran here; now {tally(session.status().counts)}")
         else:
@@ -207,10 +224,13 @@ def _hosts(asked: argparse.Namespace) -> list[str | Path]:
 
 def _slurm(asked: argparse.Namespace) -> dict[str, Any] | None:
     """Return what jobs ask Slurm for; None where they are no jobs of Slurm."""
-    given = {"walltime": asked.walltime, "mem": asked.mem, "gpus": asked.gpus, "partition": asked.partition}
+    given = {"walltime": asked.walltime, "mem": asked.mem, "partition": asked.partition}
     given |= {"options": asked.slurm_option, "up_to": asked.up_to}
     given = {name: value for name, value in given.items() if value}
     if given and not asked.slurm:
         names = ", ".join(f"--{'slurm-option' if name == 'options' else name.replace('_', '-')}" for name in given)
         raise UsageError(f"%jug_execute: {names} {'is' if len(given) == 1 else 'are'} for jobs of Slurm: add --slurm")
-    return {"walltime": 0, **given} if asked.slurm else None
+    if not asked.slurm:
+        return None
+    number, asked.gpus = asked.gpus, None  # which ones each job finds itself
+    return {"walltime": 0, **given, **({"gpus": number} if number else {})}

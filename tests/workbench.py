@@ -68,7 +68,7 @@ class Submitter:
             key, msgspec.msgpack.encode(template), needs, form, payload, "", ORIGIN, str(self.folder), CLOCK.now(), call
         )  # fmt: skip
         body = SignedWriter(self.seal).spec(spec)
-        return Submission(key, name, needs, form, body, 0, system.python())
+        return Submission(key, name, needs, form, body, 0, system.python(), template.resources)
 
     def submit(self, function: Callable[..., Any] | str, *args: Any, **options: Any) -> Key:
         submission = self.submission(cell(function) if isinstance(function, str) else function, *args, **options)

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import JugError, StoreError
-from jug_notebook.render.format import parse_duration, parse_size
+from jug_notebook.render.format import parse_duration, parse_resources, parse_size
 
 if TYPE_CHECKING:
     from jug_notebook.model import Snapshot
     from jug_notebook.session import Session
     from jug_notebook.task.values import TaskList
 
-N = TypeVar("N", int, float)
+N = TypeVar("N")
 Arguments = argparse.Namespace
 URL_OPTIONS = ("--jugdir", "--store")
 DEFAULT_JUGFILE = "jugfile.py"
@@ -213,7 +213,7 @@ def _option_type(parse: Callable[[str], N]) -> Callable[[str], N]:
     return parsed
 
 
-seconds, size = _option_type(parse_duration), _option_type(parse_size)
+seconds, size, resources = _option_type(parse_duration), _option_type(parse_size), _option_type(parse_resources)
 
 
 # -- what a command looks at -------------------------------------------------------------------------------------------

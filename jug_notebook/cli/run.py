@@ -21,6 +21,7 @@ from jug_notebook.cli import (
     for_jugfile,
     positive,
     register,
+    resources,
     seconds,
     size,
 )
@@ -35,12 +36,22 @@ if TYPE_CHECKING:
 
 def _add_limits(parser: Parser, idle: float) -> None:
     def limit(option: str, type: Callable[[str], object], metavar: str, help: str) -> None:
-        parser.stores_only.add(parser.add_argument(option, type=type, metavar=metavar, help=help).dest)
+        action = "append" if option == "--env" else "store"
+        parser.stores_only.add(parser.add_argument(option, action=action, type=type, metavar=metavar, help=help).dest)
 
     parser.add_argument("-n", dest="size", type=positive, metavar="N", help="number of workers (default: one per core)")
     parser.add_argument(
         "--target", action="append", metavar="T", help="only tasks of this function, this key, or these /regex/"
     )
+    parser.add_argument("--not-target", action="append", metavar="T", help="all tasks but these; as --target")
+    limit(
+        "--gpus",
+        str,
+        "IDS",
+        "GPUs that tasks may get: 0,1; none (default: all). With --slurm: how many a job gets",
+    )
+    limit("--resources", resources, "NAME=N,…", "what else there is for tasks that need it: license=2,mem=16G")
+    limit("--env", str, "K=V", "a variable to set in workers; repeatable")
     limit("--max-tasks", positive, "N", "each worker ends after N tasks")
     late = "start no task after this time, nor one that would not end by then: 600, 90s, 10min, 2h"
     limit("--max-time", seconds, "TIME", late)
@@ -128,17 +139,25 @@ def _options(arguments: Arguments, url: str, **defaults: Any) -> WorkerOptions:
     from jug_notebook.worker import WorkerOptions, options_in
 
     given = {name: value for name, value in options_in(arguments).items() if value is not None}
-    given = {"keep_attached": False, **defaults, **given, "target": target_of(arguments.target, url)}
+    if getattr(arguments, "slurm", None):
+        given.pop("gpus", None)  # how many its jobs get: each finds its own
+    target = target_of(arguments.target, url, arguments.not_target)
+    given = {"keep_attached": False, **defaults, **given, "target": target}
     return WorkerOptions(**given | {"folders": tuple(given.get("folders", ()))})
 
 
-def target_of(wanted: list[str] | None, url: str) -> Target | None:
+def target_of(wanted: list[str] | None, url: str, unwanted: list[str] | None = None) -> Target | None:
     """Return the tasks that words name: functions by name or /regex/, which is matched now, and keys. None: all."""
-    if not wanted:
+    from jug_notebook.model import Target
+
+    if not wanted and not unwanted:
         return None
+    return Target(*_named(wanted or [], "--target", url), *_named(unwanted or [], "--not-target", url))
+
+
+def _named(wanted: list[str], option: str, url: str) -> tuple[frozenset[str], frozenset[str]]:
     import re
 
-    from jug_notebook.model import Target
     from jug_notebook.store import open_store
 
     names, keys = set[str](), set[str]()
@@ -147,7 +166,7 @@ def target_of(wanted: list[str] | None, url: str) -> Target | None:
             try:
                 pattern = re.compile(word[1:-1])
             except re.error as wrong:
-                raise UsageError(f"--target {word}: {wrong}") from wrong
+                raise UsageError(f"{option} {word}: {wrong}") from wrong
             store = open_store(existing(url))
             names |= {function.name for function in store.snapshot().functions if pattern.search(function.name)}
             store.close()
@@ -155,9 +174,9 @@ def target_of(wanted: list[str] | None, url: str) -> Target | None:
             keys.add(word)
         else:
             names.add(word)
-    if not names and not keys:
+    if wanted and not names and not keys:
         raise UsageError(f"no function of the store matches {' or '.join(wanted)}")
-    return Target(frozenset(names), frozenset(keys))
+    return frozenset(names), frozenset(keys)
 
 
 def _add_execute(parser: Parser) -> None:
@@ -187,7 +206,6 @@ def _add_slurm(parser: Parser) -> None:
     for option, metavar, help in (
         ("--walltime", "T", "of each job: 30min, 2h, 1d (default: the partition's)"),
         ("--mem", "M", "memory of each job: 4G"),
-        ("--gpus", "N", "GPUs of each job: 1, a100:1"),
         ("--partition", "P", "the partition of the jobs"),
     ):
         slurm.add_argument(option, metavar=metavar, help=help)
@@ -196,7 +214,7 @@ def _add_slurm(parser: Parser) -> None:
         help="a further option of sbatch: constraint=avx; repeatable",
     )  # fmt: skip
     slurm.add_argument("--up-to", type=positive, metavar="N", help="jobs to have at most: as many as there is work for")
-    parser.stores_only |= {"slurm", "walltime", "mem", "gpus", "partition", "options", "up_to"}
+    parser.stores_only |= {"slurm", "walltime", "mem", "partition", "options", "up_to"}
 
 
 def _slurm(arguments: Arguments, options: WorkerOptions, url: str) -> None:

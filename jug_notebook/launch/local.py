@@ -39,6 +39,10 @@ def launch(store: Store, options: WorkerOptions, clock: Clock = CLOCK) -> Crew:
         send_order(store, living[:1], Scale(options.size, at_least=True))
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     if split(store.url)[0] == "memory":
+        if options.gpus is not None or options.resources or options.env:
+            raise LaunchError(
+                "workers of 'memory:' are threads of this process: leave out gpus, resources and env, or use a folder"
+            )
         ThreadSupervisor(store, name, options, clock).start()
         return Crew(store, [WorkerGroup(store, name, clock=clock)], clock)
     return Crew(store, [_detached(store, name, options, clock)], clock)

@@ -7,6 +7,7 @@ only someone who runs or shows them opens.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, Union
 
 from msgspec import Meta, Struct
@@ -14,6 +15,8 @@ from msgspec import Meta, Struct
 Key: TypeAlias = str  #: of a task: 40 hex digits
 Address: TypeAlias = str  #: of a blob, from its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
+Resources: TypeAlias = tuple[tuple[str, float], ...]  #: amounts by name, sorted: (("gpu", 1), ("mem", 8e9))
+Fits: TypeAlias = Callable[[Resources], bool]  #: tells whether what a task needs is free
 
 NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
 LEASE = 30.0  #: seconds without a heartbeat after which a process of another host counts as dead
@@ -109,6 +112,7 @@ class WorkerInfo(Struct, frozen=True, omit_defaults=True):
     note: str = ""  #: one line for people: "97 ready tasks were made with Python 3.12"
     place: str = ""  #: the name by which the host was reached (an ssh alias), if not its own
     notebook: str = ""  #: of a session: as in the `Origin` of its tasks
+    resources: tuple[tuple[str, float, float], ...] = ()  #: of a supervisor: name, how much its host has, and in use
 
     @property
     def where(self) -> str:
@@ -191,6 +195,7 @@ class TaskTemplate(Struct, frozen=True, array_like=True):
     priority: int = 0
     nout: int | None = None
     loggers: tuple[LoggerSetup, ...] = ()  #: those that aren't as Python sets them up
+    resources: Resources = ()  #: what a host must have free for a run
 
 
 class FunctionBundle(Struct, frozen=True):
@@ -308,6 +313,7 @@ class Submission(Struct, frozen=True, array_like=True):
     body: bytes
     priority: int = 0
     python: str = ""
+    resources: Resources = ()
 
 
 class SubmitReport(Struct, frozen=True):
@@ -339,6 +345,8 @@ class Claim(Struct, frozen=True, array_like=True):
     #: by slot, as in `CurrentOutcome`; empty where no need's value is reused
     proofs: tuple[tuple[bytes, ...], ...] = ()
     expected: float = 0.0  #: seconds that tasks of this function take on average; 0 where none has ended
+    resources: Resources = ()
+    devices: tuple[str, ...] = ()  #: ids of the GPUs that it may use
 
 
 class Verdict(Struct, frozen=True, array_like=True):
@@ -396,10 +404,14 @@ class SweepReport(Struct, frozen=True):
 
 
 class Target(Struct, frozen=True):
-    """A choice of tasks: those of these functions, and those with these keys. What they need is always included."""
+    """A choice of tasks: those of these functions, those with these keys, and what they need; or, where both are empty,
+    all. Without those of functions and with keys that are excluded.
+    """
 
     names: frozenset[str] = frozenset()
     keys: frozenset[Key] = frozenset()
+    not_names: frozenset[str] = frozenset()
+    not_keys: frozenset[Key] = frozenset()
 
 
 class Scope(Struct, frozen=True):
@@ -424,6 +436,7 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     needs: list[tuple[Key, ...]]
     forms: list[bytes]
     counter: int = 0  #: one more than that of any request seen before
+    resources: Resources = ()
 
 
 class Requested(Struct, frozen=True, array_like=True, tag="requested"):

@@ -126,6 +126,7 @@ class Cause(enum.Enum):
     FAILED = "failed"
     INVALIDATED = "invalidated"  #: by a user, or because its stored value was lost
     PYTHON = "python"  #: made by another Python version
+    RESOURCES = "resources"  #: what it needs isn't free
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"  #: not known
 
@@ -173,6 +174,7 @@ class Snapshot(Struct, frozen=True, dict=True):
     notes: tuple[str, ...] = ()  #: one line each, for people
     starting: int = 0  #: workers being started
     kinds: tuple[FailureKind, ...] = ()  #: failures grouped by error, as far as they have been read
+    shortage: str = ""  #: "3 tasks wait for a GPU: 4 of 4 in use on 1 host"; empty where none does
 
     @functools.cached_property
     def counts(self) -> dict[State, int]:

@@ -7,7 +7,9 @@ import re
 import types
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from numbers import Real
 from typing import Any
 
 EXCERPT = 6_000  #: characters of a traceback or an output; the middle of longer ones is left out
@@ -75,6 +77,85 @@ def _amount(text: str, units: Mapping[str, float], expected: str) -> float:
     if not 0 <= amount < float("inf"):
         raise ValueError(f"{text!r} is not {expected}")
     return amount
+
+
+GPU, MEMORY = "gpu", "mem"  #: resources that mean something to workers
+_RESOURCE = re.compile(r"[A-Za-z_][\w.-]*")
+_CALLED = {"gpus": GPU, "memory": MEMORY}
+
+
+def parse_resources(given: Any, error: type[Exception] = ValueError) -> tuple[tuple[str, float], ...]:
+    """Return amounts by name, sorted: of "gpu=1,mem=8G", {"gpu": 0.5, "mem": "8G"} or pairs. Raises ``error``."""
+    if isinstance(given, tuple):
+        given = dict(given)
+    if isinstance(given, str):
+        words = [word.strip() for word in given.split(",") if word.strip()]
+        if wrong := next((word for word in words if "=" not in word), None):
+            raise error(f"{wrong!r} is no resource; give names and amounts, as in gpu=1,mem=8G")
+        given = {name.strip(): amount.strip() for name, _, amount in (word.partition("=") for word in words)}
+    if not isinstance(given, Mapping):
+        raise error(f'resources={given!r:.60}: give names and amounts, as in {{"gpu": 1, "mem": "8G"}}')
+    found = {}
+    for name, amount in given.items():
+        if not isinstance(name, str) or not _RESOURCE.fullmatch(name):
+            raise error(f"resource {name!r:.60}: a name is letters, digits and _, as in license=2")
+        if name.lower() in _CALLED:
+            raise error(f"resource {name!r} is called {_CALLED[name.lower()]!r}")
+        found[name] = _resource(name, amount, error)
+    return tuple(sorted(found.items()))
+
+
+def _resource(name: str, given: Any, error: type[Exception]) -> float:
+    written, amount = f"{name}={given!r:.60}", -1.0
+    if isinstance(given, str):
+        with suppress(ValueError):
+            amount = float(given) if name == GPU or _is_number(given) else parse_size(given)
+    elif isinstance(given, Real) and not isinstance(given, bool):
+        amount = float(given)
+    if not 0 < amount < float("inf"):
+        raise error(f"{written}: give a number of more than 0, or a size as in mem=8G")
+    if name == GPU and amount > 1 and amount != int(amount):
+        raise error(f"{written}: give a whole number of GPUs, or a share of one, as 0.5")
+    return amount
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
+
+
+def amount_of(name: str, amount: float) -> str:
+    """Return "a GPU", "2 GPUs", "0.5 of a GPU", "8.0 GB of memory", "2 license"."""
+    if name == MEMORY:
+        return f"{size(amount)} of memory"
+    if name != GPU:
+        return f"{amount:g} {name}"
+    return "a GPU" if amount == 1 else f"{amount:g} of a GPU" if amount < 1 else f"{amount:g} GPUs"
+
+
+def shortage(resources: Sequence[tuple[str, float]], hosts: Sequence[Sequence[tuple[str, float, float]]]) -> str:
+    """Return what a task that needs these waits for, "a GPU: 4 of 4 in use on 2 hosts"; empty if a host has it free.
+
+    ``hosts``: for each, by name, how much there is and how much of it is in use.
+    """
+    have = [{name: (total, used) for name, total, used in host} for host in hosts]
+    if not resources or any(
+        all(amount <= one.get(name, (0.0, 0.0))[0] - one.get(name, (0.0, 0.0))[1] for name, amount in resources)
+        for one in have
+    ):
+        return ""
+    for name, amount in resources:
+        there = [one[name] for one in have if one.get(name, (0.0, 0.0))[0] > 0]
+        if any(amount <= total - used for total, used in there):
+            continue
+        if not there:
+            way = "--gpus 0,1" if name == GPU else f"--resources {name}={'8G' if name == MEMORY else f'{amount:g}'}"
+            return f"{amount_of(name, amount)}: no worker's host has any; start workers with {way}"
+        unit = size if name == MEMORY else "{:g}".format
+        total, used = (sum(column) for column in zip(*there, strict=True))
+        text = f"{amount_of(name, amount)}: {unit(used)} of {unit(total)} in use on {plural(len(there), 'host')}"
+        largest = max(total for total, _ in there)
+        return f"{text}; none has {unit(amount)}" if amount > largest else text
+    return f"{' and '.join(amount_of(*one) for one in resources)} on one host"
 
 
 def number(count: int) -> str:

@@ -198,7 +198,9 @@ def head_html(snapshot: Snapshot) -> str:
     """Return how much is done and how long it will take: the bar by state, with its legend."""
     counts = snapshot.counts
     where = f"{escape(snapshot.store)} · {escape(snapshot.scope)} · as of {moment(snapshot.at)}"
-    notes = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
+    lines = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
+    short = f'<div style="{_FAINT};margin-top:2px">{escape(snapshot.shortage)}</div>' if snapshot.shortage else ""
+    notes = short + lines
     if not snapshot.total:
         workers = escape(summary.worker_count_text(snapshot.workers))
         return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'

@@ -59,6 +59,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
             if counts[state]
         ]
         lines += ["       " + "   ".join(legend)]
+    lines += [elide(snapshot.shortage, WIDTH)] if snapshot.shortage else []
     lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
     if snapshot.functions:
         lines += ["", *_functions_text(snapshot, hints)]

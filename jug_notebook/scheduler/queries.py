@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from jug_notebook.model import Key, Origin, Scope, State, Target
+from jug_notebook.model import Key, Origin, Resources, Scope, State, Target
 from jug_notebook.scheduler.records import (
     BLOCKED,
     CANCELLED,
@@ -34,9 +34,25 @@ def listing(
             task.state != UNKNOWN
             and (code is None or task.state == code)
             and (scope.notebook is None or scope.notebook in task.notebooks)
-            and (target is None or task.key in target.keys or task.queue.name in target.names)
+            and (target is None or _is_meant(task, target))
         ):
             yield task
+
+
+def _is_meant(task: TaskRecord, target: Target) -> bool:
+    """Return True if a target means this task, and not only because another one needs it."""
+    if not target.names and not target.keys:
+        return not _is_excluded(task, target)
+    return (task.key in target.keys or task.queue.name in target.names) and not _is_excluded(task, target)
+
+
+def is_narrow(target: Target) -> bool:
+    """Return True if it takes more than a look at its function to know whether a target means a task."""
+    return bool(target.names or target.keys or target.not_keys)
+
+
+def _is_excluded(task: TaskRecord, target: Target) -> bool:
+    return task.queue.name in target.not_names or task.key in target.not_keys
 
 
 def latest_failed(failed: Mapping[TaskRecord, float], scope: Scope, limit: int) -> list[TaskRecord]:
@@ -58,12 +74,13 @@ def blocking_task(task: TaskRecord | None) -> Key | None:
 
 
 def keys_of_target(tasks: Iterable[TaskRecord], target: Target) -> set[Key]:
-    """Return the keys that a target means, with everything they need."""
-    below = [task for task in tasks if task.key in target.keys or task.queue.name in target.names]
+    """Return the keys that a target means, with everything they need that isn't excluded."""
+    below = [task for task in tasks if _is_meant(task, target)]
     found: set[Key] = set()
+    excludes = target.not_names or target.not_keys
     while below:
         task = below.pop()
-        if task.key not in found:
+        if task.key not in found and not (excludes and _is_excluded(task, target)):
             found.add(task.key)
             below.extend(task.needs)
     return found
@@ -108,8 +125,8 @@ def edges(tasks: Iterable[TaskRecord], scope: Scope = Scope()) -> dict[tuple[str
 # -- counts ------------------------------------------------------------------------------------------------------------
 
 
-CountRow: TypeAlias = tuple[str, int, str, int, float, tuple[str, ...], list[int]]
-"""Function, priority, python; its runs and seconds; notebooks; tasks by state."""
+CountRow: TypeAlias = tuple[str, int, str, Resources, int, float, tuple[str, ...], list[int]]
+"""Function, priority, python, resources; its runs and seconds; notebooks; tasks by state."""
 
 
 class TaskCounts:
@@ -137,12 +154,12 @@ class TaskCounts:
         """Return all there is to counts, by function as first seen: `restore` makes the same counts of it."""
         numbers = {queue: number for number, queue in enumerate(self._queues.values())}
         found = sorted(self._rows.items(), key=lambda item: numbers[item[0][0]])
-        return [(q.name, q.priority, q.python, q.done, q.spent, books, row) for (q, books), row in found]
+        return [(q.name, q.priority, q.python, q.resources, q.done, q.spent, books, row) for (q, books), row in found]
 
     def restore(self, queue: FunctionQueue, row: CountRow) -> None:
         """Add a row of `rows`; ``queue`` is that of its function."""
-        queue.done, queue.spent = row[3:5]
-        self._rows[queue, row[5]] = row[6]
+        queue.done, queue.spent = row[4:6]
+        self._rows[queue, row[6]] = row[7]
 
     def by_function(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
         """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""
@@ -169,6 +186,14 @@ class TaskCounts:
             if row[REUSED] and (scope.notebook is None or scope.notebook in notebooks):
                 counts[queue.name] = counts.get(queue.name, 0) + row[REUSED]
         return counts
+
+    def ready_with_resources(self, scope: Scope = Scope()) -> dict[Resources, int]:
+        """Return, by the resources that they need, how many tasks are ready that need any."""
+        found: dict[Resources, int] = {}
+        for (queue, notebooks), row in self._rows.items():
+            if queue.resources and row[READY] and (scope.notebook is None or scope.notebook in notebooks):
+                found[queue.resources] = found.get(queue.resources, 0) + row[READY]
+        return found
 
     def none_open(self, python: str) -> bool:
         """Return True if nothing is running, nor ready for a worker of this ``python``."""

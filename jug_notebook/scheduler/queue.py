@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Set
 
-from jug_notebook.model import Key, Lease
+from jug_notebook.model import Fits, Key, Lease, Resources
 from jug_notebook.scheduler.records import READY, FunctionQueue, Offer, TaskRecord, current, retry_time
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
@@ -17,14 +17,15 @@ class ReadyQueue:
     """One queue per function, oldest task first, and one of the tasks to be retried later."""
 
     def __init__(self) -> None:
-        self.queues: dict[tuple[str, int, str], FunctionQueue] = {}
+        self.queues: dict[tuple[str, int, str, Resources], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
 
-    def of_function(self, name: str, priority: int, python: str) -> FunctionQueue:
-        """Return the queue of a function with this priority and python, a new one if there is none."""
-        found = self.queues.get((name, priority, python))
+    def of_function(self, name: str, priority: int, python: str, resources: Resources = ()) -> FunctionQueue:
+        """Return the queue of a function with this priority, python and resources, a new one if there is none."""
+        found = self.queues.get((name, priority, python, resources))
         if found is None:
-            found = self.queues[name, priority, python] = FunctionQueue(name, priority, python)
+            found = FunctionQueue(name, priority, python, resources)
+            self.queues[name, priority, python, resources] = found
         return found
 
     def put(self, task: TaskRecord) -> None:
@@ -35,22 +36,38 @@ class ReadyQueue:
         else:
             heapq.heappush(task.queue.heap, (task.seq, task))
 
-    def take(self, limit: int, now: float, allowed: Set[Key] | None, python: str, skip: int = 0) -> list[Offer]:
+    def move(self, task: TaskRecord, queue: FunctionQueue, seq: int) -> None:
+        """Move a task to another queue, with its finished runs and a new number: its former entries are void."""
+        for verdict, _, _ in task.outcomes:
+            for one, sign in ((task.queue, -1), (queue, 1)) if verdict.digest else ():
+                one.done += sign
+                one.spent += sign * verdict.duration
+        if task.queued:
+            self.no_longer_ready(task)
+        task.queued, task.queue = False, queue
+        task.locate(seq, task.spec)
+
+    def take(
+        self,
+        limit: int,
+        now: float,
+        allowed: Set[Key] | None,
+        python: str,
+        skip: int = 0,
+        excluded: Set[str] = frozenset(),
+        fits: Fits | None = None,
+    ) -> list[Offer]:
         """Take up to ``limit`` tasks (of ``allowed``, None for all), best first: high priority, then oldest.
 
-        Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet. ``skip``
-        passes over as many of the first ones, but only where the same function has more.
+        Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet; all need
+        the same resources. ``skip`` passes over as many of the first ones, but only where the same function has more.
+        Functions that are ``excluded``, and tasks whose resources don't fit, are left alone.
         """
         while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
             _, seq, task = heapq.heappop(self._delayed)
             if seq == task.seq:  # else of a submission that was forgotten
                 heapq.heappush(task.queue.heap, (seq, task))
-        heads = [
-            (-queue.priority, head[0], queue)
-            for queue in self.queues.values()
-            if (not python or queue.python == python) and (head := self._head(queue, now)) is not None
-        ]
-        heads.sort(key=lambda h: h[:2])
+        heads = self._heads(now, python, excluded, fits)
         offers: list[Offer] = []
         passed: list[TaskRecord] = []
         given: dict[FunctionQueue, int] = {}
@@ -60,6 +77,8 @@ class ReadyQueue:
             mean = queue.mean
             if offers and (mean is None or mean > budget or given.get(queue, 0) >= queue.done):
                 break  # a few short runs don't promise that many will be short
+            if offers and queue.resources != offers[0].task.queue.resources:
+                break
             task = heapq.heappop(queue.heap)[1]
             task.queued = False
             if skip and queue.heap:
@@ -81,6 +100,21 @@ class ReadyQueue:
         for task in passed:
             self.put(task)
         return offers
+
+    def _heads(
+        self, now: float, python: str, excluded: Set[str], fits: Fits | None
+    ) -> list[tuple[int, int, FunctionQueue]]:
+        """Return what `take` may take first of each queue: negative priority, number of the task, queue. Best first."""
+        heads = [
+            (-queue.priority, head[0], queue)
+            for queue in self.queues.values()
+            if (not python or queue.python == python)
+            and queue.name not in excluded
+            and (head := self._head(queue, now)) is not None
+            and (not queue.resources or fits is None or fits(queue.resources))
+        ]
+        heads.sort(key=lambda h: h[:2])
+        return heads
 
     def back(self, task: TaskRecord) -> None:
         """Put back a task that was offered and not claimed, if it is still ready."""

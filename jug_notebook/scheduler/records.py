@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from jug_notebook.model import NO_INPUTS, Key, Lease, Origin, State, Verdict, WorkerId
+from jug_notebook.model import NO_INPUTS, Key, Lease, Origin, Resources, State, Verdict, WorkerId
 
 Place: TypeAlias = int
 """Where a store keeps a body (sealed bytes): a number less than 2^96 that only that store understands."""
@@ -115,6 +115,7 @@ class FunctionQueue:
     name: str
     priority: int
     python: str
+    resources: Resources = ()
     heap: list[tuple[int, TaskRecord]] = field(default_factory=list)
     stale: int = 0  #: how many in the heap are no longer ready
     done: int = 0  #: finished runs

@@ -25,6 +25,7 @@ from jug_notebook.model import (
     Accepted,
     Claimed,
     Event,
+    Fits,
     Forgotten,
     Invalidated,
     Invalidation,
@@ -42,7 +43,7 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler.attempts import History, Leases
-from jug_notebook.scheduler.queries import CountRow, Notebooks, TaskCounts, keys_of_target, listing
+from jug_notebook.scheduler.queries import CountRow, Notebooks, TaskCounts, is_narrow, keys_of_target, listing
 from jug_notebook.scheduler.queue import ReadyQueue
 from jug_notebook.scheduler.records import (
     BLOCKED,
@@ -70,6 +71,8 @@ from jug_notebook.scheduler.records import (
 )
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 
+_ALL = Target()
+
 E = TypeVar("E", bound=Event)
 _ORDER: dict[type, int] = {Requested: 0, Submitted: 1, Claimed: 3}  # of events applied together; 2 for all others
 
@@ -86,6 +89,7 @@ class SchedulerState:
         self.history = History()
         self.settled_by: dict[WorkerId, int] = {}  #: number of outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
+        self.resubmitted: set[Key] = set()  #: tasks of which two submissions differ in priority or resources
         self.forgotten: dict[Key, tuple[int, int]] = {}  #: counter and round up to which events about a task are void
         self.moved: dict[Place, Place] | None = None  #: filled with the new places of bodies, unless it is None
         self.counts = TaskCounts(self.queue.queues)
@@ -100,7 +104,7 @@ class SchedulerState:
         """Return a state that knows only how many tasks there are, from another's ``counts.rows()``."""
         state = cls()
         for row in rows:
-            state.counts.restore(state.queue.of_function(*row[:3]), row)
+            state.counts.restore(state.queue.of_function(*row[:4]), row)
         return state
 
     # -- applying events -----------------------------------------------------------------------------------------------
@@ -178,13 +182,15 @@ class SchedulerState:
         return task
 
     def _submitted(self, event: Submitted, bodies: Sequence[Place]) -> None:
-        queue = self.queue.of_function(event.name, event.priority, event.python)
+        queue = self.queue.of_function(event.name, event.priority, event.python, event.resources)
         tasks, counter = self.tasks, event.counter
         for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
             task = tasks.get(key) or self._record(key)
-            if counter > task.since:
-                task.since = counter
-            if task.state != UNKNOWN:
+            known = task.state != UNKNOWN
+            if known and task.queue is not queue and not _resubmitted(self, task, queue, counter):
+                continue
+            task.since = counter if counter > task.since else task.since
+            if known:
                 if self.moved is not None:
                     self.moved[task.spec] = body
                 task.locate(task.seq, body)
@@ -432,14 +438,13 @@ class SchedulerState:
     # -- the ready queue -----------------------------------------------------------------------------------------------
 
     def ready(
-        self, limit: int, now: float, target: Target | None = None, python: str = "", skip: int = 0
-    ) -> list[Offer]:
-        """Take up to ``limit`` ready tasks off the queue, best first; ``skip`` as in `ReadyQueue.take`.
-
-        Each must then be claimed (apply `Claimed`) or put back (``queue.back``).
-        """
-        allowed = None if target is None else keys_of_target(self.tasks.values(), target)
-        return self.queue.take(limit, now, allowed, python, skip)
+        self, limit: int, now: float, target: Target | None = None, python: str = "", skip: int = 0,
+        fits: Fits | None = None,
+    ) -> list[Offer]:  # fmt: skip
+        """Take ready tasks off the queue as `ReadyQueue.take` does. Each must then be claimed, or put back there."""
+        target = target or _ALL
+        allowed = keys_of_target(self.tasks.values(), target) if is_narrow(target) else None
+        return self.queue.take(limit, now, allowed, python, skip, target.not_names, fits)
 
     def idle(self, target: Target | None = None, python: str = "") -> bool:
         """Return True if no task is ready or running that a worker of this ``python`` could run or wait for."""
@@ -472,6 +477,21 @@ class SchedulerState:
         """Return who began the round that the task is in; None if it is in its first."""
         task = self.tasks.get(key)
         return None if task is None else self.history.invalidation(task)
+
+
+def _resubmitted(state: SchedulerState, task: TaskRecord, queue: FunctionQueue, counter: int) -> bool:
+    """Of submissions with another priority or other resources, the last counts. Return True if it is this one."""
+    before, now = (task.queue.priority, task.queue.resources), (queue.priority, queue.resources)
+    if before == now:
+        return True
+    state.resubmitted.add(task.key)
+    if (counter, now) < (task.since, before):
+        return False
+    state._sequence += 1
+    state.queue.move(task, queue, state._sequence)
+    state.counts.count(task)
+    state._work.append(task)
+    return True
 
 
 def _update_inputs(task: TaskRecord) -> None:

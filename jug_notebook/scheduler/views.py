@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from jug_notebook.model import NO_ROOM, FunctionView, Scope, Snapshot, TaskView, WorkerInfo, WorkerView
+from jug_notebook.render.format import plural, shortage
 from jug_notebook.scheduler.records import STATES, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 
@@ -47,7 +48,18 @@ def snapshot(
         noted.append(f"{who} for room on {store}: free some space, and they go on by themselves")
     scope_text = "whole store" if scope.notebook is None else "this notebook"
     lines = tuple(dict.fromkeys((*notes, *noted)))
-    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(current))
+    short = _shortage(scheduler, scope, processes)
+    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(current), (), short)
+
+
+def _shortage(scheduler: SchedulerState, scope: Scope, processes: Sequence[tuple[WorkerInfo, bool, float]]) -> str:
+    """Return what ready tasks wait for that no host has free: "3 tasks wait for a GPU: 4 of 4 in use on 1 host"."""
+    hosts = [info.resources for info, alive, _ in processes if alive and info.resources]
+    found = []
+    for resources, count in scheduler.counts.ready_with_resources(scope).items() if hosts else ():
+        if short := shortage(resources, hosts):
+            found.append(f"{plural(count)} wait{'s' * (count == 1)} for {short}")
+    return " · ".join(found)
 
 
 def _up_to_date(scheduler: SchedulerState, info: WorkerInfo, heartbeat: float) -> WorkerInfo:

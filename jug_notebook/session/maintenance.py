@@ -275,7 +275,8 @@ class Copying:
                 continue
             kind = template(spec.template)
             sealed = self._writer.spec(spec)
-            submission = Submission(key, kind.name, spec.needs, spec.form, sealed, kind.priority, kind.python)
+            rank = kind.priority, kind.python, kind.resources
+            submission = Submission(key, kind.name, spec.needs, spec.form, sealed, *rank)
             self._carry_spec(spec)
             if key not in wanted:
                 unwanted.setdefault(spec.origin, []).append(key)

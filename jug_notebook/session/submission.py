@@ -123,16 +123,11 @@ class SubmissionQueue:
                 priority=function.priority,
                 nout=function.nout,
                 loggers=loggers,
+                resources=function.resources,
             )
-            version = FunctionVersion(
-                function.name,
-                function,
-                code.digest,
-                msgspec.msgpack.encode(task_template),
-                function.priority,
-                function.nout,
-                code.parts,
-            )
+            rest = function.priority, function.nout, code.parts, function.resources
+            encoded = msgspec.msgpack.encode(task_template)
+            version = FunctionVersion(function.name, function, code.digest, encoded, *rest)
             self._last[function] = version
             self._bundles[version] = addresses_in(data) | {address}, now
         self._versions[function] = version
@@ -284,7 +279,8 @@ class SubmissionQueue:
         submissions = []
         for version, key, form, needs, arguments, args_repr, call in pending_tasks:
             spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
-            submissions.append(Submission(key, version.name, needs, form, sealed(spec), version.priority, python))
+            rank = version.priority, python, version.resources
+            submissions.append(Submission(key, version.name, needs, form, sealed(spec), *rank))
         report = self._store.submit(submissions, origin)
         for version, made_by_it in groupby(pending_tasks, itemgetter(0)):
             self._requested[version.name, version.code].update(task[1] for task in made_by_it)

@@ -31,6 +31,7 @@ from jug_notebook.model import (
     State,
     Why,
 )
+from jug_notebook.render.format import shortage
 from jug_notebook.session import compare
 from jug_notebook.session.compare import listed
 from jug_notebook.store.signed import SignedReader, template
@@ -345,6 +346,8 @@ class WhyQuery:
     # -- where it stands -----------------------------------------------------------------------------------------------
 
     def _state_reasons(self, key: Key, state: State) -> list[Reason]:
+        if state is State.READY:
+            return self._resource_reasons(key)
         if state is State.CANCELLED:
             return [Reason(Cause.CANCELLED, "cancelled", "cancelled: it is no longer requested")]
         if state is not State.FAILED:
@@ -352,6 +355,12 @@ class WhyQuery:
         outcome = self._outcome(key)
         at = 0.0 if outcome is None else outcome.run.started + outcome.run.duration
         return [Reason(Cause.FAILED, "failed", f"failed: {_error_of(outcome)}", at=at)]
+
+    def _resource_reasons(self, key: Key) -> list[Reason]:
+        spec = self._spec(key)
+        hosts = [info.resources for info, alive, _ in self._store.processes() if alive and info.resources]
+        short = shortage(template(spec.template).resources, hosts) if spec is not None and hosts else ""
+        return [Reason(Cause.RESOURCES, "resources", f"waits for {short}")] if short else []
 
     def _need_reasons(self, spec: Spec, state: State) -> list[Reason]:
         """Return the needs that aren't stored; for a blocked task, those that block it."""

@@ -39,38 +39,28 @@ class Workers:
         self.headless = headless  #: nobody watches: they end with the session
 
     def execute(
-        self,
-        workers: int | None = None,
-        *,
-        hosts: Iterable[str | Path] = (),
-        on: Any = None,
-        slurm: Mapping[str, Any] | bool | None = None,
-        wait: bool = False,
-        target: Any = None,
-        max_tasks: int | None = None,
-        max_time: float | None = None,
-        idle_timeout: float = 600,
-        keep_attached: bool | None = None,
-        wait_for_workers: float | None = None,
-        keep_going: bool = True,
-        memory_limit: int | None = None,
-        python: str | None = None,
-        setup: str | None = None,
-        remote_dir: str | None = None,
-        dry_run: bool = False,
-        here: bool = False,
-        namespace: Mapping[str, Any] | None = None,
-    ) -> Crew:
+        self, workers: int | None = None, *, hosts: Iterable[str | Path] = (), on: Any = None,
+        slurm: Mapping[str, Any] | bool | None = None, wait: bool = False, target: Any = None, not_target: Any = None,
+        max_tasks: int | None = None, max_time: float | None = None, idle_timeout: float = 600,
+        keep_attached: bool | None = None, wait_for_workers: float | None = None, keep_going: bool = True,
+        memory_limit: int | None = None, gpus: str | Sequence[str] | None = None,
+        resources: Mapping[str, float | str] | str = {}, env: Mapping[str, str] | Sequence[str] = {},
+        python: str | None = None, setup: str | None = None, remote_dir: str | None = None, dry_run: bool = False,
+        here: bool = False, namespace: Mapping[str, Any] | None = None,
+    ) -> Crew:  # fmt: skip
         """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Return their `Crew`.
 
         It doesn't wait for them, except with ``wait``: until this notebook's tasks are done.
 
         ``workers``: how many to have on each host (default: one per core); asking twice starts none twice.
-        ``target``: run only these tasks and what they need.
+        ``target``: run only these tasks and what they need; ``not_target``: all but these.
         ``max_tasks``: per worker; ``max_time``: seconds for all; ``memory_limit``: bytes per task.
         ``idle_timeout``: seconds with nothing to do, after which they end. ``keep_attached``: not while a session is
         open (default: except ``on`` an executor or ``slurm``: jobs cost money). ``wait_for_workers``: seconds for which
         results are waited for, from now on, while no worker is running: a queue may start them late.
+        ``gpus``: ids of those that tasks may get, "0,1" (default: all that are found); ``resources``: what else a host
+        has, {"license": 2}, or less "mem"; tasks that need more than is free wait.
+        ``env``: variables to set in workers, {"OMP_NUM_THREADS": "4"}; everybody on the host can read them.
         ``keep_going=False``: a host's workers end after their current tasks once one has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
@@ -86,7 +76,7 @@ class Workers:
         if dry_run:
             return self._dry_run(slurm or on, workers, list(hosts), target, python, setup, remote_dir, namespace)
         if here:
-            self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going)
+            self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going, not_target=not_target)
             return self._no_crew()
         self._targets.flush()
         if wait_for_workers is not None:
@@ -94,8 +84,8 @@ class Workers:
         attached = on is None and not slurm if keep_attached is None else keep_attached
         options = self._options(
             0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
-            max_time=max_time, memory_limit=memory_limit, keep_going=keep_going,
-            target=self._target(target, namespace),
+            max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus, resources=resources,
+            env=env, target=self._target(target, namespace, not_target),
         )  # fmt: skip
         return self._start(workers, options, hosts, on, slurm, wait)
 
@@ -138,11 +128,14 @@ class Workers:
         folders = start.folders_of(remote_dir, self._access.folder)
         return WorkerOptions(size, setup=setup or "", python=python, folders=folders, tied_to=self._tied_to, **options)
 
-    def _target(self, target: Any, namespace: Mapping[str, Any] | None) -> Target | None:
-        wanted = None if target is None else self._targets.target(target, namespace)
-        if wanted is not None and not wanted.names and not wanted.keys:
+    def _target(self, target: Any, namespace: Mapping[str, Any] | None, not_target: Any = None) -> Target | None:
+        wanted = Target() if target is None else self._targets.target(target, namespace)
+        if target is not None and not wanted.names and not wanted.keys:
             raise NoSuchTask(f"target={target!r:.60} holds no task; for all tasks leave it out")
-        return wanted
+        if not_target is not None:
+            left_out = self._targets.target(not_target, namespace)
+            wanted = msgspec.structs.replace(wanted, not_names=left_out.names, not_keys=left_out.keys)
+        return None if wanted == Target() else wanted
 
     @property
     def _tied_to(self) -> str:
@@ -209,6 +202,7 @@ class Workers:
         namespace: Mapping[str, Any] | None = None,
         *,
         keep_going: bool = True,
+        not_target: Any = None,
         stop: Callable[[], bool] | None = None,
         each: Callable[[TaskRunner, Claim], Settlement | None] = TaskRunner.attempt,
     ) -> int:
@@ -226,7 +220,7 @@ class Workers:
             return (watcher.failed and not keep_going) or (stop is not None and stop())
 
         access = self._access
-        wanted = self._target(target, namespace)
+        wanted = self._target(target, namespace, not_target)
         return work_in_process(
             access.store, access.seal, access.clock, access.in_process, wanted, limits.max_tasks, limits.max_time,
             over, watcher,

@@ -27,6 +27,7 @@ from jug_notebook.model import (
     Attempt,
     Claim,
     CurrentOutcome,
+    Fits,
     Invalidation,
     Key,
     Lease,
@@ -75,13 +76,15 @@ class Store(Protocol):
         settled: Sequence[Settlement] = (),
         target: Target | None = None,
         python: str = "",
+        fits: Fits | None = None,
     ) -> list[Claim]:
         """Settle, then claim up to ``limit`` ready tasks, best first, in one step.
 
         Returns claims for at most about 20 ms of expected work, or one task of a function that has not been timed.
         Blocks up to ``wait`` seconds while there is nothing to do (``limit=0`` only settles, and never blocks).
         Settling is idempotent; a late outcome that no longer holds is ignored. Outcomes show at once and are durable
-        within moments, many together; `sync` waits for that. Tasks made with another ``python`` are left alone.
+        within moments, many together; `sync` waits for that. Tasks made with another ``python`` are left alone, and
+        those whose resources don't fit; all that are claimed at once need the same resources.
         """
 
     def release(self, leases: Sequence[Lease]) -> None:

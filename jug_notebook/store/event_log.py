@@ -25,6 +25,7 @@ from jug_notebook.model import (
     Claimed,
     CurrentOutcome,
     Event,
+    Fits,
     Forgotten,
     Invalidated,
     Invalidation,
@@ -34,6 +35,7 @@ from jug_notebook.model import (
     Released,
     Request,
     Requested,
+    Resources,
     Scope,
     Settled,
     Settlement,
@@ -45,6 +47,7 @@ from jug_notebook.model import (
     SweepReport,
     Target,
     TaskView,
+    Verdict,
     Why,
     WorkerId,
     WorkerLost,
@@ -126,7 +129,8 @@ class EventLogStore(Store, ABC):
         with self._updated() as scheduler:
             tasks = scheduler.tasks
             seen: dict[Key, None] = {}
-            new: dict[tuple[str, int, str], list[Submission]] = {}
+            groups: dict[tuple[str, int, str, Resources], list[Submission]] = {}
+            new: list[Key] = []
             finished = 0
             for submission in submissions:
                 key = submission.key
@@ -135,21 +139,24 @@ class EventLogStore(Store, ABC):
                 seen[key] = None
                 task = tasks.get(key)
                 if task is None or task.state < 0:
-                    new.setdefault((submission.name, submission.priority, submission.python), []).append(submission)
+                    new.append(key)
                 elif STATES[task.state] is State.FINISHED:
                     finished += 1
-            events = _submitted(new, scheduler.counter + 1)
+                    continue
+                elif (task.queue.priority, task.queue.resources) == (submission.priority, submission.resources):
+                    continue
+                kind = submission.name, submission.priority, submission.python, submission.resources
+                groups.setdefault(kind, []).append(submission)
+            events = _submitted(groups, scheduler.counter + 1)
             self._record_all([*events, *self._requests(list(seen), origin, True)])
             self.sync()
             self._poll()
             again = [s for s in submissions if s.key not in tasks or tasks[s.key].state < 0]
             if again:  # forgotten by a cleanup meanwhile
                 self.submit(again, origin)
-            reused = sum(
-                tasks[s.key].reused_from is not None for group in new.values() for s in group if s.needs
-            )  # finished at once, by another task's run
+            reused = sum(tasks[key].reused_from is not None for key in new)  # finished at once, by another task's run
             finished += reused
-            fresh = sum(map(len, new.values())) - reused
+            fresh = len(new) - reused
             return SubmitReport(new=fresh, known=len(submissions) - fresh - finished, finished=finished)
 
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
@@ -175,14 +182,9 @@ class EventLogStore(Store, ABC):
     # -- running -------------------------------------------------------------------------------------------------------
 
     def claim(
-        self,
-        worker: WorkerId,
-        limit: int,
-        wait: float,
-        settled: Sequence[Settlement] = (),
-        target: Target | None = None,
-        python: str = "",
-    ) -> list[Claim]:
+        self, worker: WorkerId, limit: int, wait: float, settled: Sequence[Settlement] = (),
+        target: Target | None = None, python: str = "", fits: Fits | None = None,
+    ) -> list[Claim]:  # fmt: skip
         until = self._clock.monotonic() + wait
         uncommitted = bool(settled)
         while True:
@@ -195,7 +197,7 @@ class EventLogStore(Store, ABC):
                 if limit <= 0:
                     self._commit(None)
                     return []
-                won, expected = self._claim(worker, limit, target, python)
+                won, expected = self._claim(worker, limit, target, python, fits)
                 seen = self._scheduler.version
                 claims = self._loaded(won)
                 if won or uncommitted:
@@ -212,25 +214,23 @@ class EventLogStore(Store, ABC):
         verdicts, bodies = [], []
         for settlement in settled:
             verdict = settlement.verdict
-            if verdict.attempt > 1 and self._overtaken(verdict.key, verdict.inputs):
+            if verdict.attempt > 1 and _overtaken(self._scheduler.outcome(verdict.key), verdict):
                 continue  # the worker presumed dead was alive after all, and first: one value is enough
             verdicts.append(verdict)
             bodies.append(settlement.body)
         if verdicts:
             self._record(Settled(worker, verdicts), bodies)
 
-    def _overtaken(self, key: Key, inputs: bytes) -> bool:
-        outcome = self._scheduler.outcome(key)
-        return outcome is not None and outcome[0].finished and outcome[0].inputs == inputs and outcome[0].key == key
-
-    def _claim(self, worker: WorkerId, limit: int, target: Target | None, python: str, look: bool = True) -> Won:
+    def _claim(
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool = True
+    ) -> Won:
         """Claim until something is won or nothing is ready. ``look`` for what others have written first."""
         if look:
             self._poll()
         while True:
             scheduler = self._scheduler
             skip = random.randrange(1 << min(self._lost, FURTHEST)) if self._lost else 0
-            offers = scheduler.ready(limit, self._clock.now(), target, python, skip)
+            offers = scheduler.ready(limit, self._clock.now(), target, python, skip, fits)
             if not offers:
                 return [], None
             wins = self._win(worker, offers)
@@ -256,8 +256,9 @@ class EventLogStore(Store, ABC):
             outcomes = tuple([next(bodies) for _ in needs])
             reused = any(need.reused_from is not None for need in needs)
             proofs = tuple(self._proof(need.key, need.reused_from) for need in needs) if reused else ()
-            queue, history = offer.task.queue, (offer.failures, offer.deaths)
-            claims.append(Claim(offer.lease, queue.name, body, outcomes, *history, proofs, queue.mean or 0.0))
+            queue = offer.task.queue
+            more = offer.failures, offer.deaths, proofs, queue.mean or 0.0, queue.resources
+            claims.append(Claim(offer.lease, queue.name, body, outcomes, *more))
         return claims
 
     def _places_for(self, offer: Offer) -> list[Place]:
@@ -442,7 +443,8 @@ class EventLogStore(Store, ABC):
             task = self._scheduler.tasks.get(key)
             if task is not None and task.state < 0 and task.wanted:
                 counter = self._scheduler.counter + 1
-                event = Submitted(queue.name, queue.priority, queue.python, [key], [needs], [form], counter)
+                shared = queue.name, queue.priority, queue.python
+                event = Submitted(*shared, [key], [needs], [form], counter, queue.resources)
                 self._record(event, [specs[key]])
         self.sync()
 
@@ -464,14 +466,21 @@ class EventLogStore(Store, ABC):
             self._scheduler.apply_all(appended)
 
 
+def _overtaken(outcome: Outcome | None, verdict: Verdict) -> bool:
+    if outcome is None or not outcome[0].finished:
+        return False
+    return outcome[0].inputs == verdict.inputs and outcome[0].key == verdict.key
+
+
 def _submitted(
-    groups: Mapping[tuple[str, int, str], Sequence[Submission]], counter: int
+    groups: Mapping[tuple[str, int, str, Resources], Sequence[Submission]], counter: int
 ) -> Iterator[tuple[Event, Sequence[bytes]]]:
-    """Yield the events of submissions by function, priority and python."""
-    for (name, priority, python), group in groups.items():
+    """Yield the events of submissions by function, priority, python and resources."""
+    for (name, priority, python, resources), group in groups.items():
         for part in batched(group):
             keys, needs, forms = [s.key for s in part], [s.needs for s in part], [s.form for s in part]
-            yield Submitted(name, priority, python, keys, needs, forms, counter), [s.body for s in part]
+            event = Submitted(name, priority, python, keys, needs, forms, counter, resources)
+            yield event, [s.body for s in part]
 
 
 def _accepted(rows: Sequence[Acceptance], counter: int, undone: bool) -> Accepted:

@@ -53,14 +53,17 @@ class Merger:
     def take(self, event: Event, bodies: Sequence[Any]) -> None:
         tasks = self._scheduler.tasks
         if type(event) is Submitted:
-            function = (event.name, event.priority, event.python)
+            function = (event.name, event.priority, event.python, event.resources)
             for key, needs, form, body in zip(event.keys, event.needs, event.forms, bodies, strict=True):
                 void = self._scheduler.forgotten.get(key)
                 task = tasks.get(key)
                 if task is None or task.state < 0 or (void is not None and event.counter <= void[0]):
                     continue
+                if (task.queue.priority, task.queue.resources) != (event.priority, event.resources):
+                    continue  # a later one counts
                 if self._first(task, 0):
-                    self._put((Submitted, *function, 0 if void is None else event.counter), (key, needs, form, body))
+                    counts = void is not None or key in self._scheduler.resubmitted
+                    self._put((Submitted, *function, event.counter if counts else 0), (key, needs, form, body))
         elif type(event) is Requested:
             wanted = (event.request.origin, event.request.counter, event.request.wanted)
             for key in event.keys:
@@ -131,9 +134,9 @@ class Merger:
         kind, *shared = name
         columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
         if kind is Submitted:
-            function, priority, python, counter = shared
+            function, priority, python, resources, counter = shared
             keys, needs, forms, bodies = columns
-            self._append(Submitted(function, priority, python, keys, needs, forms, counter), bodies)
+            self._append(Submitted(function, priority, python, keys, needs, forms, counter, resources), bodies)
         elif kind is Requested:
             origin, counter, wanted = shared
             self._append(Requested(Request(origin, counter, wanted), columns[0]), ())

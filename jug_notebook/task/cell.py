@@ -41,6 +41,7 @@ def cell_task(
     ignore_globals: Sequence[str] = (),
     env: Sequence[str] = (),
     secret_env: Sequence[str] = (),
+    resources: Mapping[str, float | str] = {},
 ) -> Task:
     """Return the task that a cell ``%%jugtask NAME`` makes of its source: ``%jug_export`` writes such calls.
 
@@ -55,8 +56,13 @@ def cell_task(
     inputs, outputs, ignore_globals = (
         [names] if isinstance(names, str) else names for names in (inputs, outputs, ignore_globals)
     )
-    options = {"version": version, "retries": retries, "timeout": timeout, "ignore_globals": tuple(ignore_globals)}
-    options |= {"env": tuple(env), "secret_env": tuple(secret_env)}
+    options: dict[str, Any] = {
+        "version": version,
+        "retries": retries,
+        "timeout": timeout,
+        "ignore_globals": tuple(ignore_globals),
+    }
+    options |= {"env": tuple(env), "secret_env": tuple(secret_env), "resources": resources}
     if bash:
         return of_script(name, source, namespace, inputs, **options)
     body = read(name, source, outputs)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from jug_notebook.errors import BadTask, JugError
 from jug_notebook.keys import advice
-from jug_notebook.model import Address, Key, Payload, Spec, State, TaskView
+from jug_notebook.model import Address, Key, Payload, Resources, Spec, State, TaskView
 
 PendingTask: TypeAlias = "tuple[FunctionVersion, Key, bytes, tuple[Key, ...], Payload, str, bytes]"
 """A task that no store has yet: function version, key, form, needs, arguments, their short repr, and their digest."""
@@ -29,7 +29,7 @@ PendingTask: TypeAlias = "tuple[FunctionVersion, Key, bytes, tuple[Key, ...], Pa
 class FunctionVersion:
     """A task function with its code as it was at one moment: what all tasks made then have in common."""
 
-    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "template")
+    __slots__ = ("__weakref__", "code", "function", "name", "nout", "parts", "priority", "resources", "template")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class FunctionVersion:
         priority: int = 0,
         nout: int | None = None,
         parts: Mapping[str, str] = MappingProxyType({}),
+        resources: Resources = (),
     ) -> None:
         self.name = name
         self.function = function  #: its TaskFunction; None for tasks found in the store
@@ -48,6 +49,7 @@ class FunctionVersion:
         self.priority = priority
         self.nout = nout
         self.parts = parts  #: what the code digest is made of
+        self.resources = resources
 
 
 @dataclass(frozen=True)

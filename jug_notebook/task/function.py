@@ -18,7 +18,8 @@ from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED, signature
 from jug_notebook.keys.code import Code, examine
 from jug_notebook.keys.modules import scripts
-from jug_notebook.render.format import describe_arguments
+from jug_notebook.model import Resources
+from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
@@ -33,7 +34,7 @@ definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueD
 
 _OPTIONS = (
     "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
-    "env", "secret_env",
+    "env", "secret_env", "resources",
 )  # fmt: skip
 
 _LONG = 10**15
@@ -65,6 +66,7 @@ class TaskFunction:
         priority: int = 0,
         env: Iterable[str] = (),
         secret_env: Iterable[str] = (),
+        resources: Mapping[str, float | str] | Resources = (),
         runner: str = "",
         definition: bool = False,
     ) -> None:
@@ -90,6 +92,7 @@ class TaskFunction:
         self.priority = priority
         self.env = _listed("env", env)
         self.secret_env = _listed("secret_env", secret_env)
+        self.resources = parse_resources(resources, BadTask)
         self.runner = runner
         self._bind(function)
         self._check_options()
@@ -558,6 +561,7 @@ def task(
     priority: int = 0,
     env: Iterable[str] = (),
     secret_env: Iterable[str] = (),
+    resources: Mapping[str, float | str] = {},
 ) -> Callable[[Callable[..., Any]], TaskFunction]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function's calls into tasks: ``@task``, or ``@task(retries=2)``.
@@ -569,6 +573,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     reads: their values as of the call are part of the key, and set where it runs. Those in ``secret_env`` are neither
     stored nor part of the key: each worker takes them from its own environment, which is the notebook's for workers
     that it starts on its machine; a task whose worker has none fails. What the task itself prints or returns is kept.
+    ``resources`` are what a host must have free for a run, {"gpu": 1, "mem": "8G", "license": 2}: see the workers'
+    options of the same names. A task gets GPUs of its own, or with 0.5 half of one. They are no part of the key.
 
     Raises BadTask for what can't be a task, and for options that make no sense.
     """

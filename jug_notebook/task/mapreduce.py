@@ -108,7 +108,7 @@ def _short(function: TaskFunction) -> str:
 
 
 def _attempt_options(function: TaskFunction) -> dict[str, Any]:
-    return {"retries": function.retries, "timeout": function.timeout, "priority": function.priority}
+    return {name: getattr(function, name) for name in ("retries", "timeout", "priority", "resources")}
 
 
 def _items(sequence: Any) -> list[Any]:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from jug_notebook.errors import LaunchError
-from jug_notebook.model import Target, WorkerId
+from jug_notebook.model import Resources, Target, WorkerId
+from jug_notebook.render.format import GPU, parse_resources
 from jug_notebook.system import positive_number, whole_number
 
 #: options that have a flag of the same name in ``jug-notebook worker``
@@ -45,9 +47,16 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     setup: str = ""  #: shell commands to run on another host first
     folders: tuple[tuple[str, str], ...] = ()  #: pairs of a folder here and where that is there
     keep_going: bool = True  #: start new tasks after one has failed for good
+    gpus: tuple[str, ...] | None = None  #: ids of the GPUs to use; None: those that are found
+    resources: Resources = ()  #: what there is of other things, by name; "mem" in place of what is found
+    env: tuple[tuple[str, str], ...] = ()  #: variables to set in workers
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {}
+        checked: dict[str, Any] = {
+            "gpus": None if self.gpus is None else devices_in(self.gpus),
+            "resources": resources_in(self.resources),
+            "env": environment_in(self.env),
+        }
         if type(self.size) is not int or self.size != 0:
             checked["size"] = number_of_workers("workers", self.size)
         if self.max_tasks is not None:
@@ -80,12 +89,49 @@ class WorkerOptions(msgspec.Struct, frozen=True):
                 words += [f"--{name.replace('_', '-')}", str(value)]
         if self.keep_attached:
             words.append("--keep-attached")
+        if self.gpus is not None:
+            words += ["--gpus", ",".join(self.gpus) or "none"]
+        if self.resources:
+            words += ["--resources", ",".join(f"{name}={amount:.17g}" for name, amount in self.resources)]
+        for name, value in self.env:
+            words += ["--env", f"{name}={value}"]
         if not self.keep_going:
             words.append("--no-keep-going")
         if self.target is not None:
             for name in sorted(self.target.names | self.target.keys):
                 words += ["--target", name]
+            for name in sorted(self.target.not_names | self.target.not_keys):
+                words += ["--not-target", name]
         return words
+
+
+def devices_in(given: Any) -> tuple[str, ...]:
+    """Return ids of GPUs, of "0,1", ["0", "1"] or "none". Raises LaunchError."""
+    if isinstance(given, str):
+        given = [] if given == "none" else [word.strip() for word in given.split(",")]
+    ids = [str(one) for one in given] if isinstance(given, list | tuple | range) else [""]
+    if not all(ids) or len(set(ids)) < len(ids):
+        raise LaunchError(f"gpus={given!r:.60}: give the ids of GPUs, each once, as in '0,1'; 'none' for none")
+    return tuple(ids)
+
+
+def resources_in(given: Any) -> Resources:
+    """Return what hosts have, by name. Raises LaunchError."""
+    found = parse_resources(given, LaunchError)
+    if any(name == GPU for name, _ in found):
+        raise LaunchError("GPUs of a host are named by their ids: --gpus 0,1, or gpus='0,1'")
+    return found
+
+
+def environment_in(given: Any) -> tuple[tuple[str, str], ...]:
+    """Return variables and their values, sorted, of {"K": "V"} or ["K=V"]. Raises LaunchError."""
+    given = given.items() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
+    pairs: list[Any] = [one.split("=", 1) if isinstance(one, str) else one for one in given]
+    for pair in pairs:
+        good = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(word, str) for word in pair)
+        if not good or not pair[0] or "=" in pair[0] or "\0" in "".join(pair):
+            raise LaunchError(f"env={pair!r:.60} is no variable with a value; give NAME=VALUE")
+    return tuple(sorted(dict(pairs).items()))
 
 
 def options_in(parsed: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,9 @@ from msgspec import Raw, Struct
 from jug_notebook import errors, system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import JugError, StoreError, StoreGone
-from jug_notebook.model import Address, Claim, Lease, Settlement, Target, WorkerId
+from jug_notebook.model import Address, Claim, Fits, Lease, Settlement, Target, WorkerId
 from jug_notebook.store import Store, atomic
+from jug_notebook.worker.resources import Reservations
 
 CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
 WORTH_A_FILE = 1 << 20  #: bytes from which on a blob is kept there
@@ -65,6 +66,7 @@ class _Types(NamedTuple):
 @functools.cache
 def _types(verb: str) -> _Types:
     hints = get_type_hints(getattr(Store, verb))
+    hints.pop("fits", None)  # of `claim`: what there is for a worker only its supervisor knows
     result = hints.pop("return")
     return _Types(msgspec.msgpack.Decoder(tuple[tuple(hints.values())]), msgspec.msgpack.Decoder(result))  # type: ignore[misc]
 
@@ -230,19 +232,22 @@ class _Connection:
     unsent: bytearray = field(default_factory=bytearray)
     until: float = 0.0  #: while its call for tasks waits: until when
     request: tuple[Any, ...] = ()  #: that call's arguments
+    fits: Fits = field(init=False)
 
 
 class StoreServer:
     """Carries out the calls of one supervisor's workers, in its thread: `wait` does so while there is nothing else."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, reservations: Reservations | None = None) -> None:
         self._store = store
+        self.reservations = reservations or Reservations({})
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _Connection] = {}  #: by descriptor
         self._waiting: deque[_Connection] = deque()  #: for tasks
         self._seen = -1  #: version of the store when tasks were last looked for
         self._looked = 0.0
+        self._outworn: list[int] = []  #: descriptors of idle workers in whose place new ones would get tasks
 
     def listen(self, descriptor: int) -> None:
         """Have `wait` return when this descriptor is readable."""
@@ -256,7 +261,8 @@ class StoreServer:
         """Return the worker's end of a new connection, and the descriptor of ours."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        self._connections[ours.fileno()] = _Connection(ours)
+        self._connections[ours.fileno()] = connection = _Connection(ours)
+        connection.fits = functools.partial(self.reservations.fits, ours.fileno())
         self._selector.register(ours, selectors.EVENT_READ)
         return theirs, ours.fileno()
 
@@ -282,6 +288,7 @@ class StoreServer:
             elif (request := _types("claim").arguments.decode(call.arguments))[3]:
                 with suppress(StoreError):
                     self._store.claim(request[0], 0, 0.0, request[3])
+        self.reservations.forget(descriptor)
         connection.line.close()
 
     def close(self) -> None:
@@ -291,6 +298,8 @@ class StoreServer:
 
     def wait(self, timeout: float) -> list[int]:
         """Carry out calls until a descriptor of `listen` is readable or ``timeout`` seconds are over; return those.
+
+        Return also when there are workers to be replaced: see `take_outworn`.
 
         Raises StoreGone.
         """
@@ -312,8 +321,13 @@ class StoreServer:
                     self._send(connection)
                 if events & selectors.EVENT_READ:
                     self._receive(connection)
-            if ready or self._clock.monotonic() >= until:
+            if ready or self._outworn or self._clock.monotonic() >= until:
                 return ready
+
+    def take_outworn(self) -> list[int]:
+        """Return the descriptors of idle workers that should end: new ones could run tasks that these can't."""
+        found, self._outworn = self._outworn, []
+        return found
 
     def _receive(self, connection: _Connection) -> None:
         try:
@@ -336,8 +350,12 @@ class StoreServer:
             return
         request = _types("claim").arguments.decode(call.arguments)
         worker, limit, wait, settled, target, python = request
-        reply = self._claimed(worker, limit, settled, target, python)
+        if limit > 0:  # it has run all it had
+            self.reservations.release(connection.line.fileno())
+        reply = self._claimed(connection, worker, limit, settled, target, python)
         if wait > 0 and reply is _NO_CLAIMS:
+            if self.reservations.refused:
+                self._seen = -1  # look at once whether another worker may have it
             connection.until = self._clock.monotonic() + wait
             connection.request = worker, limit, (), target, python
             self._waiting.append(connection)
@@ -345,27 +363,58 @@ class StoreServer:
             self._send(connection, reply)
 
     def _claimed(
-        self, worker: WorkerId, limit: int, settled: Sequence[Settlement], target: Target | None, python: str
+        self,
+        connection: _Connection,
+        worker: WorkerId,
+        limit: int,
+        settled: Sequence[Settlement],
+        target: Target | None,
+        python: str,
     ) -> bytes:
         try:
-            claims = self._store.claim(worker, limit, 0.0, settled, target, python)
+            claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits)
         except JugError as error:
             return framed(_failed(error))
+        if claims and claims[0].resources:
+            devices = self.reservations.reserve(connection.line.fileno(), claims[0].resources)
+            if devices:
+                claims = [msgspec.structs.replace(claim, devices=devices) for claim in claims]
         return framed(Reply(Raw(_encode(claims)))) if claims else _NO_CLAIMS
 
     def _hand_out(self) -> None:
-        """Claim for the workers that wait, longest first, until no task is left."""
+        """Claim for the workers that wait, longest first, until no task is left that fits one of them."""
         now = self._looked = self._clock.monotonic()
-        while self._waiting:
-            connection = self._waiting[0]
-            reply = self._claimed(*connection.request)
-            if reply is _NO_CLAIMS:
+        refused = self.reservations.refused
+        refused.clear()
+        tried = set()  # workers that have used the same devices get the same tasks
+        for connection in list(self._waiting):
+            devices = self.reservations.bound(connection.line.fileno())
+            if devices in tried:
+                continue
+            reply = self._claimed(connection, *connection.request)
+            if reply is not _NO_CLAIMS:
+                self._waiting.remove(connection)
+                self._send(connection, reply)
+            elif refused:
+                tried.add(devices)
+            else:
                 break
-            self._waiting.popleft()
-            self._send(connection, reply)
+        if refused:
+            self._wear_out(tried)
         for connection in [one for one in self._waiting if now >= one.until]:
             self._waiting.remove(connection)
             self._send(connection, _NO_CLAIMS)
+
+    def _wear_out(self, tried: Set[tuple[str, ...]]) -> None:
+        """If a task would fit a new worker, have the one replaced that has waited longest and used other devices."""
+        refused = list(self.reservations.refused)
+        self.reservations.refused.clear()
+        if () in tried or not any(self.reservations.fits(-1, resources) for resources in refused):
+            return
+        worn = next((one for one in self._waiting if self.reservations.bound(one.line.fileno())), None)
+        if worn is not None:
+            self._waiting.remove(worn)
+            self._outworn.append(worn.line.fileno())
 
     def _result(self, call: Call) -> Reply:
         try:

@@ -59,6 +59,7 @@ from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.mutations import Traces
+from jug_notebook.worker.resources import visible
 from jug_notebook.worker.status import SharedStatus, backoff
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
@@ -262,10 +263,13 @@ class TaskRunner:
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
         needs = self._needed(claim, spec)
+        devices = visible(claim.devices) if claim.devices else {}
+        if devices:
+            around.enter_context(environment(devices, ()))
         function = attempt.function = self._function(template.bundle)
         codec.use_modules(function.bundle)
         if function.bundle.environment or function.bundle.secrets:
-            around.enter_context(environment(function.bundle.environment, function.bundle.secrets))
+            around.enter_context(environment({**function.bundle.environment, **devices}, function.bundle.secrets))
         args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
         needs = None
         for cls in self._met:

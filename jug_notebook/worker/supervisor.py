@@ -26,6 +26,7 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
+from jug_notebook.render.format import MEMORY
 from jug_notebook.store import Store, lacks_room, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
@@ -40,6 +41,7 @@ from jug_notebook.worker.process import (
     signal_group,
     wake,
 )
+from jug_notebook.worker.resources import Reservations, find_devices, find_memory
 from jug_notebook.worker.status import (
     Exit,
     Running,
@@ -146,7 +148,8 @@ class Supervisor:
         os.set_blocking(self._wakeup_end, False)
         os.set_blocking(self._wakeup, False)
         parent_pipe, parent_end = os.pipe()
-        self._server = StoreServer(self.store, self.clock)
+        os.environ.update(self.options.env)
+        self._server = StoreServer(self.store, self.clock, _reservations(self.options))
         blobs = Path(tempfile.mkdtemp(prefix="jug-blobs-"))
         self._server.listen(self._wakeup)
         if self.lead is not None:
@@ -233,6 +236,11 @@ class Supervisor:
 
     def _pause(self, seconds: float) -> None:
         ready = self._server.wait(seconds)
+        outworn = self._server.take_outworn()
+        for process in self._workers.values():
+            if process.line in outworn and not process.leaving:
+                process.stop()
+                process.kill()  # it waits for tasks: nothing is lost
         if self.lead is not None and self.lead in ready and not os.read(self.lead, 4096):
             self._server.ignore(self.lead)
             self.lead = None
@@ -279,7 +287,8 @@ class Supervisor:
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
-        return msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note)
+        resources = self._server.reservations.usage()
+        return msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note, resources=resources)
 
     def _beat_all(self) -> None:
         for process in self._workers.values():
@@ -495,3 +504,10 @@ class Supervisor:
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()
         self._report(f"{running.name} {running.lease.key[:8]} in worker {process.info.id}: {failed.error}\n")
+
+
+def _reservations(options: WorkerOptions) -> Reservations:
+    """Return what this host has: what the options name, and GPUs and memory as the system has them."""
+    gpus = options.gpus
+    totals = {MEMORY: find_memory(), **dict(options.resources)}
+    return Reservations(totals, find_devices if gpus is None else lambda: gpus)

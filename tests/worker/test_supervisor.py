@@ -117,7 +117,7 @@ class Site:
 
     def supervise(self, size: int = 1, crew: str = "", **options: object) -> subprocess.Popen[str]:
         given = "".join(f", {name}={value!r}" for name, value in options.items())
-        call = "import sys; from jug_notebook.worker import WorkerOptions; "
+        call = "import sys; from jug_notebook.model import Target; from jug_notebook.worker import WorkerOptions; "
         call += "from jug_notebook.worker.supervisor import supervise; "
         call += f"sys.exit(supervise({self.store.url!r}, WorkerOptions({size}{given}), crew={crew!r}))"
         self.started.append(

@@ -27,6 +27,7 @@ from jug_notebook.model import (
     Address,
     Claimed,
     Event,
+    Fits,
     Order,
     Released,
     Scope,
@@ -278,15 +279,17 @@ class RedisStore(EventLogStore):
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
-    def _claim(self, worker: WorkerId, limit: int, target: Target | None, python: str, look: bool = True) -> Won:
+    def _claim(
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool = True
+    ) -> Won:
         while True:
             try:
                 ready = any(queue.heap for queue in self._scheduler.queue.queues.values())
                 if ready and not self._doubtful and self._clock.monotonic() < self._next_check:
-                    won = super()._claim(worker, limit, target, python, look=False)  # news come with the claim
+                    won = super()._claim(worker, limit, target, python, fits, look=False)  # news come with the claim
                     if won[0]:
                         return won
-                return super()._claim(worker, limit, target, python)
+                return super()._claim(worker, limit, target, python, fits)
             except Restarted:
                 continue
 

@@ -1,0 +1,364 @@
+"""GPUs, memory and other things that a host has a limited amount of: who gets what, with workers that really die."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from jug_notebook.errors import LaunchError
+from jug_notebook.model import Scope, State, Target
+from jug_notebook.render import text as text_status
+from jug_notebook.render.format import parse_resources, shortage
+from jug_notebook.session.why import WhyQuery
+from jug_notebook.store import open_store
+from jug_notebook.store.signed import SignedReader
+from jug_notebook.worker import WorkerOptions
+from jug_notebook.worker.resources import Reservations, find_devices, find_memory, visible
+from tests.workbench import ORIGIN, Fifo, cell, wait_until
+from tests.worker.test_supervisor import PATIENCE, Site, folder_site
+
+__all__ = ["folder_site"]
+
+ONE, TWO, HALF = (("gpu", 1.0),), (("gpu", 2.0),), (("gpu", 0.5),)
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "amounts"),
+    [
+        ("gpu=1,mem=8G", (("gpu", 1.0), ("mem", 8e9))),
+        ({"mem": "8GiB", "gpu": 0.5}, (("gpu", 0.5), ("mem", float(8 << 30)))),
+        ({"license": "2", "disk": "1.5TB"}, (("disk", 1.5e12), ("license", 2.0))),
+        ({}, ()),
+        ("", ()),
+    ],
+)
+def test_resources_are_amounts_by_name(given: object, amounts: object) -> None:
+    assert parse_resources(given) == amounts
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("gpu", "'gpu' is no resource; give names and amounts, as in gpu=1,mem=8G"),
+        ({"gpu": 1.5}, "gpu=1.5: give a whole number of GPUs, or a share of one, as 0.5"),
+        ({"gpu": 0}, "gpu=0: give a number of more than 0, or a size as in mem=8G"),
+        ({"mem": "lots"}, "mem='lots': give a number of more than 0, or a size as in mem=8G"),
+        ({"license": True}, "license=True: give a number of more than 0, or a size as in mem=8G"),
+        ({"gpus": 1}, "resource 'gpus' is called 'gpu'"),
+        ({"a b": 1}, "resource 'a b': a name is letters, digits and _, as in license=2"),
+        (3, 'resources=3: give names and amounts, as in {"gpu": 1, "mem": "8G"}'),
+    ],
+)
+def test_a_slip_in_resources_is_one_line(given: object, line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        parse_resources(given)
+
+
+def test_what_hosts_have_travels_on_the_command_line() -> None:
+    options = WorkerOptions(
+        4, gpus="0,1", resources={"license": 2, "mem": "16G"}, env=["A=1=2", "B="],  # type: ignore[arg-type]
+        target=Target(not_names=frozenset(["slow"])),
+    )  # fmt: skip
+    words = " ".join(options.arguments())
+    assert "--gpus 0,1 --resources license=2,mem=16000000000 --env A=1=2 --env B=" in words
+    assert words.endswith("--not-target slow")
+    assert WorkerOptions(4, gpus="none").arguments()[-2:] == ["--gpus", "none"]  # type: ignore[arg-type]
+    assert WorkerOptions().suffix != WorkerOptions(gpus="0").suffix != WorkerOptions(gpus="1").suffix  # type: ignore[arg-type]
+    for slip, line in (
+        ({"gpus": "0,0"}, "gpus=['0', '0']: give the ids of GPUs, each once, as in '0,1'; 'none' for none"),
+        ({"resources": {"gpu": 2}}, "GPUs of a host are named by their ids: --gpus 0,1, or gpus='0,1'"),
+        ({"env": ["A"]}, "env=['A'] is no variable with a value; give NAME=VALUE"),
+    ):
+        with pytest.raises(LaunchError) as refused:
+            WorkerOptions(**slip)  # type: ignore[arg-type]
+        assert str(refused.value) == line
+
+
+# -- who gets what -----------------------------------------------------------------------------------------------------
+
+
+def test_a_device_is_given_once_until_its_worker_gives_it_back_or_ends() -> None:
+    host = Reservations({}, lambda: ("0", "1"))
+    assert host.fits(1, TWO)
+    assert host.fits(1, ONE)
+    assert host.reserve(1, ONE) == ("0",)
+    assert host.reserve(2, ONE) == ("1",)
+    assert not host.fits(3, ONE)
+    assert not host.fits(3, HALF)
+    host.release(1)
+    assert host.fits(1, ONE)
+    assert host.fits(3, ONE)
+    assert not host.fits(3, TWO)
+    host.forget(2)
+    assert host.reserve(3, TWO) == ("0", "1")
+    assert host.usage() == (("gpu", 2, 2.0),)
+
+
+def test_shares_of_a_device_add_up_to_all_of_it_and_no_more() -> None:
+    host = Reservations({}, lambda: ("a", "b"))
+    assert [host.reserve(worker, HALF) for worker in (1, 2, 3)] == [("a",), ("a",), ("b",)]
+    assert not host.fits(4, ONE)
+    assert host.fits(4, HALF)
+    host.release(1)
+    host.release(2)
+    assert host.fits(4, ONE)
+    assert not host.fits(4, TWO)
+    tenths = Reservations({}, lambda: ("a",))
+    for worker in range(10):
+        assert tenths.fits(worker, (("gpu", 0.1),))
+        tenths.reserve(worker, (("gpu", 0.1),))
+    assert not tenths.fits(10, (("gpu", 0.1),))
+
+
+def test_a_worker_gets_the_same_devices_again_or_none() -> None:
+    host = Reservations({}, lambda: ("0", "1", "2"))
+    host.reserve(1, ONE)
+    host.release(1)
+    assert host.bound(1) == ("0",)
+    assert host.reserve(2, ONE) == ("1",)  # the other has a context on 0 and so takes memory there
+    assert not host.fits(1, TWO)
+    assert host.fits(-1, TWO)
+    assert host.reserve(3, ONE) == ("2",)
+    assert host.reserve(1, HALF) == ("0",)
+
+
+def test_other_amounts_are_counted_and_what_nobody_was_given_is_not_there() -> None:
+    host = Reservations({"mem": 10e9, "license": 2})
+    assert host.fits(1, (("license", 2), ("mem", 10e9)))
+    assert not host.fits(1, (("mem", 11e9),))
+    host.reserve(1, (("license", 1), ("mem", 6e9)))
+    assert not host.fits(2, (("mem", 6e9),))
+    assert host.fits(2, (("license", 1), ("mem", 4e9)))
+    assert not host.fits(2, (("disk", 1),))
+    assert not host.fits(2, ONE)
+    assert host.usage() == (("license", 2, 1), ("mem", 10e9, 6e9))
+    host.release(1)
+    assert host.usage() == (("license", 2, 0), ("mem", 10e9, 0))
+
+
+def test_devices_are_found_in_the_environment_and_tasks_see_theirs_alone() -> None:
+    assert find_devices({"CUDA_VISIBLE_DEVICES": "2,GPU-ab"}) == ("2", "GPU-ab")
+    assert find_devices({"CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_GPUS": "1"}) == ()
+    assert find_devices({"SLURM_JOB_GPUS": "1,3"}) == ("1", "3")
+    assert visible(("2", "3"), {})["CUDA_VISIBLE_DEVICES"] == visible(("2", "3"), {})["HIP_VISIBLE_DEVICES"] == "2,3"
+    below = visible(("2", "3"), {"ROCR_VISIBLE_DEVICES": "2,3,4"})
+    assert (below["ROCR_VISIBLE_DEVICES"], below["HIP_VISIBLE_DEVICES"]) == ("2,3", "0,1")
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "limit"),
+    [
+        ("0::/job/step", {"job/memory.max": "5000", "job/step/memory.max": "max"}, 5000.0),
+        ("0::/", {"memory.max": "7000"}, 7000.0),
+        ("4:cpu:/x\n9:memory:/job", {"memory/job/memory.limit_in_bytes": "4000"}, 4000.0),
+        ("9:memory:/elsewhere", {"memory/memory.limit_in_bytes": "3000"}, 3000.0),
+    ],
+)
+def test_memory_is_that_of_the_control_group(tmp_path: Path, group: str, files: dict[str, str], limit: float) -> None:
+    for name, text in {"proc/self/cgroup": group, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert find_memory({}, tmp_path) == limit
+    assert find_memory({"SLURM_MEM_PER_NODE": "1"}, tmp_path) == min(limit, 2.0**20)
+    assert find_memory({}, tmp_path / "none") > 1e8
+
+
+def test_what_a_task_waits_for_is_one_line() -> None:
+    full, free = (("gpu", 2, 2.0), ("mem", 8e9, 2e9)), (("gpu", 2, 1.0), ("mem", 8e9, 8e9))
+    assert shortage(ONE, [full, full]) == "a GPU: 4 of 4 in use on 2 hosts"
+    assert shortage((("gpu", 3.0),), [full, full]) == "3 GPUs: 4 of 4 in use on 2 hosts; none has 3"
+    assert shortage(ONE, [full, free]) == ""
+    assert shortage((("license", 2.0),), [full]) == (
+        "2 license: no worker's host has any; start workers with --resources license=2"
+    )
+    assert shortage(ONE, [()]) == "a GPU: no worker's host has any; start workers with --gpus 0,1"
+    assert shortage((("gpu", 1.0), ("mem", 4e9)), [full, free]) == "a GPU and 4.0 GB of memory on one host"
+    assert shortage((("mem", 7e9),), [full]) == "7.0 GB of memory: 2.0 GB of 8.0 GB in use on 1 host"
+
+
+# -- real workers ------------------------------------------------------------------------------------------------------
+
+USE = """
+import fcntl, os, signal, time
+def use(folder, number, dies):
+    devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    held = [open(f"{folder}/device-{device}", "a") for device in devices]
+    with open(f"{folder}/notes", "a") as notes:
+        for file in held:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                notes.write(f"twice {file.name}\\n")
+        notes.write(f"{number} {','.join(devices)} {time.monotonic()} begins\\n")
+        notes.flush()
+        once = f"{folder}/died-{number}"
+        time.sleep(0.002)
+        if dies and not os.path.exists(once):
+            open(once, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        notes.write(f"{number} {','.join(devices)} {time.monotonic()} ends\\n")
+    return devices
+"""
+
+
+def test_no_device_is_ever_held_twice_though_workers_are_killed(folder_site: Site) -> None:
+    site, use = folder_site, cell(USE, "use")
+    wants = [1.0] * 250 + [2.0] * 50
+    random.Random(3).shuffle(wants)
+    made = [
+        site.tasks.submission(use, str(site.folder), number, number % 20 == 0, resources=(("gpu", want),))
+        for number, want in enumerate(wants)
+    ]
+    site.store.submit(made, ORIGIN)
+    site.supervise(6, gpus="0,1,2,3")
+    keys = [submission.key for submission in made]
+    for left in (200, 100):
+        wait_until(site.store, lambda left=left: open_of(site, keys) <= left, "no progress", 3 * PATIENCE)
+        for info in site.alive()[:2]:
+            os.kill(info.pid, signal.SIGKILL)
+    wait_until(site.store, lambda: open_of(site, keys) == 0, "not done", 3 * PATIENCE)
+    assert set(site.store.states(keys)) == {State.FINISHED}
+    notes = (site.folder / "notes").read_text().splitlines()
+    assert not [line for line in notes if line.startswith("twice")]
+    values = [site.tasks.value(key) for key in keys]
+    assert [len(devices) for devices in values] == [int(want) for want in wants]
+    assert {device for devices in values for device in devices} == {"0", "1", "2", "3"}
+
+
+def open_of(site: Site, keys: list[str]) -> int:
+    return sum(state is not None and not state.settled for state in site.store.states(keys))
+
+
+HOLD = """
+import os, sys
+def hold(says, hears, number):
+    with open(says, "w") as fifo:
+        fifo.write(os.environ.get("CUDA_VISIBLE_DEVICES", "-") + "\\n")
+    os.read(os.open(hears, os.O_RDONLY), 1)
+    return number
+"""
+
+
+class Holders:
+    """Tasks that run until a test lets them end, each with these resources."""
+
+    def __init__(self, site: Site, *wants: object) -> None:
+        self.site, self.hears = site, Fifo(site.folder, "hears")
+        hold = cell(HOLD, "hold")
+        made = [
+            site.tasks.submission(hold, site.fifo.path, self.hears.path, number, resources=parse_resources(want))
+            for number, want in enumerate(wants)
+        ]
+        site.store.submit(made, ORIGIN)
+        self.keys = [submission.key for submission in made]
+
+    def until_begun(self, count: int) -> list[str]:
+        """Return the devices of the next tasks that begin."""
+        return [self.site.fifo.read_line() for _ in range(count)]
+
+    def states(self) -> list[State | None]:
+        return self.site.store.states(self.keys)
+
+    def end_one(self) -> None:
+        self.hears.write_line("")  # one byte: one of them reads it
+
+
+@pytest.mark.parametrize(
+    ("want", "options", "together"),
+    [
+        ({"gpu": 0.5}, {"gpus": "7"}, 2),
+        ({"mem": "6G"}, {"resources": "mem=15G"}, 2),
+        ({"license": 1}, {"resources": "license=2"}, 2),
+        ({"gpu": 2}, {"gpus": "0,1,2"}, 1),
+    ],
+)
+def test_no_more_tasks_run_at_once_than_fit(
+    folder_site: Site, want: dict[str, float], options: dict[str, str], together: int
+) -> None:
+    holders = Holders(folder_site, *[want] * (together + 1))
+    folder_site.supervise(4, **options)
+    devices = holders.until_begun(together)
+    if "gpu" in want:
+        assert devices == (["7", "7"] if want["gpu"] < 1 else ["0,1"])
+    folder_site.tasks.value(
+        folder_site.tasks.submit(cell("def free(): return 1", "free"))
+    )  # others have had their chance
+    assert sorted(map(str, holders.states())) == sorted(map(str, [State.READY] + [State.RUNNING] * together))
+    holders.end_one()
+    assert len(holders.until_begun(1)) == 1
+    for _ in range(together):
+        holders.end_one()
+    assert [folder_site.tasks.value(key) for key in holders.keys] == list(range(together + 1))
+
+
+def test_what_no_worker_was_given_waits_and_the_status_and_why_tell(folder_site: Site) -> None:
+    site = folder_site
+    holders = Holders(site, "gpu=1", "gpu=1", "gpu=2", "license=1")
+    site.supervise(3, gpus="0")
+    holders.until_begun(1)
+    wait_until(site.store, lambda: "1 of 1" in site.store.snapshot().shortage, "no heartbeat told")
+    lines = {
+        "1 task waits for a GPU: 1 of 1 in use on 1 host",
+        "1 task waits for 2 GPUs: 1 of 1 in use on 1 host; none has 2",
+        "1 task waits for 1 license: no worker's host has any; start workers with --resources license=1",
+    }
+    shortage = site.store.snapshot().shortage
+    assert set(shortage.split(" · ")) == lines
+    assert shortage[:60] in text_status(site.store.snapshot())
+    why = WhyQuery(SignedReader(site.store, site.tasks.seal), Scope(), lambda _: ())
+    found = [
+        explanation.reasons[0].line for explanation in why.explain(holders.keys) if explanation.state is State.READY
+    ]
+    assert {f"1 task {line}" for line in found} == lines
+    holders.end_one()
+
+
+def test_a_worker_that_used_other_devices_makes_room_for_a_new_one(folder_site: Site) -> None:
+    site = folder_site
+    site.supervise(1, gpus="0,1")
+    use = cell("import os\ndef use(n): return os.environ['CUDA_VISIBLE_DEVICES'], os.getpid()", "use")
+    found = []
+    for number, want in enumerate((1, 1, 2, 0.5)):
+        found.append(site.tasks.value(site.tasks.submit(use, number, resources=(("gpu", float(want)),))))
+    devices, pids = zip(*found, strict=True)
+    assert devices == ("0", "0", "0,1", "0")
+    assert pids[0] == pids[1]
+    assert len(set(pids)) == 3
+
+
+def test_a_task_that_waits_and_is_submitted_again_needs_what_it_needs_now(folder_site: Site) -> None:
+    site = folder_site
+    task = cell("def f(): return 1")
+    before = site.tasks.submission(task, resources=(("gpu", 1.0),))
+    now = site.tasks.submission(task, resources=(("license", 1.0),))
+    assert before.key == now.key  # what a task needs is no part of its key
+    site.store.submit([before], ORIGIN)
+    report = site.store.submit([now], ORIGIN)
+    assert (report.new, report.known) == (0, 1)
+    fresh = open_store(site.store.url)
+    for store in (site.store, fresh):
+        assert store.claim("w-1-aaaaaa", 1, 0.0, fits=lambda resources: resources != now.resources) == []
+    fresh.close()
+    site.supervise(1, resources="license=1")
+    assert site.tasks.value(now.key) == 1
+    assert site.store.submit([before], ORIGIN).finished == 1
+
+
+def test_functions_are_left_out_and_variables_set(folder_site: Site) -> None:
+    site = folder_site
+    slow, quick = cell("def slow(): return 1", "slow"), cell("import os\ndef quick(): return os.environ['A']", "quick")
+    left = site.tasks.submit(slow)
+    taken = site.tasks.submit(quick)
+    others = Target(not_names=frozenset(["slow"]))
+    supervisor = site.supervise(1, idle_timeout=0, keep_attached=False, env={"A": "b=c"}, target=others)
+    assert site.tasks.value(taken) == "b=c"
+    assert supervisor.wait(PATIENCE) == 0
+    assert site.tasks.state(left) is State.READY
