@@ -91,9 +91,7 @@ class Crew:
         fresh = Session(self.session.url, read_only=True)
         views = self.session.results.views([task.key for task in tasks])
         try:
-            loaded: dict[str, Any] = {}
-            fresh.results._load([task.key for task in tasks], loaded, strict=True, mmap=False, again=False)
-            assert [loaded[task.key] for task in tasks] == values
+            assert fresh.results.collect([task.key for task in tasks], wait=False) == values
         finally:
             fresh.close()
         assert {view.state for view in views} == {State.FINISHED}
