@@ -49,6 +49,47 @@ def ours(folder: Path, scale: float) -> float:
     return tasks / spent
 
 
+def _on_devices(folder: Path, scale: float, resources: dict[str, float]) -> float:
+    """Tasks of 1 ms per second on four pretended GPUs with as many workers, of which every 500th task kills one."""
+    import fcntl
+    import os
+    import signal
+
+    import jug_notebook as jn
+
+    @jn.task(resources=resources, ignore=["place"])
+    def use(x: int, place: str) -> bool:
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", str(os.getpid()))
+        with open(f"{place}/device-{device}", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another process has the device
+            once = f"{place}/died-{x}"
+            if x % 500 == 499 and not os.path.exists(once):
+                open(once, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.001)
+        return device in "0123"
+
+    session, tasks = jn.connect(url(folder)), count(scale) // 2
+    jn.execute(4, gpus="0,1,2,3")
+    use(-1, str(folder)).result()
+    start = time.perf_counter()
+    found = use.map(range(tasks), place=str(folder))
+    found.wait()
+    spent = time.perf_counter() - start
+    assert all(found.result()) or not resources
+    session.stop(now=True)
+    session.close()
+    return tasks / spent
+
+
+def with_gpus(folder: Path, scale: float) -> float:
+    return _on_devices(folder, scale, {"gpu": 1})
+
+
+def without_gpus(folder: Path, scale: float) -> float:
+    return _on_devices(folder, scale, {})
+
+
 def jug(folder: Path, scale: float) -> float:
     tasks = max(2000, count(scale) // 4)  # fewer than its start-up would drown in the noise
     startup = _jug(folder / "one", 1)
@@ -104,6 +145,14 @@ def huey(folder: Path, scale: float) -> float:
 
 _PEERS = (("joblib.Memory", "joblib"), ("jug", "jug"), ("dask (keeps nothing)", "dask"))
 ROWS = (
+    Row(
+        "tasks of 1 ms on 4 pretended GPUs, with kills",
+        "tasks/s",
+        "more",
+        "with_gpus",
+        (("none", "without_gpus"),),
+        "≥ 95 %",
+    ),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", _PEERS, "≥ 15 000/s"),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", (("huey", "huey"),), "≥ 15 000/s", "redis"),
 )
