@@ -85,7 +85,7 @@ def test_a_host_that_fails_is_one_line_and_the_others_work(kernel: Kernel) -> No
         ("--hosts-file none", "the hosts in"),
         ("--on nothing", "no variable 'nothing'; --on takes one that holds a client or an executor"),
         ("--on results", "can't run workers: it has no submit()"),
-        ("--here --host ada", "leave out --host and --on"),
+        ("--here --host ada", "leave out --host, --on and --slurm"),
         ("--setup true", "--setup and --remote-dir are for other hosts"),
         ("--host ada --remote-dir there", "is not an absolute path"),
     ],
