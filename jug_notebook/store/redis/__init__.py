@@ -227,7 +227,7 @@ class RedisStore(EventLogStore):
     def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         until = self._clock.monotonic() + timeout
         early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
-        if 0 < early < timeout:
+        if 0 < early < timeout and descriptor < 0:  # whoever waits for more than news doesn't wait for many tasks
             self._clock.sleep(early)
         while True:
             with self._lock:
