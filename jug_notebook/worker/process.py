@@ -109,6 +109,7 @@ class ForkContext:
         line, ours = self.server.connect()
         gc.freeze()  # or the first collection in the worker would copy all our pages
         pid = _fork(lambda: self._run_worker(suffix, status, files, line, deadline))
+        gc.unfreeze()
         line.close()
         with suppress(OSError):  # it may have ended already
             os.setpgid(pid, pid)  # the child does so too: whichever is first

@@ -6,7 +6,6 @@ task that holds the interpreter's lock, or loops in C, is neither taken for dead
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -181,7 +180,6 @@ class Supervisor:
             self._report(traceback.format_exc())
             raise
         finally:
-            gc.unfreeze()
             ended = self._reap_all()
             shutil.rmtree(blobs, ignore_errors=True)
             with suppress(StoreError, OSError):  # or the store is gone
