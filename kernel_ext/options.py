@@ -161,6 +161,7 @@ def _unquoted(text: str) -> str:
 
 def read(magic: Any, line: str) -> argparse.Namespace:
     """Return a magic's options; its target as it is typed. Raises UsageError: one line, with a suggestion."""
+    magic.parser.allow_abbrev = False  # what is short for one option today would be for two tomorrow
     try:
         asked: argparse.Namespace = magic.parser.parse_args(split(line))
     except UsageError as error:
