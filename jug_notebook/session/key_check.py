@@ -165,8 +165,8 @@ def unstable(samples: Sequence[Sample], cells: Sequence[Cell] = (), url: str = "
             different = list(dict.fromkeys(label for another in rest for label in _differing(one, another)))
             for label in (label for label in different if _INSIDE not in label):
                 inside = [inner for inner in different if inner.startswith(f"{label}.")]
-                shown = inside[0] if len(inside) == 1 else label
-                found.setdefault((sample.name, label), _made_anew(sample.name, shown))
+                part = inside[0] if len(inside) == 1 else label
+                found.setdefault((sample.name, label), _made_anew(sample.name, part))
         if not rows:
             ran = (
                 next((answer.stopped for answer in answers if answer.stopped), "")
