@@ -153,11 +153,11 @@ def _add_key(parser: Parser) -> None:
 @register("key", "bring the key of a store to another machine", "[STORE]", _add_key)
 def _key(arguments: Arguments) -> int:
     """The secret goes through pipes only: an argument would stand in the process list and the shell's history."""
-    from jug_notebook.store import open_store, signed
+    from jug_notebook.store import keyring, open_store
 
     if arguments.action == "export":
         store = open_store(existing(arguments.of.url))
-        print(store.id, signed.secret(store.id).hex())
+        print(store.id, keyring.secret(store.id).hex())
         store.close()
         if sys.stdout.isatty():
             print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
@@ -169,7 +169,7 @@ def _key(arguments: Arguments) -> int:
         secret = b""
     if len(words) != 2 or len(secret) != 32:
         raise UsageError("this is no key; pipe in the line that `jug-notebook key export` prints on the other machine")
-    signed.import_secret(store_id, secret)
+    keyring.import_secret(store_id, secret)
     print(f"key of store {store_id} kept")
     return 0
 

@@ -32,7 +32,7 @@ from jug_notebook.launch.local import environment
 from jug_notebook.launch.remote import BOOT, Report, Request, answers
 from jug_notebook.model import Stop, WorkerInfo
 from jug_notebook.render import plural
-from jug_notebook.store import Store, signed, split
+from jug_notebook.store import Store, keyring, split
 from jug_notebook.worker import WorkerOptions
 
 TICK = 0.1  #: seconds between two looks for workers that were stopped before they started
@@ -201,7 +201,7 @@ class ExecutorGroup(WorkerGroup):
             store=self.store.id,
             crew=name,
             place=self.place,
-            secret=signed.secret(self.store.id).hex() if self._adapter.carries_keys else "",
+            secret=keyring.secret(self.store.id).hex() if self._adapter.carries_keys else "",
             options=msgspec.structs.replace(self._options, size=1),
             stay=True,
             lasting=False,

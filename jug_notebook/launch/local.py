@@ -16,11 +16,11 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import LaunchError
 from jug_notebook.launch import Crew, WorkerGroup, living, send_order
 from jug_notebook.model import Order, Scale, Stop, WorkerInfo
 from jug_notebook.store import Store, split
+from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.capture import ThreadCapture, restore_streams

@@ -23,7 +23,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import JugError
 from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
-from jug_notebook.store import Store, open_store, signed, split
+from jug_notebook.store import Store, keyring, open_store, split
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.supervisor import supervise
 
@@ -184,10 +184,10 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
             _try_to_write(store, checks)
             if not asked.check:
                 if asked.secret:
-                    signed.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
-                signed.secret(asked.store)
+                    keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
+                keyring.secret(asked.store)
             checks.append(
-                Check("key", "is there" if signed.has_secret(asked.store) else "goes there with the first workers")
+                Check("key", "is there" if keyring.has_secret(asked.store) else "goes there with the first workers")
             )
             checks += _packages(asked)
             if asked.check:

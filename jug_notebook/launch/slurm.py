@@ -38,7 +38,7 @@ from jug_notebook.launch.local import environment
 from jug_notebook.launch.remote import Check, Request
 from jug_notebook.model import Scale, Stop, WorkerInfo
 from jug_notebook.render import duration, parse_duration, plural
-from jug_notebook.store import Store, atomic, signed, split
+from jug_notebook.store import Store, atomic, keyring, split
 from jug_notebook.worker import WorkerOptions, number_of_workers
 
 IDLE = 30.0  #: seconds with nothing to do after which a job ends, notebook or not: it costs money
@@ -233,7 +233,7 @@ def folder_of(store: Store) -> Path:
     """Return where requests and logs of jobs are: in the store's folder, else beside the keys, which jobs see, too."""
     scheme, rest = split(store.url)
     return (
-        Path(rest) / f"slurm-{system.user()}" if scheme == "file" else signed.key_folder().parent / "slurm" / store.id
+        Path(rest) / f"slurm-{system.user()}" if scheme == "file" else keyring.key_folder().parent / "slurm" / store.id
     )
 
 

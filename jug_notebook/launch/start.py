@@ -15,7 +15,7 @@ from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import BadTask, LaunchError
 from jug_notebook.keys import callables, code, modules
-from jug_notebook.store import Store, signed
+from jug_notebook.store import Store, keyring
 from jug_notebook.task import definitions
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def call(store: Store, folder: Path, options: WorkerOptions, clock: Clock) -> Ca
 
     packages, compiled = imported(folder)
     versions = {name: version_of(name) for name in packages}
-    return ssh.Call(store, options, signed.secret(store.id), system.VERSION, versions, compiled, clock)
+    return ssh.Call(store, options, keyring.secret(store.id), system.VERSION, versions, compiled, clock)
 
 
 def folders_of(remote_dir: str | None, folder: Path) -> tuple[tuple[str, str], ...]:

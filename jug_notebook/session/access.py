@@ -14,11 +14,11 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, WorkerInfo, names_a_run, run_name
 from jug_notebook.store import Store, lacks_room, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
+from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, secret_of
 
 if TYPE_CHECKING:

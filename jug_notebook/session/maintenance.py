@@ -16,7 +16,6 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Address,
@@ -37,6 +36,7 @@ from jug_notebook.model import (
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
+from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
 from jug_notebook.system import batched, not_negative
 

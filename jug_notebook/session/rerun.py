@@ -18,7 +18,6 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import codec
-from jug_notebook.codec import Seal
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.render.format import summarise
@@ -26,6 +25,7 @@ from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.store import Store
+from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.system import share
 from jug_notebook.task.context import environment, running

@@ -1,21 +1,16 @@
-"""Reading and writing what is signed in a store: specs, outcomes, acceptances, and views made of them; and the keys.
+"""Reading and writing what is signed in a store: specs, outcomes, acceptances, and views made of them.
 
-Everything that opens or seals stored bytes, or needs the store's key, does it here. Unsigned bytes are never shown.
-Keys are one file per store in the user's config folder, readable by the user alone.
+Everything that opens or seals these does it here. Unsigned bytes are never shown.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jug_notebook.codec import Seal
 from jug_notebook.errors import NoSuchTask, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Acceptance,
@@ -39,7 +34,8 @@ from jug_notebook.model import (
     Verdict,
 )
 from jug_notebook.store import Store
-from jug_notebook.store.atomic import create
+from jug_notebook.store.keyring import secret
+from jug_notebook.store.sealing import Seal
 
 TAIL = 4000  #: characters of a failed task's output that its error shows
 TAG = 32  #: bytes of the tag in front of sealed data
@@ -52,99 +48,6 @@ _spec = msgspec.msgpack.Decoder(Spec).decode
 _finished = msgspec.msgpack.Decoder(Finished).decode
 _outcome: Callable[[memoryview], Outcome] = msgspec.msgpack.Decoder(Finished | Failed).decode
 _acceptance = msgspec.msgpack.Decoder(Acceptance).decode
-
-
-# -- keys -------------------------------------------------------------------------------------------------------------
-
-KEY_SIZE = 32  #: bytes of a key
-_STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
-
-_here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
-
-
-def key_folder() -> Path:
-    """Return the folder of the keys: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or the same in ``~/.config``."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
-
-
-def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
-    """Return the key of a store. With ``make``, make a missing one; without ``lasting``, keep it in this process only.
-
-    Raises StoreError where there is none, or where other users could read it.
-    """
-    known = _here.get(store_id)
-    if known is None and lasting:
-        known = _read_key(store_id)
-    if known is None:
-        if not make:
-            raise StoreError(
-                f"the key of store {store_id[:12]} is not in {key_folder()}, so its tasks can't be trusted or signed; "
-                "copy the file of that name from the account that made the store, or use a new store"
-            )
-        return keep_secret(store_id, os.urandom(KEY_SIZE), lasting)
-    _here[store_id] = known
-    return known
-
-
-def has_secret(store_id: str) -> bool:
-    """Return whether the key of a store is known here."""
-    try:
-        secret(store_id)
-    except StoreError:
-        return False
-    return True
-
-
-def keep_secret(store_id: str, value: bytes, lasting: bool = True) -> bytes:
-    """Keep a key, unless the store has one already. Return the one it has. Raises StoreError."""
-    if len(value) != KEY_SIZE:
-        raise StoreError(f"a store's key has {KEY_SIZE} bytes, not {len(value)}")
-    if lasting:
-        value = _write_key(store_id, value)
-    return _here.setdefault(store_id, value)
-
-
-def import_secret(store_id: str, value: bytes, lasting: bool = True) -> None:
-    """Keep a key that comes from elsewhere. Raises StoreError where the store has another one here."""
-    if keep_secret(store_id, value, lasting) != value:
-        raise StoreError(f"{key_folder()} has another key of store {store_id[:8]}; move that file away first")
-
-
-def _key_path(store_id: str) -> Path:
-    if not _STORE_ID.fullmatch(store_id):
-        raise StoreError(f"{store_id[:40]!r} is not the id of a store")
-    return key_folder() / store_id
-
-
-def _read_key(store_id: str) -> bytes | None:
-    path = _key_path(store_id)
-    try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            value = file.read(KEY_SIZE + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(f"the key of store {store_id[:12]} can't be read: {error}") from error
-    if mode & 0o077:
-        raise StoreError(f"{path} can be read or written by other users; if none of them did, run: chmod 600 {path}")
-    if len(value) != KEY_SIZE:
-        raise StoreError(f"{path} is not a key of {KEY_SIZE} bytes; copy it again from where the store was made")
-    return value
-
-
-def _write_key(store_id: str, value: bytes) -> bytes:
-    """Write the key, unless another process has written one first. Return the one that is kept."""
-    path = _key_path(store_id)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not create(path, value):
-            value = _read_key(store_id) or value
-    except OSError as error:
-        raise StoreError(
-            f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"
-        ) from error
-    return value
 
 
 def secret_of(store: Store, make: bool = False) -> bytes:

@@ -24,7 +24,6 @@ import msgspec
 
 from jug_notebook import codec, system
 from jug_notebook.clock import Clock
-from jug_notebook.codec import Seal
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
 from jug_notebook.errors import BadTask, DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.keys.advice import storing_result
@@ -52,6 +51,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render.format import summarise
 from jug_notebook.store import Store, lacks_room
+from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context

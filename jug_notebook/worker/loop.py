@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import WaitInterrupted
 from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
+from jug_notebook.store.sealing import Seal
 from jug_notebook.task import context
 from jug_notebook.worker import displays, execution
 from jug_notebook.worker.capture import Listener, NoCapture, ThreadCapture, restore_streams

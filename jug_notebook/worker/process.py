@@ -23,10 +23,10 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.codec import Seal
 from jug_notebook.errors import JugError, StoreGone, Unreachable
 from jug_notebook.model import WorkerInfo
 from jug_notebook.store import Store, exists, open_store
+from jug_notebook.store.sealing import Seal
 from jug_notebook.task import context
 from jug_notebook.worker import WorkerOptions, displays, import_hooks
 from jug_notebook.worker.capture import Capture, Files

@@ -33,7 +33,6 @@ from msgspec import msgpack
 
 from jug_notebook.codec import (
     INLINE,
-    Seal,
     dump_call,
     dump_exception,
     dump_function,
@@ -45,7 +44,7 @@ from jug_notebook.codec import (
     put_once,
     share,
 )
-from jug_notebook.errors import SignatureError, StoreError, Unstorable
+from jug_notebook.errors import StoreError, Unstorable
 from jug_notebook.keys.code import class_digest, examine
 from jug_notebook.keys.digest import digest
 from jug_notebook.model import Payload, Reference
@@ -954,39 +953,6 @@ def test_exceptions_that_cannot_travel_are_nothing() -> None:
     assert load_exception(b"") is None
     assert load_exception(pickle.dumps(3)) is None
     assert load_exception(b"rubbish") is None
-
-
-# -- the seal ----------------------------------------------------------------------------------------------------------
-
-
-def test_only_the_same_key_store_task_round_and_inputs_open_a_seal() -> None:
-    seal = Seal(b"k" * 32, "store")
-    about: tuple[str, str, int, bytes] = ("outcome", "ab", 1, b"in")
-    body = seal.seal(*about, b"data")
-    assert bytes(seal.open(*about, body)) == b"data"
-    for other in [
-        ("spec", "ab", 1, b"in"),
-        ("outcome", "abc", 1, b"in"),
-        ("outcome", "ab", 2, b"in"),
-        ("outcome", "ab", 1, b""),
-    ]:
-        with pytest.raises(SignatureError, match="key"):
-            seal.open(*other, body)
-    for stranger in (Seal(b"K" * 32, "store"), Seal(b"k" * 32, "other")):
-        with pytest.raises(SignatureError):
-            stranger.open(*about, body)
-    for broken in (body[:-1], body + b"x", b"", body[:32]):
-        with pytest.raises(SignatureError):
-            seal.open(*about, broken)
-
-
-@given(
-    st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()),
-    st.tuples(st.text(), st.text(), st.integers(0, 99), st.binary(), st.binary()),
-)
-def test_fields_of_a_seal_never_run_into_each_other(one: Any, two: Any) -> None:
-    seal = Seal(b"k" * 32, "s")
-    assert (seal.seal(*one)[:32] == seal.seal(*two)[:32]) == (one == two)
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from jug_notebook.launch import executor as pool
 from jug_notebook.launch.remote import Request
 from jug_notebook.model import State
 from jug_notebook.session import Session
-from jug_notebook.store import signed
+from jug_notebook.store import keyring
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
 
 SAY = """
@@ -240,7 +240,7 @@ def test_no_key_lies_in_the_folder_of_a_batch_system(session: Session, tmp_path:
     executor, _ = of_submitit(tmp_path)
     crew = session.execute(1, on=executor)
     wait_until(crew.store, lambda: crew.alive() == 1)
-    secret = signed.secret(session.identity)
+    secret = keyring.secret(session.identity)
     written = [path.read_bytes() for path in (tmp_path / "slurm").rglob("*") if path.is_file()]
     assert written
     assert not any(secret in data or secret.hex().encode() in data for data in written)

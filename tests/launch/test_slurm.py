@@ -21,7 +21,7 @@ from jug_notebook.errors import LaunchError, NoWorkers
 from jug_notebook.launch import slurm, slurm_jobs
 from jug_notebook.model import FunctionView, Snapshot, State, WorkerInfo, WorkerView
 from jug_notebook.session import Session
-from jug_notebook.store import signed
+from jug_notebook.store import keyring
 from jug_notebook.worker import WorkerOptions
 from tests.servers import Server, free_port
 from tests.workbench import PATIENCE, Fifo, cell, wait_until
@@ -180,7 +180,7 @@ def test_twenty_jobs_are_one_array_whose_script_and_processes_show_neither_key_n
         left = slurm_jobs.time_left({"SLURM_ARRAY_JOB_ID": array_id, "SLURM_ARRAY_TASK_ID": index})
         assert left is not None
         assert 500 < left <= 600
-    key = signed.secret(session.access.store.id).hex()
+    key = keyring.secret(session.access.store.id).hex()
     visible = slurm.run("scontrol", "show", "job", f"{array}_0") + slurm.run(
         "scontrol", "write", "batch_script", f"{array}_0", "-"
     )

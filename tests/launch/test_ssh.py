@@ -19,7 +19,7 @@ from jug_notebook.launch import ssh, start
 from jug_notebook.launch.remote import Preflight, Report
 from jug_notebook.launch.ssh import clock_check, clock_offset, refused
 from jug_notebook.session import Session
-from jug_notebook.store import open_store, signed
+from jug_notebook.store import keyring, open_store
 from jug_notebook.task import definitions
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.execution import mapped
@@ -247,7 +247,7 @@ def test_the_store_s_key_reaches_a_host_by_its_input_alone(field: Field) -> None
     assert not there.exists()  # looking around brings no key
     crew = field.session.execute(1, hosts=["a"])
     wait_until(crew.store, lambda: crew.alive() == 1)
-    assert there.read_bytes() == signed.secret(field.session.identity)
+    assert there.read_bytes() == keyring.secret(field.session.identity)
     assert there.stat().st_mode & 0o777 == 0o600
     secret = there.read_bytes().hex()
     for pid in (crew.workers[0].pid, crew.supervisors[0].pid):

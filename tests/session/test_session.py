@@ -19,7 +19,7 @@ import pytest
 import jug_notebook as jn
 from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
-from jug_notebook.store import open_store, signed
+from jug_notebook.store import keyring, open_store, signed
 from tests.crews import working
 from tests.workbench import FakeClock
 
@@ -118,7 +118,7 @@ def test_a_store_whose_key_is_unknown_is_refused_with_the_way_out(tmp_path, monk
     define("def f(x): return x")(1)
     store_id = session.identity
     session.close()
-    signed._here.clear()
+    keyring._here.clear()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
     with pytest.raises(jn.StoreError, match=f"key of store {store_id[:12]}"):
         jn.connect(tmp_path / "jugdata", notebook=tmp_path)
@@ -150,29 +150,29 @@ def test_tasks_of_two_stores_do_not_mix(session, tmp_path):
 
 
 def test_a_key_is_made_once_and_is_readable_by_its_user_alone():
-    secret = signed.secret("abc", make=True)
-    signed._here.clear()
-    assert signed.secret("abc") == secret
-    assert stat.S_IMODE((signed.key_folder() / "abc").stat().st_mode) == 0o600
-    assert stat.S_IMODE(signed.key_folder().stat().st_mode) == 0o700
-    assert signed.keep_secret("abc", bytes(32)) == secret
+    secret = keyring.secret("abc", make=True)
+    keyring._here.clear()
+    assert keyring.secret("abc") == secret
+    assert stat.S_IMODE((keyring.key_folder() / "abc").stat().st_mode) == 0o600
+    assert stat.S_IMODE(keyring.key_folder().stat().st_mode) == 0o700
+    assert keyring.keep_secret("abc", bytes(32)) == secret
 
 
 def test_a_key_that_others_can_read_is_refused():
-    signed.secret("open", make=True)
-    signed._here.clear()
-    (signed.key_folder() / "open").chmod(0o644)
+    keyring.secret("open", make=True)
+    keyring._here.clear()
+    (keyring.key_folder() / "open").chmod(0o644)
     with pytest.raises(jn.StoreError, match="chmod 600"):
-        signed.secret("open")
+        keyring.secret("open")
 
 
 def test_a_key_that_is_only_for_this_process_is_not_written():
-    signed.secret("fleeting", make=True, lasting=False)
-    assert not (signed.key_folder() / "fleeting").exists()
+    keyring.secret("fleeting", make=True, lasting=False)
+    assert not (keyring.key_folder() / "fleeting").exists()
     with pytest.raises(jn.StoreError, match="is not in"):
-        signed.secret("unknown")
+        keyring.secret("unknown")
     with pytest.raises(jn.StoreError, match="not the id"):
-        signed.secret("../../etc/passwd")
+        keyring.secret("../../etc/passwd")
 
 
 # -- handing in --------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from jug_notebook.model import (
     Target,
     Why,
 )
-from jug_notebook.store import absolute, exists, open_store, signed
+from jug_notebook.store import absolute, exists, keyring, open_store
 from jug_notebook.store import redis as redis_store
 from jug_notebook.store.redis import RedisStore, blobs, connection
 from jug_notebook.store.redis.wire import Wire
@@ -133,7 +133,7 @@ def test_a_user_of_an_acl_works_within_its_project_and_the_password_is_never_sho
                 open_store(wrong)
             assert "s3cr3t" not in str(caught.value)
             assert "guess" not in str(caught.value)
-        signed.secret(store.id, make=True)
+        keyring.secret(store.id, make=True)
         session = jn.connect(url, notebook=tmp_path / "study.ipynb")
         assert "s3cr3t" not in f"{session!r} {session.display_url} {session.status()!r}"
         session.close()

@@ -18,7 +18,7 @@ import jug_notebook as jn
 from jug_notebook import render, system
 from jug_notebook.launch import local
 from jug_notebook.session import Session
-from jug_notebook.store import open_store, signed
+from jug_notebook.store import keyring, open_store
 from jug_notebook.task import context
 from tests.crews import working
 from tests.workbench import cell, wait_until
@@ -55,7 +55,7 @@ def test_a_shared_store_is_open_to_its_group_and_nobody_else(tmp_path: Path, cap
     session.close()
     assert modes(folder) == {(True, 0o2770), (False, 0o660), (False, 0o640)}
     assert [path.name for path in folder.rglob("*") if path.stat().st_mode & 0o7777 == 0o640] == ["key"]
-    assert (folder / "key").read_text().split() == [session.identity, signed.secret(session.identity).hex()]
+    assert (folder / "key").read_text().split() == [session.identity, keyring.secret(session.identity).hex()]
     jn.connect(folder, shared="group").close()
     assert capfd.readouterr().err == ""  # it is said once
 
@@ -85,7 +85,7 @@ def test_what_can_not_be_shared_says_so(tmp_path: Path) -> None:
 def test_the_key_of_a_shared_store_is_not_taken_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jn.connect(tmp_path / "jugdata", shared="group").close()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
-    monkeypatch.setattr(signed, "_here", {})
+    monkeypatch.setattr(keyring, "_here", {})
     with pytest.raises(jn.StoreError, match=r"Its members could run code as you.*shared='group'\).*key import <"):
         Session(tmp_path / "jugdata")
 

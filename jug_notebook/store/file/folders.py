@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from jug_notebook.errors import StoreError, StoreGone
-from jug_notebook.store import Store, atomic, signed
+from jug_notebook.store import Store, atomic, keyring
 
 FORMAT = 1
 _FOLDERS = (
@@ -246,8 +246,8 @@ def join_shared(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
     if new:
         file.share(secret())
     key = file.shared_key()
-    known = signed.has_secret(store.id)
-    signed.import_secret(store.id, key)
+    known = keyring.has_secret(store.id)
+    keyring.import_secret(store.id, key)
     if new or not known:
         print(
             f"jug_notebook: {store.display_url} is shared with group {group_of(file.folder)}. Its members can run code "

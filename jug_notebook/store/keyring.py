@@ -1,0 +1,104 @@
+"""The keys of stores: one file per store in the user's config folder, readable by the user alone.
+
+Everything that a store's users write is sealed with its key (see `sealing`); who doesn't have it can neither forge nor
+change what they wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from jug_notebook.errors import StoreError
+from jug_notebook.store.atomic import create
+
+KEY_SIZE = 32  #: bytes of a key
+_STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
+
+_here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
+
+
+def key_folder() -> Path:
+    """Return the folder of the keys: ``$XDG_CONFIG_HOME/jug_notebook/keys``, or the same in ``~/.config``."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
+
+
+def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
+    """Return the key of a store. With ``make``, make a missing one; without ``lasting``, keep it in this process only.
+
+    Raises StoreError where there is none, or where other users could read it.
+    """
+    known = _here.get(store_id)
+    if known is None and lasting:
+        known = _read_key(store_id)
+    if known is None:
+        if not make:
+            raise StoreError(
+                f"the key of store {store_id[:12]} is not in {key_folder()}, so its tasks can't be trusted or signed; "
+                "copy the file of that name from the account that made the store, or use a new store"
+            )
+        return keep_secret(store_id, os.urandom(KEY_SIZE), lasting)
+    _here[store_id] = known
+    return known
+
+
+def has_secret(store_id: str) -> bool:
+    """Return whether the key of a store is known here."""
+    try:
+        secret(store_id)
+    except StoreError:
+        return False
+    return True
+
+
+def keep_secret(store_id: str, value: bytes, lasting: bool = True) -> bytes:
+    """Keep a key, unless the store has one already. Return the one it has. Raises StoreError."""
+    if len(value) != KEY_SIZE:
+        raise StoreError(f"a store's key has {KEY_SIZE} bytes, not {len(value)}")
+    if lasting:
+        value = _write_key(store_id, value)
+    return _here.setdefault(store_id, value)
+
+
+def import_secret(store_id: str, value: bytes, lasting: bool = True) -> None:
+    """Keep a key that comes from elsewhere. Raises StoreError where the store has another one here."""
+    if keep_secret(store_id, value, lasting) != value:
+        raise StoreError(f"{key_folder()} has another key of store {store_id[:8]}; move that file away first")
+
+
+def _key_path(store_id: str) -> Path:
+    if not _STORE_ID.fullmatch(store_id):
+        raise StoreError(f"{store_id[:40]!r} is not the id of a store")
+    return key_folder() / store_id
+
+
+def _read_key(store_id: str) -> bytes | None:
+    path = _key_path(store_id)
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            value = file.read(KEY_SIZE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"the key of store {store_id[:12]} can't be read: {error}") from error
+    if mode & 0o077:
+        raise StoreError(f"{path} can be read or written by other users; if none of them did, run: chmod 600 {path}")
+    if len(value) != KEY_SIZE:
+        raise StoreError(f"{path} is not a key of {KEY_SIZE} bytes; copy it again from where the store was made")
+    return value
+
+
+def _write_key(store_id: str, value: bytes) -> bytes:
+    """Write the key, unless another process has written one first. Return the one that is kept."""
+    path = _key_path(store_id)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not create(path, value):
+            value = _read_key(store_id) or value
+    except OSError as error:
+        raise StoreError(
+            f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"
+        ) from error
+    return value
