@@ -71,17 +71,17 @@ class Worker:
 
 def pass_for_a_machine() -> None:
     """Make this process one that shares no kernel with the others, but only a folder."""
-    from jug_notebook.store.file import journal
+    from jug_notebook.store.file import watching
 
     name = secrets.token_hex(4)
     system.machine = lambda: name  # type: ignore[assignment]
-    noticed = journal.FileWatcher.changed
+    noticed = watching.FileWatcher.changed
 
-    def changed(self: journal.FileWatcher) -> set[tuple[str, str]] | None:
+    def changed(self: watching.FileWatcher) -> set[tuple[str, str]] | None:
         found = noticed(self)
         return found and {one for one in found if one[1].startswith(name)}
 
-    journal.FileWatcher.changed = changed  # type: ignore[method-assign]
+    watching.FileWatcher.changed = changed  # type: ignore[method-assign]
 
 
 def host(url: str, workers: int, seconds: float, machine: bool) -> None:

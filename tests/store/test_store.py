@@ -35,7 +35,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.store import Store, open_store
-from jug_notebook.store.file.journal import FileWatcher
+from jug_notebook.store.file.watching import FileWatcher
 from tests.workbench import FakeClock
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")

@@ -49,36 +49,20 @@ from jug_notebook.store.file.folders import (
     check_identity,
     check_if_changed,
     identity_of,
-    length,
-    listed,
     read_shared_key,
     server_time,
     share_folder,
     share_like,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.journal import (
-    GRAIN,
-    IN_CREATE,
-    IN_MODIFY,
-    IN_MOVED_TO,
-    FileWatcher,
-    Log,
-    News,
-    SealedLog,
-    Vanished,
-    Writer,
-    is_local,
-    read_bodies,
-    size_of,
-    writer_has_ended,
-)
+from jug_notebook.store.file.journal import Writer, size_of, writer_has_ended
+from jug_notebook.store.file.logs import Logs
+from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two looks at other machines' logs, or news
 SCAN = 0.5  #: seconds between two looks for new logs, while there is news
 WHOLE = 30.0  #: seconds between two looks at all logs, whatever the news
-TOGETHER = 40_000  #: tasks in events that are applied at once
 
 
 def open(rest: str, clock: Clock) -> FileStore:
@@ -131,7 +115,7 @@ class FileStore(EventLogStore):
         self.shared, self.maps = identity.shared, True  #: "group" if it is shared, else empty
         self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, self._mode)
         self._unsynced_since = 0.0
-        self._logs: dict[str, Log] = {}
+        self._logs = Logs(self.folder, self._scheduler, self._writer)
         self._watcher = FileWatcher(
             {"log": (self.folder / "log", IN_MODIFY | IN_CREATE), "orders": (self.folder / "orders", IN_MOVED_TO)}
         )
@@ -146,7 +130,6 @@ class FileStore(EventLogStore):
         self._heartbeats = Heartbeats(self.folder, clock, self._mode)
         self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
         self._epoch = b""
-        self._skipped: list[SealedLog] = []  # sealed logs whose events were known from the logs they replace
 
     # -- sharing ------------------------------------------------------------------------------------------------------
 
@@ -214,8 +197,8 @@ class FileStore(EventLogStore):
         else:
             moved = False
             for label, name in changed:
-                if label == "log" and (log := self._log(name)) is not None:
-                    self._read_log(log)
+                if label == "log" and (log := self._logs.get(name)) is not None:
+                    self._logs.read_one(log)
                     moved = moved or (log.vanished and not log.closed)
             if moved:  # by a compaction
                 self._read_all_logs(now)
@@ -250,20 +233,7 @@ class FileStore(EventLogStore):
     def _read_logs(self, now: float, remote_only: bool = False) -> None:
         """Read the known logs, or those of other machines, and set when to do so again: soon if there were events."""
         before = self._scheduler.version
-        events: list[tuple[Event, Sequence[Place]]] = []
-        rows = 0
-        for log in list(self._logs.values()):
-            if (remote_only and log.local) or log.closed or log.path == self._writer.log.path:
-                continue
-            for event, places in log.poll():
-                events.append((event, places))
-                rows += len(places)
-                if rows > TOGETHER:
-                    self._scheduler.apply_all(events)
-                    events, rows = [], 0
-            if log.closed:
-                log.shut()
-        self._scheduler.apply_all(events)
+        self._logs.read(remote_only)
         self._pause = FAST if self._scheduler.version != before else min(SLOW, self._pause * 1.5)
         self._next_poll = now + self._pause
 
@@ -275,63 +245,8 @@ class FileStore(EventLogStore):
         except FileNotFoundError:
             raise self._removed() from None
         self.check()  # after these names were read: they are of this store
-        moved = listed(self.folder / "sealing")
-        self._add_sealed([name for name in listed(self.folder / "sealed") if name not in self._logs])
-        for name in moved:
-            log = self._log(name)
-            if log is not None:
-                if log.path.parent.name == "log":
-                    log.path = self.folder / "sealing" / name
-                if log.closed and log.offset < length(log.path):
-                    log.closed = False  # its writer, on another machine, hadn't ended after all
-        for name in names:
-            self._log(name)
+        self._logs.find(names)
         return epoch
-
-    def _add_sealed(self, names: Sequence[str]) -> None:
-        """Read new sealed logs. Skip those that replace only logs which were read to their end."""
-        added: list[SealedLog] = []
-        for name in sorted(names):
-            try:
-                added.append(SealedLog(self.folder / "sealed" / name))
-            except Vanished:
-                continue
-        newer = {name for log in added for name in log.replaces}
-        for log in added:
-            self._logs[log.path.name] = log
-            known = [(self._logs.get(name), size) for name, size in log.replaces.items()]
-            if log.path.name in newer:
-                log.skip()
-            elif all(one is not None and one.offset >= size for one, size in known):
-                self._skipped.append(log)
-                log.skip()
-            else:
-                self._read_log(log)
-            log.shut()
-            for name, size in log.replaces.items():
-                former = self._logs.get(name)
-                if former is None:
-                    former = self._logs[name] = Log(self.folder / "sealing" / name, local=True)
-                former.offset = max(former.offset, size)
-                former.closed = True
-                former.shut()
-
-    def _follow_moves(self) -> dict[Place, Place]:
-        """Return the new places of bodies whose logs were removed: the sealed logs that were skipped tell."""
-        self._scan()
-        skipped, self._skipped = self._skipped, []
-        moved: dict[Place, Place] = {}
-        self._scheduler.moved = moved
-        for log in skipped:
-            try:
-                log.closed = False
-                for event, places in log.poll():
-                    self._scheduler.apply(event, places)
-                log.shut()
-            except Vanished:
-                continue  # replaced by another
-        self._scheduler.moved = None
-        return moved
 
     def check(self) -> None:
         check_identity(self.folder, self.id, self.display_url)
@@ -346,30 +261,8 @@ class FileStore(EventLogStore):
             return error
         return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
 
-    def _log(self, name: str) -> Log | None:
-        """Return the log of that name; None for this process's own, whose events are applied as they are written."""
-        log = self._logs.get(name)
-        if log is None:
-            if name == self._writer.log.path.name or not name.endswith(".log"):
-                return None
-            log = self._logs[name] = Log(self.folder / "log" / name, local=is_local(name))
-        return log
-
-    def _read_log(self, log: Log) -> None:
-        if not log.closed and log.path != self._writer.log.path:
-            self._scheduler.apply_all(list(log.poll()))
-            if log.closed:
-                log.shut()
-
     def _read(self, places: Sequence[Place]) -> list[bytes]:
-        try:
-            return read_bodies(places)
-        except Vanished:
-            moved = self._follow_moves()
-            now = list(places)
-            while any(place in moved for place in now):
-                now = [moved.get(place, place) for place in now]
-            return read_bodies(now)
+        return self._logs.bodies(places, self._scan)
 
     def _size(self, place: Place) -> int:
         return size_of(place)
@@ -380,7 +273,7 @@ class FileStore(EventLogStore):
             with self._lock:
                 self._poll()
                 version = self._scheduler.version
-                quiet = self._watcher.works and all(log.local or log.closed for log in self._logs.values())
+                quiet = self._watcher.works and self._logs.local
                 pause = SLOW if quiet else self._pause
             left = until - self._clock.monotonic()
             if version != seen or left <= 0 or self._watcher.wait(min(left, pause), descriptor):
@@ -485,7 +378,7 @@ class FileStore(EventLogStore):
             for name in os.listdir(folder)
             if name.endswith(".log")
             and name != self._writer.log.path.name
-            and (((log := self._logs.get(name)) is not None and log.closed) or writer_has_ended(folder / name, now))
+            and (self._logs.is_closed(name) or writer_has_ended(folder / name, now))
         ]
 
     def compact(self) -> int:
@@ -502,8 +395,8 @@ class FileStore(EventLogStore):
     def _read_to_end(self) -> None:
         """Read all logs to their end, and learn where each body is now."""
         self._read_all_logs(self._clock.monotonic())
-        if self._skipped:
-            self._follow_moves()
+        if self._logs.skipped:
+            self._logs.follow_moves(self._scan)
 
     def _is_quiet(self) -> bool:
         """Return True if no other process can be reading logs."""
@@ -515,6 +408,5 @@ class FileStore(EventLogStore):
             with suppress(StoreGone):
                 self._writer.close()
             self._watcher.close()
-            for log in self._logs.values():
-                log.shut()
+            self._logs.shut()
             self._claims.close()

@@ -3,21 +3,16 @@
 A log is a sequence of frames, one for each event: magic, length of the head, length of the bodies, CRC-32 of both; then
 the head (msgpack of a `Frame`), then the bodies end to end. A frame counts as a whole or not at all: a torn tail, left
 by a crash, is ignored. A closing frame says that the writer is done, so that the log need not be read again.
-
-`FileWatcher` notices at once when a log on this machine grows (Linux: inotify). Other systems have to poll.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-import select
 import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Union
@@ -26,12 +21,10 @@ import msgspec
 from msgspec import Struct
 
 from jug_notebook import system
-from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import sync_folder
-from jug_notebook.store.file.folders import stamp_of
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -397,114 +390,3 @@ def _sync(fd: int, path: Path) -> bool:
         return os.stat(path).st_ino == os.fstat(fd).st_ino
     except (OSError, ValueError):  # ValueError: no file is open, for none could be begun
         return False
-
-
-# -- watching ----------------------------------------------------------------------------------------------------------
-
-TOUCH = 0.05  #: seconds between two touches of ``news``
-GRAIN = 2.5  #: seconds: more than any file system's grain of time, so a later touch shows
-
-
-class News:
-    """One file that whoever writes to a log touches, so that an idle store is cheap to watch from other machines."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
-        self._clock = clock
-        self._seen = -1
-        self._next_touch = 0.0
-        self.pending = False  #: has this process written something that nobody was told of?
-        self.until = 0.0  #: until then logs may have grown, whatever the file's time
-
-    def publish(self, at_once: bool = False) -> None:
-        """Tell other machines that there is something new. Soon is soon enough for what they can do without."""
-        now = self._clock.monotonic()
-        if self.pending and (at_once or now >= self._next_touch):
-            self.pending = False
-            self._next_touch = now + TOUCH
-            with suppress(OSError):  # then they find it when they next look at all logs
-                os.utime(self._path)
-
-    def changed(self) -> bool:
-        """Return True if it was touched since the last call. Raises FileNotFoundError."""
-        touched = stamp_of(self._path).written
-        before, self._seen = self._seen, touched
-        if touched != before:
-            self.until = self._clock.monotonic() + GRAIN
-        return touched != before
-
-
-IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x2, 0x80, 0x100
-IN_Q_OVERFLOW = 0x4000
-_EVENT = struct.Struct("iIII")
-
-
-class FileWatcher:
-    """Watches folders, each under a label, for changes given as an inotify mask."""
-
-    def __init__(self, folders: Mapping[str, tuple[Path, int]]) -> None:
-        self._labels: dict[int, str] = {}
-        self._fd = -1
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, AttributeError):
-            return
-        for label, (folder, mask) in folders.items():
-            watch = libc.inotify_add_watch(self._fd, os.fsencode(folder), mask) if self._fd >= 0 else -1
-            if watch < 0:
-                self.close()
-                return
-            self._labels[watch] = label
-
-    @property
-    def works(self) -> bool:
-        """False where the system has no inotify, or no watch left."""
-        return self._fd >= 0
-
-    def fileno(self) -> int:
-        """Return a descriptor for select: readable once something changed."""
-        return self._fd
-
-    def changed(self) -> set[tuple[str, str]] | None:
-        """Return the files changed since the last call, as (label, name); None if unknown: any may have changed."""
-        if self._fd < 0:
-            return None
-        names: set[tuple[str, str]] = set()
-        while True:
-            try:
-                data = os.read(self._fd, 1 << 16)
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EINTR):
-                    return names
-                raise
-            position = 0
-            while position < len(data):
-                watch, mask, _, size = _EVENT.unpack_from(data, position)
-                position += _EVENT.size
-                if mask & IN_Q_OVERFLOW:
-                    return None
-                name = data[position : position + size].rstrip(b"\0")
-                names.add((self._labels.get(watch, ""), os.fsdecode(name)))
-                position += size
-            if len(data) < 1 << 15:
-                return names
-
-    def wait(self, timeout: float, descriptor: int = -1) -> bool:
-        """Wait until something changes, at most ``timeout`` seconds; return True if ``descriptor`` is readable.
-
-        Several threads may wait. Where the system has no inotify, only the time and the descriptor count.
-        """
-        poll = select.poll()
-        for fd in (self._fd, descriptor):
-            if fd >= 0:
-                poll.register(fd, select.POLLIN)
-        return any(fd == descriptor for fd, _ in poll.poll(max(0.0, timeout * 1000)))
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:  # there are few, and a store may be dropped without being closed
-        self.close()
