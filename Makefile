@@ -6,6 +6,9 @@ BIN     = $(VENV)/bin
 DEMO    = .demo
 RESULTS = .bench
 PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
+# several at once, file by file, for many tests wait more than they compute
+JOBS   ?= 3
+MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
 .PHONY: demo lab check test test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
@@ -19,7 +22,7 @@ lab: $(VENV)/installed-lab
 # what one runs while working: a minute and a half at most
 check: lint
 	@echo "== fast tests: the pure parts"
-	$(PYTEST) $(FAST) -m "not slow"
+	$(MANY) $(FAST) -m "not slow"
 
 test: lint unit integration notebooks
 
@@ -44,11 +47,11 @@ $(VENV)/installed-zoo: pyproject.toml $(VENV)/installed-test
 
 unit: $(VENV)/installed-test $(VENV)/installed-zoo redis
 	@echo "== unit tests: each part by itself, on real stores (files, redis-server, memory)"
-	$(PYTEST) $(FAST) tests/store tests/session
+	$(MANY) $(FAST) tests/store tests/session
 
 integration: $(VENV)/installed-test chromium redis sshd slurm shells
 	@echo "== integration tests: real processes, kernels, browser, shells, sshd, executors, and Jug beside us"
-	$(PYTEST) tests $(addprefix --ignore=,$(FAST) tests/store tests/session)
+	$(MANY) tests $(addprefix --ignore=,$(FAST) tests/store tests/session)
 
 # the browser test needs one: where it is missing it is installed if we may, else that test says why it is skipped
 chromium:

@@ -437,7 +437,7 @@ ODD_ONES_OUT = [
 
 
 @pytest.mark.parametrize("plain", [1, 1.5, "a"])
-@pytest.mark.parametrize("odd", ODD_ONES_OUT, ids=repr)
+@pytest.mark.parametrize("odd", ODD_ONES_OUT, ids=lambda odd: repr(odd).partition(" object at ")[0])
 @pytest.mark.parametrize("length", [3, 10_000])
 def test_one_odd_item_among_many_alike_is_seen(plain: Any, odd: Any, length: int) -> None:
     alike = [plain] * length

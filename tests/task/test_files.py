@@ -113,7 +113,12 @@ def warned(call: object, *arguments: object, **named: object) -> list[str]:
     return [str(each.message) for each in caught if each.category is jn.OnlyAPath]
 
 
-def test_a_path_of_a_file_as_an_argument_is_said_once(session: jn.Session, path: Path) -> None:
+def test_a_path_of_a_file_as_an_argument_is_said_once(
+    session: jn.Session, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    path = Path(path.name)
+
     @jn.task
     def count_words(text: str, mode: str = "fast") -> int:
         return 0
