@@ -11,7 +11,7 @@ JOBS   ?= 3
 MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab check test test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -31,6 +31,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# faults at random, three minutes a store; SEED=… for others
+test-chaos: $(VENV)/installed-test redis
+	$(BIN)/python -m tests.chaos --seconds 180 --seed $(or $(SEED),1)
 
 # keys of real objects and of code, on another Python too: make zoo PYTHON=python3.13 VENV=.venv-3.13
 zoo: $(VENV)/installed-zoo
