@@ -88,7 +88,7 @@ def _status(arguments: Arguments) -> int:
 def _put(file: str, text: str) -> None:
     """Write a file as a whole, so that a browser never sees half of it; "-" is the output. Raises UsageError."""
     try:
-        sys.stdout.write(text) if file == "-" else atomic.replace(Path(file), text.encode(), mode=None)
+        sys.stdout.write(text) if file == "-" else atomic.replace(Path(file), text.encode(), mode=atomic.USUAL)
     except OSError as refused:
         raise UsageError(f"can't write {file!r}: {refused.strerror}") from refused
 

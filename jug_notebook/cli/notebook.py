@@ -57,7 +57,7 @@ def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], 
         raise KernelDied(f"the kernel of {notebook.name} died in cell {run.current} of {run.count}") from dead
     finally:
         if output is not None:
-            mode = output.stat().st_mode & 0o7777 if output.exists() else None
+            mode = output.stat().st_mode & 0o7777 if output.exists() else atomic.USUAL
             atomic.replace(output, f"{nbformat.writes(content)}\n".encode(), mode=mode)
     return True
 

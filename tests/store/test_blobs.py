@@ -14,6 +14,7 @@ from jug_notebook import codec
 from jug_notebook.errors import ValueLost
 from jug_notebook.keys import digest
 from jug_notebook.store import open_store
+from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file import blobs
 from jug_notebook.store.file.blobs import LARGE, Blobs, Proofs
 
@@ -28,13 +29,14 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    (tmp_path / "trash").mkdir()
     (tmp_path / "blobs").mkdir()
     return tmp_path / "blobs"
 
 
 def opened(folder: Path) -> Blobs:
     """As another process would."""
-    return Blobs(folder, "file:store", Proofs("store"))
+    return Blobs(Folder(folder.parent), "file:store", Proofs("store"))
 
 
 def files(folder: Path) -> list[Path]:
@@ -70,9 +72,12 @@ def test_nothing_is_left_where_the_disk_is_full(folder: Path, monkeypatch: pytes
     assert not files(folder)
 
 
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("read", ["get", "map"])
 @pytest.mark.parametrize("size", [100, len(BYTES)])
-def test_a_damaged_blob_is_no_value_even_with_its_old_time_and_size(folder: Path, read: str, size: int) -> None:
+def test_a_damaged_blob_is_no_value_even_with_its_old_time_and_size(
+    folder: Path, read: str, size: int, known: bool
+) -> None:
     store = opened(folder)
     address = store.put([BYTES[:size]])
     getattr(store, read)(address)
@@ -82,18 +87,32 @@ def test_a_damaged_blob_is_no_value_even_with_its_old_time_and_size(folder: Path
         file.seek(50)
         file.write(bytes([BYTES[50] ^ 1]))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    for reader in (store, opened(folder)):
-        with pytest.raises(ValueLost, match="damaged"):
-            getattr(reader, read)(address)
+    with pytest.raises(ValueLost, match="damaged"):
+        getattr(store if known else opened(folder), read)(address)
+    with pytest.raises(ValueLost, match="missing"):
+        getattr(store, read)(address)
+    assert [path.name[:40] for path in files(folder.with_name("trash"))] == [address], "it is kept aside for a day"
+    assert store.put([BYTES[:size]]) == address
+    assert bytes(getattr(store, read)(address)) == BYTES[:size], "who makes it again brings it back"
+
+
+@pytest.mark.parametrize("size", [100, len(BYTES)])
+def test_writing_a_blob_again_replaces_one_that_was_damaged_unseen(folder: Path, size: int) -> None:
+    address = opened(folder).put([BYTES[:size]])
+    [path] = files(folder)
+    path.write_bytes(bytes(size))
+    assert opened(folder).put([BYTES[:size]]) == address
+    assert bytes(opened(folder).get(address)) == BYTES[:size]
 
 
 def test_a_shortened_or_missing_blob_is_no_value(folder: Path) -> None:
     address = opened(folder).put([BYTES])
     [path] = files(folder)
-    os.truncate(path, 2 * LARGE)
-    for read in (opened(folder).get, opened(folder).map):
+    for read in ("get", "map"):
+        os.truncate(path, 2 * LARGE)
         with pytest.raises(ValueLost, match="damaged"):
-            read(address)
+            getattr(opened(folder), read)(address)
+        opened(folder).put([BYTES])
     path.unlink()
     with pytest.raises(ValueLost, match="missing"):
         opened(folder).map(address)

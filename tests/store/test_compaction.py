@@ -382,10 +382,10 @@ def test_a_blob_that_is_put_again_while_it_is_swept_stays(folder: Path, monkeypa
     os.utime(path, (1, 1))
     rename = os.rename
 
-    def meanwhile(source: Any, target: Any) -> None:
-        if Path(source) == path:
+    def meanwhile(source: Any, target: Any, **at: Any) -> None:
+        if source == path.name:
             store.put_blob([b"again"])
-        rename(source, target)
+        rename(source, target, **at)
 
     monkeypatch.setattr(os, "rename", meanwhile)
     assert store.sweep([], [], 60.0).blobs == 0

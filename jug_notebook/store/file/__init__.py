@@ -41,6 +41,8 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.scheduler.records import Offer, Place
+from jug_notebook.store import keyring
+from jug_notebook.store.atomic import Folder
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
 from jug_notebook.store.file.claims import Claims
@@ -49,15 +51,15 @@ from jug_notebook.store.file.folders import (
     check_identity,
     check_if_changed,
     identity_of,
+    is_shared,
     read_shared_key,
-    server_time,
     share_folder,
-    share_like,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import Writer, size_of, writer_has_ended
 from jug_notebook.store.file.logs import Logs
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
+from jug_notebook.store.sealing import EventSeal
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two looks at other machines' logs, or news
@@ -96,6 +98,8 @@ def _as_store_error(
         except FileNotFoundError:
             raise self._removed() from None
         except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise self._removed() from None
             way_out = "; give another path" if error.errno in (errno.EACCES, errno.EROFS) else ""
             raise StoreError(f"{self.display_url} can't be used: {error.strerror}{way_out}") from error
 
@@ -110,10 +114,14 @@ class FileStore(EventLogStore):
         self.folder = folder.expanduser().absolute()
         self.url = f"file:{self.folder}"
         self.display_url = f"file:{folder}"
-        identity = identity_of(self.folder, self.display_url)
-        self.id = identity.id
-        self.shared, self.maps = identity.shared, True  #: "group" if it is shared, else empty
-        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, self._mode)
+        self._root = Folder(self.folder)
+        self._identity = identity_of(self._root, self.display_url)
+        self.id, self.maps = self._identity.id, True
+        self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
+        self._record_seal: EventSeal | None = None
+        self._seal()
+        mode = self._root.mode
+        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, mode)
         self._unsynced_since = 0.0
         self._logs = Logs(self.folder, self._scheduler, self._writer)
         self._watcher = FileWatcher(
@@ -126,17 +134,25 @@ class FileStore(EventLogStore):
         self._next_whole = 0.0
         self._next_check = 0.0
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
-        self._claims = Claims(self.folder, self._mode)
-        self._heartbeats = Heartbeats(self.folder, clock, self._mode)
-        self._blobs = Blobs(self.folder / "blobs", self.display_url, Proofs(self.id), self._mode)
+        self._claims = Claims(self._root)
+        self._heartbeats = Heartbeats(self._root, clock, self._seal)
+        self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
 
     # -- sharing ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _mode(self) -> int:
-        """The mode of files that other users of a shared store must read or touch."""
-        return 0o660 if self.shared else 0o600
+    def _seal(self) -> EventSeal | None:
+        """Return what seals heartbeats and orders; None while the store's key isn't known here."""
+        if self._record_seal is None and keyring.has_secret(self.id):
+            self._use_key(keyring.secret(self.id))
+        return self._record_seal
+
+    def _use_key(self, secret: bytes) -> None:
+        self._record_seal = EventSeal(secret, self.id)
+        if is_shared(self._identity, secret, self.display_url):
+            self._root.mode = 0o660
+        else:
+            self.shared = ""
 
     def share(self, secret: bytes) -> None:
         """Open it to the group of its folder, with the key inside. Raises StoreError if that can't be done."""
@@ -144,14 +160,13 @@ class FileStore(EventLogStore):
             raise StoreError(
                 f"{self.display_url} is in use; to share it, stop its workers and close its notebooks first"
             )
-        share_folder(self.folder, self.id, secret, self.display_url)
+        share_folder(self._root, self.id, secret, self.display_url)
         self.shared = "group"
-        for part in (self._writer, self._blobs, self._claims, self._heartbeats):
-            part.mode = self._mode
+        self._writer.mode = self._root.mode
 
     def shared_key(self) -> bytes:
         """Return the key inside a shared store. Raises StoreError if this user can't read it."""
-        return read_shared_key(self.folder, self.id, self.display_url)
+        return read_shared_key(self._root, self.id, self.display_url)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -187,6 +202,8 @@ class FileStore(EventLogStore):
     @_as_store_error
     def _poll(self) -> None:
         now = self._clock.monotonic()
+        if self._root.moved():
+            self.check()
         changed = self._watcher.changed()
         if self._heartbeats.orders_changed() if changed is None else any(label == "orders" for label, _ in changed):
             self._scheduler.version += 1
@@ -249,7 +266,7 @@ class FileStore(EventLogStore):
         return epoch
 
     def check(self) -> None:
-        check_identity(self.folder, self.id, self.display_url)
+        check_identity(self._root, self.id, self.display_url)
 
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
@@ -257,6 +274,7 @@ class FileStore(EventLogStore):
             for _ in range(20):  # it may be on the way out, and its name the last to go
                 self.check()
                 self._clock.sleep(0.05)
+            self._root.renew()  # a folder in it may have been made anew
         except StoreGone as error:
             return error
         return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
@@ -314,7 +332,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        self._checked = check_if_changed(self.folder, self.id, self.display_url, self._checked)
+        self._checked = check_if_changed(self._root, self.id, self.display_url, self._checked)
         self._heartbeats.write(processes)
         return self._heartbeats.orders(processes[0].id) if processes else []
 
@@ -331,6 +349,8 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        if self._root.moved():
+            self.check()
         return self._heartbeats.processes()
 
     @_as_store_error
@@ -340,10 +360,6 @@ class FileStore(EventLogStore):
     @_as_store_error
     def log(self, process: WorkerId) -> str:
         return self._heartbeats.log(process)
-
-    def log_path(self, process: WorkerId) -> Path:
-        """Return the file for a process's output."""
-        return self._heartbeats.log_path(process)
 
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
@@ -357,8 +373,7 @@ class FileStore(EventLogStore):
         return self._blobs.map(address)
 
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
-        share_like(self.folder, self._blobs.trash)
-        now = server_time(self.folder)
+        now = self._root.server_time()
         return self._blobs.sweep(keep, now, now - older_than, dry_run)
 
     # -- compaction ----------------------------------------------------------------------------------------------------
@@ -410,3 +425,4 @@ class FileStore(EventLogStore):
             self._watcher.close()
             self._logs.shut()
             self._claims.close()
+            self._root.close()

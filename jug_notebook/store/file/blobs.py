@@ -5,7 +5,8 @@ there, so what is returned is what was verified, whatever happens to the file. A
 itself: that it was verified is remembered (`Proofs`) as long as the file isn't touched.
 
 Blobs that nothing refers to are swept into a ``trash`` folder first. There they are removed after a day, unless
-somebody reads or writes one before that: then it comes back.
+somebody reads or writes one before that: then it comes back. Who finds a blob damaged moves it there under another
+name, so that the next write brings it back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import errno
 import functools
 import mmap
 import os
+import re
+import stat
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -26,33 +29,42 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
-from jug_notebook.store.atomic import hidden, publish
-from jug_notebook.store.file.folders import listed, remove_older
+from jug_notebook.store.atomic import Folder, ForeignFile, hidden
+from jug_notebook.store.file.folders import remove_older
 
 LARGE = 1 << 20  #: bytes from which blobs are hashed while written, may be mapped, and have proofs that are kept
 STRIDE = 1 << 24  #: bytes written or read in one go
 READERS = 4  #: threads that read one blob, at most
 RECORDS = 1 << 16  #: proofs after which the file that keeps them begins anew
 TRASH_KEPT = 86_400.0  #: seconds for which swept blobs stay in the trash
+UNFINISHED = 3_600.0  #: seconds after which a file that is being written belongs to nobody any more
+TRIES = 100  #: looks for a blob that sweeps move back and forth
 _SYNC_FILE_RANGE_WRITE = 2
+
+
+_ADDRESS = re.compile(r"[0-9a-f]{40}")
 
 
 class Missing(ValueLost):
     """There is no blob of that name."""
 
 
+class Damaged(ValueLost):
+    """What has that name isn't what the name says."""
+
+
 class Blobs:
     """The blobs of a store's folder. ``store`` names the store to people."""
 
-    def __init__(self, folder: Path, store: str, proofs: Proofs, mode: int = 0o600) -> None:
-        self.mode = mode  #: of its files; if a group may read them, it may write to the folders
-        self._folder = folder
+    def __init__(self, root: Folder, store: str, proofs: Proofs) -> None:
+        self._root = root
+        self._folder, self.trash = root / "blobs", root / "trash"
         self._store = store
-        self.trash = folder.parent / "trash"
         self._proofs = proofs
 
-    def path(self, address: Address) -> Path:
-        return self._folder / address[:2] / address[2:]
+    def _part(self, address: Address) -> Folder:
+        """Return the folder of a blob, to be closed after use."""
+        return Folder(address[:2], self._folder)
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Keep bytes, once. Return their address. Durable on return."""
@@ -61,12 +73,12 @@ class Blobs:
         if size < LARGE:
             address = _hashed(pieces)
             if not self._known(address, size):
-                self._publish(address, _NewFile(self._folder, self.mode), pieces)
+                self._publish(address, _NewFile(self._folder), pieces)
             return address
         hashed = system.known(pieces)
         if hashed is not None and self._known(hashed.hex(), size):
             return hashed.hex()
-        new = _NewFile(self._folder, self.mode)
+        new = _NewFile(self._folder)
         found: list[tuple[Address, bool]] = []
         hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
         hasher.start()
@@ -86,32 +98,62 @@ class Blobs:
         return address, self._known(address, size)
 
     def _known(self, address: Address, size: int) -> bool:
-        """Return True if it is there already; then touch it, so that it isn't swept."""
-        path = self.path(address)
+        """Return True if it is there already, and whole; then touch it, so that it isn't swept."""
         try:
-            stat = os.stat(path)
-        except FileNotFoundError:
+            with self._part(address) as part:
+                name = address[2:]
+                found = part.stat(name)
+                if not stat.S_ISREG(found.st_mode):
+                    self._set_aside(address, None)
+                    return False
+                if found.st_size != size or not self._is_whole(part, address, found):
+                    return False
+                with suppress(PermissionError):  # another user's
+                    part.touch(name)
+                if size >= LARGE:
+                    self._proofs.add(address, part.stat(name))
+        except FileNotFoundError:  # never there, or swept at this moment
             return False
-        if stat.st_size != size:
-            return False
-        proven = size >= LARGE and self._proofs.holds(address, stat)
-        try:
-            with suppress(PermissionError):  # another user's
-                os.utime(path)
-            if proven:
-                self._proofs.add(address, os.stat(path))
-        except FileNotFoundError:  # swept at this moment
+        except ForeignFile:
+            self._set_aside(address, None)
             return False
         return True
 
+    def _is_whole(self, part: Folder, address: Address, found: os.stat_result) -> bool:
+        """Return whether a file is what its name says. Large ones are hashed unless a proof holds."""
+        if found.st_size >= LARGE and self._proofs.holds(address, found):
+            return True
+        fd = part.open(address[2:])
+        try:
+            found = os.fstat(fd)
+            if _hashed_file(fd) == address:
+                return True
+        finally:
+            os.close(fd)
+        self._set_aside(address, found)
+        return False
+
+    def _set_aside(self, address: Address, damaged: os.stat_result | None) -> None:
+        """Move what was found damaged into the trash, or (None) what isn't a file; not what has replaced it since."""
+        name, aside = address[2:], f"{address}.{os.urandom(4).hex()}"
+        try:
+            with self._part(address) as part:
+                if damaged is None and stat.S_ISREG(part.stat(name).st_mode):
+                    damaged = part.stat(name)
+                part.rename(name, aside, self.trash)
+                if damaged is not None and not os.path.samestat(self.trash.stat(aside), damaged):
+                    self.trash.rename(aside, name, part)
+        except ForeignFile:
+            with suppress(OSError):
+                self._folder.rename(address[:2], aside, self.trash)
+        except OSError:  # another process was first, or this one may not
+            return
+
     def _publish(self, address: Address, new: _NewFile, pieces: Iterable[memoryview]) -> None:
-        path = self.path(address)
         new.write(pieces)
-        new.publish(path)
-        with suppress(FileNotFoundError):  # swept at this moment; a reader takes it out of the trash
-            stat = os.stat(path)
-            if stat.st_size >= LARGE:
-                self._proofs.add(address, stat)
+        found = new.publish(address)
+        if found.st_size >= LARGE:
+            self._proofs.add(address, found)
 
     def get(self, address: Address) -> memoryview:
         """Return the verified bytes. If the view isn't read-only, it is the caller's own. Raises ValueLost."""
@@ -124,96 +166,129 @@ class Blobs:
         """
         return self._read(self._map, address)
 
-    def _read(self, read: Callable[[Address], memoryview], address: Address) -> memoryview:
-        """Read a blob, which is first taken out of the trash if a sweep has put it there."""
-        path, swept = self.path(address), self.trash / address
-        while True:
+    def _read(self, read: Callable[[Address, int], memoryview], address: Address) -> memoryview:
+        """Read a blob, which is first taken out of the trash if a sweep has put it there. One that is damaged goes."""
+        if not _ADDRESS.fullmatch(address):
+            raise ValueLost(f"{address!a} in {self._store} is no blob")
+        for _ in range(TRIES):
             try:
-                return read(address)
-            except Missing as missing:
-                try:
-                    os.utime(swept)
-                    path.parent.mkdir(exist_ok=True)
-                    os.rename(swept, path)
-                except FileNotFoundError:
-                    if not (path.exists() or swept.exists()):  # else a sweep is moving it, there or back
-                        raise missing from None
+                fd = self._open(address)
+            except Missing:
+                if self._restore(address):
+                    continue
+                raise
+            try:
+                return read(address, fd)
+            except Damaged:
+                self._set_aside(address, os.fstat(fd))
+                raise
+            finally:
+                os.close(fd)
+        raise Missing(f"blob {address[:12]} is missing in {self._store}")
 
-    def _get(self, address: Address) -> memoryview:
-        fd = self._open(address)
+    def _restore(self, address: Address) -> bool:
+        """Take a blob out of the trash. Return whether it may be there now: a sweep may be moving it, there or back."""
         try:
-            stat = os.fstat(fd)
-            size = stat.st_size
-            if size >= LARGE:
-                data, threads = _read_parallel(fd, size), int(blake3.AUTO)
-            else:
-                with open(fd, "rb", buffering=0, closefd=False) as file:
-                    data, threads = memoryview(file.readall()), 1
-            if blake3(data, max_threads=threads).hexdigest(length=20) != address:
-                raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
-        finally:
-            os.close(fd)
+            self.trash.touch(address)
+            with self._folder.make(address[:2]) as part:
+                self.trash.rename(address, address[2:], part)
+            return True
+        except FileNotFoundError:
+            return self._exists(address)
+
+    def _exists(self, address: Address) -> bool:
+        for folder, name in ((self._part(address), address[2:]), (self.trash, address)):
+            with suppress(FileNotFoundError):
+                folder.stat(name)
+                return True
+        return False
+
+    def _get(self, address: Address, fd: int) -> memoryview:
+        found = os.fstat(fd)
+        size = found.st_size
+        self._check_size(address, found)
         if size >= LARGE:
-            self._proofs.add(address, stat)
+            data, threads = _read_parallel(fd, size), int(blake3.AUTO)
+        else:
+            with open(fd, "rb", buffering=0, closefd=False) as file:
+                data, threads = memoryview(file.readall()), 1
+        if blake3(data, max_threads=threads).hexdigest(length=20) != address:
+            raise Damaged(f"blob {address[:12]} in {self._store} is damaged")
+        if size >= LARGE:
+            self._proofs.add(address, found)
         return data
 
-    def _map(self, address: Address) -> memoryview:
-        fd = self._open(address)
-        try:
-            stat = os.fstat(fd)
-            if stat.st_size < LARGE:
-                return self._get(address).toreadonly()
-            memory = system.private_map(fd)
-        finally:
-            os.close(fd)
+    def _map(self, address: Address, fd: int) -> memoryview:
+        found = os.fstat(fd)
+        if found.st_size < LARGE:
+            return self._get(address, fd).toreadonly()
+        self._check_size(address, found, mapped=True)
+        memory = system.private_map(fd)
         data = memoryview(memory)
-        if not self._proofs.holds(address, stat):
+        if not self._proofs.holds(address, found):
             if _hashed([data]) != address:
-                raise ValueLost(f"blob {address[:12]} in {self._store} is damaged")
-            self._proofs.add(address, stat)
+                raise Damaged(f"blob {address[:12]} in {self._store} is damaged")
+            self._proofs.add(address, found)
         system.MEMORY.adopt(memory, address)
         return data
 
+    def _check_size(self, address: Address, found: os.stat_result, mapped: bool = False) -> None:
+        """Raise ValueLost where a file is larger than the memory, and Damaged if most of that is holes, not data."""
+        size, memory = found.st_size, os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+        if size > memory:
+            if found.st_blocks * 512 < size // 2:
+                raise Damaged(f"blob {address[:12]} in {self._store} is damaged")
+            if not mapped:
+                raise ValueLost(f"blob {address[:12]} in {self._store} ({size:,} bytes) is larger than the memory here")
+
     def _open(self, address: Address) -> int:
         try:
-            return os.open(self.path(address), os.O_RDONLY | os.O_CLOEXEC)
+            with self._part(address) as part:
+                return part.open(address[2:])
         except FileNotFoundError:
             raise Missing(f"blob {address[:12]} is missing in {self._store}") from None
+        except ForeignFile as error:
+            self._set_aside(address, None)
+            raise Damaged(f"blob {address[:12]} in {self._store} is damaged: {error.strerror}") from None
 
     def sweep(self, keep: Collection[Address], now: float, before: float, dry_run: bool) -> tuple[int, int]:
         """Move blobs last touched before a time into the trash, except those to keep, and empty it of old ones.
 
         Return how many and their bytes. Times are the file server's.
         """
-        self.trash.mkdir(exist_ok=True, mode=0o700)
+        self._root.make("trash").close()
         blobs = size = 0
-        for part in map(self._folder.joinpath, listed(self._folder)):
-            for entry in os.scandir(part):
-                address = part.name + entry.name
-                try:
-                    stat = entry.stat()
-                except FileNotFoundError:  # another sweep was first
-                    continue
-                if address in keep or entry.name.startswith(".") or stat.st_mtime > before:
-                    continue
-                if dry_run or self._throw_away(Path(entry.path), address, before):
-                    blobs += 1
-                    size += stat.st_size
+        for first in self._parts():
+            with Folder(first, self._folder) as part:
+                for name in part.names():
+                    address = first + name
+                    try:
+                        found = part.stat(name)
+                    except FileNotFoundError:  # another sweep was first
+                        continue
+                    if address in keep or found.st_mtime > before:
+                        continue
+                    if dry_run or self._throw_away(part, name, address, before):
+                        blobs += 1
+                        size += found.st_size
         if not dry_run:
             remove_older(self.trash, now - TRASH_KEPT)
+            remove_older(self._folder, now - UNFINISHED, hidden=True)
         return blobs, size
 
-    def _throw_away(self, path: Path, address: Address, before: float) -> bool:
+    def _parts(self) -> list[str]:
+        return [name for name in self._folder.names() if stat.S_ISDIR(self._folder.stat(name).st_mode)]
+
+    def _throw_away(self, part: Folder, name: str, address: Address, before: float) -> bool:
         """Move a blob into the trash, unless it was put again meanwhile, which touches the file wherever it is."""
-        swept = self.trash / address
         try:
-            if path.stat().st_mtime > before:
+            if part.stat(name).st_mtime > before:
                 return False
-            os.rename(path, swept)
-            if swept.stat().st_mtime > before:
-                os.rename(swept, path)
+            part.rename(name, address, self.trash)
+            if self.trash.stat(address).st_mtime > before:
+                self.trash.rename(address, name, part)
                 return False
-            os.utime(swept)
+            self.trash.touch(address)
         except FileNotFoundError:  # another sweep was first
             return False
         return True
@@ -279,9 +354,9 @@ class Proofs:
 class _NewFile:
     """A file under a hidden name, until it is published."""
 
-    def __init__(self, folder: Path, mode: int) -> None:
-        self._path = hidden(folder)
-        self._mode = mode
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._name = hidden()
         self._fd = -1
         self._written = 0
 
@@ -289,8 +364,7 @@ class _NewFile:
         """Append bytes, until ``stop`` returns True. The disk writes while the rest of a large file follows."""
         try:
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
-                os.fchmod(self._fd, self._mode)  # whatever the umask is
+                self._fd = self._folder.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             for piece in pieces:
                 at = 0
                 while at < piece.nbytes and not stop():
@@ -301,31 +375,40 @@ class _NewFile:
                     self._written += written
         except OSError as error:
             self.drop()
-            raise StoreError(f"can't write to {self._path.parent}: {error.strerror}") from error
+            raise StoreError(f"can't write to {self._folder.path}: {error.strerror}") from error
 
-    def publish(self, path: Path) -> None:
-        """Give it its name, durably."""
+    def publish(self, address: Address) -> os.stat_result:
+        """Give it its name, durably. Return what is known of the file."""
         try:
             os.fsync(self._fd)
-            path.parent.mkdir(exist_ok=True)
-            if self._mode & 0o060 and path.parent.stat().st_uid == os.getuid():
-                os.chmod(path.parent, 0o2770)
-            publish(self._path, path)
+            with self._folder.make(address[:2]) as part:
+                self._folder.publish(self._name, address[2:], to=part)
+            found = os.fstat(self._fd)
             os.close(self._fd)
             self._fd = -1
         except OSError as error:
             self.drop()
-            raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
+            raise StoreError(f"can't write to {self._folder.path}: {error.strerror}") from error
+        return found
 
     def drop(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._path.unlink(missing_ok=True)
+        self._folder.unlink(self._name)
 
 
 def _hashed(pieces: list[memoryview]) -> Address:
     return system.hashed(pieces).hex()
+
+
+def _hashed_file(fd: int) -> Address:
+    """Return the address of what is in a file, read from its beginning in bounded memory."""
+    hasher, at = blake3(max_threads=blake3.AUTO), 0
+    while data := os.pread(fd, STRIDE, at):
+        hasher.update(data)
+        at += len(data)
+    return hasher.hexdigest(length=20)
 
 
 def _read_parallel(fd: int, size: int) -> memoryview:

@@ -14,87 +14,89 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+import re
 
 import msgspec
 
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Lease, WorkerId
-from jug_notebook.store.file.folders import share_like
+from jug_notebook.store.atomic import Folder, ForeignFile
 
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
+WORKER_ID = re.compile(r"\w[\w.-]{0,250}")  #: of any process; no other word from a store becomes a file's name
+NOBODY = "unknown"  #: has a claim that names no worker
 
 
 class Claims:
     """The claims of a store's folder, as one process makes them."""
 
-    def __init__(self, folder: Path, mode: int) -> None:
-        self.mode = mode  #: of the files that it makes
-        self._folder = folder
-        self._epoch_path = str(folder / "epoch")
-        self._owners: dict[WorkerId, tuple[Path, int]] = {}
+    def __init__(self, root: Folder) -> None:
+        self._root = root
+        self._claims = root / "claims"
+        self._files = root / "owners"
+        self._owners: dict[WorkerId, tuple[str, int]] = {}
 
     def epoch(self) -> bytes:
         """Return the epoch: another one each time that names of claims were removed; empty before the first time."""
         try:
-            fd = os.open(self._epoch_path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            return self._root.read("epoch", 64)
+        except (FileNotFoundError, ForeignFile):
             return b""
-        try:
-            return os.read(fd, 64)
-        finally:
-            os.close(fd)
 
     def claim(self, worker: WorkerId, lease: Lease) -> WorkerId | None:
         """Try to claim an attempt. Return who has it: this worker, another, or None if that can't be told yet."""
         key, round, inputs, attempt = msgspec.structs.astuple(lease)
-        name = self._folder / "claims" / f"{key}.{round}.{inputs.hex()}.{attempt}"
+        name = f"{key}.{round}.{inputs.hex()}.{attempt}"
         try:
-            os.link(self._owner_file(worker), name)
+            self._files.link(self._owner_file(worker), name, self._claims)
             return worker
         except OSError as error:
             if error.errno == errno.EMLINK:
                 del self._owners[worker]
                 return self.claim(worker, lease)
             refused = error
-        owner = _owner_of(name)
+        owner = self._owner_of(name)
         if owner is None and refused.errno != errno.EEXIST:
-            owner = _create_exclusively(name, worker, refused, self.mode)
+            owner = self._create_exclusively(name, worker, refused)
         return owner
 
-    def _owner_file(self, worker: WorkerId) -> Path:
+    def _owner_file(self, worker: WorkerId) -> str:
         """Return a file that names the worker, to link claims to."""
-        path, links = self._owners.get(worker, (None, 0))
-        if path is None or links >= LINKS:
-            path = self._folder / "owners" / f"{worker}.{os.urandom(4).hex()}"
-            path.write_text(worker)
-            share_like(self._folder, path)
-            links = 0
-        self._owners[worker] = (path, links + 1)
-        return path
+        name, links = self._owners.get(worker, ("", LINKS))
+        if links >= LINKS:
+            name, links = f"{worker}.{os.urandom(4).hex()}", 0
+            self._write_new(self._files, name, worker)
+        self._owners[worker] = (name, links + 1)
+        return name
 
     def close(self) -> None:
-        for path, _ in self._owners.values():
-            path.unlink(missing_ok=True)
+        for name, _ in self._owners.values():
+            self._files.unlink(name)
 
+    def _owner_of(self, name: str) -> WorkerId | None:
+        """Return who made that claim; None if there is no such claim, or it isn't written yet."""
+        try:
+            owner = self._claims.read(name, 1000).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        except ForeignFile:
+            return NOBODY
+        return (owner or None) if not owner or WORKER_ID.fullmatch(owner) else NOBODY
 
-def _owner_of(name: Path) -> WorkerId | None:
-    """Return who made that claim; None if there is no such claim, or it isn't written yet."""
-    try:
-        return name.read_text() or None
-    except FileNotFoundError:
-        return None
+    def _create_exclusively(self, name: str, worker: WorkerId, refused: OSError) -> WorkerId | None:
+        """Claim where hard links are refused: create the name itself. Return who has it."""
+        try:
+            self._write_new(self._claims, name, worker)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.EPERM) and (owner := self._owner_of(name)) is not None:
+                return owner or None
+            raise StoreError(f"can't claim in {self._claims.path}: {refused.strerror}") from error
+        return worker
 
-
-def _create_exclusively(name: Path, worker: WorkerId, refused: OSError, mode: int) -> WorkerId | None:
-    """Claim where hard links are refused: create the name itself. Return who has it."""
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.EPERM) and name.exists():
-            return _owner_of(name)
-        raise StoreError(f"can't claim in {name.parent}: {refused.strerror}") from error
-    with os.fdopen(fd, "w") as file:
-        os.chmod(fd, mode)  # whatever the umask is
-        file.write(worker)
-    return worker
+    @staticmethod
+    def _write_new(folder: Folder, name: str, worker: WorkerId) -> None:
+        fd = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            os.write(fd, worker.encode())
+        finally:
+            os.close(fd)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import stat
 import struct
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from jug_notebook.errors import StoreError, StoreGone
 from jug_notebook.store import Store, atomic, keyring
+from jug_notebook.store.atomic import Folder
+from jug_notebook.store.sealing import EventSeal, same
 
 FORMAT = 1
 _FOLDERS = (
@@ -37,7 +41,7 @@ class Stamp(NamedTuple):
 
 
 _STATX = struct.Struct("=32xQQ48xqI4xqI4x")  #: of a `struct statx`: inode, size, ctime, mtime
-_HERE, _FORCE_SYNC, _BASIC = -100, 0x2000, 0x7FF  #: AT_FDCWD, AT_STATX_FORCE_SYNC, STATX_BASIC_STATS
+_HERE, _NOW, _BASIC = -100, 0x2100, 0x7FF  #: AT_FDCWD; AT_STATX_FORCE_SYNC, no links followed; STATX_BASIC_STATS
 
 
 @functools.cache
@@ -53,15 +57,22 @@ def stamp_of(path: Path) -> Stamp:
     """
     buffer = ctypes.create_string_buffer(256)
     statx = _statx()
-    if statx is not None and statx(_HERE, os.fsencode(path), _FORCE_SYNC, _BASIC, buffer) == 0:
+    if statx is not None and statx(_HERE, os.fsencode(path), _NOW, _BASIC, buffer) == 0:
         inode, size, seconds, nanoseconds, written, rest = _STATX.unpack_from(buffer)
         return Stamp(inode, size, seconds * 10**9 + nanoseconds, written * 10**9 + rest)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
     finally:
         os.close(fd)
     return Stamp(found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns)
+
+
+def make_folders(root: Folder, *names: str) -> None:
+    """Make folders of a store that aren't there; such a name has at most two parts. Raises OSError."""
+    for name in names:
+        above, _, last = name.rpartition("/")
+        (root / above if above else root).make(last).close()
 
 
 def share_like(folder: Path, *names: Path) -> None:
@@ -96,42 +107,50 @@ def length(path: Path) -> int:
         return 0
 
 
-def remove_older(folder: Path, than: float, keep: Collection[str] = ()) -> None:
-    """Remove files last changed before a time (of the file server, seconds since the epoch), except those to keep."""
-    for name in listed(folder):
-        with suppress(FileNotFoundError):
-            if name not in keep and (folder / name).stat().st_mtime < than:
-                (folder / name).unlink()
-
-
 def server_time(folder: Path) -> float:
     """Return the file server's time. Hosts' clocks may differ from it, and all times of files are the server's."""
-    path = atomic.hidden(folder)
-    path.touch()
-    try:
-        return path.stat().st_mtime
-    finally:
-        path.unlink()
+    with Folder(folder) as held:
+        return held.server_time()
+
+
+def remove_older(folder: Folder | Path, than: float, keep: Collection[str] = (), hidden: bool = False) -> None:
+    """Remove files last changed before a time (of the file server, seconds since the epoch), except those to keep.
+
+    With ``hidden``, remove those whose names begin with a dot, else the others.
+    """
+    folder = Folder(folder) if isinstance(folder, Path) else folder
+    for name in folder.names(hidden=hidden):
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+            if name not in keep and folder.stat(name).st_mtime < than:
+                folder.unlink(name)
 
 
 # -- identity ---------------------------------------------------------------------------------------------------------
+
+_ID = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,100}$")]
 
 
 class Identity(msgspec.Struct):
     """The content of store.json."""
 
     format: int
-    id: str
-    shared: str = ""  #: "group" if it is shared, else empty
+    id: _ID
+    shared: Literal["", "group"] = ""  #: "group" if it is shared, else empty
+    seal: str = ""  #: of a shared store: says that who has its key has shared it
 
 
-def identity_of(folder: Path, display_url: str) -> Identity:
+def _read_identity(root: Folder) -> Identity:
+    return msgspec.json.decode(root.read("store.json", 1 << 16), type=Identity)
+
+
+def identity_of(root: Folder, display_url: str) -> Identity:
     """Return the identity of the store in a folder, made here if there is none. Raises StoreError that says why not."""
-    path = folder / "store.json"
     try:
-        if not path.exists():
-            _make(folder, display_url)
-        identity = msgspec.json.decode(path.read_bytes(), type=Identity)
+        try:
+            identity = _read_identity(root)
+        except FileNotFoundError:
+            _make(root, display_url)
+            identity = _read_identity(root)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise StoreError(f"{display_url} is no store: its store.json can't be read") from None
     except NotADirectoryError:
@@ -148,10 +167,13 @@ def identity_of(folder: Path, display_url: str) -> Identity:
     return identity
 
 
-def check_identity(folder: Path, store_id: str, display_url: str) -> None:
-    """Raise StoreGone if the store of that id isn't in the folder any more."""
+def check_identity(root: Folder, store_id: str, display_url: str) -> None:
+    """Raise StoreGone if the store of that id isn't at the folder's path any more. If it is a copy, use that."""
     try:
-        found = msgspec.json.decode((folder / "store.json").read_bytes(), type=Identity)
+        with Folder(root.path) as now:
+            found = _read_identity(now)
+        if found.id == store_id and root.moved():
+            root.renew()
     except (FileNotFoundError, NotADirectoryError):
         raise StoreGone(
             f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
@@ -165,56 +187,90 @@ def check_identity(folder: Path, store_id: str, display_url: str) -> None:
         )
 
 
-def check_if_changed(folder: Path, store_id: str, display_url: str, checked: Stamp | None) -> Stamp | None:
+def check_if_changed(root: Folder, store_id: str, display_url: str, checked: Stamp | None) -> Stamp | None:
     """Do what `check_identity` does, unless ``store.json`` has that stamp still. Return the stamp it has, if any."""
     try:
-        stamp = stamp_of(folder / "store.json")
+        stamp = stamp_of(root.path / "store.json")
     except OSError:  # the check finds out why
         stamp = None
     if stamp is None or stamp != checked:
-        check_identity(folder, store_id, display_url)
+        check_identity(root, store_id, display_url)
     return stamp
 
 
-def _make(folder: Path, display_url: str) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    strange = [name for name in os.listdir(folder) if name not in ("CACHEDIR.TAG", ".gitignore", "news", *_FOLDERS)]
-    if any(not name.startswith(".") for name in strange if name != "store.json"):
-        raise StoreError(f"{display_url} holds other files ({sorted(strange)[0]}, …); give a new or an empty folder")
-    for name in _FOLDERS:
-        (folder / name).mkdir(exist_ok=True, mode=0o700)
-    (folder / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
-    (folder / ".gitignore").write_text("*\n")
-    (folder / "news").touch(0o600)
+def _make(root: Folder, display_url: str) -> None:
+    root.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = ("CACHEDIR.TAG", "news", "store.json", *_FOLDERS)
+    if strange := sorted(name for name in root.names() if name not in known):
+        raise StoreError(f"{display_url} holds other files ({strange[0]}, …); give a new or an empty folder")
+    make_folders(root, *_FOLDERS)
+    root.replace("CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55\n# made by jug_notebook\n")
+    root.replace(".gitignore", b"*\n")
+    os.close(root.open("news", os.O_WRONLY | os.O_CREAT))
     identity = Identity(FORMAT, os.urandom(16).hex())
-    atomic.create(folder / "store.json", msgspec.json.encode(identity) + b"\n")  # another process may do so, too
+    root.create("store.json", msgspec.json.encode(identity) + b"\n")  # another process may do so, too
 
 
-def share_folder(folder: Path, store_id: str, secret: bytes, display_url: str) -> None:
+# -- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def share_folder(root: Folder, store_id: str, secret: bytes, display_url: str) -> None:
     """Open a store's folder to the group that it belongs to, with the key inside. Raises StoreError."""
     try:
-        for name, _, files in os.walk(folder):
-            os.chmod(name, 0o2770)
-            for file in files:
-                os.chmod(Path(name) / file, 0o660)
-        replace(folder / "key", f"{store_id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
-        identity = msgspec.json.encode(Identity(FORMAT, store_id, "group"))
-        replace(folder / "store.json", identity + b"\n", durable=True, mode=0o660)
+        _open_to_group(root, 2)
+        root.mode = 0o660
+        root.replace("key", f"{store_id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
+        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(store_id, secret))
+        root.replace("store.json", msgspec.json.encode(identity) + b"\n", durable=True)
     except PermissionError as error:
         raise StoreError(f"{display_url} has files of others, so only they can share it: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{display_url} can't be shared: {error.strerror}") from error
 
 
-def read_shared_key(folder: Path, store_id: str, display_url: str) -> bytes:
+def _open_to_group(folder: Folder, below: int) -> None:
+    """Open to the group a folder, the files in it, and so many levels of folders below."""
+    os.fchmod(folder.fd, 0o2770)
+    linked = folder.path.name in ("claims", "owners")  # elsewhere, a file has one name
+    for name in folder.names() + folder.names(hidden=True):
+        if below and stat.S_ISDIR(folder.stat(name).st_mode):
+            with Folder(name, folder) as inner:
+                _open_to_group(inner, below - 1)
+        else:
+            fd = folder.open(name, os.O_RDONLY if linked else os.O_RDWR)
+            try:
+                os.fchmod(fd, 0o660)
+            finally:
+                os.close(fd)
+
+
+def _seal_of_sharing(store_id: str, secret: bytes) -> str:
+    return EventSeal(secret, store_id).record("sharing", store_id, 0, b"group").hex()
+
+
+def is_shared(identity: Identity, secret: bytes, display_url: str) -> bool:
+    """Return whether someone who has the store's key has shared it. Where only store.json says so, a warning does."""
+    if not identity.shared:
+        return False
+    sealed = same(identity.seal.encode(), _seal_of_sharing(identity.id, secret).encode())
+    if not sealed:
+        warnings.warn(
+            f"{display_url} is not treated as shared: its store.json says so, but nobody with the store's key does; "
+            "to share it, give shared='group' once more",
+            stacklevel=2,
+        )
+    return sealed
+
+
+def read_shared_key(root: Folder, store_id: str, display_url: str) -> bytes:
     """Return the key inside a shared store. Raises StoreError if this user can't read it."""
     try:
-        store, secret = (folder / "key").read_text().split()
+        store, secret = root.read("key", 1 << 16).decode().split()
         if store != store_id:
             raise ValueError
         return bytes.fromhex(secret)
     except PermissionError as error:
-        raise StoreError(f"{display_url} is shared with group {group_of(folder)}, and you are not in it") from error
+        raise StoreError(f"{display_url} is shared with group {group_of(root.path)}, and you are not in it") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"the key of {display_url} can't be read: {error or 'it is damaged'}") from error
 
@@ -225,9 +281,6 @@ def group_of(folder: Path) -> str:
         return folder.group()
     except KeyError:
         return str(folder.stat().st_gid)
-
-
-# -- sharing ----------------------------------------------------------------------------------------------------------
 
 
 def join_shared(store: Store, shared: str, secret: Callable[[], bytes]) -> None:
