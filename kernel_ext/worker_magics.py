@@ -57,6 +57,10 @@ class WorkerMagics(Magics):
         help="seconds without a task to run after which workers end (600)",
     )  # fmt: skip
     @option(
+        "--patience", type=seconds, default=600, metavar="S",
+        help="seconds for which they wait for the store's server when it is away (600)",
+    )  # fmt: skip
+    @option(
         "--keep-attached", choices=["yes", "no"],
         help="don't end idle workers while a notebook is open (yes; with --on or --slurm, where it costs money, no)",
     )  # fmt: skip

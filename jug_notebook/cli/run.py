@@ -58,6 +58,7 @@ def _add_limits(parser: Parser, idle: float) -> None:
     limit("--memory-limit", size, "SIZE", "end a task that takes more: 500MB, 2G, 2GiB")
     away = f"end after this time with nothing to do (default: {idle:g} s)"
     limit("--idle-timeout", seconds, "TIME", away)
+    limit("--patience", seconds, "TIME", "wait this long for the store's server when it is away (default: 10min)")
     flag(parser, "--no-keep-going", "keep_going", "start no new tasks once one has failed", const=False)
     parser.stores_only.add("keep_going")
     parser.set_defaults(idle=idle)

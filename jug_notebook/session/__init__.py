@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone
+from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone, Unreachable
 from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
 from jug_notebook.session.access import announce, open_access, resolve_url, running_file
@@ -85,6 +85,7 @@ class Session:
         self.folder = folder or beside
         self.read_only = read_only
         access = open_access(url, file, self.folder, shared, read_only, clock)
+        access.store.notify = functools.partial(print, file=sys.stderr, flush=True)
         self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
         self.notebook = access.notebook  #: who requests tasks: the notebook's path, or one run of it
         self.id = access.process.id  #: this session among the processes of the store
@@ -124,18 +125,19 @@ class Session:
         try:
             self.submissions.close()
         finally:
+            self.access.store.patience = 0.0  # nobody waits for a server only to close
             self._ended.set()
             OPEN_SESSIONS.discard(self)
             if context.current is self:
                 context.set_current(None)
             if self.workers.headless:
-                with suppress(StoreGone):  # then they end by themselves
+                with suppress(StoreGone, Unreachable):  # then they end by themselves
                     for crew in self.workers.crews[self.workers.found :]:
                         crew.stop()
             if not self.read_only:
                 if self._heartbeat is not threading.current_thread():
                     self._heartbeat.join()
-                with suppress(StoreGone):
+                with suppress(StoreGone, Unreachable):
                     self.access.store.leave([self.id])
             self.access.store.close()
 

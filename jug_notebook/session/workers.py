@@ -16,6 +16,7 @@ from jug_notebook.render import duration, plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver, graph_of
+from jug_notebook.store import PATIENCE
 from jug_notebook.worker import WorkerOptions, number_of_workers
 from jug_notebook.worker.execution import TaskRunner
 from jug_notebook.worker.loop import FailureWatcher, work_in_process
@@ -46,7 +47,7 @@ class Workers:
         memory_limit: int | None = None, gpus: str | Sequence[str] | None = None,
         resources: Mapping[str, float | str] | str = {}, env: Mapping[str, str] | Sequence[str] = {},
         python: str | None = None, setup: str | None = None, remote_dir: str | None = None, dry_run: bool = False,
-        here: bool = False, namespace: Mapping[str, Any] | None = None,
+        patience: float = PATIENCE, here: bool = False, namespace: Mapping[str, Any] | None = None,
     ) -> Crew:  # fmt: skip
         """Start workers in the background: on this host, on ``hosts``, or ``on`` an executor. Return their `Crew`.
 
@@ -61,6 +62,7 @@ class Workers:
         ``gpus``: ids of those that tasks may get, "0,1" (default: all that are found); ``resources``: what else a host
         has, {"license": 2}, or less "mem"; tasks that need more than is free wait.
         ``env``: variables to set in workers, {"OMP_NUM_THREADS": "4"}; everybody on the host can read them.
+        ``patience``: seconds for which they wait for the store's server when it is away.
         ``keep_going=False``: a host's workers end after their current tasks once one has failed for good.
         ``hosts``: reached by ssh, each "host", "user@host", "user@host:8", or a Path of a file with one per line.
         ``python``, ``setup``, ``remote_dir``: there, the Python to run, shell commands to run first, and the folder
@@ -85,7 +87,7 @@ class Workers:
         options = self._options(
             0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
             max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus, resources=resources,
-            env=env, target=self._target(target, namespace, not_target),
+            env=env, patience=patience, target=self._target(target, namespace, not_target),
         )  # fmt: skip
         return self._start(workers, options, hosts, on, slurm, wait)
 

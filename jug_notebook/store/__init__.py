@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreError
+from jug_notebook.errors import StoreError, Unreachable
 from jug_notebook.model import (
     Acceptance,
     Address,
@@ -47,6 +47,8 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 
+PATIENCE = 600.0  #: seconds
+
 
 class Store(Protocol):
     """The verbs of a store. Safe to use from several threads of one process."""
@@ -55,6 +57,8 @@ class Store(Protocol):
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
     maps: bool = False  #: does `map_blob` map files of this host's?
+    patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
+    notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""
@@ -241,9 +245,14 @@ _unreadable: set[str] = set()  #: those that a warning has named
 
 
 def lacks_room(error: StoreError) -> bool:
-    """Return whether a store refused something for want of space on its disk, which may pass."""
+    """Return whether a store refused something for want of space, on its disk or in its server, which may pass."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def may_pass(error: StoreError) -> bool:
+    """Return whether what a store refused may succeed later: its server is away, or it lacks room."""
+    return isinstance(error, Unreachable) or lacks_room(error)
 
 
 def read_heartbeats(data: bytes) -> list[WorkerInfo]:

@@ -14,10 +14,11 @@ import msgspec
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Resources, Target, WorkerId
 from jug_notebook.render.format import GPU, parse_resources
+from jug_notebook.store import PATIENCE
 from jug_notebook.system import positive_number, whole_number
 
 #: options that have a flag of the same name in ``jug-notebook worker``
-_FLAGS = ("idle_timeout", "max_tasks", "max_time", "memory_limit", "tied_to")
+_FLAGS = ("idle_timeout", "max_tasks", "max_time", "memory_limit", "patience", "tied_to")
 
 
 MOST_WORKERS = 4096  #: on one host: more is a slip
@@ -50,6 +51,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     gpus: tuple[str, ...] | None = None  #: ids of the GPUs to use; None: those that are found
     resources: Resources = ()  #: what there is of other things, by name; "mem" in place of what is found
     env: tuple[tuple[str, str], ...] = ()  #: variables to set in workers
+    patience: float = PATIENCE  #: seconds for which workers wait for the store's server when it is away
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -57,6 +59,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
             "resources": resources_in(self.resources),
             "env": environment_in(self.env),
         }
+        if self.patience != 0:
+            checked["patience"] = positive_number("patience", self.patience, error=LaunchError)
         if type(self.size) is not int or self.size != 0:
             checked["size"] = number_of_workers("workers", self.size)
         if self.max_tasks is not None:

@@ -32,7 +32,7 @@ from jug_notebook import errors, system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.model import Address, Claim, Fits, Lease, Settlement, Target, WorkerId
-from jug_notebook.store import Store, atomic
+from jug_notebook.store import Store, atomic, may_pass
 from jug_notebook.worker.resources import Reservations
 
 CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
@@ -273,7 +273,9 @@ class StoreServer:
 
     def disconnect(self, descriptor: int) -> None:
         """Carry out what a worker that has ended had still asked for, but claim nothing for it."""
-        connection = self._connections.pop(descriptor)
+        connection = self._connections.pop(descriptor, None)
+        if connection is None:  # it was disconnected when its end could not be reported
+            return
         if connection in self._waiting:
             self._waiting.remove(connection)
         with suppress(KeyError):  # it was, when the line ended
@@ -301,16 +303,21 @@ class StoreServer:
 
         Return also when there are workers to be replaced: see `take_outworn`.
 
-        Raises StoreGone.
+        A store that is away or full for now is waited for. Raises StoreGone.
         """
         until = self._clock.monotonic() + timeout
         while True:
             left = max(0.0, until - self._clock.monotonic())
             if self._waiting:
-                before, self._seen = self._seen, self._store.watch(self._seen, left, self._selector.fileno())
-                left = 0.0
-                if self._seen != before or self._clock.monotonic() - self._looked >= RETRY:
-                    self._hand_out()
+                try:
+                    before, self._seen = self._seen, self._store.watch(self._seen, left, self._selector.fileno())
+                    if self._seen != before or self._clock.monotonic() - self._looked >= RETRY:
+                        self._hand_out()
+                    left = 0.0
+                except StoreError as error:  # it is away for now: the workers wait for it
+                    if not may_pass(error):
+                        raise
+                    self._seen = -1
             ready = []
             for key, events in self._selector.select(left):
                 connection = self._connections.get(key.fd)
@@ -352,7 +359,11 @@ class StoreServer:
         worker, limit, wait, settled, target, python = request
         if limit > 0:  # it has run all it had
             self.reservations.release(connection.line.fileno())
-        reply = self._claimed(connection, worker, limit, settled, target, python)
+        try:
+            reply = self._claimed(connection, worker, limit, settled, target, python)
+        except JugError as error:
+            lasts = settled or wait <= 0 or not (isinstance(error, StoreError) and may_pass(error))
+            reply = framed(_failed(error)) if lasts else _NO_CLAIMS
         if wait > 0 and reply is _NO_CLAIMS:
             if self.reservations.refused:
                 self._seen = -1  # look at once whether another worker may have it
@@ -371,10 +382,7 @@ class StoreServer:
         target: Target | None,
         python: str,
     ) -> bytes:
-        try:
-            claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits)
-        except JugError as error:
-            return framed(_failed(error))
+        claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits)
         if claims and claims[0].resources:
             devices = self.reservations.reserve(connection.line.fileno(), claims[0].resources)
             if devices:
@@ -391,7 +399,12 @@ class StoreServer:
             devices = self.reservations.bound(connection.line.fileno())
             if devices in tried:
                 continue
-            reply = self._claimed(connection, *connection.request)
+            try:
+                reply = self._claimed(connection, *connection.request)
+            except JugError as error:
+                if isinstance(error, StoreError) and may_pass(error):
+                    raise
+                reply = framed(_failed(error))
             if reply is not _NO_CLAIMS:
                 self._waiting.remove(connection)
                 self._send(connection, reply)

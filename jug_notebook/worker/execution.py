@@ -50,7 +50,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.render.format import summarise
-from jug_notebook.store import Store, lacks_room
+from jug_notebook.store import Store, lacks_room, may_pass
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, template
 from jug_notebook.store.signed import template as template_of
@@ -63,7 +63,7 @@ from jug_notebook.worker.resources import visible
 from jug_notebook.worker.status import SharedStatus, backoff
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
-PAUSE = 0.5  #: seconds before a store whose disk is full is tried again; doubles each time, up to 10
+PAUSE = 0.5  #: seconds before a store that is full or away is tried again; doubles each time, up to 10, or 1
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
@@ -196,7 +196,7 @@ class TaskRunner:
 
     def hand_in(self, settlement: Settlement) -> None:
         """Settle at once, so that the value can be read. Settling again later is harmless."""
-        self._store.claim(self._me.id, 0, 0.0, [settlement])
+        self.patiently(lambda: self._store.claim(self._me.id, 0, 0.0, [settlement]))
 
     def is_short(self, name: str) -> bool:
         """Did tasks of this function take next to no time so far?"""
@@ -212,7 +212,8 @@ class TaskRunner:
             context.begin_turn(claim.name)
         stray = self._listener.begin()
         if stray:  # threads or subprocesses that a task left behind
-            self._store.notice(self._me.id, "".join(text for _, text in stray))
+            with suppress(StoreError):
+                self._store.notice(self._me.id, "".join(text for _, text in stray))
         try:
             with ExitStack() as around:
                 self._run(attempt, around)
@@ -323,32 +324,36 @@ class TaskRunner:
         return Display(display.at, {}, display.metadata, self._put([data]))
 
     def _put(self, parts: Iterable[bytes | memoryview]) -> Address:
-        """Store a blob; where the disk is full, wait rather than throw a result away."""
+        """Store a blob; where there is no room for it now, wait rather than throw a result away."""
         pieces = list(parts)
         return self.patiently(lambda: self._store.put_blob(pieces))
 
     def patiently(self, act: Callable[[], V]) -> V:
-        """Act on the store and return the result. In a worker process, wait while the store's disk is full."""
+        """Act on the store and return the result. In a worker process, wait while the store can't do it for now.
+
+        That is while it lacks room, or its server is away; how long that may take is the supervisor's business.
+        """
         pause = PAUSE
         while True:
             try:
                 return act()
             except StoreError as error:
-                if self._in_process or not lacks_room(error):
+                full = lacks_room(error)
+                if self._in_process or not may_pass(error):
                     raise
                 if pause == PAUSE:
                     with suppress(StoreError):  # there may be no room for this either
-                        self._store.notice(self._me.id, f"{error}; waiting for free space\n")
-                self._status.lacks_room(True)
+                        self._store.notice(self._me.id, f"{error}; waiting for {'free space' if full else 'it'}\n")
+                self._status.lacks_room(full)
             self._clock.sleep(pause)
             self._status.lacks_room(False)
-            pause = min(10.0, 2 * pause)
+            pause = min(10.0 if full else 1.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
         self._listener.take()
         self._displays.take()
         self._status.end(settled=False)
-        self._store.release([claim.lease])
+        self.patiently(lambda: self._store.release([claim.lease]))
 
     # -- getting ready
 
@@ -406,7 +411,7 @@ class TaskRunner:
                 value = codec.load_value(need.value, self._blob, self._buffer)
             except ValueLost:
                 self._lost = True
-                self._store.invalidate([key], Why.LOST, self._me.user)
+                self.patiently(lambda: self._store.invalidate([key], Why.LOST, self._me.user))
                 raise _Stale from None
             if type(value) in _IMMUTABLE:  # whatever can be changed in place is made anew for each task
                 self._values.put(name, value, sys.getsizeof(value))

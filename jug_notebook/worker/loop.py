@@ -78,7 +78,7 @@ def work(
             settled_at = monotonic()
             while not over() and (claim := prefetch.next()) is not None:
                 if deadline is not None and monotonic() + (runner.pace(claim.name) or claim.expected) > deadline:
-                    store.release([claim.lease])
+                    runner.patiently(partial(store.release, [claim.lease]))
                     return count
                 if prefetch.done and (not runner.is_short(claim.name) or monotonic() - settled_at > execution.HURRY):
                     prefetch.settle()
@@ -213,7 +213,7 @@ class Prefetch:
 
     def give_back(self) -> None:
         if claims := _emptied(self._claims):
-            self._store.release([claim.lease for claim in claims])
+            self._patiently(partial(self._store.release, [claim.lease for claim in claims]))
 
     def _relieve(self) -> None:
         pause = threading.Event()

@@ -41,8 +41,7 @@ WAKE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that
 #: -notify, limits of processor time). Workers ignore them; their supervisor does not.
 NOTICE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU) if hasattr(signal, "SIGUSR1") else ()
 
-REOPEN_TIMEOUT = 5.0  #: seconds for which a worker tries to open the store that its supervisor has open
-REOPEN_PAUSE = 0.1
+REOPEN_PAUSE = 0.1  #: seconds before a worker tries again to open the store that its supervisor has open
 
 
 @dataclass
@@ -119,6 +118,25 @@ class ForkContext:
         """Fork a process of low priority that compacts the store; return its pid."""
         return _fork(self._compact)
 
+    def _reopen(self) -> Store:
+        """Open the supervisor's store; a server that is away is waited for, and from then on by every verb.
+
+        Raises StoreGone if there is another store by now, or none.
+        """
+        until = self.clock.monotonic() + self.options.patience
+        while True:
+            try:
+                store = open_store(self.url, self.clock) if exists(self.url) else None
+                break
+            except Unreachable:
+                if self.clock.monotonic() >= until:
+                    raise
+                self.clock.sleep(REOPEN_PAUSE)
+        if store is None or store.id != self.store_id:
+            raise StoreGone("the store was removed while this worker started")
+        store.patience = self.options.patience
+        return store
+
     def _worker_info(self, pid: int, suffix: str) -> WorkerInfo:
         me = self.supervisor
         return msgspec.structs.replace(
@@ -139,7 +157,7 @@ class ForkContext:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._detach()
         os.nice(10)
-        store = _reopen(self.url, self.store_id, self.clock)
+        store = self._reopen()
         store.compact()
         store.close()
         return 0
@@ -166,7 +184,7 @@ class ForkContext:
         displays.always_open(buffer)
         context.always_progress_to(status.report)
         import_hooks.install()
-        store = connected(_reopen(self.url, self.store_id, self.clock), line, self.blobs)
+        store = connected(self._reopen(), line, self.blobs)
         me, options = self._worker_info(os.getpid(), suffix), self.options
         each = FailureWatcher()
         count = work(
@@ -197,25 +215,6 @@ def _fork(run: Callable[[], int]) -> int:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
-
-
-def _reopen(url: str, store_id: str, clock: Clock) -> Store:
-    """Open the supervisor's store: a server that is just being restarted is waited for.
-
-    Raises StoreGone if there is another store by now, or none.
-    """
-    until = clock.monotonic() + REOPEN_TIMEOUT
-    while True:
-        try:
-            store = open_store(url, clock) if exists(url) else None
-            break
-        except Unreachable:
-            if clock.monotonic() >= until:
-                raise
-            clock.sleep(REOPEN_PAUSE)
-    if store is None or store.id != store_id:
-        raise StoreGone("the store was removed while this worker started")
-    return store
 
 
 def wake(info: WorkerInfo) -> None:

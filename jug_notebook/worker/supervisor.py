@@ -25,8 +25,8 @@ from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
-from jug_notebook.render.format import MEMORY
-from jug_notebook.store import Store, lacks_room, open_store
+from jug_notebook.render.format import MEMORY, duration
+from jug_notebook.store import Store, lacks_room, may_pass, open_store
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
@@ -91,21 +91,12 @@ def supervise(
     if options.max_time is None:
         options = msgspec.structs.replace(options, max_time=system.job_time_left(clock.now()))
     store = open_store(url, clock)
+    store.patience = 0.0  # the supervisor looks after its workers, and heeds signals, while it waits for a server
     supervisor = Supervisor(store, options, crew, detached, clock, place, tuple(stop_files), ready, lead)
     try:
         return supervisor.run()
     finally:
         store.close()
-
-
-@contextmanager
-def _though_full() -> Iterator[None]:
-    """Do without what the store has no room for: workers wait for that, and so does their supervisor."""
-    try:
-        yield
-    except StoreError as error:
-        if not lacks_room(error):
-            raise
 
 
 @dataclass
@@ -132,6 +123,7 @@ class Supervisor:
     _attended: bool = False  #: was there a session at the last census?
     _next_census: float = 0.0
     _note: str = ""
+    _away_since: float | None = None  #: on the monotonic clock: the store's server can't be reached
     _ended_at_once: bool = False
     #: workers that got a signal which was not ours, their wait status, until when that may mean that all are ended
     _ambiguous: list[tuple[WorkerProcess, int, float]] = field(default_factory=list)
@@ -167,8 +159,9 @@ class Supervisor:
                 text = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
                 self._notice(self._me.id, text)
                 self.ready(self._info())
-            if self.store.crowded():
-                self._compaction = self._fork.fork_compaction()
+            with self._though_away():
+                if self.store.crowded():
+                    self._compaction = self._fork.fork_compaction()
             return self._loop()
         except StoreError as error:  # no message can be left where there is no store
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -274,14 +267,41 @@ class Supervisor:
 
     # -- the store
 
+    @contextmanager
+    def _though_away(self) -> Iterator[None]:
+        """Do without what the store can't do for now: workers wait for that, and so does their supervisor.
+
+        Raises Unreachable once the store's server has been away for as long as the options allow.
+        """
+        try:
+            yield
+        except StoreError as error:
+            if not may_pass(error):
+                raise
+            if lacks_room(error):
+                return
+            now, patience = self.clock.monotonic(), self.options.patience
+            if self._away_since is None:
+                self._away_since = now
+                print(f"{error}; waiting up to {duration(patience)}", file=sys.stderr, flush=True)
+            elif now - self._away_since >= patience:
+                raise
+
+    def _note_return(self) -> None:
+        """Report for how long the store's server was away."""
+        if self._away_since is not None:
+            away, self._away_since = self.clock.monotonic() - self._away_since, None
+            self._report(f"the server of {self.store.display_url} was away for {duration(away)}; going on\n")
+
     def _renew(self) -> None:
         """Renew our heartbeat and those of workers, and obey orders; then renew them again with the new state."""
         self._beat += 1
         heartbeats = [process.heartbeat(self._beat) for process in self._workers.values()]
-        with _though_full():
+        with self._though_away():
             while orders := self.store.renew([self._info(), *heartbeats]):
                 for order in orders:
                     self._obey(order)
+            self._note_return()
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
@@ -315,18 +335,26 @@ class Supervisor:
         """Is another supervisor of our crew on this store already? Then it gets our orders."""
         if not self.crew:
             return False
-        first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
-        if first.id == self._me.id:
-            return False
-        self.store.order([first.id], Scale(self.size, at_least=True))
-        wake(first)
-        return True
+        with self._though_away():
+            first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
+            if first.id != self._me.id:
+                self.store.order([first.id], Scale(self.size, at_least=True))
+                wake(first)
+                return True
+        return False
 
     def _is_alive(self, session: WorkerId) -> bool:
-        return any(alive and info.id == session for info, alive, _ in self.store.processes())
+        with self._though_away():
+            return any(alive and info.id == session for info, alive, _ in self.store.processes())
+        return True
 
     def _is_idle(self) -> bool:
         """Is there nothing to do for these workers, and no session for which they are to stay?"""
+        with self._though_away():
+            return self._nothing_to_do()
+        return False
+
+    def _nothing_to_do(self) -> bool:
         if not self.store.idle(self.options.target, self._me.python):
             return False
         self._report_foreign_tasks()
@@ -353,7 +381,7 @@ class Supervisor:
             self._report(f"{text}\n")
 
     def _notice(self, process: WorkerId, text: str) -> None:
-        with _though_full():
+        with self._though_away():
             self.store.notice(process, text)
 
     def _report(self, text: str) -> None:
@@ -456,8 +484,10 @@ class Supervisor:
         try:
             self._report_exit(process, status)
         except StoreError as error:
-            if not lacks_room(error):
+            if not may_pass(error):
                 raise
+            if self._ended_at_once and not lacks_room(error):
+                return  # nobody waits for a server only to end
             self._ambiguous.append((process, status, self.clock.monotonic() + BEAT))
 
     def _report_exit(self, process: WorkerProcess, status: int) -> None:

@@ -356,9 +356,9 @@ def test_telling_again_repeats_no_invalidation_of_what_has_run_since(server: Ser
     assert run_all(session) == 0
 
 
-def test_a_server_that_stays_away_ends_in_a_clear_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_away_ends_in_a_clear_error(server: Server) -> None:
     store = open_store(server.url())
-    monkeypatch.setattr(connection, "PATIENCE", 0.1)
+    store.patience = 0.1
     server.kill()
     with pytest.raises(StoreError, match=r"can't be reached: .*; start it again, or give another store"):
         store.states([key("a")])
@@ -436,10 +436,10 @@ def test_what_a_claim_won_whose_reply_never_came_is_given_back(
     store.submit([task("a")], HERE)
     worker = worker_of(store)
     Cut.cut = True
-    with monkeypatch.context() as away:
-        away.setattr(connection, "PATIENCE", 0.0)
-        with pytest.raises(StoreError, match="can't be reached"):
-            store.claim(worker.id, 1, 0.0)
+    store.patience = 0.0
+    with pytest.raises(StoreError, match="can't be reached"):
+        store.claim(worker.id, 1, 0.0)
+    store.patience = 10.0
     [claim] = store.claim(worker.id, 1, 0.0)
     assert claim.lease.attempt == 2
     assert [view.worker for view in opened_at(store.url).tasks()] == [worker.id]

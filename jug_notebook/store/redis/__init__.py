@@ -5,6 +5,7 @@ Besides the log, the server keeps of each project:
 
     id format       of the store                      info beats left   processes: last info, when, which have ended
     tick grace      the latest heartbeat of all; exists while silence means nothing, because the server was away
+    returned        exists while nothing is claimed, because the server was restarted and may have lost something
     orders:W log:W  of a process: its orders, what it printed
     blobs sizes v:A c:A:N bin   blobs, by last use; swept ones that may come back, by expiry
 """
@@ -21,7 +22,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreGone, ValueLost
+from jug_notebook.errors import StoreGone, Unreachable, ValueLost
 from jug_notebook.model import (
     BEAT,
     Address,
@@ -86,13 +87,17 @@ class Restarted(Exception):
     """The picture must be made anew before anything can be claimed."""
 
 
+class Returned(Exception):
+    """The server was restarted, so nothing can be claimed for a moment."""
+
+
 class RedisStore(EventLogStore):
     """A project in a Redis server. The verbs are described in `Store`."""
 
     def __init__(self, scheme: str, rest: str, clock: Clock) -> None:
         super().__init__(clock)
         where = place(scheme, rest)
-        self._connection = Connection(where, clock)
+        self._connection = Connection(where, clock, waiting=self)
         self.url, self.display_url, self.id = where.url, where.display_url, self._connection.id
         self._log = Log(self._connection)
         self._blobs = Blobs(self._connection)
@@ -101,6 +106,7 @@ class RedisStore(EventLogStore):
         self._next_check = 0.0
         self._last_orders: dict[WorkerId, bytes] = {}
         self._looked = threading.local()  # when each thread last looked at the version
+        self._pictures: dict[Scope, Snapshot] = {}  # the latest, to have one while the server is away
 
     def __repr__(self) -> str:
         return f"<RedisStore {self.display_url}>"
@@ -114,6 +120,8 @@ class RedisStore(EventLogStore):
 
     def _record(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
         if type(event) in (Settled, Claimed):
+            if self._log.unsent and self._log.has(event):
+                return  # what could not be sent the first time
             self._blobs.mentioned(bodies, self._scheduler.tasks)
             super()._record(event, bodies)  # sent with what comes next, and, as finished work, never withdrawn
         else:
@@ -242,7 +250,20 @@ class RedisStore(EventLogStore):
                 return version
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
-        processes = self.processes()
+        former = self._pictures.get(scope)
+        if former is None:
+            picture = self._snapshot(scope)
+        else:
+            try:
+                with self._connection.impatiently():
+                    picture = self._snapshot(scope)
+            except Unreachable:
+                return msgspec.structs.replace(former, notes=(self._connection.away, *former.notes))
+        self._pictures[scope] = picture
+        return picture
+
+    def _snapshot(self, scope: Scope) -> Snapshot:
+        processes = self.processes()  # fails at once if the server is away, while another thread waits with the lock
         with self._lock:
             scheduler = self._counted()
             if scheduler is None:
@@ -275,7 +296,8 @@ class RedisStore(EventLogStore):
         if log.uncounted and len(self._scheduler.tasks) > MANY and not log.unsent and not log.stale:
             log.uncounted = False
             rows = msgspec.msgpack.encode(self._scheduler.counts.rows())
-            self._connection.command("HSET", self._connection.key("counts"), "upto", log.last, "rows", rows)
+            counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
+            self._connection.run("full", *counts)
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
@@ -292,6 +314,8 @@ class RedisStore(EventLogStore):
                 return super()._claim(worker, limit, target, python, fits)
             except Restarted:
                 continue
+            except Returned:
+                return [], None
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         leases = [offer.lease for offer in offers]
@@ -301,6 +325,8 @@ class RedisStore(EventLogStore):
             (owners, *bodies), frames = self._send([claiming, *self._fetching(places)])
             if self._log.stale:
                 raise Restarted
+            if owners is None:
+                raise Returned
         except BaseException:  # what was won is in the log, to be given back
             self._log.withdraw(0)
             self._doubtful += [(worker, offer) for offer in offers]
@@ -396,18 +422,18 @@ class RedisStore(EventLogStore):
             with self._lock:
                 super().leave(processes)
             rows = [part for process in processes for part in (process, 1)]
-            self._connection.command("HSET", self._connection.key("left"), *rows)
+            self._connection.run("full", "HSET", self._connection.key("left"), *rows)
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         self.check()
-        key, data = self._connection.key, msgspec.msgpack.encode(order)
+        key, full, data = self._connection.key, self._connection.though_full, msgspec.msgpack.encode(order)
         for supervisor in supervisors:
             name = key(f"orders:{supervisor}")
             self._connection.pipeline(
                 [
-                    ("XADD", name, "MAXLEN", "~", 1000, "*", "o", data),
+                    full("XADD", name, "MAXLEN", "~", 1000, "*", "o", data),
                     ("EXPIRE", name, 86_400),
-                    ("XADD", key("log"), "*", "o", supervisor),
+                    full("XADD", key("log"), "*", "o", supervisor),
                 ]
             )
 
@@ -456,7 +482,7 @@ class RedisStore(EventLogStore):
 
     def close(self) -> None:
         try:
-            with self._lock, suppress(StoreGone):
+            with self._lock, suppress(StoreGone, Unreachable):
                 if self._log.unsent or self._log.uncounted:
                     self._poll()
                     self._leave_counts()

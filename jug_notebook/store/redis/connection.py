@@ -6,28 +6,34 @@ connection breaks while commands may have run, they are run again, so each is sa
 
 from __future__ import annotations
 
+import errno
 import functools
+import math
 import os
+import random
 import secrets
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, StoreGone, Unreachable
+from jug_notebook.render.format import duration
+from jug_notebook.store import PATIENCE, Store
 from jug_notebook.store.redis.wire import Place, Refusal, Wire
 
 FORMAT = "2"
-PATIENCE = 30.0  #: seconds to wait for an unreachable server
-BRIEF = 1.0  #: the same, after waiting for it has failed once
-LOADING = 600.0  #: seconds to wait for a server that is loading its data from disk
-PAUSE, LONGEST = 0.02, 0.5  #: seconds before the second attempt to reach it, and at most
-KEPT = 10.0  #: seconds for which writes are remembered, in case the server loses them
-KEPT_BYTES = 64 << 20
+RETURNING = 3.0  #: seconds after a restart in which no task is claimed: first, all tell again what the server lost
+LOADING = 600.0  #: seconds to wait, at first, for a server that is loading its data from disk
+PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most
+REPORTED = 3.0  #: seconds after which waiting for it is reported
+KEPT = 10.0  #: seconds for which writes are remembered, in case a server with an append-only file loses them
+KEPT_BYTES = 64 << 20  #: of what is remembered, at most; of a server without such a file, nothing else limits it
 NOTHING = b"0-0"  #: before the first entry of the log
 
 
@@ -41,10 +47,34 @@ Command: TypeAlias = tuple[Any, ...]
 _FOR_NOW = ("BUSY ", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "ERR max number of clients")
 
 
+class Waiting:
+    """How long to wait for a server that is away, and who is told so: see `Store`, which is one."""
+
+    patience: float = PATIENCE
+    notify: Callable[[str], None] | None = None
+
+
+class Outage:
+    """A time in which a server can't be used. The pauses between attempts grow, and differ between processes."""
+
+    def __init__(self, began: float) -> None:
+        self.began = self.next_try = began
+        self.problem = ""
+        self.limit = 0.0  #: seconds after which waiting is of no use
+        self.reported = False
+        self._pause = PAUSE
+
+    def failed(self, now: float, problem: str, limit: float) -> None:
+        """Note an attempt that has failed."""
+        self.problem, self.limit = problem, limit
+        self.next_try = now + self._pause * random.uniform(0.5, 1.0)
+        self._pause = min(LONGEST, 2 * self._pause)
+
+
 class Connection:
     """The commands of one project to its server. Several threads may use it at once."""
 
-    def __init__(self, place: Place, clock: Clock, make: bool = True) -> None:
+    def __init__(self, place: Place, clock: Clock, make: bool = True, waiting: Store | Waiting | None = None) -> None:
         self.place = place
         self.display_url = place.display_url
         self.notes: tuple[str, ...] = ()
@@ -61,7 +91,10 @@ class Connection:
         self._unverified = False  # a new connection: the server may have restarted or lost data
         self._verifier: threading.Thread | None = None  # the thread that is checking that
         self._run_id = ""  # of the server's process; empty where it doesn't tell
-        self._unreachable = False  # waiting for it has failed
+        self._waiting_as = waiting or Waiting()
+        self._outage: Outage | None = None
+        self._own = threading.local()  # the patience of a thread that must not wait
+        self._forgetful = False  # the server keeps no append-only file, so a crash may lose more than a second
         self.id = ""  #: of the store; empty where there is none and ``make`` is false
         if make or self.command("EXISTS", self.key("id")):
             self._open()
@@ -81,6 +114,7 @@ class Connection:
         self.id = id
         self._run_id = described.get("run_id", "")
         self.notes = _notes(described, self.display_url)
+        self._forgetful = described.get("aof_enabled") == "0"
         self._unverified = False
 
     # -- running commands ----------------------------------------------------------------------------------------------
@@ -96,6 +130,10 @@ class Connection:
     def script(self, name: str, *arguments: Any) -> Command:
         """Return the command that runs a script. They are so short that the server need not remember them."""
         return ("EVAL", _script(name), 1, self._prefix, *arguments)
+
+    def though_full(self, *command: Any) -> Command:
+        """Return the command that runs a small one even if the server is full."""
+        return self.script("full", *command)
 
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands in one round trip, and again, all of them, where the connection breaks meanwhile.
@@ -185,38 +223,70 @@ class Connection:
     def _retry(self, send: Callable[[], list[Any]]) -> list[Any]:
         """Send until there is a reply. Raises StoreError that says what is wrong.
 
-        A server that was never reached is not waited for; one that could not be reached the last time, only briefly.
+        A server that is away is waited for until ``patience`` seconds after it was first missed; one that was never
+        reached is not. Between attempts no other is made, by whichever thread: who doesn't wait gets the error at once.
         """
-        patience = 0.0 if not self.id else BRIEF if self._unreachable else PATIENCE
-        began, pause = 0.0, PAUSE
+        tried = False
         while True:
-            try:
-                reply = send()
-                self._unreachable = False
-                return reply
-            except OSError as error:
-                self._disconnect()
-                if "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
-                    patience = 0.0
-                limit, problem = patience, f"can't be reached: {_one_line(error)}"
-            except Refusal as error:
-                text = _one_line(error)
-                if text.startswith("GONE"):
-                    raise self._gone(text[5:]) from None
-                if text.startswith("LOADING"):
-                    limit, problem = max(patience, LOADING), f"is still loading its data: {text}"
-                elif text.startswith(_FOR_NOW):
-                    limit, problem = patience, f"refuses commands for now: {text}"
+            outage = self._outage
+            if outage is None or self._clock.monotonic() >= outage.next_try:
+                tried = True
+                try:
+                    reply = send()
+                except (OSError, Refusal) as error:
+                    outage = self._note_outage(error)
                 else:
-                    raise self._refused(text) from None
-                self._disconnect()
+                    self._outage = None
+                    return reply
             now = self._clock.monotonic()
-            began = began or now
-            if now - began >= limit:
-                self._unreachable = True
-                raise Unreachable(f"the server of {self.display_url} {problem}; start it again, or give another store")
-            self._clock.sleep(pause)
-            pause = min(LONGEST, 2 * pause)
+            patience = getattr(self._own, "patience", self._waiting_as.patience)
+            limit = min(outage.limit, patience) if self.id else outage.limit
+            if now - outage.began >= limit and (tried or limit <= 0):
+                text = f"the server of {self.display_url} {outage.problem}; start it again, or give another store"
+                raise Unreachable(text)
+            if now - outage.began >= REPORTED and not outage.reported and (notify := self._waiting_as.notify):
+                outage.reported = True
+                notify(self.away)
+            self._clock.sleep(max(0.0, outage.next_try - now))
+
+    def _note_outage(self, error: OSError | Refusal) -> Outage:
+        """Return the outage that an error belongs to. Raises StoreError for one that doesn't pass."""
+        text, limit = _one_line(error), math.inf if self.id else 0.0
+        if isinstance(error, OSError):
+            problem = f"can't be reached: {text}"
+            if "CERTIFICATE_VERIFY_FAILED" in text or "WRONG_VERSION_NUMBER" in text:
+                limit = 0.0
+        elif text.startswith("GONE"):
+            raise self._gone(text[5:]) from None
+        elif text.startswith("LOADING"):
+            limit, problem = max(limit, LOADING), f"is still loading its data: {text}"
+        elif text.startswith(_FOR_NOW):
+            problem = f"refuses commands for now: {text}"
+        else:
+            raise self._refused(text) from None
+        self._disconnect()
+        now = self._clock.monotonic()
+        outage = self._outage = self._outage or Outage(now)
+        outage.failed(now, problem, limit)
+        return outage
+
+    @contextmanager
+    def impatiently(self) -> Iterator[None]:
+        """Within, this thread doesn't wait for a server that is away."""
+        self._own.patience = 0.0
+        try:
+            yield
+        finally:
+            del self._own.patience
+
+    @property
+    def away(self) -> str:
+        """Return for how long the server has been away and will be waited for; empty where it isn't."""
+        outage = self._outage
+        if outage is None:
+            return ""
+        age, patience = self._clock.monotonic() - outage.began, duration(self._waiting_as.patience)
+        return f"the server at {self.place.where} is away for {age:.0f} s; waiting up to {patience}"
 
     def _disconnect(self) -> None:
         """Close all idle connections."""
@@ -227,9 +297,11 @@ class Connection:
 
     def _refused(self, text: str) -> StoreError:
         if "maxmemory" in text:
-            return StoreError(
+            full = StoreError(
                 f"the server of {self.display_url} is full: raise its maxmemory, or run %jug_cleanup ({text})"
             )
+            full.__cause__ = OSError(errno.ENOSPC, text)  # it passes, as with a disk that is full
+            return full
         if text.startswith("NOPERM") or "no permissions" in text:
             return StoreError(
                 f"the server of {self.display_url} refuses: {text}; the user's ACL must allow ~{self._prefix}* "
@@ -248,7 +320,9 @@ class Connection:
         with self._lock:
             self._remembered.append((now, size, command))
             self._remembered_bytes += size
-            while self._remembered and (self._remembered[0][0] < now - KEPT or self._remembered_bytes > KEPT_BYTES):
+            while self._remembered and (
+                (self._remembered[0][0] < now - KEPT and not self._forgetful) or self._remembered_bytes > KEPT_BYTES
+            ):
                 self._remembered_bytes -= self._remembered.popleft()[1]
 
     def _verify_server(self) -> None:
@@ -260,14 +334,22 @@ class Connection:
             if not self._unverified:
                 return
             self._verifier = threading.current_thread()
+            run_id = self._run_id
             try:
                 while self._lost_something():
                     self.losses += 1
                     self.seen = NOTHING
-                    self._send([self.script("open", self.id, FORMAT), *(command for _, _, command in self._remembered)])
+                    remembered = [command for _, _, command in self._remembered]
+                    self._send([self.script("open", self.id, FORMAT), self._returned(), *remembered])
+                if self._run_id != run_id:
+                    self._send([self._returned()])
                 self._unverified = False
             finally:
                 self._verifier = None
+
+    def _returned(self) -> Command:
+        """Return the command that makes claims wait until all have seen that the server is back."""
+        return ("SET", self.key("returned"), 1, "PX", int(RETURNING * 1000))
 
     def _lost_something(self) -> bool:
         """Return True if the server has restarted since the last time, and not with all that was seen of the log."""

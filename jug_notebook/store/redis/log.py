@@ -104,6 +104,10 @@ class Log:
         self._outbox.append(Appended(frame, first, bodies, over))
         return range(first, first + count)
 
+    def has(self, event: Event) -> bool:
+        """Return whether an equal event is on its way."""
+        return any(_decode(one.frame).event == event for one in self._outbox)
+
     @property
     def unsent(self) -> bool:
         """True where something is on its way."""
@@ -130,7 +134,8 @@ class Log:
         ]
         over = [name for a in frames for name in a.over]
         return self._connection.script(
-            "append", self._connection.id, self._writer, len(bodies), *bodies, len(frames), *(a.frame for a in frames),
+            "append", self._connection.id, self._writer, "" if bodies else 1, len(bodies), *bodies,
+            len(frames), *(a.frame for a in frames),
             len(over), *over, len(blobs), *blobs,
         )  # fmt: skip
 

@@ -40,7 +40,8 @@ class Snapshot:
         """Send what is waiting."""
         if self._waiting:
             key = self._connection.key(self.name)
-            self._connection.pipeline([("RPUSH", key, *self._waiting), ("EXPIRE", key, ABANDONED)])
+            full = self._connection.though_full("RPUSH", key, *self._waiting)
+            self._connection.pipeline([full, ("EXPIRE", key, ABANDONED)])
             self._waiting.clear()
 
 
@@ -50,7 +51,7 @@ def compact(connection: Connection, log: Log, scheduler: SchedulerState, alone: 
     ``scheduler`` is the state there; ``alone`` means that no other process may still write about what was forgotten.
     """
     key, upto = connection.key, log.last
-    if upto == NOTHING or not connection.command("SET", key("compacting"), 1, "NX", "EX", ABANDONED):
+    if upto == NOTHING or not connection.run("full", "SET", key("compacting"), 1, "NX", "EX", ABANDONED):
         return 0
     try:
         snapshot = Snapshot(connection)

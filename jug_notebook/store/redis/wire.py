@@ -31,6 +31,11 @@ class Place(NamedTuple):
     options: dict[str, str]  #: username, password, db, those of TLS
     tls: bool
 
+    @property
+    def where(self) -> str:
+        """Return the host and port, or the path of the socket."""
+        return self.socket or f"{self.host}:{self.port}"
+
 
 def place(scheme: str, rest: str) -> Place:
     """Read a URL. Raises StoreError where it names no store."""

@@ -1,9 +1,10 @@
 -- Append frames to the log, with the bodies that belong to them.
--- ARGV: the store's id; the writer; then four lists, each behind its length: places of bodies and the bodies themselves;
+-- ARGV: the store's id; the writer; 1 to append even if the server is full; then four lists, each behind its length: places of bodies and the bodies themselves;
 -- frames; claims that are over; addresses of blobs that are named from now on.
 local P, call = KEYS[1], redis.call
 if call('GET', P .. 'id') ~= ARGV[1] then return redis.error_reply('GONE ' .. (call('GET', P .. 'id') or '')) end
-local at, STEP = 3, 4000  -- a call takes fewer than 8000 arguments
+if ARGV[3] == '1' then call('UNLINK', P .. 'full') end  -- a script that has written something may go on, though full
+local at, STEP = 4, 4000  -- a call takes fewer than 8000 arguments
 local function each_part(act)
   local first, last = at + 1, at + tonumber(ARGV[at])
   for i = first, last, STEP do act(i, math.min(i + STEP - 1, last)) end

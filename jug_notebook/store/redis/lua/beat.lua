@@ -3,6 +3,7 @@
 -- Returns its later orders as {id, {"o", order}} each.
 local P, call, DAY = KEYS[1], redis.call, 86400
 if call('GET', P .. 'id') ~= ARGV[1] then return redis.error_reply('GONE ' .. (call('GET', P .. 'id') or '')) end
+call('UNLINK', P .. 'full')  -- a script that has written something may go on, though the server is full
 local time = call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local at = string.format('%.6f', now)

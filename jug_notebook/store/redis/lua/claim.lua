@@ -1,8 +1,9 @@
 -- Claim attempts at tasks for a worker, and append what it got to the log.
 -- ARGV: the store's id; the writer; the worker; a frame up to its leases; then name and packed lease of each attempt.
--- Returns who has each: empty for this worker, else another's name.
+-- Returns who has each: empty for this worker, else another's name; nil while nothing is claimed.
 local P, call = KEYS[1], redis.call
 if call('GET', P .. 'id') ~= ARGV[1] then return redis.error_reply('GONE ' .. (call('GET', P .. 'id') or '')) end
+if call('EXISTS', P .. 'returned') == 1 then return false end
 local owners, won = {}, {}
 for i = 5, #ARGV, 2 do
   local owner = ''

@@ -3,6 +3,7 @@
 -- ARGV: a time; 1 for a dry run; addresses. Returns {number of blobs, bytes}.
 local HOUR = 3600
 local P, call = KEYS[1], redis.call
+call('UNLINK', P .. 'full')  -- a script that has written something may go on, though the server is full
 local time = call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local blobs, size = 0, 0
