@@ -99,6 +99,38 @@ def supervise(
         store.close()
 
 
+class Absence:
+    """A store that can't be used for now, because its server is away or it lacks room: workers wait for that, and so
+    does their supervisor."""
+
+    def __init__(self, patience: float, clock: Clock) -> None:
+        self._patience = patience
+        self._clock = clock
+        self._since: float | None = None
+
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """Do without what the store can't do for now. Raises Unreachable once its server was away for too long."""
+        try:
+            yield
+        except StoreError as error:
+            if not may_pass(error):
+                raise
+            if lacks_room(error):
+                return
+            now = self._clock.monotonic()
+            if self._since is None:
+                self._since = now
+                print(f"{error}; waiting up to {duration(self._patience)}", file=sys.stderr, flush=True)
+            elif now - self._since >= self._patience:
+                raise
+
+    def end(self) -> str:
+        """Return for how long the server was away, now that it is back; empty where it wasn't."""
+        since, self._since = self._since, None
+        return "" if since is None else duration(self._clock.monotonic() - since)
+
+
 @dataclass
 class Supervisor:
     """Keeps ``options.size`` workers; see `supervise`."""
@@ -123,7 +155,6 @@ class Supervisor:
     _attended: bool = False  #: was there a session at the last census?
     _next_census: float = 0.0
     _note: str = ""
-    _away_since: float | None = None  #: on the monotonic clock: the store's server can't be reached
     _ended_at_once: bool = False
     #: workers that got a signal which was not ours, their wait status, until when that may mean that all are ended
     _ambiguous: list[tuple[WorkerProcess, int, float]] = field(default_factory=list)
@@ -132,6 +163,7 @@ class Supervisor:
     def run(self) -> int:
         """Return the exit status once all workers have ended."""
         self.size = self.options.size
+        self._absence = Absence(self.options.patience, self.clock)
         self._me = system.me("supervisor", self.clock, crew=self.crew, size=self.size, place=self.place)
         self._seal = seal_of(self.store, make=True)
         self._threads_set = {name for name in _THREADS if name in os.environ}
@@ -159,7 +191,7 @@ class Supervisor:
                 text = f"pid {self._me.pid}, Python {self._me.python} ({sys.executable}), workers: {self.size}\n"
                 self._notice(self._me.id, text)
                 self.ready(self._info())
-            with self._though_away():
+            with self._absence.tolerated():
                 if self.store.crowded():
                     self._compaction = self._fork.fork_compaction()
             return self._loop()
@@ -267,41 +299,16 @@ class Supervisor:
 
     # -- the store
 
-    @contextmanager
-    def _though_away(self) -> Iterator[None]:
-        """Do without what the store can't do for now: workers wait for that, and so does their supervisor.
-
-        Raises Unreachable once the store's server has been away for as long as the options allow.
-        """
-        try:
-            yield
-        except StoreError as error:
-            if not may_pass(error):
-                raise
-            if lacks_room(error):
-                return
-            now, patience = self.clock.monotonic(), self.options.patience
-            if self._away_since is None:
-                self._away_since = now
-                print(f"{error}; waiting up to {duration(patience)}", file=sys.stderr, flush=True)
-            elif now - self._away_since >= patience:
-                raise
-
-    def _note_return(self) -> None:
-        """Report for how long the store's server was away."""
-        if self._away_since is not None:
-            away, self._away_since = self.clock.monotonic() - self._away_since, None
-            self._report(f"the server of {self.store.display_url} was away for {duration(away)}; going on\n")
-
     def _renew(self) -> None:
         """Renew our heartbeat and those of workers, and obey orders; then renew them again with the new state."""
         self._beat += 1
         heartbeats = [process.heartbeat(self._beat) for process in self._workers.values()]
-        with self._though_away():
+        with self._absence.tolerated():
             while orders := self.store.renew([self._info(), *heartbeats]):
                 for order in orders:
                     self._obey(order)
-            self._note_return()
+            if away := self._absence.end():
+                self._report(f"the server of {self.store.display_url} was away for {away}; going on\n")
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
@@ -335,7 +342,7 @@ class Supervisor:
         """Is another supervisor of our crew on this store already? Then it gets our orders."""
         if not self.crew:
             return False
-        with self._though_away():
+        with self._absence.tolerated():
             first = first_of_crew(self.crew, self._me, self.store.processes(), self._beats_seen)
             if first.id != self._me.id:
                 self.store.order([first.id], Scale(self.size, at_least=True))
@@ -344,13 +351,13 @@ class Supervisor:
         return False
 
     def _is_alive(self, session: WorkerId) -> bool:
-        with self._though_away():
+        with self._absence.tolerated():
             return any(alive and info.id == session for info, alive, _ in self.store.processes())
         return True
 
     def _is_idle(self) -> bool:
         """Is there nothing to do for these workers, and no session for which they are to stay?"""
-        with self._though_away():
+        with self._absence.tolerated():
             return self._nothing_to_do()
         return False
 
@@ -381,7 +388,7 @@ class Supervisor:
             self._report(f"{text}\n")
 
     def _notice(self, process: WorkerId, text: str) -> None:
-        with self._though_away():
+        with self._absence.tolerated():
             self.store.notice(process, text)
 
     def _report(self, text: str) -> None:

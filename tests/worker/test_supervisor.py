@@ -95,8 +95,8 @@ def test_options_travel_on_the_command_line_and_tell_crews_apart() -> None:
         4, 60, True, 3, 5.0, 10, target=Target(frozenset(["f"]), frozenset(["ab"])), tied_to="x"
     ).arguments()
     assert " ".join(words) == (
-        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --tied-to x --keep-attached "
-        "--target ab --target f"
+        "-n 4 --idle-timeout 60 --max-tasks 3 --max-time 5.0 --memory-limit 10 --patience 600.0 --tied-to x "
+        "--keep-attached --target ab --target f"
     )
     assert WorkerOptions(4, keep_going=False).arguments()[-1] == "--no-keep-going"
     assert WorkerOptions(4, keep_going=False).suffix

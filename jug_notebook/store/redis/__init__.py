@@ -42,11 +42,11 @@ from jug_notebook.scheduler.queries import CountRow
 from jug_notebook.scheduler.records import RUNNING, Offer, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import LATELY, snapshot
-from jug_notebook.store import read_heartbeat, read_orders
 from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
 from jug_notebook.store.redis.log import PLACE, Frame, Log, places_in
+from jug_notebook.store.redis.processes import Processes
 from jug_notebook.store.redis.wire import place
 
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
@@ -55,7 +55,6 @@ BODIES = 5000  #: bodies that are read at once
 CROWD = 20  #: times as many entries in the log as frames in its snapshot, which hold many tasks each
 MANY, VERY_MANY = 5000, 100_000  #: tasks from which on counts are left, and may be a moment old
 MOMENT = 2.0  #: seconds
-AWAY = 5.0  #: seconds without any heartbeat after which the server itself has been away
 DOZE = 5.0  #: seconds for which a reader waits for the server, where it has no worker to look after
 
 _count_rows = msgspec.msgpack.Decoder(list[CountRow]).decode
@@ -104,7 +103,7 @@ class RedisStore(EventLogStore):
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
         self._next_check = 0.0
-        self._last_orders: dict[WorkerId, bytes] = {}
+        self._processes = Processes(self._connection)
         self._looked = threading.local()  # when each thread last looked at the version
         self._pictures: dict[Scope, Snapshot] = {}  # the latest, to have one while the server is away
 
@@ -370,79 +369,40 @@ class RedisStore(EventLogStore):
         workers = self._scheduler.leases.workers()
         if not workers:
             return
-        alive = {info.id for info, alive, _ in self._processes(after_grace=True) if alive}
+        alive = {info.id for info, alive, _ in self._read_processes(after_grace=True) if alive}
         dead = {worker for worker in workers if worker not in alive}
         if not self._scheduler.leases.all_presumed_dead(dead):
             self._exchange()  # their last events count
         for worker in workers:
             self._scheduler.presume(worker, dead=worker in dead)
 
-    def _processes(self, after_grace: bool = False) -> list[tuple[WorkerInfo, bool, float]]:
-        """Return all processes; with ``after_grace``, those silent for long are alive if the server was just away."""
-        key = self._connection.key
-        time, tick, grace, infos, beats, left = self._connection.pipeline(
-            [
-                ("TIME",), ("GET", key("tick")), ("EXISTS", key("grace")), ("HGETALL", key("info")),
-                ("ZRANGE", key("beats"), 0, -1, "WITHSCORES"), ("HKEYS", key("left")),
-            ]
-        )  # fmt: skip
-        now = int(time[0]) + int(time[1]) / 1e6
-        spared = after_grace and bool(grace or now - float(tick or 0) > AWAY)
-        ages = {process: max(0.0, now - float(at)) for process, at in zip(beats[::2], beats[1::2], strict=True)}
-        found, ended = [], []
-        for process, raw in zip(infos[::2], infos[1::2], strict=True):
-            age = ages.get(process)
-            if age is None or (info := read_heartbeat(raw)) is None:
-                continue
-            if process not in left and system.running(info) is False:
-                ended.append(info.id)
-            alive = process not in left and system.is_alive(info, 0.0 if spared else age)
-            if alive or age < LATELY:
-                found.append((info, alive, age))
+    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
+        return self._read_processes()
+
+    def _read_processes(self, after_grace: bool = False) -> list[tuple[WorkerInfo, bool, float]]:
+        found, ended = self._processes.read(after_grace)
         if ended:
             self.leave(ended)
-        return sorted(found, key=lambda item: (item[0].started, item[0].id))
-
-    def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
-        return self._processes()
+        return found
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        if not processes:
-            return []
-        first = processes[0].id
-        last = self._last_orders.get(first, b"0-0")
-        rows = [part for info in processes for part in (info.id, msgspec.msgpack.encode(info))]
-        orders = self._connection.run("beat", self.id, last, *rows)
-        if orders:
-            self._last_orders[first] = orders[-1][0]
-        return read_orders((fields[1] for _, fields in orders), lambda text: self.notice(first, text))
+        return self._processes.renew(processes)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         if processes:
             with self._lock:
                 super().leave(processes)
-            rows = [part for process in processes for part in (process, 1)]
-            self._connection.run("full", "HSET", self._connection.key("left"), *rows)
+            self._processes.leave(processes)
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         self.check()
-        key, full, data = self._connection.key, self._connection.though_full, msgspec.msgpack.encode(order)
-        for supervisor in supervisors:
-            name = key(f"orders:{supervisor}")
-            self._connection.pipeline(
-                [
-                    full("XADD", name, "MAXLEN", "~", 1000, "*", "o", data),
-                    ("EXPIRE", name, 86_400),
-                    full("XADD", key("log"), "*", "o", supervisor),
-                ]
-            )
+        self._processes.order(supervisors, order)
 
     def notice(self, process: WorkerId, text: str) -> None:
-        self._connection.run("notice", process, text.encode(errors="replace"))
+        self._processes.notice(process, text)
 
     def log(self, process: WorkerId) -> str:
-        text: bytes = self._connection.command("GET", self._connection.key(f"log:{process}")) or b""
-        return text[-(1 << 16) :].decode(errors="replace")
+        return self._processes.log(process)
 
     # -- blobs ---------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, StoreGone, Unreachable
+from jug_notebook.model import BEAT
 from jug_notebook.render.format import duration
 from jug_notebook.store import PATIENCE, Store
 from jug_notebook.store.redis.wire import Place, Refusal, Wire
@@ -93,6 +94,7 @@ class Connection:
         self._run_id = ""  # of the server's process; empty where it doesn't tell
         self._waiting_as = waiting or Waiting()
         self._outage: Outage | None = None
+        self._back_at = -math.inf  # on the monotonic clock: when the server was last seen to have been restarted
         self._own = threading.local()  # the patience of a thread that must not wait
         self._forgetful = False  # the server keeps no append-only file, so a crash may lose more than a second
         self.id = ""  #: of the store; empty where there is none and ``make`` is false
@@ -263,7 +265,8 @@ class Connection:
         elif text.startswith(_FOR_NOW):
             problem = f"refuses commands for now: {text}"
         else:
-            raise self._refused(text) from None
+            refused = self._refused(text)
+            raise refused from refused.__cause__
         self._disconnect()
         now = self._clock.monotonic()
         outage = self._outage = self._outage or Outage(now)
@@ -342,10 +345,16 @@ class Connection:
                     remembered = [command for _, _, command in self._remembered]
                     self._send([self.script("open", self.id, FORMAT), self._returned(), *remembered])
                 if self._run_id != run_id:
+                    self._back_at = self._clock.monotonic()
                     self._send([self._returned()])
                 self._unverified = False
             finally:
                 self._verifier = None
+
+    @property
+    def is_back(self) -> bool:
+        """Return whether the server was restarted a moment ago, so that it may not have heard of all that live."""
+        return self._clock.monotonic() < self._back_at + RETURNING + BEAT
 
     def _returned(self) -> Command:
         """Return the command that makes claims wait until all have seen that the server is back."""

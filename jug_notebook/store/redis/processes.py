@@ -1,0 +1,96 @@
+"""The processes that use a store in a Redis server: their heartbeats, the orders that they get, and their logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from jug_notebook import system
+from jug_notebook.model import Order, WorkerId, WorkerInfo
+from jug_notebook.scheduler.views import LATELY
+from jug_notebook.store import read_heartbeat, read_orders
+from jug_notebook.store.redis.connection import NOTHING, Connection
+
+AWAY = 5.0  #: seconds without any heartbeat after which the server itself has been away
+DAY = 86_400  #: seconds for which orders are kept
+
+
+class Processes:
+    """The processes of one store."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._former: list[tuple[WorkerInfo, bool, float]] = []
+        self._last_orders: dict[WorkerId, bytes] = {}
+
+    def read(self, after_grace: bool = False) -> tuple[list[tuple[WorkerInfo, bool, float]], list[WorkerId]]:
+        """Return all processes, and those of this machine that have ended without a word.
+
+        With ``after_grace``, those silent for long are alive if the server was just away.
+        """
+        key = self._connection.key
+        time, tick, grace, infos, beats, left = self._connection.pipeline(
+            [
+                ("TIME",), ("GET", key("tick")), ("EXISTS", key("grace")), ("HGETALL", key("info")),
+                ("ZRANGE", key("beats"), 0, -1, "WITHSCORES"), ("HKEYS", key("left")),
+            ]
+        )  # fmt: skip
+        now = int(time[0]) + int(time[1]) / 1e6
+        spared = after_grace and bool(grace or now - float(tick or 0) > AWAY)
+        ages = {process: max(0.0, now - float(at)) for process, at in zip(beats[::2], beats[1::2], strict=True)}
+        found: list[tuple[WorkerInfo, bool, float]] = []
+        ended: list[WorkerId] = []
+        for process, raw in zip(infos[::2], infos[1::2], strict=True):
+            age = ages.get(process)
+            if age is None or (info := read_heartbeat(raw)) is None:
+                continue
+            if process not in left and system.running(info) is False:
+                ended.append(info.id)
+            alive = process not in left and system.is_alive(info, 0.0 if spared else age)
+            if alive or age < LATELY:
+                found.append((info, alive, age))
+        if self._connection.is_back:  # those that have not told a restarted server yet that they live
+            known = {info.id for info, _, _ in found}
+            found += [one for one in self._former if one[0].id not in known and one[0].id not in ended]
+        self._former = found
+        return sorted(found, key=lambda item: (item[0].started, item[0].id)), ended
+
+    def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        """Send heartbeats; return the orders that the first process got since the last time."""
+        if not processes:
+            return []
+        first = processes[0].id
+        last = self._last_orders.get(first, NOTHING)
+        rows = [part for info in processes for part in (info.id, msgspec.msgpack.encode(info))]
+        orders = self._connection.run("beat", self._connection.id, last, *rows)
+        if orders:
+            self._last_orders[first] = orders[-1][0]
+        return read_orders((fields[1] for _, fields in orders), lambda text: self.notice(first, text))
+
+    def leave(self, processes: Sequence[WorkerId]) -> None:
+        """Note that these have ended."""
+        rows = [part for process in processes for part in (process, 1)]
+        self._connection.run("full", "HSET", self._connection.key("left"), *rows)
+
+    def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
+        """Give supervisors an order."""
+        key, full, data = self._connection.key, self._connection.though_full, msgspec.msgpack.encode(order)
+        for supervisor in supervisors:
+            name = key(f"orders:{supervisor}")
+            self._connection.pipeline(
+                [
+                    full("XADD", name, "MAXLEN", "~", 1000, "*", "o", data),
+                    ("EXPIRE", name, DAY),
+                    full("XADD", key("log"), "*", "o", supervisor),
+                ]
+            )
+
+    def notice(self, process: WorkerId, text: str) -> None:
+        """Append to a process's log."""
+        self._connection.run("notice", process, text.encode(errors="replace"))
+
+    def log(self, process: WorkerId) -> str:
+        """Return the end of a process's log."""
+        text: bytes = self._connection.command("GET", self._connection.key(f"log:{process}")) or b""
+        return text[-(1 << 16) :].decode(errors="replace")
