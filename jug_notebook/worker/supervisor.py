@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -374,16 +374,8 @@ class Supervisor:
         return not self._attended
 
     def _report_foreign_tasks(self) -> None:
-        """There is work, but not for us: byte code travels between equal versions of Python only."""
-        foreign = self.store.foreign(self._me.python)
-        if not foreign:
-            return
-        version, count = max(foreign.items(), key=lambda item: item[1])
-        text = (
-            f"{count} ready task{' was' if count == 1 else 's were'} made with Python {version} and these workers have "
-            f"{self._me.python}: start some with Python {version}"
-        )
-        if text != self._note:
+        text = _foreign_tasks(self.store.foreign(self._me.python), self._me.python)
+        if text and text != self._note:
             self._note = text
             self._report(f"{text}\n")
 
@@ -539,6 +531,17 @@ class Supervisor:
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()
         self._report(f"{running.name} {running.lease.key[:8]} in worker {process.info.id}: {failed.error}\n")
+
+
+def _foreign_tasks(foreign: Mapping[str, int], python: str) -> str:
+    """Return that there is work, but not for us: byte code travels between equal versions of Python only."""
+    if not foreign:
+        return ""
+    version, count = max(foreign.items(), key=lambda item: item[1])
+    return (
+        f"{count} ready task{' was' if count == 1 else 's were'} made with Python {version} and these workers have "
+        f"{python}: start some with Python {version}"
+    )
 
 
 def _reservations(options: WorkerOptions) -> Reservations:

@@ -28,7 +28,7 @@ redis = pytest.importorskip("redis")
 WAITS = """
 def f(path, go):
     with open(path, 'w') as fifo: fifo.write('here\\n')
-    open(go).close()
+    with open(go) as fifo: fifo.readline()
     return 1
 """
 NOTES = """

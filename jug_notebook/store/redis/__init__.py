@@ -41,7 +41,7 @@ from jug_notebook.model import (
 from jug_notebook.scheduler.queries import CountRow
 from jug_notebook.scheduler.records import RUNNING, Offer, Place
 from jug_notebook.scheduler.state import SchedulerState
-from jug_notebook.scheduler.views import LATELY, snapshot
+from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
