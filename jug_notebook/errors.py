@@ -1,15 +1,53 @@
-"""All exceptions and warnings. The docstring of each is its default message."""
+"""All exceptions and warnings, and `clean`, which makes text from a store fit for a terminal.
+
+The docstring of each exception is its default message. Messages are cleaned: they may name what a store holds.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_COLOURS = re.compile(r"(\x1b\[[0-9;:]*m)")
+#: what programs write that redraw a line: cursor moves, erasing, hiding the cursor
+_REDRAWING = re.compile(r"\x1b\[(?:[0-9;]*[A-HJKSTfsu]|\?25[hl])")
+#: controls, directions, unseen and half characters: they act on a terminal, or let a line read as another one
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+def clean(written: str, colours: bool = False) -> str:
+    """Return text from a store for a terminal: no control, escape sequence or bidirectional override acts there.
+
+    Those of colours and redrawn lines are left out (of such a line its last state is kept), all others made visible:
+    "␛]52;c", "\\u202e". With ``colours``, for what tasks printed, colours are kept.
+    """
+    if written.isprintable():
+        return written
+    written = _REDRAWING.sub("", written if colours else _COLOURS.sub("", written)).replace("\r\n", "\n")
+    if "\r" in written:
+        written = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in written.split("\n"))
+    if not colours:
+        return _ACTING.sub(_visible, written)
+    parts = _COLOURS.split(written)
+    parts[::2] = (_ACTING.sub(_visible, part) for part in parts[::2])
+    return "".join(parts) + "\x1b[0m" * (len(parts) > 1 and not re.fullmatch(r"\x1b\[0*m", parts[-2]))
+
+
+def _visible(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x20 or code == 0x7F:
+        return chr(0x2421 if code == 0x7F else 0x2400 + code)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class JugError(Exception):
     """Something went wrong in jug_notebook."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+        super().__init__(clean(message) or " ".join((type(self).__doc__ or "").split()))
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in place of a traceback: the message is enough."""

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from jug_notebook import render
+from jug_notebook.errors import clean
 from jug_notebook.model import RunView, Snapshot, State, TaskView
+from jug_notebook.render.format import escape
 from jug_notebook.session import Session
 from jug_notebook.task.handles import Handle
 from jug_notebook.task.values import TaskList
@@ -90,7 +92,7 @@ def steady_status(snapshot: Snapshot) -> str:
         f"  {name} failed: {error}"
         for name, error in sorted({(failure.name, failure.error) for failure in snapshot.failures})
     ]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def steady_tasks(views: Sequence[TaskView], total: int) -> str:
@@ -102,7 +104,7 @@ def steady_tasks(views: Sequence[TaskView], total: int) -> str:
         lines.append(f"{view.name}({view.args_repr})  {state}" + (f"  {result}" if result else ""))
     if total > len(lines):
         lines.append(f"and {total - len(lines)} more: %jug_tasks --limit 0")
-    return "\n".join(lines) or "no tasks"
+    return clean("\n".join(lines)) or "no tasks"
 
 
 def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> str:
@@ -111,7 +113,7 @@ def steady_log(tasks: Sequence[tuple[TaskView, Sequence[tuple[str, Any]]]]) -> s
     for view, output in tasks:
         lines.append(f"── {view.name}({view.args_repr}) · {view.state.value}")
         lines += [part for part in (render.outputs_text(output).rstrip("\n"), view.error) if part]
-    return "\n".join(lines) or "nothing was run yet"
+    return clean("\n".join(lines), colours=True) or "nothing was run yet"
 
 
 def steady_history(runs: Sequence[RunView], total: int) -> str:
@@ -122,7 +124,7 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
     )
     if total > len(lines):
         lines.append(f"and {total - len(lines)} before: jn.history(limit=0)")
-    return "\n".join(lines) or "nothing was run yet"
+    return clean("\n".join(lines)) or "nothing was run yet"
 
 
 # -- the output of tasks -----------------------------------------------------------------------------------------------
@@ -136,14 +138,15 @@ def play(outputs: Sequence[tuple[str, Any]]) -> None:
             show({form: _sendable(form, data) for form, data in piece.items()})
         else:
             stream = sys.stderr if kind == "stderr" else sys.stdout
-            print(piece, end="", file=stream, flush=True)
+            print(clean(piece, colours=True), end="", file=stream, flush=True)
 
 
 def _sendable(form: str, data: Any) -> Any:
     """Return the data of a MIME type as the Jupyter protocol sends it."""
     if form.startswith("image/") and not form.endswith("svg+xml"):
         return render.base64_of(form, data)
-    return data.decode(errors="replace") if isinstance(data, bytes) else data
+    data = data.decode(errors="replace") if isinstance(data, bytes) else data
+    return clean(data, colours=True) if form == "text/plain" and isinstance(data, str) else data  # a console prints it
 
 
 def record(shell: Any) -> Callable[[], None]:
@@ -188,7 +191,7 @@ def replay(session: Session, task: Any, steady: bool) -> None:
     play(session.results.outputs(task.key))
     [view] = session.results.views([task.key])
     if view.error:
-        print(f"{view.name} failed: {view.error}")
+        print(clean(f"{view.name} failed: {view.error}"))
 
 
 def promise(session: Session, task: Any) -> Callable[[], bool]:
@@ -196,8 +199,9 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
 
     Return a function that fills it once the task has ended, and returns True when there is nothing more to wait for.
     """
-    waiting = f"{task.name} has not finished; its output will appear here"
-    handle = show({"text/plain": waiting, "text/html": f'<span style="opacity:.65">{waiting}</span>'}, display_id=True)
+    waiting = clean(f"{task.name} has not finished; its output will appear here")
+    grey = f'<span style="opacity:.65">{escape(waiting)}</span>'
+    handle = show({"text/plain": waiting, "text/html": grey}, display_id=True)
 
     def fill() -> bool:
         if session.closed:
@@ -218,7 +222,7 @@ def promise(session: Session, task: Any) -> Callable[[], bool]:
 def _titled(title: str, pieces: Sequence[tuple[str, Any]]) -> dict[str, str]:
     head = render.outputs_html([("stdout", title)]) if title else ""
     return {
-        "text/plain": "\n".join(filter(None, (title, render.outputs_text(pieces).rstrip("\n")))),
+        "text/plain": "\n".join(filter(None, (clean(title), render.outputs_text(pieces).rstrip("\n")))),
         "text/html": f'<div style="opacity:.65">{head}</div>{render.outputs_html(pieces)}',
     }
 

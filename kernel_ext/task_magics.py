@@ -18,7 +18,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
 from jug_notebook import errors, render
-from jug_notebook.errors import JugError
+from jug_notebook.errors import JugError, clean
 from jug_notebook.model import OPEN_STATES, State
 from jug_notebook.render import plural
 from jug_notebook.session import Session
@@ -135,10 +135,10 @@ class TaskMagics(Magics):
             print(steady_log([*logs, *((view, [("stdout", session.queries.tail(view.key))]) for view in running)]))
         elif any(kind == "display" for _, outputs in logs for kind, _ in outputs):
             for view, outputs in logs:
-                print(f"── {view.name}({view.args_repr}) · {view.state.value}")
+                print(clean(f"── {view.name}({view.args_repr}) · {view.state.value}"))
                 play(outputs)
                 if view.error:
-                    print(view.error)
+                    print(clean(view.error))
         else:
             print(session.log(asked.target, namespace=self.shell.user_ns))
 
@@ -213,13 +213,14 @@ class TaskMagics(Magics):
         if key is None:
             raise UsageError(f"none of {asked.target} has failed, so there is nothing to debug")
         [view] = session.results.views([key])
-        call = f"{view.name}({view.args_repr})"
+        call = clean(f"{view.name}({view.args_repr})")
         try:
             session.reruns.rerun(key)
         except Exception as error:  # whatever the task raises is what is looked for
             self._debug(error, call)
         else:
-            print(f"{call} did not fail here; it had failed with {view.error}. Try it again: %jug_retry {key[:8]}")
+            had = clean(view.error)
+            print(f"{call} did not fail here; it had failed with {had}. Try it again: %jug_retry {key[:8]}")
 
     def _debug(self, error: Exception, call: str) -> None:
         """Open the debugger where the task's own code raised, or show its frames. Raises what wasn't the task's."""
@@ -229,7 +230,7 @@ class TaskMagics(Magics):
                 raise error
             raise UsageError(f"{call} fails before its code is reached: {type(error).__name__}: {error}") from None
         error.__traceback__ = traceback
-        print(f"{call} failed here too: {type(error).__name__}: {error}")
+        print(f"{call} failed here too: {clean(f'{type(error).__name__}: {error}')}")
         if can_ask(self.shell):
             post_mortem(self.shell, error)
         else:

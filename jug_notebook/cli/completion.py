@@ -98,7 +98,7 @@ def _hosts(words: list[str], **_: Any) -> list[str]:
     lines = config.read_text(errors="replace").splitlines() if config.is_file() else []
     named = [word for line in lines if line.lower().startswith("host ") for word in line.split()[1:]]
     with _store_and_script(words) as (store, _script):
-        working = [] if store is None else [info.host for info, _, _ in store.processes()]
+        working = [] if store is None else [info.host for info, _, _ in store.processes() if info.host.isprintable()]
     return list(dict.fromkeys([*working, *(word for word in named if not set("*?!") & set(word))]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import shutil
 import sys
 from contextlib import closing
@@ -25,6 +26,7 @@ from jug_notebook.cli import (
     tasks_meant,
 )
 from jug_notebook.clock import CLOCK, Clock
+from jug_notebook.render.format import elide
 from jug_notebook.store import atomic
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ def _status(arguments: Arguments) -> int:
     elif arguments.json:
         import msgspec
 
-        print(msgspec.json.format(msgspec.json.encode(render.plain(picture)), indent=2).decode())
+        text = msgspec.json.format(msgspec.json.encode(render.plain(picture)), indent=2).decode()
+        print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
     elif arguments.html:
         _put(arguments.html, render.page(picture, render.SHELL))
     else:
@@ -104,8 +107,8 @@ def _check(arguments: Arguments) -> int:
 
 @register("count", "how many tasks there are, by function", "[STORE]", jugfile=True)
 def _count(arguments: Arguments) -> int:
-    totals = {function.name: sum(function.counts.values()) for function in picture_of(arguments.of).functions}
-    rows = [*totals.items(), ("total", sum(totals.values()))]
+    totals = [(elide(view.name, 120), sum(view.counts.values())) for view in picture_of(arguments.of).functions]
+    rows = [*totals, ("total", sum(number for _, number in totals))]
     names, numbers = max(len(name) for name, _ in rows), max(len(f"{number:,}") for _, number in rows)
     for name, number in rows:
         print(f"{name:<{names}}  {number:>{numbers},}")

@@ -18,7 +18,7 @@ from typing import Any
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import JugError
 from jug_notebook.render import duration
-from jug_notebook.render.format import clean
+from jug_notebook.render.format import clean, elide
 from jug_notebook.store import atomic
 
 
@@ -51,7 +51,7 @@ def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], 
     try:
         run.to_its_end()
     except nbclient.exceptions.CellExecutionError as failed:
-        notify((failed.traceback if sys.stderr.isatty() else clean(failed.traceback)).rstrip())
+        notify(clean(failed.traceback, colours=sys.stderr.isatty()).rstrip())
         return False
     except nbclient.exceptions.DeadKernelError as dead:
         raise KernelDied(f"the kernel of {notebook.name} died in cell {run.current} of {run.count}") from dead
@@ -147,7 +147,7 @@ def _first_line(source: str) -> str:
     """Return the first line that is no comment, else the first one, shortened."""
     lines = [line.strip() for line in source.splitlines() if line.strip()]
     first = next((line for line in lines if not line.startswith("#")), lines[0])
-    return first if len(first) <= 80 else first[:79] + "…"
+    return elide(first, 80)
 
 
 def _needed() -> tuple[Any, Any]:

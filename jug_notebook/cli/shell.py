@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook.cli import Arguments, existing, register
-from jug_notebook.errors import JugError, NoSuchTask
+from jug_notebook.errors import JugError, NoSuchTask, clean
 
 if TYPE_CHECKING:
     from jug_notebook.compat.jug.task import Task
@@ -176,7 +176,7 @@ class Tasks(Mapping[str, Any]):
         return list(self)
 
     def __repr__(self) -> str:
-        return f"<tasks of {', '.join(self) or 'no function yet'}>"
+        return clean(f"<tasks of {', '.join(self) or 'no function yet'}>")
 
 
 class NoTasks(KeyError):

@@ -115,9 +115,12 @@ class Why:
 
 
 class Text(str):
-    """A log: shows without quotes."""
+    """A log, fit for a terminal: shows without quotes, what tasks printed in its colours."""
 
     __slots__ = ()
+
+    def __new__(cls, written: str) -> Text:
+        return super().__new__(cls, clean(written, colours=True))
 
     def __repr__(self) -> str:
         return str(self)
@@ -152,14 +155,14 @@ def origin_text(run: Run, now: float | None = None) -> str:
 
 
 def outputs_text(pieces: Sequence[Piece]) -> str:
-    """Return all of it as text, in order."""
+    """Return all of it as text for a terminal, in order and in its colours."""
     parts: list[str] = []
     for kind, piece in pieces:
         text = as_text(piece) if kind == "display" else piece
         if parts and parts[-1] and not parts[-1].endswith("\n") and kind == "display":
             parts.append("\n")
         parts.append(f"{text}\n" if kind == "display" else text)
-    return "".join(parts)
+    return clean("".join(parts), colours=True)
 
 
 def as_text(forms: Mapping[str, Any]) -> str:

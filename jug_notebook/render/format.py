@@ -12,11 +12,18 @@ from datetime import datetime
 from numbers import Real
 from typing import Any
 
+from jug_notebook.errors import clean as clean
+
 EXCERPT = 6_000  #: characters of a traceback or an output; the middle of longer ones is left out
+
+
+_AGES = 1e12  #: seconds; no time is as long, but a store may hold any number
 
 
 def duration(seconds: float) -> str:
     """Return seconds in two units at most: "40 µs", "0.4 ms", "12 ms", "3.2 s", "1 min 20 s", "2 h 5 min"."""
+    if not seconds < _AGES:
+        return "unknown time"
     seconds = max(0.0, seconds)
     if seconds < 0.9995:
         milli = seconds * 1000
@@ -37,6 +44,8 @@ def ago(seconds: float) -> str:
     """Return seconds in one unit, roughly: "just now", "12 s ago", "3 min ago"."""
     if seconds < 1:
         return "just now"
+    if not seconds < _AGES:
+        return "unknown time ago"
     for unit, size_ in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size_:
             return f"{int(seconds // size_)} {unit} ago"
@@ -169,21 +178,13 @@ def plural(count: int, noun: str = "task") -> str:
 
 def moment(at: float) -> str:
     """Return a time (seconds since the epoch) as local date and time."""
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # a store may hold any number
+        return "unknown time"
 
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROLS = {code: None for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys((0x7F, *range(0x80, 0xA0)))
-_BIDI = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # could make a line read as another
 _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
-
-
-def clean(written: str) -> str:
-    """Return what a task wrote without colours and control characters; of redrawn lines, their last state."""
-    written = _ESCAPES.sub("", written).replace("\r\n", "\n")
-    if "\r" in written:
-        written = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in written.split("\n"))
-    return written.translate(_CONTROLS).translate(_BIDI)
 
 
 def escape(written: str) -> str:

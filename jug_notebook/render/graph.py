@@ -14,7 +14,7 @@ from math import log10
 from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
-from jug_notebook.render.format import columns, duration, elide, escape, number, plural
+from jug_notebook.render.format import clean, columns, duration, elide, escape, number, plural
 from jug_notebook.render.summary import STATE_STYLES, cut_functions, shares, total_counts
 
 FUNCTIONS = 160  #: so many functions are drawn,
@@ -524,7 +524,7 @@ def graph_text(graph: Graph) -> str:
             _list_needs(start, views, needs, listed, lines)
     if len(lines) > LINES:
         lines[LINES:] = [f"and {plural(len(lines) - LINES, 'line')} more"]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def _list_needs(

@@ -100,7 +100,7 @@ def list_text(
         lines += table(heads, cells, ("time",))
     if count > len(items):
         lines.append(f"and {number(count - len(items))} more: {_LIST}")
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[Item], count: int) -> str:
@@ -174,7 +174,8 @@ def tasks_text(views: Sequence[TaskView], total: int) -> str:
         return "no tasks"
     heads, rows = _task_table(views, 48, 48)
     lines = table(heads, rows, ("time",))
-    return "\n".join([*lines, f"and {number(total - len(rows))} more: {_ALL}"] if total > len(rows) else lines)
+    lines += [f"and {number(total - len(rows))} more: {_ALL}"] if total > len(rows) else []
+    return clean("\n".join(lines))
 
 
 def tasks_html(views: Sequence[TaskView], total: int) -> str:
@@ -215,7 +216,8 @@ def history_text(runs: Sequence[RunView], total: int) -> str:
         return "nothing was run yet"
     rows = _run_rows(runs, 40)
     lines = table(_RUN_HEADS, rows, ("took",))
-    return "\n".join([*lines, f"and {number(total - len(rows))} before: {_HISTORY}"] if total > len(rows) else lines)
+    lines += [f"and {number(total - len(rows))} before: {_HISTORY}"] if total > len(rows) else []
+    return clean("\n".join(lines))
 
 
 def history_html(runs: Sequence[RunView], total: int) -> str:
@@ -245,10 +247,10 @@ def why_text(explanations: Sequence[Explanation], total: int, times: bool = True
     kept, rest = _cut(_reasons(explanations))
     for count, reason in kept:
         lines.append(f"  {_line(count, reason, times)}")
-        lines += [f"      {line}" for line in clean(reason.diff).splitlines()]
+        lines += [f"      {line}" for line in reason.diff.splitlines()]
     if rest:
         lines.append(f"  and {plural(rest, 'more reason')}")
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def why_html(explanations: Sequence[Explanation], total: int) -> str:
@@ -282,7 +284,8 @@ def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
     facts = ""
     if times and one.run is not None:
         run = one.run
-        facts = f", computed {moment(run.started)} by {run.user} on {run.host} in {duration(run.duration)}"
+        who, host = elide(run.user, 32), elide(run.host, 64)
+        facts = f", computed {moment(run.started)} by {who} on {host} in {duration(run.duration)}"
     reused = f", reused from {one.source[:8]}" if one.source else ""
     return f"{elide(call, 120)} is stored{reused}{facts}"
 

@@ -33,20 +33,20 @@ def short(snapshot: Snapshot) -> str:
     """Return a snapshot in one line."""
     counts = snapshot.counts
     if not snapshot.total:
-        return f"{snapshot.store}: no tasks yet · {summary.worker_count_text(snapshot.workers)}"
+        return f"{clean(snapshot.store)}: no tasks yet · {summary.worker_count_text(snapshot.workers)}"
     parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
     parts += [
         f"{number(counts[state])} {state.value}"
         for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
         if counts[state]
     ]
-    return " · ".join([*parts, summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)])
+    return clean(" · ".join([*parts, summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)]))
 
 
 def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """Return a whole snapshot for a terminal, a log or a saved notebook."""
     counts, at = snapshot.counts, snapshot.at
-    lines = [f"{clean(snapshot.store)} · {snapshot.scope} · as of {moment(at)}", ""]
+    lines = [f"{snapshot.store} · {snapshot.scope} · as of {moment(at)}", ""]
     if not snapshot.total:
         lines += [f"no tasks yet · {summary.worker_count_text(snapshot.workers)}"]
     else:
@@ -69,7 +69,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
         lines += ["", *_workers_text(snapshot, hints)]
     if advice := summary.advise(snapshot, hints):
         lines += ["", *table(("", ""), advice)[1:]]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
@@ -131,7 +131,7 @@ def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:
         if place := summary.where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
         lines.append(
-            f"    on {clean(first.host)}, {ago(snapshot.at - first.started - first.duration)},"
+            f"    on {elide(first.host, 64)}, {ago(snapshot.at - first.started - first.duration)},"
             f" after {duration(first.duration)} · key {first.key[:8]}"
         )
         if kind.others:
@@ -147,11 +147,11 @@ def failure_text(view: FailureView) -> str:
     """Return one failure with all its details."""
     lines = [
         f"× {elide(call(view.name, view.args_repr), 120)} failed: {elide(view.error, 200)}",
-        f"  on {clean(view.host)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
+        f"  on {elide(view.host, 64)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
         f"  key {view.key}",
     ]
     if view.traceback:
-        lines += ["", excerpt(clean(view.traceback)).rstrip()]
+        lines += ["", excerpt(view.traceback).rstrip()]
     if view.output:
-        lines += ["", "what it printed:", *("  " + line for line in excerpt(clean(view.output)).rstrip().split("\n"))]
-    return "\n".join(lines)
+        lines += ["", "what it printed:", *("  " + line for line in excerpt(view.output).rstrip().split("\n"))]
+    return clean("\n".join(lines))

@@ -35,6 +35,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.render import plural
 from jug_notebook.render import size as size_text
+from jug_notebook.render.format import elide
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
@@ -64,8 +65,9 @@ class Cleaned(msgspec.Struct, frozen=True):
         if not self.tasks and not self.blobs:
             return "nothing to clean up: all that is stored is in use"
         lines = []
-        width = max(map(len, self.functions), default=0)
-        for name, (tasks, size) in sorted(self.functions.items(), key=lambda item: -item[1][1]):
+        rows = sorted(((elide(name, 120), *each) for name, each in self.functions.items()), key=lambda row: -row[2])
+        width = max((len(name) for name, *_ in rows), default=0)
+        for name, tasks, size in rows:
             lines.append(f"{name:<{width}}  {plural(tasks, 'task')}, {size_text(size)}")
         total = f"{'would remove' if self.dry else 'removed'} {plural(self.tasks, 'task')}"
         if self.blobs:

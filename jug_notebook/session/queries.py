@@ -27,6 +27,7 @@ from jug_notebook.model import (
     TaskView,
 )
 from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
+from jug_notebook.render.format import elide
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
@@ -250,7 +251,7 @@ class Queries:
 
     def _task_log(self, view: TaskView) -> str:
         [outcome] = self._signed.outcomes([view.key])
-        head = f"── {view.name}({view.args_repr}) · {view.state.value} · {view.key[:SHORT]}"
+        head = f"── {elide(f'{view.name}({view.args_repr})', 200)} · {view.state.value} · {view.key[:SHORT]}"
         if outcome is None:
             tail = self.tail(view.key).rstrip("\n") if view.state is State.RUNNING else ""
             return f"{head}\n{tail}" if tail else head
@@ -258,7 +259,7 @@ class Queries:
         if outcome.key != view.key:
             head += f" · reused from {outcome.key[:SHORT]}"
         printed = render.outputs_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
-        parts = [f"{head} · {run.duration:.3g} s on {run.host}, pid {run.pid}", printed]
+        parts = [f"{head} · {run.duration:.3g} s on {elide(run.host, 64)}, pid {run.pid}", printed]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
         return "\n".join(part for part in parts if part)
@@ -292,7 +293,7 @@ class Queries:
     def hosts(self) -> list[str]:
         """Return the hosts on which workers are, or were lately, sorted."""
         known = [info for info, _, _ in self._store.processes() if info.kind != "session"]
-        return sorted({info.place or info.host for info in known})
+        return sorted({name for info in known if (name := info.place or info.host).isprintable()})
 
 
 def _function_view(name: str, views: Sequence[TaskView]) -> FunctionView:

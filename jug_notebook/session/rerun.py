@@ -18,6 +18,7 @@ import msgspec
 from blake3 import blake3
 
 from jug_notebook import codec
+from jug_notebook.errors import clean
 from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.render.format import summarise
@@ -64,7 +65,7 @@ class Verified(msgspec.Struct, frozen=True):
         lines += [f"  {one.key[:SHORT]}  {one.call}: {one.how}" for one in self.differing[:50]]
         if len(self.differing) > 50:
             lines.append(f"  and {len(self.differing) - 50:,} more")
-        return "\n".join(lines)
+        return clean("\n".join(lines))
 
 
 class Rerun:

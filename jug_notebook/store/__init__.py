@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreError, Unreachable
+from jug_notebook.errors import StoreError, Unreachable, clean
 from jug_notebook.model import (
     Acceptance,
     Address,
@@ -236,7 +236,7 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
         if process not in _unreadable:
             _unreadable.add(process)
             text = f"skipped the heartbeat of {process}, which can't be read ({error}): is it another version's?"
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(clean(text), stacklevel=2)
         return None
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jug_notebook import render
-from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValue
+from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValue, clean
 from jug_notebook.model import UNLOADED, Key, Reference, State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, Problem, SessionProtocol
@@ -254,7 +254,7 @@ class Task(Handle):
         return self._version.nout
 
     def _short(self) -> str:
-        return f"{self._version.name}({self._args_repr})"
+        return clean(f"{self._version.name}({self._args_repr})")
 
     def _listed(self) -> str:
         return render.call(self.name, self._args_repr)
@@ -289,7 +289,7 @@ class Task(Handle):
                 parts.append("of a previous definition")
         except (JugError, OSError) as error:  # the repr of a task never raises
             parts += [self._key[:SHORT], f"{type(error).__name__}: {error}"]
-        return f"<{' · '.join(parts)}>"
+        return clean(f"<{' · '.join(parts)}>")
 
     def _repr_html_(self) -> str:
         notes = ["of a previous definition"] if self._session.submissions.former(self._version) else []

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, overload
 
 from jug_notebook import render
 from jug_notebook.clock import CLOCK
-from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout
+from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout, clean
 from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
 from jug_notebook.system import waiting_time
@@ -330,7 +330,7 @@ class TaskList(list[Any]):
 
     def __jug_brief__(self) -> str:
         names = dict.fromkeys(handle.name for handle in self._handles())
-        return f"{len(self)} tasks of {', '.join(names)}" if names else f"TaskList of {len(self)}"
+        return clean(f"{len(self)} tasks of {', '.join(names)}") if names else f"TaskList of {len(self)}"
 
     def __repr__(self) -> str:
         if BRIEFLY.on:
@@ -346,7 +346,7 @@ class TaskList(list[Any]):
             + ", ".join(f"{counts[state]} {state.value}" for state in State if state in counts)
             for name, counts in rows
         ]
-        return f"<{len(self)} tasks · {' · '.join(lines)}>"
+        return clean(f"<{len(self)} tasks · {' · '.join(lines)}>")
 
     def _items(self, labels: Iterable[Any] | None) -> list[render.Item]:
         """Return the first few, one by one."""

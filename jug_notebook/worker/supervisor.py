@@ -23,7 +23,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import LaunchError, StoreError, StoreGone
+from jug_notebook.errors import LaunchError, StoreError, StoreGone, clean
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.render.format import MEMORY, duration
 from jug_notebook.store import Store, lacks_room, may_pass, open_store
@@ -386,7 +386,7 @@ class Supervisor:
     def _report(self, text: str) -> None:
         if self.detached:
             self._notice(self._me.id, text)
-        print(text, end="", file=sys.stderr, flush=True)
+        print(clean(text), end="", file=sys.stderr, flush=True)
 
     # -- starting and ending workers
 

@@ -452,8 +452,8 @@ def test_plain_data_has_all_states_and_null_for_what_is_not_known() -> None:
 
 
 def test_colours_control_characters_and_redrawn_lines_are_cleaned_away() -> None:
-    assert clean("\x1b[1;31mred\x1b[0m \x1b]0;title\x07a\x00b\n10%\r90%\r\nend") == "red ab\n90%\nend"
-    assert clean("safe\u202etxt.exe") == "safetxt.exe"
+    assert clean("\x1b[1;31mred\x1b[0m \x1b]0;title\x07a\x00b\n10%\r90%\r\nend") == "red ␛]0;title␇a␀b\n90%\nend"
+    assert clean("safe\u202etxt.exe") == "safe\\u202etxt.exe"
 
 
 @given(st.text(max_size=200))
