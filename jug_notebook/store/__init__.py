@@ -60,6 +60,10 @@ class Store(Protocol):
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
 
+    @property
+    def version(self) -> int:
+        """A number that rises with each event and order that this process learns of: see `watch`."""
+
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""
 
@@ -81,6 +85,7 @@ class Store(Protocol):
         target: Target | None = None,
         python: str = "",
         fits: Fits | None = None,
+        look: bool = True,
     ) -> list[Claim]:
         """Settle, then claim up to ``limit`` ready tasks, best first, in one step.
 
@@ -88,7 +93,8 @@ class Store(Protocol):
         Blocks up to ``wait`` seconds while there is nothing to do (``limit=0`` only settles, and never blocks).
         Settling is idempotent; a late outcome that no longer holds is ignored. Outcomes show at once and are durable
         within moments, many together; `sync` waits for that. Tasks made with another ``python`` are left alone, and
-        those whose resources don't fit; all that are claimed at once need the same resources.
+        those whose resources don't fit; all that are claimed at once need the same resources. Without ``look`` only
+        what this process knows already is claimed, for a caller that has just looked.
         """
 
     def release(self, leases: Sequence[Lease]) -> None:

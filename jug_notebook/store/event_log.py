@@ -116,6 +116,10 @@ class EventLogStore(Store, ABC):
     def map_blob(self, address: Address) -> memoryview:
         return self.get_blob(address).toreadonly()
 
+    @property
+    def version(self) -> int:
+        return self._scheduler.version
+
     @contextmanager
     def _updated(self) -> Iterator[SchedulerState]:
         """Hold the lock, with the scheduler state up to date."""
@@ -183,7 +187,7 @@ class EventLogStore(Store, ABC):
 
     def claim(
         self, worker: WorkerId, limit: int, wait: float, settled: Sequence[Settlement] = (),
-        target: Target | None = None, python: str = "", fits: Fits | None = None,
+        target: Target | None = None, python: str = "", fits: Fits | None = None, look: bool = True,
     ) -> list[Claim]:  # fmt: skip
         until = self._clock.monotonic() + wait
         uncommitted = bool(settled)
@@ -197,7 +201,7 @@ class EventLogStore(Store, ABC):
                 if limit <= 0:
                     self._commit(None)
                     return []
-                won, expected = self._claim(worker, limit, target, python, fits)
+                won, expected = self._claim(worker, limit, target, python, fits, look)
                 seen = self._scheduler.version
                 claims = self._loaded(won)
                 if won or uncommitted:
@@ -209,6 +213,7 @@ class EventLogStore(Store, ABC):
             if retry is not None:
                 left = max(0.001, min(left, retry - self._clock.now()))
             self.watch(seen, left)
+            look = True
 
     def _settle(self, worker: WorkerId, settled: Sequence[Settlement]) -> None:
         verdicts, bodies = [], []
@@ -222,7 +227,7 @@ class EventLogStore(Store, ABC):
             self._record(Settled(worker, verdicts), bodies)
 
     def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool = True
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool
     ) -> Won:
         """Claim until something is won or nothing is ready. ``look`` for what others have written first."""
         if look:
@@ -426,27 +431,10 @@ class EventLogStore(Store, ABC):
             dormant = self._addresses(_dormant(scheduler, set(going)))
             keep = {*keep, *dormant, *stay, *(name for one in stay for name in _named_in(self, one))}
             if going and not dry_run:
-                self._forget(going)
+                _forget(self, going)
         took = self._clock.monotonic() - began  # what was put meanwhile stays
         blobs, freed = self._sweep_blobs(keep, older_than + took, dry_run)
         return SweepReport(len(going), blobs, size + freed)
-
-    def _forget(self, going: Sequence[TaskRecord]) -> None:
-        """Forget these tasks; submit those again that were requested in the same moment."""
-        specs = dict(zip([task.key for task in going], self._read([task.spec for task in going]), strict=True))
-        queues = {task.key: (task.queue, tuple(need.key for need in task.needs), task.form) for task in going}
-        for part in batched(going):
-            self._record(Forgotten(self._scheduler.counter, [task.key for task in part], [task.round for task in part]))
-        self.sync()
-        self._poll()
-        for key, (queue, needs, form) in queues.items():
-            task = self._scheduler.tasks.get(key)
-            if task is not None and task.state < 0 and task.wanted:
-                counter = self._scheduler.counter + 1
-                shared = queue.name, queue.priority, queue.python
-                event = Submitted(*shared, [key], [needs], [form], counter, queue.resources)
-                self._record(event, [specs[key]])
-        self.sync()
 
     def _addresses(self, places: Sequence[Place]) -> set[Address]:
         return {name for part in batched(places) for body in self._read(part) for name in addresses_in(body)}
@@ -512,6 +500,24 @@ def _invalidated(
                 sources.append(source.key)
                 source_rounds.append(source.round)
     return Invalidated(lost + sources, rounds + source_rounds, why, user, now, inputs), lost
+
+
+def _forget(store: EventLogStore, going: Sequence[TaskRecord]) -> None:
+    """Forget these tasks; submit those again that were requested in the same moment."""
+    specs = dict(zip([task.key for task in going], store._read([task.spec for task in going]), strict=True))
+    queues = {task.key: (task.queue, tuple(need.key for need in task.needs), task.form) for task in going}
+    for part in batched(going):
+        store._record(Forgotten(store._scheduler.counter, [task.key for task in part], [task.round for task in part]))
+    store.sync()
+    store._poll()
+    for key, (queue, needs, form) in queues.items():
+        task = store._scheduler.tasks.get(key)
+        if task is not None and task.state < 0 and task.wanted:
+            counter = store._scheduler.counter + 1
+            shared = queue.name, queue.priority, queue.python
+            event = Submitted(*shared, [key], [needs], [form], counter, queue.resources)
+            store._record(event, [specs[key]])
+    store.sync()
 
 
 def _named_in(store: Store, blob: Address) -> set[Address]:

@@ -19,8 +19,8 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -37,6 +37,7 @@ from jug_notebook.worker.resources import Reservations
 
 CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
 WORTH_A_FILE = 1 << 20  #: bytes from which on a blob is kept there
+SHORTLY = 0.002  #: seconds in which a worker that got a short task is likely to come back
 RETRY = 0.1  #: seconds between two looks for tasks whose time for another attempt may have come
 CHUNK = 1 << 18
 
@@ -66,7 +67,8 @@ class _Types(NamedTuple):
 @functools.cache
 def _types(verb: str) -> _Types:
     hints = get_type_hints(getattr(Store, verb))
-    hints.pop("fits", None)  # of `claim`: what there is for a worker only its supervisor knows
+    for name in ("fits", "look"):  # of `claim`: what there is for a worker only its supervisor knows
+        hints.pop(name, None)
     result = hints.pop("return")
     return _Types(msgspec.msgpack.Decoder(tuple[tuple(hints.values())]), msgspec.msgpack.Decoder(result))  # type: ignore[misc]
 
@@ -247,6 +249,7 @@ class StoreServer:
         self._waiting: deque[_Connection] = deque()  #: for tasks
         self._seen = -1  #: version of the store when tasks were last looked for
         self._looked = 0.0
+        self._fresh = False  #: was a claim just carried out, with a look at the store?
         self._outworn: list[int] = []  #: descriptors of idle workers in whose place new ones would get tasks
 
     def listen(self, descriptor: int) -> None:
@@ -308,28 +311,45 @@ class StoreServer:
         until = self._clock.monotonic() + timeout
         while True:
             left = max(0.0, until - self._clock.monotonic())
-            if self._waiting:
-                try:
+            events = self._selector.select(min(left, SHORTLY)) if self._fresh else []
+            self._fresh = False
+            if self._waiting and not events:
+                with self._patience():
                     before, self._seen = self._seen, self._store.watch(self._seen, left, self._selector.fileno())
                     if self._seen != before or self._clock.monotonic() - self._looked >= RETRY:
                         self._hand_out()
                     left = 0.0
-                except StoreError as error:  # it is away for now: the workers wait for it
-                    if not may_pass(error):
-                        raise
-                    self._seen = -1
-            ready = []
-            for key, events in self._selector.select(left):
-                connection = self._connections.get(key.fd)
-                if connection is None:
-                    ready.append(key.fd)
-                    continue
-                if events & selectors.EVENT_WRITE:
-                    self._send(connection)
-                if events & selectors.EVENT_READ:
-                    self._receive(connection)
+                self._fresh = False
+            ready = self._carry_out(events or self._selector.select(left))
+            if self._waiting and self._fresh:  # what others settled may have made tasks ready
+                with self._patience():
+                    self._hand_out()
             if ready or self._outworn or self._clock.monotonic() >= until:
                 return ready
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Leave it for later where the store is away for now: the workers wait for it."""
+        try:
+            yield
+        except StoreError as error:
+            if not may_pass(error):
+                raise
+            self._seen = -1
+
+    def _carry_out(self, events: Sequence[tuple[selectors.SelectorKey, int]]) -> list[int]:
+        """Carry out what workers ask for; return the other descriptors that are readable."""
+        ready = []
+        for key, event in events:
+            connection = self._connections.get(key.fd)
+            if connection is None:
+                ready.append(key.fd)
+                continue
+            if event & selectors.EVENT_WRITE:
+                self._send(connection)
+            if event & selectors.EVENT_READ:
+                self._receive(connection)
+        return ready
 
     def take_outworn(self) -> list[int]:
         """Return the descriptors of idle workers that should end: new ones could run tasks that these can't."""
@@ -365,8 +385,6 @@ class StoreServer:
             lasts = settled or wait <= 0 or not (isinstance(error, StoreError) and may_pass(error))
             reply = framed(_failed(error)) if lasts else _NO_CLAIMS
         if wait > 0 and reply is _NO_CLAIMS:
-            if self.reservations.refused:
-                self._seen = -1  # look at once whether another worker may have it
             connection.until = self._clock.monotonic() + wait
             connection.request = worker, limit, (), target, python
             self._waiting.append(connection)
@@ -382,7 +400,8 @@ class StoreServer:
         target: Target | None,
         python: str,
     ) -> bytes:
-        claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits)
+        claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits, not self._fresh)
+        self._fresh = True
         if claims and claims[0].resources:
             devices = self.reservations.reserve(connection.line.fileno(), claims[0].resources)
             if devices:
@@ -417,6 +436,7 @@ class StoreServer:
         for connection in [one for one in self._waiting if now >= one.until]:
             self._waiting.remove(connection)
             self._send(connection, _NO_CLAIMS)
+        self._seen = self._store.version
 
     def _wear_out(self, tried: Set[tuple[str, ...]]) -> None:
         """If a task would fit a new worker, have the one replaced that has waited longest and used other devices."""

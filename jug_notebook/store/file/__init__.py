@@ -20,6 +20,7 @@ import _thread
 import errno
 import functools
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,8 @@ from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOV
 from jug_notebook.store.sealing import EventSeal
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
+PACE = 0.001  #: seconds between two looks at many tasks that end one after the other
+SHORTLY = 0.002  #: seconds for which it may wait to be written that a short task was claimed
 FAST, SLOW = 0.002, 0.4  #: shortest and longest pause, in seconds, between two looks at other machines' logs, or news
 SCAN = 0.5  #: seconds between two looks for new logs, while there is news
 WHOLE = 30.0  #: seconds between two looks at all logs, whatever the news
@@ -138,6 +141,7 @@ class FileStore(EventLogStore):
         self._heartbeats = Heartbeats(self._root, clock, self._seal)
         self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
+        self._looked = threading.local()  #: ``at``: when this thread last did in `watch`
 
     # -- sharing ------------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,8 @@ class FileStore(EventLogStore):
             self._news.publish(at_once=True)
 
     def _commit(self, busy: float | None) -> None:
+        if busy is None or busy > GROUP:
+            self._writer.flush()
         if not self._writer.unsynced or self._writer.syncing:
             return
         if busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP:
@@ -287,15 +293,21 @@ class FileStore(EventLogStore):
 
     def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         until = self._clock.monotonic() + timeout
+        early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
+        if 0 < early < timeout and descriptor < 0:  # workers needn't wake us at each task
+            self._clock.sleep(early)
         while True:
             with self._lock:
                 self._poll()
                 version = self._scheduler.version
                 quiet = self._watcher.works and self._logs.local
-                pause = SLOW if quiet else self._pause
+                pause = SHORTLY if self._writer.postponed else SLOW if quiet else self._pause
             left = until - self._clock.monotonic()
             if version != seen or left <= 0 or self._watcher.wait(min(left, pause), descriptor):
+                self._looked.at = self._clock.monotonic()
                 return version
+            with self._lock:
+                self._writer.flush()
 
     # -- claims --------------------------------------------------------------------------------------------------------
 

@@ -281,6 +281,7 @@ class Writer:
         self._turn = 0
         self._fd = -1
         self._size = 0
+        self._postponed = b""  # frames to be written with the next one
         self._unsynced: list[bytes] = []
         self._synced = 0  #: number of frames that were taken off that list
         self.syncing = False  #: is a thread in `sync_beside`?
@@ -293,21 +294,40 @@ class Writer:
         return bool(self._unsynced)
 
     def append(self, event: Event | Closed, bodies: Sequence[bytes] = ()) -> list[Place]:
-        """Return the places of the bodies. Raises StoreError if the disk is full; nothing of the event is kept then."""
+        """Return the places of the bodies. Raises StoreError if the disk is full; nothing of the event is kept then.
+
+        That tasks were claimed is written with the next event, or by `flush`: each write wakes all readers.
+        """
         sizes = [len(body) for body in bodies]
         if sizes and max(sizes) >= _LARGEST:
             raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
         head = encode(Frame(event, sizes))
         content = b"".join((head, *bodies))
         frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
+        if isinstance(event, Claimed):
+            self._postponed += frame
+            return []
         self._write(frame)
-        if not isinstance(event, (Claimed, Released)):
+        if not isinstance(event, Released):
             self._unsynced.append(frame)
         return self.log._places(sizes, self._size)
+
+    @property
+    def postponed(self) -> bool:
+        """True where `flush` has something to write."""
+        return bool(self._postponed)
+
+    def flush(self) -> None:
+        """Write what was postponed. On a full disk it is dropped: nothing depends on it."""
+        if self._postponed:
+            with suppress(StoreError):
+                self._write(b"")
+            self._postponed = b""
 
     def _write(self, frame: bytes) -> None:
         if self._fd < 0:
             self._begin()
+        frame = self._postponed + frame
         try:
             written = os.write(self._fd, frame)
             while written < len(frame):
@@ -317,6 +337,7 @@ class Writer:
                 os.ftruncate(self._fd, self._size)  # a torn frame would hide those after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)
+        self._postponed = b""
 
     def _begin(self) -> None:
         self._check()
@@ -356,6 +377,7 @@ class Writer:
 
     def sync(self) -> None:
         """Make everything appended durable: in a new log, if this one has vanished or can't be synced."""
+        self.flush()
         if not self._unsynced:
             return
         if not _sync(self._fd, self.log.path):

@@ -236,9 +236,12 @@ class RedisStore(EventLogStore):
         early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
         if 0 < early < timeout and descriptor < 0:  # whoever waits for more than news doesn't wait for many tasks
             self._clock.sleep(early)
+        look = descriptor < 0
         while True:
             with self._lock:
-                self._poll()
+                if look or seen != self._scheduler.version or self._clock.monotonic() >= self._next_check:
+                    self._poll()
+                look = True  # a supervisor waits first: that tells at once whether there is something new
                 version, last = self._scheduler.version, self._log.last
                 doze = BEAT if self._scheduler.leases.workers() else DOZE
             left = until - self._clock.monotonic()
@@ -301,7 +304,7 @@ class RedisStore(EventLogStore):
     # -- claims --------------------------------------------------------------------------------------------------------
 
     def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool = True
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool
     ) -> Won:
         while True:
             try:
@@ -310,7 +313,7 @@ class RedisStore(EventLogStore):
                     won = super()._claim(worker, limit, target, python, fits, look=False)  # news come with the claim
                     if won[0]:
                         return won
-                return super()._claim(worker, limit, target, python, fits)
+                return super()._claim(worker, limit, target, python, fits, look)
             except Restarted:
                 continue
             except Returned:
