@@ -11,7 +11,7 @@ JOBS   ?= 3
 MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab check test test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test fuzz test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -33,6 +33,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 
 # faults at random, three minutes a store; SEED=… for others
+# bytes that a hostile store may hold, for as long as one likes: make fuzz FUZZ_EXAMPLES=100000
+fuzz: $(VENV)/installed-test
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),5000) $(PYTEST) tests/store/test_fuzz.py --timeout 0 --durations 0
+
 test-chaos: $(VENV)/installed-test redis
 	$(BIN)/python -m tests.chaos --seconds 180 --seed $(or $(SEED),1)
 

@@ -35,6 +35,16 @@ def environment(notebook: Path) -> dict[str, str]:
     return {**os.environ, "JPY_SESSION_NAME": str(notebook), "JUG_HEADLESS": "1"}
 
 
+def read(notebook: Path) -> Any:
+    """Return the content of a notebook. Raises NotANotebook."""
+    _, nbformat = _needed()
+    try:
+        return nbformat.read(notebook, as_version=4)
+    except Exception as refused:  # nbformat raises whatever meets a file of another form
+        why = next(iter(str(refused).splitlines()), type(refused).__name__)
+        raise NotANotebook(f"{notebook.name} is no notebook: {why[:120]}") from refused
+
+
 def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], clock: Clock = CLOCK) -> bool:
     """Run all cells and notify of each. Return False if one failed; ``output`` is written even then.
 
@@ -43,10 +53,7 @@ def execute(notebook: Path, output: Path | None, notify: Callable[[str], None], 
     """
     notebook = Path(os.path.abspath(notebook))  # not resolved: Jupyter doesn't resolve links, either
     nbclient, nbformat = _needed()
-    try:
-        content = nbformat.read(notebook, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as refused:
-        raise NotANotebook(f"{notebook.name} is no notebook: {str(refused).splitlines()[0][:120]}") from refused
+    content = read(notebook)
     run = _Run(nbclient, content, notebook, notify, clock)
     try:
         run.to_its_end()

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from jug_notebook import system
 from jug_notebook.codec.pickling import INLINE, Get, Needs, Put, Shared, Unpickler, bundled, stream
-from jug_notebook.errors import JugError, StoreError, Unstorable
+from jug_notebook.errors import JugError, StoreError, Unstorable, ValueLost
 from jug_notebook.keys import callables, modules, syntax
 from jug_notebook.keys import digest as canon
 from jug_notebook.keys.code import Code
@@ -58,6 +58,8 @@ def _loaded(payload: Payload, get: Get, buffer: Get | None, values: Needs | None
 
 def _stream_of(payload: Payload, get: Get) -> tuple[Any, tuple[Address, ...]]:
     """Return a payload's stream, which may be a blob, and the addresses of the others."""
+    if not payload.data and not payload.buffers:
+        raise ValueLost("a value is stored as nothing at all, so it can't be loaded")
     return (payload.data, payload.buffers) if payload.data else (get(payload.buffers[0]), payload.buffers[1:])
 
 
@@ -160,7 +162,7 @@ def dump_value(value: Any, put: Put) -> tuple[Payload, bytes]:
 
 def load_value(payload: Payload, get: Get, buffer: Get | None = None) -> Any:
     """Return the value. ``buffer`` loads the memory of large arrays: by default memory of their own, to write to."""
-    if payload.format == _PLAIN and not payload.buffers:
+    if payload.format == _PLAIN and payload.data and not payload.buffers:
         return pickle.loads(payload.data)
     return _loaded(payload, get, buffer)
 

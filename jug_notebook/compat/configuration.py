@@ -66,7 +66,14 @@ def local_files() -> list[Path]:
 def texts() -> list[tuple[str, str]]:
     """Return the text of each configuration file with its path; later ones override earlier ones."""
     user = [path for path in map(Path, map(os.path.expanduser, GLOBAL)) if path.is_file()][:1]
-    return [(path.read_text(encoding="utf-8"), str(path)) for path in [*user, *local_files()]]
+    return [(_text_of(path), str(path)) for path in [*user, *local_files()]]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise BadConfiguration(f"{path} can't be read: {wrong}") from wrong
 
 
 def parsed(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:

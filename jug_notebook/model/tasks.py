@@ -10,11 +10,16 @@ import enum
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, Union
 
+import msgspec
 from msgspec import Meta, Struct
+
+from jug_notebook.errors import StoreError, ValueLost
 
 Key: TypeAlias = str  #: of a task: 40 hex digits
 Address: TypeAlias = str  #: of a blob, from its content: 40 hex digits
 WorkerId: TypeAlias = str  #: "host-pid-6hex": of a worker, a supervisor or a session
+Round: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 31)]  #: of a task, or an attempt in it; a decoder refuses others
+Inputs: TypeAlias = Annotated[bytes, Meta(min_length=20, max_length=20)]  #: digest of the values of a task's needs
 Resources: TypeAlias = tuple[tuple[str, float], ...]  #: amounts by name, sorted: (("gpu", 1), ("mem", 8e9))
 Fits: TypeAlias = Callable[[Resources], bool]  #: tells whether what a task needs is free
 
@@ -23,6 +28,22 @@ LEASE = 30.0  #: seconds without a heartbeat after which a process of another ho
 BEAT = 1.0  #: seconds between two heartbeats
 NO_ROOM = "waits for room in the store"  #: the note of a worker that can't write its results
 POISON = 3  #: a task in which this many workers died has failed
+UNREADABLE = (ValueError, RecursionError)  #: what decoding raises: errors of msgspec and of text are ValueErrors
+
+
+def decoder(kind: Any, what: str, error: type[StoreError] = ValueLost) -> Callable[[bytes | memoryview], Any]:
+    """Return what decodes msgpack of a ``kind``, and raises ``error`` for any bytes that aren't that."""
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def decoded(data: bytes | memoryview) -> Any:
+        try:
+            return decode(data)
+        except UNREADABLE as wrong:
+            raise error(
+                f"{what} in the store can't be decoded ({wrong}): it is damaged, or another version's"
+            ) from None
+
+    return decoded
 
 
 class State(enum.Enum):
@@ -328,9 +349,9 @@ class Lease(Struct, frozen=True, array_like=True):
     """The right to make one attempt at a task."""
 
     key: Key
-    round: int
-    inputs: bytes
-    attempt: int
+    round: Round
+    inputs: Inputs
+    attempt: Round
 
 
 class Claim(Struct, frozen=True, array_like=True):
@@ -353,9 +374,9 @@ class Verdict(Struct, frozen=True, array_like=True):
     """What a store must know about an outcome. After a failure that is not ``final``, the task gets another attempt."""
 
     key: Key
-    round: int
-    inputs: bytes
-    attempt: int
+    round: Round
+    inputs: Inputs
+    attempt: Round
     digest: bytes = b""  #: of the value; empty for a failure
     started: float = 0.0
     duration: float = 0.0
@@ -426,6 +447,11 @@ class Scope(Struct, frozen=True):
 # arrive late, repeatedly or out of order. `Submitted` and `Settled` come with one sealed body per task.
 
 
+def _columns(*columns: list[Any]) -> None:
+    if len(set(map(len, columns))) > 1:
+        raise ValueError("columns of different lengths")
+
+
 class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     """Tasks of one function: shared fields once, then columns."""
 
@@ -437,6 +463,9 @@ class Submitted(Struct, frozen=True, array_like=True, tag="submitted"):
     forms: list[bytes]
     counter: int = 0  #: one more than that of any request seen before
     resources: Resources = ()
+
+    def __post_init__(self) -> None:
+        _columns(self.keys, self.needs, self.forms)
 
 
 class Requested(Struct, frozen=True, array_like=True, tag="requested"):
@@ -465,11 +494,14 @@ class Invalidated(Struct, frozen=True, array_like=True, tag="invalidated"):
     """
 
     keys: list[Key]
-    from_rounds: list[int]
+    from_rounds: list[Round]
     why: Why
     user: str
     at: float
     inputs: list[bytes] = []
+
+    def __post_init__(self) -> None:
+        _columns(self.keys, self.from_rounds)
 
 
 class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
@@ -483,11 +515,14 @@ class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
     user: str
     at: float
     keys: list[Key]
-    rounds: list[int]
+    rounds: list[Round]
     inputs: list[bytes]
     sources: list[Key]
-    source_rounds: list[int]
+    source_rounds: list[Round]
     digests: list[bytes]
+
+    def __post_init__(self) -> None:
+        _columns(self.keys, self.rounds, self.inputs, self.sources, self.source_rounds, self.digests)
 
 
 class WorkerLost(Struct, frozen=True, array_like=True, tag="lost"):
@@ -504,7 +539,10 @@ class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
 
     counter: int
     keys: list[Key]
-    rounds: list[int]
+    rounds: list[Round]
+
+    def __post_init__(self) -> None:
+        _columns(self.keys, self.rounds)
 
 
 Event: TypeAlias = Union[Submitted, Requested, Claimed, Released, Settled, Invalidated, Accepted, WorkerLost, Forgotten]

@@ -145,7 +145,7 @@ def _cell_ids(notebook: Path) -> frozenset[str]:
     """Return the ids of the cells in a notebook's file; none where it can't be read, or is older than ids."""
     try:
         return frozenset(str(cell["id"]) for cell in json.loads(notebook.read_bytes())["cells"] if "id" in cell)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return frozenset()
 
 

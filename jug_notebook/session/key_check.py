@@ -33,6 +33,7 @@ from jug_notebook.model import Address, FunctionBundle, Key, Payload, Reference,
 from jug_notebook.session import Session
 from jug_notebook.session.compare import listed
 from jug_notebook.store import Store
+from jug_notebook.store.signed import function_bundle
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import PendingTask
 
@@ -123,7 +124,7 @@ def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, pr
     for version, some in pending_tasks.items():
         function = version.function
         template = msgspec.msgpack.decode(version.template, type=TaskTemplate)
-        bundle = msgspec.msgpack.decode(bytes(store.get_blob(template.bundle)), type=FunctionBundle)
+        bundle = function_bundle(store, template.bundle)
         calls = tuple(Call(pending_task[1], pending_task[4], pending_task[3]) for pending_task in some)
         addresses = {
             *bundle.modules.values(),

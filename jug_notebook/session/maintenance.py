@@ -143,7 +143,7 @@ def _specs(store: Store, keys: Sequence[Key]) -> list[Spec | None]:
     for body in store.specs(keys):
         try:
             found.append(None if body is None else unverified_spec(body))
-        except msgspec.MsgspecError:
+        except SignatureError:
             found.append(None)
     return found
 
@@ -168,7 +168,7 @@ def _modules(store: Store, data: bytes) -> set[Address]:
     """Return the blobs of the modules that came with a function."""
     try:
         return addresses_in(store.get_blob(template(data).bundle))
-    except (ValueLost, msgspec.MsgspecError):
+    except (ValueLost, SignatureError):
         return set()
 
 

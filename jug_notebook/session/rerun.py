@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from jug_notebook import codec
 from jug_notebook.errors import clean
-from jug_notebook.model import Acceptance, Address, Finished, FunctionBundle, Key, Spec, State
+from jug_notebook.model import Acceptance, Address, Finished, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.render.format import summarise
 from jug_notebook.session.access import StoreAccess
@@ -27,7 +27,7 @@ from jug_notebook.session.results import Results
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.store import Store
 from jug_notebook.store.sealing import Seal
-from jug_notebook.store.signed import SignedReader, SignedWriter, template
+from jug_notebook.store.signed import SignedReader, SignedWriter, function_bundle, template
 from jug_notebook.system import share
 from jug_notebook.task.context import environment, running
 from jug_notebook.task.files import as_it_is
@@ -91,7 +91,7 @@ class Rerun:
             if runner is not None and runner.stage is not None:
                 around.enter_context(runner.stage())
             values = self._results.collect(spec.needs, wait=False)
-            bundle = msgspec.msgpack.decode(self._store.get_blob(known.bundle), type=FunctionBundle)
+            bundle = function_bundle(self._store, known.bundle)
             function = codec.load_function(bundle, self._store.get_blob)
             codec.use_modules(bundle)
             needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)

@@ -30,11 +30,14 @@ from jug_notebook.model import (
     Spec,
     State,
     Why,
+    decoder,
 )
 from jug_notebook.render.format import shortage
 from jug_notebook.session import compare
 from jug_notebook.session.compare import listed
-from jug_notebook.store.signed import SignedReader, template
+from jug_notebook.store.signed import SignedReader, function_bundle, template
+
+_module_files: Callable[[memoryview], dict[str, bytes]] = decoder(dict[str, bytes], "a module")
 
 EXPLAINED = 1000  #: most tasks of a list that are explained
 OPENED = 20_000  #: most specs read for one explanation
@@ -132,7 +135,7 @@ class WhyQuery:
         address = template(spec.template).bundle
         if address not in self._bundles:
             try:
-                self._bundles[address] = msgspec.msgpack.decode(self._store.get_blob(address), type=FunctionBundle)
+                self._bundles[address] = function_bundle(self._store, address)
             except ValueLost:
                 self._bundles[address] = None
         return self._bundles[address]
@@ -291,10 +294,9 @@ class WhyQuery:
             if kind != "module" or root not in bundle.modules:
                 continue
             try:
-                data = self._store.get_blob(bundle.modules[root])
+                files = _module_files(self._store.get_blob(bundle.modules[root]))
             except ValueLost:
                 continue
-            files = msgspec.msgpack.decode(data, type=dict[str, bytes])
             stem = name.replace(".", "/")
             text = files.get(f"{stem}.py") or files.get(f"{stem}/__init__.py") or b""
             found[label] = text.decode("utf-8", "replace")

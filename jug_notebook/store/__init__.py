@@ -22,6 +22,7 @@ import msgspec
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError, Unreachable, clean
 from jug_notebook.model import (
+    UNREADABLE,
     Acceptance,
     Address,
     Attempt,
@@ -227,7 +228,7 @@ def read_orders(encoded: Iterable[bytes], notify: Callable[[str], None]) -> list
     for data in encoded:
         try:
             found.append(_order.decode(data))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             notify(f"skipped an order that can't be read: {error}\n")
     return found
 
@@ -236,8 +237,8 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
     """Return what a process reports about itself; None, and once a warning, where that can't be read."""
     try:
         return _info.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        found = _PROCESS.search(data)
+    except UNREADABLE as error:
+        found = _PROCESS.search(data, 0, 300)  # more would take long where it is nonsense
         process = found[1].decode() if found else "a process"
         if process not in _unreadable:
             _unreadable.add(process)
@@ -265,7 +266,7 @@ def read_heartbeats(data: bytes) -> list[WorkerInfo]:
     """Return what a process reports about itself and its workers, without what can't be read."""
     try:
         parts = _parts.decode(data)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return []
     return [info for part in parts if (info := read_heartbeat(bytes(part))) is not None]
 

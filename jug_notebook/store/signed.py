@@ -14,6 +14,7 @@ import msgspec
 from jug_notebook.errors import NoSuchTask, SignatureError, StoreError, ValueLost
 from jug_notebook.model import (
     Acceptance,
+    Address,
     Attempt,
     CurrentOutcome,
     Display,
@@ -32,6 +33,7 @@ from jug_notebook.model import (
     TaskTemplate,
     TaskView,
     Verdict,
+    decoder,
 )
 from jug_notebook.store import Store
 from jug_notebook.store.keyring import secret
@@ -43,11 +45,13 @@ UPSTREAM = 1000  #: at most this many needed tasks are described
 _OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "attempt")
 
 _encode = msgspec.msgpack.Encoder().encode
-_template = msgspec.msgpack.Decoder(TaskTemplate).decode
-_spec = msgspec.msgpack.Decoder(Spec).decode
-_finished = msgspec.msgpack.Decoder(Finished).decode
-_outcome: Callable[[memoryview], Outcome] = msgspec.msgpack.Decoder(Finished | Failed).decode
-_acceptance = msgspec.msgpack.Decoder(Acceptance).decode
+_template: Callable[[bytes], TaskTemplate] = decoder(TaskTemplate, "what tasks share", SignatureError)
+_spec: Callable[[memoryview], Spec] = decoder(Spec, "a task", SignatureError)
+_finished: Callable[[memoryview], Finished] = decoder(Finished, "a task's outcome", SignatureError)
+_outcome: Callable[[memoryview], Outcome] = decoder(Finished | Failed, "a task's outcome", SignatureError)
+_acceptance: Callable[[memoryview], Acceptance] = decoder(Acceptance, "an acceptance", SignatureError)
+_bundle: Callable[[memoryview], FunctionBundle] = decoder(FunctionBundle, "a function")
+_display: Callable[[memoryview], dict[str, Any]] = decoder(dict[str, Any], "a display")
 
 
 def secret_of(store: Store, make: bool = False) -> bytes:
@@ -76,6 +80,11 @@ def seal_of(store: Store, make: bool = False) -> Seal:
 def template(data: bytes) -> TaskTemplate:
     """Return the decoded template of a spec; many specs share one, so it is decoded once."""
     return _template(data)
+
+
+def function_bundle(store: Store, address: Address) -> FunctionBundle:
+    """Return a function as it is stored. Raises ValueLost where it is missing or damaged."""
+    return _bundle(store.get_blob(address))
 
 
 def unverified_spec(body: bytes) -> Spec:
@@ -137,10 +146,7 @@ class SignedReader:
 
     def acceptance(self, key: Key, body: bytes) -> Acceptance:
         """Return an acceptance from its sealed bytes."""
-        try:
-            unproven = _acceptance(memoryview(body)[TAG:])  # says what the signature must cover
-        except msgspec.MsgspecError:
-            raise SignatureError(f"the store's acceptance for task {key[:12]} can't be decoded") from None
+        unproven = _acceptance(memoryview(body)[TAG:])  # says what the signature must cover
         self._seal.open("acceptance", key, unproven.round, unproven.inputs, body)
         return unproven
 
@@ -222,10 +228,9 @@ class SignedReader:
         if not display.blob:
             return display.data
         try:
-            forms: dict[str, Any] = msgspec.msgpack.decode(self.store.get_blob(display.blob))
+            return _display(self.store.get_blob(display.blob))
         except ValueLost:
             return {"text/plain": "[the store has lost this output]"}
-        return forms
 
     def failures(self, views: Sequence[TaskView]) -> list[FailureView | None]:
         """Return failed tasks as people see them, None for one no longer failed; wrong signatures as in `filled`."""
@@ -281,7 +286,7 @@ class SignedReader:
         spec = self.known_spec(key)
         [outcome] = self.outcomes([key])
         [state] = store.states([key])
-        bundle = msgspec.msgpack.decode(store.get_blob(template(spec.template).bundle), type=FunctionBundle)
+        bundle = function_bundle(store, template(spec.template).bundle)
         info = _described(spec, outcome, state) | self._reuse(key, outcome) | {"parts": dict(bundle.parts)}
         upstream: dict[Key, dict[str, Any]] = {}
         missing = False

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from jug_notebook.errors import StoreError, StoreGone
+from jug_notebook.model import UNREADABLE
 from jug_notebook.store import Store, atomic, keyring
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.sealing import EventSeal, same
@@ -151,7 +152,7 @@ def identity_of(root: Folder, display_url: str) -> Identity:
         except FileNotFoundError:
             _make(root, display_url)
             identity = _read_identity(root)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         raise StoreError(f"{display_url} is no store: its store.json can't be read") from None
     except NotADirectoryError:
         raise StoreError(f"{display_url} is a file, not a folder; give another path") from None
@@ -178,7 +179,7 @@ def check_identity(root: Folder, store_id: str, display_url: str) -> None:
         raise StoreGone(
             f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):  # out of reach for now: what is done next may meet it
+    except (OSError, *UNREADABLE):  # out of reach for now: what is done next may meet it
         return
     if found.id != store_id:
         raise StoreGone(
