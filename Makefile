@@ -32,11 +32,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# faults at random, three minutes a store; SEED=… for others
 # bytes that a hostile store may hold, for as long as one likes: make fuzz FUZZ_EXAMPLES=100000
 fuzz: $(VENV)/installed-test
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),5000) $(PYTEST) tests/store/test_fuzz.py --timeout 0 --durations 0
 
+# faults at random, three minutes a store; SEED=… for others
 test-chaos: $(VENV)/installed-test redis
 	$(BIN)/python -m tests.chaos --seconds 180 --seed $(or $(SEED),1)
 

@@ -41,7 +41,17 @@ def users(name: str) -> Command | None:
     return Command(help_of(found), found.parse, _needs_jugfile, "JUGFILE", run)
 
 
-@register("import-jugdata", "import the results that Jug itself has stored: JUGFILE JUGDIR", "JUGFILE", jugfile=True)
+def _add_import(parser: Parser) -> None:
+    flag(parser.for_jugfiles(), "--trust", "trust", "you trust all who could write to JUGDIR: it can run code as you")
+
+
+@register(
+    "import-jugdata",
+    "import the results that Jug itself has stored: JUGFILE JUGDIR",
+    "JUGFILE",
+    _add_import,
+    jugfile=True,
+)
 def _needs_jugfile(arguments: Arguments) -> int:
     raise UsageError("name a jugfile (.py): this command is for jugfiles only")
 

@@ -196,7 +196,7 @@ def _import_jugdata(options: Any) -> int:
     if not options.jugdir_given:
         options.update({"jugdir": f"{source.rstrip('/')}.jn"})
     with serving(options, read_only=False):
-        return import_values(options.jugfile, source, options)
+        return import_values(options.jugfile, source, options, trust=options.trust is True)
 
 
 # -- the graph of a jugfile's functions --------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "graph_format": "png",
     "webstatus_port": 0,
     "webstatus_ip": "127.0.0.1",
+    "trust": False,
     "install_skills_output": None,
     "install_skills_force": False,
 }

@@ -25,7 +25,7 @@ from jug_notebook.compat import loading
 from jug_notebook.compat.jug import task
 from jug_notebook.compat.jug.utils import print_task_summary_table
 from jug_notebook.compat.jugdir import is_jugs_own, url_of
-from jug_notebook.errors import JugError
+from jug_notebook.errors import JugError, clean
 from jug_notebook.keys.digest import digest
 from jug_notebook.keys.modules import scripts
 from jug_notebook.store import split
@@ -101,16 +101,26 @@ class Import:
             self.unread.append(f"{one.name}: {value}")
 
 
-def import_values(jugfile: str, jugdir: str, options: Any) -> int:
+class NotTrusted(JugError):
+    """Jug's values are pickles, which nobody has signed: reading them may run code as you."""
+
+
+def import_values(jugfile: str, jugdir: str, options: Any, trust: bool = False) -> int:
     """Give the script's tasks the values that Jug has stored in ``jugdir``, print how many, return the exit status.
 
-    0 where all tasks have values now, 1 where some have none: they will be computed. Raises NoJug, NoJugdir.
+    0 where all tasks have values now, 1 where some have none: they will be computed. Without ``trust`` in those who
+    could write to the jugdir, ask in a terminal. Raises NoJug, NoJugdir, NotTrusted.
     """
     if importlib.util.find_spec("jug.jug" if importlib.util.find_spec("jug") else "jug") is None:
         raise NoJug
     scheme, rest = split(url_of(jugdir))
     if scheme == "file" and not is_jugs_own(Path(rest).expanduser()):
         raise NoJugdir(f"{jugdir!r} is no jugdir that Jug has written")
+    if not trust and not _trusted(jugdir):
+        raise NotTrusted(
+            f"{jugdir!r} holds pickles that nobody has signed: whoever could write to it can run code as you. "
+            "If you trust them, give --trust"
+        )
     jug = JugProcess(jugfile, jugdir, list(options.user_args))
     task.on_made = values = Import(jug)
     try:
@@ -123,10 +133,19 @@ def import_values(jugfile: str, jugdir: str, options: Any) -> int:
         options, [("Taken over", values.imported), ("There", values.there), ("Missing", values.missing)]
     )
     for line in values.unread:
-        print(f"can't be read: {line}", file=sys.stderr)
+        print(clean(f"can't be read: {line}"), file=sys.stderr)
     print("they are taken as they are: Jug does not record whether a function was edited after its tasks had run")
     print(f"now in {task.Task.store.session.display_url}: jug-notebook execute {jugfile} --jugdir {options.jugdir}")
     return 0 if complete else 1
+
+
+def _trusted(jugdir: str) -> bool:
+    """Ask whether the jugdir may be read; False where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(clean(f"{jugdir!r} holds pickles: whoever could write to it can run code as you."), file=sys.stderr)
+    print("Do you trust them? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 # -- in Jug's process -------------------------------------------------------------------------------------------------

@@ -569,7 +569,10 @@ def test_what_jug_has_stored_is_taken_over(side: Side, theirs: Side) -> None:
     assert refused.returncode == 2
     assert "jugdir of Jug itself" in refused.stderr
     assert "import-jugdata" in refused.stderr
-    ran = side.run("import-jugdata", "jugfile.py", "jugfile.jugdata", "--jugdir", "mine")
+    untrusted = side.run("import-jugdata", "jugfile.py", "jugfile.jugdata", "--jugdir", "mine")
+    assert untrusted.returncode == 2
+    assert "can run code as you. If you trust them, give --trust" in untrusted.stderr
+    ran = side.run("import-jugdata", "--trust", "jugfile.py", "jugfile.jugdata", "--jugdir", "mine")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = table(ran.stdout)
     assert rows["Total"][2] == 0, "none is missing"
@@ -586,7 +589,9 @@ def test_a_part_is_taken_over_where_a_part_is_stored(side: Side, theirs: Side) -
     script(theirs)
     assert theirs.run("execute", "--will-cite", "--nr-wait-cycles", "0", "--name", "double").returncode == 0
     script(side, SIMPLE.replace("range(4)", "range(6)"))
-    ran = side.run("import-jugdata", "jugfile.py", str(theirs.folder / "jugfile.jugdata"), "--jugdir", "mine")
+    ran = side.run(
+        "import-jugdata", "jugfile.py", str(theirs.folder / "jugfile.jugdata"), "--jugdir", "mine", "--trust"
+    )
     assert ran.returncode == 1
     assert table(ran.stdout)["jugfile.double"] == (4, 0, 2)
     assert table(side.run("execute", "jugfile.py", "--jugdir", "mine").stdout)["Total"] == (3, 4)
