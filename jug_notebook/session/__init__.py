@@ -362,12 +362,18 @@ def _close_if_gone(session: Session) -> bool:
     """Return True if there is another store, or none, where the session's was; the session is closed then."""
     if session.closed:
         return False
+    store = session.access.store
+    patience, store.patience = store.patience, 0.0  # who connects to another store doesn't wait for this one's server
     try:
-        session.access.store.check()
+        store.check()
+    except Unreachable:
+        return False
     except StoreGone:
         with suppress(StoreError, OSError, ChangedInCell):  # what was left to submit is lost with the store
             session.close()
         return True
+    finally:
+        store.patience = patience
     return False
 
 

@@ -57,6 +57,7 @@ class Store(Protocol):
     url: str  #: as `open_store` takes it, absolute, so that another process can open the same
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
+    unverified: str = ""  #: why events can't be verified here, so that nothing may be loaded or written; else empty
     maps: bool = False  #: does `map_blob` map files of this host's?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds

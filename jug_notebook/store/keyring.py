@@ -67,6 +67,12 @@ def import_secret(store_id: str, value: bytes, lasting: bool = True) -> None:
         raise StoreError(f"{key_folder()} has another key of store {store_id[:8]}; move that file away first")
 
 
+def forget(store_id: str) -> None:
+    """Remove the key of a store that was never used."""
+    _here.pop(store_id, None)
+    _key_path(store_id).unlink(missing_ok=True)
+
+
 def _key_path(store_id: str) -> Path:
     if not _STORE_ID.fullmatch(store_id):
         raise StoreError(f"{store_id[:40]!r} is not the id of a store")

@@ -22,13 +22,14 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreGone, Unreachable, ValueLost
+from jug_notebook.errors import StoreError, StoreGone, Unreachable, ValueLost
 from jug_notebook.model import (
     BEAT,
     Address,
     Claimed,
     Event,
     Fits,
+    Lease,
     Order,
     Released,
     Scope,
@@ -45,7 +46,8 @@ from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
-from jug_notebook.store.redis.log import PLACE, Frame, Log, places_in
+from jug_notebook.store.redis.frames import PLACE, places_in
+from jug_notebook.store.redis.log import Log, claim_name
 from jug_notebook.store.redis.processes import Processes
 from jug_notebook.store.redis.wire import place
 
@@ -99,6 +101,8 @@ class RedisStore(EventLogStore):
         self._connection = Connection(where, clock, waiting=self)
         self.url, self.display_url, self.id = where.url, where.display_url, self._connection.id
         self._log = Log(self._connection)
+        self.unverified = self._log.unverified
+        self._announced = False  # whether the script that claimed has appended what was won
         self._blobs = Blobs(self._connection)
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
@@ -113,9 +117,14 @@ class RedisStore(EventLogStore):
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
-        if type(event) is Claimed:
-            return ()  # the script that claimed has appended it
+        self._require_key()
+        if type(event) is Claimed and self._announced:
+            return ()
         return self._log.append(event, bodies)
+
+    def _require_key(self) -> None:
+        self._log.require_key()
+        self.unverified = ""
 
     def _record(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
         if type(event) in (Settled, Claimed):
@@ -138,21 +147,33 @@ class RedisStore(EventLogStore):
 
     def _exchange(self, *commands: Command) -> list[Any]:
         """Send what was appended, and these commands. Apply what others have appended; return the replies."""
-        replies, frames = self._send(commands)
-        self._apply(frames)
+        replies = self._send(commands)
+        self._apply()
         return replies
 
-    def _send(self, commands: Sequence[Command]) -> tuple[list[Any], list[Frame]]:
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
         blobs = self._blobs.unnamed() if self._log.unsent else []
         orders = self._log.orders
-        replies, frames = self._log.exchange(commands, blobs)
+        replies = self._log.exchange(commands, blobs)
         self._blobs.named(blobs)
         self._scheduler.version += self._log.orders - orders
-        return replies, frames
+        return replies
 
-    def _apply(self, frames: Sequence[Frame]) -> None:
-        if frames:
-            self._scheduler.apply_all([(frame.event, places_in(frame.places, frame.count)) for frame in frames])
+    def _apply(self) -> bool:
+        """Apply what has arrived; return whether there was anything. What breaks that off has all read anew."""
+        frames = self._log.arrived
+        if not frames:
+            return False
+        rows = [(frame.event, places_in(frame.places, frame.count)) for frame in frames]
+        try:
+            self._scheduler.apply_all(rows)  # type: ignore[arg-type]
+        except BaseException as error:
+            self._log.stale = True
+            if isinstance(error, Exception) and self.unverified:  # whoever wrote that hadn't the key, nor sense
+                raise StoreError(f"{self.display_url} can't be read, and is unverified: {self.unverified}") from error
+            raise
+        self._log.arrived = []
+        return True
 
     def _poll(self) -> None:
         now = self._clock.monotonic()
@@ -182,21 +203,16 @@ class RedisStore(EventLogStore):
 
     def _read_on(self) -> None:
         """Read a long log to its end, or until all must be read anew."""
-        frames: list[Frame] = []
-        rows = 0
         with system.uncollected():
             try:
                 while True:
-                    found = self._send(())[1]
-                    frames += found
-                    rows += sum(frame.count for frame in found)
+                    self._send(())
                     if not self._log.more or self._log.stale:
                         break
-                    if rows > TOGETHER:
-                        self._apply(frames)
-                        frames, rows = [], 0
+                    if sum(frame.count for frame in self._log.arrived) > TOGETHER:
+                        self._apply()
             finally:
-                self._apply(frames)
+                self._apply()
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         fetched = self._fetched
@@ -271,7 +287,8 @@ class RedisStore(EventLogStore):
             if scheduler is None:
                 self._poll()
                 scheduler = self._scheduler
-            now, notes = self._clock.now(), self._connection.notes
+            unverified = [f"unverified: {self.unverified}"] if self.unverified else []
+            now, notes = self._clock.now(), [*unverified, *self._connection.notes, *self._log.reader.notes]
             return snapshot(scheduler, processes, scope, self.display_url, now, notes)
 
     def _counted(self) -> SchedulerState | None:
@@ -320,31 +337,38 @@ class RedisStore(EventLogStore):
                 return [], None
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        self._require_key()
         leases = [offer.lease for offer in offers]
         places = list(dict.fromkeys(place for offer in offers for place in self._places_for(offer)))
         claiming = self._log.claim_command(worker, leases)
         try:
-            (owners, *bodies), frames = self._send([claiming, *self._fetching(places)])
+            owners, *bodies = self._send([claiming, *self._fetching(places)])
             if self._log.stale:
                 raise Restarted
-            if owners is None:
-                raise Returned
         except BaseException:  # what was won is in the log, to be given back
             self._log.withdraw(0)
             self._doubtful += [(worker, offer) for offer in offers]
             for offer in offers:
                 self._scheduler.queue.back(offer.task)
             raise
-        self._connection.remember(claiming)
-        self._apply(frames)
+        if owners is None:
+            for offer in offers:
+                self._scheduler.queue.back(offer.task)
+            self._apply()
+            raise Returned
+        held = [lease for lease, owner in zip(leases, owners, strict=True) if not owner]
+        if held:
+            self._connection.remember(self._log.claim_command(worker, held, again=claiming))
+        news = self._apply()
         self._fetched = {
             place: body for place, body in zip(places, (b for part in bodies for b in part), strict=True) if body
         }
         won = [not owner for owner in owners]
+        self._announced = all(won)
         for offer, owner in zip(offers, owners, strict=True):
             if owner:
                 self._scheduler.apply(Claimed(owner.decode(), [offer.lease]))
-        if frames:  # what was won by a picture that was out of date is given back
+        if news:  # what was won by a picture that was out of date is given back
             valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
             void = [lease for lease, has, still in zip(leases, won, valid, strict=True) if has and not still]
             won = valid
@@ -354,16 +378,16 @@ class RedisStore(EventLogStore):
 
     def _resolve_doubts(self) -> None:
         """Give back what was won by claims whose reply was lost."""
+        names = [claim_name(offer.lease) for _, offer in self._doubtful]
+        owners = self._connection.command("HMGET", self._connection.key("claims"), *names)
         doubtful, self._doubtful = self._doubtful, []
-        held = []
-        for worker, offer in doubtful:
-            lease, task = offer.lease, self._scheduler.tasks.get(offer.lease.key)
-            for attempt in (task.attempts if task else None) or ():
-                same = (attempt.round, attempt.inputs, attempt.attempt) == (lease.round, lease.inputs, lease.attempt)
-                if same and attempt.worker == worker and not attempt.released:
-                    held.append(lease)
-        if held:
-            self._record(Released(held))
+        held: dict[WorkerId, list[Lease]] = {}
+        for (worker, offer), owner in zip(doubtful, owners, strict=True):
+            if owner == worker.encode():
+                held.setdefault(worker, []).append(offer.lease)
+        self._announced = False
+        for worker, leases in held.items():
+            self._record_all([(Claimed(worker, leases), ()), (Released(leases), ())])
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

@@ -25,10 +25,10 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, StoreGone, Unreachable
 from jug_notebook.model import BEAT
 from jug_notebook.render.format import duration
-from jug_notebook.store import PATIENCE, Store
+from jug_notebook.store import PATIENCE, Store, keyring
 from jug_notebook.store.redis.wire import Place, Refusal, Wire
 
-FORMAT = "2"
+FORMAT = "3"
 RETURNING = 3.0  #: seconds after a restart in which no task is claimed: first, all tell again what the server lost
 LOADING = 600.0  #: seconds to wait, at first, for a server that is loading its data from disk
 PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most
@@ -103,9 +103,15 @@ class Connection:
 
     def _open(self) -> None:
         """Find the store, or make it. A server that can't be reached now is not waited for."""
-        found, info = self.pipeline([self.script("open", secrets.token_hex(16), FORMAT), ("INFO", "everything")])
+        *found, info = self.pipeline([("GET", self.key("id")), ("GET", self.key("format")), ("INFO", "everything")])
         described = _described(info)
-        id, format = (part.decode() for part in found)
+        if found[0] is None:
+            fresh = secrets.token_hex(16)
+            keyring.secret(fresh, make=True)  # before the store can be seen
+            found = self.run("open", fresh, FORMAT)
+            if found[0] != fresh.encode():
+                keyring.forget(fresh)  # another process was first
+        id, format = ((part or b"").decode(errors="replace") for part in found)
         if format != FORMAT:
             older = format.isdigit() and int(format) < int(FORMAT)
             way = "give another project, as in ?project=NAME" if older else "pip install -U jug-notebook"
@@ -329,7 +335,7 @@ class Connection:
                 self._remembered_bytes -= self._remembered.popleft()[1]
 
     def _verify_server(self) -> None:
-        """After reconnecting, check that the server has lost nothing; if it has, repeat the remembered writes.
+        """After reconnecting, check that the server was not restarted; if it was, repeat the remembered writes.
 
         A server that crashed or was replaced by its replica has lost the end of what it had, never parts in between.
         """
@@ -337,41 +343,37 @@ class Connection:
             if not self._unverified:
                 return
             self._verifier = threading.current_thread()
-            run_id = self._run_id
             try:
-                while self._lost_something():
-                    self.losses += 1
-                    self.seen = NOTHING
-                    remembered = [command for _, _, command in self._remembered]
-                    self._send([self.script("open", self.id, FORMAT), self._returned(), *remembered])
-                if self._run_id != run_id:
-                    self._back_at = self._clock.monotonic()
-                    self._send([self._returned()])
+                id, seen, info = self._send(
+                    [("GET", self.key("id")), ("XRANGE", self.key("log"), self.seen, self.seen), ("INFO", "server")]
+                )
+                run_id = _described(info).get("run_id", "")
+                same = bool(run_id) and run_id == self._run_id
+                if (id or b"").decode() != self.id and (id or same):
+                    self._unverified = False
+                    raise self._gone((id or b"").decode())
+                lost = not id or not (seen or self.seen == NOTHING)
+                if not same and (lost or run_id):
+                    self._restore(lost)
+                self._run_id = run_id  # not before: should that break off, it is done again
                 self._unverified = False
             finally:
                 self._verifier = None
+
+    def _restore(self, lost: bool) -> None:
+        """Repeat the remembered writes, in a server that was restarted."""
+        if lost:
+            self.losses += 1
+            self.seen = NOTHING
+        remembered = [command for _, _, command in self._remembered]
+        returned = "SET", self.key("returned"), 1, "PX", int(RETURNING * 1000)  # all others may do so first
+        self._send([self.script("open", self.id, FORMAT), returned, *remembered])
+        self._back_at = self._clock.monotonic()
 
     @property
     def is_back(self) -> bool:
         """Return whether the server was restarted a moment ago, so that it may not have heard of all that live."""
         return self._clock.monotonic() < self._back_at + RETURNING + BEAT
-
-    def _returned(self) -> Command:
-        """Return the command that makes claims wait until all have seen that the server is back."""
-        return ("SET", self.key("returned"), 1, "PX", int(RETURNING * 1000))
-
-    def _lost_something(self) -> bool:
-        """Return True if the server has restarted since the last time, and not with all that was seen of the log."""
-        log = self.key("log")
-        id, seen, info = self._send(
-            [("GET", self.key("id")), ("XRANGE", log, self.seen, self.seen, "COUNT", 1), ("INFO", "server")]
-        )
-        before, self._run_id = self._run_id, _described(info).get("run_id", "")
-        same = bool(before) and before == self._run_id
-        if (id or b"").decode() != self.id and (id or same):
-            self._unverified = False
-            raise self._gone((id or b"").decode())
-        return not id or not (same or seen or self.seen == NOTHING)
 
     def check(self) -> None:
         """Raise StoreGone if the project was deleted, or has been made again since."""

@@ -13,42 +13,45 @@ frame that is sent twice, because the connection broke, does no harm: applied tw
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import msgspec
 from msgspec import Struct
 
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Claimed, Event, Lease, Released, Settled, Verdict, WorkerId, WorkerLost
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
+from jug_notebook.store.redis.frames import (
+    CLAIMS,
+    PLACE,
+    WRITER,
+    Chain,
+    Covered,
+    Frame,
+    FrameReader,
+    claim_frame,
+    encode,
+    event_seal,
+    packed,
+)
 
-PLACE = 12  #: bytes of a place: eight of its writer, then a number
 ENTRIES = 200  #: of the log, read in one go
 FRAMES = 32  #: of a snapshot, likewise
 PART = 2000  #: bodies that are sent in one step
+RESTARTS = 3  #: readings of a snapshot that is not whole
+ORDERS, TRIMMED = b"o", b"m"  #: names under which no frames stand
 READING = 60  #: seconds for which a snapshot that was replaced can still be read
-
-
-class Frame(Struct, frozen=True, array_like=True):
-    """An event and the places of its bodies: the first of ``count`` consecutive ones, or each."""
-
-    places: bytes
-    count: int
-    event: Event
 
 
 class Appended(Struct, frozen=True):
     """A frame that was not sent so far."""
 
+    event: Event
+    writer: bytes
     frame: bytes
     first: Place
     bodies: Sequence[bytes]
     over: list[bytes]  #: names of claims that end with it
-
-
-encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Frame).decode
 
 
 def claim_name(lease: Lease | Verdict) -> bytes:
@@ -56,38 +59,48 @@ def claim_name(lease: Lease | Verdict) -> bytes:
     return f"{lease.key}.{lease.round}.{lease.attempt}.".encode() + lease.inputs
 
 
-def packed(places: Iterable[Place]) -> bytes:
-    return b"".join([place.to_bytes(PLACE, "big") for place in places])
-
-
-def places_in(data: bytes, count: int) -> Sequence[Place]:
-    if len(data) == PLACE:
-        first = int.from_bytes(data, "big")
-        return range(first, first + count)
-    return [int.from_bytes(data[at : at + PLACE], "big") for at in range(0, len(data), PLACE)]
-
-
 class Log:
     """The log as one process writes and reads it. Not safe to use from several threads at once."""
 
     def __init__(self, connection: Connection) -> None:
+        self.unverified, self._seal = event_seal(connection.id)
+        self.reader = FrameReader(self._seal, connection.display_url)
         self.last = NOTHING  #: the latest entry that was read
         self.more = False  #: True where the last `exchange` didn't read to the end
         self.stale = (
             False  #: True where all must be read anew: the server has lost entries, or a snapshot replaces some
         )
         self.orders = 0  #: number of times that a supervisor had orders
+        self.arrived: list[Frame] = []  #: what others have appended, to be applied
         self.uncounted = False  #: True where something came since counts were left
         self._connection = connection
         self._losses = connection.losses
         self._name = connection.key("log")
         self._outbox: list[Appended] = []
         self._next = int.from_bytes(os.urandom(7), "big") << 32  # so much of a number that no other process has it
-        self._writer = self._new_writer()
+        self._handled = NOTHING  # of the snapshots that were noticed, the last entry that one replaces
+        self._restarts = 0  # in a row
+        self._change_writer()
 
-    @staticmethod
-    def _new_writer() -> bytes:
-        return os.urandom(6)
+    def _change_writer(self) -> None:
+        """Go on under another name, so that what was sent under the former one is read."""
+        self._writer = os.urandom(WRITER)
+        self._chain = None if self._seal is None else Chain(self._writer, self._seal)
+
+    def chain_named(self, name: bytes) -> Chain:
+        """Return a new chain of frames. Raises StoreError where the store's key isn't known."""
+        self.require_key()
+        assert self._seal is not None
+        return Chain(name, self._seal)
+
+    def require_key(self) -> None:
+        """Raise StoreError unless the store's key is known. If it has become known, all is read anew."""
+        if self._chain is None:
+            self.unverified, self._seal = event_seal(self._connection.id)
+            if self._seal is None:
+                raise StoreError(self.unverified)
+            self.stale = True
+            self._change_writer()
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -100,13 +113,14 @@ class Log:
             over = list(map(claim_name, event.verdicts))
         elif isinstance(event, Released):
             over = list(map(claim_name, event.leases))
-        frame = encode(Frame(packed([first]) if count else b"", count, event))
-        self._outbox.append(Appended(frame, first, bodies, over))
+        assert self._chain is not None, "who has no key writes nothing"
+        frame = self._chain.frame(Frame(packed([first]) if count else b"", count, event))
+        self._outbox.append(Appended(event, self._writer, frame, first, bodies, over))
         return range(first, first + count)
 
     def has(self, event: Event) -> bool:
         """Return whether an equal event is on its way."""
-        return any(_decode(one.frame).event == event for one in self._outbox)
+        return any(one.event == event for one in self._outbox)
 
     @property
     def unsent(self) -> bool:
@@ -117,13 +131,21 @@ class Log:
         """Forget the latest frames, which could not be sent. Should they have arrived nevertheless, they are read."""
         if count:
             del self._outbox[-count:]
-        self._writer = self._new_writer()
+        self._change_writer()
 
-    def claim_command(self, worker: WorkerId, leases: Sequence[Lease]) -> Command:
-        """Return the command that claims attempts."""
-        head = encode(Frame(b"", 0, Claimed(worker, [])))[:-1]
-        rows = (part for lease in leases for part in (claim_name(lease), encode(lease)))
-        return self._connection.script("claim", self._connection.id, self._writer, worker, head, *rows)
+    def claim_command(self, worker: WorkerId, leases: Sequence[Lease], again: Command = ()) -> Command:
+        """Return the command that claims attempts; if it wins all, it appends that to the log.
+
+        ``again``: the command by which they were won, to be repeated if the server loses that.
+        """
+        assert self._seal is not None, "who has no key claims nothing"
+        names = list(map(claim_name, leases))
+        if len(again) == 9 + len(names):
+            return (*again[:8], 1, *names)
+        frame = claim_frame(self._writer, Claimed(worker, list(leases)), self._seal)
+        return self._connection.script(
+            "claim", self._connection.id, CLAIMS + self._writer, worker, frame, int(bool(again)), *names
+        )
 
     def _appending(self, frames: Sequence[Appended], blobs: Sequence[str]) -> Command:
         bodies = [
@@ -134,13 +156,13 @@ class Log:
         ]
         over = [name for a in frames for name in a.over]
         return self._connection.script(
-            "append", self._connection.id, self._writer, "" if bodies else 1, len(bodies), *bodies,
+            "append", self._connection.id, frames[0].writer, "" if bodies else 1, len(bodies), *bodies,
             len(frames), *(a.frame for a in frames),
             len(over), *over, len(blobs), *blobs,
         )  # fmt: skip
 
-    def exchange(self, commands: Sequence[Command], blobs: Sequence[str]) -> tuple[list[object], list[Frame]]:
-        """Send what was appended, then these commands. Return their replies, and frames that others have appended.
+    def exchange(self, commands: Sequence[Command], blobs: Sequence[str]) -> list[object]:
+        """Send what was appended, then these commands. Return their replies; what others have appended has `arrived`.
 
         ``blobs`` are keys of those that what was appended may name.
         """
@@ -152,100 +174,111 @@ class Log:
             ("XREAD", "COUNT", ENTRIES, "STREAMS", self._name, self.last),
         ]
         if self.last == NOTHING:
-            reading.append(("HMGET", connection.key("snapshot"), "name", "upto", "frames"))
+            reading.append(("HGET", connection.key("snapshot"), "name"))
         replies = connection.pipeline([*appending, *commands, *reading])
-        del self._outbox[: len(outbox)]
-        for command in appending:
-            connection.remember(command)
-        id, entries, *snapshot = replies[len(appending) + len(commands) :]
-        if id is None or id.decode() != connection.id:
-            connection.check()
-        asked = replies[len(appending) : len(appending) + len(commands)]
-        if connection.losses != self._losses:
+        try:
+            del self._outbox[: len(outbox)]
+            for command in appending:
+                connection.remember(command)
+            id, entries, *snapshot = replies[len(appending) + len(commands) :]
+            if id is None or id.decode() != connection.id:
+                connection.check()
+            if connection.losses != self._losses:
+                self.stale = True
+            if self.stale:
+                pass
+            elif snapshot and snapshot[0]:
+                self._read_snapshot(snapshot[0])
+            else:
+                self._read(entries[0][1] if entries else [])
+        except BaseException:  # an interrupt, for example: part of what came was taken in
             self.stale = True
-        if self.stale:
-            return asked, []
-        if snapshot and snapshot[0][0]:
-            return asked, self._read_snapshot(*snapshot[0])
-        return asked, self._read(entries[0][1] if entries else [])
+            raise
+        return replies[len(appending) : len(appending) + len(commands)]
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _read(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> list[Frame]:
+    def _read(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> None:
         self.more = len(entries) == ENTRIES
-        frames = []
-        before = self.last
+        before, own = self.last, (self._writer, CLAIMS + self._writer)
         for entry, fields in entries:
             writer = fields[0]
-            if writer == b"o":
+            if writer == ORDERS:
                 self.orders += 1
-            elif writer == b"m":
-                if number_of(fields[1]) > number_of(before):
+            elif writer == TRIMMED:
+                if number_of(fields[1]) > max(number_of(before), number_of(self._handled)):
+                    self._handled = fields[1]
                     self.stale = True
-                    return []
+                    return
             else:
-                for data in fields[1::2]:
-                    self.uncounted = True
-                    if writer != self._writer:
-                        frames.append(self._frame(data))
+                self.uncounted = True
+                if writer not in own:
+                    self.arrived += self.reader.entry(fields)
+                elif writer == self._writer:
+                    self.reader.follow(writer, fields[-1])
             self.last = entry
         if entries:
             self._connection.seen = self.last
-        return frames
 
-    def _frame(self, data: bytes) -> Frame:
-        try:
-            return _decode(data)
-        except msgspec.MsgspecError as error:
-            raise StoreError(
-                f"the log of {self._connection.display_url} can't be read ({error}): was it written by another version?"
-            ) from error
-
-    def _read_snapshot(self, name: bytes, upto: bytes, count: bytes) -> list[Frame]:
-        frames: list[Frame] = []
-        while True:
-            command = ("LRANGE", self._connection.key(name.decode()), len(frames), len(frames) + FRAMES - 1)
-            part = self._connection.command(*command)
-            frames += map(self._frame, part)
-            if len(part) < FRAMES:
-                break
-        if len(frames) != int(count):
-            self.stale = True  # it was replaced by another long ago
-            return []
+    def _read_snapshot(self, name: bytes) -> None:
+        frames = list(read_snapshot(self._connection, name, self.reader))
+        ends = [frame.event for frame in (frames[0], frames[-1]) if isinstance(frame.event, Covered)] if frames else []
+        if len(ends) < 2 or len(frames) < 2:
+            self._restarts += 1
+            self.stale = self._restarts < RESTARTS  # it was replaced by another long ago; or it is damaged
+            if self.stale:
+                return
+        self._restarts = 0
         self.more = True
-        self.last = self._connection.seen = upto
-        return frames
+        self.reader.chains.pop(name, None)
+        for covered in ends[-1:]:
+            self.last = self._connection.seen = covered.upto
+            self.reader.chains.update(covered.chains)
+        self.arrived += [frame for frame in frames if not isinstance(frame.event, Covered)]
 
     def ends_at(self, entry: bytes) -> bool:
         """Return True if after that entry nothing happened to tasks."""
         command = ("XREAD", "COUNT", 100, "STREAMS", self._name, entry)
         id, found = self._connection.pipeline([("GET", self._connection.key("id")), command])
         later = found[0][1] if found else []
-        frames = [self._frame(data) for _, fields in later if len(fields[0]) > 1 for data in fields[1::2]]
+        reader = FrameReader(self._seal, self._connection.display_url)
+        frames = [frame for _, fields in later if len(fields[0]) > 1 for frame in reader.entry(fields)]
         known = id == self._connection.id.encode() and len(later) < 100
         return known and all(type(frame.event) is WorkerLost for frame in frames)
 
     def read_anew(self) -> None:
         """Begin again from the start. What was appended must have been sent before."""
         self._losses = self._connection.losses
-        self._writer = self._new_writer()
-        self.last, self.stale = NOTHING, False
+        self._change_writer()
+        self.reader = FrameReader(self._seal, self._connection.display_url)
+        self.last, self.stale, self.arrived = NOTHING, False, []
 
     def all_frames(self, upto: bytes) -> Iterator[tuple[Frame, int]]:
-        """Yield all frames up to that entry, those of the snapshot first, with their bytes."""
-        connection = self._connection
-        name, covered = connection.command("HMGET", connection.key("snapshot"), "name", "upto")
-        if name:
-            at = 0
-            while part := connection.command("LRANGE", connection.key(name.decode()), at, at + FRAMES - 1):
-                at += len(part)
-                yield from ((self._frame(data), len(data)) for data in part)
-        start = covered or NOTHING
+        """Yield all frames up to that entry, those of the snapshot first, with their bytes; then the chains there."""
+        connection, start = self._connection, NOTHING
+        reader = FrameReader(self._seal, connection.display_url)
+        if name := connection.command("HGET", connection.key("snapshot"), "name"):
+            for frame in read_snapshot(connection, name, reader):
+                if isinstance(frame.event, Covered):
+                    start = frame.event.upto
+                    reader.chains |= frame.event.chains
+                else:
+                    yield frame, len(encode(frame))
+            reader.chains.pop(name, None)
         while entries := connection.command("XRANGE", self._name, b"(" + start, upto, "COUNT", ENTRIES):
             start = entries[-1][0]
             for _, fields in entries:
                 if len(fields[0]) > 1:
-                    yield from ((self._frame(data), len(data)) for data in fields[1::2])
+                    yield from ((frame, len(encode(frame))) for frame in reader.entry(fields))
+        yield Frame(b"", 0, Covered(upto, reader.chains)), 0
+
+
+def read_snapshot(connection: Connection, name: bytes, reader: FrameReader) -> Iterator[Frame]:
+    """Yield the frames of a snapshot."""
+    at = 0
+    while part := connection.command("LRANGE", connection.key(name.decode()), at, at + FRAMES - 1):
+        at += len(part)
+        yield from reader.entry([field for data in part for field in (name, data)])
 
 
 def _parted(frames: Sequence[Appended]) -> Iterator[Sequence[Appended]]:
@@ -253,7 +286,7 @@ def _parted(frames: Sequence[Appended]) -> Iterator[Sequence[Appended]]:
     part: list[Appended] = []
     held = 0
     for one in frames:
-        if held and held + len(one.bodies) > PART:
+        if part and (one.writer != part[0].writer or (held and held + len(one.bodies) > PART)):
             yield part
             part, held = [], 0
         part.append(one)

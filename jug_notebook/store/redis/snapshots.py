@@ -11,7 +11,8 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store.event_log import places_of
 from jug_notebook.store.merging import Merger
 from jug_notebook.store.redis.connection import NOTHING, Connection
-from jug_notebook.store.redis.log import PLACE, READING, Frame, Log, encode, packed, places_in
+from jug_notebook.store.redis.frames import PLACE, Covered, Frame, packed, places_in
+from jug_notebook.store.redis.log import READING, Log
 from jug_notebook.system import batched
 
 ABANDONED = 600  #: seconds after which a compaction counts as abandoned
@@ -21,8 +22,9 @@ TOGETHER = 1 << 22  #: bytes of frames that are sent at once
 class Snapshot:
     """A list of frames that is being written. It vanishes by itself unless it takes the place of the log."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, log: Log) -> None:
         self.name = f"snapshot:{secrets.token_hex(6)}"
+        self._chain = log.chain_named(self.name.encode())
         self.frames = self.size = 0
         self.kept: set[Place] = set()
         self._connection = connection
@@ -30,7 +32,14 @@ class Snapshot:
 
     def append(self, event: Event, places: Sequence[Place]) -> None:
         self.kept.update(places)
-        self._waiting.append(encode(Frame(packed(places), len(places), event)))
+        self._put(Frame(packed(places), len(places), event))
+
+    def cover(self, covered: Covered) -> None:
+        """Append its first or last frame."""
+        self._put(Frame(b"", 0, covered))
+
+    def _put(self, frame: Frame) -> None:
+        self._waiting.append(self._chain.frame(frame))
         self.frames += 1
         self.size += len(self._waiting[-1])
         if sum(map(len, self._waiting)) > TOGETHER:
@@ -54,15 +63,21 @@ def compact(connection: Connection, log: Log, scheduler: SchedulerState, alone: 
     if upto == NOTHING or not connection.run("full", "SET", key("compacting"), 1, "NX", "EX", ABANDONED):
         return 0
     try:
-        snapshot = Snapshot(connection)
+        snapshot = Snapshot(connection, log)
         merger = Merger(scheduler, snapshot.append, alone)
         before, found = 0, set[Place]()
+        covered = Covered(upto, {})
+        snapshot.cover(covered)
         for frame, size in log.all_frames(upto):
+            if isinstance(frame.event, Covered):
+                covered = frame.event
+                continue
             before += size
             places = places_in(frame.places, frame.count)
             found.update(places)
             merger.take(frame.event, places)
         merger.finish()
+        snapshot.cover(covered)
         snapshot.flush()
         connection.run("trim", connection.id, snapshot.name, upto, READING, snapshot.frames)
         used = snapshot.kept | scheduler.reuse.places()

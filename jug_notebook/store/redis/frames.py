@@ -1,0 +1,200 @@
+"""Frames of a log in a Redis server, which is a courier and no judge: sealed by their writer, checked by every reader.
+
+A frame is a number, the MAC of the frame before, its own MAC (see `sealing`), and msgpack of a `Frame`. The frames of
+one writer are a chain under its random name. A frame that is sent again, because a connection broke or the server lost
+it, is the same frame, and does no harm. One that fails is skipped; where some are missing, that is noted. What the
+server can do unseen is to hold back the latest frames of a writer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Union
+
+import msgspec
+from msgspec import Struct
+
+from jug_notebook.errors import StoreError
+from jug_notebook.model import Accepted, Claimed, Event, Forgotten, Invalidated, Settled, Submitted
+from jug_notebook.scheduler.records import Place
+from jug_notebook.store import keyring
+from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same
+
+PLACE = 12  #: bytes of a place: eight of its writer, then a number
+WRITER = 6  #: bytes of a writer's name
+CLAIMS = b"c"  #: before the name of a writer whose script has appended what it claimed
+NOTED = 10  #: faults that are noted
+FORGED = "are skipped: damaged, or not written by someone with the store's key"
+_HEAD = struct.Struct(f"<Q{MAC}s{MAC}s")
+
+
+class Covered(Struct, frozen=True, array_like=True, tag="covered"):
+    """The first and the last frame of a snapshot: the last entry of the log that it replaces, and the chains there.
+
+    ``chains``: for each writer, the number of its next frame, and the MAC of its last one.
+    """
+
+    upto: bytes
+    chains: dict[bytes, tuple[int, bytes]]
+
+
+class Frame(Struct, frozen=True, array_like=True):
+    """An event and the places of its bodies: the first of ``count`` consecutive ones, or each."""
+
+    places: bytes
+    count: int
+    event: Union[Event, Covered]
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Frame).decode
+
+
+def event_seal(store_id: str) -> tuple[str, EventSeal | None]:
+    """Return the seal of a store's events; where its key isn't known here, why not, and None."""
+    try:
+        return "", EventSeal(keyring.secret(store_id), store_id)
+    except StoreError as unknown:
+        return str(unknown), None
+
+
+def packed(places: Iterable[Place]) -> bytes:
+    return b"".join([place.to_bytes(PLACE, "big") for place in places])
+
+
+def places_in(data: bytes, count: int) -> Sequence[Place]:
+    if len(data) == PLACE:
+        first = int.from_bytes(data, "big")
+        return range(first, first + count)
+    return [int.from_bytes(data[at : at + PLACE], "big") for at in range(0, len(data), PLACE)]
+
+
+class Chain:
+    """The frames that one writer makes."""
+
+    def __init__(self, name: bytes, seal: EventSeal) -> None:
+        self.name = name
+        self._seal = seal
+        self._number = 0
+        self._mac = FIRST
+
+    def frame(self, frame: Frame) -> bytes:
+        """Return the next frame, sealed."""
+        content = encode(frame)
+        mac = self._seal.frame(self.name, self._number, self._mac, content)
+        whole = _HEAD.pack(self._number, self._mac, mac) + content
+        self._number, self._mac = self._number + 1, mac
+        return whole
+
+
+def claim_frame(writer: bytes, claimed: Claimed, seal: EventSeal) -> bytes:
+    """Return a frame outside of any chain, for the script that claims: it counts only if all of that was won."""
+    content = encode(Frame(b"", 0, claimed))
+    return seal.record("claim", writer.hex(), 0, content) + content
+
+
+class FrameReader:
+    """Opens the frames of all writers, and notes what is wrong. Without a seal, it checks only that they make sense."""
+
+    def __init__(self, seal: EventSeal | None, display_url: str) -> None:
+        self.seal = seal
+        self.chains: dict[bytes, tuple[int, bytes]] = {}  #: see `Covered`
+        self._url = display_url
+        self._missing: dict[bytes, list[range]] = {}
+        self._faults: dict[str, int] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is wrong, one line each."""
+        missing = sum(len(part) for parts in self._missing.values() for part in parts)
+        found = [f"{count:,} record{'s' * (count > 1)} {what}" for what, count in self._faults.items()]
+        if missing:
+            found.append(f"{missing:,} record{'s' * (missing > 1)} of what was done are missing: lost, or held back")
+        return [f"{self._url}: {line}" for line in found]
+
+    def entry(self, fields: Sequence[bytes]) -> Iterator[Frame]:
+        """Yield the frames in an entry of the log."""
+        for writer, data in zip(fields[::2], fields[1::2], strict=False):
+            if (frame := self.open(writer, data)) is not None:
+                yield frame
+
+    def open(self, writer: bytes, data: bytes) -> Frame | None:
+        """Return a frame; None where it was read before, or isn't one of its writer's."""
+        if len(writer) > WRITER and writer[:1] == CLAIMS:
+            return self._claim(writer[1:], data)
+        try:
+            number, previous, mac = _HEAD.unpack_from(data)
+        except struct.error:
+            return self._refuse()
+        content = data[_HEAD.size :]
+        if self.seal is not None and not same(mac, self.seal.frame(writer, number, previous, content)):
+            return self._refuse()
+        return self._decoded(content) if self._is_new(writer, number, previous, mac) else None
+
+    def follow(self, writer: bytes, data: bytes) -> None:
+        """Go on after a frame of this process's own, which need not be opened."""
+        number, _, mac = _HEAD.unpack_from(data)
+        self.chains[writer] = number + 1, mac
+
+    def _is_new(self, writer: bytes, number: int, previous: bytes, mac: bytes) -> bool:
+        expected, last = self.chains.get(writer, (0, FIRST))
+        if number >= expected:
+            self.chains[writer] = number + 1, mac
+            if number > expected:
+                self._missing.setdefault(writer, []).append(range(expected, number))
+            elif previous != last:
+                self._count("don't follow what their writer wrote before")
+            return True
+        parts = self._missing.get(writer, [])
+        for part in parts:
+            if number in part:  # it comes late
+                parts.remove(part)
+                parts += [left for left in (range(part.start, number), range(number + 1, part.stop)) if left]
+                return True
+        return False
+
+    def _claim(self, writer: bytes, data: bytes) -> Frame | None:
+        content = data[MAC:]
+        if self.seal is not None and not same(data[:MAC], self.seal.record("claim", writer.hex(), 0, content)):
+            return self._refuse()
+        frame = self._decoded(content)
+        return frame if frame is None or type(frame.event) is Claimed else self._refuse()
+
+    def _decoded(self, content: bytes) -> Frame | None:
+        try:
+            frame = _decode(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._refuse("can't be read and are skipped: another version's?")
+        return frame if _is_sound(frame) else self._refuse("make no sense and are skipped")
+
+    def _refuse(
+        self, what: str = "are skipped: damaged, or not written by someone with the store's key"
+    ) -> Frame | None:
+        """Note a frame that doesn't count, and return None."""
+        self._count(what)
+        return None
+
+    def _count(self, what: str) -> None:
+        if what in self._faults or len(self._faults) < NOTED:
+            self._faults[what] = self._faults.get(what, 0) + 1
+
+
+def _is_sound(frame: Frame) -> bool:
+    """Return True if the parts of a frame belong together."""
+    event, count, bodies = frame.event, frame.count, 0
+    columns: list[Sequence[object]] = []
+    if isinstance(event, Submitted):
+        bodies, columns = len(event.keys), [event.needs, event.forms]
+    elif isinstance(event, Settled):
+        bodies = len(event.verdicts)
+    elif isinstance(event, Accepted):
+        bodies = len(event.keys)
+        columns = [event.rounds, event.inputs, event.sources, event.source_rounds, event.digests]
+    elif isinstance(event, Invalidated):
+        columns = [event.from_rounds, event.inputs or event.keys]
+    elif isinstance(event, Forgotten):
+        columns = [event.rounds]
+    rows = 0 if isinstance(event, Settled | Covered) or not columns else len(event.keys)  # type: ignore[union-attr]
+    whole = len(frame.places) == (PLACE if count and len(frame.places) == PLACE else PLACE * count)
+    return count == bodies and whole and all(len(column) == rows for column in columns)
