@@ -30,7 +30,7 @@ from jug_notebook.store.redis.wire import Place, Refusal, Wire
 
 FORMAT = "3"
 RETURNING = 3.0  #: seconds after a restart in which no task is claimed: first, all tell again what the server lost
-LOADING = 600.0  #: seconds to wait, at first, for a server that is loading its data from disk
+LOADING = 600.0  #: seconds to wait at least for a server that is loading its data from disk
 PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most
 REPORTED = 3.0  #: seconds after which waiting for it is reported
 KEPT = 10.0  #: seconds for which writes are remembered, in case a server with an append-only file loses them
@@ -64,6 +64,11 @@ class Outage:
         self.limit = 0.0  #: seconds after which waiting is of no use
         self.reported = False
         self._pause = PAUSE
+
+    @property
+    def loading(self) -> bool:
+        """Return whether the server is there and reads its data from disk."""
+        return "LOADING" in self.problem
 
     def failed(self, now: float, problem: str, limit: float) -> None:
         """Note an attempt that has failed."""
@@ -248,6 +253,8 @@ class Connection:
                     return reply
             now = self._clock.monotonic()
             patience = getattr(self._own, "patience", self._waiting_as.patience)
+            if patience and outage.loading:
+                patience = max(patience, LOADING)
             limit = min(outage.limit, patience) if self.id else outage.limit
             if now - outage.began >= limit and (tried or limit <= 0):
                 text = f"the server of {self.display_url} {outage.problem}; start it again, or give another store"
