@@ -25,11 +25,8 @@ from jug_notebook.model import (
     UNREADABLE,
     Acceptance,
     Address,
-    Attempt,
     Claim,
-    CurrentOutcome,
     Fits,
-    Invalidation,
     Key,
     Lease,
     Order,
@@ -37,22 +34,21 @@ from jug_notebook.model import (
     Scope,
     Settlement,
     Snapshot,
-    State,
     Submission,
     SubmitReport,
     SweepReport,
     Target,
-    TaskView,
     Why,
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.store.queries import Queries
 
 PATIENCE = 600.0  #: seconds
 
 
-class Store(Protocol):
-    """The verbs of a store. Safe to use from several threads of one process."""
+class Store(Queries, Protocol):
+    """The verbs of a store, beside `Queries`. Safe to use from several threads of one process."""
 
     url: str  #: as `open_store` takes it, absolute, so that another process can open the same
     id: str  #: made with the store, never changes; covered by signatures
@@ -71,12 +67,6 @@ class Store(Protocol):
 
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         """Request known tasks, or withdraw requests; without a cell, of all cells of the notebook."""
-
-    def requested(self, origin: Origin) -> list[Key]:
-        """Return the tasks that exactly this origin (user, notebook and cell) requests now."""
-
-    def origins(self) -> list[Origin]:
-        """Return every origin (user, notebook and cell) that requests something now."""
 
     def claim(
         self,
@@ -114,49 +104,14 @@ class Store(Protocol):
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         """Return workers, supervisors and sessions: last info, whether alive, seconds since the last heartbeat."""
 
-    def states(self, keys: Sequence[Key]) -> list[State | None]:
-        """Return states by key; None for tasks that the store doesn't know."""
-
-    def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return sealed specs by key; None for unknown tasks."""
-
-    def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
-        """Return current outcomes by key, None where there is none. A failure counts only once it is final."""
-
-    def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
-        """Return, for each blocked task, the failed task that blocks it; else None."""
-
-    def tasks(
-        self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
-    ) -> list[TaskView]:
-        """Return a listing in order of submission; of failed tasks, the latest first."""
-
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
-        """Return attempts that ended, latest first, and how many are known; failed and invalidated ones included."""
-
-    def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
-        """Return the tasks of one function."""
-
-    def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
-        """Return (function, a function whose values it needs, number of needs), over all requested tasks."""
-
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         """Invalidate outcomes; what used them must run again. Return the tasks that had an outcome.
 
         With `Why.LOST`, a reused value is lost for the task that ran, too. Raises NoSuchTask.
         """
 
-    def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
-        """Return each task's present round and inputs (attempt 0); None where a need has no value yet."""
-
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         """Accept runs of other code for tasks, or (``undone``) no longer: see `Acceptance`. The last one counts."""
-
-    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return the sealed acceptances that hold for these tasks as they are now; else None."""
-
-    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
-        """Return who invalidated each task's last outcome; None where no one did."""
 
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store bytes, once, under their blake3 hash, and return that. Durable on return."""
@@ -197,12 +152,6 @@ class Store(Protocol):
 
         Where a descriptor is given, return also when it becomes readable.
         """
-
-    def idle(self, target: Target | None = None, python: str = "") -> bool:
-        """Return whether no task is ready or running that a worker of this python could run or wait for."""
-
-    def foreign(self, python: str) -> dict[str, int]:
-        """Return the number of ready tasks made with another python than this, by that python."""
 
     def notice(self, process: WorkerId, text: str) -> None:
         """Append to a process's log in the store."""

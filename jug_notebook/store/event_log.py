@@ -20,15 +20,12 @@ from jug_notebook.model import (
     Acceptance,
     Accepted,
     Address,
-    Attempt,
     Claim,
     Claimed,
-    CurrentOutcome,
     Event,
     Fits,
     Forgotten,
     Invalidated,
-    Invalidation,
     Key,
     Lease,
     Origin,
@@ -46,7 +43,6 @@ from jug_notebook.model import (
     Submitted,
     SweepReport,
     Target,
-    TaskView,
     Verdict,
     Why,
     WorkerId,
@@ -55,7 +51,7 @@ from jug_notebook.model import (
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
-from jug_notebook.scheduler.views import snapshot, task_view
+from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.system import batched
 
@@ -93,10 +89,6 @@ class EventLogStore(Store, ABC):
 
         Where it hasn't, the scheduler state must learn who has.
         """
-
-    @abstractmethod
-    def _read(self, places: Sequence[Place]) -> list[bytes]:
-        """Return the bodies at these places."""
 
     @abstractmethod
     def _size(self, place: Place) -> int:
@@ -175,14 +167,6 @@ class EventLogStore(Store, ABC):
         for part in batched(keys):
             yield Requested(request, list(part)), ()
 
-    def requested(self, origin: Origin) -> list[Key]:
-        with self._updated() as scheduler:
-            return queries.requested(scheduler.tasks.values(), origin)
-
-    def origins(self) -> list[Origin]:
-        with self._updated() as scheduler:
-            return queries.origins(scheduler.tasks.values())
-
     # -- running -------------------------------------------------------------------------------------------------------
 
     def claim(
@@ -260,7 +244,8 @@ class EventLogStore(Store, ABC):
             needs, body = offer.task.needs, next(bodies)
             outcomes = tuple([next(bodies) for _ in needs])
             reused = any(need.reused_from is not None for need in needs)
-            proofs = tuple(self._proof(need.key, need.reused_from) for need in needs) if reused else ()
+            scheduler = self._scheduler
+            proofs = tuple(self._proof(scheduler, need.key, need.reused_from) for need in needs) if reused else ()
             queue = offer.task.queue
             more = offer.failures, offer.deaths, proofs, queue.mean or 0.0, queue.resources
             claims.append(Claim(offer.lease, queue.name, body, outcomes, *more))
@@ -275,18 +260,6 @@ class EventLogStore(Store, ABC):
             places.append(outcome[1])
         return places
 
-    def _proof(self, key: Key, outcome: Outcome | None) -> tuple[bytes, ...]:
-        """Return the sealed bytes that prove that a task may reuse this outcome; empty for its own."""
-        if outcome is None or outcome[0].key == key:
-            return ()
-        tasks = self._scheduler.tasks
-        task, source = tasks[key], tasks[outcome[0].key]
-        if task.needs and task.form == source.form:
-            return tuple(self._read([task.spec, source.spec]))
-        acceptance = self._scheduler.reuse.accepted(key)
-        assert acceptance is not None, "a run of another form is reused only if it was accepted"
-        return tuple(self._read([acceptance.place]))
-
     def release(self, leases: Sequence[Lease]) -> None:
         with self._lock:
             if leases:
@@ -298,81 +271,6 @@ class EventLogStore(Store, ABC):
             for process in processes:
                 self._record(WorkerLost(process))
             self.sync()
-
-    def idle(self, target: Target | None = None, python: str = "") -> bool:
-        with self._updated() as scheduler:
-            return scheduler.idle(target, python)
-
-    def foreign(self, python: str) -> dict[str, int]:
-        with self._updated() as scheduler:
-            return scheduler.counts.foreign(python)
-
-    # -- queries -------------------------------------------------------------------------------------------------------
-
-    def states(self, keys: Sequence[Key]) -> list[State | None]:
-        with self._updated() as scheduler:
-            return [scheduler.state(key) for key in keys]
-
-    def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
-        with self._updated() as scheduler:
-            tasks = [scheduler.tasks.get(key) for key in keys]
-            return self._bodies([None if task is None or task.state < 0 else task.spec for task in tasks])
-
-    def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
-        with self._updated() as scheduler:
-            outcomes = [scheduler.outcome(key) for key in keys]
-            bodies = self._bodies([None if outcome is None else outcome[1] for outcome in outcomes])
-            return [
-                None if outcome is None or body is None else CurrentOutcome(outcome[0], body, self._proof(key, outcome))
-                for key, outcome, body in zip(keys, outcomes, bodies, strict=True)
-            ]
-
-    def _bodies(self, places: Sequence[Place | None]) -> list[bytes | None]:
-        found = iter(self._read([place for place in places if place is not None]))
-        return [None if place is None else next(found) for place in places]
-
-    def blocking_tasks(self, keys: Sequence[Key]) -> list[Key | None]:
-        with self._updated() as scheduler:
-            return [queries.blocking_task(scheduler.tasks.get(key)) for key in keys]
-
-    def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
-        with self._updated() as scheduler:
-            target = Target(names=frozenset([name]))
-            return [task.key for task in queries.listing(scheduler.tasks.values(), scope, target)]
-
-    def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
-        with self._updated() as scheduler:
-            edges = queries.edges(scheduler.tasks.values(), scope)
-            return [(name, needed, count) for (name, needed), count in edges.items()]
-
-    def tasks(
-        self, scope: Scope = Scope(), target: Target | None = None, state: State | None = None, limit: int = 0
-    ) -> list[TaskView]:
-        with self._updated() as scheduler:
-            if state is State.FAILED and target is None:
-                return [task_view(scheduler, task) for task in queries.latest_failed(scheduler.failed, scope, limit)]
-            found = queries.listing(scheduler.tasks.values(), scope, target, state)
-            views = [task_view(scheduler, task) for task in found]
-        if state is State.FAILED:
-            views.sort(key=lambda view: view.started + view.duration, reverse=True)
-        return views[:limit] if limit else views
-
-    def runs(self, scope: Scope = Scope(), limit: int = 0) -> tuple[list[Attempt], int]:
-        with self._updated() as scheduler:
-            ended = [(outcome, task) for task, outcome in scheduler.runs(scope)]
-            ended.sort(key=lambda pair: (pair[0][0].started + pair[0][0].duration, pair[0][0].key), reverse=True)
-            latest = ended[:limit] if limit else ended
-            try:
-                bodies = self._read([outcome[1] for outcome, _ in latest])
-            except ValueLost:  # a compaction has dropped outcomes of earlier rounds
-                if not scheduler.history.drop_past():
-                    raise
-                return self.runs(scope, limit)
-            counting = [task.reused_from is None and scheduler.outcome(task.key) == outcome for outcome, task in latest]
-        return [
-            Attempt(outcome[0], body, counts)
-            for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
-        ], len(ended)
 
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         processes = self.processes()
@@ -392,29 +290,12 @@ class EventLogStore(Store, ABC):
                 self.sync()
             return lost
 
-    def invalidations(self, keys: Sequence[Key]) -> list[Invalidation | None]:
-        with self._updated() as scheduler:
-            return [scheduler.invalidation(key) for key in keys]
-
-    def current_inputs(self, keys: Sequence[Key]) -> list[Lease | None]:
-        with self._updated() as scheduler:
-            tasks = [scheduler.tasks.get(key) for key in keys]
-            return [
-                None if task is None or task.inputs is None else Lease(task.key, task.round, task.inputs, 0)
-                for task in tasks
-            ]
-
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         with self._updated() as scheduler:
             for part in batched(sealed):
                 event = _accepted([acceptance for acceptance, _ in part], scheduler.counter + 1, undone)
                 self._record(event, [body for _, body in part])
             self.sync()
-
-    def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
-        with self._updated() as scheduler:
-            accepted = [scheduler.reuse.accepted(key) for key in keys]
-            return self._bodies([None if one is None else one.place for one in accepted])
 
     # -- forgetting ----------------------------------------------------------------------------------------------------
 
