@@ -71,6 +71,7 @@ class LocalGroup(WorkerGroup):
         super().__init__(store, name, size=size, clock=clock)
         self._started: subprocess.Popen[bytes] | None = started
         self._log = log
+        self._stopped = False  # before it had begun
 
     def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if supervisors:
@@ -86,7 +87,7 @@ class LocalGroup(WorkerGroup):
             self._log.seek(max(0, self._log.seek(0, 2) - TAIL))
             output = self._log.read().decode(errors="replace").strip() or output
         self._done_starting()
-        if status != 0:
+        if status != 0 and not self._stopped:
             self.failure = (
                 f"the workers' process ended with status {status} before any worker started. Its output:\n{output}"
             )
@@ -100,6 +101,7 @@ class LocalGroup(WorkerGroup):
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         super().stop(now, supervisors)
         if not supervisors and self._started is not None and self._started.poll() is None:
+            self._stopped = True
             self._started.terminate()  # it has not even begun
 
 
@@ -123,9 +125,11 @@ def _detached(store: Store, name: str, options: WorkerOptions, clock: Clock) -> 
             start_new_session=True,
             env=surroundings,
         )
-    except OSError as error:
+    except BaseException as error:
         log.close()
-        raise LaunchError(f"{command[0]} can't be started: {error.strerror}; give another python") from error
+        if isinstance(error, OSError):
+            raise LaunchError(f"{command[0]} can't be started: {error.strerror}; give another python") from error
+        raise
     return LocalGroup(store, name, options.size, started, log, clock)
 
 

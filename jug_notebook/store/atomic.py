@@ -41,13 +41,13 @@ class Folder:
 
     def __init__(self, place: Path | str, parent: Folder | None = None) -> None:
         """``place``: the path of the folder, or its name in its parent."""
+        self._fd = -1
+        self._folders: weakref.WeakValueDictionary[str, Folder] | None = None
         self._name = str(place)
         self._parent = parent
         self._mode = 0o600
-        self._fd = -1
         self._stat: os.stat_result | None = None
         self._lock: threading.RLock = parent._lock if parent is not None else threading.RLock()
-        self._folders: weakref.WeakValueDictionary[str, Folder] | None = None
 
     @property
     def _root(self) -> Folder:

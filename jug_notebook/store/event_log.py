@@ -71,6 +71,7 @@ class EventLogStore(Store, ABC):
         self._clock = clock
         self._scheduler = SchedulerState()
         self._lock = threading.RLock()
+        self._torn = False  # was a step interrupted (Ctrl-C) that may have changed half of the picture?
         self._lost = 0  # claims in a row that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
@@ -112,10 +113,35 @@ class EventLogStore(Store, ABC):
     def version(self) -> int:
         return self._scheduler.version
 
+    @abstractmethod
+    def _rewind(self) -> None:
+        """Forget what was read of the log: the next `_poll` applies all of it, what this process wrote, too."""
+
+    def _make_anew(self) -> None:
+        version = self._scheduler.version
+        self._scheduler = SchedulerState()
+        self._scheduler.version = version + 1
+        self._rewind()
+
+    @contextmanager
+    def _step(self) -> Iterator[SchedulerState]:
+        """Hold the lock for one step. If the step is interrupted (Ctrl-C), the next one makes the picture anew."""
+        with self._lock:
+            if self._torn:
+                self._make_anew()
+                self._torn = False
+            try:
+                yield self._scheduler
+            except Exception:
+                raise
+            except BaseException:
+                self._torn = True
+                raise
+
     @contextmanager
     def _updated(self) -> Iterator[SchedulerState]:
         """Hold the lock, with the scheduler state up to date."""
-        with self._lock:
+        with self._step():
             self._poll()
             yield self._scheduler
 
@@ -176,7 +202,7 @@ class EventLogStore(Store, ABC):
         until = self._clock.monotonic() + wait
         uncommitted = bool(settled)
         while True:
-            with self._lock:
+            with self._step():
                 if any(settlement.verdict.attempt > 1 for settlement in settled):
                     self._poll()  # another attempt may have settled it
                 if settled:
@@ -261,13 +287,13 @@ class EventLogStore(Store, ABC):
         return places
 
     def release(self, leases: Sequence[Lease]) -> None:
-        with self._lock:
+        with self._step():
             if leases:
                 self._record(Released(list(leases)))
                 self._commit(None)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
-        with self._lock:
+        with self._step():
             for process in processes:
                 self._record(WorkerLost(process))
             self.sync()

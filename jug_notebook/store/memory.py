@@ -38,7 +38,7 @@ def absolute(rest: str) -> str:
 
 
 class MemoryStore(EventLogStore):
-    """An event log of which only the bodies are kept: no other process reads the events."""
+    """An event log in memory: no other process reads it."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         super().__init__(clock)
@@ -47,6 +47,7 @@ class MemoryStore(EventLogStore):
         self._name = name
         self._changed = threading.Condition(self._lock)
         self._bodies_kept: list[bytes] = []
+        self._events: list[tuple[Event, Sequence[Place]]] = []
         self._blobs: dict[Address, bytes] = {}
         self._touched: dict[Address, float] = {}
         self._processes: dict[WorkerId, WorkerInfo] = {}
@@ -59,10 +60,15 @@ class MemoryStore(EventLogStore):
         self._changed.notify_all()
         first = len(self._bodies_kept)
         self._bodies_kept += bodies
-        return range(first, len(self._bodies_kept))
+        places = range(first, len(self._bodies_kept))
+        self._events.append((event, places))
+        return places
 
     def _poll(self) -> None:
         """No other process writes events."""
+
+    def _rewind(self) -> None:
+        self._scheduler.apply_all(self._events)
 
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         return [True] * len(offers)  # this thread has the lock

@@ -121,9 +121,20 @@ def work_in_process(
         ran = f"{status.done} task{'s' * (status.done != 1)}"
         raise WaitInterrupted(f"interrupted: {ran} ran; the one that was running was requeued") from None
     finally:
+        try:
+            _end_in_process(store, me, in_process, info)
+        except KeyboardInterrupt:  # it must have left, or its claims hold as long as this process lives
+            _end_in_process(store, me, in_process, info)
+            raise
+
+
+def _end_in_process(
+    store: Store, me: WorkerInfo, in_process: list[Callable[[], WorkerInfo]], info: Callable[[], WorkerInfo]
+) -> None:
+    restore_streams()
+    store.leave([me.id])
+    if info in in_process:
         in_process.remove(info)
-        restore_streams()
-        store.leave([me.id])
 
 
 class FailureWatcher:

@@ -653,6 +653,13 @@ def test_launching_returns_at_once_and_asking_twice_is_asking_once(site: Site) -
     assert crew.alive() == 0
 
 
+def test_a_crew_that_is_stopped_before_it_came_has_not_failed(site: Site) -> None:
+    crew = local.launch(site.store, WorkerOptions(1))
+    crew.stop()
+    wait_until(site.store, lambda: not crew.starting)
+    assert crew.failures == []
+
+
 def test_a_crew_that_can_not_start_says_why(site: Site, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'No module named jug_notebook' >&2\nexit 1\n")

@@ -187,7 +187,7 @@ class FileStore(EventLogStore):
         return places
 
     def sync(self) -> None:
-        with self._lock:
+        with self._step():
             self._writer.sync()
             self._news.publish(at_once=True)
 
@@ -230,6 +230,12 @@ class FileStore(EventLogStore):
         if now >= self._next_check:
             self._next_check = now + BEAT
             self._check_workers(now)
+
+    def _rewind(self) -> None:
+        self._writer.start_anew()
+        self._logs.shut()
+        self._logs = Logs(self.folder, self._scheduler, self._writer)
+        self._next_whole = 0.0
 
     def _read_news(self, now: float) -> None:
         """Read what other machines have written, if they have."""
@@ -297,7 +303,7 @@ class FileStore(EventLogStore):
         if 0 < early < timeout and descriptor < 0:  # workers needn't wake us at each task
             self._clock.sleep(early)
         while True:
-            with self._lock:
+            with self._step():
                 self._poll()
                 version = self._scheduler.version
                 quiet = self._watcher.works and self._logs.local
@@ -306,7 +312,7 @@ class FileStore(EventLogStore):
             if version != seen or left <= 0 or self._watcher.wait(min(left, pause), descriptor):
                 self._looked.at = self._clock.monotonic()
                 return version
-            with self._lock:
+            with self._step():
                 self._writer.flush()
 
     # -- claims --------------------------------------------------------------------------------------------------------
@@ -393,8 +399,7 @@ class FileStore(EventLogStore):
     def crowded(self) -> bool:
         from jug_notebook.store.file.compaction import is_crowded
 
-        with self._lock:
-            self._poll()
+        with self._updated():
             return is_crowded(self.folder, self._ended)
 
     def _ended(self, now: float) -> list[str]:
@@ -412,7 +417,7 @@ class FileStore(EventLogStore):
         from jug_notebook.store.file.compaction import compact
 
         quiet = self._is_quiet()
-        with self._lock:
+        with self._step():
             self._read_to_end()
             self._writer.sync()
             saved = compact(self.folder, self._scheduler, self._ended, self._read_to_end, quiet)

@@ -341,7 +341,8 @@ class Writer:
 
     def _begin(self) -> None:
         self._check()
-        path = self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
+        path = self._path()
+        self._turn += 1
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
             self._fd = os.open(path, flags, self.mode)
@@ -350,10 +351,23 @@ class Writer:
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
-        self._turn += 1
         self._former.append(self.log)  # its places remain valid
         self.log = Log(path, local=True)
         sync_folder(self._folder)
+
+    def _path(self) -> Path:
+        """Return the path of the next log."""
+        return self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
+
+    def start_anew(self) -> None:
+        """Go on in another log, for it isn't known how much of the last event is in this one. Raises StoreError."""
+        self._postponed = b""  # maybe written: nothing depends on it
+        self.sync()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self._former.append(self.log)
+        self.log = Log(self._path(), local=True)
 
     def sync_beside(self, lock: threading.RLock) -> None:
         """Make everything appended durable, while others who hold the lock append more."""

@@ -187,18 +187,15 @@ class RedisStore(EventLogStore):
             self._exchange()
         while self._log.more or self._log.stale:
             if self._log.stale:
-                self._begin_anew()
+                self._make_anew()
             self._read_on()
         if self._doubtful:
             self._resolve_doubts()
 
-    def _begin_anew(self) -> None:
+    def _rewind(self) -> None:
         while self._log.unsent:
             self._send(())
         self._log.read_anew()
-        version = self._scheduler.version + 1
-        self._scheduler = SchedulerState()
-        self._scheduler.version = version
         self._fetched.clear()
 
     def _read_on(self) -> None:
@@ -243,7 +240,7 @@ class RedisStore(EventLogStore):
         self.sync()
 
     def sync(self) -> None:
-        with self._lock:
+        with self._step():
             if self._log.unsent:
                 self._exchange()
 
@@ -254,7 +251,7 @@ class RedisStore(EventLogStore):
             self._clock.sleep(early)
         look = descriptor < 0
         while True:
-            with self._lock:
+            with self._step():
                 if look or seen != self._scheduler.version or self._clock.monotonic() >= self._next_check:
                     self._poll()
                 look = True  # a supervisor waits first: that tells at once whether there is something new
@@ -282,7 +279,7 @@ class RedisStore(EventLogStore):
 
     def _snapshot(self, scope: Scope) -> Snapshot:
         processes = self.processes()  # fails at once if the server is away, while another thread waits with the lock
-        with self._lock:
+        with self._step():
             scheduler = self._counted()
             if scheduler is None:
                 self._poll()
@@ -417,7 +414,7 @@ class RedisStore(EventLogStore):
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         if processes:
-            with self._lock:
+            with self._step():
                 super().leave(processes)
             self._processes.leave(processes)
 
@@ -452,8 +449,7 @@ class RedisStore(EventLogStore):
 
         own = os.getpid(), system.machine()
         alone = not any(alive and (info.pid, info.machine) != own for info, alive, _ in self.processes())
-        with self._lock:
-            self._poll()
+        with self._updated():
             self.sync()
             self._poll()
             self._log.uncounted = True  # and leave the counts with the next look

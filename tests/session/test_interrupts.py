@@ -1,0 +1,126 @@
+"""Ctrl-C at any line: a session then knows either what it knew before, or what it would have known after."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import jug_notebook as jn
+from tests.crews import working
+from tests.workbench import PATIENCE, cell, wait_until
+
+PACKAGE = str(Path(jn.__file__).parent)
+POINTS = 10  #: lines at which each verb is interrupted, in each store
+COUNT = 12  #: tasks
+
+
+@contextmanager
+def interrupted(at: int) -> Iterator[list[int]]:
+    """Within, the line of our code with that number, as this thread runs them, raises KeyboardInterrupt.
+
+    Yields a list of how many lines ran.
+    """
+    lines = [0]
+
+    def called(frame: FrameType, event: str, argument: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not text.startswith(
+            ("try:", "with ")
+        ):  # none strikes between a lock's taking and `with`
+            lines[0] += 1
+            if lines[0] == at:
+                raise KeyboardInterrupt
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)
+
+
+def submit(session: jn.Session, tasks: Any) -> Any:
+    success = False
+    session.submissions.begin_cell("cell")
+    try:
+        more = square.map(range(COUNT, 2 * COUNT))
+        success = True
+    finally:  # as IPython does
+        session.end_cell(success)
+    return more
+
+
+def invalidate(session: jn.Session, tasks: Any) -> None:
+    session.invalidate(tasks[:3])
+
+
+VERBS: dict[str, Callable[[jn.Session, Any], Any]] = {
+    "submit": submit,
+    "value": lambda session, tasks: jn.value(tasks),
+    "status": lambda session, tasks: session.status(),
+    "tasks": lambda session, tasks: session.tasks(),
+    "invalidate": invalidate,
+    "run_here": lambda session, tasks: session.execute(here=True),
+    "cleanup": lambda session, tasks: session.cleanup(),
+}
+
+
+@jn.task
+def square(x: int) -> int:
+    return x * x
+
+
+def one_try(url: str, folder: Path, verb: Callable[[jn.Session, Any], Any], at: int) -> int:
+    """Interrupt a verb at a line, and look whether all is as it should be. Return how many lines of ours ran."""
+    global square
+    with closing(jn.connect(url, notebook=folder / "study.ipynb")) as session:
+        square = jn.task(cell("def square(x): return x * x", "square"))
+        tasks = square.map(range(COUNT))
+        session.end_cell()
+        with closing(jn.Session(url, notebook=folder / "other.ipynb")) as other, working(other):
+            store = other.access.store
+            wait_until(store, store.idle)
+        what = f"line {at} of {verb}"
+        with interrupted(at) as lines:
+            try:
+                verb(session, tasks)
+            except KeyboardInterrupt:
+                what += ", interrupted"
+        more = submit(session, tasks)
+        with closing(jn.Session(url, notebook=folder / "third.ipynb")) as fresh:
+            everything = [*tasks, *more]
+            assert [task.state for task in everything] == [fresh.resolve(t.key)[0].state for t in everything], what
+        with working(session):
+            assert tasks.result(timeout=PATIENCE) == [x * x for x in range(COUNT)], what
+            assert more.result(timeout=PATIENCE) == [x * x for x in range(COUNT, 2 * COUNT)], what
+    return lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_an_interrupt_at_any_line_loses_nothing(
+    kind: str, verb: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def fresh() -> str:
+        if kind == "file":
+            return f"file:{tmp_path}/{next(numbers)}"
+        url: str = request.getfixturevalue("redis_server").url()
+        return url
+
+    numbers = itertools.count()
+    total = one_try(fresh(), tmp_path, VERBS[verb], 10**9)
+    for at in range(1, total + 1, max(1, total // POINTS)):
+        one_try(fresh(), tmp_path, VERBS[verb], at)
