@@ -227,7 +227,7 @@ class Chaos:
             elif task.value() != self._right[key]:
                 self.report.wrong += 1
         self._crew.stop()
-        while self._crew.alive():
+        while self._crew.alive() or self._crew.supervisors:
             seen = store.watch(seen, 0.5)
         ran = Counter(Path(self._folder, "journal").read_text().splitlines())
         for key, line in self._lines.items():
