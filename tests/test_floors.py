@@ -26,6 +26,7 @@ FLOORS = [
     "worker",
     "launch",
     "session",
+    "futures",
     "__init__",
     "compat",
     "cli",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 
@@ -66,6 +67,8 @@ class SubmissionQueue:
         self._lock = threading.RLock()
         self._buffer: list[PendingTask] = []  #: of the running cell
         self._beside: list[PendingTask] = []  #: made by other threads than the cell's, which run cells of their own
+        self.background: set[int] = set()  #: threads whose flushes end no run: they make no tasks of their own
+        self.runs = 0  #: how many cells have begun
         self._since = 0.0
         self._next_try = 0.0  #: when the store's disk was full
         self._closed = False
@@ -104,7 +107,14 @@ class SubmissionQueue:
         return self._versions.get(function) or self._pin(function)
 
     def _pin(self, function: TaskFunction) -> FunctionVersion:
-        code, loggers = self._code(function), loggers_now()
+        code = self._code(function)
+        version = self._versions[function] = self.version_now(function, code)
+        self._outdated += self._cancel_outdated(function, code)
+        return version
+
+    def version_now(self, function: TaskFunction, code: Code | None = None) -> FunctionVersion:
+        """Return the function with its code as it is now, whatever is pinned."""
+        code, loggers = code or function.examine(self._access.folder), loggers_now()
         version = self._last.get(function)
         known = version is not None and version.code == code.digest and template(version.template).loggers == loggers
         now = self._clock.monotonic()
@@ -112,26 +122,11 @@ class SubmissionQueue:
             bundle = codec.dump_function(function.__jug_function__, code, self.put, self.label_of)
             data = msgspec.msgpack.encode(bundle)
             address = self.put([data])
-            task_template = TaskTemplate(
-                name=function.name,
-                code=code.digest,
-                bundle=address,
-                python=system.python(),
-                runner=function.runner or self._runner,
-                retries=function.retries,
-                timeout=function.timeout,
-                priority=function.priority,
-                nout=function.nout,
-                loggers=loggers,
-                resources=function.resources,
-            )
+            encoded = msgspec.msgpack.encode(_template(function, code, address, self._runner, loggers))
             rest = function.priority, function.nout, code.parts, function.resources
-            encoded = msgspec.msgpack.encode(task_template)
             version = FunctionVersion(function.name, function, code.digest, encoded, *rest)
             self._last[function] = version
             self._bundles[version] = addresses_in(data) | {address}, now
-        self._versions[function] = version
-        self._outdated += self._cancel_outdated(function, code)
         return version
 
     def bundles(self) -> set[Address]:
@@ -238,7 +233,7 @@ class SubmissionQueue:
 
     def flush(self) -> None:
         """Submit the tasks that were made and not submitted yet. In a script this ends a run, as `end_cell` does."""
-        if self._cell is not None:
+        if self._cell is not None or threading.get_ident() in self.background:
             self._submit()
         elif self._buffer or self._beside:
             self._end_of_run()
@@ -272,16 +267,17 @@ class SubmissionQueue:
                 finished=self._submitted.finished + report.finished,
             )
 
+    def folder(self) -> str:
+        """Return the working folder of tasks that are made now."""
+        self.away()
+        return self._folder or self._home
+
+    def send(self, pending_tasks: Sequence[PendingTask], folder: str) -> None:
+        """Submit tasks at once that belong to no cell; they run in ``folder``. No cell cancels them."""
+        _store_tasks(self._access, self._writer, pending_tasks, "", folder)
+
     def _send(self, pending_tasks: Sequence[PendingTask], cell: str) -> SubmitReport:
-        origin, folder = self._access.origin(cell), self._folder or self._home
-        made, python = self._clock.now(), system.python()
-        sealed = self._writer.spec
-        submissions = []
-        for version, key, form, needs, arguments, args_repr, call in pending_tasks:
-            spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
-            rank = version.priority, python, version.resources
-            submissions.append(Submission(key, version.name, needs, form, sealed(spec), *rank))
-        report = self._store.submit(submissions, origin)
+        report = _store_tasks(self._access, self._writer, pending_tasks, cell, self._folder or self._home)
         for version, made_by_it in groupby(pending_tasks, itemgetter(0)):
             self._requested[version.name, version.code].update(task[1] for task in made_by_it)
         return report
@@ -323,6 +319,7 @@ class SubmissionQueue:
             self._beside += self._buffer  # where the disk is full: they are of no later cell
             self._buffer = []
             self._cell, self._cell_lasts, self._cell_thread = cell, lasting, threading.get_ident()
+            self.runs += 1
             self._made, self._needs = {}, {}
             self._submitted = CellReport()
             self._outdated = 0
@@ -445,6 +442,35 @@ class SubmissionQueue:
         pending = sum(state in PENDING for state in self._store.states(keys))
         self._store.request(keys, origin, False)
         return pending
+
+
+def _template(function: TaskFunction, code: Code, bundle: Address, runner: str, loggers: Any) -> TaskTemplate:
+    return TaskTemplate(
+        name=function.name,
+        code=code.digest,
+        bundle=bundle,
+        python=system.python(),
+        runner=function.runner or runner,
+        retries=function.retries,
+        timeout=function.timeout,
+        priority=function.priority,
+        nout=function.nout,
+        loggers=loggers,
+        resources=function.resources,
+    )
+
+
+def _store_tasks(
+    access: StoreAccess, writer: SignedWriter, pending_tasks: Sequence[PendingTask], cell: str, folder: str
+) -> SubmitReport:
+    origin = access.origin(cell)
+    made, python = access.clock.now(), system.python()
+    submissions = []
+    for version, key, form, needs, arguments, args_repr, call in pending_tasks:
+        spec = Spec(key, version.template, needs, form, arguments, args_repr, origin, folder, made, call)
+        rank = version.priority, python, version.resources
+        submissions.append(Submission(key, version.name, needs, form, writer.spec(spec), *rank))
+    return access.store.submit(submissions, origin)
 
 
 @contextmanager

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
+from uuid import uuid4
 
 from jug_notebook import codec, system
 from jug_notebook.codec.pickling import Put
 from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
-from jug_notebook.keys.callables import CACHED, signature
+from jug_notebook.keys.callables import signature
 from jug_notebook.keys.code import Code, examine
-from jug_notebook.keys.modules import scripts
 from jug_notebook.model import Resources
 from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
+from jug_notebook.task.binding import bound_by, default_value, is_wrapper, listed_option, name_of, refuse_lazy
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Tasklet, briefly, handle
@@ -76,7 +77,7 @@ class TaskFunction:
         if not callable(function):
             raise BadTask(f"a task is made from a function, not from {type(function).__name__} {function!r:.60}")
         if not runner:  # a runner knows how to call what it is given
-            _no_lazy_function(function)
+            refuse_lazy(function)
         functools.update_wrapper(self, function, updated=())
         self.__jug_function__ = function
         if name is not None and not isinstance(name, str):
@@ -86,12 +87,12 @@ class TaskFunction:
         self.nout = nout
         self.retries = retries
         self.timeout = timeout
-        self.ignore = frozenset(_listed("ignore", ignore))
-        self.ignore_globals = _listed("ignore_globals", ignore_globals)
-        self.depends = _listed("depends", depends)
+        self.ignore = frozenset(listed_option("ignore", ignore))
+        self.ignore_globals = listed_option("ignore_globals", ignore_globals)
+        self.depends = listed_option("depends", depends)
         self.priority = priority
-        self.env = _listed("env", env)
-        self.secret_env = _listed("secret_env", secret_env)
+        self.env = listed_option("env", env)
+        self.secret_env = listed_option("secret_env", secret_env)
         self.resources = parse_resources(resources, BadTask)
         self.runner = runner
         self._bind(function)
@@ -150,12 +151,47 @@ class TaskFunction:
         calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
         return self._made(((self._bound((), call), (), call) for call in calls), constants)
 
+    def pending(
+        self,
+        session: SessionProtocol,
+        version: FunctionVersion,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        put: Put | None = None,
+        sent: tuple[Any, ...] | None = None,
+    ) -> PendingTask:
+        """Return a call of one version with its key and its arguments encoded, not submitted yet.
+
+        ``sent``: what is stored for ``args``, where stand-ins were made for some of them.
+        """
+        arguments = self._bound(args, kwargs)
+        return self._pending(
+            session, version, arguments, args if sent is None else sent, kwargs, session.submissions.away(), put
+        )
+
+    def pending_once(
+        self, session: SessionProtocol, version: FunctionVersion, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> PendingTask:
+        """Return a call under a key of its own, which no other call gets, whatever its arguments are."""
+        unique, arguments = uuid4().bytes, self._bound(args, kwargs)
+        key, form, _, call = digest.name_call(version.code, version.name, [("(once)", unique)])
+        needs = tuple(dict.fromkeys(found.key for found in tasks_in((args, kwargs))))
+        payload = codec.dump_call(args, kwargs, needs, session.submissions.put)
+        with briefly():
+            return version, key, form, needs, payload, self._args_repr(arguments), call
+
+    def in_chunks(self) -> TaskFunction:
+        """Return the function of many calls in one task: ``f.in_chunks()([(1,), (2,)], {})`` is a list of values."""
+        if self._chunked is None:
+            self._chunked = _ChunkFunction(self)
+        return self._chunked
+
     # -- what a session asks
 
     def examine(self, project: Path) -> Code:
         """Return the code part of the keys as of now. Raises Unhashable, naming what can't be hashed reliably."""
-        now = [id(one) for one in _binding(self.__jug_function__)]
-        if now != [id(one) for one in self._bound_by]:
+        now = [id(one) for one in bound_by(self.__jug_function__)]
+        if now != [id(one) for one in self._depends_on]:
             self._bind(self.__jug_function__)  # reloaded in place, or given other defaults
         return examine(
             self.__jug_function__,
@@ -176,8 +212,8 @@ class TaskFunction:
 
     def _bind(self, function: Callable[..., Any]) -> None:
         """Look at the signature. ``_names`` is empty where arguments need the slow way."""
-        self._bound_by = _binding(function)
-        self._wrapper = _is_wrapper(function)
+        self._depends_on = bound_by(function)
+        self._wrapper = is_wrapper(function)
         self._names: tuple[str, ...] = ()
         self._defaults: Mapping[str, Any] = {}
         self._tasks_by_default: dict[str, Any] = {}
@@ -190,7 +226,7 @@ class TaskFunction:
         self._tasks_by_default = {p.name: p.default for p in parameters if tasks_in(p.default)}
         if not self._wrapper and all(parameter.kind is _PLAIN for parameter in parameters):
             self._names = tuple(parameter.name for parameter in parameters)
-            self._defaults = {p.name: _default(p.default) for p in parameters if p.default is not p.empty}
+            self._defaults = {p.name: default_value(p.default) for p in parameters if p.default is not p.empty}
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """Return every parameter with its value, in the signature's order: the same however the call is written."""
@@ -244,7 +280,7 @@ class TaskFunction:
             raise TypeError(f"{self.name}() {error}") from None
         given = set(bound.arguments)
         bound.apply_defaults()
-        bound.arguments = {n: x if n in given else _default(x) for n, x in bound.arguments.items()}
+        bound.arguments = {n: x if n in given else default_value(x) for n, x in bound.arguments.items()}
         return bound
 
     def _pending(
@@ -360,14 +396,13 @@ class TaskFunction:
     def _in_chunks(
         self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
     ) -> TaskList:
-        if self._chunked is None:
-            self._chunked = _ChunkFunction(self)
+        chunked = self.in_chunks()
         handles: list[Tasklet] = []
         coming = iter(calls)
         with digest.remembering() as memory:
             memory.complete = not steady
             while part := self._part(coming, chunksize, constants, steady):
-                chunk = self._chunked(part, constants)
+                chunk = chunked(part, constants)
                 handles += [chunk[i] for i in range(len(part))]
         return TaskList(handles)
 
@@ -417,15 +452,6 @@ class TaskFunction:
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
-
-
-def _listed(option: str, given: Any) -> tuple[Any, ...]:
-    """Return the names in an option, one of which may stand alone. Raises BadTask."""
-    listed = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (None,)
-    if all(isinstance(one, str) for one in listed) or (option == "depends" and listed != (None,)):
-        return listed
-    what = "functions and values" if option == "depends" else "names"
-    raise BadTask(f"{option}={given!r:.60}: give a list of {what}")
 
 
 def in_folder(named: Arguments, away: str) -> Arguments:
@@ -496,53 +522,6 @@ class _ChunkFunction(Around):
     def _args_repr(self, arguments: Arguments) -> str:
         calls = arguments[0][1]
         return f"{len(calls)} calls, first {describe_arguments(calls[0])}"
-
-
-class _Sentinel:
-    """Stands in a key for a default ``object()``: which object it is counts as part of the code."""
-
-    def __jug_hash__(self) -> str:
-        return ""
-
-
-_SENTINEL = _Sentinel()
-
-
-def _default(value: Any) -> Any:
-    return _SENTINEL if type(value) is object else value
-
-
-def _binding(function: Callable[..., Any]) -> list[Any]:
-    """Return what a plain function's signature depends on."""
-    found = [getattr(function, "__code__", None), *(getattr(function, "__defaults__", None) or ())]
-    return [*found, *(getattr(function, "__kwdefaults__", None) or {}).values()]
-
-
-def _is_wrapper(function: Any) -> bool:
-    """Does it have the signature of something that it wraps?"""
-    if isinstance(function, functools.partial):
-        return _is_wrapper(function.func)
-    if isinstance(function, CACHED):
-        return _is_wrapper(function.__wrapped__)
-    called = [function, type(function).__call__]
-    if isinstance(function, type):
-        called += [getattr(function, name) for name in ("__init__", "__new__")]
-    return any(hasattr(one, "__wrapped__") or hasattr(one, "__signature__") for one in called)
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """Return the qualified name for tasks of a function; without the module in notebooks and scripts."""
-    name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
-    name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
-    module = getattr(function, "__module__", None)
-    return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
-
-
-def _no_lazy_function(function: Callable[..., Any]) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise BadTask(f"{name_of(function)} is async; a task is a plain function (which may call asyncio.run())")
-    if inspect.isgeneratorfunction(function):
-        raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
 
 
 @overload

@@ -232,7 +232,7 @@ class Task(Handle):
     _args_repr: str
 
     def __new__(cls, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
-        task: Task = context.make_task(*_unwrapped(function, args, kwargs))
+        task: Task = context.make_task(*unwrapped(function, args, kwargs))
         return task
 
     @property
@@ -442,7 +442,7 @@ def _slice(step: slice) -> str:
     return ":".join(parts if parts[2] else parts[:2])
 
 
-def _unwrapped(
+def unwrapped(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return the function of a partial or a bound method, with what it carries as arguments like others."""

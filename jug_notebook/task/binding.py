@@ -1,0 +1,70 @@
+"""How the calls of a function are bound: what its signature depends on, its name, and what can't be a task."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jug_notebook.errors import BadTask
+from jug_notebook.keys.callables import CACHED
+from jug_notebook.keys.modules import scripts
+
+
+class _Sentinel:
+    """Stands in a key for a default ``object()``: which object it is counts as part of the code."""
+
+    def __jug_hash__(self) -> str:
+        return ""
+
+
+_SENTINEL = _Sentinel()
+
+
+def default_value(value: Any) -> Any:
+    """Return what stands for a parameter's default in a key."""
+    return _SENTINEL if type(value) is object else value
+
+
+def bound_by(function: Callable[..., Any]) -> list[Any]:
+    """Return what a plain function's signature depends on."""
+    found = [getattr(function, "__code__", None), *(getattr(function, "__defaults__", None) or ())]
+    return [*found, *(getattr(function, "__kwdefaults__", None) or {}).values()]
+
+
+def is_wrapper(function: Any) -> bool:
+    """Does it have the signature of something that it wraps?"""
+    if isinstance(function, functools.partial):
+        return is_wrapper(function.func)
+    if isinstance(function, CACHED):
+        return is_wrapper(function.__wrapped__)
+    called = [function, type(function).__call__]
+    if isinstance(function, type):
+        called += [getattr(function, name) for name in ("__init__", "__new__")]
+    return any(hasattr(one, "__wrapped__") or hasattr(one, "__signature__") for one in called)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the qualified name for tasks of a function; without the module in notebooks and scripts."""
+    name: str = getattr(function, "__qualname__", None) or type(function).__qualname__
+    name = name.replace(".<locals>.", ".").replace("<lambda>", "lambda")
+    module = getattr(function, "__module__", None)
+    return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
+
+
+def refuse_lazy(function: Callable[..., Any]) -> None:
+    """Raise BadTask for a function that returns before it has run."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise BadTask(f"{name_of(function)} is async; a task is a plain function (which may call asyncio.run())")
+    if inspect.isgeneratorfunction(function):
+        raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
+
+
+def listed_option(option: str, given: Any) -> tuple[Any, ...]:
+    """Return the names in an option, one of which may stand alone. Raises BadTask."""
+    listed = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (None,)
+    if all(isinstance(one, str) for one in listed) or (option == "depends" and listed != (None,)):
+        return listed
+    what = "functions and values" if option == "depends" else "names"
+    raise BadTask(f"{option}={given!r:.60}: give a list of {what}")
