@@ -15,6 +15,7 @@ from typing import Any
 from jug_notebook import errors
 from jug_notebook.errors import *  # noqa: F403
 from jug_notebook.errors import NoWorkers
+from jug_notebook.futures import Executor
 from jug_notebook.keys.libraries import ignore_attributes
 from jug_notebook.model import State
 from jug_notebook.session import (
@@ -86,6 +87,7 @@ __all__ = [
     "CompoundTask",
     "CompoundTaskGenerator",
     "CustomHash",
+    "Executor",
     "Handle",
     "NoHash",
     "NoLoad",

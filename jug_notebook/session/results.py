@@ -168,7 +168,7 @@ class Results:
         """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
         timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
-        check = self._worker_check(wait_for_workers)
+        check = self.worker_check(wait_for_workers)
         try:
             seen = self._store.watch(-1, 0.0)
             while not over():
@@ -186,7 +186,8 @@ class Results:
         self._flush_all()
         self._wait(lambda: not busy(), lambda: [""] * busy(), None)
 
-    def _worker_check(self, patience: float | None = None) -> WorkerCheck:
+    def worker_check(self, patience: float | None = None) -> WorkerCheck:
+        """Return what raises NoWorkers while something waits; ``patience`` as ``wait_for_workers`` of `settle`."""
         patience = self.wait_for_workers if patience is None else system.not_negative("wait_for_workers", patience)
         return WorkerCheck(self._no_workers, self._clock, patience)
 
@@ -228,7 +229,7 @@ class Results:
         self._flush_all()
         from asyncio import shield  # it costs as much to import as all the rest
 
-        check = self._worker_check()
+        check = self.worker_check()
 
         def over() -> bool:
             [state] = self._store.states([key])
