@@ -6,6 +6,7 @@ What takes an executor, or the ``map`` of a pool, gets results that are kept: a 
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 import types
@@ -20,19 +21,20 @@ from blake3 import blake3
 
 from jug_notebook import codec, system
 from jug_notebook.codec.pickling import Put
-from jug_notebook.errors import BadNumber, KeyAdvice, Unhashable
+from jug_notebook.errors import BadNumber, JugError, KeyAdvice, Unhashable
 from jug_notebook.futures.dispatch import Dispatcher, Future, Prepared, interpreter_ends
 from jug_notebook.keys import digest
 from jug_notebook.keys.advice import warn_once
 from jug_notebook.session import Session, current
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import FunctionVersion, PendingTask, in_task
+from jug_notebook.task.function import Arguments, Around
 from jug_notebook.task.handles import handle, unwrapped
+from jug_notebook.worker.import_hooks import adapt
 
 T = TypeVar("T")
 
-MOST_FUNCTIONS = 1000  #: functions that an executor remembers
-_STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
+MOST_FUNCTIONS = 100  #: functions that an executor remembers
 
 
 class Executor(futures.Executor):
@@ -47,27 +49,32 @@ class Executor(futures.Executor):
     the next run gets the same ones. In a notebook they are counted from the start of each cell.
 
     ``max_workers``: how many to have on each host (default: those that are running, else one per core).
+    ``initializer(*initargs)`` is called before a function's first call in each worker, and is a part of the key.
     ``cache=False``: each call runs, and its result is not found again; so it is, after a warning, for what can't be
     hashed. ``options`` are those of `jug_notebook.execute`: ``hosts``, ``on``, ``slurm``, ``memory_limit`` … Inside a
     task, calls run there and then.
     """
 
-    def __init__(self, max_workers: int | None = None, *, cache: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        cache: bool = True,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> None:
         if max_workers is not None:
             max_workers = system.whole_number("max_workers", max_workers, "workers", least=-1)
             if max_workers < 1:
                 raise BadNumber(f"max_workers must be greater than 0, not {max_workers}")
-        if options.keys() & {"initializer", "initargs", "mp_context"}:
-            raise TypeError(
-                "jn.Executor runs no initializer: workers are shared, and start without one; pass what it would set up "
-                "as an argument, or make it in the function"
-            )
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r:.60}")
         self._cache = cache
+        self._initializer = initializer, initargs
         self._shut = False
-        self._functions: dict[int, TaskFunction] = {}
-        self._calls: Counter[bytes] = Counter()  #: how often each was made
-        self._counting = threading.Lock()
-        self._run = -1  #: the run of a cell in which they were made
+        self._functions: dict[tuple[object, ...], TaskFunction] = {}
+        self._numbering = Numbering()
         if in_task.on:  # calls run in the task
             self._max_workers = 1
             return
@@ -88,8 +95,11 @@ class Executor(futures.Executor):
         self._check_open()
         if in_task.on:
             return _run_here(fn, args, kwargs)
-        plain, args, kwargs = _called(fn, args, kwargs)
-        return self._submit(lambda: self._prepared(self._function(plain), args, kwargs))
+        try:
+            found, args, kwargs = self.function(fn, args, kwargs)
+        except JugError as error:
+            return _failed(error)
+        return self.submit_task(found, args, kwargs, self._numbering)
 
     def map(
         self,
@@ -109,14 +119,13 @@ class Executor(futures.Executor):
         if buffersize is not None and system.whole_number("buffersize", buffersize, "calls", least=-1) < 1:
             raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         end = None if timeout is None else time.monotonic() + timeout
-        submit = self._mapping(fn, chunksize, all(type(each) in _STEADY for each in iterables))
-        calls: Iterator[Any] = zip(*iterables, strict=False)
-        if chunksize > 1:
-            calls = iter(lambda calls=calls: list(islice(calls, chunksize)), [])  # type: ignore[misc]
+        calls = zip(*iterables, strict=False)
+        steady = buffersize is None and all(map(_is_steady, iterables))
+        submit, parts = self._mapping(fn, calls, chunksize, steady)
         with digest.remembering() as memory:
-            memory.complete = buffersize is not None or any(type(each) not in _STEADY for each in iterables)
-            waiting = deque(map(submit, islice(calls, buffersize)))
-        found = _results(waiting, (submit(call) for call in calls) if buffersize else iter(()), end)
+            memory.complete = not steady
+            waiting = deque(map(submit, islice(parts, buffersize)))
+        found = _results(waiting, map(submit, parts), end)
         return (value for part in found for value in part) if chunksize > 1 else found
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -140,45 +149,74 @@ class Executor(futures.Executor):
         try:
             prepared = prepare()
         except Exception as error:  # hashing and pickling run the user's own code
-            future.set_running_or_notify_cancel()
-            future.set_exception(error)
-        else:
-            future.task = handle(self._session, prepared.call[0], prepared.call[1], prepared.call[3], prepared.call[5])
-            self._dispatcher.add(future, prepared)
+            return _failed(error)
+        future.task = handle(self._session, prepared.call[0], prepared.call[1], prepared.call[3], prepared.call[5])
+        self._dispatcher.add(future, prepared)
         return future
 
-    def _mapping(self, fn: Callable[..., Any], chunksize: int, steady: bool) -> Callable[[Any], Future[Any]]:
-        """Return what submits one call of a `map`, or a chunk of them."""
+    def _mapping(
+        self, fn: Callable[..., Any], calls: Iterator[Any], chunksize: int, steady: bool
+    ) -> tuple[Callable[[Any], Future[Any]], Iterator[Any]]:
+        """Return what submits one call of a `map`, or a chunk of them, and these."""
         if in_task.on:
-            if chunksize > 1:
-                return lambda part: _run_here(lambda: [fn(*call) for call in part], (), {})
-            return lambda call: _run_here(fn, call, {})
-        plain, first, kwargs = _called(fn, (), {})
-        session, found = self._session, self._function(plain)
+            if chunksize == 1:
+                return lambda call: _run_here(fn, call, {}), calls
+            parts = iter(lambda: list(islice(calls, chunksize)), [])
+            return lambda part: _run_here(lambda: [fn(*call) for call in part], (), {}), parts
+        session = self._session
+        found, first, kwargs = self.function(fn, (), {})
         put: Put = codec.put_once(session.submissions.put) if steady else session.submissions.put
-        sent = tuple(codec.share(value, session.submissions.put) for value in first)
-        pinned: list[FunctionVersion | None] = [self._version(found)]
+        sent = tuple(codec.share(value, session.submissions.put) for value in first) if steady else first
+        pinned = self._version(found)
 
         def submit(call: tuple[Any, ...]) -> Future[Any]:
-            return self._submit(lambda: self._prepared(found, (*first, *call), kwargs, pinned[0], put, (*sent, *call)))
+            return self._submit(
+                lambda: self._prepared(found, (*first, *call), kwargs, self._numbering, pinned, put, (*sent, *call))
+            )
 
         def submit_chunk(part: list[tuple[Any, ...]]) -> Future[Any]:
-            calls = [(*first, *call) for call in part]
-            return self._submit(lambda: self._prepared(found.in_chunks(), (calls, kwargs), {}))
+            return self.submit_task(found.in_chunks(), (part, kwargs), {}, self._numbering)
 
-        return submit_chunk if chunksize > 1 else submit
+        if chunksize == 1:
+            return submit, calls
+        whole = ((*first, *call) for call in calls)
+        return submit_chunk, iter(lambda: found.take_part(whole, chunksize, kwargs, steady), [])
 
     # -- tasks
 
-    def _function(self, function: Callable[..., Any]) -> TaskFunction:
-        if isinstance(function, TaskFunction):
-            return function
-        found = self._functions.get(id(function))
+    def function(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        of: tuple[object, ...] = (),
+        make: Callable[[Callable[..., Any]], TaskFunction] | None = None,
+    ) -> tuple[TaskFunction, tuple[Any, ...], dict[str, Any]]:
+        """Return a call's function as one whose calls are tasks, and its arguments. Raises BadTask.
+
+        The state of an object that is called is an argument like others. ``make`` makes the function, once for each
+        function and ``of``.
+        """
+        plain, args, kwargs = _called(fn, args, kwargs)
+        if isinstance(plain, TaskFunction):
+            return plain, args, kwargs
+        name = id(plain), *of
+        found = self._functions.get(name)
         if found is None:
             if len(self._functions) >= MOST_FUNCTIONS:
                 self._functions.clear()
-            found = self._functions[id(function)] = TaskFunction(function)
-        return found
+            found = TaskFunction(plain) if make is None else make(plain)
+            initializer, initargs = self._initializer
+            if initializer is not None:
+                found = _InitializedFunction(found, initializer, initargs)
+            self._functions[name] = found
+        return found, args, kwargs
+
+    def submit_task(
+        self, function: TaskFunction, args: tuple[Any, ...], kwargs: dict[str, Any], numbering: Numbering
+    ) -> Future[Any]:
+        """Return the future of a call of a task function; ``numbering`` tells it from equal ones."""
+        return self._submit(lambda: self._prepared(function, args, kwargs, numbering))
 
     def _version(self, function: TaskFunction) -> FunctionVersion | None:
         """Return the function as it is now; None where its code can't be hashed."""
@@ -193,6 +231,7 @@ class Executor(futures.Executor):
         function: TaskFunction,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        numbering: Numbering,
         version: FunctionVersion | None = None,
         put: Put | None = None,
         sent: tuple[Any, ...] | None = None,
@@ -206,7 +245,7 @@ class Executor(futures.Executor):
             except Unhashable as error:
                 self._warn(function, error)
             else:
-                return Prepared(self._numbered(call), folder, once=False)
+                return Prepared(numbering(call, session.submissions.runs), folder, once=False)
         if version is None:
             blind = TaskFunction(function.__jug_function__, version="once", name=function.name)
             version = session.submissions.version_now(blind)
@@ -217,19 +256,29 @@ class Executor(futures.Executor):
             text = f"{function.name} runs once for each call, and no later run finds its results: {error}"
             warn_once(("executor", function.name), KeyAdvice, text)
 
-    def _numbered(self, call: PendingTask) -> PendingTask:
-        """Return the call under a key that tells it from equal ones before it."""
+
+class Numbering:
+    """Tells equal calls from each other: the second one of a run is a task of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: Counter[bytes] = Counter()  #: how often each was made
+        self._run = -1  #: the run of a cell in which they were made
+
+    def __call__(self, call: PendingTask, run: int) -> PendingTask:
+        """Return the call under a key that tells it from equal ones before it in this run."""
         version, key, form, needs, payload, args_repr, arguments = call
-        run, name = self._session.submissions.runs, bytes.fromhex(key)
-        with self._counting:
+        name = bytes.fromhex(key)
+        with self._lock:
             if run != self._run:
                 self._run = run
                 self._calls.clear()
             count = self._calls[name]
             self._calls[name] += 1
-        return call if not count else (
-            version, _again(name, count).hex(), _again(form, count), needs, payload, args_repr, _again(arguments, count)
-        )  # fmt: skip
+        if not count:
+            return call
+        key = _again(name, count).hex()
+        return version, key, _again(form, count), needs, payload, args_repr, _again(arguments, count)
 
 
 def _again(name: bytes, count: int) -> bytes:
@@ -248,6 +297,19 @@ def _called(
     return fn, args, kwargs
 
 
+def _is_steady(iterable: Any) -> bool:
+    """Return whether iterating over it runs no code of the user's."""
+    kind = type(iterable)
+    return kind in (list, tuple, range) or (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    future.set_exception(error)
+    return future
+
+
 def _run_here(fn: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
@@ -264,13 +326,54 @@ def _results(waiting: deque[Future[T]], later: Iterator[Future[T]], end: float |
     """Yield results in order, keeping no reference to them; cancel what is left when it ends early."""
     try:
         while waiting:
-            future = waiting.popleft()
-            try:
-                yield future.result(None if end is None else end - time.monotonic())
-            finally:
-                future.cancel()
-                del future
+            yield _taken(waiting.popleft(), None if end is None else end - time.monotonic())
             waiting.extend(islice(later, 1))
     finally:
         for left in waiting:
             left.cancel()
+
+
+def _taken(future: Future[T], timeout: float | None) -> T:
+    try:
+        return future.result(timeout)
+    finally:
+        future.cancel()
+        del future
+
+
+class _Initialized:
+    """A function that calls another before its first call in each process."""
+
+    def __init__(
+        self, function: Callable[..., Any], initializer: Callable[..., Any], initargs: tuple[Any, ...]
+    ) -> None:
+        self.function = function
+        self.initializer: Callable[..., Any] | None = initializer
+        self.initargs = initargs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+            self.initializer = None
+        return self.function(*args, **kwargs)
+
+
+class _InitializedFunction(Around):
+    """A function whose key covers an initializer and its arguments, too."""
+
+    def __init__(self, function: TaskFunction, initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
+        call = _Initialized(function.__jug_function__, initializer, initargs)
+        before = TaskFunction(initializer, depends=initargs)
+        super().__init__(call, [function, before], **{**function.options(), "ignore": ()})
+        self._function = function
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        return self._function._bound(args, kwargs)
+
+
+def _register(joblib: Any) -> None:
+    """Let ``joblib.parallel_config("jug_notebook")`` find its backend."""
+    joblib.EXTERNAL_BACKENDS["jug_notebook"] = lambda: importlib.import_module("jug_notebook.futures.joblib_backend")
+
+
+adapt({"joblib.parallel": _register})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
+import select
+import sys
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures._base import PENDING
 from contextlib import suppress
@@ -23,6 +26,7 @@ from jug_notebook.task.handles import Task
 
 T = TypeVar("T")
 
+_NOT_FOR_EXECUTORS = ("workers", "wait", "dry_run", "here", "namespace")
 WINDOW = 1000  #: open tasks that are looked at together
 
 
@@ -53,6 +57,9 @@ class Dispatcher:
     """Sends calls in batches, starts workers once there is something to run, and resolves futures as tasks end."""
 
     def __init__(self, session: Session, workers: int | None, options: Mapping[str, Any]) -> None:
+        known = inspect.signature(session.execute).parameters
+        if unknown := [name for name in options if name not in known or name in _NOT_FOR_EXECUTORS]:
+            raise TypeError(f"jn.Executor has no option {unknown[0]!r}; it takes those of jug_notebook.execute")
         self._session = session
         self._store = session.access.store
         self._workers = workers
@@ -61,6 +68,7 @@ class Dispatcher:
         self._new: list[tuple[Future[Any], Prepared]] = []
         self._open: dict[Key, list[Future[Any]]] = {}
         self._once: set[Key] = set()
+        self._stored: set[Key] = set()  #: those whose results were there before
         self._thread: threading.Thread | None = None
         self._crew: _SharedCrew | None = None
         self._closing = False
@@ -118,7 +126,7 @@ class Dispatcher:
                     self._resolve()
                     if self._open and self._crew is not None:
                         check(lambda: len(self._open), lambda: False)
-                except (JugError, OSError) as error:
+                except Exception as error:  # whatever it is, nobody waits for ever
                     self._fail(error)
                 with self._lock:
                     if self._closing and not self._open and not self._new:
@@ -134,8 +142,6 @@ class Dispatcher:
                 self._crew.leave()
 
     def _drain(self) -> None:
-        import select
-
         if select.select([self._read], [], [], 0)[0]:
             os.read(self._read, 1 << 16)
 
@@ -159,6 +165,7 @@ class Dispatcher:
         before = self._store.states(keys)
         for folder, some in groupby(calls, lambda prepared: prepared.folder):
             self._session.submissions.send([prepared.call for prepared in some], folder)
+        self._stored.update(key for key, state in zip(keys, before, strict=True) if state is State.FINISHED)
         failed = [key for key, state in zip(keys, before, strict=True) if state in (State.FAILED, State.BLOCKED)]
         if failed:
             self._session.retry(self._tasks(failed))
@@ -198,15 +205,24 @@ class Dispatcher:
                 elif state is None or state.settled:
                     ended.append(key)
             if ended:
+                self._print(ended)
                 values = self._session.results.collect(ended, wait=False, strict=False)
                 for key, value in zip(ended, values, strict=True):
                     self._settle(key, value)
+
+    def _print(self, keys: Sequence[Key]) -> None:
+        """Print what the tasks printed that ran now."""
+        ran = [key for key in keys if key not in self._stored]
+        for outcome in self._session.access.signed.outcomes(ran):
+            for stream, text in outcome.run.output if outcome is not None else ():
+                print(text, end="", file=sys.stderr if stream == "stderr" else sys.stdout, flush=True)
 
     def _settle(self, key: Key, value: Any) -> None:
         if isinstance(value, Problem) and isinstance(value.error, NotReady):
             return
         with self._lock:
             waiting = self._open.pop(key, [])
+        self._stored.discard(key)
         if key in self._once:
             self._once.discard(key)
             self._store.request([key], self._session.access.origin(), False)

@@ -401,12 +401,12 @@ class TaskFunction:
         coming = iter(calls)
         with digest.remembering() as memory:
             memory.complete = not steady
-            while part := self._part(coming, chunksize, constants, steady):
+            while part := self.take_part(coming, chunksize, constants, steady):
                 chunk = chunked(part, constants)
                 handles += [chunk[i] for i in range(len(part))]
         return TaskList(handles)
 
-    def _part(
+    def take_part(
         self, coming: Iterator[tuple[Any, ...]], size: int, constants: dict[str, Any], steady: bool
     ) -> list[tuple[Any, ...]]:
         """Return the calls of the next chunk. Raises BadTask where one was changed before the chunk was complete."""
@@ -448,9 +448,10 @@ class TaskFunction:
         return f"<task function {self.name}{self._signature or '(…)'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(TaskFunction, **self._options()), (self.__jug_function__,)
+        return functools.partial(TaskFunction, **self.options()), (self.__jug_function__,)
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """Return the options of `task` that it was made with."""
         return {name: getattr(self, name) for name in _OPTIONS}
 
 
@@ -510,7 +511,7 @@ class _ChunkFunction(Around):
     """The chunks of a function: their name and code digest are the function's."""
 
     def __init__(self, function: TaskFunction) -> None:
-        options = {**function._options(), "nout": None, "ignore": ()}
+        options = {**function.options(), "nout": None, "ignore": ()}
         super().__init__(Chunk(function.__jug_function__), [function], **options)
         self._whole = function
         self.defines = function.defines

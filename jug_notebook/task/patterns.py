@@ -38,7 +38,7 @@ def return_tuple(n: int) -> Callable[[Callable[..., Any]], TaskFunction]:
 
     def decorate(function: Callable[..., Any]) -> TaskFunction:
         made = function if isinstance(function, TaskFunction) else TaskFunction(function)
-        options = {**made._options(), "nout": n}
+        options = {**made.options(), "nout": n}
         try:
             made.__jug_function__.jug_tuple = n  # type: ignore[attr-defined]  # it is part of the key, and is pickled with it
         except AttributeError:  # a builtin takes no attributes
@@ -148,7 +148,7 @@ class CompoundFunction(TaskFunction):
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         if isinstance(function, TaskFunction):
-            options = {**function._options(), **options}
+            options = {**function.options(), **options}
         super().__init__(function, **options)
         self._collapsed = Around(as_it_is, [self], name=self.name, nout=self.nout)
         self._collapsed.defines = self.defines

@@ -14,9 +14,9 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import cloudpickle
 
@@ -25,20 +25,26 @@ from jug_notebook.keys import callables
 from jug_notebook.task import context
 from jug_notebook.task.context import progress_report
 
+Adapter: TypeAlias = Callable[[ModuleType], None]
 SHELL = "jug_notebook.worker.ipython_shell:shell"  #: makes the shell that a worker has on first need
 
 
 def install() -> None:
     """From now on, in a worker's process."""
-    sys.meta_path.insert(0, _Finder())
+    adapt(_ADAPTERS)
     vars(builtins).setdefault("display", display)
     vars(builtins)["input"] = _refused("input()")
     sys.breakpointhook = _refused_breakpoint
-    for name in _ADAPTERS.keys() & sys.modules.keys():
-        _ADAPTERS[name](sys.modules[name])
     chosen = os.environ.get("MPLBACKEND", "")
     if not chosen or chosen.endswith("backend_inline"):  # a kernel's, which its workers inherit
         os.environ["MPLBACKEND"] = "module://jug_notebook.worker.displays"
+
+
+def adapt(adapters: Mapping[str, Adapter]) -> None:
+    """Call each of ``adapters`` with the module of its name: now, or once that is imported."""
+    sys.meta_path.insert(0, _Finder(adapters))
+    for name in adapters.keys() & sys.modules.keys():
+        adapters[name](sys.modules[name])
 
 
 def hand_on() -> None:
@@ -52,24 +58,27 @@ def display(*objects: Any, **how: Any) -> Any:
 
 
 class _Finder:
-    """Finds modules as the other finders do, and adapts those in `_ADAPTERS` once they are loaded."""
+    """Finds modules as the other finders do, and adapts some of them once they are loaded."""
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self._adapters = adapters
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        adapt = _ADAPTERS.get(name)
-        if adapt is None:
+        adapter = self._adapters.get(name)
+        if adapter is None:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader.exec_module = _then(spec.loader.exec_module, adapt)  # type: ignore[method-assign, assignment]
+                spec.loader.exec_module = _then(spec.loader.exec_module, adapter)  # type: ignore[method-assign, assignment]
                 return spec
         return None
 
 
-def _then(load: Callable[[ModuleType], None], adapt: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+def _then(load: Callable[[ModuleType], None], adapter: Adapter) -> Callable[[ModuleType], None]:
     def loaded(module: ModuleType) -> None:
         load(module)
-        adapt(module)
+        adapter(module)
 
     return loaded
 
