@@ -16,10 +16,11 @@ from contextlib import suppress
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from jug_notebook.errors import JugError, NotReady, TaskCancelled
+from jug_notebook.clock import CLOCK
+from jug_notebook.errors import JugError, NotReady, NoWorkers, TaskCancelled
 from jug_notebook.model import Key, State
 from jug_notebook.session import Session
-from jug_notebook.session.results import PATIENCE
+from jug_notebook.session.results import PATIENCE, WorkerCheck
 from jug_notebook.system import batched
 from jug_notebook.task.context import PendingTask, Problem
 from jug_notebook.task.handles import Task
@@ -27,6 +28,7 @@ from jug_notebook.task.handles import Task
 T = TypeVar("T")
 
 _NOT_FOR_EXECUTORS = ("workers", "wait", "dry_run", "here", "namespace")
+ENDING = 2.0  #: seconds that workers get to end
 WINDOW = 1000  #: open tasks that are looked at together
 
 
@@ -71,6 +73,7 @@ class Dispatcher:
         self._stored: set[Key] = set()  #: those whose results were there before
         self._thread: threading.Thread | None = None
         self._crew: _SharedCrew | None = None
+        self._settled = False  #: has a task ended since workers were there?
         self._closing = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -125,7 +128,7 @@ class Dispatcher:
                     self._withdraw()
                     self._resolve()
                     if self._open and self._crew is not None:
-                        check(lambda: len(self._open), lambda: False)
+                        self._check(check)
                 except Exception as error:  # whatever it is, nobody waits for ever
                     self._fail(error)
                 with self._lock:
@@ -134,6 +137,17 @@ class Dispatcher:
         finally:
             self._end()
             background.discard(threading.get_ident())
+
+    def _check(self, check: WorkerCheck) -> None:
+        """Raise NoWorkers; start new ones where they ended before they did anything: they were about to when we came."""
+        try:
+            check(lambda: len(self._open), lambda: False)
+        except NoWorkers:
+            if self._settled or self._crew is None:
+                raise
+            self._settled = True
+            self._crew.leave()
+            self._crew = _SharedCrew.join(self._session, self._workers, self._options)
 
     def _end(self) -> None:
         _RUNNING.discard(self)
@@ -222,6 +236,7 @@ class Dispatcher:
             return
         with self._lock:
             waiting = self._open.pop(key, [])
+        self._settled = self._settled or key not in self._stored
         self._stored.discard(key)
         if key in self._once:
             self._once.discard(key)
@@ -309,6 +324,10 @@ class _SharedCrew:
         others = [crew for crew in crews if crew is not self._crew and crew.name == self._crew.name]
         if self._ours and not others:
             self._crew.stop()
+            until = CLOCK.monotonic() + ENDING
+            while self._crew.supervisors and CLOCK.monotonic() < until:  # who starts some now must not find these
+                session.access.store.watch(-1, 0.0)
+                CLOCK.sleep(0.01)
         crews[:] = [crew for crew in crews if crew is not self._crew]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
@@ -35,6 +37,9 @@ def exists(rest: str) -> bool:
 def absolute(rest: str) -> str:
     """Return the URL as it is."""
     return f"memory:{rest}"
+
+
+DOZE = 0.002  #: seconds between two looks at a descriptor
 
 
 class MemoryStore(EventLogStore):
@@ -78,7 +83,15 @@ class MemoryStore(EventLogStore):
 
     def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         with self._changed:
-            self._changed.wait_for(lambda: self._scheduler.version != seen, timeout)
+            if descriptor < 0:
+                self._changed.wait_for(lambda: self._scheduler.version != seen, timeout)
+                return self._scheduler.version
+            until = time.monotonic() + timeout
+            while self._scheduler.version == seen and not select.select([descriptor], [], [], 0)[0]:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, DOZE))
             return self._scheduler.version
 
     def sync(self) -> None:
