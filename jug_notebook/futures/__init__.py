@@ -366,6 +366,7 @@ class _InitializedFunction(Around):
         before = TaskFunction(initializer, depends=initargs)
         super().__init__(call, [function, before], **{**function.options(), "ignore": ()})
         self._function = function
+        self.ignore = function.ignore
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         return self._function._bound(args, kwargs)

@@ -139,7 +139,7 @@ class Dispatcher:
             background.discard(threading.get_ident())
 
     def _check(self, check: WorkerCheck) -> None:
-        """Raise NoWorkers; start new ones where they ended before they did anything: they were about to when we came."""
+        """Raise NoWorkers; start new ones where they ended before they did anything: they were about to."""
         try:
             check(lambda: len(self._open), lambda: False)
         except NoWorkers:

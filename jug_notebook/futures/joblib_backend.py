@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent import futures
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,8 @@ from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import in_task
 from jug_notebook.task.function import Arguments, Around
 
-#: arguments of scikit-learn's functions that are only printed
-PRINTED = {
-    "_fit_and_score": ("verbose", "split_progress", "candidate_progress"),
-    "_parallel_build_trees": ("verbose", "tree_idx", "n_trees"),
-}
+#: arguments of scikit-learn's functions that are printed or reported only, and concern no result
+REPORTED = {"verbose", "split_progress", "candidate_progress", "caller", "callback_ctx", "tree_idx", "n_trees"}
 #: what is worth reading of a call, where there is any of it
 READ = ("estimator", "tree", "parameters", "split_progress", "tree_idx")
 DISPLAY = ("display", "print_changed_only")  #: scikit-learn's settings that concern no result
@@ -155,10 +153,12 @@ class _Call(Around):
         estimator: str,
     ) -> None:
         name = getattr(plain, "__name__", "")
-        of_sklearn = getattr(plain, "__module__", "").startswith("sklearn.")
         options: dict[str, Any] = {"name": f"{estimator}.{name.lstrip('_')}"} if estimator and name else {}
-        self._function = TaskFunction(plain, ignore=PRINTED.get(name, ()) if of_sklearn else (), **options)
+        if getattr(plain, "__module__", "").startswith("sklearn."):
+            options["ignore"] = REPORTED & signature(plain).parameters.keys()
+        self._function = TaskFunction(plain, **options)
         super().__init__(_Nested(called, nested), [self._function], **{**self._function.options(), "ignore": ()})
+        self.ignore = self._function.ignore
         self._config = config
 
     def examine(self, project: Path) -> Code:
@@ -170,9 +170,6 @@ class _Call(Around):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         return self._function._bound(args, kwargs)
-
-    def _named(self, arguments: Arguments) -> Arguments:
-        return self._function._named(arguments)
 
     def _args_repr(self, arguments: Arguments) -> str:
         read = [pair for pair in arguments if pair[0] in READ and pair[1] is not None]
