@@ -249,7 +249,7 @@ class Executor(futures.Executor):
         if version is None:
             blind = TaskFunction(function.__jug_function__, version="once", name=function.name)
             version = session.submissions.version_now(blind)
-        return Prepared(function.pending_once(session, version, args, kwargs), folder, once=True)
+        return Prepared(pending_once(function, session, version, args, kwargs), folder, once=True)
 
     def _warn(self, function: TaskFunction, error: Unhashable) -> None:
         if self._cache:

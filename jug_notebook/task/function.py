@@ -169,17 +169,6 @@ class TaskFunction:
             session, version, arguments, args if sent is None else sent, kwargs, session.submissions.away(), put
         )
 
-    def pending_once(
-        self, session: SessionProtocol, version: FunctionVersion, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> PendingTask:
-        """Return a call under a key of its own, which no other call gets, whatever its arguments are."""
-        unique, arguments = uuid4().bytes, self._bound(args, kwargs)
-        key, form, _, call = digest.name_call(version.code, version.name, [("(once)", unique)])
-        needs = tuple(dict.fromkeys(found.key for found in tasks_in((args, kwargs))))
-        payload = codec.dump_call(args, kwargs, needs, session.submissions.put)
-        with briefly():
-            return version, key, form, needs, payload, self._args_repr(arguments), call
-
     def in_chunks(self) -> TaskFunction:
         """Return the function of many calls in one task: ``f.in_chunks()([(1,), (2,)], {})`` is a list of values."""
         if self._chunked is None:
@@ -458,6 +447,22 @@ class TaskFunction:
 def in_folder(named: Arguments, away: str) -> Arguments:
     """Return what a key covers of a call that is made in another working folder, where relative paths differ."""
     return [*named, (WORKING_FOLDER, away)] if away else named
+
+
+def pending_once(
+    function: TaskFunction,
+    session: SessionProtocol,
+    version: FunctionVersion,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> PendingTask:
+    """Return a call under a key of its own, which no other call gets, whatever its arguments are."""
+    arguments = function._bound(args, kwargs)
+    key, form, _, call = digest.name_call(version.code, version.name, [("(once)", uuid4().bytes)])
+    needs = tuple(dict.fromkeys(found.key for found in tasks_in((args, kwargs))))
+    payload = codec.dump_call(args, kwargs, needs, session.submissions.put)
+    with briefly():
+        return version, key, form, needs, payload, function._args_repr(arguments), call
 
 
 class Chunk:
