@@ -28,7 +28,7 @@ from jug_notebook.keys.advice import warn_once
 from jug_notebook.session import Session, current
 from jug_notebook.task import TaskFunction
 from jug_notebook.task.context import FunctionVersion, PendingTask, in_task
-from jug_notebook.task.function import Arguments, Around
+from jug_notebook.task.function import Arguments, Around, pending_once
 from jug_notebook.task.handles import handle, unwrapped
 from jug_notebook.worker.import_hooks import adapt
 
