@@ -54,6 +54,27 @@ class Folder:
         return self if self._parent is None else self._parent._root
 
     @property
+    def name(self) -> str:
+        """The name in the parent folder."""
+        return self._name
+
+    @property
+    def parent(self) -> Folder:
+        assert self._parent is not None
+        return self._parent
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Folder) and (self._name, self._parent) == (other._name, other._parent)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    @property
     def path(self) -> Path:
         return Path(self._name) if self._parent is None else self._parent.path / self._name
 
@@ -86,7 +107,7 @@ class Folder:
             raise
 
     def __truediv__(self, name: str) -> Folder:
-        """Return a folder in this one."""
+        """Return what has a name in this folder: another one, or a file. Nothing is opened."""
         if self._folders is None:
             self._folders = weakref.WeakValueDictionary()
         folder = self._folders.get(name)
@@ -290,8 +311,10 @@ class Folder:
         self.sync()
         return True
 
-    def stat(self, name: str) -> os.stat_result:
-        """Return what is known of a name: of a link itself, not of where it leads."""
+    def stat(self, name: str = "") -> os.stat_result:
+        """Return what is known of a name in it, or of its own: of a link itself, not of where it leads."""
+        if not name:
+            return self.parent.stat(self._name)
         return os.stat(_checked(name), dir_fd=self.fd, follow_symlinks=False)
 
     def touch(self, name: str, time: float | None = None) -> None:
@@ -369,9 +392,3 @@ def create(path: Path, data: bytes) -> bool:
     """Write a file durably unless there is one already. Return False if there is. Raises OSError."""
     with Folder(path.parent) as folder:
         return folder.create(path.name, data)
-
-
-def publish(written: Path, path: Path) -> None:
-    """Rename a hidden file to its own name, durably. Raises OSError, and removes it then."""
-    with Folder(path.parent) as folder:
-        folder.publish(written.name, path.name)

@@ -118,7 +118,8 @@ def test_a_store_that_can_only_be_read_can_be_looked_at(disk: Path) -> None:
 
 def test_what_the_file_system_refuses_is_a_store_error(tmp_path: Path) -> None:
     store = open_store(f"file:{tmp_path}/jugdata")
-    (tmp_path / "jugdata/log/00000000.elsewhere-1-abcdef.log").mkdir()  # reading it fails as a broken disk does
+    (tmp_path / "jugdata/log").rename(tmp_path / "log")
+    (tmp_path / "jugdata/log").write_text("no folder")  # reading it fails as a broken disk does
     with pytest.raises(StoreError, match="can't be used") as caught:
         open_store(f"file:{tmp_path}/jugdata").snapshot()
     assert isinstance(caught.value.__cause__, OSError)

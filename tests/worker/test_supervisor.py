@@ -550,8 +550,6 @@ def test_idle_workers_leave_a_store_that_was_removed(site: Site, made_again: boo
     if not made_again:
         site.open_again()
         key = site.tasks.submit("def f(x): return x", 7)
-    if "another store" in printed:  # else it noticed before there was one
-        assert "its store was removed" in site.store.log(info.supervisor)
     assert site.store.processes() == []
     assert site.tasks.state(key) is State.READY
     site.supervise(1)

@@ -123,17 +123,16 @@ class FileStore(EventLogStore):
         self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
         self._record_seal: EventSeal | None = None
         self._seal()
-        mode = self._root.mode
-        self._writer = Writer(self.folder / "log", f"{process.machine()}.{process.new_id()}", self.check, mode)
+        self._writer = Writer(self._root / "log", f"{process.machine()}.{process.new_id()}", self.check)
         self._unsynced_since = 0.0
-        self._logs = Logs(self.folder, self._scheduler, self._writer)
+        self._logs = Logs(self._root, self._scheduler, self._writer)
         self._watcher = FileWatcher(
             {"log": (self.folder / "log", IN_MODIFY | IN_CREATE), "orders": (self.folder / "orders", IN_MOVED_TO)}
         )
         self._next_scan = 0.0
         self._next_poll = 0.0
         self._pause = SLOW
-        self._news = News(self.folder / "news", clock)
+        self._news = News(self._root / "news", clock)
         self._next_whole = 0.0
         self._next_check = 0.0
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
@@ -166,11 +165,15 @@ class FileStore(EventLogStore):
             )
         share_folder(self._root, self.id, secret, self.display_url)
         self.shared = "group"
-        self._writer.mode = self._root.mode
 
     def shared_key(self) -> bytes:
         """Return the key inside a shared store. Raises StoreError if this user can't read it."""
-        return read_shared_key(self._root, self.id, self.display_url)
+        secret = read_shared_key(self._root, self.id, self.display_url)
+        self._identity = identity_of(self._root, self.display_url)
+        self._use_key(secret)
+        if not self.shared:
+            raise StoreError(f"the key in {self.display_url} is not the one with which the store was shared")
+        return secret
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class FileStore(EventLogStore):
     def _rewind(self) -> None:
         self._writer.start_anew()
         self._logs.shut()
-        self._logs = Logs(self.folder, self._scheduler, self._writer)
+        self._logs = Logs(self._root, self._scheduler, self._writer)
         self._next_whole = 0.0
 
     def _read_news(self, now: float) -> None:
@@ -270,7 +273,7 @@ class FileStore(EventLogStore):
         """Find the logs that are new, and those that have moved. Return the epoch of claims before that."""
         try:
             epoch = self._claims.epoch()
-            names = os.listdir(self.folder / "log")
+            names = (self._root / "log").names()
         except FileNotFoundError:
             raise self._removed() from None
         self.check()  # after these names were read: they are of this store
@@ -381,38 +384,44 @@ class FileStore(EventLogStore):
 
     # -- blobs ---------------------------------------------------------------------------------------------------------
 
+    @_as_store_error
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         return self._blobs.put(parts)
 
+    @_as_store_error
     def get_blob(self, address: Address) -> memoryview:
         return self._blobs.get(address)
 
+    @_as_store_error
     def map_blob(self, address: Address) -> memoryview:
         return self._blobs.map(address)
 
+    @_as_store_error
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         now = self._root.server_time()
         return self._blobs.sweep(keep, now, now - older_than, dry_run)
 
     # -- compaction ----------------------------------------------------------------------------------------------------
 
+    @_as_store_error
     def crowded(self) -> bool:
         from jug_notebook.store.file.compaction import is_crowded
 
         with self._updated():
-            return is_crowded(self.folder, self._ended)
+            return is_crowded(self._root, self._ended)
 
     def _ended(self, now: float) -> list[str]:
         """Return the names of logs that are complete."""
-        folder = self.folder / "log"
+        folder = self._root / "log"
         return [
             name
-            for name in os.listdir(folder)
+            for name in folder.names()
             if name.endswith(".log")
             and name != self._writer.log.path.name
             and (self._logs.is_closed(name) or writer_has_ended(folder / name, now))
         ]
 
+    @_as_store_error
     def compact(self) -> int:
         from jug_notebook.store.file.compaction import compact
 
@@ -420,7 +429,7 @@ class FileStore(EventLogStore):
         with self._step():
             self._read_to_end()
             self._writer.sync()
-            saved = compact(self.folder, self._scheduler, self._ended, self._read_to_end, quiet)
+            saved = compact(self._root, self._scheduler, self._ended, self._read_to_end, quiet)
             self._read_to_end()
             return saved
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
@@ -25,9 +24,9 @@ from jug_notebook.model import (
 )
 from jug_notebook.scheduler.records import Place
 from jug_notebook.scheduler.state import SchedulerState
-from jug_notebook.store.atomic import publish, sync_folder
+from jug_notebook.store.atomic import Folder, ForeignFile, hidden
 from jug_notebook.store.file.blobs import TRASH_KEPT
-from jug_notebook.store.file.folders import listed, remove_older, replace, server_time, share_like
+from jug_notebook.store.file.folders import listed, make_folders, remove_older
 from jug_notebook.store.file.journal import (
     CHUNK,
     HEAD,
@@ -37,6 +36,7 @@ from jug_notebook.store.file.journal import (
     Log,
     Sealed,
     SealedLog,
+    Vanished,
     encode,
     log_of,
     offset_of,
@@ -48,18 +48,20 @@ CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 GRACE = 60.0  #: seconds for which replaced logs stay: others may still be reading them
 ABANDONED = 600.0  #: seconds of silence after which another machine's compaction counts as abandoned
 TRACES_KEPT = 3600.0  #: seconds for which files about ended processes are kept
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 OUTPUT_KEPT = 30 * 86_400.0  #: seconds for which their output is kept
 
 
 class SealedWriter:
     """Writes a sealed log, under a hidden name until `publish`."""
 
-    def __init__(self, folder: Path, name: str, replaces: Mapping[str, int]) -> None:
+    def __init__(self, folder: Folder, name: str, replaces: Mapping[str, int]) -> None:
         self.path = folder / name
-        self._hidden = folder / f".{name}"
-        self._bodies = open(self._hidden, "wb", opener=_private)  # noqa: SIM115
-        share_like(folder, self._hidden)
-        self._heads = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._hidden = f".{name}"
+        self._bodies = open(folder.open(self._hidden, NEW), "wb")  # noqa: SIM115
+        aside = hidden()
+        self._heads = open(folder.open(aside, NEW), "w+b")  # noqa: SIM115
+        folder.unlink(aside)
         self._head(Frame(Sealed(dict(replaces))))
 
     def _head(self, frame: Frame) -> None:
@@ -81,7 +83,7 @@ class SealedWriter:
             self._bodies.flush()
             os.fsync(self._bodies.fileno())
             self.close()
-            publish(self._hidden, self.path)
+            self.path.parent.publish(self._hidden, self.path.name)
         except OSError as error:
             self.discard()
             raise StoreError(f"can't write to {self.path.parent}: {error.strerror}") from error
@@ -89,32 +91,28 @@ class SealedWriter:
 
     def discard(self) -> None:
         self.close()
-        self._hidden.unlink(missing_ok=True)
+        self.path.parent.unlink(self._hidden)
 
     def close(self) -> None:
         self._bodies.close()
         self._heads.close()
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
 # -- compaction --------------------------------------------------------------------------------------------------------
 
 
-def is_crowded(folder: Path, ended: Callable[[float], list[str]]) -> bool:
+def is_crowded(folder: Folder, ended: Callable[[float], list[str]]) -> bool:
     """Return True if there is something to compact, or to remove after a compaction. ``ended`` as in `compact`."""
-    if len(listed(folder / "log")) > CROWD and len(ended(server_time(folder))) > CROWD:
+    if len(listed(folder / "log")) > CROWD and len(ended(folder.server_time())) > CROWD:
         return True
     if not listed(folder / "sealing"):
         return False  # else there are logs that sealed ones replace: had every reader the time to notice?
     sealed = [(folder / "sealed" / name).stat().st_mtime for name in listed(folder / "sealed")]
-    return bool(sealed) and server_time(folder) - max(sealed) > GRACE
+    return bool(sealed) and folder.server_time() - max(sealed) > GRACE
 
 
 def compact(
-    folder: Path,
+    folder: Folder,
     scheduler: SchedulerState,
     ended: Callable[[float], list[str]],
     read_to_end: Callable[[], None],
@@ -126,20 +124,18 @@ def compact(
     ``quiet`` is True if no other process is reading. A compaction that was interrupted is finished by the next one:
     logs that were moved are read where they are until a sealed log, which appears as a whole, replaces them.
     """
-    for name in ("sealing", "sealed", "trash"):
-        (folder / name).mkdir(exist_ok=True, mode=0o700)
-        share_like(folder, folder / name)
+    make_folders(folder, "sealing", "sealed", "trash")
     lock = _lock(folder)
     if lock is None:
         return 0
     try:
-        now = server_time(folder)
+        now = folder.server_time()
         _remove_replaced(folder, now, quiet)
         for name in ended(now):
             with suppress(FileNotFoundError):
-                os.rename(folder / "log" / name, folder / "sealing" / name)
-        sync_folder(folder / "sealing")
-        sync_folder(folder / "log")
+                (folder / "log").rename(name, name, folder / "sealing")
+        (folder / "sealing").sync()
+        (folder / "log").sync()
         read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)  # also of tasks that were forgotten, while that is remembered
@@ -147,14 +143,14 @@ def compact(
         read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)
-        _remove_replaced(folder, server_time(folder), quiet)
+        _remove_replaced(folder, folder.server_time(), quiet)
         _remove_traces(folder, now)
         return saved
     finally:
-        lock.unlink(missing_ok=True)
+        folder.unlink(lock.name)
 
 
-def _seal(folder: Path, scheduler: SchedulerState, lock: Path) -> int:
+def _seal(folder: Folder, scheduler: SchedulerState, lock: Folder) -> int:
     """Write the sealed log. Return the bytes saved."""
     existing = _sealed(folder)
     done = {name for log in existing for name in log.replaces}
@@ -173,19 +169,19 @@ def _seal(folder: Path, scheduler: SchedulerState, lock: Path) -> int:
         return 0
     logs: list[Log] = [SealedLog(log.path) for log in former if log in merged]
     logs += [Log(path, local=True) for path in fresh]
-    others = [name for name in os.listdir(folder / "log") if name.endswith(".log")]
+    others = [name for name in (folder / "log").names() if name.endswith(".log")]
     alone = not others and len(merged) == len(former)
     number = 1 + max((int(log.path.name.split(".")[0]) for log in existing), default=0)
     path = folder / "sealed" / f"{number:06}.{secrets.token_hex(4)}.sealed"
     replaces = {log.path.name: size[log.path] for log in logs}
-    after = merge(scheduler, logs, path, replaces, alone, passed=lambda: os.utime(lock))
+    after = merge(scheduler, logs, path, replaces, alone, passed=lambda: folder.touch(lock.name))
     return max(0, sum(replaces.values()) - after)
 
 
 def merge(
     scheduler: SchedulerState,
     logs: Iterable[Log],
-    path: Path,
+    path: Folder,
     replaces: Mapping[str, int],
     alone: bool,
     passed: Callable[[], None],
@@ -220,15 +216,19 @@ def merge(
         raise
 
 
-def _files(folder: Path) -> list[Path]:
-    return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+def _files(folder: Folder) -> list[Folder]:
+    return [folder / name for name in sorted(folder.names()) if stat.S_ISREG(folder.stat(name).st_mode)]
 
 
-def _sealed(folder: Path) -> list[SealedLog]:
-    return [SealedLog(path) for path in _files(folder / "sealed")]
+def _sealed(folder: Folder) -> list[SealedLog]:
+    found = []
+    for path in _files(folder / "sealed"):
+        with suppress(Vanished):
+            found.append(SealedLog(path))
+    return found
 
 
-def _grew(path: Path, sealed: Iterable[SealedLog]) -> bool:
+def _grew(path: Folder, sealed: Iterable[SealedLog]) -> bool:
     """Return True if a log was appended to after it was put into a sealed log."""
     return all(log.replaces.get(path.name, 0) < path.stat().st_size for log in sealed)
 
@@ -236,7 +236,7 @@ def _grew(path: Path, sealed: Iterable[SealedLog]) -> bool:
 # -- removing what is obsolete -----------------------------------------------------------------------------------------
 
 
-def _remove_replaced(folder: Path, now: float, quiet: bool) -> None:
+def _remove_replaced(folder: Folder, now: float, quiet: bool) -> None:
     """Remove the logs that a sealed one replaces, once every reader has had the time to notice."""
     for log in _sealed(folder):
         if quiet or now - log.path.stat().st_mtime > GRACE:
@@ -244,22 +244,22 @@ def _remove_replaced(folder: Path, now: float, quiet: bool) -> None:
                 path = folder / ("sealed" if name.endswith(".sealed") else "sealing") / name
                 with suppress(FileNotFoundError):
                     if path.stat().st_size <= size:
-                        path.unlink()
+                        path.parent.unlink(path.name)
         log.shut()
 
 
-def _remove_claims(folder: Path, scheduler: SchedulerState) -> None:
+def _remove_claims(folder: Folder, scheduler: SchedulerState) -> None:
     """Remove the names of attempts that have an outcome, unless a crash of its writer's host could still lose it."""
-    for entry in os.scandir(folder / "claims"):
-        key, _, rest = entry.name.partition(".")
+    claims = folder / "claims"
+    for name in claims.names():
+        key, _, rest = name.partition(".")
         try:
             round, inputs, attempt = rest.split(".")
             over = _has_outcome(scheduler, key, int(round), bytes.fromhex(inputs), int(attempt))
         except ValueError:
             continue  # no claim
         if over:
-            with suppress(FileNotFoundError):
-                os.unlink(entry.path)
+            claims.unlink(name)
 
 
 def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes, attempt: int) -> bool:
@@ -277,55 +277,51 @@ def _has_outcome(scheduler: SchedulerState, key: Key, round: int, inputs: bytes,
     )
 
 
-def _remove_traces(folder: Path, now: float) -> None:
+def _remove_traces(folder: Folder, now: float) -> None:
     """Remove files about processes that ended long ago, and of compactions that were interrupted."""
-    running = set(os.listdir(folder / "workers"))
+    running = set((folder / "workers").names())
     for path in _files(folder / "owners"):
         with suppress(FileNotFoundError):
-            stat = path.stat()
-            if stat.st_nlink == 1 and now - stat.st_mtime > TRACES_KEPT and path.name.rsplit(".", 1)[0] not in running:
-                path.unlink()
-    for path in (folder / "sealed").glob(".*"):
-        with suppress(FileNotFoundError):
-            if now - path.stat().st_mtime > TRACES_KEPT:
-                path.unlink()
+            found = path.stat()
+            unused = found.st_nlink == 1 and path.name.rsplit(".", 1)[0] not in running
+            if unused and now - found.st_mtime > TRACES_KEPT:
+                path.parent.unlink(path.name)
+    remove_older(folder / "sealed", now - TRACES_KEPT, hidden=True)
     remove_older(folder / "workers" / "gone", now - TRACES_KEPT)
     remove_older(folder / "orders", now - TRACES_KEPT)
     remove_older(folder / "trash", now - TRASH_KEPT)
     remove_older(folder / "output", now - OUTPUT_KEPT, keep={f"{name}.log" for name in running})
 
 
-def _change_epoch(folder: Path) -> None:
-    mode = 0o660 if folder.stat().st_mode & 0o020 else 0o600
-    replace(folder / "epoch", secrets.token_hex(8).encode(), durable=True, mode=mode)
+def _change_epoch(folder: Folder) -> None:
+    folder.replace("epoch", secrets.token_hex(8).encode(), durable=True)
 
 
-def _lock(folder: Path) -> Path | None:
+def _lock(folder: Folder) -> Folder | None:
     """Return the lock, None if another process has it. Two compactions would do no harm, but the same work twice."""
     path = folder / "compacting"
     me = msgspec.msgpack.encode(system.me("compaction"))
     for _ in range(2):
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = folder.open(path.name, NEW)
         except FileExistsError:
             if not _is_abandoned(path, folder):
                 return None
-            path.unlink(missing_ok=True)
+            folder.unlink(path.name)
             continue
         with os.fdopen(fd, "wb") as file:
-            share_like(folder, path)
             file.write(me)
         return path
     return None
 
 
-def _is_abandoned(path: Path, folder: Path) -> bool:
+def _is_abandoned(path: Folder, folder: Folder) -> bool:
     try:
-        age = server_time(folder) - path.stat().st_mtime
-        info = msgspec.msgpack.decode(path.read_bytes(), type=WorkerInfo)
+        age = folder.server_time() - path.stat().st_mtime
+        info = msgspec.msgpack.decode(folder.read(path.name), type=WorkerInfo)
     except FileNotFoundError:
         return True
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ForeignFile):
         return age > ABANDONED
     running = system.running(info)
     return age > ABANDONED if running is None else not running

@@ -22,7 +22,7 @@ import msgspec
 
 from jug_notebook.errors import StoreError, StoreGone
 from jug_notebook.model import UNREADABLE
-from jug_notebook.store import Store, atomic, keyring
+from jug_notebook.store import Store, keyring
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.sealing import EventSeal, same
 
@@ -76,50 +76,27 @@ def make_folders(root: Folder, *names: str) -> None:
         (root / above if above else root).make(last).close()
 
 
-def share_like(folder: Path, *names: Path) -> None:
-    """Open files and folders to the group, whatever the umask is, if ``folder`` (the store or one in it) is open."""
-    if folder.stat().st_mode & 0o020:
-        for name in names:
-            with suppress(PermissionError):  # another user's, who has done so
-                name.chmod(0o2770 if name.is_dir() else 0o660)
-
-
-def replace(path: Path, *pieces: bytes | memoryview, durable: bool = False, mode: int = 0o600) -> None:
-    """Write a file as a whole. Raises StoreError where that can't be done."""
-    try:
-        atomic.replace(path, *pieces, durable=durable, mode=mode)
-    except OSError as error:
-        raise StoreError(f"can't write to {path.parent}: {error.strerror}") from error
-
-
-def listed(folder: Path) -> list[str]:
+def listed(folder: Folder) -> list[str]:
     """Return the names in a folder except hidden ones; none if there is no such folder."""
     try:
-        return [name for name in os.listdir(folder) if not name.startswith(".")]
+        return folder.names()
     except FileNotFoundError:
         return []
 
 
-def length(path: Path) -> int:
+def length(file: Folder) -> int:
     """Return the size of a file in bytes; 0 if there is none."""
     try:
-        return path.stat().st_size
+        return file.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def server_time(folder: Path) -> float:
-    """Return the file server's time. Hosts' clocks may differ from it, and all times of files are the server's."""
-    with Folder(folder) as held:
-        return held.server_time()
-
-
-def remove_older(folder: Folder | Path, than: float, keep: Collection[str] = (), hidden: bool = False) -> None:
+def remove_older(folder: Folder, than: float, keep: Collection[str] = (), hidden: bool = False) -> None:
     """Remove files last changed before a time (of the file server, seconds since the epoch), except those to keep.
 
     With ``hidden``, remove those whose names begin with a dot, else the others.
     """
-    folder = Folder(folder) if isinstance(folder, Path) else folder
     for name in folder.names(hidden=hidden):
         with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
             if name not in keep and folder.stat(name).st_mtime < than:

@@ -204,7 +204,7 @@ class Heartbeats:
     def _order_in(self, supervisor: WorkerId, name: str) -> bytes:
         """Return the order in a file. Raises ValueError if it isn't sealed with the store's key under this name."""
         data = self._orders.read(name, LARGEST)
-        seal, number = self._seal(), int(name[len(supervisor) + 1 :])
+        seal, number = self._seal(), int(name[len(supervisor) + 1 :]) % (1 << 64)
         mac = data[:MAC] if seal is None else seal.record("order", supervisor, number, data[MAC:])
         if name != _name_of_order(supervisor, number) or not same(data[:MAC], mac):
             raise ValueError(name)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Union
 
 import msgspec
@@ -24,7 +24,7 @@ from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store.atomic import sync_folder
+from jug_notebook.store.atomic import Folder, ForeignFile
 
 MAGIC = b"jn1\n"
 HEADER = struct.Struct("<4sIII")
@@ -105,17 +105,26 @@ def is_local(name: str) -> bool:
     return name.startswith(system.machine() + ".")
 
 
-def writer_has_ended(path: Path, now: float) -> bool:
+def writer_has_ended(path: Folder, now: float) -> bool:
     """Return True if nothing more will be appended to a log. ``now`` is the file server's time."""
     words = path.name.split(".", 1)[-1].split("-")
     pid = int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
     if is_local(path.name) and pid:
         return system.born(pid) is None
     try:
-        return now - os.stat(path).st_mtime > SILENCE
+        return now - path.stat().st_mtime > SILENCE
     except FileNotFoundError:
         return False
 
+
+def _name_foreign(path: Folder, error: OSError) -> None:
+    """Say, once, that what stands in place of a log isn't read."""
+    if isinstance(error, ForeignFile) and path.name not in _named:
+        _named.add(path.name)
+        warnings.warn(f"skipped a log: {error.strerror}", stacklevel=2)
+
+
+_named: set[str] = set()
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
@@ -124,7 +133,7 @@ _decode = msgspec.msgpack.Decoder(Frame).decode
 class Log:
     """A log as its readers see it, read up to ``offset``. If ``closed``, nothing more will be appended."""
 
-    def __init__(self, path: Path, local: bool) -> None:
+    def __init__(self, path: Folder, local: bool) -> None:
         self.path = path
         self.local = local  #: written on this machine: an open file shows at once what is appended
         self.offset = 0
@@ -142,7 +151,8 @@ class Log:
         while True:
             try:
                 data = os.pread(self._open(), want, self.offset)
-            except FileNotFoundError:
+            except (FileNotFoundError, ForeignFile) as error:
+                _name_foreign(self.path, error)
                 self.vanished = True
                 return
             self.vanished = False
@@ -178,7 +188,8 @@ class Log:
         """Return bytes of the file. Raises ValueLost if they are no longer there."""
         try:
             data = os.pread(self._open(), size, offset)
-        except FileNotFoundError:
+        except (FileNotFoundError, ForeignFile) as error:
+            _name_foreign(self.path, error)
             raise Vanished(f"{self.path.name} is no longer there") from None
         except OSError as error:
             raise ValueLost(f"{self.path.name} can't be read: {error.strerror}") from error
@@ -188,7 +199,7 @@ class Log:
 
     def _open(self) -> int:
         if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = self.path.parent.open(self.path.name)
         return self._fd
 
     def shut(self) -> None:
@@ -208,11 +219,12 @@ class SealedLog(Log):
     So a reader needs the heads alone. ``replaces``: the names of the logs, and how many bytes of each are in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         super().__init__(path, local=True)
         try:
             end = os.fstat(self._open()).st_size - TRAILER.size
-        except FileNotFoundError:
+        except (FileNotFoundError, ForeignFile) as error:
+            _name_foreign(path, error)
             raise Vanished(f"{path.name} is no longer there") from None
         magic, self._heads, self._heads_end = TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
         if magic != MAGIC or self._heads_end != end:
@@ -273,8 +285,7 @@ def _frame(data: bytes, start: int, end: int) -> Frame | None:
 class Writer:
     """The one writer of a log. Others see at once what it appends; `sync` makes that outlive a crash of the host."""
 
-    def __init__(self, folder: Path, name: str, check: Callable[[], None], mode: int = 0o600) -> None:
-        self.mode = mode  #: of the files that it makes
+    def __init__(self, folder: Folder, name: str, check: Callable[[], None]) -> None:
         self._folder = folder
         self._check = check  # raises StoreGone if the folder has become another store's
         self._name = name
@@ -343,19 +354,16 @@ class Writer:
         self._check()
         path = self._path()
         self._turn += 1
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, self.mode)
-            if self.mode != 0o600:
-                os.fchmod(self._fd, self.mode)  # whatever the umask is
+            self._fd = self._folder.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
         self._former.append(self.log)  # its places remain valid
         self.log = Log(path, local=True)
-        sync_folder(self._folder)
+        self._folder.sync()
 
-    def _path(self) -> Path:
+    def _path(self) -> Folder:
         """Return the path of the next log."""
         return self._folder / (f"{self._name}.log" if not self._turn else f"{self._name}.{self._turn}.log")
 
@@ -419,10 +427,10 @@ class Writer:
             self.log.shut()
 
 
-def _sync(fd: int, path: Path) -> bool:
+def _sync(fd: int, path: Folder) -> bool:
     """Make an open file durable. Return False if it has vanished, or can't be synced."""
     try:
         os.fdatasync(fd)
-        return os.stat(path).st_ino == os.fstat(fd).st_ino
+        return path.stat().st_ino == os.fstat(fd).st_ino
     except (OSError, ValueError):  # ValueError: no file is open, for none could be begun
         return False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from jug_notebook.model import Event
 from jug_notebook.scheduler.records import Place
 from jug_notebook.scheduler.state import SchedulerState
+from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.folders import length, listed
 from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, is_local, read_bodies
 
@@ -17,7 +17,7 @@ TOGETHER = 40_000  #: tasks in events that are applied at once
 class Logs:
     """The logs that a process knows, and how far it has read each. What it reads is applied to a scheduler state."""
 
-    def __init__(self, folder: Path, scheduler: SchedulerState, writer: Writer) -> None:
+    def __init__(self, folder: Folder, scheduler: SchedulerState, writer: Writer) -> None:
         self.skipped: list[SealedLog] = []  #: sealed logs whose events were known from the logs they replace
         self._folder = folder
         self._scheduler = scheduler

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jug_notebook.clock import Clock
+from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.folders import stamp_of
 
 TOUCH = 0.05  #: seconds between two touches of ``news``
@@ -25,7 +26,7 @@ GRAIN = 2.5  #: seconds: more than any file system's grain of time, so a later t
 class News:
     """One file that whoever writes to a log touches, so that an idle store is cheap to watch from other machines."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Folder, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._seen = -1
@@ -40,11 +41,11 @@ class News:
             self.pending = False
             self._next_touch = now + TOUCH
             with suppress(OSError):  # then they find it when they next look at all logs
-                os.utime(self._path)
+                self._path.parent.touch(self._path.name)
 
     def changed(self) -> bool:
         """Return True if it was touched since the last call. Raises FileNotFoundError."""
-        touched = stamp_of(self._path).written
+        touched = stamp_of(self._path.path).written
         before, self._seen = self._seen, touched
         if touched != before:
             self.until = self._clock.monotonic() + GRAIN
@@ -53,6 +54,7 @@ class News:
 
 IN_MODIFY, IN_MOVED_TO, IN_CREATE = 0x2, 0x80, 0x100
 IN_Q_OVERFLOW = 0x4000
+_ITSELF = 0x3000000  #: IN_DONT_FOLLOW | IN_ONLYDIR
 _EVENT = struct.Struct("iIII")
 
 
@@ -68,7 +70,7 @@ class FileWatcher:
         except (OSError, AttributeError):
             return
         for label, (folder, mask) in folders.items():
-            watch = libc.inotify_add_watch(self._fd, os.fsencode(folder), mask) if self._fd >= 0 else -1
+            watch = libc.inotify_add_watch(self._fd, os.fsencode(folder), mask | _ITSELF) if self._fd >= 0 else -1
             if watch < 0:
                 self.close()
                 return
