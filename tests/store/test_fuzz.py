@@ -15,14 +15,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from jug_notebook import codec, render
+from jug_notebook import codec, render, system
 from jug_notebook.cli import notebook as notebooks
 from jug_notebook.compat import configuration
 from jug_notebook.compat.jugdir import is_jugs_own
-from jug_notebook.errors import JugError, SignatureError, ValueLost
+from jug_notebook.errors import JugError, SignatureError, StoreError, StoreGone, ValueLost
 from jug_notebook.model import (
     NO_INPUTS,
     Acceptance,
@@ -57,6 +58,8 @@ from jug_notebook.scheduler.views import snapshot
 from jug_notebook.session import access
 from jug_notebook.store import Store, addresses_in, open_store, read_heartbeats, read_orders
 from jug_notebook.store.signed import SignedReader, function_bundle, seal_of, template, unverified_spec
+from tests.servers import Server
+from tests.workbench import Submitter
 
 LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 MEMORY = 400 << 20  #: bytes that reading anything may add
@@ -375,3 +378,29 @@ LINES = st.sampled_from(
 @given(lines=st.lists(LINES | TEXTS, max_size=8))
 def test_a_configuration_file_is_read_or_refused(lines: list[str]) -> None:
     own(lambda: configuration.parsed("\n".join(lines), "jugrc", {"execute_wait_cycle_time": 12, "jugdir": "x"}))
+
+
+# -- what lies in the place of something else --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link"])
+def test_claiming_where_the_folder_of_claims_is_something_else_ends_with_an_error(tmp_path: Path, kind: str) -> None:
+    first = open_store(f"file:{tmp_path / 'jugdata'}")
+    Submitter(first, tmp_path).submit("def f(x):\n    return x\n", 1)
+    first.close()
+    claims = tmp_path / "jugdata" / "claims"
+    claims.rmdir()
+    os.mkfifo(claims) if kind == "a pipe" else claims.symlink_to(tmp_path)
+    store = open_store(f"file:{tmp_path / 'jugdata'}")
+    with pytest.raises(StoreError, match=kind):
+        store.claim("a-1-abcdef", 1, 0.0, python=system.python())
+    store.close()
+
+
+def test_a_server_whose_store_has_a_nonsensical_id_holds_another_store(redis_server: Server) -> None:
+    store = open_store(redis_server.url())
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as line:
+        [key] = line.keys("*:id")
+        line.set(key, b"\xf0\x28\x8c")
+    with pytest.raises(StoreGone):
+        store.states([KEY])

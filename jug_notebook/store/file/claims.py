@@ -55,6 +55,7 @@ class Claims:
                 del self._owners[worker]
                 return self.claim(worker, lease)
             refused = error
+        _ = self._claims.fd  # raises where the folder is none: then nobody has the claim, and no later attempt can help
         owner = self._owner_of(name)
         if owner is None and refused.errno != errno.EEXIST:
             owner = self._create_exclusively(name, worker, refused)

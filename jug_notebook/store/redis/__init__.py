@@ -364,7 +364,7 @@ class RedisStore(EventLogStore):
         self._announced = all(won)
         for offer, owner in zip(offers, owners, strict=True):
             if owner:
-                self._scheduler.apply(Claimed(owner.decode(), [offer.lease]))
+                self._scheduler.apply(Claimed(owner.decode(errors="replace"), [offer.lease]))
         if news:  # what was won by a picture that was out of date is given back
             valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
             void = [lease for lease, has, still in zip(leases, won, valid, strict=True) if has and not still]

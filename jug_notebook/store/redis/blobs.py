@@ -126,7 +126,7 @@ class Blobs:
         before = int(seconds) + int(fraction) / 1e6 - older_than
         found = self._connection.command("ZRANGEBYSCORE", self._connection.key("blobs"), "-inf", before)
         spared = frozenset(keep)
-        old = [address for raw in found if (address := raw.decode()) not in spared]
+        old = [address for raw in found if (address := raw.decode(errors="replace")) not in spared]
         blobs = size = 0
         for part in system.batched(old):
             count, freed = self._connection.run("drop", before, int(dry_run), *part)

@@ -120,9 +120,9 @@ class Connection:
         if format != FORMAT:
             older = format.isdigit() and int(format) < int(FORMAT)
             way = "give another project, as in ?project=NAME" if older else "pip install -U jug-notebook"
+            maker = f"made by {'an earlier' if older else 'a newer'} jug_notebook"
             raise StoreError(
-                f"{self.display_url} has format {format}, made by {'an earlier' if older else 'a newer'} jug_notebook; "
-                f"this one reads format {FORMAT}: {way}"
+                f"{self.display_url} has format {format!a:.20}, {maker}; this one reads format {FORMAT}: {way}"
             )
         self.id = id
         self._run_id = described.get("run_id", "")
@@ -356,9 +356,9 @@ class Connection:
                 )
                 run_id = _described(info).get("run_id", "")
                 same = bool(run_id) and run_id == self._run_id
-                if (id or b"").decode() != self.id and (id or same):
+                if (id or b"").decode(errors="replace") != self.id and (id or same):
                     self._unverified = False
-                    raise self._gone((id or b"").decode())
+                    raise self._gone((id or b"").decode(errors="replace"))
                 lost = not id or not (seen or self.seen == NOTHING)
                 if not same and (lost or run_id):
                     self._restore(lost)
@@ -384,7 +384,7 @@ class Connection:
 
     def check(self) -> None:
         """Raise StoreGone if the project was deleted, or has been made again since."""
-        found = (self.command("GET", self.key("id")) or b"").decode()
+        found = (self.command("GET", self.key("id")) or b"").decode(errors="replace")
         if found != self.id:
             raise self._gone(found)
 

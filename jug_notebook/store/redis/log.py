@@ -181,7 +181,7 @@ class Log:
             for command in appending:
                 connection.remember(command)
             id, entries, *snapshot = replies[len(appending) + len(commands) :]
-            if id is None or id.decode() != connection.id:
+            if id is None or id.decode(errors="replace") != connection.id:
                 connection.check()
             if connection.losses != self._losses:
                 self.stale = True
@@ -276,7 +276,7 @@ class Log:
 def read_snapshot(connection: Connection, name: bytes, reader: FrameReader) -> Iterator[Frame]:
     """Yield the frames of a snapshot."""
     at = 0
-    while part := connection.command("LRANGE", connection.key(name.decode()), at, at + FRAMES - 1):
+    while part := connection.command("LRANGE", connection.key(name.decode(errors="replace")), at, at + FRAMES - 1):
         at += len(part)
         yield from reader.entry([field for data in part for field in (name, data)])
 
