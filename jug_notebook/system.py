@@ -393,14 +393,35 @@ MEMORY = KnownMemory()
 os.register_at_fork(after_in_child=MEMORY.forget)
 
 
+_PARALLEL = 1 << 22  #: bytes from which threads of one's own pay
+_threads = blake3.AUTO
+
+
+def _use_own_threads() -> None:
+    global _threads
+    _threads = cores()
+
+
+os.register_at_fork(after_in_child=_use_own_threads)
+
+
+def hasher(size: int) -> blake3:
+    """Return a new blake3 hasher for about ``size`` bytes, which uses several cores if that pays.
+
+    The threads that AUTO shares are not there in a forked process, which would wait for them for ever. So that starts
+    some of its own.
+    """
+    return blake3(max_threads=_threads if _threads == blake3.AUTO or size >= _PARALLEL else 1)
+
+
 def hashed(pieces: Sequence[memoryview]) -> bytes:
     """Return the blake3 hash of bytes in pieces; of one large piece, perhaps what is known of it."""
 
     def make() -> bytes:
-        hasher = blake3(max_threads=blake3.AUTO)
+        state = hasher(sum(piece.nbytes for piece in pieces))
         for piece in pieces:
-            hasher.update(piece)
-        return hasher.digest(HASH)
+            state.update(piece)
+        return bytes(state.digest(HASH))
 
     place = _place_of_one(pieces)
     return make() if place is None else MEMORY.hash(*place, make)

@@ -90,7 +90,7 @@ def remembering() -> Iterator[Memory]:
 
 
 def _hashed(chunks: Iterable[Any]) -> bytes:
-    digest = blake3(max_threads=blake3.AUTO)
+    digest = system.hasher(THREADS)
     for chunk in chunks:
         digest.update(chunk)
     return digest.digest(SIZE)
@@ -402,7 +402,7 @@ class Encoder:
         out = self.out
         size = len(out) - start + len(tail)
         with memoryview(out) as view, view[start:] as part:
-            hasher = blake3(part, max_threads=blake3.AUTO if size > THREADS else 1)
+            hasher = system.hasher(size).update(part) if size > THREADS else blake3(part)
         hasher.update(tail)
         self._fed += len(tail)
         del out[start:]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from blake3 import blake3
 
+from jug_notebook import system
 from jug_notebook.errors import Unhashable
 from jug_notebook.keys.libraries import cache_names
 
@@ -79,7 +80,7 @@ class Refused(Exception):
 def fingerprint(data: Any) -> bytes:
     """Return the hash (20 bytes) of the bytes of a buffer."""
     with memoryview(data) as whole, whole.cast("B") as view:
-        return blake3(view, max_threads=blake3.AUTO if len(view) > THREADS else 1).digest(SIZE)
+        return (system.hasher(len(view)).update(view) if len(view) > THREADS else blake3(view)).digest(SIZE)
 
 
 def instance_dict(value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._tasks: dict[WorkerId, set[TaskRecord]] = {}
-        self._lost: set[WorkerId] = set()
+        self.lost: set[WorkerId] = set()  #: workers that have ended, by their supervisors
         self._presumed_dead: set[WorkerId] = set()
 
     def claimed(self, task: TaskRecord, lease: Lease, worker: WorkerId) -> bool:
@@ -28,7 +28,7 @@ class Leases:
             return False
         attempt = _attempt(task, lease)
         attempt.worker = max(attempt.worker, worker)  # stores grant an attempt once; else no order of events may decide
-        if worker not in self._lost:
+        if worker not in self.lost:
             self._tasks.setdefault(worker, set()).add(task)
         return True
 
@@ -61,7 +61,7 @@ class Leases:
 
     def worker_lost(self, worker: WorkerId) -> Set[TaskRecord]:
         """A worker has ended for good. Return the tasks it held."""
-        self._lost.add(worker)
+        self.lost.add(worker)
         return self._tasks.pop(worker, set())
 
     def presume(self, worker: WorkerId, dead: bool) -> Set[TaskRecord] | None:
@@ -86,7 +86,7 @@ class Leases:
                 and (latest is None or attempt.attempt > latest.attempt)
             ):
                 latest = attempt
-        if latest is None or latest.released or latest.worker in self._lost or latest.worker in self._presumed_dead:
+        if latest is None or latest.released or latest.worker in self.lost or latest.worker in self._presumed_dead:
             return ""
         if not task.records:
             return latest.worker

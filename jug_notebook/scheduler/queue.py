@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Set
 
-from jug_notebook.model import Fits, Key, Lease, Resources
+from jug_notebook.model import Fits, Key, Lease, Resources, WorkerId
 from jug_notebook.scheduler.records import READY, FunctionQueue, Offer, TaskRecord, current, retry_time
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
@@ -16,7 +16,9 @@ LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from
 class ReadyQueue:
     """One queue per function, oldest task first, and one of the tasks to be retried later."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: Set[WorkerId] = frozenset()) -> None:
+        """``lost``: the workers whose end was reported, so their open attempts are not known to have begun."""
+        self._lost = lost
         self.queues: dict[tuple[str, int, str, Resources], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
 
@@ -77,15 +79,19 @@ class ReadyQueue:
             mean = queue.mean
             if offers and (mean is None or mean > budget or given.get(queue, 0) >= queue.done):
                 break  # a few short runs don't promise that many will be short
-            if offers and queue.resources != offers[0].task.queue.resources:
-                break
+            if offers and (queue.resources != offers[0].task.queue.resources or offers[-1].deaths):
+                break  # what may have killed its worker is tried alone
             task = heapq.heappop(queue.heap)[1]
             task.queued = False
             if skip and queue.heap:
                 skip -= 1
                 passed.append(task)
             elif allowed is None or task.key in allowed:
-                offers.append(self._offer(task))
+                offer = self._offer(task)
+                if offers and offer.deaths:
+                    passed.append(task)
+                    break
+                offers.append(offer)
                 given[queue] = given.get(queue, 0) + 1
                 budget -= BUDGET if mean is None else mean
             else:
@@ -162,8 +168,7 @@ class ReadyQueue:
                 task.queued = False
         return None
 
-    @staticmethod
-    def _offer(task: TaskRecord) -> Offer:
+    def _offer(self, task: TaskRecord) -> Offer:
         assert task.inputs is not None
         top = failures = deaths = 0
         for verdict in current(task):
@@ -173,11 +178,12 @@ class ReadyQueue:
         for attempt in task.attempts or ():
             if attempt.round == task.round and attempt.inputs == task.inputs:
                 top = max(top, attempt.attempt)
+                deaths += not attempt.released and attempt.worker not in self._lost  # with its supervisor
         return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths)
 
     def is_valid(self, offer: Offer) -> bool:
         """Return True if a task that was taken off the queue would still be offered like this."""
-        return offer.task.state == READY and self._offer(offer.task) == offer
+        return offer.task.state == READY and self._offer(offer.task).lease == offer.lease
 
     def next_retry(self) -> float | None:
         """Return when the first delayed task may be retried, in seconds since the epoch; None if there is none."""

@@ -84,8 +84,8 @@ class SchedulerState:
         self.tasks: dict[Key, TaskRecord] = {}
         self.version = 0
         self.counter = 0  #: the highest counter of any request
-        self.queue = ReadyQueue()
         self.leases = Leases()
+        self.queue = ReadyQueue(self.leases.lost)
         self.history = History()
         self.settled_by: dict[WorkerId, int] = {}  #: number of outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch

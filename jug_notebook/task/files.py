@@ -10,8 +10,7 @@ from pathlib import PurePath
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
-from blake3 import blake3
-
+from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import BadTask, FileChanged, OnlyAPath
 from jug_notebook.keys import advice
@@ -41,7 +40,7 @@ def content(path: PathLike, clock: Clock = CLOCK) -> bytes:
         if known is not None and known[0] == mark:
             return known[1]
         try:
-            digest = blake3(max_threads=blake3.AUTO).update_mmap(place).digest(20)
+            digest: bytes = system.hasher(about.st_size).update_mmap(place).digest(20)
         except IsADirectoryError:
             raise BadTask(f"{place} is a folder; pass its files, as jn.file(p) for each") from None
         if _mark(os.stat(place)) == mark:

@@ -60,7 +60,7 @@ from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.resources import visible
-from jug_notebook.worker.status import SharedStatus, backoff
+from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervisors
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
 PAUSE = 0.5  #: seconds before a store that is full or away is tried again; doubles each time, up to 10, or 1
@@ -205,6 +205,8 @@ class TaskRunner:
     def attempt(self, claim: Claim) -> Settlement | None:
         """Run one task. Return None where it could not be started as claimed; then it has been given back."""
         clock = self._clock
+        if hopeless := lost_with_supervisors(claim, self._me, clock):
+            return self._writer.settlement(*hopeless)
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
         attempt = _Attempt(claim, started, since)
         failure: BaseException | None = None

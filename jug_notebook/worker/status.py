@@ -239,6 +239,20 @@ def settled_death(
     return verdict, Failed(lease.key, lease.round, lease.inputs, kind, text, report, run)
 
 
+def lost_with_supervisors(claim: Claim, worker: WorkerInfo, clock: Clock) -> tuple[Verdict, Failed] | None:
+    """Return how a task is settled that isn't tried again, for workers died in it, and their supervisors with them.
+
+    Return None where it is to be tried.
+    """
+    if claim.deaths < POISON:
+        return None
+    lease, now = claim.lease, clock.now()
+    text = f"{claim.deaths} workers died in it, the last with its supervisor: was its host out of memory?"
+    run = Run(worker.id, worker.host, worker.pid, worker.user, worker.python, now, 0.0, 0.0, lease.attempt)
+    verdict = Verdict(lease.key, lease.round, lease.inputs, lease.attempt, b"", now, 0.0, True)
+    return verdict, Failed(lease.key, lease.round, lease.inputs, "poison", text, f"{claim.name}: {text}\n", run)
+
+
 def first_of_crew(
     crew: str, me: WorkerInfo, processes: Iterable[tuple[WorkerInfo, bool, float]], beats: dict[WorkerId, int]
 ) -> WorkerInfo:

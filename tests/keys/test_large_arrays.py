@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory
@@ -222,6 +223,17 @@ def test_a_fork_knows_nothing_of_its_parents_pages() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert system.known([memoryview(values)]) == true_hash(values)
     assert digest(values) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_of_a_process_that_hashed_with_threads_hashes_too() -> None:
+    large = bytes(200_000_000)
+    hashed = digest(large)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends it where it waits for threads that it hasn't
+        os._exit(digest(large) != hashed)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # -- stored once, loaded once ------------------------------------------------------------------------------------------

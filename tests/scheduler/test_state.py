@@ -239,6 +239,25 @@ def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
     assert scheduler.state("a") is State.RUNNING
 
 
+def test_a_worker_that_died_with_its_supervisor_counts_as_a_death_in_all_it_held_and_these_are_tried_alone() -> None:
+    scheduler = state_of(
+        submitted("z"), submitted("a"), submitted("b"), requested("z", "a", "b"), settled(finished("z", b"1"))
+    )
+    offers = scheduler.ready(3, 0.0)
+    assert [offer.task.key for offer in offers] == ["a"]  # one finished run doesn't promise much
+    leases = [Lease(key, 0, NO_INPUTS, 1) for key in "ab"]
+    scheduler.apply(Claimed("w", leases))
+    scheduler.presume("w", dead=True)
+    alone = [scheduler.ready(3, 0.0), scheduler.ready(3, 0.0)]
+    assert [[(offer.task.key, offer.lease.attempt, offer.deaths) for offer in offers] for offers in alone] == [
+        [("a", 2, 1)], [("b", 2, 1)],
+    ]  # fmt: skip
+    for offers in alone:
+        scheduler.queue.back(offers[0].task)
+    scheduler.apply(WorkerLost("w"))  # its supervisor was there after all, and tells of deaths itself
+    assert [offer.deaths for offer in scheduler.ready(1, 0.0)] == [0]
+
+
 def test_a_task_that_was_ready_when_it_was_forgotten_and_comes_back_is_offered_once() -> None:
     again = (Submitted("f", 0, "3.11", ["a"], [()], [b""], counter=2), [at("spec of a")])
     back = requested("a", counter=3)

@@ -297,6 +297,18 @@ def test_a_task_in_which_three_workers_died_is_poison(site: Site) -> None:
     assert site.tasks.value(site.tasks.submit("def f(): return 'next'")) == "next"
 
 
+def test_a_task_that_takes_its_supervisor_with_it_is_poison_under_the_third(site: Site) -> None:
+    key = site.tasks.submit(
+        "import os, signal\ndef f():\n    os.kill(os.getppid(), signal.SIGKILL)\n    signal.pause()"
+    )
+    for _ in range(3):
+        assert site.supervise(1).wait(PATIENCE) == -signal.SIGKILL
+    site.supervise(1)
+    failure = site.tasks.failure(key)
+    assert (failure.kind, failure.run.attempt) == ("poison", 4)
+    assert failure.error == "3 workers died in it, the last with its supervisor: was its host out of memory?"
+
+
 def test_a_crash_in_compiled_code_says_where(site: Site) -> None:
     key = site.tasks.submit("import ctypes\ndef f(): ctypes.string_at(0)")
     site.supervise(1)

@@ -208,11 +208,11 @@ class Blobs:
         size = found.st_size
         self._check_size(address, found)
         if size >= LARGE:
-            data, threads = _read_parallel(fd, size), int(blake3.AUTO)
+            data, hasher = _read_parallel(fd, size), system.hasher(size)
         else:
             with open(fd, "rb", buffering=0, closefd=False) as file:
-                data, threads = memoryview(file.readall()), 1
-        if blake3(data, max_threads=threads).hexdigest(length=20) != address:
+                data, hasher = memoryview(file.readall()), blake3()
+        if hasher.update(data).hexdigest(length=20) != address:
             raise Damaged(f"blob {address[:12]} in {self._store} is damaged")
         if size >= LARGE:
             self._proofs.add(address, found)
@@ -404,7 +404,7 @@ def _hashed(pieces: list[memoryview]) -> Address:
 
 def _hashed_file(fd: int) -> Address:
     """Return the address of what is in a file, read from its beginning in bounded memory."""
-    hasher, at = blake3(max_threads=blake3.AUTO), 0
+    hasher, at = system.hasher(os.fstat(fd).st_size), 0
     while data := os.pread(fd, STRIDE, at):
         hasher.update(data)
         at += len(data)

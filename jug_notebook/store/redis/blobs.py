@@ -10,8 +10,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Collection, Container, Iterable, Iterator
 
-from blake3 import blake3
-
 from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
@@ -86,7 +84,7 @@ class Blobs:
         if found.startswith(b"+"):
             return self._gathered(address, int(found[1:]))
         data = memoryview(found)[1:]
-        if blake3(data, max_threads=blake3.AUTO).hexdigest(length=20) != address:
+        if system.hasher(data.nbytes).update(data).hexdigest(length=20) != address:
             raise self._damaged(address)
         return data
 
@@ -102,7 +100,7 @@ class Blobs:
     def _gathered(self, address: Address, count: int) -> memoryview:
         size = self.size(address)
         data = memoryview(mmap.mmap(-1, max(size, 1)))
-        hasher = blake3(max_threads=blake3.AUTO)
+        hasher = system.hasher(size)
         at = 0
         for i in range(count):
             chunk: bytes | None = self._connection.command("GET", self._connection.key(f"c:{address}:{i}"))
