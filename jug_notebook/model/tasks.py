@@ -526,9 +526,10 @@ class Accepted(Struct, frozen=True, array_like=True, tag="accepted"):
 
 
 class WorkerLost(Struct, frozen=True, array_like=True, tag="lost"):
-    """A worker has died: its claims that were not settled are void."""
+    """A worker has died: its claims that were not settled are void. ``found``: not by its supervisor, who died, too."""
 
     worker: WorkerId
+    found: bool = False
 
 
 class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):

@@ -15,7 +15,8 @@ class Leases:
 
     def __init__(self) -> None:
         self._tasks: dict[WorkerId, set[TaskRecord]] = {}
-        self.lost: set[WorkerId] = set()  #: workers that have ended, by their supervisors
+        self.reported: set[WorkerId] = set()  #: workers whose end was reported by their supervisors
+        self._lost: set[WorkerId] = set()
         self._presumed_dead: set[WorkerId] = set()
 
     def claimed(self, task: TaskRecord, lease: Lease, worker: WorkerId) -> bool:
@@ -28,7 +29,7 @@ class Leases:
             return False
         attempt = _attempt(task, lease)
         attempt.worker = max(attempt.worker, worker)  # stores grant an attempt once; else no order of events may decide
-        if worker not in self.lost:
+        if worker not in self._lost:
             self._tasks.setdefault(worker, set()).add(task)
         return True
 
@@ -59,9 +60,11 @@ class Leases:
                 tasks.discard(task)
         task.attempts = [attempt for attempt in task.attempts or () if attempt.round > round] or None
 
-    def worker_lost(self, worker: WorkerId) -> Set[TaskRecord]:
-        """A worker has ended for good. Return the tasks it held."""
-        self.lost.add(worker)
+    def worker_lost(self, worker: WorkerId, found: bool = False) -> Set[TaskRecord]:
+        """A worker has ended for good. Return the tasks it held. ``found``: that wasn't reported by its supervisor."""
+        self._lost.add(worker)
+        if not found:
+            self.reported.add(worker)
         return self._tasks.pop(worker, set())
 
     def presume(self, worker: WorkerId, dead: bool) -> Set[TaskRecord] | None:
@@ -86,7 +89,7 @@ class Leases:
                 and (latest is None or attempt.attempt > latest.attempt)
             ):
                 latest = attempt
-        if latest is None or latest.released or latest.worker in self.lost or latest.worker in self._presumed_dead:
+        if latest is None or latest.released or latest.worker in self._lost or latest.worker in self._presumed_dead:
             return ""
         if not task.records:
             return latest.worker

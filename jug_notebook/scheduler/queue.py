@@ -16,9 +16,9 @@ LONGEST = 60.0  #: seconds between two attempts at most; a later time comes from
 class ReadyQueue:
     """One queue per function, oldest task first, and one of the tasks to be retried later."""
 
-    def __init__(self, lost: Set[WorkerId] = frozenset()) -> None:
-        """``lost``: the workers whose end was reported, so their open attempts are not known to have begun."""
-        self._lost = lost
+    def __init__(self, reported: Set[WorkerId] = frozenset()) -> None:
+        """``reported``: workers whose supervisors reported their end, and in which task they died."""
+        self._reported = reported
         self.queues: dict[tuple[str, int, str, Resources], FunctionQueue] = {}
         self._delayed: list[tuple[float, int, TaskRecord]] = []
 
@@ -178,7 +178,7 @@ class ReadyQueue:
         for attempt in task.attempts or ():
             if attempt.round == task.round and attempt.inputs == task.inputs:
                 top = max(top, attempt.attempt)
-                deaths += not attempt.released and attempt.worker not in self._lost  # with its supervisor
+                deaths += not attempt.released and attempt.worker not in self._reported  # with its supervisor
         return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths)
 
     def is_valid(self, offer: Offer) -> bool:

@@ -85,7 +85,7 @@ class SchedulerState:
         self.version = 0
         self.counter = 0  #: the highest counter of any request
         self.leases = Leases()
-        self.queue = ReadyQueue(self.leases.lost)
+        self.queue = ReadyQueue(self.leases.reported)
         self.history = History()
         self.settled_by: dict[WorkerId, int] = {}  #: number of outcomes by worker
         self.ended_by: dict[WorkerId, float] = {}  #: when each worker's latest run ended, seconds since the epoch
@@ -160,7 +160,7 @@ class SchedulerState:
                 self.leases.released(task, lease)
                 self._work.append(task)
         elif type(event) is WorkerLost:
-            self._work.extend(self.leases.worker_lost(event.worker))
+            self._work.extend(self.leases.worker_lost(event.worker, event.found))
         elif type(event) is Forgotten:
             self.counter = max(self.counter, event.counter)
             self._forget(event)

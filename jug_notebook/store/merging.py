@@ -47,7 +47,7 @@ class Merger:
         self._seen: dict[TaskRecord, int] = {}  # bits for the parts of a task that were taken: events may come twice
         self._others: set[bytes] = set()
         self._rows: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-        self._lost: set[WorkerId] = set()
+        self._lost: dict[WorkerId, bool] = {}  #: whether their end was only found
         self._claimers: set[WorkerId] = set()
 
     def take(self, event: Event, bodies: Sequence[Any]) -> None:
@@ -89,7 +89,7 @@ class Merger:
                     self._put((type(event), worker), (lease,))
                     self._claimers.add(worker or "")
         elif type(event) is WorkerLost:
-            self._lost.add(event.worker)
+            self._lost[event.worker] = event.found and self._lost.get(event.worker, True)
         elif isinstance(event, Forgotten | Invalidated | Accepted):
             encoded = msgspec.msgpack.encode(event)
             if encoded not in self._others:
@@ -107,8 +107,8 @@ class Merger:
         for name, rows in self._rows.items():
             self._write(name, rows)
         self._rows.clear()
-        for worker in sorted(self._lost & self._claimers):
-            self._append(WorkerLost(worker), ())
+        for worker in sorted(self._lost.keys() & self._claimers):
+            self._append(WorkerLost(worker, self._lost[worker]), ())
 
     # -- counting ------------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,7 @@ class FileStore(EventLogStore):
         self._heartbeats = Heartbeats(self._root, clock, self._seal)
         self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
+        self._serving = False  #: does a supervisor use it, which comes to `watch` in a moment?
         self._looked = threading.local()  #: ``at``: when this thread last did in `watch`
 
     # -- sharing ------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class FileStore(EventLogStore):
             self._news.publish(at_once=True)
 
     def _commit(self, busy: float | None) -> None:
-        if busy is None or busy > GROUP:
+        if not self._serving or busy is None or busy > GROUP:
             self._writer.flush()
         if not self._writer.unsynced or self._writer.syncing:
             return
@@ -302,6 +303,7 @@ class FileStore(EventLogStore):
 
     def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         until = self._clock.monotonic() + timeout
+        self._serving = self._serving or descriptor >= 0
         early = PACE - (self._clock.monotonic() - getattr(self._looked, "at", 0.0))
         if 0 < early < timeout and descriptor < 0:  # workers needn't wake us at each task
             self._clock.sleep(early)

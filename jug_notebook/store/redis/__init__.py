@@ -38,6 +38,7 @@ from jug_notebook.model import (
     Target,
     WorkerId,
     WorkerInfo,
+    WorkerLost,
 )
 from jug_notebook.scheduler.queries import CountRow
 from jug_notebook.scheduler.records import RUNNING, Offer, Place
@@ -406,7 +407,11 @@ class RedisStore(EventLogStore):
     def _read_processes(self, after_grace: bool = False) -> list[tuple[WorkerInfo, bool, float]]:
         found, ended = self._processes.read(after_grace)
         if ended:
-            self.leave(ended)
+            with self._lock:
+                for worker in ended:
+                    self._record(WorkerLost(worker, found=True))
+                self.sync()
+            self._processes.leave(ended)
         return found
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
