@@ -394,24 +394,13 @@ os.register_at_fork(after_in_child=MEMORY.forget)
 
 
 _PARALLEL = 1 << 22  #: bytes from which threads of one's own pay
-_threads = blake3.AUTO
-
-
-def _use_own_threads() -> None:
-    global _threads
-    _threads = cores()
-
-
-os.register_at_fork(after_in_child=_use_own_threads)
+_LOADED_BY = os.getpid()  #: the threads that AUTO shares are not there in its forks, which would wait for them for ever
 
 
 def hasher(size: int) -> blake3:
-    """Return a new blake3 hasher for about ``size`` bytes, which uses several cores if that pays.
-
-    The threads that AUTO shares are not there in a forked process, which would wait for them for ever. So that starts
-    some of its own.
-    """
-    return blake3(max_threads=_threads if _threads == blake3.AUTO or size >= _PARALLEL else 1)
+    """Return a new blake3 hasher for about ``size`` bytes, which uses several cores if that pays."""
+    forked = os.getpid() != _LOADED_BY
+    return blake3(max_threads=(cores() if size >= _PARALLEL else 1) if forked else blake3.AUTO)
 
 
 def hashed(pieces: Sequence[memoryview]) -> bytes:
