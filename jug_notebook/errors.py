@@ -6,7 +6,10 @@ The docstring of each exception is its default message. Messages are cleaned: th
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
+
+from jug_notebook import frames
 
 _COLOURS = re.compile(r"(\x1b\[[0-9;:]*m)")
 #: what programs write that redraw a line: cursor moves, erasing, hiding the cursor
@@ -50,8 +53,22 @@ class JugError(Exception):
         super().__init__(clean(message) or " ".join((type(self).__doc__ or "").split()))
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in place of a traceback: the message is enough."""
-        return [f"{type(self).__name__}: {self}"]
+        """Return what IPython shows: the user's frames as its %xmode wants them, then the message.
+
+        The line of a magic alone tells nothing, so its error is the message, in a line.
+        """
+        users = frames.hide_ours(self)
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if shell is None or not users:
+            return [f"{type(self).__name__}: {self}"]
+        cause, context, suppressed = self.__cause__, self.__context__, self.__suppress_context__
+        if not frames.has_users_frame(cause or context):  # an error inside of ours, or one that the message holds
+            self.__cause__ = self.__context__ = None
+        try:
+            lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+            return lines
+        finally:
+            self.__cause__, self.__context__, self.__suppress_context__ = cause, context, suppressed
 
 
 class NotReady(JugError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.core import interactiveshell
 
+from jug_notebook import frames
 from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.session import on_connect
 from kernel_ext import display, options
@@ -40,6 +41,8 @@ class Extension:
         options.add_completers(shell, *self._all_magics)
         self._remove_formatters = display.add_formatters(shell, lambda: self.magics.as_text, self.magics.show_crew)
         self._end_recording = display.record(shell)
+        self._show_errors = shell.showtraceback
+        shell.showtraceback = self.show_error
         self.sources.load()
         on_connect.append(self.magics.adopt)
         self.magics.cell, self.magics.cell_lasts = cell_now(shell)
@@ -61,6 +64,8 @@ class Extension:
         options.remove_completers(shell, *self._all_magics)
         self._remove_formatters()
         self._end_recording()
+        if shell.showtraceback == self.show_error:
+            shell.showtraceback = self._show_errors
         self.sources.unload()
         on_connect.remove(self.magics.adopt)
         for magics in self._all_magics:
@@ -71,6 +76,15 @@ class Extension:
             if magics in shell.configurables:
                 shell.configurables.remove(magics)
         self.magics.close()
+
+    def show_error(self, exc_tuple: Any = None, *args: Any, **options: Any) -> None:
+        """Show an error as IPython does, without frames of ours: `JugError` hides them itself."""
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        if isinstance(error, BaseException) and not hasattr(error, "_render_traceback_"):
+            frames.hide_ours(error)
+            if exc_tuple:
+                exc_tuple = (type(error), error, error.__traceback__)
+        self._show_errors(exc_tuple, *args, **options)
 
     def before(self, info: Any) -> None:
         """A cell starts to run. One that another cell runs is a part of that."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import linecache
-import os
 import reprlib
-import site
 import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -17,7 +14,7 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
-from jug_notebook import errors, render
+from jug_notebook import frames, render
 from jug_notebook.errors import JugError, clean
 from jug_notebook.model import OPEN_STATES, State
 from jug_notebook.render import plural
@@ -358,17 +355,11 @@ FRAMES = 10  #: shown at most, the innermost
 VARIABLES = 20  #: shown of each frame at most
 WIDTH = 100  #: characters of a variable's value at most
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_ENGINE = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
-_LIBRARY = tuple(
-    {os.path.join(path, "") for path in (*site.getsitepackages(), sysconfig.get_path("stdlib"), _HERE, _ENGINE)}
-)
-
 
 def own_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback from the task's first own frame on; None where the task's code was not reached."""
     traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith((_HERE, _ENGINE)):
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(frames.OURS):
         traceback = traceback.tb_next
     return traceback
 
@@ -392,10 +383,10 @@ def post_mortem(shell: Any, error: BaseException) -> None:
 def frames_text(traceback: TracebackType, label_of: Callable[[str], str | None]) -> str:
     """Return the task's own frames, with the failing line and the variables of each, the innermost last."""
     found = list(_frames(traceback))
-    theirs = [(frame, line) for frame, line in found if not frame.f_code.co_filename.startswith(_LIBRARY)]
-    frames = theirs or found
-    lines = [f"… {len(frames) - FRAMES} frames before"] if len(frames) > FRAMES else []
-    for frame, number in frames[-FRAMES:]:
+    theirs = [(frame, line) for frame, line in found if frames.is_users(frame.f_code.co_filename)]
+    visible = theirs or found
+    lines = [f"… {len(visible) - FRAMES} frames before"] if len(visible) > FRAMES else []
+    for frame, number in visible[-FRAMES:]:
         code = frame.f_code
         lines.append(f"{label_of(code.co_filename) or code.co_filename}, line {number}, in {code.co_name}")
         source = linecache.getline(code.co_filename, number, frame.f_globals).strip()

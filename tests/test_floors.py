@@ -16,7 +16,7 @@ PACKAGES = ("jug_notebook", "kernel_ext")
 
 #: A package needs only packages of lower floors, or, without a circle, of its own.
 FLOORS = [
-    "clock errors",
+    "clock frames errors",
     "model",
     "system",
     "render keys",
@@ -39,7 +39,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 UPWARDS = {("jug_notebook/__init__.py", "kernel_ext/__init__.py")}
 
 #: What the notebook's side may know of the engine.
-OPEN = {"compat", "errors", "keys", "model", "render", "session", "task", "worker"}
+OPEN = {"compat", "errors", "frames", "keys", "model", "render", "session", "task", "worker"}
 
 #: Names that say nothing about what is inside.
 DRAWERS = {"utils", "util", "base", "common", "helpers", "misc"}

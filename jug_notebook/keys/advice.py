@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from jug_notebook import frames
 from jug_notebook.errors import DroppedByPickle, KeyAdvice
 
 Chain = tuple[str, ...]
@@ -23,8 +24,6 @@ Chain = tuple[str, ...]
 
 _warned: set[object] = set()
 _silent: Callable[[], bool] = bool
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep)
 
 
 def silence_where(inside: Callable[[], bool]) -> None:
@@ -39,7 +38,7 @@ def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
         return
     _warned.add(about)
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(frames.OURS):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import asdict
 
+from jug_notebook.frames import is_users
 from jug_notebook.model import (
     OPEN_STATES,
     FailureKind,
@@ -256,26 +257,29 @@ def advise(snapshot: Snapshot, hints: Hints) -> list[tuple[str, str]]:
 
 
 _FRAME = re.compile(
-    r'^\s*File "(?P<file>[^"\n]*)", line (?P<line>\d+).*$|^\s*Cell (?P<cell>.+?), line (?P<row>\d+).*$', re.M
+    r'^\s*(?:File "(?P<file>[^"\n]*)"|(?P<cell>Cell .+?)), line (?P<line>\d+)(?:,? in (?P<function>\S+))?.*$', re.M
 )
 
 
 def where_raised(traceback: str) -> str:
-    """Return the last frame of a traceback in a line: "Cell In[3], line 4: x = table[k]"."""
-    *_, last = (None, *_FRAME.finditer(traceback))
-    if last is None:
+    """Return the last frame of the user's in a line: "Cell In[3], line 4, in fit: x = table[k]".
+
+    Where all are a library's, the last one.
+    """
+    found = list(_FRAME.finditer(traceback))
+    if not found:
         return ""
-    where = (
-        f"{last['file'].rsplit('/', 1)[-1]}, line {last['line']}"
-        if last["file"]
-        else f"Cell {last['cell']}, line {last['row']}"
-    )
+    last = next((frame for frame in reversed(found) if frame["cell"] or is_users(frame["file"])), found[-1])
+    where = f"{last['cell'] or last['file'].rsplit('/', 1)[-1]}, line {last['line']}"
+    if last["function"] and not last["function"].startswith("<"):
+        where += f", in {last['function']}"
     source = traceback[last.end() :].lstrip("\n").split("\n", 1)[0].strip()
     return f"{where}: {source}" if source else where
 
 
-# -- kinds of failures: alike but for a number, an address or a quoted word --------------------------------------------
+# -- kinds of failures: alike but for a number, an address or a quoted word, unless that is the name of what is missing
 
+_NAMES = re.compile(r"(Key|Attribute|Name|UnboundLocal|Import|ModuleNotFound)Error: ")
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`)(?!\w)""")
 _VARIES = re.compile(
     r"0x[0-9a-f]+"  # an address
@@ -288,7 +292,8 @@ _ROW = re.compile(r"#(?:(?:, |,| )#)+")
 
 def pattern(error: str) -> str:
     """Return what an error has in common with similar ones: "bad row #, no '…'"."""
-    return _ROW.sub("#", _VARIES.sub("#", _QUOTED.sub("'…'", error[:LINE])))
+    line = error[:LINE]
+    return _ROW.sub("#", _VARIES.sub("#", line if _NAMES.match(line) else _QUOTED.sub("'…'", line)))
 
 
 def failure_kinds(failures: Sequence[FailureView]) -> list[FailureKind]:

@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 import msgspec
 
-from jug_notebook import codec, system
+from jug_notebook import codec, frames, system
 from jug_notebook.clock import Clock
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
 from jug_notebook.errors import BadTask, DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
@@ -68,7 +68,6 @@ HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = (_HOME + os.sep, os.path.join(os.path.dirname(_HOME), "kernel_ext") + os.sep)
 
 
 K = TypeVar("K")
@@ -494,7 +493,7 @@ def in_a_line(error: BaseException, kind: str = "raised") -> str:
 def _traceback(error: BaseException, labels: dict[str, str]) -> str:
     """Return a traceback as Python prints it, from the task's first own line on; cells have their labels."""
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(frames.OURS):
         frame = frame.tb_next
     try:
         text = "".join(traceback.TracebackException(type(error), error, frame, compact=True).format())

@@ -65,10 +65,50 @@ def test_calls_without_a_worker_say_so_under_the_cell(kernel: Kernel) -> None:
     assert reply.out == "29 tasks queued, no workers running. Start some: %jug_execute -n 4\n"
 
 
-def test_waiting_with_no_worker_is_one_line_that_says_what_to_do(kernel: Kernel) -> None:
+def test_waiting_with_no_worker_shows_the_users_line_and_says_what_to_do(kernel: Kernel) -> None:
     reply = kernel.run("total.result()")
     assert reply.error == "NoWorkers"
     assert "%jug_execute -n 4" in reply.message
+    text = COLOURS.sub("", reply.traceback)
+    assert "----> 1 total.result()" in text
+    assert "jug_notebook" not in text
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("total + 1", "TaskNotValue"),
+        ("is_prime(1, 2, 3)", "TypeError"),
+        ("is_prime.map([1], [2])", "TypeError"),
+        ("total.head()", "AttributeError"),
+        ("flags[99]", "IndexError"),
+        ("total.result()", "NoWorkers"),
+    ],
+)
+def test_an_error_shows_the_frames_of_the_user_and_none_of_ours(kernel: Kernel, call: str, error: str) -> None:
+    reply = kernel.run(f"def helper():\n    return {call}\n\nprint('first')\nhelper()")
+    text = COLOURS.sub("", reply.traceback)
+    assert reply.error == error
+    assert "----> 5 helper()" in text
+    assert f"----> 2     return {call}" in text
+    assert "jug_notebook" not in text.replace("import jug_notebook", "")
+    assert "site-packages" not in text
+    assert "lib/python" not in text
+
+
+def test_errors_follow_xmode_and_the_debugger_opens_in_the_users_frame(kernel: Kernel) -> None:
+    kernel.run("%xmode Minimal")
+    minimal = kernel.run("total + 1").traceback
+    kernel.run("%xmode Context")
+    assert len(minimal.strip().splitlines()) == 1
+    for call in ("total + 1", "is_prime(1, 2, 3)"):
+        kernel.run(f"def helper():\n    mine = 41\n    return {call}\nhelper()")
+        assert "41" in kernel.asked("%debug", ["p mine", "q"]).out, call
+
+
+def test_the_error_of_a_magic_is_its_message_in_a_line(kernel: Kernel) -> None:
+    reply = kernel.run("1 + 1\n%jug_wait total")
+    assert reply.error == "NoWorkers"
     assert len(reply.traceback.splitlines()) == 1
 
 

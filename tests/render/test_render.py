@@ -287,7 +287,7 @@ def test_a_failure_tells_which_call_why_where_and_what_it_printed() -> None:
 
 def test_the_picture_names_the_line_that_failed() -> None:
     text = render.text(snapshot(function(failed=1), failures=(failure(),)))
-    assert "fit.py, line 9: return value / norm" in text
+    assert "fit.py, line 9, in normalise: return value / norm" in text
     assert "on node3, 40 s ago, after 3.2 s" in text
 
 
@@ -297,9 +297,24 @@ def test_a_cells_line_is_named_as_the_notebook_names_it() -> None:
     picture = snapshot(
         function(failed=1), failures=(FailureView(cell.key, "fit", "", "KeyError: 'k'", traceback, "a", 1, AT, 0.1),)
     )
-    assert "Cell In[3], line 2, in fit: x = table[k]" in render.text(
-        picture
-    ) or "Cell In[3], line 2: x = table[k]" in render.text(picture)
+    assert "Cell In[3], line 2, in fit: x = table[k]" in render.text(picture)
+
+
+@pytest.mark.parametrize(
+    ("library", "line"),
+    [
+        ("/opt/env/lib/python3.12/site-packages/pandas/core/frame.py", "Cell In[3], line 7, in clean: t = table[k]"),
+        ("/usr/lib/python3.11/json/decoder.py", "Cell In[3], line 7, in clean: t = table[k]"),
+        ("<frozen importlib._bootstrap>", "Cell In[3], line 7, in clean: t = table[k]"),
+        ("/home/ann/study/fit.py", "fit.py, line 662, in get: raise KeyError(key)"),
+    ],
+)
+def test_a_failures_place_is_the_users_own_line_not_a_librarys(library: str, line: str) -> None:
+    traceback = (
+        "Traceback (most recent call last):\n  Cell In[3], line 7, in clean\n    t = table[k]\n        ~~^^^\n"
+        f"  File \"{library}\", line 662, in get\n    raise KeyError(key)\nKeyError: 'k'\n"
+    )
+    assert render.summary.where_raised(traceback) == line
 
 
 def test_failures_alike_but_for_numbers_are_told_once() -> None:
@@ -318,7 +333,10 @@ def test_failures_alike_but_for_numbers_are_told_once() -> None:
     ("one", "other", "alike"),
     [
         ("ValueError: bad row 17", "ValueError: bad row -4.5e3", True),
-        ("KeyError: 'ann'", "KeyError: 'bob'", True),
+        ("ValueError: no 'ann'", "ValueError: no 'bob'", True),
+        ("KeyError: 'temperature'", "KeyError: 'density'", False),
+        ("AttributeError: 'A' object has no attribute 'x'", "AttributeError: 'A' object has no attribute 'y'", False),
+        ("KeyError: 'run-12'", "KeyError: 'run-7'", True),
         ("<Pool at 0x7f3a> is closed", "<Pool at 0x11> is closed", True),
         ("OSError: /tmp/run-12/part.csv", "OSError: /tmp/run-7/part.csv", True),
         ("no blob 3f2a91c0b7", "no blob deadbeef01", True),
@@ -329,7 +347,9 @@ def test_failures_alike_but_for_numbers_are_told_once() -> None:
         ("added to the end", "faced at the end", False),
     ],
 )
-def test_numbers_addresses_and_quoted_words_tell_no_failures_apart(one: str, other: str, alike: bool) -> None:
+def test_numbers_addresses_and_quoted_words_tell_no_failures_apart_but_missing_names_do(
+    one: str, other: str, alike: bool
+) -> None:
     assert (render.pattern(one) == render.pattern(other)) is alike
 
 

@@ -1,0 +1,78 @@
+"""Which frames of a traceback are the user's: the others are ours, IPython's, or those of installed libraries."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from types import TracebackType
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "kernel_ext") + os.sep)
+_INSTALLED = re.compile(
+    r"[/\\]((site|dist)-packages|lib(64)?[/\\]python3\.\d+)[/\\]|^<(frozen |__array_function__|decorator-gen)"
+)
+
+
+def is_users(filename: str) -> bool:
+    """Return whether code of this file, on whichever machine, is the user's: no library's, and not ours."""
+    return not filename.startswith(OURS) and _INSTALLED.search(filename) is None
+
+
+def hide_ours(error: BaseException) -> int:
+    """Take our frames, and those of what we called, out of the tracebacks of an error and of its causes, in place.
+
+    Return how many frames of the user are left in that of the error; 0 where the only one is the line of a magic.
+    """
+    count, *_ = [_prune(one) for one in list(_causes(error))]
+    return count
+
+
+def has_users_frame(error: BaseException | None) -> bool:
+    """Return whether a traceback contains a frame of the user."""
+    return error is not None and any(map(_is_users_frame, _steps(error.__traceback__)))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_users_frame(step: TracebackType) -> bool:
+    return is_users(step.tb_frame.f_code.co_filename)
+
+
+def _is_ipythons(step: TracebackType) -> bool:
+    module = str(step.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    return module in ("IPython", "ipykernel") and not _is_users_frame(step)
+
+
+def _prune(error: BaseException) -> int:
+    kept: list[TracebackType] = []
+    inside = by_magic = False  # of a call of ours; called by IPython for a magic
+    for step in list(_steps(error.__traceback__)):
+        if step.tb_frame.f_code.co_filename.startswith(OURS):
+            inside = True
+            while len(kept) > 1 and _is_ipythons(kept[-1]):  # the first is the shell's, which runs the cell
+                kept.pop()
+                by_magic = True
+        elif not inside or _is_users_frame(step):
+            inside = False
+            kept.append(step)
+    following: TracebackType | None = None
+    for step in reversed(kept):
+        if step.tb_next is not following:
+            step.tb_next = following
+        following = step
+    error.__traceback__ = following
+    users = sum(map(_is_users_frame, kept))
+    return 0 if by_magic and users == 1 else users
