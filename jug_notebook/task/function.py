@@ -26,6 +26,7 @@ from jug_notebook.task.binding import bound_by, default_value, is_wrapper, liste
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Tasklet, briefly, handle
+from jug_notebook.task.sweeps import call_of
 from jug_notebook.task.values import TaskList, as_arguments, grid_points, no_table, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
@@ -112,9 +113,10 @@ class TaskFunction:
         session = context.current or context.current_session()
         version = session.submissions.function_version(self)
         away = session.submissions.away()
-        task = self._pending(session, version, self._bound(args, kwargs), args, kwargs, away)
+        bound = self._bound(args, kwargs)
+        task = self._pending(session, version, bound, args, kwargs, away)
         session.submissions.add((task,))
-        return handle(session, version, task[1], task[3], task[5])
+        return handle(session, version, task[1], task[3], task[5], call_of(bound))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plain function, now and here."""
@@ -363,7 +365,7 @@ class TaskFunction:
                         sent = {**kwargs, **shared} if shared else kwargs
                         task = self._pending(session, version, arguments, args, sent, away, put)
                         pending_tasks.append(task)
-                        tasks.append(handle(session, version, task[1], task[3], task[5]))
+                        tasks.append(handle(session, version, task[1], task[3], task[5], call_of(arguments)))
                     if not pending_tasks:
                         return tasks
                     session.submissions.add(pending_tasks)
@@ -392,7 +394,9 @@ class TaskFunction:
             memory.complete = not steady
             while part := self.take_part(coming, chunksize, constants, steady):
                 chunk = chunked(part, constants)
-                handles += [chunk[i] for i in range(len(part))]
+                for number, call in enumerate(part):
+                    handles.append(chunk[number])
+                    handles[-1]._call = call_of(self._bound(call, constants))
         return TaskList(handles)
 
     def take_part(

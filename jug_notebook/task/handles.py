@@ -15,6 +15,7 @@ from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValu
 from jug_notebook.model import UNLOADED, Key, Reference, State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, Problem, SessionProtocol
+from jug_notebook.task.sweeps import Call
 
 SHORT = 8  #: hex digits of a key that people see
 
@@ -100,6 +101,19 @@ class Handle:
         if not isinstance(problem, Problem):
             return None
         return problem.error.__cause__ or problem.error
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The call's parameters by name: numbers, short texts and the like as they are, what is larger as text.
+
+        Of tasks that were found in the store: {"call": all of them as one text}.
+        """
+        names, values = self._parameters()
+        return dict(zip(names, values, strict=True))
+
+    def _parameters(self) -> Call:
+        task = self.task
+        return getattr(self, "_call", None) or task._call or (("call",), (task._args_repr,))
 
     def log(self) -> str:
         """Return what the task printed, and the traceback if it failed."""
@@ -223,13 +237,14 @@ class Task(Handle):
     hashed reliably, Unstorable where it can't be pickled.
     """
 
-    __slots__ = ("_args_repr", "_key", "_needs", "_session", "_version")
+    __slots__ = ("_args_repr", "_call", "_key", "_needs", "_session", "_version")
 
     _session: SessionProtocol
     _version: FunctionVersion
     _key: Key
     _needs: tuple[Key, ...]
     _args_repr: str
+    _call: Call | None
 
     def __new__(cls, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
         task: Task = context.make_task(*unwrapped(function, args, kwargs))
@@ -318,7 +333,12 @@ _allocate = object.__new__
 
 
 def handle(
-    session: SessionProtocol, version: FunctionVersion, key: Key, needs: tuple[Key, ...], args_repr: str
+    session: SessionProtocol,
+    version: FunctionVersion,
+    key: Key,
+    needs: tuple[Key, ...],
+    args_repr: str,
+    call: Call | None = None,
 ) -> Task:
     """Return the `Task` for a call that the session has, or is about to get."""
     task = _allocate(Task)
@@ -327,27 +347,29 @@ def handle(
     task._key = key
     task._needs = needs
     task._args_repr = args_repr
+    task._call = call
     return task
 
 
 class Tasklet(Handle):
     """Part of a task's value, ``t[0]`` or ``t[2:5]``, or a function of it, ``Tasklet(t, f)``. Never stored."""
 
-    __slots__ = ("base", "steps")
+    __slots__ = ("_call", "base", "steps")
 
     base: Task
+    _call: Call | None  #: of a call in a chunk
     steps: tuple[tuple[str, Any], ...]
 
     def __init__(self, base: Handle, function: Callable[[Any], Any]) -> None:
         if not isinstance(base, Handle) or isinstance(base, NoLoad):
             raise BadTask(f"a tasklet is made from a task, not from {type(base).__name__}")
-        self.base = base.task
+        self.base, self._call = base.task, None
         self.steps = (*(base.steps if isinstance(base, Tasklet) else ()), ("call", function))
 
     @classmethod
     def _of(cls, handle: Handle, step: tuple[str, Any]) -> Tasklet:
         tasklet = _allocate(Tasklet)
-        tasklet.base = handle.task
+        tasklet.base, tasklet._call = handle.task, None
         tasklet.steps = (*handle.steps, step) if isinstance(handle, Tasklet) else (step,)
         return tasklet
 

@@ -30,6 +30,7 @@ from jug_notebook.keys import digest
 from jug_notebook.model import Key, State, TaskView
 from jug_notebook.system import waiting_time
 from jug_notebook.task import context as context
+from jug_notebook.task import sweeps
 from jug_notebook.task.context import Problem, SessionProtocol
 from jug_notebook.task.handles import BRIEFLY, Handle, Task
 
@@ -281,6 +282,42 @@ class TaskList(list[Any]):
     def retry(self) -> int:
         """Retry the failed ones, and what failed among the tasks they need. Return how many tasks are retried."""
         return sum(session.retry(tasks) for session, tasks in self._by_session())
+
+    @property
+    def arguments(self) -> list[dict[str, Any]]:
+        """The parameters of each call: see `Handle.arguments`."""
+        return [handle.arguments for handle in self._handles()]
+
+    def sel(self, **parameters: Any) -> TaskList:
+        """Return the tasks with these parameters: ``ts.sel(a=3, b=[1, 2], c=slice(0, 10), d=lambda d: d > 0)``.
+
+        A slice counts both of its ends. Raises NoSuchTask where no task has a parameter of that name.
+        """
+        handles = self._handles()
+        numbers = sweeps.chosen([handle._parameters() for handle in handles], parameters)
+        return TaskList(handles[number] for number in numbers)
+
+    def to_frame(self) -> Any:
+        """Return a pandas.DataFrame of parameters, states and what results there are now. See `sweeps.frame`."""
+        return sweeps.frame(self._data())
+
+    def to_xarray(self) -> Any:
+        """Return an xarray.Dataset over the parameters that vary, as it is now. See `sweeps.dataset`."""
+        return sweeps.dataset(self._data())
+
+    def _data(self) -> list[sweeps.Row]:
+        handles = self._handles()
+        states, values = _states(handles), _load(handles, "return", wait=False, timeout=None)
+        rows = []
+        for handle, value in zip(handles, values, strict=True):
+            state, missing = states[handle.key], isinstance(value, JugError)
+            if state is State.FINISHED and missing:
+                state = State.READY  # its value was lost, and will be made again
+            elif not missing:
+                state = State.FINISHED  # by now
+            error = str(value).strip().splitlines()[0] if state in (State.FAILED, State.BLOCKED) else ""
+            rows.append(sweeps.Row(handle.name, handle._parameters(), state, None if missing else value, error))
+        return rows
 
     def status(self) -> Any:
         """Return the same picture as `jug_notebook.status`, of these tasks alone."""
