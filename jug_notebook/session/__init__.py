@@ -365,7 +365,7 @@ def _close_if_gone(session: Session) -> bool:
     store = session.access.store
     patience, store.patience = store.patience, 0.0  # who connects to another store doesn't wait for this one's server
     try:
-        store.check()
+        store.renew([])
     except Unreachable:
         return False
     except StoreGone:

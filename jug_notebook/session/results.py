@@ -321,7 +321,7 @@ class Results:
         return codec.load_value(outcome.value, self._store.get_blob, self._mapped if mmap else None)
 
     def _mapped(self, address: Address) -> memoryview:
-        return self._store.map_blob(address).toreadonly()
+        return self._store.get_blob(address, mapped=True).toreadonly()
 
     def problem(self, key: Key) -> JugError:
         """Return the error that says why a task has no value. Raises StoreError if it couldn't be submitted."""

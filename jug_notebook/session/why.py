@@ -210,7 +210,7 @@ class WhyQuery:
                 if self._left <= 0:
                     return False
                 try:
-                    self._sizes[address] = self._store.map_blob(address).nbytes
+                    self._sizes[address] = self._store.get_blob(address, mapped=True).nbytes
                 except ValueLost:
                     self._sizes[address] = HEAVY
                 self._left -= self._sizes[address]

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,20 +55,24 @@ class Store(Queries, Protocol):
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
     unverified: str = ""  #: why events can't be verified here, so that nothing may be loaded or written; else empty
-    maps: bool = False  #: does `map_blob` map files of this host's?
+    maps: bool = False  #: does `get_blob` map files of this host's?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
 
     @property
+    @abstractmethod
     def version(self) -> int:
         """A number that rises with each event and order that this process learns of: see `watch`."""
 
+    @abstractmethod
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
         """Add tasks and request them for ``origin``. Tasks that are known are only requested. Durable on return."""
 
+    @abstractmethod
     def request(self, keys: Sequence[Key], origin: Origin, wanted: bool) -> None:
         """Request known tasks, or withdraw requests; without a cell, of all cells of the notebook."""
 
+    @abstractmethod
     def claim(
         self,
         worker: WorkerId,
@@ -89,46 +94,54 @@ class Store(Queries, Protocol):
         what this process knows already is claimed, for a caller that has just looked.
         """
 
+    @abstractmethod
     def release(self, leases: Sequence[Lease]) -> None:
         """Give back claims whose tasks were not started."""
 
+    @abstractmethod
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        """Send heartbeats of these processes, supervisor or session first; return its new orders."""
+        """Send heartbeats of these processes, supervisor or session first; return its new orders.
 
+        Raises StoreGone if the store was removed, or there is another one in its place.
+        """
+
+    @abstractmethod
     def leave(self, processes: Sequence[WorkerId]) -> None:
         """Note that these processes have ended: others may take their unsettled claims at once."""
 
+    @abstractmethod
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         """Give supervisors an order; they receive it when they next `renew`, at once on the same host."""
 
+    @abstractmethod
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         """Return workers, supervisors and sessions: last info, whether alive, seconds since the last heartbeat."""
 
+    @abstractmethod
     def invalidate(self, keys: Sequence[Key], why: Why, user: str) -> list[Key]:
         """Invalidate outcomes; what used them must run again. Return the tasks that had an outcome.
 
         With `Why.LOST`, a reused value is lost for the task that ran, too. Raises NoSuchTask.
         """
 
+    @abstractmethod
     def accept(self, sealed: Sequence[tuple[Acceptance, bytes]], undone: bool = False) -> None:
         """Accept runs of other code for tasks, or (``undone``) no longer: see `Acceptance`. The last one counts."""
 
+    @abstractmethod
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store bytes, once, under their blake3 hash, and return that. Durable on return."""
 
-    def get_blob(self, address: Address) -> memoryview:
+    @abstractmethod
+    def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
         """Return the bytes. Raises ValueLost where they are missing or damaged.
 
-        A view that isn't read-only belongs to the caller, who may change it.
+        A view that isn't read-only belongs to the caller, who may change it. ``mapped``: map a file where possible: a
+        page of it is copied when it is written to. If it was verified once on this machine and hasn't changed since,
+        it isn't verified again.
         """
 
-    def map_blob(self, address: Address) -> memoryview:
-        """Return a view of the bytes, mapped from a file where possible. Raises ValueLost as `get_blob`.
-
-        If it isn't read-only, it is the caller's own map: a page of it is copied when it is written to.
-        If they were verified once on this machine and the file hasn't changed since, they aren't verified again.
-        """
-
+    @abstractmethod
     def sweep(
         self, forget: Sequence[Key], keep: Collection[Address], older_than: float, dry_run: bool = False
     ) -> SweepReport:
@@ -138,33 +151,37 @@ class Store(Queries, Protocol):
         seconds, and those of outcomes that don't hold at present but may again. ``dry_run`` changes nothing.
         """
 
-    def compact(self) -> int:
-        """Compact the store's files while others go on working; return the number of bytes saved."""
+    @abstractmethod
+    def compact(self, dry_run: bool = False) -> int:
+        """Compact what the store keeps while others go on working; return the number of bytes saved.
 
-    def crowded(self) -> bool:
-        """Return whether the store should be compacted."""
+        ``dry_run`` changes nothing: the number is rough then, and 0 where it isn't worth while.
+        """
 
+    @abstractmethod
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         """Return counts and workers, without failures, which are sealed. The cost is in proportion to what changed."""
 
+    @abstractmethod
     def watch(self, seen: int, timeout: float, descriptor: int = -1) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds; return it.
 
         Where a descriptor is given, return also when it becomes readable.
         """
 
+    @abstractmethod
     def notice(self, process: WorkerId, text: str) -> None:
         """Append to a process's log in the store."""
 
+    @abstractmethod
     def log(self, process: WorkerId) -> str:
         """Return the end of a process's log."""
 
+    @abstractmethod
     def sync(self) -> None:
         """Make everything written so far durable."""
 
-    def check(self) -> None:
-        """Raise StoreGone if the store was removed, or there is another one in its place."""
-
+    @abstractmethod
     def close(self) -> None: ...
 
 

@@ -62,9 +62,12 @@ Won: TypeAlias = tuple[list[Offer], float | None]
 
 
 class EventLogStore(Store, ABC):
-    """The verbs of `Store` that a `SchedulerState` can answer. The lock makes each one step for this process's threads.
+    """The verbs of `Store` that follow from the events. The lock makes each one step for this process's threads.
 
-    The verbs about processes, blobs, logs and compaction are left to the subclass.
+    A new store keeps events and bodies (`_append`, `_read`, `_size`), reads what others have written (`_poll`,
+    `_rewind`, `watch`), wins claims (`_win`), makes things durable (`_commit`, `sync`), knows who is alive (`renew`,
+    `order`, `processes`, `notice`, `log`), and keeps blobs (`put_blob`, `get_blob`, `_sweep_blobs`); and `compact`
+    and `close`.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -105,9 +108,6 @@ class EventLogStore(Store, ABC):
     @abstractmethod
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         """Remove the other blobs. Return how many, and their bytes."""
-
-    def map_blob(self, address: Address) -> memoryview:
-        return self.get_blob(address).toreadonly()
 
     @property
     def version(self) -> int:
@@ -430,7 +430,7 @@ def _forget(store: EventLogStore, going: Sequence[TaskRecord]) -> None:
 def _named_in(store: Store, blob: Address) -> set[Address]:
     """Return the blobs that a blob, a function's bundle, may name."""
     with suppress(ValueLost):
-        return addresses_in(store.map_blob(blob))
+        return addresses_in(store.get_blob(blob, mapped=True))
     return set()
 
 

@@ -139,7 +139,7 @@ class MemoryStore(EventLogStore):
             self._touched[address] = self._clock.monotonic()
         return address
 
-    def get_blob(self, address: Address) -> memoryview:
+    def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
         try:
             return memoryview(self._blobs[address])
         except KeyError:
@@ -158,7 +158,9 @@ class MemoryStore(EventLogStore):
     def _size(self, place: Place) -> int:
         return len(self._bodies_kept[place])
 
-    def compact(self) -> int:
+    def compact(self, dry_run: bool = False) -> int:
+        if dry_run:
+            return 0
         with self._lock:
             self._scheduler.history.drop_past()
             used = {place for task in self._scheduler.tasks.values() for place in places_of(task)}
@@ -170,17 +172,11 @@ class MemoryStore(EventLogStore):
                     self._bodies_kept[place] = b""
             return saved
 
-    def crowded(self) -> bool:
-        return False
-
     def notice(self, process: WorkerId, text: str) -> None:
         self._logs.setdefault(process, []).append(text)
 
     def log(self, process: WorkerId) -> str:
         return "".join(self._logs.get(process, ()))
-
-    def check(self) -> None:
-        """Do nothing: it lasts as long as this process."""
 
     def close(self) -> None:
         _OPEN.pop(self._name, None)

@@ -110,8 +110,12 @@ class StoreClient:
         self._lock = threading.Lock()
         self.id, self.url, self.display_url = blobs.id, blobs.url, blobs.display_url
         self.put_blob: Callable[[Iterable[bytes | memoryview]], Address] = blobs.put_blob
-        self.get_blob: Callable[[Address], memoryview] = blobs.get_blob
-        self.map_blob: Callable[[Address], memoryview] = blobs.map_blob if cache is None else cache.map
+        self._cache = cache
+
+    def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
+        if mapped and self._cache is not None:
+            return self._cache.map(address)
+        return self._blobs.get_blob(address, mapped)
 
     def claim(
         self,
@@ -166,7 +170,7 @@ def connected(blobs: Store, line: socket.socket, folder: Path | None = None) -> 
 
     A ``folder`` of this host keeps the large blobs that come over the network, for all workers of the supervisor.
     """
-    cache = None if folder is None or blobs.maps else BlobCache(folder, blobs.map_blob)
+    cache = None if folder is None or blobs.maps else BlobCache(folder, functools.partial(blobs.get_blob, mapped=True))
     return cast(Store, StoreClient(blobs, line, cache))
 
 

@@ -429,7 +429,7 @@ class TaskRunner:
         """Return the memory of an array: read once for all tasks that need it; what one writes, no other sees."""
         copy = self._copies.get(address)
         if copy is None:
-            data = self._store.map_blob(address)
+            data = self._store.get_blob(address, mapped=True)
             if not data.readonly:
                 return data  # a file's; the system has it in memory for the next task
             copy = system.copies_of(data, address)

@@ -192,7 +192,7 @@ class Supervisor:
                 self._notice(self._me.id, text)
                 self.ready(self._info())
             with self._absence.tolerated():
-                if self.store.crowded():
+                if self.store.compact(dry_run=True):
                     self._compaction = self._fork.fork_compaction()
             return self._loop()
         except StoreError as error:  # no message can be left where there is no store

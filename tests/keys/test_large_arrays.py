@@ -351,7 +351,7 @@ def test_a_map_is_known_by_its_blob_until_it_is_written_to(session: jn.Session) 
     values = array()
     address = session.access.store.put_blob([memoryview(values).cast("B")])
     copy = system.copies_of(session.access.store.get_blob(address), address)
-    for view in (session.access.store.map_blob(address), copy()):
+    for view in (session.access.store.get_blob(address, mapped=True), copy()):
         if system.known([view]) is None:
             continue  # no map, or a system that doesn't tell
         assert system.known([view]) == bytes.fromhex(address)
@@ -368,7 +368,7 @@ def test_a_damaged_blob_is_not_believed_for_being_mapped(tmp_path: Path) -> None
         opened.seek(5_000_000)
         opened.write(b"damaged")
     with pytest.raises(jn.errors.ValueLost, match="damaged"):
-        session.access.store.map_blob(address)
+        session.access.store.get_blob(address, mapped=True)
     session.close()
 
 

@@ -278,13 +278,13 @@ def test_a_crowd_of_ended_logs_is_noticed(folder: Path, monkeypatch: Any) -> Non
     monkeypatch.setattr(compaction, "CROWD", 3)
     store = open_store(folder)
     for number in range(4):
-        assert not store.crowded()
+        assert not store.compact(dry_run=True)
         other = open_store(folder)
         other.submit([task(str(number))], HERE)
         other.close()
-    assert store.crowded()
+    assert store.compact(dry_run=True)
     store.compact()
-    assert not store.crowded()
+    assert not store.compact(dry_run=True)
 
 
 def test_more_logs_than_files_that_may_be_open_are_read_and_compacted(folder: Path) -> None:

@@ -384,7 +384,7 @@ def test_a_store_that_was_deleted_takes_nothing_more(server: Server) -> None:
     with admin(server) as line:
         line.flushall()
         for use in (
-            store.check,
+            lambda: store.renew([]),
             lambda: store.submit([task("a")], HERE),
             lambda: store.renew([system.me("worker")]),
             lambda: store.claim("w", 1, 0.0),

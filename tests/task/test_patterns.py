@@ -413,8 +413,14 @@ def test_what_is_not_loaded_is_not_read(session: Session, monkeypatch: pytest.Mo
     heavy = jn.Task(np.zeros, 100_000)
     heavy.result()
     read = []
-    get = session.access.store.map_blob
-    monkeypatch.setattr(session.access.store, "map_blob", lambda address: read.append(address) or get(address))
+    really = session.access.store.get_blob
+    get = functools.partial(really, mapped=True)
+
+    def get_blob(address: str, mapped: bool = False) -> memoryview:
+        read.append(address)
+        return really(address, mapped)
+
+    monkeypatch.setattr(session.access.store, "get_blob", get_blob)
 
     def blobs() -> int:
         return sum(len(get(address)) >= 800_000 for address in read)

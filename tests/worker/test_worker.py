@@ -135,8 +135,14 @@ def test_a_large_need_is_fetched_once_and_each_task_has_its_own(
     shared = tasks.submit("def f(): import numpy; return numpy.zeros(20_000)")
     users = [tasks.submit("def f(a, i): a[i] = 1; return float(a.sum())", Need(shared), i) for i in range(5)]
     fetched: list[str] = []
-    really = tasks.store.map_blob
-    monkeypatch.setattr(tasks.store, "map_blob", lambda address: fetched.append(address) or really(address))
+    really = tasks.store.get_blob
+
+    def get_blob(address: str, mapped: bool = False) -> memoryview:
+        if mapped:
+            fetched.append(address)
+        return really(address, mapped)
+
+    monkeypatch.setattr(tasks.store, "get_blob", get_blob)
     run_all(tasks, me)
     assert [tasks.value(key) for key in users] == [1.0] * 5
     assert len(fetched) == 1

@@ -123,7 +123,7 @@ class FileStore(EventLogStore):
         self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
         self._record_seal: EventSeal | None = None
         self._seal()
-        self._writer = Writer(self._root / "log", f"{process.machine()}.{process.new_id()}", self.check)
+        self._writer = Writer(self._root / "log", f"{process.machine()}.{process.new_id()}", self._check)
         self._unsynced_since = 0.0
         self._logs = Logs(self._root, self._scheduler, self._writer)
         self._watcher = FileWatcher(
@@ -179,7 +179,7 @@ class FileStore(EventLogStore):
     # -- events --------------------------------------------------------------------------------------------------------
 
     def submit(self, submissions: Sequence[Submission], origin: Origin) -> SubmitReport:
-        self.check()  # an open log of a removed folder would take them, and lose them
+        self._check()  # an open log of a removed folder would take them, and lose them
         return super().submit(submissions, origin)
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
@@ -213,7 +213,7 @@ class FileStore(EventLogStore):
     def _poll(self) -> None:
         now = self._clock.monotonic()
         if self._root.moved():
-            self.check()
+            self._check()
         changed = self._watcher.changed()
         if self._heartbeats.orders_changed() if changed is None else any(label == "orders" for label, _ in changed):
             self._scheduler.version += 1
@@ -277,18 +277,18 @@ class FileStore(EventLogStore):
             names = (self._root / "log").names()
         except FileNotFoundError:
             raise self._removed() from None
-        self.check()  # after these names were read: they are of this store
+        self._check()  # after these names were read: they are of this store
         self._logs.find(names)
         return epoch
 
-    def check(self) -> None:
+    def _check(self) -> None:
         check_identity(self._root, self.id, self.display_url)
 
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
         try:
             for _ in range(20):  # it may be on the way out, and its name the last to go
-                self.check()
+                self._check()
                 self._clock.sleep(0.05)
             self._root.renew()  # a folder in it may have been made anew
         except StoreGone as error:
@@ -365,7 +365,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def leave(self, processes: Sequence[WorkerId]) -> None:
-        self.check()
+        self._check()
         super().leave(processes)
         for worker in processes:
             self._heartbeats.retire(worker)
@@ -373,7 +373,7 @@ class FileStore(EventLogStore):
     @_as_store_error
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         if self._root.moved():
-            self.check()
+            self._check()
         return self._heartbeats.processes()
 
     @_as_store_error
@@ -391,12 +391,8 @@ class FileStore(EventLogStore):
         return self._blobs.put(parts)
 
     @_as_store_error
-    def get_blob(self, address: Address) -> memoryview:
-        return self._blobs.get(address)
-
-    @_as_store_error
-    def map_blob(self, address: Address) -> memoryview:
-        return self._blobs.map(address)
+    def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
+        return self._blobs.map(address) if mapped else self._blobs.get(address)
 
     @_as_store_error
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
@@ -404,13 +400,6 @@ class FileStore(EventLogStore):
         return self._blobs.sweep(keep, now, now - older_than, dry_run)
 
     # -- compaction ----------------------------------------------------------------------------------------------------
-
-    @_as_store_error
-    def crowded(self) -> bool:
-        from jug_notebook.store.file.compaction import is_crowded
-
-        with self._updated():
-            return is_crowded(self._root, self._ended)
 
     def _ended(self, now: float) -> list[str]:
         """Return the names of logs that are complete."""
@@ -424,9 +413,12 @@ class FileStore(EventLogStore):
         ]
 
     @_as_store_error
-    def compact(self) -> int:
-        from jug_notebook.store.file.compaction import compact
+    def compact(self, dry_run: bool = False) -> int:
+        from jug_notebook.store.file.compaction import compact, is_crowded
 
+        if dry_run:
+            with self._updated():
+                return is_crowded(self._root, self._ended)
         quiet = self._is_quiet()
         with self._step():
             self._read_to_end()

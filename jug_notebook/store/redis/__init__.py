@@ -415,6 +415,9 @@ class RedisStore(EventLogStore):
         return found
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        if not processes:
+            self._connection.check()
+            return []
         return self._processes.renew(processes)
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
@@ -424,7 +427,7 @@ class RedisStore(EventLogStore):
             self._processes.leave(processes)
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
-        self.check()
+        self._connection.check()
         self._processes.order(supervisors, order)
 
     def notice(self, process: WorkerId, text: str) -> None:
@@ -438,20 +441,21 @@ class RedisStore(EventLogStore):
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
         return self._blobs.put(parts)
 
-    def get_blob(self, address: Address) -> memoryview:
-        return self._blobs.get(address)
-
-    def map_blob(self, address: Address) -> memoryview:
-        return self._blobs.map(address)
+    def get_blob(self, address: Address, mapped: bool = False) -> memoryview:
+        return self._blobs.map(address) if mapped else self._blobs.get(address)
 
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         return self._blobs.sweep(keep, older_than, dry_run)
 
     # -- the store itself ----------------------------------------------------------------------------------------------
 
-    def compact(self) -> int:
+    def compact(self, dry_run: bool = False) -> int:
         from jug_notebook.store.redis.snapshots import compact
 
+        if dry_run:
+            key = self._connection.key
+            entries, frames = self._connection.pipeline([("XLEN", key("log")), ("HGET", key("snapshot"), "frames")])
+            return int(entries > CROWD * max(1000, int(frames or 0)))
         own = os.getpid(), system.machine()
         alone = not any(alive and (info.pid, info.machine) != own for info, alive, _ in self.processes())
         with self._updated():
@@ -459,14 +463,6 @@ class RedisStore(EventLogStore):
             self._poll()
             self._log.uncounted = True  # and leave the counts with the next look
             return compact(self._connection, self._log, self._scheduler, alone)
-
-    def crowded(self) -> bool:
-        key = self._connection.key
-        entries, frames = self._connection.pipeline([("XLEN", key("log")), ("HGET", key("snapshot"), "frames")])
-        return bool(entries > CROWD * max(1000, int(frames or 0)))
-
-    def check(self) -> None:
-        self._connection.check()
 
     def close(self) -> None:
         try:

@@ -58,8 +58,6 @@ class Processes:
 
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         """Send heartbeats; return the orders that the first process got since the last time."""
-        if not processes:
-            return []
         first = processes[0].id
         last = self._last_orders.get(first, NOTHING)
         rows = [part for info in processes for part in (info.id, msgspec.msgpack.encode(info))]
