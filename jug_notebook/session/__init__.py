@@ -93,7 +93,9 @@ class Session:
         self.display_url = access.display_url  #: the store's, for people: short, and without a password
         self.identity = access.store.id  #: names the store for good
         self.submissions = SubmissionQueue(access, runner)
-        self.results = Results(access, self.submissions.flush_if_room, self.submissions.flush)
+        self.results = Results(
+            access, self.submissions.flush_if_room, self.submissions.flush, self.submissions.store_again
+        )
         self._targets = TargetResolver(access, self.submissions.flush_if_room)
         self.workers = Workers(access, self._targets, self.results, headless)
         self.queries = Queries(access, self._targets)
@@ -220,6 +222,8 @@ class Session:
             rows = zip(meant, store.states(meant), store.blocking_tasks(meant), strict=True)
             failed = (key if state is State.FAILED else blocking for key, state, blocking in rows)
             keys = list(dict.fromkeys(key for key in failed if key is not None))
+        if keys:
+            self.submissions.store_again()
         return len(store.invalidate(keys, Why.RETRY, self.access.user)) if keys else 0
 
     def invalidate(self, target: Any, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 WINDOW = 500  #: states read at once
 LOADED = 1000  #: outcomes read at once
 PATIENCE = 1.0  #: seconds between two checks that workers are alive
+LOST = re.compile(r"could not be loaded: \w+: blob ")  #: the error of a task whose function the store has lost
 TRIES = 4  #: how often a value that was lost is waited for again
 
 
@@ -76,7 +78,13 @@ class Results:
     ``flush`` does that where the store has room, ``flush_all`` raises StoreError where it has not.
     """
 
-    def __init__(self, access: StoreAccess, flush: Callable[[], None], flush_all: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        access: StoreAccess,
+        flush: Callable[[], None],
+        flush_all: Callable[[], None],
+        store_functions: Callable[[], None],
+    ) -> None:
         self._store = access.store
         self._signed = access.signed
         self._clock = access.clock
@@ -84,6 +92,8 @@ class Results:
         self._starting = access.starting
         self._flush = flush
         self._flush_all = flush_all
+        self._store_functions = store_functions
+        self._tried_again: set[Key] = set()  # tasks that failed because the store had lost their function
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
@@ -302,6 +312,8 @@ class Results:
                         values[key] = self._value(key, held, mmap)
                         continue
                     error = self.problem(key)
+                    if again and isinstance(error, TaskFailed) and self._brings_back(key):
+                        error = NotReady(f"{self._call(key)} is being tried again")
                 except ValueLost as lost:
                     self._store.invalidate([key], Why.LOST, self._user)
                     error = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be recomputed")
@@ -311,6 +323,18 @@ class Results:
                     raise error
                 values[key] = Problem(error)
         return left
+
+    def _brings_back(self, key: Key) -> bool:
+        """Where a task failed, or what it needs, for want of its function: store that again, and retry once."""
+        [blocking] = self._store.blocking_tasks([key])
+        failed = blocking or key
+        [outcome] = self._signed.outcomes([failed])
+        if not isinstance(outcome, Failed) or failed in self._tried_again or not LOST.match(outcome.error):
+            return False
+        self._tried_again.add(failed)
+        self._store_functions()
+        self._store.invalidate([failed], Why.RETRY, self._user)
+        return True
 
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.outcome(key, held)

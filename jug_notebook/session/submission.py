@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -119,9 +119,7 @@ class SubmissionQueue:
         known = version is not None and version.code == code.digest and template(version.template).loggers == loggers
         now = self._clock.monotonic()
         if version is None or not known or function.hidden or now - self._bundles[version][1] > FRESH:
-            bundle = codec.dump_function(function.__jug_function__, code, self.put, self.label_of)
-            data = msgspec.msgpack.encode(bundle)
-            address = self.put([data])
+            address, data = self._store_function(function, code)
             encoded = msgspec.msgpack.encode(_template(function, code, address, self._runner, loggers))
             rest = function.priority, function.nout, code.parts, function.resources
             version = FunctionVersion(function.name, function, code.digest, encoded, *rest)
@@ -134,6 +132,17 @@ class SubmissionQueue:
         with self._lock:
             versions = {*self._last.values(), *self._versions.values(), *(task[0] for task in self._buffer)}
             return {address for version in versions for address in self._bundles[version][0]}
+
+    def store_again(self) -> None:
+        """Store the functions of this process once more, where their code is the same: their blobs may be lost."""
+        for function, version in list(self._last.items()):
+            with suppress(Unhashable):
+                if (code := self._code(function)).digest == version.code:
+                    self._store_function(function, code)
+
+    def _store_function(self, function: TaskFunction, code: Code) -> tuple[Address, bytes]:
+        data = msgspec.msgpack.encode(codec.dump_function(function.__jug_function__, code, self.put, self.label_of))
+        return self.put([data]), data
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a large part of an argument. Return its address."""

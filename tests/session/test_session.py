@@ -9,7 +9,7 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import keyring, open_store, signed
 from tests.crews import working
-from tests.workbench import FakeClock
+from tests.workbench import FakeClock, cell
 
 
 @pytest.fixture
@@ -770,3 +770,19 @@ def test_a_crew_runs_what_the_session_hands_in(tmp_path):
     assert crew in session.workers.crews
     session.close()
     jn.definitions.clear()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))])
+def test_a_function_that_the_store_has_lost_is_stored_again_by_the_notebook_that_has_it(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path / "a.ipynb")
+    double = jn.task(cell("def double(x): return 2 * x", "double"))
+    half = jn.task(cell("def half(x): return x // 2", "half"))
+    with working(session):
+        assert double(1).result() == 2
+    for path in (tmp_path / "jugdata/blobs").glob("*/*"):
+        damage(path)
+    with working(session):
+        assert half(double(2)).result() == 2
+    session.close()
