@@ -26,6 +26,10 @@ _warned: set[object] = set()
 _silent: Callable[[], bool] = bool
 
 
+#: variables in which a task finds the GPUs that it was given: no result should depend on their numbers
+DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+
+
 def silence_where(inside: Callable[[], bool]) -> None:
     """Give no warnings where ``inside()`` is true: in a worker, where no user sees them."""
     global _silent

@@ -270,7 +270,7 @@ def _describe_dispatch(walk: Walk, unit: Unit, function: Any) -> None:
 def _hint(walk: Walk, code: CodeType, uses: advice.Uses, space: dict[str, Any], whose: str) -> None:
     """Note how a function draws random numbers, and warn about names that it computes."""
     walk.chances.append((whose, advice.chance(uses, space)))
-    for name in sorted(advice.environment(uses, space) - walk.environment):
+    for name in sorted(advice.environment(uses, space) - walk.environment - set(advice.DEVICES)):
         advice.warn_once(
             ("environment", code, name),
             ReadsEnvironment,

@@ -78,6 +78,10 @@ class Workers:
         if dry_run:
             return self._dry_run(slurm or on, workers, list(hosts), target, python, setup, remote_dir, namespace)
         if here:
+            if gpus is not None or resources:
+                raise LaunchError(
+                    "here=True gives tasks no gpus or resources of their own: start workers, or leave these out"
+                )
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going, not_target=not_target)
             return self._no_crew()
         self._targets.flush()

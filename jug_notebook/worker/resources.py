@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from jug_notebook.keys.advice import DEVICES
 from jug_notebook.model import Resources
 from jug_notebook.render.format import GPU
 
 SMI_TIMEOUT = 20.0  #: seconds for nvidia-smi to answer
 _DIGITS = 9  #: decimal places of amounts: ten tenths are one
-_NAMES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 _SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 
 
@@ -112,7 +112,7 @@ class Reservations:
 
 def find_devices(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Return the ids of the GPUs that this process may use, from its environment or else from nvidia-smi."""
-    for name in (*_NAMES, *_SLURM):
+    for name in (*DEVICES, *_SLURM):
         if name in environ:
             ids = [one.strip() for one in environ[name].split(",")]
             return tuple(dict.fromkeys(one for one in ids if one and one not in ("-1", "NoDevFiles", "none")))
