@@ -5,7 +5,7 @@
 ... def double(x):
 ...     return 2 * x
 >>> crew = jn.execute(4)            # workers in the background
->>> jn.value([t.result() for t in double.map(range(10))])
+>>> jn.result(double.map(range(10)))
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from jug_notebook.task.patterns import (
     return_tuple,
     unordered,
 )
-from jug_notebook.task.values import TaskList, as_completed, bvalue, tasks_in, value, wait
+from jug_notebook.task.values import TaskList, as_completed, bvalue, result, tasks_in, value, wait
 
 __version__ = VERSION
 
@@ -124,6 +124,7 @@ __all__ = [
     "log",
     "mapreduce",
     "resolve",
+    "result",
     "retry",
     "return_tuple",
     "shell",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,23 +92,30 @@ def _only_python(cell: Cell, where: Iterable[ast.AST]) -> None:
 # -- a cell of definitions ---------------------------------------------------------------------------------------------
 
 
-def define(shell: Any, cell: Cell, **options: Any) -> list[Any]:
-    """Run a cell of definitions, and return its public functions, which become task functions."""
-    _only_definitions(cell)
+def define(shell: Any, cell: Cell, only: Sequence[str] = (), **options: Any) -> tuple[list[Any], list[str]]:
+    """Run a cell of definitions. Its public functions, or ``only`` these, become task functions.
+
+    Return them, and the names of functions that stay plain.
+    """
+    functions = list(dict.fromkeys(node.name for node in cell.tree.body if isinstance(node, _DEFINES)))
+    if unknown := [name for name in only if name not in functions]:
+        raise UsageError(f"%%jugtask --only {unknown[0]}: the cell defines {', '.join(functions) or 'no function'}")
+    tasks = set(only) or {name for name in functions if not name.startswith("_")}
+    _only_definitions(cell, tasks)
     _only_python(cell, (node for top in cell.tree.body for node in ast.walk(top) if isinstance(node, _OPENS_A_SCOPE)))
     space, made = shell.user_ns, {}
     tree = shell.transform_ast(cell.tree)
     for node in tree.body:
         _execute(shell, cell, [node])
-        if isinstance(node, _DEFINES) and not node.name.startswith("_"):
+        if isinstance(node, _DEFINES) and node.name in tasks:
             # At once, so that what follows in the cell finds a task function, as under a decorator.
             if not hasattr(space[node.name], "__jug_function__"):
                 space[node.name] = task(**options)(space[node.name])
             made[node.name] = space[node.name]
-    return list(made.values())
+    return list(made.values()), [name for name in functions if not hasattr(space[name], "__jug_function__")]
 
 
-def _only_definitions(cell: Cell) -> None:
+def _only_definitions(cell: Cell, tasks: Container[str]) -> None:
     for node in cell.tree.body:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not isinstance(node, _MAY_STAND) and not is_text:
@@ -116,12 +123,12 @@ def _only_definitions(cell: Cell) -> None:
                 f"line {node.lineno}: `{cell.line(node.lineno)}` does something, so the cell needs a name "
                 f"to be a task: %%jugtask NAME (without a name it may hold {DEFINITIONS})"
             )
-        if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_"):
+        if isinstance(node, ast.AsyncFunctionDef) and node.name in tasks:
             raise UsageError(
                 f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be async; write def {node.name}, "
                 "or begin its name with _ to keep it plain"
             )
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _generates(node):
+        if isinstance(node, ast.FunctionDef) and node.name in tasks and _generates(node):
             raise UsageError(
                 f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be a generator; return a list, "
                 "or begin its name with _ to keep it plain"

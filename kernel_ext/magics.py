@@ -251,13 +251,18 @@ class JugMagics(Magics):
         "-o", "--outputs", type=names, action="extend", default=[], metavar="NAMES",
         help="outputs that the cell must set, or inputs that it changes in place: a,b (with NAME)",
     )  # fmt: skip
+    @option(
+        "--only", type=names, action="extend", default=[], metavar="NAMES",
+        help="functions that become tasks, the others stay plain: fit,clean (without NAME)",
+    )  # fmt: skip
     @option("--now", action="store_true", help="run it in this kernel, at once, unless it is stored (with NAME)")
     @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
         """Make tasks of a cell.
 
         Without a name: the cell's public functions become task functions. Calling one makes a task, which workers run.
-        Functions whose names begin with _ stay plain. The cell may hold imports, def, class and assignments:
+        Functions whose names begin with _ stay plain, and with --only fit,clean all but these. The cell may hold
+        imports, def, class and assignments:
 
             %%jugtask
             def is_prime(n):
@@ -294,7 +299,7 @@ class JugMagics(Magics):
             return
         text = cells.read(self.shell, cell, self.typed)
         if asked.name is None:
-            print(_introduced(cells.define(self.shell, text, **how)))
+            print(_introduced(*cells.define(self.shell, text, asked.only, **how)))
             return
         made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
         self._made(session, asked.name, made, asked.now)
@@ -417,8 +422,11 @@ def await_first_worker(crew: Any) -> None:
         seen = crew.store.watch(seen, 0.03)
 
 
-def _introduced(made: Sequence[Any]) -> str:
-    """Return what is printed under a cell of definitions: which functions are tasks, and how to call and run them."""
+def _introduced(made: Sequence[Any], plain: Sequence[str]) -> str:
+    """Return what is printed under a cell of definitions: which functions are tasks, and how to call and run them.
+
+    ``plain``: names of functions that are none.
+    """
     if not made:
         return "no public functions here, so no tasks (functions whose names begin with _ stay plain)"
     first = made[0]
@@ -426,13 +434,16 @@ def _introduced(made: Sequence[Any]) -> str:
     arguments = ", ".join(parameters[:3]) + (", …" if len(parameters) > 3 else "")
     names = ", ".join(dict.fromkeys(re.sub(r".*\.", "", function.__name__) for function in made))
     are = "is a task: call it" if len(made) == 1 else "are tasks: call them"
-    return f"{names} {are}, then {START}; {first.__name__}.run({arguments}) runs here"
+    stay = f"; {', '.join(plain)} {'stays' if len(plain) == 1 else 'stay'} plain" if plain else ""
+    return f"{names} {are}, then {START}; {first.__name__}.run({arguments}) runs here{stay}"
 
 
 def _refuse_mixed_options(asked: argparse.Namespace) -> None:
     """Raises UsageError for options of ``%%jugtask`` that don't go together."""
     if asked.name is None and (asked.inputs or asked.outputs):
         raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
+    if asked.name is not None and asked.only:
+        raise UsageError("%%jugtask: --only chooses among the functions of a cell, so it goes without NAME")
     if asked.name is None and (asked.now or asked.bash):
         option = "--bash" if asked.bash else "--now"
         raise UsageError(f"%%jugtask: {option} is for a cell that is one task: %%jugtask NAME {option}")

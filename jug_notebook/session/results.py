@@ -89,6 +89,7 @@ class Results:
         self._signed = access.signed
         self._clock = access.clock
         self._user = access.user
+        self._opened = access.process.started
         self._starting = access.starting
         self._flush = flush
         self._flush_all = flush_all
@@ -375,6 +376,11 @@ class Results:
         if not isinstance(outcome, Failed):
             return None
         view = failure(outcome, self._signed.views([key])[0].name, "" if spec is None else spec.args_repr)
-        error = TaskFailed(before + render.failure_text(view), outcome)
+        ended = view.started + view.duration
+        where = " in another run" if ended < self._opened else ""
+        when = f"failed {render.ago(self._clock.now() - ended)}{where}; %jug_retry tries it again"
+        if where:
+            when += "; where its code or a jn.file has changed since, re-run its cell: that makes another task"
+        error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error

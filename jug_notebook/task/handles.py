@@ -184,6 +184,10 @@ class Handle:
         return self._short()
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name == "_condition":  # concurrent.futures.wait and as_completed read it first
+            raise AttributeError(
+                f"{self._short()} is a task, no concurrent.futures.Future; use jn.wait(tasks), jn.as_completed(tasks)"
+            )
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(f"{self._short()} is a task and has no {name!r}; use .result().{name}")

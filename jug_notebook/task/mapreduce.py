@@ -116,7 +116,7 @@ def _items(sequence: Any) -> list[Any]:
         return list(sequence)
     except TaskNotValue:
         raise BadTask(
-            "the number of values is known only when the task has run; iterate over jn.bvalue(task) instead"
+            "the number of values is known only when the task has run; iterate over jn.result(task) instead"
         ) from None
     except TypeError:
         raise BadTask(f"mapreduce iterates over a list, not over {type(sequence).__name__} {sequence!r:.60}") from None

@@ -61,9 +61,19 @@ def value(x: Any, on_error: str = "raise") -> Any:
     return _load(x, on_error, wait=False, timeout=None)
 
 
+def result(
+    x: Any, timeout: float | None = None, on_error: str = "raise", *, wait_for_workers: float | None = None
+) -> Any:
+    """Wait for the tasks in ``x`` while workers live, and return its value, as `value` does.
+
+    Raises what `Task.result` raises: NoWorkers, TaskFailed, WaitTimeout after ``timeout`` seconds …
+    """
+    return _load(x, on_error, wait=True, timeout=timeout, wait_for_workers=wait_for_workers)
+
+
 def bvalue(x: Any, timeout: float | None = None, on_error: str = "raise") -> Any:
-    """As `value`, but waits while workers live. Raises what `Task.result` raises: NoWorkers, TaskFailed …"""
-    return _load(x, on_error, wait=True, timeout=timeout)
+    """Return `result` of ``x``; this is its name in Jug."""
+    return result(x, timeout, on_error)
 
 
 def wait(x: Any, timeout: float | None = None) -> Waited:

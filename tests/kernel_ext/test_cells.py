@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +61,24 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     sys.modules["__main__"] = main
 
 
+def test_only_the_functions_that_are_named_become_tasks(notebook: Notebook) -> None:
+    printed = notebook.run(
+        "%%jugtask --only fit\ndef season(t):\n    return t % 4\ndef _norm(t):\n    return t\n"
+        "def steps():\n    yield 1\ndef fit(t):\n    return season(_norm(t))"
+    )
+    assert printed == (
+        "fit is a task: call it, then %jug_execute -n 4; fit.run(t) runs here; season, _norm, steps stay plain\n"
+    )
+    assert notebook.names["season"](7) == 3
+    assert isinstance(notebook.names["fit"](7), jn.Task)
+    for line, message in (
+        ("--only fti", "--only fti: the cell defines fit"),
+        ("whole --only fit", "--only chooses among the functions of a cell, so it goes without NAME"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            notebook.shell.run_cell_magic("jugtask", line, "def fit(t):\n    return t")
+
+
 # -- names that are easily lost ----------------------------------------------------------------------------------------
 
 
@@ -110,7 +129,10 @@ def told(x):
     return x
 '''
     )
-    assert output == "double, told are tasks: call them, then %jug_execute -n 4; double.run(x) runs here\n"
+    assert (
+        output
+        == "double, told are tasks: call them, then %jug_execute -n 4; double.run(x) runs here; _helper stays plain\n"
+    )
     names = notebook.names
     assert names["double"].retries == 2
     assert names["told"].retries == 7

@@ -532,6 +532,7 @@ def test_a_failure_tells_what_where_and_why(session):
     message = str(caught.value)
     for part in ("f(x=3)", "KeyError: 3", "raise KeyError(x)", "pid"):
         assert part in message
+    assert message.endswith("\n\nfailed just now; %jug_retry tries it again")
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.failure.kind == "raised"
     assert isinstance(task.exception(), KeyError)
@@ -603,7 +604,7 @@ def test_failures_that_are_tried_again_are_read_again(session, tmp_path):
         assert task.retry() == 1
         task.exception()
         [kind] = session.queries.glance().kinds
-        assert kind.about == "KeyError: '…'"
+        assert kind.about == "KeyError: 'it'"
     assert [run.fate for run in session.history()] == ["", "tried again"]
 
 

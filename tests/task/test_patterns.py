@@ -137,7 +137,7 @@ def test_wrong_uses_of_mapreduce_are_refused_in_one_line(session: Session) -> No
     assert "the mapper is a function, not 3" in error_of(lambda: jn.mapreduce.map(3, [1]))  # type: ignore[arg-type]
     assert "map_step=0: give a whole number of calls" in error_of(lambda: jn.mapreduce.map(square, [1], map_step=0))
     assert "never end" in error_of(lambda: jn.mapreduce.reduce(add, [1, 2], reduce_step=1))
-    assert "iterate over jn.bvalue(task)" in error_of(lambda: jn.mapreduce.map(square, square(1)))
+    assert "iterate over jn.result(task)" in error_of(lambda: jn.mapreduce.map(square, square(1)))
     assert "iterates over a list, not over int" in error_of(lambda: jn.mapreduce.reduce(add, 5))  # type: ignore[arg-type]
 
 
