@@ -23,9 +23,9 @@ from pathlib import Path
 
 from harness import Figures, Missing, Row, markdown, measure, redis_server
 
-FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "memory", "hashing", "starting")
+FAMILIES = ("throughput", "flow", "submitting", "reading", "large", "memory", "hashing", "starting", "drop_in")
 PEERS = ["jug-notebook", "jug", "joblib", "dask", "distributed", "huey", "rq", "diskcache", "redun", "redis"]
-PEERS += ["numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
+PEERS += ["executorlib", "loky", "numpy", "pandas", "msgspec", "cloudpickle", "blake3", "xxhash"]
 
 #: these print tables of their own: how they are run, and how with --quick
 PROGRAMS = (
