@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -17,6 +19,19 @@ _INSTALLED = re.compile(
 def is_users(filename: str) -> bool:
     """Return whether code of this file, on whichever machine, is the user's: no library's, and not ours."""
     return not filename.startswith(OURS) and _INSTALLED.search(filename) is None
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn at the line of the user that led here; a cell has the name that its notebook shows: "Cell In[3]"."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    filename, space = frame.f_code.co_filename, frame.f_globals
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    label = None if shell is None else shell.compile.format_code_name(filename)
+    module, registry = space.get("__name__", "<unknown>"), space.setdefault("__warningregistry__", {})
+    name = " ".join(label) if label else filename
+    warnings.warn_explicit(text, category, name, frame.f_lineno, module, registry)
 
 
 def hide_ours(error: BaseException) -> int:

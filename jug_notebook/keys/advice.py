@@ -9,7 +9,6 @@ import ast
 import os
 import sys
 import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,10 +40,7 @@ def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
     if about in _warned or _silent():
         return
     _warned.add(about)
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(frames.OURS):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, category, stacklevel=level)
+    frames.warn(f"{text} To silence: warnings.simplefilter('ignore', jn.{category.__name__})", category)
 
 
 _of_result: ContextVar[dict[str, None] | None] = ContextVar("_of_result", default=None)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import threading
 import types
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jug_notebook import render
+from jug_notebook import frames, render
 from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValue, clean
 from jug_notebook.model import UNLOADED, Key, Reference, State
 from jug_notebook.task import context as context
@@ -280,16 +279,14 @@ class Task(Handle):
 
     def _warn_if_former(self) -> None:
         if self._session.submissions.former(self._version):
-            warnings.warn(
+            frames.warn(
                 f"{self._short()} was made by a previous definition of {self.name}; call it again for the new one",
                 FormerDefinition,
-                stacklevel=3,
             )
         elif what := self._session.submissions.outdated(self._version, self._needs):
-            warnings.warn(
+            frames.warn(
                 f"{self._short()} was made before {what} changed; make it again for the new value",
                 FormerDefinition,
-                stacklevel=3,
             )
 
     def __repr__(self) -> str:

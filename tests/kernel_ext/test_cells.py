@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -498,3 +499,14 @@ def test_a_store_that_is_out_of_reach_leaves_the_picture_as_it_is() -> None:
     live.redraw()
     assert handle.drawn == []
     live.stop()
+
+
+def test_a_warning_names_the_users_cell_and_line_and_how_to_silence_it(notebook: Notebook) -> None:
+    notebook.run("import random, jug_notebook as jn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        notebook.run("@jn.task\ndef unseeded():\n    return random.random()\n\nunseeded()")
+    [warning] = caught
+    assert re.fullmatch(r"Cell In\[\d+\]|.*<ipython-input-.*|Input In \[\d+\]", warning.filename), warning.filename
+    assert warning.lineno == 5
+    assert str(warning.message).endswith("To silence: warnings.simplefilter('ignore', jn.Unseeded)")
