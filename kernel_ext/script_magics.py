@@ -99,7 +99,7 @@ class ScriptMagics(Magics):
             path.write_text(text, encoding="utf-8")
         except OSError as refused:
             raise UsageError(f"{sign(self.jug_export)}: can't write {path}: {refused.strerror}") from refused
-        found, failure = keys_of(path.absolute(), session.url)
+        found, failure = keys_of(path.absolute(), session.url_with_password())
         print(report(str(path), wanted, found, lacks, failure))
 
     def cells_again(self) -> tuple[list[key_check.Cell], str]:
@@ -130,7 +130,7 @@ class ScriptMagics(Magics):
 
 def _connection(session: Session, script: Path) -> str:
     """Return the statement by which the script connects to the store, without a password."""
-    url = session.url
+    url = session.url_with_password()
     if url.startswith("file:"):
         folder = Path(url.removeprefix("file:"))
         return f"jn.connect({os.path.relpath(folder, script.absolute().parent)!r})"

@@ -32,7 +32,7 @@ from jug_notebook.session.results import Results
 from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.session.workers import Workers
-from jug_notebook.store import absolute
+from jug_notebook.store import absolute, masked
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
 from jug_notebook.task.context import FunctionVersion
@@ -89,7 +89,7 @@ class Session:
         self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
         self.notebook = access.notebook  #: who requests tasks: the notebook's path, or one run of it
         self.id = access.process.id  #: this session among the processes of the store
-        self.url = access.store.url  #: the store's, for other processes; may hold a password
+        self.url = masked(access.store.url)  #: the store's, without a password: see `url_with_password`
         self.display_url = access.display_url  #: the store's, for people: short, and without a password
         self.identity = access.store.id  #: names the store for good
         self.submissions = SubmissionQueue(access, runner)
@@ -109,6 +109,10 @@ class Session:
             target=_beat, args=(weakref.ref(self), self._ended), name="jug-session", daemon=True
         )
         self._heartbeat.start()
+
+    def url_with_password(self) -> str:
+        """Return the URL by which other processes open the store. It may hold a password: don't print it."""
+        return self.access.store.url
 
     @property
     def closed(self) -> bool:
@@ -335,7 +339,7 @@ def connect(
     before = None if _current is None or _close_if_gone(_current) else _current
     if before is not None and not before.closed:
         before.submissions.flush()
-        same = before.url == absolute(resolve_url(url, folder)) and before.access.file == path
+        same = before.url_with_password() == absolute(resolve_url(url, folder)) and before.access.file == path
         if same and shared is None:
             before.workers.headless = before.workers.headless or headless
             return _use(before)
@@ -441,7 +445,7 @@ def copy(src: str | Path | Session, dst: str | Path | Session) -> Copied:
     for end in (src, dst):
         if isinstance(end, Session):
             end.submissions.flush()
-            urls.append(end.url)
+            urls.append(end.url_with_password())
         else:
             urls.append(resolve_url(end, folder))
     return copy_store(urls[0], urls[1])

@@ -115,7 +115,7 @@ def unstable_keys(session: Session, cells: Callable[[], tuple[Sequence[Cell], st
         return []
     samples = sampled(kept, session.access.store, session.access.folder)
     made_by, unknown = cells()
-    return unstable(samples, made_by, session.url, unknown)
+    return unstable(samples, made_by, session.url_with_password(), unknown)
 
 
 def sampled(pending_tasks: Mapping[Any, Sequence[PendingTask]], store: Store, project: Path) -> list[Sample]:

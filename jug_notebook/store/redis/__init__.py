@@ -46,11 +46,12 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
-from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
+from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import PLACE, places_in
 from jug_notebook.store.redis.log import Log, claim_name
 from jug_notebook.store.redis.processes import Processes
 from jug_notebook.store.redis.wire import place
+from jug_notebook.store.sealing import MAC, same
 
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
 TOGETHER = 40_000  #: tasks in events that are applied at once
@@ -108,7 +109,7 @@ class RedisStore(EventLogStore):
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
         self._next_check = 0.0
-        self._processes = Processes(self._connection)
+        self._processes = Processes(self._connection, lambda: self._log.seal)
         self._looked = threading.local()  # when each thread last looked at the version
         self._pictures: dict[Scope, Snapshot] = {}  # the latest, to have one while the server is away
 
@@ -233,6 +234,7 @@ class RedisStore(EventLogStore):
     def _size(self, place: Place) -> int:
         return self._total_size([place])
 
+    @understood
     def _total_size(self, places: Sequence[Place]) -> int:
         name = self._connection.key("bodies")
         return sum(self._connection.pipeline([("HSTRLEN", name, place.to_bytes(PLACE, "big")) for place in places]))
@@ -286,9 +288,13 @@ class RedisStore(EventLogStore):
                 self._poll()
                 scheduler = self._scheduler
             unverified = [f"unverified: {self.unverified}"] if self.unverified else []
-            now, notes = self._clock.now(), [*unverified, *self._connection.notes, *self._log.reader.notes]
+            now, notes = (
+                self._clock.now(),
+                [*unverified, *self._connection.notes, *self._log.reader.notes, *self._processes.notes],
+            )
             return snapshot(scheduler, processes, scope, self.display_url, now, notes)
 
+    @understood
     def _counted(self) -> SchedulerState | None:
         """Return the counts that another process has left, if nothing was read here, and they are good enough.
 
@@ -299,9 +305,12 @@ class RedisStore(EventLogStore):
         if self._log.last != NOTHING or self._log.unsent:
             return None
         time, (upto, raw) = self._connection.pipeline([("TIME",), ("HMGET", key("counts"), "upto", "rows")])
-        if upto is None:
+        if upto is None or raw is None:
             return None
-        rows = _count_rows(raw)
+        seal = self._log.seal
+        if seal is None or not same(raw[:MAC], seal.record("counts", self.id, number_of(upto)[0], raw[MAC:])):
+            return None
+        rows = _count_rows(raw[MAC:])
         age = int(time[0]) + int(time[1]) / 1e6 - number_of(upto)[0] / 1e3
         final = not any(row[-1][RUNNING] for row in rows) and self._log.ends_at(upto)
         recent = age <= MOMENT and sum(sum(row[-1]) for row in rows) >= VERY_MANY
@@ -313,6 +322,9 @@ class RedisStore(EventLogStore):
         if log.uncounted and len(self._scheduler.tasks) > MANY and not log.unsent and not log.stale:
             log.uncounted = False
             rows = msgspec.msgpack.encode(self._scheduler.counts.rows())
+            if log.seal is None:
+                return
+            rows = log.seal.record("counts", self.id, number_of(log.last)[0], rows) + rows
             counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
             self._connection.run("full", *counts)
 
@@ -334,6 +346,7 @@ class RedisStore(EventLogStore):
             except Returned:
                 return [], None
 
+    @understood
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
         self._require_key()
         leases = [offer.lease for offer in offers]
@@ -374,6 +387,7 @@ class RedisStore(EventLogStore):
                 super()._record(Released(void))
         return won
 
+    @understood
     def _resolve_doubts(self) -> None:
         """Give back what was won by claims whose reply was lost."""
         names = [claim_name(offer.lease) for _, offer in self._doubtful]
@@ -449,6 +463,7 @@ class RedisStore(EventLogStore):
 
     # -- the store itself ----------------------------------------------------------------------------------------------
 
+    @understood
     def compact(self, dry_run: bool = False) -> int:
         from jug_notebook.store.redis.snapshots import compact
 

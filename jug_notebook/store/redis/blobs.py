@@ -14,7 +14,7 @@ from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store import addresses_in
-from jug_notebook.store.redis.connection import Connection
+from jug_notebook.store.redis.connection import Connection, understood
 
 CHUNK = 16 << 20  #: bytes of a chunk
 AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
@@ -45,6 +45,7 @@ class Blobs:
         found = (address for body in bodies for address in addresses_in(body))
         self._new.update((address, None) for address in found if address not in tasks)
 
+    @understood
     def put(self, parts: Iterable[bytes | memoryview]) -> Address:
         """Store a blob. Return its address."""
         pieces = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
@@ -76,6 +77,7 @@ class Blobs:
             if self._connection.command("SET", name, chunk, "XX", "KEEPTTL"):
                 return
 
+    @understood
     def get(self, address: Address) -> memoryview:
         """Return the bytes of a blob. Raises ValueLost."""
         found: bytes | None = self._connection.command("GET", self._connection.key(f"v:{address}"))
@@ -88,10 +90,12 @@ class Blobs:
             raise self._damaged(address)
         return data
 
+    @understood
     def size(self, address: Address) -> int:
         """Return its bytes; 0 where it is unknown."""
         return int(self._connection.command("HGET", self._connection.key("sizes"), address) or 0)
 
+    @understood
     def map(self, address: Address) -> memoryview:
         """Return a read-only view of its bytes, aligned."""
         view = self.get(address)
@@ -118,6 +122,7 @@ class Blobs:
         self._connection.command("DEL", self._connection.key(f"v:{address}"))
         return ValueLost(f"blob {address[:12]} in {self._connection.display_url} is damaged")
 
+    @understood
     def sweep(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         """Remove the other blobs not written or used within these seconds. Return how many, and their bytes."""
         seconds, fraction = self._connection.command("TIME")

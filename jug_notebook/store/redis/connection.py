@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import random
+import re
 import secrets
 import select
 import threading
@@ -18,11 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from jug_notebook.clock import Clock
-from jug_notebook.errors import StoreError, StoreGone, Unreachable
+from jug_notebook.errors import JugError, StoreError, StoreGone, Unreachable
 from jug_notebook.model import BEAT
 from jug_notebook.render.format import duration
 from jug_notebook.store import PATIENCE, Store, keyring
@@ -45,7 +46,26 @@ def _script(name: str) -> str:
 
 
 Command: TypeAlias = tuple[Any, ...]
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 _FOR_NOW = ("BUSY ", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "ERR max number of clients")
+
+
+def understood(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+    """Have a method that reads replies raise StoreError where they make no sense: a server may say anything."""
+
+    @functools.wraps(method)
+    def checked(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+            if isinstance(error, JugError):
+                raise
+            text = f"the server's reply makes no sense ({type(error).__name__}: {_one_line(error)[:100]})"
+            raise StoreError(f"{text}; is it a Redis server, and is what it holds whole?") from error
+
+    return checked
 
 
 class Waiting:
@@ -106,6 +126,7 @@ class Connection:
         if make or self.command("EXISTS", self.key("id")):
             self._open()
 
+    @understood
     def _open(self) -> None:
         """Find the store, or make it. A server that can't be reached now is not waited for."""
         *found, info = self.pipeline([("GET", self.key("id")), ("GET", self.key("format")), ("INFO", "everything")])
@@ -341,6 +362,7 @@ class Connection:
             ):
                 self._remembered_bytes -= self._remembered.popleft()[1]
 
+    @understood
     def _verify_server(self) -> None:
         """After reconnecting, check that the server was not restarted; if it was, repeat the remembered writes.
 
@@ -382,6 +404,7 @@ class Connection:
         """Return whether the server was restarted a moment ago, so that it may not have heard of all that live."""
         return self._clock.monotonic() < self._back_at + RETURNING + BEAT
 
+    @understood
     def check(self) -> None:
         """Raise StoreGone if the project was deleted, or has been made again since."""
         found = (self.command("GET", self.key("id")) or b"").decode(errors="replace")
@@ -398,9 +421,14 @@ class Connection:
 
 
 def number_of(entry: bytes) -> tuple[int, int]:
-    """Return the id of an entry as numbers, in the order of the log."""
-    milliseconds, _, more = entry.partition(b"-")
-    return int(milliseconds), int(more)
+    """Return the id of an entry as numbers, in the order of the log; that of `NOTHING` if it isn't one."""
+    milliseconds, _, more = entry.partition(b"-") if type(entry) is bytes else (b"", b"", b"")
+    return (
+        (int(milliseconds), int(more)) if _DIGITS.fullmatch(milliseconds + more) and milliseconds and more else (0, 0)
+    )
+
+
+_DIGITS = re.compile(rb"[0-9]{1,40}")
 
 
 def _described(info: bytes | Refusal) -> dict[str, str]:

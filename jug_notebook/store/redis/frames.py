@@ -25,7 +25,7 @@ PLACE = 12  #: bytes of a place: eight of its writer, then a number
 WRITER = 6  #: bytes of a writer's name
 CLAIMS = b"c"  #: before the name of a writer whose script has appended what it claimed
 NOTED = 10  #: faults that are noted
-FORGED = "are skipped: damaged, or not written by someone with the store's key"
+FORGED = "that are damaged, or not written by someone with the store's key"
 _HEAD = struct.Struct(f"<Q{MAC}s{MAC}s")
 
 
@@ -107,10 +107,10 @@ class FrameReader:
     @property
     def notes(self) -> list[str]:
         """Return what is wrong, one line each."""
-        missing = sum(len(part) for parts in self._missing.values() for part in parts)
-        found = [f"{count:,} record{'s' * (count > 1)} {what}" for what, count in self._faults.items()]
+        missing = sum(part.stop - part.start for parts in self._missing.values() for part in parts)
+        found = [f"skipped records {what} ({count:,})" for what, count in self._faults.items()]
         if missing:
-            found.append(f"{missing:,} record{'s' * (missing > 1)} of what was done are missing: lost, or held back")
+            found.append(f"records of what was done are missing ({missing:,}): lost, or held back by the server")
         return [f"{self._url}: {line}" for line in found]
 
     def entry(self, fields: Sequence[bytes]) -> Iterator[Frame]:
@@ -144,7 +144,7 @@ class FrameReader:
             if number > expected:
                 self._missing.setdefault(writer, []).append(range(expected, number))
             elif previous != last:
-                self._count("don't follow what their writer wrote before")
+                self._count("before some that don't follow them")
             return True
         parts = self._missing.get(writer, [])
         for part in parts:
@@ -165,8 +165,8 @@ class FrameReader:
         try:
             frame = _decode(content)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._refuse("can't be read and are skipped: another version's?")
-        return frame if _is_sound(frame) else self._refuse("make no sense and are skipped")
+            return self._refuse("that can't be read: another version's?")
+        return frame if _is_sound(frame) else self._refuse("that make no sense")
 
     def _refuse(
         self, what: str = "are skipped: damaged, or not written by someone with the store's key"

@@ -20,7 +20,7 @@ from msgspec import Struct
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Claimed, Event, Lease, Released, Settled, Verdict, WorkerId, WorkerLost
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of
+from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import (
     CLAIMS,
     PLACE,
@@ -63,8 +63,8 @@ class Log:
     """The log as one process writes and reads it. Not safe to use from several threads at once."""
 
     def __init__(self, connection: Connection) -> None:
-        self.unverified, self._seal = event_seal(connection.id)
-        self.reader = FrameReader(self._seal, connection.display_url)
+        self.unverified, self.seal = event_seal(connection.id)
+        self.reader = FrameReader(self.seal, connection.display_url)
         self.last = NOTHING  #: the latest entry that was read
         self.more = False  #: True where the last `exchange` didn't read to the end
         self.stale = (
@@ -80,24 +80,25 @@ class Log:
         self._next = int.from_bytes(os.urandom(7), "big") << 32  # so much of a number that no other process has it
         self._handled = NOTHING  # of the snapshots that were noticed, the last entry that one replaces
         self._restarts = 0  # in a row
+        self._refused = b""  # the name of a snapshot that is not whole, to be read once only
         self._change_writer()
 
     def _change_writer(self) -> None:
         """Go on under another name, so that what was sent under the former one is read."""
         self._writer = os.urandom(WRITER)
-        self._chain = None if self._seal is None else Chain(self._writer, self._seal)
+        self._chain = None if self.seal is None else Chain(self._writer, self.seal)
 
     def chain_named(self, name: bytes) -> Chain:
         """Return a new chain of frames. Raises StoreError where the store's key isn't known."""
         self.require_key()
-        assert self._seal is not None
-        return Chain(name, self._seal)
+        assert self.seal is not None
+        return Chain(name, self.seal)
 
     def require_key(self) -> None:
         """Raise StoreError unless the store's key is known. If it has become known, all is read anew."""
         if self._chain is None:
-            self.unverified, self._seal = event_seal(self._connection.id)
-            if self._seal is None:
+            self.unverified, self.seal = event_seal(self._connection.id)
+            if self.seal is None:
                 raise StoreError(self.unverified)
             self.stale = True
             self._change_writer()
@@ -138,11 +139,11 @@ class Log:
 
         ``again``: the command by which they were won, to be repeated if the server loses that.
         """
-        assert self._seal is not None, "who has no key claims nothing"
+        assert self.seal is not None, "who has no key claims nothing"
         names = list(map(claim_name, leases))
         if len(again) == 9 + len(names):
             return (*again[:8], 1, *names)
-        frame = claim_frame(self._writer, Claimed(worker, list(leases)), self._seal)
+        frame = claim_frame(self._writer, Claimed(worker, list(leases)), self.seal)
         return self._connection.script(
             "claim", self._connection.id, CLAIMS + self._writer, worker, frame, int(bool(again)), *names
         )
@@ -161,6 +162,7 @@ class Log:
             len(over), *over, len(blobs), *blobs,
         )  # fmt: skip
 
+    @understood
     def exchange(self, commands: Sequence[Command], blobs: Sequence[str]) -> list[object]:
         """Send what was appended, then these commands. Return their replies; what others have appended has `arrived`.
 
@@ -181,13 +183,13 @@ class Log:
             for command in appending:
                 connection.remember(command)
             id, entries, *snapshot = replies[len(appending) + len(commands) :]
-            if id is None or id.decode(errors="replace") != connection.id:
+            if id != connection.id.encode():
                 connection.check()
             if connection.losses != self._losses:
                 self.stale = True
             if self.stale:
                 pass
-            elif snapshot and snapshot[0]:
+            elif snapshot and snapshot[0] not in (None, self._refused):
                 self._read_snapshot(snapshot[0])
             else:
                 self._read(entries[0][1] if entries else [])
@@ -223,25 +225,27 @@ class Log:
     def _read_snapshot(self, name: bytes) -> None:
         frames = list(read_snapshot(self._connection, name, self.reader))
         ends = [frame.event for frame in (frames[0], frames[-1]) if isinstance(frame.event, Covered)] if frames else []
+        self.more = True
         if len(ends) < 2 or len(frames) < 2:
             self._restarts += 1
-            self.stale = self._restarts < RESTARTS  # it was replaced by another long ago; or it is damaged
+            self.stale = self._restarts < RESTARTS  # it was replaced by another long ago
             if self.stale:
                 return
+            self._refused = name  # it is damaged: what holds of it counts
         self._restarts = 0
-        self.more = True
         self.reader.chains.pop(name, None)
         for covered in ends[-1:]:
             self.last = self._connection.seen = covered.upto
             self.reader.chains.update(covered.chains)
         self.arrived += [frame for frame in frames if not isinstance(frame.event, Covered)]
 
+    @understood
     def ends_at(self, entry: bytes) -> bool:
         """Return True if after that entry nothing happened to tasks."""
         command = ("XREAD", "COUNT", 100, "STREAMS", self._name, entry)
         id, found = self._connection.pipeline([("GET", self._connection.key("id")), command])
         later = found[0][1] if found else []
-        reader = FrameReader(self._seal, self._connection.display_url)
+        reader = FrameReader(self.seal, self._connection.display_url)
         frames = [frame for _, fields in later if len(fields[0]) > 1 for frame in reader.entry(fields)]
         known = id == self._connection.id.encode() and len(later) < 100
         return known and all(type(frame.event) is WorkerLost for frame in frames)
@@ -250,13 +254,13 @@ class Log:
         """Begin again from the start. What was appended must have been sent before."""
         self._losses = self._connection.losses
         self._change_writer()
-        self.reader = FrameReader(self._seal, self._connection.display_url)
+        self.reader = FrameReader(self.seal, self._connection.display_url)
         self.last, self.stale, self.arrived = NOTHING, False, []
 
     def all_frames(self, upto: bytes) -> Iterator[tuple[Frame, int]]:
         """Yield all frames up to that entry, those of the snapshot first, with their bytes; then the chains there."""
         connection, start = self._connection, NOTHING
-        reader = FrameReader(self._seal, connection.display_url)
+        reader = FrameReader(self.seal, connection.display_url)
         if name := connection.command("HGET", connection.key("snapshot"), "name"):
             for frame in read_snapshot(connection, name, reader):
                 if isinstance(frame.event, Covered):

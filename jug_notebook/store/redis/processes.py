@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -10,20 +11,27 @@ from jug_notebook import system
 from jug_notebook.model import Order, WorkerId, WorkerInfo
 from jug_notebook.scheduler.views import LATELY
 from jug_notebook.store import read_heartbeat, read_orders
-from jug_notebook.store.redis.connection import NOTHING, Connection
+from jug_notebook.store.redis.connection import NOTHING, Connection, understood
+from jug_notebook.store.redis.frames import NOTED
+from jug_notebook.store.sealing import MAC, EventSeal, same
 
 AWAY = 5.0  #: seconds without any heartbeat after which the server itself has been away
 DAY = 86_400  #: seconds for which orders are kept
+NUMBER = 8  #: bytes of the number of an order
 
 
 class Processes:
     """The processes of one store."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seal: Callable[[], EventSeal | None]) -> None:
+        self.notes: dict[str, None] = {}  #: what was skipped, one line each
         self._connection = connection
+        self._seal = seal
+        self._taken: set[int] = set()  # numbers of orders
         self._former: list[tuple[WorkerInfo, bool, float]] = []
         self._last_orders: dict[WorkerId, bytes] = {}
 
+    @understood
     def read(self, after_grace: bool = False) -> tuple[list[tuple[WorkerInfo, bool, float]], list[WorkerId]]:
         """Return all processes, and those of this machine that have ended without a word.
 
@@ -43,7 +51,7 @@ class Processes:
         ended: list[WorkerId] = []
         for process, raw in zip(infos[::2], infos[1::2], strict=True):
             age = ages.get(process)
-            if age is None or (info := read_heartbeat(raw)) is None:
+            if age is None or (info := self._opened(process, raw)) is None:
                 continue
             if process not in left and system.running(info) is False:
                 ended.append(info.id)
@@ -56,15 +64,50 @@ class Processes:
         self._former = found
         return sorted(found, key=lambda item: (item[0].started, item[0].id)), ended
 
+    @understood
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
         """Send heartbeats; return the orders that the first process got since the last time."""
         first = processes[0].id
         last = self._last_orders.get(first, NOTHING)
-        rows = [part for info in processes for part in (info.id, msgspec.msgpack.encode(info))]
+        rows = [part for info in processes for part in (info.id, self._sealed("heartbeat", info.id, 0, info))]
         orders = self._connection.run("beat", self._connection.id, last, *rows)
         if orders:
             self._last_orders[first] = orders[-1][0]
-        return read_orders((fields[1] for _, fields in orders), lambda text: self.notice(first, text))
+        opened = (self._opened_order(first, fields[1]) for _, fields in orders)
+        return read_orders((data for data in opened if data), lambda text: self.notice(first, text))
+
+    def _sealed(self, kind: str, name: str, number: int, content: object) -> bytes:
+        data, seal = msgspec.msgpack.encode(content), self._seal()
+        return (bytes(MAC) if seal is None else seal.record(kind, name, number, data)) + data
+
+    def _opened(self, process: bytes, raw: bytes) -> WorkerInfo | None:
+        """Return a heartbeat; None where nobody with the store's key has sent it under this name."""
+        name, seal = process.decode(errors="replace"), self._seal()
+        if seal is not None and not same(raw[:MAC], seal.record("heartbeat", name, 0, raw[MAC:])):
+            self._note(f"skipped the heartbeat of {name[:60]}, which isn't sealed with the store's key")
+            return None
+        info = read_heartbeat(raw[MAC:])
+        return info if info is not None and info.id == name else None
+
+    def _opened_order(self, supervisor: WorkerId, raw: bytes) -> bytes:
+        """Return an order; nothing if nobody with the store's key has given it to this supervisor, or it had it."""
+        number, seal = int.from_bytes(raw[:NUMBER], "big"), self._seal()
+        mac, data = raw[NUMBER : NUMBER + MAC], raw[NUMBER + MAC :]
+        if number in self._taken:
+            return b""
+        if seal is not None and not same(mac, seal.record("order", supervisor, number, data)):
+            if self._note("skipped an order that nobody with the store's key has given"):
+                self.notice(supervisor, "skipped an order that nobody with the store's key has given\n")
+            return b""
+        self._taken.add(number)
+        return data
+
+    def _note(self, text: str) -> bool:
+        """Keep a note, at most `NOTED` of them; return whether it is new."""
+        new = text not in self.notes and len(self.notes) < NOTED
+        if new:
+            self.notes[text] = None
+        return new
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         """Note that these have ended."""
@@ -73,8 +116,10 @@ class Processes:
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         """Give supervisors an order."""
-        key, full, data = self._connection.key, self._connection.though_full, msgspec.msgpack.encode(order)
+        key, full = self._connection.key, self._connection.though_full
         for supervisor in supervisors:
+            number = time.time_ns()
+            data = number.to_bytes(NUMBER, "big") + self._sealed("order", supervisor, number, order)
             name = key(f"orders:{supervisor}")
             self._connection.pipeline(
                 [
@@ -88,6 +133,7 @@ class Processes:
         """Append to a process's log."""
         self._connection.run("notice", process, text.encode(errors="replace"))
 
+    @understood
     def log(self, process: WorkerId) -> str:
         """Return the end of a process's log."""
         text: bytes = self._connection.command("GET", self._connection.key(f"log:{process}")) or b""

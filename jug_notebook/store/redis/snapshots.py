@@ -107,8 +107,11 @@ def _drop_claims(connection: Connection, scheduler: SchedulerState) -> None:
 
 
 def _is_over(name: bytes, scheduler: SchedulerState) -> bool:
-    raw, round, attempt, inputs = name.split(b".", 3)
-    key = raw.decode(errors="replace")
+    try:
+        raw, round, attempt, inputs = name.split(b".", 3)
+        key, *_ = raw.decode(), int(round), int(attempt)
+    except ValueError:  # not a name of ours
+        return True
     task = scheduler.tasks.get(key)
     if task is None or int(round) < task.round or int(round) <= scheduler.forgotten.get(key, (0, -1))[1]:
         return key in scheduler.forgotten or task is not None

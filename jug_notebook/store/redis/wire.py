@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -14,6 +16,9 @@ from jug_notebook.store import HIDDEN
 CONNECTING = 10.0  #: seconds within which a server must accept a connection
 TIMEOUT = 60.0  #: seconds within which it must reply
 BUFFER = 1 << 18
+LONGEST_LINE = 1 << 16  #: bytes of a reply's line
+LARGEST, MOST, DEEPEST = 1 << 29, 1 << 24, 8  #: bytes of a string in a reply (the server's own limit), items, levels
+PIECE = 1 << 24  #: bytes of a string that are read at once: what is declared need not come
 
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _OPTIONS = ("username", "password", "db", *_FILES, "ssl_cert_reqs", "ssl_check_hostname")
@@ -86,6 +91,20 @@ _EXAMPLE = (
 )
 
 
+_NUMBER = re.compile(rb".-?[0-9]{1,19}\r\n")
+LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
+_warned: set[str] = set()  #: hosts of which a warning has told
+
+
+def warn_of_plain_text(place: Place) -> None:
+    """Warn, once for each host, that what goes to a server on another host can be read and changed on the way."""
+    if place.tls or place.socket or LOOPBACK.fullmatch(place.host) or place.host in _warned:
+        return
+    _warned.add(place.host)
+    text = f"the connection to {place.where} is not encrypted: use rediss:// or an ssh tunnel"
+    warnings.warn(text, stacklevel=2)
+
+
 class Refusal(Exception):
     """An error that the server replied."""
 
@@ -94,6 +113,7 @@ class Wire:
     """One connection to a server. Raises OSError where it breaks, and Refusal where the server takes no such user."""
 
     def __init__(self, place: Place) -> None:
+        warn_of_plain_text(place)
         if place.socket:
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.settimeout(CONNECTING)
@@ -135,27 +155,41 @@ class Wire:
 
     def receive(self) -> Any:
         """Return the next reply: bytes, a number, None, a list of those, or a Refusal."""
-        line = self._file.readline()
-        kind = line[:1]
+        return self._reply(DEEPEST)
+
+    def _reply(self, levels: int) -> Any:
+        line = self._file.readline(LONGEST_LINE)
+        kind, rest = line[:1], line[1:-2]
         if kind == b"$":
-            return self._bytes(int(line[1:]))
-        if kind == b"*":
-            count = int(line[1:])
-            return None if count < 0 else [self.receive() for _ in range(count)]
+            return self._bytes(self._number(line, LARGEST))
+        if kind == b"*" and levels:
+            count = self._number(line, MOST)
+            return None if count < 0 else [self._reply(levels - 1) for _ in range(count)]
         if kind == b":":
-            return int(line[1:])
+            return self._number(line, 1 << 63)
         if kind == b"+":
-            return line[1:-2]
+            return rest
         if kind == b"-":
-            return Refusal(line[1:-2].decode(errors="replace"))
+            return Refusal(rest.decode(errors="replace"))
         raise ConnectionError(
             f"{line[:50]!r} is no reply of a Redis server" if line else "the server closed the connection"
         )
 
+    def _number(self, line: bytes, most: int) -> int:
+        if _NUMBER.fullmatch(line) and abs(number := int(line[1:])) <= most:
+            return number
+        raise ConnectionError(f"{line[:50]!r} is no reply of a Redis server")
+
     def _bytes(self, size: int) -> bytes | None:
         if size < 0:
             return None
-        data: bytes = self._file.read(size)
+        data: bytes = self._file.read(min(size, PIECE))
+        if len(data) < size:
+            parts, held = [data], len(data)
+            while held < size and parts[-1]:
+                parts.append(self._file.read(min(size - held, PIECE)))
+                held += len(parts[-1])
+            data = b"".join(parts)
         if len(data) < size or len(self._file.read(2)) < 2:
             raise ConnectionError("the server closed the connection")
         return data
@@ -183,4 +217,10 @@ def _encrypted(plain: socket.socket, place: Place) -> socket.socket:
         context.verify_mode = ssl.CERT_NONE
     if "ssl_certfile" in options:
         context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    return context.wrap_socket(plain, server_hostname=place.host)
+    try:
+        return context.wrap_socket(plain, server_hostname=place.host)
+    except OSError as error:
+        if not isinstance(error, TimeoutError | ConnectionError) and "WRONG_VERSION_NUMBER" not in str(error):
+            raise
+        text = f"it seems to speak no TLS: use redis://, or its port for TLS ({error})"
+        raise ConnectionError(text) from error
