@@ -169,7 +169,7 @@ class FrameReader:
         return frame if _is_sound(frame) else self._refuse("that make no sense")
 
     def _refuse(
-        self, what: str = "are skipped: damaged, or not written by someone with the store's key"
+        self, what: str = FORGED
     ) -> Frame | None:
         """Note a frame that doesn't count, and return None."""
         self._count(what)
