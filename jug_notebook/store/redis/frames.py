@@ -168,9 +168,7 @@ class FrameReader:
             return self._refuse("that can't be read: another version's?")
         return frame if _is_sound(frame) else self._refuse("that make no sense")
 
-    def _refuse(
-        self, what: str = FORGED
-    ) -> Frame | None:
+    def _refuse(self, what: str = FORGED) -> Frame | None:
         """Note a frame that doesn't count, and return None."""
         self._count(what)
         return None
