@@ -219,7 +219,7 @@ def uses_of(url: str, address: str, value: Any) -> None:
             lambda: store.states([key("a")]),
             lambda: store.outcomes([key("a")]),
             lambda: store.get_blob(address),
-            lambda: store.map_blob(address),
+            lambda: store.get_blob(address, mapped=True),
             lambda: store.runs(),
             lambda: store.sweep([], [], 0.0),
             lambda: store.compact(),
