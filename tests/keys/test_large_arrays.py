@@ -251,10 +251,10 @@ def _counted(session: jn.Session, monkeypatch: pytest.MonkeyPatch, verb: str) ->
     met: list[int] = []
     really = getattr(session.access.store, verb)
 
-    def counting(given: Any) -> Any:
-        given = given if verb == "map_blob" else list(given)
-        found = really(given)
-        size = found.nbytes if verb == "map_blob" else sum(memoryview(part).nbytes for part in given)
+    def counting(given: Any, **options: Any) -> Any:
+        given = given if verb == "get_blob" else list(given)
+        found = really(given, **options)
+        size = found.nbytes if verb == "get_blob" else sum(memoryview(part).nbytes for part in given)
         met.extend([size] if size > 1 << 20 else [])
         return found
 
@@ -335,7 +335,7 @@ def test_a_worker_loads_an_array_once_and_no_task_sees_what_another_writes(
         return float(BIG[:10].sum())
 
     values = np.zeros(SIZE)
-    loaded = _counted(session, monkeypatch, "map_blob")
+    loaded = _counted(session, monkeypatch, "get_blob")
     made = [write(values, place) for place in range(6)]
     session.execute(1)
     assert [task.result() for task in made] == [(-1.0, 0.0)] * 6

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
+from jug_notebook import system
 from jug_notebook.keys.digest import digest
 from jug_notebook.task import context, files
 from tests.workbench import FakeClock
@@ -51,10 +52,9 @@ def test_a_file_is_read_again_only_when_its_size_times_or_inode_change(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    hasher = files.blake3
-    monkeypatch.setattr(files, "blake3", lambda **options: read.append(1) or hasher(**options))
+    hasher = system.hasher
+    monkeypatch.setattr(system, "hasher", lambda size: read.append(1) or hasher(size))
     clock = FakeClock(path.stat().st_ctime + 10)
-    monkeypatch.setattr(files.blake3, "AUTO", hasher.AUTO, raising=False)
     first = files.content(path, clock)
     assert [files.content(path, clock) for _ in range(5)] == [first] * 5
     assert len(read) == 1
