@@ -183,8 +183,6 @@ def _looked_around(asked: Request, checks: list[Check]) -> Store | None:
         if store is not None:
             _try_to_write(store, checks)
             if not asked.check:
-                if asked.secret:
-                    keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
                 keyring.secret(asked.store)
             checks.append(
                 Check("key", "is there" if keyring.has_secret(asked.store) else "goes there with the first workers")
@@ -205,6 +203,8 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
     if scheme == "file" and not (Path(rest) / "store.json").is_file():
         checks.append(Check("store", f"sees no store at {rest}", way, True))
         return None
+    if asked.secret and not asked.check:  # before it is opened, so that what is in it can be verified
+        keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
     store = open_store(asked.url)
     if store.id != asked.store:
         message = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"

@@ -88,6 +88,9 @@ def open_access(
     store = open_store(resolve_url(url, folder), clock)
     if shared is not None:
         join_shared(store, shared, lambda: _secret(store))
+        if store.unverified:  # until the key came
+            store.close()
+            store = open_store(resolve_url(url, folder), clock)
     seal = Seal(_secret(store), store.id)
     signed = SignedReader(store, seal)
     process = system.me("session", clock)

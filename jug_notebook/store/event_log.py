@@ -109,6 +109,10 @@ class EventLogStore(Store, ABC):
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
         """Remove the other blobs. Return how many, and their bytes."""
 
+    def _notes(self) -> Sequence[str]:
+        """Return what people should know about the store as such, a line each."""
+        return ()
+
     @property
     def version(self) -> int:
         return self._scheduler.version
@@ -301,7 +305,7 @@ class EventLogStore(Store, ABC):
     def snapshot(self, scope: Scope = Scope()) -> Snapshot:
         processes = self.processes()
         with self._updated() as scheduler:
-            return snapshot(scheduler, processes, scope, self.display_url, self._clock.now())
+            return snapshot(scheduler, processes, scope, self.display_url, self._clock.now(), self._notes())
 
     # -- invalidating, accepting ---------------------------------------------------------------------------------------
 

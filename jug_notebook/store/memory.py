@@ -15,7 +15,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address, Event, Order, WorkerId, WorkerInfo
 from jug_notebook.scheduler.records import Offer, Place
-from jug_notebook.store import read_orders
+from jug_notebook.store import keyring, read_orders
 from jug_notebook.store.event_log import EventLogStore, places_of
 
 _OPEN: dict[str, MemoryStore] = {}
@@ -49,6 +49,7 @@ class MemoryStore(EventLogStore):
         super().__init__(clock)
         self.url = self.display_url = f"memory:{name}"
         self.id = os.urandom(16).hex()
+        keyring.secret(self.id, make=True, lasting=False)
         self._name = name
         self._changed = threading.Condition(self._lock)
         self._bodies_kept: list[bytes] = []

@@ -13,8 +13,9 @@ from hmac import compare_digest
 
 from blake3 import blake3
 
-from jug_notebook.errors import SignatureError
+from jug_notebook.errors import SignatureError, StoreError
 from jug_notebook.model import Key
+from jug_notebook.store import keyring
 
 TAG = 32  #: bytes of the tag in front of sealed data
 MAC = 16  #: bytes of the MAC of a frame or record
@@ -78,7 +79,11 @@ class EventSeal:
         the first one). So frames can't be changed, left out, repeated, put elsewhere or in another order.
         """
         head = _LENGTHS.pack(number, len(log), len(previous), len(content))
-        mac: bytes = self._frames.copy().update(b"".join((head, log, previous, content))).digest(MAC)
+        if len(content) > 4096:
+            covered = self._frames.copy().update(b"".join((head, log, previous))).update(content)
+        else:
+            covered = self._frames.copy().update(b"".join((head, log, previous, content)))
+        mac: bytes = covered.digest(MAC)
         return mac
 
     def record(self, kind: str, name: str, number: int, content: bytes | memoryview) -> bytes:
@@ -92,3 +97,11 @@ class EventSeal:
 def same(one: bytes | memoryview, other: bytes | memoryview) -> bool:
     """Return whether two MACs are equal, in a time that doesn't depend on where they differ."""
     return compare_digest(one, other)
+
+
+def event_seal(store_id: str) -> tuple[str, EventSeal | None]:
+    """Return the seal of a store's events; where its key isn't known here, why not, and None."""
+    try:
+        return "", EventSeal(keyring.secret(store_id), store_id)
+    except StoreError as unknown:
+        return str(unknown), None

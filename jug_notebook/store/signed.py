@@ -55,17 +55,16 @@ _display: Callable[[memoryview], dict[str, Any]] = decoder(dict[str, Any], "a di
 
 
 def secret_of(store: Store, make: bool = False) -> bytes:
-    """Return the store's key. With ``make``, make one if there is none and the store has no tasks yet.
+    """Return the store's key. With ``make``, make one for a store that doesn't do so itself, if it has no tasks yet.
 
-    Raises StoreError where the key is missing or can't be read. The key of a ``memory:`` store stays in this process.
+    Raises StoreError where the key is missing or can't be read.
     """
-    lasting = not store.url.startswith("memory:")
     try:
-        return secret(store.id, lasting=lasting)
+        return secret(store.id)
     except StoreError:
-        if not make or (lasting and store.snapshot().functions):
+        if not make or store.unverified or store.snapshot().functions:
             raise
-    return secret(store.id, make=True, lasting=lasting)
+    return secret(store.id, make=True)
 
 
 def seal_of(store: Store, make: bool = False) -> Seal:

@@ -60,7 +60,7 @@ from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import Writer, size_of, writer_has_ended
 from jug_notebook.store.file.logs import Logs
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
-from jug_notebook.store.sealing import EventSeal
+from jug_notebook.store.sealing import event_seal
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 PACE = 0.001  #: seconds between two looks at many tasks that end one after the other
@@ -121,11 +121,13 @@ class FileStore(EventLogStore):
         self._identity = identity_of(self._root, self.display_url)
         self.id, self.maps = self._identity.id, True
         self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
-        self._record_seal: EventSeal | None = None
-        self._seal()
-        self._writer = Writer(self._root / "log", f"{process.machine()}.{process.new_id()}", self._check)
+        self.unverified, self._seal = event_seal(self.id)
+        if self._seal is not None:
+            self._use_key(keyring.secret(self.id))
+        name = f"{process.machine()}.{process.new_id()}"
+        self._writer = Writer(self._root / "log", name, self._check, self._seal)
         self._unsynced_since = 0.0
-        self._logs = Logs(self._root, self._scheduler, self._writer)
+        self._logs = Logs(self._root, self._scheduler, self._writer, self._seal)
         self._watcher = FileWatcher(
             {"log": (self.folder / "log", IN_MODIFY | IN_CREATE), "orders": (self.folder / "orders", IN_MOVED_TO)}
         )
@@ -137,7 +139,7 @@ class FileStore(EventLogStore):
         self._next_check = 0.0
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
         self._claims = Claims(self._root)
-        self._heartbeats = Heartbeats(self._root, clock, self._seal)
+        self._heartbeats = Heartbeats(self._root, clock, lambda: self._seal)
         self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
         self._serving = False  #: does a supervisor use it, which comes to `watch` in a moment?
@@ -145,14 +147,7 @@ class FileStore(EventLogStore):
 
     # -- sharing ------------------------------------------------------------------------------------------------------
 
-    def _seal(self) -> EventSeal | None:
-        """Return what seals heartbeats and orders; None while the store's key isn't known here."""
-        if self._record_seal is None and keyring.has_secret(self.id):
-            self._use_key(keyring.secret(self.id))
-        return self._record_seal
-
     def _use_key(self, secret: bytes) -> None:
-        self._record_seal = EventSeal(secret, self.id)
         if is_shared(self._identity, secret, self.display_url):
             self._root.mode = 0o660
         else:
@@ -183,6 +178,7 @@ class FileStore(EventLogStore):
         return super().submit(submissions, origin)
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+        self._check_key()
         if not self._writer.unsynced:
             self._unsynced_since = self._clock.monotonic()
         places = self._writer.append(event, bodies)
@@ -238,7 +234,7 @@ class FileStore(EventLogStore):
     def _rewind(self) -> None:
         self._writer.start_anew()
         self._logs.shut()
-        self._logs = Logs(self._root, self._scheduler, self._writer)
+        self._logs = Logs(self._root, self._scheduler, self._writer, self._seal)
         self._next_whole = 0.0
 
     def _read_news(self, now: float) -> None:
@@ -284,6 +280,13 @@ class FileStore(EventLogStore):
     def _check(self) -> None:
         check_identity(self._root, self.id, self.display_url)
 
+    def _check_key(self) -> None:
+        if self.unverified:
+            raise StoreError(self.unverified)
+
+    def _notes(self) -> Sequence[str]:
+        return [*([f"unverified: {self.unverified}"] if self.unverified else ()), *self._logs.notes]
+
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
         try:
@@ -324,6 +327,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def _win(self, worker: WorkerId, offers: Sequence[Offer]) -> list[bool]:
+        self._check_key()
         won = [False] * len(offers)
         for index, offer in enumerate(offers):
             won[index] = self._claim_one(worker, offer)
@@ -355,16 +359,19 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
+        self._check_key()
         self._checked = check_if_changed(self._root, self.id, self.display_url, self._checked)
         self._heartbeats.write(processes)
         return self._heartbeats.orders(processes[0].id) if processes else []
 
     @_as_store_error
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
+        self._check_key()
         self._heartbeats.order(supervisors, order)
 
     @_as_store_error
     def leave(self, processes: Sequence[WorkerId]) -> None:
+        self._check_key()
         self._check()
         super().leave(processes)
         for worker in processes:
@@ -378,6 +385,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def notice(self, process: WorkerId, text: str) -> None:
+        self._check_key()
         self._heartbeats.notice(process, text)
 
     @_as_store_error
@@ -388,6 +396,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def put_blob(self, parts: Iterable[bytes | memoryview]) -> Address:
+        self._check_key()
         return self._blobs.put(parts)
 
     @_as_store_error
@@ -396,6 +405,7 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def _sweep_blobs(self, keep: Collection[Address], older_than: float, dry_run: bool) -> tuple[int, int]:
+        self._check_key()
         now = self._root.server_time()
         return self._blobs.sweep(keep, now, now - older_than, dry_run)
 
@@ -419,11 +429,12 @@ class FileStore(EventLogStore):
         if dry_run:
             with self._updated():
                 return is_crowded(self._root, self._ended)
+        self._check_key()
         quiet = self._is_quiet()
         with self._step():
             self._read_to_end()
             self._writer.sync()
-            saved = compact(self._root, self._scheduler, self._ended, self._read_to_end, quiet)
+            saved = compact(self._root, self._scheduler, self._logs, self._ended, self._read_to_end, quiet)
             self._read_to_end()
             return saved
 

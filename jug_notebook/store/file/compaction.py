@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import stat
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
@@ -17,85 +15,85 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.errors import StoreError
-from jug_notebook.model import (
-    Event,
-    Key,
-    WorkerInfo,
-)
+from jug_notebook.model import UNREADABLE, Accepted, Event, Forgotten, Invalidated, Key, Requested, WorkerInfo
 from jug_notebook.scheduler.records import Place
 from jug_notebook.scheduler.state import SchedulerState
-from jug_notebook.store.atomic import Folder, ForeignFile, hidden
+from jug_notebook.store.atomic import Folder, ForeignFile
 from jug_notebook.store.file.blobs import TRASH_KEPT
 from jug_notebook.store.file.folders import listed, make_folders, remove_older
 from jug_notebook.store.file.journal import (
-    CHUNK,
-    HEAD,
-    MAGIC,
-    TRAILER,
+    Again,
+    Chain,
+    Closed,
     Frame,
     Log,
     Sealed,
     SealedLog,
     Vanished,
+    content_of,
     encode,
     log_of,
     offset_of,
     size_of,
 )
+from jug_notebook.store.file.logs import Logs
 from jug_notebook.store.merging import Merger
+from jug_notebook.store.sealing import EventSeal
 
 CROWD = 100  #: logs of ended writers that make a compaction worthwhile
 GRACE = 60.0  #: seconds for which replaced logs stay: others may still be reading them
 ABANDONED = 600.0  #: seconds of silence after which another machine's compaction counts as abandoned
 TRACES_KEPT = 3600.0  #: seconds for which files about ended processes are kept
-NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+COPIES = 100  #: events in one frame of second copies
 OUTPUT_KEPT = 30 * 86_400.0  #: seconds for which their output is kept
+TWICE = (Requested, Accepted, Invalidated, Forgotten)  #: events that nothing but the log knows of
 
 
 class SealedWriter:
-    """Writes a sealed log, under a hidden name until `publish`."""
+    """Writes a sealed log, under a hidden name until `publish`. What can't be computed again is in it twice."""
 
-    def __init__(self, folder: Folder, name: str, replaces: Mapping[str, int]) -> None:
+    def __init__(self, folder: Folder, name: str, replaces: Mapping[str, int], seal: EventSeal) -> None:
         self.path = folder / name
         self._hidden = f".{name}"
-        self._bodies = open(folder.open(self._hidden, NEW), "wb")  # noqa: SIM115
-        aside = hidden()
-        self._heads = open(folder.open(aside, NEW), "w+b")  # noqa: SIM115
-        folder.unlink(aside)
-        self._head(Frame(Sealed(dict(replaces))))
+        self._chain = Chain(name, seal)
+        self._file = open(folder.open(self._hidden, NEW), "wb")  # noqa: SIM115
+        self._replaces = Frame(Sealed(dict(replaces)))
+        self._copies: list[tuple[int, bytes, list[bytes]]] = []
+        self._write(self._replaces)
 
-    def _head(self, frame: Frame) -> None:
-        head = encode(frame)
-        self._heads.write(HEAD.pack(len(head), zlib.crc32(head)) + head)
+    def _write(self, frame: Frame, bodies: Sequence[bytes] = ()) -> None:
+        self._file.write(self._chain.frame(content_of(frame, bodies)))
 
     def append(self, event: Event, bodies: Sequence[bytes] = ()) -> None:
-        self._bodies.writelines(bodies)
-        self._head(Frame(event, [len(body) for body in bodies]))
+        frame = Frame(event, [len(body) for body in bodies])
+        if isinstance(event, TWICE):
+            self._copies.append((self._chain.number, encode(frame), list(bodies)))
+        self._write(frame, bodies)
 
     def publish(self) -> int:
         """Make it durable and give it its name. Return its size in bytes. Raises StoreError if the disk is full."""
         try:
-            start = self._bodies.tell()
-            end = start + self._heads.tell()
-            self._heads.seek(0)
-            shutil.copyfileobj(self._heads, self._bodies, CHUNK)
-            self._bodies.write(TRAILER.pack(MAGIC, start, end))
-            self._bodies.flush()
-            os.fsync(self._bodies.fileno())
-            self.close()
+            for part in system.batched(self._copies, COPIES):
+                bodies = [body for _, _, own in part for body in own]
+                again = Again([(number, head) for number, head, _ in part])
+                self._write(Frame(again, [len(body) for body in bodies]), bodies)
+            self._write(self._replaces)
+            self._write(Frame(Closed()))
+            size = self._file.tell()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
             self.path.parent.publish(self._hidden, self.path.name)
         except OSError as error:
             self.discard()
             raise StoreError(f"can't write to {self.path.parent}: {error.strerror}") from error
-        return end + TRAILER.size
+        return size
 
     def discard(self) -> None:
-        self.close()
+        with suppress(OSError):  # what is left can't be written
+            self._file.close()
         self.path.parent.unlink(self._hidden)
-
-    def close(self) -> None:
-        self._bodies.close()
-        self._heads.close()
 
 
 # -- compaction --------------------------------------------------------------------------------------------------------
@@ -114,6 +112,7 @@ def is_crowded(folder: Folder, ended: Callable[[float], list[str]]) -> bool:
 def compact(
     folder: Folder,
     scheduler: SchedulerState,
+    logs: Logs,
     ended: Callable[[float], list[str]],
     read_to_end: Callable[[], None],
     quiet: bool,
@@ -130,7 +129,7 @@ def compact(
         return 0
     try:
         now = folder.server_time()
-        _remove_replaced(folder, now, quiet)
+        _remove_replaced(folder, logs, now, quiet)
         for name in ended(now):
             with suppress(FileNotFoundError):
                 (folder / "log").rename(name, name, folder / "sealing")
@@ -139,42 +138,45 @@ def compact(
         read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)  # also of tasks that were forgotten, while that is remembered
-        saved = _seal(folder, scheduler, lock)
+        saved = _seal(folder, scheduler, logs, lock)
         read_to_end()
         _change_epoch(folder)
         _remove_claims(folder, scheduler)
-        _remove_replaced(folder, folder.server_time(), quiet)
+        _remove_replaced(folder, logs, folder.server_time(), quiet)
         _remove_traces(folder, now)
         return saved
     finally:
         folder.unlink(lock.name)
 
 
-def _seal(folder: Folder, scheduler: SchedulerState, lock: Folder) -> int:
+def _seal(folder: Folder, scheduler: SchedulerState, logs: Logs, lock: Folder) -> int:
     """Write the sealed log. Return the bytes saved."""
-    existing = _sealed(folder)
+    existing = _sealed(folder, logs)
+    for log in existing:
+        log.shut()
     done = {name for log in existing for name in log.replaces}
     former = [log for log in existing if log.path.name not in done]
     size = {path: path.stat().st_size for path in [log.path for log in former] + _files(folder / "sealing")}
     fresh = [path for path in _files(folder / "sealing") if path.name not in done or _grew(path, existing)]
     fresh.sort(key=lambda path: path.stat().st_mtime)
-    merged = [log for log in former if scheduler.forgotten]
-    if not merged:
+    merged = [log for log in former if scheduler.forgotten or logs.is_damaged(log.path.name)]
+    must = bool(merged)
+    if not must:
         weight = sum(size[path] for path in fresh)
         for log in sorted(former, key=lambda log: size[log.path]):
             if size[log.path] <= 2 * weight:  # so that each event is rewritten only a few times
                 merged.append(log)
                 weight += size[log.path]
-    if len(fresh) + len(merged) < 2 and not (fresh or (merged and scheduler.forgotten)):
+    if len(fresh) + len(merged) < 2 and not fresh and not must:
         return 0
-    logs: list[Log] = [SealedLog(log.path) for log in former if log in merged]
-    logs += [Log(path, local=True) for path in fresh]
+    sources = [logs.open(path) for path in (*(log.path for log in former if log in merged), *fresh)]
     others = [name for name in (folder / "log").names() if name.endswith(".log")]
     alone = not others and len(merged) == len(former)
     number = 1 + max((int(log.path.name.split(".")[0]) for log in existing), default=0)
     path = folder / "sealed" / f"{number:06}.{secrets.token_hex(4)}.sealed"
-    replaces = {log.path.name: size[log.path] for log in logs}
-    after = merge(scheduler, logs, path, replaces, alone, passed=lambda: folder.touch(lock.name))
+    replaces = {log.path.name: size[log.path] for log in sources}
+    assert logs.seal is not None, "who has no key compacts nothing"
+    after = merge(scheduler, sources, path, replaces, alone, logs.seal, passed=lambda: folder.touch(lock.name))
     return max(0, sum(replaces.values()) - after)
 
 
@@ -184,10 +186,11 @@ def merge(
     path: Folder,
     replaces: Mapping[str, int],
     alone: bool,
+    seal: EventSeal,
     passed: Callable[[], None],
 ) -> int:
     """Write one sealed log that replaces ``logs``. Return its size in bytes. ``passed`` is called after each log."""
-    writer = SealedWriter(path.parent, path.name, replaces)
+    writer = SealedWriter(path.parent, path.name, replaces, seal)
 
     at: Log | None = None
 
@@ -220,11 +223,11 @@ def _files(folder: Folder) -> list[Folder]:
     return [folder / name for name in sorted(folder.names()) if stat.S_ISREG(folder.stat(name).st_mode)]
 
 
-def _sealed(folder: Folder) -> list[SealedLog]:
+def _sealed(folder: Folder, logs: Logs) -> list[SealedLog]:
     found = []
     for path in _files(folder / "sealed"):
         with suppress(Vanished):
-            found.append(SealedLog(path))
+            found.append(SealedLog(path, logs.seal, logs.report))
     return found
 
 
@@ -236,15 +239,23 @@ def _grew(path: Folder, sealed: Iterable[SealedLog]) -> bool:
 # -- removing what is obsolete -----------------------------------------------------------------------------------------
 
 
-def _remove_replaced(folder: Folder, now: float, quiet: bool) -> None:
-    """Remove the logs that a sealed one replaces, once every reader has had the time to notice."""
-    for log in _sealed(folder):
+def _remove_replaced(folder: Folder, logs: Logs, now: float, quiet: bool) -> None:
+    """Remove the logs that a sealed one replaces, once every reader has had the time to notice.
+
+    One of which not all could be read goes to the trash: there is more in it.
+    """
+    for log in _sealed(folder, logs):
         if quiet or now - log.path.stat().st_mtime > GRACE:
             for name, size in log.replaces.items():
                 path = folder / ("sealed" if name.endswith(".sealed") else "sealing") / name
                 with suppress(FileNotFoundError):
-                    if path.stat().st_size <= size:
-                        path.parent.unlink(path.name)
+                    if path.stat().st_size > size:
+                        continue
+                    if logs.is_damaged(name) or name in logs.healed:
+                        path.parent.rename(name, name, folder / "trash")
+                        (folder / "trash").touch(name)
+                    else:
+                        path.parent.unlink(name)
         log.shut()
 
 
@@ -302,16 +313,11 @@ def _lock(folder: Folder) -> Folder | None:
     path = folder / "compacting"
     me = msgspec.msgpack.encode(system.me("compaction"))
     for _ in range(2):
-        try:
-            fd = folder.open(path.name, NEW)
-        except FileExistsError:
-            if not _is_abandoned(path, folder):
-                return None
-            folder.unlink(path.name)
-            continue
-        with os.fdopen(fd, "wb") as file:
-            file.write(me)
-        return path
+        if folder.create(path.name, me):
+            return path
+        if not _is_abandoned(path, folder):
+            return None
+        folder.unlink(path.name)
     return None
 
 
@@ -321,7 +327,7 @@ def _is_abandoned(path: Folder, folder: Folder) -> bool:
         info = msgspec.msgpack.decode(folder.read(path.name), type=WorkerInfo)
     except FileNotFoundError:
         return True
-    except (msgspec.MsgspecError, ForeignFile):
-        return age > ABANDONED
+    except (*UNREADABLE, ForeignFile):  # it appears as a whole, so this one is damaged
+        return True
     running = system.running(info)
     return age > ABANDONED if running is None else not running

@@ -186,7 +186,9 @@ def _make(root: Folder, display_url: str) -> None:
     root.replace(".gitignore", b"*\n")
     os.close(root.open("news", os.O_WRONLY | os.O_CREAT))
     identity = Identity(FORMAT, os.urandom(16).hex())
-    root.create("store.json", msgspec.json.encode(identity) + b"\n")  # another process may do so, too
+    keyring.secret(identity.id, make=True)  # before the store can be seen
+    if not root.create("store.json", msgspec.json.encode(identity) + b"\n"):
+        keyring.forget(identity.id)  # another process was first
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------

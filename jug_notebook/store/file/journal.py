@@ -1,8 +1,10 @@
 """Event logs in files: append-only, and each has one writer, so none is ever locked.
 
-A log is a sequence of frames, one for each event: magic, length of the head, length of the bodies, CRC-32 of both; then
-the head (msgpack of a `Frame`), then the bodies end to end. A frame counts as a whole or not at all: a torn tail, left
-by a crash, is ignored. A closing frame says that the writer is done, so that the log need not be read again.
+A log is a sequence of frames, one for each event. A frame is a header, the length of the head, the head (msgpack of a
+`Frame`), and the bodies end to end. It is numbered, names the MAC of the frame before, and carries its own (see
+`sealing`) and a checksum, for those who don't have the store's key. A frame counts as a whole or not at all: a torn
+tail, left by a crash, is ignored. Where bytes are damaged or forged, reading goes on at the next frame that holds, and
+what is missing is reported. A closing frame says that the writer is done, so that the log need not be read again.
 """
 
 from __future__ import annotations
@@ -15,22 +17,31 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Union
+from copy import copy
+from typing import TypeAlias, Union
 
 import msgspec
 from msgspec import Struct
 
 from jug_notebook import system
+from jug_notebook.clock import CLOCK
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import Folder, ForeignFile
+from jug_notebook.store.sealing import FIRST, EventSeal, same
 
-MAGIC = b"jn1\n"
-HEADER = struct.Struct("<4sIII")
+MAGIC = b"jn2\n"
+HEADER = struct.Struct("<4sIIQ16s16s")  #: magic, CRC-32 of all that follows, size, number, MAC before, MAC
+_COVERED = struct.Struct("<IQ16s16s")  #: of the header, by the checksum
+_SIZED = struct.Struct("<I")
+_CRC_FROM = HEADER.size - _COVERED.size
+LARGEST_FRAME = 1 << 30  #: bytes
 CHUNK = 1 << 22  #: bytes read at once
 OPEN_LOGS = 32  #: logs from which closed ones are shut after reading: a process may have few files open
 SPREAD = 1 << 20  #: bytes between bodies that are rather read as well than each body alone
+SEARCHED = 1 << 28  #: bytes that are checked at most while the next whole frame is searched for, at once
+SETTLING = 2.0  #: seconds after which what another machine wrote is as it will remain
 SILENCE = 86_400.0  #: seconds without an event after which another machine's writer counts as ended
 
 
@@ -39,16 +50,25 @@ class Closed(Struct, frozen=True, array_like=True, tag="closed"):
 
 
 class Sealed(Struct, frozen=True, array_like=True, tag="sealed"):
-    """The first frame of a sealed log: the logs it replaces, and how many bytes of each."""
+    """The first and the last frame of a sealed log: the logs it replaces, and how many bytes of each."""
 
     replaces: dict[str, int]
+
+
+class Again(Struct, frozen=True, array_like=True, tag="again"):
+    """Second copies of earlier frames of a sealed log: the number of each, and its head. Their bodies follow."""
+
+    frames: list[tuple[int, bytes]]
 
 
 class Frame(Struct, frozen=True, array_like=True):
     """An event and the sizes of its bodies."""
 
-    event: Union[Event, Closed, Sealed]
+    event: Union[Event, Closed, Sealed, Again]
     sizes: list[int] = []
+
+
+NOT_EVENTS = (Closed, Sealed, Again)
 
 
 class Vanished(ValueLost):
@@ -130,15 +150,93 @@ encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-class Log:
-    """A log as its readers see it, read up to ``offset``. If ``closed``, nothing more will be appended."""
+def content_of(frame: Frame, bodies: Sequence[bytes]) -> bytes:
+    """Return what a frame holds. Raises StoreError where that is too large."""
+    head = encode(frame)
+    content = b"".join((_SIZED.pack(len(head)), head, *bodies))
+    if len(content) > LARGEST_FRAME:
+        raise StoreError(f"an event of {len(content):,} bytes is too large for a store in files")
+    return content
 
-    def __init__(self, path: Folder, local: bool) -> None:
+
+Report: TypeAlias = Callable[[Folder, str], None]
+
+
+class Chain:
+    """The frames of one log, in order: makes them, and checks those that are read. Without a seal, by checksum only."""
+
+    def __init__(self, name: str, seal: EventSeal | None) -> None:
+        self.number = 0  #: of the next frame
+        self.mac = FIRST  #: of the last one
+        self._name = name.encode()
+        self._seal = seal
+
+    def frame(self, content: bytes) -> bytes:
+        """Return the next frame, and go on after it."""
+        assert self._seal is not None, "who has no key writes nothing"
+        mac = self._seal.frame(self._name, self.number, self.mac, content)
+        covered = _COVERED.pack(len(content), self.number, self.mac, mac)
+        self.number, self.mac = self.number + 1, mac
+        return b"".join((MAGIC, _SIZED.pack(zlib.crc32(content, zlib.crc32(covered))), covered, content))
+
+    def advance(self, number: int, previous: bytes, mac: bytes) -> str:
+        """Go on after a frame that holds. Return what is wrong about its place, in words; "" if nothing is."""
+        expected, last = self.number, self.mac
+        if number < expected:
+            return f"its frame {number} comes twice or out of order"
+        self.number, self.mac = number + 1, mac
+        if number == expected + 1:
+            return f"its frame {expected} can't be read or is missing"
+        if number > expected:
+            return f"its frames {expected} to {number - 1} can't be read or are missing"
+        return "" if previous == last else f"its frame {number} doesn't follow the one before"
+
+    def open(self, frame: memoryview) -> tuple[Frame, int, bytes, bytes] | None:
+        """Return a whole frame, decoded, with its number, the MAC before, and its own; None if it fails."""
+        _, checksum, _, number, previous, mac = HEADER.unpack_from(frame)
+        content = frame[HEADER.size :]
+        if self._seal is not None:
+            if not same(mac, self._seal.frame(self._name, number, previous, content)):
+                return None
+        elif zlib.crc32(content, zlib.crc32(frame[_CRC_FROM : HEADER.size])) != checksum:
+            return None
+        try:
+            end = _SIZED.size + int(_SIZED.unpack_from(content)[0])
+            found = _decode(content[_SIZED.size : end])
+        except (struct.error, msgspec.MsgspecError, UnicodeDecodeError):  # its writer has the key, and no sense
+            return None
+        if min(found.sizes, default=0) < 0 or end + sum(found.sizes) != len(content):
+            return None
+        return found, number, previous, mac
+
+    def copy(self) -> Chain:
+        """Return a chain that is as far as this one."""
+        return copy(self)
+
+
+def _ignore(path: Folder, what: str) -> None:
+    """Report nothing."""
+
+
+class Log:
+    """A log as its readers see it, read up to ``offset``. If ``closed``, nothing more will be appended.
+
+    What is wrong with it is passed to ``report``, with its path.
+    """
+
+    def __init__(self, path: Folder, local: bool, seal: EventSeal | None = None, report: Report = _ignore) -> None:
         self.path = path
         self.local = local  #: written on this machine: an open file shows at once what is appended
         self.offset = 0
         self.closed = False
         self.vanished = False  #: True if it was not there at the last `poll`
+        self.damaged = False  #: True if something was wrong with it
+        self._seal = seal
+        self._report = report
+        self._chain = Chain(path.name, seal)
+        self._skipped = ""  # what was skipped last, until it is known whether frames are missing there
+        self._suspect = -1, 0.0  # an offset where no frame holds, and since when
+        self._searched = 0  # up to where no whole frame was found after it
         self._fd = -1
         self._number = len(_logs) << _OFFSET + _SIZE
         _logs.append(weakref.ref(self))
@@ -147,34 +245,107 @@ class Log:
         """Yield the events appended since the last call; none if the log has vanished."""
         if not self.local:
             self.shut()  # over NFS, only opening asks the server
+        try:
+            self._open()
+        except (FileNotFoundError, ForeignFile) as error:
+            _name_foreign(self.path, error)
+            self.vanished = True
+            return
+        self.vanished = False
+        for frame, _, end in self._frames():
+            if isinstance(frame.event, Closed):
+                self.closed = True
+            elif not isinstance(frame.event, NOT_EVENTS):
+                yield frame.event, self._places(frame.sizes, end)
+
+    def _frames(self) -> Iterator[tuple[Frame, int, int]]:
+        """Yield the frames from ``offset`` on, each with its number and where it ends."""
         want = CHUNK
         while True:
-            try:
-                data = os.pread(self._open(), want, self.offset)
-            except (FileNotFoundError, ForeignFile) as error:
-                _name_foreign(self.path, error)
-                self.vanished = True
-                return
-            self.vanished = False
+            data = memoryview(os.pread(self._fd, want, self.offset))
+            if not data and self._was_cut():
+                continue
             position, start = 0, self.offset
-            while (end := _frame_end(data, position)) is not None and end <= len(data):
-                frame = _frame(data, position, end)
+            chain = self._chain.copy()  # whoever takes the frames may be interrupted, and then they are read again
+            while (end := _frame_end(data, position)) and end <= len(data):
+                opened = chain.open(data[position:end])
+                if opened is None:
+                    break
+                frame, number, previous, mac = opened
+                if wrong := chain.advance(number, previous, mac) or self._skipped:
+                    self.fault(wrong)
+                    self._skipped = ""
                 position = end
-                if frame is None:
-                    continue
-                if isinstance(frame.event, Closed):
-                    self.closed = True
-                elif not isinstance(frame.event, Sealed):
-                    yield frame.event, self._places(frame.sizes, start + end)
-            self.offset += position
+                yield frame, number, start + end
+            self.offset, self._chain = start + position, chain
             if position:
                 want = CHUNK
-                if len(data) < CHUNK:
+                if position == len(data) < CHUNK:
                     return
-            elif end is not None and len(data) == want:
+            elif end > len(data) == want and self.offset + end <= os.fstat(self._fd).st_size:
                 want = end  # one frame larger than what was read
-            else:
+            elif len(data) < HEADER.size or not self._skip_damaged(data):
                 return
+
+    def _skip_damaged(self, data: memoryview) -> bool:
+        """Go on after what is no frame to one that is. Return False if there is none yet."""
+        at, size = self.offset, os.fstat(self._fd).st_size
+        end = _frame_end(data, 0)
+        found = self._search(at + 1, size)
+        torn = found is None and end > len(data)  # being written, or left so by a crash
+        if torn or not (self.local or self.closed or self._is_settled(at)):
+            return False
+        self.offset = found if found is not None else at + end if end else size
+        self._skipped = f"{self.offset - at:,} bytes at {at:,} are no record of its writer's"
+        if found is None:
+            self.fault(self._skipped)
+        return True
+
+    def _is_settled(self, at: int) -> bool:
+        """Return True unless what another machine writes may still be on its way to the file server."""
+        now = CLOCK.monotonic()
+        if self._suspect[0] != at:
+            self._suspect = at, now
+        return now - self._suspect[1] > SETTLING or abs(CLOCK.now() - os.fstat(self._fd).st_mtime) > 30 * SETTLING
+
+    def _search(self, start: int, size: int) -> int | None:
+        """Return where the next whole frame begins, from ``start`` on. What was searched before is left out."""
+        at = max(start, self._searched)
+        left, unfinished = SEARCHED, size  # where something begins that may become a frame
+        while at + HEADER.size <= size and left > 0:
+            data = memoryview(os.pread(self._fd, CHUNK, at))
+            whole = bytes(data)
+            position = whole.find(MAGIC)
+            while 0 <= position <= len(data) - HEADER.size and left > 0:
+                end = _frame_end(data, position)
+                left -= HEADER.size
+                if end > size - at:
+                    unfinished = min(unfinished, at + position)
+                elif 0 < end <= position + left:
+                    left -= end - position
+                    frame = data[position:end] if end <= len(data) else self._piece(at + position, end - position)
+                    if self._chain.open(frame) is not None:
+                        return at + position
+                position = whole.find(MAGIC, position + 1)
+            at += max(1, len(data) - HEADER.size + 1)
+        self._searched = max(start, min(at, unfinished, size - HEADER.size + 1))
+        return None
+
+    def _piece(self, offset: int, size: int) -> memoryview:
+        return memoryview(os.pread(self._fd, size, offset).ljust(HEADER.size, b"\0"))
+
+    def _was_cut(self) -> bool:
+        """Return True, and start again from the beginning, if the file is shorter than what was read of it."""
+        if not self.offset or os.fstat(self._fd).st_size >= self.offset:
+            return False
+        self.fault("it is shorter than it was: its end was cut off")
+        self.offset, self._searched, self._chain = 0, 0, Chain(self.path.name, self._seal)
+        return True
+
+    def fault(self, what: str) -> None:
+        """Report that something is wrong with it."""
+        self.damaged = True
+        self._report(self.path, what)
 
     def _places(self, sizes: Sequence[int], end: int) -> list[Place]:
         at = self._number | end - sum(sizes) << _SIZE
@@ -209,91 +380,83 @@ class Log:
             self._fd = -1
 
 
-TRAILER = struct.Struct("<4sQQ")
-HEAD = struct.Struct("<II")  #: before each head: its length and CRC-32
-
-
 class SealedLog(Log):
-    """A log that replaces others, written once: bodies end to end, then all heads, then the offset of the heads.
+    """A log that replaces others, written once. It begins and ends with their names, and says twice what matters most.
 
-    So a reader needs the heads alone. ``replaces``: the names of the logs, and how many bytes of each are in it.
+    ``replaces``: the names of the logs, and how many bytes of each are in it.
     """
 
-    def __init__(self, path: Folder) -> None:
-        super().__init__(path, local=True)
+    def __init__(self, path: Folder, seal: EventSeal | None = None, report: Report = _ignore) -> None:
+        super().__init__(path, True, seal, report)
         try:
-            end = os.fstat(self._open()).st_size - TRAILER.size
+            self._size = os.fstat(self._open()).st_size
         except (FileNotFoundError, ForeignFile) as error:
             _name_foreign(path, error)
             raise Vanished(f"{path.name} is no longer there") from None
-        magic, self._heads, self._heads_end = TRAILER.unpack(self.read(end, TRAILER.size)) if end >= 0 else (b"", 0, 0)
-        if magic != MAGIC or self._heads_end != end:
-            raise StoreError(f"{path} is damaged; restore it from a copy, or remove it: its tasks will run again")
-        event = next(self._frames()).event
-        self.replaces = dict(event.replaces) if isinstance(event, Sealed) else {}
-        self.shut()
-
-    def _frames(self) -> Iterator[Frame]:
-        at = self._heads
-        data, start = b"", at
-        while at < self._heads_end:
-            if at + HEAD.size > start + len(data):
-                start, data = at, self.read(at, min(CHUNK, self._heads_end - at))
-            size, checksum = HEAD.unpack_from(data, at - start)
-            at += HEAD.size
-            if at + size > start + len(data):
-                start, data = at, self.read(at, max(size, min(CHUNK, self._heads_end - at)))
-            head = memoryview(data)[at - start : at - start + size]
-            at += size
-            if zlib.crc32(head) != checksum:
-                raise StoreError(f"{self.path} is damaged; restore it from a copy, or remove it and run again")
-            yield _decode(head)
+        self.replaces: dict[str, int] = {}
+        unreported, self._report = self._report, _ignore
+        for frame, _, _ in self._frames():
+            if isinstance(frame.event, Sealed):
+                self.replaces = dict(frame.event.replaces)
+                break
+        self._report, self.damaged = unreported, False
 
     def poll(self) -> Iterator[tuple[Event, list[Place]]]:
-        """Yield all events, once."""
+        """Yield all events, once. Raises Vanished."""
         if self.closed:
             return
-        end = 0
-        for frame in self._frames():
-            end += sum(frame.sizes)
-            if not isinstance(frame.event, Closed | Sealed):
+        try:
+            self._open()
+        except (FileNotFoundError, ForeignFile) as error:
+            _name_foreign(self.path, error)
+            raise Vanished(f"{self.path.name} is no longer there") from None
+        self.offset, self._searched, self._chain = 0, 0, Chain(self.path.name, self._seal)
+        seen: set[int] = set()
+        for frame, number, end in self._frames():
+            seen.add(number)
+            if isinstance(frame.event, Closed):
+                self.closed = True
+            elif isinstance(frame.event, Again):
+                at = end - sum(frame.sizes)
+                for copied, head in frame.event.frames:
+                    again = _decode(head)
+                    at += sum(again.sizes)
+                    if copied not in seen and not isinstance(again.event, NOT_EVENTS):
+                        yield again.event, self._places(again.sizes, at)
+            elif not isinstance(frame.event, Sealed):
                 yield frame.event, self._places(frame.sizes, end)
+        if not self.closed and not self.damaged:
+            self.fault("its end is missing")
         self.skip()
 
     def skip(self) -> None:
         """Don't read it: its events are known."""
-        self.offset = self._heads_end + TRAILER.size
+        self.offset = self._size
         self.closed = True
 
 
-def _frame_end(data: bytes, start: int) -> int | None:
-    """Return the end of the frame that begins at ``start``, maybe beyond ``data``; None if none begins there."""
+def _frame_end(data: memoryview, start: int) -> int:
+    """Return the end of the frame that begins at ``start``, maybe beyond ``data``; 0 if none begins there."""
     if len(data) - start < HEADER.size:
-        return None
-    magic, head, bodies, _ = HEADER.unpack_from(data, start)
-    return start + HEADER.size + int(head) + int(bodies) if magic == MAGIC else None
-
-
-def _frame(data: bytes, start: int, end: int) -> Frame | None:
-    """Return a frame; None if it is damaged, which doesn't affect the next one."""
-    _, head, _, checksum = HEADER.unpack_from(data, start)
-    start += HEADER.size
-    view = memoryview(data)[start:end]
-    return _decode(view[:head]) if zlib.crc32(view) == checksum else None
+        return 0
+    magic, _, size, *_ = HEADER.unpack_from(data, start)
+    return start + HEADER.size + int(size) if magic == MAGIC and size <= LARGEST_FRAME else 0
 
 
 class Writer:
     """The one writer of a log. Others see at once what it appends; `sync` makes that outlive a crash of the host."""
 
-    def __init__(self, folder: Folder, name: str, check: Callable[[], None]) -> None:
+    def __init__(self, folder: Folder, name: str, check: Callable[[], None], seal: EventSeal | None) -> None:
         self._folder = folder
         self._check = check  # raises StoreGone if the folder has become another store's
         self._name = name
         self._turn = 0
         self._fd = -1
         self._size = 0
-        self._postponed = b""  # frames to be written with the next one
-        self._unsynced: list[bytes] = []
+        self._postponed: list[bytes] = []  # contents of frames to be written with the next one
+        self._seal = seal
+        self._chain = Chain("", seal)
+        self._unsynced: list[bytes] = []  # contents of frames
         self._synced = 0  #: number of frames that were taken off that list
         self.syncing = False  #: is a thread in `sync_beside`?
         self._former: list[Log] = []
@@ -312,15 +475,13 @@ class Writer:
         sizes = [len(body) for body in bodies]
         if sizes and max(sizes) >= _LARGEST:
             raise StoreError(f"a task's record of {max(sizes):,} bytes is too large for {self._folder}")
-        head = encode(Frame(event, sizes))
-        content = b"".join((head, *bodies))
-        frame = HEADER.pack(MAGIC, len(head), len(content) - len(head), zlib.crc32(content)) + content
+        content = content_of(Frame(event, sizes), bodies)
         if isinstance(event, Claimed):
-            self._postponed += frame
+            self._postponed.append(content)
             return []
-        self._write(frame)
+        self._write(content)
         if not isinstance(event, Released):
-            self._unsynced.append(frame)
+            self._unsynced.append(content)
         return self.log._places(sizes, self._size)
 
     @property
@@ -332,13 +493,14 @@ class Writer:
         """Write what was postponed. On a full disk it is dropped: nothing depends on it."""
         if self._postponed:
             with suppress(StoreError):
-                self._write(b"")
-            self._postponed = b""
+                self._write()
+            self._postponed.clear()
 
-    def _write(self, frame: bytes) -> None:
+    def _write(self, *contents: bytes) -> None:
         if self._fd < 0:
             self._begin()
-        frame = self._postponed + frame
+        chain = self._chain.copy()
+        frame = b"".join([chain.frame(content) for content in (*self._postponed, *contents)])
         try:
             written = os.write(self._fd, frame)
             while written < len(frame):
@@ -348,7 +510,8 @@ class Writer:
                 os.ftruncate(self._fd, self._size)  # a torn frame would hide those after it
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size += len(frame)
-        self._postponed = b""
+        self._postponed.clear()
+        self._chain = chain
 
     def _begin(self) -> None:
         self._check()
@@ -359,6 +522,7 @@ class Writer:
         except OSError as error:
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
+        self._chain = Chain(path.name, self._seal)
         self._former.append(self.log)  # its places remain valid
         self.log = Log(path, local=True)
         self._folder.sync()
@@ -369,7 +533,7 @@ class Writer:
 
     def start_anew(self) -> None:
         """Go on in another log, for it isn't known how much of the last event is in this one. Raises StoreError."""
-        self._postponed = b""  # maybe written: nothing depends on it
+        self._postponed.clear()  # maybe written: nothing depends on it
         self.sync()
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -406,8 +570,8 @@ class Writer:
             if self._fd >= 0:  # else no new log could be begun the last time
                 os.close(self._fd)
             self._fd = -1
-            for frame in self._unsynced:
-                self._write(frame)
+            for content in self._unsynced:
+                self._write(content)
             try:
                 os.fdatasync(self._fd)
             except OSError as error:

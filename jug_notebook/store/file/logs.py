@@ -1,8 +1,13 @@
-"""Reads all logs of a store's folder, wherever they are: those being written, those on their way, and sealed ones."""
+"""Reads all logs of a store's folder, wherever they are: those being written, those on their way, and sealed ones.
+
+What is damaged in them, or was changed by someone who has no key, is skipped, and named once.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from jug_notebook.model import Event
 from jug_notebook.scheduler.records import Place
@@ -10,19 +15,55 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.folders import length, listed
 from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, is_local, read_bodies
+from jug_notebook.store.sealing import EventSeal
 
 TOGETHER = 40_000  #: tasks in events that are applied at once
+NOTES = 10  #: at most this many notes about damage are kept
+LOOKS = 10  #: times that logs are looked for again, while compactions move them
+_named: set[str] = set()  #: damage that a warning has named
 
 
 class Logs:
     """The logs that a process knows, and how far it has read each. What it reads is applied to a scheduler state."""
 
-    def __init__(self, folder: Folder, scheduler: SchedulerState, writer: Writer) -> None:
+    def __init__(self, folder: Folder, scheduler: SchedulerState, writer: Writer, seal: EventSeal | None) -> None:
         self.skipped: list[SealedLog] = []  #: sealed logs whose events were known from the logs they replace
         self._folder = folder
         self._scheduler = scheduler
         self._writer = writer
+        self.healed: set[str] = set()  #: damaged logs that another one replaces by now
+        self.seal = seal  #: None where the store's key isn't known, so that nothing is verified
         self._known: dict[str, Log] = {}
+        self._faults: dict[str, list[str]] = {}  # by the name of a log, one line each
+
+    # -- damage --------------------------------------------------------------------------------------------------------
+
+    def report(self, path: Folder, what: str) -> None:
+        """Note, and warn once, that something is wrong with a log."""
+        lines = self._faults.setdefault(path.name, [])
+        line = f"{path} is damaged, or someone without the key changed it: {what}"
+        if line not in lines and len(lines) < NOTES:
+            lines.append(line)
+            if line not in _named:
+                _named.add(line)
+                warnings.warn(f"{line}. Tasks of which that was the record run again", stacklevel=2)
+
+    def is_damaged(self, name: str) -> bool:
+        """Return whether something was reported about a log."""
+        return name in self._faults
+
+    @property
+    def notes(self) -> list[str]:
+        """What is wrong with the logs that count, one line each."""
+        return [line for lines in self._faults.values() for line in lines][:NOTES]
+
+    # -- logs ----------------------------------------------------------------------------------------------------------
+
+    def open(self, path: Folder) -> Log:
+        """Return a log to be read from its beginning."""
+        if path.name.endswith(".sealed"):
+            return SealedLog(path, self.seal, self.report)
+        return Log(path, is_local(path.name), self.seal, self.report)
 
     def get(self, name: str) -> Log | None:
         """Return the log of that name; None for this process's own, whose events are applied as they are written."""
@@ -30,7 +71,7 @@ class Logs:
         if log is None:
             if name == self._writer.log.path.name or not name.endswith(".log"):
                 return None
-            log = self._known[name] = Log(self._folder / "log" / name, local=is_local(name))
+            log = self._known[name] = self.open(self._folder / "log" / name)
         return log
 
     def read_one(self, log: Log) -> None:
@@ -70,7 +111,9 @@ class Logs:
     def find(self, names: Sequence[str]) -> None:
         """Find the logs that have moved, and those that are new: ``names``, which were in the folder before."""
         moved = listed(self._folder / "sealing")
-        self._add_sealed([name for name in listed(self._folder / "sealed") if name not in self._known])
+        for _ in range(LOOKS):
+            if self._add_sealed([name for name in listed(self._folder / "sealed") if name not in self._known]):
+                break
         for name in moved:
             log = self.get(name)
             if log is not None:
@@ -81,25 +124,29 @@ class Logs:
         for name in names:
             self.get(name)
 
-    def _add_sealed(self, names: Sequence[str]) -> None:
-        """Read new sealed logs. Skip those that replace only logs which were read to their end."""
+    def _add_sealed(self, names: Sequence[str]) -> bool:
+        """Read new sealed logs. Skip those that replace only logs which were read to their end.
+
+        Return False if one has vanished meanwhile: then another one replaces it.
+        """
         added: list[SealedLog] = []
+        vanished = False
         for name in sorted(names):
             try:
-                added.append(SealedLog(self._folder / "sealed" / name))
+                added.append(SealedLog(self._folder / "sealed" / name, self.seal, self.report))
             except Vanished:
-                continue
+                vanished = True
         newer = {name for log in added for name in log.replaces}
         for log in added:
             self._known[log.path.name] = log
             known = [(self._known.get(name), size) for name, size in log.replaces.items()]
             if log.path.name in newer:
                 log.skip()
-            elif all(one is not None and one.offset >= size for one, size in known):
+            elif known and all(one is not None and one.offset >= size for one, size in known):
                 self.skipped.append(log)
                 log.skip()
             else:
-                self.read_one(log)
+                self.read_one(log)  # its file is open still, so it is there
             log.shut()
             for name, size in log.replaces.items():
                 former = self._known.get(name)
@@ -108,6 +155,9 @@ class Logs:
                 former.offset = max(former.offset, size)
                 former.closed = True
                 former.shut()
+                if self._faults.pop(name, None) is not None:
+                    self.healed.add(name)
+        return not vanished
 
     def follow_moves(self, scan: Callable[[], object]) -> dict[Place, Place]:
         """Return the new places of bodies whose logs were removed: the sealed logs that were skipped tell."""
@@ -131,10 +181,13 @@ class Logs:
         try:
             return read_bodies(places)
         except Vanished:
-            moved = self.follow_moves(scan)
             now = list(places)
-            while any(place in moved for place in now):
-                now = [moved.get(place, place) for place in now]
+            for _ in range(LOOKS):
+                moved = self.follow_moves(scan)
+                while any(place in moved for place in now):
+                    now = [moved.get(place, place) for place in now]
+                with suppress(Vanished):
+                    return read_bodies(now)
             return read_bodies(now)
 
     def shut(self) -> None:

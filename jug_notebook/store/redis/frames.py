@@ -15,10 +15,8 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
-from jug_notebook.errors import StoreError
 from jug_notebook.model import Accepted, Claimed, Event, Forgotten, Invalidated, Settled, Submitted
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store import keyring
 from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same
 
 PLACE = 12  #: bytes of a place: eight of its writer, then a number
@@ -49,14 +47,6 @@ class Frame(Struct, frozen=True, array_like=True):
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
-
-
-def event_seal(store_id: str) -> tuple[str, EventSeal | None]:
-    """Return the seal of a store's events; where its key isn't known here, why not, and None."""
-    try:
-        return "", EventSeal(keyring.secret(store_id), store_id)
-    except StoreError as unknown:
-        return str(unknown), None
 
 
 def packed(places: Iterable[Place]) -> bytes:

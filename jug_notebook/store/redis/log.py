@@ -31,9 +31,9 @@ from jug_notebook.store.redis.frames import (
     FrameReader,
     claim_frame,
     encode,
-    event_seal,
     packed,
 )
+from jug_notebook.store.sealing import event_seal
 
 ENTRIES = 200  #: of the log, read in one go
 FRAMES = 32  #: of a snapshot, likewise
