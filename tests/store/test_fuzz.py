@@ -400,7 +400,7 @@ def test_claiming_where_the_folder_of_claims_is_something_else_ends_with_an_erro
 def test_a_server_whose_store_has_a_nonsensical_id_holds_another_store(redis_server: Server) -> None:
     store = open_store(redis_server.url())
     with redis.Redis(unix_socket_path=str(redis_server.socket)) as line:
-        [key] = line.keys("*:id")
+        [key] = line.keys(f"*{store.url.rpartition('=')[2]}*:id")
         line.set(key, b"\xf0\x28\x8c")
     with pytest.raises(StoreGone):
         store.states([KEY])
