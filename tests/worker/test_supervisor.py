@@ -237,6 +237,14 @@ def test_a_crowded_store_is_compacted_while_workers_work(folder_site: Site) -> N
     assert not site.store.compact(dry_run=True)
 
 
+def test_a_long_task_is_seen_to_run_though_others_of_its_name_were_short(site: Site) -> None:
+    site.supervise()
+    assert site.tasks.value(site.tasks.submit("def f(): return 1")) == 1
+    key = site.tasks.submit(SAY + HANG.replace("hang", "f"), site.fifo.path)
+    site.fifo.read_line()
+    wait_until(site.store, lambda: site.tasks.state(key) is State.RUNNING)
+
+
 def test_a_session_keeps_workers_from_leaving(site: Site) -> None:
     session = system.me("session")
     site.store.renew([session])

@@ -317,11 +317,15 @@ class FileStore(EventLogStore):
                 quiet = self._watcher.works and self._logs.local
                 pause = SHORTLY if self._writer.postponed else SLOW if quiet else self._pause
             left = until - self._clock.monotonic()
-            if version != seen or left <= 0 or self._watcher.wait(min(left, pause), descriptor):
-                self._looked.at = self._clock.monotonic()
-                return version
+            waits = version == seen and left > 0
+            if waits and self._watcher.wait(min(left, pause), descriptor):
+                break
             with self._step():
                 self._writer.flush()
+            if not waits:
+                break
+        self._looked.at = self._clock.monotonic()
+        return version
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
