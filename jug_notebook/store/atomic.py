@@ -392,3 +392,11 @@ def create(path: Path, data: bytes) -> bool:
     """Write a file durably unless there is one already. Return False if there is. Raises OSError."""
     with Folder(path.parent) as folder:
         return folder.create(path.name, data)
+
+
+def data_from(fd: int, at: int, size: int) -> int:
+    """Return where an open file of that size has data next: it may have holes, as large as one likes."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:  # ENXIO: nothing but holes from here on; else the system can't tell
+        return size if error.errno == errno.ENXIO else at

@@ -9,7 +9,6 @@ what is missing is reported. A closing frame says that the writer is done, so th
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import threading
@@ -29,7 +28,7 @@ from jug_notebook.clock import CLOCK
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store.atomic import Folder, ForeignFile
+from jug_notebook.store.atomic import Folder, ForeignFile, data_from
 from jug_notebook.store.sealing import FIRST, EventSeal, same
 
 MAGIC = b"jn2\n"
@@ -313,7 +312,7 @@ class Log:
         """Return where the next whole frame begins, from ``start`` on. What was searched before is left out."""
         at = max(start, self._searched)
         left, unfinished = SEARCHED, size  # where something begins that may become a frame
-        while (at := self._data_from(at, size)) + HEADER.size <= size and left > 0:
+        while (at := data_from(self._fd, at, size)) + HEADER.size <= size and left > 0:
             data = memoryview(os.pread(self._fd, CHUNK, at))
             whole = bytes(data)
             position = whole.find(MAGIC)
@@ -331,13 +330,6 @@ class Log:
             at += max(1, len(data) - HEADER.size + 1)
         self._searched = max(start, min(at, unfinished, size - HEADER.size + 1))
         return None
-
-    def _data_from(self, at: int, size: int) -> int:
-        """Return where there is data next: a file may have holes, as large as one likes."""
-        try:
-            return os.lseek(self._fd, at, os.SEEK_DATA)
-        except OSError as error:  # ENXIO: nothing but holes from here on; else the system can't tell
-            return size if error.errno == errno.ENXIO else at
 
     def _piece(self, offset: int, size: int) -> memoryview:
         return memoryview(os.pread(self._fd, size, offset).ljust(HEADER.size, b"\0"))
