@@ -24,6 +24,7 @@ from jug_notebook.errors import JugError
 from jug_notebook.launch import living, send_order
 from jug_notebook.model import Scale, WorkerInfo
 from jug_notebook.store import Store, keyring, open_store, split
+from jug_notebook.store.atomic import Folder
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.supervisor import supervise
 
@@ -220,8 +221,9 @@ def _try_to_write(store: Store, checks: list[Check]) -> None:
     scheme, rest = split(store.url)
     if scheme == "file":
         try:
-            with tempfile.TemporaryFile(dir=Path(rest) / "output"):
-                pass
+            with Folder(rest) as root:
+                output = root / "output"
+                output.unlink(output.write_hidden())
         except OSError as error:
             message = f"{system.user()} can't write to {rest} there: {error.strerror}"
             checks.append(Check("writing", message, "mount it writable, or log in as who may: --host USER@HOST", True))
