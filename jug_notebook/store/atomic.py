@@ -129,8 +129,11 @@ class Folder:
         for folder in list((self._folders or {}).values()):
             folder.close()
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = (
+                self._fd,
+                -1,
+            )  # in this order: an interrupt must not leave a number that becomes another file's
+            os.close(fd)
 
     def __enter__(self) -> Folder:
         return self

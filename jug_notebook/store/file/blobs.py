@@ -384,8 +384,8 @@ class _NewFile:
             with self._folder.make(address[:2]) as part:
                 self._folder.publish(self._name, address[2:], to=part)
             found = os.fstat(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
         except OSError as error:
             self.drop()
             raise StoreError(f"can't write to {self._folder.path}: {error.strerror}") from error
@@ -393,8 +393,8 @@ class _NewFile:
 
     def drop(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
         self._folder.unlink(self._name)
 
 

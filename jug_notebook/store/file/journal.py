@@ -376,8 +376,8 @@ class Log:
     def shut(self) -> None:
         """Close the file. It is opened again when needed."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 class SealedLog(Log):
@@ -568,8 +568,8 @@ class Writer:
             return
         if not _sync(self._fd, self.log.path):
             if self._fd >= 0:  # else no new log could be begun the last time
-                os.close(self._fd)
-            self._fd = -1
+                fd, self._fd = self._fd, -1
+                os.close(fd)
             for content in self._unsynced:
                 self._write(content)
             try:
@@ -586,8 +586,8 @@ class Writer:
                 self.sync()
         finally:
             if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+                fd, self._fd = self._fd, -1
+                os.close(fd)
             self.log.shut()
 
 

@@ -122,8 +122,8 @@ class FileWatcher:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def __del__(self) -> None:  # there are few, and a store may be dropped without being closed
         self.close()
