@@ -129,10 +129,7 @@ class Folder:
         for folder in list((self._folders or {}).values()):
             folder.close()
         if self._fd >= 0:
-            fd, self._fd = (
-                self._fd,
-                -1,
-            )  # in this order: an interrupt must not leave a number that becomes another file's
+            fd, self._fd = self._fd, -1  # so that an interrupt leaves no number of a file that isn't ours
             os.close(fd)
 
     def __enter__(self) -> Folder:
