@@ -61,12 +61,14 @@ def journal_sizes(folder: Path) -> set[str]:
 def outcomes_written_since(folder: Path, before: set[str]) -> int:
     """Results in logs that are new."""
     from jug_notebook.model import Settled
+    from jug_notebook.store.atomic import Folder
     from jug_notebook.store.file.journal import Log
 
     count = 0
-    for path in (folder / "jugdata" / "log").iterdir():
-        if path.name not in before:
-            events = [event for event, _ in Log(path, local=True).poll()]
+    logs = Folder(folder / "jugdata" / "log")
+    for name in journal_sizes(folder):
+        if name not in before:
+            events = [event for event, _ in Log(logs / name, local=True).poll()]
             count += sum(len(event.verdicts) for event in events if isinstance(event, Settled))
     return count
 
