@@ -27,7 +27,7 @@ from jug_notebook.scheduler.views import LATELY
 from jug_notebook.store import read_heartbeats, read_orders
 from jug_notebook.store.atomic import Folder, ForeignFile
 from jug_notebook.store.file.claims import WORKER_ID
-from jug_notebook.store.sealing import MAC, EventSeal, same
+from jug_notebook.store.sealing import EventSeal, with_mac, without_mac
 
 LOOK = LEASE / 10  #: seconds between two looks at the heartbeats of other machines' workers
 MOST = 10_000  #: files in one folder that are looked at, besides those of processes that are known
@@ -120,20 +120,18 @@ class Heartbeats:
                 break
             data = raw[8 : 8 + int.from_bytes(raw[:4], "little")]
             if len(raw) > 8 and zlib.crc32(data) == int.from_bytes(raw[4:8], "little"):
-                seal = self._seal()
-                if seal is not None and not same(data[:MAC], seal.record("heartbeat", name, 0, data[MAC:])):
+                content = without_mac(self._seal(), "heartbeat", name, 0, data)
+                if content is None:
                     self._skip(name, f"skipped the heartbeat of {name}, which isn't sealed with the store's key")
                     break
-                infos = read_heartbeats(data[MAC:])
+                infos = read_heartbeats(content)
                 own = infos[:1] if infos and infos[0].id == name else []
                 return own + [info for info in infos[1:] if own and WORKER_ID.fullmatch(info.id)], written
         return [], 0.0
 
     def _write_file(self, folder: Folder, name: str, infos: Sequence[WorkerInfo]) -> None:
         """Write in place, in one call. A reader that sees half of it notices by the checksum."""
-        data = msgspec.msgpack.encode(infos)
-        seal = self._seal()
-        data = (bytes(MAC) if seal is None else seal.record("heartbeat", name, 0, data)) + data
+        data = with_mac(self._seal(), "heartbeat", name, 0, msgspec.msgpack.encode(infos))
         folder.write(name, len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little") + data)
 
     def _skip(self, name: str, text: str) -> None:
@@ -203,12 +201,12 @@ class Heartbeats:
 
     def _order_in(self, supervisor: WorkerId, name: str) -> bytes:
         """Return the order in a file. Raises ValueError if it isn't sealed with the store's key under this name."""
-        data = self._orders.read(name, LARGEST)
-        seal, number = self._seal(), int(name[len(supervisor) + 1 :]) % (1 << 64)
-        mac = data[:MAC] if seal is None else seal.record("order", supervisor, number, data[MAC:])
-        if name != _name_of_order(supervisor, number) or not same(data[:MAC], mac):
+        raw = self._orders.read(name, LARGEST)
+        number = int(name[len(supervisor) + 1 :]) % (1 << 64)
+        data = without_mac(self._seal(), "order", supervisor, number, raw)
+        if data is None or name != _name_of_order(supervisor, number):
             raise ValueError(name)
-        return data[MAC:]
+        return data
 
     def _takes(self, name: str) -> bool:
         with self._lock:
@@ -225,11 +223,11 @@ class Heartbeats:
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:
         """Give an order to supervisors, those with a name that a process can have."""
-        data, seal = msgspec.msgpack.encode(order), self._seal()
+        data = msgspec.msgpack.encode(order)
         for supervisor in filter(WORKER_ID.fullmatch, supervisors):
             number = time.time_ns()
-            mac = bytes(MAC) if seal is None else seal.record("order", supervisor, number, data)
-            self._orders.replace(_name_of_order(supervisor, number), mac, data)
+            sealed = with_mac(self._seal(), "order", supervisor, number, data)
+            self._orders.replace(_name_of_order(supervisor, number), sealed)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from msgspec import Struct
 from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import StoreError, ValueLost
-from jug_notebook.model import Claimed, Event, Released
+from jug_notebook.model import UNREADABLE, Claimed, Event, Released
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import Folder, ForeignFile, data_from
 from jug_notebook.store.sealing import FIRST, EventSeal, same
@@ -203,7 +203,7 @@ class Chain:
         try:
             end = _SIZED.size + int(_SIZED.unpack_from(content)[0])
             found = _decode(content[_SIZED.size : end])
-        except (struct.error, msgspec.MsgspecError, UnicodeDecodeError):  # its writer has the key, and no sense
+        except (struct.error, *UNREADABLE):  # its writer has the key, and no sense
             return None
         if min(found.sizes, default=0) < 0 or end + sum(found.sizes) != len(content):
             return None

@@ -51,7 +51,7 @@ from jug_notebook.store.redis.frames import PLACE, places_in
 from jug_notebook.store.redis.log import Log, claim_name
 from jug_notebook.store.redis.processes import Processes
 from jug_notebook.store.redis.wire import place
-from jug_notebook.store.sealing import MAC, same
+from jug_notebook.store.sealing import with_mac, without_mac
 
 PACE = 0.002  #: least seconds between two looks at the version, so that waiting for many tasks doesn't load the server
 TOGETHER = 40_000  #: tasks in events that are applied at once
@@ -307,10 +307,10 @@ class RedisStore(EventLogStore):
         time, (upto, raw) = self._connection.pipeline([("TIME",), ("HMGET", key("counts"), "upto", "rows")])
         if upto is None or raw is None:
             return None
-        seal = self._log.seal
-        if seal is None or not same(raw[:MAC], seal.record("counts", self.id, number_of(upto)[0], raw[MAC:])):
+        data = without_mac(self._log.seal, "counts", self.id, number_of(upto)[0], raw)
+        if self._log.seal is None or data is None:
             return None
-        rows = _count_rows(raw[MAC:])
+        rows = _count_rows(data)
         age = int(time[0]) + int(time[1]) / 1e6 - number_of(upto)[0] / 1e3
         final = not any(row[-1][RUNNING] for row in rows) and self._log.ends_at(upto)
         recent = age <= MOMENT and sum(sum(row[-1]) for row in rows) >= VERY_MANY
@@ -321,10 +321,10 @@ class RedisStore(EventLogStore):
         log = self._log
         if log.uncounted and len(self._scheduler.tasks) > MANY and not log.unsent and not log.stale:
             log.uncounted = False
-            rows = msgspec.msgpack.encode(self._scheduler.counts.rows())
             if log.seal is None:
                 return
-            rows = log.seal.record("counts", self.id, number_of(log.last)[0], rows) + rows
+            data = msgspec.msgpack.encode(self._scheduler.counts.rows())
+            rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)
             counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
             self._connection.run("full", *counts)
 

@@ -15,9 +15,9 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
-from jug_notebook.model import Accepted, Claimed, Event, Forgotten, Invalidated, Settled, Submitted
+from jug_notebook.model import UNREADABLE, Accepted, Claimed, Event, Forgotten, Invalidated, Settled, Submitted
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same
+from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same, with_mac, without_mac
 
 PLACE = 12  #: bytes of a place: eight of its writer, then a number
 WRITER = 6  #: bytes of a writer's name
@@ -81,7 +81,7 @@ class Chain:
 def claim_frame(writer: bytes, claimed: Claimed, seal: EventSeal) -> bytes:
     """Return a frame outside of any chain, for the script that claims: it counts only if all of that was won."""
     content = encode(Frame(b"", 0, claimed))
-    return seal.record("claim", writer.hex(), 0, content) + content
+    return with_mac(seal, "claim", writer.hex(), 0, content)
 
 
 class FrameReader:
@@ -145,8 +145,8 @@ class FrameReader:
         return False
 
     def _claim(self, writer: bytes, data: bytes) -> Frame | None:
-        content = data[MAC:]
-        if self.seal is not None and not same(data[:MAC], self.seal.record("claim", writer.hex(), 0, content)):
+        content = without_mac(self.seal, "claim", writer.hex(), 0, data)
+        if content is None:
             return self._refuse()
         frame = self._decoded(content)
         return frame if frame is None or type(frame.event) is Claimed else self._refuse()
@@ -154,7 +154,7 @@ class FrameReader:
     def _decoded(self, content: bytes) -> Frame | None:
         try:
             frame = _decode(content)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return self._refuse("that can't be read: another version's?")
         return frame if _is_sound(frame) else self._refuse("that make no sense")
 

@@ -13,7 +13,7 @@ from jug_notebook.scheduler.views import LATELY
 from jug_notebook.store import read_heartbeat, read_orders
 from jug_notebook.store.redis.connection import NOTHING, Connection, understood
 from jug_notebook.store.redis.frames import NOTED
-from jug_notebook.store.sealing import MAC, EventSeal, same
+from jug_notebook.store.sealing import EventSeal, with_mac, without_mac
 
 AWAY = 5.0  #: seconds without any heartbeat after which the server itself has been away
 DAY = 86_400  #: seconds for which orders are kept
@@ -77,25 +77,25 @@ class Processes:
         return read_orders((data for data in opened if data), lambda text: self.notice(first, text))
 
     def _sealed(self, kind: str, name: str, number: int, content: object) -> bytes:
-        data, seal = msgspec.msgpack.encode(content), self._seal()
-        return (bytes(MAC) if seal is None else seal.record(kind, name, number, data)) + data
+        return with_mac(self._seal(), kind, name, number, msgspec.msgpack.encode(content))
 
     def _opened(self, process: bytes, raw: bytes) -> WorkerInfo | None:
         """Return a heartbeat; None where nobody with the store's key has sent it under this name."""
-        name, seal = process.decode(errors="replace"), self._seal()
-        if seal is not None and not same(raw[:MAC], seal.record("heartbeat", name, 0, raw[MAC:])):
+        name = process.decode(errors="replace")
+        data = without_mac(self._seal(), "heartbeat", name, 0, raw)
+        if data is None:
             self._note(f"skipped the heartbeat of {name[:60]}, which isn't sealed with the store's key")
             return None
-        info = read_heartbeat(raw[MAC:])
+        info = read_heartbeat(data)
         return info if info is not None and info.id == name else None
 
     def _opened_order(self, supervisor: WorkerId, raw: bytes) -> bytes:
         """Return an order; nothing if nobody with the store's key has given it to this supervisor, or it had it."""
-        number, seal = int.from_bytes(raw[:NUMBER], "big"), self._seal()
-        mac, data = raw[NUMBER : NUMBER + MAC], raw[NUMBER + MAC :]
+        number = int.from_bytes(raw[:NUMBER], "big")
         if number in self._taken:
             return b""
-        if seal is not None and not same(mac, seal.record("order", supervisor, number, data)):
+        data = without_mac(self._seal(), "order", supervisor, number, raw[NUMBER:])
+        if data is None:
             if self._note("skipped an order that nobody with the store's key has given"):
                 self.notice(supervisor, "skipped an order that nobody with the store's key has given\n")
             return b""
