@@ -42,7 +42,7 @@ def main() -> int:
     announce(f"The tutorial, in {folder.name}/, on a fresh file store: two workers run its tasks.")
     print(run(folder, "execute", NOTEBOOK, "--output", "first.ipynb"))
     print(run(folder, "status"))
-    first = journal_sizes(folder)
+    first = log_names(folder)
 
     announce("The same notebook in a new kernel: every task is found by its hash, and nothing is computed.")
     print(run(folder, "execute", NOTEBOOK, "--output", "second.ipynb"))
@@ -54,7 +54,7 @@ def main() -> int:
     return 0 if new == 0 else 1
 
 
-def journal_sizes(folder: Path) -> set[str]:
+def log_names(folder: Path) -> set[str]:
     return {path.name for path in (folder / "jugdata" / "log").iterdir()}
 
 
@@ -66,7 +66,7 @@ def outcomes_written_since(folder: Path, before: set[str]) -> int:
 
     count = 0
     logs = Folder(folder / "jugdata" / "log")
-    for name in journal_sizes(folder):
+    for name in log_names(folder):
         if name not in before:
             events = [event for event, _ in Log(logs / name, local=True).poll()]
             count += sum(len(event.verdicts) for event in events if isinstance(event, Settled))

@@ -254,7 +254,7 @@ class StoreServer:
         self._seen = -1  #: version of the store when tasks were last looked for
         self._looked = 0.0
         self._fresh = False  #: was a claim just carried out, with a look at the store?
-        self._untold = False  #: may the store not have written yet what workers got?
+        self._unwritten = False  #: may the store not have written yet what workers got?
         self._outworn: list[int] = []  #: descriptors of idle workers in whose place new ones would get tasks
 
     def listen(self, descriptor: int) -> None:
@@ -316,7 +316,7 @@ class StoreServer:
         until = self._clock.monotonic() + timeout
         while True:
             left = max(0.0, until - self._clock.monotonic())
-            events = self._selector.select(min(left, SHORTLY)) if self._fresh or self._untold else []
+            events = self._selector.select(min(left, SHORTLY)) if self._fresh or self._unwritten else []
             self._fresh = False
             if self._waiting and not events:
                 with self._patience():
@@ -325,10 +325,10 @@ class StoreServer:
                         self._hand_out()
                     left = 0.0
                 self._fresh = False
-            elif self._untold and not events:  # all are busy for longer: now others learn what they got
+            elif self._unwritten and not events:  # all are busy for longer: now others learn what they got
                 with self._patience():
                     self._store.watch(self._seen, 0.0)
-                    self._untold = False
+                    self._unwritten = False
             ready = self._carry_out(events or self._selector.select(left))
             if self._waiting and self._fresh:  # what others settled may have made tasks ready
                 with self._patience():
@@ -411,7 +411,7 @@ class StoreServer:
     ) -> bytes:
         claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits, not self._fresh)
         self._fresh = True
-        self._untold = self._untold or bool(claims)
+        self._unwritten = self._unwritten or bool(claims)
         if claims and claims[0].resources:
             devices = self.reservations.reserve(connection.line.fileno(), claims[0].resources)
             if devices:

@@ -67,8 +67,6 @@ PAUSE = 0.5  #: seconds before a store that is full or away is tried again; doub
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
-_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 
 K = TypeVar("K")
 V = TypeVar("V")
