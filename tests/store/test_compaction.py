@@ -212,6 +212,34 @@ def test_a_compaction_may_be_killed_at_any_point(tmp_path: Path) -> None:
     assert points > 12, "it has many steps"
 
 
+def test_a_log_is_read_that_replaces_known_ones_and_one_that_nobody_has_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileStore, "_is_quiet", lambda self: False)  # replaced logs stay for a while
+    submitter = open_store(folder)
+    submitter.submit([task("a")], HERE)
+    first = open_store(folder)
+    run_all(first)
+    first.close()
+    packer = open_store(folder)
+    packer.compact()
+    (unread,) = (folder / "sealed").iterdir()
+    unread.rename(tmp_path / unread.name)  # the reader comes in the moment before it appears
+    for replaced in (folder / "sealing").iterdir():
+        replaced.unlink()
+    reader = open_store(folder)
+    worker = worker_of(reader)
+    second = open_store(folder)
+    second.submit([task(name) for name in NAMES], HERE)
+    second.close()
+    assert set(reader.states([key(name) for name in ("a", *NAMES)])) == {State.READY}
+    (tmp_path / unread.name).rename(unread)
+    packer.compact()
+    assert len(list((folder / "sealed").iterdir())) == 2
+    assert [claim.lease.key for claim in reader.claim(worker.id, 1, 0.0)] == [key(NAMES[0])]
+    assert reader.states([key("a")]) == [State.FINISHED]
+
+
 _WORK = """
 import os, sys
 from tests.store.test_store import outcome

@@ -137,7 +137,7 @@ class Logs:
             except Vanished:
                 vanished = True
         newer = {name for log in added for name in log.replaces}
-        for log in added:
+        for log in reversed(added):  # the newest first: what it replaces isn't known until it has been read itself
             self._known[log.path.name] = log
             known = [(self._known.get(name), size) for name, size in log.replaces.items()]
             if log.path.name in newer:
