@@ -87,9 +87,9 @@ class JugMagics(Magics):
 
     # -- the session ---------------------------------------------------------------------------------------------------
 
-    def connect(self, url: str) -> Session:
-        """Use the store at ``url``, for the rest of this cell too."""
-        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell))
+    def connect(self, url: str, accept_new: bool = False) -> Session:
+        """Use the store at ``url``, for the rest of this cell too; ``accept_new``: see `connect`."""
+        session = connect(url, notebook=notebook_path(self.shell), headless=headless(self.shell), accept_new=accept_new)
         if session not in self._opened:
             self._opened.append(session)
         return session
@@ -329,6 +329,7 @@ class JugMagics(Magics):
     @line_magic
     @options()
     @option("url", nargs="?", help="a folder (made if it is new), redis://HOST/DB?project=NAME, or memory:")
+    @option("--accept-new-store", action="store_true", help="even if another store was at that URL before")
     def jug_store(self, line: str) -> None:
         """Use another store, or show which one is in use.
 
@@ -340,9 +341,10 @@ class JugMagics(Magics):
         Tasks made from now on go there; handles of the previous store go on reading theirs.
         """
         asked = read(self.jug_store, line)
-        if asked.url is not None:
-            self._session = self.connect(asked.url)
-            self.memory.store = asked.url
+        url = asked.url or (self._url if asked.accept_new_store else None)
+        if url is not None:
+            self._session = self.connect(url, asked.accept_new_store)
+            self.memory.store = url
         print(self._about(self.session))
 
     # -- what the other magics share -----------------------------------------------------------------------------------

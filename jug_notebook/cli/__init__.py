@@ -140,6 +140,9 @@ class Parser(argparse.ArgumentParser):
             metavar="URL",
             help="the store: a folder or a URL (default: $JUG_STORE, else 'jugdata')",
         )
+        self.add_argument(
+            "--accept-new-store", action="store_true", help="use the store though another one was at its URL before"
+        )
         if command is None:
             return
         self.description = command.help
@@ -255,6 +258,8 @@ def what_is_meant(found: Command, parser: Parser, arguments: Arguments) -> Store
     if not named and not words and not url and found.jugfile and os.path.isfile(DEFAULT_JUGFILE):
         named = [DEFAULT_JUGFILE]
     name = named[0] if named else ""
+    if arguments.accept_new_store:
+        _accept_new_store(name, arguments, url)
     if name.endswith(".py"):
         if found.jugfile and not parser.given(arguments, parser.stores_only):
             return Jugfile(name, words)
@@ -271,6 +276,20 @@ def what_is_meant(found: Command, parser: Parser, arguments: Arguments) -> Store
     if target:
         arguments.target = words[0] if words else None
     return meant
+
+
+def _accept_new_store(name: str, arguments: Arguments, url: str | None) -> None:
+    from jug_notebook.store import accept_new_store
+
+    if name.endswith(".py"):  # not yet loaded: that would open its store
+        from jug_notebook.compat import configuration
+
+        url = str(configuration.settle({"jugfile": name, "jugdir": arguments.jugdir}, {})["jugdir"])
+    elif name.endswith(".ipynb"):
+        url = _store_of_notebook(name, url or "jugdata").url
+    else:
+        url = name or url or "jugdata"
+    accept_new_store(url)
 
 
 def _store_of_notebook(path: str, url: str) -> Store:

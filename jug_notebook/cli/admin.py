@@ -119,10 +119,14 @@ def _add_copy(parser: Parser) -> None:
 @register("copy", "copy all of a store into another, of any kind", add=_add_copy)
 def _copy(arguments: Arguments) -> int:
     from jug_notebook.session.maintenance import copy
+    from jug_notebook.store import accept_new_store
 
     def progress(done: int, total: int) -> None:
         print(f"\r{done:,} of {total:,} tasks", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
+    if arguments.accept_new_store:
+        accept_new_store(arguments.source)
+        accept_new_store(arguments.to)
     print(copy(existing(arguments.source), arguments.to, progress if sys.stderr.isatty() else None))
     return 0
 

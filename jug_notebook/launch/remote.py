@@ -206,7 +206,7 @@ def _opened(asked: Request, checks: list[Check]) -> Store | None:
         return None
     if asked.secret and not asked.check:  # before it is opened, so that what is in it can be verified
         keyring.import_secret(asked.store, bytes.fromhex(asked.secret), asked.lasting)
-    store = open_store(asked.url)
+    store = open_store(asked.url, known=asked.store)
     if store.id != asked.store:
         message = f"another store is at {store.display_url} there ({store.id[:8]}, and not {asked.store[:8]})"
         checks.append(

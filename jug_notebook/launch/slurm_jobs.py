@@ -253,7 +253,9 @@ def main(what: str, name: str) -> int:
         plan = read_plan(file)
         if what == "job":
             return _job(plan, file)
-        store = open_store(plan.request.url)
+        store = open_store(plan.request.url, known=plan.request.store)
+        if store.id != plan.request.store:
+            raise StoreError(f"there is another store now at {store.display_url}; start the jobs again")
         return Scaler(store, SlurmGroup(store, plan, file, CLOCK)).run()
     except (JugError, OSError, msgspec.MsgspecError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

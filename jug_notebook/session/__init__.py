@@ -64,7 +64,7 @@ class Session:
     ``folder``: the folder that counts as the notebook's; ``runner``: what calls functions that name none; ``together``:
     all processes that run this file count as one;
     ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
-    the session isn't listed in the store.
+    the session isn't listed in the store; ``accept_new``: the URL may hold another store than before.
     Raises StoreError where the store can't be opened or its key isn't known.
     """
 
@@ -80,11 +80,12 @@ class Session:
         runner: str = "",
         read_only: bool = False,
         together: bool = False,
+        accept_new: bool = False,
     ) -> None:
         file, beside, lasting = running_file(notebook)
         self.folder = folder or beside
         self.read_only = read_only
-        access = open_access(url, file, self.folder, shared, read_only, clock)
+        access = open_access(url, file, self.folder, shared, read_only, clock, accept_new)
         access.store.notify = functools.partial(print, file=sys.stderr, flush=True)
         self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
         self.notebook = access.notebook  #: who requests tasks: the notebook's path, or one run of it
@@ -324,6 +325,7 @@ def connect(
     shared: str | None = None,
     notebook: str | Path | None = None,
     headless: bool = False,
+    accept_new: bool = False,
 ) -> Session:
     """Use the store at ``url``: a folder, made if it's new, ``redis://…`` or ``memory:``.
 
@@ -332,7 +334,8 @@ def connect(
 
     A relative folder is taken from the notebook's folder. Tasks made from now on go there; handles of another store go
     on reading theirs. Connecting twice returns the same session, unless the store was removed since: then a new store
-    is made. Raises StoreError.
+    is made, with a warning. Where there is another store than before, that is refused, unless ``accept_new``.
+    Raises StoreError.
     """
     global _current
     path, folder, _ = running_file(notebook)
@@ -343,7 +346,7 @@ def connect(
         if same and shared is None:
             before.workers.headless = before.workers.headless or headless
             return _use(before)
-    _current = Session(url, notebook=notebook, headless=headless, shared=shared)
+    _current = Session(url, notebook=notebook, headless=headless, shared=shared, accept_new=accept_new)
     return _use(_current)
 
 

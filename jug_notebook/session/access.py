@@ -16,7 +16,7 @@ from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Origin, Scope, WorkerInfo, names_a_run, run_name
-from jug_notebook.store import Store, lacks_room, open_store, split
+from jug_notebook.store import Store, accept_new_store, lacks_room, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, secret_of
@@ -82,9 +82,14 @@ class StoreAccess:
 
 
 def open_access(
-    url: str | Path, file: str, folder: Path, shared: str | None, read_only: bool, clock: Clock
+    url: str | Path, file: str, folder: Path, shared: str | None, read_only: bool, clock: Clock, accept_new: bool
 ) -> StoreAccess:
-    """Open the store at ``url`` (a relative path is taken from ``folder``). Raises StoreError."""
+    """Open the store at ``url`` (a relative path is taken from ``folder``). Raises StoreError.
+
+    ``accept_new``: even if it isn't the one that was there before.
+    """
+    if accept_new:
+        accept_new_store(resolve_url(url, folder))
     store = open_store(resolve_url(url, folder), clock)
     if shared is not None:
         join_shared(store, shared, lambda: _secret(store))

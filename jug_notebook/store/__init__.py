@@ -12,6 +12,7 @@ import errno
 import importlib
 import importlib.util
 import re
+import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -43,9 +44,11 @@ from jug_notebook.model import (
     WorkerId,
     WorkerInfo,
 )
+from jug_notebook.store import keyring
 from jug_notebook.store.queries import Queries
 
 PATIENCE = 600.0  #: seconds
+SETTLING = 0.2  #: seconds within which who makes a store has pinned it
 
 
 class Store(Queries, Protocol):
@@ -268,11 +271,56 @@ def split(url: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("file", url)
 
 
-def open_store(url: str | Path, clock: Clock = CLOCK) -> Store:
-    """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out."""
+def open_store(url: str | Path, clock: Clock = CLOCK, known: str = "") -> Store:
+    """Open the store at ``url``, making it if it's new. Raises StoreError that names the URL and the way out.
+
+    Another store than the one that was last there is refused, unless it has just been made. ``known``: the id by which
+    a launcher knows the store, which counts instead; the caller compares it.
+    """
     opener, rest = _opener(str(url))
     store: Store = opener.open(rest, clock)
+    if split(store.url)[0] == "memory":
+        return store
+    new = keyring.just_made(store.id)
+    try:
+        if not known:
+            _check_pin(store, new, clock)
+        elif store.id == known:
+            keyring.pin(masked(store.url), known)
+    except BaseException:
+        store.close()
+        raise
     return store
+
+
+def accept_new_store(url: str) -> None:
+    """Let the store that is at ``url`` now take the place of the one that was there before."""
+    keyring.unpin(masked(absolute(url)))
+
+
+def _check_pin(store: Store, new: bool, clock: Clock) -> None:
+    """Pin the store to its URL. Raises StoreError if that held another one, and this one isn't new."""
+    name = masked(store.url)
+    before = keyring.pinned(name)
+    if before == store.id:
+        return
+    if before and not new and not _is_unused(store):
+        clock.sleep(SETTLING)  # a process that has just made it may be about to pin it
+        if keyring.pinned(name) != store.id:
+            raise StoreError(
+                f"{store.display_url} held another store before ({before[:8]}, and now {store.id[:8]}); if that is "
+                "fine, accept it: --accept-new-store in a shell or after %jug_store, or jn.connect(…, accept_new=True)"
+            )
+    elif before:
+        text = f"{store.display_url} held another store before ({before[:8]}…), which is gone; this is a new one"
+        print(f"jug_notebook: {clean(text)}", file=sys.stderr)
+    if not store.unverified:  # who lacks the key can't know that it is the right one
+        keyring.pin(name, store.id)
+
+
+def _is_unused(store: Store) -> bool:
+    """Return whether a store that makes no key itself has neither a key nor a task."""
+    return not store.unverified and not keyring.has_secret(store.id) and not store.snapshot().functions
 
 
 def exists(url: str) -> bool:

@@ -1,22 +1,27 @@
-"""The keys of stores: one file per store in the user's config folder, readable by the user alone.
+"""The keys of stores, and which store each URL held: small files in the user's config folder, readable by them alone.
 
 Everything that a store's users write is sealed with its key (see `sealing`); who doesn't have it can neither forge nor
-change what they wrote.
+change what they wrote. A store's id is pinned to its URL when it is first opened there, so that nobody can put another
+store in its place unseen.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 
+from blake3 import blake3
+
 from jug_notebook.errors import StoreError
-from jug_notebook.store.atomic import create
+from jug_notebook.store.atomic import create, replace
 
 KEY_SIZE = 32  #: bytes of a key
 _STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
 
 _here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
+_made: set[str] = set()  # stores whose key was made in this process: see `just_made`
 
 
 def key_folder() -> Path:
@@ -38,6 +43,7 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
                 f"the key of store {store_id[:12]} is not in {key_folder()}, so its tasks can't be trusted or signed; "
                 "copy the file of that name from the account that made the store, or use a new store"
             )
+        _made.add(store_id)
         return keep_secret(store_id, os.urandom(KEY_SIZE), lasting)
     _here[store_id] = known
     return known
@@ -70,7 +76,62 @@ def import_secret(store_id: str, value: bytes, lasting: bool = True) -> None:
 def forget(store_id: str) -> None:
     """Remove the key of a store that was never used."""
     _here.pop(store_id, None)
+    _made.discard(store_id)
     _key_path(store_id).unlink(missing_ok=True)
+
+
+def just_made(store_id: str) -> bool:
+    """Return whether this process has made the key of a store since it was last asked that."""
+    new = store_id in _made
+    _made.discard(store_id)
+    return new
+
+
+# -- pins -------------------------------------------------------------------------------------------------------------
+
+
+def pinned(url: str) -> str:
+    """Return the id of the store that the URL held when it was last opened; empty where that isn't known.
+
+    The URL is absolute and without a password. Raises StoreError where that can't be read.
+    """
+    path = _pin_path(url)
+    try:
+        store_id = path.read_bytes()[:200].decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StoreError(f"which store {url} held can't be read from {path}: {error.strerror}") from error
+    if not _STORE_ID.fullmatch(store_id):
+        raise StoreError(f"{path} names no store; if you trust the one at {url}, remove that file")
+    return store_id
+
+
+def pin(url: str, store_id: str) -> None:
+    """Note that the URL, absolute and without a password, holds the store of that id. Raises StoreError.
+
+    Where the user may not write to their own keyring, keys were put there for them, and nothing is noted.
+    """
+    path = _pin_path(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace(path, f"{store_id}\n".encode())
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return
+        raise StoreError(
+            f"which store {url} holds can't be noted in {path.parent}: {error.strerror}; set XDG_CONFIG_HOME to a "
+            "folder you may write to"
+        ) from error
+
+
+def unpin(url: str) -> None:
+    """Forget which store the URL held."""
+    _pin_path(url).unlink(missing_ok=True)
+
+
+def _pin_path(url: str) -> Path:
+    return key_folder() / "pins" / blake3(url.encode(errors="surrogateescape")).hexdigest(length=20)
 
 
 def _key_path(store_id: str) -> Path:

@@ -276,6 +276,20 @@ def test_a_key_goes_to_another_account_through_pipes(ran: Shell) -> None:
 # -- acting ------------------------------------------------------------------------------------------------------------
 
 
+def test_another_store_than_before_is_refused_by_every_command_until_it_is_accepted(shell: Shell) -> None:
+    for name in ("jugdata", "other"):
+        assert shell.run("worker", name, "-n", "1", "--idle-timeout", "0").returncode == 0
+    (shell.folder / "jugdata").rename(shell.folder / "former")
+    (shell.folder / "other").rename(shell.folder / "jugdata")
+    for words in (["status"], ["log", "f"], ["worker", "-n", "1"], ["pack"], ["key", "export"], ["invalidate", "f"]):
+        refused = shell.run(*words)
+        assert refused.returncode == 2
+        assert "held another store before" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    assert shell.run("status", "--accept-new-store").returncode == 0
+    assert shell.run("status").returncode == 0
+
+
 def test_invalidating_and_retrying_make_tasks_ready_again(shell: Shell) -> None:
     (shell.folder / "script.py").write_text(SCRIPT)
     shell.python("script.py", "jugdata")

@@ -309,9 +309,24 @@ def test_a_store_that_was_removed_is_made_anew_by_jug_store(notebook: Notebook, 
     assert text.count("\n") == 1
     with pytest.raises(jn.StoreGone):
         notebook.run("%jug_store")
-    assert notebook.run("%jug_store jugdata") == "file store ./jugdata, 0 tasks\n"
+    text = notebook.run("%jug_store jugdata")
+    assert text.startswith("file store ./jugdata, 0 tasks\n")
+    assert "which is gone; this is a new one" in text
     notebook.run("again = f(1)")
     assert notebook.run("%jug_store") == "file store ./jugdata, 1 task\n"
+
+
+def test_another_store_than_before_is_refused_by_jug_store_until_it_is_accepted(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    for name in ("study", "other", "third"):
+        notebook.run(f"%jug_store {name}")
+    shutil.rmtree(tmp_path / "study")
+    shutil.move(tmp_path / "other", tmp_path / "study")
+    with pytest.raises(jn.StoreError, match="held another store before"):
+        notebook.run("%jug_store study")
+    assert notebook.run("%jug_store") == "file store ./third, 0 tasks\n"
+    assert notebook.run("%jug_store study --accept-new-store") == "file store ./study, 0 tasks\n"
 
 
 def test_the_magics_are_there_after_a_reload_even_if_the_store_was_removed(notebook: Notebook, tmp_path: Path) -> None:

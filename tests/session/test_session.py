@@ -84,6 +84,18 @@ def test_connecting_to_a_store_that_was_removed_makes_it_anew(tmp_path):
         jn.definitions.clear()
 
 
+def test_a_store_that_took_anothers_place_is_refused_until_it_is_accepted(tmp_path):
+    for name in ("jugdata", "other"):
+        jn.connect(tmp_path / name, notebook=tmp_path).close()
+    shutil.rmtree(tmp_path / "jugdata")
+    shutil.move(tmp_path / "other", tmp_path / "jugdata")
+    with pytest.raises(jn.StoreError, match=r"held another store before .* accept_new=True"):
+        jn.connect(tmp_path / "jugdata", notebook=tmp_path)
+    session = jn.connect(tmp_path / "jugdata", notebook=tmp_path, accept_new=True)
+    assert jn.connect(tmp_path / "jugdata", notebook=tmp_path) is session
+    session.close()
+
+
 def test_a_session_whose_store_was_replaced_submits_nothing_to_the_new_one(tmp_path):
     before = jn.connect(tmp_path / "jugdata", notebook=tmp_path)
     f = define("def f(x): return x")
