@@ -123,12 +123,12 @@ class SignedReader:
         return _spec(self._seal.open("spec", key, 0, b"", body))
 
     def outcome(self, key: Key, held: CurrentOutcome) -> Outcome:
-        """Return an outcome from its sealed bytes, once it is proven that ``key`` may have it."""
+        """Return an outcome from its sealed bytes, if it is the verdict's and it is proven that ``key`` may have it."""
         verdict = held.verdict
         if verdict.key != key:
             self._prove(key, verdict.key, verdict.round, verdict.inputs, verdict.digest, held.proof)
         outcome = _outcome(self._seal.open("outcome", verdict.key, verdict.round, verdict.inputs, held.body))
-        if held.proof and (type(outcome) is not Finished or outcome.digest != verdict.digest):
+        if (outcome.digest if type(outcome) is Finished else b"") != verdict.digest:  # of another attempt
             raise SignatureError(
                 f"the store gives task {key[:12]} another value than the run it is said to come from had"
             )

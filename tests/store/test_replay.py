@@ -1,0 +1,348 @@
+"""Whoever can write to a store without its key, and drop, reorder and send again what is there, changes no result.
+
+What such an attacker can do unseen is here, too, as SECURITY.md names it: cut off what nobody has read yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jug_notebook import system
+from jug_notebook.errors import SignatureError, StoreError
+from jug_notebook.model import (
+    NO_INPUTS,
+    Acceptance,
+    Accepted,
+    CurrentOutcome,
+    Event,
+    Finished,
+    Invalidated,
+    Key,
+    Settled,
+    State,
+    Verdict,
+    Why,
+)
+from jug_notebook.store import Store, open_store
+from jug_notebook.store.file import journal
+from jug_notebook.store.redis import frames
+from jug_notebook.store.sealing import EventSeal
+from jug_notebook.store.signed import SignedReader, SignedWriter
+from jug_notebook.worker.loop import work
+from jug_notebook.worker.status import SharedStatus
+from tests.store.test_damage import frames as frames_in
+from tests.store.test_redis import admin
+from tests.workbench import Need, Submitter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is damaged, or someone without the key changed it")
+AHEAD = range(1, 4)  #: rounds and attempts that nobody has made yet
+
+
+class Folder:
+    """What an attacker can do with the bytes of a store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url = folder, str(folder)
+
+    @property
+    def _log(self) -> Path:
+        return max((self.folder / "log").iterdir(), key=lambda log: log.stat().st_size)
+
+    def frames(self) -> list[Any]:
+        return frames_in(self._log)
+
+    def write(self, entries: list[Any]) -> None:
+        self._log.write_bytes(b"".join(entries))
+
+    def forge(self, store_id: str, event: Event, bodies: list[bytes]) -> None:
+        path = self.folder / "log" / "forger-1-abcdef.log"
+        sizes = [len(body) for body in bodies]
+        chain = journal.Chain(path.name, EventSeal(os.urandom(32), store_id))
+        path.write_bytes(chain.frame(journal.content_of(journal.Frame(event, sizes), bodies)))
+        os.utime(path, (1, 1))  # or what another machine writes is waited for
+
+    def claim_ahead(self, key: Key) -> None:
+        for round in AHEAD:
+            for attempt in AHEAD:
+                (self.folder / "claims" / f"{key}.{round}.{NO_INPUTS.hex()}.{attempt}").write_text("eve-1-abcdef")
+
+    def copy(self) -> Any:
+        return shutil.copytree(self.folder, self.folder.with_name("copy"))
+
+    def put_back(self, copy: Any) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(copy, self.folder)
+
+
+class Project:
+    """What an attacker can do with the bytes of a store in a Redis server."""
+
+    def __init__(self, server: Any) -> None:
+        self.url = server.url()
+        self._line = admin(server)
+        self._name = f"jug:{{{self.url.rpartition('=')[2]}}}:"
+
+    def frames(self) -> list[Any]:
+        read = "return redis.call('XRANGE', KEYS[1], '-', '+')"  # its fields as they are: some have equal names
+        return [fields for _, fields in self._line.eval(read, 1, self._name + "log")]
+
+    def write(self, entries: list[Any]) -> None:
+        self._line.delete(self._name + "log")
+        for fields in entries:
+            self._line.execute_command("XADD", self._name + "log", "*", *fields)
+
+    def forge(self, store_id: str, event: Event, bodies: list[bytes]) -> None:
+        places = [int.from_bytes(os.urandom(8), "big") << 32 for _ in bodies]
+        for place, body in zip(places, bodies, strict=True):
+            self._line.hset(self._name + "bodies", frames.packed([place]), body)
+        chain = frames.Chain(b"forger", EventSeal(os.urandom(32), store_id))
+        frame = chain.frame(frames.Frame(frames.packed(places), len(bodies), event))
+        self._line.xadd(self._name + "log", {b"forger": frame})
+
+    def claim_ahead(self, key: Key) -> None:
+        for round in AHEAD:
+            for attempt in AHEAD:
+                name = f"{key}.{round}.{attempt}.".encode() + NO_INPUTS
+                self._line.hset(self._name + "claims", name, "eve-1-abcdef")
+
+    def copy(self) -> Any:
+        return {name: self._line.dump(name) for name in self._line.keys(self._name + "*")}
+
+    def put_back(self, copy: Any) -> None:
+        self._line.flushall()
+        for name, data in copy.items():
+            self._line.restore(name, 0, data)
+
+
+Place = Folder | Project
+
+
+@pytest.fixture(params=["file", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "file":
+        return Folder(tmp_path / "jugdata")
+    return Project(request.getfixturevalue("redis_server"))
+
+
+@pytest.fixture
+def tasks(place: Place, tmp_path: Path) -> Iterator[Submitter]:
+    store = open_store(place.url)
+    yield Submitter(store, tmp_path)
+    with suppress(StoreError):
+        store.close()
+
+
+def run_all(tasks: Submitter) -> int:
+    me = system.me("worker")
+    tasks.store.renew([me])
+    return work(tasks.store, tasks.seal, me, SharedStatus(), until_idle=True)
+
+
+def seen_afresh(place: Place, tasks: Submitter) -> Submitter:
+    """The store as a process sees it that comes later."""
+    return Submitter(open_store(place.url), tasks.folder)
+
+
+def notes(store: Store) -> str:
+    return " ".join(note for note in store.snapshot().notes if "append-only" not in note)
+
+
+def salaries(tasks: Submitter) -> list[Key]:
+    """``net(salary(1))`` and ``net(salary(2))``: two calls of one form."""
+    salary, net = "def f(n): return 1000 * n", "def f(x): return x // 2"
+    return [tasks.submit(net, Need(tasks.submit(salary, n))) for n in (1, 2)]
+
+
+# -- what fails --------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_never_gets_the_value_of_another_call_of_its_form(place: Place, tasks: Submitter) -> None:
+    one, two = salaries(tasks)
+    run_all(tasks)
+    first, second = tasks.store.outcomes([one, two])
+    assert first is not None
+    assert second is not None
+    tasks.store.invalidate([two], Why.DIRECT, "ann")
+    tasks.store.sync()
+    place.write([*place.frames(), *place.frames()[-6:-1]])  # among them what settled it
+    forged = Verdict(two, 1, second.verdict.inputs, 1, first.verdict.digest, 1.0)
+    place.forge(tasks.store.id, Settled("eve-1-abcdef", [forged]), [first.body])
+    later = seen_afresh(place, tasks)
+    assert [later.state(key) for key in (one, two)] == [State.FINISHED, State.READY]
+    assert run_all(later) == 1
+    assert [later.value(key) for key in (one, two)] == [500, 1000]
+
+
+def test_an_outcome_opens_only_with_the_verdict_that_it_came_with(tasks: Submitter) -> None:
+    one, two = salaries(tasks)
+    run_all(tasks)
+    signed, writer = SignedReader(tasks.store, tasks.seal), SignedWriter(tasks.seal)
+    first, second = tasks.store.outcomes([one, two])
+    assert first is not None
+    assert second is not None
+    outcome = signed.outcome(two, second)
+    assert isinstance(outcome, Finished)
+    other = writer.settlement(second.verdict, msgspec.structs.replace(outcome, digest=first.verdict.digest)).body
+    for verdict, body in (
+        (second.verdict, first.body),
+        (second.verdict, other),  # of another attempt in this round
+        (msgspec.structs.replace(second.verdict, digest=first.verdict.digest), second.body),
+        (msgspec.structs.replace(second.verdict, digest=b""), second.body),
+        (msgspec.structs.replace(second.verdict, round=1), second.body),
+        (msgspec.structs.replace(second.verdict, inputs=first.verdict.inputs), second.body),
+        (first.verdict, first.body),
+    ):
+        with pytest.raises(SignatureError):
+            signed.outcome(two, CurrentOutcome(verdict, body))
+
+
+def test_bodies_that_a_server_swaps_are_not_opened(tasks: Submitter, place: Place) -> None:
+    if not isinstance(place, Project):
+        pytest.skip("in a folder, the bodies of outcomes are inside of frames")
+    one, two = salaries(tasks)
+    run_all(tasks)
+    name = place._name + "bodies"
+    helds = tasks.store.outcomes([one, two])
+    bodies = {held.body: field for field, body in place._line.hgetall(name).items() for held in helds
+              if held is not None and held.body == body}  # fmt: skip
+    (first, first_field), (second, second_field) = bodies.items()
+    place._line.hset(name, mapping={first_field: second, second_field: first})
+    later = seen_afresh(place, tasks)
+    for key in (one, two):
+        with pytest.raises(SignatureError):
+            later.value(key)
+
+
+def test_an_invalidation_that_was_dropped_from_the_middle_is_missed(place: Place, tasks: Submitter) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    before = len(place.frames())
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    tasks.submit("def f(): return 2")
+    tasks.store.sync()
+    entries = place.frames()
+    place.write([*entries[:before], *entries[before + 1 :]])
+    later = open_store(place.url)
+    later.states([key])
+    assert "missing" in notes(later)
+
+
+def test_what_settled_a_task_and_is_sent_again_does_not_undo_its_invalidation(place: Place, tasks: Submitter) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.sync()
+    settled = place.frames()
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    tasks.store.sync()
+    place.write([*place.frames(), *settled])
+    assert open_store(place.url).states([key]) == [State.READY]
+
+
+def accepted(tasks: Submitter) -> tuple[Key, Acceptance, bytes]:
+    """A task for which another one's run is accepted."""
+    old, new = tasks.submit("def f(): return 1"), "def f(): return 0 + 1"
+    run_all(tasks)
+    key = tasks.submit(new)
+    [held] = tasks.store.outcomes([old])
+    assert held is not None
+    acceptance = Acceptance(key, 0, NO_INPUTS, old, 0, held.verdict.digest, "code", "ann", 7.0)
+    sealed = SignedWriter(tasks.seal).acceptance(acceptance)
+    tasks.store.accept([(acceptance, sealed)])
+    assert tasks.state(key) is State.FINISHED
+    return key, acceptance, sealed
+
+
+def test_an_acceptance_that_was_undone_and_is_sent_again_stays_undone(place: Place, tasks: Submitter) -> None:
+    key, acceptance, sealed = accepted(tasks)
+    tasks.store.sync()
+    accepting = place.frames()
+    tasks.store.accept([(acceptance, sealed)], undone=True)
+    tasks.store.sync()
+    place.write([*place.frames(), *accepting])
+    later = open_store(place.url)
+    assert later.states([key]) == [State.READY]
+    assert later.outcomes([key]) == later.acceptances([key]) == [None]
+
+
+def test_an_undone_acceptance_that_was_dropped_from_the_middle_is_missed(place: Place, tasks: Submitter) -> None:
+    key, acceptance, sealed = accepted(tasks)
+    tasks.store.sync()
+    before = len(place.frames())
+    tasks.store.accept([(acceptance, sealed)], undone=True)
+    tasks.submit("def f(): return 2")
+    tasks.store.sync()
+    entries = place.frames()
+    place.write([*entries[:before], *entries[before + 1 :]])
+    later = open_store(place.url)
+    later.states([key])
+    assert "missing" in notes(later)
+
+
+def test_forged_invalidations_and_ends_of_acceptances_change_nothing(place: Place, tasks: Submitter) -> None:
+    key, by, sealed = accepted(tasks)
+    tasks.store.sync()
+    undone = Accepted(99, True, "eve", 9.0, [key], [0], [by.inputs], [by.source], [0], [by.digest])
+    for event, bodies in (
+        (Invalidated([key, by.source], [0, 0], Why.DIRECT, "eve", 1.0), []),
+        (Invalidated([key, by.source], [2, 2], Why.LOST, "eve", 1.0), []),
+        (undone, [sealed]),
+    ):
+        place.forge(tasks.store.id, event, bodies)  # type: ignore[arg-type]
+        later = seen_afresh(place, tasks)
+        assert [later.state(one) for one in (key, by.source)] == [State.FINISHED] * 2
+        assert later.value(key) == 1
+
+
+def test_rounds_that_were_claimed_ahead_bring_no_old_value_back(place: Place, tasks: Submitter) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    [held] = tasks.store.outcomes([key])
+    assert held is not None
+    place.claim_ahead(key)
+    ahead = msgspec.structs.replace(held.verdict, round=1)
+    place.forge(tasks.store.id, Settled("eve-1-abcdef", [ahead]), [held.body])
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    assert tasks.store.outcomes([key]) == [None]
+    assert seen_afresh(place, tasks).state(key) is not State.FINISHED
+
+
+def test_who_has_seen_more_keeps_it_when_an_older_copy_is_put_back(place: Place, tasks: Submitter) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.sync()
+    copy = place.copy()
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    tasks.store.sync()
+    place.put_back(copy)
+    with suppress(StoreError):
+        assert tasks.state(key) is State.READY
+        assert tasks.store.outcomes([key]) == [None]
+
+
+# -- what doesn't ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["its end was cut off", "an older copy was put back"])
+def test_what_nobody_has_read_can_be_taken_back_unseen(place: Place, tasks: Submitter, how: str) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.sync()
+    copy, before = place.copy(), place.frames()
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    tasks.store.sync()
+    assert seen_afresh(place, tasks).state(key) is State.READY
+    if how == "its end was cut off":
+        place.write(before)
+    else:
+        place.put_back(copy)
+    later = seen_afresh(place, tasks)
+    assert later.state(key) is State.FINISHED
+    assert notes(later.store) == ""
