@@ -21,7 +21,9 @@ from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
 from jug_notebook.keys.callables import signature
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
+from jug_notebook.render.display import Status
 from jug_notebook.session import Session, connect, current, key_check
+from jug_notebook.session.access import running_file, unverified_picture
 from jug_notebook.task.cell import CellTask
 from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
@@ -134,6 +136,11 @@ class JugMagics(Magics):
     @property
     def _url(self) -> str:
         return self.memory.store or self.store or os.environ.get("JUG_STORE") or "jugdata"
+
+    def unverified(self) -> Status | None:
+        """Return the status of the store that would be in use, if its key isn't known here; else None."""
+        picture = unverified_picture(self._url, running_file(notebook_path(self.shell))[1])
+        return None if picture is None else Status(picture)
 
     def open(self) -> None:
         """Print which store is used; where it can't be, why, and go on: the user may give another."""

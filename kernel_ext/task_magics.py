@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, magics_class
 
 from jug_notebook import frames, render
-from jug_notebook.errors import JugError, clean
+from jug_notebook.errors import JugError, StoreError, clean
 from jug_notebook.model import OPEN_STATES, State
 from jug_notebook.render import plural
 from jug_notebook.session import Session
@@ -67,7 +67,19 @@ class TaskMagics(Magics):
         %jug_status --watch     in a terminal: redrawn until all is done
         """
         asked = read(self.jug_status, line)
-        session, steady = self._session, self.main.as_text
+        steady = self.main.as_text
+        try:
+            session = self._session
+        except StoreError:
+            if (looked := self.main.unverified()) is None:
+                raise
+            text = repr(looked) if asked.text else None
+            if asked.short:
+                text = render.short(looked.snapshot)
+            elif steady:
+                text = f"unverified: the store's key is not known here\n{steady_status(looked.snapshot)}"
+            show_either(looked, text)
+            return
         if asked.watch:
             watch(session, asked.all, steady_status if steady else render.short if asked.short else render.text)
         elif steady:

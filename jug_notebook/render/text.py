@@ -40,7 +40,10 @@ def short(snapshot: Snapshot) -> str:
         for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
         if counts[state]
     ]
-    return clean(" · ".join([*parts, summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)]))
+    parts += [summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)]
+    if any(note.startswith("unverified: ") for note in snapshot.notes):
+        parts.append("unverified")
+    return clean(" · ".join(parts))
 
 
 def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ import msgspec
 from jug_notebook import system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Origin, Scope, WorkerInfo, names_a_run, run_name
-from jug_notebook.store import Store, accept_new_store, lacks_room, open_store, split
+from jug_notebook.model import Origin, Scope, Snapshot, WorkerInfo, names_a_run, run_name
+from jug_notebook.store import Store, accept_new_store, exists, lacks_room, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, secret_of
@@ -102,6 +103,15 @@ def open_access(
     return StoreAccess(
         store, seal, signed, clock, process, system.user(), file, folder, read_only, short_url(store, folder)
     )
+
+
+def unverified_picture(url: str, folder: Path) -> Snapshot | None:
+    """Return what a store tells whose key isn't known here; None if it is known, or there is no store. Makes none."""
+    url = resolve_url(url, folder)
+    if split(url)[0] == "memory" or not exists(url):
+        return None
+    with closing(open_store(url)) as store:
+        return store.snapshot() if store.unverified else None
 
 
 def announce(access: StoreAccess, *, lasting: bool, together: bool) -> StoreAccess:

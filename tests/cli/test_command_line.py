@@ -260,6 +260,24 @@ def test_without_the_key_the_counts_show_and_the_failures_say_why_not(ran: Shell
     assert "3 of 5 finished" in printed.stdout
     assert "failures are not shown" in printed.stdout
     assert "ZeroDivisionError" not in printed.stdout
+    assert "note: unverified: the key of store" in printed.stdout
+    for words in (["status", "--short"], ["check"]):
+        assert stranger.run(*words).stdout.endswith(" · unverified\n")
+
+
+@pytest.mark.parametrize(
+    "words", ["log double", "invalidate double", "retry divide", "accept double", "stop", "cleanup", "pack",
+              "copy jugdata elsewhere", "worker -n 1", "execute", "key export"],
+)  # fmt: skip
+def test_without_the_key_nothing_is_loaded_or_written_and_one_line_says_what_to_do(ran: Shell, words: str) -> None:
+    stranger = Shell(ran.folder)
+    stranger.environment["XDG_CONFIG_HOME"] = str(ran.folder / "stranger")
+    files = {path: path.stat().st_mtime_ns for path in (ran.folder / "jugdata").rglob("*")}
+    refused = stranger.run(*words.split())
+    assert refused.returncode == 2
+    assert "copy the file of that name from the account that made the store" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in (ran.folder / "jugdata").rglob("*")} == files
 
 
 def test_a_key_goes_to_another_account_through_pipes(ran: Shell) -> None:

@@ -19,6 +19,7 @@ from traitlets.config import Config
 import jug_notebook as jn
 from jug_notebook import render
 from jug_notebook.model import FunctionView, Snapshot, State
+from jug_notebook.store import keyring
 from jug_notebook.worker.cell_runner import ChangedInPlace, NoSuchOutput, Outputs, fingerprint, run
 from kernel_ext import load_ipython_extension, unload_ipython_extension
 from kernel_ext.frontend import cell_name, headless, notebook_path
@@ -314,6 +315,26 @@ def test_a_store_that_was_removed_is_made_anew_by_jug_store(notebook: Notebook, 
     assert "which is gone; this is a new one" in text
     notebook.run("again = f(1)")
     assert notebook.run("%jug_store") == "file store ./jugdata, 1 task\n"
+
+
+def test_a_store_whose_key_is_not_known_shows_its_status_unverified_and_nothing_else(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.run("%jug_store jugdata")
+    notebook.run("%%jugtask\ndef f(x):\n    return x")
+    notebook.run("f(1)")
+    unload_ipython_extension(notebook.shell)
+    monkeypatch.setattr(keyring, "_here", {})
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    load_ipython_extension(notebook.shell)
+    assert notebook.run("%jug_status --short").endswith(" · unverified\n")
+    assert notebook.run("%jug_status") == (
+        "unverified: the store's key is not known here\n1 tasks: 1 ready\n  f  1 ready\n"
+    )
+    for line in ("%jug_store", "%jug_invalidate f", "%jug_execute -n 1"):
+        with pytest.raises(jn.StoreError, match="copy the file of that name"):
+            notebook.run(line)
+    notebook.run("%jug_store memory:")
 
 
 def test_another_store_than_before_is_refused_by_jug_store_until_it_is_accepted(
