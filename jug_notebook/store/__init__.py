@@ -218,6 +218,7 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
 
 
 _PROCESS = re.compile(rb"([\w.-]+-\d+-[0-9a-f]{6})")
+_PASSING = {errno.EIO, errno.EPERM, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT}
 _unreadable: set[str] = set()  #: those that a warning has named
 
 
@@ -227,9 +228,15 @@ def lacks_room(error: StoreError) -> bool:
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def out_of_reach(error: StoreError) -> bool:
+    """Return whether the file system refused what it may grant in a moment: a disk that fails, a share that is away."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _PASSING
+
+
 def may_pass(error: StoreError) -> bool:
-    """Return whether what a store refused may succeed later: its server is away, or it lacks room."""
-    return isinstance(error, Unreachable) or lacks_room(error)
+    """Return whether what a store refused may succeed later: it is away, or it lacks room."""
+    return isinstance(error, Unreachable) or lacks_room(error) or out_of_reach(error)
 
 
 def read_heartbeats(data: bytes) -> list[WorkerInfo]:

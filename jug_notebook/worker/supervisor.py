@@ -26,7 +26,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone, clean
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.render.format import MEMORY, duration
-from jug_notebook.store import Store, lacks_room, may_pass, open_store
+from jug_notebook.store import Store, lacks_room, may_pass, open_store, out_of_reach
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
@@ -100,21 +100,22 @@ def supervise(
 
 
 class Absence:
-    """A store that can't be used for now, because its server is away or it lacks room: workers wait for that, and so
-    does their supervisor."""
+    """A store that can't be used for now, because it is away or lacks room: workers wait for that, and so does their
+    supervisor."""
 
     def __init__(self, patience: float, clock: Clock) -> None:
         self._patience = patience
         self._clock = clock
         self._since: float | None = None
+        self._used = False  #: was it there once? A folder that never could be written is not waited for
 
     @contextmanager
     def tolerated(self) -> Iterator[None]:
-        """Do without what the store can't do for now. Raises Unreachable once its server was away for too long."""
+        """Do without what the store can't do for now. Raises StoreError once it was away for too long."""
         try:
             yield
         except StoreError as error:
-            if not may_pass(error):
+            if not may_pass(error) or (out_of_reach(error) and not self._used):
                 raise
             if lacks_room(error):
                 return
@@ -126,8 +127,9 @@ class Absence:
                 raise
 
     def end(self) -> str:
-        """Return for how long the server was away, now that it is back; empty where it wasn't."""
+        """Return for how long the store was away, now that it is back; empty where it wasn't."""
         since, self._since = self._since, None
+        self._used = True
         return "" if since is None else duration(self._clock.monotonic() - since)
 
 
@@ -308,7 +310,7 @@ class Supervisor:
                 for order in orders:
                     self._obey(order)
             if away := self._absence.end():
-                self._report(f"the server of {self.store.display_url} was away for {away}; going on\n")
+                self._report(f"{self.store.display_url} was away for {away}; going on\n")
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size

@@ -101,8 +101,8 @@ def _as_store_error(
         except FileNotFoundError:
             raise self._removed() from None
         except OSError as error:
-            if error.errno == errno.ESTALE:
-                raise self._removed() from None
+            if error.errno == errno.ESTALE and isinstance(gone := self._removed(), StoreGone):
+                raise gone from None
             way_out = "; give another path" if error.errno in (errno.EACCES, errno.EROFS) else ""
             raise StoreError(f"{self.display_url} can't be used: {error.strerror}{way_out}") from error
 
