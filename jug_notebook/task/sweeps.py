@@ -111,7 +111,8 @@ def frame(rows: Sequence[Row]) -> Any:
     else:
         having = [dict(zip(*row.call, strict=True)) for row in rows]
         columns.update({name: [one.get(name) for one in having] for name in parameters})
-    columns["state"] = [row.state.value for row in rows]
+    labels = {state: state.value for state in State}
+    columns["state"] = [labels[row.state] for row in rows]
     for name, values in _results(rows).items():
         columns[f"result.{name}" if name in columns else name] = values
     if any(row.error for row in rows):
@@ -121,7 +122,8 @@ def frame(rows: Sequence[Row]) -> Any:
 
 def _column(values: Sequence[Any]) -> Sequence[Any]:
     """Return values as a column; arrays and lists are objects in it."""
-    if any(getattr(value, "shape", ()) or isinstance(value, list | tuple | dict) for value in values):
+    kinds = set(map(type, values))
+    if not kinds <= _PLAIN and any(getattr(v, "shape", ()) or isinstance(v, list | tuple | dict) for v in values):
         import pandas
 
         return pandas.Series(list(values), dtype=object)  # type: ignore[no-any-return]

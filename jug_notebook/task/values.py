@@ -23,7 +23,7 @@ from contextlib import suppress
 from itertools import islice, product
 from typing import Any, NamedTuple, overload
 
-from jug_notebook import render
+from jug_notebook import render, system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import BadTask, JugError, NoSuchTask, WaitTimeout, clean
 from jug_notebook.keys import digest
@@ -317,16 +317,21 @@ class TaskList(list[Any]):
 
     def _data(self) -> list[sweeps.Row]:
         handles = self._handles()
-        states, values = _states(handles), _load(handles, "return", wait=False, timeout=None)
-        rows = []
-        for handle, value in zip(handles, values, strict=True):
-            state, missing = states[handle.key], isinstance(value, JugError)
-            if state is State.FINISHED and missing:
-                state = State.READY  # its value was lost, and will be made again
-            elif not missing:
-                state = State.FINISHED  # by now
-            error = str(value).strip().splitlines()[0] if state in (State.FAILED, State.BLOCKED) else ""
-            rows.append(sweeps.Row(handle.name, handle._parameters(), state, None if missing else value, error))
+        with system.uncollected():
+            values = _load(handles, "return", wait=False, timeout=None)
+            missing = [handle for handle, value in zip(handles, values, strict=True) if isinstance(value, JugError)]
+            states = _states(missing)
+            finished, rows, new = State.FINISHED, [], sweeps.Row._make
+            for handle, value in zip(handles, values, strict=True):
+                task = handle if type(handle) is Task else handle.task
+                if not isinstance(value, JugError):
+                    call = (task is handle and task._call) or handle._parameters()
+                    rows.append(new((task._version.name, call, finished, value, "")))
+                    continue
+                state = states[task._key]
+                state = State.READY if state is finished else state  # it was lost, or has finished since
+                error = str(value).strip().splitlines()[0] if state in (State.FAILED, State.BLOCKED) else ""
+                rows.append(sweeps.Row(handle.name, handle._parameters(), state, None, error))
         return rows
 
     def status(self) -> Any:
