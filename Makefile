@@ -5,13 +5,14 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO    = .demo
 RESULTS = .bench
+SITE    = .docs
 PYTEST  = $(BIN)/python -m pytest -q -p no:cacheprovider
 # several at once, file by file, for many tests wait more than they compute
 JOBS   ?= 3
 MANY    = $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FAST    = tests/test_floors.py tests/keys tests/codec tests/scheduler tests/render tests/task
 
-.PHONY: demo lab check test fuzz test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks bench bench-quick rebuild-notebooks clean
+.PHONY: demo lab check test fuzz test-chaos test-nfs nfs lint unit integration chromium redis sshd slurm shells zoo notebooks docs bench bench-quick rebuild-notebooks clean
 
 demo: $(VENV)/installed-lab
 	@$(BIN)/python tests/demo.py $(DEMO)
@@ -107,6 +108,10 @@ notebooks: $(VENV)/installed-test sshd redis
 	@echo "== notebooks: each prints what is saved in it"
 	$(PYTEST) tests/check_notebooks.py
 
+# the manual as a site that needs no network: open .docs/html/index.html
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d $(SITE)/doctrees notebooks $(SITE)/html
+
 # run the notebooks anew and save what they print (after a change of what is shown)
 rebuild-notebooks: $(VENV)/installed-test
 	$(BIN)/python tests/check_notebooks.py
@@ -129,4 +134,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(RESULTS) build *.egg-info
+	rm -rf $(VENV) $(DEMO) $(RESULTS) $(SITE) build *.egg-info
