@@ -14,7 +14,8 @@ from jug_notebook.errors import BadTask, FormerDefinition, JugError, TaskNotValu
 from jug_notebook.model import UNLOADED, Key, Reference, State
 from jug_notebook.task import context as context
 from jug_notebook.task.context import FunctionVersion, Problem, SessionProtocol
-from jug_notebook.task.sweeps import Call
+
+Call = tuple[tuple[str, ...], tuple[Any, ...]]  #: names and values of a call's parameters
 
 SHORT = 8  #: hex digits of a key that people see
 

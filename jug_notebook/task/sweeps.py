@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 from jug_notebook.errors import BadTask, NoSuchTask
 from jug_notebook.model import State
 from jug_notebook.render.format import describe_arguments
+from jug_notebook.task.handles import Call, briefly
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _KEPT = (str, bytes, enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
 _LONGEST = 200  #: characters of a parameter that is text
-
-Call = tuple[tuple[str, ...], tuple[Any, ...]]  #: names and values of a call's parameters
 
 
 class Row(NamedTuple):
@@ -48,7 +47,8 @@ def _small(value: Any) -> Any:
         return value
     if type(value) is tuple and len(value) < 10:
         return tuple(map(_small, value))
-    return describe_arguments([("", value)]).removeprefix("=")
+    with briefly():
+        return describe_arguments([("", value)]).removeprefix("=")
 
 
 def names_in(calls: Iterable[Call]) -> list[str]:

@@ -45,6 +45,14 @@ def test_a_grid_a_map_and_a_starmap_remember_their_parameters(session):
     assert f(np.zeros(1000)).arguments["a"].startswith("<ndarray float64 (1000,)")
 
 
+def test_a_call_that_takes_a_task_submits_nothing_yet(session):
+    f = task("def f(a): return a")
+    first = f(1)
+    assert f(first).arguments == {"a": "f(a=1)"}
+    assert f([first]).arguments == {"a": "[f(a=1)]"}
+    assert session.access.store.states([first.key]) == [None]
+
+
 def test_a_frame_is_right_while_tasks_wait_have_failed_and_are_done(session, done):
     frame = done.to_frame()
     assert list(frame.columns) == ["a", "b", "mode", "state", "result", "error"]
