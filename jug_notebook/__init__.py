@@ -143,4 +143,4 @@ __all__ = [
     "why",
     "write_task_out",
 ]
-__all__ += [name for name, value in vars(errors).items() if isinstance(value, type)]
+__all__ += [name for name, kind in vars(errors).items() if isinstance(kind, type) and name != "Any"]

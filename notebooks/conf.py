@@ -6,12 +6,17 @@ by what the code has, so that no page can be out of date.
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import os
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from textwrap import dedent
-from typing import Any
+from typing import Any, ClassVar
+
+from IPython.lib.lexers import IPython3Lexer
+from pygments.lexer import bygroups, using
+from pygments.token import Keyword, Operator, Text
 
 import jug_notebook
 from jug_notebook import cli
@@ -20,14 +25,15 @@ from kernel_ext.script_magics import ScriptMagics
 from kernel_ext.task_magics import TaskMagics
 from kernel_ext.worker_magics import WorkerMagics
 
-os.environ["COLUMNS"] = "100"  # the width of argparse's helps
-
 project = "jug_notebook"
 version = release = jug_notebook.__version__
 author = copyright = "the authors of jug_notebook"
 extensions = ["sphinx.ext.autodoc", "myst_nb"]
 exclude_patterns = ["data", "conf.py", ".ipynb_checkpoints", "jugdata"]
 default_role = "code"
+smartquotes_action = "qe"  # the two dashes of an option stay
+add_module_names = False
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # our messages in a traceback are no Python
 
@@ -43,14 +49,49 @@ html_title = "jug_notebook"
 html_copy_source = False
 html_show_sphinx = False
 
+#: Methods of public classes that are there for the rest of the package.
+INTERNAL = """
+begin_cell end_cell made needs url_with_password examine hidden in_chunks pending take_part options function submit_task
+take count index
+"""
+BASES = "object, tuple, list, dict, str, Enum, Executor, Future, Struct"
+MEMBERS = f"\n   :members:\n   :inherited-members: {BASES}\n   :exclude-members: {', '.join(INTERNAL.split())}"
+
 #: Kinds of public names, with their titles and the options of their directives.
 KINDS = {
     "function": ("Functions", ""),
-    "data": ("What a task can ask", ""),
-    "class": ("Classes", "\n   :members:\n   :inherited-members: object, tuple, list, str, Enum, Executor"),
-    "exception": ("Errors and warnings", ""),
+    "data": ("Others", ""),
+    "class": ("Classes", MEMBERS),
+    "exception": ("Errors and warnings", "\n   :show-inheritance:"),
     "module": ("Modules", "\n   :members:"),
 }
+
+#: Classes of what the functions return and take, which have no public names.
+RETURNED = """
+render.display.Status render.display.Listing render.display.History render.display.GraphPicture render.display.Why
+session.rerun.Accepted session.rerun.Verified session.maintenance.Cleaned session.maintenance.Copied
+session.rerun.Difference task.values.Waited task.files.File task.files.TimedPath futures.dispatch.Future launch.Crew
+model.views.Snapshot
+"""
+
+nitpicky = True
+nitpick_ignore_regex = [  # other manuals need a network; type variables; what stays within the package
+    ("py:.*", r"(collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|.*\.T|dict\[.*"),
+    ("py:.*", r"jug_notebook\.(model|clock|worker|store|launch)\..*"),
+]
+autodoc_type_aliases = {"Crew": "jug_notebook.launch.Crew"}
+
+
+class CellLexer(IPython3Lexer):  # type: ignore[misc]
+    """Colours the Python below a ``%%jugtask``, too."""
+
+    tokens: ClassVar[dict[str, Any]] = {
+        **IPython3Lexer.tokens,
+        "root": [
+            (r"(?s)(\s*)(%%)(jugtask)([^\n]*\n)(.*)", bygroups(Text, Operator, Keyword, Text, using(IPython3Lexer))),
+            *IPython3Lexer.tokens["root"],
+        ],
+    }
 
 
 def magics() -> dict[str, Any]:
@@ -64,13 +105,46 @@ def magics() -> dict[str, Any]:
 
 def _magics() -> Iterator[str]:
     for name, magic in magics().items():
-        text = dedent(magic.parser.format_help().removeprefix("::\n").strip("\n"))
-        yield f"## {name}\n\n```text\n{text}\n```\n"
+        yield f"## {name}\n"
+        yield from _text(magic.parser.description)
+        yield from _options(magic.parser)
 
 
 def _commands() -> Iterator[str]:
     for name, command in cli.commands().items():
-        yield f"## jug-notebook {name}\n\n```text\n{cli.Parser(name, command).format_help()}```\n"
+        parser = cli.Parser(name, command)
+        yield f"## jug-notebook {name}\n\n{command.help[0].upper()}{command.help[1:]}.\n"
+        yield f"```sh\njug-notebook {name} [OPTIONS] {command.words}\n```\n"
+        yield from _options(parser)
+        yield from _text(parser.epilog or "")
+
+
+def _text(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a help; those of lines to be typed, which have % in front or are indented, as code."""
+    for paragraph in cleandoc(text).split("\n\n"):
+        lines = paragraph.splitlines()
+        is_code = bool(lines) and all(line.startswith(("%", "    ")) for line in lines)
+        yield f"```ipython\n{dedent(paragraph)}\n```\n" if is_code else f"{_escaped(paragraph)}\n"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield a list of a parser's arguments, a definition each."""
+    for group in parser._action_groups:
+        actions = [
+            each
+            for each in group._group_actions
+            if each.help and each.dest != "help" and each.help != argparse.SUPPRESS
+        ]
+        if group.title not in (None, "options", "positional arguments") and actions:
+            yield f"{group.title[0].upper()}{group.title[1:]}:\n"
+        for action in actions:
+            takes = parser._get_formatter()._format_args(action, action.dest.upper())  # as argparse writes it
+            ways = [f"`{option} {takes}`" if action.nargs != 0 else f"`{option}`" for option in action.option_strings]
+            yield f"{', '.join(ways) or f'`{takes}`'}\n: {_escaped(action.help % vars(action))}\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_<`$|\[\]])", r"\\\1", text)
 
 
 def _names() -> Iterator[str]:
@@ -79,7 +153,13 @@ def _names() -> Iterator[str]:
         found[_kind(getattr(jug_notebook, name))].append(name)
     for kind, (title, options) in KINDS.items():
         yield f"## {title}\n"
-        yield from (f"```{{eval-rst}}\n.. auto{kind}:: jug_notebook.{name}{options}\n```\n" for name in found[kind])
+        yield from (_directive(kind, name, options) for name in found[kind])
+    yield "## What they return\n"
+    yield from (_directive("class", name, MEMBERS) for name in RETURNED.split())
+
+
+def _directive(kind: str, name: str, options: str) -> str:
+    return f"```{{eval-rst}}\n.. auto{kind}:: jug_notebook.{name}{options}\n```\n"
 
 
 def _kind(value: object) -> str:
@@ -104,4 +184,6 @@ def fill_in(app: Any, page: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Sphinx calls this."""
+    app.add_lexer("ipython3", CellLexer)
+    app.add_lexer("ipython", CellLexer)
     app.connect("source-read", fill_in)

@@ -362,43 +362,10 @@ def test_a_magic_line_is_read_as_it_is_typed(kernel: Kernel) -> None:
     kernel.run("%jug_cancel pair\n%jug_cancel tagged")
 
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-
-
-# what the tour's lines about other libraries take for granted
-OF_LIBRARIES = """
-import functools, joblib, scipy.optimize
-import jug_notebook as jn
-from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV
-from sklearn.svm import SVC
-def f(x):
-    return float((x**2).sum())
-bounds, grid = [(-1, 1)], {"C": [1, 10]}
-X, y = load_iris(return_X_y=True)
-differential_evolution = functools.partial(scipy.optimize.differential_evolution, maxiter=1, popsize=4, polish=False)
-"""
-
-
-def test_the_tour_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    tour = README.read_text().partition("### A tour of sixty seconds")[2].partition("\n### ")[0]
-    cells = re.findall(r"```python\n(.*?)```", tour, re.DOTALL)
-    last = next(i for i, cell in enumerate(cells) if "total.result()" in cell)
-    kernel = Kernel(
-        tmp_path, JPY_SESSION_NAME="n.ipynb", XDG_CONFIG_HOME=str(tmp_path / "settings"), JUG_NOTEBOOK_DISPLAY="text"
-    )
-    try:
-        replies = [kernel.run(cell) for cell in cells[: last + 1]]
-        assert [one.message for one in replies] == [""] * len(replies)
-        assert replies[last - 1].out.startswith("started 2 workers")
-        assert replies[last].result == "25"
-        assert kernel.run(OF_LIBRARIES).message == ""
-        assert [kernel.run(cell).message for cell in cells[last + 1 :]] == [""] * len(cells[last + 1 :])
-        assert "my store" in kernel.run("%jug_store 'my store'").out
-        assert (tmp_path / "my store").is_dir()
-    finally:
-        kernel.run("%jug_store jugdata\n%jug_stop --now")
-        kernel.close()
+def test_a_store_with_a_blank_in_its_name_is_connected(kernel: Kernel, folder: Path) -> None:
+    assert "my store" in kernel.run("%jug_store 'my store'").out
+    assert (folder / "my store").is_dir()
+    kernel.run("%jug_store jugdata")
 
 
 def test_a_syntax_error_shows_as_in_any_cell(kernel: Kernel) -> None:
