@@ -26,6 +26,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for name in [name for name in os.environ if name.startswith("JUG_") or name == "JPY_SESSION_NAME"]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("JUG_DEVICE_LOCKS", str(tmp_path_factory.mktemp("locks") / "devices"))  # pretended ones
 
 
 @pytest.fixture(autouse=True)

@@ -141,21 +141,26 @@ def amount_of(name: str, amount: float) -> str:
     return "a GPU" if amount == 1 else f"{amount:g} of a GPU" if amount < 1 else f"{amount:g} GPUs"
 
 
-def shortage(resources: Sequence[tuple[str, float]], hosts: Sequence[Sequence[tuple[str, float, float]]]) -> str:
+def shortage(
+    resources: Sequence[tuple[str, float]], crews: Sequence[tuple[str, Sequence[tuple[str, float, float]]]]
+) -> str:
     """Return what a task that needs these waits for, "a GPU: 4 of 4 in use on 2 hosts"; empty if a host has it free.
 
-    ``hosts``: for each, by name, how much there is and how much of it is in use.
+    ``crews``: for each, its host, and by name how much there is and how much of it is in use, by other crews, too.
     """
-    have = [{name: (total, used) for name, total, used in host} for host in hosts]
+    have = [{name: (total, used) for name, total, used in amounts} for _, amounts in crews]
     if not resources or any(
         all(amount <= one.get(name, (0.0, 0.0))[0] - one.get(name, (0.0, 0.0))[1] for name, amount in resources)
         for one in have
     ):
         return ""
     for name, amount in resources:
-        there = [one[name] for one in have if one.get(name, (0.0, 0.0))[0] > 0]
-        if any(amount <= total - used for total, used in there):
+        of_host: dict[str, tuple[float, float]] = {}  # crews of one host have the same
+        for (host, _), one in zip(crews, have, strict=True):
+            of_host[host] = max(of_host.get(host, (0.0, 0.0)), one.get(name, (0.0, 0.0)))
+        if any(name in one and amount <= one[name][0] - one[name][1] for one in have):
             continue
+        there = [one for one in of_host.values() if one[0] > 0]
         if not there:
             way = "--gpus 0,1" if name == GPU else f"--resources {name}={'8G' if name == MEMORY else f'{amount:g}'}"
             return f"{amount_of(name, amount)}: no worker's host has any; start workers with {way}"

@@ -54,10 +54,10 @@ def snapshot(
 
 def _shortage(scheduler: SchedulerState, scope: Scope, processes: Sequence[tuple[WorkerInfo, bool, float]]) -> str:
     """Return what ready tasks wait for that no host has free: "3 tasks wait for a GPU: 4 of 4 in use on 1 host"."""
-    hosts = [info.resources for info, alive, _ in processes if alive and info.resources]
+    crews = [(info.host, info.resources) for info, alive, _ in processes if alive and info.resources]
     found = []
-    for resources, count in scheduler.counts.ready_with_resources(scope).items() if hosts else ():
-        if short := shortage(resources, hosts):
+    for resources, count in scheduler.counts.ready_with_resources(scope).items() if crews else ():
+        if short := shortage(resources, crews):
             found.append(f"{plural(count)} wait{'s' * (count == 1)} for {short}")
     return " · ".join(found)
 

@@ -360,8 +360,8 @@ class WhyQuery:
 
     def _resource_reasons(self, key: Key) -> list[Reason]:
         spec = self._spec(key)
-        hosts = [info.resources for info, alive, _ in self._store.processes() if alive and info.resources]
-        short = shortage(template(spec.template).resources, hosts) if spec is not None and hosts else ""
+        crews = [(info.host, info.resources) for info, alive, _ in self._store.processes() if alive and info.resources]
+        short = shortage(template(spec.template).resources, crews) if spec is not None and crews else ""
         return [Reason(Cause.RESOURCES, "resources", f"waits for {short}")] if short else []
 
     def _need_reasons(self, spec: Spec, state: State) -> list[Reason]:

@@ -253,6 +253,7 @@ class StoreServer:
         self._waiting: deque[_Connection] = deque()  #: for tasks
         self._seen = -1  #: version of the store when tasks were last looked for
         self._looked = 0.0
+        self._shared = 0.0  #: when what is free was last shared with other supervisors
         self._fresh = False  #: was a claim just carried out, with a look at the store?
         self._unwritten = False  #: may the store not have written yet what workers got?
         self._outworn: list[int] = []  #: descriptors of idle workers in whose place new ones would get tasks
@@ -298,7 +299,8 @@ class StoreServer:
             elif (request := _types("claim").arguments.decode(call.arguments))[3]:
                 with suppress(StoreError):
                     self._store.claim(request[0], 0, 0.0, request[3])
-        self.reservations.forget(descriptor)
+        if self.reservations.forget(descriptor):
+            self._seen = -1  # what it held is for those that wait
         connection.line.close()
 
     def close(self) -> None:
@@ -422,7 +424,7 @@ class StoreServer:
         """Claim for the workers that wait, longest first, until no task is left that fits one of them."""
         now = self._looked = self._clock.monotonic()
         refused = self.reservations.refused
-        refused.clear()
+        self.reservations.forget_refused()
         tried = set()  # workers that have used the same devices get the same tasks
         for connection in list(self._waiting):
             devices = self.reservations.bound(connection.line.fileno())
@@ -441,12 +443,24 @@ class StoreServer:
                 tried.add(devices)
             else:
                 break
+        if now - self._shared >= RETRY:
+            self.share()
         if refused:
             self._wear_out(tried)
         for connection in [one for one in self._waiting if now >= one.until]:
             self._waiting.remove(connection)
             self._send(connection, _NO_CLAIMS)
         self._seen = self._store.version
+
+    def share(self) -> None:
+        """Let other supervisors of this host have what is free here; idle workers with contexts on it end for that."""
+        self._shared = self._clock.monotonic()
+        if not self._waiting:
+            self.reservations.forget_refused()
+        idle = self.reservations.share()
+        for connection in [one for one in self._waiting if one.line.fileno() in idle]:
+            self._waiting.remove(connection)
+            self._outworn.append(connection.line.fileno())
 
     def _wear_out(self, tried: Set[tuple[str, ...]]) -> None:
         """If a task would fit a new worker, have the one replaced that has waited longest and used other devices."""

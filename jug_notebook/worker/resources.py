@@ -2,42 +2,170 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import math
 import os
 import re
+import stat
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
+from struct import Struct
 
 from jug_notebook.keys.advice import DEVICES
 from jug_notebook.model import Resources
-from jug_notebook.render.format import GPU
+from jug_notebook.render.format import GPU, MEMORY
 
 SMI_TIMEOUT = 20.0  #: seconds for nvidia-smi to answer
 _DIGITS = 9  #: decimal places of amounts: ten tenths are one
 _SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+LOCKS = Path("/tmp/jug-notebook-devices")  #: one for all users and processes of a host, whatever their TMPDIR
+UNIT = 1 << 27  #: bytes of memory that supervisors of a host share out at a time
+_NAMES = 1 << 62  #: where in the file names begin, two bytes each: for who holds it, and for who wants it
+_FLOCK = Struct("hhqqi4x")
+
+
+class HostLocks:
+    """What the supervisors of a host keep from each other: names, and units of memory, each held by one at a time.
+
+    They share a file, in which nothing is written: its bytes are locked (Linux has such locks). A supervisor opens it
+    before it forks workers, who have it too. So what it holds is free once it gives it back, or once it and all those
+    workers have ended, however they did. Without a file everything is free.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._file = None if path is None or not hasattr(fcntl, "F_OFD_SETLK") else _open_shared(path)
+        self._held: set[int] = set()  #: names, as places in the file
+        self._wanted: set[int] = set()
+        self._units: set[int] = set()  #: of memory
+
+    def take(self, name: str) -> bool:
+        """Hold a name, unless another supervisor does; return whether it is ours."""
+        at = _place(name)
+        if at not in self._held and self._lock(fcntl.F_WRLCK, at):
+            self._held.add(at)
+        return at in self._held
+
+    def give(self, name: str) -> None:
+        """Give a name back, if it is ours."""
+        if (at := _place(name)) in self._held:
+            self._held.discard(at)
+            self._lock(fcntl.F_UNLCK, at)
+
+    def is_taken(self, name: str) -> bool:
+        """Return whether another supervisor holds it."""
+        return bool(self._taken(_place(name), 1))
+
+    def want(self, names: Set[str]) -> None:
+        """Let whoever holds these names, and no others, know that they are wanted here."""
+        wanted = {_place(name) + 1 for name in names}
+        for at in self._wanted ^ wanted:
+            self._lock(fcntl.F_RDLCK if at in wanted else fcntl.F_UNLCK, at)
+        self._wanted = wanted
+
+    def is_wanted(self, name: str) -> bool:
+        """Return whether another supervisor wants it."""
+        return bool(self._taken(_place(name) + 1, 1))
+
+    def take_memory(self, used: float, total: float) -> bool:
+        """Hold as much memory, in bytes, as is needed for ``used`` in all; return whether that much of it was free."""
+        missing = math.ceil(used / UNIT) - len(self._units)
+        if missing <= 0:
+            return True
+        end = math.ceil(total / UNIT)
+        taken = {unit for at, size in self._taken(0, end) for unit in range(at, at + size)}
+        free = [unit for unit in range(end) if unit not in taken and unit not in self._units]
+        found = [unit for unit in free[:missing] if len(free) >= missing and self._lock(fcntl.F_WRLCK, unit)]
+        self._units.update(found)
+        return len(found) == missing
+
+    def refresh(self, used: float) -> None:
+        """Give back the memory above ``used``; and keep the file from being removed as one that nobody uses."""
+        for unit in sorted(self._units)[math.ceil(used / UNIT) :]:
+            self._lock(fcntl.F_UNLCK, unit)
+            self._units.discard(unit)
+        if self._file is not None:
+            os.utime(self._file)
+
+    def memory_taken(self, total: float) -> float:
+        """Return how much memory other supervisors hold, in bytes."""
+        return min(total, UNIT * float(sum(size for _, size in self._taken(0, math.ceil(total / UNIT)))))
+
+    def _lock(self, kind: int, at: int) -> bool:
+        if self._file is None:
+            return True
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
+        except OSError:
+            return False
+        return True
+
+    def _taken(self, at: int, size: int) -> list[tuple[int, int]]:
+        """Return the parts of a range that others have locked: where, and how many bytes."""
+        if self._file is None or size <= 0:
+            return []
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, size, 0)
+        kind, _, begin, length, _ = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, asked))
+        if kind == fcntl.F_UNLCK:
+            return []
+        first, last = max(at, begin), min(at + size, begin + length)
+        return [*self._taken(at, first - at), (first, last - first), *self._taken(last, at + size - last)]
+
+
+def _open_shared(path: Path) -> int | None:
+    """Open the file of a host's locks, made by whoever comes first; one of this user alone where that is refused."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    for one in (path, path.with_name(f"{path.name}-{os.getuid()}")):
+        for more in (os.O_CREAT | os.O_EXCL, 0):
+            with suppress(OSError):
+                file = os.open(one, flags | more, 0o666)
+                if more:
+                    os.fchmod(file, 0o666)  # the locks are for all users of this host
+                if stat.S_ISREG(os.fstat(file).st_mode):
+                    return file
+                os.close(file)
+    return None
+
+
+def _place(name: str) -> int:
+    return _NAMES + 2 * int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), "little")
 
 
 class Reservations:
     """What a host has in all, and what each worker holds of it. Workers are known by a number.
 
     A process that has used a GPU keeps a context there, with memory, for as long as it lives, and sees no others. So a
-    worker that had GPUs gets the same again, or none.
+    worker that had GPUs gets the same again, or none. GPUs, and memory if it ``shares_memory``, belong to all
+    supervisors of a host: a GPU to one of them at a time, for as long as a worker of it has a context there.
     """
 
-    def __init__(self, totals: Mapping[str, float], find_devices: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(
+        self,
+        totals: Mapping[str, float],
+        find_devices: Callable[[], Sequence[str]] = tuple,
+        locks: HostLocks | None = None,
+        shares_memory: bool = False,
+    ) -> None:
         self._totals = dict(totals)
         self._used = dict.fromkeys(totals, 0.0)
         self._find = find_devices
+        self._locks = locks or HostLocks()
+        self._shares_memory = shares_memory
+        self._names: dict[str, str] = {}  #: what other supervisors know each device by
         self._held: dict[int, tuple[Resources, tuple[str, ...]]] = {}
         self._bound: dict[int, tuple[str, ...]] = {}  #: the devices that each worker has used
-        self.refused: set[Resources] = set()  #: what did not fit, to be cleared by who looks at it
+        self._wanted: set[str] = set()  #: names of devices that others hold
+        self.refused: set[Resources] = set()  #: what did not fit since `forget_refused`
 
     @functools.cached_property
     def _free(self) -> dict[str, float]:
         """What is left of each device. Found once a task asks for one: that may take a second."""
-        return dict.fromkeys(self._find(), 1.0)
+        found = tuple(self._find())
+        self._names = dict(zip(found, names_of(found), strict=True))
+        return dict.fromkeys(found, 1.0)
 
     def fits(self, worker: int, resources: Resources) -> bool:
         """Return whether this worker may have that now. Worker -1 stands for a new one."""
@@ -45,14 +173,17 @@ class Reservations:
             if name == GPU:
                 fit = bool(self._chosen(worker, amount))
             else:
-                fit = amount <= round(self._totals.get(name, 0.0) - self._used.get(name, 0.0), _DIGITS)
+                used, total = self._used.get(name, 0.0), self._totals.get(name, 0.0)
+                fit = amount <= round(total - used, _DIGITS)
+                if fit and name == MEMORY and self._shares_memory:
+                    fit = self._locks.take_memory(used + amount, total)
             if not fit:
                 self.refused.add(resources)
                 return False
         return True
 
     def reserve(self, worker: int, resources: Resources) -> tuple[str, ...]:
-        """Take what fits for a worker that holds nothing. Return the ids of its devices."""
+        """Take what `fits` for a worker that holds nothing. Return the ids of its devices."""
         devices: tuple[str, ...] = ()
         for name, amount in resources:
             if name == GPU:
@@ -64,10 +195,10 @@ class Reservations:
         self._held[worker] = resources, devices
         return devices
 
-    def release(self, worker: int) -> None:
-        """Take back what a worker holds, if anything."""
+    def release(self, worker: int) -> bool:
+        """Take back what a worker holds; return whether it was anything."""
         if worker not in self._held:
-            return
+            return False
         resources, devices = self._held.pop(worker)
         for name, amount in resources:
             if name == GPU:
@@ -75,35 +206,73 @@ class Reservations:
                     self._free[device] = round(self._free[device] + min(1.0, amount), _DIGITS)
             else:
                 self._used[name] = round(self._used[name] - amount, _DIGITS)
+        return True
 
-    def forget(self, worker: int) -> None:
-        """A worker has ended."""
-        self.release(worker)
-        self._bound.pop(worker, None)
+    def forget(self, worker: int) -> bool:
+        """A worker has ended. Return whether it held anything, or had used devices."""
+        held = self.release(worker)
+        return self._bound.pop(worker, None) is not None or held
+
+    def forget_refused(self) -> None:
+        """Begin to collect anew what does not fit."""
+        self.refused.clear()
+        self._wanted.clear()
 
     def bound(self, worker: int) -> tuple[str, ...]:
         """Return the devices that a worker has used; none for one that may still get any."""
         return self._bound.get(worker, ())
 
+    def share(self) -> set[int]:
+        """Give other supervisors what is not used here, and let them know what is wanted.
+
+        Return the workers that use nothing now, but have contexts on devices that others want: they had better end.
+        """
+        self._locks.refresh(self._used.get(MEMORY, 0.0))
+        if "_free" not in vars(self):
+            return set()
+        self._locks.want(self._wanted)
+        contexts = {device for devices in self._bound.values() for device in devices}
+        idle = [device for device, left in self._free.items() if left == 1.0]
+        for device in idle:
+            if device not in contexts:
+                self._locks.give(self._names[device])
+        asked = {one for one in idle if one in contexts and self._locks.is_wanted(self._names[one])}
+        return {worker for worker, devices in self._bound.items() if worker not in self._held and asked & {*devices}}
+
     def usage(self) -> tuple[tuple[str, float, float], ...]:
-        """Return, by name, how much there is and how much of it is in use."""
+        """Return, by name, how much there is and how much of it is in use, by other supervisors of this host, too."""
         found = [(name, total, self._used[name]) for name, total in self._totals.items()]
+        if self._shares_memory:
+            total = self._totals[MEMORY]
+            used = min(total, self._used[MEMORY] + self._locks.memory_taken(total))
+            found = [(name, *((total, used) if name == MEMORY else rest)) for name, *rest in found]
         if "_free" in vars(self) and self._free:
-            number = len(self._free)
-            found.append((GPU, number, round(number - sum(self._free.values()), _DIGITS)))
+            left = [free for one, free in self._free.items() if not self._locks.is_taken(self._names[one])]
+            found.append((GPU, len(self._free), round(len(self._free) - sum(left), _DIGITS)))
         return tuple(sorted(found))
 
     def _chosen(self, worker: int, amount: float) -> tuple[str, ...]:
-        """Return the devices that a worker would get: whole ones, or a share of one; none if there aren't enough."""
+        """Return the devices that a worker would get: whole ones, or a share of one; none if there aren't enough.
+
+        They are held from then on.
+        """
         share, number = min(1.0, amount), max(1, round(amount))
         own = self._bound.get(worker)
         if own:
             return own if len(own) == number and all(share <= self._free[device] for device in own) else ()
-        fitting = [device for device, left in self._free.items() if share <= left]
+        left = [device for device, left in self._free.items() if share <= left]
+        if len(left) < number:
+            return ()
+        foreign = {device for device in left if self._locks.is_taken(self._names[device])}
+        fitting = [device for device in left if device not in foreign]
         if len(fitting) < number:
+            self._wanted.update(self._names[device] for device in foreign)
             return ()
         contexts = [device for devices in self._bound.values() for device in devices]
         best = sorted(fitting, key=lambda device: (self._free[device], contexts.count(device)))[:number]
+        if not all(self._locks.take(name) for name in sorted(self._names[device] for device in best)):
+            self.share()  # another was quicker: give back what is of no use now
+            return ()
         return tuple(device for device in fitting if device in best)
 
 
@@ -116,14 +285,30 @@ def find_devices(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
         if name in environ:
             ids = [one.strip() for one in environ[name].split(",")]
             return tuple(dict.fromkeys(one for one in ids if one and one not in ("-1", "NoDevFiles", "none")))
+    listed = _listed()
+    return tuple(re.findall(r"UUID: (MIG-[^)\s]+)", listed) or re.findall(r"UUID: (GPU-[^)\s]+)", listed))
+
+
+def names_of(devices: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a name of each device that is the same for all processes of this host, however they number devices."""
+    listed = dict(re.findall(r"GPU (\d+):.*UUID: (GPU-[^)\s]+)", _listed())) if devices else {}
+    names = []
+    for device in devices:
+        whole = [one for one in listed.values() if device.startswith("GPU-") and one.startswith(device)]
+        # what Slurm gives a job is that job's own, and may be numbered from 0 in each
+        names.append(listed.get(device) or (whole or [f"{environ.get('SLURM_JOB_ID', '')}/{device}"])[0])
+    return names
+
+
+@functools.cache
+def _listed() -> str:
+    """Return what nvidia-smi lists; nothing where there is none."""
     try:
-        listed = subprocess.run(
+        return subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=SMI_TIMEOUT, stdin=subprocess.DEVNULL
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    ids = re.findall(r"UUID: (MIG-[^)\s]+)", listed) or re.findall(r"UUID: (GPU-[^)\s]+)", listed)
-    return tuple(ids)
+        return ""
 
 
 def visible(devices: Sequence[str], environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -40,7 +40,7 @@ from jug_notebook.worker.process import (
     signal_group,
     wake,
 )
-from jug_notebook.worker.resources import Reservations, find_devices, find_memory
+from jug_notebook.worker.resources import LOCKS, HostLocks, Reservations, find_devices, find_memory
 from jug_notebook.worker.status import (
     Exit,
     Running,
@@ -323,6 +323,7 @@ class Supervisor:
             process.files.trim()
             if stray := process.files.stray():
                 self._notice(process.info.id, stray)
+        self._server.share()
         self._renew()
 
     def _obey(self, order: Order) -> None:
@@ -550,4 +551,6 @@ def _reservations(options: WorkerOptions) -> Reservations:
     """Return what this host has: what the options name, and GPUs and memory as the system has them."""
     gpus = options.gpus
     totals = {MEMORY: find_memory(), **dict(options.resources)}
-    return Reservations(totals, find_devices if gpus is None else lambda: gpus)
+    locks = HostLocks(Path(os.environ.get("JUG_DEVICE_LOCKS", LOCKS)))
+    shares_memory = MEMORY not in dict(options.resources)
+    return Reservations(totals, find_devices if gpus is None else lambda: gpus, locks, shares_memory)

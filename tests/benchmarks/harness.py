@@ -114,6 +114,7 @@ def _side(family: str, function: str, scale: float, folder: Path, env: dict[str,
         "PYTHONPATH": path,
         "XDG_CONFIG_HOME": str(folder / "config"),
         "XDG_CACHE_HOME": str(folder / "cache"),
+        "JUG_DEVICE_LOCKS": str(folder / "devices"),
     }
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=folder, timeout=PATIENCE)

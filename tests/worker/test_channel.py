@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from jug_notebook import system
@@ -17,7 +19,9 @@ from jug_notebook.model import Claim, State, Submission, Why
 from jug_notebook.store import Store, open_store
 from jug_notebook.worker import channel
 from jug_notebook.worker.channel import BlobCache, StoreServer, connected, framed
+from jug_notebook.worker.resources import Reservations
 from tests.store.test_store import HERE, key, outcome, task
+from tests.workbench import FakeClock
 from tests.worker.test_supervisor import Site, folder_site
 
 __all__ = ["folder_site"]
@@ -101,6 +105,25 @@ def test_a_worker_that_waits_gets_a_task_as_soon_as_there_is_one(store: Store) -
         store.submit([task("a")], HERE)
         waiting.join(30)
         assert [claim.lease.key for claim in found[0]] == [key("a")]
+
+
+def test_what_a_worker_held_that_died_goes_at_once_to_one_that_waits(store: Store) -> None:
+    server = StoreServer(store, FakeClock(), Reservations({"license": 1}))
+    lines = [server.connect() for _ in range(2)]
+    me = system.me("worker")
+    store.renew([me])
+    store.submit([msgspec.structs.replace(task(name), resources=(("license", 1.0),)) for name in "ab"], HERE)
+    for line, _ in lines:
+        line.sendall(framed(("claim", (me.id, 1, 60.0, (), None, ""))))
+    server.wait(0)
+    (dead, descriptor), (waiting, _) = lines if select.select([lines[0][0]], [], [], 0)[0] else reversed(lines)
+    dead.close()
+    assert not select.select([waiting], [], [], 0)[0]
+    server.disconnect(descriptor)
+    server.wait(0)  # no time passes
+    assert select.select([waiting], [], [], 0)[0]
+    server.close()
+    waiting.close()
 
 
 def test_a_worker_that_does_not_read_holds_up_no_other(store: Store) -> None:

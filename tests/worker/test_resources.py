@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import random
 import re
+import select
 import signal
+import stat
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +22,9 @@ from jug_notebook.render.format import parse_resources, shortage
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import open_store
 from jug_notebook.store.signed import SignedReader
-from jug_notebook.worker import WorkerOptions
-from jug_notebook.worker.resources import Reservations, find_devices, find_memory, visible
+from jug_notebook.worker import WorkerOptions, resources
+from jug_notebook.worker.process import signal_group
+from jug_notebook.worker.resources import UNIT, HostLocks, Reservations, find_devices, find_memory, names_of, visible
 from tests.workbench import ORIGIN, Fifo, cell, wait_until
 from tests.worker.test_supervisor import PATIENCE, Site, folder_site
 
@@ -144,6 +150,133 @@ def test_other_amounts_are_counted_and_what_nobody_was_given_is_not_there() -> N
     assert host.usage() == (("license", 2, 0), ("mem", 10e9, 0))
 
 
+def crews(path: Path, number: int = 2, memory: float = 0.0, gpus: tuple[str, ...] = ("0", "1")) -> list[Reservations]:
+    """Return what that many supervisors of one host have: all of it."""
+    return [Reservations({"mem": memory}, lambda: gpus, HostLocks(path), memory > 0) for _ in range(number)]
+
+
+def test_a_device_is_held_by_one_supervisor_of_a_host_at_a_time(tmp_path: Path) -> None:
+    one, other = crews(tmp_path / "devices")
+    assert one.fits(1, HALF)
+    one.reserve(1, HALF)
+    assert not other.fits(1, TWO)
+    assert other.fits(1, HALF)
+    assert other.reserve(1, HALF) == ("1",)  # never the rest of the other's
+    assert not other.fits(2, ONE)
+    assert not one.fits(2, ONE)
+    assert one.usage()[0] == ("gpu", 2, 1.5)
+    other.forget(1)
+    assert not one.fits(2, ONE)
+    other.share()
+    assert one.fits(2, ONE)
+
+
+def test_an_idle_worker_ends_for_a_supervisor_that_wants_its_device(tmp_path: Path) -> None:
+    one, other = crews(tmp_path / "devices")
+    for worker in (1, 2):
+        assert one.fits(worker, ONE)
+        one.reserve(worker, ONE)
+    one.release(1)
+    assert one.share() == set()  # its context stays while nobody wants the place
+    assert not other.fits(1, ONE)
+    other.share()
+    assert one.share() == {1}
+    one.forget(1)
+    one.share()
+    assert other.fits(1, ONE)
+    assert other.reserve(1, ONE) == ("0",)
+    other.share()
+    assert one.share() == set()
+
+
+def test_two_supervisors_that_want_all_devices_get_them_in_turn(tmp_path: Path) -> None:
+    one, other = crews(tmp_path / "devices")
+    for crew in (one, other):
+        assert crew.fits(1, ONE)
+        crew.reserve(1, ONE)
+    for crew in (one, other):
+        crew.release(1)
+        assert not crew.fits(-1, TWO)
+    for crew in (one, other):
+        crew.share()
+    for crew in (one, other):
+        assert crew.share() == {1}
+        crew.forget(1)
+        crew.share()
+    assert other.fits(2, TWO)
+    other.reserve(2, TWO)
+    assert not one.fits(2, TWO)
+    other.forget(2)
+    other.share()
+    assert one.fits(2, TWO)
+
+
+def test_memory_that_is_found_is_shared_out_among_the_supervisors_of_a_host(tmp_path: Path) -> None:
+    one, other = crews(tmp_path / "devices", memory=10.0 * UNIT)
+    mine, theirs = (("mem", 6.0 * UNIT),), (("mem", 4.5 * UNIT),)
+    assert one.fits(1, mine)
+    one.reserve(1, mine)
+    assert not other.fits(1, theirs)
+    assert other.usage() == (("mem", 10.0 * UNIT, 6.0 * UNIT),)
+    assert other.fits(1, (("mem", 4.0 * UNIT),))
+    other.reserve(1, (("mem", 4.0 * UNIT),))
+    one.release(1)
+    assert not other.fits(2, (("mem", 1.0),))
+    one.share()
+    assert other.fits(2, (("mem", 1.0),))
+    named = Reservations({"mem": 10.0 * UNIT}, locks=HostLocks(tmp_path / "devices"))
+    assert named.fits(1, (("mem", 10.0 * UNIT),))  # whoever names an amount has shared it out
+
+
+def test_what_a_supervisor_held_is_free_once_it_and_its_workers_have_ended(tmp_path: Path) -> None:
+    ready, end = Fifo(tmp_path, "ready"), Fifo(tmp_path, "end")
+    script = f"""
+import os
+from pathlib import Path
+from jug_notebook.worker.resources import HostLocks
+locks = HostLocks(Path({str(tmp_path / "devices")!r}))
+worker = os.fork()
+if worker:
+    assert locks.take("a")
+    with open({ready.path!r}, "w") as fifo:
+        fifo.write(str(worker) + chr(10))
+os.read(os.open({end.path!r}, os.O_RDONLY), 1)
+"""
+    supervisor = subprocess.Popen([sys.executable, "-c", script])
+    worker = int(ready.read_line())
+    locks = HostLocks(tmp_path / "devices")
+    supervisor.kill()
+    supervisor.wait()
+    assert not locks.take("a")
+    watched = os.pidfd_open(worker)
+    os.kill(worker, signal.SIGKILL)
+    assert select.select([watched], [], [], PATIENCE)[0]
+    assert locks.take("a")
+    os.close(watched)
+
+
+def test_the_file_of_locks_is_for_all_users_and_never_a_link(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        assert HostLocks(tmp_path / "devices").take("a")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "devices").stat().st_mode) == 0o666
+    (tmp_path / "link").symlink_to(tmp_path / "devices")
+    one, other = HostLocks(tmp_path / "link"), HostLocks(tmp_path / "link")
+    assert (tmp_path / f"link-{os.getuid()}").stat().st_ino != (tmp_path / "devices").stat().st_ino
+    assert one.take("a")
+    assert not other.take("a")
+
+
+def test_a_device_has_one_name_however_processes_number_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "GPU 0: A100 (UUID: GPU-aa11)\nGPU 1: A100 (UUID: GPU-bb22)\n  MIG 1g.5gb Device 0: (UUID: MIG-cc33)\n"
+    monkeypatch.setattr(resources, "_listed", lambda: listed)
+    assert names_of(["1", "GPU-aa", "MIG-cc33"], {}) == ["GPU-bb22", "GPU-aa11", "/MIG-cc33"]
+    monkeypatch.setattr(resources, "_listed", lambda: "")
+    assert names_of(["0"], {"SLURM_JOB_ID": "7"}) != names_of(["0"], {"SLURM_JOB_ID": "8"})
+
+
 def test_devices_are_found_in_the_environment_and_tasks_see_theirs_alone() -> None:
     assert find_devices({"CUDA_VISIBLE_DEVICES": "2,GPU-ab"}) == ("2", "GPU-ab")
     assert find_devices({"CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_GPUS": "1"}) == ()
@@ -172,14 +305,16 @@ def test_memory_is_that_of_the_control_group(tmp_path: Path, group: str, files: 
 
 
 def test_what_a_task_waits_for_is_one_line() -> None:
-    full, free = (("gpu", 2, 2.0), ("mem", 8e9, 2e9)), (("gpu", 2, 1.0), ("mem", 8e9, 8e9))
-    assert shortage(ONE, [full, full]) == "a GPU: 4 of 4 in use on 2 hosts"
-    assert shortage((("gpu", 3.0),), [full, full]) == "3 GPUs: 4 of 4 in use on 2 hosts; none has 3"
+    full, free = ("a", (("gpu", 2, 2.0), ("mem", 8e9, 2e9))), ("b", (("gpu", 2, 1.0), ("mem", 8e9, 8e9)))
+    other = ("b", full[1])
+    assert shortage(ONE, [full, other]) == "a GPU: 4 of 4 in use on 2 hosts"
+    assert shortage((("gpu", 3.0),), [full, other]) == "3 GPUs: 4 of 4 in use on 2 hosts; none has 3"
+    assert shortage(ONE, [full, full]) == "a GPU: 2 of 2 in use on 1 host"
     assert shortage(ONE, [full, free]) == ""
     assert shortage((("license", 2.0),), [full]) == (
         "2 license: no worker's host has any; start workers with --resources license=2"
     )
-    assert shortage(ONE, [()]) == "a GPU: no worker's host has any; start workers with --gpus 0,1"
+    assert shortage(ONE, [("a", ())]) == "a GPU: no worker's host has any; start workers with --gpus 0,1"
     assert shortage((("gpu", 1.0), ("mem", 4e9)), [full, free]) == "a GPU and 4.0 GB of memory on one host"
     assert shortage((("mem", 7e9),), [full]) == "7.0 GB of memory: 2.0 GB of 8.0 GB in use on 1 host"
 
@@ -221,10 +356,10 @@ def test_no_device_is_ever_held_twice_though_workers_are_killed(folder_site: Sit
     site.supervise(6, gpus="0,1,2,3")
     keys = [submission.key for submission in made]
     for left in (200, 100):
-        wait_until(site.store, lambda left=left: open_of(site, keys) <= left, "no progress", 3 * PATIENCE)
+        wait_until(site.store, partial(is_left, site, keys, left), "no progress", 3 * PATIENCE)
         for info in site.alive()[:2]:
-            os.kill(info.pid, signal.SIGKILL)
-    wait_until(site.store, lambda: open_of(site, keys) == 0, "not done", 3 * PATIENCE)
+            signal_group(info.pid, signal.SIGKILL)  # it may have ended just now
+    wait_until(site.store, partial(is_left, site, keys, 0), "not done", 3 * PATIENCE)
     assert set(site.store.states(keys)) == {State.FINISHED}
     notes = (site.folder / "notes").read_text().splitlines()
     assert not [line for line in notes if line.startswith("twice")]
@@ -233,8 +368,39 @@ def test_no_device_is_ever_held_twice_though_workers_are_killed(folder_site: Sit
     assert {device for devices in values for device in devices} == {"0", "1", "2", "3"}
 
 
-def open_of(site: Site, keys: list[str]) -> int:
-    return sum(state is not None and not state.settled for state in site.store.states(keys))
+def test_two_crews_of_one_host_never_hold_a_device_at_once_though_all_are_killed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    sites = [Site(tmp_path / name, f"file:{tmp_path / name}/jugdata") for name in ("one", "two")]
+    use, keys = cell(USE, "use"), []
+    try:
+        for site in sites:
+            made = [
+                site.tasks.submission(use, str(tmp_path), number, number % 20 == 0, resources=(("gpu", want),))
+                for number, want in enumerate([1.0, 1.0, 1.0, 2.0] * 30)
+            ]
+            site.store.submit(made, ORIGIN)
+            keys.append([submission.key for submission in made])
+        crews = [site.supervise(3, gpus="0,1") for site in sites] + [sites[0].supervise(2, "other", gpus="1,0")]
+        for left in (90, 60, 30):
+            for site, of_site in zip(sites, keys, strict=True):
+                wait_until(site.store, partial(is_left, site, of_site, left), "no progress", 3 * PATIENCE)
+                for info in site.alive()[:1]:
+                    signal_group(info.pid, signal.SIGKILL)  # it may have ended just now
+            if left == 60:
+                crews[0].kill()
+                sites[0].supervise(3, "again", gpus="0,1")
+        for site, of_site in zip(sites, keys, strict=True):
+            wait_until(site.store, partial(is_left, site, of_site, 0), "not done", 3 * PATIENCE)
+            assert set(site.store.states(of_site)) == {State.FINISHED}
+        assert not [line for line in (tmp_path / "notes").read_text().splitlines() if line.startswith("twice")]
+    finally:
+        for site in sites:
+            site.end()
+
+
+def is_left(site: Site, keys: list[str], at_most: int) -> bool:
+    return sum(state is not None and not state.settled for state in site.store.states(keys)) <= at_most
 
 
 HOLD = """
