@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -18,20 +19,51 @@ class Leases:
         self.reported: set[WorkerId] = set()  #: workers whose end was reported by their supervisors
         self._lost: set[WorkerId] = set()
         self._presumed_dead: set[WorkerId] = set()
+        self._found: deque[tuple[float, TaskRecord, Lease]] = deque()
 
     def claimed(self, task: TaskRecord, lease: Lease, worker: WorkerId) -> bool:
         """Record a claim. Return False if the outcome of that attempt is known already."""
-        records = task.records
-        if isinstance(records, bytes):
-            if records and is_outcome_of(records, lease):
-                return False
-        elif any(is_outcome_of(record, lease) for record in records):
+        if _has_outcome(task, lease):
             return False
         attempt = _attempt(task, lease)
+        if attempt.owner:
+            self._disown(task, attempt)
         attempt.worker = max(attempt.worker, worker)  # stores grant an attempt once; else no order of events may decide
         if worker not in self._lost:
             self._tasks.setdefault(worker, set()).add(task)
         return True
+
+    def found(self, task: TaskRecord, lease: Lease, owner: WorkerId, now: float) -> list[TaskRecord]:
+        """Record who has an attempt by the store's claims, which anyone may have written: see `doubt`."""
+        if _has_outcome(task, lease):
+            return []
+        attempt = _attempt(task, lease)
+        if not (attempt.worker or attempt.owner or attempt.released):
+            attempt.owner = owner
+            self._found.append((now, task, lease))
+            self._tasks.setdefault(owner, set()).add(task)
+        return [task]
+
+    def doubt(self, before: float) -> list[TaskRecord]:
+        """Free the attempts found before that time of which no event has told since. Return their tasks."""
+        freed = []
+        while self._found and self._found[0][0] < before:
+            _, task, lease = self._found.popleft()
+            for attempt in task.attempts or ():
+                if attempt.owner and _is_of(attempt, lease):
+                    self._disown(task, attempt)
+                    freed.append(task)
+        return freed
+
+    def _disown(self, task: TaskRecord, attempt: Attempt) -> None:
+        owner, attempt.owner = attempt.owner, ""
+        self._let_go(task, owner)
+
+    def _let_go(self, task: TaskRecord, worker: WorkerId) -> None:
+        """Note that an attempt of this worker's at the task is over, maybe its last one."""
+        tasks = self._tasks.get(worker)
+        if tasks is not None and not any(worker in (other.worker, other.owner) for other in task.attempts or ()):
+            tasks.discard(task)
 
     def released(self, task: TaskRecord, lease: Lease) -> None:
         """The worker gave the claim back."""
@@ -41,22 +73,16 @@ class Leases:
         """Close the attempt that this verdict is about."""
         attempts = task.attempts or []
         for attempt in attempts:
-            if (
-                attempt.attempt == verdict.attempt
-                and attempt.round == verdict.round
-                and attempt.inputs == verdict.inputs
-            ):
+            if _is_of(attempt, verdict):
                 attempts.remove(attempt)
-                tasks = self._tasks.get(attempt.worker)
-                if tasks is not None and not any(other.worker == attempt.worker for other in attempts):
-                    tasks.discard(task)
+                self._let_go(task, attempt.worker or attempt.owner)
                 break
         task.attempts = attempts or None
 
     def forget(self, task: TaskRecord, round: int) -> None:
         """Drop a task's attempts up to ``round``."""
         for attempt in task.attempts or ():
-            if attempt.round <= round and (tasks := self._tasks.get(attempt.worker)) is not None:
+            if attempt.round <= round and (tasks := self._tasks.get(attempt.worker or attempt.owner)) is not None:
                 tasks.discard(task)
         task.attempts = [attempt for attempt in task.attempts or () if attempt.round > round] or None
 
@@ -67,10 +93,10 @@ class Leases:
             self.reported.add(worker)
         return self._tasks.pop(worker, set())
 
-    def presume(self, worker: WorkerId, dead: bool) -> Set[TaskRecord] | None:
-        """Treat a worker as dead, or as alive again. Return the tasks it holds; None if that is no change."""
+    def presume(self, worker: WorkerId, dead: bool) -> Set[TaskRecord]:
+        """Treat a worker as dead, or as alive again. Return the tasks it holds, if that is a change."""
         if dead == (worker in self._presumed_dead):
-            return None
+            return set()
         (self._presumed_dead.add if dead else self._presumed_dead.discard)(worker)
         return self._tasks.get(worker, set())
 
@@ -89,12 +115,15 @@ class Leases:
                 and (latest is None or attempt.attempt > latest.attempt)
             ):
                 latest = attempt
-        if latest is None or latest.released or latest.worker in self._lost or latest.worker in self._presumed_dead:
+        if latest is None or latest.released:
+            return ""
+        worker = latest.worker or latest.owner
+        if worker in self._lost or worker in self._presumed_dead:
             return ""
         if not task.records:
-            return latest.worker
+            return worker
         settled = max((verdict.attempt for verdict in current(task)), default=0)
-        return "" if settled > latest.attempt else latest.worker
+        return "" if settled > latest.attempt else worker
 
     def workers(self) -> list[WorkerId]:
         """Return the workers with open attempts."""
@@ -111,10 +140,21 @@ def _attempt(task: TaskRecord, lease: Lease) -> Attempt:
     if task.attempts is None:
         task.attempts = []
     for attempt in task.attempts:
-        if attempt.attempt == lease.attempt and attempt.round == lease.round and attempt.inputs == lease.inputs:
+        if _is_of(attempt, lease):
             return attempt
     task.attempts.append(Attempt(lease.round, lease.inputs, lease.attempt))
     return task.attempts[-1]
+
+
+def _has_outcome(task: TaskRecord, lease: Lease) -> bool:
+    records = task.records
+    if isinstance(records, bytes):
+        return bool(records) and is_outcome_of(records, lease)
+    return any(is_outcome_of(record, lease) for record in records)
+
+
+def _is_of(attempt: Attempt, lease: Lease | Verdict) -> bool:
+    return attempt.attempt == lease.attempt and attempt.round == lease.round and attempt.inputs == lease.inputs
 
 
 class History:

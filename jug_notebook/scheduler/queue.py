@@ -178,7 +178,8 @@ class ReadyQueue:
         for attempt in task.attempts or ():
             if attempt.round == task.round and attempt.inputs == task.inputs:
                 top = max(top, attempt.attempt)
-                deaths += not attempt.released and attempt.worker not in self._reported  # with its supervisor
+                known = bool(attempt.worker) and not attempt.released  # a claim that no event tells of may be forged
+                deaths += known and attempt.worker not in self._reported  # with its supervisor
         return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths)
 
     def is_valid(self, offer: Offer) -> bool:

@@ -213,6 +213,7 @@ class Attempt:
     attempt: int
     worker: WorkerId = ""
     released: bool = False
+    owner: WorkerId = ""  #: who has it by the store's claims, while no event says so
 
 
 class Offer(NamedTuple):

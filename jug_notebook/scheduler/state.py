@@ -13,7 +13,7 @@ A task that has no value of its own may reuse another task's run: see `reuse`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from hashlib import sha1
 from itertools import compress
 from typing import TypeVar
@@ -165,12 +165,11 @@ class SchedulerState:
             self.counter = max(self.counter, event.counter)
             self._forget(event)
 
-    def presume(self, worker: WorkerId, dead: bool) -> None:
-        """Treat a worker's claims as void, or as valid again: what this process observes, not an event for all."""
-        held = self.leases.presume(worker, dead)
-        if held is not None:
+    def observe(self, tasks: Collection[TaskRecord]) -> None:
+        """Derive tasks of which the ``leases`` changed by what this process observes, which is no event for all."""
+        if tasks:
             self.version += 1
-            self._work.extend(held)
+            self._work.extend(tasks)
             self._flow()
 
     def _record(self, key: Key) -> TaskRecord:

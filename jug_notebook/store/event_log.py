@@ -216,6 +216,8 @@ class EventLogStore(Store, ABC):
                     self._commit(None)
                     return []
                 won, expected = self._claim(worker, limit, target, python, fits, look)
+                if any(offer.lease.attempt > 1 for offer in won):
+                    expected = None  # that it was claimed is written first, for it may kill its host
                 seen = self._scheduler.version
                 claims = self._loaded(won)
                 if won or uncommitted:

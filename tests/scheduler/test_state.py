@@ -233,10 +233,30 @@ def test_a_worker_that_is_gone_held_all_it_had_claimed_in_any_round_of_a_task() 
 
 def test_a_worker_presumed_dead_that_beats_again_has_its_claims_back() -> None:
     scheduler = state_of(submitted("a"), requested("a"), Claimed("w", [Lease("a", 0, NO_INPUTS, 1)]))
-    scheduler.presume("w", dead=True)
+    scheduler.observe(scheduler.leases.presume("w", dead=True))
     assert scheduler.state("a") is State.READY
-    scheduler.presume("w", dead=False)
+    scheduler.observe(scheduler.leases.presume("w", dead=False))
     assert scheduler.state("a") is State.RUNNING
+
+
+def test_who_has_an_attempt_by_a_claim_alone_holds_it_until_that_is_doubted_and_never_counts_as_dead() -> None:
+    scheduler = state_of(submitted("a"), requested("a"))
+    task, leases = scheduler.tasks["a"], scheduler.leases
+    lease = Lease("a", 0, NO_INPUTS, 1)
+    scheduler.observe(leases.found(task, lease, "v", now=0.0))
+    assert (scheduler.state("a"), leases.holder(task)) == (State.RUNNING, "v")
+    scheduler.observe(leases.doubt(before=1.0))
+    [offer] = scheduler.ready(1, 0.0)
+    assert (offer.lease.attempt, offer.deaths) == (2, 0)
+    scheduler.observe(leases.found(task, offer.lease, "v", now=2.0))
+    scheduler.apply(Claimed("w", [offer.lease]))
+    scheduler.observe([*leases.doubt(before=3.0), *leases.presume("v", dead=True)])
+    assert (scheduler.state("a"), leases.holder(task), leases.workers()) == (State.RUNNING, "w", ["w"])
+    scheduler.observe(leases.presume("w", dead=True))
+    [offer] = scheduler.ready(1, 0.0)
+    assert (offer.lease.attempt, offer.deaths) == (3, 1)
+    scheduler.apply(*settled(Verdict("a", 0, NO_INPUTS, 3, b"1")))
+    assert leases.found(task, offer.lease, "v", now=4.0) == []
 
 
 def test_a_worker_that_died_with_its_supervisor_counts_as_a_death_in_all_it_held_and_these_are_tried_alone() -> None:
@@ -247,7 +267,7 @@ def test_a_worker_that_died_with_its_supervisor_counts_as_a_death_in_all_it_held
     assert [offer.task.key for offer in offers] == ["a"]  # one finished run doesn't promise much
     leases = [Lease(key, 0, NO_INPUTS, 1) for key in "ab"]
     scheduler.apply(Claimed("w", leases))
-    scheduler.presume("w", dead=True)
+    scheduler.observe(scheduler.leases.presume("w", dead=True))
     alone = [scheduler.ready(3, 0.0), scheduler.ready(3, 0.0)]
     assert [[(offer.task.key, offer.lease.attempt, offer.deaths) for offer in offers] for offers in alone] == [
         [("a", 2, 1)], [("b", 2, 1)],

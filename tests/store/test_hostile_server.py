@@ -20,7 +20,7 @@ from jug_notebook.model import Order, Scale, Settled, State, Verdict, Why
 from jug_notebook.store import keyring, open_store
 from jug_notebook.store.redis import RedisStore, wire
 from jug_notebook.store.redis.frames import Chain, Frame
-from jug_notebook.store.sealing import EventSeal
+from jug_notebook.store.sealing import MAC, EventSeal
 from tests.servers import Server, free_port
 from tests.store.test_redis import admin, opened_at
 from tests.store.test_store import HERE, key, run_all, task, worker_of
@@ -181,6 +181,25 @@ def test_forged_heartbeats_and_counts_are_skipped_and_named(
     assert sorted(note.split()[4] for note in fresh.snapshot().notes) == ["again,", "other,"]
     store.submit([task("a")], HERE)
     assert opened_at(store.url).snapshot().counts[State.READY] == 1
+
+
+@pytest.mark.parametrize("left", [b"1", bytes(MAC) + msgspec.msgpack.encode(True), b"", b"another's"])
+def test_a_forged_note_that_a_worker_has_ended_takes_nothing_from_it(
+    redis_server: Server, store: RedisStore, left: bytes
+) -> None:
+    store.submit([task("a")], HERE)
+    worker, other = worker_of(store), worker_of(store)
+    store.claim(worker.id, 1, 0.0)
+    store.leave([other.id])
+    name = store._connection.key("left")
+    with admin(redis_server) as line:
+        line.hset(name, worker.id, line.hget(name, other.id) if left == b"another's" else left)
+    store.renew([worker])
+    for looking in (store, opened_at(store.url)):
+        assert {info.id: alive for info, alive, _ in looking.processes()} == {worker.id: True, other.id: False}
+        looking.watch(looking.version, 1.1)  # until it checks who is alive
+        assert looking.states([key("a")]) == [State.RUNNING]
+    assert f"skipped a note that {worker.id} has ended, which isn't sealed" in notes(store)
 
 
 # -- values that make no sense -----------------------------------------------------------------------------------------

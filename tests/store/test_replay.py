@@ -18,6 +18,7 @@ import pytest
 from jug_notebook import system
 from jug_notebook.errors import SignatureError, StoreError
 from jug_notebook.model import (
+    LEASE,
     NO_INPUTS,
     Acceptance,
     Accepted,
@@ -26,6 +27,7 @@ from jug_notebook.model import (
     Finished,
     Invalidated,
     Key,
+    Lease,
     Settled,
     State,
     Verdict,
@@ -34,16 +36,26 @@ from jug_notebook.model import (
 from jug_notebook.store import Store, open_store
 from jug_notebook.store.file import journal
 from jug_notebook.store.redis import frames
-from jug_notebook.store.sealing import EventSeal
+from jug_notebook.store.sealing import MAC, EventSeal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.status import SharedStatus
 from tests.store.test_damage import frames as frames_in
 from tests.store.test_redis import admin
-from tests.workbench import Need, Submitter
+from tests.workbench import FakeClock, Need, Submitter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is damaged, or someone without the key changed it")
-AHEAD = range(1, 4)  #: rounds and attempts that nobody has made yet
+
+
+def ahead(key: Key) -> list[Lease]:
+    """Rounds and attempts at a task that nobody has made yet."""
+    return [Lease(key, round, NO_INPUTS, attempt) for round in range(3) for attempt in range(1, 5)]
+
+
+def guessed(store_id: str, name: str | bytes) -> list[bytes]:
+    """What someone without the key takes for the MAC of a claim."""
+    seal = EventSeal(os.urandom(32), store_id)
+    return [bytes(MAC), seal.record("attempt", *((name, 0, b"") if isinstance(name, str) else ("", 0, name)))]
 
 
 class Folder:
@@ -69,10 +81,21 @@ class Folder:
         path.write_bytes(chain.frame(journal.content_of(journal.Frame(event, sizes), bodies)))
         os.utime(path, (1, 1))  # or what another machine writes is waited for
 
-    def claim_ahead(self, key: Key) -> None:
-        for round in AHEAD:
-            for attempt in AHEAD:
-                (self.folder / "claims" / f"{key}.{round}.{NO_INPUTS.hex()}.{attempt}").write_text("eve-1-abcdef")
+    def claim_ahead(self, store_id: str, key: Key, owner: str) -> None:
+        for lease in ahead(key):
+            name = f"{key}.{lease.round}.{NO_INPUTS.hex()}.{lease.attempt}"
+            macs = [f".{mac.hex()}" for mac in guessed(store_id, name)]
+            for mac in ("", *macs, *(f".{path.name.rpartition('.')[2]}" for path in self._claims())):
+                (self.folder / "claims" / (name + mac)).write_text(owner)
+
+    def _claims(self) -> list[Path]:
+        return list((self.folder / "claims").iterdir())
+
+    def usurp(self, owner: str) -> int:
+        for path in self._claims():
+            path.unlink()
+            path.write_text(owner)
+        return len(self._claims())
 
     def copy(self) -> Any:
         return shutil.copytree(self.folder, self.folder.with_name("copy"))
@@ -107,11 +130,19 @@ class Project:
         frame = chain.frame(frames.Frame(frames.packed(places), len(bodies), event))
         self._line.xadd(self._name + "log", {b"forger": frame})
 
-    def claim_ahead(self, key: Key) -> None:
-        for round in AHEAD:
-            for attempt in AHEAD:
-                name = f"{key}.{round}.{attempt}.".encode() + NO_INPUTS
-                self._line.hset(self._name + "claims", name, "eve-1-abcdef")
+    def claim_ahead(self, store_id: str, key: Key, owner: str) -> None:
+        for lease in ahead(key):
+            name = f"{key}.{lease.round}.{lease.attempt}.".encode() + NO_INPUTS
+            for mac in (b"", *guessed(store_id, name), *(name[-MAC:] for name in self._claims())):
+                self._line.hset(self._name + "claims", name + mac, owner)
+
+    def _claims(self) -> list[bytes]:
+        return list(self._line.hkeys(self._name + "claims"))
+
+    def usurp(self, owner: str) -> int:
+        for name in self._claims():
+            self._line.hset(self._name + "claims", name, owner)
+        return len(self._claims())
 
     def copy(self) -> Any:
         return {name: self._line.dump(name) for name in self._line.keys(self._name + "*")}
@@ -306,12 +337,43 @@ def test_rounds_that_were_claimed_ahead_bring_no_old_value_back(place: Place, ta
     run_all(tasks)
     [held] = tasks.store.outcomes([key])
     assert held is not None
-    place.claim_ahead(key)
-    ahead = msgspec.structs.replace(held.verdict, round=1)
-    place.forge(tasks.store.id, Settled("eve-1-abcdef", [ahead]), [held.body])
+    place.claim_ahead(tasks.store.id, key, "eve-1-abcdef")
+    forged = msgspec.structs.replace(held.verdict, round=1)
+    place.forge(tasks.store.id, Settled("eve-1-abcdef", [forged]), [held.body])
     tasks.store.invalidate([key], Why.DIRECT, "ann")
     assert tasks.store.outcomes([key]) == [None]
     assert seen_afresh(place, tasks).state(key) is not State.FINISHED
+
+
+OWNERS = {"an idle worker": "", "one that has died": "eve-1-abcdef", "nobody": "../../x"}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_claims_of_who_has_no_key_hold_up_nothing(place: Place, tasks: Submitter, owner: str) -> None:
+    key, other = tasks.submit("def f(): return 1"), system.me("worker")
+    tasks.store.renew([other])
+    place.claim_ahead(tasks.store.id, key, OWNERS[owner] or other.id)
+    [claim] = tasks.store.claim(system.me("worker").id, 1, 0.0)
+    assert (claim.lease.attempt, claim.deaths) == (1, 0)
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_a_claim_of_which_the_event_was_cut_off_is_no_death_and_holds_for_a_while_at_most(
+    place: Place, tasks: Submitter, owner: str
+) -> None:
+    key, other, worker = tasks.submit("def f(): return 1"), system.me("worker"), system.me("worker")
+    tasks.store.renew([other, worker])
+    before = place.frames()
+    [claim] = tasks.store.claim(worker.id, 1, 0.0)
+    place.write(before)
+    assert place.usurp(OWNERS[owner] or other.id) == 1
+    clock = FakeClock()
+    late = open_store(place.url, clock)
+    assert late.states([key]) == [State.READY]
+    assert late.claim(worker.id, 1, 0.0) == []
+    clock.advance(LEASE + 1)
+    [again] = late.claim(worker.id, 1, 0.0)
+    assert (claim.lease.attempt, again.lease.attempt, again.deaths) == (1, 2, 0)
 
 
 def test_who_has_seen_more_keeps_it_when_an_older_copy_is_put_back(place: Place, tasks: Submitter) -> None:

@@ -1,7 +1,7 @@
 """``file:PATH``, or just a path: a store in a folder, which works over NFS. No server, no locks.
 
     store.json         format and id of the store      log/<writer>.log    an event log for each process that writes
-    claims/<key>.<round>.<inputs>.<attempt>            names who has an attempt: see `claims`
+    claims/<key>.<round>.<inputs>.<attempt>.<MAC>      names who has an attempt: see `claims`
     owners/<worker>.<n>  what claims are linked to     blobs/ab/cd…        large bytes, named by their hash
     workers/<process>  its last heartbeat              workers/gone/       of processes that have ended
     orders/<process>.<time>  what it is to do          output/<process>.log  what it printed
@@ -31,8 +31,8 @@ from jug_notebook.clock import Clock
 from jug_notebook.errors import StoreError, StoreGone
 from jug_notebook.model import (
     BEAT,
+    LEASE,
     Address,
-    Claimed,
     Event,
     Order,
     Origin,
@@ -46,7 +46,7 @@ from jug_notebook.store import keyring
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
-from jug_notebook.store.file.claims import Claims
+from jug_notebook.store.file.claims import NOBODY, Claims
 from jug_notebook.store.file.folders import (
     Stamp,
     check_identity,
@@ -138,7 +138,7 @@ class FileStore(EventLogStore):
         self._next_whole = 0.0
         self._next_check = 0.0
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
-        self._claims = Claims(self._root)
+        self._claims = Claims(self._root, self._seal)
         self._heartbeats = Heartbeats(self._root, clock, lambda: self._seal)
         self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
@@ -347,19 +347,22 @@ class FileStore(EventLogStore):
     def _claim_one(self, worker: WorkerId, offer: Offer) -> bool:
         owner = self._claims.claim(worker, offer.lease)
         if owner != worker:
-            self._scheduler.apply(Claimed(owner or "unknown", [offer.lease]))
+            now = self._clock.monotonic()
+            self._scheduler.observe(self._scheduler.leases.found(offer.task, offer.lease, owner or NOBODY, now))
         return owner == worker
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def _check_workers(self, now: float) -> None:
         """Presume dead the workers with claims that are not alive, so that others may claim their tasks."""
-        workers = self._scheduler.leases.workers()
+        leases = self._scheduler.leases
+        workers = leases.workers()
         dead = self._heartbeats.dead_among(set(workers), now) if workers else set()
-        if not self._scheduler.leases.all_presumed_dead(dead):
+        if not leases.all_presumed_dead(dead):
             self._read_all_logs(now)  # their last events count, even if a compaction has moved them
         for worker in workers:
-            self._scheduler.presume(worker, dead=worker in dead)
+            self._scheduler.observe(leases.presume(worker, dead=worker in dead))
+        self._scheduler.observe(leases.doubt(now - LEASE))
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:

@@ -1,9 +1,10 @@
 """How a claim is won on a file system, without a server or locks.
 
-Each attempt at a task has a file name: ``claims/<key>.<round>.<inputs>.<attempt>``. The worker that creates that name
-has the claim. To create it, a worker hard-links a file of its own, with its id inside, to the name: `link` is atomic on
-every file system we know, NFS included, and fails if the name exists. Then the loser reads there who won. Where hard
-links are refused, the name itself is created (``O_EXCL``) and the id written into it.
+Each attempt at a task has a file name: ``claims/<key>.<round>.<inputs>.<attempt>.<MAC>``, which nobody without the
+store's key can foretell. The worker that creates that name has the claim. To create it, a worker hard-links a file of
+its own, with its id inside, to the name: `link` is atomic on every file system we know, NFS included, and fails if the
+name exists. Then the loser reads there who won, and believes it for a while, until an event says so. Where hard links
+are refused, the name itself is created (``O_EXCL``) and the id written into it.
 
 A name is never reused: when a worker dies, its task is claimed under the name of the next attempt, so two workers can't
 both win it. Only compaction removes names, of attempts that have an outcome, and changes the *epoch* first. A worker
@@ -21,6 +22,7 @@ import msgspec
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Lease, WorkerId
 from jug_notebook.store.atomic import Folder, ForeignFile
+from jug_notebook.store.sealing import EventSeal
 
 LINKS = 50_000  #: hard links to one file; ext4 allows 65 000
 WORKER_ID = re.compile(r"\w[\w.-]{0,250}")  #: of any process; no other word from a store becomes a file's name
@@ -30,8 +32,9 @@ NOBODY = "unknown"  #: has a claim that names no worker
 class Claims:
     """The claims of a store's folder, as one process makes them."""
 
-    def __init__(self, root: Folder) -> None:
+    def __init__(self, root: Folder, seal: EventSeal | None) -> None:
         self._root = root
+        self._seal = seal
         self._claims = root / "claims"
         self._files = root / "owners"
         self._owners: dict[WorkerId, tuple[str, int]] = {}
@@ -45,8 +48,10 @@ class Claims:
 
     def claim(self, worker: WorkerId, lease: Lease) -> WorkerId | None:
         """Try to claim an attempt. Return who has it: this worker, another, or None if that can't be told yet."""
+        assert self._seal is not None, "who has no key claims nothing"
         key, round, inputs, attempt = msgspec.structs.astuple(lease)
         name = f"{key}.{round}.{inputs.hex()}.{attempt}"
+        name = f"{name}.{self._seal.record('attempt', name, 0, b'').hex()}"
         try:
             self._files.link(self._owner_file(worker), name, self._claims)
             return worker

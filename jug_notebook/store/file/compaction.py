@@ -265,7 +265,7 @@ def _remove_claims(folder: Folder, scheduler: SchedulerState) -> None:
     for name in claims.names():
         key, _, rest = name.partition(".")
         try:
-            round, inputs, attempt = rest.split(".")
+            round, inputs, attempt, _ = rest.split(".")
             over = _has_outcome(scheduler, key, int(round), bytes.fromhex(inputs), int(attempt))
         except ValueError:
             continue  # no claim

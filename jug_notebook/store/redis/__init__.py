@@ -25,6 +25,7 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import StoreError, StoreGone, Unreachable, ValueLost
 from jug_notebook.model import (
     BEAT,
+    LEASE,
     Address,
     Claimed,
     Event,
@@ -48,7 +49,7 @@ from jug_notebook.store.event_log import EventLogStore, Won
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import PLACE, places_in
-from jug_notebook.store.redis.log import Log, claim_name
+from jug_notebook.store.redis.log import Log
 from jug_notebook.store.redis.processes import Processes
 from jug_notebook.store.redis.wire import place
 from jug_notebook.store.sealing import with_mac, without_mac
@@ -378,7 +379,8 @@ class RedisStore(EventLogStore):
         self._announced = all(won)
         for offer, owner in zip(offers, owners, strict=True):
             if owner:
-                self._scheduler.apply(Claimed(owner.decode(errors="replace"), [offer.lease]))
+                now, name = self._clock.monotonic(), owner.decode(errors="replace")
+                self._scheduler.observe(self._scheduler.leases.found(offer.task, offer.lease, name, now))
         if news:  # what was won by a picture that was out of date is given back
             valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
             void = [lease for lease, has, still in zip(leases, won, valid, strict=True) if has and not still]
@@ -390,7 +392,7 @@ class RedisStore(EventLogStore):
     @understood
     def _resolve_doubts(self) -> None:
         """Give back what was won by claims whose reply was lost."""
-        names = [claim_name(offer.lease) for _, offer in self._doubtful]
+        names = self._log.claim_names([offer.lease for _, offer in self._doubtful])
         owners = self._connection.command("HMGET", self._connection.key("claims"), *names)
         doubtful, self._doubtful = self._doubtful, []
         held: dict[WorkerId, list[Lease]] = {}
@@ -405,15 +407,17 @@ class RedisStore(EventLogStore):
 
     def _check_workers(self) -> None:
         """Presume dead the workers with claims that are not alive, so that others may claim their tasks."""
-        workers = self._scheduler.leases.workers()
+        leases = self._scheduler.leases
+        self._scheduler.observe(leases.doubt(self._clock.monotonic() - LEASE))
+        workers = leases.workers()
         if not workers:
             return
         alive = {info.id for info, alive, _ in self._read_processes(after_grace=True) if alive}
         dead = {worker for worker in workers if worker not in alive}
-        if not self._scheduler.leases.all_presumed_dead(dead):
+        if not leases.all_presumed_dead(dead):
             self._exchange()  # their last events count
         for worker in workers:
-            self._scheduler.presume(worker, dead=worker in dead)
+            self._scheduler.observe(leases.presume(worker, dead=worker in dead))
 
     def processes(self) -> list[tuple[WorkerInfo, bool, float]]:
         return self._read_processes()

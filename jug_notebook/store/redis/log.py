@@ -33,7 +33,7 @@ from jug_notebook.store.redis.frames import (
     encode,
     packed,
 )
-from jug_notebook.store.sealing import event_seal
+from jug_notebook.store.sealing import EventSeal, event_seal
 
 ENTRIES = 200  #: of the log, read in one go
 FRAMES = 32  #: of a snapshot, likewise
@@ -54,9 +54,10 @@ class Appended(Struct, frozen=True):
     over: list[bytes]  #: names of claims that end with it
 
 
-def claim_name(lease: Lease | Verdict) -> bytes:
-    """Return the name of an attempt."""
-    return f"{lease.key}.{lease.round}.{lease.attempt}.".encode() + lease.inputs
+def claim_name(lease: Lease | Verdict, seal: EventSeal) -> bytes:
+    """Return the name of an attempt, which ends with a MAC, so that nobody without the key can claim it ahead."""
+    name = f"{lease.key}.{lease.round}.{lease.attempt}.".encode() + lease.inputs
+    return name + seal.record("attempt", "", 0, name)
 
 
 class Log:
@@ -109,12 +110,12 @@ class Log:
         """Take an event on its way. Return the places of its bodies."""
         first, count = self._next, len(bodies)
         self._next += count
+        assert self._chain is not None, "who has no key writes nothing"
         over: list[bytes] = []
         if isinstance(event, Settled):
-            over = list(map(claim_name, event.verdicts))
+            over = self.claim_names(event.verdicts)
         elif isinstance(event, Released):
-            over = list(map(claim_name, event.leases))
-        assert self._chain is not None, "who has no key writes nothing"
+            over = self.claim_names(event.leases)
         frame = self._chain.frame(Frame(packed([first]) if count else b"", count, event))
         self._outbox.append(Appended(event, self._writer, frame, first, bodies, over))
         return range(first, first + count)
@@ -134,13 +135,19 @@ class Log:
             del self._outbox[-count:]
         self._change_writer()
 
+    def claim_names(self, leases: Sequence[Lease | Verdict]) -> list[bytes]:
+        """Return the names of attempts. Raises StoreError where the store's key isn't known."""
+        self.require_key()
+        assert self.seal is not None
+        return [claim_name(lease, self.seal) for lease in leases]
+
     def claim_command(self, worker: WorkerId, leases: Sequence[Lease], again: Command = ()) -> Command:
         """Return the command that claims attempts; if it wins all, it appends that to the log.
 
         ``again``: the command by which they were won, to be repeated if the server loses that.
         """
         assert self.seal is not None, "who has no key claims nothing"
-        names = list(map(claim_name, leases))
+        names = self.claim_names(leases)
         if len(again) == 9 + len(names):
             return (*again[:8], 1, *names)
         frame = claim_frame(self._writer, Claimed(worker, list(leases)), self.seal)

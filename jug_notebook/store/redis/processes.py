@@ -41,21 +41,22 @@ class Processes:
         time, tick, grace, infos, beats, left = self._connection.pipeline(
             [
                 ("TIME",), ("GET", key("tick")), ("EXISTS", key("grace")), ("HGETALL", key("info")),
-                ("ZRANGE", key("beats"), 0, -1, "WITHSCORES"), ("HKEYS", key("left")),
+                ("ZRANGE", key("beats"), 0, -1, "WITHSCORES"), ("HGETALL", key("left")),
             ]
         )  # fmt: skip
         now = int(time[0]) + int(time[1]) / 1e6
         spared = after_grace and bool(grace or now - float(tick or 0) > AWAY)
         ages = {process: max(0.0, now - float(at)) for process, at in zip(beats[::2], beats[1::2], strict=True)}
+        gone = {process for process, raw in zip(left[::2], left[1::2], strict=True) if self._has_left(process, raw)}
         found: list[tuple[WorkerInfo, bool, float]] = []
         ended: list[WorkerId] = []
         for process, raw in zip(infos[::2], infos[1::2], strict=True):
             age = ages.get(process)
             if age is None or (info := self._opened(process, raw)) is None:
                 continue
-            if process not in left and system.running(info) is False:
+            if process not in gone and system.running(info) is False:
                 ended.append(info.id)
-            alive = process not in left and system.is_alive(info, 0.0 if spared else age)
+            alive = process not in gone and system.is_alive(info, 0.0 if spared else age)
             if alive or age < LATELY:
                 found.append((info, alive, age))
         if self._connection.is_back:  # those that have not told a restarted server yet that they live
@@ -89,6 +90,14 @@ class Processes:
         info = read_heartbeat(data)
         return info if info is not None and info.id == name else None
 
+    def _has_left(self, process: bytes, raw: bytes) -> bool:
+        """Return whether someone with the store's key has noted that this process has ended."""
+        name = process.decode(errors="replace")
+        left = without_mac(self._seal(), "left", name, 0, raw) is not None
+        if not left:
+            self._note(f"skipped a note that {name[:60]} has ended, which isn't sealed with the store's key")
+        return left
+
     def _opened_order(self, supervisor: WorkerId, raw: bytes) -> bytes:
         """Return an order; nothing if nobody with the store's key has given it to this supervisor, or it had it."""
         number = int.from_bytes(raw[:NUMBER], "big")
@@ -111,7 +120,7 @@ class Processes:
 
     def leave(self, processes: Sequence[WorkerId]) -> None:
         """Note that these have ended."""
-        rows = [part for process in processes for part in (process, 1)]
+        rows = [part for process in processes for part in (process, self._sealed("left", process, 0, True))]
         self._connection.run("full", "HSET", self._connection.key("left"), *rows)
 
     def order(self, supervisors: Sequence[WorkerId], order: Order) -> None:

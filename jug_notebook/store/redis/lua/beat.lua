@@ -12,10 +12,8 @@ if now - tonumber(call('GET', P .. 'tick') or 0) > 5 then  -- the server was awa
 end
 call('SET', P .. 'tick', at)
 for i = 3, #ARGV, 2 do
-  if call('HEXISTS', P .. 'left', ARGV[i]) == 0 then
-    call('HSET', P .. 'info', ARGV[i], ARGV[i + 1])
-    call('ZADD', P .. 'beats', at, ARGV[i])
-  end
+  call('HSET', P .. 'info', ARGV[i], ARGV[i + 1])
+  call('ZADD', P .. 'beats', at, ARGV[i])
 end
 for _, process in ipairs(call('ZRANGEBYSCORE', P .. 'beats', '-inf', now - DAY, 'LIMIT', 0, 100)) do
   call('ZREM', P .. 'beats', process)
