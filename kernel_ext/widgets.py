@@ -21,6 +21,7 @@ from jug_notebook import render
 from jug_notebook.errors import JugError
 from jug_notebook.model import OPEN_STATES, FailureKind, Snapshot, State, Target, WorkerView
 from jug_notebook.render import plural
+from jug_notebook.render.format import elide
 from jug_notebook.session import Session
 
 STILL = 5.0  #: seconds between two renewals of the saved picture while things go on
@@ -350,8 +351,8 @@ class Failure:
             return
         self._kind = kind
         newest, count = kind.newest, len(kind.keys)
-        more = f"  ·  {plural(count - 1, 'similar failure')}" if count > 1 else ""
-        title = f"{_short(render.call(newest.name, newest.args_repr), 60)}  ·  {_short(newest.error, 90)}{more}"
+        more = f" and {count - 1:,} similar" if count > 1 else ""  # before the end, which a narrow page cuts
+        title = f"{render.call(newest.name, newest.args_repr, 60)}{more}  ·  {elide(newest.error, 90)}"
         if self.box.titles != (title,):
             self.box.titles = (title,)
 
@@ -443,11 +444,6 @@ def _set(part: Any, value: str) -> None:
 def _line(inner: str, colour: str) -> str:
     look = f"color:{colour}" if colour else "opacity:.75"
     return f'<div style="font-size:13px;line-height:1.5;margin-top:6px;{look}">{inner}</div>'
-
-
-def _short(text: str, width: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _all(widget: Any) -> Iterator[Any]:

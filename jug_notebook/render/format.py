@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from numbers import Real
+from pathlib import PurePath
 from typing import Any
 
 from jug_notebook.errors import clean as clean
@@ -206,9 +207,63 @@ def excerpt(written: str, limit: int = EXCERPT) -> str:
 
 
 def elide(line: str, width: int) -> str:
-    """Return one line of at most ``width`` characters."""
+    """Return one line of at most ``width`` characters; a longer one ends between two words, if one ends near."""
     line = " ".join(clean(line).split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    if len(line) <= width:
+        return line
+    end = line.rfind(" ", width * 2 // 3, width)
+    return line[: end if end > 0 else width - 1].rstrip(" ,;:·") + "…"
+
+
+def elide_middle(text: str, width: int) -> str:
+    """Return one line of at most ``width`` characters: of a longer name or path both ends, which tell it from others.
+
+    They begin and end between two words of the name where that is near.
+    """
+    text = " ".join(clean(text).split())
+    if len(text) <= width:
+        return text
+    tail = (width - 1) * 2 // 5
+    head = text[: width - 1 - tail]
+    start, end = _EDGE.search(text[len(text) - tail :]), _EDGE.search(head[::-1])
+    if end is not None and 0 < end.start() <= NEAR:
+        head = head[: -end.start()]
+    if start is not None and 0 < start.start() <= min(NEAR, tail // 3):
+        tail -= start.start()
+    return f"{head.rstrip('_ ')}…{text[len(text) - tail :] if tail > 0 else ''}"
+
+
+_EDGE = re.compile(r"[^0-9A-Za-z]")
+NEAR = 6  #: characters
+
+
+def elide_call(text: str, width: int) -> str:
+    """Return a call, "fit(n=3, mode='fast')", in ``width`` characters: function and first arguments stay readable."""
+    text = " ".join(clean(text).split())
+    found = None if len(text) <= width else _CALL.fullmatch(text)
+    if found is None:
+        return elide_middle(text, width)
+    name, inside, after = found.groups()
+    room = max(12, width - 2 - len(after))
+    name = elide_middle(name, max(room // 2, room - len(inside)))
+    return f"{name}({_elided_arguments(inside, room - len(name))}){after}"
+
+
+_CALL = re.compile(r"([^()]+)\((.*)\)([^()]*)")
+_ARGUMENT = re.compile(r", (?=\w+=)")  #: where the next one begins
+
+
+def _elided_arguments(text: str, width: int) -> str:
+    """Return the first few arguments of a call, and "…" for the others; of a long one both ends."""
+    if len(text) <= width:
+        return text
+    first, *others = _ARGUMENT.split(text)
+    shorter = elide_middle(first, width - (3 if others else 0))
+    for other in others:
+        if len(shorter) + len(other) + 5 > width:
+            break
+        shorter += f", {other}"
+    return f"{shorter}, …" if others else shorter
 
 
 def elide_columns(line: str, width: int) -> str:
@@ -258,15 +313,10 @@ LINE = 120
 _MANY = 100
 
 
-def _cut(text: str, width: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def brief(value: Any, width: int = 40, depth: int = 2) -> str:
     """Return a repr of at most ``width`` characters."""
     try:
-        return _cut(_brief(value, width, depth), width)
+        return elide_middle(_brief(value, width, depth), width)
     except Exception:  # a repr of the user's may do anything
         return f"<{type(value).__name__}>"
 
@@ -274,7 +324,7 @@ def brief(value: Any, width: int = 40, depth: int = 2) -> str:
 def _brief(value: Any, width: int, depth: int) -> str:
     kind = type(value)
     if kind is str or kind is bytes:
-        return repr(value) if len(value) <= width else repr(value[:width])
+        return repr(value if len(value) <= 2 * width else value[:width] + value[-width:])
     if kind is int:
         return repr(value) if value.bit_length() < 400 else f"int of {number(value.bit_length())} bits"
     if kind in (list, tuple, set, frozenset, dict):
@@ -361,9 +411,9 @@ def _measured(value: Any) -> str:
 def summarise(value: Any) -> str:
     """Describe a value in at most 80 characters: "ndarray float64 (3, 4), 96 B", "list of 99", "int 25"."""
     try:
-        return _cut(_summary(value), WIDTH)
+        return elide(_summary(value), WIDTH)
     except Exception:  # a property or length of the user's may do anything
-        return _cut(type(value).__name__, WIDTH)
+        return elide_middle(type(value).__name__, WIDTH)
 
 
 def _summary(value: Any) -> str:
@@ -392,12 +442,12 @@ def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
     parts: list[str] = []
     room = LINE
     for label, value in arguments:
-        text = f"{label}={brief(value, 60)}"
+        text = f"{label}={brief(str(value) if isinstance(value, PurePath) else value, 60)}"
         parts.append(text)
         room -= len(text) + 2
         if room < 0:
             break
-    return _cut(", ".join(parts), LINE)
+    return _elided_arguments(" ".join(", ".join(parts).split()), LINE)
 
 
 #: modules of what means something in one process only

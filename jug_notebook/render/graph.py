@@ -14,7 +14,7 @@ from math import log10
 from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
-from jug_notebook.render.format import clean, columns, duration, elide, escape, number, plural
+from jug_notebook.render.format import clean, columns, duration, elide_middle, escape, number, plural
 from jug_notebook.render.summary import STATE_STYLES, cut_functions, shares, total_counts
 
 FUNCTIONS = 160  #: so many functions are drawn,
@@ -415,7 +415,7 @@ def _box(box: Box, place: Place) -> str:
             f'<tspan font-weight="bold" fill-opacity="1" fill="{STATE_STYLES[State.FAILED].colour}">{failed}</tspan>'
         )
     weight = "normal" if box.folded else "600"
-    title = escape(elide(box.title, LONGEST))
+    title = escape(elide_middle(box.title, LONGEST))
     return (
         f"<g><title>{escape(_tooltip(box))}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6" fill="rgba(128,128,128,.1)" '
@@ -542,10 +542,10 @@ def _list_needs(
         own = next((count for need, count in needs[name] if need == name), 0)
         loop = f", needs itself {number(own)} times" if own else ""
         if name in listed:
-            lines.append(f"{indent}{times}{elide(name, 60)} (above)")
+            lines.append(f"{indent}{times}{elide_middle(name, 60)} (above)")
             continue
         listed.add(name)
-        lines.append(f"{indent}{times}{elide(name, 60)} · {_counted(views[name])}{loop}")
+        lines.append(f"{indent}{times}{elide_middle(name, 60)} · {_counted(views[name])}{loop}")
         below += [(need, depth + 1, count) for need, count in reversed(needs[name]) if need != name]
 
 

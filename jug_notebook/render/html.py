@@ -18,6 +18,7 @@ from jug_notebook.render.format import (
     clean,
     duration,
     elide,
+    elide_middle,
     escape,
     excerpt,
     moment,
@@ -117,9 +118,9 @@ def and_more(count: int, how: str, which: str = "more") -> str:
 
 def legend(counts: Mapping[State, int]) -> str:
     """The states that there are, with their colours and counts."""
-    return "".join(
+    return " ".join(
         _span(
-            "display:inline-block;margin-right:16px",
+            "display:inline-block;margin-right:12px",
             f"{swatch(state)}{summary.count_label(state)} <b>{number(counts[state])}</b>",
         )
         for state in STATE_STYLES
@@ -204,11 +205,11 @@ def head_html(snapshot: Snapshot) -> str:
     if not snapshot.total:
         workers = escape(summary.worker_count_text(snapshot.workers))
         return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'
-    big = _span("font-size:20px;font-weight:bold;margin-right:10px", summary.percent(snapshot))
+    big = _span("font-size:20px;font-weight:bold;margin-right:6px", summary.percent(snapshot))
     done = summary.finished(snapshot)
     return (
         f'<div style="{_FAINT}">{where}</div>'
-        f"<div>{big}{done} · <b>{summary.eta_text(snapshot)}</b></div>"
+        f"<div>{big} {done} · <b>{summary.eta_text(snapshot)}</b></div>"
         f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend(counts)}</div>{notes}'
     )
 
@@ -229,7 +230,7 @@ def functions_html(
     rows = []
     for function in kept:
         whole = f' title="{escape(function.name)}"' if len(function.name) > 40 else ""
-        name = f"<b{whole}>{escape(elide(function.name, 40))}</b>"
+        name = f"<b{whole}>{escape(elide_middle(function.name, 40))}</b>"
         mean = "" if function.mean is None else unbroken(duration(function.mean))
         rows.append(row(name, function.counts, mean, unbroken(summary.time_left(snapshot, function))))
     if rest:
@@ -258,12 +259,12 @@ def workers_html(
         info = view.info
         busy = view.alive and info.task
         doing = (
-            f"<b>{escape(elide(info.task_name, 40))}</b>\u00a0{_span(_FAINT, info.task[:8])}"
+            f"<b>{escape(elide_middle(info.task_name, 40))}</b>\u00a0{_span(_FAINT, info.task[:8])}"
             if info.task
             else _span(_FAINT, "idle")
         )
         progress = summary.progress_text(info) if view.alive else ""
-        doing += _span("margin-left:6px", progress) if progress else ""
+        doing += f" {unbroken(progress)}" if progress else ""
         row = [
             unbroken(elide(summary.host_label(info, several), 32)),
             str(info.pid),
@@ -303,8 +304,8 @@ def _summary(view: FailureView, when: str, kind: FailureKind | None) -> str:
     more = f" · {plural(len(kind.keys) - 1, 'similar failure')}" if kind is not None and len(kind.keys) > 1 else ""
     return (
         f"{_span(f'color:{STATE_STYLES[State.FAILED].colour};font-weight:bold', '×')} "
-        f"{escape(elide(call(view.name, view.args_repr), 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
-        f"{_span(f'{_FAINT};margin-left:8px', when)}"
+        f"{escape(call(view.name, view.args_repr, 60))} <b>{escape(elide(view.error, 90))}</b>{more}"
+        f" {_span(f'{_FAINT};margin-left:4px', when)}"
     )
 
 
@@ -322,7 +323,7 @@ def _details(
 def _rest(view: FailureView, when: str, kind: FailureKind) -> str:
     """A kind of failure that has a line without details."""
     place = summary.where_raised(clean(view.traceback))
-    at = _span(f"{_FAINT};margin-left:8px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
+    at = " " + _span(f"{_FAINT};margin-left:4px", f"<code>{escape(elide(place, 100))}</code>") if place else ""
     return f'<div style="padding:3px 0 3px 14px;border-top:{_LINE}">{_summary(view, when, kind)}{at}</div>'
 
 
@@ -342,7 +343,7 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
         ("key", f"<code>{escape(view.key)}</code>"),
     ]
     rows = "".join(
-        f"<div>{_span(f'display:inline-block;width:80px;{_FAINT}', head)}{inner}</div>"
+        f"<div>{_span(f'display:inline-block;width:80px;{_FAINT}', head)} {inner}</div>"
         for head, inner in facts
         if inner
     )
@@ -361,7 +362,7 @@ def _like_html(view: FailureView, like: Sequence[Like], count: int) -> str:
     if not like:
         return ""
     lines = [
-        f"<code>{escape(one.key[:8])}</code> {escape(elide(call(view.name, one.args_repr), 60))}"
+        f"<code>{escape(one.key[:8])}</code> {escape(call(view.name, one.args_repr, 60))}"
         + ("" if one.error == view.error else f" {_span(_FAINT, escape(elide(one.error, 80)))}")
         for one in like
     ]
@@ -376,8 +377,8 @@ def advice_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     advice = summary.advise(snapshot, hints)
     if not advice:
         return ""
-    hints_html = "".join(
-        _span("display:inline-block;margin-right:18px", f"{_span(_FAINT, what)} <code>{escape(how)}</code>")
+    hints_html = " ".join(
+        _span("display:inline-block;margin-right:14px", f"{_span(_FAINT, what)} <code>{escape(how)}</code>")
         for what, how in advice
     )
     return f'<div style="margin-top:12px;padding-top:6px;border-top:{_LINE}">{hints_html}</div>'

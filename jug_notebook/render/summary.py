@@ -21,14 +21,13 @@ from jug_notebook.model import (
     WorkerInfo,
     WorkerView,
 )
-from jug_notebook.render.format import duration, number, plural
+from jug_notebook.render.format import duration, elide_call, number, plural
 
 FUNCTIONS = 20  #: rows of functions that are shown,
 WORKERS = 16  #: of workers,
 FAILURES = 10  #: and of kinds of failures
 LIKE = 12  #: similar failures that are named, of each kind
 LINE = 300  #: characters of an error that count for its kind
-NAME = 40  #: characters of a function's name before its arguments
 
 
 NUMBERS = ("pid", "running for", "memory", "done", "last seen")  #: columns of a table of workers
@@ -96,9 +95,9 @@ def percent(snapshot: Snapshot) -> str:
     return f"{snapshot.counts[State.FINISHED] * 100 // total} %" if total else "0 %"
 
 
-def call(name: str, args_repr: str) -> str:
-    """Return a call as people write it: "fit(n=3)". A long name is cut to leave room for the arguments."""
-    return f"{name if len(name) <= NAME else name[: NAME - 1] + '…'}({args_repr})"
+def call(name: str, args_repr: str, width: int = LINE) -> str:
+    """Return a call as people write it, "fit(n=3)", in ``width`` characters."""
+    return elide_call(f"{name}({args_repr})", width)
 
 
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:

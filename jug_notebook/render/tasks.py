@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from jug_notebook.model import Cause, Explanation, Reason, RunView, State, TaskView
-from jug_notebook.render.format import clean, duration, elide, escape, moment, number, plural
+from jug_notebook.render.format import clean, duration, elide, elide_call, elide_middle, escape, moment, number, plural
 from jug_notebook.render.html import (
     and_more,
     bar,
@@ -47,7 +47,7 @@ class Item(NamedTuple):
         """Return label, state, call, time and value as text, cut to the widths."""
         view = self.view
         value = view.error or (view.summary if self.whole else "")
-        cells = [elide(self.label, 24), state_label(view), elide(self.call, call_width)]
+        cells = [elide(self.label, 24), state_label(view), elide_call(self.call, call_width)]
         return [*cells, _time(view.duration), elide(value, value_width)]
 
 
@@ -92,7 +92,7 @@ def list_text(
     bar = "".join(STATE_STYLES[state].glyph * width for state, width in shares(counts, 24))
     lines = [f"{bar}  {plural(count, 'task')}: {_tally(counts)}"]
     if len(rows) > 1:
-        lines += [f"  {elide(name, 40)}: {_tally(counts)}" for name, counts in rows[:ROWS]]
+        lines += [f"  {elide_middle(name, 40)}: {_tally(counts)}" for name, counts in rows[:ROWS]]
         lines += [f"  and {number(len(rows) - ROWS)} more functions: %jug_status"] if len(rows) > ROWS else []
     if items:
         cells = [["", "state", "task", "time", _value_head(items)], *(item.row(48, 60) for item in items)]
@@ -107,11 +107,13 @@ def list_html(rows: Sequence[tuple[str, Mapping[State, int]]], items: Sequence[I
     """Return the same as HTML."""
     counts = total_counts(counts for _, counts in rows)
     head = (
-        f'<div><b style="margin-right:14px">{plural(count, "task")}</b>{legend(counts)}</div>'
+        f'<div><b style="margin-right:10px">{plural(count, "task")}</b> {legend(counts)}</div>'
         f'<div style="margin:4px 0 6px;max-width:480px">{bar(counts, 8, 480, 4)}</div>'
     )
     if len(rows) > 1:
-        lines = [[f"<b>{escape(elide(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]]
+        lines = [
+            [f"<b>{escape(elide_middle(name, 40))}</b>", small_bar(each), _tally(each)] for name, each in rows[:ROWS]
+        ]
         lines += [[faint(f"and {number(len(rows) - ROWS)} more: %jug_status"), "", ""]] if len(rows) > ROWS else []
         head += table_html(["function", "", ""], lines)
     cells = []
@@ -136,12 +138,12 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
     parts = [f"{swatch(view.state)}{state_label(view)}{took}", value, faint(f"key {code(view.key[:8])}")]
     parts += [faint(escape(note)) for note in notes]
     lines = [
-        f"<b>{escape(elide(call(view.name, view.args_repr), 120))}</b>",
+        f"<b>{escape(call(view.name, view.args_repr, 120))}</b>",
         " · ".join(part for part in parts if part),
     ]
     if count:
         named = " · ".join(
-            f"{state_html(need.state, escape(elide(call(need.name, need.args_repr), 48)))} {faint(state_label(need))}"
+            f"{state_html(need.state, escape(call(need.name, need.args_repr, 48)))} {faint(state_label(need))}"
             for need in needs
         )
         more = f" · and {number(count - len(needs))} more: %jug_graph" if count > len(needs) else ""
@@ -158,7 +160,7 @@ def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) ->
         [
             view.key[:8],
             state_label(view),
-            elide(call(view.name, view.args_repr), call_width),
+            call(view.name, view.args_repr, call_width),
             _time(view.duration),
             elide(view.error or view.summary, value_width),
             *([elide(view.user, 16)] if several else []),
@@ -202,7 +204,7 @@ def _run_rows(runs: Sequence[RunView], width: int) -> list[list[str]]:
             elide(run.user, 16),
             elide(run.host, 24),
             run.state.value + (f", {clean(run.fate)}" if run.fate else ""),
-            elide(call(run.name, run.args_repr), width),
+            call(run.name, run.args_repr, width),
             elide(run.message, width),
             run.key[:8],
         ]
@@ -277,32 +279,31 @@ def _head(explanations: Sequence[Explanation], total: int, times: bool) -> str:
         result = f"{number(stored)} stored, {number(missing)} not" if missing else "all stored"
         return f"{count}{more}: {result}" if explanations else "no tasks"
     [one] = explanations
-    call = f"{one.name}({one.args_repr})" if one.name else f"task {one.key[:8]}"
+    what = call(one.name, one.args_repr, 120) if one.name else f"task {one.key[:8]}"
     if not one.stored:
         state = "" if one.state in (State.FAILED, State.CANCELLED) else f": it is {one.state.value}"
-        return f"{elide(call, 120)} is not stored{state}"
+        return f"{what} is not stored{state}"
     facts = ""
     if times and one.run is not None:
         run = one.run
         who, host = elide(run.user, 32), elide(run.host, 64)
         facts = f", computed {moment(run.started)} by {who} on {host} in {duration(run.duration)}"
     reused = f", reused from {one.source[:8]}" if one.source else ""
-    return f"{elide(call, 120)} is stored{reused}{facts}"
+    return f"{what} is stored{reused}{facts}"
 
 
 def _compared(explanations: Sequence[Explanation]) -> str:
     if len(explanations) != 1 or not explanations[0].nearest:
         return ""
     [one] = explanations
+    nearest = call(one.name, one.nearest_args, 120)
     if one.source:
-        return (
-            elide(f"differences from {one.name}({one.nearest_args}), whose value it reuses", 160) if one.reasons else ""
-        )
+        return f"differences from {nearest}, whose value it reuses" if one.reasons else ""
     if one.stored:
         return "compared with an earlier value of this call, which is no longer used"
     if all(reason.cause is not Cause.ARGUMENT for reason in one.reasons):
         return "compared with the stored value of this call"
-    return elide(f"compared with {one.name}({one.nearest_args}), the most similar stored call", 160)
+    return f"compared with {nearest}, the most similar stored call"
 
 
 def _reasons(explanations: Sequence[Explanation]) -> list[tuple[int, Reason]]:

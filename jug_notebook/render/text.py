@@ -6,7 +6,19 @@ from collections.abc import Collection, Sequence
 
 from jug_notebook.model import FailureView, Snapshot, State
 from jug_notebook.render import summary
-from jug_notebook.render.format import ago, clean, columns, duration, elide, excerpt, moment, number, plural, size
+from jug_notebook.render.format import (
+    ago,
+    clean,
+    columns,
+    duration,
+    elide,
+    elide_middle,
+    excerpt,
+    moment,
+    number,
+    plural,
+    size,
+)
 from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, call
 
 WIDTH = 100  #: columns of notes and of source lines
@@ -80,7 +92,7 @@ def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     kept, rest = summary.cut_functions(snapshot.functions)
     rows = [
         [
-            elide(function.name, 40),
+            elide_middle(function.name, 40),
             *(_count(function.counts.get(state, 0)) for state in states),
             "" if function.mean is None else duration(function.mean),
             summary.time_left(snapshot, function),
@@ -101,7 +113,7 @@ def _workers_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     rows = []
     for view in kept:
         info = view.info
-        task = f"{elide(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
+        task = f"{elide_middle(info.task_name, 32)} {info.task[:8]}" if info.task else "idle"
         progress = summary.progress_text(info)
         task += f" {progress}" if progress else ""
         rows.append(
@@ -130,7 +142,7 @@ def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     for kind in kept:
         first = kind.newest
         more = f" · {plural(len(kind.keys) - 1, 'similar failure')}" if len(kind.keys) > 1 else ""
-        lines.append(f"× {elide(call(first.name, first.args_repr), 48)}  {elide(first.error, 72)}{more}")
+        lines.append(f"× {call(first.name, first.args_repr, 48)}  {elide(first.error, 72)}{more}")
         if place := summary.where_raised(clean(first.traceback)):
             lines.append(f"    {elide(place, WIDTH)}")
         lines.append(
@@ -149,7 +161,7 @@ def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:
 def failure_text(view: FailureView) -> str:
     """Return one failure with all its details."""
     lines = [
-        f"× {elide(call(view.name, view.args_repr), 120)} failed: {elide(view.error, 200)}",
+        f"× {call(view.name, view.args_repr, 120)} failed: {elide(view.error, 200)}",
         f"  on {elide(view.host, 64)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
         f"  key {view.key}",
     ]

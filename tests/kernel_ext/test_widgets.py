@@ -104,7 +104,7 @@ def test_failures_come_a_few_at_a_time_and_their_details_after_them(
 def test_failures_alike_are_one_line_that_counts_them(panel_of: Callable[..., Panel]) -> None:
     panel = panel_of(picture(*(f"ValueError: bad row {n}" for n in range(930))))
     panel.rest(picture(*(f"ValueError: bad row {n}" for n in range(930))))
-    assert titles(panel) == ["fit(n=0)  ·  ValueError: bad row 0  ·  929 similar failures"]
+    assert titles(panel) == ["fit(n=0) and 929 similar  ·  ValueError: bad row 0"]
 
 
 def test_what_has_not_changed_is_not_sent_again(panel_of: Callable[..., Panel], sent: list[str]) -> None:
@@ -134,7 +134,7 @@ def test_open_details_stay_while_its_failure_is_there_and_closed_ones_follow(
     newer = replace(newer, kinds=tuple(render.failure_kinds([failure(9, rows[1]), failure(0, rows[0])])))
     panel.show(newer)
     assert "bad row 1" in line._details.value
-    assert line.box.titles == ("fit(n=9)  ·  ValueError: bad row 2  ·  1 similar failure",)
+    assert line.box.titles == ("fit(n=9) and 1 similar  ·  ValueError: bad row 2",)
     line.box.selected_index = None
     panel.show(newer)
     assert "Traceback …\nValueError: bad row 2" in line._details.value

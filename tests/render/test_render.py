@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from jug_notebook import render
 from jug_notebook.model import FailureView, FunctionView, Graph, Snapshot, State, TaskView, WorkerInfo, WorkerView
-from jug_notebook.render.format import clean, columns, elide, escape, excerpt
+from jug_notebook.render.format import (
+    clean,
+    columns,
+    describe_arguments,
+    elide,
+    elide_call,
+    elide_middle,
+    escape,
+    excerpt,
+)
 from jug_notebook.render.graph import ALIKE, GAP, HEIGHT, drawing, layout
 from jug_notebook.render.graph import FUNCTIONS as BOXES
 from jug_notebook.render.html import ROWS
@@ -268,6 +278,40 @@ def test_a_worker_that_ended_says_what_it_was_last_seen_in_and_why() -> None:
     assert re.search(r"node3 +4120 +ended, last seen in fit abababab .*42 s ago +killed by SIGKILL", text)
     assert "no workers, 1 ended recently" in text
     assert "killed by SIGKILL" in render.html(picture)
+
+
+LONG = "read_the_monthly_means_of_a_station_from_its_file"
+
+
+def test_what_is_too_long_keeps_both_ends_of_its_name_and_its_first_arguments() -> None:
+    call = f"{LONG}(path=file('data/station_17.csv'), column='temperature')"
+    assert elide_call(call, 200) == call
+    assert elide_call(call, 72) == "read_the_monthly…_its_file(path=file('data/station_17.csv'), …)"
+    assert (
+        elide_call("fit(x=3, y=[1, 2, 3], mode='a long mode that never ends')[0]", 40) == "fit(x=3, y=[1, 2, 3], …)[0]"
+    )
+    assert elide_middle(LONG, 40) == "read_the_monthly_means…_from_its_file"
+    assert all(len(elide_call(call, width)) <= width for width in range(24, 130))
+    assert all(len(elide_middle("x" * 60, width)) == width for width in range(2, 60))
+
+
+def test_a_line_that_is_too_long_ends_between_two_words_and_cuts_no_number() -> None:
+    assert elide("ValueError: not a number in row 1234567 of the file", 37) == "ValueError: not a number in row…"
+    assert elide("x" * 50, 20) == "x" * 19 + "…"
+
+
+def test_a_path_among_arguments_is_short_and_keeps_its_end() -> None:
+    folder = PurePosixPath("/home/ann/studies/2024/a/very/long/name/of/a/folder/of/mine/station_17.csv")
+    assert describe_arguments([("path", PurePosixPath("data/x.csv"))]) == "path='data/x.csv'"
+    assert describe_arguments([("path", folder)]).endswith("station_17.csv'")
+
+
+def test_a_page_without_styles_has_spaces_between_its_parts() -> None:
+    text = Page(render.html(snapshot(function(ready=25), workers=(worker(),)))).text
+    assert "0 % 0 of 25 finished" in text
+    assert "stop after the current task %jug_stop stop at once %jug_stop --now" in text
+    two = Page(render.html(snapshot(function(finished=3, ready=2)))).text
+    assert "finished 3 ready 2" in two
 
 
 def test_a_failure_tells_which_call_why_where_and_what_it_printed() -> None:
