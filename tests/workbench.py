@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import select
 import subprocess
 import sys
 import textwrap
@@ -107,6 +108,13 @@ def wait_until(
         seen = store.watch(seen, 0.05)
 
 
+def is_readable(descriptor: int, patience: float = PATIENCE) -> bool:
+    """Does it become so, within the patience of a test? A process's descriptor does when the process ends."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(patience * 1000))
+
+
 class Fifo:
     """Where a task says that it runs, and a test waits for that."""
 
@@ -114,6 +122,9 @@ class Fifo:
         self.path = str(folder / name)
         os.mkfifo(self.path)
         self._fd = os.open(self.path, os.O_RDWR)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
 
     def read_line(self) -> str:
         """The next line."""

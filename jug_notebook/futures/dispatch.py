@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-import select
 import sys
 import threading
 import weakref
@@ -76,6 +75,7 @@ class Dispatcher:
         self._settled = False  #: has a task ended since workers were there?
         self._closing = False
         self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         weakref.finalize(self, _close_pipe, self._read, self._write).atexit = False
 
@@ -156,7 +156,7 @@ class Dispatcher:
                 self._crew.leave()
 
     def _drain(self) -> None:
-        if select.select([self._read], [], [], 0)[0]:
+        with suppress(BlockingIOError):
             os.read(self._read, 1 << 16)
 
     def _send(self) -> None:

@@ -87,8 +87,9 @@ class MemoryStore(EventLogStore):
             if descriptor < 0:
                 self._changed.wait_for(lambda: self._scheduler.version != seen, timeout)
                 return self._scheduler.version
-            until = time.monotonic() + timeout
-            while self._scheduler.version == seen and not select.select([descriptor], [], [], 0)[0]:
+            until, readable = time.monotonic() + timeout, select.poll()
+            readable.register(descriptor, select.POLLIN)
+            while self._scheduler.version == seen and not readable.poll(0):
                 left = until - time.monotonic()
                 if left <= 0:
                     break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from jug_notebook.cli import FILES, completion
 from tests.cli.test_command_line import Shell
 from tests.cli.test_watching import SCRIPT
+from tests.workbench import is_readable
 
 #: a jugfile; completing runs nothing of it
 WORDS = """
@@ -137,7 +137,7 @@ def _read(terminal: int, enough: Callable[[str], bool]) -> None:
     """Read what a terminal shows until that is enough."""
     printed = ""
     while not enough(printed):
-        assert select.select([terminal], [], [], 20)[0], f"no more than {printed!r}"
+        assert is_readable(terminal), f"no more than {printed!r}"
         printed += os.read(terminal, 4096).decode()
 
 

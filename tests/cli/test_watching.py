@@ -6,7 +6,6 @@ import http.client
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import time
@@ -20,6 +19,7 @@ from jug_notebook import render
 from jug_notebook.cli import webstatus
 from tests import browser
 from tests.cli.test_command_line import Shell
+from tests.workbench import is_readable
 
 PATIENCE = 20.0
 SCRIPT = """
@@ -180,7 +180,7 @@ def read_until(fd: int, wanted: str | None) -> str:
     seen, until = "", time.monotonic() + PATIENCE
     while wanted is None or wanted not in seen:
         assert time.monotonic() < until, seen
-        select.select([fd], [], [], 0.1)
+        is_readable(fd, 0.1)
         try:
             got = os.read(fd, 1 << 16)
         except BlockingIOError:

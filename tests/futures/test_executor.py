@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def counting(path: Path) -> Any:
                 file.write(f"{{x}}\\n")
             return 2 * x
     """)
+
+
+def test_an_executor_works_beside_more_than_a_thousand_open_files(session: jn.Session) -> None:
+    few = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(few[0], min(4000, few[1])), few[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with jn.Executor(1) as made:
+            assert made.submit(cell("def f(x): return x + 1"), 1).result() == 2
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, few)
 
 
 def test_results_come_as_futures_that_are_like_any_other(executor):

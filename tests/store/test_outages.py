@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import threading
 from collections import Counter
@@ -22,7 +21,7 @@ from jug_notebook.store import lacks_room
 from tests.servers import Server
 from tests.store.test_redis import admin, opened_at
 from tests.store.test_store import HERE, key, task
-from tests.workbench import Fifo, Submitter, wait_until
+from tests.workbench import Fifo, Submitter, is_readable, wait_until
 
 redis = pytest.importorskip("redis")
 WAITS = """
@@ -131,10 +130,10 @@ def test_supervisor_and_workers_end_only_when_their_patience_does(tmp_path: Path
         pids = [info.pid for info in (*crew.supervisors, *crew.workers)]
         tasks.submit(WAITS, fifo.path, go.path)
         assert fifo.read_line() == "here"
-        server.kill()
         ends = [os.pidfd_open(pid) for pid in pids]
+        server.kill()
         for end in ends:
-            assert select.select([end], [], [], 20)[0], "it waits without end"
+            assert is_readable(end), "it waits without end"
             os.close(end)
         server.start()
         session.close()
@@ -149,7 +148,7 @@ def test_a_supervisor_that_is_asked_to_end_while_the_server_is_away_does_so_at_o
         server.kill()
         end = os.pidfd_open(supervisor.pid)
         os.kill(supervisor.pid, signal.SIGTERM)
-        assert select.select([end], [], [], 10)[0]
+        assert is_readable(end)
         os.close(end)
         session.close()  # and so does a session
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.status import Running, Termination, cause_of_death, death_outcome, first_of_crew, overstepped
 from jug_notebook.worker.supervisor import wake
 from tests.servers import Server
-from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, wait_until
+from tests.workbench import ORIGIN, PATIENCE, Fifo, Submitter, cell, is_readable, wait_until
 
 ROOT = Path(local.__file__).parents[2]
 HANG = "import signal\ndef hang(path):\n    say(path)\n    signal.pause()\n"
@@ -191,11 +190,6 @@ def folder_site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
-def ended(pidfd: int) -> bool:
-    """Did that process end, within the patience of a test?"""
-    return bool(select.select([pidfd], [], [], PATIENCE)[0])
-
-
 def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> None:
     keys = [site.tasks.submit("def f(x): return x * x", x) for x in range(50)]
     supervisor = site.supervise(2, idle_timeout=0)
@@ -338,7 +332,7 @@ def test_a_task_that_takes_too_long_is_ended_with_all_it_started(site: Site) -> 
     assert (failure.kind, failure.error) == ("timeout", "timed out after 0.3 s")
     assert failure.run.output == (("stdout", "waiting\n"),)
     assert 0.3 <= failure.run.duration < PATIENCE
-    assert ended(child)
+    assert is_readable(child)
     os.close(child)
 
 
@@ -416,7 +410,7 @@ def test_workers_die_with_their_supervisor_however_it_dies(site: Site) -> None:
     site.fifo.read_line()
     workers = [os.pidfd_open(info.pid) for info in site.until_workers(2)]
     supervisor.kill()
-    assert all(ended(pidfd) for pidfd in workers)
+    assert all(is_readable(pidfd) for pidfd in workers)
     for pidfd in workers:
         os.close(pidfd)
     site.supervise(1)
@@ -544,7 +538,7 @@ def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
     worker = os.pidfd_open(int(folder_site.fifo.read_line()))
     (folder_site.folder / "jugdata").rename(folder_site.folder / "elsewhere")
     assert supervisor.wait(PATIENCE) == 1
-    assert ended(worker)
+    assert is_readable(worker)
     os.close(worker)
     assert supervisor.stderr is not None
     assert "Traceback" not in supervisor.stderr.read()
@@ -561,7 +555,7 @@ def test_idle_workers_leave_a_store_that_was_removed(site: Site, made_again: boo
         site.open_again()
         key = site.tasks.submit("def f(x): return x", 7)
     assert supervisor.wait(PATIENCE) == 1
-    assert ended(worker)
+    assert is_readable(worker)
     os.close(worker)
     assert supervisor.stderr is not None
     printed = supervisor.stderr.read()
