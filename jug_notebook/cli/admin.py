@@ -19,6 +19,7 @@ from jug_notebook.cli import (
     tasks_meant,
 )
 from jug_notebook.cli.jugfiles import add_selection
+from jug_notebook.errors import clean
 from jug_notebook.render import plural, size
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def _key(arguments: Arguments) -> int:
 
 
 def _add_doctor(parser: Parser) -> None:
+    parser.add_argument("--verify", action="store_true", help="check instead that all that is stored is undamaged")
+    parser.add_argument("--repair", action="store_true", help="likewise, and move what is damaged aside: it is remade")
     parser.add_argument("--host", action="append", default=[], metavar="H", help="check this host by ssh; repeatable")
     parser.add_argument("--hosts-file", metavar="F", help="check the hosts in a file, one per line")
     parser.add_argument("--python", metavar="P", help="the Python to run on these hosts")
@@ -188,9 +191,31 @@ def _add_doctor(parser: Parser) -> None:
     )
 
 
-@register("doctor", "check that workers can start, here and on other hosts", "[STORE]", _add_doctor)
+def _verify(arguments: Arguments) -> int:
+    """Return 0 where nothing is damaged, or all of it was repaired, else 1."""
+    from jug_notebook.session.verification import verify
+
+    if arguments.host or arguments.hosts_file:
+        raise UsageError("--verify and --repair check what is stored, not hosts: leave --host and --hosts-file out")
+    shows = sys.stderr.isatty()
+
+    def progress(line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    found = verify(existing(arguments.of.url), arguments.repair, progress if shows else None)
+    if shows:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(clean(str(found)))
+    return 0 if found.good else 1
+
+
+@register(
+    "doctor", "check that workers can start, here and on other hosts, or that a store is whole", "[STORE]", _add_doctor
+)
 def _doctor(arguments: Arguments) -> int:
     """Start nothing. Return 0 where workers could start on all hosts, else 1."""
+    if arguments.verify or arguments.repair:
+        return _verify(arguments)
     from msgspec.structs import replace
 
     from jug_notebook.clock import CLOCK

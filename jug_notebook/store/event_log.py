@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
@@ -61,6 +61,25 @@ Won: TypeAlias = tuple[list[Offer], float | None]
 """What was won, and its expected seconds, if known."""
 
 
+class Condition(NamedTuple):
+    """The condition of a blob, its size in bytes, and what was done about it: "moved to trash/", "removed"."""
+
+    wrong: str  #: "missing", "damaged", or why it can't be read; empty where it is whole
+    size: int = 0
+    done: str = ""  #: empty where nothing was, or could be, done
+    refused: str = ""  #: why it could not be
+
+
+class Inventory(Protocol):
+    """The blobs of a store, to be checked one by one."""
+
+    def addresses(self) -> Iterator[Address]:
+        """Yield the addresses of all blobs there are; more may come, and some go, meanwhile."""
+
+    def inspect(self, address: Address, repair: bool = False) -> Condition:
+        """Read a blob in bounded memory; return its condition. ``repair``: put it out of the way if it is damaged."""
+
+
 class EventLogStore(Store, ABC):
     """The verbs of `Store` that follow from the events. The lock makes each one step for this process's threads.
 
@@ -69,6 +88,8 @@ class EventLogStore(Store, ABC):
     `order`, `processes`, `notice`, `log`), and keeps blobs (`put_blob`, `get_blob`, `_sweep_blobs`); and `compact`
     and `close`.
     """
+
+    inventory: Inventory | None = None  #: where the store can list its blobs
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -111,6 +132,10 @@ class EventLogStore(Store, ABC):
 
     def _notes(self) -> Sequence[str]:
         """Return what people should know about the store as such, a line each."""
+        return ()
+
+    def log_faults(self) -> Sequence[str]:
+        """Return what is wrong with the log, as far as it was read, a line each."""
         return ()
 
     @property

@@ -91,6 +91,11 @@ def unverified_spec(body: bytes) -> Spec:
     return _spec(memoryview(body)[TAG:])
 
 
+def unverified_outcome(body: bytes) -> Outcome:
+    """Return an outcome, likewise."""
+    return _outcome(memoryview(body)[TAG:])
+
+
 class SignedWriter:
     """Seals what goes into a store."""
 

@@ -104,7 +104,7 @@ COMMANDS = {
     "copy": [["TO"]],
     "pack": [[]],
     "key": [[]],
-    "doctor": [[]],
+    "doctor": [[], ["--verify"], ["--repair"]],
 }
 #: those with a test of their own, and those that read no store
 ELSEWHERE = {"sleep-until", "webstatus", "shell", "completion", "worker", "execute"}

@@ -57,7 +57,7 @@ from jug_notebook.store.file.folders import (
     share_folder,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.journal import Writer, size_of, writer_has_ended
+from jug_notebook.store.file.journal import SETTLING, Writer, size_of, writer_has_ended
 from jug_notebook.store.file.logs import Logs
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 from jug_notebook.store.sealing import event_seal
@@ -140,7 +140,7 @@ class FileStore(EventLogStore):
         self._checked: Stamp | None = None  # of store.json, when `renew` last read it
         self._claims = Claims(self._root, self._seal)
         self._heartbeats = Heartbeats(self._root, clock, lambda: self._seal)
-        self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
+        self.inventory = self._blobs = Blobs(self._root, self.display_url, Proofs(self.id))
         self._epoch = b""
         self._serving = False  #: does a supervisor use it, which comes to `watch` in a moment?
         self._looked = threading.local()  #: ``at``: when this thread last did in `watch`
@@ -286,6 +286,15 @@ class FileStore(EventLogStore):
 
     def _notes(self) -> Sequence[str]:
         return [*([f"unverified: {self.unverified}"] if self.unverified else ()), *self._logs.notes]
+
+    def log_faults(self) -> Sequence[str]:
+        """Return what is wrong with the logs. Waits until what other machines write is as it will remain."""
+        with self._step():
+            self._read_all_logs(self._clock.monotonic())
+            if self._logs.suspect:
+                self._clock.sleep(1.1 * SETTLING)
+                self._read_all_logs(self._clock.monotonic())
+            return self._logs.faults
 
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""

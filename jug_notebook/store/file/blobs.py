@@ -20,7 +20,7 @@ import re
 import stat
 import struct
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store.atomic import Folder, ForeignFile, hidden
+from jug_notebook.store.event_log import Condition
 from jug_notebook.store.file.folders import remove_older
 
 LARGE = 1 << 20  #: bytes from which blobs are hashed while written, may be mapped, and have proofs that are kept
@@ -133,8 +134,11 @@ class Blobs:
         self._set_aside(address, found)
         return False
 
-    def _set_aside(self, address: Address, damaged: os.stat_result | None) -> None:
-        """Move what was found damaged into the trash, or (None) what isn't a file; not what has replaced it since."""
+    def _set_aside(self, address: Address, damaged: os.stat_result | None) -> str:
+        """Move what was found damaged into the trash, or (None) what isn't a file; not what has replaced it since.
+
+        Return why that can't be done; empty where it isn't there any more.
+        """
         name, aside = address[2:], f"{address}.{os.urandom(4).hex()}"
         try:
             with self._part(address) as part:
@@ -146,8 +150,11 @@ class Blobs:
         except ForeignFile:
             with suppress(OSError):
                 self._folder.rename(address[:2], aside, self.trash)
-        except OSError:  # another process was first, or this one may not
-            return
+        except FileNotFoundError:  # another process was first
+            return ""
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
     def _publish(self, address: Address, new: _NewFile, pieces: Iterable[memoryview]) -> None:
         new.write(pieces)
@@ -179,12 +186,52 @@ class Blobs:
                 raise
             try:
                 return read(address, fd)
-            except Damaged:
-                self._set_aside(address, os.fstat(fd))
+            except Damaged as damaged:
+                if refused := self._set_aside(address, os.fstat(fd)):
+                    raise Damaged(f"{damaged}, and can't be moved to {self.trash.path}: {refused}") from None
                 raise
             finally:
                 os.close(fd)
         raise Missing(f"blob {address[:12]} is missing in {self._store}")
+
+    def addresses(self) -> Iterator[Address]:
+        """Yield the addresses of all blobs."""
+        for first in self._parts():
+            with Folder(first, self._folder) as part:
+                names = part.names()
+            yield from (first + name for name in names if _ADDRESS.fullmatch(first + name))
+
+    def inspect(self, address: Address, repair: bool = False) -> Condition:
+        """Read a blob, wherever it is; return its condition. ``repair``: move it into the trash if it is damaged."""
+        found: os.stat_result | None = None
+        try:
+            fd = self._open_anywhere(address)
+            try:
+                found = os.fstat(fd)
+                self._check_size(address, found, mapped=True)
+                if _hashed_file(fd) == address:
+                    return Condition("", found.st_size)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return Condition("missing")
+        except (Damaged, ForeignFile):
+            pass
+        except OSError as error:
+            return Condition(f"can't be read: {error.strerror}", refused="read it again when the disk is well")
+        size = found.st_size if found is not None else 0
+        if not repair:
+            return Condition("damaged", size)
+        refused = self._set_aside(address, found)
+        return Condition("damaged", size, "" if refused else "moved to trash/", refused)
+
+    def _open_anywhere(self, address: Address) -> int:
+        """Return a descriptor of a blob, which may be in the trash, from where a reader takes it back."""
+        try:
+            with self._part(address) as part:
+                return part.open(address[2:])
+        except FileNotFoundError:
+            return self.trash.open(address)
 
     def _restore(self, address: Address) -> bool:
         """Take a blob out of the trash. Return whether it may be there now: a sweep may be moving it, there or back."""

@@ -235,7 +235,7 @@ class Log:
         self._report = report
         self._chain = Chain(path.name, seal)
         self._skipped = ""  # what was skipped last, until it is known whether frames are missing there
-        self._suspect = -1, 0.0  # an offset where no frame holds, and since when
+        self.suspect = -1, 0.0  #: an offset where no frame holds, and since when
         self._searched = 0  # up to where no whole frame was found after it
         self._fd = -1
         self._number = len(_logs) << _OFFSET + _SIZE
@@ -304,9 +304,9 @@ class Log:
     def _is_settled(self, at: int) -> bool:
         """Return True unless what another machine writes may still be on its way to the file server."""
         now = CLOCK.monotonic()
-        if self._suspect[0] != at:
-            self._suspect = at, now
-        return now - self._suspect[1] > SETTLING or abs(CLOCK.now() - os.fstat(self._fd).st_mtime) > 30 * SETTLING
+        if self.suspect[0] != at:
+            self.suspect = at, now
+        return now - self.suspect[1] > SETTLING or abs(CLOCK.now() - os.fstat(self._fd).st_mtime) > 30 * SETTLING
 
     def _search(self, start: int, size: int) -> int | None:
         """Return where the next whole frame begins, from ``start`` on. What was searched before is left out."""

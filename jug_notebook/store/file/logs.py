@@ -20,7 +20,7 @@ from jug_notebook.store.sealing import EventSeal
 TOGETHER = 40_000  #: tasks in events that are applied at once
 NOTES = 10  #: at most this many notes about damage are kept
 LOOKS = 10  #: times that logs are looked for again, while compactions move them
-_named: set[str] = set()  #: damage that a warning has named
+_named: set[tuple[str, str]] = set()  #: damage that a warning has named: of which log, and what
 
 
 class Logs:
@@ -34,18 +34,17 @@ class Logs:
         self.healed: set[str] = set()  #: damaged logs that another one replaces by now
         self.seal = seal  #: None where the store's key isn't known, so that nothing is verified
         self._known: dict[str, Log] = {}
-        self._faults: dict[str, list[str]] = {}  # by the name of a log, one line each
+        self._faults: dict[str, dict[str, str]] = {}  # by the name of a log, a line for each
 
     # -- damage --------------------------------------------------------------------------------------------------------
 
     def report(self, path: Folder, what: str) -> None:
-        """Note, and warn once, that something is wrong with a log."""
-        lines = self._faults.setdefault(path.name, [])
-        line = f"{path} is damaged, or someone without the key changed it: {what}"
-        if line not in lines and len(lines) < NOTES:
-            lines.append(line)
-            if line not in _named:
-                _named.add(line)
+        """Note, and warn once, that something is wrong with a log, wherever it is moved to."""
+        lines = self._faults.setdefault(path.name, {})
+        if what not in lines and len(lines) < NOTES:
+            line = lines[what] = f"{path} is damaged, or someone without the key changed it: {what}"
+            if (path.name, what) not in _named:
+                _named.add((path.name, what))
                 warnings.warn(f"{line}. Tasks of which that was the record run again", stacklevel=2)
 
     def is_damaged(self, name: str) -> bool:
@@ -53,9 +52,19 @@ class Logs:
         return name in self._faults
 
     @property
-    def notes(self) -> list[str]:
+    def faults(self) -> list[str]:
         """What is wrong with the logs that count, one line each."""
-        return [line for lines in self._faults.values() for line in lines][:NOTES]
+        return [line for lines in self._faults.values() for line in lines.values()]
+
+    @property
+    def notes(self) -> list[str]:
+        """The first of the faults, for people."""
+        return self.faults[:NOTES]
+
+    @property
+    def suspect(self) -> bool:
+        """True where a log of another machine may be damaged, or what was written may still be on its way."""
+        return any(log.suspect[0] == log.offset for log in self._known.values())
 
     # -- logs ----------------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ class RedisStore(EventLogStore):
         self._log = Log(self._connection)
         self.unverified = self._log.unverified
         self._announced = False  # whether the script that claimed has appended what was won
-        self._blobs = Blobs(self._connection)
+        self.inventory = self._blobs = Blobs(self._connection)
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
         self._doubtful: list[tuple[WorkerId, Offer]] = []  # claims whose reply was lost
         self._next_check = 0.0
@@ -328,6 +328,9 @@ class RedisStore(EventLogStore):
             rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)
             counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
             self._connection.run("full", *counts)
+
+    def log_faults(self) -> Sequence[str]:
+        return self._log.reader.notes
 
     # -- claims --------------------------------------------------------------------------------------------------------
 

@@ -8,17 +8,20 @@ Chunks are written first and the blob's own key last: where that is, all is.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Collection, Container, Iterable, Iterator
 
 from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
 from jug_notebook.store import addresses_in
+from jug_notebook.store.event_log import Condition
 from jug_notebook.store.redis.connection import Connection, understood
 
 CHUNK = 16 << 20  #: bytes of a chunk
 AT_ONCE = 1 << 16  #: a blob up to this size is sent without asking first whether the server has it
 TEMPORARY = 86_400  #: seconds after which a blob that nothing names expires
+_COUNT = re.compile(rb"\+([0-9]{1,8})")  #: what stands in place of a blob in chunks
 
 
 class Blobs:
@@ -83,8 +86,8 @@ class Blobs:
         found: bytes | None = self._connection.command("GET", self._connection.key(f"v:{address}"))
         if found is None:
             raise ValueLost(f"blob {address[:12]} is missing in {self._connection.display_url}")
-        if found.startswith(b"+"):
-            return self._gathered(address, int(found[1:]))
+        if gathered := _COUNT.fullmatch(found):
+            return self._gathered(address, int(gathered[1]))
         data = memoryview(found)[1:]
         if system.hasher(data.nbytes).update(data).hexdigest(length=20) != address:
             raise self._damaged(address)
@@ -116,6 +119,34 @@ class Blobs:
         if at != size or hasher.hexdigest(length=20) != address:
             raise self._damaged(address)
         return data
+
+    @understood
+    def addresses(self) -> Iterator[Address]:
+        """Yield the addresses of all blobs that were written or used; some may have expired since."""
+        found = self._connection.command("ZRANGE", self._connection.key("blobs"), 0, -1)
+        return (raw.decode(errors="replace") for raw in found)
+
+    @understood
+    def inspect(self, address: Address, repair: bool = False) -> Condition:
+        """Read a blob, a chunk at a time; return its condition. ``repair``: remove it if it is damaged."""
+        key, command = self._connection.key, self._connection.command
+        found: bytes | None = command("GET", key(f"v:{address}"))
+        if found is None:
+            return Condition("missing")
+        gathered = _COUNT.fullmatch(found)
+        numbers = range(int(gathered[1])) if gathered else ()
+        hasher, size = system.hasher(self.size(address)), 0
+        for chunk in (command("GET", key(f"c:{address}:{i}")) for i in numbers) if gathered else (found[1:],):
+            if chunk is None:
+                break
+            hasher.update(chunk)
+            size += len(chunk)
+        if hasher.hexdigest(length=20) == address:
+            return Condition("", size)
+        if not repair:
+            return Condition("damaged", size)
+        self._damaged(address)
+        return Condition("damaged", size, "removed")
 
     def _damaged(self, address: Address) -> ValueLost:
         """Delete the blob, so that it is stored again when the value is recomputed, and return the error."""
