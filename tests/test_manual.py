@@ -169,6 +169,8 @@ def test_every_magic_line_in_the_texts_is_one_that_the_magic_takes() -> None:
     for name, line in found:
         magic, _, rest = line.partition(" ")
         assert magic.rstrip("?") in MAGICS, f"{name}: {line}"
+        if not rest:  # it may be named, where it takes something
+            continue
         try:
             options.read(MAGICS[magic.rstrip("?")], re.sub(r"\[(.*)\]", r"\1", rest))
         except Exception as error:
