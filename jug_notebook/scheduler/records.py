@@ -243,6 +243,13 @@ def own_outcome(task: TaskRecord) -> Outcome | None:
     return unpacked(task.key, record) if record else None
 
 
+def derived_outcome(task: TaskRecord) -> Outcome | None:
+    """Return the outcome that counts, of a task that has been derived since it changed."""
+    if task.reused_from is not None or not task.value_digest:
+        return None if task.inputs is None else task.reused_from or own_outcome(task)
+    return unpacked(task.key, task.value_digest)
+
+
 def own_record(task: TaskRecord, inputs: bytes) -> bytes:
     """Return `own_outcome` packed, on these inputs; empty if there is none."""
     records = task.records

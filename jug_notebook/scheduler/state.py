@@ -62,6 +62,7 @@ from jug_notebook.scheduler.records import (
     Outcome,
     Place,
     TaskRecord,
+    derived_outcome,
     digest_of,
     has_value,
     is_wanted,
@@ -462,7 +463,7 @@ class SchedulerState:
     def outcome(self, key: Key) -> Outcome | None:
         """Return the outcome that counts now. A task that reuses another's run has the other's verdict."""
         task = self.tasks.get(key)
-        return None if task is None or task.inputs is None else task.reused_from or own_outcome(task)
+        return None if task is None else derived_outcome(task)
 
     def runs(self, scope: Scope = Scope()) -> Iterator[tuple[TaskRecord, Outcome]]:
         """Yield all attempts that ended, those of earlier rounds too."""

@@ -15,6 +15,8 @@ from jug_notebook.errors import (
     JugError,
     NotReady,
     NoWorkers,
+    SignatureError,
+    StoreError,
     TaskCancelled,
     TaskFailed,
     ValueLost,
@@ -22,10 +24,10 @@ from jug_notebook.errors import (
     WaitTimeout,
 )
 from jug_notebook.keys.advice import warn_once
-from jug_notebook.model import Address, CurrentOutcome, Failed, Finished, Key, Spec, State, TaskView, Why
+from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store.signed import failure
+from jug_notebook.store.signed import Brief, failure
 from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
 
@@ -298,6 +300,56 @@ class Results:
                 break
         return [values[key] for key in keys]
 
+    def table(self, keys: Sequence[Key]) -> tuple[list[State], list[Any], dict[int, tuple[str, str]]]:
+        """Return the tasks as they are now: their states, their values (None where there is none), and by number what
+        went wrong with each that failed or is blocked: its kind, as in `Failed`, or "blocked", and a line.
+        """
+        self._flush()
+        states: list[State] = []
+        values: list[Any] = []
+        errors: dict[int, tuple[str, str]] = {}
+        for part in system.batched(keys, LOADED):
+            missing = []
+            for number, (key, held) in enumerate(zip(part, self._store.outcomes(part), strict=True), len(values)):
+                value = None
+                states.append(State.FINISHED)
+                try:
+                    if held is not None and held.verdict.digest:
+                        value = self._value(key, held, False)
+                    else:
+                        missing.append(number)
+                except ValueLost:
+                    self._store.invalidate([key], Why.LOST, self._user)
+                    missing.append(number)
+                except (SignatureError, StoreError):
+                    raise
+                except Exception as error:  # the user's own classes are loaded here
+                    errors[number] = "load", f"its value can't be loaded here: {type(error).__name__}: {error}"
+                values.append(value)
+            if missing:
+                self._without_value(keys, missing, states, errors)
+        return states, values, errors
+
+    def _without_value(
+        self, keys: Sequence[Key], numbers: Sequence[int], states: list[State], errors: dict[int, tuple[str, str]]
+    ) -> None:
+        """Fill in the states of tasks that have no value, and what went wrong."""
+        for number, state in zip(numbers, self.states([keys[number] for number in numbers]), strict=True):
+            states[number] = State.READY if state is State.FINISHED else state  # it has finished since
+        failed = {number: keys[number] for number in numbers if states[number] is State.FAILED}
+        blocked = [number for number in numbers if states[number] is State.BLOCKED]
+        by = self._store.blocking_tasks([keys[number] for number in blocked])
+        failed |= {number: key for number, key in zip(blocked, by, strict=True) if key is not None}
+        unique = list(dict.fromkeys(failed.values()))
+        outcomes = dict(zip(unique, self._signed.outcomes(unique), strict=True))
+        calls = {key: self._call(key) for key in {failed[number] for number in blocked if number in failed}}
+        for number, key in failed.items():
+            outcome = outcomes[key]
+            if isinstance(outcome, Failed):
+                needed = states[number] is State.BLOCKED
+                line = f"needs {calls[key]}, which failed: {outcome.error}" if needed else outcome.error
+                errors[number] = ("blocked" if needed else outcome.kind), line
+
     def _late(self, keys: Sequence[Key], timeout: float | None) -> str:
         left = sum(state is not None and not state.settled for state in self._store.states(keys))
         return f"{left} of {len(keys)} tasks not done after {timeout:g} s; they go on"
@@ -338,8 +390,8 @@ class Results:
         return True
 
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
-        outcome = self._signed.outcome(key, held)
-        assert type(outcome) is Finished
+        outcome = self._signed.brief(key, held)
+        assert type(outcome) is Brief
         if outcome.dropped and outcome.dropped not in self._dropped:
             self._dropped.add(outcome.dropped)
             warn_once(outcome.dropped, DroppedByPickle, f"{self._call(key)}: {outcome.dropped}")

@@ -20,6 +20,7 @@ from jug_notebook.store import keyring
 TAG = 32  #: bytes of the tag in front of sealed data
 MAC = 16  #: bytes of the MAC of a frame or record
 FIRST = bytes(MAC)  #: stands for the MAC of the frame before the first one of a log
+COPIED = 4096  #: up to so many bytes, a copy costs less than a view
 _LENGTHS = struct.Struct("<QQQQ")
 
 
@@ -38,18 +39,23 @@ class Seal:
 
     def _tag(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes | memoryview) -> bytes:
         before, after = _around(kind, len(key), round, len(inputs))
-        tag: bytes = self._keyed.copy().update(b"".join((before, key.encode(), after, inputs))).update(data).digest()
-        return tag
+        tag = self._keyed.copy()
+        if len(data) <= COPIED:
+            tag.update(b"".join((before, key.encode(), after, inputs, data)))
+        else:
+            tag.update(b"".join((before, key.encode(), after, inputs))).update(data)
+        return tag.digest()
 
     def seal(self, kind: str, key: Key, round: int, inputs: bytes, data: bytes) -> bytes:
         """Return ``data`` behind a 32-byte tag that binds it to this store, kind, task, round and inputs."""
         return self._tag(kind, key, round, inputs, data) + data
 
-    def open(self, kind: str, key: Key, round: int, inputs: bytes, body: bytes | memoryview) -> memoryview:
+    def open(self, kind: str, key: Key, round: int, inputs: bytes, body: bytes | memoryview) -> bytes | memoryview:
         """Return the data of a sealed body. Raises SignatureError where its tag is wrong."""
-        view = memoryview(body)
-        data = view[TAG:]
-        if not compare_digest(view[:TAG], self._tag(kind, key, round, inputs, data)):
+        if len(body) > COPIED:
+            body = memoryview(body)
+        data = body[TAG:]  # of what is small, a copy: cheaper than a view
+        if not compare_digest(body[:TAG], self._tag(kind, key, round, inputs, data)):
             raise SignatureError(
                 f"the {kind} of task {key[:12]} in the store is not opened: it is damaged, or wasn't written by "
                 f"someone who has the store's key. If the store comes from elsewhere, import its key: "

@@ -94,6 +94,9 @@ class Results(Protocol):
     def views(self, keys: Sequence[Key]) -> list[TaskView]:
         """Return each task as people see it, with a summary of its value or error."""
 
+    def table(self, keys: Sequence[Key]) -> tuple[list[State], list[Any], dict[int, tuple[str, str]]]:
+        """Return states, values and errors of tasks as they are now."""
+
     def collect(
         self,
         keys: Sequence[Key],

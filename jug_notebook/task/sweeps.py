@@ -9,7 +9,8 @@ import enum
 import fractions
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import BadTask, NoSuchTask
 from jug_notebook.model import State
@@ -18,17 +19,32 @@ from jug_notebook.task.handles import Call, briefly
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _KEPT = (str, bytes, enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
+_NUMBERS = frozenset({int, float, bool, complex})
+_SIMPLE = _PLAIN | {str}
+_EXACT = 2**53  #: up to this, each whole number is a float
 _LONGEST = 200  #: characters of a parameter that is text
 
+Item = TypeVar("Item")
 
-class Row(NamedTuple):
-    """A task as a line of a table. ``error`` is empty, or says in a line why there is no value."""
 
-    name: str
-    call: Call
-    state: State
-    value: Any
-    error: str
+class Sweep(NamedTuple):
+    """Tasks as they are at one time, in columns. ``errors`` has, by the place in these, what failed: kind and line."""
+
+    numbers: Sequence[int]  #: in the list
+    functions: Sequence[str]
+    calls: Sequence[Call]
+    states: list[State]
+    values: list[Any]  #: None where there is none
+    errors: dict[int, tuple[str, str]]
+
+    def finished(self) -> Sweep:
+        """Return those that have a value."""
+        kept = [i for i, state in enumerate(self.states) if state is State.FINISHED and i not in self.errors]
+
+        def of(column: Sequence[Item]) -> list[Item]:
+            return [column[i] for i in kept]
+
+        return Sweep(of(self.numbers), of(self.functions), of(self.calls), of(self.states), of(self.values), {})
 
 
 def call_of(arguments: Sequence[tuple[str, Any]]) -> Call:
@@ -92,53 +108,80 @@ def _same(value: Any, wanted: Any) -> bool:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def frame(rows: Sequence[Row]) -> Any:
+def frame(sweep: Sweep) -> Any:
     """Return a pandas.DataFrame with a line for each task: parameters, state, results, and errors where there are any.
 
     What is missing is NaN or None. Results that are dicts, dataclasses, named tuples or Series have a column for each
-    of their parts, named after it, or "result.NAME" where a parameter has that name; others are in "result".
+    of their parts, named after it, or "result.NAME" where another column has that name; others are in "result". Where
+    something failed, "failure" is its kind ("raised", "timeout", "memory", "died", "blocked" by another one …) and
+    "error" its message.
     """
     import pandas
 
     columns: dict[str, Any] = {}
-    functions = [row.name for row in rows]
-    if len(set(functions)) > 1:
-        columns["function"] = functions
-    parameters = names_in(row.call for row in rows)
-    same = len({row.call[0] for row in rows}) <= 1
-    if same and rows:
-        columns.update(zip(parameters, zip(*(row.call[1] for row in rows), strict=True), strict=True))
-    else:
-        having = [dict(zip(*row.call, strict=True)) for row in rows]
-        columns.update({name: [one.get(name) for one in having] for name in parameters})
-    labels = {state: state.value for state in State}
-    columns["state"] = [labels[row.state] for row in rows]
-    for name, values in _results(rows).items():
-        columns[f"result.{name}" if name in columns else name] = values
-    if any(row.error for row in rows):
-        columns["error"] = [row.error or None for row in rows]
-    return pandas.DataFrame({name: _column(values) for name, values in columns.items()})
+    if len(set(sweep.functions)) > 1:
+        columns["function"] = sweep.functions
+    columns |= _parameters(sweep.calls)
+    labels = {state: number for number, state in enumerate(State)}
+    columns["state"] = pandas.array([state.value for state in State]).take([labels[state] for state in sweep.states])
+    errors = _errors(sweep)
+    for name, values in _results(sweep).items():
+        columns[f"result.{name}" if name in columns or name in errors else name] = values
+    return pandas.DataFrame({name: _column(values) for name, values in (columns | errors).items()}, sweep.numbers)
 
 
-def _column(values: Sequence[Any]) -> Sequence[Any]:
-    """Return values as a column; arrays and lists are objects in it."""
+def _parameters(calls: Sequence[Call]) -> dict[str, list[Any]]:
+    """Return a column for each parameter, None for a call that has none of that name."""
+    parameters = names_in(calls)
+    if len({names for names, _ in calls}) <= 1:
+        return {name: [values[i] for _, values in calls] for i, name in enumerate(parameters)}
+    having = [dict(zip(*call, strict=True)) for call in calls]
+    return {name: [one.get(name) for one in having] for name in parameters}
+
+
+def _errors(sweep: Sweep) -> dict[str, list[Any]]:
+    """Return the columns "failure" and "error", if anything failed."""
+    if not sweep.errors:
+        return {}
+    each = [sweep.errors.get(number, (None, None)) for number in range(len(sweep.states))]
+    return {"failure": [kind for kind, _ in each], "error": [line for _, line in each]}
+
+
+def _column(values: Any) -> Any:
+    """Return values as a column; arrays, lists and whole numbers that a float can't hold are objects in it."""
+    import pandas
+
+    if not isinstance(values, list):
+        return values
     kinds = set(map(type, values))
-    if not kinds <= _PLAIN and any(getattr(v, "shape", ()) or isinstance(v, list | tuple | dict) for v in values):
-        import pandas
+    if kinds == {int}:
+        import numpy
 
-        return pandas.Series(list(values), dtype=object)  # type: ignore[no-any-return]
-    return list(values)
+        with suppress(OverflowError):
+            return numpy.array(values, numpy.int64)
+    mixed = int in kinds and len(kinds) > 1 and any(type(v) is int and abs(v) > _EXACT for v in values)
+    if mixed or (not kinds <= _SIMPLE and any(_is_nested(value) for value in values)):
+        found = pandas.Series([None] * len(values), dtype=object)
+        for number, value in enumerate(values):
+            found.iat[number] = value
+        return found.array
+    return values
 
 
-def _results(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    finished = [row.value for row in rows if row.state is State.FINISHED]
-    if not finished or _parts(finished[0]) is None:
-        return {"result": [row.value for row in rows]}
-    spread = [_parts(row.value) if row.state is State.FINISHED else {} for row in rows]
+def _is_nested(value: Any) -> bool:
+    return bool(getattr(value, "shape", ())) or isinstance(value, list | tuple | dict | set | frozenset)
+
+
+def _results(sweep: Sweep) -> dict[str, list[Any]]:
+    """Return the columns of results: "result", or one for each of their parts."""
+    values = sweep.values
+    if _SIMPLE.issuperset(set(map(type, values))):
+        return {"result": values}
+    spread = [_parts(value) for value in values]
     names = dict.fromkeys(name for parts in spread for name in parts or ())
     columns = {str(name): [(parts or {}).get(name) for parts in spread] for name in names}
-    if any(parts is None for parts in spread):
-        columns["result"] = [row.value if parts is None else None for row, parts in zip(rows, spread, strict=True)]
+    if not names or any(parts is None and value is not None for parts, value in zip(spread, values, strict=True)):
+        columns["result"] = [value if parts is None else None for value, parts in zip(values, spread, strict=True)]
     return columns
 
 
@@ -158,43 +201,77 @@ def _parts(value: Any) -> Mapping[Any, Any] | None:
 # -- labelled arrays ---------------------------------------------------------------------------------------------------
 
 
-def dataset(rows: Sequence[Row]) -> Any:
+def dataset(sweep: Sweep) -> Any:
     """Return an xarray.Dataset with a dimension for each parameter that varies; those that don't are attributes.
 
     Where the tasks are less than half of all combinations, they have one dimension, "task", whose coordinates the
-    parameters are. What is missing is NaN; "state" says why. Arrays add dimensions of their own. Raises BadTask where
-    two tasks have equal parameters.
+    parameters are. What is missing is NaN or None; "state" says why, and "failure" and "error" as in `frame`. Arrays
+    of equal shape add dimensions of their own. Raises BadTask where two tasks have equal parameters.
     """
     import numpy
     import xarray
 
-    names = names_in(row.call for row in rows)
-    having = [dict(zip(*row.call, strict=True)) for row in rows]
-    columns = {name: [one.get(name) for one in having] for name in names}
+    count = len(sweep.calls)
+    columns = _parameters(sweep.calls)
     axes = {name: _distinct(values) for name, values in columns.items()}
-    fixed = {name: axes.pop(name)[0] for name in names if len(axes[name]) == 1}
+    fixed = {name: axes.pop(name)[0] for name in columns if len(axes[name]) == 1}
     numbers = {name: {value: number for number, value in enumerate(axis)} for name, axis in axes.items()}
-    where = [tuple(number[one.get(name)] for name, number in numbers.items()) for one in having]
-    if len(set(where)) < len(rows) and axes:
+    where = list(zip(*([numbers[name][value] for value in columns[name]] for name in axes), strict=True))
+    if len(set(where)) < count and axes:
         raise BadTask("two tasks have equal parameters: .to_frame() shows them all, or choose some with .sel(...)")
     sizes = tuple(map(len, axes.values()))
-    flat = not axes or len(rows) * 2 < math.prod(sizes)
-    dims, shape = (("task",), (len(rows),)) if flat else (tuple(axes), sizes)
-    places: list[tuple[int, ...]] = [(number,) for number in range(len(rows))] if flat else where
-    coordinates = {name: ("task", columns[name]) for name in axes} if flat else axes
+    flat = not axes or count * 2 < math.prod(sizes)
+    dims, shape = (("task",), (count,)) if flat else (tuple(axes), sizes)
+    places: Any = numpy.arange(count) if flat else tuple(numpy.array(where, int).T)
+    coordinates: dict[str, Any] = {
+        name: (("task", columns[name]) if flat else (name, axis)) for name, axis in axes.items()
+    }
+    coordinates = {name: (dim, _array(values, missing=False)) for name, (dim, values) in coordinates.items()}
     data: dict[str, Any] = {}
-    for name, values in {**_results(rows), "state": [row.state.value for row in rows]}.items():
-        inner = next((numpy.shape(value) for value in values if numpy.shape(value)), ())
-        like = numpy.asarray([value for value in values if value is not None][:1])
-        text = like.dtype.kind not in "biufc"
-        whole = numpy.full(
-            shape + inner, None if text else numpy.nan, object if text else numpy.result_type(like, float)
-        )
-        for place, value in zip(places, values, strict=True):
-            if value is not None and (not inner or numpy.shape(value) == inner):
-                whole[place] = value
-        data[name] = ((*dims, *(f"{name}_{number}" for number in range(len(inner)))), whole)
+    state = [state.value for state in sweep.states]
+    for name, values in {**_results(sweep), "state": state, **_errors(sweep)}.items():
+        whole = _array(values, missing=count < math.prod(shape))
+        inner = whole.shape[1:]
+        full = numpy.full(shape + inner, None if whole.dtype == object else numpy.nan, whole.dtype)
+        full[places] = whole
+        data[_free(name, data, dims)] = ((*dims, *(f"{name}_{number}" for number in range(len(inner)))), full)
     return xarray.Dataset(data, coordinates, {name: _attribute(value) for name, value in fixed.items()})
+
+
+def _free(name: str, *taken: Collection[str]) -> str:
+    return f"result.{name}" if any(name in names for names in taken) else name
+
+
+def _array(values: Sequence[Any], missing: bool) -> Any:
+    """Return values as one array, with dimensions of their own if all have the same shape; None is NaN in numbers.
+
+    ``missing``: there will be gaps, too. What isn't numbers, or wouldn't be exact beside NaN, is an array of objects.
+    """
+    import numpy
+
+    present = [value for value in values if value is not None]
+    missing = missing or len(present) < len(values)
+    found: Any = None
+    if present and _NUMBERS.issuperset(set(map(type, present))):
+        found = numpy.array(present)
+    elif not any(isinstance(value, str | bytes | Mapping) for value in present):
+        with suppress(ValueError, TypeError):  # of unequal shapes
+            found = numpy.array(present)
+    if found is not None and (found.dtype.kind not in "biufcmM" or not len(present)):
+        found = None
+    if found is not None and missing and found.dtype.kind in "biu":
+        found = None if (abs(found.astype(object)) > _EXACT).any() else found.astype(float)
+    if found is None:
+        whole = numpy.full(len(values), None, object)
+        for number, value in enumerate(values):
+            whole[number] = value
+        return whole
+    if len(present) == len(values):
+        return found
+    gap = numpy.array("NaT", found.dtype) if found.dtype.kind in "mM" else numpy.nan
+    whole = numpy.full((len(values), *found.shape[1:]), gap, found.dtype)
+    whole[[number for number, value in enumerate(values) if value is not None]] = found
+    return whole
 
 
 def _distinct(values: Collection[Any]) -> list[Any]:

@@ -205,6 +205,21 @@ def _keys_by_session(handles: Iterable[Handle]) -> list[tuple[SessionProtocol, l
     return [(session, [task._key for task in tasks]) for session, tasks in _by_session(handles)]
 
 
+def check_on_error(on_error: str) -> None:
+    """Raise ValueError unless it is one of the three words that say what becomes of failures."""
+    if on_error not in ("raise", "skip", "return"):
+        raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
+
+
+def _table(tasks: Sequence[Task]) -> tuple[list[State], list[Any], dict[int, tuple[str, str]]]:
+    """Return states, values and errors of tasks as they are now, whatever their sessions: see `Results.table`."""
+    if len({id(task._session) for task in tasks}) == 1:
+        return tasks[0]._session.results.table([task._key for task in tasks])
+    found = [task._session.results.table([task._key]) for task in tasks]
+    errors = {number: errors[0] for number, (_, _, errors) in enumerate(found) if errors}
+    return [states[0] for states, _, _ in found], [values[0] for _, values, _ in found], errors
+
+
 def _states(handles: Iterable[Handle]) -> dict[Key, State]:
     return {
         key: state
@@ -214,8 +229,7 @@ def _states(handles: Iterable[Handle]) -> dict[Key, State]:
 
 
 def _load(x: Any, on_error: str, wait: bool, timeout: float | None, wait_for_workers: float | None = None) -> Any:
-    if on_error not in ("raise", "skip", "return"):
-        raise ValueError(f"on_error is 'raise', 'skip' or 'return', not {on_error!r}")
+    check_on_error(on_error)
     x, timeout = listed(x), waiting_time(timeout)
     handles = tasks_in(x)
     tasks = [handle if type(handle) is Task else handle.task for handle in handles]
@@ -307,32 +321,40 @@ class TaskList(list[Any]):
         numbers = sweeps.chosen([handle._parameters() for handle in handles], parameters)
         return TaskList(handles[number] for number in numbers)
 
-    def to_frame(self) -> Any:
-        """Return a pandas.DataFrame of parameters, states and what results there are now. See `sweeps.frame`."""
-        return sweeps.frame(self._data())
+    def to_frame(self, on_error: str = "return") -> Any:
+        """Return a pandas.DataFrame of parameters, states and what results there are now. See `sweeps.frame`.
 
-    def to_xarray(self) -> Any:
-        """Return an xarray.Dataset over the parameters that vary, as it is now. See `sweeps.dataset`."""
-        return sweeps.dataset(self._data())
+        Its index are the tasks' numbers in the list. ``on_error="skip"`` leaves out those that have no value,
+        ``"raise"`` raises the first failure.
+        """
+        return sweeps.frame(self._data(on_error))
 
-    def _data(self) -> list[sweeps.Row]:
+    def to_xarray(self, on_error: str = "return") -> Any:
+        """Return an xarray.Dataset over the parameters that vary, as it is now. See `sweeps.dataset`, `to_frame`."""
+        return sweeps.dataset(self._data(on_error))
+
+    def _data(self, on_error: str = "return") -> sweeps.Sweep:
+        """Return the list as it is now. With ``on_error="skip"``, only what has a value."""
+        check_on_error(on_error)
         handles = self._handles()
         with system.uncollected():
-            values = _load(handles, "return", wait=False, timeout=None)
-            missing = [handle for handle, value in zip(handles, values, strict=True) if isinstance(value, JugError)]
-            states = _states(missing)
-            finished, rows, new = State.FINISHED, [], sweeps.Row._make
-            for handle, value in zip(handles, values, strict=True):
-                task = handle if type(handle) is Task else handle.task
-                if not isinstance(value, JugError):
-                    call = (task is handle and task._call) or handle._parameters()
-                    rows.append(new((task._version.name, call, finished, value, "")))
-                    continue
-                state = states[task._key]
-                state = State.READY if state is finished else state  # it was lost, or has finished since
-                error = str(value).strip().splitlines()[0] if state in (State.FAILED, State.BLOCKED) else ""
-                rows.append(sweeps.Row(handle.name, handle._parameters(), state, None, error))
-        return rows
+            tasks = [handle if type(handle) is Task else handle.task for handle in handles]
+            for task in {task._version: task for task in tasks}.values():
+                task._warn_if_former()
+            calls = [task._call or task._parameters() if task is handle else handle._parameters()
+                     for task, handle in zip(tasks, handles, strict=True)]  # fmt: skip
+            functions = [task._version.name for task in tasks]
+            sweep = sweeps.Sweep(range(len(tasks)), functions, calls, *_table(tasks))
+        for number, handle in enumerate(handles):
+            if type(handle) is not Task and sweep.states[number] is State.FINISHED and number not in sweep.errors:
+                try:
+                    sweep.values[number] = handle.take(sweep.values[number])
+                except Exception as error:  # whatever the user's own types raise
+                    sweep.values[number] = None
+                    sweep.errors[number] = "part", f"{handle._short()}: {type(error).__name__}: {error}"
+        if on_error == "raise" and sweep.errors:
+            handles[min(sweep.errors)].result(timeout=0)
+        return sweep.finished() if on_error == "skip" else sweep
 
     def status(self) -> Any:
         """Return the same picture as `jug_notebook.status`, of these tasks alone."""

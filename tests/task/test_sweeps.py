@@ -55,7 +55,7 @@ def test_a_call_that_takes_a_task_submits_nothing_yet(session):
 
 def test_a_frame_is_right_while_tasks_wait_have_failed_and_are_done(session, done):
     frame = done.to_frame()
-    assert list(frame.columns) == ["a", "b", "mode", "state", "result", "error"]
+    assert list(frame.columns) == ["a", "b", "mode", "state", "result", "failure", "error"]
     assert list(frame["a"]) == [1, 1, 2, 2, 3, 3]
     assert list(frame["result"][:4]) == [14, 15, 24, 25]
     assert frame["result"][4:].isna().all()

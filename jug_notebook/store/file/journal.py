@@ -101,20 +101,20 @@ def read_bodies(places: Sequence[Place]) -> list[bytes]:
     if len(places) < 16:
         return [log_of(place).read(offset_of(place), size_of(place)) for place in places]
     found: list[bytes] = [b""] * len(places)
-    by_log: dict[Log, list[int]] = {}
+    by_log: dict[int, list[int]] = {}
     for index, place in enumerate(places):
-        by_log.setdefault(log_of(place), []).append(index)
-    for log, indexes in by_log.items():
-        spans = [(offset_of(places[i]), size_of(places[i])) for i in indexes]
-        start = min(offset for offset, _ in spans)
-        end = max(offset + size for offset, size in spans)
-        if end - start <= 2 * sum(size for _, size in spans) + SPREAD:
+        by_log.setdefault(place >> _OFFSET + _SIZE, []).append(index)
+    for indexes in by_log.values():
+        log = log_of(places[indexes[0]])
+        own = [places[i] for i in indexes]
+        start, end = offset_of(min(own)), offset_of(max(own)) + size_of(max(own))
+        if end - start <= 2 * sum([place & _LARGEST - 1 for place in own]) + SPREAD:
             data = log.read(start, end - start)
-            for i, (offset, size) in zip(indexes, spans, strict=True):
-                found[i] = data[offset - start : offset - start + size]
+            for i, place in zip(indexes, own, strict=True):
+                found[i] = data[(at := offset_of(place) - start) : at + (place & _LARGEST - 1)]
         else:
-            for i, (offset, size) in zip(indexes, spans, strict=True):
-                found[i] = log.read(offset, size)
+            for i, place in zip(indexes, own, strict=True):
+                found[i] = log.read(offset_of(place), size_of(place))
         if log.closed and len(by_log) > OPEN_LOGS:
             log.shut()
     return found
