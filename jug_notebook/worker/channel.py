@@ -416,8 +416,7 @@ class StoreServer:
         self._unwritten = self._unwritten or bool(claims)
         if claims and claims[0].resources:
             devices = self.reservations.reserve(connection.line.fileno(), claims[0].resources)
-            if devices:
-                claims = [msgspec.structs.replace(claim, devices=devices) for claim in claims]
+            claims = [msgspec.structs.replace(claim, resources=(), devices=devices) for claim in claims]
         return framed(Reply(Raw(_encode(claims)))) if claims else _NO_CLAIMS
 
     def _hand_out(self) -> None:

@@ -59,7 +59,7 @@ from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
 from jug_notebook.worker.mutations import Traces
-from jug_notebook.worker.resources import visible
+from jug_notebook.worker.resources import VisibleDevices
 from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervisors
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
@@ -171,6 +171,7 @@ class TaskRunner:
         self._warnings: Callable[[], Any] = nullcontext if in_process else warnings.catch_warnings
         self._interruptible = in_process and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
+        self._devices = VisibleDevices()
         self._lost = False  #: the value of a need, while this task ran
         self._folders = tuple(folders)
         self._functions: LRUCache[Address, _Function] = LRUCache(200)
@@ -263,9 +264,7 @@ class TaskRunner:
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
         needs = self._needed(claim, spec)
-        devices = visible(claim.devices) if claim.devices else {}
-        if devices:
-            around.enter_context(environment(devices, ()))
+        devices = self._devices.let_see(claim.devices)
         function = attempt.function = self._function(template.bundle)
         codec.use_modules(function.bundle)
         if function.bundle.environment or function.bundle.secrets:

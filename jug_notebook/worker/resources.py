@@ -10,7 +10,7 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
@@ -18,6 +18,7 @@ from struct import Struct
 from jug_notebook.keys.advice import DEVICES
 from jug_notebook.model import Resources
 from jug_notebook.render.format import GPU, MEMORY
+from jug_notebook.task.context import environment
 
 SMI_TIMEOUT = 20.0  #: seconds for nvidia-smi to answer
 _DIGITS = 9  #: decimal places of amounts: ten tenths are one
@@ -319,6 +320,26 @@ def visible(devices: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         return {"ROCR_VISIBLE_DEVICES": ids, "HIP_VISIBLE_DEVICES": below, "CUDA_VISIBLE_DEVICES": below}
     found = {"CUDA_VISIBLE_DEVICES": ids, "HIP_VISIBLE_DEVICES": ids}
     return found | ({"ZE_AFFINITY_MASK": ids} if all(one.replace(".", "").isdigit() for one in devices) else {})
+
+
+class VisibleDevices:
+    """The GPUs that a worker's tasks see. Variables are set for as long as they stay the same, not for each task."""
+
+    def __init__(self) -> None:
+        self._around = ExitStack()
+        self._devices: tuple[str, ...] = ()
+        self._values: dict[str, str] = {}
+
+    def let_see(self, devices: tuple[str, ...]) -> dict[str, str]:
+        """Let the next task see these GPUs, or all if there are none; return the variables that do so."""
+        if devices != self._devices:
+            self._around.close()
+            self._values = visible(devices) if devices else {}
+            self._around.enter_context(environment(self._values))
+            self._devices = devices
+        elif any(os.environ.get(name) != value for name, value in self._values.items()):  # a task has changed them
+            os.environ.update(self._values)
+        return self._values
 
 
 def find_memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> float:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,16 @@ from jug_notebook.store import open_store
 from jug_notebook.store.signed import SignedReader
 from jug_notebook.worker import WorkerOptions, resources
 from jug_notebook.worker.process import signal_group
-from jug_notebook.worker.resources import UNIT, HostLocks, Reservations, find_devices, find_memory, names_of, visible
+from jug_notebook.worker.resources import (
+    UNIT,
+    HostLocks,
+    Reservations,
+    VisibleDevices,
+    find_devices,
+    find_memory,
+    names_of,
+    visible,
+)
 from tests.workbench import ORIGIN, Fifo, cell, wait_until
 from tests.worker.test_supervisor import PATIENCE, Site, folder_site
 
@@ -284,6 +294,16 @@ def test_devices_are_found_in_the_environment_and_tasks_see_theirs_alone() -> No
     assert visible(("2", "3"), {})["CUDA_VISIBLE_DEVICES"] == visible(("2", "3"), {})["HIP_VISIBLE_DEVICES"] == "2,3"
     below = visible(("2", "3"), {"ROCR_VISIBLE_DEVICES": "2,3,4"})
     assert (below["ROCR_VISIBLE_DEVICES"], below["HIP_VISIBLE_DEVICES"]) == ("2,3", "0,1")
+
+
+def test_devices_are_set_while_they_stay_the_same_and_whatever_a_task_did_to_them(monkeypatch: Any) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    seen = VisibleDevices()
+    for devices in (("1",), ("1",), ("0", "2"), ()):
+        assert seen.let_see(devices) == (visible(devices, {}) if devices else {})
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == (",".join(devices) or "0,1,2")
+        os.environ["CUDA_VISIBLE_DEVICES"] = "2" if devices else "0,1,2"
+    assert "HIP_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.mark.parametrize(
