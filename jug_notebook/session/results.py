@@ -27,7 +27,8 @@ from jug_notebook.keys.advice import warn_once
 from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store.signed import Brief, failure
+from jug_notebook.store import addresses_in
+from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 WINDOW = 500  #: states read at once
 LOADED = 1000  #: outcomes read at once
 PATIENCE = 1.0  #: seconds between two checks that workers are alive
-LOST = re.compile(r"could not be loaded: \w+: blob ")  #: the error of a task whose function the store has lost
+LOST = re.compile(r"could not be loaded: \w+: blob (\w+) ")  #: the error of a task where a blob of its own is lost
 TRIES = 4  #: how often a value that was lost is waited for again
 
 
@@ -96,7 +97,6 @@ class Results:
         self._flush = flush
         self._flush_all = flush_all
         self._store_functions = store_functions
-        self._tried_again: set[Key] = set()  # tasks that failed because the store had lost their function
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
@@ -378,16 +378,32 @@ class Results:
         return left
 
     def _brings_back(self, key: Key) -> bool:
-        """Where a task failed, or what it needs, for want of its function: store that again, and retry once."""
+        """Where a task failed, or what it needs, for want of a blob, and that is there again by now: try it again.
+
+        A function is stored again here. An argument was, if the cell of the task has run again.
+        """
         [blocking] = self._store.blocking_tasks([key])
         failed = blocking or key
         [outcome] = self._signed.outcomes([failed])
-        if not isinstance(outcome, Failed) or failed in self._tried_again or not LOST.match(outcome.error):
+        lost = LOST.match(outcome.error) if isinstance(outcome, Failed) else None
+        if lost is None:
             return False
-        self._tried_again.add(failed)
         self._store_functions()
+        if not self._is_there(failed, lost[1]):
+            return False
         self._store.invalidate([failed], Why.RETRY, self._user)
         return True
+
+    def _is_there(self, key: Key, beginning: str) -> bool:
+        """Return whether the store has the blob of a task's function or arguments whose address begins so."""
+        spec = self._signed.known_spec(key)
+        bundle = template(spec.template).bundle
+        try:
+            named = [bundle, *spec.arguments.buffers, *addresses_in(self._store.get_blob(bundle))]
+            found = [self._store.get_blob(name, mapped=True) for name in named if name.startswith(beginning)]
+        except ValueLost:
+            return False
+        return bool(found)
 
     def _value(self, key: Key, held: CurrentOutcome, mmap: bool) -> Any:
         outcome = self._signed.brief(key, held)
@@ -433,6 +449,8 @@ class Results:
         when = f"failed {render.ago(self._clock.now() - ended)}{where}; %jug_retry tries it again"
         if where:
             when += "; where its code or a jn.file has changed since, re-run its cell: that makes another task"
+        if LOST.match(outcome.error):
+            when = "the store has lost its function or an argument of it: re-run its cell, which stores that again"
         error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error

@@ -159,6 +159,7 @@ class Verification:
         self._inventory: Inventory = inventory or _ByReading(store)
         self._uses: dict[Address, list[Use]] = {}
         self._helds: dict[Key, CurrentOutcome] = {}  # of tasks whose result has blobs
+        self._lost_specs: dict[Key, str] = {}  # with what each is called
         self._damages: list[Damage] = []
         self._size = 0
         self._told = 0.0
@@ -178,6 +179,8 @@ class Verification:
         for number, address in enumerate(addresses):
             self._report(f"checked {number:,} of {plural(len(addresses), 'blob')}, {size_text(self._size)}")
             self._check_blob(address)
+        for key, label in self._lost_specs.items():
+            self._lost_spec(key, label)
         logged = [Damage(line, LOGGED) for line in _faults(self._store)]
         return Verified(
             self._store.display_url, len(views), len(addresses), self._size, tuple(logged + self._damages),
@@ -208,7 +211,7 @@ class Verification:
             spec = self._spec(view.key, body)
             kind = template(spec.template)
         except (SignatureError, ValueLost):
-            self._lost_spec(view, label)
+            self._lost_specs[view.key] = label
             return label
         label = call(view.name, spec.args_repr)
         uses = self._uses.setdefault(kind.bundle, [])
@@ -222,16 +225,17 @@ class Verification:
             raise body
         return unverified_spec(body) if self._signed is None else self._signed.spec(key, body)
 
-    def _lost_spec(self, view: TaskView, label: str) -> None:
-        cost = "its result is kept, but it can't run again"
-        done = ""
-        if view.state is not State.FINISHED:
-            cost = "it can't run; its cell, when it is run again, makes it anew"
-            if self._repair and view.state is not State.RUNNING:
+    def _lost_spec(self, key: Key, label: str) -> None:
+        """Note that a task can't run; in a repair, forget it unless it has a result, so that its cell makes it anew."""
+        [state] = self._store.states([key])
+        cost, done = "its result is kept, but it can't run again", ""
+        if state is not State.FINISHED:
+            cost = "it can't run until its cell is run again, which makes it anew"
+            if self._repair and state is not State.RUNNING:
                 for origin in self._store.origins():
-                    if view.key in self._store.requested(origin):
-                        self._store.request([view.key], origin, False)
-                done = "forgotten" if self._store.sweep([view.key], list(self._uses), 1e9).tasks else ""
+                    if key in self._store.requested(origin):
+                        self._store.request([key], origin, False)
+                done = "forgotten" if self._store.sweep([key], list(self._uses), 1e9).tasks else ""
         self._damages.append(Damage(f"the record of {label} is damaged", cost, done))
 
     def _check_outcome(self, view: TaskView, held: CurrentOutcome | ValueLost | None, label: str) -> None:

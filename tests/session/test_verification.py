@@ -201,6 +201,56 @@ def test_the_command_has_a_line_of_progress_on_a_terminal_only_and_a_status(
         assert "leave --host and --hosts-file out" in terminal.getvalue()
 
 
+# -- without a repair: who meets damage mends it ----------------------------------------------------------------------
+
+CHANGES = [damage.flipped, damage.cut, damage.emptied]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_result_that_is_asked_for_runs_again(url: str, change: damage.Change) -> None:
+    with Run(url) as run:
+        address = run.value_of(run.small)
+        damage.blob(run.store, address)(change)
+        run.works()
+        assert run.store.inventory.inspect(address).wrong == ""
+        assert quietly(url).good
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_result_that_another_task_needs_runs_again_first(url: str, change: damage.Change) -> None:
+    with Run(url) as run:
+        damage.blob(run.store, run.value_of(run.small))(change)
+        length = jn.task(cell("def length(data): return len(data)", "length"))(run.small)
+        run.session.end_cell()
+        with working(run.session):
+            assert length.result() == 200_000
+        assert quietly(url).good
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_function_is_sent_again_by_the_kernel_that_has_it(url: str, change: damage.Change) -> None:
+    with Run(url) as run:
+        damage.blob(run.store, run.function())(change)
+        with working(run.session):
+            assert run.fit(5).result() == bytes([5]) * 200_000
+        assert quietly(url).good
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_argument_is_stored_again_by_its_cell(url: str, change: damage.Change) -> None:
+    with Run(url) as run:
+        argument = list(range(50_000))
+        task = run.count(argument)
+        run.session.end_cell()
+        [address] = run.session.access.signed.known_spec(task.key).arguments.buffers
+        damage.blob(run.store, address)(change)
+        with working(run.session):
+            with pytest.raises(jn.TaskFailed, match="re-run its cell"):
+                task.result()
+            assert run.count(argument).result() == 50_000
+        assert quietly(url).good
+
+
 # -- logs of a folder --------------------------------------------------------------------------------------------------
 
 
@@ -313,9 +363,15 @@ def test_a_blob_in_the_trash_is_no_damage_and_one_that_is_all_holes_is_not_read(
 # -- records in a server -----------------------------------------------------------------------------------------------
 
 
-def bodies(store: Any) -> list[bytes]:
-    found: list[bytes] = store._connection.command("HVALS", store._connection.key("bodies"))
-    return found
+def spoil_body(store: Any, body: bytes, change: damage.Change | None) -> None:
+    """Change a sealed record, or remove it."""
+    name, command = store._connection.key("bodies"), store._connection.command
+    fields = command("HGETALL", name)
+    [field] = [field for field, value in zip(fields[::2], fields[1::2], strict=True) if value == body]
+    if change is None:
+        command("HDEL", name, field)
+    else:
+        command("HSET", name, field, change(body))
 
 
 @pytest.mark.parametrize("change", [damage.flipped, damage.emptied, None])
@@ -326,13 +382,7 @@ def test_a_damaged_record_in_a_server_is_named_and_repaired(
     with Run(redis_server.url()) as run:
         store = run.store
         body = store.specs([run.small.key])[0] if what == "spec" else store.outcomes([run.small.key])[0].body
-        name = store._connection.key("bodies")
-        fields = store._connection.command("HGETALL", name)
-        [field] = [field for field, value in zip(fields[::2], fields[1::2], strict=True) if value == body]
-        if change is None:
-            store._connection.command("HDEL", name, field)
-        else:
-            store._connection.command("HSET", name, field, change(body))
+        spoil_body(store, body, change)
         [line, _] = lines(quietly(run.url))
         if what == "spec":
             assert re.match(r"the record of fit \(\w{8}\) is damaged: its result is kept, but it can't run again", line)
@@ -341,3 +391,33 @@ def test_a_damaged_record_in_a_server_is_named_and_repaired(
             assert quietly(run.url, repair=True).good
             assert quietly(run.url).good
             run.works()
+
+
+def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_by_its_cell(
+    redis_server: Server,
+) -> None:
+    with Run(redis_server.url()) as run:
+        task = run.fit(7)
+        run.session.end_cell()
+        spoil_body(run.store, run.store.specs([task.key])[0], damage.flipped)
+        [line, _] = lines(quietly(run.url, repair=True))
+        assert "is damaged: forgotten; it can't run until its cell is run again" in line
+        assert quietly(run.url).good
+        again = run.fit(7)
+        run.session.end_cell()
+        with working(run.session):
+            assert again.result() == bytes([7]) * 200_000
+
+
+def test_what_allows_the_reuse_of_a_result_is_checked_and_the_result_itself_is_kept(redis_server: Server) -> None:
+    with Run(redis_server.url()) as run:
+        one, other = (jn.task(cell(f"def {name}(): return 1", name)) for name in ("one", "other"))
+        first, second = run.fit(one()), run.fit(other())
+        run.session.end_cell()
+        with working(run.session):
+            assert first.result() == second.result()
+        [source] = [view.source for view in run.store.tasks() if view.key in (first.key, second.key) and view.source]
+        spoil_body(run.store, run.store.specs([source])[0], damage.flipped)
+        found = lines(quietly(run.url, repair=True))
+        assert [line for line in found if line.startswith("the record of the reuse of fit(x=")]
+        assert run.store.states([source]) == [jn.State.FINISHED]
