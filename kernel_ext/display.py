@@ -63,8 +63,9 @@ def label(url: str, folder: Path, steady: bool) -> str:
 
 
 def tally(counts: Mapping[State, int]) -> str:
-    """Return "97 finished, 2 failed", in the order of the states."""
-    return ", ".join(f"{counts[state]} {render.count_label(state)}" for state in State if counts.get(state))
+    """Return "97 finished, 2 failed", in the order of the states; cancelled ones are left out."""
+    states = (state for state in State if state is not State.CANCELLED)
+    return ", ".join(f"{counts[state]} {state.value}" for state in states if counts.get(state))
 
 
 def outcome_text(counts: Mapping[State, int]) -> str:
@@ -84,10 +85,13 @@ def outcome_text(counts: Mapping[State, int]) -> str:
 
 def steady_status(snapshot: Snapshot) -> str:
     """Return a status without times, hosts and anything else that differs between runs."""
-    lines = [f"{snapshot.total} tasks: {tally(snapshot.counts)}" if snapshot.total else "no tasks yet"]
-    rows = sorted(snapshot.functions, key=lambda function: function.name)
+    kept = render.beside_tasks(snapshot)
+    none = "no tasks now" if kept else "no tasks yet"
+    lines = [f"{render.plural(snapshot.total)}: {tally(snapshot.counts)}" if snapshot.total else none]
+    rows = sorted((function for function in snapshot.functions if function.current), key=lambda row: row.name)
     width = max((len(function.name) for function in rows), default=0)
-    lines += [f"  {row.name:<{width}}  {tally(row.counts)}" for row in rows if any(row.counts.values())]
+    lines += [f"  {row.name:<{width}}  {tally(row.counts)}" for row in rows]
+    lines += [f"  {kept}"] if kept else []
     lines += [
         f"  {name} failed: {error}"
         for name, error in sorted({(failure.name, failure.error) for failure in snapshot.failures})

@@ -107,7 +107,7 @@ def _check(arguments: Arguments) -> int:
 
 @register("count", "how many tasks there are, by function", "[STORE]", jugfile=True)
 def _count(arguments: Arguments) -> int:
-    totals = [(elide(view.name, 120), sum(view.counts.values())) for view in picture_of(arguments.of).functions]
+    totals = [(elide(view.name, 120), view.current) for view in picture_of(arguments.of).functions]
     rows = [*totals, ("total", sum(number for _, number in totals))]
     names, numbers = max(len(name) for name, _ in rows), max(len(f"{number:,}") for _, number in rows)
     for name, number in rows:

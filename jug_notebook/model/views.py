@@ -26,6 +26,7 @@ class TaskView(Struct, frozen=True):
     error: str = ""
     source: Key = ""  #: where the value was reused: the task that ran
     user: str = ""  #: who made it
+    kept: bool = False  #: finished, and requested no more: of an earlier version
 
 
 class FunctionView(Struct, frozen=True):
@@ -35,6 +36,12 @@ class FunctionView(Struct, frozen=True):
     counts: dict[State, int]
     mean: float | None = None
     reused: int = 0  #: finished tasks that did not run, but reused an equal run's value
+    kept: int = 0  #: further finished tasks that are requested no more: of earlier versions
+
+    @property
+    def current(self) -> int:
+        """Number of tasks that are requested now."""
+        return sum(count for state, count in self.counts.items() if state is not State.CANCELLED)
 
     @property
     def open(self) -> int:
@@ -191,9 +198,14 @@ class Snapshot(Struct, frozen=True, dict=True):
         return sum(function.reused for function in self.functions)
 
     @property
+    def kept(self) -> int:
+        """Number of further finished tasks that are requested no more: of earlier versions."""
+        return sum(function.kept for function in self.functions)
+
+    @property
     def total(self) -> int:
-        """Number of tasks that are not cancelled."""
-        return sum(count for state, count in self.counts.items() if state is not State.CANCELLED)
+        """Number of tasks that are requested now."""
+        return sum(function.current for function in self.functions)
 
     @property
     def eta(self) -> float | None:

@@ -14,6 +14,7 @@ from jug_notebook.model import Explanation, Graph, Reason, Run, RunView, Snapsho
 from jug_notebook.render.format import ago, clean, duration, escape, excerpt, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import html
+from jug_notebook.render.summary import beside
 from jug_notebook.render.tasks import history_html, history_text, tasks_html, tasks_text, why_html, why_text
 from jug_notebook.render.text import text
 
@@ -56,13 +57,21 @@ class _Table(Sequence[T]):
 
 
 class Listing(_Table[TaskView]):
-    """Tasks to look at, cut where there are many."""
+    """Tasks to look at, cut where there are many.
+
+    ``kept`` results of earlier versions, and ``cancelled`` tasks, are counted beside them.
+    """
+
+    def __init__(self, views: Sequence[TaskView], total: int, kept: int = 0, cancelled: int = 0) -> None:
+        super().__init__(views, total)
+        self.kept = kept
+        self.cancelled = cancelled
 
     def __repr__(self) -> str:
-        return tasks_text(self.views, self.total)
+        return tasks_text(self.views, self.total, beside(self.kept, self.cancelled))
 
     def _repr_html_(self) -> str:
-        return tasks_html(self.views, self.total)
+        return tasks_html(self.views, self.total, beside(self.kept, self.cancelled))
 
 
 class History(_Table[RunView]):

@@ -121,10 +121,10 @@ def legend(counts: Mapping[State, int]) -> str:
     return " ".join(
         _span(
             "display:inline-block;margin-right:12px",
-            f"{swatch(state)}{summary.count_label(state)} <b>{number(counts[state])}</b>",
+            f"{swatch(state)}{state.value} <b>{number(counts[state])}</b>",
         )
         for state in STATE_STYLES
-        if counts.get(state)
+        if counts.get(state) and state is not State.CANCELLED
     )
 
 
@@ -201,16 +201,17 @@ def head_html(snapshot: Snapshot) -> str:
     where = f"{escape(snapshot.store)} · {escape(snapshot.scope)} · as of {moment(snapshot.at)}"
     lines = "".join(f'<div style="margin-top:4px">⚠ {escape(note)}</div>' for note in snapshot.notes)
     short = f'<div style="{_FAINT};margin-top:2px">{escape(snapshot.shortage)}</div>' if snapshot.shortage else ""
+    beside = faint(text) if (text := summary.beside_tasks(snapshot)) else ""
     notes = short + lines
     if not snapshot.total:
-        workers = escape(summary.worker_count_text(snapshot.workers))
-        return f'<div style="{_FAINT}">{where}</div><div>no tasks yet · {workers}</div>{notes}'
+        line = escape(summary.without_tasks(snapshot))
+        return f'<div style="{_FAINT}">{where}</div><div>{line} {beside}</div>{notes}'
     big = _span("font-size:20px;font-weight:bold;margin-right:6px", summary.percent(snapshot))
     done = summary.finished(snapshot)
     return (
         f'<div style="{_FAINT}">{where}</div>'
         f"<div>{big} {done} · <b>{summary.eta_text(snapshot)}</b></div>"
-        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend(counts)}</div>{notes}'
+        f'<div style="margin:4px 0 6px">{bar(counts, 16, 1000, 6)}</div><div>{legend(counts)} {beside}</div>{notes}'
     )
 
 
@@ -218,10 +219,10 @@ def functions_html(
     snapshot: Snapshot, limit: int = summary.FUNCTIONS, styles: Styles = INLINE, hints: Hints = NOTEBOOK
 ) -> str:
     """Return a table with a row per function."""
-    if not snapshot.functions:
+    if not snapshot.total:
         return ""
     states = summary.visible_states(snapshot.counts)
-    kept, rest = summary.cut_functions(snapshot.functions, limit)
+    kept, rest = summary.cut_functions(summary.current(snapshot), limit)
 
     def row(name: str, counts: Mapping[State, int], mean: str, left: str) -> list[str]:
         cells = [_number(counts.get(state, 0), state) or styles.zero for state in states]
@@ -236,7 +237,7 @@ def functions_html(
     if rest:
         more = _span(_FAINT, f"and {number(len(rest))} more: {escape(hints.more.format('functions'))}")
         rows.append(row(more, summary.total_counts(f.counts for f in rest), "", ""))
-    numbers = [*map(summary.count_label, states), "mean time", "time left"]
+    numbers = [*(state.value for state in states), "mean time", "time left"]
     return f'<div style="margin-top:10px">{table_html(["function", "", *numbers], rows, numbers, styles)}</div>'
 
 
@@ -278,11 +279,7 @@ def workers_html(
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
     busy_rest = number(sum(bool(view.info.task) for view in rest))
     more = and_more(len(rest), hints.more.format("workers"), f"more, {busy_rest} busy")
-    return (
-        _title(escape(summary.worker_count_text(snapshot.workers)))
-        + table_html(heads, rows, summary.NUMBERS, styles)
-        + more
-    )
+    return _title(escape(summary.worker_count_text(snapshot))) + table_html(heads, rows, summary.NUMBERS, styles) + more
 
 
 def failures_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:

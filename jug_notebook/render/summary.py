@@ -123,25 +123,29 @@ def total_counts(several: Iterable[Mapping[State, int]]) -> dict[State, int]:
 def state_label(view: TaskView) -> str:
     """Return how a task stands, in a word or two.
 
-    "reused" where another task's run stands for it, "no longer requested" where a cancelled one still has an outcome.
+    "earlier version" where its result is requested no more, "reused" where another task's run stands for it.
     """
-    if view.source:
-        return "reused"
-    if view.state is State.CANCELLED and (view.summary or view.error):
-        return count_label(view.state)
-    return view.state.value
-
-
-def count_label(state: State) -> str:
-    """Return the name of a count: those that count as cancelled may have results."""
-    return "no longer requested" if state is State.CANCELLED else state.value
+    if view.kept or (view.state is State.CANCELLED and view.summary):
+        return "earlier version"
+    return "reused" if view.source else view.state.value
 
 
 def visible_states(counts: Mapping[State, int]) -> list[State]:
     """Return the states that get a column: those that there are, and while tasks are open also those to come next."""
     under_way = any(counts.get(state) for state in OPEN_STATES)
     always = (State.FINISHED, State.RUNNING, State.READY) if under_way else (State.FINISHED,)
-    return [state for state in STATE_STYLES if state in always or counts.get(state)]
+    return [state for state in STATE_STYLES if state is not State.CANCELLED and (state in always or counts.get(state))]
+
+
+def beside(kept: int, cancelled: int) -> str:
+    """Return what counts in no total: "+242 earlier versions kept · 3 cancelled"; empty where there is none."""
+    parts = [f"+{plural(kept, 'earlier version')} kept"] if kept else []
+    return " · ".join([*parts, *([f"{number(cancelled)} cancelled"] if cancelled else [])])
+
+
+def beside_tasks(snapshot: Snapshot) -> str:
+    """Return `beside` for the tasks of a snapshot."""
+    return beside(snapshot.kept, snapshot.counts[State.CANCELLED])
 
 
 def cut_functions(
@@ -205,22 +209,37 @@ def visible_workers(workers: Sequence[WorkerView]) -> list[WorkerView]:
     return sorted(found, key=lambda view: (view.info.host, view.info.pid))
 
 
-def worker_count_text(workers: Sequence[WorkerView]) -> str:
-    """ "4 workers on 2 hosts, 3 busy, 1 ended recently"."""
-    alive = [view for view in workers if view.alive]
-    ended = len(visible_workers(workers)) - len(alive)
+def worker_count_text(snapshot: Snapshot) -> str:
+    """ "4 workers on 2 hosts, 3 busy, 2 starting, 1 ended recently"."""
+    alive = [view for view in snapshot.workers if view.alive]
+    ended = len(visible_workers(snapshot.workers)) - len(alive)
     hosts = len({view.info.machine or view.info.where for view in alive})
-    text = plural(len(alive), "worker") if alive else "no workers"
-    text += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
-    text += f", {number(sum(bool(view.info.task) for view in alive))} busy" if alive else ""
+    if not alive and snapshot.starting:
+        text = f"{plural(snapshot.starting, 'worker')} starting"
+    elif alive:
+        text = plural(len(alive), "worker") + (f" on {plural(hosts, 'host')}" if hosts > 1 else "")
+        text += f", {number(sum(bool(view.info.task) for view in alive))} busy"
+        text += f", {number(snapshot.starting)} starting" if snapshot.starting else ""
+    else:
+        text = "no workers"
     return text + (f", {number(ended)} ended recently" if ended else "")
+
+
+def without_tasks(snapshot: Snapshot) -> str:
+    """Return what there is to see of a store, or a notebook, that has no tasks now."""
+    return f"{'no tasks now' if beside_tasks(snapshot) else 'no tasks yet'} · {worker_count_text(snapshot)}"
+
+
+def current(snapshot: Snapshot) -> list[FunctionView]:
+    """Return the functions that have tasks now, and not only results of earlier versions."""
+    return [function for function in snapshot.functions if function.current]
 
 
 def eta_text(snapshot: Snapshot) -> str:
     """Return how long it will still take, or why that isn't known."""
     counts = snapshot.counts
     if not snapshot.total:
-        return "no tasks yet"
+        return "no tasks now" if beside_tasks(snapshot) else "no tasks yet"
     if not any(counts[state] for state in OPEN_STATES):
         return _stopped(counts[State.FAILED], counts[State.BLOCKED])
     if not snapshot.alive:
@@ -322,10 +341,11 @@ def kinds(snapshot: Snapshot) -> Sequence[FailureKind]:
 def plain(snapshot: Snapshot) -> dict[str, Any]:
     """Return the snapshot for programs: numbers, strings, lists and dicts only.
 
-    Times are seconds (since the epoch, or lengths), sizes bytes; what isn't known is null; ``counts`` name all states::
+    Times are seconds (since the epoch, or lengths), sizes bytes; what isn't known is null; ``counts`` name all states,
+    ``kept`` are further results, of earlier versions::
 
-        {"store", "scope", "at", "total", "eta", "done", "counts": {state: n},
-         "functions": [{"name", "counts": {state: n}, "mean"}],
+        {"store", "scope", "at", "total", "eta", "done", "counts": {state: n}, "kept",
+         "functions": [{"name", "counts": {state: n}, "mean", "kept"}],
          "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
                       "done", "memory", "note"}],
          "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
@@ -355,7 +375,10 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
         "eta": snapshot.eta,
         "done": snapshot.counts[State.FINISHED] == snapshot.total,
         "counts": named(snapshot.counts),
-        "functions": [{"name": f.name, "counts": named(f.counts), "mean": f.mean} for f in snapshot.functions],
+        "kept": snapshot.kept,
+        "functions": [
+            {"name": f.name, "counts": named(f.counts), "mean": f.mean, "kept": f.kept} for f in snapshot.functions
+        ],
         "workers": [worker(view) for view in snapshot.workers],
         "failures": [failure(view) for view in snapshot.failures],
         "notes": list(snapshot.notes),

@@ -24,10 +24,11 @@ from jug_notebook.render.html import (
     table_html,
     unbroken,
 )  # fmt: skip
-from jug_notebook.render.summary import STATE_STYLES, call, count_label, shares, state_label, total_counts
+from jug_notebook.render.summary import STATE_STYLES, call, shares, state_label, total_counts
 from jug_notebook.render.text import table
 
 _ALL = "limit=0 (--limit 0) lists all"  #: how to see what is left out of a listing,
+_BESIDE = "%jug_tasks FUNCTION lists them too"  #: those of earlier versions,
 _HISTORY = "jn.history(limit=0)"  #: of a history,
 _LIST = "%jug_tasks VARIABLE --limit 0"  #: and of a list
 LISTED = 8  #: tasks of a list that are shown one by one
@@ -75,7 +76,7 @@ def states_text(states: Iterable[State]) -> str:
 
 
 def _tally(counts: Mapping[State, int]) -> str:
-    return ", ".join(f"{number(counts[state])} {count_label(state)}" for state in STATE_STYLES if counts.get(state))
+    return ", ".join(f"{number(counts[state])} {state.value}" for state in STATE_STYLES if counts.get(state))
 
 
 # -- a list and a task that a notebook holds ---------------------------------------------------------------------------
@@ -170,27 +171,29 @@ def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) ->
     return ["key", "state", "task", "time", _value_head(views), *(["made by"] if several else [])], rows
 
 
-def tasks_text(views: Sequence[TaskView], total: int) -> str:
-    """Return a listing of tasks as text."""
+def tasks_text(views: Sequence[TaskView], total: int, beside: str = "") -> str:
+    """Return a listing of tasks as text; ``beside`` tells what is not listed."""
+    more = [f"{beside}: {_BESIDE}"] if beside else []
     if not views:
-        return "no tasks"
+        return "\n".join(["no tasks", *more])
     heads, rows = _task_table(views, 48, 48)
     lines = table(heads, rows, ("time",))
     lines += [f"and {number(total - len(rows))} more: {_ALL}"] if total > len(rows) else []
-    return clean("\n".join(lines))
+    return clean("\n".join([*lines, *more]))
 
 
-def tasks_html(views: Sequence[TaskView], total: int) -> str:
-    """Return a listing of tasks as HTML."""
+def tasks_html(views: Sequence[TaskView], total: int, beside: str = "") -> str:
+    """Return the same as HTML."""
+    more = f"<div>{faint(escape(f'{beside}: {_BESIDE}'))}</div>" if beside else ""
     if not views:
-        return block(faint("no tasks"))
+        return block(faint("no tasks") + more)
     heads, rows = _task_table(views, 72, 80)
     cells = [
         [code(key), state_html(view.state, state), escape(call_), unbroken(time), strong(value, bool(view.error))]
         + [unbroken(name) for name in user]
         for view, (key, state, call_, time, value, *user) in zip(views, rows, strict=False)
     ]
-    return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows), _ALL))
+    return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows), _ALL) + more)
 
 
 _RUN_HEADS = ("started", "took", "user", "host", "state", "task", "value or error", "key")

@@ -45,14 +45,14 @@ def short(snapshot: Snapshot) -> str:
     """Return a snapshot in one line."""
     counts = snapshot.counts
     if not snapshot.total:
-        return f"{clean(snapshot.store)}: no tasks yet · {summary.worker_count_text(snapshot.workers)}"
+        return clean(f"{snapshot.store}: {summary.without_tasks(snapshot)}")
     parts = [f"{number(counts[State.FINISHED])} of {number(snapshot.total)} finished"]
     parts += [
         f"{number(counts[state])} {state.value}"
         for state in (State.RUNNING, State.READY, State.WAITING, State.FAILED, State.BLOCKED)
         if counts[state]
     ]
-    parts += [summary.eta_text(snapshot), summary.worker_count_text(snapshot.workers)]
+    parts += [summary.eta_text(snapshot), summary.worker_count_text(snapshot)]
     if any(note.startswith("unverified: ") for note in snapshot.notes):
         parts.append("unverified")
     return clean(" · ".join(parts))
@@ -63,20 +63,21 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     counts, at = snapshot.counts, snapshot.at
     lines = [f"{snapshot.store} · {snapshot.scope} · as of {moment(at)}", ""]
     if not snapshot.total:
-        lines += [f"no tasks yet · {summary.worker_count_text(snapshot.workers)}"]
+        lines += [summary.without_tasks(snapshot)]
     else:
         bar = "".join(STATE_STYLES[state].glyph * width for state, width in summary.shares(counts, 40))
         done = summary.finished(snapshot)
         lines += [f"{summary.percent(snapshot):>5}  {bar}  {done} · {summary.eta_text(snapshot)}"]
         legend = [
-            f"{look.glyph} {summary.count_label(state)} {number(counts[state])}"
+            f"{look.glyph} {state.value} {number(counts[state])}"
             for state, look in STATE_STYLES.items()
-            if counts[state]
+            if counts[state] and state is not State.CANCELLED
         ]
         lines += ["       " + "   ".join(legend)]
+    lines += [f"       {beside}"] if (beside := summary.beside_tasks(snapshot)) else []
     lines += [elide(snapshot.shortage, WIDTH)] if snapshot.shortage else []
     lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
-    if snapshot.functions:
+    if snapshot.total:
         lines += ["", *_functions_text(snapshot, hints)]
     if counts[State.FAILED]:
         lines += ["", *_failures_text(snapshot, hints)]
@@ -89,7 +90,7 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 
 def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     states = summary.visible_states(snapshot.counts)
-    kept, rest = summary.cut_functions(snapshot.functions)
+    kept, rest = summary.cut_functions(summary.current(snapshot))
     rows = [
         [
             elide_middle(function.name, 40),
@@ -103,7 +104,7 @@ def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
         total = summary.total_counts(f.counts for f in rest)
         more = f"and {number(len(rest))} more: {hints.more.format('functions')}"
         rows.append([more, *(_count(total.get(state, 0)) for state in states), "", ""])
-    numbers = [*map(summary.count_label, states), "mean time", "time left"]
+    numbers = [*(state.value for state in states), "mean time", "time left"]
     return table(["function", *numbers], rows, numbers)
 
 
@@ -132,7 +133,7 @@ def _workers_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     if rest:
         busy = number(sum(bool(view.info.task) for view in rest))
         lines.append(f"and {number(len(rest))} more, {busy} busy: {hints.more.format('workers')}")
-    return [summary.worker_count_text(snapshot.workers), *lines]
+    return [summary.worker_count_text(snapshot), *lines]
 
 
 def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:

@@ -12,6 +12,7 @@ from jug_notebook.scheduler.records import (
     CANCELLED,
     FAILED,
     FINISHED,
+    KEPT,
     READY,
     REUSED,
     RUNNING,
@@ -112,7 +113,7 @@ def edges(tasks: Iterable[TaskRecord], scope: Scope = Scope()) -> dict[tuple[str
     """Return the number of needs by (function, needed function), as first seen. Cancelled tasks are left out."""
     found: dict[tuple[str, str], int] = {}
     for task in tasks:
-        wanted = task.needs and task.counted_as != CANCELLED
+        wanted = task.needs and task.counted_as not in (CANCELLED, KEPT)
         if wanted and (scope.notebook is None or scope.notebook in task.notebooks):
             name = task.queue.name
             for need in task.needs:
@@ -130,7 +131,7 @@ CountRow: TypeAlias = tuple[str, int, str, Resources, int, float, tuple[str, ...
 
 
 class TaskCounts:
-    """A row of numbers, one for each state, for each function and set of notebooks."""
+    """A row of numbers, one for each state, `REUSED` and `KEPT`, for each function and set of notebooks."""
 
     def __init__(self, queues: Mapping[Any, FunctionQueue]) -> None:
         self._queues = queues
@@ -143,11 +144,11 @@ class TaskCounts:
         pair = (task.queue, task.notebooks)
         row = self._rows.get(pair)
         if row is None:
-            row = self._rows[pair] = [0] * (len(STATES) + 1)
+            row = self._rows[pair] = [0] * (KEPT + 1)
         task.counted_in = row
         task.counted_as = task.state
         if task.state == FINISHED and (not task.wanted or task.reused_from is not None):
-            task.counted_as = REUSED if task.wanted else CANCELLED
+            task.counted_as = REUSED if task.wanted else KEPT
         row[task.counted_as] += 1
 
     def rows(self) -> list[CountRow]:
@@ -162,7 +163,10 @@ class TaskCounts:
         self._rows[queue, row[6]] = row[7]
 
     def by_function(self, scope: Scope = Scope()) -> dict[str, tuple[list[int], float | None]]:
-        """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds."""
+        """Return, by function as first seen, the tasks by state (indexes of `STATES`) and the mean seconds.
+
+        Finished tasks that are not requested any more count in none of these states.
+        """
         counts: dict[str, list[int]] = {queue.name: [0] * len(STATES) for queue in self._queues.values()}
         for (queue, notebooks), row in self._rows.items():
             if scope.notebook is None or scope.notebook in notebooks:
@@ -173,18 +177,14 @@ class TaskCounts:
         for queue in self._queues.values():
             done[queue.name] += queue.done
             spent[queue.name] += queue.spent
-        return {
-            name: (states, spent[name] / done[name] if done[name] else None)
-            for name, states in counts.items()
-            if any(states)
-        }
+        return {name: (states, spent[name] / done[name] if done[name] else None) for name, states in counts.items()}
 
-    def reused(self, scope: Scope = Scope()) -> dict[str, int]:
-        """Return, by function, how many of the finished tasks reuse another task's run."""
+    def apart(self, column: int, scope: Scope = Scope()) -> dict[str, int]:
+        """Return, by function, how many finished tasks reuse another's run (`REUSED`), or aren't requested (`KEPT`)."""
         counts: dict[str, int] = {}
         for (queue, notebooks), row in self._rows.items():
-            if row[REUSED] and (scope.notebook is None or scope.notebook in notebooks):
-                counts[queue.name] = counts.get(queue.name, 0) + row[REUSED]
+            if row[column] and (scope.notebook is None or scope.notebook in notebooks):
+                counts[queue.name] = counts.get(queue.name, 0) + row[column]
         return counts
 
     def ready_with_resources(self, scope: Scope = Scope()) -> dict[Resources, int]:

@@ -102,7 +102,8 @@ def value_only(digest: bytes) -> bytes:
 STATES = list(State)
 WAITING, READY, RUNNING, FINISHED, FAILED, BLOCKED, CANCELLED = range(7)  # states as indexes: enums hash slowly
 UNKNOWN = -1  # mentioned by an event, not yet submitted
-REUSED = len(STATES)  # in counts alone: finished, by another task's run
+REUSED = len(STATES)  # in counts alone: finished, by another task's run;
+KEPT = REUSED + 1  # finished, and no longer requested: of an earlier version
 
 _PLACE = 96  # bits of a place
 _SPEC = (1 << _PLACE) - 1

@@ -50,6 +50,7 @@ from jug_notebook.scheduler.records import (
     CANCELLED,
     FAILED,
     FINISHED,
+    KEPT,
     NO_QUEUE,
     READY,
     REUSED,
@@ -406,7 +407,7 @@ class SchedulerState:
                 self.queue.put(task)
             counted_as = state
             if state == FINISHED and (not task.wanted or task.reused_from is not None):
-                counted_as = REUSED if task.wanted else CANCELLED
+                counted_as = REUSED if task.wanted else KEPT
             if counted_as != task.counted_as and task.counted_in is not None:
                 task.counted_in[task.counted_as] -= 1
                 task.counted_in[counted_as] += 1

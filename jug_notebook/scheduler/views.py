@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
-from jug_notebook.model import NO_ROOM, FunctionView, Scope, Snapshot, TaskView, WorkerInfo, WorkerView
+from jug_notebook.model import (
+    NO_ROOM,
+    FunctionView,
+    Scope,
+    Snapshot,
+    State,
+    TaskView,
+    WorkerId,
+    WorkerInfo,
+    WorkerView,
+)
 from jug_notebook.render.format import plural, shortage
-from jug_notebook.scheduler.records import STATES, TaskRecord
+from jug_notebook.scheduler.records import FINISHED, KEPT, REUSED, STATES, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 
 LATELY = 60.0  #: seconds for which a dead worker is still listed
@@ -22,7 +33,7 @@ def task_view(scheduler: SchedulerState, task: TaskRecord) -> TaskView:
     source = "" if task.reused_from is None else verdict.key
     return TaskView(
         task.key, task.queue.name, STATES[task.state], worker, verdict.started, verdict.duration, verdict.attempt,
-        source=source,
+        source=source, kept=task.state == FINISHED and not task.wanted,
     )  # fmt: skip
 
 
@@ -35,11 +46,7 @@ def snapshot(
     notes: Iterable[str] = (),
 ) -> Snapshot:
     """Return counts and workers, from `Store.processes`, the store's URL for people, and notes to be added."""
-    reused = scheduler.counts.reused(scope)
-    functions = []
-    for name, (counts, mean) in scheduler.counts.by_function(scope).items():
-        by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
-        functions.append(FunctionView(name, by_state, mean, reused.get(name, 0)))
+    functions = _functions(scheduler, scope, {info.id for info, alive, _ in processes if not alive})
     current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
     workers = (WorkerView(*one) for one in current if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
     noted = [f"{info.where}: {info.note}" for info, alive, _ in current if alive and info.note not in ("", NO_ROOM)]
@@ -49,7 +56,28 @@ def snapshot(
     scope_text = "whole store" if scope.notebook is None else "this notebook"
     lines = tuple(dict.fromkeys((*notes, *noted)))
     short = _shortage(scheduler, scope, processes)
-    return Snapshot(store, now, scope_text, tuple(functions), tuple(workers), (), lines, starting(current), (), short)
+    return Snapshot(store, now, scope_text, functions, tuple(workers), (), lines, starting(current), (), short)
+
+
+def _functions(scheduler: SchedulerState, scope: Scope, dead: Container[WorkerId]) -> tuple[FunctionView, ...]:
+    """Return the functions with their tasks by state.
+
+    A worker runs one task at a time: what it has claimed ahead, and what a dead one holds, counts as ready.
+    """
+    reused, kept = scheduler.counts.apart(REUSED, scope), scheduler.counts.apart(KEPT, scope)
+    leases = scheduler.leases
+    runs = [leases.task_of(worker) for worker in leases.workers() if worker not in dead]
+    running = Counter(task.queue.name for task in runs if task is not None)
+    found = []
+    for name, (counts, mean) in scheduler.counts.by_function(scope).items():
+        by_state = {state: count for state, count in zip(STATES, counts, strict=True) if count}
+        ahead = by_state.get(State.RUNNING, 0) - running[name]
+        if ahead > 0 and scheduler.tasks:  # else only the counts are known
+            by_state[State.READY] = by_state.get(State.READY, 0) + ahead
+            by_state[State.RUNNING] -= ahead
+        if by_state or name in kept:
+            found.append(FunctionView(name, by_state, mean, reused.get(name, 0), kept.get(name, 0)))
+    return tuple(found)
 
 
 def _shortage(scheduler: SchedulerState, scope: Scope, processes: Sequence[tuple[WorkerInfo, bool, float]]) -> str:

@@ -169,7 +169,8 @@ class Queries:
     ) -> Listing:
         """Return a table of this notebook's tasks (or a target's), with arguments, results in short, and errors.
 
-        At most ``limit`` rows (0: all), of one ``state`` if given. Raises NoSuchTask.
+        At most ``limit`` rows (0: all), of one ``state`` if given. Without a target, what only earlier versions of the
+        notebook requested is counted and not listed. Raises NoSuchTask.
         """
         limit = whole_number("limit", limit or 0, "rows (0: all)", least=0)
         names = [one.value for one in State]
@@ -178,12 +179,15 @@ class Queries:
         self._targets.flush()
         wanted = None if state is None else State(state)
         if target is None:
-            views = self._store.tasks(self._access.scope, state=wanted)
+            listed = self._store.tasks(self._access.scope, state=wanted)
+            views = [view for view in listed if not view.kept and (wanted or view.state is not State.CANCELLED)]
         else:
             keys = dict.fromkeys(self._targets.keys(target, namespace))
             found = self._store.tasks(target=Target(keys=frozenset(keys)))
-            views = [view for view in found if view.key in keys and wanted in (None, view.state)]
-        return Listing(self._signed.filled(views[:limit] if limit else views), len(views))
+            views = listed = [view for view in found if view.key in keys and wanted in (None, view.state)]
+        kept = sum(view.kept for view in listed) if views is not listed else 0
+        cancelled = len(listed) - len(views) - kept
+        return Listing(self._signed.filled(views[:limit] if limit else views), len(views), kept, cancelled)
 
     def why(self, target: Any, namespace: Mapping[str, Any] | None = None) -> Why:
         """Return whether these tasks are stored and, where not, what changed since the nearest that are.

@@ -329,7 +329,7 @@ def test_a_store_whose_key_is_not_known_shows_its_status_unverified_and_nothing_
     load_ipython_extension(notebook.shell)
     assert notebook.run("%jug_status --short").endswith(" · unverified\n")
     assert notebook.run("%jug_status") == (
-        "unverified: the store's key is not known here\n1 tasks: 1 ready\n  f  1 ready\n"
+        "unverified: the store's key is not known here\n1 task: 1 ready\n  f  1 ready\n"
     )
     for line in ("%jug_store", "%jug_invalidate f", "%jug_execute -n 1"):
         with pytest.raises(jn.StoreError, match="copy the file of that name"):

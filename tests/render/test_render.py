@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from jug_notebook import render
 from jug_notebook.model import FailureView, FunctionView, Graph, Snapshot, State, TaskView, WorkerInfo, WorkerView
@@ -480,17 +481,28 @@ def test_a_listing_shows_results_and_errors_and_says_how_many_more() -> None:
     assert render.tasks_text([], 0) == "no tasks"
 
 
-def test_what_is_cancelled_or_no_longer_requested_is_named_so_in_lists_and_counts() -> None:
+def test_what_is_cancelled_or_of_an_earlier_version_is_named_so_and_counts_in_no_total() -> None:
     views = [
         TaskView("ab" * 20, "fit", State.CANCELLED, args_repr="n=3"),
-        TaskView("cd" * 20, "fit", State.CANCELLED, args_repr="n=4", summary="int 25"),
+        TaskView("cd" * 20, "fit", State.FINISHED, args_repr="n=4", summary="int 25", kept=True),
     ]
     for text in (render.tasks_text(views, 2), Page(render.tasks_html(views, 2)).text):
-        assert re.search(r"cancelled.*fit\(n=3\).*no longer requested.*fit\(n=4\)", text, re.S)
-    picture = snapshot(function(finished=5, cancelled=3))
+        assert re.search(r"cancelled.*fit\(n=3\).*earlier version.*fit\(n=4\)", text, re.S)
+    former = FunctionView("former", {}, 1.0, kept=200)
+    picture = snapshot(replace(function(finished=5, cancelled=3), kept=42), former)
     for text in (render.text(picture), Page(render.html(picture)).text):
-        assert "no longer requested" in text
         assert "5 of 5 finished" in text
+        assert "+242 earlier versions kept · 3 cancelled" in text
+        assert len(re.findall("cancelled|earlier", text)) == 2, "in one place, with no column"
+        assert "former" not in text
+    assert "no tasks now · no workers" in render.short(snapshot(former))
+
+
+def test_workers_that_start_are_not_called_missing() -> None:
+    picture = snapshot(starting=2)
+    for text in (render.text(picture), render.short(picture), Page(render.html(picture)).text):
+        assert "no tasks yet · 2 workers starting" in text
+    assert "1 worker, 0 busy, 1 starting" in render.short(snapshot(workers=(worker(),), starting=1))
 
 
 def test_an_empty_store_has_something_to_say() -> None:

@@ -34,7 +34,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.queue import BUDGET
-from jug_notebook.scheduler.records import STATES
+from jug_notebook.scheduler.records import KEPT, REUSED, STATES
 from jug_notebook.scheduler.state import SchedulerState
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
@@ -434,7 +434,7 @@ def test_a_task_on_an_equal_value_reuses_the_run_that_there_was() -> None:
     scheduler.apply(*settled(finished("a2", b"1")))
     assert (scheduler.state("b2"), source(scheduler, "b2")) == (State.FINISHED, "b1")
     assert scheduler.ready(9, 0.0) == []
-    assert scheduler.counts.reused() == {"f": 1}
+    assert scheduler.counts.apart(REUSED) == {"f": 1}
     assert scheduler.counts.by_function()["f"][0][STATES.index(State.FINISHED)] == 4
 
 
@@ -578,7 +578,7 @@ def test_many_that_wait_for_one_computation_are_told_once() -> None:
     runs = [finished(key, b"2", b"1", started=5.0 + i) for i, key in enumerate(tasks[:300])]
     for run in runs:
         scheduler.apply(*settled(run))
-    assert scheduler.counts.reused() == {"f": 1700}
+    assert scheduler.counts.apart(REUSED) == {"f": 1700}
 
 
 # -- any order, any repeats --------------------------------------------------------------------------------------------
@@ -650,7 +650,7 @@ def picture(scheduler: SchedulerState) -> object:
 
 
 def _sorted_reused(scheduler: SchedulerState) -> object:
-    return [scheduler.counts.reused(Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
+    return [scheduler.counts.apart(REUSED, Scope(scope)) for scope in (None, HERE.notebook, THERE.notebook)]
 
 
 def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
@@ -704,16 +704,8 @@ def test_what_is_reused_is_a_finished_run_that_was_not_invalidated(events: list[
 def test_counts_by_state_agree_with_the_states_of_the_tasks(events: list[tuple[Event, list[int]]]) -> None:
     scheduler = state_of(*events)
     counts = scheduler.counts.by_function().get("f", ([0] * len(STATES), None))[0]
+    states = {key: scheduler.state(key) for key in KEYS}
+    kept = {key for key, state in states.items() if state is State.FINISHED and not scheduler.tasks[key].wanted}
     for code, state in enumerate(STATES):
-        tasks = [
-            key
-            for key in KEYS
-            if (
-                State.CANCELLED
-                if scheduler.state(key) is State.FINISHED
-                and not (key in scheduler.tasks and scheduler.tasks[key].wanted)
-                else scheduler.state(key)
-            )
-            is state
-        ]
-        assert counts[code] == len(tasks)
+        assert counts[code] == sum(states[key] is state for key in KEYS if key not in kept)
+    assert scheduler.counts.apart(KEPT).get("f", 0) == len(kept)
