@@ -38,6 +38,7 @@ from jug_notebook.session import (
     status,
     stop,
     tasks,
+    timeline,
     verify,
     why,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "tasks",
     "tasks_in",
     "timed_path",
+    "timeline",
     "track",
     "unload_ipython_extension",
     "unordered",

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 from jug_notebook import render
 from jug_notebook.errors import clean
-from jug_notebook.model import RunView, Snapshot, State, TaskView
-from jug_notebook.render.format import escape
+from jug_notebook.model import RunView, Snapshot, State, TaskView, Timeline
+from jug_notebook.render.format import escape, plural
 from jug_notebook.session import Session
 from jug_notebook.task.handles import Handle
 from jug_notebook.task.values import TaskList
@@ -129,6 +130,12 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
     if total > len(lines):
         lines.append(f"and {total - len(lines)} before: jn.history(limit=0)")
     return clean("\n".join(lines)) or "nothing was run yet"
+
+
+def steady_timeline(timeline: Timeline) -> str:
+    """Return how often each function ran, without times, workers and hosts."""
+    runs = Counter((span.name, "died" if span.died else span.state.value) for span in timeline.spans)
+    return clean("\n".join(f"{name}  {plural(runs[name, state], 'run')} {state}" for name, state in sorted(runs)))
 
 
 # -- the output of tasks -----------------------------------------------------------------------------------------------

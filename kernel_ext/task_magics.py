@@ -27,6 +27,7 @@ from kernel_ext.display import (
     steady_log,
     steady_status,
     steady_tasks,
+    steady_timeline,
 )
 from kernel_ext.frontend import is_kernel
 from kernel_ext.live import watch
@@ -178,6 +179,26 @@ class TaskMagics(Magics):
         asked = read(self.jug_graph, line)
         graph = self._session.graph(asked.target, asked.all, self.shell.user_ns)
         show_either(graph, str(graph) if self.main.as_text else None)
+
+    @line_magic
+    @options()
+    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    @option("--since", metavar="T", default=0.0, help="what ran after a date, or since 2h (two hours ago)")
+    @option("--until", metavar="T", default=float("inf"), help="what began before that")
+    @option("--text", action="store_true", help="as text")
+    def jug_timeline(self, line: str) -> None:
+        """Draw who ran what when, from the store alone: where the time went, failures, deaths, the critical path.
+
+        %jug_timeline                       this notebook's tasks
+        %jug_timeline --since 2h            what ran in the last two hours
+        %jug_timeline --since 2026-10-01 --until 2026-10-31 --all
+        """
+        asked = read(self.jug_timeline, line)
+        try:
+            found = self._session.timeline(asked.all, asked.since, asked.until)
+        except ValueError as wrong:
+            raise UsageError(f"%jug_timeline: {wrong}") from None
+        show_either(found, steady_timeline(found.timeline) if self.main.as_text else str(found) if asked.text else None)
 
     @line_magic
     @options()

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, check, count, log, graph, why, sleep-until, webstatus."""
+"""Commands that look and change nothing: status, check, count, log, graph, timeline, why, sleep-until, webstatus."""
 
 from __future__ import annotations
 
@@ -150,6 +150,35 @@ def _graph(session: Session, arguments: Arguments) -> int:
         _put(arguments.svg, render.svg(graph, alone=True))
     else:
         print(render.graph_text(graph))
+    return 0
+
+
+def _add_timeline(parser: Parser) -> None:
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--html", metavar="F", help="write a page to F ('-': to the output)")
+    shape.add_argument("--svg", metavar="F", help="draw it into F ('-': to the output)")
+    when = "a date (2026-10-31, '2026-10-31 14:00'), or 2h for 2 hours ago"
+    parser.add_argument("--since", metavar="T", default=0.0, help=f"what ran after that: {when}")
+    parser.add_argument("--until", metavar="T", default=float("inf"), help="what began before that")
+
+
+@register("timeline", "who ran what when, and where the time went", "[STORE]", _add_timeline)
+@on_session
+def _timeline(session: Session, arguments: Arguments) -> int:
+    from jug_notebook.render.html import page_of
+    from jug_notebook.render.timeline import timeline_html
+
+    gc.disable()
+    try:
+        found = session.queries.timeline(arguments.of.notebook is None, arguments.since, arguments.until)
+    except ValueError as wrong:
+        raise UsageError(str(wrong)) from None
+    if arguments.html:
+        _put(arguments.html, page_of(f"timeline · {found.timeline.store}", timeline_html(found.timeline)))
+    elif arguments.svg:
+        _put(arguments.svg, found.svg())
+    else:
+        print(found)
     return 0
 
 

@@ -105,6 +105,38 @@ class RunView(Struct, frozen=True):
     fate: str = ""  #: where it no longer counts: "tried again" or "dropped"
 
 
+class Span(Struct, frozen=True):
+    """When an attempt ran, and where. ``started`` is seconds since the epoch, ``duration`` seconds."""
+
+    key: Key
+    name: str  #: of the function
+    worker: WorkerId
+    started: float
+    duration: float
+    attempt: int
+    state: State  #: finished, failed or running
+    died: bool = False  #: its worker died in it
+    taken_over: bool = False  #: the attempt before it ended with its worker, or with its host
+
+    @property
+    def ended(self) -> float:
+        return self.started + self.duration
+
+    @property
+    def host(self) -> str:
+        """The host of its worker."""
+        return self.worker.rsplit("-", 2)[0]
+
+
+class Timeline(Struct, frozen=True):
+    """Who ran what when: attempts by start, and the last part of them by which the end was decided."""
+
+    spans: tuple[Span, ...] = ()
+    critical: tuple[Key, ...] = ()  #: each of these tasks needs the one before it, whose value came last of its needs
+    store: str = ""
+    scope: str = ""
+
+
 class Graph(Struct, frozen=True):
     """Which functions need which, with tasks and needs counted by function. It may have cycles."""
 

@@ -10,13 +10,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from jug_notebook.model import Explanation, Graph, Reason, Run, RunView, Snapshot, TaskView
+from jug_notebook.model import Explanation, Graph, Reason, Run, RunView, Snapshot, TaskView, Timeline
 from jug_notebook.render.format import ago, clean, duration, escape, excerpt, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import html
 from jug_notebook.render.summary import beside
 from jug_notebook.render.tasks import history_html, history_text, tasks_html, tasks_text, why_html, why_text
 from jug_notebook.render.text import text
+from jug_notebook.render.timeline import Figure, timeline_html, timeline_svg, timeline_text
 
 T = TypeVar("T")
 
@@ -99,6 +100,48 @@ class GraphPicture:
 
     def _repr_html_(self) -> str:
         return graph_html(self.graph)
+
+
+class TimelinePicture:
+    """Who ran what when: text, and a picture in a notebook. ``.timeline`` is the data, ``.spans`` its attempts."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.spans = timeline.spans
+
+    def svg(self) -> str:
+        """Return the picture as the content of an SVG file."""
+        return timeline_svg(self.timeline, alone=True)
+
+    def to_frame(self) -> Any:
+        """Return a `pandas.DataFrame`, a row for each attempt, by start.
+
+        Columns: key, function, state (finished, failed, died, running), host, worker, attempt, started (datetime64,
+        UTC), duration (seconds), critical (is it on the critical path?). Raises ImportError where pandas is missing.
+        """
+        import pandas as pd
+
+        figure, spans = Figure(self.timeline), self.spans
+        path = set(map(id, figure.critical))
+        return pd.DataFrame(
+            {
+                "key": [span.key for span in spans],
+                "function": pd.Categorical([span.name for span in spans]),
+                "state": pd.Categorical(["died" if span.died else span.state.value for span in spans]),
+                "host": pd.Categorical([span.host for span in spans]),
+                "worker": pd.Categorical([span.worker for span in spans]),
+                "attempt": pd.array([span.attempt for span in spans], dtype="int64"),
+                "started": pd.to_datetime([span.started for span in spans], unit="s", utc=True),
+                "duration": pd.array([span.duration for span in spans], dtype="float64"),
+                "critical": pd.array([id(span) in path for span in spans], dtype="bool"),
+            }
+        )
+
+    def __repr__(self) -> str:
+        return timeline_text(self.timeline)
+
+    def _repr_html_(self) -> str:
+        return timeline_html(self.timeline)
 
 
 class Why:

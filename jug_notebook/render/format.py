@@ -70,6 +70,18 @@ def parse_duration(text: str) -> float:
     return _amount(text, units, "a length of time; give seconds, or as in 90s, 10min, 2h, 30d")
 
 
+def parse_moment(text: str, now: float) -> float:
+    """Return seconds since the epoch: of "2026-10-31", "2026-10-31 14:00" (local time), or "2h", that long before now.
+
+    Raises ValueError.
+    """
+    with suppress(ValueError):
+        return datetime.fromisoformat(text.strip()).timestamp()
+    with suppress(ValueError):
+        return now - parse_duration(text)
+    raise ValueError(f"{text!r} is not a time; give a date as 2026-10-31 or '2026-10-31 14:00', or 2h for 2 hours ago")
+
+
 def parse_size(text: str) -> int:
     """Return bytes: of "4096", "500MB", "2G" (powers of ten) or "2GiB" (of two). Raises ValueError."""
     units: dict[str, float] = {"": 1, "b": 1}

@@ -188,10 +188,15 @@ def html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
 
 def page(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     """Return a snapshot as an HTML document, light or dark as the browser is."""
+    return page_of(f"{summary.percent(snapshot)} · {snapshot.store}", html(snapshot, hints))
+
+
+def page_of(title: str, body: str) -> str:
+    """Return an HTML document, light or dark as the browser is."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        f"<title>{summary.percent(snapshot)} · {escape(snapshot.store)}</title></head>"
-        f'<body style="margin:24px;font-family:system-ui,sans-serif">{html(snapshot, hints)}</body></html>\n'
+        f"<title>{escape(title)}</title></head>"
+        f'<body style="margin:24px;font-family:system-ui,sans-serif">{body}</body></html>\n'
     )
 
 

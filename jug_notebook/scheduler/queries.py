@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from jug_notebook.model import Key, Origin, Resources, Scope, State, Target
+from jug_notebook.model import Key, Origin, Resources, Scope, Span, State, Target, Verdict
 from jug_notebook.scheduler.records import (
     BLOCKED,
     CANCELLED,
@@ -18,11 +18,16 @@ from jug_notebook.scheduler.records import (
     RUNNING,
     STATES,
     UNKNOWN,
+    Attempt,
     FunctionQueue,
+    Outcome,
     TaskRecord,
     is_wanted,
+    own_outcome,
     requests_of,
 )
+
+LATEST = 1e11  #: seconds since the epoch; a store may hold any number
 
 
 def listing(
@@ -121,6 +126,50 @@ def edges(tasks: Iterable[TaskRecord], scope: Scope = Scope()) -> dict[tuple[str
                     pair = (name, need.queue.name)
                     found[pair] = found.get(pair, 0) + 1
     return found
+
+
+def spans(runs: Iterable[tuple[TaskRecord, Outcome]]) -> list[Span]:
+    """Return when and where these attempts ran, by start."""
+    found = [
+        Span(
+            verdict.key,
+            task.queue.name,
+            worker,
+            verdict.started,
+            verdict.duration,
+            verdict.attempt,
+            STATES[FINISHED if verdict.digest else FAILED],
+            verdict.died,
+            verdict.attempt > 1 and _follows_a_death(task, verdict),
+        )
+        for task, (verdict, _, worker) in runs
+        if 0 <= verdict.started < LATEST and 0 <= verdict.duration < LATEST
+    ]
+    return sorted(found, key=lambda span: span.started)
+
+
+def _follows_a_death(task: TaskRecord, verdict: Verdict) -> bool:
+    """Return True if the attempt before it ended with its worker, or with its host, which left it open."""
+    others: list[Verdict | Attempt] = [other for other, _, _ in task.outcomes if other.died]
+    others += [other for other in task.attempts or () if other.worker and not other.released]
+    return any(
+        other.attempt == verdict.attempt - 1 and other.round == verdict.round and other.inputs == verdict.inputs
+        for other in others
+    )
+
+
+def critical_path(task: TaskRecord | None) -> list[Key]:
+    """Return what decided when this task ended, first to last: before each, that of its needs whose value came last."""
+    path: list[Key] = []
+    while task is not None:
+        path.append(task.key)
+        task = max((need for need in task.needs if need.value_digest), key=_ended, default=None)
+    return path[::-1]
+
+
+def _ended(task: TaskRecord) -> float:
+    outcome = task.reused_from or own_outcome(task)
+    return outcome[0].started + outcome[0].duration if outcome else 0.0
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,12 +24,14 @@ from jug_notebook.model import (
     Like,
     Scope,
     Snapshot,
+    Span,
     State,
     Target,
     TaskView,
+    Timeline,
 )
-from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, Why
-from jug_notebook.render.format import elide
+from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, TimelinePicture, Why
+from jug_notebook.render.format import elide, parse_moment
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
@@ -153,6 +157,26 @@ class Queries:
         limit = whole_number("limit", limit, "rows (0: all)", least=0)
         self._targets.flush()
         return History(*self._signed.history(self._access.scope_of(all), limit))
+
+    def timeline(self, all: bool = False, since: str | float = 0.0, until: str | float = inf) -> TimelinePicture:
+        """Return who ran what when: attempts of this notebook's tasks, or of the whole store's, and what runs now.
+
+        ``since``, ``until``: those that ran then, given in seconds since the epoch, as a date ("2026-10-31",
+        "2026-10-31 14:00", local time), or as a length of time before now ("2h", "30d"). Raises ValueError.
+        """
+        self._targets.flush()
+        now, scope = time.time(), self._access.scope_of(all)
+        begin, end = (parse_moment(at, now) if isinstance(at, str) else at for at in (since, until))
+        spans, path = self._store.timeline(scope)
+        mine = None if scope.notebook is None else {view.key for view in self._store.tasks(scope, state=State.RUNNING)}
+        spans += [
+            Span(info.task, info.task_name, info.id, info.since, max(0.0, now - info.since), 0, State.RUNNING)
+            for info, alive, _ in self._store.processes()
+            if alive and info.task and info.since and (mine is None or info.task in mine)
+        ]
+        found = sorted((one for one in spans if one.ended >= begin and one.started <= end), key=lambda one: one.started)
+        label = "the whole store" if scope.notebook is None else "this notebook"
+        return TimelinePicture(Timeline(tuple(found), tuple(path), self._access.display_url, label))
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds. Return the version now."""

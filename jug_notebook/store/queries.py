@@ -11,7 +11,19 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from jug_notebook.errors import ValueLost
-from jug_notebook.model import Attempt, CurrentOutcome, Invalidation, Key, Lease, Origin, Scope, State, Target, TaskView
+from jug_notebook.model import (
+    Attempt,
+    CurrentOutcome,
+    Invalidation,
+    Key,
+    Lease,
+    Origin,
+    Scope,
+    Span,
+    State,
+    Target,
+    TaskView,
+)
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.records import Outcome, Place
 from jug_notebook.scheduler.state import SchedulerState
@@ -87,6 +99,13 @@ class Queries(Protocol):
             Attempt(outcome[0], body, counts)
             for (outcome, _), body, counts in zip(latest, bodies, counting, strict=True)
         ], len(ended)
+
+    def timeline(self, scope: Scope = Scope()) -> tuple[list[Span], list[Key]]:
+        """Return when and where attempts ran that have ended, by start, and the critical path to the last of them."""
+        with self._updated() as scheduler:
+            spans = queries.spans(scheduler.runs(scope))
+            last = max(spans, key=lambda span: span.ended, default=None)
+            return spans, queries.critical_path(None if last is None else scheduler.tasks.get(last.key))
 
     def keys_named(self, name: str, scope: Scope = Scope()) -> list[Key]:
         """Return the tasks of one function."""

@@ -573,6 +573,24 @@ def test_the_graph_is_a_list_or_a_picture_in_a_file(ran: Shell) -> None:
     assert ran.run("graph", "jugdata", "--svg", "-").stdout == (ran.folder / "g.svg").read_text()
 
 
+def test_the_timeline_is_drawn_from_the_store_alone_long_after(ran: Shell) -> None:
+    text = ran.run("timeline", "jugdata").stdout
+    assert text.startswith("4 runs of 2 functions by ")
+    assert "1 failed" in text.splitlines()[1]
+    assert "double: 3 runs" in text
+    assert ran.run("timeline", "jugdata", "--html", "t.html").returncode == 0
+    page = (ran.folder / "t.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<script" not in page
+    assert page.count("<rect") > 4
+    assert ran.run("timeline", "jugdata", "--since", "1999-01-01", "--until", "2001-01-01").stdout == (
+        "no task has run yet\n"
+    )
+    refused = ran.run("timeline", "jugdata", "--since", "yesterday")
+    assert refused.returncode == 2
+    assert "'yesterday' is not a time; give a date as 2026-10-31" in refused.stderr
+
+
 def test_history_tells_who_ran_what_when(ran: Shell) -> None:
     details = ran.run("log", "--history").stdout
     assert details.splitlines()[0].split() == [

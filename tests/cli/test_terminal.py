@@ -95,6 +95,7 @@ COMMANDS = {
     "count": [[]],
     "log": [["--history"], ["KEY"], ["FAILED"], ["/a/"], ["no such"]],
     "graph": [[], ["--svg", "-"]],
+    "timeline": [[], ["--svg", "-"], ["--html", "-"]],
     "why": [["KEY"], ["FAILED"], ["/a/"], ["READY"]],
     "invalidate": [["--dry-run", "/a/"], ["KEY"]],
     "accept": [["/a/", "--dry-run"], ["READY"]],
@@ -171,6 +172,7 @@ def test_what_the_shell_and_a_session_return_is_harmless(planted: tuple[str, lis
         session.status(all=True),
         session.history(all=True),
         session.queries.graph(all=True),
+        session.timeline(all=True),
         session.queries.why(keys[0]),
         session.queries.why(keys[FAILED]),
         session.queries.tasks(keys[0]),
@@ -199,6 +201,8 @@ MAGICS = """\
 %jug_why {key}
 %jug_why {failed}
 %jug_graph --all
+%jug_timeline --all
+%jug_timeline --all --text
 %jug_verify {key}
 %jug_invalidate {key} --dry-run
 %jug_accept {ready} --dry-run

@@ -97,6 +97,21 @@ def test_tasks_run_here_and_what_they_print_shows(kernel: Kernel) -> None:
     assert "leave out -n" in kernel.run("%jug_execute --here -n 2").message
 
 
+def test_a_timeline_counts_runs_where_text_is_wanted_and_is_a_picture_else(kernel: Kernel) -> None:
+    assert kernel.run("%jug_timeline").out.splitlines() == [
+        "divide  1 run failed",
+        "load  6 runs finished",
+        "total  1 run finished",
+    ]
+    kernel.run("%config JugMagics.display = 'html'")
+    [display] = kernel.run("%jug_timeline --all --since 1h").displays
+    assert "<svg" in display["data"]["text/html"]
+    assert display["data"]["text/plain"].startswith("8 runs of 3 functions by 1 worker on 1 host, ")
+    kernel.run("%config JugMagics.display = 'text'")
+    assert kernel.run("list(jn.timeline().to_frame().columns)[:3]").result == "['key', 'function', 'state']"
+    assert "'soon' is not a time" in kernel.run("%jug_timeline --since soon").message
+
+
 def test_a_listing_is_cut_where_asked_and_names_the_way_to_all(kernel: Kernel) -> None:
     lines = kernel.run("%jug_tasks load --limit 2").out.splitlines()
     assert lines[2:] == ["and 4 more: %jug_tasks --limit 0"]

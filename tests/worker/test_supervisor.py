@@ -309,6 +309,8 @@ def test_a_task_that_takes_its_supervisor_with_it_is_poison_under_the_third(site
     failure = site.tasks.failure(key)
     assert (failure.kind, failure.run.attempt) == ("poison", 4)
     assert failure.error == "3 workers died in it, the last with its supervisor: was its host out of memory?"
+    [last], _ = site.tasks.store.timeline()
+    assert last.taken_over, "the attempts before it left nothing but that they were begun"
 
 
 def test_a_crash_in_compiled_code_says_where(site: Site) -> None:
