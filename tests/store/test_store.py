@@ -728,6 +728,31 @@ def test_a_log_that_was_deleted_before_it_was_durable_is_written_again(folder: P
     assert later.states([key("a")]) == [State.FINISHED]
 
 
+def test_what_settles_while_the_disk_is_being_synced_waits_for_the_next_sync_in_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    store = open_store(folder, clock)
+    store.submit([task(f"t{n}") for n in range(300)], HERE)
+    worker, settled, syncs = worker_of(store), [], 0
+
+    def go_on() -> None:
+        nonlocal settled
+        settled = [outcome(claim, duration=1e-3) for claim in store.claim(worker.id, 1, 0.0, settled)]
+        clock.advance(0.001)
+
+    def sync(_: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        go_on()
+
+    monkeypatch.setattr("_thread.start_new_thread", lambda function, args: function(*args))
+    monkeypatch.setattr(os, "fdatasync", sync)
+    for _ in range(200):
+        go_on()
+    assert 5 < syncs <= 11
+
+
 def test_a_folder_that_was_removed_is_told_by_name(folder: Path) -> None:
     store = open_store(folder)
     folder.rename(folder.with_name("elsewhere"))

@@ -179,7 +179,7 @@ class FileStore(EventLogStore):
 
     def _append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         self._check_key()
-        if not self._writer.unsynced:
+        if not self._writer.unsynced and not self._writer.syncing:
             self._unsynced_since = self._clock.monotonic()
         places = self._writer.append(event, bodies)
         self._news.pending = True
@@ -198,6 +198,7 @@ class FileStore(EventLogStore):
             return
         if busy is None or busy > GROUP or self._clock.monotonic() - self._unsynced_since > GROUP:
             self._writer.syncing = True
+            self._unsynced_since = self._clock.monotonic()  # of what is appended from here on
             _thread.start_new_thread(self._sync_in_background, ())  # `threading` would wait until it has started
 
     def _sync_in_background(self) -> None:
