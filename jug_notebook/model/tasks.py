@@ -24,6 +24,7 @@ Resources: TypeAlias = tuple[tuple[str, float], ...]  #: amounts by name, sorted
 Fits: TypeAlias = Callable[[Resources], bool]  #: tells whether what a task needs is free
 
 NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 of nothing: a task without needs
+NEXT = bytes(20)  #: in place of inputs: the task needs the one before it in the same reply, and isn't claimed yet
 LEASE = 30.0  #: seconds without a heartbeat after which a process of another host counts as dead
 BEAT = 1.0  #: seconds between two heartbeats
 NO_ROOM = "waits for room in the store"  #: the note of a worker that can't write its results

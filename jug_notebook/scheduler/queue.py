@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 
 from jug_notebook.model import Fits, Key, Lease, Resources, WorkerId
-from jug_notebook.scheduler.records import READY, FunctionQueue, Offer, TaskRecord, current, retry_time
+from jug_notebook.scheduler.records import READY, WAITING, FunctionQueue, Offer, TaskRecord, current, retry_time
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 STALE = 1000  #: entries of a queue that may be out of date before it is cleaned
@@ -189,3 +189,39 @@ class ReadyQueue:
     def next_retry(self) -> float | None:
         """Return when the first delayed task may be retried, in seconds since the epoch; None if there is none."""
         return self._delayed[0][0] if self._delayed else None
+
+
+def with_followers(offers: Sequence[Offer], limit: int, python: str, excluded: Set[str]) -> list[Offer]:
+    """Return the offers with followers, as far as ``limit`` and the budget of one claim allow: see `ReadyQueue.take`.
+
+    They are short tasks that were never tried, each the only one that needs the one before it: no other worker could
+    have begun it earlier.
+    """
+    room, budget = limit - len(offers), BUDGET
+    given: dict[FunctionQueue, int] = {}
+    for offer in offers:
+        queue = offer.task.queue
+        given[queue] = given.get(queue, 0) + 1
+        budget -= queue.mean or 0.0
+        if queue.resources or offer.deaths or queue.mean is None:
+            return list(offers)
+    found = []
+    for offer in offers:
+        followers: list[TaskRecord] = []
+        task = offer.task
+        while room > len(followers) and len(task.dependents) == 1:
+            task = task.dependents[0]
+            queue = task.queue
+            mean = queue.mean
+            if (
+                (mean is None or mean > budget or given.get(queue, 0) >= queue.done)
+                or (task.state != WAITING or task.missing != 1 or task.records or task.attempts)
+                or (queue.resources or queue.name in excluded or (python and queue.python != python))
+            ):
+                break
+            followers.append(task)
+            given[queue] = given.get(queue, 0) + 1
+            budget -= mean
+        room -= len(followers)
+        found.append(offer._replace(followers=tuple(followers)) if followers else offer)
+    return found

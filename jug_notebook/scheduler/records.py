@@ -218,12 +218,21 @@ class Attempt:
 
 
 class Offer(NamedTuple):
-    """A ready task, the lease that a claim of it would be, and how often it failed and how often its worker died."""
+    """A ready task, the lease that a claim of it would be, and how often it failed and how often its worker died.
+
+    Each of ``followers`` needs the one before it, and nothing else that isn't there.
+    """
 
     task: TaskRecord
     lease: Lease
     failures: int
     deaths: int
+    followers: tuple[TaskRecord, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """The task and its followers."""
+        return (self.task, *self.followers)
 
 
 def retry_time(task: TaskRecord) -> float:

@@ -156,6 +156,10 @@ class Reuse:
 
     # -- which run to reuse --------------------------------------------------------------------------------------------
 
+    def has_run(self, task: TaskRecord, inputs: bytes) -> bool:
+        """Return whether a task could reuse another's run on these inputs."""
+        return bool(task.needs) and self._source(task.form + inputs) is not None
+
     def run_for(self, task: TaskRecord) -> Outcome | None:
         """Return the run that a task without a value of its own reuses; None if there is none."""
         found = None

@@ -32,7 +32,8 @@ from jug_notebook.system import share
 from jug_notebook.task.context import environment, running
 from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
-from jug_notebook.worker.execution import Needs, in_a_line, runner_of
+from jug_notebook.worker.execution import in_a_line, runner_of
+from jug_notebook.worker.inputs import Needs
 
 _SIZE = 20  #: bytes of a blob's address
 

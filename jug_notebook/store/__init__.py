@@ -84,6 +84,8 @@ class Store(Queries, Protocol):
         settled: Sequence[Settlement] = (),
         target: Target | None = None,
         python: str = "",
+        chains: bool = False,
+        begun: Lease | None = None,
         fits: Fits | None = None,
         look: bool = True,
     ) -> list[Claim]:
@@ -95,6 +97,10 @@ class Store(Queries, Protocol):
         within moments, many together; `sync` waits for that. Tasks made with another ``python`` are left alone, and
         those whose resources don't fit; all that are claimed at once need the same resources. Without ``look`` only
         what this process knows already is claimed, for a caller that has just looked.
+
+        With ``chains``, claims may be followed by tasks that need the one before: their inputs are `NEXT`, and they
+        are not claimed, but no other worker gets them before what they need is settled. To be settled together with
+        that, or left alone; ``begun`` is one that the worker runs already while it settles what that needs.
         """
 
     @abstractmethod

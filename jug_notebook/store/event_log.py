@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, ValueLost
 from jug_notebook.model import (
+    NEXT,
+    NO_INPUTS,
     Acceptance,
     Accepted,
     Address,
@@ -49,6 +51,8 @@ from jug_notebook.model import (
     WorkerLost,
 )
 from jug_notebook.scheduler import queries
+from jug_notebook.scheduler.queries import is_narrow
+from jug_notebook.scheduler.queue import with_followers
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
@@ -226,7 +230,8 @@ class EventLogStore(Store, ABC):
 
     def claim(
         self, worker: WorkerId, limit: int, wait: float, settled: Sequence[Settlement] = (),
-        target: Target | None = None, python: str = "", fits: Fits | None = None, look: bool = True,
+        target: Target | None = None, python: str = "", chains: bool = False, begun: Lease | None = None,
+        fits: Fits | None = None, look: bool = True,
     ) -> list[Claim]:  # fmt: skip
         until = self._clock.monotonic() + wait
         uncommitted = bool(settled)
@@ -237,10 +242,13 @@ class EventLogStore(Store, ABC):
                 if settled:
                     self._settle(worker, settled)  # events may come in any order, so this need not wait for the log
                     settled = ()
+                if begun is not None:
+                    self._claim_begun(worker, begun)
+                    begun = None
                 if limit <= 0:
                     self._commit(None)
                     return []
-                won, expected = self._claim(worker, limit, target, python, fits, look)
+                won, expected = self._claim(worker, limit, target, python, chains, fits, look)
                 if any(offer.lease.attempt > 1 for offer in won):
                     expected = None  # that it was claimed is written first, for it may kill its host
                 seen = self._scheduler.version
@@ -262,14 +270,32 @@ class EventLogStore(Store, ABC):
             verdict = settlement.verdict
             if verdict.attempt > 1 and _overtaken(self._scheduler.outcome(verdict.key), verdict):
                 continue  # the worker presumed dead was alive after all, and first: one value is enough
+            if verdict.inputs != NO_INPUTS and self._is_superfluous(verdict):
+                continue
             verdicts.append(verdict)
             bodies.append(settlement.body)
         if verdicts:
             self._record(Settled(worker, verdicts), bodies)
 
+    def _is_superfluous(self, verdict: Verdict) -> bool:
+        """Return True if a task ran behind what it needs that has no need of a run: there is one it can reuse."""
+        task = self._scheduler.tasks.get(verdict.key)
+        if task is None or task.inputs is not None or task.attempts is not None:
+            return False
+        return self._scheduler.reuse.has_run(task, verdict.inputs)
+
+    def _claim_begun(self, worker: WorkerId, lease: Lease) -> None:
+        """Claim a task that a worker began before it had settled what that needs, and that is ready now."""
+        task = self._scheduler.tasks.get(lease.key)
+        if task is None or not self._scheduler.queue.is_valid(offer := Offer(task, lease, 0, 0)):
+            return
+        if self._win(worker, [offer])[0]:
+            self._record(Claimed(worker, [lease]))
+
     def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool
-    ) -> Won:
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, chains: bool, fits: Fits | None,
+        look: bool,
+    ) -> Won:  # fmt: skip
         """Claim until something is won or nothing is ready. ``look`` for what others have written first."""
         if look:
             self._poll()
@@ -279,6 +305,8 @@ class EventLogStore(Store, ABC):
             offers = scheduler.ready(limit, self._clock.now(), target, python, skip, fits)
             if not offers:
                 return [], None
+            if chains and not (target and is_narrow(target)):
+                offers = with_followers(offers, limit, python, target.not_names if target else frozenset())
             wins = self._win(worker, offers)
             won = [offer for offer, win in zip(offers, wins, strict=True) if win]
             if won:
@@ -290,7 +318,7 @@ class EventLogStore(Store, ABC):
             if self._lost:
                 self._poll()
             if won:
-                means = [offer.task.queue.mean for offer in won]
+                means = [task.queue.mean for offer in won for task in offer.tasks]
                 return won, None if None in means else sum(m for m in means if m is not None)
 
     def _loaded(self, won: Sequence[Offer]) -> list[Claim]:
@@ -298,23 +326,29 @@ class EventLogStore(Store, ABC):
         bodies = iter(self._read([place for offer in won for place in self._places_for(offer)]))
         claims = []
         for offer in won:
-            needs, body = offer.task.needs, next(bodies)
-            outcomes = tuple([next(bodies) for _ in needs])
-            reused = any(need.reused_from is not None for need in needs)
-            scheduler = self._scheduler
-            proofs = tuple(self._proof(scheduler, need.key, need.reused_from) for need in needs) if reused else ()
-            queue = offer.task.queue
-            more = offer.failures, offer.deaths, proofs, queue.mean or 0.0, queue.resources
-            claims.append(Claim(offer.lease, queue.name, body, outcomes, *more))
+            for task in offer.tasks:
+                needs, queue, body = task.needs, task.queue, next(bodies)
+                outcomes = tuple([next(bodies) if need.value_digest else b"" for need in needs])
+                reused = any(need.reused_from is not None for need in needs)
+                scheduler = self._scheduler
+                proofs = tuple(self._proof(scheduler, need.key, need.reused_from) for need in needs) if reused else ()
+                lease, tries = Lease(task.key, task.round, NEXT, 1), (0, 0)
+                if task is offer.task:
+                    lease, tries = offer.lease, (offer.failures, offer.deaths)
+                more = queue.mean or 0.0, queue.resources
+                claims.append(Claim(lease, queue.name, body, outcomes, *tries, proofs, *more))
         return claims
 
     def _places_for(self, offer: Offer) -> list[Place]:
-        """Return where the spec of an offered task is, and the outcomes of its needs."""
-        places = [offer.task.spec]
-        for need in offer.task.needs:
-            outcome = self._scheduler.outcome(need.key)
-            assert outcome is not None, "an offered task has all it needs"
-            places.append(outcome[1])
+        """Return where the specs of an offered task and its followers are, each before the outcomes of its needs."""
+        places = []
+        for task in offer.tasks:
+            places.append(task.spec)
+            for need in task.needs:
+                if need.value_digest:
+                    outcome = self._scheduler.outcome(need.key)
+                    assert outcome is not None, "what has a value has an outcome"
+                    places.append(outcome[1])
         return places
 
     def release(self, leases: Sequence[Lease]) -> None:

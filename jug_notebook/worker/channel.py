@@ -125,8 +125,10 @@ class StoreClient:
         settled: Sequence[Settlement] = (),
         target: Target | None = None,
         python: str = "",
+        chains: bool = False,
+        begun: Lease | None = None,
     ) -> list[Claim]:
-        claims: list[Claim] = self._ask("claim", (worker, limit, wait, settled, target, python))
+        claims: list[Claim] = self._ask("claim", (worker, limit, wait, settled, target, python, chains, begun))
         return claims
 
     def release(self, leases: Sequence[Lease]) -> None:
@@ -387,31 +389,27 @@ class StoreServer:
             self._send(connection, framed(self._result(call)))
             return
         request = _types("claim").arguments.decode(call.arguments)
-        worker, limit, wait, settled, target, python = request
+        worker, limit, wait, settled, target, python, chains, begun = request
         if limit > 0:  # it has run all it had
             self.reservations.release(connection.line.fileno())
         try:
-            reply = self._claimed(connection, worker, limit, settled, target, python)
+            reply = self._claimed(connection, worker, limit, settled, target, python, chains, begun)
         except JugError as error:
             lasts = settled or wait <= 0 or not (isinstance(error, StoreError) and may_pass(error))
             reply = framed(_failed(error)) if lasts else _NO_CLAIMS
         if wait > 0 and reply is _NO_CLAIMS:
             connection.until = self._clock.monotonic() + wait
-            connection.request = worker, limit, (), target, python
+            connection.request = worker, limit, (), target, python, chains, None
             self._waiting.append(connection)
         else:
             self._send(connection, reply)
 
     def _claimed(
-        self,
-        connection: _Connection,
-        worker: WorkerId,
-        limit: int,
-        settled: Sequence[Settlement],
-        target: Target | None,
-        python: str,
-    ) -> bytes:
-        claims = self._store.claim(worker, limit, 0.0, settled, target, python, connection.fits, not self._fresh)
+        self, connection: _Connection, worker: WorkerId, limit: int, settled: Sequence[Settlement],
+        target: Target | None, python: str, chains: bool, begun: Lease | None,
+    ) -> bytes:  # fmt: skip
+        look = not self._fresh
+        claims = self._store.claim(worker, limit, 0.0, settled, target, python, chains, begun, connection.fits, look)
         self._fresh = True
         self._unwritten = self._unwritten or bool(claims)
         if claims and claims[0].resources:

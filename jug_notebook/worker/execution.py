@@ -14,20 +14,21 @@ import threading
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from hashlib import sha1
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from jug_notebook import codec, frames, system
 from jug_notebook.clock import Clock
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
-from jug_notebook.errors import BadTask, DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
+from jug_notebook.errors import DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.keys.advice import storing_result
 from jug_notebook.model import (
+    NEXT,
     NO_INPUTS,
     Address,
     Claim,
@@ -42,9 +43,7 @@ from jug_notebook.model import (
     Run,
     Settlement,
     Spec,
-    State,
     TaskTemplate,
-    TaskView,
     Verdict,
     Why,
     WorkerInfo,
@@ -52,12 +51,13 @@ from jug_notebook.model import (
 from jug_notebook.render.format import summarise
 from jug_notebook.store import Store, lacks_room, may_pass
 from jug_notebook.store.sealing import Seal
-from jug_notebook.store.signed import SignedReader, SignedWriter, template
+from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context
 from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
+from jug_notebook.worker.inputs import Needs, Stale
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.resources import VisibleDevices
 from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervisors
@@ -100,10 +100,6 @@ class LRUCache(Generic[K, V]):
         while len(self._items) > self._places or self._total > self._weight:
             _, (_, gone) = self._items.popitem(last=False)
             self._total -= gone
-
-
-class _Stale(Exception):
-    """The needs no longer have the values that the claim names."""
 
 
 class _Function(NamedTuple):
@@ -187,6 +183,9 @@ class TaskRunner:
         self._loggers = Loggers()
         self._pace: dict[str, float] = {}
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
+        self.begun: Lease | None = None  #: of the last task that was begun before what it needs was settled
+        self._made: Finished | None = None  #: the last task's outcome
+        self._value_made: tuple[bytes, Any] | None = None  #: its digest and value, where that is small and can't change
 
     def pace(self, name: str) -> float:
         """Return the seconds that a task of this function took here so far; 0 where none ran."""
@@ -205,6 +204,7 @@ class TaskRunner:
         clock = self._clock
         if hopeless := lost_with_supervisors(claim, self._me, clock):
             return self._writer.settlement(*hopeless)
+        self.begun = None
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
         attempt = _Attempt(claim, started, since)
         failure: BaseException | None = None
@@ -217,7 +217,7 @@ class TaskRunner:
         try:
             with ExitStack() as around:
                 self._run(attempt, around)
-        except _Stale:
+        except Stale:
             self._give_back(claim)
             return None
         except BaseException as error:  # whatever a task raises, SystemExit too, is its outcome and not our end
@@ -258,12 +258,15 @@ class TaskRunner:
         around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
         spec = self._signed.spec(claim.lease.key, claim.body)
         template = attempt.template = template_of(spec.template)
+        needs, inputs = self._needed(claim, spec)
+        if claim.lease.inputs == NEXT:
+            self.begun = msgspec.structs.replace(claim.lease, inputs=inputs)
+            claim = attempt.claim = msgspec.structs.replace(claim, lease=self.begun)
         self._status.begin(claim, template, attempt.started, attempt.since)
         self._go_to(spec.folder, around)
         runner = self._runner(template.runner) if template.runner else None
         if runner is not None and runner.stage is not None:
             around.enter_context(runner.stage())
-        needs = self._needed(claim, spec)
         devices = self._devices.let_see(claim.devices)
         function = attempt.function = self._function(template.bundle)
         codec.use_modules(function.bundle)
@@ -284,6 +287,8 @@ class TaskRunner:
             payload, digest = codec.dump_value(value, self._put)
         dropped = " ".join(warned)
         attempt.result = payload, digest, summarise(value), dropped
+        small = type(value) in _IMMUTABLE and sys.getsizeof(value) <= INLINE
+        self._value_made = (digest, value) if small else None
         if dropped and not self._in_process:  # a notebook is warned by what it loads, a terminal by the log
             print(f"{DroppedByPickle.__name__}: {dropped}", file=sys.stderr)
 
@@ -300,11 +305,12 @@ class TaskRunner:
         """Return what settles the task: its result, or its failure and when it is retried."""
         claim, lease = attempt.claim, attempt.claim.lease
         outcome: Outcome
+        self._made = None
         where = lease.key, lease.round, lease.inputs
         if failure is None:
             assert attempt.result is not None
             payload, digest, summary, dropped = attempt.result
-            outcome = Finished(*where, digest, payload, summary, run, dropped)
+            outcome = self._made = Finished(*where, digest, payload, summary, run, dropped)
             verdict = Verdict(*where, lease.attempt, digest, run.started, run.duration)
         else:
             labels = attempt.function.bundle.labels if attempt.function else {}
@@ -351,7 +357,8 @@ class TaskRunner:
         self._listener.take()
         self._displays.take()
         self._status.end(settled=False)
-        self.patiently(lambda: self._store.release([claim.lease]))
+        if claim.lease.inputs != NEXT:
+            self.patiently(lambda: self._store.release([claim.lease]))
 
     # -- getting ready
 
@@ -388,20 +395,32 @@ class TaskRunner:
             runner = self._runners[name] = runner_of(name)
         return runner
 
-    def _needed(self, claim: Claim, spec: Spec) -> Needs | None:
-        """Return the needs; values are loaded on first use. Raises _Stale where they aren't as claimed."""
+    def _needed(self, claim: Claim, spec: Spec) -> tuple[Needs | None, bytes]:
+        """Return the needs, and the digest of their values, which are loaded on first use.
+
+        Raises Stale where they aren't as claimed, or the task before has no value.
+        """
         self._lost = False
-        if not spec.needs and claim.lease.inputs == NO_INPUTS:
-            return None
+        inputs, made = claim.lease.inputs, self._made
+        if not spec.needs and inputs == NO_INPUTS:
+            return None, inputs
         opened: list[Finished] = []
         for slot, (key, body) in enumerate(zip(spec.needs, claim.needs, strict=True)):
-            opened.append(self._signed.result(key, body, claim.proofs[slot] if claim.proofs else ()))
-        if sha1(b"".join([need.digest for need in opened])).digest() != claim.lease.inputs:
-            raise _Stale
+            if body or inputs != NEXT:
+                opened.append(self._signed.result(key, body, claim.proofs[slot] if claim.proofs else ()))
+            elif made is not None and made.key == key:
+                opened.append(made)
+            else:
+                raise Stale
+        found = sha1(b"".join([need.digest for need in opened])).digest()
+        if inputs not in (found, NEXT):
+            raise Stale
         loads = [partial(self._value, key, need) for key, need in zip(spec.needs, opened, strict=True)]
-        return Needs(spec.needs, loads, self._signed)
+        return Needs(spec.needs, loads, self._signed, made.key if made and inputs == NEXT else ""), found
 
     def _value(self, key: Key, need: Finished) -> Any:
+        if self._value_made is not None and self._value_made[0] == need.digest:
+            return self._value_made[1]
         name = (key, need.digest)
         value = self._values.get(name)
         if value is None:
@@ -410,7 +429,7 @@ class TaskRunner:
             except ValueLost:
                 self._lost = True
                 self.patiently(lambda: self._store.invalidate([key], Why.LOST, self._me.user))
-                raise _Stale from None
+                raise Stale from None
             if type(value) in _IMMUTABLE:  # whatever can be changed in place is made anew for each task
                 self._values.put(name, value, sys.getsizeof(value))
         return value
@@ -502,89 +521,3 @@ def _traceback(error: BaseException, labels: dict[str, str]) -> str:
         cut = len(text) - TRACEBACK
         text = f"{text[: TRACEBACK // 2]}\n… {cut:,} characters left out …\n{text[-TRACEBACK // 2 :]}"
     return text
-
-
-# -- what a running task gets in place of the tasks that it needs -----------------------------------------------------
-
-
-UNASKED = object()
-
-
-class Needs:
-    """A running task's needs, by slot: each value is loaded when it is first asked for."""
-
-    def __init__(self, keys: Sequence[Key], loads: Sequence[Callable[[], Any]], signed: SignedReader) -> None:
-        self._keys = keys
-        self._loads = loads
-        self._signed = signed
-        self._values: list[Any] = [UNASKED] * len(keys)
-        self._window: Window | None = None
-
-    def __getitem__(self, slot: int) -> Any:
-        value = self._values[slot]
-        if value is UNASKED:
-            value = self._values[slot] = self._loads[slot]()
-        return value
-
-    def unloaded(self, slot: int, steps: tuple[tuple[str, Any], ...]) -> Any:
-        """The task itself, or a tasklet of it, as `NoLoad`."""
-        from jug_notebook.task.context import FunctionVersion, SessionProtocol  # most tasks need none of it
-        from jug_notebook.task.handles import handle, unloaded
-
-        if self._window is None:
-            self._window = Window(self._signed, dict(zip(self._keys, self._loads, strict=True)))
-        spec = self._signed.known_spec(self._keys[slot])
-        known = template(spec.template)
-        version = FunctionVersion(known.name, None, known.code, spec.template, known.priority, known.nout)
-        return unloaded(
-            handle(cast(SessionProtocol, self._window), version, spec.key, spec.needs, spec.args_repr), steps
-        )
-
-
-class Window:
-    """The session of tasks that a running task got unloaded: it shows them, and takes nothing in."""
-
-    def __init__(self, signed: SignedReader, loads: Mapping[Key, Callable[[], Any]]) -> None:
-        self._signed = signed
-        self._store = signed.store
-        self._loads = loads
-        self.identity, self.display_url = self._store.id, self._store.display_url
-
-    # -- what handles ask of their session
-
-    @property
-    def submissions(self) -> Window:
-        return self
-
-    @property
-    def results(self) -> Window:
-        return self
-
-    def former(self, version: Any) -> bool:
-        return False
-
-    def outdated(self, version: Any, needs: Sequence[Key]) -> str:
-        return ""
-
-    def states(self, keys: Sequence[Key]) -> list[State]:
-        return [state or State.CANCELLED for state in self._store.states(keys)]
-
-    def views(self, keys: Sequence[Key]) -> list[TaskView]:
-        return [TaskView(key, "", state) for key, state in zip(keys, self.states(keys), strict=True)]
-
-    def collect(self, keys: Sequence[Key], **_: Any) -> list[Any]:
-        """The values, loaded now."""
-        return [self._loads[key]() for key in keys]
-
-    def settle(self, keys: Sequence[Key], timeout: float | None = None, first: bool = False) -> bool:
-        return True  # or the task that asks would not run
-
-    def provenance(self, key: Key) -> dict[str, Any]:
-        return self._signed.provenance(key)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise BadTask(
-            f"inside a task, a task that was passed as NoLoad has its value, key, name and provenance, and no {name!r}"
-        )

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jug_notebook import system
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import WaitInterrupted
-from jug_notebook.model import Claim, Settlement, Target, WorkerInfo
+from jug_notebook.model import NEXT, Claim, Settlement, Target, WorkerInfo
 from jug_notebook.store import Store
 from jug_notebook.store.sealing import Seal
 from jug_notebook.task import context
@@ -57,7 +57,7 @@ def work(
     listener = listener or NoCapture()
     buffer = buffer or DisplayBuffer(listener)
     runner = TaskRunner(store, seal, me, status, clock, listener, in_process, buffer, folders)
-    prefetch = Prefetch(store, me, status, target, runner.patiently)
+    prefetch = Prefetch(store, me, status, target, runner, clock)
     count, monotonic = 0, clock.monotonic
 
     def over() -> bool:
@@ -75,14 +75,10 @@ def work(
             claimed = prefetch.claim(limit, _patience(wait, deadline, until_idle, clock))
             if not claimed and until_idle and store.idle(target, me.python):
                 break
-            settled_at = monotonic()
             while not over() and (claim := prefetch.next()) is not None:
                 if deadline is not None and monotonic() + (runner.pace(claim.name) or claim.expected) > deadline:
-                    runner.patiently(partial(store.release, [claim.lease]))
+                    prefetch.release([claim])
                     return count
-                if prefetch.done and (not runner.is_short(claim.name) or monotonic() - settled_at > execution.HURRY):
-                    prefetch.settle()
-                    settled_at = monotonic()
                 settlement = each(runner, claim)
                 if settlement is not None:
                     prefetch.done.append(settlement)
@@ -163,10 +159,12 @@ class Prefetch:
     _me: WorkerInfo
     _status: SharedStatus
     _target: Target | None
-    _patiently: Callable[[Callable[[], Any]], Any]
+    _runner: TaskRunner
+    _clock: Clock
     done: deque[Settlement] = field(default_factory=deque)
     _claims: deque[Claim] = field(default_factory=deque)
     _started: int = 0
+    _settled_at: float = 0.0
     _filled: threading.Event = field(default_factory=threading.Event)
     _ended: bool = False
     _thread: threading.Thread | None = None
@@ -197,12 +195,12 @@ class Prefetch:
         return bool(claims)
 
     def _claim(self, limit: int, wait: float, done: list[Settlement]) -> list[Claim]:
-        act = partial(self._store.claim, self._me.id, limit, wait, done, self._target, self._me.python)
-        claims: list[Claim] = self._patiently(act)
-        return claims
+        act = partial(self._store.claim, self._me.id, limit, wait, done, self._target, self._me.python, chains=True)
+        return self._runner.patiently(act)
 
     def fill(self, claims: Sequence[Claim]) -> None:
         self._claims.extend(claims)
+        self._settled_at = self._clock.monotonic()
         if len(claims) > 1:
             self._filled.set()
             if self._thread is None:
@@ -210,21 +208,37 @@ class Prefetch:
                 self._thread.start()
 
     def next(self) -> Claim | None:
-        """Return the claim to run now; None where all are used, or were given back."""
+        """Return the claim to run now; None where all are used, or were given back.
+
+        What is done is settled first, unless the task to run is known to be short.
+        """
         self._started += 1
-        try:
-            return self._claims.popleft()
-        except IndexError:
-            return None
+        while True:
+            try:
+                claim = self._claims.popleft()
+            except IndexError:
+                return None
+            late = self._clock.monotonic() - self._settled_at > execution.HURRY or not self._runner.is_short(claim.name)
+            if claim.lease.inputs == NEXT and (late or not self.done):
+                continue  # what it needs is settled before, so that it may be another worker's
+            if late and self.done:
+                self.settle()
+                self._settled_at = self._clock.monotonic()
+            return claim
 
     def settle(self) -> None:
         """Settle what is done."""
         if done := _emptied(self.done):
-            self._patiently(partial(self._store.claim, self._me.id, 0, 0.0, done))
+            begun = self._runner.begun
+            self._runner.patiently(partial(self._store.claim, self._me.id, 0, 0.0, done, begun=begun))
 
     def give_back(self) -> None:
-        if claims := _emptied(self._claims):
-            self._patiently(partial(self._store.release, [claim.lease for claim in claims]))
+        self.release(_emptied(self._claims))
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Release those of the claims that are claimed."""
+        if leases := [claim.lease for claim in claims if claim.lease.inputs != NEXT]:
+            self._runner.patiently(partial(self._store.release, leases))
 
     def _relieve(self) -> None:
         pause = threading.Event()

@@ -334,7 +334,8 @@ def test_a_clock_that_is_hours_ahead_does_not_put_off_a_retry() -> None:
 
 def test_deaths_are_counted_apart_from_failures() -> None:
     scheduler = state_of(submitted("a"), requested("a"), settled(failed("a", final=False, died=True)))
-    assert scheduler.ready(1, 0.0)[0][2:] == (0, 1)
+    [offer] = scheduler.ready(1, 0.0)
+    assert (offer.failures, offer.deaths) == (0, 1)
 
 
 def test_a_value_outweighs_a_failure_and_a_later_attempt_an_earlier_one() -> None:

@@ -16,6 +16,7 @@ import pytest
 from jug_notebook import system
 from jug_notebook.errors import NoSuchTask, StoreError, ValueLost
 from jug_notebook.model import (
+    NEXT,
     NO_INPUTS,
     Acceptance,
     Claim,
@@ -130,6 +131,61 @@ def test_no_two_workers_have_one_task(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert sorted(reused_from) == sorted(key(str(i)) for i in range(200))
+
+
+def chain_of(store: Store, first: str, *rest: str) -> list[Claim]:
+    """Submit tasks that need one another, of a function known to be short, and claim the first."""
+    store.submit([task(f"timed {n}") for n in range(9)], HERE)
+    run_all(store)
+    names = (first, *rest)
+    store.submit([task(name, *names[:n][-1:]) for n, name in enumerate(names)], HERE)
+    return store.claim(worker_of(store).id, 3, 0.0, chains=True)
+
+
+def made_of(claim: Claim, digest: bytes = b"1") -> Settlement:
+    """Return the outcome of a task that ran on the value ``1``."""
+    lease = Lease(claim.lease.key, 0, sha1(b"1").digest(), 1)
+    return outcome(msgspec.structs.replace(claim, lease=lease), digest)
+
+
+def test_a_chain_comes_with_its_first_task_and_is_settled_with_it(store: Store) -> None:
+    claims = chain_of(store, "a", "b", "c", "d")
+    assert [claim.lease.key for claim in claims] == [key("a"), key("b"), key("c")]
+    assert [claim.lease.inputs for claim in claims] == [NO_INPUTS, NEXT, NEXT]
+    assert [claim.needs for claim in claims] == [(), (b"",), (b"",)]
+    assert store.states([key("b")]) == [State.WAITING]
+    assert store.claim("other", 9, 0.0, chains=True) == []
+    store.claim("w", 0, 0.0, [outcome(claims[0]), made_of(claims[1]), made_of(claims[2])])
+    assert store.states([key(name) for name in "abcd"]) == [State.FINISHED] * 3 + [State.READY]
+
+
+def test_what_follows_is_others_once_what_it_needs_is_settled_unless_it_has_begun(store: Store) -> None:
+    claims = chain_of(store, "a", "b", "c")
+    me = system.me("worker").id
+    store.claim(me, 0, 0.0, [outcome(claims[0])], begun=Lease(key("b"), 0, sha1(b"1").digest(), 1))
+    assert store.states([key("b")]) == [State.RUNNING]
+    assert store.claim("other", 9, 0.0) == []
+    store.claim(me, 0, 0.0, [made_of(claims[1])])
+    assert [claim.lease.key for claim in store.claim("other", 9, 0.0)] == [key("c")]
+
+
+def test_a_task_that_two_others_need_has_none_that_follows(store: Store) -> None:
+    store.submit([task("timed")], HERE)
+    run_all(store)
+    store.submit([task("a"), task("b", "a"), task("c", "a")], HERE)
+    assert len(store.claim("w", 9, 0.0, chains=True)) == 1
+
+
+def test_what_ran_behind_its_need_counts_for_nothing_where_an_earlier_run_can_be_reused(store: Store) -> None:
+    store.submit([task("a"), task("b", "a")], HERE)
+    run_all(store)
+    store.submit([task("a2"), task("b2", "a2", form="b")], HERE)
+    claims = store.claim(worker_of(store).id, 9, 0.0, chains=True)
+    assert len(claims) == 2
+    store.claim("w", 0, 0.0, [outcome(claims[0]), made_of(claims[1], b"2")])
+    [held] = store.outcomes([key("b2")])
+    assert held is not None
+    assert (held.verdict.key, held.verdict.digest) == (key("b"), b"1")
 
 
 def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:

@@ -132,7 +132,7 @@ def test_a_worker_that_does_not_read_holds_up_no_other(store: Store) -> None:
     store.renew([me])
     store.submit([Submission(key("a"), "f", (), bytes.fromhex(key("a")), b"x" * (4 << 20), 0, "3.11"), task("b")], HERE)
     with serving:
-        stuck_line.sendall(framed(("claim", (me.id, 1, 0.0, (), None, ""))))
+        stuck_line.sendall(framed(("claim", (me.id, 1, 0.0, (), None, "", False, None))))
         wait = threading.Event()
         while store.states([key("a")]) != [State.RUNNING]:
             wait.wait(0.01)
@@ -147,7 +147,7 @@ def test_what_a_worker_settled_just_before_it_died_counts(store: Store) -> None:
     store.renew([me])
     store.submit([task("a"), task("b")], HERE)
     [claim] = store.claim(me.id, 1, 0.0)
-    line.sendall(framed(("claim", (me.id, 5, 1.0, (outcome(claim),), None, ""))))
+    line.sendall(framed(("claim", (me.id, 5, 1.0, (outcome(claim),), None, "", False, None))))
     line.close()
     server.disconnect(ours)
     assert store.states([key("a"), key("b")]) == [State.FINISHED, State.READY]

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from jug_notebook import system
 from jug_notebook.errors import StoreError
-from jug_notebook.model import Address, Claim, Settlement, State, WorkerInfo
+from jug_notebook.model import Address, Claim, Scope, Settlement, State, WorkerInfo
 from jug_notebook.store import Store, open_store
 from jug_notebook.task.context import in_task
 from jug_notebook.worker import execution as worker
@@ -24,7 +25,7 @@ from jug_notebook.worker.capture import NoCapture
 from jug_notebook.worker.execution import LRUCache, TaskRunner
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.status import BACKOFF, SharedStatus
-from tests.workbench import ORIGIN, FakeClock, Need, Submitter, cell
+from tests.workbench import ORIGIN, FakeClock, Need, Submitter, cell, wait_until
 
 
 @pytest.fixture
@@ -158,8 +159,8 @@ def test_behind_a_long_task_none_is_claimed_in_advance(
     limits: list[int] = []
     really = tasks.store.claim
 
-    def claim(who: str, limit: int, *rest: Any) -> list[Claim]:
-        claims = really(who, limit, *rest)
+    def claim(who: str, limit: int, *rest: Any, **named: Any) -> list[Claim]:
+        claims = really(who, limit, *rest, **named)
         if claims:
             limits.append(limit)
         return claims
@@ -338,10 +339,10 @@ class Watched:
         return getattr(self._store, name)
 
     def claim(
-        self, worker: str, limit: int, wait: float, settled: Sequence[Settlement] = (), *more: Any
+        self, worker: str, limit: int, wait: float, settled: Sequence[Settlement] = (), *more: Any, **named: Any
     ) -> list[Claim]:
         self.claims.append((limit, len(settled)))
-        return self._store.claim(worker, limit, wait, settled, *more)
+        return self._store.claim(worker, limit, wait, settled, *more, **named)
 
 
 def test_nothing_settled_stays_back_while_a_task_of_unknown_length_runs(tasks: Submitter, me: WorkerInfo) -> None:
@@ -361,6 +362,55 @@ def test_nothing_settled_stays_back_while_a_task_of_unknown_length_runs(tasks: S
         if limit == 0:
             assert settled > 0
     assert before == 4
+
+
+def chain(tasks: Submitter, function: str, links: int) -> list[str]:
+    """Submit tasks that need one another, and before them some by which their function is known to be short."""
+    for i in range(20):
+        tasks.submit(function, -i - 1)
+    keys = [tasks.submit(function, 0)]
+    for _ in range(links - 1):
+        keys.append(tasks.submit(function, Need(keys[-1])))
+    return keys
+
+
+def test_a_chain_of_short_tasks_takes_few_claims(tasks: Submitter, me: WorkerInfo) -> None:
+    keys = chain(tasks, "def f(x): return x + 1", 60)
+    watched: Any = Watched(tasks.store)
+    tasks.store.renew([me])
+    assert work(watched, tasks.seal, me, SharedStatus(), until_idle=True) == 80
+    assert tasks.value(keys[-1]) == 60
+    assert tasks.store.runs(Scope(), 0)[1] == 80
+    assert len(watched.claims) < 25
+
+
+def test_what_follows_a_failure_is_blocked_by_it(tasks: Submitter, me: WorkerInfo) -> None:
+    keys = chain(tasks, "def f(x): return x + (5 - x) // (5 - x)", 10)
+    assert run_all(tasks, me) == 26
+    assert [tasks.state(key) for key in keys[4:7]] == [State.FINISHED, State.FAILED, State.BLOCKED]
+
+
+def test_a_task_begun_behind_its_need_that_takes_longer_holds_back_no_result_and_runs_once(
+    tasks: Submitter, me: WorkerInfo, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    function = f"""
+        def f(x):
+            import os, time
+            while x == 3 and not os.path.exists({str(gate)!r}):
+                time.sleep(0.01)
+            return x + 1
+        """
+    keys = chain(tasks, function, 8)
+    worker = threading.Thread(target=run_all, args=(tasks, me))
+    worker.start()
+    wait_until(tasks.store, lambda: tasks.state(keys[2]) is State.FINISHED)
+    assert tasks.state(keys[3]) is State.RUNNING
+    assert tasks.store.claim("another", 9, 0.0) == []
+    gate.touch()
+    worker.join()
+    assert tasks.value(keys[-1]) == 8
+    assert tasks.store.runs(Scope(), 0)[1] == 28
 
 
 def test_limits_end_the_loop_and_give_the_rest_back(tasks: Submitter, me: WorkerInfo) -> None:

@@ -334,17 +334,22 @@ class RedisStore(EventLogStore):
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
+    def _claim_begun(self, worker: WorkerId, lease: Lease) -> None:
+        with suppress(Restarted, Returned):
+            super()._claim_begun(worker, lease)
+
     def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, fits: Fits | None, look: bool
-    ) -> Won:
+        self, worker: WorkerId, limit: int, target: Target | None, python: str, chains: bool, fits: Fits | None,
+        look: bool,
+    ) -> Won:  # fmt: skip
         while True:
             try:
                 ready = any(queue.heap for queue in self._scheduler.queue.queues.values())
                 if ready and not self._doubtful and self._clock.monotonic() < self._next_check:
-                    won = super()._claim(worker, limit, target, python, fits, look=False)  # news come with the claim
+                    won = super()._claim(worker, limit, target, python, chains, fits, look=False)  # it brings news
                     if won[0]:
                         return won
-                return super()._claim(worker, limit, target, python, fits, look)
+                return super()._claim(worker, limit, target, python, chains, fits, look)
             except Restarted:
                 continue
             except Returned:
