@@ -65,6 +65,16 @@ Won: TypeAlias = tuple[list[Offer], float | None]
 """What was won, and its expected seconds, if known."""
 
 
+class Wanted(NamedTuple):
+    """Which tasks a worker can run, as in `Store.claim`."""
+
+    limit: int
+    target: Target | None
+    python: str
+    chains: bool
+    fits: Fits | None
+
+
 class Condition(NamedTuple):
     """The condition of a blob, its size in bytes, and what was done about it: "moved to trash/", "removed"."""
 
@@ -248,7 +258,7 @@ class EventLogStore(Store, ABC):
                 if limit <= 0:
                     self._commit(None)
                     return []
-                won, expected = self._claim(worker, limit, target, python, chains, fits, look)
+                won, expected = self._claim(worker, Wanted(limit, target, python, chains, fits), look)
                 if any(offer.lease.attempt > 1 for offer in won):
                     expected = None  # that it was claimed is written first, for it may kill its host
                 seen = self._scheduler.version
@@ -292,13 +302,11 @@ class EventLogStore(Store, ABC):
         if self._win(worker, [offer])[0]:
             self._record(Claimed(worker, [lease]))
 
-    def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, chains: bool, fits: Fits | None,
-        look: bool,
-    ) -> Won:  # fmt: skip
+    def _claim(self, worker: WorkerId, wanted: Wanted, look: bool) -> Won:
         """Claim until something is won or nothing is ready. ``look`` for what others have written first."""
         if look:
             self._poll()
+        limit, target, python, chains, fits = wanted
         while True:
             scheduler = self._scheduler
             skip = random.randrange(1 << min(self._lost, FURTHEST)) if self._lost else 0

@@ -114,7 +114,7 @@ def test_what_a_worker_held_that_died_goes_at_once_to_one_that_waits(store: Stor
     store.renew([me])
     store.submit([msgspec.structs.replace(task(name), resources=(("license", 1.0),)) for name in "ab"], HERE)
     for line, _ in lines:
-        line.sendall(framed(("claim", (me.id, 1, 60.0, (), None, ""))))
+        line.sendall(framed(("claim", (me.id, 1, 60.0, (), None, "", False, None))))
     server.wait(0)
     (dead, descriptor), (waiting, _) = lines if select.select([lines[0][0]], [], [], 0)[0] else reversed(lines)
     dead.close()

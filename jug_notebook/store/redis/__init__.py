@@ -45,7 +45,7 @@ from jug_notebook.scheduler.queries import CountRow
 from jug_notebook.scheduler.records import RUNNING, Offer, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
-from jug_notebook.store.event_log import EventLogStore, Won
+from jug_notebook.store.event_log import EventLogStore, Wanted, Won
 from jug_notebook.store.redis.blobs import Blobs
 from jug_notebook.store.redis.connection import NOTHING, Command, Connection, number_of, understood
 from jug_notebook.store.redis.frames import PLACE, places_in
@@ -338,18 +338,14 @@ class RedisStore(EventLogStore):
         with suppress(Restarted, Returned):
             super()._claim_begun(worker, lease)
 
-    def _claim(
-        self, worker: WorkerId, limit: int, target: Target | None, python: str, chains: bool, fits: Fits | None,
-        look: bool,
-    ) -> Won:  # fmt: skip
+    def _claim(self, worker: WorkerId, wanted: Wanted, look: bool) -> Won:
         while True:
             try:
                 ready = any(queue.heap for queue in self._scheduler.queue.queues.values())
                 if ready and not self._doubtful and self._clock.monotonic() < self._next_check:
-                    won = super()._claim(worker, limit, target, python, chains, fits, look=False)  # it brings news
-                    if won[0]:
+                    if (won := super()._claim(worker, wanted, look=False))[0]:  # news come with the claim
                         return won
-                return super()._claim(worker, limit, target, python, chains, fits, look)
+                return super()._claim(worker, wanted, look)
             except Restarted:
                 continue
             except Returned:
