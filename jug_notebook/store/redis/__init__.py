@@ -29,14 +29,12 @@ from jug_notebook.model import (
     Address,
     Claimed,
     Event,
-    Fits,
     Lease,
     Order,
     Released,
     Scope,
     Settled,
     Snapshot,
-    Target,
     WorkerId,
     WorkerInfo,
     WorkerLost,
@@ -342,10 +340,9 @@ class RedisStore(EventLogStore):
         while True:
             try:
                 ready = any(queue.heap for queue in self._scheduler.queue.queues.values())
-                if ready and not self._doubtful and self._clock.monotonic() < self._next_check:
-                    if (won := super()._claim(worker, wanted, look=False))[0]:  # news come with the claim
-                        return won
-                return super()._claim(worker, wanted, look)
+                early = ready and not self._doubtful and self._clock.monotonic() < self._next_check
+                won = super()._claim(worker, wanted, look and not early)  # news come with the claim
+                return super()._claim(worker, wanted, look) if early and not won[0] else won
             except Restarted:
                 continue
             except Returned:
