@@ -283,7 +283,7 @@ class StoreServer:
         return [self._selector.fileno(), *self._connections]
 
     def disconnect(self, descriptor: int) -> None:
-        """Carry out what a worker that has ended had still asked for, but claim nothing for it."""
+        """Carry out what a worker that has ended still asked for, but claim nothing for it: others get what it held."""
         connection = self._connections.pop(descriptor, None)
         if connection is None:  # it was disconnected when its end could not be reported
             return
@@ -301,11 +301,13 @@ class StoreServer:
             elif (request := _types("claim").arguments.decode(call.arguments))[3]:
                 with suppress(StoreError):
                     self._store.claim(request[0], 0, 0.0, request[3])
-        if self.reservations.forget(descriptor):
-            self._seen = -1  # what it held is for those that wait
         connection.line.close()
+        if self.reservations.forget(descriptor) and self._waiting:
+            with self._patience():
+                self._hand_out()
 
     def close(self) -> None:
+        self._waiting.clear()
         for descriptor in list(self._connections):
             self.disconnect(descriptor)
         self._selector.close()

@@ -49,8 +49,19 @@ def ours(folder: Path, scale: float) -> float:
     return tasks / spent
 
 
-def _on_devices(folder: Path, scale: float, resources: dict[str, float]) -> float:
-    """Tasks of 1 ms per second on four pretended GPUs with as many workers, of which every 500th task kills one."""
+def _on_devices(
+    folder: Path,
+    scale: float,
+    resources: dict[str, float],
+    number: int = 10_000,
+    seconds: float = 0.001,
+    every: int = 500,
+    spare: int = 0,
+) -> tuple[float, float]:
+    """Run tasks on four pretended GPUs with as many workers and ``spare`` ones; one task of ``every`` kills its worker.
+
+    Return how many run in a second, and what share of the GPUs' time passed without a task, in percent.
+    """
     import fcntl
     import os
     import signal
@@ -60,34 +71,49 @@ def _on_devices(folder: Path, scale: float, resources: dict[str, float]) -> floa
     @jn.task(resources=resources, ignore=["place"])
     def use(x: int, place: str) -> bool:
         device = os.environ.get("CUDA_VISIBLE_DEVICES", str(os.getpid()))
-        with open(f"{place}/device-{device}", "a") as file:
+        with open(f"{place}/device-{device}", "a", buffering=1) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where another process has the device
+            began = time.monotonic()
             once = f"{place}/died-{x}"
-            if x % 500 == 499 and not os.path.exists(once):
+            if x % every == every - 1 and not os.path.exists(once):
                 open(once, "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(0.001)
+            time.sleep(seconds)
+            print(began, time.monotonic(), file=file)
         return device in "0123"
 
-    session, tasks = jn.connect(url(folder)), count(scale) // 2
-    jn.execute(4, gpus="0,1,2,3")
+    session, tasks = jn.connect(url(folder)), int(number * scale)
+    jn.execute(4 + spare, gpus="0,1,2,3")
     use(-1, str(folder)).result()
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.monotonic()
     found = use.map(range(tasks), place=str(folder))
     found.wait()
     spent = time.perf_counter() - start
     assert all(found.result()) or not resources
     session.stop(now=True)
     session.close()
-    return tasks / spent
+    files = [path.read_text().split() for path in folder.glob("device-*")]
+    runs = [pair for words in files for pair in zip(map(float, words[::2]), map(float, words[1::2]), strict=True)]
+    runs = [(begin, end) for begin, end in runs if begin >= began]
+    first, last = min(begin for begin, _ in runs), max(begin for begin, _ in runs)
+    busy = sum(min(end, last) - begin for begin, end in runs)
+    return tasks / spent, 100 * (1 - busy / (last - first) / 4)
 
 
 def with_gpus(folder: Path, scale: float) -> float:
-    return _on_devices(folder, scale, {"gpu": 1})
+    return _on_devices(folder, scale, {"gpu": 1})[0]
 
 
 def without_gpus(folder: Path, scale: float) -> float:
-    return _on_devices(folder, scale, {})
+    return _on_devices(folder, scale, {})[0]
+
+
+def idle_gpus(folder: Path, scale: float) -> float:
+    return _on_devices(folder, scale, {"gpu": 1}, 2000, 0.05, 100, spare=2)[1]
+
+
+def idle_workers(folder: Path, scale: float) -> float:
+    return _on_devices(folder, scale, {}, 2000, 0.05, 100)[1]
 
 
 def jug(folder: Path, scale: float) -> float:
@@ -152,6 +178,14 @@ ROWS = (
         "with_gpus",
         (("none", "without_gpus"),),
         "≥ 95 %",
+    ),
+    Row(
+        "idle share of 4 pretended GPUs, with kills",
+        "%",
+        "less",
+        "idle_gpus",
+        (("none", "idle_workers"),),
+        "≤ 1 %",
     ),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", _PEERS, "≥ 15 000/s"),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", (("huey", "huey"),), "≥ 15 000/s", "redis"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import select
 import signal
 import stat
 import subprocess
@@ -35,7 +34,7 @@ from jug_notebook.worker.resources import (
     names_of,
     visible,
 )
-from tests.workbench import ORIGIN, Fifo, cell, wait_until
+from tests.workbench import ORIGIN, Fifo, cell, is_readable, wait_until
 from tests.worker.test_supervisor import PATIENCE, Site, folder_site
 
 __all__ = ["folder_site"]
@@ -260,7 +259,7 @@ os.read(os.open({end.path!r}, os.O_RDONLY), 1)
     assert not locks.take("a")
     watched = os.pidfd_open(worker)
     os.kill(worker, signal.SIGKILL)
-    assert select.select([watched], [], [], PATIENCE)[0]
+    assert is_readable(watched)
     assert locks.take("a")
     os.close(watched)
 
