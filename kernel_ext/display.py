@@ -22,6 +22,7 @@ from jug_notebook.model import RunView, Snapshot, State, TaskView, Timeline
 from jug_notebook.render.format import escape, plural
 from jug_notebook.session import Session
 from jug_notebook.task.handles import Handle
+from jug_notebook.task.sweeps import SweepPlot
 from jug_notebook.task.values import TaskList
 from jug_notebook.worker import displays
 
@@ -256,8 +257,10 @@ def tasks_only(collection: Any) -> TaskList | None:
     return TaskList(items) if all(isinstance(item, Handle) for item in items) else None
 
 
-def add_formatters(shell: Any, steady: Callable[[], bool], show_crew: Callable[[Any], None]) -> Callable[[], None]:
-    """Format tasks, collections of tasks and crews, from now on. Return the function that undoes this.
+def add_formatters(
+    shell: Any, steady: Callable[[], bool], show_crew: Callable[[Any], None], show_plot: Callable[[Any], None]
+) -> Callable[[], None]:
+    """Format tasks, collections of tasks, crews and plots, from now on. Return the function that undoes this.
 
     While ``steady()`` is true, they are shown as text without times.
     """
@@ -277,6 +280,7 @@ def add_formatters(shell: Any, steady: Callable[[], bool], show_crew: Callable[[
     html.for_type(Handle, lambda handle: None if steady() else handle._repr_html_())
     crews = shell.display_formatter.ipython_display_formatter
     crews.for_type_by_name(*CREW, show_crew)
+    crews.for_type(SweepPlot, show_plot)
 
     def remove() -> None:
         for kind, printer in before.items():
@@ -289,6 +293,7 @@ def add_formatters(shell: Any, steady: Callable[[], bool], show_crew: Callable[[
         html.pop(TaskList, None)
         html.pop(Handle, None)
         crews.pop(".".join(CREW), None)
+        crews.pop(SweepPlot, None)
 
     return remove
 

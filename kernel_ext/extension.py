@@ -39,7 +39,8 @@ class Extension:
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
         options.add_completers(shell, *self._all_magics)
-        self._remove_formatters = display.add_formatters(shell, lambda: self.magics.as_text, self.magics.show_crew)
+        shows = self.magics.show_crew, self.magics.show_plot
+        self._remove_formatters = display.add_formatters(shell, lambda: self.magics.as_text, *shows)
         self._end_recording = display.record(shell)
         self._show_errors = shell.showtraceback
         shell.showtraceback = self.show_error

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ from jug_notebook.render.display import Status
 from jug_notebook.session import Session, connect, current, key_check
 from jug_notebook.session.access import running_file, unverified_picture
 from jug_notebook.task.cell import CellTask
+from jug_notebook.task.sweeps import SweepPlot
 from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
 from kernel_ext.cells import Record
 from kernel_ext.display import label, play, promise, replay, show, wanted, widgets_work
 from kernel_ext.frontend import beside_cells, headless, in_subshell, is_kernel, notebook_path
-from kernel_ext.live import Drawing, Live
+from kernel_ext.live import Drawing, Live, Plot
 from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, resources, seconds
 
 START = "%jug_execute -n 4"
@@ -416,6 +418,20 @@ class JugMagics(Magics):
         )
         await_first_worker(crew)
         self.picture(session, all=False)
+
+    def show_plot(self, plot: SweepPlot) -> None:
+        """Show a plot, which follows its tasks while they run, or its repr where that must be text."""
+        if self.as_text:
+            print(repr(plot))
+            return
+
+        def draw(_: Snapshot | None = None) -> dict[str, Any]:
+            return {"text/plain": repr(plot), "image/png": b64encode(plot.png()).decode()}
+
+        session = next((task.task._session for task in plot.tasks), None)
+        handle = show(draw(), display_id=self._watched)
+        if handle is not None and isinstance(session, Session):
+            self.live.follow(self.cell, session.queries.glance(False), Plot(session, handle, draw))
 
     def _presses_wait(self) -> bool:
         """Do button presses wait until the running cell has ended?"""

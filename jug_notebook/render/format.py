@@ -462,6 +462,31 @@ def describe_arguments(arguments: Sequence[tuple[str, Any]]) -> str:
     return _elided_arguments(" ".join(", ".join(parts).split()), LINE)
 
 
+def arguments_by_name(text: str) -> dict[str, str] | None:
+    """Return the arguments in a text that `describe_arguments` has made, by name; None where some were left out."""
+    found: dict[str, str] = {}
+    depth, quote, start = 0, "", 0
+    pieces: list[str] = []
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote and text[at - 1] != "\\" else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "([{<":
+            depth += 1
+        elif char in ")]}>":
+            depth -= 1
+        elif char == "," and not depth:
+            pieces.append(text[start:at])
+            start = at + 2
+    for piece in [*pieces, text[start:]]:
+        name, equals, value = piece.partition("=")
+        if not equals or not name.isidentifier():
+            return None
+        found[name] = value
+    return None if quote or depth else found
+
+
 #: modules of what means something in one process only
 _LIVE = frozenset({"_thread", "threading", "multiprocessing", "queue", "_queue", "asyncio", "_asyncio", "concurrent"})
 

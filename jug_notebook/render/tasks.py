@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from jug_notebook.model import Cause, Explanation, Reason, RunView, State, TaskView
-from jug_notebook.render.format import clean, duration, elide, elide_call, elide_middle, escape, moment, number, plural
+from jug_notebook.render.format import (
+    arguments_by_name,
+    clean,
+    duration,
+    elide,
+    elide_call,
+    elide_middle,
+    escape,
+    moment,
+    number,
+    plural,
+)
 from jug_notebook.render.html import (
     and_more,
     bar,
@@ -33,6 +44,7 @@ _HISTORY = "jn.history(limit=0)"  #: of a history,
 _LIST = "%jug_tasks VARIABLE --limit 0"  #: and of a list
 LISTED = 8  #: tasks of a list that are shown one by one
 ROWS = 12  #: functions of a list that are counted one by one
+PARAMETERS = 6  #: of a function, each with a column of its own in a listing
 NEEDS = 5  #: needs of a task that are shown
 
 
@@ -157,18 +169,33 @@ def task_html(view: TaskView, needs: Sequence[TaskView], count: int, notes: Sequ
 
 def _task_table(views: Sequence[TaskView], call_width: int, value_width: int) -> tuple[list[str], list[list[str]]]:
     several = len({view.user for view in views}) > 1
+    names, calls = _calls(views, call_width)
     rows = [
         [
             view.key[:8],
             state_label(view),
-            call(view.name, view.args_repr, call_width),
+            *cells,
             _time(view.duration),
             elide(view.error or view.summary, value_width),
             *([elide(view.user, 16)] if several else []),
         ]
-        for view in views
+        for view, cells in zip(views, calls, strict=True)
     ]
-    return ["key", "state", "task", "time", _value_head(views), *(["made by"] if several else [])], rows
+    return ["key", "state", "task", *names, "time", _value_head(views), *(["made by"] if several else [])], rows
+
+
+def _calls(views: Sequence[TaskView], width: int) -> tuple[list[str], list[list[str]]]:
+    """Return the parameters that have a column of their own, and of each task its call, or its name and values.
+
+    They do in a list of calls of one function that all have the same few parameters.
+    """
+    calls = [arguments_by_name(view.args_repr) for view in views]
+    names = list(calls[0] or ()) if calls else []
+    alike = len(views) > 1 and len({view.name for view in views}) == 1
+    if alike and 0 < len(names) <= PARAMETERS and all(one is not None and list(one) == names for one in calls):
+        values = [[elide(value, max(16, width // len(names))) for value in (one or {}).values()] for one in calls]
+        return names, [[elide(view.name, width), *cells] for view, cells in zip(views, values, strict=True)]
+    return [], [[call(view.name, view.args_repr, width)] for view in views]
 
 
 def tasks_text(views: Sequence[TaskView], total: int, beside: str = "") -> str:
@@ -188,11 +215,12 @@ def tasks_html(views: Sequence[TaskView], total: int, beside: str = "") -> str:
     if not views:
         return block(faint("no tasks") + more)
     heads, rows = _task_table(views, 72, 80)
-    cells = [
-        [code(key), state_html(view.state, state), escape(call_), unbroken(time), strong(value, bool(view.error))]
-        + [unbroken(name) for name in user]
-        for view, (key, state, call_, time, value, *user) in zip(views, rows, strict=False)
-    ]
+    several = "made by" in heads
+    cells = []
+    for view, (key, state, *called) in zip(views, rows, strict=False):
+        *called, time, value, user = called if several else [*called, ""]
+        row = [code(key), state_html(view.state, state), *map(escape, called), unbroken(time)]
+        cells.append([*row, strong(value, bool(view.error)), *([unbroken(user)] if several else [])])
     return block(table_html(heads, cells, ("time",)) + and_more(total - len(rows), _ALL) + more)
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from jug_notebook import codec
 from jug_notebook.errors import BadTask
+from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.modules import scripts
+from jug_notebook.task.context import SessionProtocol
+from jug_notebook.task.values import tasks_in
+
+WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn't the notebook's folder
+_SMALL = frozenset({int, float, bool, type(None)})
 
 
 class _Sentinel:
@@ -68,3 +75,25 @@ def listed_option(option: str, given: Any) -> tuple[Any, ...]:
         return listed
     what = "functions and values" if option == "depends" else "names"
     raise BadTask(f"{option}={given!r:.60}: give a list of {what}")
+
+
+def in_folder(named: list[tuple[str, Any]], away: str) -> list[tuple[str, Any]]:
+    """Return what a key covers of a call that is made in another working folder, where relative paths differ."""
+    return [*named, (WORKING_FOLDER, away)] if away else named
+
+
+def shared_constants(
+    ignored: Collection[str], constants: Mapping[str, Any], session: SessionProtocol
+) -> dict[str, Any]:
+    """Return what stands for each large constant in every call. They are hashed here, and remembered."""
+    shared: dict[str, Any] = {}
+    for name, value in constants.items():
+        if type(value) in _SMALL or tasks_in(value):
+            continue
+        stand_in = codec.share(value, session.submissions.put)
+        if stand_in is value:
+            continue
+        if name not in ignored:
+            digest.digest(value, f"argument {name!r}")
+        shared[name] = stand_in
+    return shared

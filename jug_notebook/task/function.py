@@ -22,12 +22,21 @@ from jug_notebook.model import Resources
 from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
-from jug_notebook.task.binding import bound_by, default_value, is_wrapper, listed_option, name_of, refuse_lazy
+from jug_notebook.task.binding import (
+    bound_by,
+    default_value,
+    in_folder,
+    is_wrapper,
+    listed_option,
+    name_of,
+    refuse_lazy,
+    shared_constants,
+)
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Tasklet, briefly, handle
-from jug_notebook.task.sweeps import call_of
-from jug_notebook.task.values import TaskList, as_arguments, grid_points, no_table, tasks_in
+from jug_notebook.task.sweeps import call_of, grid_points, zipped
+from jug_notebook.task.values import TaskList, as_arguments, no_table, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
@@ -40,14 +49,13 @@ _OPTIONS = (
 )  # fmt: skip
 
 _LONG = 10**15
-WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn't the notebook's folder
 _BY_NAME = "(by name)"  #: a wrapper may treat what it is passed by name differently
 
 MOST_PRIORITY = 1 << 31
 BATCH = 1000  #: tasks of one `.map` that are submitted together
+_NO_SIGNATURE = inspect.Signature()
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
-_SMALL = frozenset({int, float, bool, type(None)})
 
 
 class TaskFunction:
@@ -143,11 +151,22 @@ class TaskFunction:
     def grid(self, **axes: Any) -> TaskList:
         """Return a task for each combination: ``f.grid(a=[1, 2], b=range(3), mode="fast")``, the last axis fastest.
 
+        ``where=lambda a, b: a < b`` makes only those calls for which it holds; it gets the parameters that it names.
         Lists, tuples, ranges and other iterables are axes; strings, dicts, sets, tasks and the rest are constants.
         A list that is one value goes inside another: ``cfg=[[1, 2]]``. So does a table; a table or an array of several
         dimensions as an axis raises BadTask, as do more than a million calls.
         """
-        names, points, constants = grid_points(self.name, axes)
+        where = axes.pop("where", None) if "where" not in (self._signature or _NO_SIGNATURE).parameters else None
+        return self._at(*grid_points(self.name, axes, where))
+
+    def zip(self, **columns: Any) -> TaskList:
+        """Return a task for each place in lists of equal length: ``f.zip(a=[1, 2], b=[3, 4], mode="fast")``.
+
+        What is a list and what a constant, as in `grid`. Raises BadTask where lengths differ.
+        """
+        return self._at(*zipped(self.name, columns))
+
+    def _at(self, names: Sequence[str], points: Iterable[tuple[Any, ...]], constants: dict[str, Any]) -> TaskList:
         if in_task.on:
             return [self.run(**dict(zip(names, p, strict=True)), **constants) for p in points]  # type: ignore[return-value]
         calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
@@ -355,7 +374,7 @@ class TaskFunction:
         waiting = iter(calls)
         put = codec.put_once(session.submissions.put) if steady else session.submissions.put
         with digest.remembering() as memory:
-            shared = self._shared(constants, session)
+            shared = shared_constants(self.ignore, constants, session)
             memory.complete = not steady
             while True:
                 pending_tasks: list[PendingTask] = []
@@ -369,20 +388,6 @@ class TaskFunction:
                     if not pending_tasks:
                         return tasks
                     session.submissions.add(pending_tasks)
-
-    def _shared(self, constants: Mapping[str, Any], session: SessionProtocol) -> dict[str, Any]:
-        """Return what stands for each large constant in every call. They are hashed here, and remembered."""
-        shared: dict[str, Any] = {}
-        for name, value in constants.items():
-            if type(value) in _SMALL or tasks_in(value):
-                continue
-            stand_in = codec.share(value, session.submissions.put)
-            if stand_in is value:
-                continue
-            if name not in self.ignore:
-                digest.digest(value, f"argument {name!r}")
-            shared[name] = stand_in
-        return shared
 
     def _in_chunks(
         self, calls: Iterable[tuple[Any, ...]], chunksize: int, constants: dict[str, Any], steady: bool
@@ -446,11 +451,6 @@ class TaskFunction:
     def options(self) -> dict[str, Any]:
         """Return the options of `task` that it was made with."""
         return {name: getattr(self, name) for name in _OPTIONS}
-
-
-def in_folder(named: Arguments, away: str) -> Arguments:
-    """Return what a key covers of a call that is made in another working folder, where relative paths differ."""
-    return [*named, (WORKING_FOLDER, away)] if away else named
 
 
 def pending_once(

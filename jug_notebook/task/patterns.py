@@ -14,9 +14,10 @@ from jug_notebook.keys import digest
 from jug_notebook.model import State
 from jug_notebook.system import whole_number
 from jug_notebook.task import context as context
+from jug_notebook.task.binding import in_folder
 from jug_notebook.task.context import PendingTask, in_task, running
 from jug_notebook.task.files import as_it_is
-from jug_notebook.task.function import Arguments, Around, TaskFunction, in_folder
+from jug_notebook.task.function import Arguments, Around, TaskFunction
 from jug_notebook.task.handles import Handle, Task, Tasklet, briefly, handle
 from jug_notebook.task.values import TaskList, tasks_in, value
 

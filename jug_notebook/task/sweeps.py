@@ -1,4 +1,4 @@
-"""Lists of tasks as data: what their parameters are, as a table (pandas) or as labelled arrays (xarray)."""
+"""Sweeps: which calls a grid makes; lists of tasks as data: parameters, a table (pandas), labelled arrays (xarray)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import datetime
 import decimal
 import enum
 import fractions
+import inspect
+import io
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
+from itertools import islice, product
 from typing import Any, NamedTuple, TypeVar
 
 from jug_notebook.errors import BadTask, NoSuchTask
 from jug_notebook.model import State
 from jug_notebook.render.format import describe_arguments
-from jug_notebook.task.handles import Call, briefly
+from jug_notebook.task.handles import Call, Handle, briefly
 
 _PLAIN = frozenset({int, float, bool, complex, type(None)})
 _KEPT = (str, bytes, enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction)
 _NUMBERS = frozenset({int, float, bool, complex})
 _SIMPLE = _PLAIN | {str}
 _EXACT = 2**53  #: up to this, each whole number is a float
+_COLOURS = 10  #: lines of a plot that have names
+_MARKERS = 200  #: points of a line that are marked
 _LONGEST = 200  #: characters of a parameter that is text
 
 Item = TypeVar("Item")
@@ -105,6 +111,89 @@ def _same(value: Any, wanted: Any) -> bool:
     return value is wanted or bool(value == wanted) or (value != value and wanted != wanted)
 
 
+# -- which calls a sweep makes -----------------------------------------------------------------------------------------
+
+LARGEST_GRID = 1_000_000  #: calls
+
+
+def grid_points(
+    function: str, given: Mapping[str, Any], where: Callable[..., Any] | None = None
+) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
+    """Return the names of the axes, their product where ``where`` holds, and the constants. Raises BadTask."""
+    axes = {name: _axis(function, "grid", name, value) for name, value in given.items() if _is_axis(value)}
+    sizes = {name: len(axis) for name, axis in axes.items()}
+    count = math.prod(sizes.values())
+    if count > LARGEST_GRID:
+        sides = " x ".join(f"{name}: {size:,}" for name, size in sizes.items())
+        raise BadTask(
+            f"{function}.grid() would make {count:,} calls ({sides}), and at most {LARGEST_GRID:,} are made at once; "
+            f"make an axis shorter, or put many calls in one task: {function}.starmap(product(...), chunksize=1000)"
+        )
+    constants = {name: value for name, value in given.items() if name not in axes}
+    points: Iterable[tuple[Any, ...]] = product(*axes.values())
+    if where is not None:
+        points = _points_where(function, where, list(axes), points, constants)
+    return list(axes), points, constants
+
+
+def _points_where(
+    function: str, where: Callable[..., Any], names: Sequence[str], points: Iterable[tuple[Any, ...]],
+    constants: Mapping[str, Any],
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    """Return the points for which ``where`` holds; it gets those parameters that it names. Raises BadTask."""
+    if not callable(where):
+        raise BadTask(
+            f"{function}.grid(where={where!r:.60}): where is a function of parameters that says which calls are made, "
+            "such as where=lambda a, b: a < b"
+        )
+    parameters = inspect.signature(where).parameters.values()
+    known = {*names, *constants}
+    every = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    wanted = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+    unknown = [one.name for one in parameters if one.name in wanted - known and one.default is one.empty]
+    if unknown:
+        raise BadTask(f"{function}.grid(): where asks for {unknown[0]!r}, and the grid has {', '.join(sorted(known))}")
+    found = []
+    for point in points:
+        values = {**constants, **dict(zip(names, point, strict=True))}
+        if where(**(values if every else {name: value for name, value in values.items() if name in wanted})):
+            found.append(point)
+    return found
+
+
+def _is_axis(value: Any) -> bool:
+    """Does `TaskFunction.grid` iterate over it? The rest are constants."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
+        return False
+    return getattr(value, "shape", None) != ()
+
+
+def _axis(function: str, verb: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:
+    shape = getattr(axis, "shape", None)
+    if isinstance(shape, tuple) and len(shape) > 1:
+        part, kind = "column" if hasattr(axis, "columns") else "row", type(axis).__name__
+        raise BadTask(
+            f"{function}.{verb}({name}=…): this {kind} has {len(shape)} dimensions, and would be a task for each "
+            f"{part}; write {name}=[{name}] to pass it as one value, {name}=list({name}) for a task for each {part}"
+        )
+    if isinstance(axis, Sequence):
+        return axis
+    return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))
+
+
+def zipped(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
+    """Return the names of the axes, their values side by side, and the constants. Raises BadTask."""
+    axes = {name: _axis(function, "zip", name, value) for name, value in given.items() if _is_axis(value)}
+    sizes = {name: len(axis) for name, axis in axes.items()}
+    if len(set(sizes.values())) > 1:
+        sides = ", ".join(f"{name}: {size:,}" for name, size in sizes.items())
+        raise BadTask(f"{function}.zip() goes through its lists side by side, and they have unequal lengths ({sides})")
+    if not axes:
+        raise BadTask(f"{function}.zip() needs a list to go through, such as {function}.zip(a=[1, 2], b=[3, 4])")
+    constants = {name: value for name, value in given.items() if name not in axes}
+    return list(axes), zip(*axes.values(), strict=True), constants
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -118,15 +207,14 @@ def frame(sweep: Sweep) -> Any:
     """
     import pandas
 
-    columns: dict[str, Any] = {}
+    columns = _parameters(sweep.calls)
+    errors = {_free(name, columns, "task."): values for name, values in _errors(sweep).items()}
     if len(set(sweep.functions)) > 1:
-        columns["function"] = sweep.functions
-    columns |= _parameters(sweep.calls)
-    labels = {state: number for number, state in enumerate(State)}
-    columns["state"] = pandas.array([state.value for state in State]).take([labels[state] for state in sweep.states])
-    errors = _errors(sweep)
+        columns = {_free("function", columns, "task."): list(sweep.functions)} | columns
+    labels = {state: state.value for state in State}
+    columns[_free("state", columns, "task.")] = [labels[state] for state in sweep.states]
     for name, values in _results(sweep).items():
-        columns[f"result.{name}" if name in columns or name in errors else name] = values
+        columns[_free(name, columns | errors)] = values
     return pandas.DataFrame({name: _column(values) for name, values in (columns | errors).items()}, sweep.numbers)
 
 
@@ -229,17 +317,24 @@ def dataset(sweep: Sweep) -> Any:
     coordinates = {name: (dim, _array(values, missing=False)) for name, (dim, values) in coordinates.items()}
     data: dict[str, Any] = {}
     state = [state.value for state in sweep.states]
-    for name, values in {**_results(sweep), "state": state, **_errors(sweep)}.items():
+    ours = {_free(name, columns, "task."): values for name, values in {"state": state, **_errors(sweep)}.items()}
+    results = {_free(name, {**columns, **ours}): values for name, values in _results(sweep).items()}
+    for name, values in {**results, **ours}.items():
         whole = _array(values, missing=count < math.prod(shape))
         inner = whole.shape[1:]
-        full = numpy.full(shape + inner, None if whole.dtype == object else numpy.nan, whole.dtype)
+        full = numpy.full(shape + inner, _gap(whole.dtype), whole.dtype)
         full[places] = whole
-        data[_free(name, data, dims)] = ((*dims, *(f"{name}_{number}" for number in range(len(inner)))), full)
+        data[name] = ((*dims, *(f"{name}_{number}" for number in range(len(inner)))), full)
     return xarray.Dataset(data, coordinates, {name: _attribute(value) for name, value in fixed.items()})
 
 
-def _free(name: str, *taken: Collection[str]) -> str:
-    return f"result.{name}" if any(name in names for names in taken) else name
+def _free(name: str, taken: Collection[str], before: str = "result.") -> str:
+    return before + name if name in taken else name
+
+
+def _gap(dtype: Any) -> Any:
+    """Return what stands for a missing value; 0 where none can be missing."""
+    return {"O": None, "m": "NaT", "M": "NaT", "f": math.nan, "c": math.nan}.get(dtype.kind, 0)
 
 
 def _array(values: Sequence[Any], missing: bool) -> Any:
@@ -268,8 +363,7 @@ def _array(values: Sequence[Any], missing: bool) -> Any:
         return whole
     if len(present) == len(values):
         return found
-    gap = numpy.array("NaT", found.dtype) if found.dtype.kind in "mM" else numpy.nan
-    whole = numpy.full((len(values), *found.shape[1:]), gap, found.dtype)
+    whole = numpy.full((len(values), *found.shape[1:]), _gap(found.dtype), found.dtype)
     whole[[number for number, value in enumerate(values) if value is not None]] = found
     return whole
 
@@ -284,3 +378,106 @@ def _distinct(values: Collection[Any]) -> list[Any]:
 
 def _attribute(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else str(value)
+
+
+# -- plots -------------------------------------------------------------------------------------------------------------
+
+
+class SweepPlot:
+    """A plot of a sweep's results over one of its parameters, as it is whenever it is drawn."""
+
+    def __init__(self, data: Callable[..., Sweep], x: str, y: str, by: str, tasks: Sequence[Handle]) -> None:
+        self._data = data
+        self._x, self._y, self._by = x, y, by
+        self._warn = True
+        self.tasks = tasks  #: the first one
+
+    @property
+    def figure(self) -> Any:
+        """A new matplotlib Figure of the results that there are now. Raises BadTask where x or y is no column."""
+        from matplotlib.figure import Figure
+
+        sweep, self._warn = self._data(warn=self._warn), False
+        parameters = _parameters(sweep.calls)
+        varying = [name for name, values in parameters.items() if len(dict.fromkeys(values)) > 1]
+        x = self._x or next(iter(varying or parameters), "")
+        others = [name for name in varying if name != x]
+        by = self._by or (others[0] if len(others) == 1 else "")
+        for name in filter(None, (x, by)):
+            if name not in parameters:
+                known = ", ".join(parameters) or "none"
+                raise BadTask(f"plot: no parameter {name!r} in these tasks; they have {known}")
+        values = self._numbers(sweep)
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        axis = parameters.get(x, list(range(len(values))))
+        numeric = all(isinstance(value, int | float) for value in axis)
+        places = axis if numeric else [f"{value}" for value in axis]
+        _show_all(axes, places, numeric)
+        labels = parameters[by] if by else [None] * len(values)
+        groups: dict[Any, list[int]] = {label: [] for label in _distinct(labels)}  # so each keeps its colour
+        for number, value in enumerate(values):
+            if value is not None:
+                groups[labels[number]].append(number)
+        lines = len(varying) - (x in varying) <= bool(by)
+        for label, numbers in groups.items():
+            if numeric:
+                numbers.sort(key=axis.__getitem__)
+            legend = f"{by} = {label}" if by and len(groups) <= _COLOURS else None
+            style = "o-" if lines and len(numbers) <= _MARKERS else "-" if lines else "."
+            axes.plot([places[i] for i in numbers], [values[i] for i in numbers], style, markersize=3.5, label=legend)
+        if by and 0 < len(groups) <= _COLOURS:
+            axes.legend(fontsize="small")
+        axes.set(xlabel=x, ylabel=self._y, title=_progress(sweep))
+        axes.title.set_fontsize("medium")
+        return figure
+
+    def _numbers(self, sweep: Sweep) -> list[Any]:
+        """Return y of each task, None where it isn't known. Raises BadTask where none has it, or it's no number."""
+        results = _results(sweep)
+        if self._y not in results and any(state is State.FINISHED for state in sweep.states):
+            raise BadTask(f"plot: these results have no {self._y!r}; they have {', '.join(results)}")
+        values = results.get(self._y, [None] * len(sweep.states))
+        for value in values:
+            if not _is_number(value):
+                kind = f"{type(value).__name__} {value!r:.40}"
+                raise BadTask(f"plot: {self._y!r} is {kind}, no number; name a part of the result that is one: y=…")
+        return values
+
+    def png(self) -> bytes:
+        """Return the plot as it is now, as a picture."""
+        written = io.BytesIO()
+        self.figure.savefig(written, format="png", dpi=100)
+        return written.getvalue()
+
+    def __repr__(self) -> str:
+        return f"<plot of {self._y} · {_progress(self._data(warn=False))}>"
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def _show_all(axes: Any, places: Sequence[Any], numeric: bool) -> None:
+    """Show the whole of the x axis, though results come one by one."""
+    if not numeric:
+        axes.xaxis.update_units(places)
+        axes.set_xlim(-0.5, len(set(places)) - 0.5)
+    elif places:
+        low, high = min(places), max(places)
+        margin = (high - low) / 20 or 0.5
+        axes.set_xlim(low - margin, high + margin)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (hasattr(value, "__float__") and not getattr(value, "shape", None))
+
+
+def _progress(sweep: Sweep) -> str:
+    counts = Counter(sweep.states)
+    finished, total = counts.pop(State.FINISHED, 0), len(sweep.states)
+    name = ", ".join(dict.fromkeys(sweep.functions))
+    parts = [
+        f"{finished:,} of {total:,} finished",
+        *(f"{counts[state]:,} {state.value}" for state in State if state in counts),
+    ]
+    return f"{name}: {' · '.join(parts)}"

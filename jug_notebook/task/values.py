@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import io
-import math
 import operator
 from collections import Counter, deque
 from collections.abc import (
@@ -16,11 +15,9 @@ from collections.abc import (
     Mapping,
     MappingView,
     Sequence,
-    Sized,
     ValuesView,
 )
 from contextlib import suppress
-from itertools import islice, product
 from typing import Any, NamedTuple, overload
 
 from jug_notebook import render, system
@@ -333,13 +330,25 @@ class TaskList(list[Any]):
         """Return an xarray.Dataset over the parameters that vary, as it is now. See `sweeps.dataset`, `to_frame`."""
         return sweeps.dataset(self._data(on_error))
 
-    def _data(self, on_error: str = "return") -> sweeps.Sweep:
+    def plot(self, x: str = "", y: str = "result", by: str = "") -> sweeps.SweepPlot:
+        """Return a plot (matplotlib) of results over a parameter; in a notebook it follows the tasks while they run.
+
+        ``x`` is a parameter (default: the first that varies), ``y`` a column of `to_frame` with numbers, ``by`` the
+        parameter that has a line for each of its values (default: the other one that varies, if there is one alone).
+        ``.figure`` of the plot is a matplotlib Figure of the results that there are then. Raises BadTask where there
+        is no such parameter, or the results have no such part.
+        """
+        found = sweeps.SweepPlot(self._data, x, y, by, self._handles()[:1])
+        found.figure  # noqa: B018  raises where x or y is wrong
+        return found
+
+    def _data(self, on_error: str = "return", warn: bool = True) -> sweeps.Sweep:
         """Return the list as it is now. With ``on_error="skip"``, only what has a value."""
         check_on_error(on_error)
         handles = self._handles()
         with system.uncollected():
             tasks = [handle if type(handle) is Task else handle.task for handle in handles]
-            for task in {task._version: task for task in tasks}.values():
+            for task in {task._version: task for task in tasks}.values() if warn else ():
                 task._warn_if_former()
             calls = [task._call or task._parameters() if task is handle else handle._parameters()
                      for task, handle in zip(tasks, handles, strict=True)]  # fmt: skip
@@ -467,29 +476,6 @@ def _digest_task_list(encoder: Any, value: Any, path: str) -> None:
 
 # -- the calls of a map or a grid --------------------------------------------------------------------------------------
 
-LARGEST_GRID = 1_000_000  #: calls
-
-
-def grid_points(function: str, given: Mapping[str, Any]) -> tuple[list[str], Iterable[tuple[Any, ...]], dict[str, Any]]:
-    """Return the names of the axes, their product, and the constants. Raises BadTask."""
-    axes = {name: _axis(function, name, value) for name, value in given.items() if _is_axis(value)}
-    sizes = {name: len(axis) for name, axis in axes.items()}
-    count = math.prod(sizes.values())
-    if count > LARGEST_GRID:
-        sides = " x ".join(f"{name}: {size:,}" for name, size in sizes.items())
-        raise BadTask(
-            f"{function}.grid() would make {count:,} calls ({sides}), and at most {LARGEST_GRID:,} are made at once; "
-            f"make an axis shorter, or put many calls in one task: {function}.starmap(product(...), chunksize=1000)"
-        )
-    return list(axes), product(*axes.values()), {name: value for name, value in given.items() if name not in axes}
-
-
-def _is_axis(value: Any) -> bool:
-    """Does `TaskFunction.grid` iterate over it? The rest are constants."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | set | frozenset | Handle):
-        return False
-    return getattr(value, "shape", None) != ()
-
 
 def no_table(given: Any, call: str) -> None:
     """Raise BadTask for a data frame: iterating over it gives the names of its columns."""
@@ -505,16 +491,3 @@ def as_arguments(item: Any) -> tuple[Any, ...]:
     if isinstance(item, str | bytes | dict):
         raise BadTask(f"starmap() takes a tuple of arguments for each call, not {type(item).__name__} {item!r:.60}")
     return tuple(item)
-
-
-def _axis(function: str, name: str, axis: Iterable[Any]) -> Sequence[Any]:
-    shape = getattr(axis, "shape", None)
-    if isinstance(shape, tuple) and len(shape) > 1:
-        part, kind = "column" if hasattr(axis, "columns") else "row", type(axis).__name__
-        raise BadTask(
-            f"{function}.grid({name}=…): this {kind} has {len(shape)} dimensions, and would be a task for each {part}; "
-            f"write {name}=[{name}] to pass it as one value, {name}=list({name}) for a task for each {part}"
-        )
-    if isinstance(axis, Sequence):
-        return axis
-    return list(islice(axis, None if isinstance(axis, Sized) else LARGEST_GRID + 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +188,35 @@ def test_unloading_takes_the_tables_back(kernel: Kernel) -> None:
     kernel.run("%unload_ext jug_notebook")
     assert kernel.run("list(rows)").result.startswith("[<Task load")
     assert kernel.run("%jug_graph").error == "UsageError"
+
+
+def test_a_plot_follows_a_sweep_while_it_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=str(tmp_path / "settings"), JPY_SESSION_NAME=str(tmp_path / "n.ipynb"))
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn\nimport os, time")
+        kernel.run(
+            "@jn.task\ndef held(a, b):\n    while a == 2 and not os.path.exists(f'gate{b}'):\n        time.sleep(0.1)\n"
+            "    return a * b"
+        )
+        kernel.run("ts = held.grid(a=[1, 2], b=[1, 2])\ncrew = jn.execute(2)\nts.sel(a=1).wait()")
+        reply = kernel.run("ts.plot(x='b')", "plot")
+        [picture] = reply.displays
+        assert set(picture["data"]) == {"text/plain", "image/png"}
+        assert "2 of 4 finished" in picture["data"]["text/plain"]
+        (tmp_path / "gate1").touch()
+        began = time.monotonic()
+        update = kernel.update()
+        while "3 of 4 finished" not in update["data"]["text/plain"]:
+            update = kernel.update()
+        assert update["transient"] == picture["transient"]
+        assert update["data"]["image/png"] != picture["data"]["image/png"]
+        assert time.monotonic() - began < 10  # within a second on a machine that is idle
+        (tmp_path / "gate2").touch()
+        while "4 of 4 finished" not in kernel.update()["data"]["text/plain"]:
+            pass
+        table = kernel.run("%config JugMagics.display = 'text'\n%jug_tasks held").out
+        assert "held(a=1, b=1)" in table  # in plain text, a call a line
+        kernel.run("%jug_stop --now")
+    finally:
+        kernel.close()

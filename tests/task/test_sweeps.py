@@ -123,3 +123,154 @@ def test_a_large_frame_comes_quickly(session, store_url):
     frame = tasks.to_frame()
     assert time.perf_counter() - before < 5  # the benchmark measures it
     assert list(frame["result"]) == list(range(1, 20_001))
+
+
+RESULTS = """
+import collections, dataclasses, numpy as np, pandas as pd
+@dataclasses.dataclass
+class Fit:
+    slope: float
+    error: str = 'none'
+Point = collections.namedtuple('Point', 'x y')
+def f(kind, n):
+    if n == 3: raise ValueError('no threes')
+    if kind == 'dataclass': return Fit(n / 2)
+    if kind == 'dict': return {'slope': n, 'state': 'mine'}
+    if kind == 'series': return pd.Series({'slope': n, 'r2': 0.5})
+    if kind == 'tuple': return Point(n, -n)
+    if kind == 'array': return np.arange(n)
+    if kind == 'big': return 2**60 + n
+    return n
+"""
+
+
+def test_results_of_every_kind_spread_to_columns_that_never_hide_ours(session):
+    tasks = task(RESULTS).grid(kind=["dataclass", "dict", "series", "tuple", "plain"], n=[1, 2, 3])
+    with working(session):
+        tasks.wait(30)
+    one = tasks.sel(kind="dataclass").to_frame()
+    assert list(one.columns) == ["kind", "n", "state", "slope", "result.error", "failure", "error"]
+    assert list(one["slope"][:2]) == [0.5, 1.0]
+    assert list(one["result.error"][:2]) == ["none", "none"]
+    assert list(one["failure"].dropna()) == ["raised"]
+    assert one["error"][2] == "ValueError: no threes"
+    two = tasks.sel(kind="dict").to_frame()
+    assert list(two["state"]) == ["finished", "finished", "failed"]
+    assert list(two["result.state"][:2]) == ["mine", "mine"]
+    assert list(tasks.sel(kind="series").to_frame()["r2"][:2]) == [0.5, 0.5]
+    assert list(tasks.sel(kind="tuple").to_frame()["y"][:2]) == [-1, -2]
+    mixed = tasks.to_frame()
+    assert list(mixed["slope"][[0, 3, 6]]) == [0.5, 1, 1]
+    assert list(mixed["result"].dropna()) == [1, 2]  # of those without parts
+    spread = tasks.sel(kind=["dataclass", "series"]).to_xarray()
+    assert spread["slope"].sel(kind="series", n=2) == 2
+    assert spread["error"].sel(kind="series", n=3) == "ValueError: no threes"
+
+
+def test_nothing_loses_digits_or_shape_beside_what_is_missing(session):
+    tasks = task(RESULTS).grid(kind=["big", "array"], n=[1, 2, 3])
+    with working(session):
+        tasks.wait(30)
+    big = tasks.sel(kind="big")
+    assert list(big.to_frame()["result"][:2]) == [2**60 + 1, 2**60 + 2]
+    assert big.to_frame()["result"].isna()[2]
+    found = big.to_xarray()["result"].values
+    assert list(found[:2]) == [2**60 + 1, 2**60 + 2]
+    whole = tasks.sel(kind="big", n=[1, 2]).to_xarray()["result"]
+    assert whole.dtype == np.int64
+    arrays = tasks.sel(kind="array").to_xarray()["result"]  # of unequal lengths: an array in each place
+    assert arrays.dims == ("n",)
+    np.testing.assert_array_equal(arrays.values[1], [0, 1])
+    np.testing.assert_array_equal(tasks.sel(kind="array").to_frame()["result"][1], [0, 1])
+
+
+def test_failures_left_out_never_shift_a_line(session, done):
+    frame = done.to_frame(on_error="skip")
+    assert list(frame.index) == [0, 1, 2, 3]
+    assert list(frame["result"]) == list(10 * frame["a"] + frame["b"])
+    part = done[1:5].to_frame(on_error="skip")
+    assert list(part["result"]) == list(10 * part["a"] + part["b"]) == [15, 24, 25]
+    assert list(done.to_xarray(on_error="skip")["a"]) == [1, 2]
+    with pytest.raises(jn.TaskFailed, match="no threes"):
+        done.to_frame(on_error="raise")
+    with pytest.raises(ValueError, match="on_error is 'raise', 'skip' or 'return', not 'drop'"):
+        done.to_frame(on_error="drop")
+
+
+def test_unequal_grids_merge_and_what_waits_or_is_blocked_says_so(session):
+    f = task("def f(a, b=1): return 10 * a + b")
+    bad = task("def bad(): raise KeyError('x')", "bad")
+    first, second = f.grid(a=[1, 2], b=[1]), f.grid(a=[2, 3], b=[2, 3])
+    blocked = f.map([bad()])
+    with working(session):
+        (first + second).wait(20)
+        blocked.wait(20)
+    waiting = f.map([7])
+    found = (first + second).to_xarray()["result"]
+    assert found.dims == ("a", "b")
+    assert found.shape == (3, 3)
+    assert found.sel(a=2, b=1) == 21
+    assert np.isnan(found.sel(a=1, b=3))
+    assert np.isnan(found.sel(a=3, b=1))
+    frame = (blocked + waiting).to_frame()
+    assert list(frame["state"]) == ["blocked", "ready"]
+    assert frame["failure"][0] == "blocked"
+    assert frame["error"][0] == "needs bad(), which failed: KeyError: 'x'"
+    assert frame["error"].isna()[1]
+
+
+def test_frames_of_nothing_and_of_parts(session):
+    pair = jn.task(cell("def pair(a): return (a, -a)", "pair"), nout=2)
+    tasks = pair.map([1, 2])
+    with working(session):
+        tasks.wait(20)
+    parts = jn.TaskList([one[1] for one in tasks] + [tasks[0][5]])
+    frame = parts.to_frame()
+    assert list(frame["result"][:2]) == [-1, -2]
+    assert frame["failure"][2] == "part"
+    assert "IndexError" in frame["error"][2]
+    assert len(jn.TaskList().to_frame()) == 0
+    assert jn.TaskList().to_xarray().sizes == {"task": 0}
+
+
+def test_a_grid_where_a_condition_holds_and_lists_side_by_side(session):
+    f = task("def f(a, b=1, mode='fast'): return a")
+    upper = f.grid(a=range(3), b=range(3), mode="slow", where=lambda a, b: a < b)
+    assert [(one["a"], one["b"], one["mode"]) for one in upper.arguments] == [
+        (0, 1, "slow"), (0, 2, "slow"), (1, 2, "slow"),
+    ]  # fmt: skip
+    assert len(f.grid(a=range(3), where=lambda **call: call["a"])) == 2
+    with pytest.raises(jn.BadTask, match=r"where asks for 'c', and the grid has a, b"):
+        f.grid(a=[1], b=[1], where=lambda c: c)
+    with pytest.raises(jn.BadTask, match="where is a function of parameters"):
+        f.grid(a=[1], where=True)
+    g = task("def g(a, where=None): return (a, where)", "g")
+    assert [one["where"] for one in g.grid(a=[1], where=["x", "y"]).arguments] == ["x", "y"]  # its own parameter
+    pairs = f.zip(a=[1, 2], b=[3, 4], mode="slow")
+    assert [list(one.values()) for one in pairs.arguments] == [[1, 3, "slow"], [2, 4, "slow"]]
+    with pytest.raises(jn.BadTask, match=r"side by side, and they have unequal lengths \(a: 2, b: 3\)"):
+        f.zip(a=[1, 2], b=[1, 2, 3])
+    with pytest.raises(jn.BadTask, match="needs a list to go through"):
+        f.zip(a=1)
+
+
+def test_a_plot_has_the_whole_axis_from_the_start_and_a_line_for_each_value(session):
+    pytest.importorskip("matplotlib")
+    f = task("def f(a, b): return {'sum': a + b, 'name': 'x'}")
+    tasks = f.grid(a=[1, 2, 9], b=[4, 5])
+    plot = tasks.plot(x="a", y="sum")
+    assert plot.figure.axes[0].get_xlim()[1] > 9
+    assert "0 of 6 finished" in repr(plot)
+    with working(session):
+        tasks.wait(20)
+    axes = plot.figure.axes[0]
+    assert axes.get_title() == "f: 6 of 6 finished"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["b = 4", "b = 5"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[5, 6, 13], [6, 7, 14]]
+    assert plot._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(jn.BadTask, match="no parameter 'c' in these tasks; they have a, b"):
+        tasks.plot(x="c")
+    with pytest.raises(jn.BadTask, match="these results have no 'result'; they have sum, name"):
+        tasks.plot(x="a")
+    with pytest.raises(jn.BadTask, match="'name' is str 'x', no number"):
+        tasks.plot(x="a", y="name")
