@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,3 +130,11 @@ def test_the_engine_loads_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "notebooks").glob("*.ipynb"), *ROOT.glob("*.md")], ids=short)
+def test_tests_that_the_manual_names_exist(page: Path) -> None:
+    named = set(re.findall(r"tests/([\w/]+\.py)(?:::(\w+))?", page.read_text()))
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text() if test else (ROOT / "tests" / path).exists(), test
+    assert len(named) > 20 or "guarantees" not in page.name

@@ -28,6 +28,7 @@ from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State
 from jug_notebook.render.display import Outputs
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in
+from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
@@ -99,6 +100,7 @@ class Results:
         self._store_functions = store_functions
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
+        self._doubted: set[Key] = set()  # tasks with an outcome that could not be opened
         self._dropped: set[str] = set()  #: warnings of tasks that were given here
         self._ticks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[int]] = (
             weakref.WeakKeyDictionary()
@@ -356,7 +358,7 @@ class Results:
 
     def _load(self, keys: Sequence[Key], values: dict[Key, Any], strict: bool, mmap: bool, again: bool) -> list[Key]:
         """Load what is stored into ``values``. Return, with ``again``, the keys to wait for once more."""
-        left = []
+        left: list[Key] = []
         for part in system.batched(keys, LOADED):
             for key, held in zip(part, self._store.outcomes(part), strict=True):
                 error: JugError
@@ -370,12 +372,25 @@ class Results:
                 except ValueLost as lost:
                     self._store.invalidate([key], Why.LOST, self._user)
                     error = NotReady(f"the value of {key[:8]} was lost ({lost}) and will be recomputed")
+                except SignatureError as damaged:
+                    if not self._doubts(key):
+                        raise
+                    error = NotReady(f"the outcome of {key[:8]} was damaged since it was read: {damaged}")
                 if again and isinstance(error, NotReady):
                     left.append(key)
                 elif strict:
                     raise error
                 values[key] = Problem(error)
         return left
+
+    def _doubts(self, key: Key) -> bool:
+        """Have the store read anew what it holds, once for a task: a record that was damaged since is left out then."""
+        store = self._store
+        if key in self._doubted or not isinstance(store, EventLogStore):
+            return False
+        self._doubted.add(key)
+        store.doubt()
+        return True
 
     def _brings_back(self, key: Key) -> bool:
         """Where a task failed, or what it needs, for want of a blob, and that is there again by now: try it again.

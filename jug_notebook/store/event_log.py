@@ -109,7 +109,7 @@ class EventLogStore(Store, ABC):
         self._clock = clock
         self._scheduler = SchedulerState()
         self._lock = threading.RLock()
-        self._torn = False  # was a step interrupted (Ctrl-C) that may have changed half of the picture?
+        self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._lost = 0  # claims in a row that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
@@ -160,6 +160,10 @@ class EventLogStore(Store, ABC):
     def _rewind(self) -> None:
         """Forget what was read of the log: the next `_poll` applies all of it, what this process wrote, too."""
 
+    def doubt(self) -> None:
+        """Have the next step make the picture anew: something of which it was made is no longer as it was."""
+        self.in_doubt = True
+
     def _make_anew(self) -> None:
         version = self._scheduler.version
         self._scheduler = SchedulerState()
@@ -170,15 +174,15 @@ class EventLogStore(Store, ABC):
     def _step(self) -> Iterator[SchedulerState]:
         """Hold the lock for one step. If the step is interrupted (Ctrl-C), the next one makes the picture anew."""
         with self._lock:
-            if self._torn:
+            if self.in_doubt:
                 self._make_anew()
-                self._torn = False
+                self.in_doubt = False
             try:
                 yield self._scheduler
             except Exception:
                 raise
             except BaseException:
-                self._torn = True
+                self.in_doubt = True
                 raise
 
     @contextmanager
@@ -262,7 +266,13 @@ class EventLogStore(Store, ABC):
                 if any(offer.lease.attempt > 1 for offer in won):
                     expected = None  # that it was claimed is written first, for it may kill its host
                 seen = self._scheduler.version
-                claims = self._loaded(won)
+                try:
+                    claims = self._loaded(won)
+                except ValueLost:
+                    self._record(Released([offer.lease for offer in won]))
+                    if not self.in_doubt:
+                        raise
+                    claims = []
                 if won or uncommitted:
                     self._commit(expected)
                 retry = self._scheduler.queue.next_retry()

@@ -5,10 +5,11 @@ A store defines none of them. It offers what they are built from: an up-to-date 
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import (
@@ -29,9 +30,30 @@ from jug_notebook.scheduler.records import Outcome, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import task_view
 
+S = TypeVar("S", bound="Queries")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _of_what_is_there(query: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Have a query ask once more where bodies are lost because the picture is of logs that aren't there any more."""
+
+    @functools.wraps(query)
+    def asked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return query(self, *args, **kwargs)
+        except ValueLost:
+            if not self.in_doubt:
+                raise
+            return query(self, *args, **kwargs)
+
+    return asked
+
 
 class Queries(Protocol):
     """What can be asked about the tasks of a store. Every query sees what was written before it."""
+
+    in_doubt: bool = False  #: is the picture that queries are answered from to be made anew first?
 
     @abstractmethod
     def _updated(self) -> AbstractContextManager[SchedulerState]:
@@ -46,12 +68,14 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             return [scheduler.state(key) for key in keys]
 
+    @_of_what_is_there
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""
         with self._updated() as scheduler:
             tasks = [scheduler.tasks.get(key) for key in keys]
             return self._bodies([None if task is None or task.state < 0 else task.spec for task in tasks])
 
+    @_of_what_is_there
     def outcomes(self, keys: Sequence[Key]) -> list[CurrentOutcome | None]:
         """Return current outcomes by key, None where there is none. A failure counts only once it is final."""
         with self._updated() as scheduler:
@@ -134,6 +158,7 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             return [scheduler.invalidation(key) for key in keys]
 
+    @_of_what_is_there
     def acceptances(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the sealed acceptances that hold for these tasks as they are now; else None."""
         with self._updated() as scheduler:

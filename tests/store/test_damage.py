@@ -295,6 +295,31 @@ def test_a_log_full_of_beginnings_of_frames_is_given_up_soon_and_named(folder: P
         opened(folder).states(KEYS)
 
 
+@pytest.mark.filterwarnings("ignore:.*is damaged, or someone without the key")
+@pytest.mark.parametrize("own", [True, False], ids=["its writer", "a reader"])
+def test_a_log_that_is_cut_while_it_is_used_costs_its_last_tasks_and_nobody_fails(folder: Path, own: bool) -> None:
+    writer = opened(folder)
+    for name in NAMES:
+        writer.submit([task(name)], HERE)
+    [log] = (folder / "log").iterdir()
+    store = writer if own else opened(folder)
+    assert None not in store.states(KEYS)
+    os.truncate(log, len(b"".join(frames(log)[:6])))  # three tasks and their requests
+    assert [body is None for body in store.specs(KEYS)] == [False] * 3 + [True] * 5
+    assert run_all(store) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged, or someone without the key")
+def test_a_worker_that_claims_what_was_cut_off_claims_again(folder: Path) -> None:
+    written(folder, close=False)
+    store = opened(folder)
+    assert None not in store.states(KEYS)
+    [log] = (folder / "log").iterdir()
+    os.truncate(log, len(b"".join(frames(log)[:6])))
+    assert run_all(store) + run_all(store) == 3, "what could not be read was given back"
+    assert store.states(KEYS) == [State.FINISHED] * 3 + [None] * 5
+
+
 # -- sealed logs -------------------------------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ from jug_notebook.store.file.folders import (
     share_folder,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.journal import SETTLING, Writer, size_of, writer_has_ended
+from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of, writer_has_ended
 from jug_notebook.store.file.logs import Logs
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 from jug_notebook.store.sealing import event_seal
@@ -309,7 +309,11 @@ class FileStore(EventLogStore):
         return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
-        return self._logs.bodies(places, self._scan)
+        try:
+            return self._logs.bodies(places, self._scan)
+        except Vanished:
+            self.doubt()
+            raise
 
     def _size(self, place: Place) -> int:
         return size_of(place)

@@ -72,7 +72,7 @@ NOT_EVENTS = (Closed, Sealed, Again)
 
 
 class Vanished(ValueLost):
-    """A log was moved or removed."""
+    """A log was moved or removed, or its end was cut off."""
 
 
 #: a place: number of the log (28 bits), offset in bytes (40), size in bytes (28)
@@ -365,7 +365,7 @@ class Log:
         except OSError as error:
             raise ValueLost(f"{self.path.name} can't be read: {error.strerror}") from error
         if len(data) != size:
-            raise ValueLost(f"{self.path.name} is shorter than it was")
+            raise Vanished(f"{self.path.name} is shorter than it was")
         return data
 
     def _open(self) -> int:
