@@ -29,7 +29,7 @@ project = "jug_notebook"
 version = release = jug_notebook.__version__
 author = copyright = "the authors of jug_notebook"
 extensions = ["sphinx.ext.autodoc", "myst_nb"]
-exclude_patterns = ["data", "conf.py", ".ipynb_checkpoints", "jugdata"]
+exclude_patterns = ["data", "**/.ipynb_checkpoints", "**/jugdata"]
 default_role = "code"
 smartquotes_action = "qe"  # the two dashes of an option stay
 add_module_names = False
@@ -83,12 +83,15 @@ autodoc_type_aliases = {"Crew": "jug_notebook.launch.Crew"}
 
 
 class CellLexer(IPython3Lexer):  # type: ignore[misc]
-    """Colours the Python below a ``%%jugtask``, too."""
+    """Colours the Python below ``%%jugtask`` and ``%%writefile``, too."""
 
     tokens: ClassVar[dict[str, Any]] = {
         **IPython3Lexer.tokens,
         "root": [
-            (r"(?s)(\s*)(%%)(jugtask)([^\n]*\n)(.*)", bygroups(Text, Operator, Keyword, Text, using(IPython3Lexer))),
+            (
+                r"(?s)(\s*)(%%)(jugtask|writefile)([^\n]*\n)(.*)",
+                bygroups(Text, Operator, Keyword, Text, using(IPython3Lexer)),
+            ),
             *IPython3Lexer.tokens["root"],
         ],
     }

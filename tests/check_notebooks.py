@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MANUAL = ROOT / "notebooks"
+NOTEBOOKS = sorted(path for path in MANUAL.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -32,9 +33,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 def bring(notebook: Path, folder: Path) -> None:
     """A notebook, what it reads, and the modules that lie beside it."""
-    for path in (notebook, *notebook.parent.glob("*.py")):
+    for path in (notebook, MANUAL / "two_hosts.py"):
         shutil.copy(path, folder)
-    shutil.copytree(notebook.parent / "data", folder / "data")
+    shutil.copytree(MANUAL / "data", folder / "data")
 
 
 @pytest.mark.timeout(300)

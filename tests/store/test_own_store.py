@@ -12,7 +12,7 @@ import pytest
 from jug_notebook.store import Store, open_store
 from tests.store import test_store
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "08_backends.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "reference" / "own_store.ipynb"
 HEADER = "%%writefile jug_store_sqlite.py\n"
 
 
