@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -203,6 +204,18 @@ def test_every_target_of_make_in_the_texts_is_one() -> None:
     assert not [(name, target) for name, target in named if target not in known]
 
 
+def test_every_extra_that_the_texts_install_is_one() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {extra for _, line in lines() for extra in re.findall(r"'\.\[(\w+)\]'", line)}
+    assert {"notebook", "lab"} <= named <= set(known)
+
+
+def test_every_file_that_the_texts_link_to_is_there() -> None:
+    for path in (README, *ROOT.glob("[A-Z]*.md")):
+        links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
+        assert not [link for link in links if "://" not in link and not (path.parent / link).exists()], path.name
+
+
 def test_every_name_of_ours_in_the_texts_is_public() -> None:
     named = {(name, found) for name, text in texts() for found in re.findall(r"\bjn\.(\w+)", text)}
     assert not [(name, found) for name, found in named if found not in jug_notebook.__all__]
@@ -225,7 +238,7 @@ differential_evolution = functools.partial(scipy.optimize.differential_evolution
 
 def test_the_python_in_the_readme_runs_as_printed(tmp_path: Path) -> None:
     cells = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    cells = [cell for cell in cells if "--host" not in cell]  # those need hosts: `notebooks/06_many_machines.ipynb`
+    cells = [cell for cell in cells if "--host" not in cell and "--slurm" not in cell]  # these need more than a machine
     last = next(i for i, cell in enumerate(cells) if "total.result()" in cell)
     kernel = Kernel.of_notebook(tmp_path, tmp_path / "settings")
     try:
