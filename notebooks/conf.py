@@ -10,9 +10,10 @@ import argparse
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from inspect import cleandoc
 from textwrap import dedent
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from IPython.lib.lexers import IPython3Lexer
 from pygments.lexer import bygroups, using
@@ -66,13 +67,8 @@ KINDS = {
     "module": ("Modules", "\n   :members:"),
 }
 
-#: Classes of what the functions return and take, which have no public names.
-RETURNED = """
-render.display.Status render.display.Listing render.display.History render.display.GraphPicture render.display.Why
-session.rerun.Accepted session.rerun.Verified session.maintenance.Cleaned session.maintenance.Copied
-session.rerun.Difference task.values.Waited task.files.File task.files.TimedPath futures.dispatch.Future launch.Crew
-model.views.Snapshot
-"""
+#: What can't be found by the annotations of functions: attributes, and what is imported for types alone.
+RETURNED = {"launch.Crew", "model.views.Snapshot", "session.rerun.Difference"}
 
 nitpicky = True
 nitpick_ignore_regex = [  # other manuals need a network; type variables; what stays within the package
@@ -158,7 +154,23 @@ def _names() -> Iterator[str]:
         yield f"## {title}\n"
         yield from (_directive(kind, name, options) for name in found[kind])
     yield "## What they return\n"
-    yield from (_directive("class", name, MEMBERS) for name in RETURNED.split())
+    yield from (_directive("class", name, MEMBERS) for name in sorted(RETURNED | set(_returned()), key=str.lower))
+
+
+def _returned() -> Iterator[str]:
+    """Yield the classes that public functions and methods return and that have no public name."""
+    public = [getattr(jug_notebook, name) for name in jug_notebook.__all__]
+    methods = [value for kind in public if inspect.isclass(kind) for name, value in vars(kind).items() if _shown(name)]
+    for function in filter(inspect.isfunction, [*public, *methods]):
+        with suppress(NameError):  # imported for types alone
+            hint = get_type_hints(function).get("return")
+            for kind in (hint, get_origin(hint), *get_args(hint)):
+                if inspect.isclass(kind) and kind.__module__.startswith("jug_notebook.") and kind not in public:
+                    yield f"{kind.__module__}.{kind.__qualname__}".removeprefix("jug_notebook.")
+
+
+def _shown(name: str) -> bool:
+    return not name.startswith("_") and name not in INTERNAL.split()
 
 
 def _directive(kind: str, name: str, options: str) -> str:
