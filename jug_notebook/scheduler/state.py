@@ -146,6 +146,8 @@ class SchedulerState:
                 task = self.tasks.get(lease.key) or self._record(lease.key)
                 if self.leases.claimed(task, lease, event.worker):
                     self._work.append(task)
+                if lease.round > task.round:
+                    self.history.begin_round(task, lease.round)
         elif type(event) is Submitted:
             self._submitted(event, bodies)
         elif type(event) is Requested:
@@ -469,9 +471,7 @@ class SchedulerState:
     def runs(self, scope: Scope = Scope()) -> Iterator[tuple[TaskRecord, Outcome]]:
         """Yield all attempts that ended, those of earlier rounds too."""
         for task in listing(self.tasks.values(), scope):
-            for outcome in task.outcomes:
-                yield task, outcome
-            for outcome in self.history.past(task.key):
+            for outcome in (*task.outcomes, *self.history.past(task.key)):
                 yield task, outcome
 
     def invalidation(self, key: Key) -> Invalidation | None:

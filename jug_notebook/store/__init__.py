@@ -58,6 +58,7 @@ class Store(Queries, Protocol):
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
     unverified: str = ""  #: why events can't be verified here, so that nothing may be loaded or written; else empty
+    pin: str = ""  #: the name by which `keyring` knows what was last here; empty where that doesn't count
     maps: bool = False  #: does `get_blob` map files of this host's?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable
     notify: Callable[[str], None] | None = None  #: gets a line, once, when a server has been away for some seconds
@@ -298,7 +299,8 @@ def open_store(url: str | Path, clock: Clock = CLOCK, known: str = "") -> Store:
     try:
         if not known:
             _check_pin(store, new, clock)
-        elif store.id == known:
+            store.pin = "" if store.unverified else masked(store.url)
+        elif store.id == known != keyring.pinned(masked(store.url)):
             keyring.pin(masked(store.url), known)
     except BaseException:
         store.close()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
 from jug_notebook.clock import Clock
-from jug_notebook.errors import NoSuchTask, ValueLost
+from jug_notebook.errors import NoSuchTask, StoreError, ValueLost, clean
 from jug_notebook.model import (
     NEXT,
     NO_INPUTS,
@@ -56,7 +57,7 @@ from jug_notebook.scheduler.queue import with_followers
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
-from jug_notebook.store import Store, addresses_in
+from jug_notebook.store import Store, addresses_in, keyring
 from jug_notebook.system import batched
 
 FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
@@ -94,6 +95,54 @@ class Inventory(Protocol):
         """Read a blob in bounded memory; return its condition. ``repair``: put it out of the way if it is damaged."""
 
 
+class Extents:
+    """How far logs had come when somebody last looked: what is missing of that was cut off, lost or put back.
+
+    That is known of a user's own last log from their keyring, and of others from what their readers wrote at last.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.note = ""  #: what is missing, in words; empty if nothing is
+        self._store = store
+        self._expected: dict[str, int] | None = None  # None until the pin was read
+        self._since: dict[str, float] = {}
+
+    def expect(self, extents: Mapping[str, int]) -> None:
+        """Expect logs to have come that far."""
+        for name, extent in extents.items():
+            self._missing()[name] = max(extent, self._missing().get(name, 0))
+
+    def _missing(self) -> dict[str, int]:
+        if self._expected is None:
+            self._expected = keyring.extents(self._store.pin) if self._store.pin else {}
+        return self._expected
+
+    def check(self, now: float, extent: Callable[[str], int], patience: Callable[[str], float]) -> None:
+        """Compare with what was read: see `note`, which is also a warning, once.
+
+        ``extent`` returns how far a log has come, and ``patience`` for how many seconds it may still be on its way.
+        """
+        if not (missing := self._missing()):
+            return
+        self._expected = {name: size for name, size in missing.items() if extent(name) < size}
+        late = [name for name in self._expected if now - self._since.setdefault(name, now) >= patience(name)]
+        if late and not self.note:
+            self.note = (
+                f"{self._store.display_url} lacks the end of {len(late)} of its logs, which was there before: it was "
+                "cut off, lost in a crash, or an older copy was put back. What was invalidated since counts again"
+            )
+            warnings.warn(clean(self.note), stacklevel=2)
+        elif not self._expected:
+            self.note = ""
+
+    def leave(self, extents: Mapping[str, int]) -> None:
+        """Note, as this process ends, how far its log has come, if it has one."""
+        pin = self._store.pin
+        with suppress(StoreError):
+            if extents and pin and keyring.pinned(pin) == self._store.id:
+                keyring.pin(pin, self._store.id, extents)
+
+
 class EventLogStore(Store, ABC):
     """The verbs of `Store` that follow from the events. The lock makes each one step for this process's threads.
 
@@ -110,6 +159,7 @@ class EventLogStore(Store, ABC):
         self._scheduler = SchedulerState()
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
+        self._extents = Extents(self)
         self._lost = 0  # claims in a row that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
@@ -146,11 +196,11 @@ class EventLogStore(Store, ABC):
 
     def _notes(self) -> Sequence[str]:
         """Return what people should know about the store as such, a line each."""
-        return ()
+        return [note for note in (self.unverified and f"unverified: {self.unverified}", self._extents.note) if note]
 
     def log_faults(self) -> Sequence[str]:
         """Return what is wrong with the log, as far as it was read, a line each."""
-        return ()
+        return [self._extents.note] if self._extents.note else []
 
     @property
     def version(self) -> int:

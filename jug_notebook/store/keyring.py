@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from blake3 import blake3
 
@@ -19,6 +21,7 @@ from jug_notebook.store.atomic import create, replace
 
 KEY_SIZE = 32  #: bytes of a key
 _STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
+_EXTENT = re.compile(r"(\S{1,255}) (\d{1,18})", re.ASCII)
 
 _here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
 _made: set[str] = set()  # stores whose key was made in this process: see `just_made`
@@ -97,7 +100,7 @@ def pinned(url: str) -> str:
     """
     path = _pin_path(url)
     try:
-        store_id = path.read_bytes()[:200].decode(errors="replace").strip()
+        store_id = _pin_lines(path)[0]
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -107,15 +110,31 @@ def pinned(url: str) -> str:
     return store_id
 
 
-def pin(url: str, store_id: str) -> None:
+def extents(url: str) -> dict[str, int]:
+    """Return how far the logs had come that this user wrote there last; nothing where that isn't known."""
+    try:
+        rows = [_EXTENT.fullmatch(line) for line in _pin_lines(_pin_path(url))[1:]]
+    except OSError:
+        return {}
+    return {row[1]: int(row[2]) for row in rows if row}
+
+
+def _pin_lines(path: Path) -> list[str]:
+    with open(path, "rb") as file:
+        return file.read(1000).decode(errors="replace").strip().split("\n")
+
+
+def pin(url: str, store_id: str, extents: Mapping[str, int] = MappingProxyType({})) -> None:
     """Note that the URL, absolute and without a password, holds the store of that id. Raises StoreError.
 
-    Where the user may not write to their own keyring, keys were put there for them, and nothing is noted.
+    ``extents``: how far logs have come that this process wrote there. Where the user may not write to their own
+    keyring, keys were put there for them, and nothing is noted.
     """
     path = _pin_path(url)
+    lines = [store_id, *(f"{log} {extent}" for log, extent in extents.items())]
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace(path, f"{store_id}\n".encode())
+        replace(path, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from jug_notebook.model import (
     Verdict,
     Why,
 )
-from jug_notebook.store import Store, open_store
+from jug_notebook.store import Store, keyring, open_store
 from jug_notebook.store.file import journal
 from jug_notebook.store.redis import frames
 from jug_notebook.store.sealing import MAC, EventSeal
@@ -55,7 +55,7 @@ def ahead(key: Key) -> list[Lease]:
 def guessed(store_id: str, name: str | bytes) -> list[bytes]:
     """What someone without the key takes for the MAC of a claim."""
     seal = EventSeal(os.urandom(32), store_id)
-    return [bytes(MAC), seal.record("attempt", *((name, 0, b"") if isinstance(name, str) else ("", 0, name)))]
+    return [bytes(MAC), seal.attempt(name.encode() if isinstance(name, str) else name)]
 
 
 class Folder:
@@ -387,6 +387,95 @@ def test_who_has_seen_more_keeps_it_when_an_older_copy_is_put_back(place: Place,
     with suppress(StoreError):
         assert tasks.state(key) is State.READY
         assert tasks.store.outcomes([key]) == [None]
+
+
+@pytest.mark.parametrize("what", ["its end was cut off", "all of it was removed", "an older copy was put back"])
+@pytest.mark.parametrize("who", ["its writer", "another"])
+def test_what_is_taken_back_from_the_end_is_missed_by_its_writer_and_by_whoever_came_after_a_reader(
+    place: Place, tasks: Submitter, what: str, who: str
+) -> None:
+    """The writer's account knows how far it had come; a reader's last record says how far it had read."""
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.sync()
+    copy, before = place.copy(), place.frames()
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    tasks.store.sync()
+    reader = seen_afresh(place, tasks)
+    reader.submit("def f(): return 2")
+    reader.store.close()
+    if who == "its writer":
+        tasks.store.close()
+    else:
+        keyring.unpin(tasks.store.pin)
+    if what == "an older copy was put back":
+        if who == "another":
+            pytest.skip("the records of its readers are gone, too")
+        place.put_back(copy)
+    elif isinstance(place, Folder):
+        log = place.folder / "log" / tasks.store._writer.log.path.name  # type: ignore[attr-defined]
+        log.unlink() if what == "all of it was removed" else log.write_bytes(b"".join(before))
+    else:
+        own = before[0][0]
+        kept = before if what == "its end was cut off" else []
+        place.write([*kept, *(entry for entry in place.frames() if entry[0] != own and entry[0][:1] != b"c")])
+    later = seen_afresh(place, tasks)
+    with pytest.warns(UserWarning, match="lacks the end of 1 of its logs, which was there before"):
+        later.state(key)
+    assert "an older copy was put back. What was invalidated since counts again" in notes(later.store)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_what_was_compacted_again_and_again_is_not_missed(place: Place, tasks: Submitter) -> None:
+    tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.close()
+    pinned = keyring.extents(tasks.store.pin)
+    assert len(pinned) == 1
+    for number in range(3):
+        later = seen_afresh(place, tasks)
+        later.store.pin = ""  # or it would be its own log that is expected
+        later.submit(f"def f(): return {number + 2}")
+        run_all(later)
+        later.store.close()
+        compacting = open_store(place.url)
+        compacting.compact()
+        compacting.close()
+        if isinstance(place, Folder):
+            for path in place.folder.glob("seal*/*"):
+                os.utime(path, (1, 1))
+            with closing(open_store(place.url)) as store:
+                store.compact()
+    assert keyring.extents(tasks.store.pin) == pinned
+    if isinstance(place, Folder):
+        assert len(list((place.folder / "sealed").iterdir())) == 1
+        assert not any((place.folder / "log").iterdir())
+    later = seen_afresh(place, tasks)
+    assert len(later.store.tasks()) == 4
+    assert notes(later.store) == ""
+
+
+def test_an_invalidation_that_was_cut_off_holds_once_a_worker_has_begun_to_run_the_task_again(
+    place: Place, tasks: Submitter
+) -> None:
+    key = tasks.submit("def f(): return 1")
+    run_all(tasks)
+    tasks.store.sync()
+    before = place.frames()
+    tasks.store.invalidate([key], Why.DIRECT, "ann")
+    worker = seen_afresh(place, tasks).store
+    me = system.me("worker")
+    worker.renew([me])
+    assert worker.claim(me.id, 1, 0.0)
+    worker.sync()
+    if isinstance(place, Folder):
+        log = place.folder / "log" / tasks.store._writer.log.path.name  # type: ignore[attr-defined]
+        log.write_bytes(b"".join(before))
+    else:
+        place.write([*before, *place.frames()[len(before) + 1 :]])
+    later = seen_afresh(place, tasks)
+    assert later.store.outcomes([key]) == [None]
+    assert later.state(key) is State.RUNNING
 
 
 # -- what doesn't ------------------------------------------------------------------------------------------------------

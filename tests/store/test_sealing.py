@@ -68,7 +68,12 @@ def test_fields_of_a_record_never_run_into_each_other(one: Any, two: Any) -> Non
 
 def test_a_mac_of_one_kind_key_or_store_serves_for_no_other() -> None:
     def macs(seal: EventSeal) -> list[bytes]:
-        return [seal.frame(b"", 0, b"", b""), seal.record("", "", 0, b""), seal.frame(b"l", 1, FIRST, b"c")]
+        return [
+            seal.frame(b"", 0, b"", b""),
+            seal.record("", "", 0, b""),
+            seal.frame(b"l", 1, FIRST, b"c"),
+            seal.attempt(b""),
+        ]
 
     made = [mac for k, s in (("k", "s"), ("K", "s"), ("k", "t")) for mac in macs(EventSeal(k.encode() * 32, s))]
     assert len(set(made)) == len(made)

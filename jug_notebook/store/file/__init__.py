@@ -57,8 +57,8 @@ from jug_notebook.store.file.folders import (
     share_folder,
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
-from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of, writer_has_ended
-from jug_notebook.store.file.logs import Logs
+from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of
+from jug_notebook.store.file.logs import Logs, writer_has_ended
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 from jug_notebook.store.sealing import event_seal
 
@@ -259,6 +259,8 @@ class FileStore(EventLogStore):
             epoch = self._scan()
             self._read_logs(now)
             self._epoch = epoch  # not before: what a compaction removed claims of has been read now
+            self._extents.expect(self._logs.read_by_writers())
+            self._extents.check(now, self._logs.extent, self._logs.patience)
 
     def _read_logs(self, now: float, remote_only: bool = False) -> None:
         """Read the known logs, or those of other machines, and set when to do so again: soon if there were events."""
@@ -286,7 +288,7 @@ class FileStore(EventLogStore):
             raise StoreError(self.unverified)
 
     def _notes(self) -> Sequence[str]:
-        return [*([f"unverified: {self.unverified}"] if self.unverified else ()), *self._logs.notes]
+        return [*super()._notes(), *self._logs.notes]
 
     def log_faults(self) -> Sequence[str]:
         """Return what is wrong with the logs. Waits until what other machines write is as it will remain."""
@@ -295,7 +297,7 @@ class FileStore(EventLogStore):
             if self._logs.suspect:
                 self._clock.sleep(1.1 * SETTLING)
                 self._read_all_logs(self._clock.monotonic())
-            return self._logs.faults
+            return [*super().log_faults(), *self._logs.faults]
 
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
@@ -473,7 +475,7 @@ class FileStore(EventLogStore):
     def close(self) -> None:
         with self._lock:
             with suppress(StoreGone):
-                self._writer.close()
+                self._extents.leave(self._writer.close(self._logs.extents()))
             self._watcher.close()
             self._logs.shut()
             self._claims.close()

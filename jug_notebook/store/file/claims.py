@@ -51,7 +51,7 @@ class Claims:
         assert self._seal is not None, "who has no key claims nothing"
         key, round, inputs, attempt = msgspec.structs.astuple(lease)
         name = f"{key}.{round}.{inputs.hex()}.{attempt}"
-        name = f"{name}.{self._seal.record('attempt', name, 0, b'').hex()}"
+        name = f"{name}.{self._seal.attempt(name.encode()).hex()}"
         try:
             self._files.link(self._owner_file(worker), name, self._claims)
             return worker

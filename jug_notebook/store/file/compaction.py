@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -33,6 +33,7 @@ from jug_notebook.store.file.journal import (
     content_of,
     encode,
     log_of,
+    mark,
     offset_of,
     size_of,
 )
@@ -53,12 +54,12 @@ TWICE = (Requested, Accepted, Invalidated, Forgotten)  #: events that nothing bu
 class SealedWriter:
     """Writes a sealed log, under a hidden name until `publish`. What can't be computed again is in it twice."""
 
-    def __init__(self, folder: Folder, name: str, replaces: Mapping[str, int], seal: EventSeal) -> None:
+    def __init__(self, folder: Folder, name: str, replaces: Sealed, seal: EventSeal) -> None:
         self.path = folder / name
         self._hidden = f".{name}"
         self._chain = Chain(name, seal)
         self._file = open(folder.open(self._hidden, NEW), "wb")  # noqa: SIM115
-        self._replaces = Frame(Sealed(dict(replaces)))
+        self._replaces = Frame(replaces)
         self._copies: list[tuple[int, bytes, list[bytes]]] = []
         self._write(self._replaces)
 
@@ -174,17 +175,19 @@ def _seal(folder: Folder, scheduler: SchedulerState, logs: Logs, lock: Folder) -
     alone = not others and len(merged) == len(former)
     number = 1 + max((int(log.path.name.split(".")[0]) for log in existing), default=0)
     path = folder / "sealed" / f"{number:06}.{secrets.token_hex(4)}.sealed"
-    replaces = {log.path.name: size[log.path] for log in sources}
+    before = {mark(name) for log in merged for name in log.replaces}
+    before |= {log.before[at : at + 8] for log in merged for at in range(0, len(log.before), 8)}
+    replaces = Sealed({log.path.name: size[log.path] for log in sources}, b"".join(sorted(before)))
     assert logs.seal is not None, "who has no key compacts nothing"
     after = merge(scheduler, sources, path, replaces, alone, logs.seal, passed=lambda: folder.touch(lock.name))
-    return max(0, sum(replaces.values()) - after)
+    return max(0, sum(replaces.replaces.values()) - after)
 
 
 def merge(
     scheduler: SchedulerState,
     logs: Iterable[Log],
     path: Folder,
-    replaces: Mapping[str, int],
+    replaces: Sealed,
     alone: bool,
     seal: EventSeal,
     passed: Callable[[], None],

@@ -21,9 +21,9 @@ from copy import copy
 from typing import TypeAlias, Union
 
 import msgspec
+from blake3 import blake3
 from msgspec import Struct
 
-from jug_notebook import system
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import UNREADABLE, Claimed, Event, Released
@@ -42,17 +42,22 @@ OPEN_LOGS = 32  #: logs from which closed ones are shut after reading: a process
 SPREAD = 1 << 20  #: bytes between bodies that are rather read as well than each body alone
 SEARCHED = 1 << 28  #: bytes that are checked at most while the next whole frame is searched for, at once
 SETTLING = 2.0  #: seconds after which what another machine wrote is as it will remain
-SILENCE = 86_400.0  #: seconds without an event after which another machine's writer counts as ended
 
 
 class Closed(Struct, frozen=True, array_like=True, tag="closed"):
-    """The writer is done."""
+    """The writer is done, and had read so many bytes of other logs."""
+
+    read: dict[str, int] = {}
 
 
 class Sealed(Struct, frozen=True, array_like=True, tag="sealed"):
-    """The first and the last frame of a sealed log: the logs it replaces, and how many bytes of each."""
+    """The first and the last frame of a sealed log: the logs it replaces, and how many bytes of each.
+
+    ``before``: `mark` of all that these replaced in turn.
+    """
 
     replaces: dict[str, int]
+    before: bytes = b""
 
 
 class Again(Struct, frozen=True, array_like=True, tag="again"):
@@ -66,6 +71,11 @@ class Frame(Struct, frozen=True, array_like=True):
 
     event: Union[Event, Closed, Sealed, Again]
     sizes: list[int] = []
+
+
+def mark(name: str) -> bytes:
+    """Return eight bytes that stand for a log's name."""
+    return blake3(name.encode()).digest(8)
 
 
 NOT_EVENTS = (Closed, Sealed, Again)
@@ -118,23 +128,6 @@ def read_bodies(places: Sequence[Place]) -> list[bytes]:
         if log.closed and len(by_log) > OPEN_LOGS:
             log.shut()
     return found
-
-
-def is_local(name: str) -> bool:
-    """Return True if the log of that name is written on this machine."""
-    return name.startswith(system.machine() + ".")
-
-
-def writer_has_ended(path: Folder, now: float) -> bool:
-    """Return True if nothing more will be appended to a log. ``now`` is the file server's time."""
-    words = path.name.split(".", 1)[-1].split("-")
-    pid = int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
-    if is_local(path.name) and pid:
-        return system.born(pid) is None
-    try:
-        return now - path.stat().st_mtime > SILENCE
-    except FileNotFoundError:
-        return False
 
 
 def _name_foreign(path: Folder, error: OSError) -> None:
@@ -231,6 +224,7 @@ class Log:
         self.closed = False
         self.vanished = False  #: True if it was not there at the last `poll`
         self.damaged = False  #: True if something was wrong with it
+        self.read_by_writer: dict[str, int] = {}  #: bytes of other logs, known once it is closed
         self._seal = seal
         self._report = report
         self._chain = Chain(path.name, seal)
@@ -254,7 +248,7 @@ class Log:
         self.vanished = False
         for frame, _, end in self._frames():
             if isinstance(frame.event, Closed):
-                self.closed = True
+                self.closed, self.read_by_writer = True, frame.event.read
             elif not isinstance(frame.event, NOT_EVENTS):
                 yield frame.event, self._places(frame.sizes, end)
 
@@ -394,10 +388,11 @@ class SealedLog(Log):
             _name_foreign(path, error)
             raise Vanished(f"{path.name} is no longer there") from None
         self.replaces: dict[str, int] = {}
+        self.before = b""
         unreported, self._report = self._report, _ignore
         for frame, _, _ in self._frames():
             if isinstance(frame.event, Sealed):
-                self.replaces = dict(frame.event.replaces)
+                self.replaces, self.before = dict(frame.event.replaces), frame.event.before
                 break
         self._report, self.damaged = unreported, False
 
@@ -578,12 +573,14 @@ class Writer:
                 raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._drop(len(self._unsynced))
 
-    def close(self) -> None:
-        """Append the closing frame."""
+    def close(self, read: dict[str, int]) -> dict[str, int]:
+        """Append the closing frame, which says how many bytes of other logs were read. Return this log's, if any."""
         try:
-            if self._fd >= 0:
-                self.append(Closed())
-                self.sync()
+            if self._fd < 0:
+                return {}
+            self.append(Closed(read))
+            self.sync()
+            return {self.log.path.name: self._size}
         finally:
             if self._fd >= 0:
                 fd, self._fd = self._fd, -1

@@ -9,18 +9,38 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from jug_notebook import system
 from jug_notebook.model import Event
 from jug_notebook.scheduler.records import Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.folders import length, listed
-from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, is_local, read_bodies
+from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, mark, read_bodies
 from jug_notebook.store.sealing import EventSeal
 
 TOGETHER = 40_000  #: tasks in events that are applied at once
 NOTES = 10  #: at most this many notes about damage are kept
 LOOKS = 10  #: times that logs are looked for again, while compactions move them
+SILENCE = 86_400.0  #: seconds without an event after which another machine's writer counts as ended
+ARRIVING = 60.0  #: seconds for which a log of another machine's may still be on its way to this one
 _named: set[tuple[str, str]] = set()  #: damage that a warning has named: of which log, and what
+
+
+def is_local(name: str) -> bool:
+    """Return True if the log of that name is written on this machine."""
+    return name.startswith(system.machine() + ".")
+
+
+def writer_has_ended(path: Folder, now: float) -> bool:
+    """Return True if nothing more will be appended to a log. ``now`` is the file server's time."""
+    words = path.name.split(".", 1)[-1].split("-")
+    pid = int(words[-2]) if len(words) > 2 and words[-2].isdigit() else 0
+    if is_local(path.name) and pid:
+        return system.born(pid) is None
+    try:
+        return now - path.stat().st_mtime > SILENCE
+    except FileNotFoundError:
+        return False
 
 
 class Logs:
@@ -31,6 +51,7 @@ class Logs:
         self._folder = folder
         self._scheduler = scheduler
         self._writer = writer
+        self._replaced: set[str] = set()  # by a sealed log that was read
         self.healed: set[str] = set()  #: damaged logs that another one replaces by now
         self.seal = seal  #: None where the store's key isn't known, so that nothing is verified
         self._known: dict[str, Log] = {}
@@ -161,6 +182,7 @@ class Logs:
                 former = self._known.get(name)
                 if former is None:
                     former = self._known[name] = Log(self._folder / "sealing" / name, local=True)
+                self._replaced.add(name)
                 former.offset = max(former.offset, size)
                 former.closed = True
                 former.shut()
@@ -198,6 +220,40 @@ class Logs:
                 with suppress(Vanished):
                     return read_bodies(now)
             return read_bodies(now)
+
+    # -- how far they have come ----------------------------------------------------------------------------------------
+
+    def extents(self) -> dict[str, int]:
+        """Return the bytes read of each log that no sealed one replaces."""
+        return {
+            name: log.offset
+            for name, log in self._known.items()
+            if log.offset and name.endswith(".log") and name not in self._replaced
+        }
+
+    def read_by_writers(self) -> dict[str, int]:
+        """Return, once, how many bytes writers had read of other logs when they ended."""
+        found: dict[str, int] = {}
+        for log in self._known.values():
+            for name, size in log.read_by_writer.items():
+                found[name] = max(size, found.get(name, 0))
+            log.read_by_writer = {}
+        return found
+
+    def extent(self, name: str) -> int:
+        """Return the bytes read of a log; very many where a sealed log has what it held."""
+        log = self._known.get(name)
+        if log is not None:
+            return log.offset
+        own, size = mark(name), len(mark(name))
+        sealed = (log.before for log in self._known.values() if isinstance(log, SealedLog))
+        found = any(own in (before[at : at + size] for at in range(0, len(before), size)) for before in sealed)
+        return 1 << 62 if found else 0
+
+    def patience(self, name: str) -> float:
+        """Return for how many seconds what is missing of a log may be on its way to this machine, or being moved."""
+        log = self._known.get(name)
+        return 0.0 if is_local(name) and (log is None or not log.vanished) else ARRIVING
 
     def shut(self) -> None:
         """Close all files."""

@@ -211,6 +211,9 @@ class RedisStore(EventLogStore):
                         self._apply()
             finally:
                 self._apply()
+        reader = self._log.reader
+        self._extents.expect(reader.read_by_writers)
+        self._extents.check(self._clock.monotonic(), reader.extent, lambda name: 0.0)
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         fetched = self._fetched
@@ -286,12 +289,9 @@ class RedisStore(EventLogStore):
             if scheduler is None:
                 self._poll()
                 scheduler = self._scheduler
-            unverified = [f"unverified: {self.unverified}"] if self.unverified else []
-            now, notes = (
-                self._clock.now(),
-                [*unverified, *self._connection.notes, *self._log.reader.notes, *self._processes.notes],
-            )
-            return snapshot(scheduler, processes, scope, self.display_url, now, notes)
+            noted = self._connection.notes, self._log.reader.notes, self._processes.notes
+            notes = [*self._notes(), *(note for part in noted for note in part)]
+            return snapshot(scheduler, processes, scope, self.display_url, self._clock.now(), notes)
 
     @understood
     def _counted(self) -> SchedulerState | None:
@@ -328,7 +328,7 @@ class RedisStore(EventLogStore):
             self._connection.run("full", *counts)
 
     def log_faults(self) -> Sequence[str]:
-        return self._log.reader.notes
+        return [*super().log_faults(), *self._log.reader.notes]
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
@@ -490,5 +490,9 @@ class RedisStore(EventLogStore):
                 if self._log.unsent or self._log.uncounted:
                     self._poll()
                     self._leave_counts()
+            with self._lock, suppress(StoreError), self._connection.impatiently():
+                left = self._log.leave()
+                self.sync()
+                self._extents.leave(left)
         finally:
             self._connection.close()

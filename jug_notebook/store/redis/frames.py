@@ -9,7 +9,7 @@ server can do unseen is to hold back the latest frames of a writer.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Union
 
 import msgspec
@@ -37,12 +37,18 @@ class Covered(Struct, frozen=True, array_like=True, tag="covered"):
     chains: dict[bytes, tuple[int, bytes]]
 
 
+class Read(Struct, frozen=True, array_like=True, tag="read"):
+    """The last frame of a writer: the number of the next frame of others, as far as it had read them."""
+
+    chains: dict[str, int]
+
+
 class Frame(Struct, frozen=True, array_like=True):
     """An event and the places of its bodies: the first of ``count`` consecutive ones, or each."""
 
     places: bytes
     count: int
-    event: Union[Event, Covered]
+    event: Union[Event, Covered, Read]
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -66,15 +72,15 @@ class Chain:
     def __init__(self, name: bytes, seal: EventSeal) -> None:
         self.name = name
         self._seal = seal
-        self._number = 0
+        self.number = 0  #: of the next frame
         self._mac = FIRST
 
     def frame(self, frame: Frame) -> bytes:
         """Return the next frame, sealed."""
         content = encode(frame)
-        mac = self._seal.frame(self.name, self._number, self._mac, content)
-        whole = _HEAD.pack(self._number, self._mac, mac) + content
-        self._number, self._mac = self._number + 1, mac
+        mac = self._seal.frame(self.name, self.number, self._mac, content)
+        whole = _HEAD.pack(self.number, self._mac, mac) + content
+        self.number, self._mac = self.number + 1, mac
         return whole
 
 
@@ -90,7 +96,9 @@ class FrameReader:
     def __init__(self, seal: EventSeal | None, display_url: str) -> None:
         self.seal = seal
         self.chains: dict[bytes, tuple[int, bytes]] = {}  #: see `Covered`
+        self.covered: Mapping[bytes, tuple[int, bytes]] = {}  #: what of that a snapshot has
         self._url = display_url
+        self.read_by_writers: dict[str, int] = {}  #: see `Read`
         self._missing: dict[bytes, list[range]] = {}
         self._faults: dict[str, int] = {}
 
@@ -121,6 +129,13 @@ class FrameReader:
         if self.seal is not None and not same(mac, self.seal.frame(writer, number, previous, content)):
             return self._refuse()
         return self._decoded(content) if self._is_new(writer, number, previous, mac) else None
+
+    def extent(self, name: str) -> int:
+        """Return the number of the next frame of a writer; 0 where none of it was read."""
+        try:
+            return self.chains.get(bytes.fromhex(name), (0,))[0]
+        except ValueError:
+            return 0
 
     def follow(self, writer: bytes, data: bytes) -> None:
         """Go on after a frame of this process's own, which need not be opened."""
@@ -156,6 +171,10 @@ class FrameReader:
             frame = _decode(content)
         except UNREADABLE:
             return self._refuse("that can't be read: another version's?")
+        if type(frame.event) is Read:
+            for name, number in frame.event.chains.items():
+                self.read_by_writers[name] = max(number, self.read_by_writers.get(name, 0))
+            return None
         return frame if _is_sound(frame) else self._refuse("that make no sense")
 
     def _refuse(self, what: str = FORGED) -> Frame | None:
@@ -183,6 +202,6 @@ def _is_sound(frame: Frame) -> bool:
         columns = [event.from_rounds, event.inputs or event.keys]
     elif isinstance(event, Forgotten):
         columns = [event.rounds]
-    rows = 0 if isinstance(event, Settled | Covered) or not columns else len(event.keys)  # type: ignore[union-attr]
+    rows = 0 if isinstance(event, Settled | Covered | Read) or not columns else len(event.keys)  # type: ignore[union-attr]
     whole = len(frame.places) == (PLACE if count and len(frame.places) == PLACE else PLACE * count)
     return count == bodies and whole and all(len(column) == rows for column in columns)

@@ -29,6 +29,7 @@ from jug_notebook.store.redis.frames import (
     Covered,
     Frame,
     FrameReader,
+    Read,
     claim_frame,
     encode,
     packed,
@@ -46,7 +47,7 @@ READING = 60  #: seconds for which a snapshot that was replaced can still be rea
 class Appended(Struct, frozen=True):
     """A frame that was not sent so far."""
 
-    event: Event
+    event: Event | Read
     writer: bytes
     frame: bytes
     first: Place
@@ -57,7 +58,7 @@ class Appended(Struct, frozen=True):
 def claim_name(lease: Lease | Verdict, seal: EventSeal) -> bytes:
     """Return the name of an attempt, which ends with a MAC, so that nobody without the key can claim it ahead."""
     name = f"{lease.key}.{lease.round}.{lease.attempt}.".encode() + lease.inputs
-    return name + seal.record("attempt", "", 0, name)
+    return name + seal.attempt(name)
 
 
 class Log:
@@ -106,7 +107,16 @@ class Log:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def append(self, event: Event, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
+    def leave(self) -> dict[str, int]:
+        """Append the last frame, if there are any: see `Read`. Return how far this writer will have come with it."""
+        if self._chain is None or not self._chain.number:
+            return {}
+        reader = self.reader
+        read = {name.hex(): at for name, (at, mac) in reader.chains.items() if reader.covered.get(name) != (at, mac)}
+        self.append(Read(read))
+        return {self._writer.hex(): self._chain.number}
+
+    def append(self, event: Event | Read, bodies: Sequence[bytes] = ()) -> Sequence[Place]:
         """Take an event on its way. Return the places of its bodies."""
         first, count = self._next, len(bodies)
         self._next += count
@@ -244,6 +254,7 @@ class Log:
         for covered in ends[-1:]:
             self.last = self._connection.seen = covered.upto
             self.reader.chains.update(covered.chains)
+            self.reader.covered = covered.chains
         self.arrived += [frame for frame in frames if not isinstance(frame.event, Covered)]
 
     @understood

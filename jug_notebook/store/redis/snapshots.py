@@ -11,7 +11,7 @@ from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store.event_log import places_of
 from jug_notebook.store.merging import Merger
 from jug_notebook.store.redis.connection import NOTHING, Connection
-from jug_notebook.store.redis.frames import PLACE, Covered, Frame, packed, places_in
+from jug_notebook.store.redis.frames import PLACE, Covered, Frame, Read, packed, places_in
 from jug_notebook.store.redis.log import READING, Log
 from jug_notebook.store.sealing import MAC
 from jug_notebook.system import batched
@@ -70,8 +70,8 @@ def compact(connection: Connection, log: Log, scheduler: SchedulerState, alone: 
         covered = Covered(upto, {})
         snapshot.cover(covered)
         for frame, size in log.all_frames(upto):
-            if isinstance(frame.event, Covered):
-                covered = frame.event
+            if isinstance(frame.event, Covered | Read):
+                covered = frame.event if isinstance(frame.event, Covered) else covered
                 continue
             before += size
             places = places_in(frame.places, frame.count)
