@@ -289,8 +289,7 @@ class RedisStore(EventLogStore):
             if scheduler is None:
                 self._poll()
                 scheduler = self._scheduler
-            noted = self._connection.notes, self._log.reader.notes, self._processes.notes
-            notes = [*self._notes(), *(note for part in noted for note in part)]
+            notes = [*self._notes(), *self._connection.notes, *self._log.reader.notes, *self._processes.notes]
             return snapshot(scheduler, processes, scope, self.display_url, self._clock.now(), notes)
 
     @understood
@@ -318,10 +317,9 @@ class RedisStore(EventLogStore):
     def _leave_counts(self) -> None:
         """Leave the counts of many tasks for processes that want to know no more."""
         log = self._log
-        if log.uncounted and len(self._scheduler.tasks) > MANY and not log.unsent and not log.stale:
+        settled = log.seal is not None and not log.unsent and not log.stale
+        if log.uncounted and settled and len(self._scheduler.tasks) > MANY:
             log.uncounted = False
-            if log.seal is None:
-                return
             data = msgspec.msgpack.encode(self._scheduler.counts.rows())
             rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)
             counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
