@@ -211,9 +211,8 @@ class RedisStore(EventLogStore):
                         self._apply()
             finally:
                 self._apply()
-        reader = self._log.reader
-        self._extents.expect(reader.read_by_writers)
-        self._extents.check(self._clock.monotonic(), reader.extent, lambda name: 0.0)
+        self._extents.expect(self._log.reader.read_by_writers)
+        self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0)
 
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         fetched = self._fetched
@@ -319,8 +318,7 @@ class RedisStore(EventLogStore):
         log = self._log
         settled = log.seal is not None and not log.unsent and not log.stale
         if log.uncounted and settled and len(self._scheduler.tasks) > MANY:
-            log.uncounted = False
-            data = msgspec.msgpack.encode(self._scheduler.counts.rows())
+            log.uncounted, data = False, msgspec.msgpack.encode(self._scheduler.counts.rows())
             rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)
             counts = "HSET", self._connection.key("counts"), "upto", log.last, "rows", rows
             self._connection.run("full", *counts)
@@ -378,8 +376,8 @@ class RedisStore(EventLogStore):
         self._announced = all(won)
         for offer, owner in zip(offers, owners, strict=True):
             if owner:
-                now, name = self._clock.monotonic(), owner.decode(errors="replace")
-                self._scheduler.observe(self._scheduler.leases.found(offer.task, offer.lease, name, now))
+                found = offer.task, offer.lease, owner.decode(errors="replace"), self._clock.monotonic()
+                self._scheduler.observe(self._scheduler.leases.found(*found))
         if news:  # what was won by a picture that was out of date is given back
             valid = [has and self._scheduler.queue.is_valid(offer) for offer, has in zip(offers, won, strict=True)]
             void = [lease for lease, has, still in zip(leases, won, valid, strict=True) if has and not still]
