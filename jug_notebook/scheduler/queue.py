@@ -110,17 +110,21 @@ class ReadyQueue:
     def _heads(
         self, now: float, python: str, excluded: Set[str], fits: Fits | None
     ) -> list[tuple[int, int, FunctionQueue]]:
-        """Return what `take` may take first of each queue: negative priority, number of the task, queue. Best first."""
+        """Return what `take` may take first of each queue: negative priority, number of the task, queue. Best first.
+
+        ``fits`` is asked in this order.
+        """
         heads = [
             (-queue.priority, head[0], queue)
             for queue in self.queues.values()
             if (not python or queue.python == python)
             and queue.name not in excluded
             and (head := self._head(queue, now)) is not None
-            and (not queue.resources or fits is None or fits(queue.resources))
         ]
         heads.sort(key=lambda h: h[:2])
-        return heads
+        if fits is None:
+            return heads
+        return [head for head in heads if not head[2].resources or fits(head[2].resources)]
 
     def back(self, task: TaskRecord) -> None:
         """Put back a task that was offered and not claimed, if it is still ready."""

@@ -39,6 +39,7 @@ CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
 WORTH_A_FILE = 1 << 20  #: bytes from which on a blob is kept there
 SHORTLY = 0.002  #: seconds in which a worker that got a short task is likely to come back
 RETRY = 0.1  #: seconds between two looks for tasks whose time for another attempt may have come
+REPLACED = 2.0  #: seconds within which a worker that was replaced has surely been
 CHUNK = 1 << 18
 
 _LENGTH = struct.Struct("<I")
@@ -255,6 +256,7 @@ class StoreServer:
         self._waiting: deque[_Connection] = deque()  #: for tasks
         self._seen = -1  #: version of the store when tasks were last looked for
         self._looked = 0.0
+        self._replaced = 0.0  #: until when a new worker may come in the place of one that was outworn
         self._shared = 0.0  #: when what is free was last shared with other supervisors
         self._fresh = False  #: was a claim just carried out, with a look at the store?
         self._unwritten = False  #: may the store not have written yet what workers got?
@@ -394,6 +396,8 @@ class StoreServer:
         worker, limit, wait, settled, target, python, chains, begun = request
         if limit > 0:  # it has run all it had
             self.reservations.release(connection.line.fileno())
+            if not self.reservations.bound(connection.line.fileno()):
+                self._replaced = 0.0
         try:
             reply = self._claimed(connection, worker, limit, settled, target, python, chains, begun)
         except JugError as error:
@@ -410,7 +414,11 @@ class StoreServer:
         self, connection: _Connection, worker: WorkerId, limit: int, settled: Sequence[Settlement],
         target: Target | None, python: str, chains: bool, begun: Lease | None,
     ) -> bytes:  # fmt: skip
-        look = not self._fresh
+        look, now = not self._fresh, self._clock.monotonic()
+        if limit > 0 and now >= self._replaced and self.reservations.makes_room(connection.line.fileno()):
+            limit = 0
+        elif limit > 0:
+            self.reservations.look(now)
         claims = self._store.claim(worker, limit, 0.0, settled, target, python, chains, begun, connection.fits, look)
         self._fresh = True
         self._unwritten = self._unwritten or bool(claims)
@@ -465,12 +473,17 @@ class StoreServer:
         """If a task would fit a new worker, have the one replaced that has waited longest and used other devices."""
         refused = list(self.reservations.refused)
         self.reservations.refused.clear()
-        if () in tried or not any(self.reservations.fits(-1, resources) for resources in refused):
+        if (
+            self._looked < self._replaced
+            or () in tried
+            or not any(self.reservations.fits(-1, resources) for resources in refused)
+        ):
             return
         worn = next((one for one in self._waiting if self.reservations.bound(one.line.fileno())), None)
         if worn is not None:
             self._waiting.remove(worn)
             self._outworn.append(worn.line.fileno())
+            self._replaced = self._looked + REPLACED
 
     def _result(self, call: Call) -> Reply:
         try:

@@ -24,6 +24,7 @@ SMI_TIMEOUT = 20.0  #: seconds for nvidia-smi to answer
 _DIGITS = 9  #: decimal places of amounts: ten tenths are one
 _SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 LOCKS = Path("/tmp/jug-notebook-devices")  #: one for all users and processes of a host, whatever their TMPDIR
+KEPT_AFTER = 1.0  #: seconds for which something doesn't fit before what becomes free is kept for it
 UNIT = 1 << 27  #: bytes of memory that supervisors of a host share out at a time
 _NAMES = 1 << 62  #: where in the file names begin, two bytes each: for who holds it, and for who wants it
 _FLOCK = Struct("hhqqi4x")
@@ -141,6 +142,9 @@ class Reservations:
     A process that has used a GPU keeps a context there, with memory, for as long as it lives, and sees no others. So a
     worker that had GPUs gets the same again, or none. GPUs, and memory if it ``shares_memory``, belong to all
     supervisors of a host: a GPU to one of them at a time, for as long as a worker of it has a context there.
+
+    Requests come in the order of the queue, in one `look` after another. What the first has not found for a while is
+    kept for it: those behind it get only what they leave enough of.
     """
 
     def __init__(
@@ -160,6 +164,10 @@ class Reservations:
         self._bound: dict[int, tuple[str, ...]] = {}  #: the devices that each worker has used
         self._wanted: set[str] = set()  #: names of devices that others hold
         self.refused: set[Resources] = set()  #: what did not fit since `forget_refused`
+        self._now = 0.0  #: when the current look began
+        self._since: dict[Resources, float] = {}  #: when what does not fit was first asked for
+        self._asked: set[Resources] = set()  #: in the current look
+        self._first: Resources = ()  #: of those in it that have waited for a while
 
     @functools.cached_property
     def _free(self) -> dict[str, float]:
@@ -168,8 +176,56 @@ class Reservations:
         self._names = dict(zip(found, names_of(found), strict=True))
         return dict.fromkeys(found, 1.0)
 
+    def look(self, now: float) -> None:
+        """From now on `fits` is asked for the next worker, for what comes first in the queue first."""
+        if self._since:
+            self._since = {one: since for one, since in self._since.items() if one in self._asked}
+        self._asked.clear()
+        self._now, self._first = now, ()
+
     def fits(self, worker: int, resources: Resources) -> bool:
         """Return whether this worker may have that now. Worker -1 stands for a new one."""
+        self._asked.add(resources)
+        if self._first and resources != self._first and not self._leaves_enough(worker, resources):
+            return False
+        if self._has(worker, resources):
+            return True
+        self.refused.add(resources)
+        since = self._since.setdefault(resources, self._now)
+        if not self._first and self._now - since >= KEPT_AFTER and self._could_have(resources):
+            self._first = resources
+        return False
+
+    def makes_room(self, worker: int) -> bool:
+        """Return whether a worker had better get nothing, so that a new one gets what has waited and doesn't fit it."""
+        first = self._first
+        if not first or not self._bound.get(worker) or self._has(worker, first) or not self._has(-1, first):
+            return False
+        self.refused.add(first)
+        return True
+
+    def _could_have(self, resources: Resources) -> bool:
+        """Return whether the host has that much at all."""
+        return all(
+            amount <= (len(self._free) if name == GPU else self._totals.get(name, 0.0)) for name, amount in resources
+        )
+
+    def _leaves_enough(self, worker: int, resources: Resources) -> bool:
+        """Return whether there is still enough for the first in the queue once this worker has that."""
+        for name, needed in self._first:
+            amount = dict(resources).get(name)
+            if amount is None:
+                continue
+            if name == GPU:
+                chosen = self._chosen(worker, amount)
+                left = float(sum(free == 1.0 and device not in chosen for device, free in self._free.items()))
+            else:
+                left = self._totals[name] - self._used[name] - amount
+            if round(left - needed, _DIGITS) < 0:
+                return False
+        return True
+
+    def _has(self, worker: int, resources: Resources) -> bool:
         for name, amount in resources:
             if name == GPU:
                 fit = bool(self._chosen(worker, amount))
@@ -179,7 +235,6 @@ class Reservations:
                 if fit and name == MEMORY and self._shares_memory:
                     fit = self._locks.take_memory(used + amount, total)
             if not fit:
-                self.refused.add(resources)
                 return False
         return True
 
@@ -194,6 +249,7 @@ class Reservations:
             else:
                 self._used[name] = round(self._used[name] + amount, _DIGITS)
         self._held[worker] = resources, devices
+        self._since.pop(resources, None)
         return devices
 
     def release(self, worker: int) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from jug_notebook.errors import LaunchError
-from jug_notebook.model import Scope, State, Target
+from jug_notebook.model import Resources, Scope, State, Target
 from jug_notebook.render import text as text_status
 from jug_notebook.render.format import parse_resources, shortage
 from jug_notebook.session.why import WhyQuery
@@ -25,6 +25,7 @@ from jug_notebook.store.signed import SignedReader
 from jug_notebook.worker import WorkerOptions, resources
 from jug_notebook.worker.process import signal_group
 from jug_notebook.worker.resources import (
+    KEPT_AFTER,
     UNIT,
     HostLocks,
     Reservations,
@@ -143,6 +144,37 @@ def test_a_worker_gets_the_same_devices_again_or_none() -> None:
     assert host.fits(-1, TWO)
     assert host.reserve(3, ONE) == ("2",)
     assert host.reserve(1, HALF) == ("0",)
+
+
+def test_what_has_waited_for_a_while_is_given_what_becomes_free(tmp_path: Path) -> None:
+    host = Reservations({"mem": 8.0}, lambda: ("0", "1"))
+
+    def look(worker: int, now: float, *wants: Resources) -> list[Resources]:
+        host.look(now)
+        return [want for want in wants if host.fits(worker, want)]
+
+    for worker in (1, 2):
+        assert look(worker, 0.0, ONE) == [ONE]
+        host.reserve(worker, ONE)
+    memory, all_of_it = (("mem", 1.0),), (("gpu", 2.0), ("mem", 8.0))
+    three = (("gpu", 3.0),)
+    host.release(1)
+    assert look(1, 1.0, three, all_of_it, ONE) == [ONE]
+    assert look(1, 1.0 + 0.9 * KEPT_AFTER, three, all_of_it, ONE) == [ONE]
+    now = 1.0 + KEPT_AFTER
+    assert look(1, now, three, all_of_it, ONE, HALF, memory) == []  # what the host never has isn't waited for
+    assert look(1, now, ONE, all_of_it) == [ONE]  # what is older, or of a higher priority, goes first
+    assert look(1, now, ONE) == [ONE]  # it was cancelled, or runs elsewhere
+    assert look(1, now, all_of_it, ONE) == [ONE]
+    now += KEPT_AFTER
+    assert look(1, now, all_of_it, ONE) == []
+    assert not host.makes_room(1)
+    host.release(2)
+    assert host.makes_room(1)
+    assert look(3, now, all_of_it) == [all_of_it]
+    host.reserve(3, all_of_it)
+    host.release(3)
+    assert look(1, now, all_of_it, ONE) == [ONE]
 
 
 def test_other_amounts_are_counted_and_what_nobody_was_given_is_not_there() -> None:
@@ -482,6 +514,22 @@ def test_no_more_tasks_run_at_once_than_fit(
     for _ in range(together):
         holders.end_one()
     assert [folder_site.tasks.value(key) for key in holders.keys] == list(range(together + 1))
+
+
+@pytest.mark.parametrize("small", [{"gpu": 1}, {}])
+def test_a_task_that_needs_much_runs_though_small_ones_keep_coming(folder_site: Site, small: dict[str, float]) -> None:
+    site = folder_site
+    bind, nap = cell("def bind(n): return n", "bind"), cell("import time\ndef nap(n): time.sleep(0.02)", "nap")
+    site.supervise(2, gpus="0,1")
+    for number in range(4):  # both workers have used a device, so neither can run what needs both
+        site.tasks.value(site.tasks.submit(bind, number, resources=ONE))
+    large = site.tasks.submission(cell("def large(): return 1", "large"), resources=TWO)
+    naps = [site.tasks.submission(nap, number, resources=parse_resources(small)) for number in range(1000)]
+    for some in (naps[:10], [large], naps[10:]):
+        site.store.submit(some, ORIGIN)
+    keys = [submission.key for submission in naps]
+    assert site.tasks.value(large.key) == 1
+    assert not is_left(site, keys, 200)
 
 
 def test_what_no_worker_was_given_waits_and_the_status_and_why_tell(folder_site: Site) -> None:
