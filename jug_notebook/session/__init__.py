@@ -24,6 +24,7 @@ from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone
 from jug_notebook.keys import modules
 from jug_notebook.model import BEAT, Key, State, Why
 from jug_notebook.session.access import announce, open_access, resolve_url, running_file
+from jug_notebook.session.calls import StoredCalls
 from jug_notebook.session.maintenance import Cleaned, Copied, clean
 from jug_notebook.session.maintenance import copy as copy_store
 from jug_notebook.session.queries import Queries
@@ -100,6 +101,7 @@ class Session:
         self._targets = TargetResolver(access, self.submissions.flush_if_room)
         self.workers = Workers(access, self._targets, self.results, headless)
         self.queries = Queries(access, self._targets)
+        self.calls = StoredCalls(access, self.submissions.flush_if_room)
         self.reruns = Rerun(access, self._targets, self.results)
         modules.notice(self.folder)
         self._ended = threading.Event()
@@ -186,6 +188,8 @@ class Session:
     log = _of("queries", Queries.log)
     why = _of("queries", Queries.why)
     verify = _of("reruns", Rerun.verify)
+    history_frame = _of("calls", StoredCalls.history_frame)
+    compare = _of("calls", StoredCalls.compare)
 
     def resolve(self, target: Any, namespace: Mapping[str, Any] | None = None, all: bool = False) -> TaskList:
         """Return the tasks that a target means, with ``all`` in the whole store.
@@ -427,6 +431,7 @@ timeline = _verb(Session.timeline)
 log = _verb(Session.log)
 why = _verb(Session.why)
 verify = _verb(Session.verify)
+compare = _verb(Session.compare)
 resolve = _verb(Session.resolve)
 
 retry = _verb(Session.retry)

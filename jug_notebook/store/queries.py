@@ -24,9 +24,10 @@ from jug_notebook.model import (
     State,
     Target,
     TaskView,
+    Verdict,
 )
 from jug_notebook.scheduler import queries
-from jug_notebook.scheduler.records import Outcome, Place
+from jug_notebook.scheduler.records import STATES, Outcome, Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import task_view
 
@@ -136,6 +137,16 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             target = Target(names=frozenset([name]))
             return [task.key for task in queries.listing(scheduler.tasks.values(), scope, target)]
+
+    def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
+        """Return the tasks of one function, whoever requested them, each with the verdict that counts now."""
+        with self._updated() as scheduler:
+            found = list(queries.listing(scheduler.tasks.values(), Scope(), Target(names=frozenset([name]))))
+            outcomes = [scheduler.outcome(task.key) for task in found]
+            return [
+                (task.key, STATES[task.state], None if outcome is None else outcome[0])
+                for task, outcome in zip(found, outcomes, strict=True)
+            ]
 
     def edges(self, scope: Scope = Scope()) -> list[tuple[str, str, int]]:
         """Return (function, a function whose values it needs, number of needs), over all requested tasks."""

@@ -59,9 +59,25 @@ class Brief(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     dropped: str = ""
 
 
+class BriefSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A `Spec` without what isn't about its call."""
+
+    key: Key
+    template: bytes
+    needs: msgspec.Raw
+    form: bytes
+    arguments: Payload
+    args_repr: str
+    origin: msgspec.Raw
+    folder: str
+    made: float
+    call: bytes = b""
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _template: Callable[[bytes], TaskTemplate] = decoder(TaskTemplate, "what tasks share", SignatureError)
 _spec: Callable[[bytes | memoryview], Spec] = decoder(Spec, "a task", SignatureError)
+_brief_spec: Callable[[bytes | memoryview], BriefSpec] = decoder(BriefSpec, "a task", SignatureError)
 _finished: Callable[[bytes | memoryview], Finished] = decoder(Finished, "a task's outcome", SignatureError)
 _outcome: Callable[[bytes | memoryview], Outcome] = decoder(Finished | Failed, "a task's outcome", SignatureError)
 _brief: Callable[[bytes | memoryview], Brief | Failed] = decoder(Brief | Failed, "a task's outcome", SignatureError)
@@ -142,6 +158,10 @@ class SignedReader:
     def spec(self, key: Key, body: bytes) -> Spec:
         """Return a spec from its sealed bytes."""
         return _spec(self._seal.open("spec", key, 0, b"", body))
+
+    def brief_spec(self, key: Key, body: bytes) -> BriefSpec:
+        """Return the same, without its origin and needs: quicker."""
+        return _brief_spec(self._seal.open("spec", key, 0, b"", body))
 
     def outcome(self, key: Key, held: CurrentOutcome) -> Outcome:
         """Return an outcome from its sealed bytes, if it is the verdict's and it is proven that ``key`` may have it."""

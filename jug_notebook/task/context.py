@@ -144,6 +144,9 @@ class SessionProtocol(Protocol):
 
     def retry(self, target: Any = None) -> int: ...
 
+    def history_frame(self, function: Any, values: bool = False) -> Any:
+        """Return all stored calls of a function as a pandas.DataFrame."""
+
     def invalidate(self, target: Any) -> int: ...
 
     def cancel(self, target: Any) -> int: ...

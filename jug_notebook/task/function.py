@@ -172,6 +172,10 @@ class TaskFunction:
         calls = ({**dict(zip(names, point, strict=True)), **constants} for point in points)
         return self._made(((self._bound((), call), (), call) for call in calls), constants)
 
+    def history_frame(self, values: bool = False) -> Any:
+        """Return a pandas.DataFrame of all stored calls, by whatever code: see `StoredCalls.history_frame`."""
+        return (context.current or context.current_session()).history_frame(self, values)
+
     def pending(
         self,
         session: SessionProtocol,

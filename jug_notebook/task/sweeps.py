@@ -213,9 +213,25 @@ def frame(sweep: Sweep) -> Any:
         columns = {_free("function", columns, "task."): list(sweep.functions)} | columns
     labels = {state: state.value for state in State}
     columns[_free("state", columns, "task.")] = [labels[state] for state in sweep.states]
-    for name, values in _results(sweep).items():
+    for name, values in results_by_name(sweep.values).items():
         columns[_free(name, columns | errors)] = values
     return pandas.DataFrame({name: _column(values) for name, values in (columns | errors).items()}, sweep.numbers)
+
+
+def beside(calls: Sequence[Call], ours: Mapping[str, Sequence[Any]], before: str) -> Any:
+    """Return a pandas.DataFrame of parameters and of columns of ours; ``before`` goes before names that both have."""
+    import pandas
+
+    columns: dict[str, Any] = dict(_parameters(calls))
+    columns |= {_free(name, columns, before): values for name, values in ours.items()}
+    return pandas.DataFrame({name: _column(values) for name, values in columns.items()})
+
+
+def moments(seconds: Sequence[float | None]) -> Any:
+    """Return seconds since the epoch as moments (UTC); None is NaT."""
+    import pandas
+
+    return pandas.to_datetime(pandas.Series(seconds, dtype=float), unit="s", utc=True)
 
 
 def _parameters(calls: Sequence[Call]) -> dict[str, list[Any]]:
@@ -260,9 +276,9 @@ def _is_nested(value: Any) -> bool:
     return bool(getattr(value, "shape", ())) or isinstance(value, list | tuple | dict | set | frozenset)
 
 
-def _results(sweep: Sweep) -> dict[str, list[Any]]:
+def results_by_name(values: Sequence[Any]) -> dict[str, list[Any]]:
     """Return the columns of results: "result", or one for each of their parts."""
-    values = sweep.values
+    values = list(values)
     if _SIMPLE.issuperset(set(map(type, values))):
         return {"result": values}
     spread = [_parts(value) for value in values]
@@ -318,7 +334,7 @@ def dataset(sweep: Sweep) -> Any:
     data: dict[str, Any] = {}
     state = [state.value for state in sweep.states]
     ours = {_free(name, columns, "task."): values for name, values in {"state": state, **_errors(sweep)}.items()}
-    results = {_free(name, {**columns, **ours}): values for name, values in _results(sweep).items()}
+    results = {_free(name, {**columns, **ours}): values for name, values in results_by_name(sweep.values).items()}
     for name, values in {**results, **ours}.items():
         whole = _array(values, missing=count < math.prod(shape))
         inner = whole.shape[1:]
@@ -434,7 +450,7 @@ class SweepPlot:
 
     def _numbers(self, sweep: Sweep) -> list[Any]:
         """Return y of each task, None where it isn't known. Raises BadTask where none has it, or it's no number."""
-        results = _results(sweep)
+        results = results_by_name(sweep.values)
         if self._y not in results and any(state is State.FINISHED for state in sweep.states):
             raise BadTask(f"plot: these results have no {self._y!r}; they have {', '.join(results)}")
         values = results.get(self._y, [None] * len(sweep.states))

@@ -274,3 +274,61 @@ def test_a_plot_has_the_whole_axis_from_the_start_and_a_line_for_each_value(sess
         tasks.plot(x="a")
     with pytest.raises(jn.BadTask, match="'name' is str 'x', no number"):
         tasks.plot(x="a", y="name")
+
+
+def test_all_stored_calls_of_a_function_are_a_frame_by_whatever_code_and_notebook(session, store_url, tmp_path):
+    other = jn.Session(session.url_with_password(), notebook=tmp_path / "other.ipynb")
+    first = task("def f(a, b=2, mode='fast'): return 10 * a + b")
+    with working(session):
+        first.map([1, 2]).wait(20)
+        jn.connect(session.url_with_password(), notebook=tmp_path / "other.ipynb")
+        second = task("def f(a, b=2, mode='fast'):\n    if a == 9: raise KeyError(a)\n    return 10 * a - b")
+        second.grid(a=[2, 9, 3], b=[2]).wait(20)
+    waiting = second(np.zeros(100_000), b=7)
+    frame = second.history_frame()
+    assert list(frame.columns) == ["a", "b", "mode", "state", "started", "seconds", "edition", "current", "key"]
+    assert list(frame["a"][:5]) == [1, 2, 2, 9, 3]
+    assert frame["a"][5].startswith("<ndarray float64 (100000,)")
+    assert list(frame["b"]) == [2, 2, 2, 2, 2, 7]
+    assert list(frame["mode"].unique()) == ["fast"]
+    assert list(frame["edition"]) == [1, 1, 2, 2, 2, 2]
+    assert list(frame["current"]) == [False, False, True, True, True, True]
+    assert list(frame["state"]) == ["finished"] * 3 + ["failed", "finished", "ready"]
+    assert frame["started"].notna().sum() == 5
+    assert (frame["seconds"][:5] >= 0).all()
+    assert jn.resolve(frame["key"][0], all=True)[0].result() == 12
+    assert list(first.history_frame(values=True)["result"][[0, 1, 2, 4]]) == [12, 22, 18, 28]
+    assert waiting.key == frame["key"][5]
+    with pytest.raises(jn.NoSuchTask, match="no call of nothing is in "):
+        session.history_frame("nothing")
+    with pytest.raises(jn.BadTask, match="a task function or its name is asked for, not int 3"):
+        jn.compare(3)
+    other.close()
+
+
+def test_values_of_former_code_stand_beside_those_of_the_present_one(session):
+    source = "import numpy as np\ndef f(a): return {{'sum': a + {}, 'kind': 'x', 'large': np.zeros(200_000) + {}}}"
+    with working(session):
+        task(source.format(1, 0)).map([1, 2, 3]).wait(20)
+        task(source.format(5, 0)).map([2, 3]).wait(20)
+        now = task(source.format(6, 0))
+        now.map([2, 4]).wait(20)
+        with pytest.raises(jn.NoSuchTask, match=r"no call of \S*g is in"):
+            jn.compare(task("def g(a): return a", "g"))
+        frame = jn.compare(now)
+        assert list(frame["a"]) == [2]  # the one call of both
+        assert list(frame["edition"]) == [2]
+        assert list(frame["equal"]) == [False]
+        f = task("def h(a): return a * 1.5", "h")
+        f.map([1, 2]).wait(20)
+        g = task("def h(a): return a * 1.5 + (a == 2)", "h")
+        g.map([1, 2]).wait(20)
+        small = jn.compare("h")
+    assert list(small.columns) == ["a", "before", "now", "difference", "equal", "edition"]
+    assert list(small["before"]) == [1.5, 3.0]
+    assert list(small["difference"]) == [0.0, 1.0]
+    assert list(small["equal"]) == [True, False]
+    large = frame["before"][0]
+    assert "load()" in repr(large)
+    assert large.load()["sum"] == 7
+    assert frame["now"][0].load()["sum"] == 8
