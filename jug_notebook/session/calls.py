@@ -16,7 +16,7 @@ from jug_notebook.session.access import StoreAccess
 from jug_notebook.store.signed import Brief, BriefSpec, function_bundle, template
 from jug_notebook.task import TaskFunction, definitions, sweeps
 from jug_notebook.task.handles import Call
-from jug_notebook.task.sweeps import call_of
+from jug_notebook.task.sweeps import call_of, in_short
 
 _NUMBERS = (int, float, complex)
 _NAMED = (0, 1, 3)  #: kinds of parameters, as in `inspect`, that have a name for each argument
@@ -150,9 +150,13 @@ class StoredCalls:
         given: dict[str, Any] = {}
         payload = spec.arguments
         if names and payload.format == "pickle" and payload.data and not payload.buffers:
-            with suppress(Exception):  # a class of the user's may not be importable here, or may refuse
+            try:
                 args, kwargs = pickle.loads(payload.data)
+                if not kwargs and len(args) == len(names):
+                    return names, in_short(args)
                 given = {**dict(zip(names, args, strict=False)), **kwargs}
+            except Exception:  # a class of the user's may not be importable here, or may refuse
+                given = {}
         if len(given) == len(names) and names:
             return call_of([(name, given[name]) for name in names])
         texts = arguments_by_name(spec.args_repr)  # defaults are there as texts alone

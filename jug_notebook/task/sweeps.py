@@ -55,9 +55,12 @@ class Sweep(NamedTuple):
 
 def call_of(arguments: Sequence[tuple[str, Any]]) -> Call:
     """Return the parameters of a call: numbers, short texts and the like as they are, what is larger as text."""
-    return tuple([name for name, _ in arguments]), tuple(
-        [value if type(value) in _PLAIN else _small(value) for _, value in arguments]
-    )
+    return tuple([name for name, _ in arguments]), in_short([value for _, value in arguments])
+
+
+def in_short(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return numbers, short texts and the like as they are, what is larger as text."""
+    return tuple([value if type(value) in _PLAIN else _small(value) for value in values])
 
 
 def _small(value: Any) -> Any:
