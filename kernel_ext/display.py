@@ -18,7 +18,7 @@ from typing import Any
 
 from jug_notebook import render
 from jug_notebook.errors import clean
-from jug_notebook.model import RunView, Snapshot, State, TaskView, Timeline
+from jug_notebook.model import FunctionProfile, RunView, Snapshot, State, TaskView, Timeline
 from jug_notebook.render.format import escape, plural
 from jug_notebook.session import Session
 from jug_notebook.task.handles import Handle
@@ -136,7 +136,15 @@ def steady_history(runs: Sequence[RunView], total: int) -> str:
 def steady_timeline(timeline: Timeline) -> str:
     """Return how often each function ran, without times, workers and hosts."""
     runs = Counter((span.name, "died" if span.died else span.state.value) for span in timeline.spans)
-    return clean("\n".join(f"{name}  {plural(runs[name, state], 'run')} {state}" for name, state in sorted(runs)))
+    return clean("\n".join(f"{name}  {plural(runs[name, state], 'run')} {state}" for name, state in sorted(runs))) or (
+        "nothing was run yet"
+    )
+
+
+def steady_profile(profiles: Sequence[FunctionProfile]) -> str:
+    """Return how often each function ran, in the order of their names, without what that took."""
+    lines = [f"{profile.name}  {plural(profile.runs, 'run')}" for profile in profiles]
+    return clean("\n".join(sorted(lines))) or "nothing was run yet"
 
 
 # -- the output of tasks -----------------------------------------------------------------------------------------------

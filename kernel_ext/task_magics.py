@@ -25,6 +25,7 @@ from kernel_ext.display import (
     show_either,
     steady_history,
     steady_log,
+    steady_profile,
     steady_status,
     steady_tasks,
     steady_timeline,
@@ -199,6 +200,21 @@ class TaskMagics(Magics):
         except ValueError as wrong:
             raise UsageError(f"%jug_timeline: {wrong}") from None
         show_either(found, steady_timeline(found.timeline) if self.main.as_text else str(found) if asked.text else None)
+
+    @line_magic
+    @options()
+    @target
+    @option("--all", action="store_true", help="all tasks of the store, other notebooks' too")
+    def jug_profile(self, line: str) -> None:
+        """Show what runs took, by function: time, processor time, memory, bytes read and written.
+
+        %jug_profile                    this notebook's
+        %jug_profile fit                of a function
+        %jug_profile --all              the whole store's
+        """
+        asked = read(self.jug_profile, line)
+        found = self._session.profile(asked.target, asked.all, self.shell.user_ns)
+        show_either(found, steady_profile(found) if self.main.as_text else None)
 
     @line_magic
     @options()

@@ -49,7 +49,7 @@ class Command(NamedTuple):
 #: the commands of each file; they are listed in this order
 _FILES = {
     "run": "worker execute",
-    "inspect": "status check count log graph timeline why sleep-until webstatus",
+    "inspect": "status check count log graph timeline profile why sleep-until webstatus",
     "admin": "invalidate accept retry stop cleanup copy pack key doctor",
     "jugfiles": "import-jugdata demo test-jug install-skills",
     "shell": "shell",

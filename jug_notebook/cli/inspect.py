@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, check, count, log, graph, timeline, why, sleep-until, webstatus."""
+"""Commands that look and change nothing: status, log, graph, timeline, profile, why and others."""
 
 from __future__ import annotations
 
@@ -179,6 +179,13 @@ def _timeline(session: Session, arguments: Arguments) -> int:
         _put(arguments.svg, found.svg())
     else:
         print(found)
+    return 0
+
+
+@register("profile", "what runs took, by function: time, processor time, memory, bytes read and written", "[STORE]")
+@on_session
+def _profile(session: Session, arguments: Arguments) -> int:
+    print(session.queries.profile(all=arguments.of.notebook is None))
     return 0
 
 

@@ -270,10 +270,13 @@ class Run(Struct, frozen=True, array_like=True):
     python: str
     started: float
     duration: float  #: seconds
-    cpu: float = 0.0  #: seconds
+    cpu: float = 0.0  #: seconds, subprocesses included
     attempt: int = 1
     output: tuple[tuple[str, str], ...] = ()
     displays: tuple[Display, ...] = ()
+    peak: int = 0  #: bytes of memory that it had at most, with its worker's libraries; 0 where it wasn't measured
+    read: int = 0  #: bytes, from files, pipes and the network
+    written: int = 0  #: bytes
 
 
 class Finished(Struct, frozen=True, array_like=True, tag="finished"):

@@ -105,6 +105,29 @@ class RunView(Struct, frozen=True):
     fate: str = ""  #: where it no longer counts: "tried again" or "dropped"
 
 
+class Spread(Struct, frozen=True):
+    """What runs of a function took of something: on average, 95 % of them at most, and the largest."""
+
+    mean: float = 0.0
+    p95: float = 0.0
+    largest: float = 0.0
+
+
+class FunctionProfile(Struct, frozen=True):
+    """What the runs of one function took. Seconds and bytes; memory and bytes of those alone that were measured."""
+
+    name: str
+    runs: int
+    duration: Spread
+    cpu: Spread
+    memory: Spread  #: at most resident at a time, with the libraries that the worker had loaded
+    read: Spread
+    written: Spread
+    largest: Key = ""  #: the task that took most memory; of tasks that were not measured, most time
+    args_repr: str = ""  #: its arguments
+    killed: int = 0  #: runs that were ended for their memory
+
+
 class Span(Struct, frozen=True):
     """When an attempt ran, and where. ``started`` is seconds since the epoch, ``duration`` seconds."""
 

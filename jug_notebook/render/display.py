@@ -10,10 +10,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from jug_notebook.model import Explanation, Graph, Reason, Run, RunView, Snapshot, TaskView, Timeline
+from jug_notebook.model import Explanation, FunctionProfile, Graph, Reason, Run, RunView, Snapshot, TaskView, Timeline
 from jug_notebook.render.format import ago, clean, duration, escape, excerpt, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
 from jug_notebook.render.html import html
+from jug_notebook.render.profile import profile_html, profile_text
 from jug_notebook.render.summary import beside
 from jug_notebook.render.tasks import history_html, history_text, tasks_html, tasks_text, why_html, why_text
 from jug_notebook.render.text import text
@@ -83,6 +84,20 @@ class History(_Table[RunView]):
 
     def _repr_html_(self) -> str:
         return history_html(self.views, self.total)
+
+
+class ProfileTable(_Table[FunctionProfile]):
+    """What runs took, by function; ``.before`` is how many earlier runs were left out."""
+
+    def __init__(self, views: Sequence[FunctionProfile], before: int) -> None:
+        super().__init__(views, len(views))
+        self.before = before
+
+    def __repr__(self) -> str:
+        return profile_text(self.views, self.before)
+
+    def _repr_html_(self) -> str:
+        return profile_html(self.views, self.before)
 
 
 class GraphPicture:

@@ -22,6 +22,7 @@ from jug_notebook.model import (
     Graph,
     Key,
     Like,
+    Outcome,
     Scope,
     Snapshot,
     Span,
@@ -30,8 +31,9 @@ from jug_notebook.model import (
     TaskView,
     Timeline,
 )
-from jug_notebook.render.display import GraphPicture, History, Listing, Status, Text, TimelinePicture, Why
+from jug_notebook.render.display import GraphPicture, History, Listing, ProfileTable, Status, Text, TimelinePicture, Why
 from jug_notebook.render.format import elide, parse_moment
+from jug_notebook.render.profile import profile_of
 from jug_notebook.render.summary import LIKE
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
@@ -43,6 +45,7 @@ from jug_notebook.task import definitions
 from jug_notebook.task.handles import SHORT
 
 AT_A_GLANCE = 60  #: most failures read for a picture that will be renewed soon
+PROFILED = 20_000  #: most runs, the latest, of which a profile is made
 LOGS = 20  #: most tasks in one log
 KNOWN = 1000  #: most failures (the latest) that are sorted into kinds
 LISTED = 20  #: most failures listed one by one
@@ -177,6 +180,35 @@ class Queries:
         found = sorted((one for one in spans if one.ended >= begin and one.started <= end), key=lambda one: one.started)
         label = "the whole store" if scope.notebook is None else "this notebook"
         return TimelinePicture(Timeline(tuple(found), tuple(path), self._access.display_url, label))
+
+    def profile(
+        self, target: Any = None, all: bool = False, namespace: Mapping[str, Any] | None = None
+    ) -> ProfileTable:
+        """Return what runs took, by function: time, processor time, memory, bytes read and written. Failed ones, too.
+
+        Of this notebook's tasks, of a target's, or with ``all`` of the whole store's; the latest 20 000 at most.
+        Raises NoSuchTask.
+        """
+        self._targets.flush()
+        if target is None:
+            found = self._store.tasks(self._access.scope_of(all))
+        else:
+            found = self._store.tasks(target=Target(keys=frozenset(self._targets.keys(target, namespace, all))))
+        ended = [view for view in found if view.state in (State.FINISHED, State.FAILED) and not view.source]
+        ended.sort(key=lambda view: view.started)
+        latest = ended[-PROFILED:]
+        outcomes = zip(latest, self._signed.outcomes([view.key for view in latest]), strict=True)
+        by_function: dict[str, list[Outcome]] = {}
+        for view, outcome in outcomes:
+            if outcome is not None:
+                by_function.setdefault(view.name, []).append(outcome)
+        profiles = [profile_of(name, runs) for name, runs in by_function.items()]
+        specs = self._signed.specs([profile.largest for profile in profiles])
+        named = [
+            profile if spec is None else msgspec.structs.replace(profile, args_repr=spec.args_repr)
+            for profile, spec in zip(profiles, specs, strict=True)
+        ]
+        return ProfileTable(sorted(named, key=lambda one: -one.duration.mean * one.runs), len(ended) - len(latest))
 
     def watch(self, seen: int, timeout: float) -> int:
         """Wait until the store's version differs from ``seen``, at most ``timeout`` seconds. Return the version now."""

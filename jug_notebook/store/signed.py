@@ -43,7 +43,7 @@ from jug_notebook.store.sealing import Seal
 TAIL = 4000  #: characters of a failed task's output that its error shows
 TAG = 32  #: bytes of the tag in front of sealed data
 UPSTREAM = 1000  #: at most this many needed tasks are described
-_OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "attempt")
+_OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "peak", "read", "written", "attempt")
 
 
 class Brief(msgspec.Struct, frozen=True, array_like=True, tag="finished"):

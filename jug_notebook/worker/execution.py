@@ -61,6 +61,7 @@ from jug_notebook.worker.inputs import Needs, Stale
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.resources import VisibleDevices
 from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervisors
+from jug_notebook.worker.usage import Meter
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
 PAUSE = 0.5  #: seconds before a store that is full or away is tried again; doubles each time, up to 10, or 1
@@ -182,6 +183,7 @@ class TaskRunner:
         self._encode = msgspec.msgpack.Encoder().encode
         self._loggers = Loggers()
         self._pace: dict[str, float] = {}
+        self._meter = Meter(self._alone)
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
         self.begun: Lease | None = None  #: of the last task that was begun before what it needs was settled
         self._made: Finished | None = None  #: the last task's outcome
@@ -205,6 +207,7 @@ class TaskRunner:
         if hopeless := lost_with_supervisors(claim, self._me, clock):
             return self._writer.settlement(*hopeless)
         self.begun = None
+        self._meter.begin(not self.is_short(claim.name))
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
         attempt = _Attempt(claim, started, since)
         failure: BaseException | None = None
@@ -236,9 +239,11 @@ class TaskRunner:
             self._displays.add_figures()
         duration = clock.monotonic() - since
         displays = self._displays.take()
+        used = self._meter.end(duration)
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
-            clock.cpu() - cpu, claim.lease.attempt, self._listener.take(), tuple(map(self._stored, displays)),
+            clock.cpu() - cpu + used.cpu, claim.lease.attempt, self._listener.take(),
+            tuple(map(self._stored, displays)), used.peak, used.read, used.written,
         )  # fmt: skip
         context.end_turn()
         if duration > SPAWN_TIME:

@@ -56,6 +56,7 @@ class WorkerProcess:
     termination: Termination | None = None
     killed: bool = False
     memory: int = 0  #: resident bytes
+    peak: int = 0  #: the most that it had, as far as is known; with its subprocesses, where their memory is limited
 
     def died_in(self, running: Running) -> bool:
         """Is its death something that happened in this task, and not our way of ending the worker?"""

@@ -221,14 +221,18 @@ def settled_death(
     termination: Termination | None,
     status: int,
     output: tuple[tuple[str, str], ...],
+    peak: int,
     clock: Clock,
 ) -> tuple[Verdict, Failed]:
-    """Return how a task is settled in which a worker died with this wait status, after printing ``output``."""
+    """Return how a task is settled in which a worker died with this wait status, after printing ``output``.
+
+    ``peak``: bytes of memory that the worker had at most.
+    """
     kind, text, final, died = death_outcome(running, termination, cause_of_death(status))
     lease, duration = running.lease, clock.monotonic() - running.since
     run = Run(
         worker.id, worker.host, worker.pid, worker.user, worker.python, running.started, duration, 0.0,
-        lease.attempt, output,
+        lease.attempt, output, peak=peak,
     )  # fmt: skip
     where = f"worker {worker.id} on {worker.host}, pid {worker.pid}"
     report = f"{running.name} had run for {duration:.3g} s in {where}: {text}.\n"

@@ -51,6 +51,7 @@ from jug_notebook.worker.status import (
     overstepped,
     settled_death,
 )
+from jug_notebook.worker.usage import MAXRSS
 
 TICK = 0.1  #: seconds between two looks at the workers
 GRACE = 0.5  #: seconds from asking a process group to end to killing it
@@ -434,7 +435,7 @@ class Supervisor:
             running = process.status.read()
             if running is None:
                 continue
-            memory = memory_of_group(process.info.pid) if limit is not None else 0
+            process.peak = memory = memory_of_group(process.info.pid) if limit is not None else 0
             over = overstepped(running, memory, limit, now)
             if over is not None:
                 process.terminate(Termination(running.turn, over[0], over[1], now + GRACE))
@@ -460,8 +461,9 @@ class Supervisor:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
             signal_group(pid, signal.SIGKILL)  # what it left behind; the group is ours until we have waited
-            _, status = os.waitpid(pid, 0)
+            _, status, used = os.wait4(pid, 0)
             process = self._workers.pop(pid)
+            process.peak = max(process.peak, used.ru_maxrss * MAXRSS)
             signalled = os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING
             if signalled and process.termination is None and not process.killed:
                 self._ambiguous.append((process, status, self.clock.monotonic() + AMBIGUOUS))
@@ -529,7 +531,8 @@ class Supervisor:
         self, process: WorkerProcess, running: Running, status: int, output: tuple[tuple[str, str], ...]
     ) -> None:
         """Store the failure of the task in which a worker died."""
-        verdict, failed = settled_death(running, process.info, process.termination, status, output, self.clock)
+        how = process.termination, status, output, process.peak
+        verdict, failed = settled_death(running, process.info, *how, self.clock)
         self.store.claim(process.info.id, 0, 0.0, [SignedWriter(self._seal).settlement(verdict, failed)])
         if verdict.final and not self.options.keep_going:
             self._end_at_failure()

@@ -96,6 +96,7 @@ COMMANDS = {
     "log": [["--history"], ["KEY"], ["FAILED"], ["/a/"], ["no such"]],
     "graph": [[], ["--svg", "-"]],
     "timeline": [[], ["--svg", "-"], ["--html", "-"]],
+    "profile": [[]],
     "why": [["KEY"], ["FAILED"], ["/a/"], ["READY"]],
     "invalidate": [["--dry-run", "/a/"], ["KEY"]],
     "accept": [["/a/", "--dry-run"], ["READY"]],
@@ -173,6 +174,7 @@ def test_what_the_shell_and_a_session_return_is_harmless(planted: tuple[str, lis
         session.history(all=True),
         session.queries.graph(all=True),
         session.timeline(all=True),
+        session.profile(all=True),
         session.queries.why(keys[0]),
         session.queries.why(keys[FAILED]),
         session.queries.tasks(keys[0]),
@@ -203,6 +205,7 @@ MAGICS = """\
 %jug_graph --all
 %jug_timeline --all
 %jug_timeline --all --text
+%jug_profile --all
 %jug_verify {key}
 %jug_invalidate {key} --dry-run
 %jug_accept {ready} --dry-run

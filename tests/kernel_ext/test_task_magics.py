@@ -111,6 +111,8 @@ def test_a_timeline_counts_runs_where_text_is_wanted_and_is_a_picture_else(kerne
     assert display["data"]["text/plain"].startswith("8 runs of 3 functions by 1 worker on 1 host, ")
     kernel.run("%config JugMagics.display = 'text'")
     assert kernel.run("list(jn.timeline().to_frame().columns)[:3]").result == "['key', 'function', 'state']"
+    assert kernel.run("%jug_profile").out.splitlines() == ["divide  1 run", "load  6 runs", "total  1 run"]
+    assert kernel.run("%jug_profile load").out == "load  6 runs\n"
     assert "'soon' is not a time" in kernel.run("%jug_timeline --since soon").message
 
 

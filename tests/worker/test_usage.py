@@ -1,0 +1,82 @@
+"""What a task cost: memory at most, processor time, bytes read and written, those of subprocesses too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jug_notebook.model import Failed, Outcome, Run, Spread
+from jug_notebook.render.profile import profile_html, profile_of, profile_text
+from jug_notebook.worker.process import memory_of
+from jug_notebook.worker.usage import LONG, Meter, Usage
+from tests.worker.test_supervisor import Site, site  # noqa: F401
+
+MB = 1_000_000
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell what a process used")
+
+
+def test_memory_is_the_most_that_this_task_had_and_not_one_before_it() -> None:
+    meter = Meter(alone=True)
+    peaks = []
+    for size in (400, 100, 200):
+        before = memory_of(os.getpid())
+        meter.begin(long=True)
+        held = bytearray(size * MB)
+        del held
+        peaks.append((meter.end(LONG).peak - before) / (size * MB))
+    assert peaks == pytest.approx([1, 1, 1], abs=0.05)
+
+
+def test_subprocesses_and_files_count() -> None:
+    meter = Meter(alone=True)
+    meter.begin(long=True)
+    before = meter.end(LONG).peak
+    meter.begin(long=True)
+    code = f"import sys; held = bytearray({300 * MB}); sys.stdout.write('x' * {3 * MB}); sum(range(10**6))"
+    assert len(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) == 3 * MB
+    used = meter.end(LONG)
+    assert used.peak - before > 300 * MB
+    assert used.cpu > 0
+    assert used.read >= 3 * MB
+    assert used.written >= 3 * MB
+
+
+def test_short_tasks_and_those_beside_others_are_not_measured() -> None:
+    assert Meter(alone=True).end(LONG / 2) == Usage()
+    beside = Meter(alone=False)
+    beside.begin(long=True)
+    assert beside.end(10.0) == Usage()
+
+
+def test_a_run_keeps_what_it_took_also_if_it_was_ended_for_its_memory(site: Site) -> None:  # noqa: F811
+    frugal = site.tasks.submit("import time\ndef f():\n    held = bytearray(3 * 10**8)\n    time.sleep(.05)")
+    greedy = site.tasks.submit("def f():\n    held = []\n    while True: held.append(bytearray(10**7))")
+    site.supervise(1, memory_limit=600 * MB)
+    run = site.tasks.outcome(frugal).run
+    assert 300 * MB < run.peak < 420 * MB
+    assert run.cpu > 0
+    failure = site.tasks.failure(greedy)
+    assert failure.kind == "memory"
+    assert failure.run.peak > 600 * MB
+
+
+def test_a_profile_tells_mean_most_and_which_call_that_was() -> None:
+    def ran(number: int, peak: int) -> Outcome:
+        run = Run("a-1-0", "a", 1, "ann", "3.11", 1e9, number / 10, peak=peak, read=number)
+        return Failed(f"{number:02}" * 20, 0, b"", "memory" if number == 20 else "raised", "", "", run)
+
+    profile = profile_of("fit", [ran(number, number * MB) for number in range(1, 21)])
+    assert profile.memory == Spread(10.5 * MB, 19 * MB, 20 * MB)
+    assert profile.duration.largest == 2.0
+    assert (profile.largest, profile.killed, profile.runs) == ("20" * 20, 1, 20)
+    text = profile_text([profile], 3)
+    assert "20 MB" in text
+    assert "fit(), 1 killed" in text
+    assert text.endswith("3 earlier runs left out")
+    assert "<table" in profile_html([profile], 0)
+    assert profile_text([], 0) == "nothing was run yet"
+    unmeasured = profile_of("fit", [ran(1, 0)])
+    assert "–" in profile_text([unmeasured], 0)
