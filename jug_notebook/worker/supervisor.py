@@ -432,12 +432,10 @@ class Supervisor:
             if process.leaving and process.status.waiting:
                 process.kill()  # it waits for tasks: nothing is lost
                 continue
-            running = process.status.read()
-            if running is None:
+            if (running := process.status.read()) is None:
                 continue
             process.peak = memory = memory_of_group(process.info.pid) if limit is not None else 0
-            over = overstepped(running, memory, limit, now)
-            if over is not None:
+            if over := overstepped(running, memory, limit, now):
                 process.terminate(Termination(running.turn, over[0], over[1], now + GRACE))
 
     # -- workers that have ended

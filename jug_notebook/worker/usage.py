@@ -36,7 +36,7 @@ class Meter:
                 self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
                 self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
                 self._io = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
-        self._children = 0.0  #: processor seconds of subprocesses that have ended
+        self._children = self._subprocesses()[0]
         self._begun = (0, 0)
 
     def begin(self, long: bool) -> None:
@@ -49,16 +49,21 @@ class Meter:
         """It has ended after so many seconds."""
         if duration < LONG or not self._alone:
             return Usage()
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        before, self._children = self._children, children.ru_utime + children.ru_stime
+        before = self._children
+        self._children, largest = self._subprocesses()
         spent = self._children - before
         if self._io < 0:
             return Usage(spent)
-        peak = self._own_peak() + (children.ru_maxrss * MAXRSS if spent else 0)
+        peak = self._own_peak() + (largest if spent else 0)
         read, written = self._transferred()
         usage = Usage(spent, peak, max(0, read - self._begun[0]), max(0, written - self._begun[1]))
         self._begun = read, written
         return usage
+
+    def _subprocesses(self) -> tuple[float, int]:
+        """Return the processor seconds of those that have ended, and the most memory that any of them had."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime, used.ru_maxrss * MAXRSS
 
     def _own_peak(self) -> int:
         _, _, rest = os.pread(self._status, 4096, 0).partition(b"VmHWM:")
