@@ -49,6 +49,7 @@ html_theme = "furo"
 html_title = "jug_notebook"
 html_copy_source = False
 html_show_sphinx = False
+html_theme_options = {"dark_css_variables": {"mystnb-source-border-color": "#444"}}
 
 #: Methods of public classes that are there for the rest of the package.
 INTERNAL = """
@@ -197,8 +198,14 @@ def fill_in(app: Any, page: str, source: list[str]) -> None:
     source[0] = re.sub(r"<!-- (\w+) -->", lambda found: "\n".join(PARTS[found[1]]()), source[0])
 
 
+def sign(app: Any, what: str, name: str, value: Any, options: Any, signature: str, returned: Any) -> Any:
+    """Leave out how the classes are made that nobody makes."""
+    return ("", None) if what == "class" and name.count(".") > 1 else None
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.add_lexer("ipython3", CellLexer)
     app.add_lexer("ipython", CellLexer)
     app.connect("source-read", fill_in)
+    app.connect("autodoc-process-signature", sign)
