@@ -74,6 +74,7 @@ from jug_notebook.scheduler.records import (
 from jug_notebook.scheduler.reuse import Reuse, may_be_reused
 
 _ALL = Target()
+_FAILING = frozenset((FAILED, BLOCKED))
 
 E = TypeVar("E", bound=Event)
 _ORDER: dict[type, int] = {Requested: 0, Submitted: 1, Claimed: 3}  # of events applied together; 2 for all others
@@ -116,11 +117,10 @@ class SchedulerState:
         self._take(event, bodies)
         self._flow()
 
-    def apply_all(self, events: Sequence[tuple[Event, Sequence[Place]]]) -> None:
-        """Apply many events at once, so that each task is derived only once.
+    def apply_all(self, events: Sequence[tuple[Event, Sequence[Place]]], more: bool = False) -> None:
+        """Apply many events at once, so that each task is derived only once: with ``more`` to come, not yet.
 
-        Requests come first, so that tasks are counted where they belong, then tasks, so that their outcomes find them;
-        claims last, because most of them have an outcome by then.
+        Requests come first, so that tasks are counted where they belong; claims last, for most have an outcome then.
         """
         for event, _ in events:
             if type(event) is Submitted:
@@ -128,6 +128,8 @@ class SchedulerState:
                     self._record(key)
         for event, bodies in sorted(events, key=lambda pair: _ORDER.get(type(pair[0]), 2)):
             self._take(event, bodies)
+        if more:
+            return
         if len(self._work) > len(events):
             once = dict.fromkeys(self._work)
             self._work.clear()
@@ -139,8 +141,11 @@ class SchedulerState:
         if self.forgotten:
             event, bodies = without_forgotten(event, bodies, self.forgotten)
         if type(event) is Settled:
-            for verdict, body in zip(event.verdicts, bodies, strict=True):
-                self._settled(verdict, body, event.worker)
+            worker = event.worker
+            count = sum([self._settled(one, body, worker) for one, body in zip(event.verdicts, bodies, strict=True)])
+            self.settled_by[worker] = self.settled_by.get(worker, 0) + count
+            ended = [self.ended_by.get(worker, 0.0), *[one.started + one.duration for one in event.verdicts]]
+            self.ended_by[worker] = max(ended)
         elif type(event) is Claimed:
             for lease in event.leases:
                 task = self.tasks.get(lease.key) or self._record(lease.key)
@@ -252,30 +257,28 @@ class SchedulerState:
                 self._notebooks.add(task, notebooks)
             self._work.append(task)
 
-    def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> None:
+    def _settled(self, verdict: Verdict, body: Place, worker: WorkerId) -> bool:
+        """Keep an outcome. Return False if it was known, or is of an earlier round and of no use to others."""
         task = self.tasks.get(verdict.key) or self._record(verdict.key)
         if task.records:
             for known in task.outcomes:
                 if known[0] == verdict and known[2] == worker:
                     self._move(task, known, body)
-                    return
+                    return False
         if task.attempts is not None:
             self.leases.settled(task, verdict)
-        ended = verdict.started + verdict.duration
-        if ended > self.ended_by.get(worker, 0.0):
-            self.ended_by[worker] = ended
         if verdict.round < task.round and not may_be_reused(verdict):
             self.history.add(verdict, body, worker)
-            return
+            return False
         task.add_outcome(verdict, body, worker)
         if verdict.digest and task.state != UNKNOWN:
             self._finished(task, verdict)
         if self.reuse.accepts:
             self.reuse.settled(task)
-        self.settled_by[worker] = self.settled_by.get(worker, 0) + 1
         if verdict.round > task.round:
             self.history.begin_round(task, verdict.round)
         self._work.append(task)
+        return True
 
     def _finished(self, task: TaskRecord, verdict: Verdict) -> None:
         """Count a finished run of a submitted task, and offer it for reuse."""
@@ -399,11 +402,10 @@ class SchedulerState:
                     self.failed[task] = 0.0 if outcome is None else outcome[0].started + outcome[0].duration
                 if task.state == READY and task.queued and self.queue.no_longer_ready(task):
                     stale.add(task.queue)
-                was, now = task.state in (FAILED, BLOCKED), state in (FAILED, BLOCKED)
-                task.state = state
-                if was != now:
+                before, task.state = task.state, state
+                if task.dependents and (before in _FAILING) != (state in _FAILING):
                     for above in task.dependents:
-                        above.blocking += 1 if now else -1
+                        above.blocking += 1 if state in _FAILING else -1
                         work.append(above)
             if state == READY and not task.queued:
                 self.queue.put(task)

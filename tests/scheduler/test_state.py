@@ -673,7 +673,12 @@ def test_any_order_and_any_repeats_of_facts_give_one_picture(
 ) -> None:
     mixed = events + rng.sample(events, rng.randint(0, len(events)))
     rng.shuffle(mixed)
-    assert picture(state_of(*events)) == picture(state_of(*mixed))
+    found = picture(state_of(*events))
+    assert found == picture(state_of(*mixed))
+    together, cut = SchedulerState(), rng.randint(0, len(mixed))
+    together.apply_all(mixed[:cut], more=True)
+    together.apply_all(mixed[cut:])
+    assert found == picture(together)
 
 
 @pytest.mark.slow

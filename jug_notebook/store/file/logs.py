@@ -132,7 +132,7 @@ class Logs:
                 events.append((event, places))
                 rows += len(places)
                 if rows > TOGETHER:
-                    self._scheduler.apply_all(events)
+                    self._scheduler.apply_all(events, more=True)
                     events, rows = [], 0
             if log.closed:
                 log.shut()

@@ -160,14 +160,14 @@ class RedisStore(EventLogStore):
         self._scheduler.version += self._log.orders - orders
         return replies
 
-    def _apply(self) -> bool:
-        """Apply what has arrived; return whether there was anything. What breaks that off has all read anew."""
+    def _apply(self, more: bool = False) -> bool:
+        """Apply what has arrived, before ``more``; was there anything? What breaks that off has all read anew."""
         frames = self._log.arrived
         if not frames:
             return False
         rows = [(frame.event, places_in(frame.places, frame.count)) for frame in frames]
         try:
-            self._scheduler.apply_all(rows)  # type: ignore[arg-type]
+            self._scheduler.apply_all(rows, more)  # type: ignore[arg-type]
         except BaseException as error:
             self._log.stale = True
             if isinstance(error, Exception) and self.unverified:  # whoever wrote that hadn't the key, nor sense
@@ -208,9 +208,10 @@ class RedisStore(EventLogStore):
                     if not self._log.more or self._log.stale:
                         break
                     if sum(frame.count for frame in self._log.arrived) > TOGETHER:
-                        self._apply()
+                        self._apply(more=True)
             finally:
                 self._apply()
+                self._scheduler.apply_all(())  # there may have been no more
         self._extents.expect(self._log.reader.read_by_writers)
         self._extents.check(self._clock.monotonic(), self._log.reader.extent, lambda name: 0.0)
 
