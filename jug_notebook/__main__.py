@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 
 from jug_notebook.cli import Command, Jugfile, Parser, UsageError, command, commands, split, what_is_meant
 from jug_notebook.errors import JugError
@@ -16,6 +17,7 @@ from jug_notebook.errors import JugError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    warnings.formatwarning = _in_one_line
     try:
         if "_ARGCOMPLETE" in os.environ:
             from jug_notebook.cli.completion import complete
@@ -31,6 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in `jug-notebook status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning about a store as a message; any other one, of the user's code, for instance, as Python does."""
+    if category is UserWarning and filename.startswith(os.path.dirname(__file__)):
+        return f"jug-notebook: {message}\n"
+    return _as_python_does(message, category, filename, lineno, line)
+
+
+_as_python_does = warnings.formatwarning
 
 
 def main_execute() -> int:

@@ -128,8 +128,8 @@ class Extents:
         late = [name for name in self._expected if now - self._since.setdefault(name, now) >= patience(name)]
         if late and not self.note:
             self.note = (
-                f"{self._store.display_url} lacks the end of {len(late)} of its logs, which was there before: it was "
-                "cut off, lost in a crash, or an older copy was put back. What was invalidated since counts again"
+                f"{self._store.display_url}: the end of {len(late)} of its logs is missing (an older copy?), so that "
+                "what was invalidated since may count again. It was cut off, lost in a crash, or a copy was put back"
             )
             warnings.warn(clean(self.note), stacklevel=2)
         elif not self._expected:

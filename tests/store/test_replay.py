@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -420,9 +422,23 @@ def test_what_is_taken_back_from_the_end_is_missed_by_its_writer_and_by_whoever_
         kept = before if what == "its end was cut off" else []
         place.write([*kept, *(entry for entry in place.frames() if entry[0] != own and entry[0][:1] != b"c")])
     later = seen_afresh(place, tasks)
-    with pytest.warns(UserWarning, match="lacks the end of 1 of its logs, which was there before"):
+    with pytest.warns(UserWarning, match="the end of 1 of its logs is missing"):
         later.state(key)
-    assert "an older copy was put back. What was invalidated since counts again" in notes(later.store)
+    assert "what was invalidated since may count again" in notes(later.store)
+
+
+def test_a_shell_names_an_older_copy_that_was_put_back_in_one_line(tmp_path: Path) -> None:
+    place = Folder(tmp_path / "jugdata")
+    tasks = Submitter(open_store(place.url), tmp_path)
+    copy = place.copy()
+    tasks.submit("def f(): return 1")
+    tasks.store.close()
+    place.put_back(copy)
+    command = [sys.executable, "-m", "jug_notebook", "status", place.url]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    [line] = found.stderr.splitlines()
+    assert line.startswith(f"jug-notebook: file:{place.folder}: the end of 1 of its logs is missing (an older copy?)")
+    assert "note: " in found.stdout
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

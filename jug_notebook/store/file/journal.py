@@ -17,7 +17,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from copy import copy
 from typing import TypeAlias, Union
 
 import msgspec
@@ -204,7 +203,9 @@ class Chain:
 
     def copy(self) -> Chain:
         """Return a chain that is as far as this one."""
-        return copy(self)
+        other = Chain.__new__(Chain)  # at each look: `copy.copy` would take ten times as long
+        other.number, other.mac, other._name, other._seal = self.number, self.mac, self._name, self._seal
+        return other
 
 
 def _ignore(path: Folder, what: str) -> None:
