@@ -114,7 +114,7 @@ class WorkerMagics(Magics):
         slurm = _slurm(asked)
         session = self.main.session
         if asked.dry_run:
-            print(self._plan(session, asked))
+            print(self._plan(session, asked, slurm))
             return
         crew, lines = self._start(session, asked, elsewhere, slurm)
         if note := session.workers.headless_note():
@@ -172,14 +172,16 @@ class WorkerMagics(Magics):
             raise UsageError(f"%jug_execute: no variable {name!r}; --on takes one that holds a client or an executor")
         return None if name is None else self.shell.user_ns[name]
 
-    def _plan(self, session: Session, asked: argparse.Namespace) -> str:
-        """Return what would run, and what is in the way on each host: as text the same in every run."""
-        if asked.on or asked.slurm:
-            raise UsageError("%jug_execute: --dry-run checks hosts; where an executor or Slurm runs jobs only it knows")
-        return session.workers.foretell(
-            asked.workers, _hosts(asked), asked.target, asked.python, asked.setup, asked.remote_dir,
-            self.shell.user_ns, self.main.as_text,
+    def _plan(self, session: Session, asked: argparse.Namespace, slurm: dict[str, Any] | None) -> str:
+        """Return what would run, what is in the way on each host, what Slurm would get: as text always the same."""
+        if asked.on:
+            raise UsageError("%jug_execute: --dry-run can't look into an executor: leave --on out")
+        attached = not slurm if asked.keep_attached is None else asked.keep_attached == "yes"
+        options = session.workers.options(
+            not_target=asked.not_target, namespace=self.shell.user_ns, remote_dir=asked.remote_dir,
+            **options_in(asked) | {"keep_attached": attached},
         )  # fmt: skip
+        return session.workers.foretell(asked.workers, options, _hosts(asked), slurm, self.main.as_text)
 
     def _execute_here(self, asked: argparse.Namespace, elsewhere: bool) -> None:
         if elsewhere:

@@ -434,6 +434,46 @@ def launch(
     store: Store, options: WorkerOptions, given: Mapping[str, Any] | Settings | bool, clock: Clock = CLOCK
 ) -> Crew:
     """Have ``options.size`` jobs of one worker each, and with ``up_to`` as many as there is work for."""
+    group = _group(store, options, given, clock)
+    group.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    crew, up_to = Crew(store, [group], clock), group.plan.settings.up_to
+    group.have(options.size, crew.supervisors)
+    if up_to:
+        scaler = living(store, group.name)
+        if scaler:
+            send_order(store, scaler, Scale(up_to))
+        else:
+            group.scaler = _start_scaler(group)
+    return crew
+
+
+def foretell(
+    store: Store, options: WorkerOptions, given: Mapping[str, Any] | Settings | bool, clock: Clock = CLOCK
+) -> str:
+    """Return what `launch` would ask for, in a line or two. Submits nothing. Raises LaunchError."""
+    group, there, lines = _group(store, options, given, clock), 0, []
+    try:
+        group.queue.look()
+        supervisors = Crew(store, [group], clock).supervisors
+        there = len(group.unregistered(supervisors)) + len(group.staying(supervisors))
+    except LaunchError as error:
+        lines.append(f"Slurm: {error}")
+    command = " ".join(["sbatch", *_common(group.plan)[1:]])  # without the name
+    if missing := max(0, options.size - there):
+        more = f" more, beside the {there} there" if there else ""
+        array = f" --array=0-{min(MAX_ARRAY, missing) - 1}"
+        lines.append(f"Slurm would get {plural(missing, 'job')} of one worker each{more}: {command}{array}")
+    elif options.size:
+        lines.append(f"Slurm would get no job: {plural(there, 'job')} {'is' if there == 1 else 'are'} there already")
+    if up_to := group.plan.settings.up_to:
+        lines.append(f"Slurm would get up to {plural(up_to, 'job')} as work comes: {command}")
+    return "\n".join(lines)
+
+
+def _group(
+    store: Store, options: WorkerOptions, given: Mapping[str, Any] | Settings | bool, clock: Clock
+) -> SlurmGroup:
+    """Return the jobs of a request, as yet not submitted. Raises LaunchError."""
     settings = settings_of(given)
     if split(store.url)[0] == "memory":
         raise LaunchError("memory: lives in this process alone, so no job can see it; use a folder: %jug_store")
@@ -442,19 +482,7 @@ def launch(
     if options.idle_timeout == WorkerOptions().idle_timeout:
         options = msgspec.structs.replace(options, idle_timeout=IDLE)
     plan = plan_of(store, options, settings)
-    folder = folder_of(store)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    group = SlurmGroup(store, plan, folder / f"{plan.name}.json", clock)
-    crew = Crew(store, [group], clock)
-    supervisors = crew.supervisors
-    group.have(options.size, supervisors)
-    if settings.up_to:
-        scaler = living(store, plan.name)
-        if scaler:
-            send_order(store, scaler, Scale(settings.up_to))
-        else:
-            group.scaler = _start_scaler(group)
-    return crew
+    return SlurmGroup(store, plan, folder_of(store) / f"{plan.name}.json", clock)
 
 
 def plan_of(store: Store, options: WorkerOptions, settings: Settings) -> Plan:

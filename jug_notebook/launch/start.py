@@ -34,8 +34,7 @@ def start(
     if slurm:
         from jug_notebook.launch import slurm as batch
 
-        if named or on is not None or options.folders:
-            raise LaunchError("Slurm chooses the hosts: leave hosts, on, remote_dir out")
+        _refuse_hosts(bool(named) or on is not None, options)
         return batch.launch(store, options, slurm, clock)
     if on is not None:
         from jug_notebook.launch import executor
@@ -50,6 +49,19 @@ def start(
     if options.setup or options.folders:
         raise LaunchError("setup and remote_dir are for other hosts: name some")
     return local.launch(store, options, clock)
+
+
+def foretell(store: Store, options: WorkerOptions, hosts: Sequence[Any], slurm: Any, clock: Clock) -> str:
+    """Return what `start` would ask Slurm for. Raises LaunchError."""
+    from jug_notebook.launch import slurm as batch
+
+    _refuse_hosts(bool(hosts), options)
+    return batch.foretell(store, options, slurm, clock)
+
+
+def _refuse_hosts(named: bool, options: WorkerOptions) -> None:
+    if named or options.folders:
+        raise LaunchError("Slurm chooses the hosts: leave hosts, on, remote_dir out")
 
 
 def submitted(store: Store, clock: Clock) -> list[Crew]:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from jug_notebook.errors import NoSuchTask
 from jug_notebook.model import FunctionView, Key, Scope, State, Target, TaskView
 from jug_notebook.session.access import StoreAccess
@@ -82,12 +84,15 @@ def names_in(store: Store, scope: Scope) -> list[str]:
 
 
 def with_needs(target: Target, scope: Scope, store: Store, signed: SignedReader) -> list[TaskView]:
-    """Return the tasks that a target means, and all that these need."""
+    """Return the tasks that a target means, and all that these need and that it doesn't exclude."""
     row: Sequence[Key] = [view.key for view in store.tasks(scope, target)]
     found = dict.fromkeys(row)
     while row:
         needs: Iterable[Key] = (need for spec in signed.specs(row) if spec is not None for need in spec.needs)
         row = [need for need in dict.fromkeys(needs) if need not in found]
+        if row and (target.not_names or target.not_keys):
+            some = msgspec.structs.replace(target, names=frozenset(), keys=frozenset(row))
+            row = [view.key for view in store.tasks(target=some)]
         found.update(dict.fromkeys(row))
     return [view for view in store.tasks(target=Target(keys=frozenset(found))) if view.key in found]
 

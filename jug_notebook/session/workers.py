@@ -75,30 +75,26 @@ class Workers:
         Raises LaunchError; failures on other hosts are in `Crew.failures`.
         """
         workers = None if workers is None else number_of_workers("workers", workers)
-        if dry_run:
-            return self._dry_run(slurm or on, workers, list(hosts), target, python, setup, remote_dir, namespace)
-        if here:
+        if here and not dry_run:
             if gpus is not None or resources:
                 raise LaunchError(
                     "here=True gives tasks no gpus or resources of their own: start workers, or leave these out"
                 )
             self.run_here(target, max_tasks, max_time, namespace, keep_going=keep_going, not_target=not_target)
             return self._no_crew()
-        self._targets.flush()
+        attached = on is None and not slurm if keep_attached is None else keep_attached
+        options = self.options(
+            target, not_target, namespace, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached,
+            max_tasks=max_tasks, max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus,
+            resources=resources, env=env, patience=patience,
+        )  # fmt: skip
+        if dry_run:
+            if on is not None:
+                raise LaunchError("dry_run can't look into an executor: leave 'on' out")
+            return self._no_crew(self.foretell(workers, options, list(hosts), slurm))
         if wait_for_workers is not None:
             self._results.wait_for_workers = system.not_negative("wait_for_workers", wait_for_workers)
-        attached = on is None and not slurm if keep_attached is None else keep_attached
-        options = self._options(
-            0, remote_dir, setup, python, idle_timeout=idle_timeout, keep_attached=attached, max_tasks=max_tasks,
-            max_time=max_time, memory_limit=memory_limit, keep_going=keep_going, gpus=gpus, resources=resources,
-            env=env, patience=patience, target=self._target(target, namespace, not_target),
-        )  # fmt: skip
         return self._start(workers, options, hosts, on, slurm, wait)
-
-    def _dry_run(self, on: Any, *asked: Any) -> Crew:
-        if on is not None:
-            raise LaunchError("dry_run can't look into an executor or a queue; leave 'on' and 'slurm' out")
-        return self._no_crew(self.foretell(*asked))
 
     def _no_crew(self, plan: str = "") -> Crew:
         from jug_notebook.launch import Crew
@@ -125,14 +121,26 @@ class Workers:
             self.barrier()
         return crew
 
-    def _options(
-        self, size: int, remote_dir: str | None, setup: str | None, python: str | None, **options: Any
+    def options(
+        self,
+        target: Any = None,
+        not_target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+        remote_dir: str | None = None,
+        setup: str | None = None,
+        python: str | None = None,
+        **options: Any,
     ) -> WorkerOptions:
+        """Return what `execute` asks of workers when it gets these options. Raises LaunchError, NoSuchTask."""
+        self._targets.flush()
+        wanted = self._target(target, namespace, not_target)
         remote_dir, setup, python = (
             _text(name, given) for name, given in (("remote_dir", remote_dir), ("setup", setup), ("python", python))
         )
         folders = start.folders_of(remote_dir, self._access.folder)
-        return WorkerOptions(size, setup=setup or "", python=python, folders=folders, tied_to=self._tied_to, **options)
+        return WorkerOptions(
+            setup=setup or "", python=python, folders=folders, tied_to=self._tied_to, target=wanted, **options
+        )
 
     def _target(self, target: Any, namespace: Mapping[str, Any] | None, not_target: Any = None) -> Target | None:
         wanted = Target() if target is None else self._targets.target(target, namespace)
@@ -149,19 +157,23 @@ class Workers:
 
     def foretell(
         self,
-        workers: int | None = None,
+        workers: int | None,
+        options: WorkerOptions,
         hosts: Sequence[str | Path] = (),
-        target: Any = None,
-        python: str | None = None,
-        setup: str | None = None,
-        remote_dir: str | None = None,
-        namespace: Mapping[str, Any] | None = None,
+        slurm: Mapping[str, Any] | bool | None = None,
         steady: bool = False,
     ) -> str:
-        """Return what `execute` would run, and problems on each host; ``steady``: the same text in every run."""
-        lines = [self.plan(workers, target=target, namespace=namespace).text(timed=not steady, who=not hosts)]
-        if hosts:
-            reports = self.look(hosts, workers or 0, python, setup, remote_dir)
+        """Return what `execute` would run, problems on each host, and what Slurm would be asked for.
+
+        ``steady``: the same text in every run. Raises LaunchError.
+        """
+        lines = [self._plan(workers, options).text(timed=not steady, who=not hosts and not slurm)]
+        options = msgspec.structs.replace(options, size=workers or 0)
+        if slurm:
+            asked = start.foretell(self._access.store, options, hosts, slurm, self._access.clock)
+            lines += [asked, "nothing was submitted"]
+        elif hosts:
+            reports = self._look(hosts, options)
             if steady:
                 lines += [report.failure or f"{report.place}: workers could start there" for report in reports]
             else:
@@ -170,20 +182,27 @@ class Workers:
         return "\n".join(lines)
 
     def plan(
-        self, workers: int | None = None, *, target: Any = None, namespace: Mapping[str, Any] | None = None
+        self,
+        workers: int | None = None,
+        *,
+        target: Any = None,
+        not_target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
     ) -> Plan:
         """Return what `execute` would run with ``workers`` workers (default: one per core). Starts nothing."""
+        return self._plan(workers, self.options(target, not_target, namespace))
+
+    def _plan(self, workers: int | None, options: WorkerOptions) -> Plan:
         from jug_notebook.launch import local
 
-        self._targets.flush()
-        access = self._access
+        access, wanted = self._access, options.target
         size = system.cores() if workers is None else number_of_workers("workers", workers)
-        wanted = self._target(target, namespace)
-        if wanted is None:
+        if wanted is None or not (wanted.names or wanted.keys or wanted.not_keys):
             functions = access.store.snapshot(access.scope).functions
+            functions = tuple(view for view in functions if wanted is None or view.name not in wanted.not_names)
         else:
             functions, _ = graph_of(wanted, access.scope, access.store, access.signed)
-        had = local.there(access.store, WorkerOptions(size=size, target=wanted, tied_to=self._tied_to))
+        had = local.there(access.store, msgspec.structs.replace(options, size=size))
         return Plan(functions, max(size, had), max(0, size - had))
 
     def look(
@@ -195,8 +214,10 @@ class Workers:
         remote_dir: str | None = None,
     ) -> Preflight:
         """Check whether workers could start on these hosts. Starts nothing. Raises LaunchError."""
-        self._targets.flush()
-        options = self._options(workers, remote_dir, setup, python)
+        options = self.options(remote_dir=remote_dir, setup=setup, python=python)
+        return self._look(hosts, msgspec.structs.replace(options, size=workers))
+
+    def _look(self, hosts: Iterable[str | Path], options: WorkerOptions) -> Preflight:
         named = start.read_hosts(hosts, self._access.folder)
         return start.look(self._access.store, self._access.folder, options, named, self._access.clock)
 

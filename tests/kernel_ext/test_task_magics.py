@@ -53,6 +53,14 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> Non
         "3 workers would be started; nothing was started",
     ]
     assert kernel.run("%jug_execute -n 3 --dry-run --target divide").out.startswith("1 to run, 0 stored\n")
+    assert kernel.run("%jug_execute -n 3 --dry-run --not-target divide").out.startswith("7 to run, 0 stored\n")
+    slurm = kernel.run("%jug_execute -n 3 --dry-run --slurm --walltime 2h").out
+    assert "Slurm would get 3 jobs of one worker each: sbatch --ntasks=1 --requeue --time=120 --array=0-2\n" in slurm
+    refused = kernel.run("%jug_execute --here --gpus 0,1")
+    assert (refused.error, refused.message) == (
+        "UsageError",
+        "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources and --env",
+    )
     assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "()"
 
 

@@ -139,6 +139,12 @@ def test_an_environment_variable_read_by_a_name_that_is_written_out_is_warned_of
     assert warnings_of(source, environment=["MODE"]) == warnings_of(source, secrets=["MODE"]) == []
 
 
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"])
+def test_a_task_may_read_which_gpus_it_was_given(name: str) -> None:
+    assert warnings_of(f"import os\ndef f(): return os.environ[{name!r}], os.environ.get({name!r})") == []
+    assert len(warnings_of(f"import os\ndef f(): return os.environ['{name}_OF']")) == 1
+
+
 def test_what_only_looks_like_the_environment_is_not_warned_of() -> None:
     assert warnings_of("def f(environ): return environ['MODE']") == []
     assert warnings_of("import os\ndef f(): os.environ['MODE'] = '1'") == []

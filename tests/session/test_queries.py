@@ -141,6 +141,60 @@ def test_only_a_target_and_what_it_needs_runs_here(session, cell):
     assert session.status().counts[State.READY] == 1
 
 
+@pytest.mark.parametrize("given", [{"gpus": "0,1"}, {"gpus": "none"}, {"resources": {"license": 2}}])
+def test_work_in_this_process_refuses_resources_that_it_cannot_give(session, cell, given):
+    task = cell["load"](1)
+    with pytest.raises(jn.LaunchError) as refused:
+        jn.execute(here=True, **given)
+    assert str(refused.value) == (
+        "here=True gives tasks no gpus or resources of their own: start workers, or leave these out"
+    )
+    assert task.state is State.READY
+
+
+def test_a_dry_run_leaves_out_what_is_not_meant(session, cell):
+    rows = cell["load"].map(range(3))
+    cell["total"](rows)
+    cell["walk"](1)
+    assert session.workers.plan(4, not_target="load").text(timed=False).splitlines()[:3] == [
+        "2 to run, 0 stored",
+        "  total  1 to run",
+        "  walk   1 to run",
+    ]
+    assert repr(jn.execute(3, dry_run=True, not_target="walk")).startswith("4 to run, 0 stored\n")
+    assert repr(jn.execute(3, dry_run=True, target="total", not_target=rows[0])).startswith("3 to run, 0 stored\n")
+    assert repr(jn.execute(3, dry_run=True, target="total", not_target="load")).startswith("1 to run, 0 stored\n")
+
+
+def test_a_dry_run_tells_what_slurm_would_be_asked_for(session, cell, monkeypatch):
+    cell["load"].map(range(3))
+    monkeypatch.setenv("PATH", "")
+    asked = {"walltime": "2h", "mem": "4G", "gpus": 1, "partition": "long", "options": ["constraint=avx"]}
+    if session.access.store.url.startswith("memory:"):
+        with pytest.raises(jn.LaunchError, match="no job can see it"):
+            jn.execute(20, dry_run=True, slurm=asked)
+        return
+    crew = jn.execute(20, dry_run=True, slurm=asked)
+    words = "--ntasks=1 --requeue --time=120 --mem=4G --gres=gpu:1 --partition=long --constraint=avx"
+    assert repr(crew).splitlines() == [
+        "3 to run, 0 stored",
+        "  load  3 to run, not timed yet",
+        "Slurm: no squeue on this host; log in where jobs can be submitted to Slurm",
+        f"Slurm would get 20 jobs of one worker each: sbatch {words} --array=0-19",
+        "nothing was submitted",
+    ]
+    growing = repr(jn.execute(dry_run=True, slurm={"up_to": 200}))
+    assert "Slurm would get up to 200 jobs as work comes: sbatch --ntasks=1 --requeue\n" in growing
+    for slip, line in (
+        ({"slurm": True}, "how many jobs?"),
+        ({"slurm": {"nodes": 2}}, "slurm: Object contains unknown field"),
+        ({"slurm": True, "hosts": ["a"]}, "Slurm chooses the hosts"),
+    ):
+        with pytest.raises(jn.LaunchError, match=line):
+            jn.execute(dry_run=True, **slip)
+    assert not list(session.access.folder.glob("*/slurm-*"))
+
+
 def test_a_task_that_fails_here_is_a_failed_task_and_the_others_run(session, cell):
     bad, good = cell["divide"](1, 0), cell["divide"](1, 2)
     assert session.run_here() == 2

@@ -519,10 +519,13 @@ def test_no_more_tasks_run_at_once_than_fit(
 @pytest.mark.parametrize("small", [{"gpu": 1}, {}])
 def test_a_task_that_needs_much_runs_though_small_ones_keep_coming(folder_site: Site, small: dict[str, float]) -> None:
     site = folder_site
-    bind, nap = cell("def bind(n): return n", "bind"), cell("import time\ndef nap(n): time.sleep(0.02)", "nap")
+    nap = cell("import time\ndef nap(n): time.sleep(0.02)", "nap")
     site.supervise(2, gpus="0,1")
-    for number in range(4):  # both workers have used a device, so neither can run what needs both
-        site.tasks.value(site.tasks.submit(bind, number, resources=ONE))
+    holders = Holders(site, "gpu=1", "gpu=1")  # both workers have used a device, so neither can run what needs both
+    holders.until_begun(2)
+    for key in holders.keys:
+        holders.end_one()
+        site.tasks.value(key)
     large = site.tasks.submission(cell("def large(): return 1", "large"), resources=TWO)
     naps = [site.tasks.submission(nap, number, resources=parse_resources(small)) for number in range(1000)]
     for some in (naps[:10], [large], naps[10:]):
