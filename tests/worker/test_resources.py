@@ -523,9 +523,9 @@ def test_a_task_that_needs_much_runs_though_small_ones_keep_coming(folder_site: 
     site.supervise(2, gpus="0,1")
     holders = Holders(site, "gpu=1", "gpu=1")  # both workers have used a device, so neither can run what needs both
     holders.until_begun(2)
-    for key in holders.keys:
+    for _ in holders.keys:
         holders.end_one()
-        site.tasks.value(key)
+    assert [site.tasks.value(key) for key in holders.keys] == [0, 1]
     large = site.tasks.submission(cell("def large(): return 1", "large"), resources=TWO)
     naps = [site.tasks.submission(nap, number, resources=parse_resources(small)) for number in range(1000)]
     for some in (naps[:10], [large], naps[10:]):
