@@ -297,7 +297,10 @@ class Reservations:
         return {worker for worker, devices in self._bound.items() if worker not in self._held and asked & {*devices}}
 
     def usage(self) -> tuple[tuple[str, float, float], ...]:
-        """Return, by name, how much there is and how much of it is in use, by other supervisors of this host, too."""
+        """Return, by name, how much there is and how much of it is in use, by other supervisors of this host, too.
+
+        What is kept for the first in the queue counts as in use.
+        """
         found = [(name, total, self._used[name]) for name, total in self._totals.items()]
         if self._shares_memory:
             total = self._totals[MEMORY]
@@ -306,7 +309,8 @@ class Reservations:
         if "_free" in vars(self) and self._free:
             left = [free for one, free in self._free.items() if not self._locks.is_taken(self._names[one])]
             found.append((GPU, len(self._free), round(len(self._free) - sum(left), _DIGITS)))
-        return tuple(sorted(found))
+        kept = dict(self._first)
+        return tuple(sorted((name, total, total if name in kept else used) for name, total, used in found))
 
     def _chosen(self, worker: int, amount: float) -> tuple[str, ...]:
         """Return the devices that a worker would get: whole ones, or a share of one; none if there aren't enough.

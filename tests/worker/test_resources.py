@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from jug_notebook import system
 from jug_notebook.errors import LaunchError
 from jug_notebook.model import Resources, Scope, State, Target
 from jug_notebook.render import text as text_status
@@ -36,9 +38,9 @@ from jug_notebook.worker.resources import (
     visible,
 )
 from tests.workbench import ORIGIN, Fifo, cell, is_readable, wait_until
-from tests.worker.test_supervisor import PATIENCE, Site, folder_site
+from tests.worker.test_supervisor import PATIENCE, Site, folder_site, site
 
-__all__ = ["folder_site"]
+__all__ = ["folder_site", "site"]
 
 ONE, TWO, HALF = (("gpu", 1.0),), (("gpu", 2.0),), (("gpu", 0.5),)
 
@@ -169,6 +171,7 @@ def test_what_has_waited_for_a_while_is_given_what_becomes_free(tmp_path: Path) 
     now += KEPT_AFTER
     assert look(1, now, all_of_it, ONE) == []
     assert not host.makes_room(1)
+    assert host.usage() == (("gpu", 2, 2), ("mem", 8.0, 8.0))  # what is kept is not to be had
     host.release(2)
     assert host.makes_room(1)
     assert look(3, now, all_of_it) == [all_of_it]
@@ -535,15 +538,18 @@ def test_a_task_that_needs_much_runs_though_small_ones_keep_coming(folder_site: 
     assert not is_left(site, keys, 200)
 
 
-def test_what_no_worker_was_given_waits_and_the_status_and_why_tell(folder_site: Site) -> None:
-    site = folder_site
-    holders = Holders(site, "gpu=1", "gpu=1", "gpu=2", "license=1")
-    site.supervise(3, gpus="0")
+def test_what_no_worker_was_given_waits_and_the_status_and_why_tell(site: Site) -> None:
+    holders = Holders(site, "gpu=2", "gpu=1", "gpu=3", "license=1")
+    site.supervise(3, gpus="0,1")
     holders.until_begun(1)
-    wait_until(site.store, lambda: "1 of 1" in site.store.snapshot().shortage, "no heartbeat told")
+    elsewhere = msgspec.structs.replace(
+        system.me("worker"), id="other", host="other", machine="other", resources=(("gpu", 2.0, 2.0),)
+    )
+    site.store.renew([elsewhere])
+    wait_until(site.store, lambda: "4 of 4" in site.store.snapshot().shortage, "no heartbeat told")
     lines = {
-        "1 task waits for a GPU: 1 of 1 in use on 1 host",
-        "1 task waits for 2 GPUs: 1 of 1 in use on 1 host; none has 2",
+        "1 task waits for a GPU: 4 of 4 in use on 2 hosts",
+        "1 task waits for 3 GPUs: 4 of 4 in use on 2 hosts; none has 3",
         "1 task waits for 1 license: no worker's host has any; start workers with --resources license=1",
     }
     shortage = site.store.snapshot().shortage
