@@ -37,7 +37,7 @@ from tests.workbench import cell
 WORKERS = 3
 BATCH = 120  #: leaves that are submitted at once
 IN_FLIGHT = 4  #: tasks that a worker may have run whose outcomes are not stored yet
-PATIENCE = 120.0  #: seconds after which tasks that don't finish are called lost
+PATIENCE = 60.0  #: seconds after which tasks that don't finish are called lost
 SOURCE = """
 import os, time
 def leaf(x, folder, padding=None):
@@ -316,10 +316,12 @@ class Chaos:
         self._session.close()
         self.report.notes.append(str(verify(self._url, repair=True)))
         self._connect()
-        self._mend()
+        self._run_cells()
         store, until, seen = self._session.access.store, time.monotonic() + PATIENCE, -1
         keys = list(self._tasks)
-        while set(store.states(keys)) != {jn.State.FINISHED} and time.monotonic() < until:
+        while (states := set(store.states(keys))) != {jn.State.FINISHED} and time.monotonic() < until:
+            if jn.State.FAILED in states:
+                self._mend()
             seen = store.watch(seen, 0.5)
         for key, task in self._tasks.items():
             if task.state is not jn.State.FINISHED:

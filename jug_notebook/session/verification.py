@@ -19,7 +19,7 @@ from jug_notebook.model import Address, CurrentOutcome, Finished, Key, Outcome, 
 from jug_notebook.render import call, plural
 from jug_notebook.render import size as size_text
 from jug_notebook.store import Store, open_store
-from jug_notebook.store.event_log import Condition, EventLogStore, Inventory
+from jug_notebook.store.event_log import Condition, EventLogStore, Inventory, forget
 from jug_notebook.store.signed import (
     SignedReader,
     function_bundle,
@@ -231,11 +231,8 @@ class Verification:
         cost, done = "its result is kept, but it can't run again", ""
         if state is not State.FINISHED:
             cost = "it can't run until its cell is run again, which makes it anew"
-            if self._repair and state is not State.RUNNING:
-                for origin in self._store.origins():
-                    if key in self._store.requested(origin):
-                        self._store.request([key], origin, False)
-                done = "forgotten" if self._store.sweep([key], list(self._uses), 1e9).tasks else ""
+            if self._repair and isinstance(self._store, EventLogStore):
+                done = "forgotten" if forget(self._store, key) else ""
         self._damages.append(Damage(f"the record of {label} is damaged", cost, done))
 
     def _check_outcome(self, view: TaskView, held: CurrentOutcome | ValueLost | None, label: str) -> None:

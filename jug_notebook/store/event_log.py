@@ -560,6 +560,20 @@ def _forget(store: EventLogStore, going: Sequence[TaskRecord]) -> None:
     store.sync()
 
 
+def forget(store: EventLogStore, key: Key) -> bool:
+    """Forget a task, whoever requests it, whose record can't be read, so that its cell makes it anew.
+
+    Return False where it is running, or there is no such task.
+    """
+    with store._updated() as scheduler:
+        task = scheduler.tasks.get(key)
+        if task is None or task.state < 0 or STATES[task.state] is State.RUNNING:
+            return False
+        store._record(Forgotten(scheduler.counter, [key], [task.round]))
+        store.sync()
+        return True
+
+
 def _named_in(store: Store, blob: Address) -> set[Address]:
     """Return the blobs that a blob, a function's bundle, may name."""
     with suppress(ValueLost):

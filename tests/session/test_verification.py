@@ -398,6 +398,7 @@ def test_a_task_that_cant_run_for_its_damaged_record_is_forgotten_and_made_anew_
 ) -> None:
     with Run(redis_server.url()) as run:
         task = run.fit(7)
+        run.count(task)  # needs it
         run.session.end_cell()
         spoil_body(run.store, run.store.specs([task.key])[0], damage.flipped)
         [line, _] = lines(quietly(run.url, repair=True))
