@@ -40,7 +40,7 @@ def blob(store: Store, address: Address) -> Piece:
     """Return what damages a blob: a file, or a value in a server."""
     if isinstance(store, RedisStore):
         return _value(store, f"v:{address}")
-    return _file(Path(store.url.partition(":")[2], "blobs", address[:2], address[2:]))
+    return file(Path(store.url.partition(":")[2], "blobs", address[:2], address[2:]))
 
 
 def remove(store: Store, address: Address) -> None:
@@ -63,7 +63,7 @@ def pieces(store: Store) -> Iterator[tuple[str, Piece]]:
     ):  # fmt: skip
         for path in sorted(folder.glob(pattern)):
             if path.is_file():
-                yield kind, _file(path)
+                yield kind, file(path)
 
 
 def _in_server(store: RedisStore) -> Iterator[tuple[str, Piece]]:
@@ -79,12 +79,14 @@ def _in_server(store: RedisStore) -> Iterator[tuple[str, Piece]]:
         yield "snapshot", _element(store, snapshot.decode(), number)
 
 
-def _file(path: Path) -> Piece:
+def file(path: Path) -> Piece:
+    """Return what damages a file, in place, as a disk does: others may have it open."""
+
     def damage(change: Change) -> None:
         with suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDWR)  # in place, as a disk does: others may have it open
-            with open(fd, "r+b", buffering=0) as file:
-                data = file.read()
+            fd = os.open(path, os.O_RDWR)
+            with open(fd, "r+b", buffering=0) as opened:
+                data = opened.read()
                 after = change(data)
                 for at, (old, new) in enumerate(zip(data, after, strict=False)):
                     if old != new:

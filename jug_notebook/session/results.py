@@ -375,7 +375,7 @@ class Results:
                 except SignatureError as damaged:
                     if not self._doubts(key):
                         raise
-                    error = NotReady(f"the outcome of {key[:8]} was damaged since it was read: {damaged}")
+                    error = NotReady(f"what is stored of {key[:8]} is damaged and read anew: {damaged}")
                 if again and isinstance(error, NotReady):
                     left.append(key)
                 elif strict:

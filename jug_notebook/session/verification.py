@@ -167,6 +167,7 @@ class Verification:
 
     def run(self) -> Verified:
         """Read all, and return what was found."""
+        self._store.processes()  # warns of heartbeats that can't be read
         views = self._store.tasks()
         checked = 0
         for part in batched(views):
