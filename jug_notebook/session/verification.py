@@ -18,8 +18,8 @@ from jug_notebook.errors import SignatureError, StoreError, ValueLost
 from jug_notebook.model import Address, CurrentOutcome, Finished, Key, Outcome, Spec, State, TaskView, Why
 from jug_notebook.render import call, plural
 from jug_notebook.render import size as size_text
-from jug_notebook.store import Store, open_store
-from jug_notebook.store.event_log import Condition, EventLogStore, Inventory, forget
+from jug_notebook.store import Condition, Inventory, Store, open_store
+from jug_notebook.store.event_log import EventLogStore, forget
 from jug_notebook.store.signed import (
     SignedReader,
     function_bundle,

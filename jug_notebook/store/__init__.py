@@ -15,9 +15,9 @@ import re
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -193,6 +193,25 @@ class Store(Queries, Protocol):
 
     @abstractmethod
     def close(self) -> None: ...
+
+
+class Condition(NamedTuple):
+    """The condition of a blob, its size in bytes, and what was done about it: "moved to trash/", "removed"."""
+
+    wrong: str  #: "missing", "damaged", or why it can't be read; empty where it is whole
+    size: int = 0
+    done: str = ""  #: empty where nothing was, or could be, done
+    refused: str = ""  #: why it could not be
+
+
+class Inventory(Protocol):
+    """The blobs of a store, to be checked one by one."""
+
+    def addresses(self) -> Iterator[Address]:
+        """Yield the addresses of all blobs there are; more may come, and some go, meanwhile."""
+
+    def inspect(self, address: Address, repair: bool = False) -> Condition:
+        """Read a blob in bounded memory; return its condition. ``repair``: put it out of the way if it is damaged."""
 
 
 _order: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

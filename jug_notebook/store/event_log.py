@@ -13,7 +13,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from jug_notebook.clock import Clock
 from jug_notebook.errors import NoSuchTask, StoreError, ValueLost, clean
@@ -57,7 +57,7 @@ from jug_notebook.scheduler.queue import with_followers
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
-from jug_notebook.store import Store, addresses_in, keyring
+from jug_notebook.store import Inventory, Store, addresses_in, keyring
 from jug_notebook.system import batched
 
 FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
@@ -74,25 +74,6 @@ class Wanted(NamedTuple):
     python: str
     chains: bool
     fits: Fits | None
-
-
-class Condition(NamedTuple):
-    """The condition of a blob, its size in bytes, and what was done about it: "moved to trash/", "removed"."""
-
-    wrong: str  #: "missing", "damaged", or why it can't be read; empty where it is whole
-    size: int = 0
-    done: str = ""  #: empty where nothing was, or could be, done
-    refused: str = ""  #: why it could not be
-
-
-class Inventory(Protocol):
-    """The blobs of a store, to be checked one by one."""
-
-    def addresses(self) -> Iterator[Address]:
-        """Yield the addresses of all blobs there are; more may come, and some go, meanwhile."""
-
-    def inspect(self, address: Address, repair: bool = False) -> Condition:
-        """Read a blob in bounded memory; return its condition. ``repair``: put it out of the way if it is damaged."""
 
 
 class Extents:

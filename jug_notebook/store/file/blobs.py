@@ -29,8 +29,8 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
+from jug_notebook.store import Condition
 from jug_notebook.store.atomic import Folder, ForeignFile, hidden
-from jug_notebook.store.event_log import Condition
 from jug_notebook.store.file.folders import remove_older
 
 LARGE = 1 << 20  #: bytes from which blobs are hashed while written, may be mapped, and have proofs that are kept

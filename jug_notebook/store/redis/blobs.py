@@ -14,8 +14,7 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from jug_notebook import system
 from jug_notebook.errors import ValueLost
 from jug_notebook.model import Address
-from jug_notebook.store import addresses_in
-from jug_notebook.store.event_log import Condition
+from jug_notebook.store import Condition, addresses_in
 from jug_notebook.store.redis.connection import Connection, understood
 
 CHUNK = 16 << 20  #: bytes of a chunk
