@@ -260,6 +260,15 @@ class Display(Struct, frozen=True, array_like=True):
     blob: Address = ""  #: where ``data`` is empty: the blob with it, as msgpack
 
 
+class Environment(Struct, frozen=True, array_like=True):
+    """What a worker has: its Python, system and imported packages, each with its version. Kept in a blob."""
+
+    implementation: str  #: "CPython"
+    python: str  #: "3.11.2"
+    system: str  #: "Linux x86_64 glibc 2.36"
+    packages: dict[str, str]  #: versions by top-level name
+
+
 class Run(Struct, frozen=True, array_like=True):
     """One run of a task. ``output`` is (stream, text) in order; its size and the number of displays are limited."""
 
@@ -277,6 +286,12 @@ class Run(Struct, frozen=True, array_like=True):
     peak: int = 0  #: bytes of memory that it had at most, with its worker's libraries; 0 where it wasn't measured
     read: int = 0  #: bytes, from files, pipes and the network
     written: int = 0  #: bytes
+    environment: Address = ""  #: the blob with its `Environment`
+
+    @property
+    def blobs(self) -> list[Address]:
+        """The blobs that it names: large displays, and its environment."""
+        return [blob for blob in (*(display.blob for display in self.displays), self.environment) if blob]
 
 
 class Finished(Struct, frozen=True, array_like=True, tag="finished"):

@@ -361,7 +361,7 @@ class Copying:
         except SignatureError:
             self._refused.add(key)
             return None
-        self._carry([display.blob for display in found.run.displays if display.blob])
+        self._carry(found.run.blobs)
         if type(found) is Finished and not self._carry(found.value.buffers):
             self._count["lost"] += 1
             return None

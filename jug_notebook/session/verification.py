@@ -249,7 +249,7 @@ class Verification:
             assert isinstance(held, CurrentOutcome)
             if outcome.value.buffers:
                 self._helds[view.key] = held
-        self._use("display", view.key, label, [display.blob for display in outcome.run.displays if display.blob])
+        self._use("display", view.key, label, outcome.run.blobs)
 
     def _outcome(self, key: Key, held: CurrentOutcome | ValueLost) -> Outcome:
         if isinstance(held, ValueLost):

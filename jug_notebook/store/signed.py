@@ -18,6 +18,7 @@ from jug_notebook.model import (
     Attempt,
     CurrentOutcome,
     Display,
+    Environment,
     Failed,
     FailureView,
     Finished,
@@ -83,6 +84,7 @@ _outcome: Callable[[bytes | memoryview], Outcome] = decoder(Finished | Failed, "
 _brief: Callable[[bytes | memoryview], Brief | Failed] = decoder(Brief | Failed, "a task's outcome", SignatureError)
 _acceptance: Callable[[bytes | memoryview], Acceptance] = decoder(Acceptance, "an acceptance", SignatureError)
 _bundle: Callable[[memoryview], FunctionBundle] = decoder(FunctionBundle, "a function")
+_environment: Callable[[memoryview], Environment] = decoder(Environment, "an environment")
 _display: Callable[[memoryview], dict[str, Any]] = decoder(dict[str, Any], "a display")
 
 
@@ -337,6 +339,8 @@ class SignedReader:
         [state] = store.states([key])
         bundle = function_bundle(store, template(spec.template).bundle)
         info = _described(spec, outcome, state) | self._reuse(key, outcome) | {"parts": dict(bundle.parts)}
+        if outcome is not None:
+            info["run"]["environment"] = self._environment(outcome.run)
         upstream: dict[Key, dict[str, Any]] = {}
         missing = False
         row = [need for need in dict.fromkeys(spec.needs) if need != key]
@@ -350,6 +354,14 @@ class SignedReader:
                 following.update(dict.fromkeys(() if found is None else found.needs))
             row = [need for need in following if need not in upstream and need != key]
         return {**info, "upstream": upstream, "upstream_complete": not missing}
+
+    def _environment(self, run: Run) -> dict[str, Any] | None:
+        """Return the versions that a run had; None where that isn't known, or its store has lost it."""
+        try:
+            found = _environment(self.store.get_blob(run.environment)) if run.environment else None
+        except ValueLost:
+            return None
+        return None if found is None else msgspec.structs.asdict(found)
 
     def _reuse(self, key: Key, outcome: Outcome | None) -> dict[str, Any]:
         """Return which task's run the value comes from, where that isn't its own."""

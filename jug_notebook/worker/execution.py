@@ -57,6 +57,7 @@ from jug_notebook.task import context
 from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
+from jug_notebook.worker.environment import EnvironmentRecord
 from jug_notebook.worker.inputs import Needs, Stale
 from jug_notebook.worker.mutations import Traces
 from jug_notebook.worker.resources import VisibleDevices
@@ -184,6 +185,7 @@ class TaskRunner:
         self._loggers = Loggers()
         self._pace: dict[str, float] = {}
         self._meter = Meter(self._alone)
+        self._environment = EnvironmentRecord(self._put)
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
         self.begun: Lease | None = None  #: of the last task that was begun before what it needs was settled
         self._made: Finished | None = None  #: the last task's outcome
@@ -243,7 +245,7 @@ class TaskRunner:
         run = Run(
             self._me.id, self._me.host, self._me.pid, self._me.user, self._me.python, started, duration,
             clock.cpu() - cpu + used.cpu, claim.lease.attempt, self._listener.take(),
-            tuple(map(self._stored, displays)), used.peak, used.read, used.written,
+            tuple(map(self._stored, displays)), used.peak, used.read, used.written, self._environment.address(),
         )  # fmt: skip
         context.end_turn()
         if duration > SPAWN_TIME:

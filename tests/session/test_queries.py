@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import math
+import platform
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,6 +349,8 @@ def test_provenance_is_plain_data_with_all_that_went_in(session, cell):
     assert info["upstream_complete"]
     assert info["upstream"][rows[1].key]["run"]["host"]
     assert info["run"]["duration"] >= 0
+    assert info["run"]["environment"]["python"] == platform.python_version()
+    assert info["run"]["environment"]["packages"]["numpy"] == np.__version__
     assert "function total" in info["parts"]
     assert cell["walk"](5).provenance()["run"] is None
 

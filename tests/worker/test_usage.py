@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from jug_notebook.model import Failed, Outcome, Run, Spread
@@ -59,6 +61,19 @@ def test_a_run_keeps_what_it_took_also_if_it_was_ended_for_its_memory(site: Site
     failure = site.tasks.failure(greedy)
     assert failure.kind == "memory"
     assert failure.run.peak > 600 * MB
+
+
+def test_a_run_names_the_versions_of_what_its_worker_had_imported(site: Site) -> None:  # noqa: F811
+    before = site.tasks.submit("def f(): return 1")
+    after = site.tasks.submit("def f():\n    import numpy\n    return numpy.__version__")
+    later = site.tasks.submit("def f(): return 2", labels=None)
+    site.supervise(1)
+    runs = [site.tasks.outcome(key).run for key in (before, after, later)]
+    first, second, third = (msgspec.msgpack.decode(site.store.get_blob(run.environment)) for run in runs)
+    assert "numpy" not in first[3]
+    assert second[3]["numpy"] == third[3]["numpy"] == site.tasks.value(after)
+    assert runs[1].environment == runs[2].environment
+    assert first[0] == platform.python_implementation()
 
 
 def test_a_profile_tells_mean_most_and_which_call_that_was() -> None:
