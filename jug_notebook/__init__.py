@@ -62,7 +62,7 @@ from jug_notebook.task.patterns import (
     return_tuple,
     unordered,
 )
-from jug_notebook.task.values import TaskList, as_completed, bvalue, result, tasks_in, value, wait
+from jug_notebook.task.values import LazyResults, TaskList, as_completed, bvalue, result, tasks_in, value, wait
 
 __version__ = VERSION
 
@@ -92,6 +92,7 @@ __all__ = [
     "CustomHash",
     "Executor",
     "Handle",
+    "LazyResults",
     "NoHash",
     "NoLoad",
     "Ran",

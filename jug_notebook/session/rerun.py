@@ -29,6 +29,7 @@ from jug_notebook.store import Store
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter, function_bundle, template
 from jug_notebook.system import share
+from jug_notebook.task.binding import run_to_end
 from jug_notebook.task.context import environment, running
 from jug_notebook.task.files import as_it_is
 from jug_notebook.task.handles import SHORT
@@ -98,7 +99,7 @@ class Rerun:
             needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
             around.enter_context(environment(bundle.environment, bundle.secrets))
             args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
-            return function(*args, **kwargs) if runner is None else runner.call(function, args, kwargs)
+            return run_to_end(function, args, kwargs) if runner is None else runner.call(function, args, kwargs)
 
     def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+import types
+from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from jug_notebook import codec
@@ -12,10 +13,12 @@ from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.keys.callables import CACHED
 from jug_notebook.keys.modules import scripts
+from jug_notebook.task import context as context
 from jug_notebook.task.context import SessionProtocol
 from jug_notebook.task.values import tasks_in
 
 WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn't the notebook's folder
+_LAZY = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType})
 _SMALL = frozenset({int, float, bool, type(None)})
 
 
@@ -60,12 +63,41 @@ def name_of(function: Callable[..., Any]) -> str:
     return name if module in (None, "builtins") or module in scripts else f"{module}.{name}"
 
 
-def refuse_lazy(function: Callable[..., Any]) -> None:
-    """Raise BadTask for a function that returns before it has run."""
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise BadTask(f"{name_of(function)} is async; a task is a plain function (which may call asyncio.run())")
-    if inspect.isgeneratorfunction(function):
-        raise BadTask(f"{name_of(function)} is a generator and its result can't be stored; return a list instead")
+def run_to_end(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call a function; return what an async one comes to, and the list of what a generator yields.
+
+    A generator that a plain function returns stays one: whether it should be read is for the function to say.
+    """
+    value = function(*args, **kwargs)
+    if type(value) not in _LAZY:
+        return value
+    if inspect.isgenerator(value):
+        return list(value) if _is(inspect.isgeneratorfunction, function) else value
+    if inspect.iscoroutine(value) and _is(inspect.iscoroutinefunction, function):
+        return _awaited(value)
+    return _awaited(_listed(value)) if _is(inspect.isasyncgenfunction, function) else value
+
+
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    """Return whether a function, or one that it wraps, is of a kind."""
+    return kind(inspect.unwrap(function)) or kind(getattr(function, "__call__", None))  # noqa: B004
+
+
+async def _listed(values: AsyncIterable[Any]) -> list[Any]:
+    return [value async for value in values]
+
+
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine comes to. Where a loop runs already, as in a notebook, it runs in one beside that."""
+    import asyncio  # costs as much to import as all the rest
+    from concurrent.futures import ThreadPoolExecutor
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(context.owned(asyncio.run), coroutine).result()
 
 
 def listed_option(option: str, given: Any) -> tuple[Any, ...]:

@@ -29,14 +29,14 @@ from jug_notebook.task.binding import (
     is_wrapper,
     listed_option,
     name_of,
-    refuse_lazy,
+    run_to_end,
     shared_constants,
 )
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
 from jug_notebook.task.files import PathAdvice
 from jug_notebook.task.handles import Tasklet, briefly, handle
 from jug_notebook.task.sweeps import call_of, grid_points, zipped
-from jug_notebook.task.values import TaskList, as_arguments, no_table, tasks_in
+from jug_notebook.task.values import LazyResults, TaskList, as_arguments, no_table, tasks_in
 
 Arguments: TypeAlias = list[tuple[str, Any]]
 
@@ -85,8 +85,6 @@ class TaskFunction:
             function = function.__jug_function__
         if not callable(function):
             raise BadTask(f"a task is made from a function, not from {type(function).__name__} {function!r:.60}")
-        if not runner:  # a runner knows how to call what it is given
-            refuse_lazy(function)
         functools.update_wrapper(self, function, updated=())
         self.__jug_function__ = function
         if name is not None and not isinstance(name, str):
@@ -130,17 +128,22 @@ class TaskFunction:
         """Call the plain function, now and here."""
         return self.__jug_function__(*args, **kwargs)
 
-    def map(self, *iterables: Iterable[Any], chunksize: int = 1, **constants: Any) -> TaskList:
+    def map(self, *iterables: Iterable[Any], chunksize: int = 1, ahead: int = 0, **constants: Any) -> Any:
         """Return a task for each item, up to the end of the shortest: ``f.map(xs)``, ``f.map(xs, ys, mode="fast")``.
 
         With ``chunksize=100`` a hundred calls are one task, with another key; the list has a tasklet for each call.
+        With ``ahead=1000`` the items may be without end: return a `LazyResults`, which reads a thousand items ahead.
         """
         if not iterables:
             raise BadTask(f"{self.name}.map() needs something to iterate over")
         for each in iterables:
             no_table(each, f"{self.name}.map()")
         steady = all(type(each) in _STEADY for each in iterables)
-        return self._many(zip(*iterables, strict=False), chunksize, constants, steady)
+        calls = zip(*iterables, strict=False)
+        if ahead and not in_task.on:
+            ahead = whole_number("ahead", ahead, "items read before their results are taken", error=BadTask)
+            return LazyResults(lambda count: self._many(islice(calls, count), chunksize, constants, steady), ahead)
+        return self._many(calls, chunksize, constants, steady)
 
     def starmap(self, iterable: Iterable[Iterable[Any]], chunksize: int = 1, **constants: Any) -> TaskList:
         """Return a task for each tuple of arguments. ``chunksize`` as in `map`."""
@@ -483,7 +486,7 @@ class Chunk:
         results = []
         for number, args in enumerate(calls):
             try:
-                results.append(self.function(*args, **constants))
+                results.append(run_to_end(self.function, args, constants))
             except BaseException as error:
                 error.add_note(f"in call {number} of a chunk of {len(calls)}, with {args!r:.200}")
                 raise

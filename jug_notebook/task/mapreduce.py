@@ -25,7 +25,8 @@ def map(mapper: Callable[[Any], Any], sequence: Iterable[Any], map_step: int = 4
 
     The same as ``mapper.map(sequence, chunksize=map_step)``. Raises BadTask.
     """
-    return _function(mapper, "mapper").map(_items(sequence), chunksize=_step(map_step, "map_step"))
+    made: TaskList = _function(mapper, "mapper").map(_items(sequence), chunksize=_step(map_step, "map_step"))
+    return made
 
 
 def currymap(mapper: Callable[..., Any], sequence: Iterable[Iterable[Any]], map_step: int = 4) -> TaskList:

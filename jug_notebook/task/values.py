@@ -18,6 +18,7 @@ from collections.abc import (
     ValuesView,
 )
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from jug_notebook import render, system
@@ -202,6 +203,10 @@ def _keys_by_session(handles: Iterable[Handle]) -> list[tuple[SessionProtocol, l
     return [(session, [task._key for task in tasks]) for session, tasks in _by_session(handles)]
 
 
+FIRST_AHEAD = 16  #: tasks of a map without end that are submitted first
+TAKEN = 256  #: results of it that are taken at once
+
+
 def check_on_error(on_error: str) -> None:
     """Raise ValueError unless it is one of the three words that say what becomes of failures."""
     if on_error not in ("raise", "skip", "return"):
@@ -269,6 +274,71 @@ def _fill(x: Any, loaded: dict[Key, Any], on_error: str) -> Any:
                 raise
             return _SKIPPED if on_error == "skip" else error
     return x
+
+
+class LazyResults:
+    """The results of ``f.map(items, ahead=1000)``, in the order of the items, of which it reads so many ahead.
+
+    Iterate over it, or call ``next``: each waits for one result. What a task raised is raised (TaskFailed);
+    the next ``next`` goes on after it. ``close()`` cancels what was made ahead and hasn't started.
+    """
+
+    def __init__(self, make: Callable[[int], TaskList], ahead: int) -> None:
+        self._make = make
+        self._ahead = ahead
+        self._more = True
+        self._waiting: deque[Handle] = deque()
+        self._ready: deque[Any] = deque()  #: values, or problems, of those before
+
+    def __iter__(self) -> LazyResults:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._ready:
+            self._fill()
+            if not self._waiting:
+                raise StopIteration
+            self._collect()
+        value = self._ready.popleft()
+        if isinstance(value, Problem):
+            raise value.error
+        return value
+
+    def _fill(self) -> None:
+        """Make tasks until enough are ahead: few at first, so that workers can begin."""
+        size = FIRST_AHEAD if not self._waiting else max(1, self._ahead // 4)
+        while self._more and len(self._waiting) + size <= max(self._ahead, size):
+            made = self._make(min(size, self._ahead))
+            self._more = len(made) > 0
+            self._waiting.extend(made)
+            for task in made[:1]:
+                task.task._session.results.states(())  # all are submitted now
+            size = max(1, self._ahead // 4)
+
+    def _collect(self) -> None:
+        """Wait for the next one, and take those after it that have ended by now."""
+        first = self._waiting[0].task
+        results = first._session.results
+        results.settle([first._key])
+        some = list(islice(self._waiting, TAKEN))
+        ended = 1
+        for state in results.states([handle.key for handle in some[1:]]):
+            if not state.settled:
+                break
+            ended += 1
+        values = results.collect([handle.key for handle in some[:ended]], wait=True, strict=False)
+        for handle, value in zip(some[:ended], values, strict=True):
+            self._ready.append(value if isinstance(value, Problem) else handle.take(value))
+            self._waiting.popleft()
+
+    def close(self) -> int:
+        """Read no more items, and cancel what was made ahead and hasn't started. Return how many were cancelled."""
+        self._more = False
+        left, self._waiting = TaskList(self._waiting), deque()
+        return left.cancel()
+
+    def __repr__(self) -> str:
+        return f"<results of a map, {len(self._waiting)} tasks ahead>"
 
 
 class TaskList(list[Any]):

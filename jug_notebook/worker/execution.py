@@ -54,6 +54,7 @@ from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
 from jug_notebook.task import context
+from jug_notebook.task.binding import run_to_end
 from jug_notebook.task.context import environment, running
 from jug_notebook.worker.capture import Capture, Listener, Loggers
 from jug_notebook.worker.displays import DisplayBuffer
@@ -288,7 +289,7 @@ class TaskRunner:
             self._loggers.set_up(template.loggers)
         attempt.stage = "raised"
         call = function.call
-        value = runner.call(call, args, kwargs) if runner is not None else call(*args, **kwargs)
+        value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs)
         attempt.stage = "result"
         with storing_result() as warned:
             payload, digest = codec.dump_value(value, self._put)

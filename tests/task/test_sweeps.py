@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -332,3 +334,75 @@ def test_values_of_former_code_stand_beside_those_of_the_present_one(session):
     assert "load()" in repr(large)
     assert large.load()["sum"] == 7
     assert frame["now"][0].load()["sum"] == 8
+
+
+LAZY = """
+import asyncio
+async def wait(x):
+    await asyncio.sleep(0.001)
+    if x < 0: raise ValueError('negative')
+    return 2 * x
+def count(n):
+    for i in range(n): yield i * i
+async def later(n):
+    for i in range(n):
+        await asyncio.sleep(0)
+        yield -i
+def plain(n): return (i for i in range(n))
+"""
+
+
+def test_async_functions_and_generators_are_tasks_whose_values_are_what_they_come_to(session):
+    space = {name: jn.task(cell(LAZY, name)) for name in ("wait", "count", "later", "plain")}
+    tasks = [space["wait"](3), space["count"](4), space["later"](3)]
+    chunk = space["wait"].map([1, 2, 3], chunksize=2)
+    bad, unread = space["wait"](-1), space["plain"](2)
+    with working(session):
+        assert jn.result(tasks) == [6, [0, 1, 4, 9], [0, -1, -2]]
+        assert chunk.result() == [2, 4, 6]
+        with pytest.raises(jn.TaskFailed, match="negative"):
+            bad.result()
+        with pytest.raises(jn.TaskFailed, match="generator"):
+            unread.result()
+    assert list(space["count"].run(3)) == [0, 1, 4]
+    session.run_here(space["wait"](7))
+    assert space["wait"](7).result() == 14
+
+    async def in_a_notebook():
+        session.run_here(space["wait"](8))
+        return space["wait"](8).result()
+
+    assert asyncio.run(in_a_notebook()) == 16
+
+
+def test_a_map_without_end_reads_only_so_many_items_ahead(session):
+    read = []
+
+    def items():
+        for number in itertools.count():
+            read.append(number)
+            yield number
+
+    f = task("def f(x, by=1):\n    if x == 5: raise ValueError('five')\n    return x * by")
+    results = f.map(items(), ahead=40, by=3)
+    assert not read
+    with working(session):
+        assert [next(results) for _ in range(5)] == [0, 3, 6, 9, 12]
+        with pytest.raises(jn.TaskFailed, match="five"):
+            next(results)
+        assert next(results) == 18
+        assert len(read) <= 7 + 40 + 10
+        for _ in range(100):
+            next(results)
+        assert 107 <= len(read) <= 107 + 50
+        assert list(f.map(range(3), ahead=2)) == [0, 1, 2]
+        assert list(f.map([], ahead=2)) == []
+        assert list(f.map(range(5), ahead=4, chunksize=3, by=2)) == [0, 2, 4, 6, 8]
+    ahead = f.map(itertools.count(1000), ahead=20)
+    with pytest.raises(jn.NoWorkers):
+        next(ahead)
+    assert ahead.close() == 16
+    with pytest.raises(StopIteration):
+        next(ahead)
+    with pytest.raises(jn.BadTask, match="ahead=-1"):
+        f.map([1], ahead=-1)

@@ -192,15 +192,8 @@ def test_senseless_options_are_refused(options, message):
 
 
 def test_what_no_task_can_be_made_of_is_refused():
-    async def later(x):
-        return x
-
-    def many(x):
-        yield x
-
-    for wrong, message in ((later, "async"), (many, "generator"), (3, "not from int")):
-        with pytest.raises(jn.BadTask, match=message):
-            jn.task(wrong)
+    with pytest.raises(jn.BadTask, match="not from int"):
+        jn.task(3)
 
 
 def test_a_task_function_keeps_name_signature_and_doc():
