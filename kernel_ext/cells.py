@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +101,7 @@ def define(shell: Any, cell: Cell, only: Sequence[str] = (), **options: Any) -> 
     if unknown := [name for name in only if name not in functions]:
         raise UsageError(f"%%jugtask --only {unknown[0]}: the cell defines {', '.join(functions) or 'no function'}")
     tasks = set(only) or {name for name in functions if not name.startswith("_")}
-    _only_definitions(cell, tasks)
+    _only_definitions(cell)
     _only_python(cell, (node for top in cell.tree.body for node in ast.walk(top) if isinstance(node, _OPENS_A_SCOPE)))
     space, made = shell.user_ns, {}
     tree = shell.transform_ast(cell.tree)
@@ -115,7 +115,7 @@ def define(shell: Any, cell: Cell, only: Sequence[str] = (), **options: Any) -> 
     return list(made.values()), [name for name in functions if not hasattr(space[name], "__jug_function__")]
 
 
-def _only_definitions(cell: Cell, tasks: Container[str]) -> None:
+def _only_definitions(cell: Cell) -> None:
     for node in cell.tree.body:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not isinstance(node, _MAY_STAND) and not is_text:
@@ -123,35 +123,18 @@ def _only_definitions(cell: Cell, tasks: Container[str]) -> None:
                 f"line {node.lineno}: `{cell.line(node.lineno)}` does something, so the cell needs a name "
                 f"to be a task: %%jugtask NAME (without a name it may hold {DEFINITIONS})"
             )
-        if isinstance(node, ast.AsyncFunctionDef) and node.name in tasks:
-            raise UsageError(
-                f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be async; write def {node.name}, "
-                "or begin its name with _ to keep it plain"
-            )
-        if isinstance(node, ast.FunctionDef) and node.name in tasks and _generates(node):
-            raise UsageError(
-                f"line {node.lineno}: `{cell.line(node.lineno)}`: a task can't be a generator; return a list, "
-                "or begin its name with _ to keep it plain"
-            )
-        if _does(node, _AWAITS):
+        if _awaits(node):
             raise UsageError(f"line {node.lineno}: `{cell.line(node.lineno)}`: await can't be in a %%jugtask cell")
 
 
-def _generates(function: ast.FunctionDef) -> bool:
-    """Return whether its calls are generators; under a decorator they may be something else."""
-    return not function.decorator_list and any(_does(node, _YIELDS) for node in function.body)
-
-
-_YIELDS = (ast.Yield, ast.YieldFrom)
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
 
 
-def _does(top: ast.AST, what: tuple[type[ast.AST], ...]) -> bool:
-    """Return whether it yields, or awaits, other than in a function inside."""
-    if isinstance(top, what) or (what is _AWAITS and isinstance(top, ast.comprehension) and top.is_async):
+def _awaits(top: ast.AST) -> bool:
+    """Return whether it awaits, other than in a function inside."""
+    if isinstance(top, _AWAITS) or (isinstance(top, ast.comprehension) and top.is_async):
         return True
-    inside = () if isinstance(top, _OPENS_A_SCOPE) else ast.iter_child_nodes(top)
-    return any(_does(inner, what) for inner in inside)
+    return not isinstance(top, _OPENS_A_SCOPE) and any(map(_awaits, ast.iter_child_nodes(top)))
 
 
 def _execute(shell: Any, cell: Cell, statements: list[ast.stmt]) -> None:

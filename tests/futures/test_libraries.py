@@ -282,3 +282,38 @@ def test_a_grid_search_that_was_killed_computes_only_the_rest(session, tmp_path)
         assert process.communicate(timeout=60)[0] == b"done\n"
     [view] = session.status(all=True).snapshot.functions
     assert view.counts[State.FINISHED] == 30
+
+
+def test_a_search_over_a_large_array_stores_it_once_and_workers_of_one_host_share_its_memory(session, tmp_path):
+    selection = pytest.importorskip("sklearn.model_selection")
+    kind = cell(
+        """
+        from sklearn.base import BaseEstimator
+        class Reader(BaseEstimator):
+            def __init__(self, by=1):
+                self.by = by
+            def fit(self, X, y=None):
+                return self
+            def score(self, X, y=None):
+                lines = [line.split() for line in open("/proc/self/smaps_rollup")]
+                return sum(float(line[1]) for line in lines if line[0] == "Anonymous:") / 1024
+        """,
+        "Reader",
+    )
+    splits = [([0, 1], [2, 3]), ([4, 5], [6, 7])]  # 2 of 100 rows each
+
+    def own_memory(columns: int) -> float:
+        """Return the megabytes that a worker shares with no one, while it scores with so many columns of 100 rows."""
+        X = np.arange(100.0 * columns).reshape(100, -1)
+        search = selection.GridSearchCV(kind(), {"by": [1, 2, 3]}, cv=splits, refit=False, error_score="raise")
+        with joblib.parallel_config("jug_notebook", n_jobs=2):
+            search.fit(X)
+        return float(search.cv_results_["mean_test_score"].max())
+
+    more = own_memory(131_072) - own_memory(100)  # 100 MB, and nearly nothing
+    if session.url.startswith("file:"):
+        assert more < 30
+        large = [path for path in (tmp_path / "jugdata").rglob("*") if path.is_file() and path.stat().st_size > 5e7]
+        assert len(large) == 1
+    else:
+        assert more < 150  # one copy each: what a server holds can't be mapped

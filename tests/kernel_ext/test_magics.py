@@ -334,11 +334,6 @@ def test_an_output_that_is_not_there_fails_only_when_used(kernel: Kernel) -> Non
         ("%jug_execute --n 2", "has no option --n; did you mean -n?"),
         ("%%jugtask c\n%%time\ny = 1", "put %%time above the %%jugtask line"),
         ("%%jugtask\n%%time\ndef f(): pass", "put %%time above the %%jugtask line"),
-        ("%%jugtask\nran = 1\nasync def f(): pass", "line 3: `async def f(): pass`: a task can't be async"),
-        (
-            "%%jugtask\nran = 1\ndef f(n):\n    yield n",
-            "line 3: `def f(n):`: a task can't be a generator; return a list",
-        ),
     ],
 )
 def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str) -> None:
@@ -349,8 +344,11 @@ def test_a_slip_is_answered_in_one_line(kernel: Kernel, cell: str, message: str)
     assert "\n" not in reply.message
 
 
-def test_a_cell_with_an_async_function_or_a_generator_is_refused_before_anything_runs(kernel: Kernel) -> None:
-    assert kernel.run("'ran' in globals()").result == "False"
+def test_async_functions_and_generators_of_a_cell_are_tasks(kernel: Kernel) -> None:
+    cell = "%%jugtask\nimport asyncio\nasync def later(n):\n    await asyncio.sleep(0)\n    return 2 * n\n"
+    cell += "def upto(n):\n    yield n"
+    assert kernel.run(cell).out.startswith("later, upto are tasks")
+    assert kernel.run("pair = later(4), upto(5)\n%jug_execute --here pair\njn.result(pair)").result == "(8, [5])"
 
 
 def test_a_magic_line_is_read_as_it_is_typed(kernel: Kernel) -> None:
