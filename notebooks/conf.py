@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from inspect import cleandoc
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from IPython.lib.lexers import IPython3Lexer
 from pygments.lexer import bygroups, using
 from pygments.token import Keyword, Operator, Text
+from sphinx.pycode import ModuleAnalyzer
 
 import jug_notebook
 from jug_notebook import cli
@@ -56,14 +58,14 @@ INTERNAL = """
 begin_cell end_cell made needs url_with_password examine hidden in_chunks pending take_part options function submit_task
 take count index
 """
-BASES = "object, tuple, list, dict, str, Enum, Executor, Future, Struct"
+BASES = "Handle, File, object, tuple, list, dict, str, Enum, Executor, Future, Struct"
 MEMBERS = f"\n   :members:\n   :inherited-members: {BASES}\n   :exclude-members: {', '.join(INTERNAL.split())}"
 
 #: Kinds of public names, with their titles and the options of their directives.
 KINDS = {
     "function": ("Functions", ""),
     "data": ("Others", ""),
-    "class": ("Classes", MEMBERS),
+    "class": ("Classes", MEMBERS + "\n   :show-inheritance:"),
     "exception": ("Errors and warnings", "\n   :show-inheritance:"),
     "module": ("Modules", "\n   :members:"),
 }
@@ -73,7 +75,7 @@ RETURNED = {"launch.Crew", "model.views.Snapshot", "session.rerun.Difference"}
 
 nitpicky = True
 nitpick_ignore_regex = [  # other manuals need a network; type variables; what stays within the package
-    ("py:.*", r"(collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|.*\.T|dict\[.*"),
+    ("py:.*", r"(msgspec|collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|.*\.T|dict\[.*"),
     ("py:.*", r"jug_notebook\.(model|clock|worker|store|launch)\..*"),
 ]
 autodoc_type_aliases = {"Crew": "jug_notebook.launch.Crew"}
@@ -158,6 +160,14 @@ def _names() -> Iterator[str]:
     yield from (_directive("class", name, MEMBERS) for name in sorted(RETURNED | set(_returned()), key=str.lower))
 
 
+def _comment(name: str) -> str:
+    """Return what is said of a variable beside it, in the module of `jug_notebook.task` that makes it."""
+    modules = [
+        ModuleAnalyzer.for_module(module) for module in list(sys.modules) if module.startswith("jug_notebook.task.")
+    ]
+    return next(" ".join(docs) for docs in (one.find_attr_docs().get(("", name)) for one in modules) if docs)
+
+
 def _returned() -> Iterator[str]:
     """Yield the classes that public functions and methods return and that have no public name."""
     public = [getattr(jug_notebook, name) for name in jug_notebook.__all__]
@@ -175,6 +185,8 @@ def _shown(name: str) -> bool:
 
 
 def _directive(kind: str, name: str, options: str) -> str:
+    if kind == "data":
+        return f"```{{eval-rst}}\n.. py:data:: jug_notebook.{name}\n\n   {_comment(name)}\n```\n"
     return f"```{{eval-rst}}\n.. auto{kind}:: jug_notebook.{name}{options}\n```\n"
 
 
