@@ -26,7 +26,8 @@ _SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 LOCKS = Path("/tmp/jug-notebook-devices")  #: one for all users and processes of a host, whatever their TMPDIR
 KEPT_AFTER = 1.0  #: seconds for which something doesn't fit before what becomes free is kept for it
 UNIT = 1 << 27  #: bytes of memory that supervisors of a host share out at a time
-_NAMES = 1 << 62  #: where in the file names begin, two bytes each: for who holds it, and for who wants it
+_POOLS = 1 << 60  #: where in the file units of memory begin, a byte each
+_NAMES = 1 << 62  #: where names begin, two bytes each: for who holds it, and for who wants it
 _FLOCK = Struct("hhqqi4x")
 
 
@@ -35,14 +36,15 @@ class HostLocks:
 
     They share a file, in which nothing is written: its bytes are locked (Linux has such locks). A supervisor opens it
     before it forks workers, who have it too. So what it holds is free once it gives it back, or once it and all those
-    workers have ended, however they did. Without a file everything is free.
+    workers have ended, however they did. Without a file everything is free. Those with one ``pool`` of memory share it.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, pool: str = "") -> None:
         self._file = None if path is None or not hasattr(fcntl, "F_OFD_SETLK") else _open_shared(path)
         self._held: set[int] = set()  #: names, as places in the file
         self._wanted: set[int] = set()
         self._units: set[int] = set()  #: of memory
+        self._pool = _POOLS + (int.from_bytes(blake2b(pool.encode(), digest_size=4).digest(), "little") << 24)
 
     def take(self, name: str) -> bool:
         """Hold a name, unless another supervisor does; return whether it is ours."""
@@ -77,9 +79,9 @@ class HostLocks:
         missing = math.ceil(used / UNIT) - len(self._units)
         if missing <= 0:
             return True
-        end = math.ceil(total / UNIT)
-        taken = {unit for at, size in self._taken(0, end) for unit in range(at, at + size)}
-        free = [unit for unit in range(end) if unit not in taken and unit not in self._units]
+        units = range(self._pool, self._pool + math.ceil(total / UNIT))
+        taken = {unit for at, size in self._taken(units.start, len(units)) for unit in range(at, at + size)}
+        free = [unit for unit in units if unit not in taken and unit not in self._units]
         found = [unit for unit in free[:missing] if len(free) >= missing and self._lock(fcntl.F_WRLCK, unit)]
         self._units.update(found)
         return len(found) == missing
@@ -94,7 +96,8 @@ class HostLocks:
 
     def memory_taken(self, total: float) -> float:
         """Return how much memory other supervisors hold, in bytes."""
-        return min(total, UNIT * float(sum(size for _, size in self._taken(0, math.ceil(total / UNIT)))))
+        taken = self._taken(self._pool, math.ceil(total / UNIT))
+        return min(total, UNIT * float(sum(size for _, size in taken)))
 
     def _lock(self, kind: int, at: int) -> bool:
         if self._file is None:
@@ -402,11 +405,14 @@ class VisibleDevices:
         return self._values
 
 
-def find_memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> float:
-    """Return the bytes that this process may use: the host's, or those of its control group or Slurm job if fewer."""
-    found = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    with suppress(ValueError):
-        found.append(float(environ["SLURM_MEM_PER_NODE"]) * 2**20 if "SLURM_MEM_PER_NODE" in environ else 0.0)
+def find_memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[float, str]:
+    """Return the bytes that this process may use, and the name of what they are shared with.
+
+    That is the host (""), or its control group or Slurm job if that has less.
+    """
+    found = [(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "")]
+    with suppress(ValueError, KeyError):
+        found.append((float(environ["SLURM_MEM_PER_NODE"]) * 2**20, f"job {environ.get('SLURM_JOB_ID', '')}"))
     groups = []
     with suppress(OSError):
         groups = (root / "proc/self/cgroup").read_text().splitlines()
@@ -418,5 +424,6 @@ def find_memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/"))
         inner = Path(path.lstrip("/"))
         for folder in (base / inner, *(base / above for above in inner.parents)):
             with suppress(OSError, ValueError):  # "max"
-                found.append(float((folder / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text()))
-    return min(amount for amount in found if amount > 0)
+                limit = (folder / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text()
+                found.append((float(limit), str(folder)))
+    return min(one for one in found if one[0] > 0)

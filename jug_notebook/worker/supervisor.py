@@ -551,7 +551,8 @@ def _foreign_tasks(foreign: Mapping[str, int], python: str) -> str:
 def _reservations(options: WorkerOptions) -> Reservations:
     """Return what this host has: what the options name, and GPUs and memory as the system has them."""
     gpus = options.gpus
-    totals = {MEMORY: find_memory(), **dict(options.resources)}
-    locks = HostLocks(Path(os.environ.get("JUG_DEVICE_LOCKS", LOCKS)))
+    memory, pool = find_memory()
+    totals = {MEMORY: memory, **dict(options.resources)}
+    locks = HostLocks(Path(os.environ.get("JUG_DEVICE_LOCKS", LOCKS)), pool)
     shares_memory = MEMORY not in dict(options.resources)
     return Reservations(totals, find_devices if gpus is None else lambda: gpus, locks, shares_memory)

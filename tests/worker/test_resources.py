@@ -268,6 +268,8 @@ def test_memory_that_is_found_is_shared_out_among_the_supervisors_of_a_host(tmp_
     assert not other.fits(2, (("mem", 1.0),))
     one.share()
     assert other.fits(2, (("mem", 1.0),))
+    job = HostLocks(tmp_path / "devices", "job 7")
+    assert Reservations({"mem": 10.0 * UNIT}, locks=job, shares_memory=True).fits(1, (("mem", 10.0 * UNIT),))
     named = Reservations({"mem": 10.0 * UNIT}, locks=HostLocks(tmp_path / "devices"))
     assert named.fits(1, (("mem", 10.0 * UNIT),))  # whoever names an amount has shared it out
 
@@ -353,9 +355,15 @@ def test_memory_is_that_of_the_control_group(tmp_path: Path, group: str, files: 
     for name, text in {"proc/self/cgroup": group, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert find_memory({}, tmp_path) == limit
-    assert find_memory({"SLURM_MEM_PER_NODE": "1"}, tmp_path) == min(limit, 2.0**20)
-    assert find_memory({}, tmp_path / "none") > 1e8
+    found, pool = find_memory({}, tmp_path)
+    assert found == limit
+    assert pool == str(
+        (tmp_path / "sys/fs/cgroup" / next(name for name, text in files.items() if text != "max")).parent
+    )
+    job = {"SLURM_MEM_PER_NODE": "0.001", "SLURM_JOB_ID": "7"}
+    assert find_memory(job, tmp_path) == (2.0**20 / 1000, "job 7")
+    assert find_memory({}, tmp_path / "none")[0] > 1e8
+    assert find_memory({}, tmp_path / "none")[1] == ""
 
 
 def test_what_a_task_waits_for_is_one_line() -> None:
