@@ -24,6 +24,7 @@ SMI_TIMEOUT = 20.0  #: seconds for nvidia-smi to answer
 _DIGITS = 9  #: decimal places of amounts: ten tenths are one
 _SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 LOCKS = Path("/tmp/jug-notebook-devices")  #: one for all users and processes of a host, whatever their TMPDIR
+TURN = 60.0  #: seconds for which a supervisor may use a device that another one wants
 KEPT_AFTER = 1.0  #: seconds for which something doesn't fit before what becomes free is kept for it
 UNIT = 1 << 27  #: bytes of memory that supervisors of a host share out at a time
 _POOLS = 1 << 60  #: where in the file units of memory begin, a byte each
@@ -166,6 +167,8 @@ class Reservations:
         self._held: dict[int, tuple[Resources, tuple[str, ...]]] = {}
         self._bound: dict[int, tuple[str, ...]] = {}  #: the devices that each worker has used
         self._wanted: set[str] = set()  #: names of devices that others hold
+        self._began: dict[str, float] = {}  #: when we came to hold each device
+        self._ceded: set[str] = set()  #: devices that are another's turn
         self.refused: set[Resources] = set()  #: what did not fit since `forget_refused`
         self._now = 0.0  #: when the current look began
         self._since: dict[Resources, float] = {}  #: when what does not fit was first asked for
@@ -296,7 +299,10 @@ class Reservations:
         for device in idle:
             if device not in contexts:
                 self._locks.give(self._names[device])
-        asked = {one for one in idle if one in contexts and self._locks.is_wanted(self._names[one])}
+                self._began.pop(device, None)
+        asked = {one for one in contexts if self._locks.is_wanted(self._names[one])}
+        self._ceded = {one for one in asked if self._now - self._began.get(one, self._now) >= TURN}
+        asked.intersection_update(idle)
         return {worker for worker, devices in self._bound.items() if worker not in self._held and asked & {*devices}}
 
     def usage(self) -> tuple[tuple[str, float, float], ...]:
@@ -322,9 +328,9 @@ class Reservations:
         """
         share, number = min(1.0, amount), max(1, round(amount))
         own = self._bound.get(worker)
+        left = [device for device, left in self._free.items() if share <= left and device not in self._ceded]
         if own:
-            return own if len(own) == number and all(share <= self._free[device] for device in own) else ()
-        left = [device for device, left in self._free.items() if share <= left]
+            return own if len(own) == number and all(device in left for device in own) else ()
         if len(left) < number:
             return ()
         foreign = {device for device in left if self._locks.is_taken(self._names[device])}
@@ -337,6 +343,8 @@ class Reservations:
         if not all(self._locks.take(name) for name in sorted(self._names[device] for device in best)):
             self.share()  # another was quicker: give back what is of no use now
             return ()
+        for device in best:
+            self._began.setdefault(device, self._now)
         return tuple(device for device in fitting if device in best)
 
 

@@ -28,6 +28,7 @@ from jug_notebook.worker import WorkerOptions, resources
 from jug_notebook.worker.process import signal_group
 from jug_notebook.worker.resources import (
     KEPT_AFTER,
+    TURN,
     UNIT,
     HostLocks,
     Reservations,
@@ -253,6 +254,33 @@ def test_two_supervisors_that_want_all_devices_get_them_in_turn(tmp_path: Path) 
     other.forget(2)
     other.share()
     assert one.fits(2, TWO)
+
+
+def test_supervisors_that_always_have_work_take_turns(tmp_path: Path) -> None:
+    one, other = crews(tmp_path / "devices", gpus=("0",))
+    for crew in (one, other):
+        crew.look(0.0)
+    assert one.fits(1, ONE)
+    one.reserve(1, ONE)
+    assert not other.fits(1, ONE)
+    other.share()
+    for now in (0.5 * TURN, TURN):
+        one.look(now)
+        assert one.share() == set()  # it is in use
+        one.release(1)
+        if now < TURN:
+            assert one.fits(1, ONE)
+            one.reserve(1, ONE)
+    assert not one.fits(1, ONE)
+    assert one.share() == {1}
+    one.forget(1)
+    one.share()
+    assert other.fits(1, ONE)
+    other.share()
+    one.share()
+    other.forget(1)
+    other.share()
+    assert one.fits(2, ONE)  # nobody wants it any more
 
 
 def test_memory_that_is_found_is_shared_out_among_the_supervisors_of_a_host(tmp_path: Path) -> None:
