@@ -116,6 +116,43 @@ def idle_workers(folder: Path, scale: float) -> float:
     return _on_devices(folder, scale, {}, 2000, 0.05, 100)[1]
 
 
+def sealed(folder: Path, scale: float) -> float:
+    """Return the CPU time of a task in the stores of who claims and settles it and of who reads of it, in µs."""
+    import os
+
+    from jug_notebook import system
+    from jug_notebook.model import Finished, Origin, Payload, Run, Settlement, Submission, Verdict
+    from jug_notebook.store import open_store
+    from jug_notebook.store.signed import SignedWriter, seal_of
+
+    worker, reader = open_store(url(folder)), open_store(url(folder))
+    me, keys = system.me("worker"), [os.urandom(20).hex() for _ in range(count(scale))]
+    writer, by = SignedWriter(seal_of(worker)), Run(me.id, me.host, 1, me.user, "3.11", 1e9, 1e-4, 1e-4, 1)
+    tasks = [Submission(key, "double", (), bytes.fromhex(key), os.urandom(400), 0, "3.11") for key in keys]
+    worker.submit(tasks, Origin("a", "b", "c"))
+    worker.renew([me])
+    reader.states(keys[:1])
+    settled: list[Settlement] = []
+    start = time.process_time()
+    while claims := worker.claim(me.id, 20, 0.0, settled):
+        settled = []
+        for key, round, inputs, attempt in [
+            (c.lease.key, c.lease.round, c.lease.inputs, c.lease.attempt) for c in claims
+        ]:
+            outcome = Finished(key, round, inputs, b"x" * 21, Payload("pickle", b"x" * 20, ()), "1", by)
+            settled.append(writer.settlement(Verdict(key, round, inputs, attempt, b"x" * 21, 1e9, 1e-4), outcome))
+        reader.states(keys[:1])
+    return 1e6 * (time.process_time() - start) / len(keys)
+
+
+def unsealed(folder: Path, scale: float) -> float:
+    from jug_notebook.store.sealing import FIRST, EventSeal
+
+    for name in ("frame", "record", "attempt"):
+        setattr(EventSeal, name, lambda *_: FIRST)
+    return sealed(folder, scale)
+
+
 def jug(folder: Path, scale: float) -> float:
     tasks = max(2000, count(scale) // 4)  # fewer than its start-up would drown in the noise
     startup = _jug(folder / "one", 1)
@@ -186,6 +223,10 @@ ROWS = (
         "idle_gpus",
         (("none", "idle_workers"),),
         "≤ 1 %",
+    ),
+    *(
+        Row("MACs of events, in the stores alone", "µs/task", "less", "sealed", (("none", "unsealed"),), "≤ 3 µs", kind)
+        for kind in ("file", "redis")
     ),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", _PEERS, "≥ 15 000/s"),
     Row("no-op tasks, 2 workers", "tasks/s", "more", "ours", (("huey", "huey"),), "≥ 15 000/s", "redis"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,10 @@ from jug_notebook.render.tasks import history_html, history_text, tasks_html, ta
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
 from jug_notebook.session import access
-from jug_notebook.store import Store, addresses_in, open_store, read_heartbeats, read_orders
+from jug_notebook.store import Store, addresses_in, keyring, open_store, read_heartbeats, read_orders
+from jug_notebook.store.file import journal
+from jug_notebook.store.redis import frames
+from jug_notebook.store.sealing import FIRST, EventSeal
 from jug_notebook.store.signed import SignedReader, function_bundle, seal_of, template, unverified_spec
 from tests.servers import Server
 from tests.workbench import Submitter
@@ -312,6 +316,79 @@ def test_any_numbers_and_names_can_be_listed(started: float, took: float, name: 
     runs = [RunView(key, name, State.FAILED, name, name, name, 1, started, took, name, name)]
     for drawn in (tasks_text(views, 9), tasks_html(views, 9), history_text(runs, 9), history_html(runs, 9)):
         assert "\x1b" not in drawn
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+EXTENTS = st.dictionaries(TEXTS | st.just("x.x-1-abcdef.log"), NUMBERS, max_size=3) | VALUES
+#: what a frame holds in a folder and in a server: an event, or what is no event, with sizes or places that may be wrong
+HEADS = st.tuples(
+    st.builds(lambda read: ["closed", read], EXTENTS)
+    | st.builds(lambda replaces, before: ["sealed", replaces, before], EXTENTS, st.binary(max_size=20))
+    | st.builds(lambda frames: ["again", frames], st.lists(st.tuples(NUMBERS, st.binary(max_size=9)), max_size=2))
+    | st.builds(lambda chains: ["read", chains], EXTENTS)
+    | st.builds(lambda upto, chains: ["covered", upto, chains], st.binary(max_size=9), VALUES)
+    | EVENTS,
+    st.lists(NUMBERS | st.integers(0, 9), max_size=3),
+)
+
+
+def in_file(head: Any) -> bytes:
+    """What a frame of a log in a folder holds."""
+    data = head if isinstance(head, bytes) else encode(head)
+    return len(data).to_bytes(4, "little") + data + b"x" * 9
+
+
+@fuzzed(60)
+@given(heads=st.lists(HEADS | BYTES, max_size=4), sealed=st.booleans())
+def test_logs_that_are_sealed_and_nonsense_are_read_as_far_as_they_make_sense(
+    tmp_path_factory: pytest.TempPathFactory, heads: list[Any], sealed: bool
+) -> None:
+    place = tmp_path_factory.mktemp("logs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = open_store(place / "s")
+        name = "000001.abcdef01.sealed" if sealed else "x.x-1-abcdef.log"
+        chain = journal.Chain(name, EventSeal(keyring.secret(store.id), store.id))
+        path = place / "s" / ("sealed" if sealed else "log") / name
+        path.write_bytes(b"".join(chain.frame(in_file(head)) for head in heads))
+        os.utime(path, (1, 1))  # or what another machine writes is waited for
+        for use in (lambda: store.states([KEY]), store.snapshot, store.compact, store.close):
+            own(use)
+        again = open_store(place / "s")
+        own(lambda: render.text(again.snapshot()))
+        again.close()
+    shutil.rmtree(place)
+
+
+@fuzzed(200)
+@given(contents=st.lists(HEADS.map(lambda head: encode([b"", 0, head[0]])) | BYTES, max_size=4), number=NUMBERS)
+def test_frames_of_a_server_that_are_sealed_and_nonsense_are_skipped(contents: list[bytes], number: int) -> None:
+    seal = EventSeal(bytes(32), "s")
+    reader = frames.FrameReader(seal, "s")
+    for at, content in enumerate(contents):
+        turn = (at if number < 0 else number) % (1 << 63)
+        head = frames._HEAD.pack(turn, FIRST, seal.frame(b"writer", turn, FIRST, content))
+        found = reader.open(b"writer", head + content)
+        assert found is None or isinstance(found.event, Event | frames.Covered)
+    assert all(isinstance(note, str) for note in reader.notes)
+    for name, extent in reader.read_by_writers.items():
+        assert isinstance(extent, int)
+        assert reader.extent(name) >= 0
+
+
+PINS = st.lists(TEXTS | st.just("0123abcd") | st.builds("{} {}".format, TEXTS, NUMBERS), max_size=4)
+
+
+@fuzzed(200)
+@given(data=PINS.map(lambda lines: "\n".join(lines).encode(errors="replace")) | st.binary(max_size=100))
+def test_a_pin_names_a_store_or_is_refused(data: bytes) -> None:
+    path = keyring._pin_path("file:/x")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    store_id = own(lambda: keyring.pinned("file:/x"))
+    assert store_id is None or keyring._STORE_ID.fullmatch(store_id)
+    assert all(" " not in name and extent >= 0 for name, extent in keyring.extents("file:/x").items())
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
