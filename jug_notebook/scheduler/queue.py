@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence, Set
+from itertools import islice
 
 from jug_notebook.model import Fits, Key, Lease, Resources, WorkerId
 from jug_notebook.scheduler.records import READY, WAITING, FunctionQueue, Offer, TaskRecord, current, retry_time
@@ -62,7 +63,7 @@ class ReadyQueue:
         """Take up to ``limit`` tasks (of ``allowed``, None for all), best first: high priority, then oldest.
 
         Return at most `BUDGET` seconds of expected work, and one task of a function that was not timed yet; all need
-        the same resources. ``skip`` passes over as many of the first ones, but only where the same function has more.
+        the same resources. ``skip`` passes over about as many of the first ones, where the same function has more.
         Functions that are ``excluded``, and tasks whose resources don't fit, are left alone.
         """
         while self._delayed and not now < self._delayed[0][0] <= now + LONGEST:
@@ -70,7 +71,9 @@ class ReadyQueue:
             if seq == task.seq:  # else of a submission that was forgotten
                 heapq.heappush(task.queue.heap, (seq, task))
         heads = self._heads(now, python, excluded, fits)
-        offers: list[Offer] = []
+        if skip and heads and (offers := self._further_back(heads[0][2], skip, limit, allowed)):
+            return offers
+        offers = []
         passed: list[TaskRecord] = []
         given: dict[FunctionQueue, int] = {}
         budget = BUDGET
@@ -83,10 +86,7 @@ class ReadyQueue:
                 break  # what may have killed its worker is tried alone
             task = heapq.heappop(queue.heap)[1]
             task.queued = False
-            if skip and queue.heap:
-                skip -= 1
-                passed.append(task)
-            elif allowed is None or task.key in allowed:
+            if allowed is None or task.key in allowed:
                 offer = self._offer(task)
                 if offers and offer.deaths:
                     passed.append(task)
@@ -106,6 +106,19 @@ class ReadyQueue:
         for task in passed:
             self.put(task)
         return offers
+
+    def _further_back(self, queue: FunctionQueue, skip: int, limit: int, allowed: Set[Key] | None) -> list[Offer]:
+        """Return what `take` may take of a queue, but the first ``skip`` entries of the heap: these stay in it."""
+        mean = queue.mean
+        most = min(limit, queue.done, int(BUDGET / mean)) if mean else 1
+        found: list[Offer] = []
+        for seq, task in islice(queue.heap, skip, None):
+            untried = task.state == READY and not (task.records or task.attempts)
+            if untried and seq == task.seq and (allowed is None or task.key in allowed):
+                found.append(self._offer(task))
+                if len(found) >= most:
+                    break
+        return found
 
     def _heads(
         self, now: float, python: str, excluded: Set[str], fits: Fits | None
@@ -201,6 +214,8 @@ def with_followers(offers: Sequence[Offer], limit: int, python: str, excluded: S
     They are short tasks that were never tried, each the only one that needs the one before it: no other worker could
     have begun it earlier.
     """
+    if not any(len(offer.task.dependents) == 1 for offer in offers):
+        return list(offers)
     room, budget = limit - len(offers), BUDGET
     given: dict[FunctionQueue, int] = {}
     for offer in offers:

@@ -61,6 +61,7 @@ from jug_notebook.store import Inventory, Store, addresses_in, keyring
 from jug_notebook.system import batched
 
 FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
+CALMING = 0.1  #: by how much of that a claim that was won brings the next one nearer to the head
 
 Won: TypeAlias = tuple[list[Offer], float | None]
 """What was won, and its expected seconds, if known."""
@@ -141,7 +142,7 @@ class EventLogStore(Store, ABC):
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._extents = Extents(self)
-        self._lost = 0  # claims in a row that others had won: then there is less of a race further back in the queue
+        self._lost = 0.0  # claims of late that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
 
@@ -350,7 +351,7 @@ class EventLogStore(Store, ABC):
         limit, target, python, chains, fits = wanted
         while True:
             scheduler = self._scheduler
-            skip = random.randrange(1 << min(self._lost, FURTHEST)) if self._lost else 0
+            skip = random.randrange(1 << min(int(self._lost), FURTHEST)) if self._lost else 0
             offers = scheduler.ready(limit, self._clock.now(), target, python, skip, fits)
             if not offers:
                 return [], None
@@ -363,9 +364,11 @@ class EventLogStore(Store, ABC):
             for offer, win in zip(offers, wins, strict=True):
                 if not win:
                     scheduler.queue.back(offer.task)
-            self._lost = (len(won) < len(offers)) * (self._lost + 1)
-            if self._lost:
+            if len(won) < len(offers):
+                self._lost += 1
                 self._poll()
+            else:
+                self._lost = max(0.0, self._lost - CALMING)
             if won:
                 means = [task.queue.mean for offer in won for task in offer.tasks]
                 return won, None if None in means else sum(m for m in means if m is not None)
@@ -381,9 +384,10 @@ class EventLogStore(Store, ABC):
                 reused = any(need.reused_from is not None for need in needs)
                 scheduler = self._scheduler
                 proofs = tuple(self._proof(scheduler, need.key, need.reused_from) for need in needs) if reused else ()
-                lease, tries = Lease(task.key, task.round, NEXT, 1), (0, 0)
                 if task is offer.task:
                     lease, tries = offer.lease, (offer.failures, offer.deaths)
+                else:
+                    lease, tries = Lease(task.key, task.round, NEXT, 1), (0, 0)
                 more = queue.mean or 0.0, queue.resources
                 claims.append(Claim(lease, queue.name, body, outcomes, *tries, proofs, *more))
         return claims

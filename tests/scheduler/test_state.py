@@ -34,7 +34,7 @@ from jug_notebook.model import (
 )
 from jug_notebook.scheduler import queries
 from jug_notebook.scheduler.queue import BUDGET
-from jug_notebook.scheduler.records import KEPT, REUSED, STATES
+from jug_notebook.scheduler.records import KEPT, REUSED, STATES, Offer
 from jug_notebook.scheduler.state import SchedulerState
 
 HERE = Origin("ann", "/a.ipynb", "cell-1")
@@ -371,6 +371,21 @@ def test_one_task_is_offered_of_a_function_not_yet_timed_and_a_budget_of_one_tha
     assert len(scheduler.ready(100, 0.0)) == 10
 
 
+def test_a_task_from_further_back_in_the_queue_is_offered_once_whatever_comes_of_it() -> None:
+    keys = [f"task {i}" for i in range(20)]
+    scheduler = state_of(*(submitted(key) for key in keys), requested(*keys))
+    [offer] = scheduler.ready(1, 0.0, skip=5)
+    assert offer.task.key == keys[5]
+    scheduler.queue.back(offer.task)
+    [again] = scheduler.ready(1, 0.0, skip=5)
+    scheduler.apply(Claimed("w", [again.lease]))
+    found = [offer.task.key for offer in _all_ready(scheduler)]
+    assert sorted(found) == sorted({*keys} - {keys[5]})
+    scheduler.apply(Released([again.lease]))
+    assert [(one.task.key, one.lease.attempt) for one in scheduler.ready(9, 0.0)] == [(keys[5], 2)]
+    assert state_of(submitted("a"), requested("a")).ready(1, 0.0, skip=5)[0].task.key == "a"
+
+
 def test_few_tasks_that_were_short_do_not_promise_that_many_will_be() -> None:
     scheduler = state_of(*(submitted(str(i)) for i in range(100)), requested(*map(str, range(100))))
     for name in range(3):
@@ -658,7 +673,7 @@ def _sorted(counts: dict[str, tuple[list[int], float | None]]) -> object:
     return sorted((name, tuple(states)) for name, (states, _) in counts.items())
 
 
-def _all_ready(scheduler: SchedulerState) -> Sequence[object]:
+def _all_ready(scheduler: SchedulerState) -> Sequence[Offer]:
     found = []
     while offers := scheduler.ready(100, 1e12):
         found.extend(offers)
