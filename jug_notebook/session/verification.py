@@ -46,8 +46,7 @@ class Damage(msgspec.Struct, frozen=True):
     refused: str = ""  #: why nothing could be done about it
 
     def __str__(self) -> str:
-        parts = [self.done, self.cost, f"can't be moved aside: {self.refused}" if self.refused else ""]
-        return f"{self.what}: {'; '.join(part for part in parts if part)}"
+        return f"{self.what}: {'; '.join(part for part in (self.done, self.cost, self.refused) if part)}"
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -124,7 +123,11 @@ def _compacted(store: Store, found: Verified, clock: Clock) -> Verified:
         if damage.cost == LOGGED and damage.what not in left:
             damage = msgspec.structs.replace(damage, done="compacted without what is damaged")
         elif damage.cost == LOGGED:
-            damage = msgspec.structs.replace(damage, refused="its writer still runs; repair it when that has ended")
+            missing = damage.what.startswith(store.display_url)  # not about one log, which its path names
+            refused = (
+                "what is missing can't be brought back" if missing else "its writer still runs: repair it after that"
+            )
+            damage = msgspec.structs.replace(damage, refused=refused)
         damages.append(damage)
     return msgspec.structs.replace(found, damages=tuple(damages))
 

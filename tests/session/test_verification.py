@@ -302,7 +302,7 @@ def test_the_log_of_a_writer_that_still_runs_is_named_and_left_alone(folder: Pat
         spoil(log, second_frame(log) + HEADER.size + 20)
         found = quietly(str(folder), repair=True)
         assert not found.good
-        assert lines(found)[0].endswith("can't be moved aside: its writer still runs; repair it when that has ended")
+        assert lines(found)[0].endswith("next asked for; its writer still runs: repair it after that")
     assert quietly(str(folder), repair=True).good
     assert quietly(str(folder)).good
 
@@ -331,8 +331,7 @@ def test_what_another_machine_has_damaged_is_named_once_it_has_settled(folder: P
     log = log_of(folder)
     spoil(log, second_frame(log) + HEADER.size + 20)
     log.rename(log.with_name("elsewhere-1.abcdef.log"))  # under that name, none of its frames holds
-    found = quietly(str(folder))
-    assert "are no record of its writer's" in lines(found)[0]
+    assert any("are no record of its writer's" in line for line in lines(quietly(str(folder))))
 
 
 def test_what_cant_be_moved_aside_is_named_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +343,7 @@ def test_what_cant_be_moved_aside_is_named_with_the_reason(folder: Path, monkeyp
 
         monkeypatch.setattr(Folder, "rename", refused)
         found = quietly(str(folder), repair=True)
-        assert lines(found)[0].endswith("asked for; can't be moved aside: Permission denied")
+        assert lines(found)[0].endswith("asked for; can't be moved to trash/: Permission denied")
         assert not found.good
         with pytest.raises(jn.ValueLost, match=r"is damaged, and can't be moved to .*trash: Permission denied"):
             run.store.get_blob(run.value_of(run.small))

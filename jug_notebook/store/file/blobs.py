@@ -223,7 +223,9 @@ class Blobs:
         if not repair:
             return Condition("damaged", size)
         refused = self._set_aside(address, found)
-        return Condition("damaged", size, "" if refused else "moved to trash/", refused)
+        if refused:
+            return Condition("damaged", size, refused=f"can't be moved to trash/: {refused}")
+        return Condition("damaged", size, "moved to trash/")
 
     def _open_anywhere(self, address: Address) -> int:
         """Return a descriptor of a blob, which may be in the trash, from where a reader takes it back."""
