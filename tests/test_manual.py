@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import TransformerManager
 
 import jug_notebook
 from jug_notebook import cli
@@ -199,6 +200,17 @@ def test_every_command_in_the_texts_is_one_that_the_command_line_takes() -> None
                 cli.Parser(command, known).read([word for word in words if word != "--help"])
             except SystemExit:
                 pytest.fail(f"{name}: {line}")
+
+
+def test_every_block_of_python_in_the_texts_is_python() -> None:
+    blocks = [(name, block) for name, text in texts() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) > 10
+    for name, block in blocks:
+        code = TransformerManager().transform_cell(block)
+        try:
+            compile(code, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        except SyntaxError as error:
+            pytest.fail(f"{name}: {error}:\n{block}")
 
 
 def test_every_target_of_make_in_the_texts_is_one() -> None:
