@@ -165,8 +165,8 @@ class Verification:
         self._lost_specs: dict[Key, str] = {}  # with what each is called
         self._damages: list[Damage] = []
         self._size = 0
-        self._told = 0.0
-        self._show = report
+        self._reported = 0.0
+        self._progress = report
 
     def run(self) -> Verified:
         """Read all, and return what was found."""
@@ -193,9 +193,9 @@ class Verification:
 
     def _report(self, line: str) -> None:
         now = self._clock.monotonic()
-        if now - self._told > 0.1:
-            self._told = now
-            self._show(line)
+        if now - self._reported > 0.1:
+            self._reported = now
+            self._progress(line)
 
     # -- what is signed ------------------------------------------------------------------------------------------------
 

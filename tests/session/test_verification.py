@@ -164,6 +164,32 @@ def test_a_blob_that_no_task_uses_costs_nothing(url: str) -> None:
         assert quietly(url).damages == ()
 
 
+def test_a_blob_that_has_expired_because_no_task_names_it_is_no_damage(redis_server: Server) -> None:
+    with Run(redis_server.url()) as run:
+        address = run.store.put_blob([b"x" * 1000])
+        run.store._connection.command("PEXPIRE", run.store._connection.key(f"v:{address}"), 0)
+        assert address in run.store.inventory.addresses()
+        assert quietly(run.url).good
+
+
+def test_an_acceptance_that_is_damaged_costs_a_run_and_keeps_what_it_accepted(redis_server: Server) -> None:
+    with Run(redis_server.url()) as run:
+        former = run.fit(9)
+        run.session.end_cell()
+        with working(run.session):
+            former.result()
+        edited = jn.task(cell("def fit(x): return bytes([x]) * (100_000 * 2)", "fit"))(9)
+        run.session.end_cell()
+        run.session.accept(edited)
+        assert edited.state is jn.State.FINISHED
+        [body] = run.store.acceptances([edited.key])
+        spoil_body(run.store, body, damage.flipped)
+        [line, _] = lines(quietly(run.url, repair=True))
+        assert line.startswith("the record of the reuse of fit(x=9) is damaged: invalidated; it runs again")
+        assert former.state is jn.State.FINISHED
+        assert quietly(run.url).good
+
+
 def test_without_the_key_only_hashes_and_checksums_are_checked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Run(url) as run:
         damage.blob(run.store, run.value_of(run.small))(damage.flipped)
