@@ -197,7 +197,7 @@ class ReadyQueue:
                 top = max(top, attempt.attempt)
                 known = bool(attempt.worker) and not attempt.released  # a claim that no event tells of may be forged
                 deaths += known and attempt.worker not in self._reported  # with its supervisor
-        return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths)
+        return Offer(task, Lease(task.key, task.round, task.inputs, top + 1), failures, deaths, (task,))
 
     def is_valid(self, offer: Offer) -> bool:
         """Return True if a task that was taken off the queue would still be offered like this."""
@@ -242,5 +242,5 @@ def with_followers(offers: Sequence[Offer], limit: int, python: str, excluded: S
             given[queue] = given.get(queue, 0) + 1
             budget -= mean
         room -= len(followers)
-        found.append(offer._replace(followers=tuple(followers)) if followers else offer)
+        found.append(offer._replace(tasks=(offer.task, *followers)) if followers else offer)
     return found

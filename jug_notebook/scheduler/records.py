@@ -220,19 +220,14 @@ class Attempt:
 class Offer(NamedTuple):
     """A ready task, the lease that a claim of it would be, and how often it failed and how often its worker died.
 
-    Each of ``followers`` needs the one before it, and nothing else that isn't there.
+    ``tasks``: the task and those that follow it; each of these needs the one before, and nothing else that isn't there.
     """
 
     task: TaskRecord
     lease: Lease
     failures: int
     deaths: int
-    followers: tuple[TaskRecord, ...] = ()
-
-    @property
-    def tasks(self) -> tuple[TaskRecord, ...]:
-        """The task and its followers."""
-        return (self.task, *self.followers)
+    tasks: tuple[TaskRecord, ...]
 
 
 def retry_time(task: TaskRecord) -> float:

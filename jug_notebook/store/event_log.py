@@ -339,7 +339,7 @@ class EventLogStore(Store, ABC):
     def _claim_begun(self, worker: WorkerId, lease: Lease) -> None:
         """Claim a task that a worker began before it had settled what that needs, and that is ready now."""
         task = self._scheduler.tasks.get(lease.key)
-        if task is None or not self._scheduler.queue.is_valid(offer := Offer(task, lease, 0, 0)):
+        if task is None or not self._scheduler.queue.is_valid(offer := Offer(task, lease, 0, 0, (task,))):
             return
         if self._win(worker, [offer])[0]:
             self._record(Claimed(worker, [lease]))

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from hashlib import sha1
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -129,6 +129,21 @@ class _Attempt:
 _NO_TEMPLATE = TaskTemplate("", "", "", "")
 
 
+class _Made:
+    """What the last task of a worker came to, for one that needs it and follows at once."""
+
+    __slots__ = ("begun", "outcome", "value")
+
+    def __init__(self) -> None:
+        self.begun: Lease | None = None  #: of that task, if it was begun before what it needs was settled
+        self.outcome: Finished | None = None
+        self.value: tuple[bytes, Any] | None = None  #: digest and value, where that is small and can't change
+
+
+_bundle = msgspec.msgpack.Decoder(FunctionBundle).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
 class Runner(NamedTuple):
     """Calls a task's function instead of a plain call. What it needs around that, loading included, is its `stage`."""
 
@@ -144,7 +159,10 @@ def runner_of(name: str) -> Runner:
 
 
 class TaskRunner:
-    """Runs the tasks of one worker, and keeps functions and values for the next ones."""
+    """Runs the tasks of one worker, and keeps functions and values for the next ones.
+
+    It has no more than 30 attributes: those of objects with more take CPython longer to find.
+    """
 
     def __init__(
         self,
@@ -167,7 +185,6 @@ class TaskRunner:
         self._displays = buffer or DisplayBuffer(listener)
         self._in_process = in_process
         self._alone = isinstance(listener, Capture)  #: is this process a worker and nothing else?
-        self._warnings: Callable[[], Any] = nullcontext if in_process else warnings.catch_warnings
         self._interruptible = in_process and threading.current_thread() is threading.main_thread()
         self._home = os.getcwd()
         self._devices = VisibleDevices()
@@ -181,20 +198,21 @@ class TaskRunner:
         self._values: LRUCache[tuple[Key, bytes], Any] = LRUCache(1000, 64 << 20)
         self._blobs: LRUCache[Address, memoryview] = LRUCache(64, 64 << 20)
         self._copies: LRUCache[Address, Callable[[], memoryview]] = LRUCache(64, 1 << 30)
-        self._bundle = msgspec.msgpack.Decoder(FunctionBundle)
-        self._encode = msgspec.msgpack.Encoder().encode
         self._loggers = Loggers()
         self._pace: dict[str, float] = {}
         self._meter = Meter(self._alone)
         self._environment = EnvironmentRecord(self._put)
         self.met_a_long_one = False  #: the last task wasn't short: none should wait behind the next one
-        self.begun: Lease | None = None  #: of the last task that was begun before what it needs was settled
-        self._made: Finished | None = None  #: the last task's outcome
-        self._value_made: tuple[bytes, Any] | None = None  #: its digest and value, where that is small and can't change
+        self._made = _Made()
 
     def pace(self, name: str) -> float:
         """Return the seconds that a task of this function took here so far; 0 where none ran."""
         return self._pace.get(name, 0.0)
+
+    @property
+    def begun(self) -> Lease | None:
+        """The lease of the last task, if that was begun before what it needs was settled."""
+        return self._made.begun
 
     def hand_in(self, settlement: Settlement) -> None:
         """Settle at once, so that the value can be read. Settling again later is harmless."""
@@ -209,7 +227,7 @@ class TaskRunner:
         clock = self._clock
         if hopeless := lost_with_supervisors(claim, self._me, clock):
             return self._writer.settlement(*hopeless)
-        self.begun = None
+        self._made.begun = None
         self._meter.begin(not self.is_short(claim.name))
         started, since, cpu = clock.now(), clock.monotonic(), clock.cpu()
         attempt = _Attempt(claim, started, since)
@@ -263,13 +281,14 @@ class TaskRunner:
         """Load the function and its arguments, call it, and encode the result; ``attempt`` keeps how far that came."""
         claim = attempt.claim
         around.enter_context(running())
-        around.enter_context(self._warnings())  # a warning shows in each task, not once in a worker's life
+        if not self._in_process:
+            around.enter_context(warnings.catch_warnings())  # one shows in each task, not once in a worker's life
         spec = self._signed.spec(claim.lease.key, claim.body)
         template = attempt.template = template_of(spec.template)
         needs, inputs = self._needed(claim, spec)
         if claim.lease.inputs == NEXT:
-            self.begun = msgspec.structs.replace(claim.lease, inputs=inputs)
-            claim = attempt.claim = msgspec.structs.replace(claim, lease=self.begun)
+            begun = self._made.begun = msgspec.structs.replace(claim.lease, inputs=inputs)
+            claim = attempt.claim = msgspec.structs.replace(claim, lease=begun)
         self._status.begin(claim, template, attempt.started, attempt.since)
         self._go_to(spec.folder, around)
         runner = self._runner(template.runner) if template.runner else None
@@ -295,8 +314,8 @@ class TaskRunner:
             payload, digest = codec.dump_value(value, self._put)
         dropped = " ".join(warned)
         attempt.result = payload, digest, summarise(value), dropped
-        small = type(value) in _IMMUTABLE and sys.getsizeof(value) <= INLINE
-        self._value_made = (digest, value) if small else None
+        small = not payload.buffers and type(value) in _IMMUTABLE
+        self._made.value = (digest, value) if small else None
         if dropped and not self._in_process:  # a notebook is warned by what it loads, a terminal by the log
             print(f"{DroppedByPickle.__name__}: {dropped}", file=sys.stderr)
 
@@ -313,12 +332,12 @@ class TaskRunner:
         """Return what settles the task: its result, or its failure and when it is retried."""
         claim, lease = attempt.claim, attempt.claim.lease
         outcome: Outcome
-        self._made = None
+        self._made.outcome = None
         where = lease.key, lease.round, lease.inputs
         if failure is None:
             assert attempt.result is not None
             payload, digest, summary, dropped = attempt.result
-            outcome = self._made = Finished(*where, digest, payload, summary, run, dropped)
+            outcome = self._made.outcome = Finished(*where, digest, payload, summary, run, dropped)
             verdict = Verdict(*where, lease.attempt, digest, run.started, run.duration)
         else:
             labels = attempt.function.bundle.labels if attempt.function else {}
@@ -330,7 +349,7 @@ class TaskRunner:
 
     def _stored(self, display: Display) -> Display:
         """Move a large display into a blob, so that reading the value need not read it."""
-        data = self._encode(display.data)
+        data = _encode(display.data)
         if len(data) <= INLINE:
             return display
         return Display(display.at, {}, display.metadata, self._put([data]))
@@ -389,7 +408,7 @@ class TaskRunner:
         self._met = track_classes()
 
     def _loaded(self, address: Address, exact: bool = False) -> _Function:
-        bundle = self._bundle.decode(self._blob(address))
+        bundle = _bundle(self._blob(address))
         looks = codec.needs_exact(bundle)
         call = codec.load_function(bundle, self._blob, exact or looks, self._buffer)
         function = _Function(call, msgspec.structs.replace(bundle, function=b"", sources={}, parts={}), Traces(call))
@@ -409,7 +428,7 @@ class TaskRunner:
         Raises Stale where they aren't as claimed, or the task before has no value.
         """
         self._lost = False
-        inputs, made = claim.lease.inputs, self._made
+        inputs, made = claim.lease.inputs, self._made.outcome
         if not spec.needs and inputs == NO_INPUTS:
             return None, inputs
         opened: list[Finished] = []
@@ -427,8 +446,9 @@ class TaskRunner:
         return Needs(spec.needs, loads, self._signed, made.key if made and inputs == NEXT else ""), found
 
     def _value(self, key: Key, need: Finished) -> Any:
-        if self._value_made is not None and self._value_made[0] == need.digest:
-            return self._value_made[1]
+        made = self._made.value
+        if made is not None and made[0] == need.digest:
+            return made[1]
         name = (key, need.digest)
         value = self._values.get(name)
         if value is None:
