@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ def store(store_url: str) -> Iterator[Store]:
     opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+def test_it_takes_what_callers_give_to_any_store(store: Store) -> None:
+    for name in filter(lambda name: callable(getattr(Store, name)), Store.__abstractmethods__):
+        promised = list(inspect.signature(getattr(Store, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(store, name)).parameters) == promised, name
 
 
 #: the promises of every store, from the tests of ours; the others there are about folders
