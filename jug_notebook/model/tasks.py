@@ -27,7 +27,8 @@ NO_INPUTS = bytes.fromhex("da39a3ee5e6b4b0d3255bfef95601890afd80709")  #: SHA-1 
 NEXT = bytes(20)  #: in place of inputs: the task needs the one before it in the same reply, and isn't claimed yet
 LEASE = 30.0  #: seconds without a heartbeat after which a process of another host counts as dead
 BEAT = 1.0  #: seconds between two heartbeats
-NO_ROOM = "waits for room in the store"  #: the note of a worker that can't write its results
+NO_ROOM = "waits for room in the store"  #: how the note of a worker begins that can't write its results
+AWAY = "waits for the store"  #: how the note of a worker or supervisor begins that can't use it
 POISON = 3  #: a task in which this many workers died has failed
 UNREADABLE = (ValueError, RecursionError)  #: what decoding raises: errors of msgspec and of text are ValueErrors
 

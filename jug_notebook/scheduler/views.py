@@ -49,10 +49,12 @@ def snapshot(
     functions = _functions(scheduler, scope, {info.id for info, alive, _ in processes if not alive})
     current = [(_up_to_date(scheduler, info, now - age), alive, age) for info, alive, age in processes]
     workers = (WorkerView(*one) for one in current if one[0].kind == "worker" and (one[1] or one[2] < LATELY))
-    noted = [f"{info.where}: {info.note}" for info, alive, _ in current if alive and info.note not in ("", NO_ROOM)]
-    if lacking := sum(alive and info.note == NO_ROOM for info, alive, _ in current):
-        who = f"{lacking} workers wait" if lacking > 1 else "1 worker waits"
+    lacking = [info for info, alive, _ in current if alive and info.note.startswith(NO_ROOM)]
+    noted = [f"{info.where}: {info.note}" for info, alive, _ in current if alive and info.note and info not in lacking]
+    if lacking:
+        who = f"{len(lacking)} workers wait" if len(lacking) > 1 else "1 worker waits"
         noted.append(f"{who} for room on {store}: free some space, and they go on by themselves")
+        noted += [f"{info.task_name} {info.task[:8]} {info.note}" for info in lacking if info.task and "(" in info.note]
     scope_text = "whole store" if scope.notebook is None else "this notebook"
     lines = tuple(dict.fromkeys((*notes, *noted)))
     short = _shortage(scheduler, scope, processes)

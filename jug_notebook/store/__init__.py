@@ -16,13 +16,14 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
-from jug_notebook.errors import StoreError, Unreachable, clean
+from jug_notebook.errors import StoreError, StoreGone, Unreachable, ValueLost, clean
 from jug_notebook.model import (
     UNREADABLE,
     Acceptance,
@@ -244,7 +245,10 @@ def read_heartbeat(data: bytes) -> WorkerInfo | None:
 
 
 _PROCESS = re.compile(rb"([\w.-]+-\d+-[0-9a-f]{6})")
-_PASSING = {errno.EIO, errno.EPERM, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT}
+_PASSING = {
+    errno.EIO, errno.EPERM, errno.EACCES, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, getattr(errno, "EREMOTEIO", errno.EIO),
+}  # fmt: skip
 _unreadable: set[str] = set()  #: those that a warning has named
 
 
@@ -252,6 +256,11 @@ def lacks_room(error: StoreError) -> bool:
     """Return whether a store refused something for want of space, on its disk or in its server, which may pass."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_missing(error: StoreError) -> bool:
+    """Return whether nothing is in the place of a store's folder, which may have been moved for a moment only."""
+    return isinstance(error, StoreGone) and isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
 
 
 def out_of_reach(error: StoreError) -> bool:
@@ -262,7 +271,12 @@ def out_of_reach(error: StoreError) -> bool:
 
 def may_pass(error: StoreError) -> bool:
     """Return whether what a store refused may succeed later: it is away, or it lacks room."""
-    return isinstance(error, Unreachable) or lacks_room(error) or out_of_reach(error)
+    return isinstance(error, Unreachable) or lacks_room(error) or out_of_reach(error) or is_missing(error)
+
+
+def reason_of(error: StoreError) -> str:
+    """Return why the system refused what a store wanted of it, in a few words: "Input/output error"."""
+    return getattr(error.__cause__, "strerror", None) or str(error)
 
 
 def read_heartbeats(data: bytes) -> list[WorkerInfo]:
@@ -283,6 +297,13 @@ def addresses_in(body: bytes | memoryview) -> set[Address]:
 
 
 _ADDRESS = re.compile(rb"\xd9\x28([0-9a-f]{40})")
+
+
+def named_in(store: Store, blob: Address) -> set[Address]:
+    """Return the blobs that a blob, a function's bundle, may name."""
+    with suppress(ValueLost):
+        return addresses_in(store.get_blob(blob, mapped=True))
+    return set()
 
 
 HIDDEN = "***"  #: shown in a URL in place of a password

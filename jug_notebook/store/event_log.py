@@ -57,7 +57,7 @@ from jug_notebook.scheduler.queue import with_followers
 from jug_notebook.scheduler.records import STATES, Offer, Outcome, Place, TaskRecord
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.scheduler.views import snapshot
-from jug_notebook.store import Inventory, Store, addresses_in, keyring
+from jug_notebook.store import Inventory, Store, addresses_in, keyring, named_in
 from jug_notebook.system import batched
 
 FURTHEST = 10  #: binary logarithm of how far from the head of the queue a race is avoided
@@ -142,6 +142,7 @@ class EventLogStore(Store, ABC):
         self._lock = threading.RLock()
         self.in_doubt = False  # as after an interrupt (Ctrl-C) that may have changed half of the picture
         self._extents = Extents(self)
+        self._undelivered: list[Lease] = []  # claims that were won, and failed before they came to their worker
         self._lost = 0.0  # claims of late that others had won: then there is less of a race further back in the queue
 
     # -- what a subclass defines ---------------------------------------------------------------------------------------
@@ -294,19 +295,22 @@ class EventLogStore(Store, ABC):
                 if limit <= 0:
                     self._commit(None)
                     return []
+                if self._undelivered:
+                    self._record(Released(self._undelivered))
+                    self._undelivered = []
                 won, expected = self._claim(worker, Wanted(limit, target, python, chains, fits), look)
                 if any(offer.lease.attempt > 1 for offer in won):
                     expected = None  # that it was claimed is written first, for it may kill its host
                 seen = self._scheduler.version
                 try:
-                    claims = self._loaded(won)
+                    with self._delivered(won):
+                        claims = self._loaded(won)
+                        if won or uncommitted:
+                            self._commit(expected)
                 except ValueLost:
-                    self._record(Released([offer.lease for offer in won]))
                     if not self.in_doubt:
                         raise
                     claims = []
-                if won or uncommitted:
-                    self._commit(expected)
                 retry = self._scheduler.queue.next_retry()
             left = until - self._clock.monotonic()
             if claims or left <= 0:
@@ -315,6 +319,15 @@ class EventLogStore(Store, ABC):
                 left = max(0.001, min(left, retry - self._clock.now()))
             self.watch(seen, left)
             look = True
+
+    @contextmanager
+    def _delivered(self, won: Sequence[Offer]) -> Iterator[None]:
+        """Have what was won given back, with the next claim, where it doesn't come to its worker."""
+        try:
+            yield
+        except Exception:
+            self._undelivered += [offer.lease for offer in won]
+            raise
 
     def _settle(self, worker: WorkerId, settled: Sequence[Settlement]) -> None:
         verdicts, bodies = [], []
@@ -357,7 +370,12 @@ class EventLogStore(Store, ABC):
                 return [], None
             if chains and not (target and is_narrow(target)):
                 offers = with_followers(offers, limit, python, target.not_names if target else frozenset())
-            wins = self._win(worker, offers)
+            try:
+                wins = self._win(worker, offers)
+            except BaseException:
+                for offer in offers:
+                    scheduler.queue.back(offer.task)
+                raise
             won = [offer for offer, win in zip(offers, wins, strict=True) if win]
             if won:
                 self._record(Claimed(worker, [offer.lease for offer in won]))
@@ -366,7 +384,8 @@ class EventLogStore(Store, ABC):
                     scheduler.queue.back(offer.task)
             if len(won) < len(offers):
                 self._lost += 1
-                self._poll()
+                with self._delivered(won):
+                    self._poll()
             else:
                 self._lost = max(0.0, self._lost - CALMING)
             if won:
@@ -454,7 +473,7 @@ class EventLogStore(Store, ABC):
             size = self._total_size([place for task in going for place in places_of(task)])
             stay = self._addresses([place for task in meant if not _is_idle(task) for place in places_of(task)])
             dormant = self._addresses(_dormant(scheduler, set(going)))
-            keep = {*keep, *dormant, *stay, *(name for one in stay for name in _named_in(self, one))}
+            keep = {*keep, *dormant, *stay, *(name for one in stay for name in named_in(self, one))}
             if going and not dry_run:
                 _forget(self, going)
         took = self._clock.monotonic() - began  # what was put meanwhile stays
@@ -559,15 +578,7 @@ def forget(store: EventLogStore, key: Key) -> bool:
         return True
 
 
-def _named_in(store: Store, blob: Address) -> set[Address]:
-    """Return the blobs that a blob, a function's bundle, may name."""
-    with suppress(ValueLost):
-        return addresses_in(store.get_blob(blob, mapped=True))
-    return set()
-
-
-def _is_idle(task: TaskRecord) -> bool:
-    """Return True if it was submitted, and is neither wanted nor running."""
+def _is_idle(task: TaskRecord) -> bool:  # submitted, and neither wanted nor running
     return task.state >= 0 and not task.wanted and STATES[task.state] is not State.RUNNING
 
 

@@ -31,8 +31,8 @@ from msgspec import Raw, Struct
 from jug_notebook import errors, system
 from jug_notebook.clock import Clock
 from jug_notebook.errors import JugError, StoreError, StoreGone
-from jug_notebook.model import Address, Claim, Fits, Lease, Settlement, Target, WorkerId
-from jug_notebook.store import Store, atomic, may_pass
+from jug_notebook.model import AWAY, Address, Claim, Fits, Lease, Settlement, Target, WorkerId
+from jug_notebook.store import Store, atomic, may_pass, reason_of
 from jug_notebook.worker.resources import Reservations
 
 CACHE = 8 << 30  #: bytes of blobs that a host keeps in files
@@ -225,7 +225,7 @@ def _mapped(path: Path) -> memoryview:
 def _restored(kind: str, message: str, number: int) -> BaseException:
     error = getattr(errors, kind)(message)
     if number:
-        error.__cause__ = OSError(number, message)
+        error.__cause__ = OSError(number, os.strerror(number))
     return cast(BaseException, error)
 
 
@@ -258,9 +258,14 @@ class StoreServer:
         self._looked = 0.0
         self._replaced = 0.0  #: until when a new worker may come in the place of one that was outworn
         self._shared = 0.0  #: when what is free was last shared with other supervisors
+        self.note = ""  #: why the store can't be used for now, in a line
         self._fresh = False  #: was a claim just carried out, with a look at the store?
         self._unwritten = False  #: may the store not have written yet what workers got?
         self._outworn: list[int] = []  #: descriptors of idle workers in whose place new ones would get tasks
+
+    def info(self, note: str) -> dict[str, Any]:
+        """Return what a supervisor's heartbeat tells of it. Its ``note`` gives way to what workers wait for now."""
+        return {"note": self.note or note, "resources": self.reservations.usage()}
 
     def listen(self, descriptor: int) -> None:
         """Have `wait` return when this descriptor is readable."""
@@ -352,7 +357,9 @@ class StoreServer:
         except StoreError as error:
             if not may_pass(error):
                 raise
-            self._seen = -1
+            self._seen, self.note = -1, f"{AWAY}: {reason_of(error)}"
+        else:
+            self.note = ""
 
     def _carry_out(self, events: Sequence[tuple[selectors.SelectorKey, int]]) -> list[int]:
         """Carry out what workers ask for; return the other descriptors that are readable."""
@@ -401,8 +408,10 @@ class StoreServer:
         try:
             reply = self._claimed(connection, worker, limit, settled, target, python, chains, begun)
         except JugError as error:
-            lasts = settled or wait <= 0 or not (isinstance(error, StoreError) and may_pass(error))
-            reply = framed(_failed(error)) if lasts else _NO_CLAIMS
+            passes = isinstance(error, StoreError) and may_pass(error)
+            if passes:
+                self.note = f"{AWAY}: {reason_of(cast(StoreError, error))}"
+            reply = framed(_failed(error)) if settled or wait <= 0 or not passes else _NO_CLAIMS
         if wait > 0 and reply is _NO_CLAIMS:
             connection.until = self._clock.monotonic() + wait
             connection.request = worker, limit, (), target, python, chains, None
@@ -512,7 +521,7 @@ _NO_CLAIMS = framed(Reply(Raw(_encode([]))))
 
 
 def _failed(error: JugError) -> Reply:
-    if isinstance(error, StoreGone):
+    if isinstance(error, StoreGone) and not may_pass(error):
         raise error
     cause = error.__cause__
     return Reply(_NONE, (type(error).__name__, str(error), (cause.errno or 0) if isinstance(cause, OSError) else 0))

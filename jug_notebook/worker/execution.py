@@ -28,8 +28,10 @@ from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
 from jug_notebook.errors import DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.keys.advice import storing_result
 from jug_notebook.model import (
+    AWAY,
     NEXT,
     NO_INPUTS,
+    NO_ROOM,
     Address,
     Claim,
     Display,
@@ -49,7 +51,7 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.render.format import summarise
-from jug_notebook.store import Store, lacks_room, may_pass
+from jug_notebook.store import Store, lacks_room, may_pass, reason_of
 from jug_notebook.store.sealing import Seal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.store.signed import template as template_of
@@ -66,7 +68,8 @@ from jug_notebook.worker.status import SharedStatus, backoff, lost_with_supervis
 from jug_notebook.worker.usage import Meter
 
 SPAWN_TIME = 1e-4  #: seconds: a task that took less has started no process
-PAUSE = 0.5  #: seconds before a store that is full or away is tried again; doubles each time, up to 10, or 1
+PAUSE = 0.05  #: seconds before a store that is full or away is tried again; doubles each time, up to 10, or 1
+LOGGED = 8 * PAUSE  #: when the pause is that long, the log tells
 HURRY = 0.02  #: seconds after which a batch settles what it has
 TRACEBACK = 1 << 16  #: characters of a traceback that are kept
 
@@ -372,12 +375,12 @@ class TaskRunner:
                 full = lacks_room(error)
                 if self._in_process or not may_pass(error):
                     raise
-                if pause == PAUSE:
+                if pause == LOGGED:
                     with suppress(StoreError):  # there may be no room for this either
                         self._store.notice(self._me.id, f"{error}; waiting for {'free space' if full else 'it'}\n")
-                self._status.lacks_room(full)
+                self._status.note(f"{NO_ROOM if full else AWAY}: {reason_of(error)}")
             self._clock.sleep(pause)
-            self._status.lacks_room(False)
+            self._status.note("")
             pause = min(10.0 if full else 1.0, 2 * pause)
 
     def _give_back(self, claim: Claim) -> None:
@@ -465,7 +468,7 @@ class TaskRunner:
     def _blob(self, address: Address) -> memoryview:
         data = self._blobs.get(address)
         if data is None:
-            data = self._store.get_blob(address).toreadonly()
+            data = self.patiently(lambda: self._store.get_blob(address)).toreadonly()
             self._blobs.put(address, data, data.nbytes)
         return data
 
@@ -473,7 +476,7 @@ class TaskRunner:
         """Return the memory of an array: read once for all tasks that need it; what one writes, no other sees."""
         copy = self._copies.get(address)
         if copy is None:
-            data = self._store.get_blob(address, mapped=True)
+            data = self.patiently(lambda: self._store.get_blob(address, mapped=True))
             if not data.readonly:
                 return data  # a file's; the system has it in memory for the next task
             copy = system.copies_of(data, address)

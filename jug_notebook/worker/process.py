@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import math
 import os
 import signal
 import socket
@@ -23,9 +24,9 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.errors import JugError, StoreGone, Unreachable
+from jug_notebook.errors import JugError, StoreError, StoreGone
 from jug_notebook.model import WorkerInfo
-from jug_notebook.store import Store, exists, open_store
+from jug_notebook.store import Store, exists, is_missing, may_pass, open_store
 from jug_notebook.store.sealing import Seal
 from jug_notebook.task import context
 from jug_notebook.worker import WorkerOptions, displays, import_hooks
@@ -41,6 +42,7 @@ WAKE = getattr(signal, "SIGURG", None)  #: "look at your orders"; a process that
 #: -notify, limits of processor time). Workers ignore them; their supervisor does not.
 NOTICE = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU) if hasattr(signal, "SIGUSR1") else ()
 
+MOVED = 5.0  #: seconds in which a store whose folder is missing may come back
 REOPEN_PAUSE = 0.1  #: seconds before a worker tries again to open the store that its supervisor has open
 
 
@@ -124,17 +126,20 @@ class ForkContext:
 
         Raises StoreGone if there is another store by now, or none.
         """
-        until = self.clock.monotonic() + self.options.patience
+        since = self.clock.monotonic()
         while True:
             try:
-                store = open_store(self.url, self.clock) if exists(self.url) else None
+                if not exists(self.url):
+                    raise StoreGone("the store was removed while this worker started") from FileNotFoundError(self.url)
+                store = open_store(self.url, self.clock)
                 break
-            except Unreachable:
-                if self.clock.monotonic() >= until:
+            except StoreError as error:
+                patience = min(self.options.patience, MOVED if is_missing(error) else math.inf)
+                if not may_pass(error) or self.clock.monotonic() - since >= patience:
                     raise
                 self.clock.sleep(REOPEN_PAUSE)
-        if store is None or store.id != self.store_id:
-            raise StoreGone("the store was removed while this worker started")
+        if store.id != self.store_id:
+            raise StoreGone("there is another store in its place since this worker started")
         store.patience = self.options.patience
         return store
 

@@ -19,7 +19,7 @@ import msgspec
 
 from jug_notebook import system
 from jug_notebook.clock import Clock
-from jug_notebook.model import NO_ROOM, POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
+from jug_notebook.model import POISON, Claim, Failed, Lease, Run, TaskTemplate, Verdict, WorkerId, WorkerInfo
 
 BACKOFF = 0.25  #: seconds before the first retry; doubles each time
 LIMIT_REACHED = 64  #: exit status of a worker whose tasks or whose time are used up
@@ -47,7 +47,8 @@ class SharedStatus:
     _record = Struct("<QQdddIIIIII40s20s255s")
     _count = Struct("<Q")
     _progress = Struct("<QQQ")
-    _RUNNING, _STOP, _WAITING, _NO_ROOM, _DONE, _PROGRESS, _RECORD = 0, 1, 2, 3, 8, 16, 40
+    _noted = Struct("<255s")
+    _RUNNING, _STOP, _WAITING, _DONE, _PROGRESS, _RECORD, _NOTE = 0, 1, 2, 8, 16, 40, 1024
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -81,9 +82,9 @@ class SharedStatus:
         """A worker that waits for tasks may be killed: it has nothing to lose."""
         self._page[self._WAITING] = waiting
 
-    def lacks_room(self, lacking: bool) -> None:
-        """Report that the worker waits for space on the disk of the store."""
-        self._page[self._NO_ROOM] = lacking
+    def note(self, text: str) -> None:
+        """Report what the worker waits for, in a line for people; empty: for nothing."""
+        self._noted.pack_into(self._page, self._NOTE, text.encode())
 
     @property
     def stopping(self) -> bool:
@@ -127,8 +128,8 @@ class SharedStatus:
         if running is not None:
             more |= {"task": running.lease.key, "task_name": running.name, "since": running.started}
             more["progress"] = running.progress
-        if self._page[self._NO_ROOM]:
-            more["note"] = NO_ROOM
+        if self._page[self._NOTE]:
+            more["note"] = self._noted.unpack_from(self._page, self._NOTE)[0].rstrip(b"\0").decode(errors="ignore")
         return msgspec.structs.replace(info, done=self.done, **more)
 
     def close(self) -> None:

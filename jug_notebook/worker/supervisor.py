@@ -26,11 +26,12 @@ from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import LaunchError, StoreError, StoreGone, clean
 from jug_notebook.model import BEAT, Order, Scale, Stop, WorkerId, WorkerInfo
 from jug_notebook.render.format import MEMORY, duration
-from jug_notebook.store import Store, lacks_room, may_pass, open_store, out_of_reach
+from jug_notebook.store import Store, is_missing, lacks_room, may_pass, open_store, out_of_reach
 from jug_notebook.store.signed import SignedWriter, seal_of
 from jug_notebook.worker import WorkerOptions
 from jug_notebook.worker.channel import StoreServer
 from jug_notebook.worker.process import (
+    MOVED,
     NOTICE,
     WAKE,
     ForkContext,
@@ -121,10 +122,11 @@ class Absence:
             if lacks_room(error):
                 return
             now = self._clock.monotonic()
+            patience = min(self._patience, MOVED) if is_missing(error) else self._patience
             if self._since is None:
                 self._since = now
-                print(f"{error}; waiting up to {duration(self._patience)}", file=sys.stderr, flush=True)
-            elif now - self._since >= self._patience:
+                print(f"{error}; waiting up to {duration(patience)}", file=sys.stderr, flush=True)
+            elif now - self._since >= patience:
                 raise
 
     def end(self) -> str:
@@ -315,8 +317,7 @@ class Supervisor:
 
     def _info(self) -> WorkerInfo:
         size = 0 if self._ending else self.size
-        resources = self._server.reservations.usage()
-        return msgspec.structs.replace(self._me, beat=self._beat, size=size, note=self._note, resources=resources)
+        return msgspec.structs.replace(self._me, beat=self._beat, size=size, **self._server.info(self._note))
 
     def _beat_all(self) -> None:
         for process in self._workers.values():

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import jug_notebook as jn
 from jug_notebook import system
 from jug_notebook.errors import StoreError
+from jug_notebook.model import State
+from jug_notebook.session import Session
 from jug_notebook.store import lacks_room, open_store
+from tests.faults import ALL, MAKE, READ, SYNC, WRITE, Faults
 from tests.kernels import ROOT, Kernel
+from tests.store.test_outages import NOTES, counts_in, crew_at
+from tests.workbench import Submitter, wait_until
 
 
 @pytest.fixture
@@ -114,6 +122,109 @@ def test_a_store_that_can_only_be_read_can_be_looked_at(disk: Path) -> None:
     )  # fmt: skip
     assert ran.returncode
     assert len(ran.stderr.strip().splitlines()) == 1
+
+
+# -- a file system that refuses for a moment ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """What befalls the workers of this test, and not the test itself."""
+    made = Faults(tmp_path, tmp_path / "jugdata")
+    for name, value in made.environ.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    opened = jn.connect(f"file:{tmp_path}/jugdata", notebook=tmp_path / "study.ipynb")
+    yield opened
+    opened.close()
+
+
+def assert_once(ran: Path) -> None:
+    repeated = {name: count for name, count in counts_in(ran).items() if count > 1}
+    assert not repeated, f"{len(repeated)} ran again"
+
+
+def finish(session: Session, tasks: Submitter, keys: list[str]) -> list[int]:
+    """The values of all tasks, once there are so many."""
+    wait_until(session.access.store, lambda: set(session.access.store.states(keys)) == {State.FINISHED}, patience=60)
+    return [tasks.value(key) for key in keys]
+
+
+REFUSALS = {
+    "claims": (MAKE, errno.EPERM, "claims"),
+    "all folders": (MAKE | WRITE | SYNC, errno.EROFS, ""),
+    "a disk": (ALL, errno.EIO, ""),
+    "a server's handles": (ALL, errno.ESTALE, ""),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_workers_wait_for_a_file_system_that_refuses_and_say_so_and_nothing_runs_twice(
+    refused: str, faults: Faults, session: Session, tmp_path: Path
+) -> None:
+    kinds, error, under = REFUSALS[refused]
+    store, tasks, ran = session.access.store, Submitter(session.access.store, tmp_path), tmp_path / "ran"
+    with crew_at(session, 2) as crew:
+        before = {info.id for info in (*crew.workers, *crew.supervisors)}
+        keys = [tasks.submit(NOTES, str(ran), x) for x in range(20)]
+        wait_until(store, lambda: len(counts_in(ran)) > 3)
+        with faults.during(kinds, error, under=under):
+            keys += [tasks.submit(NOTES, str(ran), x) for x in range(20, 40)]
+            if under:  # heartbeats can be written
+                waits = f"waits for the store: {os.strerror(error)}"
+                wait_until(store, lambda: any(waits in note for note in store.snapshot().notes), "it doesn't say so")
+            wait_until(store, lambda: faults.failed > 60, "nobody tries again")  # for more than 3 seconds
+        assert finish(session, tasks, keys) == [x * x for x in range(40)]
+        assert {info.id for info in (*crew.workers, *crew.supervisors)} == before
+    assert_once(ran)
+
+
+NOW_AND_THEN = {
+    "syncs": (SYNC, errno.EIO, 7),
+    "any call": (ALL, errno.EIO, 25),
+    "names": (READ | MAKE, errno.ESTALE, 40),
+}
+
+
+@pytest.mark.parametrize("failing", NOW_AND_THEN)
+def test_calls_that_fail_now_and_then_end_no_worker_and_repeat_nothing(
+    failing: str, faults: Faults, session: Session, tmp_path: Path
+) -> None:
+    tasks, ran = Submitter(session.access.store, tmp_path), tmp_path / "ran"
+    large = NOTES.replace("x * x", "bytes(1_500_000) + bytes([x])")
+    with crew_at(session, 2) as crew, faults.during(*NOW_AND_THEN[failing]):
+        before = {info.id for info in (*crew.workers, *crew.supervisors)}
+        keys = [tasks.submit(large, str(ran), x) for x in range(100)]
+        values = finish(session, tasks, keys)
+        assert [value[-1] for value in values] == list(range(100))
+        assert faults.failed > 20
+        assert {info.id for info in (*crew.workers, *crew.supervisors)} == before
+    assert_once(ran)
+
+
+def test_a_store_that_is_moved_away_and_back_is_waited_for(session: Session, tmp_path: Path) -> None:
+    store, tasks, ran = session.access.store, Submitter(session.access.store, tmp_path), tmp_path / "ran"
+    with crew_at(session, 2) as crew:
+        before = {info.id for info in (*crew.workers, *crew.supervisors)}
+        keys = [tasks.submit(NOTES, str(ran), x) for x in range(40)]
+        wait_until(store, lambda: len(counts_in(ran)) > 3)
+        beat = max(info.beat for info in crew.supervisors)
+        (tmp_path / "jugdata").rename(tmp_path / "elsewhere")
+        threading.Event().wait(2.0)  # that is the time in question
+        (tmp_path / "elsewhere").rename(tmp_path / "jugdata")
+        wait_until(store, lambda: max(info.beat for info in crew.supervisors) > beat + 2)
+        keys += [tasks.submit(NOTES, str(ran), x) for x in range(40, 60)]
+        assert finish(session, tasks, keys) == [x * x for x in range(60)]
+        assert {info.id for info in (*crew.workers, *crew.supervisors)} == before
+        assert "is gone" not in "".join(map(store.log, before))
+    assert_once(ran)
+
+
+# -- what is no store's business ---------------------------------------------------------------------------------------
 
 
 def test_what_the_file_system_refuses_is_a_store_error(tmp_path: Path) -> None:

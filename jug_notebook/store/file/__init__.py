@@ -99,10 +99,11 @@ def _as_store_error(
         try:
             return verb(self, *args, **kwargs)
         except FileNotFoundError:
-            raise self._removed() from None
+            gone = self._removed()
+            raise gone from gone.__cause__
         except OSError as error:
-            if error.errno == errno.ESTALE and isinstance(gone := self._removed(), StoreGone):
-                raise gone from None
+            if error.errno == errno.ESTALE:
+                self._hold_anew()
             way_out = "; give another path" if error.errno in (errno.EACCES, errno.EROFS) else ""
             raise StoreError(f"{self.display_url} can't be used: {error.strerror}{way_out}") from error
 
@@ -208,7 +209,13 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def _poll(self) -> None:
-        now = self._clock.monotonic()
+        try:
+            self._read_changes(self._clock.monotonic())
+        except BaseException:
+            self._next_whole = 0.0  # what was to be read is not known any more
+            raise
+
+    def _read_changes(self, now: float) -> None:
         if self._root.moved():
             self._check()
         changed = self._watcher.changed()
@@ -243,7 +250,8 @@ class FileStore(EventLogStore):
         try:
             changed = self._news.changed()
         except FileNotFoundError:
-            raise self._removed() from None
+            gone = self._removed()
+            raise gone from gone.__cause__
         if changed and now >= self._next_scan:
             self._scan()
             self._next_scan = now + SCAN
@@ -275,7 +283,8 @@ class FileStore(EventLogStore):
             epoch = self._claims.epoch()
             names = (self._root / "log").names()
         except FileNotFoundError:
-            raise self._removed() from None
+            gone = self._removed()
+            raise gone from gone.__cause__
         self._check()  # after these names were read: they are of this store
         self._logs.find(names)
         return epoch
@@ -299,17 +308,24 @@ class FileStore(EventLogStore):
                 self._read_all_logs(self._clock.monotonic())
             return [*super().log_faults(), *self._logs.faults]
 
+    def _hold_anew(self) -> None:
+        """Hold the folders by what has their names now. Raises StoreGone."""
+        self._check()
+        with suppress(OSError):
+            self._root.renew()
+
     def _removed(self) -> StoreError:
         """Return what to raise where a folder is missing."""
         try:
             for _ in range(20):  # it may be on the way out, and its name the last to go
                 self._check()
                 self._clock.sleep(0.05)
-            self._root.renew()  # a folder in it may have been made anew
+            self._hold_anew()
         except StoreGone as error:
             return error
         return StoreError(f"{self.display_url} is damaged: a folder in it is missing; restore it from a copy")
 
+    @_as_store_error
     def _read(self, places: Sequence[Place]) -> list[bytes]:
         try:
             return self._logs.bodies(places, self._scan)
@@ -350,14 +366,20 @@ class FileStore(EventLogStore):
         self._check_key()
         won = [False] * len(offers)
         for index, offer in enumerate(offers):
-            won[index] = self._claim_one(worker, offer)
+            try:
+                won[index] = self._claim_one(worker, offer)
+            except (OSError, StoreError):
+                if not any(won):
+                    raise
+                break  # what was won is run
             if not won[index]:  # others claim here, too: what they say next tells where to go on
                 self._next_poll = 0.0
                 self._news.until = self._clock.monotonic() + GRAIN
                 break
-        if any(won) and self._claims.epoch() != self._epoch:
-            self._read_all_logs(self._clock.monotonic())
-            won = [has and self._scheduler.queue.is_valid(offer) for has, offer in zip(won, offers, strict=True)]
+        with self._delivered([offer for has, offer in zip(won, offers, strict=True) if has]):
+            if any(won) and self._claims.epoch() != self._epoch:
+                self._read_all_logs(self._clock.monotonic())
+                won = [has and self._scheduler.queue.is_valid(offer) for has, offer in zip(won, offers, strict=True)]
         return won
 
     def _claim_one(self, worker: WorkerId, offer: Offer) -> bool:

@@ -29,6 +29,7 @@ from blake3 import blake3
 from jug_notebook import system
 from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import Address
+from jug_notebook.render.format import size as size_in_words
 from jug_notebook.store import Condition
 from jug_notebook.store.atomic import Folder, ForeignFile, hidden
 from jug_notebook.store.file.folders import remove_older
@@ -74,12 +75,12 @@ class Blobs:
         if size < LARGE:
             address = _hashed(pieces)
             if not self._known(address, size):
-                self._publish(address, _NewFile(self._folder), pieces)
+                self._publish(address, _NewFile(self._folder, size), pieces)
             return address
         hashed = system.known(pieces)
         if hashed is not None and self._known(hashed.hex(), size):
             return hashed.hex()
-        new = _NewFile(self._folder)
+        new = _NewFile(self._folder, size)
         found: list[tuple[Address, bool]] = []
         hasher = threading.Thread(target=lambda: found.append(self._look_up(pieces, size)), name="jug-hash")
         hasher.start()
@@ -403,8 +404,9 @@ class Proofs:
 class _NewFile:
     """A file under a hidden name, until it is published."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, size: int) -> None:
         self._folder = folder
+        self._size = size
         self._name = hidden()
         self._fd = -1
         self._written = 0
@@ -423,8 +425,7 @@ class _NewFile:
                         _start_writing(self._fd, self._written, written)
                     self._written += written
         except OSError as error:
-            self.drop()
-            raise StoreError(f"can't write to {self._folder.path}: {error.strerror}") from error
+            raise self._failed(error) from error
 
     def publish(self, address: Address) -> os.stat_result:
         """Give it its name, durably. Return what is known of the file."""
@@ -436,9 +437,18 @@ class _NewFile:
             fd, self._fd = self._fd, -1
             os.close(fd)
         except OSError as error:
-            self.drop()
-            raise StoreError(f"can't write to {self._folder.path}: {error.strerror}") from error
+            raise self._failed(error) from error
         return found
+
+    def _failed(self, error: OSError) -> StoreError:
+        """Remove it. Return what to raise. A cause for want of room tells how much there is."""
+        with suppress(OSError):
+            self.drop()
+        if error.errno == errno.ENOSPC:
+            disk = os.statvfs(self._folder.fd)
+            free, total = (size_in_words(count * disk.f_frsize) for count in (disk.f_bavail, disk.f_blocks))
+            error.strerror = f"{error.strerror} ({size_in_words(self._size)} needed, {free} of {total} free)"
+        return StoreError(f"can't write to {self._folder.path}: {error.strerror}")
 
     def drop(self) -> None:
         if self._fd >= 0:
@@ -465,7 +475,7 @@ def _read_parallel(fd: int, size: int) -> memoryview:
     data = system.private(size)
     share = -(-size // min(READERS, system.cores()))
     share += -share % mmap.PAGESIZE
-    failed: list[OSError] = []
+    failed: list[OSError | ValueLost] = []
 
     def read(start: int) -> None:
         at, end = start, min(size, start + share)
@@ -473,9 +483,9 @@ def _read_parallel(fd: int, size: int) -> memoryview:
             while at < end:
                 got = os.preadv(fd, [data[at : min(end, at + STRIDE)]], at)
                 if not got:
-                    raise OSError(errno.EIO, "shorter than it was")
+                    raise ValueLost("a blob is shorter than it was")
                 at += got
-        except OSError as error:
+        except (OSError, ValueLost) as error:
             failed.append(error)
 
     helpers = [threading.Thread(target=read, args=(start,), name="jug-read") for start in range(share, size, share)]
@@ -485,7 +495,7 @@ def _read_parallel(fd: int, size: int) -> memoryview:
     for helper in helpers:
         helper.join()
     if failed:
-        raise ValueLost(f"a blob can't be read: {failed[0].strerror}") from failed[0]
+        raise failed[0]
     return data
 
 

@@ -104,5 +104,8 @@ class Claims:
         fd = folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             os.write(fd, worker.encode())
+        except OSError:
+            folder.unlink(name)  # it names nobody
+            raise
         finally:
             os.close(fd)

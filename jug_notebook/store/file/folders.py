@@ -134,9 +134,9 @@ def identity_of(root: Folder, display_url: str) -> Identity:
     except NotADirectoryError:
         raise StoreError(f"{display_url} is a file, not a folder; give another path") from None
     except PermissionError as error:
-        raise StoreError(f"{display_url} is not yours to write: {error.strerror}; give another path") from None
+        raise StoreError(f"{display_url} is not yours to write: {error.strerror}; give another path") from error
     except OSError as error:
-        raise StoreError(f"{display_url} can't be used: {error.strerror}; give another path") from None
+        raise StoreError(f"{display_url} can't be used: {error.strerror}; give another path") from error
     if identity.format > FORMAT:
         raise StoreError(
             f"{display_url} has format {identity.format}, made by a newer jug_notebook; this one reads format "
@@ -152,10 +152,10 @@ def check_identity(root: Folder, store_id: str, display_url: str) -> None:
             found = _read_identity(now)
         if found.id == store_id and root.moved():
             root.renew()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreGone(
             f"{display_url} is gone: its folder was removed or moved; to make a new store, run %jug_store {display_url}"
-        ) from None
+        ) from error
     except (OSError, *UNREADABLE):  # out of reach for now: what is done next may meet it
         return
     if found.id != store_id:

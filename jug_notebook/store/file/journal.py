@@ -357,8 +357,6 @@ class Log:
         except (FileNotFoundError, ForeignFile) as error:
             _name_foreign(self.path, error)
             raise Vanished(f"{self.path.name} is no longer there") from None
-        except OSError as error:
-            raise ValueLost(f"{self.path.name} can't be read: {error.strerror}") from error
         if len(data) != size:
             raise Vanished(f"{self.path.name} is shorter than it was")
         return data
@@ -515,13 +513,14 @@ class Writer:
         self._turn += 1
         try:
             self._fd = self._folder.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+            self._folder.sync()
         except OSError as error:
+            self._shut()
             raise StoreError(f"can't write to {self._folder}: {error.strerror}") from error
         self._size = 0
         self._chain = Chain(path.name, self._seal)
         self._former.append(self.log)  # its places remain valid
         self.log = Log(path, local=True)
-        self._folder.sync()
 
     def _path(self) -> Folder:
         """Return the path of the next log."""
@@ -563,9 +562,7 @@ class Writer:
         if not self._unsynced:
             return
         if not _sync(self._fd, self.log.path):
-            if self._fd >= 0:  # else no new log could be begun the last time
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+            self._shut()
             for content in self._unsynced:
                 self._write(content)
             try:
@@ -583,10 +580,13 @@ class Writer:
             self.sync()
             return {self.log.path.name: self._size}
         finally:
-            if self._fd >= 0:
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+            self._shut()
             self.log.shut()
+
+    def _shut(self) -> None:
+        if self._fd >= 0:  # else no log could be begun
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 def _sync(fd: int, path: Folder) -> bool:

@@ -107,9 +107,7 @@ class Logs:
     def read_one(self, log: Log) -> None:
         """Apply what was appended to a log."""
         if not log.closed and log.path != self._writer.log.path:
-            self._scheduler.apply_all(list(log.poll()))
-            if log.closed:
-                log.shut()
+            self._apply_all([log])
 
     def is_closed(self, name: str) -> bool:
         """Return whether a log is known, and nothing more will be appended to it."""
@@ -123,20 +121,26 @@ class Logs:
 
     def read(self, remote_only: bool = False) -> None:
         """Read the known logs, or those of other machines."""
+        own = self._writer.log.path
+        logs = [log for log in self._known.values() if not (log.closed or (remote_only and log.local))]
+        self._apply_all([log for log in logs if log.path != own])
+
+    def _apply_all(self, logs: Sequence[Log]) -> None:
+        """Apply what was appended to these logs. Where one can't be read, what was read before counts."""
         events: list[tuple[Event, Sequence[Place]]] = []
         rows = 0
-        for log in list(self._known.values()):
-            if (remote_only and log.local) or log.closed or log.path == self._writer.log.path:
-                continue
-            for event, places in log.poll():
-                events.append((event, places))
-                rows += len(places)
-                if rows > TOGETHER:
-                    self._scheduler.apply_all(events, more=True)
-                    events, rows = [], 0
-            if log.closed:
-                log.shut()
-        self._scheduler.apply_all(events)
+        try:
+            for log in logs:
+                for event, places in log.poll():
+                    events.append((event, places))
+                    rows += len(places)
+                    if rows > TOGETHER:
+                        self._scheduler.apply_all(events, more=True)
+                        events, rows = [], 0
+                if log.closed:
+                    log.shut()
+        finally:
+            self._scheduler.apply_all(events)
 
     def find(self, names: Sequence[str]) -> None:
         """Find the logs that have moved, and those that are new: ``names``, which were in the folder before."""
@@ -193,18 +197,19 @@ class Logs:
     def follow_moves(self, scan: Callable[[], object]) -> dict[Place, Place]:
         """Return the new places of bodies whose logs were removed: the sealed logs that were skipped tell."""
         scan()
-        skipped, self.skipped = self.skipped, []
         moved: dict[Place, Place] = {}
         self._scheduler.moved = moved
-        for log in skipped:
-            try:
-                log.closed = False
-                for event, places in log.poll():
-                    self._scheduler.apply(event, places)
-                log.shut()
-            except Vanished:
-                continue  # replaced by another
-        self._scheduler.moved = None
+        try:
+            while self.skipped:
+                with suppress(Vanished):  # replaced by another
+                    log = self.skipped[-1]
+                    log.closed = False
+                    for event, places in log.poll():
+                        self._scheduler.apply(event, places)
+                    log.shut()
+                self.skipped.pop()
+        finally:
+            self._scheduler.moved = None
         return moved
 
     def bodies(self, places: Sequence[Place], scan: Callable[[], object]) -> list[bytes]:

@@ -358,12 +358,8 @@ class RedisStore(EventLogStore):
         except BaseException:  # what was won is in the log, to be given back
             self._log.withdraw(0)
             self._doubtful += [(worker, offer) for offer in offers]
-            for offer in offers:
-                self._scheduler.queue.back(offer.task)
             raise
         if owners is None:
-            for offer in offers:
-                self._scheduler.queue.back(offer.task)
             self._apply()
             raise Returned
         held = [lease for lease, owner in zip(leases, owners, strict=True) if not owner]
