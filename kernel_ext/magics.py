@@ -389,9 +389,10 @@ class JugMagics(Magics):
         chosen = wanted(self.display)
 
         def draw(snapshot: Snapshot) -> dict[str, Any]:
-            above = f'<div style="margin-bottom:.4em">{escape(message)}</div>' if message else ""
+            line = message if snapshot.alive or snapshot.starting else ""  # it tells of workers
+            above = f'<div style="margin-bottom:.4em">{escape(line)}</div>' if line else ""
             return {
-                "text/plain": (f"{message}\n\n" if message else "") + render.text(snapshot),
+                "text/plain": (f"{line}\n\n" if line else "") + render.text(snapshot),
                 "text/html": above + render.html(snapshot),
             }
 

@@ -49,7 +49,7 @@ STYLE = (
 .jug-panel .jupyter-widgets-disconnected::before {display: none}
 .jug-panel.jupyter-widgets-disconnected .jug-mark, .jug-panel.jupyter-widgets-disconnected .jug-bar {display: none}
 .jug-panel.jupyter-widgets-disconnected::before {
-  content: "Not live: its kernel has ended or was restarted. Run the cell again to see how things are.";
+  content: "Not live: its kernel has ended or was restarted, so the buttons are gone. Run the cell again.";
   font: bold 13px/1.5 var(--jp-ui-font-family, sans-serif); color: #d55e00; padding: 0 0 6px; display: block}
 </style>"""
 )
@@ -95,6 +95,8 @@ class Panel:
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the current one
         self._last = snapshot
         self._first = True  # the saved picture has no title yet
+        self._had_workers = False
+        self._when_ended = ""  # the message once there are no workers any more
         self._names: tuple[str, ...] = ()
 
         self._head, self._functions, self._workers, self._mark, self._message = (_html() for _ in range(5))
@@ -183,6 +185,10 @@ class Panel:
         calm = _calmed(snapshot)
         counts = snapshot.counts
         alive = any(view.alive for view in snapshot.workers) or bool(snapshot.starting)
+        if self._had_workers and not alive:  # what the message tells of workers is over
+            self._show_message(self._when_ended)
+            self._when_ended = ""
+        self._had_workers = alive
         self._names = tuple(function.name for function in snapshot.functions)
         _set(self._head, BLOCK.format(render.head_html(calm)))
         _set(self._functions, BLOCK.format(render.functions_html(calm, styles=render.CLASSES)) if self._names else "")
@@ -236,8 +242,11 @@ class Panel:
 
     def _stop(self, now: bool = False) -> str:
         stopping = self.session.stop(now=now)
-        when = "now" if now else "after the current task"
-        return f"{plural(stopping, 'worker')} will stop {when}" if stopping else "no workers to stop"
+        if not stopping:
+            return "no workers to stop"
+        workers = plural(stopping, "worker")
+        self._when_ended = f"{workers} stopped"
+        return f"stopping {workers}" if now else f"{workers} will stop after the current task"
 
     def _retry(self) -> str:
         found = self.session.retry(all=self.all)

@@ -214,8 +214,11 @@ class WorkerMagics(Magics):
         stopping = self.main.session.stop(now=asked.now, host=asked.host)
         self._asked.clear()
         there = f" on {asked.host}" if asked.host else ""
-        if stopping:
-            print(f"{plural(stopping, 'worker')}{there} will stop {'now' if asked.now else 'after the current task'}")
+        if stopping and asked.now:
+            ended = self.main.session.workers.ended(PATIENCE, asked.host)
+            print(f"{plural(stopping, 'worker')}{there} {'stopped' if ended else 'will stop now'}")
+        elif stopping:
+            print(f"{plural(stopping, 'worker')}{there} will stop after the current task")
         elif not self.main.session.workers.stopped:
             print(f"no workers to stop{there}")
         for line in self.main.session.workers.stopped:

@@ -25,6 +25,8 @@ from jug_notebook.render import plural, size
 if TYPE_CHECKING:
     from jug_notebook.session import Session
 
+PATIENCE = 4.0  #: seconds to wait for workers that end at once
+
 
 def _add_invalidate(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list the tasks")
@@ -80,10 +82,13 @@ def _add_stop(parser: Parser) -> None:
 def _stop(session: Session, arguments: Arguments) -> int:
     count = session.workers.stop(arguments.now, arguments.host)
     where = f" on {arguments.host}" if arguments.host else ""
-    how = "at once" if arguments.now else "after their current tasks"
+    if not arguments.now:
+        how = "will stop after their current tasks"
+    else:
+        how = "stopped" if count and session.workers.ended(PATIENCE, arguments.host) else "will stop at once"
     stopped = session.workers.stopped
     if count or not stopped:
-        print(f"{plural(count, 'worker')}{where} will stop {how}" if count else f"no worker is alive{where}")
+        print(f"{plural(count, 'worker')}{where} {how}" if count else f"no worker is alive{where}")
     print(*stopped, sep="\n", end="\n" if stopped else "")
     return 0
 

@@ -7,20 +7,58 @@ the caller has checked that the store's workers signed it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from jug_notebook.model import Explanation, FunctionProfile, Graph, Reason, Run, RunView, Snapshot, TaskView, Timeline
+from jug_notebook.model import (
+    Explanation,
+    FailureView,
+    FunctionProfile,
+    FunctionView,
+    Graph,
+    Reason,
+    Run,
+    RunView,
+    Snapshot,
+    State,
+    TaskView,
+    Timeline,
+    WorkerView,
+)
 from jug_notebook.render.format import ago, clean, duration, escape, excerpt, size
 from jug_notebook.render.graph import graph_html, graph_text, svg
-from jug_notebook.render.html import html
+from jug_notebook.render.html import all_workers_html as workers_html
+from jug_notebook.render.html import block, failures_html, functions_html, html
 from jug_notebook.render.profile import profile_html, profile_text
 from jug_notebook.render.summary import beside
 from jug_notebook.render.tasks import history_html, history_text, tasks_html, tasks_text, why_html, why_text
-from jug_notebook.render.text import text
+from jug_notebook.render.text import all_workers_text as workers_text
+from jug_notebook.render.text import failures_text, functions_text, text
 from jug_notebook.render.timeline import Figure, timeline_html, timeline_svg, timeline_text
 
 T = TypeVar("T")
+
+
+class Rows(tuple[T, ...]):
+    """Rows of a status, as data; shows as a table."""
+
+    def __new__(cls, rows: Iterable[T], text: str, html: str) -> Rows[T]:
+        """Return the rows with what they show."""
+        made = super().__new__(cls, rows)
+        made._text, made._html = clean(text), block(html) if html else ""
+        return made
+
+    _text: str
+    _html: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str | None:
+        return self._html or None
 
 
 class Status:
@@ -28,6 +66,24 @@ class Status:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+
+    @property
+    def workers(self) -> Rows[WorkerView]:
+        """The workers: those alive, and apart those that ended lately."""
+        return Rows(self.snapshot.workers, workers_text(self.snapshot), workers_html(self.snapshot))
+
+    @property
+    def functions(self) -> Rows[FunctionView]:
+        """The functions, each with its tasks by state and times."""
+        whole = len(self.snapshot.functions)
+        text = "\n".join(functions_text(self.snapshot, whole)) if self.snapshot.total else "no tasks"
+        return Rows(self.snapshot.functions, text, functions_html(self.snapshot, whole))
+
+    @property
+    def failures(self) -> Rows[FailureView]:
+        """The latest failures, shown by kind."""
+        text = "\n".join(failures_text(self.snapshot)) if self.snapshot.counts[State.FAILED] else "no failures"
+        return Rows(self.snapshot.failures, text, failures_html(self.snapshot))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

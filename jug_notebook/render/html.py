@@ -252,9 +252,13 @@ def _number(count: int, state: State) -> str:
 
 
 def workers_html(
-    snapshot: Snapshot, limit: int = summary.WORKERS, styles: Styles = INLINE, hints: Hints = NOTEBOOK
+    snapshot: Snapshot,
+    limit: int = summary.WORKERS,
+    styles: Styles = INLINE,
+    hints: Hints = NOTEBOOK,
+    title: str = "",
 ) -> str:
-    """Return a table of workers and what they do."""
+    """Return a table of workers and what they do, below a title: their number, where none is given."""
     if not summary.visible_workers(snapshot.workers):
         return ""
     kept, rest = summary.cut_workers(snapshot.workers, limit)
@@ -284,7 +288,15 @@ def workers_html(
     heads = ["host", "pid", "task", "running for", "memory", "done", "last seen", *([""] if notes else [])]
     busy_rest = number(sum(bool(view.info.task) for view in rest))
     more = and_more(len(rest), hints.more.format("workers"), f"more, {busy_rest} busy")
-    return _title(escape(summary.worker_count_text(snapshot))) + table_html(heads, rows, summary.NUMBERS, styles) + more
+    title = title or summary.worker_count_text(snapshot)
+    return _title(escape(title)) + table_html(heads, rows, summary.NUMBERS, styles) + more
+
+
+def all_workers_html(snapshot: Snapshot) -> str:
+    """Return a table of all live workers, and one of those that ended lately."""
+    alive, ended = summary.apart(snapshot)
+    first = workers_html(alive, len(alive.workers)) or _title(escape(summary.worker_count_text(alive)))
+    return first + workers_html(ended, len(ended.workers), title=f"{len(ended.workers)} ended recently")
 
 
 def failures_html(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from jug_notebook.frames import is_users
 from jug_notebook.model import (
@@ -207,6 +207,13 @@ def visible_workers(workers: Sequence[WorkerView]) -> list[WorkerView]:
     """
     found = [view for view in workers if view.alive or view.info.task or view.info.note]
     return sorted(found, key=lambda view: (view.info.host, view.info.pid))
+
+
+def apart(snapshot: Snapshot) -> tuple[Snapshot, Snapshot]:
+    """Return the snapshot with its live workers alone, and with those that ended lately."""
+    found = visible_workers(snapshot.workers)
+    alive, ended = ([view for view in found if view.alive is is_alive] for is_alive in (True, False))
+    return replace(snapshot, workers=tuple(alive)), replace(snapshot, workers=tuple(ended), starting=0)
 
 
 def worker_count_text(snapshot: Snapshot) -> str:

@@ -78,19 +78,20 @@ def text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> str:
     lines += [elide(snapshot.shortage, WIDTH)] if snapshot.shortage else []
     lines += [f"note: {elide(note, WIDTH)}" for note in snapshot.notes]
     if snapshot.total:
-        lines += ["", *_functions_text(snapshot, hints)]
+        lines += ["", *functions_text(snapshot, hints=hints)]
     if counts[State.FAILED]:
-        lines += ["", *_failures_text(snapshot, hints)]
+        lines += ["", *failures_text(snapshot, hints)]
     if summary.visible_workers(snapshot.workers):
-        lines += ["", *_workers_text(snapshot, hints)]
+        lines += ["", *workers_text(snapshot, hints)]
     if advice := summary.advise(snapshot, hints):
         lines += ["", *table(("", ""), advice)[1:]]
     return clean("\n".join(lines))
 
 
-def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
+def functions_text(snapshot: Snapshot, limit: int = summary.FUNCTIONS, hints: Hints = NOTEBOOK) -> list[str]:
+    """Return the lines of a table with a row per function."""
     states = summary.visible_states(snapshot.counts)
-    kept, rest = summary.cut_functions(summary.current(snapshot))
+    kept, rest = summary.cut_functions(summary.current(snapshot), limit)
     rows = [
         [
             elide_middle(function.name, 40),
@@ -108,8 +109,18 @@ def _functions_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     return table(["function", *numbers], rows, numbers)
 
 
-def _workers_text(snapshot: Snapshot, hints: Hints) -> list[str]:
-    kept, rest = summary.cut_workers(snapshot.workers)
+def all_workers_text(snapshot: Snapshot) -> str:
+    """Return a table of all live workers, and one of those that ended lately."""
+    alive, ended = summary.apart(snapshot)
+    lines = workers_text(alive, limit=len(alive.workers)) if alive.workers else [summary.worker_count_text(alive)]
+    if ended.workers:
+        lines += ["", f"{len(ended.workers)} ended recently", *workers_text(ended, limit=len(ended.workers))[1:]]
+    return "\n".join(lines)
+
+
+def workers_text(snapshot: Snapshot, hints: Hints = NOTEBOOK, limit: int = summary.WORKERS) -> list[str]:
+    """Return the lines of a table of workers."""
+    kept, rest = summary.cut_workers(snapshot.workers, limit)
     several = len({view.info.user for view in snapshot.workers}) > 1
     rows = []
     for view in kept:
@@ -136,7 +147,8 @@ def _workers_text(snapshot: Snapshot, hints: Hints) -> list[str]:
     return [summary.worker_count_text(snapshot), *lines]
 
 
-def _failures_text(snapshot: Snapshot, hints: Hints) -> list[str]:
+def failures_text(snapshot: Snapshot, hints: Hints = NOTEBOOK) -> list[str]:
+    """Return the lines that tell of failures, similar ones together."""
     count = snapshot.counts[State.FAILED]
     kept = summary.kinds(snapshot)[: summary.FAILURES]
     lines = [plural(count, "failure")]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jug_notebook.launch import Crew
     from jug_notebook.launch.remote import Preflight
 
+LOOK = 0.2  #: seconds between two looks at workers that end
+
 
 class Workers:
     """Starts, scales, stops and waits for the workers of a session."""
@@ -284,6 +286,16 @@ class Workers:
         ending = [info for info in supervisors if not info.size] if now else []  # told before, and not there yet
         finishing = sum(info.kind == "worker" and info.supervisor in {one.id for one in ending} for info in alive)
         return sum(info.size for info in supervisors) + finishing
+
+    def ended(self, patience: float, host: str | None = None) -> bool:
+        """Wait until no worker (of one ``host``) is alive, at most ``patience`` seconds. Return whether none is."""
+        store, clock, seen = self._access.store, self._access.clock, -1
+        until = clock.monotonic() + patience
+        while any(alive and info.kind == "worker" and info.is_on(host) for info, alive, _ in store.processes()):
+            if (left := until - clock.monotonic()) <= 0:
+                return False
+            seen = store.watch(seen, min(left, LOOK))
+        return True
 
     def add_workers(self, count: int = 1) -> int:
         """Have ``count`` more workers on this host than now. Return how many that makes. Raises LaunchError."""

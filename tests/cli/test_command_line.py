@@ -394,7 +394,7 @@ def test_stop_reaches_the_workers_of_a_store(shell: Shell) -> None:
     waiting_task(shell)
     process = shell.start("worker", "jugdata", "-n", "1")
     until_running(shell)
-    assert "1 worker will stop at once" in shell.run("stop", "--now").stdout
+    assert "1 worker stopped" in shell.run("stop", "--now").stdout
     process.communicate(timeout=30)
     assert shell.run("check").stdout.startswith("0 of 1 finished · 1 ready")
     assert shell.run("stop").stdout == "no worker is alive\n"

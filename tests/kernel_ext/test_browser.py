@@ -156,7 +156,7 @@ def test_workers_are_added_and_stopped(tab: Tab, shot: Callable[[str], None]) ->
     press(tab, "+ worker")
     shows(tab, "3 workers", "starting one more: 3 workers on this host")
     press(tab, "stop after current")
-    shows(tab, "no worker", "3 workers will stop after the current task")
+    shows(tab, "no worker", "3 workers stopped")
     shot("stopped")
     store = store_of(tab)
     assert not any(alive for info, alive, _ in store.processes() if info.kind != "session")

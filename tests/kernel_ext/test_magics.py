@@ -501,7 +501,7 @@ def test_workers_end_with_a_kernel_whose_cells_may_not_ask(tmp_path: Path, asks:
             reply = kernel.run(f"{waits}{wait}")
             assert reply.error == "WaitInterrupted"
             assert "none is left" not in reply.message
-        assert kernel.run("%jug_stop --now").out == "1 worker will stop now\n"
+        assert kernel.run("%jug_stop --now").out == "1 worker stopped\n"
     finally:
         kernel.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from jug_notebook import render
 from jug_notebook.model import FailureView, FunctionView, Graph, Snapshot, State, TaskView, WorkerInfo, WorkerView
+from jug_notebook.render.display import Status
 from jug_notebook.render.format import (
     clean,
     columns,
@@ -655,3 +657,22 @@ def test_what_nobody_wants_any_more_is_not_drawn():
 def test_a_graph_of_nothing_says_so():
     assert render.graph_text(Graph()) == "no tasks yet"
     assert "no tasks yet" in render.graph_html(Graph())
+
+
+def test_the_parts_of_a_status_show_as_tables_with_ended_workers_apart() -> None:
+    workers = (worker(task="fit"), worker(4121, alive=False, task="fit", note="killed by SIGKILL"))
+    picture = snapshot(function(finished=3, failed=1), workers=workers, failures=(failure(),))
+    status = Status(picture)
+    assert status.workers == workers
+    assert repr(status.workers).splitlines()[0] == "1 worker, 1 busy"
+    assert re.search(r"\n\n1 ended recently\nhost.*\n.*4121.*killed by SIGKILL", repr(status.workers))
+    assert Page(status.workers._repr_html_() or "").text.count("running for") == 2
+    assert status.functions[0].name == "fit"
+    assert repr(status.functions).startswith("function  finished  failed")
+    assert "ZeroDivisionError" in repr(status.failures)
+    assert "ZeroDivisionError" in Page(status.failures._repr_html_() or "").text
+    nothing = Status(snapshot())
+    assert [repr(part) for part in (nothing.workers, nothing.functions, nothing.failures)] == [
+        "no workers", "no tasks", "no failures",
+    ]  # fmt: skip
+    assert pickle.loads(pickle.dumps(status.workers)) == workers
