@@ -206,11 +206,17 @@ def record(shell: Any) -> Callable[[], None]:
 
 
 def replay(session: Session, task: Any, steady: bool) -> None:
-    """Print where the result of an ended task comes from (unless ``steady``), and show the task's output again."""
-    print("from the store" if steady else f"from the store: {session.queries.origin(task.key)}")
-    play(session.results.outputs(task.key))
+    """Print that a task has ended before, and where (unless ``steady``), and show its output again.
+
+    The end of the cell tells of one that failed, and of the way out.
+    """
     [view] = session.results.views([task.key])
-    if view.error:
+    here = view.started + view.duration > session.access.process.started
+    source = "already computed" if here else "from the store"
+    if not view.error:
+        print(source if steady else f"{source}: {session.queries.origin(task.key).removeprefix('computed ')}")
+    play(session.results.outputs(task.key))
+    if view.error and steady:
         print(clean(f"{view.name} failed: {view.error}"))
 
 

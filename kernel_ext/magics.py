@@ -213,12 +213,16 @@ class JugMagics(Magics):
         queued, self._ran_here = max(0, report.queued - self._ran_here), 0
         if report.cancelled:
             print(f"cancelled {plural(report.cancelled, 'pending task')} of the previous version")
-        if queued and not report.workers:
-            if self.autostart:
-                self.session.execute(self.autostart)
-                print(f"{plural(queued)} queued; started {plural(self.autostart, 'worker')}")
-            else:
-                print(f"{plural(queued)} queued, {NO_WORKERS}")
+        if report.failed and not self.as_text:
+            print(self.session.results.earlier_failures(report.failed))
+        if queued and not report.workers and self.autostart:
+            self.session.execute(self.autostart)
+            print(f"{plural(queued)} queued; started {plural(self.autostart, 'worker')}")
+        elif queued and not report.workers:
+            known = self.session.queries.forecast(report, timed=False) if queued == report.queued else ""
+            print(f"{known}; {NO_WORKERS}" if known else f"{plural(queued)} queued, {NO_WORKERS}")
+        elif queued and not self.as_text and (line := self.session.queries.forecast(report)):
+            print(line)
         if note := self.session.workers.headless_note():
             print(note)
 
@@ -460,6 +464,7 @@ def _introduced(made: Sequence[Any], plain: Sequence[str]) -> str:
     arguments = ", ".join(parameters[:3]) + (", …" if len(parameters) > 3 else "")
     names = ", ".join(dict.fromkeys(re.sub(r".*\.", "", function.__name__) for function in made))
     are = "is a task: call it" if len(made) == 1 else "are tasks: call them"
+    are += f", or {first.__name__}.map(…)"
     stay = f"; {', '.join(plain)} {'stays' if len(plain) == 1 else 'stay'} plain" if plain else ""
     return f"{names} {are}, then {START}; {first.__name__}.run({arguments}) runs here{stay}"
 

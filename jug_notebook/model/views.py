@@ -39,6 +39,11 @@ class FunctionView(Struct, frozen=True):
     kept: int = 0  #: further finished tasks that are requested no more: of earlier versions
 
     @property
+    def size(self) -> int:
+        """Number of tasks in all, those of earlier versions too."""
+        return sum(self.counts.values()) + self.kept
+
+    @property
     def current(self) -> int:
         """Number of tasks that are requested now."""
         return sum(count for state, count in self.counts.items() if state is not State.CANCELLED)

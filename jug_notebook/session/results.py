@@ -26,12 +26,14 @@ from jug_notebook.errors import (
 from jug_notebook.keys.advice import warn_once
 from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
+from jug_notebook.render.format import clean, elide
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
 from jug_notebook.task.context import Problem
+from jug_notebook.task.files import changed_files
 
 if TYPE_CHECKING:
     import asyncio
@@ -449,6 +451,22 @@ class Results:
             "%jug_execute -n 4"
         )
 
+    def _when_failed(self, ended: float, them: str = "it") -> str:
+        where = " in another run" if ended < self._opened else ""
+        return f"{render.ago(self._clock.now() - ended)}{where}; %jug_retry tries {them} again"
+
+    def earlier_failures(self, keys: Sequence[Key]) -> str:
+        """Return, in a line, when these tasks failed, why the last did, and the way out; empty where none has."""
+        views = [view for view in self._signed.views(keys[:LOADED], filled=True) if view.error]
+        if not views:
+            return ""
+        last = max(views, key=lambda view: view.started + view.duration)
+        what, why = render.call(last.name, last.args_repr, 60), elide(last.error, 80)
+        when = self._when_failed(last.started + last.duration, "it" if len(keys) == 1 else "them")
+        if len(keys) == 1:
+            return clean(f"{what} failed {when} ({why})")
+        return clean(f"{render.plural(len(keys))} failed before, the last {when} ({what}: {why})")
+
     def _call(self, key: Key) -> str:
         [view] = self._signed.views([key])
         return f"{view.name}({view.args_repr})" if view.name else f"task {key[:8]}"
@@ -459,11 +477,13 @@ class Results:
         if not isinstance(outcome, Failed):
             return None
         view = failure(outcome, self._signed.views([key])[0].name, "" if spec is None else spec.args_repr)
-        ended = view.started + view.duration
-        where = " in another run" if ended < self._opened else ""
-        when = f"failed {render.ago(self._clock.now() - ended)}{where}; %jug_retry tries it again"
-        if where:
-            when += "; where its code or a jn.file has changed since, re-run its cell: that makes another task"
+        when = f"failed {self._when_failed(view.started + view.duration)}"
+        written = changed_files(spec.args_repr, spec.folder, spec.made) if spec is not None else []
+        if written:
+            was = "was" if len(written) == 1 else "were"
+            when += f". But {' and '.join(written)} {was} written since: re-run its cell, which makes another task"
+        elif " in another run" in when:
+            when += "; where its code has changed since, re-run its cell: that makes another task"
         if LOST.match(outcome.error):
             when = "the store has lost its function or an argument of it: re-run its cell, which stores that again"
         error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -17,7 +17,7 @@ import msgspec
 from jug_notebook import codec, system
 from jug_notebook.errors import BadTask, ChangedInCell, JugError, StoreError, Unhashable
 from jug_notebook.keys.code import Code
-from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, TaskTemplate
+from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, Target, TaskTemplate
 from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import addresses_in, lacks_room
@@ -44,10 +44,12 @@ class CellReport(msgspec.Struct, frozen=True):
     finished: int = 0
     cancelled: int = 0  #: pending tasks of the previous version of the cell or of a function
     workers: int = 0  #: alive or starting
+    failed: tuple[Key, ...] = ()  #: tasks that failed before this run, and those that block some of this run
+    to_run: tuple[tuple[str, int, Key], ...] = ()  #: functions, how many tasks of each are queued, and one of those
 
     @property
     def queued(self) -> int:
-        """Number of tasks of this run that are not finished."""
+        """Number of tasks of this run that are still to be finished."""
         return self.new + self.known
 
 
@@ -82,6 +84,7 @@ class SubmissionQueue:
         self._made: dict[Key, FunctionVersion] = {}
         self._needs: dict[Key, tuple[Key, ...]] = {}  #: of those
         self._submitted = CellReport()
+        self._began = 0.0  #: when the cell did, in seconds since the epoch
         self._versions: dict[TaskFunction, FunctionVersion] = {}
         self._codes: dict[TaskFunction, Code] = {}
         self._last: weakref.WeakKeyDictionary[TaskFunction, FunctionVersion] = weakref.WeakKeyDictionary()
@@ -331,6 +334,7 @@ class SubmissionQueue:
             self.runs += 1
             self._made, self._needs = {}, {}
             self._submitted = CellReport()
+            self._began = self._clock.now()
             self._outdated = 0
             self._unpin()
 
@@ -350,10 +354,31 @@ class SubmissionQueue:
                 cancelled = self._end_of_run() + self._outdated
                 if success and not self._read_only:
                     cancelled += self._cancel_redefined() + self._cancel_not_made(cell)
-                return msgspec.structs.replace(self._submitted, cancelled=cancelled)
+                report = self._recounted() if self._submitted.queued else self._submitted
+                return msgspec.structs.replace(report, cancelled=cancelled)
             finally:
                 self._cell = None
                 self._made, self._needs = {}, {}
+
+    def _recounted(self) -> CellReport:
+        """Return the report in tasks, not calls, of which several may be one task; those that failed before apart."""
+        made, store = list(self._made), self._store
+        states = dict(zip(made, store.states(made), strict=True))
+        queued = [key for key, state in states.items() if state in (State.WAITING, State.READY, State.RUNNING)]
+        names = Counter(self._made[key].name for key in queued)
+        one = {self._made[key].name: key for key in reversed(queued)}
+        to_run = tuple((name, count, one[name]) for name, count in names.items())
+        stuck = [key for key, state in states.items() if state in (State.FAILED, State.BLOCKED)]
+        blocking = store.blocking_tasks(stuck)
+        failed = dict.fromkeys(by or key for key, by in zip(stuck, blocking, strict=True))
+        before = [
+            view.key
+            for view in (store.tasks(target=Target(keys=frozenset(failed))) if failed else ())
+            if view.key in failed and view.started + view.duration < self._began
+        ]
+        new = min(self._submitted.new, len(queued))
+        finished = sum(state is State.FINISHED for state in states.values())
+        return CellReport(new, len(queued) - new, finished, failed=tuple(before), to_run=to_run)
 
     def _note(self, pending_tasks: Sequence[PendingTask]) -> None:
         self._made.update((task[1], task[0]) for task in pending_tasks)

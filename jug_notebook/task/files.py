@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import PurePath
 from types import FunctionType, ModuleType
@@ -129,6 +131,20 @@ def file(path: PathLike) -> File:
 def timed_path(path: PathLike) -> TimedPath:
     """Return a path, of which the file's size and time of change count, too: for files too large to be hashed."""
     return TimedPath(path)
+
+
+_NAMED = re.compile(r"""\bfile\((?:'([^'…]+)'|"([^"…]+)")\)""")
+
+
+def changed_files(args_repr: str, folder: str, made: float) -> list[str]:
+    """Return the files of `file` in a call's arguments, as text, that were written after ``made`` (since the epoch)."""
+    changed = []
+    for single, double in _NAMED.findall(args_repr):
+        path = os.path.join(folder, single or double)
+        with suppress(OSError, ValueError):
+            if os.stat(path).st_mtime > made:
+                changed.append(single or double)
+    return changed
 
 
 # -- paths that are only paths -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,6 +56,10 @@ MOST_PRIORITY = 1 << 31
 BATCH = 1000  #: tasks of one `.map` that are submitted together
 _NO_SIGNATURE = inspect.Signature()
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_FOR_JOBLIB = (
+    "{0} is a task function, and joblib's Parallel runs plain functions: write {0}.map(xs).result() instead, or keep "
+    'Parallel and delayed({0}.run), and run them on workers: with joblib.parallel_config("jug_notebook"): …'
+)
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
 
 
@@ -116,6 +121,8 @@ class TaskFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
+        if sys._getframe(1).f_globals.get("__name__") == "joblib.parallel":
+            raise BadTask(_FOR_JOBLIB.format(getattr(self, "__name__", self.name)))
         session = context.current or context.current_session()
         version = session.submissions.function_version(self)
         away = session.submissions.away()

@@ -186,7 +186,8 @@ class Handle:
     def __getattr__(self, name: str) -> NoReturn:
         if name == "_condition":  # concurrent.futures.wait and as_completed read it first
             raise AttributeError(
-                f"{self._short()} is a task, no concurrent.futures.Future; use jn.wait(tasks), jn.as_completed(tasks)"
+                f"{self._short()} is a task, no concurrent.futures.Future; use jn.wait(tasks), jn.as_completed(tasks), "
+                "or make futures: jn.Executor().submit(f, x)"
             )
         if name.startswith("_"):
             raise AttributeError(name)
@@ -277,6 +278,11 @@ class Task(Handle):
 
     def _listed(self) -> str:
         return render.call(self.name, self._args_repr)
+
+    def _is_a_task(self, more: str = "") -> TaskNotValue:
+        function = self._version.function
+        name = function.__name__ if function is not None and function.defines else ""
+        return super()._is_a_task((f", or call {name}.run(…) for the plain function" if name else "") + more)
 
     def _warn_if_former(self) -> None:
         if self._session.submissions.former(self._version):

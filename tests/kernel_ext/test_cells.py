@@ -69,7 +69,8 @@ def test_only_the_functions_that_are_named_become_tasks(notebook: Notebook) -> N
         "def steps():\n    yield 1\ndef fit(t):\n    return season(_norm(t))"
     )
     assert printed == (
-        "fit is a task: call it, then %jug_execute -n 4; fit.run(t) runs here; season, _norm, steps stay plain\n"
+        "fit is a task: call it, or fit.map(…), then "
+        "%jug_execute -n 4; fit.run(t) runs here; season, _norm, steps stay plain\n"
     )
     assert notebook.names["season"](7) == 3
     assert isinstance(notebook.names["fit"](7), jn.Task)
@@ -132,8 +133,8 @@ def told(x):
 '''
     )
     assert (
-        output
-        == "double, told are tasks: call them, then %jug_execute -n 4; double.run(x) runs here; _helper stays plain\n"
+        output == "double, told are tasks: call them, or double.map(…), then "
+        "%jug_execute -n 4; double.run(x) runs here; _helper stays plain\n"
     )
     names = notebook.names
     assert names["double"].retries == 2

@@ -56,7 +56,8 @@ def test_loading_twice_says_nothing_new(kernel: Kernel) -> None:
 def test_a_cell_of_definitions_introduces_its_tasks(kernel: Kernel) -> None:
     reply = kernel.run(PRIMES, "defs")
     assert reply.out == (
-        "is_prime, count_primes are tasks: call them, then %jug_execute -n 4; is_prime.run(n) runs here\n"
+        "is_prime, count_primes are tasks: call them, or is_prime.map(…), then "
+        "%jug_execute -n 4; is_prime.run(n) runs here\n"
     )
 
 
@@ -207,7 +208,7 @@ def test_what_a_cell_task_shows_is_shown_when_it_was_waited_for(kernel: Kernel) 
 
 def test_a_cell_task_that_is_stored_shows_at_once_what_it_showed(kernel: Kernel) -> None:
     reply = kernel.run(SHOWS, "chart")
-    assert reply.out == "chart is a task\nfrom the store\nbefore\nbetween\nafter\n"
+    assert reply.out == "chart is a task\nalready computed\nbefore\nbetween\nafter\n"
     assert kinds(reply) == KINDS
 
 
@@ -256,7 +257,7 @@ def test_a_cell_task_can_run_here_and_is_stored_all_the_same(kernel: Kernel, fol
     assert [display["data"]["text/plain"] for display in reply.displays] == ["1", "'slept'"]
     assert kernel.run("me.result() == __import__('os').getpid()").result == "True"
     again = kernel.run(cell, "quick")
-    assert again.out == "quick is a task with output me\nfrom the store\nhere\n"
+    assert again.out == "quick is a task with output me\nalready computed\nhere\n"
     assert len(again.displays) == 2
     failed = kernel.run("%%jugtask wrong --now\nx = 1 / 0")
     assert failed.error == "TaskFailed"
@@ -265,7 +266,7 @@ def test_a_cell_task_can_run_here_and_is_stored_all_the_same(kernel: Kernel, fol
 
 def test_other_magics_stack_on_it(kernel: Kernel) -> None:
     timed = kernel.run("%%time\n" + SHOWS, "chart")
-    assert timed.out.startswith("chart is a task\nfrom the store\nbefore\n")
+    assert timed.out.startswith("chart is a task\nalready computed\nbefore\n")
     assert "Wall time" in timed.out
     kernel.run("%%capture got\n" + SHOWS, "chart")
     assert kernel.run("len(got.outputs), 'between' in got.stdout").result == "(3, True)"
@@ -446,7 +447,7 @@ def test_what_a_cell_task_shows_comes_under_its_cell_when_it_has_finished(kernel
     assert re.fullmatch(r"computed on \S+ in .*s\n<b>\n7", update["data"]["text/plain"])
     assert "&lt;b&gt;" in update["data"]["text/html"]
     again = kernel.run(cell)
-    assert re.search(r"from the store: computed on \S+, (just now|\d+ s ago), in .*s\n<b>\n", again.out)
+    assert re.search(r"already computed: on \S+, (just now|\d+ s ago), in .*s\n<b>\n", again.out)
     kernel.run("%config JugMagics.display = 'text'")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import copy
 import functools
 import itertools
@@ -636,3 +637,16 @@ def test_importing_the_package_stays_light():
     home = Path(jn.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=home)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_task_function_that_a_plain_one_was_meant_for_names_its_run_and_joblibs_parallel_is_refused(
+    session: jn.Session,
+) -> None:
+    task = double(4)
+    with pytest.raises(jn.TaskNotValue, match=r"call double\.run\(…\) for the plain function"):
+        float(task)
+    parallel = pytest.importorskip("joblib")
+    with pytest.raises(jn.BadTask, match=r"double\.map\(xs\)\.result\(\).*parallel_config\(\"jug_notebook\"\)"):
+        parallel.Parallel(1)(parallel.delayed(double)(x) for x in range(3))
+    with pytest.raises(AttributeError, match=r"jn\.wait\(tasks\).*jn\.Executor"):
+        concurrent.futures.wait([task])
