@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+STARTED = time.time()  #: when this process loaded the package, in seconds since the epoch
+
 
 class Clock(Protocol):
     """What tells the time, and waits."""

@@ -38,7 +38,7 @@ class Extension:
         shell.register_magics(*self._all_magics)
         shell.events.register("pre_run_cell", self.before)
         shell.events.register("post_run_cell", self.after)
-        options.add_completers(shell, *self._all_magics)
+        self._matcher = options.add_completers(shell, *self._all_magics)
         shows = self.magics.show_crew, self.magics.show_plot
         self._remove_formatters = display.add_formatters(shell, lambda: self.magics.as_text, *shows)
         self._end_recording = display.record(shell)
@@ -62,7 +62,7 @@ class Extension:
         self.live.stop()
         shell.events.unregister("pre_run_cell", self.before)
         shell.events.unregister("post_run_cell", self.after)
-        options.remove_completers(shell, *self._all_magics)
+        options.remove_completers(shell, self._matcher)
         self._remove_formatters()
         self._end_recording()
         if shell.showtraceback == self.show_error:

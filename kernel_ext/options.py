@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from glob import escape as glob_escape
+from glob import glob
+from itertools import islice
 from typing import Any, TypeVar
 
 from IPython.core import magic, magic_arguments
+from IPython.core.completer import SimpleCompletion
 from IPython.core.error import UsageError
 
 from jug_notebook.errors import JugError, NoSuchTask
@@ -218,35 +223,59 @@ def _better(message: str, magic: Any) -> str:
 
 WITH_FAILED = ("jug_debug", "jug_retry", "jug_log")  #: completed with the keys of failed tasks, too
 MAX_FAILED = 20  #: failed tasks that are offered
+LOOKED_AT = 20  #: items of a list or dict that are looked at for tasks
+
+_MAGIC = re.compile(r"\s*%{1,2}(jug\w*)\s+(?:.*\s)?(\S*)")  #: a magic, up to the cursor, and its last word
+_ITEM = re.compile(r"(?:.*[^\w.\])])?([A-Za-z_]\w*)\[(-?\d+)\]\.(\w*)")  #: an attribute of an item: "tasks[0].res"
 
 
 def candidates(magic: str, magics: Any, session: Session | None, line: str = "") -> list[str]:
     """Return the words that may follow a magic; ``line`` is what is typed up to the cursor."""
-    before = line.split()[:-1] if line and not line[-1].isspace() else line.split()
-    last = before[-1] if before else ""
+    words = line.split()
+    word = words.pop() if words and not line[-1].isspace() else ""
+    last = words[-1] if words else ""
     if last == "--host":
         return _asked(lambda: session.queries.hosts()) if session else []
     if last in ("--target", "--not-target"):
         return _targets(magics, session)
     method = getattr(magics, magic)
-    words = known(method)
-    if any(action.dest == "target" and not action.option_strings for action in method.parser._actions):
-        words += _targets(magics, session)
+    actions = [action for action in method.parser._actions if last in action.option_strings]
+    if actions and actions[0].choices:
+        return list(actions[0].choices)
+    if word.startswith("-"):
+        return known(method)
+    if magic == "jug_store":
+        return _folders(word)
+    takes_target = any(action.dest == "target" and not action.option_strings for action in method.parser._actions)
+    found = _targets(magics, session) if takes_target else []
     if magic in WITH_FAILED and session:
-        words += _asked(lambda: [view.key[:8] for view in session.tasks(state=State.FAILED, limit=MAX_FAILED)])
-    return words
+        found += _asked(lambda: [view.key[:8] for view in session.tasks(state=State.FAILED, limit=MAX_FAILED)])
+    return found if word else [*found, *known(method)]
 
 
 def _targets(magics: Any, session: Session | None) -> list[str]:
-    """Return the variables that may hold tasks, and the functions that have some."""
+    """Return the variables that hold tasks, the task functions, and the functions of which the store has tasks."""
     space = magics.shell.user_ns
-    held = [
-        name
-        for name, value in space.items()
-        if not name.startswith("_") and isinstance(value, TaskFunction | Handle | list | tuple | dict)
-    ]
+    held = [name for name, value in space.items() if not name.startswith("_") and _holds_tasks(value)]
     named = _asked(lambda: session.queries.names()) if session else []
     return list(dict.fromkeys([*held, *named]))
+
+
+def _holds_tasks(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(islice(value.values(), LOOKED_AT))
+    if isinstance(value, list | tuple):
+        return any(isinstance(item, Handle) for item in value[:LOOKED_AT])
+    return isinstance(value, TaskFunction | Handle)
+
+
+def _folders(word: str) -> list[str]:
+    """Return the folders whose paths begin with a word, and the beginnings of URLs."""
+    try:
+        found = sorted(path + os.sep for path in glob(glob_escape(word) + "*") if os.path.isdir(path))
+    except OSError:
+        found = []
+    return [*found, "redis://", "memory:"]
 
 
 def _asked(ask: Any) -> list[str]:
@@ -257,29 +286,52 @@ def _asked(ask: Any) -> list[str]:
         return []
 
 
-def _names(magics: Any) -> list[tuple[str, str]]:
-    found = [("%" + name, name) for name in magics.magics["line"]]
-    return [*found, *(("%%" + name, name) for name in magics.magics["cell"])]
+def _of_item(space: Mapping[str, Any], text: str) -> tuple[list[str], str] | None:
+    """Return the public names of a task in a list, ``tasks[0].``, and what is typed of one; None for anything else.
+
+    IPython evaluates no item of a list of ours while one types.
+    """
+    found = _ITEM.fullmatch(text)
+    held = space.get(found[1]) if found else None
+    if found is None or not isinstance(held, list | tuple) or not -len(held) <= int(found[2]) < len(held):
+        return None
+    item = held[int(found[2])]
+    return ([name for name in dir(item) if not name.startswith("_")], found[3]) if isinstance(item, Handle) else None
 
 
-def add_completers(shell: Any, main: Any, *others: Any) -> None:
+class Matcher:
+    """Completes our magics, and the attributes of tasks in lists; nothing else is offered beside."""
+
+    matcher_api_version = 2
+    matcher_priority = 100
+    matcher_identifier = "jug_notebook"
+
+    def __init__(self, shell: Any, main: Any, all_magics: Sequence[Any]) -> None:
+        self.__qualname__ = self.matcher_identifier  # IPython reads it of every matcher
+        self._shell = shell
+        self._main = main
+        self._by_name = {name: magics for magics in all_magics for kind in magics.magics.values() for name in kind}
+
+    def __call__(self, context: Any) -> dict[str, Any]:
+        text = context.text_until_cursor
+        found = _MAGIC.fullmatch(text)
+        if found is None or found[1] not in self._by_name:
+            words, typed = _of_item(self._shell.user_ns, text) or ([], "")
+        else:
+            session, typed = self._main.attached(), found[2]
+            words = candidates(found[1], self._by_name[found[1]], session, text)
+        fitting = [SimpleCompletion(text=word) for word in words if word.startswith(typed)]
+        return {"completions": fitting, "suppress": bool(fitting), "ordered": True, "matched_fragment": typed}
+
+
+def add_completers(shell: Any, main: Any, *others: Any) -> Matcher:
     """From now on, Tab completes our magics. The session is ``main``'s, where it has one by then."""
-    for magics in (main, *others):
-        for key, name in _names(magics):
-            shell.set_hook("complete_command", _hook(name, magics, main), str_key=key)
+    matcher = Matcher(shell, main, (main, *others))
+    shell.Completer.custom_matchers.append(matcher)
+    return matcher
 
 
-def _hook(name: str, magics: Any, main: Any) -> Any:
-    def complete(_: Any, event: Any) -> list[str]:
-        return candidates(name, magics, main.attached(), getattr(event, "line", ""))
-
-    return complete
-
-
-def remove_completers(shell: Any, *all_magics: Any) -> None:
+def remove_completers(shell: Any, matcher: Matcher) -> None:
     """Undo `add_completers`."""
-    dispatcher = shell.strdispatchers.get("complete_command")
-    for magics in all_magics:
-        for key, _ in _names(magics):
-            if dispatcher is not None:
-                dispatcher.strs.pop(key, None)
+    if matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(matcher)

@@ -108,6 +108,14 @@ class Kernel:
         """Run a cell that asks, as a debugger does, and answer it."""
         return self.end(self.begin(code, answers=answers))
 
+    def complete(self, code: str) -> list[str]:
+        """Return what Tab offers at the end of a cell."""
+        ident = self.client.complete(code, len(code))
+        while (reply := self.client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != ident:
+            pass
+        matches: list[str] = reply["content"]["matches"]
+        return matches
+
     def interrupt(self) -> None:
         self.manager.interrupt_kernel()
 

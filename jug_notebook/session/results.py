@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jug_notebook import codec, render, system
-from jug_notebook.clock import Clock
+from jug_notebook.clock import STARTED, Clock
 from jug_notebook.errors import (
     DroppedByPickle,
     JugError,
@@ -95,7 +95,7 @@ class Results:
         self._signed = access.signed
         self._clock = access.clock
         self._user = access.user
-        self._opened = access.process.started
+        self._opened = min(STARTED, access.process.started)
         self._starting = access.starting
         self._flush = flush
         self._flush_all = flush_all

@@ -398,9 +398,8 @@ def test_an_interrupt_ends_the_wait_and_not_the_tasks(kernel: Kernel, folder: Pa
 
 
 def test_options_and_functions_complete(kernel: Kernel) -> None:
-    matches = kernel.run("get_ipython().complete('--id', '%jug_execute --id')[1]").result
-    assert "--idle-timeout" in matches
-    assert "flags" in kernel.run("get_ipython().complete('fla', '%jug_wait fla')[1]").result
+    assert kernel.complete("%jug_execute --id") == ["--idle-timeout"]
+    assert kernel.complete("%jug_wait fla") == ["flags"]
 
 
 def test_the_help_of_a_magic_has_examples(kernel: Kernel) -> None:
