@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jug_notebook import render
-from jug_notebook.clock import STARTED
 from jug_notebook.errors import clean
 from jug_notebook.model import FunctionProfile, RunView, Snapshot, State, TaskView, Timeline
 from jug_notebook.render.format import escape, plural
@@ -212,7 +211,7 @@ def replay(session: Session, task: Any, steady: bool) -> None:
     The end of the cell tells of one that failed, and of the way out.
     """
     [view] = session.results.views([task.key])
-    here = view.started + view.duration > STARTED
+    here = view.started + view.duration > session.results.opened
     source = "already computed" if here else "from the store"
     if not view.error:
         print(source if steady else f"{source}: {session.queries.origin(task.key).removeprefix('computed ')}")

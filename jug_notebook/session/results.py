@@ -28,7 +28,7 @@ from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State
 from jug_notebook.render.display import Outputs
 from jug_notebook.render.format import clean, elide
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import addresses_in
+from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.signed import Brief, failure, template
 from jug_notebook.system import waiting_time
@@ -95,7 +95,7 @@ class Results:
         self._signed = access.signed
         self._clock = access.clock
         self._user = access.user
-        self._opened = min(STARTED, access.process.started)
+        self.opened = min(STARTED, access.process.started)  #: when this process began, in seconds since the epoch
         self._starting = access.starting
         self._flush = flush
         self._flush_all = flush_all
@@ -195,7 +195,7 @@ class Results:
                 check(lambda: len(left()), over)
                 seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
         except KeyboardInterrupt:
-            raise WaitInterrupted(self._interrupted(left())) from None
+            raise WaitInterrupted(_interrupted(self._store, left())) from None
         return True
 
     def barrier(self, busy: Callable[[], int]) -> None:
@@ -220,26 +220,7 @@ class Results:
         """Return why waiting would never end; empty where workers are alive."""
         if self.workers() or self._starting():
             return ""
-        others = {info.python for info, alive, _ in self._store.processes() if alive and info.kind == "worker"}
-        tasks = "1 task waits" if count == 1 else f"{count} tasks wait"
-        if others:
-            return (
-                f"{tasks}, and the workers alive have Python {', '.join(sorted(others))} while the tasks were made "
-                f"with {system.python()}, so waiting would never end. Start some with this Python: %jug_execute -n 4"
-            )
-        return (
-            f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4; or wait for "
-            "those of a queue: .result(wait_for_workers=600)"
-        )
-
-    def _interrupted(self, left: Sequence[Key]) -> str:
-        counts: dict[str, int] = {}
-        for state in self._store.states(left):
-            if state is not None and not state.settled:
-                counts[state.value] = counts.get(state.value, 0) + 1
-        tasks = ", ".join(f"{count} {state}" for state, count in counts.items())
-        tasks = tasks or (f"{len(left)} left" if any(key == "" for key in left) else "none is left")
-        return f"waiting was interrupted; the tasks go on in their workers ({tasks}). Stop those with %jug_stop"
+        return _for_ever(self._store, count)
 
     async def settled(self, key: Key) -> None:
         """Wait until a task is settled, without blocking the loop. Waits in one loop share one watch on the store."""
@@ -452,7 +433,7 @@ class Results:
         )
 
     def _when_failed(self, ended: float, them: str = "it") -> str:
-        where = " in another run" if ended < self._opened else ""
+        where = " in another run" if ended < self.opened else ""
         return f"{render.ago(self._clock.now() - ended)}{where}; %jug_retry tries {them} again"
 
     def earlier_failures(self, keys: Sequence[Key]) -> str:
@@ -489,3 +470,28 @@ class Results:
         error = TaskFailed(f"{before}{render.failure_text(view)}\n\n{when}", outcome)
         error.__cause__ = codec.load_exception(outcome.exception)
         return error
+
+
+def _for_ever(store: Store, count: int) -> str:
+    """Return why waiting for ``count`` tasks would never end, where no worker can run them."""
+    others = {info.python for info, alive, _ in store.processes() if alive and info.kind == "worker"}
+    tasks = "1 task waits" if count == 1 else f"{count} tasks wait"
+    if others:
+        return (
+            f"{tasks}, and the workers alive have Python {', '.join(sorted(others))} while the tasks were made "
+            f"with {system.python()}, so waiting would never end. Start some with this Python: %jug_execute -n 4"
+        )
+    return (
+        f"{tasks} and no worker is alive, so waiting would never end. Start some: %jug_execute -n 4; or wait for "
+        "those of a queue: .result(wait_for_workers=600)"
+    )
+
+
+def _interrupted(store: Store, left: Sequence[Key]) -> str:
+    counts: dict[str, int] = {}
+    for state in store.states(left):
+        if state is not None and not state.settled:
+            counts[state.value] = counts.get(state.value, 0) + 1
+    tasks = ", ".join(f"{count} {state}" for state, count in counts.items())
+    tasks = tasks or (f"{len(left)} left" if any(key == "" for key in left) else "none is left")
+    return f"waiting was interrupted; the tasks go on in their workers ({tasks}). Stop those with %jug_stop"

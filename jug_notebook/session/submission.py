@@ -20,7 +20,7 @@ from jug_notebook.keys.code import Code
 from jug_notebook.model import Address, Key, Origin, Spec, State, Submission, SubmitReport, Target, TaskTemplate
 from jug_notebook.render import plural
 from jug_notebook.session.access import StoreAccess
-from jug_notebook.store import addresses_in, lacks_room
+from jug_notebook.store import Store, addresses_in, lacks_room
 from jug_notebook.store.signed import SignedWriter, template
 from jug_notebook.task import TaskFunction, definitions
 from jug_notebook.task.context import FunctionVersion, PendingTask
@@ -272,12 +272,9 @@ class SubmissionQueue:
             if self._cell is not None:
                 self._note(pending_tasks)
             self._buffer = []
-            self._submitted = msgspec.structs.replace(
-                self._submitted,
-                new=self._submitted.new + report.new,
-                known=self._submitted.known + report.known,
-                finished=self._submitted.finished + report.finished,
-            )
+            before = self._submitted
+            new, known = before.new + report.new, before.known + report.known
+            self._submitted = CellReport(new, known, before.finished + report.finished)
 
     def folder(self) -> str:
         """Return the working folder of tasks that are made now."""
@@ -354,31 +351,11 @@ class SubmissionQueue:
                 cancelled = self._end_of_run() + self._outdated
                 if success and not self._read_only:
                     cancelled += self._cancel_redefined() + self._cancel_not_made(cell)
-                report = self._recounted() if self._submitted.queued else self._submitted
+                report = _recounted(self._submitted, self._made, self._store, self._began)
                 return msgspec.structs.replace(report, cancelled=cancelled)
             finally:
                 self._cell = None
                 self._made, self._needs = {}, {}
-
-    def _recounted(self) -> CellReport:
-        """Return the report in tasks, not calls, of which several may be one task; those that failed before apart."""
-        made, store = list(self._made), self._store
-        states = dict(zip(made, store.states(made), strict=True))
-        queued = [key for key, state in states.items() if state in (State.WAITING, State.READY, State.RUNNING)]
-        names = Counter(self._made[key].name for key in queued)
-        one = {self._made[key].name: key for key in reversed(queued)}
-        to_run = tuple((name, count, one[name]) for name, count in names.items())
-        stuck = [key for key, state in states.items() if state in (State.FAILED, State.BLOCKED)]
-        blocking = store.blocking_tasks(stuck)
-        failed = dict.fromkeys(by or key for key, by in zip(stuck, blocking, strict=True))
-        before = [
-            view.key
-            for view in (store.tasks(target=Target(keys=frozenset(failed))) if failed else ())
-            if view.key in failed and view.started + view.duration < self._began
-        ]
-        new = min(self._submitted.new, len(queued))
-        finished = sum(state is State.FINISHED for state in states.values())
-        return CellReport(new, len(queued) - new, finished, failed=tuple(before), to_run=to_run)
 
     def _note(self, pending_tasks: Sequence[PendingTask]) -> None:
         self._made.update((task[1], task[0]) for task in pending_tasks)
@@ -476,6 +453,29 @@ class SubmissionQueue:
         pending = sum(state in PENDING for state in self._store.states(keys))
         self._store.request(keys, origin, False)
         return pending
+
+
+def _recounted(report: CellReport, made: Mapping[Key, FunctionVersion], store: Store, began: float) -> CellReport:
+    """Return a report in tasks, not calls, of which several may be one task; what failed before it ``began`` apart."""
+    if not report.queued:
+        return report
+    keys = list(made)
+    states = dict(zip(keys, store.states(keys), strict=True))
+    queued = [key for key, state in states.items() if state in (State.WAITING, State.READY, State.RUNNING)]
+    names = Counter(made[key].name for key in queued)
+    one = {made[key].name: key for key in reversed(queued)}
+    stuck = [key for key, state in states.items() if state in (State.FAILED, State.BLOCKED)]
+    blocking = store.blocking_tasks(stuck) if stuck else []
+    failed = dict.fromkeys(by or key for key, by in zip(stuck, blocking, strict=True))
+    views = store.tasks(target=Target(keys=frozenset(failed))) if failed else []
+    before = [view.key for view in views if view.key in failed and view.started + view.duration < began]
+    return CellReport(
+        new=(new := min(report.new, len(queued))),
+        known=len(queued) - new,
+        finished=sum(state is State.FINISHED for state in states.values()),
+        failed=tuple(before),
+        to_run=tuple((name, count, one[name]) for name, count in names.items()),
+    )
 
 
 def _template(function: TaskFunction, code: Code, bundle: Address, runner: str, loggers: Any) -> TaskTemplate:
