@@ -205,6 +205,22 @@ def record(shell: Any) -> Callable[[], None]:
     return remove
 
 
+class WaitLine:
+    """How far a wait is, as an output of the running cell that is redrawn."""
+
+    _handle: Any = None
+
+    def show(self, line: str) -> None:
+        forms = {"text/plain": clean(line), "text/html": f'<span style="opacity:.65">{escape(line)}</span>'}
+        if self._handle is None:
+            self._handle = show(forms, display_id=True)
+        else:
+            self._handle.update(forms, raw=True)
+
+    def end(self, line: str) -> None:
+        self.show(line)
+
+
 def replay(session: Session, task: Any, steady: bool) -> None:
     """Print that a task has ended before, and where (unless ``steady``), and show its output again.
 

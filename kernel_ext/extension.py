@@ -11,6 +11,7 @@ from IPython.core import interactiveshell
 
 from jug_notebook import frames
 from jug_notebook.errors import JugError, StoreError, StoreGone
+from jug_notebook.keys import advice
 from jug_notebook.session import on_connect
 from kernel_ext import display, options
 from kernel_ext.frontend import Sources, cell_name, cell_now
@@ -45,6 +46,7 @@ class Extension:
         self._show_errors = shell.showtraceback
         shell.showtraceback = self.show_error
         self.sources.load()
+        self._silencing, advice.silencing = advice.silencing, "%config JugMagics.advice = False"
         on_connect.append(self.magics.adopt)
         self.magics.cell, self.magics.cell_lasts = cell_now(shell)
         self._use_plain_open()
@@ -68,6 +70,7 @@ class Extension:
         if shell.showtraceback == self.show_error:
             shell.showtraceback = self._show_errors
         self.sources.unload()
+        advice.silencing = self._silencing
         on_connect.remove(self.magics.adopt)
         for magics in self._all_magics:
             for kind in ("line", "cell"):

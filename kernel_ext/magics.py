@@ -19,6 +19,7 @@ from traitlets import Bool, Enum, Int, TraitError, Unicode, observe, validate
 
 from jug_notebook import render
 from jug_notebook.errors import JugError, LaunchError, StoreError, StoreGone
+from jug_notebook.keys import advice
 from jug_notebook.keys.callables import signature
 from jug_notebook.model import OPEN_STATES, Snapshot
 from jug_notebook.render import plural
@@ -30,7 +31,7 @@ from jug_notebook.task.sweeps import SweepPlot
 from jug_notebook.worker import number_of_workers
 from kernel_ext import cells
 from kernel_ext.cells import Record
-from kernel_ext.display import label, play, promise, replay, show, wanted, widgets_work
+from kernel_ext.display import WaitLine, label, play, promise, replay, show, wanted, widgets_work
 from kernel_ext.frontend import beside_cells, headless, in_subshell, is_kernel, notebook_path
 from kernel_ext.live import Drawing, Live, Plot
 from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, resources, seconds
@@ -67,6 +68,7 @@ class JugMagics(Magics):
     check_keys = Bool(
         False, help="run each cell that makes tasks again in other processes, and report keys that differ there"
     ).tag(config=True)
+    advice = Bool(True, help="warn, once, where a key may miss what affects a result: jn.KeyAdvice").tag(config=True)
     display = Enum(
         ["", "text", "html", "widget"],
         "",
@@ -110,6 +112,8 @@ class JugMagics(Magics):
         session.workers.headless = session.workers.headless or headless(self.shell)
         session.submissions.label_of = self.cell_of
         session.submissions.beside = in_subshell
+        if is_kernel(self.shell):
+            session.results.progress = lambda: WaitLine() if self._watched and not self.as_text else None
         if self.in_cell:
             session.begin_cell(self.cell, self.cell_lasts)
         session.submissions.check_keys(self.check_keys)
@@ -174,6 +178,10 @@ class JugMagics(Magics):
     def _wait_for_workers_changed(self, change: Any) -> None:
         if self.ready and self.attached() is not None:
             self.session.results.wait_for_workers = float(self.wait_for_workers)
+
+    @observe("advice")
+    def _advice_changed(self, change: Any) -> None:
+        advice.on = change.new
 
     @observe("check_keys")
     def _check_keys_changed(self, change: Any) -> None:

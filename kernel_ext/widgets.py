@@ -95,6 +95,7 @@ class Panel:
         self._fresh, self._saved_at = True, snapshot.at  # the saved picture is the current one
         self._last = snapshot
         self._first = True  # the saved picture has no title yet
+        self._buttons: list[Any] = []
         self._had_workers = False
         self._when_ended = ""  # the message once there are no workers any more
         self._names: tuple[str, ...] = ()
@@ -165,6 +166,10 @@ class Panel:
         """See `Picture`."""
         with self._lock:
             if not self._closed:
+                if self.session.closed:  # as when the kernel was shut down
+                    why += ", so the buttons do nothing"
+                    for button in self._buttons:
+                        button.disabled = True
                 note = f"<b>not live</b>: {escape(why)}. Run <code>%jug_status</code> to look again"
                 _set(self._mark, _line(note, "#d55e00"))
 
@@ -211,6 +216,7 @@ class Panel:
 
     def _button(self, label: str, tip: str, act: Callable[[], str]) -> Any:
         button = _plain_button(label, tip)
+        self._buttons.append(button)
         button.on_click(lambda _: self._press(act))
         return button
 

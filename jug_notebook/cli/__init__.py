@@ -138,7 +138,8 @@ class Parser(argparse.ArgumentParser):
             *URL_OPTIONS,
             dest="jugdir",
             metavar="URL",
-            help="the store: a folder or a URL (default: $JUG_STORE, else 'jugdata')",
+            help="the store: a folder or a URL (default: $JUG_STORE, else 'jugdata'"
+            + ("; of a jugfile NAME.py: NAME.jugdata)" if command is not None and command.jugfile else ")"),
         )
         self.add_argument(
             "--accept-new-store", action="store_true", help="use the store though another one was at its URL before"

@@ -147,7 +147,9 @@ class _Run:
         took = duration(self._clock.monotonic() - self._began)
         mark = "✓" if execute_reply["content"]["status"] == "ok" else "×"
         place = f"{self.current:>{len(str(self.count))}}/{self.count}"
-        self._notify(f"{mark} {place}  {took:>10}  {_first_line(cell.source)}")
+        meant = mark == "×" and "raises-exception" in cell.metadata.get("tags", ())
+        why = "  (meant to fail: the cell is tagged raises-exception)" if meant else ""
+        self._notify(f"{mark} {place}  {took:>10}  {_first_line(cell.source)}{why}")
 
 
 def _first_line(source: str) -> str:

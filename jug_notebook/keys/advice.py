@@ -23,6 +23,11 @@ Chain = tuple[str, ...]
 
 _warned: set[object] = set()
 _silent: Callable[[], bool] = bool
+#: returns whether a warning of that name was given in an earlier process, about the same notebook and store
+_given_before: Callable[[str], bool] | None = None
+on = True  #: whether warnings are given at all
+#: how to silence warnings; a notebook has an option for it
+silencing = "warnings.simplefilter('ignore', jn.{})"
 
 
 #: variables in which a task finds the GPUs that it was given: no result should depend on their numbers
@@ -35,12 +40,28 @@ def silence_where(inside: Callable[[], bool]) -> None:
     _silent = inside
 
 
+def remember_by(given_before: Callable[[str], bool] | None) -> None:
+    """Have ``given_before(name)`` return whether a warning was given in an earlier process; it remembers the name."""
+    global _given_before
+    _given_before = given_before
+
+
 def warn_once(about: object, category: type[KeyAdvice], text: str) -> None:
-    """Warn, unless a warning ``about`` this was given already. It points at the user's own line."""
-    if about in _warned or _silent():
+    """Warn, unless a warning ``about`` this was given already, here or about the same notebook and store before.
+
+    It points at the user's own line.
+    """
+    if not on or about in _warned or _silent():
         return
     _warned.add(about)
-    frames.warn(f"{text} To silence: warnings.simplefilter('ignore', jn.{category.__name__})", category)
+    name = repr(about)
+    if _given_before is not None and _given_before(f"{category.__name__} {text if ' at 0x' in name else name}"):
+        return
+    try:
+        frames.warn(f"{text} To silence: {silencing.format(category.__name__)}", category)
+    except category:  # a filter makes it an error, each time
+        _warned.discard(about)
+        raise
 
 
 _of_result: ContextVar[dict[str, None] | None] = ContextVar("_of_result", default=None)

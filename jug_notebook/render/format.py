@@ -265,11 +265,22 @@ _CALL = re.compile(r"([^()]+)\((.*)\)([^()]*)")
 _ARGUMENT = re.compile(r", (?=\w+=)")  #: where the next one begins
 
 
+def _arguments(text: str) -> list[str]:
+    """Return the arguments of a call, as text, apart."""
+    parts, at = [], 0
+    for found in _ARGUMENT.finditer(text):
+        part = text[at : found.start()]
+        if part.count("(") <= part.count(")"):  # else it is within an argument that is a call
+            parts.append(part)
+            at = found.end()
+    return [*parts, text[at:]]
+
+
 def _elided_arguments(text: str, width: int) -> str:
     """Return the first few arguments of a call, and "…" for the others; of a long one both ends."""
     if len(text) <= width:
         return text
-    first, *others = _ARGUMENT.split(text)
+    first, *others = _arguments(text)
     shorter = elide_middle(first, width - (3 if others else 0))
     for other in others:
         if len(shorter) + len(other) + 5 > width:
@@ -328,7 +339,8 @@ _MANY = 100
 def brief(value: Any, width: int = 40, depth: int = 2) -> str:
     """Return a repr of at most ``width`` characters."""
     try:
-        return elide_middle(_brief(value, width, depth), width)
+        text = _brief(value, width, depth)
+        return elide_call(text, width) if hasattr(type(value), "__jug_reference__") else elide_middle(text, width)
     except Exception:  # a repr of the user's may do anything
         return f"<{type(value).__name__}>"
 

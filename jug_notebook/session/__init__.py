@@ -21,7 +21,7 @@ import msgspec
 
 from jug_notebook.clock import CLOCK, Clock
 from jug_notebook.errors import ChangedInCell, NoSuchTask, StoreError, StoreGone, Unreachable
-from jug_notebook.keys import modules
+from jug_notebook.keys import advice, modules
 from jug_notebook.model import BEAT, Key, State, Why
 from jug_notebook.session.access import announce, open_access, resolve_url, running_file
 from jug_notebook.session.calls import StoredCalls
@@ -34,6 +34,7 @@ from jug_notebook.session.submission import PENDING, CellReport, SubmissionQueue
 from jug_notebook.session.targets import TargetResolver
 from jug_notebook.session.workers import Workers
 from jug_notebook.store import absolute, masked
+from jug_notebook.store.keyring import Given
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
 from jug_notebook.task.context import FunctionVersion
@@ -139,6 +140,7 @@ class Session:
             OPEN_SESSIONS.discard(self)
             if context.current is self:
                 context.set_current(None)
+                advice.remember_by(None)
             if self.workers.headless:
                 with suppress(StoreGone, Unreachable):  # then they end by themselves
                     for crew in self.workers.crews[self.workers.found :]:
@@ -358,6 +360,8 @@ def connect(
 
 def _use(session: Session) -> Session:
     context.set_current(session)
+    lasting = not session.url.startswith("memory:")
+    advice.remember_by(Given(session.identity, session.access.file) if lasting else None)
     for call in on_connect:
         call(session)
     return session

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jug_notebook import codec, render, system
 from jug_notebook.clock import STARTED, Clock
@@ -26,7 +27,7 @@ from jug_notebook.errors import (
 from jug_notebook.keys.advice import warn_once
 from jug_notebook.model import Address, CurrentOutcome, Failed, Key, Spec, State, TaskView, Why
 from jug_notebook.render.display import Outputs
-from jug_notebook.render.format import clean, elide
+from jug_notebook.render.format import clean, elide, elide_columns
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.store import Store, addresses_in
 from jug_notebook.store.event_log import EventLogStore
@@ -40,9 +41,77 @@ if TYPE_CHECKING:
 
 WINDOW = 500  #: states read at once
 LOADED = 1000  #: outcomes read at once
+QUIET = 1.5  #: seconds of a wait before it shows how far it is,
+EVERY = 0.5  #: and between two times that it does
 PATIENCE = 1.0  #: seconds between two checks that workers are alive
 LOST = re.compile(r"could not be loaded: \w+: blob (\w+) ")  #: the error of a task where a blob of its own is lost
 TRIES = 4  #: how often a value that was lost is waited for again
+
+
+class Progress(Protocol):
+    """A line for somebody who waits, shown in place of the one before."""
+
+    def show(self, line: str) -> None: ...
+    def end(self, line: str) -> None: ...
+
+
+class TerminalLine:
+    """The line at the foot of a terminal. It goes when the wait has ended."""
+
+    def show(self, line: str) -> None:
+        cut = elide_columns(clean(line), shutil.get_terminal_size().columns - 1)
+        print(f"\r{cut}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def end(self, line: str) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def terminal_line() -> Progress | None:
+    """Return a line in the terminal; None where errors go elsewhere."""
+    return TerminalLine() if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+class WaitDisplay:
+    """Shows, from `QUIET` seconds on, how many of the tasks that something waits for are done."""
+
+    def __init__(self, store: Store, keys: Sequence[Key], clock: Clock, make: Callable[[], Progress | None]) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._make = make
+        self._line: Progress | None = None
+        self._began = clock.monotonic()
+        self._first = 0  #: how many were done when it was first shown
+        self._next = self._began + QUIET if len(keys) > 1 else float("inf")
+
+    def look(self) -> None:
+        """Show the line anew, if it is time."""
+        now = self._clock.monotonic()
+        if now < self._next:
+            return
+        if self._line is None and (line := self._make()) is not None:
+            self._line, self._first, self._began = line, self._done()[0], now
+        if self._line is None:
+            self._next = float("inf")
+            return
+        done, failed = self._done()
+        since, left = done - self._first, len(self._keys) - done
+        about = f" · about {render.duration((now - self._began) * left / since)} left" if since and left else ""
+        self._line.show(self._text(done, failed) + about)
+        self._next = now + max(EVERY, 20 * (self._clock.monotonic() - now))
+
+    def end(self) -> None:
+        """The wait has ended."""
+        if self._line is not None:
+            self._line.end(self._text(*self._done()))
+
+    def _done(self) -> tuple[int, int]:
+        states = self._store.states(self._keys)
+        failed = sum(state in (State.FAILED, State.BLOCKED) for state in states)
+        return sum(state is None or state.settled for state in states), failed
+
+    def _text(self, done: int, failed: int) -> str:
+        return f"{done:,} of {render.plural(len(self._keys))} done" + (f", {failed:,} of them failed" if failed else "")
 
 
 class WorkerCheck:
@@ -100,6 +169,7 @@ class Results:
         self._flush = flush
         self._flush_all = flush_all
         self._store_functions = store_functions
+        self.progress = terminal_line  #: returns what shows how far a wait is, or None
         self.wait_for_workers = 0.0  #: seconds to wait while no worker is running, where a call gives none
         self._seen = -1
         self._doubted: set[Key] = set()  # tasks with an outcome that could not be opened
@@ -173,7 +243,7 @@ class Results:
                     at += 1
             return True
 
-        return self._wait(over, lambda: keys[at:], timeout, wait_for_workers)
+        return self._wait(over, lambda: keys[at:], timeout, wait_for_workers, () if first else keys)
 
     def _wait(
         self,
@@ -181,11 +251,12 @@ class Results:
         left: Callable[[], Sequence[Key]],
         timeout: float | None,
         wait_for_workers: float | None = None,
+        keys: Sequence[Key] = (),
     ) -> bool:
-        """Wait until ``over``; ``left`` are the keys that are waited for. See `settle`."""
+        """Wait until ``over``; ``left`` are the keys that are waited for, of all these ``keys``. See `settle`."""
         timeout = waiting_time(timeout)
         until = None if timeout is None else self._clock.monotonic() + timeout
-        check = self.worker_check(wait_for_workers)
+        check, display = self.worker_check(wait_for_workers), WaitDisplay(self._store, keys, self._clock, self.progress)
         try:
             seen = self._store.watch(-1, 0.0)
             while not over():
@@ -193,9 +264,12 @@ class Results:
                 if until is not None and now >= until:
                     return False
                 check(lambda: len(left()), over)
+                display.look()
                 seen = self._store.watch(seen, PATIENCE if until is None else min(PATIENCE, until - now))
         except KeyboardInterrupt:
             raise WaitInterrupted(_interrupted(self._store, left())) from None
+        finally:
+            display.end()
         return True
 
     def barrier(self, busy: Callable[[], int]) -> None:

@@ -32,6 +32,28 @@ def key_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "jug_notebook" / "keys"
 
 
+class Given:
+    """Which warnings were given about one notebook and store, by earlier processes of this user too."""
+
+    def __init__(self, store_id: str, notebook: str) -> None:
+        self._path = key_folder().parent / "warned" / store_id
+        self._notebook = notebook
+
+    def __call__(self, name: str) -> bool:
+        """Return whether a warning of that name was given; remember that it is now."""
+        line = blake3(f"{self._notebook}\0{name}".encode("utf-8", "surrogateescape")).hexdigest(16) + "\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+") as known:
+                known.seek(0)
+                if line in known:
+                    return True
+                known.write(line)
+        except OSError:
+            pass
+        return False
+
+
 def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
     """Return the key of a store. With ``make``, make a missing one; without ``lasting``, keep it in this process only.
 

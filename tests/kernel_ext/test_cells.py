@@ -546,4 +546,4 @@ def test_a_warning_names_the_users_cell_and_line_and_how_to_silence_it(notebook:
     [warning] = caught
     assert re.fullmatch(r"Cell In\[\d+\]|.*<ipython-input-.*|Input In \[\d+\]", warning.filename), warning.filename
     assert warning.lineno == 5
-    assert str(warning.message).endswith("To silence: warnings.simplefilter('ignore', jn.Unseeded)")
+    assert str(warning.message).endswith("To silence: %config JugMagics.advice = False")

@@ -53,7 +53,6 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> Non
         "3 workers would be started; nothing was started",
     ]
     assert kernel.run("%jug_execute -n 3 --dry-run --target divide").out.startswith("1 to run, 0 stored\n")
-<<<<<<< HEAD
     assert kernel.run("%jug_execute -n 3 --dry-run --not-target divide").out.startswith("7 to run, 0 stored\n")
     slurm = kernel.run("%jug_execute -n 3 --dry-run --slurm --walltime 2h").out
     assert "Slurm would get 3 jobs of one worker each: sbatch --ntasks=1 --requeue --time=120 --array=0-2\n" in slurm
@@ -62,10 +61,7 @@ def test_a_dry_run_says_what_would_run_and_starts_nothing(kernel: Kernel) -> Non
         "UsageError",
         "%jug_execute --here runs tasks in this kernel: leave out --gpus, --resources and --env",
     )
-    assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "()"
-=======
     assert kernel.run("import jug_notebook as jn\njn.status().workers").result == "no workers"
->>>>>>> 0645f03 (Tab offers our options, targets, paths and the names of tasks in lists, and nothing else, with jedi and without; what this process computed is not called from the store, nor from another run)
 
 
 def test_the_graph_is_a_list_where_text_is_wanted_and_a_picture_else(kernel: Kernel) -> None:

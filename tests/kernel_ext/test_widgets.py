@@ -172,6 +172,25 @@ def test_a_picture_that_follows_no_more_says_so_and_why(panel_of: Callable[..., 
     assert "not live" not in panel._mark.value
 
 
+def test_the_buttons_of_a_session_that_is_closed_are_dead_and_say_so(panel_of: Callable[..., Panel]) -> None:
+    session = Nobody()
+    panel = panel_of(picture(), session=session)
+    panel.lost("the server is away")
+    assert not panel._stop_button.disabled
+    session.closed = True
+    panel.lost("the session is closed")
+    assert all(button.disabled for button in panel._buttons)
+    assert "the buttons do nothing" in panel._mark.value
+
+
+def test_a_message_about_workers_goes_with_them(panel_of: Callable[..., Panel]) -> None:
+    panel = panel_of(picture(), message="started 1 worker")
+    assert "started 1 worker" in panel._message.value
+    gone = replace(picture(at=AT + 1), workers=())
+    panel.show(gone)
+    assert panel._message.value == ""
+
+
 def test_the_saved_picture_follows_and_is_hidden_by_the_widget_alone(panel_of: Callable[..., Panel]) -> None:
     panel, other = panel_of(picture()), panel_of(picture())
     kept: list[Snapshot] = []

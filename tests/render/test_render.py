@@ -293,6 +293,8 @@ def test_what_is_too_long_keeps_both_ends_of_its_name_and_its_first_arguments() 
     assert (
         elide_call("fit(x=3, y=[1, 2, 3], mode='a long mode that never ends')[0]", 40) == "fit(x=3, y=[1, 2, 3], …)[0]"
     )
+    nested = "season(means=read(path=file('data/station_17.csv'), column='temperature'), month=3)"
+    assert elide_call(nested, 76) == "season(means=read(path=file('data/station_17.…'), column='temperature'), …)"
     assert elide_middle(LONG, 40) == "read_the_monthly_means…_from_its_file"
     assert all(len(elide_call(call, width)) <= width for width in range(24, 130))
     assert all(len(elide_middle("x" * 60, width)) == width for width in range(2, 60))

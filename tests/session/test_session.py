@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import jug_notebook as jn
+from jug_notebook.keys import advice
 from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
 from jug_notebook.store import keyring, open_store, signed
@@ -799,3 +800,56 @@ def test_a_function_that_the_store_has_lost_is_stored_again_by_the_notebook_that
     with working(session):
         assert half(double(2)).result() == 2
     session.close()
+
+
+def test_a_long_wait_for_many_tasks_shows_how_far_it_is(session: jn.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+
+    class Line:
+        def show(self, line: str) -> None:
+            lines.append(line)
+
+        def end(self, line: str) -> None:
+            lines.append(f"end: {line}")
+
+    monkeypatch.setattr("jug_notebook.session.results.QUIET", 0.0)
+    session.results.progress = Line
+    double = jn.task(lambda x: 2 * x)
+    tasks = [double(n) for n in range(3)]
+    with working(session):
+        assert jn.result(tasks) == [0, 2, 4]
+        assert double(7).result() == 14, "one alone shows nothing"
+    assert lines[0].endswith(" of 3 tasks done")
+    assert lines[-1] == "end: 3 of 3 tasks done"
+
+
+def test_a_wait_whose_errors_go_to_no_terminal_shows_nothing(
+    session: jn.Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jug_notebook.session.results.QUIET", 0.0)
+    double = jn.task(lambda x: 2 * x)
+    tasks = [double(n) for n in range(3)]
+    with working(session):
+        assert jn.result(tasks) == [0, 2, 4]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_warning_is_given_once_about_a_notebook_and_a_store_also_by_later_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(store: str, notebook: str) -> int:
+        monkeypatch.setattr(advice, "_warned", set())  # as in a new process
+        session = jn.connect(tmp_path / store, notebook=tmp_path / notebook)
+        with closing(session), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            advice.warn_once(("path", "f", "x"), jn.OnlyAPath, "argument 'x' is a path.")
+            advice.warn_once(("path", "f", "x"), jn.OnlyAPath, "argument 'x' is a path.")
+        return len(caught)
+
+    assert [given("one", "a.ipynb"), given("one", "a.ipynb")] == [1, 0]
+    assert [given("one", "b.ipynb"), given("two", "a.ipynb"), given("two", "a.ipynb")] == [1, 1, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jn.KeyAdvice)
+        for _ in range(2):
+            with pytest.raises(jn.OnlyAPath):
+                advice.warn_once(("path", "f", "y"), jn.OnlyAPath, "argument 'y' is a path.")
