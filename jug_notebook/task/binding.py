@@ -21,6 +21,11 @@ WORKING_FOLDER = "(working folder)"  #: stands among the arguments where it isn'
 _LAZY = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType})
 _SMALL = frozenset({int, float, bool, type(None)})
 
+FOR_JOBLIB = (
+    "{0} is a task function, and joblib's Parallel runs plain functions: write {0}.map(xs).result() instead, or keep "
+    'Parallel and delayed({0}.run), and run them on workers: with joblib.parallel_config("jug_notebook"): …'
+)
+
 
 class _Sentinel:
     """Stands in a key for a default ``object()``: which object it is counts as part of the code."""

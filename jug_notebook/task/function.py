@@ -24,6 +24,7 @@ from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.binding import (
+    FOR_JOBLIB,
     bound_by,
     default_value,
     in_folder,
@@ -56,10 +57,6 @@ MOST_PRIORITY = 1 << 31
 BATCH = 1000  #: tasks of one `.map` that are submitted together
 _NO_SIGNATURE = inspect.Signature()
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
-_FOR_JOBLIB = (
-    "{0} is a task function, and joblib's Parallel runs plain functions: write {0}.map(xs).result() instead, or keep "
-    'Parallel and delayed({0}.run), and run them on workers: with joblib.parallel_config("jug_notebook"): …'
-)
 _STEADY = (list, tuple, range)  #: iterating over them runs no code of the user's
 
 
@@ -122,12 +119,10 @@ class TaskFunction:
         if in_task.on:
             return self.__jug_function__(*args, **kwargs)
         if sys._getframe(1).f_globals.get("__name__") == "joblib.parallel":
-            raise BadTask(_FOR_JOBLIB.format(getattr(self, "__name__", self.name)))
+            raise BadTask(FOR_JOBLIB.format(getattr(self, "__name__", self.name)))
         session = context.current or context.current_session()
-        version = session.submissions.function_version(self)
-        away = session.submissions.away()
-        bound = self._bound(args, kwargs)
-        task = self._pending(session, version, bound, args, kwargs, away)
+        version, away = session.submissions.function_version(self), session.submissions.away()
+        task = self._pending(session, version, bound := self._bound(args, kwargs), args, kwargs, away)
         session.submissions.add((task,))
         return handle(session, version, task[1], task[3], task[5], call_of(bound))
 
