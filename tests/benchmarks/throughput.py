@@ -109,11 +109,11 @@ def without_gpus(folder: Path, scale: float) -> float:
 
 
 def idle_gpus(folder: Path, scale: float) -> float:
-    return _on_devices(folder, scale, {"gpu": 1}, 2000, 0.05, 100, spare=2)[1]
+    return _on_devices(folder, scale, {"gpu": 1}, 500, 0.25, 50, spare=2)[1]
 
 
 def idle_workers(folder: Path, scale: float) -> float:
-    return _on_devices(folder, scale, {}, 2000, 0.05, 100)[1]
+    return _on_devices(folder, scale, {}, 500, 0.25, 50)[1]
 
 
 def sealed(folder: Path, scale: float) -> float:
