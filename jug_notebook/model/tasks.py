@@ -567,3 +567,10 @@ class Forgotten(Struct, frozen=True, array_like=True, tag="forgotten"):
 
 
 Event: TypeAlias = Union[Submitted, Requested, Claimed, Released, Settled, Invalidated, Accepted, WorkerLost, Forgotten]
+
+
+def body_count(event: object) -> int:
+    """Return how many sealed bodies come with an event."""
+    if isinstance(event, Settled):
+        return len(event.verdicts)
+    return len(event.keys) if isinstance(event, Submitted | Accepted) else 0

@@ -33,11 +33,10 @@ from jug_notebook.store.file.journal import (
     content_of,
     encode,
     log_of,
-    mark,
     offset_of,
     size_of,
 )
-from jug_notebook.store.file.logs import Logs
+from jug_notebook.store.file.logs import Logs, mark
 from jug_notebook.store.merging import Merger
 from jug_notebook.store.sealing import EventSeal
 

@@ -20,12 +20,11 @@ from contextlib import suppress
 from typing import TypeAlias, Union
 
 import msgspec
-from blake3 import blake3
 from msgspec import Struct
 
 from jug_notebook.clock import CLOCK
 from jug_notebook.errors import StoreError, ValueLost
-from jug_notebook.model import UNREADABLE, Claimed, Event, Released
+from jug_notebook.model import UNREADABLE, Claimed, Event, Released, body_count
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import Folder, ForeignFile, data_from
 from jug_notebook.store.sealing import FIRST, EventSeal, same
@@ -70,11 +69,6 @@ class Frame(Struct, frozen=True, array_like=True):
 
     event: Union[Event, Closed, Sealed, Again]
     sizes: list[int] = []
-
-
-def mark(name: str) -> bytes:
-    """Return eight bytes that stand for a log's name."""
-    return blake3(name.encode()).digest(8)
 
 
 NOT_EVENTS = (Closed, Sealed, Again)
@@ -142,6 +136,16 @@ encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
+def _read_head(head: bytes | memoryview) -> Frame | None:
+    """Return a frame from its head; None where that makes no sense, though its writer has the key."""
+    try:
+        found = _decode(head)
+    except UNREADABLE:
+        return None
+    count = len(found.sizes) if isinstance(found.event, Again) else body_count(found.event)
+    return found if len(found.sizes) == count and min(found.sizes, default=0) >= 0 else None
+
+
 def content_of(frame: Frame, bodies: Sequence[bytes]) -> bytes:
     """Return what a frame holds. Raises StoreError where that is too large."""
     head = encode(frame)
@@ -192,12 +196,9 @@ class Chain:
                 return None
         elif zlib.crc32(content, zlib.crc32(frame[_CRC_FROM : HEADER.size])) != checksum:
             return None
-        try:
-            end = _SIZED.size + int(_SIZED.unpack_from(content)[0])
-            found = _decode(content[_SIZED.size : end])
-        except (struct.error, *UNREADABLE):  # its writer has the key, and no sense
-            return None
-        if min(found.sizes, default=0) < 0 or end + sum(found.sizes) != len(content):
+        end = _SIZED.size + int.from_bytes(content[: _SIZED.size], "little")
+        found = _read_head(content[_SIZED.size : end])
+        if found is None or end + sum(found.sizes) != len(content):
             return None
         return found, number, previous, mac
 
@@ -413,7 +414,8 @@ class SealedLog(Log):
             elif isinstance(frame.event, Again):
                 at = end - sum(frame.sizes)
                 for copied, head in frame.event.frames:
-                    again = _decode(head)
+                    if (again := _read_head(head)) is None:
+                        break
                     at += sum(again.sizes)
                     if copied not in seen and not isinstance(again.event, NOT_EVENTS):
                         yield again.event, self._places(again.sizes, at)

@@ -9,13 +9,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from blake3 import blake3
+
 from jug_notebook import system
 from jug_notebook.model import Event
 from jug_notebook.scheduler.records import Place
 from jug_notebook.scheduler.state import SchedulerState
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.folders import length, listed
-from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, mark, read_bodies
+from jug_notebook.store.file.journal import Log, SealedLog, Vanished, Writer, read_bodies
 from jug_notebook.store.sealing import EventSeal
 
 TOGETHER = 40_000  #: tasks in events that are applied at once
@@ -24,6 +26,11 @@ LOOKS = 10  #: times that logs are looked for again, while compactions move them
 SILENCE = 86_400.0  #: seconds without an event after which another machine's writer counts as ended
 ARRIVING = 60.0  #: seconds for which a log of another machine's may still be on its way to this one
 _named: set[tuple[str, str]] = set()  #: damage that a warning has named: of which log, and what
+
+
+def mark(name: str) -> bytes:
+    """Return eight bytes that stand for a log's name."""
+    return blake3(name.encode()).digest(8)
 
 
 def is_local(name: str) -> bool:

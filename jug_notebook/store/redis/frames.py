@@ -15,7 +15,7 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
-from jug_notebook.model import UNREADABLE, Accepted, Claimed, Event, Forgotten, Invalidated, Settled, Submitted
+from jug_notebook.model import UNREADABLE, Claimed, Event, body_count
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same, with_mac, without_mac
 
@@ -189,19 +189,6 @@ class FrameReader:
 
 def _is_sound(frame: Frame) -> bool:
     """Return True if the parts of a frame belong together."""
-    event, count, bodies = frame.event, frame.count, 0
-    columns: list[Sequence[object]] = []
-    if isinstance(event, Submitted):
-        bodies, columns = len(event.keys), [event.needs, event.forms]
-    elif isinstance(event, Settled):
-        bodies = len(event.verdicts)
-    elif isinstance(event, Accepted):
-        bodies = len(event.keys)
-        columns = [event.rounds, event.inputs, event.sources, event.source_rounds, event.digests]
-    elif isinstance(event, Invalidated):
-        columns = [event.from_rounds, event.inputs or event.keys]
-    elif isinstance(event, Forgotten):
-        columns = [event.rounds]
-    rows = 0 if isinstance(event, Settled | Covered | Read) or not columns else len(event.keys)  # type: ignore[union-attr]
+    count = frame.count
     whole = len(frame.places) == (PLACE if count and len(frame.places) == PLACE else PLACE * count)
-    return count == bodies and whole and all(len(column) == rows for column in columns)
+    return count == body_count(frame.event) and whole
