@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
 
-from jug_notebook.errors import BadTask
+from jug_notebook import render
+from jug_notebook.errors import BadTask, clean
+from jug_notebook.model import State
+from jug_notebook.session import Session
 from jug_notebook.task import cell as celltask
 from jug_notebook.task import task
 from jug_notebook.task.cell import CellTask
+from jug_notebook.task.context import PendingTask
 from jug_notebook.task.handles import Task, Tasklet
+from jug_notebook.task.values import TaskList
+from kernel_ext.display import show, widgets_work
 
 DEFINITIONS = "imports, def, class and assignments"
 
@@ -188,6 +194,46 @@ def make_task(
     for one in made.outputs:
         space[one] = made.task[one]
     return made
+
+
+@contextmanager
+def held(session: Session, holds: bool) -> Iterator[list[PendingTask]]:
+    """Within, tasks are made and not submitted, if it ``holds``. Yield the list that gets them."""
+    found: list[PendingTask] = []
+    session.submissions.held = found if holds else None
+    try:
+        yield found
+    finally:
+        session.submissions.held = None
+
+
+def asks(session: Session, name: str, task: Task, waiting: list[PendingTask], confirmed: Callable[[], object]) -> bool:
+    """Show what a cell task would run and how long, with a button that lets it. Return False where nothing is to ask.
+
+    That is where the task is stored or under way, or nothing was held.
+    """
+    session.unconfirmed.pop(name, None)
+    if not waiting:
+        return False
+    [state] = session.results.states([task.key])
+    if state is not State.CANCELLED:
+        session.submissions.add(waiting)
+        return False
+    session.unconfirmed[name] = waiting, session.submissions.folder(), confirmed
+    needs = waiting[0][3]
+    views = session.queries.glance(True).functions
+    mean = next((view.mean for view in views if view.name == name), None)
+    lines = [f"{name} would run: {'not timed yet' if mean is None else 'about ' + render.duration(mean)}"]
+    if needs:
+        plan = session.workers.plan(target=TaskList(one for key in needs for one in session.resolve(key, all=True)))
+        lines += ["with what it needs:", *plan.text(who=False).splitlines()]
+    lines.append(f"it waits for a click on Run, or jn.confirm({name!r})")
+    print(clean("\n".join(lines)))
+    if widgets_work():
+        from kernel_ext.widgets import run_button
+
+        show(run_button(lambda: name in session.unconfirmed and session.confirm(name)))
+    return True
 
 
 def make_script(

@@ -276,6 +276,7 @@ class JugMagics(Magics):
         "--only", type=names, action="extend", default=[], metavar="NAMES",
         help="functions that become tasks, the others stay plain: fit,clean (without NAME)",
     )  # fmt: skip
+    @option("--ask", action="store_true", help="say what would run and how long, and wait for a click (with NAME)")
     @option("--now", action="store_true", help="run it in this kernel, at once, unless it is stored (with NAME)")
     @option("--bash", action="store_true", help="the cell is a bash script; its output is the value (with NAME)")
     def jugtask(self, line: str, cell: str) -> None:
@@ -322,8 +323,11 @@ class JugMagics(Magics):
         if asked.name is None:
             print(_introduced(*cells.define(self.shell, text, asked.only, **how)))
             return
-        made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
-        self._made(session, asked.name, made, asked.now)
+        with cells.held(session, asked.ask) as held:
+            made = cells.make_task(self.shell, text, asked.name, record, asked.inputs, asked.outputs, **how)
+        name, task = asked.name, made.task
+        if not cells.asks(session, name, task, held, lambda: self._await_output(session, name, task)):
+            self._made(session, asked.name, made, asked.now)
 
     def _made(self, session: Session, name: str, made: CellTask, now: bool) -> None:
         """Print what the cell has become, and show its output: at once where it is stored, else when it has run."""
@@ -342,10 +346,14 @@ class JugMagics(Magics):
             task.result()
         else:
             print(f"{about}; {name}.result() waits for it, {START} starts workers")
-            if self._watched and not self.as_text:
-                self.live.until(promise(session, task))
-            else:
-                self._unshown[task.key] = name
+            self._await_output(session, name, task)
+
+    def _await_output(self, session: Session, name: str, task: Any) -> None:
+        """Show the task's output once it has run."""
+        if self._watched and not self.as_text:
+            self.live.until(promise(session, task))
+        else:
+            self._unshown[task.key] = name
 
     @line_magic
     @options()
@@ -434,21 +442,23 @@ class JugMagics(Magics):
 
     def show_plot(self, plot: SweepPlot) -> None:
         """Show a plot, which follows its tasks while they run, or its repr where that must be text."""
-        if self.as_text:
-            print(repr(plot))
-            return
-
-        def draw(_: Snapshot | None = None) -> dict[str, Any]:
-            return {"text/plain": repr(plot), "image/png": b64encode(plot.png()).decode()}
-
-        session = next((task.task._session for task in plot.tasks), None)
-        handle = show(draw(), display_id=self._watched)
-        if handle is not None and isinstance(session, Session):
-            self.live.follow(self.cell, session.queries.glance(False), Plot(session, handle, draw))
+        print(repr(plot)) if self.as_text else _follow_plot(plot, self.live, self.cell, self._watched)
 
     def _presses_wait(self) -> bool:
         """Do button presses wait until the running cell has ended?"""
         return self.in_cell and not beside_cells(self.shell)
+
+
+def _follow_plot(plot: SweepPlot, live: Live, cell: str, watched: bool) -> None:
+    """Show a plot, and redraw it while its tasks run, where somebody watches."""
+
+    def draw(_: Snapshot | None = None) -> dict[str, Any]:
+        return {"text/plain": repr(plot), "image/png": b64encode(plot.png()).decode()}
+
+    session = next((task.task._session for task in plot.tasks), None)
+    handle = show(draw(), display_id=watched)
+    if handle is not None and isinstance(session, Session):
+        live.follow(cell, session.queries.glance(False), Plot(session, handle, draw))
 
 
 def await_first_worker(crew: Any) -> None:
@@ -483,8 +493,10 @@ def _refuse_mixed_options(asked: argparse.Namespace) -> None:
         raise UsageError("%%jugtask: -i and -o are for a cell that is one task: %%jugtask NAME -o …")
     if asked.name is not None and asked.only:
         raise UsageError("%%jugtask: --only chooses among the functions of a cell, so it goes without NAME")
-    if asked.name is None and (asked.now or asked.bash):
-        option = "--bash" if asked.bash else "--now"
+    if asked.ask and (asked.now or asked.bash):
+        raise UsageError("%%jugtask: --ask goes without --now and --bash")
+    if asked.name is None and (asked.now or asked.bash or asked.ask):
+        option = "--bash" if asked.bash else "--now" if asked.now else "--ask"
         raise UsageError(f"%%jugtask: {option} is for a cell that is one task: %%jugtask NAME {option}")
     if asked.bash and asked.outputs:
         raise UsageError("%%jugtask: a script has no -o; what it prints is the value of the task")

@@ -441,6 +441,18 @@ def _plain_button(label: str, tip: str) -> Any:
     return w.Button(description=label, tooltip=tip, layout=_shared().narrow, style=_shared().button)
 
 
+def run_button(run: Callable[[], object]) -> dict[str, Any]:
+    """Return a button that can be pressed once, as it is displayed."""
+    button = _plain_button("Run", "let the task of this cell run")
+
+    def pressed(_: Any) -> None:
+        button.disabled = True
+        run()
+
+    button.on_click(pressed)
+    return {**button._repr_mimebundle_(), "text/plain": ""}
+
+
 def _column(widgets: Sequence[Any]) -> Any:
     return w.VBox(widgets, layout=_shared().any)
 

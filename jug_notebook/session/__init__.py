@@ -37,7 +37,7 @@ from jug_notebook.store import absolute, masked
 from jug_notebook.store.keyring import Given
 from jug_notebook.store.signed import template
 from jug_notebook.task import context
-from jug_notebook.task.context import FunctionVersion
+from jug_notebook.task.context import FunctionVersion, PendingTask
 from jug_notebook.task.handles import SHORT, Task, handle
 from jug_notebook.task.values import TaskList
 
@@ -102,6 +102,8 @@ class Session:
         self._targets = TargetResolver(access, self.submissions.flush_if_room)
         self.workers = Workers(access, self._targets, self.results, headless)
         self.queries = Queries(access, self._targets)
+        #: cell tasks that wait to be confirmed: the tasks, where they run, and what is called then
+        self.unconfirmed: dict[str, tuple[list[PendingTask], str, Callable[[], object]]] = {}
         self.calls = StoredCalls(access, self.submissions.flush_if_room)
         self.reruns = Rerun(access, self._targets, self.results)
         modules.notice(self.folder)
@@ -220,6 +222,23 @@ class Session:
         return tasks
 
     # -- changes -------------------------------------------------------------------------------------------------------
+
+    def confirm(self, name: str | None = None) -> int:
+        """Let run what ``%%jugtask NAME --ask`` has made: that cell, or all that wait. Return how many tasks.
+
+        Raises NoSuchTask where nothing waits.
+        """
+        names = list(self.unconfirmed) if name is None else [name]
+        for one in names:
+            if one not in self.unconfirmed:
+                raise NoSuchTask(f"no cell task {one!r} waits to be confirmed; run its cell with --ask")
+        if not names:
+            raise NoSuchTask("nothing waits to be confirmed: %%jugtask NAME --ask makes a task that does")
+        waiting = [self.unconfirmed.pop(one) for one in names]
+        for pending_tasks, folder, confirmed in waiting:
+            self.submissions.send(pending_tasks, folder)
+            confirmed()
+        return sum(len(pending_tasks) for pending_tasks, _, _ in waiting)
 
     def retry(self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, all: bool = False) -> int:
         """Run failed tasks again: this notebook's (with ``all``, the store's), or a target's and those that block it.
@@ -438,6 +457,7 @@ log = _verb(Session.log)
 why = _verb(Session.why)
 verify = _verb(Session.verify)
 compare = _verb(Session.compare)
+confirm = _verb(Session.confirm)
 resolve = _verb(Session.resolve)
 
 retry = _verb(Session.retry)

@@ -101,6 +101,7 @@ class SubmissionQueue:
         self.label_of: Callable[[str], str | None] | None = None
         #: tells whether the calling thread runs cells of its own, beside the main thread's
         self.beside: Callable[[], bool] | None = None
+        self.held: list[PendingTask] | None = None  #: gets tasks in place of the store, while it isn't None
         self._sample: dict[FunctionVersion, list[PendingTask]] | None = None  #: some calls of each function
 
     # -- submitting tasks ----------------------------------------------------------------------------------------------
@@ -229,17 +230,16 @@ class SubmissionQueue:
             if self._read_only:
                 self._note(pending_tasks)
                 return
+            if self.held is not None:
+                self.held.extend(pending_tasks)
+                return
             now = self._clock.monotonic()
             if not self._buffer and not self._beside:
                 self._since = now
             other = self._cell is not None and threading.get_ident() != self._cell_thread
             apart = other and self.beside is not None and self.beside()
             (self._beside if apart else self._buffer).extend(pending_tasks)
-            if self._sample is not None:
-                for task in pending_tasks[:SAMPLE]:
-                    some = self._sample.setdefault(task[0], [])
-                    if len(some) < SAMPLE:
-                        some.append(task)
+            _sample(self._sample, pending_tasks)
             if len(self._buffer) >= FLUSH_TASKS or now - self._since > FLUSH_AFTER:
                 self.flush_if_room()
 
@@ -476,6 +476,14 @@ def _recounted(report: CellReport, made: Mapping[Key, FunctionVersion], store: S
         failed=tuple(before),
         to_run=tuple((name, count, one[name]) for name, count in names.items()),
     )
+
+
+def _sample(kept: dict[FunctionVersion, list[PendingTask]] | None, pending_tasks: Sequence[PendingTask]) -> None:
+    """Keep a few calls of each function, if any are kept."""
+    for task in pending_tasks[:SAMPLE] if kept is not None else ():
+        some = kept.setdefault(task[0], [])  # type: ignore[union-attr]
+        if len(some) < SAMPLE:
+            some.append(task)
 
 
 def _template(function: TaskFunction, code: Code, bundle: Address, runner: str, loggers: Any) -> TaskTemplate:

@@ -349,7 +349,8 @@ def test_async_functions_and_generators_of_a_cell_are_tasks(kernel: Kernel) -> N
     cell = "%%jugtask\nimport asyncio\nasync def later(n):\n    await asyncio.sleep(0)\n    return 2 * n\n"
     cell += "def upto(n):\n    yield n"
     assert kernel.run(cell).out.startswith("later, upto are tasks")
-    assert kernel.run("pair = later(4), upto(5)\n%jug_execute --here pair\njn.result(pair)").result == "(8, [5])"
+    kernel.run("pair = later(4), upto(5)\n%jug_execute --here --target pair")
+    assert kernel.run("[one.result() for one in pair]").result == "[8, [5]]"
 
 
 def test_a_magic_line_is_read_as_it_is_typed(kernel: Kernel) -> None:

@@ -245,3 +245,29 @@ def test_a_plot_follows_a_sweep_while_it_runs(tmp_path: Path) -> None:
         kernel.run("%jug_stop --now")
     finally:
         kernel.close()
+
+
+def test_a_cell_that_asks_runs_once_it_is_confirmed(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, XDG_CONFIG_HOME=str(tmp_path / "settings"), JPY_SESSION_NAME=str(tmp_path / "n.ipynb"))
+    try:
+        kernel.run("%load_ext jug_notebook\nimport jug_notebook as jn\n%config JugMagics.display = 'text'")
+        kernel.run(
+            "@jn.task\ndef half(x): return x / 2\nhalves = half.map([1, 2])\ncrew = jn.execute(1)\nhalves.wait();"
+        )
+        cell = "%%jugtask total --ask\nwhole = sum(halves)"
+        asked = kernel.run(cell, "cell").out
+        assert "total would run: not timed yet" in asked
+        assert "2 stored" in asked
+        assert "jn.confirm('total')" in asked
+        assert kernel.run("total.state.value").result == "'cancelled'"  # not in the store
+        refused = kernel.run("jn.confirm('totl')")
+        assert (refused.error, "no cell task 'totl' waits" in refused.message) == ("NoSuchTask", True)
+        assert kernel.run("jn.confirm()").result == "1"
+        assert kernel.run("whole.result()").result == "1.5"
+        again = kernel.run(cell, "cell").out
+        assert "would run" not in again  # it is stored
+        assert kernel.run("jn.confirm()").error == "NoSuchTask"
+        assert "--ask goes without" in kernel.run("%%jugtask x --ask --now\ny = 1").message
+        kernel.run("%jug_stop --now")
+    finally:
+        kernel.close()
