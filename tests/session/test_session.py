@@ -749,7 +749,8 @@ def test_the_listing_and_the_log_have_what_tasks_printed(session, capsys):
     listing = session.tasks(limit=10)
     assert (len(listing), listing.total) == (10, 60)
     assert listing[0].summary == "list of 3"
-    assert "f(x=0)" in repr(listing)
+    assert repr(listing).splitlines()[0].split() == ["key", "state", "task", "x", "time", "value"]
+    assert repr(listing).splitlines()[1].split()[1:4] == ["finished", "f", "0"]
     assert "50 more" in repr(listing)
     assert "<" in listing._repr_html_()
     assert [view.args_repr for view in session.tasks("f", state="finished", limit=2)] == ["x=0", "x=1"]
