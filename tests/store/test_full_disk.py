@@ -22,7 +22,7 @@ from jug_notebook.store import lacks_room, open_store
 from tests.faults import ALL, MAKE, READ, SYNC, WRITE, Faults
 from tests.kernels import ROOT, Kernel
 from tests.store.test_outages import NOTES, counts_in, crew_at
-from tests.workbench import Submitter, wait_until
+from tests.workbench import Fifo, Submitter, is_readable, wait_until
 
 
 @pytest.fixture
@@ -99,6 +99,66 @@ def test_workers_that_wait_for_room_show_in_the_status_and_go_on(disk: Path, tmp
     finally:
         kernel.run("%jug_stop --now")
         kernel.manager.shutdown_kernel(now=True)
+
+
+def test_a_result_larger_than_its_disk_is_named_with_the_room_that_it_needs(disk: Path, tmp_path: Path) -> None:
+    opened = jn.connect(f"file:{disk}/jugdata", notebook=tmp_path / "study.ipynb")
+    store, tasks = opened.access.store, Submitter(opened.access.store, tmp_path)
+    with crew_at(opened, 1):
+        key = tasks.submit("def f():\n    import os\n    return os.urandom(5_000_000)")
+        named = f"f {key[:8]} waits for room in the store: No space left on device (5.0 MB needed, "
+        wait_until(store, lambda: any(note.startswith(named) for note in store.snapshot().notes), "it isn't named")
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        assert len(tasks.value(key)) == 5_000_000
+        wait_until(store, lambda: not any("waits" in note for note in store.snapshot().notes))
+    opened.close()
+
+
+def test_compacting_on_a_full_disk_is_refused_in_one_line_and_works_once_there_is_room(disk: Path) -> None:
+    url = f"file:{disk}/jugdata"
+    for number in range(3):
+        writer = open_store(url)
+        Submitter(writer, disk).submit(f"def f(): return {number}")
+        writer.close()
+    filler = fill(disk)
+    command = [sys.executable, "-m", "jug_notebook", "pack", f"{disk}/jugdata"]
+    environ = {**os.environ, "PYTHONPATH": ROOT}
+    for _ in range(2):
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+        assert ran.returncode
+        assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+        assert "No space left on device" in ran.stderr
+    assert not (disk / "jugdata/compacting").exists()
+    filler.unlink()
+    subprocess.run(command, env=environ, check=True, timeout=60)
+    assert list((disk / "jugdata/sealed").iterdir())
+
+
+def test_a_worker_that_dies_on_a_full_disk_takes_nobody_with_it(disk: Path, tmp_path: Path) -> None:
+    opened = jn.connect(f"file:{disk}/jugdata", notebook=tmp_path / "study.ipynb")
+    tasks = Submitter(opened.access.store, tmp_path)
+    fifo, go = Fifo(tmp_path), Fifo(tmp_path, "go")
+    source = (
+        "import os, signal\ndef f(path, go):\n    with open(path, 'w') as fifo: fifo.write('here\\n')\n"
+        "    with open(go) as fifo: word = fifo.readline()\n"
+        "    if word == 'die\\n': os.kill(os.getpid(), signal.SIGKILL)\n    return 1\n"
+    )
+    with crew_at(opened, 2) as crew:
+        [supervisor], before = crew.supervisors, {info.id for info in crew.workers}
+        key = tasks.submit(source, fifo.path, go.path)
+        assert fifo.read_line() == "here"
+        filler = fill(disk)
+        end = os.pidfd_open(supervisor.pid)
+        go.write_line("die")
+        assert not is_readable(end, 2.5), "the supervisor ended"
+        os.close(end)
+        filler.unlink()
+        assert fifo.read_line() == "here"
+        go.write_line("")
+        assert tasks.value(key) == 1
+        assert [info.id for info in crew.supervisors] == [supervisor.id]
+        assert len(before & {info.id for info in crew.workers}) == 1
+    opened.close()
 
 
 def test_a_store_that_can_only_be_read_can_be_looked_at(disk: Path) -> None:
