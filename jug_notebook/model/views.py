@@ -63,7 +63,10 @@ class WorkerView(Struct, frozen=True):
 
 
 class FailureView(Struct, frozen=True):
-    """One failure, opened for people. ``output`` is the tail of what the task printed."""
+    """One failure, opened for people. ``output`` is the tail of what the task printed.
+
+    ``attempts``: how many the task has by its retries; those that ended with their worker come on top.
+    """
 
     key: Key
     name: str
@@ -75,6 +78,8 @@ class FailureView(Struct, frozen=True):
     started: float
     duration: float
     output: str = ""
+    attempt: int = 1
+    attempts: int = 1
 
 
 class Like(Struct, frozen=True):

@@ -26,7 +26,7 @@ from jug_notebook.render.format import (
     plural,
     size,
 )
-from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, call
+from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, attempt_text, call
 
 ROWS = 12  #: of functions and of workers in a saved picture, which is sent whole
 STORIES = 4  #: kinds of failures that open to details; the others are a line
@@ -352,7 +352,8 @@ def story_html(view: FailureView, like: Sequence[Like] = (), count: int = 1, lim
         ("arguments", f"<code>{escape(view.args_repr)}</code>" if view.args_repr else ""),
         (
             "where",
-            f"{escape(view.host)}, pid {view.pid}, started {moment(view.started)}, ran {duration(view.duration)}",
+            f"{escape(view.host)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ', ')}, "
+            f"started {moment(view.started)}, ran {duration(view.duration)}",
         ),
         ("key", f"<code>{escape(view.key)}</code>"),
     ]

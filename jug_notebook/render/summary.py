@@ -100,6 +100,13 @@ def call(name: str, args_repr: str, width: int = LINE) -> str:
     return elide_call(f"{name}({args_repr})", width)
 
 
+def attempt_text(attempt: int, attempts: int, mark: str) -> str:
+    """Return "attempt 2 of 3" behind a mark; nothing for the only attempt. Those that died are more than planned."""
+    if attempt == attempts == 1:
+        return ""
+    return f"{mark}attempt {attempt}" + (f" of {attempts}" if attempt <= attempts else "")
+
+
 def shares(counts: Mapping[State, int], cells: int, least: int = 1) -> list[tuple[State, int]]:
     """Return how many of a bar's ``cells`` each state gets: in proportion, but ``least`` at least, from the largest."""
     present = {state: counts[state] for state in STATE_STYLES if state is not State.CANCELLED and counts.get(state)}

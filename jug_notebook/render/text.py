@@ -19,7 +19,7 @@ from jug_notebook.render.format import (
     plural,
     size,
 )
-from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, call
+from jug_notebook.render.summary import NOTEBOOK, STATE_STYLES, Hints, attempt_text, call
 
 WIDTH = 100  #: columns of notes and of source lines
 
@@ -175,7 +175,8 @@ def failure_text(view: FailureView) -> str:
     """Return one failure with all its details."""
     lines = [
         f"× {call(view.name, view.args_repr, 120)} failed: {elide(view.error, 200)}",
-        f"  on {elide(view.host, 64)}, pid {view.pid} · started {moment(view.started)}, ran {duration(view.duration)}",
+        f"  on {elide(view.host, 64)}, pid {view.pid}{attempt_text(view.attempt, view.attempts, ' · ')}"
+        f" · started {moment(view.started)}, ran {duration(view.duration)}",
         f"  key {view.key}",
     ]
     if view.traceback:

@@ -35,13 +35,13 @@ from jug_notebook.model import (
 from jug_notebook.render.display import GraphPicture, History, Listing, ProfileTable, Status, Text, TimelinePicture, Why
 from jug_notebook.render.format import clean, elide, parse_moment
 from jug_notebook.render.profile import profile_of
-from jug_notebook.render.summary import LIKE
+from jug_notebook.render.summary import LIKE, attempt_text
 from jug_notebook.session.access import StoreAccess
 from jug_notebook.session.submission import CellReport
 from jug_notebook.session.targets import TargetResolver, graph_of, names_in
 from jug_notebook.session.why import WhyQuery
 from jug_notebook.store import Store
-from jug_notebook.store.signed import SignedReader
+from jug_notebook.store.signed import SignedReader, template
 from jug_notebook.system import whole_number
 from jug_notebook.task import definitions
 from jug_notebook.task.handles import SHORT
@@ -338,7 +338,7 @@ class Queries:
         return Text("\n".join(parts) or "nothing was run yet")
 
     def _task_log(self, view: TaskView) -> str:
-        [outcome] = self._signed.outcomes([view.key])
+        [outcome], [spec] = self._signed.outcomes([view.key]), self._signed.specs([view.key])
         head = f"── {elide(f'{view.name}({view.args_repr})', 200)} · {view.state.value} · {view.key[:SHORT]}"
         if outcome is None:
             tail = self.tail(view.key).rstrip("\n") if view.state is State.RUNNING else ""
@@ -347,7 +347,9 @@ class Queries:
         if outcome.key != view.key:
             head += f" · reused from {outcome.key[:SHORT]}"
         printed = render.outputs_text(self._signed.pieces(run) if run.displays else run.output).rstrip("\n")
-        parts = [f"{head} · {run.duration:.3g} s on {elide(run.host, 64)}, pid {run.pid}", printed]
+        attempts = 1 + (template(spec.template).retries if spec is not None else 0)
+        place = f"{elide(run.host, 64)}, pid {run.pid}{attempt_text(run.attempt, attempts, ' · ')}"
+        parts = [f"{head} · {run.duration:.3g} s on {place}", printed]
         if isinstance(outcome, Failed):
             parts.append(outcome.traceback.rstrip("\n") or outcome.error)
         return "\n".join(part for part in parts if part)

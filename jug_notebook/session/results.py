@@ -531,7 +531,7 @@ class Results:
         [spec] = self._signed.specs([key])
         if not isinstance(outcome, Failed):
             return None
-        view = failure(outcome, self._signed.views([key])[0].name, "" if spec is None else spec.args_repr)
+        view = failure(outcome, self._signed.views([key])[0].name, spec)
         when = f"failed {self._when_failed(view.started + view.duration)}"
         written = changed_files(spec.args_repr, spec.folder, spec.made) if spec is not None else []
         if written:

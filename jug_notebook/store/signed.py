@@ -295,7 +295,7 @@ class SignedReader:
         try:
             outcome = self.outcome(view.key, held)
             assert isinstance(outcome, Failed)
-            return failure(outcome, view.name, "" if body is None else self.spec(view.key, body).args_repr)
+            return failure(outcome, view.name, None if body is None else self.spec(view.key, body))
         except SignatureError as refused:
             return FailureView(view.key, view.name, "", f"not shown: {refused}", "", "", 0, 0.0, 0.0)
 
@@ -376,12 +376,15 @@ class SignedReader:
         return info
 
 
-def failure(failed: Failed, name: str, args_repr: str) -> FailureView:
-    """Return a failure as people see it."""
+def failure(failed: Failed, name: str, spec: Spec | None) -> FailureView:
+    """Return a failure as people see it; of the task itself, only what its spec tells."""
     run = failed.run
     output = printed(run.output)[-TAIL:]
     place = run.host, run.pid, run.started, run.duration
-    return FailureView(failed.key, name, args_repr, failed.error, failed.traceback, *place, output)
+    args_repr, attempts = ("", 1) if spec is None else (spec.args_repr, template(spec.template).retries + 1)
+    return FailureView(
+        failed.key, name, args_repr, failed.error, failed.traceback, *place, output, run.attempt, attempts
+    )
 
 
 def printed(output: Sequence[tuple[str, str]]) -> str:
