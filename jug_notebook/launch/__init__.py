@@ -79,6 +79,9 @@ class WorkerGroup:
         """End the workers here, also those that are still starting."""
         send_order(self.store, supervisors, Stop(now))
 
+    def abandon(self, supervisors: Sequence[WorkerInfo]) -> None:
+        """End what is starting here, where another group of this name gives the live ``supervisors`` their orders."""
+
 
 class Crew:
     """The workers that one request started or found, on one host or several. They live on without this object."""
@@ -195,6 +198,11 @@ class Crew:
         """End the workers after their current tasks, or at once, giving those back."""
         for group, supervisors, _ in self._crew():
             group.stop(now, supervisors)
+
+    def abandon(self) -> None:
+        """End the workers that are starting, where `stop` of another crew of this name ends the others."""
+        for group, supervisors, _ in self._crew():
+            group.abandon(supervisors)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing left to do, or no worker to do it; return whether nothing is left."""

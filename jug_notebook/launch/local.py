@@ -71,7 +71,7 @@ class LocalGroup(WorkerGroup):
         super().__init__(store, name, size=size, clock=clock)
         self._started: subprocess.Popen[bytes] | None = started
         self._log = log
-        self._stopped = False  # before it had begun
+        self._stopped = False
 
     def is_starting(self, supervisors: Sequence[WorkerInfo], workers: Sequence[WorkerInfo]) -> bool:
         if supervisors:
@@ -100,9 +100,15 @@ class LocalGroup(WorkerGroup):
 
     def stop(self, now: bool, supervisors: Sequence[WorkerInfo]) -> None:
         super().stop(now, supervisors)
-        if not supervisors and self._started is not None and self._started.poll() is None:
-            self._stopped = True
-            self._started.terminate()  # it has not even begun
+        self.abandon(supervisors)
+
+    def abandon(self, supervisors: Sequence[WorkerInfo]) -> None:
+        self._stopped = True
+        if self._started is None or any(info.pid == self._started.pid for info in supervisors):
+            return  # it has registered, so it gets orders
+        if self._started.poll() is None:
+            self._started.terminate()
+        self._log.close()
 
 
 def _detached(store: Store, name: str, options: WorkerOptions, clock: Clock) -> WorkerGroup:

@@ -274,10 +274,13 @@ class Workers:
             raise LaunchError(f"host={host!r:.60}: give the name of one host")
         alive = [info for info, alive, _ in self._access.store.processes() if alive and info.is_on(host)]
         supervisors = [info for info in alive if info.kind == "supervisor"]
-        own = {crew.name: crew for crew in self.crews}.values() if host is None else ()
+        own = list({crew.name: crew for crew in self.crews}.values()) if host is None else []
         of_own = {info.id for crew in own for info in crew.supervisors}
-        for crew in own:  # also those that are still starting
-            crew.stop(now)
+        for crew in self.crews if host is None else ():  # also those that are still starting
+            if crew in own:
+                crew.stop(now)
+            else:
+                crew.abandon()
         self.stopped = [group.stopped for crew in own for group in crew.groups if group.stopped]
         if others := [info for info in supervisors if info.id not in of_own]:
             from jug_notebook.launch import send_order

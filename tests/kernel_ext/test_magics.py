@@ -609,3 +609,39 @@ def test_the_python_of_workers_may_be_in_a_folder_with_a_blank(tmp_path: Path) -
         kernel.run("%jug_stop --now")
     finally:
         kernel.close()
+
+
+LEAKS = """
+import gc, os
+from tests.session.test_interrupts import interrupted
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+def execute(at=0):
+    with interrupted(at) as lines:
+        try:
+            get_ipython().run_line_magic("jug_execute", "-n 1")
+        except KeyboardInterrupt:
+            pass
+    get_ipython().run_line_magic("jug_stop", "--now")
+    return lines[0]
+
+total = execute()
+before = descriptors()
+for at in range(1, total + 1, max(1, total // 15)):
+    execute(at)
+jn.status()
+print("more:", descriptors() - before)
+"""
+
+
+def test_an_interrupted_start_of_workers_leaks_no_descriptor(tmp_path: Path) -> None:
+    kernel = Kernel.of_notebook(tmp_path, tmp_path / "settings")
+    try:
+        kernel.run(f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n%load_ext jug_notebook")
+        reply = kernel.run(f"import jug_notebook as jn\n{LEAKS}")
+        assert int(reply.out.rpartition("more:")[2]) <= 0, reply
+    finally:
+        kernel.close()

@@ -17,7 +17,7 @@ import jug_notebook as jn
 from tests.crews import working
 from tests.workbench import PATIENCE, cell, wait_until
 
-PACKAGE = str(Path(jn.__file__).parent)
+PACKAGE = str(Path(jn.__file__).parent), str(Path(jn.__file__).parents[1] / "kernel_ext")
 POINTS = 10  #: lines at which each verb is interrupted, in each store
 COUNT = 12  #: tasks
 

@@ -20,9 +20,10 @@ import jug_notebook as jn
 from jug_notebook.keys import advice
 from jug_notebook.launch import Crew, WorkerGroup
 from jug_notebook.model import Origin, State, Target
+from jug_notebook.render.summary import attempt_text
 from jug_notebook.store import keyring, open_store, signed
 from tests.crews import working
-from tests.workbench import FakeClock, cell
+from tests.workbench import PATIENCE, FakeClock, cell, wait_until
 
 
 @pytest.fixture
@@ -552,6 +553,48 @@ def test_a_failure_tells_what_where_and_why(session):
     assert needy.state is State.BLOCKED
     [failure] = session.status().failures
     assert (failure.name, failure.args_repr) == ("f", "x=3")
+
+
+def test_a_failure_says_which_attempt_it_was(session):
+    f = define("def f(x):\n    raise KeyError(x)")
+    g = define("def g(x):\n    raise KeyError(x)", "g")
+    again, once = jn.task(retries=2)(f.__jug_function__)(3), g(3)
+    with working(session):
+        for task, there in ((again, True), (once, False)):
+            with pytest.raises(jn.TaskFailed) as caught:
+                task.result()
+            assert (" · attempt 3 of 3 · started " in str(caught.value)) is there
+            assert (" · attempt 3 of 3\n" in str(session.log(task))) is there
+            assert ("attempt" in str(caught.value)) is there
+    assert ", attempt 3 of 3, started " in session.status()._repr_html_()
+
+
+def test_a_death_is_an_attempt_beyond_those_that_retries_give():
+    assert [attempt_text(*numbers, " · ") for numbers in ((1, 1), (2, 1), (1, 3), (4, 3))] == [
+        "",
+        " · attempt 2",
+        " · attempt 1 of 3",
+        " · attempt 4",
+    ]
+
+
+def test_workers_that_are_stopped_before_they_came_are_no_failure(tmp_path):
+    with closing(jn.connect(tmp_path / "jugdata", notebook=tmp_path / "study.ipynb")) as session:
+        store, started = session.access.store, []
+        for cycle in range(20):
+            for _ in range(1 + cycle % 2):  # the second finds no supervisor yet, either
+                started += [getattr(group, "_started", None) for group in session.execute(1).groups]
+            session.stop(now=cycle % 4 == 0)
+        left = [process for process in started if process is not None]
+        wait_until(store, lambda: all(process.poll() is not None for process in left), "a stopped crew has come")
+        assert len(left) > 10
+        assert not [line for crew in session.workers.crews for line in crew.failures]
+        task = define("def f(x): return x")(3)
+        session.execute(1)
+        assert task.result(timeout=PATIENCE) == 3
+        session.stop(now=True)
+        wait_until(store, lambda: not any(crew.supervisors for crew in session.workers.crews))
+    jn.definitions.clear()
 
 
 def test_a_picture_that_moves_reads_a_few_failures_at_a_time_and_each_once(session, monkeypatch):
