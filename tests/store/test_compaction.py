@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +289,38 @@ def test_workers_lose_nothing_and_run_nothing_twice_while_it_is_compacted(folder
         assert {held and held.body for held in seen.outcomes([key(name) for name in names])} == {b"outcome 1"}
 
 
+_OPEN = """
+import sys
+from jug_notebook.store import open_store
+seen = 0
+for _ in range(30):
+    store = open_store(sys.argv[1])
+    found = store.tasks()
+    assert len(found) >= seen, f"{len(found)} tasks where there were {seen}"
+    store.outcomes([view.key for view in found])
+    store.close()
+    seen = len(found)
+"""
+
+
+def test_who_opens_a_store_while_it_is_compacted_misses_nothing(folder: Path) -> None:
+    live_through(folder)
+    command = [sys.executable, "-c", _OPEN, str(folder)]
+    opener = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    compactions = 0
+    while opener.poll() is None or compactions < 30:
+        for part in "ab":
+            writer = open_store(folder)
+            writer.submit([task(f"{compactions}{part}")], HERE)
+            writer.close()
+        packer = open_store(folder)
+        packer.compact()
+        packer.close()
+        compactions += 1
+    _, problem = opener.communicate()
+    assert opener.returncode == 0, problem
+
+
 def test_a_writer_of_another_machine_that_was_taken_for_dead_loses_nothing(folder: Path, monkeypatch: Any) -> None:
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(system, "machine", lambda: "elsewhere")
@@ -475,6 +509,28 @@ def test_a_sweep_passes_over_what_is_just_being_written(folder: Path) -> None:
     assert store.sweep([], [], -1.0).blobs == 1
     assert (folder / "blobs" / ".aside").exists()
     assert bytes(store.get_blob(address)) == b"old"
+
+
+def test_what_a_killed_writer_left_is_swept_once_it_is_older_than_an_hour(folder: Path) -> None:
+    store = open_store(folder)
+    killed = script(
+        """
+        import os, signal, sys
+        from jug_notebook.store import open_store
+        store = open_store(sys.argv[1])
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+        store.put_blob([bytes(1_500_000)])
+        """,
+        folder,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    [left] = [path for path in (folder / "blobs").iterdir() if path.is_file()]
+    assert (left.name[0], left.stat().st_size) == (".", 1_500_000)
+    for age, remains in ((3_500, True), (3_700, False)):
+        then = time.time() - age
+        os.utime(left, (then, then))
+        store.sweep([], [], -1.0)
+        assert left.exists() == remains, f"after {age} s"
 
 
 def test_claims_are_few_after_it_however_many_there_were(folder: Path) -> None:

@@ -58,7 +58,7 @@ from jug_notebook.store.file.folders import (
 )
 from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of
-from jug_notebook.store.file.logs import Logs, writer_has_ended
+from jug_notebook.store.file.logs import LOOKS, Logs, writer_has_ended
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
 from jug_notebook.store.sealing import event_seal
 
@@ -264,8 +264,13 @@ class FileStore(EventLogStore):
     def _read_all_logs(self, now: float) -> None:
         """Find all logs, also those that have moved, and read them to their end."""
         with process.uncollected():
-            epoch = self._scan()
-            self._read_logs(now)
+            missing = self._logs.missing
+            for _ in range(LOOKS):
+                epoch = self._scan()
+                self._read_logs(now)
+                before, missing = missing, self._logs.missing
+                if missing <= before:
+                    break  # else a compaction has just moved those: they are elsewhere now
             self._epoch = epoch  # not before: what a compaction removed claims of has been read now
             self._extents.expect(self._logs.read_by_writers())
             self._extents.check(now, self._logs.extent, self._logs.patience)

@@ -105,7 +105,10 @@ def is_crowded(folder: Folder, ended: Callable[[float], list[str]]) -> bool:
         return True
     if not listed(folder / "sealing"):
         return False  # else there are logs that sealed ones replace: had every reader the time to notice?
-    sealed = [(folder / "sealed" / name).stat().st_mtime for name in listed(folder / "sealed")]
+    sealed = []
+    for name in listed(folder / "sealed"):
+        with suppress(FileNotFoundError):  # another compaction has just replaced it
+            sealed.append((folder / "sealed" / name).stat().st_mtime)
     return bool(sealed) and folder.server_time() - max(sealed) > GRACE
 
 

@@ -90,6 +90,11 @@ class Logs:
         return self.faults[:NOTES]
 
     @property
+    def missing(self) -> set[Folder]:
+        """The paths at which there was no log any more when it was last read."""
+        return {log.path for log in self._known.values() if log.vanished and not log.closed}
+
+    @property
     def suspect(self) -> bool:
         """True where a log of another machine may be damaged, or what was written may still be on its way."""
         return any(log.suspect[0] == log.offset for log in self._known.values())
