@@ -6,8 +6,9 @@ import heapq
 from collections.abc import Iterable, Sequence, Set
 from itertools import islice
 
-from jug_notebook.model import Fits, Key, Lease, Resources, WorkerId
+from jug_notebook.model import Fits, Key, Lease, Resources, Target, WorkerId
 from jug_notebook.scheduler.records import READY, WAITING, FunctionQueue, Offer, TaskRecord, current, retry_time
+from jug_notebook.scheduler.reuse import Reuse
 
 BUDGET = 0.02  #: seconds of expected work that one claim may take
 STALE = 1000  #: entries of a queue that may be out of date before it is cleaned
@@ -208,15 +209,18 @@ class ReadyQueue:
         return self._delayed[0][0] if self._delayed else None
 
 
-def with_followers(offers: Sequence[Offer], limit: int, python: str, excluded: Set[str]) -> list[Offer]:
+def with_followers(
+    offers: Sequence[Offer], limit: int, python: str, target: Target | None, reuse: Reuse
+) -> list[Offer]:
     """Return the offers with followers, as far as ``limit`` and the budget of one claim allow: see `ReadyQueue.take`.
 
     They are short tasks that were never tried, each the only one that needs the one before it: no other worker could
-    have begun it earlier.
+    have begun it earlier. And none may reuse a run once its need has a value.
     """
     if not any(len(offer.task.dependents) == 1 for offer in offers):
         return list(offers)
     room, budget = limit - len(offers), BUDGET
+    excluded = target.not_names if target else frozenset()
     given: dict[FunctionQueue, int] = {}
     for offer in offers:
         queue = offer.task.queue
@@ -229,13 +233,14 @@ def with_followers(offers: Sequence[Offer], limit: int, python: str, excluded: S
         followers: list[TaskRecord] = []
         task = offer.task
         while room > len(followers) and len(task.dependents) == 1:
-            task = task.dependents[0]
+            need, task = task, task.dependents[0]
             queue = task.queue
             mean = queue.mean
             if (
                 (mean is None or mean > budget or given.get(queue, 0) >= queue.done)
                 or (task.state != WAITING or task.missing != 1 or task.records or task.attempts)
                 or (queue.resources or queue.name in excluded or (python and queue.python != python))
+                or reuse.may_serve(task, need)
             ):
                 break
             followers.append(task)

@@ -12,7 +12,7 @@ value was lost is not reused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jug_notebook.model import NO_INPUTS, Accepted, Key, Verdict, Why
@@ -20,6 +20,9 @@ from jug_notebook.scheduler.records import Outcome, Place
 
 if TYPE_CHECKING:
     from jug_notebook.scheduler.records import TaskRecord
+
+
+NEEDS = 8  #: so many needs of a run are remembered
 
 
 class Standing(NamedTuple):
@@ -40,6 +43,21 @@ def may_be_reused(verdict: Verdict) -> bool:
     return bool(verdict.digest) and verdict.inputs != NO_INPUTS
 
 
+class _Sieve:
+    """A set in a megabyte, which may take for known what isn't, but never the other way round."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << 20)
+
+    def add(self, item: Hashable) -> None:
+        number = hash(item)
+        self._bits[number >> 3 & 0xFFFFF] |= 1 << (number & 7)
+
+    def __contains__(self, item: Hashable) -> bool:
+        number = hash(item)
+        return bool(self._bits[number >> 3 & 0xFFFFF] & 1 << (number & 7))
+
+
 class Reuse:
     """Finished runs by form and inputs, and the tasks that may reuse them. ``wake`` has task records derived again."""
 
@@ -52,6 +70,7 @@ class Reuse:
         self._peers: dict[bytes, set[TaskRecord]] = {}
         self._bars: dict[bytes, set[TaskRecord]] = {}
         self._dropped: dict[TaskRecord, set[bytes]] = {}
+        self._forms, self._pairs = _Sieve(), _Sieve()  # that ran, and on whose values they did
         self._accepted: dict[Key, Standing] = {}
         self._accepted_for: dict[Key, set[Key]] = {}
 
@@ -69,6 +88,9 @@ class Reuse:
     def ran(self, task: TaskRecord, verdict: Verdict) -> None:
         """A task finished: others of its form on these inputs may reuse the run."""
         name = task.form + verdict.inputs
+        self._forms.add(task.form)
+        for need in task.needs[:NEEDS]:
+            self._pairs.add((task.form, need.form or need.key))
         peers = self._peers.get(name)
         if peers is not None:
             peers.discard(task)
@@ -84,6 +106,15 @@ class Reuse:
                 self._wake(peers)
         elif peers is not None:
             del self._peers[name]
+
+    def may_serve(self, task: TaskRecord, need: TaskRecord) -> bool:
+        """Return False if no run can give a value to the task once this need has one, or if that is most unlikely.
+
+        A run could if one was accepted, or if there is one of this form on another need: that was computed before, by
+        other code maybe, and an equal value costs nothing downstream. In a chain of one function all needs are alike.
+        """
+        pair = task.form, need.form or need.key
+        return task.key in self._accepted or (task.form in self._forms and pair not in self._pairs)
 
     def moved(self, task: TaskRecord, verdict: Verdict) -> None:
         """The body of an outcome is at another place now: wake the tasks that reuse it."""

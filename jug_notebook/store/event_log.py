@@ -369,7 +369,7 @@ class EventLogStore(Store, ABC):
             if not offers:
                 return [], None
             if chains and not (target and is_narrow(target)):
-                offers = with_followers(offers, limit, python, target.not_names if target else frozenset())
+                offers = with_followers(offers, limit, python, target, scheduler.reuse)
             try:
                 wins = self._win(worker, offers)
             except BaseException:
