@@ -31,7 +31,7 @@ from jug_notebook.keys import digest, libraries
 from jug_notebook.keys.objects import attributes_of
 from jug_notebook.model import Address, FunctionBundle, Key, Payload, Reference, TaskTemplate
 from jug_notebook.session import Session
-from jug_notebook.session.compare import listed
+from jug_notebook.session.differences import listed
 from jug_notebook.store import Store
 from jug_notebook.store.signed import function_bundle
 from jug_notebook.task import TaskFunction

@@ -1,4 +1,4 @@
-"""Explain why a task isn't stored: read it and the most similar stored task, and `compare` them.
+"""Explain why a task isn't stored: read it and the most similar stored task, and find their `differences`.
 
 What is read for one explanation is bounded, however large the store.
 """
@@ -33,8 +33,8 @@ from jug_notebook.model import (
     decoder,
 )
 from jug_notebook.render.format import shortage
-from jug_notebook.session import compare
-from jug_notebook.session.compare import listed
+from jug_notebook.session import differences
+from jug_notebook.session.differences import listed
 from jug_notebook.store.signed import SignedReader, function_bundle, template
 
 _module_files: Callable[[memoryview], dict[str, bytes]] = decoder(dict[str, bytes], "a module")
@@ -189,7 +189,7 @@ class WhyQuery:
         if alike:
             return alike[0]
         candidates = [near for near in self._candidates(template(spec.template).name) if near.key != spec.key][:DECODED]
-        found: Spec | None = compare.nearest(
+        found: Spec | None = differences.nearest(
             template(spec.template).code,
             [(template(near.template).code, self._distance(near, spec), near) for near in candidates],
         )
@@ -221,7 +221,7 @@ class WhyQuery:
     def _named(self, spec: Spec) -> dict[str, bytes | None]:
         if spec.key not in self._digests:
             found = self._bound(spec)
-            self._digests[spec.key] = {name: compare.named(value) for name, value in (found or {}).items()}
+            self._digests[spec.key] = {name: differences.named(value) for name, value in (found or {}).items()}
         return self._digests[spec.key]
 
     def _bound(self, spec: Spec) -> dict[str, Any] | None:
@@ -240,7 +240,7 @@ class WhyQuery:
         except Exception:  # decoding runs the user's own code, and needs modules that may not be here
             return None
         bundle = self._bundle(spec)
-        found = compare.bound(() if bundle is None else bundle.signature, args, kwargs)
+        found = differences.bound(() if bundle is None else bundle.signature, args, kwargs)
         for name in self._ignored(template(spec.template).name):
             found.pop(name, None)
         return found
@@ -264,7 +264,7 @@ class WhyQuery:
         texts = dict(was.texts), dict(is_now.texts)
         for bundle, known in zip((was, is_now), texts, strict=True):
             known.update(self._module_texts(bundle))
-        return compare.code_reasons(was.parts, is_now.parts, *texts, self._values_of(was, is_now))
+        return differences.code_reasons(was.parts, is_now.parts, *texts, self._values_of(was, is_now))
 
     def _values_of(self, *bundles: FunctionBundle) -> Callable[[str], tuple[Any, Any] | None]:
         """Return what looks up a global, default or closure in two versions of a function, loaded once it is asked."""
@@ -275,7 +275,9 @@ class WhyQuery:
             if self._left < 0:
                 return []
             try:
-                return [compare.values_in(codec.inspect_function(bundle, self._store.get_blob)) for bundle in bundles]
+                return [
+                    differences.values_in(codec.inspect_function(bundle, self._store.get_blob)) for bundle in bundles
+                ]
             except Exception:  # loading runs the user's own code, and needs modules that may not be here
                 return []
 
@@ -305,9 +307,9 @@ class WhyQuery:
     def _argument_reasons(self, before: Spec, now: Spec) -> list[Reason]:
         was, is_now = self._bound(before), self._bound(now)
         if was is None or is_now is None:
-            texts = compare.window(before.args_repr, now.args_repr)
+            texts = differences.window(before.args_repr, now.args_repr)
             return [Reason(Cause.ARGUMENT, "arguments", f"arguments: {texts[0]} → {texts[1]}", *texts)]
-        return compare.argument_reasons(was, is_now, self._defaults(before), self._defaults(now))
+        return differences.argument_reasons(was, is_now, self._defaults(before), self._defaults(now))
 
     def _defaults(self, spec: Spec) -> Mapping[str, str]:
         bundle = self._bundle(spec)
@@ -339,7 +341,7 @@ class WhyQuery:
             assert before is not None, "a task with a digest of its own was read"
             assert now is not None, "a task with a digest of its own was read"
             name = template(now.template).name
-            self._between[former, need] = compare.once(
+            self._between[former, need] = differences.once(
                 reason if reason.of else msgspec.structs.replace(reason, of=name)
                 for reason in self._reasons_between(before, now, depth)
             )
@@ -425,7 +427,7 @@ _ALIKE = Reason(
 
 
 def _with_reasons(plain: Explanation, reasons: Iterable[Reason], near: Spec | None = None) -> Explanation:
-    found = msgspec.structs.replace(plain, reasons=compare.once(reasons))
+    found = msgspec.structs.replace(plain, reasons=differences.once(reasons))
     return found if near is None else msgspec.structs.replace(found, nearest=near.key, nearest_args=near.args_repr)
 
 

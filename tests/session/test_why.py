@@ -18,7 +18,7 @@ from jug_notebook import render
 from jug_notebook.__main__ import main
 from jug_notebook.keys import libraries
 from jug_notebook.model import Cause, Explanation, Reason, State, TaskTemplate, Why
-from jug_notebook.session import compare
+from jug_notebook.session import differences
 from jug_notebook.store import Store
 from tests.crews import working
 from tests.session.test_session import NOTEBOOK, define, run_cell
@@ -404,8 +404,8 @@ def test_many_reasons_are_cut():
 
 def test_a_long_diff_is_cut():
     before = "\n".join(map(str, range(100)))
-    lines = compare.difference(before, before.replace("\n", "\n1")).splitlines()
-    assert len(lines) == compare.DIFF
+    lines = differences.difference(before, before.replace("\n", "\n1")).splitlines()
+    assert len(lines) == differences.DIFF
     assert "more lines" in lines[-1]
 
 
@@ -418,15 +418,15 @@ VALUES = st.recursive(
 
 @given(VALUES, VALUES)
 def test_values_have_a_difference_if_and_only_if_their_digests_differ(before, now):
-    found = list(compare.differences(before, now))
-    assert bool(found) != compare.same(before, now)
-    assert len(found) <= compare.FOUND + 1 or all(isinstance(part, str) for one in found for part in one)
+    found = list(differences.differences(before, now))
+    assert bool(found) != differences.same(before, now)
+    assert len(found) <= differences.FOUND + 1 or all(isinstance(part, str) for one in found for part in one)
 
 
 @given(st.text(), st.text())
 def test_a_window_is_narrow_and_shows_where_texts_differ(before, now):
-    was, becomes = compare.window(before, now)
-    assert max(len(was), len(becomes)) <= compare.WIDTH + 2
+    was, becomes = differences.window(before, now)
+    assert max(len(was), len(becomes)) <= differences.WIDTH + 2
     assert (was == becomes) == (before == now)
 
 

@@ -95,7 +95,7 @@ def test_a_result_waits_until_there_is_room_for_it(
         tasks.submit(f"def f(size):\n    open({str(ran)!r}, 'a').write('x')\n    return bytes(size)", size)
         for size in (1_000_000, 1)
     ]
-    full = {"put_blob": 3, "claim": 3}
+    full = {"put_blob": 5, "claim": 5}
 
     def squeezed(verb: str, act: Callable[..., Any]) -> Callable[..., Any]:
         def do(*args: Any, **named: Any) -> Any:
