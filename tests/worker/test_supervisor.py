@@ -198,6 +198,30 @@ def test_workers_run_what_there_is_and_end_when_nothing_is_left(site: Site) -> N
     assert site.alive() == site.alive("supervisor") == []
 
 
+COUNT = """
+import gc, sys
+from collections import Counter
+def count(number):
+    gc.collect()
+    return sys.getallocatedblocks(), Counter(type(one).__name__ for one in gc.get_objects())
+"""
+
+
+def test_a_worker_holds_as_much_after_many_tasks_as_after_few(site: Site) -> None:
+    site.supervise(1)
+    double = cell("def f(x): return x * 2")
+    counted = cell(COUNT, "count")
+    found = []
+    for first in (0, 2000, 4000):
+        work = [site.tasks.submission(double, x) for x in range(first, first + 2000)]
+        site.store.submit(work, ORIGIN)
+        wait_until(site.store, lambda work=work: set(site.store.states([w.key for w in work])) == {State.FINISHED})  # type: ignore[misc]
+        found.append(site.tasks.value(site.tasks.submit(counted, first)))
+    (_, _), (blocks, before), (more_blocks, after) = found
+    assert not {kind: more for kind, more in (after - before).items() if more > 200}
+    assert more_blocks - blocks < 400, "per 2000 tasks"
+
+
 def test_a_large_value_lasts_in_a_server_which_forgets_what_nothing_names(tmp_path: Path, redis_server: Server) -> None:
     site = Site(tmp_path, redis_server.url())
     small = site.tasks.submit("import numpy\ndef f(x): return numpy.full(40_000, x)", 1)
