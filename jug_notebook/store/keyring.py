@@ -83,6 +83,14 @@ def has_secret(store_id: str) -> bool:
     return True
 
 
+def known_ids() -> list[str]:
+    """Return the ids of the stores whose keys this user has, as far as the names of files tell."""
+    try:
+        return sorted(name for name in os.listdir(key_folder()) if _STORE_ID.fullmatch(name))
+    except OSError:
+        return []
+
+
 def keep_secret(store_id: str, value: bytes, lasting: bool = True) -> bytes:
     """Keep a key, unless the store has one already. Return the one it has. Raises StoreError."""
     if len(value) != KEY_SIZE:

@@ -14,7 +14,7 @@ import pytest
 from jug_notebook import system
 from jug_notebook.errors import StoreError
 from jug_notebook.model import Claimed, Event, Invalidated, Settled, State, Stop, Why
-from jug_notebook.store import keyring, open_store
+from jug_notebook.store import exists, keyring, open_store
 from jug_notebook.store.file import FileStore, logs
 from jug_notebook.store.file.journal import HEADER, MAGIC, Chain, Closed, Frame, content_of
 from jug_notebook.store.sealing import EventSeal
@@ -218,6 +218,52 @@ def test_a_store_has_its_key_before_anyone_can_see_it(folder: Path, monkeypatch:
     with pytest.raises(StoreError, match="the store's key can't be kept"):
         open_store(folder)
     assert not (folder / "store.json").exists()
+
+
+# -- a store that has lost its store.json ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("known", ["by its pin", "by its key"])
+def test_a_lost_identity_is_restored_where_a_key_fits_the_logs(
+    folder: Path, known: str, packed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = opened(folder)
+    store.submit([task("a"), task("b")], HERE)
+    assert run_all(store) == 2
+    if packed:
+        store.compact()
+    store.close()
+    before = (folder / "store.json").read_bytes()
+    (folder / "store.json").unlink()
+    if known == "by its key":
+        keyring.unpin(store.url)
+    assert exists(store.url)
+    again = opened(folder)
+    assert (folder / "store.json").read_bytes() == before
+    assert capsys.readouterr().err == (
+        f"jug_notebook: {again.display_url} had lost its store.json, which is restored: "
+        f"the key of store {store.id[:8]} fits its logs\n"
+    )
+    assert again.states([key("a"), key("b")]) == [State.FINISHED] * 2
+    again.close()
+
+
+def test_a_lost_identity_that_no_key_proves_is_refused_and_nothing_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written(folder)
+    (folder / "store.json").unlink()
+    data = log.read_bytes()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(keyring, "_here", {})
+        elsewhere.setenv("XDG_CONFIG_HOME", str(folder.parent / "elsewhere"))
+        with pytest.raises(StoreError, match=r"has lost its store.json, and no key in .* to begin anew"):
+            opened(folder)
+        assert not (folder / "store.json").exists()
+        assert keyring.known_ids() == []
+    assert log.read_bytes() == data
+    assert None not in opened(folder).states(KEYS)
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

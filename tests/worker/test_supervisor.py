@@ -558,6 +558,16 @@ def test_workers_that_die_before_their_first_task_are_not_started_for_ever(folde
     assert "StoreError" in printed
 
 
+def test_workers_go_on_where_a_lost_identity_is_restored(folder_site: Site) -> None:
+    folder_site.supervise(1)
+    assert folder_site.tasks.value(folder_site.tasks.submit("def f(): return 0")) == 0
+    [worker] = folder_site.until_workers(1)
+    (folder_site.folder / "jugdata" / "store.json").unlink()
+    folder_site.open_again()
+    assert folder_site.tasks.value(folder_site.tasks.submit("def f(): return 1")) == 1
+    assert [info.id for info in folder_site.alive()] == [worker.id]
+
+
 def test_a_store_that_is_moved_away_ends_its_workers(folder_site: Site) -> None:
     folder_site.hang()
     supervisor = folder_site.supervise(1)

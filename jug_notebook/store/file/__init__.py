@@ -51,6 +51,7 @@ from jug_notebook.store.file.folders import (
     Stamp,
     check_identity,
     check_if_changed,
+    first_frames,
     identity_of,
     is_shared,
     read_shared_key,
@@ -76,8 +77,13 @@ def open(rest: str, clock: Clock) -> FileStore:
 
 
 def exists(rest: str) -> bool:
-    """Return True if that folder is a store."""
-    return (Path(rest).expanduser() / "store.json").is_file()
+    """Return True if that folder is a store, or only lacks its store.json, which `open` restores."""
+    folder = Path(rest).expanduser()
+    if (folder / "store.json").is_file():
+        return True
+    with Folder(folder) as root, suppress(OSError):
+        return bool(first_frames(root))
+    return False
 
 
 def absolute(rest: str) -> str:

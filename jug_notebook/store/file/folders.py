@@ -20,10 +20,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from jug_notebook.errors import StoreError, StoreGone
+from jug_notebook.errors import StoreError, StoreGone, clean
 from jug_notebook.model import UNREADABLE
 from jug_notebook.store import Store, keyring
 from jug_notebook.store.atomic import Folder
+from jug_notebook.store.file.journal import CHUNK, HEADER, Chain
 from jug_notebook.store.sealing import EventSeal, same
 
 FORMAT = 1
@@ -178,6 +179,8 @@ def check_if_changed(root: Folder, store_id: str, display_url: str, checked: Sta
 
 def _make(root: Folder, display_url: str) -> None:
     root.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if _restore(root, display_url):
+        return
     known = ("CACHEDIR.TAG", "news", "store.json", *_FOLDERS)
     if strange := sorted(name for name in root.names() if name not in known):
         raise StoreError(f"{display_url} holds other files ({strange[0]}, …); give a new or an empty folder")
@@ -189,6 +192,62 @@ def _make(root: Folder, display_url: str) -> None:
     keyring.secret(identity.id, make=True)  # before the store can be seen
     if not root.create("store.json", msgspec.json.encode(identity) + b"\n"):
         keyring.forget(identity.id)  # another process was first
+
+
+def first_frames(root: Folder) -> dict[str, bytes]:
+    """Return the first frame of each log in a store's folder, by the log's name; none where it is empty or gone."""
+    found = {}
+    for place in ("sealed", "sealing", "log"):
+        for name in listed(root / place):
+            with suppress(FileNotFoundError):
+                fd = (root / place).open(name)
+                try:
+                    head = os.read(fd, HEADER.size)
+                    size = HEADER.unpack(head)[2] if len(head) == HEADER.size else 0
+                    found[name] = head + os.read(fd, min(size, CHUNK))
+                finally:
+                    os.close(fd)
+    return {name: frame for name, frame in found.items() if frame}
+
+
+def _restore(root: Folder, display_url: str) -> bool:
+    """Write the store.json that the logs in a folder lack. Return False if there are no logs either.
+
+    Which store it is must be proven by a key: of the store that was last there, of another one of this user's, or the
+    key in a shared store. Raises StoreError where none fits.
+    """
+    if not (frames := first_frames(root)):
+        return False
+    pinned, shared = keyring.pinned(f"file:{root.path}"), ("", b"")
+    with suppress(OSError, ValueError):
+        store_id, written = root.read("key", 1 << 16).decode().split()
+        shared = store_id, bytes.fromhex(written)
+    keys = [shared] if shared[0] else []
+    for store_id in dict.fromkeys([pinned, *keyring.known_ids()]):
+        with suppress(StoreError):
+            keys.append((store_id, keyring.secret(store_id)))
+    for store_id, secret in keys:
+        seal = EventSeal(secret, store_id)
+        if any(len(one) > HEADER.size and Chain(name, seal).open(memoryview(one)) for name, one in frames.items()):
+            break
+    else:
+        with suppress(FileNotFoundError):  # who makes it may have begun to write
+            return bool(_read_identity(root).id)
+        raise StoreError(
+            f"{display_url} has lost its store.json, and no key in {keyring.key_folder()} fits its logs: bring back "
+            "that file, or the key from the account that made the store; to begin anew, move the folder away"
+        )
+    make_folders(root, *_FOLDERS)
+    identity = Identity(FORMAT, store_id)
+    if (store_id, secret) == shared:
+        root.mode = 0o660
+        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(store_id, secret))
+    if root.create("store.json", msgspec.json.encode(identity) + b"\n"):
+        text = (
+            f"{display_url} had lost its store.json, which is restored: the key of store {store_id[:8]} fits its logs"
+        )
+        print(f"jug_notebook: {clean(text)}", file=sys.stderr)
+    return True
 
 
 # -- sharing ----------------------------------------------------------------------------------------------------------
