@@ -249,6 +249,19 @@ def test_a_lost_identity_is_restored_where_a_key_fits_the_logs(
     again.close()
 
 
+def test_a_shared_store_that_has_lost_its_identity_is_shared_again(folder: Path) -> None:
+    store = opened(folder)
+    store.submit([task("a")], HERE)
+    store.share(keyring.secret(store.id))
+    store.close()
+    before = (folder / "store.json").read_bytes()
+    (folder / "store.json").unlink()
+    again = opened(folder)
+    assert ((folder / "store.json").read_bytes(), again.shared) == (before, "group")
+    assert again.states([key("a")]) == [State.READY]
+    again.close()
+
+
 def test_a_lost_identity_that_no_key_proves_is_refused_and_nothing_is_made(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
