@@ -71,11 +71,14 @@ KINDS = {
 }
 
 #: What can't be found by the annotations of functions: attributes, and what is imported for types alone.
-RETURNED = {"launch.Crew", "model.views.Snapshot", "session.rerun.Difference"}
+RETURNED = {"launch.Crew", "model.views.Snapshot", "render.display.Rows", "session.rerun.Difference"}
 
 nitpicky = True
 nitpick_ignore_regex = [  # other manuals need a network; type variables; what stays within the package
-    ("py:.*", r"(msgspec|collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|.*\.T|dict\[.*"),
+    (
+        "py:.*",
+        r"(msgspec|collections|concurrent|pathlib|os|typing|types|enum|abc)\..*|Path|Key|PendingTask|.*\.T|dict\[.*",
+    ),
     ("py:.*", r"jug_notebook\.(model|clock|worker|store|launch)\..*"),
 ]
 autodoc_type_aliases = {"Crew": "jug_notebook.launch.Crew"}

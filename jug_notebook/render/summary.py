@@ -363,7 +363,7 @@ def plain(snapshot: Snapshot) -> dict[str, Any]:
          "workers": [{"id", "host", "pid", "user", "alive", "beat_age", "task", "task_name", "since", "progress",
                       "done", "memory", "note"}],
          "failures": [{"key", "name", "arguments", "error", "traceback", "host", "pid", "started", "duration",
-                       "output"}],
+                       "output", "attempt", "attempts"}],
          "notes": [line]}
 
     ``done`` is true where every requested task is finished; ``failures`` are the latest few.
