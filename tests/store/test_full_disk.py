@@ -280,7 +280,7 @@ def test_a_store_that_is_moved_away_and_back_is_waited_for(session: Session, tmp
         keys += [tasks.submit(NOTES, str(ran), x) for x in range(40, 60)]
         assert finish(session, tasks, keys) == [x * x for x in range(60)]
         assert {info.id for info in (*crew.workers, *crew.supervisors)} == before
-        assert "is gone" not in "".join(map(store.log, before))
+        assert "was away for" in "".join(map(store.log, before))
     assert_once(ran)
 
 

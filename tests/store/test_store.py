@@ -176,16 +176,32 @@ def test_a_task_that_two_others_need_has_none_that_follows(store: Store) -> None
     assert len(store.claim("w", 9, 0.0, chains=True)) == 1
 
 
-def test_what_ran_behind_its_need_counts_for_nothing_where_an_earlier_run_can_be_reused(store: Store) -> None:
+def test_what_runs_behind_its_need_is_nothing_that_may_reuse_an_earlier_run(store: Store) -> None:
     store.submit([task("a"), task("b", "a")], HERE)
     run_all(store)
     store.submit([task("a2"), task("b2", "a2", form="b")], HERE)
     claims = store.claim(worker_of(store).id, 9, 0.0, chains=True)
-    assert len(claims) == 2
-    store.claim("w", 0, 0.0, [outcome(claims[0]), made_of(claims[1], b"2")])
-    [held] = store.outcomes([key("b2")])
+    assert [claim.lease.key for claim in claims] == [key("a2")]
+    store.claim("w", 0, 0.0, [outcome(claims[0])])
+    assert store.states([key("b2")]) == [State.FINISHED]
+
+
+def test_what_ran_behind_its_need_counts_for_nothing_where_an_earlier_run_can_be_reused(store: Store) -> None:
+    chain = ("s", "x1", "x2")
+    store.submit([task("s"), task("x1", "s", form="x"), task("x2", "x1", form="x")], HERE)
+    worker = worker_of(store)
+    for number in range(len(chain)):
+        (claim,) = store.claim(worker.id, 1, 0.0)
+        store.claim(worker.id, 0, 0.0, [outcome(claim, str(number).encode())])
+    store.submit([task("t"), task("y1", "t", form="x"), task("y2", "y1", form="x")], HERE)
+    (first,) = store.claim(worker.id, 9, 0.0, chains=True)
+    store.claim(worker.id, 0, 0.0, [outcome(first, b"7")])
+    claims = store.claim(worker.id, 9, 0.0, chains=True)  # each needs what is like itself, as in the first chain
+    assert [claim.lease.key for claim in claims] == [key("y1"), key("y2")]
+    store.claim(worker.id, 0, 0.0, [outcome(claims[0], b"1"), made_of(claims[1], b"9")])
+    [held] = store.outcomes([key("y2")])
     assert held is not None
-    assert (held.verdict.key, held.verdict.digest) == (key("b"), b"1")
+    assert (held.verdict.key, held.verdict.digest) == (key("x2"), b"2")
 
 
 def test_an_idle_worker_wakes_when_a_task_is_submitted(store: Store) -> None:
