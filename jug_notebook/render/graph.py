@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from jug_notebook.model import FunctionView, Graph, State
 from jug_notebook.render.format import clean, columns, duration, elide_middle, escape, number, plural
+from jug_notebook.render.html import svg_element
 from jug_notebook.render.summary import STATE_STYLES, cut_functions, shares, total_counts
 
 FUNCTIONS = 160  #: so many functions are drawn,
@@ -323,12 +324,6 @@ def _alone(
 
 # -- drawing it --------------------------------------------------------------------------------------------------------
 
-_FONT = "font-family=\"system-ui,-apple-system,'Segoe UI',Roboto,sans-serif\""
-_ALONE = (
-    "<style>:root{color:#1f2328;background:#fff}"
-    "@media(prefers-color-scheme:dark){:root{color:#e6edf3;background:#0d1117}}</style>"
-)
-
 
 def svg(graph: Graph, alone: bool = False) -> str:
     """The picture. ``alone``: as a file of its own, which has no page around it to take its colours from."""
@@ -353,11 +348,7 @@ def svg(graph: Graph, alone: bool = False) -> str:
             f'<text x="{MARGIN}" y="{height - 10:.1f}" font-size="12" opacity=".65">{more}'
             f"<title>{escape(', '.join(drawn.left_out[:200]))}</title></text>"
         )
-    dress = _ALONE if alone else ""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>{dress}{"".join(parts)}</svg>\n'
-    )
+    return svg_element(width, height, "".join(parts), alone)
 
 
 def graph_html(graph: Graph) -> str:

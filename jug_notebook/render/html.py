@@ -38,6 +38,11 @@ _RAIL = (
     "height:8px;font-size:0;line-height:0;white-space:nowrap;overflow:hidden;border-radius:3px;"
     "background:rgba(128,128,128,.2);width:110px;margin-right:6px"
 )
+_FONT = "font-family=\"system-ui,-apple-system,'Segoe UI',Roboto,sans-serif\""
+_ALONE = (
+    "<style>:root{color:#1f2328;background:#fff}"
+    "@media(prefers-color-scheme:dark){:root{color:#e6edf3;background:#0d1117}}</style>"
+)
 _PRE = (
     "margin:4px 0 8px;padding:8px 10px;overflow:auto;max-height:320px;white-space:pre;font-size:12px;line-height:1.45;"
     "background:rgba(128,128,128,.12);color:inherit;border-radius:4px"
@@ -197,6 +202,15 @@ def page_of(title: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
         f"<title>{escape(title)}</title></head>"
         f'<body style="margin:24px;font-family:system-ui,sans-serif">{body}</body></html>\n'
+    )
+
+
+def svg_element(width: float, height: float, inner: str, alone: bool) -> str:
+    """Return a picture. ``alone``: as a file of its own, which has no page around it to take its colours from."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>'
+        f"{_ALONE if alone else ''}{inner}</svg>\n"
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from jug_notebook.model import Key, Span, State, Timeline
 from jug_notebook.render.format import clean, duration, elide, elide_middle, escape, moment, number, plural
+from jug_notebook.render.html import svg_element
 from jug_notebook.render.summary import STATE_STYLES
 
 BETWEEN = 0.1  #: seconds; a shorter time from one task of a worker to its next goes into storing and claiming
@@ -355,11 +356,6 @@ def timeline_text(timeline: Timeline, width: int = COLUMNS) -> str:
 
 # -- SVG ---------------------------------------------------------------------------------------------------------------
 
-_FONT = "font-family=\"system-ui,-apple-system,'Segoe UI',Roboto,sans-serif\""
-_ALONE = (
-    "<style>:root{color:#1f2328;background:#fff}"
-    "@media(prefers-color-scheme:dark){:root{color:#e6edf3;background:#0d1117}}</style>"
-)
 _FAINT = 'font-size="11" opacity=".7"'
 
 
@@ -372,11 +368,7 @@ def timeline_svg(timeline: Timeline, alone: bool = False) -> str:
     ]
     parts, height = _drawn(figure) if figure.spans else ([], 0.0)
     width, height = LEFT + WIDTH + 3 * MARGIN, TOP + height + MARGIN
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" fill="currentColor" {_FONT}>{_ALONE if alone else ""}'
-        f"<title>Timeline</title>{''.join(heads)}{''.join(parts)}</svg>\n"
-    )
+    return svg_element(width, height, f"<title>Timeline</title>{''.join(heads)}{''.join(parts)}", alone)
 
 
 def timeline_html(timeline: Timeline) -> str:
