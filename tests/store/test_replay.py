@@ -254,6 +254,15 @@ def test_bodies_that_a_server_swaps_are_not_opened(tasks: Submitter, place: Plac
             later.value(key)
 
 
+def reopened_without(place: Place, number: int, key: str) -> Store:
+    """Drop one frame, open the store anew, and look at a task."""
+    frames = place.frames()
+    place.write([*frames[:number], *frames[number + 1 :]])
+    later = open_store(place.url)
+    later.states([key])
+    return later
+
+
 def test_an_invalidation_that_was_dropped_from_the_middle_is_missed(place: Place, tasks: Submitter) -> None:
     key = tasks.submit("def f(): return 1")
     run_all(tasks)
@@ -261,11 +270,7 @@ def test_an_invalidation_that_was_dropped_from_the_middle_is_missed(place: Place
     tasks.store.invalidate([key], Why.DIRECT, "ann")
     tasks.submit("def f(): return 2")
     tasks.store.sync()
-    entries = place.frames()
-    place.write([*entries[:before], *entries[before + 1 :]])
-    later = open_store(place.url)
-    later.states([key])
-    assert "missing" in notes(later)
+    assert "missing" in notes(reopened_without(place, before, key))
 
 
 def test_what_settled_a_task_and_is_sent_again_does_not_undo_its_invalidation(place: Place, tasks: Submitter) -> None:
@@ -312,11 +317,7 @@ def test_an_undone_acceptance_that_was_dropped_from_the_middle_is_missed(place: 
     tasks.store.accept([(acceptance, sealed)], undone=True)
     tasks.submit("def f(): return 2")
     tasks.store.sync()
-    entries = place.frames()
-    place.write([*entries[:before], *entries[before + 1 :]])
-    later = open_store(place.url)
-    later.states([key])
-    assert "missing" in notes(later)
+    assert "missing" in notes(reopened_without(place, before, key))
 
 
 def test_forged_invalidations_and_ends_of_acceptances_change_nothing(place: Place, tasks: Submitter) -> None:
