@@ -53,6 +53,7 @@ _FILES = {
     "admin": "invalidate accept retry stop cleanup copy pack key doctor",
     "jugfiles": "import-jugdata demo test-jug install-skills",
     "shell": "shell",
+    "mcp": "mcp",
     "completion": "completion",
 }
 FILES = {name: file for file, names in _FILES.items() for name in names.split()}

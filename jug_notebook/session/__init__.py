@@ -280,19 +280,30 @@ class Session:
         accepting = Accepting(self.access.store, self.access.seal, self.access.user)
         return (accepting.undo if undo else accepting.accept)(keys, self.access.clock.now(), dry_run)
 
-    def cancel(self, target: Any = None, namespace: Mapping[str, Any] | None = None, *, ended: bool = False) -> int:
+    def cancel(
+        self,
+        target: Any = None,
+        namespace: Mapping[str, Any] | None = None,
+        *,
+        ended: bool = False,
+        all: bool = False,
+    ) -> int:
         """Cancel this notebook's requests for these tasks: what has not started won't; what runs goes on to its end.
 
         With ``ended``, cancel the requests of this user's runs that have ended, of scripts, consoles and headless
-        notebooks: for these tasks, or without a target for all. Return how many were pending. Raises NoSuchTask.
+        notebooks: for these tasks, or without a target for all. With ``all``, those of all of this user's notebooks and
+        runs. Return how many were pending. Raises NoSuchTask.
         """
         store = self.access.store
         if target is None and not ended:
             raise NoSuchTask("cancel(target): which tasks? Or ended=True, for what runs requested that have ended")
-        keys = None if target is None else dict.fromkeys(self._targets.keys(target, namespace))
+        keys = None if target is None else dict.fromkeys(self._targets.keys(target, namespace, all))
+        origins = self.access.ended_runs() if ended else [self.access.origin()]
+        if all:
+            origins = [origin for origin in store.origins() if origin.user == self.access.user]
         cancelled: set[Key] = set()
-        for origin in self.access.ended_runs() if ended else [self.access.origin()]:
-            asked = store.requested(origin) if ended else keys or []
+        for origin in origins:
+            asked = store.requested(origin) if ended or all else keys or []
             chosen = [key for key in asked if keys is None or key in keys]
             states = dict(zip(chosen, store.states(chosen), strict=True))
             if unwanted := [key for key, state in states.items() if state in PENDING or state is State.RUNNING]:

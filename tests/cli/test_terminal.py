@@ -109,7 +109,7 @@ COMMANDS = {
     "doctor": [[], ["--verify"], ["--repair"]],
 }
 #: those with a test of their own, and those that read no store
-ELSEWHERE = {"sleep-until", "webstatus", "shell", "completion", "worker", "execute"}
+ELSEWHERE = {"sleep-until", "webstatus", "shell", "mcp", "completion", "worker", "execute"}
 WITHOUT_STORE = {"import-jugdata", "demo", "test-jug", "install-skills"}
 
 

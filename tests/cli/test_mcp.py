@@ -1,0 +1,325 @@
+"""An agent at a store: the tools of `jug-notebook mcp`, driven by a real client over both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp")
+import httpx2
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+
+from jug_notebook.cli import Store, mcp, mcp_tools
+from jug_notebook.errors import JugError, LaunchError
+from jug_notebook.session import Session
+from jug_notebook.store import open_store
+from jug_notebook.task import context, task
+from tests.cli.test_terminal import harmless, plant
+from tests.workbench import cell
+
+ROOT = str(Path(__file__).parents[2])
+LOOKING = {"status", "tasks", "failures", "log", "why", "timeline", "task", "result", "wait"}
+ACTING = {"retry", "invalidate", "cancel", "accept", "start_workers", "stop_workers"}
+PAGE = 2048  #: bytes
+
+
+SOURCE = """
+def double(x):
+    print("doubling", x)
+    return 2 * x
+
+def divide(x):
+    return 1 / x
+
+def add(x, y):
+    return x + y
+"""
+double, divide, add = (task(cell(SOURCE, name)) for name in ("double", "divide", "add"))
+
+
+@pytest.fixture(params=["file", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store of each kind that outlives a process."""
+    redis: str = request.getfixturevalue("redis_server").url() if request.param == "redis" else ""
+    return redis or f"file:{tmp_path / 'jugdata'}"
+
+
+def fill(url: str, folder: Path, count: int = 3, ready: int = 0) -> list[str]:
+    """Put tasks into a store: ``count`` that finish, one that fails, one blocked by it, ``ready`` more. Return ids."""
+    session = Session(url, notebook=folder / "n.ipynb")
+    context.set_current(session)
+    finished = [double(x) for x in range(count)]
+    wrong = divide(0)
+    last = add(finished[1], wrong)
+    session.submissions.flush()
+    session.run_here()
+    more = [double(x) for x in range(count, count + ready)]
+    session.close()
+    return [one.key for one in (*finished, wrong, last, *more)]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("XDG_", "JUG_DEVICE"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
+
+
+def command(url: str, *options: str) -> StdioServerParameters:
+    return StdioServerParameters(
+        command=sys.executable, args=["-m", "jug_notebook", "mcp", url, *options], env=environment()
+    )
+
+
+@contextmanager
+def served(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server over HTTP, and its address."""
+    words = [sys.executable, "-m", "jug_notebook", "mcp", url, "--http", "0", *options]
+    process = subprocess.Popen(
+        words, env={**os.environ, **environment()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, process.communicate()[1]
+        yield process, address
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def token(url: str) -> str:
+    return mcp.token_of(identity(url))[0]
+
+
+def identity(url: str) -> str:
+    with closing(open_store(url)) as store:
+        return store.id
+
+
+@asynccontextmanager
+async def connected(transport: str, url: str, *options: str) -> Any:
+    """A client of the SDK's, connected to a server of its own."""
+    if transport == "stdio":
+        async with Client(command(url, *options)) as client:
+            yield client
+        return
+    with served(url, *options) as (_, address):
+        headers = {"Authorization": f"Bearer {token(url)}"}
+        async with (
+            httpx2.AsyncClient(headers=headers) as http,
+            Client(streamable_http_client(address, http_client=http)) as client,
+        ):
+            yield client
+
+
+async def call(client: Client, name: str, **arguments: Any) -> Any:
+    """What a tool returns, which is the same as data and as text."""
+    found: Any = await client.call_tool(name, arguments)
+    text = found.content[0].text
+    assert not found.is_error, text
+    assert json.loads(text) == found.structured_content
+    assert len(text.encode()) <= PAGE, text
+    return found.structured_content
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def within() -> None:
+        await asyncio.wait_for(work(), 100)
+
+    asyncio.run(within())
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_an_agent_looks_and_acts(transport: str, url: str, tmp_path: Path) -> None:
+    keys = fill(url, tmp_path)
+
+    async def work() -> None:
+        async with connected(transport, url) as client:
+            listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert set(listed) == LOOKING | ACTING
+            assert all(tool.output_schema and tool.description for tool in listed.values())
+            assert {name for name, tool in listed.items() if tool.annotations.read_only_hint} == LOOKING
+            destructive = {name for name, tool in listed.items() if tool.annotations.destructive_hint}
+            assert destructive == {"invalidate", "cancel", "accept", "stop_workers"}
+
+            status = await call(client, "status")
+            assert status["counts"] == {"finished": 3, "failed": 1, "blocked": 1}
+            first = await call(client, "tasks", limit=3)
+            rest = await call(client, "tasks", cursor=first["cursor"])
+            assert first["total"] == 5
+            assert "cursor" not in rest
+            assert [row["id"] for row in first["tasks"] + rest["tasks"]] == [key[: mcp_tools.ID] for key in keys]
+            [failed] = (await call(client, "tasks", state="failed"))["tasks"]
+            [kind] = (await call(client, "failures"))["kinds"]
+            assert kind["task"] == failed["id"] == keys[3][: mcp_tools.ID]
+            assert "ZeroDivisionError" in kind["error"]
+            assert "return 1 / x" in (await call(client, "log", task=failed["id"]))["text"]
+            assert "doubling 2" in (await call(client, "log", task=keys[2][:8]))["text"]
+            assert "blocked" in (await call(client, "why", target="add"))["text"]
+            assert "double: 3 runs" in (await call(client, "timeline"))["text"]
+            report = await call(client, "task", id=keys[4])
+            assert (report["id"], report["state"]) == (keys[4], "blocked")
+            assert report["blocked_by"] == failed["id"]
+            assert await call(client, "result", id=keys[2]) == {
+                "id": keys[2], "state": "finished", "type": "int 4", "repr": "4"
+            }  # fmt: skip
+            assert (await call(client, "wait", timeout=0))["over"]
+            wrong = await client.call_tool("task", {"id": "0123456789"})
+            assert wrong.is_error
+            assert "no task '0123456789'" in wrong.content[0].text
+
+            assert (await call(client, "retry"))["done"] == "1 task will be tried again"
+            assert not (await call(client, "wait", timeout=0.1))["over"]
+            assert (await call(client, "cancel", target="divide"))["done"] == "cancelled 1 pending task"
+            assert "3 tasks" in (await call(client, "invalidate", target="double", dry_run=True))["done"]
+            assert (await call(client, "result", id=keys[2]))["state"] == "finished"
+            assert "invalidated 1 result" in (await call(client, "invalidate", target=keys[2]))["done"]
+            assert (await call(client, "result", id=keys[2]))["state"] == "ready"
+            assert "no previous" in (await call(client, "accept", target="double", dry_run=True))["done"]
+            assert (await call(client, "start_workers", count=1))["done"] == "1 worker on this host"
+            assert (await call(client, "wait", target="double", timeout=60))["counts"] == {"finished": 3}
+            assert "1 worker will stop" in (await call(client, "stop_workers", now=True))["done"]
+
+    run(work)
+
+
+def test_a_read_only_door_has_no_tool_that_acts(tmp_path: Path) -> None:
+    url = f"file:{tmp_path / 'jugdata'}"
+    fill(url, tmp_path)
+
+    async def work() -> None:
+        async with connected("stdio", url, "--read-only") as client:
+            assert {tool.name for tool in (await client.list_tools()).tools} == LOOKING
+
+    run(work)
+
+
+def test_ten_thousand_tasks_take_two_kilobytes(url: str, tmp_path: Path) -> None:
+    keys = fill(url, tmp_path, count=20, ready=10_000)
+
+    async def work() -> None:
+        async with connected("stdio", url) as client:
+            assert (await call(client, "status"))["counts"]["ready"] == 10_000
+            page = await call(client, "tasks", state="ready")
+            assert (page["total"], len(page["tasks"])) == (10_000, mcp_tools.PAGE)
+            again = await call(client, "tasks", state="ready", cursor=page["cursor"])
+            ids = [row["id"] for row in page["tasks"] + again["tasks"]]
+            assert ids == [key[: mcp_tools.ID] for key in keys[22 : 22 + len(ids)]]
+            for name in ("failures", "timeline"):
+                await call(client, name)
+            await call(client, "why", target="double")
+            assert not (await call(client, "wait", timeout=0))["over"]
+
+    run(work)
+
+
+def test_an_old_id_is_answered_at_once_after_all_processes_were_killed(url: str, tmp_path: Path) -> None:
+    _old_ids(url, tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_old_id_is_answered_at_once_a_hundred_times(tmp_path: Path) -> None:
+    _old_ids(f"file:{tmp_path / 'jugdata'}", tmp_path, 100)
+
+
+def _old_ids(url: str, folder: Path, times: int) -> None:
+    keys = fill(url, folder)
+    took: list[float] = []
+
+    async def work() -> None:
+        for number in range(times):
+            began = time.perf_counter()
+            with served(url) as (process, address):
+                headers = {"Authorization": f"Bearer {token(url)}"}
+                async with (
+                    httpx2.AsyncClient(headers=headers) as http,
+                    Client(streamable_http_client(address, http_client=http)) as client,
+                ):
+                    cold = time.perf_counter() - began
+                    asked = time.perf_counter()
+                    found = await call(client, "task", id=keys[number % len(keys)])
+                    took.append(time.perf_counter() - asked)
+                    assert found["state"] == ("finished", "finished", "finished", "failed", "blocked")[number % 5]
+                    process.kill()
+            print(f"cold start {cold:.2f} s, answer {took[-1]:.4f} s")
+
+    asyncio.run(work())
+    took.sort()
+    print(f"median {took[len(took) // 2]:.4f} s, most {took[-1]:.4f} s")
+    assert took[-1] <= 0.2
+
+
+def test_who_has_no_token_or_comes_by_another_name_is_refused(tmp_path: Path) -> None:
+    url = f"file:{tmp_path / 'jugdata'}"
+    fill(url, tmp_path)
+    with served(url) as (process, address):
+        good = token(url)
+        path = mcp.token_of(identity(url))[1]
+        assert path is not None
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert good not in Path(f"/proc/{process.pid}/cmdline").read_text()
+
+        def status(authorization: str = "", **headers: str) -> int:
+            given = {"Accept": "application/json, text/event-stream", **headers}
+            given |= {"Authorization": authorization} if authorization else {}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            return httpx2.post(address, json=message, headers=given).status_code
+
+        assert status() == 401
+        assert status(f"Bearer {good[:-1]}") == 401
+        assert status(f"Basic {good}") == 401
+        assert status(f"Bearer {good}", Host="evil.example") == 421
+        assert status(f"Bearer {good}", Origin="http://evil.example") == 403
+        assert status(f"Bearer {good}") not in (401, 403, 421)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert good not in out + err
+
+
+def test_a_token_that_others_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    token, path = mcp.token_of("store")
+    assert path is not None
+    assert mcp.token_of("store") == (token, path)
+    path.chmod(0o640)
+    with pytest.raises(LaunchError, match="can be read by other users"):
+        mcp.token_of("store")
+    monkeypatch.setenv("JUG_MCP_TOKEN", "chosen")
+    assert mcp.token_of("store") == ("chosen", None)
+
+
+def test_without_the_library_a_line_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    with pytest.raises(LaunchError, match=r"pip install 'jug-notebook\[mcp\]'"):
+        mcp.make_server(mcp_tools.Looking(Store(str(tmp_path))))
+
+
+def test_no_text_of_a_store_acts_on_who_reads_it(url: str, tmp_path: Path) -> None:
+    store = open_store(url)
+    keys = plant(store, tmp_path)
+    tools = mcp_tools.Acting(Store(url))
+    calls: list[tuple[Callable[..., Any], Any]] = [
+        (tools.status, ()), (tools.tasks, ()), (tools.failures, ()), (tools.timeline, ()), (tools.why, ("/a/",)),
+        (tools.accept, ("/a/", False, True)), (tools.retry, ()), (tools.invalidate, ("/a/", True)),
+        (tools.task, ("zz",)), *((tool, (key,)) for key in keys for tool in (tools.task, tools.result, tools.log)),
+    ]  # fmt: skip
+    for tool, arguments in calls:
+        try:
+            found = mcp_tools.plain(tool(*arguments))
+        except JugError as error:
+            found = str(error)
+        harmless(json.dumps(found, ensure_ascii=False))
+    tools.close()
+    store.close()
