@@ -253,6 +253,10 @@ class JugMagics(Magics):
         help="environment variables that workers must have themselves; their values are never stored",
     )  # fmt: skip
     @option(
+        "--pin", type=names, action="extend", default=[], metavar="NAMES",
+        help="packages whose installed versions are part of the key: scikit-learn,numpy",
+    )  # fmt: skip
+    @option(
         "--retries",
         type=attempts,
         default=0,
@@ -313,6 +317,7 @@ class JugMagics(Magics):
         how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
         how["ignore_globals"] = tuple(asked.ignore_global)
         how |= {"env": tuple(asked.env), "secret_env": tuple(asked.secret_env), "resources": asked.resources}
+        how["pin"] = tuple(asked.pin)
         session = self.session  # raises where the store can't be used, before anything runs
         record = self.memory.records.setdefault(asked.name or "", Record())
         if asked.bash:

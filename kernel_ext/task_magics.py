@@ -16,7 +16,7 @@ from IPython.core.magic import Magics, magics_class
 
 from jug_notebook import frames, render
 from jug_notebook.errors import JugError, StoreError, clean
-from jug_notebook.model import OPEN_STATES, State
+from jug_notebook.model import OPEN_STATES, State, Target
 from jug_notebook.render import plural
 from jug_notebook.session import Session
 from kernel_ext.display import (
@@ -286,14 +286,22 @@ class TaskMagics(Magics):
     @options()
     @target
     @option("--fraction", type=fraction, default=0.01, metavar="F", help="which part of them: 0.05 or 5%% (1%%)")
+    @option("--changed-environment", action="store_true", help="of those that ran with other versions of packages")
     def jug_verify(self, line: str) -> None:
         """Compute a sample of finished tasks again, in this kernel, and report the values that come out differently.
 
-        %jug_verify fit                     one in a hundred, at least one
-        %jug_verify fit --fraction 100%     all
+        %jug_verify fit                                        one in a hundred, at least one
+        %jug_verify fit --fraction 100%                        all
+        %jug_verify --changed-environment                      after an upgrade: of all tasks of this notebook
+                                                               that ran with other versions of packages
         """
-        asked = read_target(self.jug_verify, line)
-        print(self._session.verify(asked.target, asked.fraction, self.shell.user_ns))
+        asked = read(self.jug_verify, line)
+        if asked.target is None and not asked.changed_environment:
+            read_target(self.jug_verify, line)
+        session = self._session
+        requested = Target(keys=frozenset(session.queries.requested()))
+        target = requested if asked.target is None else asked.target
+        print(session.verify(target, asked.fraction, self.shell.user_ns, asked.changed_environment))
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ def dump_function(
     labels = {file: label for file in pickler.files if label_of is not None and (label := label_of(file))}
     return FunctionBundle(
         data, carried, sources, dict(code.parts), labels, dict(code.texts), _signature(function),
-        dict(code.environment), code.secrets, tuple(pickler.addresses),
+        dict(code.environment), code.secrets, tuple(pickler.addresses), dict(code.pins),
     )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ class Code(NamedTuple):
     texts: Mapping[str, str] = MappingProxyType({})  #: of the other parts: their source, or value in brief
     environment: Mapping[str, str | None] = MappingProxyType({})  #: variables that are handed along; None: not set
     secrets: tuple[str, ...] = ()  #: names of variables that a worker takes from its own environment
+    pins: Mapping[str, str] = MappingProxyType({})  #: packages and the versions that it must run with
 
 
 # -- examining a function ----------------------------------------------------------------------------------------------

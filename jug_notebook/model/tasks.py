@@ -235,6 +235,7 @@ class FunctionBundle(Struct, frozen=True):
     environment: dict[str, str | None] = {}  #: variables to be set while it runs; None: not set
     secrets: tuple[str, ...] = ()  #: names of variables that a worker must have itself
     buffers: tuple[Address, ...] = ()  #: of large arrays among its globals and the like
+    pins: dict[str, str] = {}  #: packages and the versions that a worker must have
 
 
 class Spec(Struct, frozen=True, array_like=True):

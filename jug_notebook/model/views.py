@@ -198,6 +198,7 @@ class Cause(enum.Enum):
     FAILED = "failed"
     INVALIDATED = "invalidated"  #: by a user, or because its stored value was lost
     PYTHON = "python"  #: made by another Python version
+    ENVIRONMENT = "environment"  #: it is stored, and was computed with other packages or on another system
     RESOURCES = "resources"  #: what it needs isn't free
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"  #: not known

@@ -36,6 +36,7 @@ _KINDS = frozenset(
         "class",
         "method",
         "module",
+        "package",
         "decorator",
     }
 )
@@ -83,6 +84,9 @@ def code_reasons(
 
 
 def _part(label: str, before: str, now: str, text_before: str, text_now: str) -> Reason:
+    if label.startswith("package "):
+        name = label.removeprefix("package ")
+        return Reason(Cause.CODE, name, f"{name} {before} → {now}", before, now)
     subject = called(label)
     if label.partition(" ")[0] in _WRITTEN:
         diff = difference(text_before, text_now) if "\n" in text_before + text_now else ""

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from jug_notebook import codec
 from jug_notebook.errors import clean
+from jug_notebook.keys.packages import Change, changes, check_pins
 from jug_notebook.model import Acceptance, Address, Finished, Key, Spec, State
 from jug_notebook.render import plural
 from jug_notebook.render.format import summarise
@@ -37,6 +38,7 @@ from jug_notebook.worker.execution import in_a_line, runner_of
 from jug_notebook.worker.inputs import Needs
 
 _SIZE = 20  #: bytes of a blob's address
+CHANGES = 4  #: most changes of versions in a line
 
 
 class Difference(NamedTuple):
@@ -53,14 +55,23 @@ class Verified(msgspec.Struct, frozen=True):
     checked: int
     total: int
     differing: tuple[Difference, ...]
+    changes: tuple[Change, ...] | None = None  #: with ``changed_environment``: what differs from where these ran
 
     def __bool__(self) -> bool:
         return not self.differing
 
     def __repr__(self) -> str:
+        if not self.total and self.changes is not None:
+            return (
+                "nothing to verify: all that is finished was computed with the versions that are here, or not recorded"
+            )
         if not self.total:
             return "nothing to verify: none of these is finished"
         of = f"{self.checked:,} of {self.total:,} values computed again"
+        if self.changes:
+            more = f", and {len(self.changes) - CHANGES} more" if len(self.changes) > CHANGES else ""
+            listed = ", ".join(f"{name} {then} → {now}" for name, then, now in self.changes[:CHANGES])
+            of = f"of values from other versions ({listed}{more}), {of}"
         if not self.differing:
             return f"{of}: all came out equal"
         lines = [f"{of}: {len(self.differing):,} differ{'s' * (len(self.differing) == 1)}"]
@@ -97,23 +108,49 @@ class Rerun:
             function = codec.load_function(bundle, self._store.get_blob)
             codec.use_modules(bundle)
             needs = Needs(spec.needs, [partial(as_it_is, value) for value in values], self._signed)
+            check_pins(bundle.pins)
             around.enter_context(environment(bundle.environment, bundle.secrets))
             args, kwargs = codec.load_call(spec.arguments, needs, self._store.get_blob)
             return run_to_end(function, args, kwargs) if runner is None else runner.call(function, args, kwargs)
 
-    def verify(self, target: Any, fraction: float = 0.01, namespace: Mapping[str, Any] | None = None) -> Verified:
+    def verify(
+        self,
+        target: Any,
+        fraction: float = 0.01,
+        namespace: Mapping[str, Any] | None = None,
+        changed_environment: bool = False,
+    ) -> Verified:
         """Compute a sample of a target's finished tasks again, in this process, and compare the values.
 
-        ``fraction`` of them, at least one. Return a `Verified`, true where all came out equal. Stores nothing, and
-        what the tasks print is discarded. Raises NoSuchTask.
+        ``fraction`` of them, at least one. With ``changed_environment``, of those that ran with other versions of
+        Python, of packages or of the system than are here. Return a `Verified`, true where all came out equal. Stores
+        nothing, and what the tasks print is discarded. Raises NoSuchTask.
         """
         keys = self._targets.keys(target, namespace)
         states = self._store.states(keys)
         finished = [key for key, state in zip(keys, states, strict=True) if state is State.FINISHED]
+        found_changes: dict[Change, None] | None = None
+        if changed_environment:
+            changed = {key: found for key, found in self._changes(finished) if found}
+            finished = list(changed)
+            found_changes = {change: None for found in changed.values() for change in found}
         count = min(len(finished), max(1, math.ceil(len(finished) * share("fraction", fraction))))
         sample = set(random.sample(finished, count))
         ordered = [key for key in finished if key in sample]
-        return Verified(len(ordered), len(finished), tuple(self._differing(ordered)))
+        differing = tuple(self._differing(ordered))
+        return Verified(len(ordered), len(finished), differing, None if found_changes is None else tuple(found_changes))
+
+    def _changes(self, keys: Sequence[Key]) -> Iterator[tuple[Key, Sequence[Change]]]:
+        """Yield each finished task with what differs here from the environment that it ran in."""
+        known: dict[Address, Sequence[Change]] = {"": ()}
+        for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):
+            if outcome is None:
+                continue
+            address = outcome.run.environment
+            if address not in known:
+                had = self._signed.environment(outcome.run)
+                known[address] = () if had is None else tuple(changes(had))
+            yield key, known[address]
 
     def _differing(self, keys: Sequence[Key]) -> Iterator[Difference]:
         for key, outcome in zip(keys, self._signed.outcomes(keys), strict=True):

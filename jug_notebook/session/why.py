@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from jug_notebook import codec, system
 from jug_notebook.errors import SignatureError, ValueLost
+from jug_notebook.keys import packages
 from jug_notebook.model import (
     OPEN_STATES,
     Address,
@@ -108,7 +109,11 @@ class WhyQuery:
         else:
             alike = self._same_call(spec)
             former = next((near for near in alike if near.made <= spec.made and near.template != spec.template), None)
-        return found if former is None else _with_reasons(found, self._reasons_between(former, spec), former)
+        had = self._signed.environment(outcome.run)
+        changed = [] if had is None else [_environment_reason(*change) for change in packages.changes(had)]
+        if former is None:
+            return _with_reasons(found, changed)
+        return _with_reasons(found, [*self._reasons_between(former, spec), *changed], former)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -458,6 +463,11 @@ def _foreign(spec: Spec) -> list[Reason]:
         return []
     line = f"made by Python {made}: workers with Python {mine} don't run it"
     return [Reason(Cause.PYTHON, "Python", line, made, mine)]
+
+
+def _environment_reason(name: str, before: str, now: str) -> Reason:
+    line = f"computed with {name} {before}; here it is {now}, which is not part of its key"
+    return Reason(Cause.ENVIRONMENT, name, line, before, now)
 
 
 def _need_reason(name: str, why: str, calls: Sequence[str]) -> Reason:

@@ -340,7 +340,8 @@ class SignedReader:
         bundle = function_bundle(store, template(spec.template).bundle)
         info = _described(spec, outcome, state) | self._reuse(key, outcome) | {"parts": dict(bundle.parts)}
         if outcome is not None:
-            info["run"]["environment"] = self._environment(outcome.run)
+            had = self.environment(outcome.run)
+            info["run"]["environment"] = None if had is None else msgspec.structs.asdict(had)
         upstream: dict[Key, dict[str, Any]] = {}
         missing = False
         row = [need for need in dict.fromkeys(spec.needs) if need != key]
@@ -355,13 +356,12 @@ class SignedReader:
             row = [need for need in following if need not in upstream and need != key]
         return {**info, "upstream": upstream, "upstream_complete": not missing}
 
-    def _environment(self, run: Run) -> dict[str, Any] | None:
+    def environment(self, run: Run) -> Environment | None:
         """Return the versions that a run had; None where that isn't known, or its store has lost it."""
         try:
-            found = _environment(self.store.get_blob(run.environment)) if run.environment else None
+            return _environment(self.store.get_blob(run.environment)) if run.environment else None
         except ValueLost:
             return None
-        return None if found is None else msgspec.structs.asdict(found)
 
     def _reuse(self, key: Key, outcome: Outcome | None) -> dict[str, Any]:
         """Return which task's run the value comes from, where that isn't its own."""

@@ -134,3 +134,20 @@ def shared_constants(
             digest.digest(value, f"argument {name!r}")
         shared[name] = stand_in
     return shared
+
+
+class Chunk:
+    """Calls a function many times: what a chunk of a ``.map`` runs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, calls: list[tuple[Any, ...]], constants: dict[str, Any]) -> list[Any]:
+        results = []
+        for number, args in enumerate(calls):
+            try:
+                results.append(run_to_end(self.function, args, constants))
+            except BaseException as error:
+                error.add_note(f"in call {number} of a chunk of {len(calls)}, with {args!r:.200}")
+                raise
+        return results

@@ -41,6 +41,7 @@ def cell_task(
     ignore_globals: Sequence[str] = (),
     env: Sequence[str] = (),
     secret_env: Sequence[str] = (),
+    pin: Sequence[str] = (),
     resources: Mapping[str, float | str] = {},
 ) -> Task:
     """Return the task that a cell ``%%jugtask NAME`` makes of its source: ``%jug_export`` writes such calls.
@@ -62,7 +63,7 @@ def cell_task(
         "timeout": timeout,
         "ignore_globals": tuple(ignore_globals),
     }
-    options |= {"env": tuple(env), "secret_env": tuple(secret_env), "resources": resources}
+    options |= {"env": tuple(env), "secret_env": tuple(secret_env), "resources": resources, "pin": tuple(pin)}
     if bash:
         return of_script(name, source, namespace, inputs, **options)
     body = read(name, source, outputs)

@@ -19,19 +19,20 @@ from jug_notebook.errors import BadTask
 from jug_notebook.keys import digest
 from jug_notebook.keys.callables import signature
 from jug_notebook.keys.code import Code, examine
+from jug_notebook.keys.packages import pinned
 from jug_notebook.model import Resources
 from jug_notebook.render.format import describe_arguments, parse_resources
 from jug_notebook.system import positive_number, whole_number
 from jug_notebook.task import context as context
 from jug_notebook.task.binding import (
     FOR_JOBLIB,
+    Chunk,
     bound_by,
     default_value,
     in_folder,
     is_wrapper,
     listed_option,
     name_of,
-    run_to_end,
     shared_constants,
 )
 from jug_notebook.task.context import FunctionVersion, PendingTask, SessionProtocol, in_task
@@ -47,7 +48,7 @@ definitions: weakref.WeakValueDictionary[str, TaskFunction] = weakref.WeakValueD
 
 _OPTIONS = (
     "version", "name", "nout", "retries", "timeout", "ignore", "ignore_globals", "depends", "priority", "runner",
-    "env", "secret_env", "resources",
+    "env", "secret_env", "resources", "pin",
 )  # fmt: skip
 
 _LONG = 10**15
@@ -79,6 +80,7 @@ class TaskFunction:
         env: Iterable[str] = (),
         secret_env: Iterable[str] = (),
         resources: Mapping[str, float | str] | Resources = (),
+        pin: Iterable[str] = (),
         runner: str = "",
         definition: bool = False,
     ) -> None:
@@ -103,6 +105,7 @@ class TaskFunction:
         self.env = listed_option("env", env)
         self.secret_env = listed_option("secret_env", secret_env)
         self.resources = parse_resources(resources, BadTask)
+        self.pin = listed_option("pin", pin)
         self.runner = runner
         self._bind(function)
         self._check_options()
@@ -212,7 +215,7 @@ class TaskFunction:
         now = [id(one) for one in bound_by(self.__jug_function__)]
         if now != [id(one) for one in self._depends_on]:
             self._bind(self.__jug_function__)  # reloaded in place, or given other defaults
-        return examine(
+        code = examine(
             self.__jug_function__,
             version=self.version,
             ignore_globals=self.ignore_globals,
@@ -221,6 +224,7 @@ class TaskFunction:
             environment=self.env,
             secrets=self.secret_env,
         )
+        return pinned(code, self.pin)
 
     @property
     def hidden(self) -> bool:
@@ -478,23 +482,6 @@ def pending_once(
         return version, key, form, needs, payload, function._args_repr(arguments), call
 
 
-class Chunk:
-    """Calls a function many times: what a chunk of a ``.map`` runs."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, calls: list[tuple[Any, ...]], constants: dict[str, Any]) -> list[Any]:
-        results = []
-        for number, args in enumerate(calls):
-            try:
-                results.append(run_to_end(self.function, args, constants))
-            except BaseException as error:
-                error.add_note(f"in call {number} of a chunk of {len(calls)}, with {args!r:.200}")
-                raise
-        return results
-
-
 class Around(TaskFunction):
     """A task function around others: its key covers the code of ``functions`` instead of its own."""
 
@@ -518,7 +505,8 @@ class Around(TaskFunction):
         environment = {name: value for code in codes for name, value in code.environment.items()}
         secrets = tuple(sorted({name for code in codes for name in code.secrets}))
         modules = frozenset().union(*(code.modules for code in codes))
-        return Code(whole, parts, modules, texts, environment, secrets)
+        pins = {name: version for code in codes for name, version in code.pins.items()}
+        return Code(whole, parts, modules, texts, environment, secrets, pins)
 
     @property
     def hidden(self) -> bool:
@@ -560,6 +548,7 @@ def task(
     env: Iterable[str] = (),
     secret_env: Iterable[str] = (),
     resources: Mapping[str, float | str] = {},
+    pin: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], TaskFunction]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function's calls into tasks: ``@task``, or ``@task(retries=2)``.
@@ -573,6 +562,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     that it starts on its machine; a task whose worker has none fails. What the task itself prints or returns is kept.
     ``resources`` are what a host must have free for a run, {"gpu": 1, "mem": "8G", "license": 2}: see the workers'
     options of the same names. A task gets GPUs of its own, or with 0.5 half of one. They are no part of the key.
+    ``pin=("scikit-learn",)`` makes the installed versions of packages, or of "python", a part of the key: after an
+    upgrade tasks run again, and a worker that has another version fails them rather than run them.
 
     Raises BadTask for what can't be a task, and for options that make no sense.
     """

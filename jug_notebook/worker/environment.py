@@ -5,11 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from importlib import metadata
 
 import msgspec
 
+from jug_notebook.keys.packages import system_text, version_of
 from jug_notebook.model import Address, Environment
 
 
@@ -31,22 +30,6 @@ class EnvironmentRecord:
                 self._known |= new
                 self._packages |= {name: version for name in new if (version := version_of(name))}
             packages = dict(sorted(self._packages.items()))
-            record = Environment(platform.python_implementation(), platform.python_version(), _system(), packages)
+            record = Environment(platform.python_implementation(), platform.python_version(), system_text(), packages)
             self._address = self._put([msgspec.msgpack.encode(record)])
         return self._address
-
-
-def version_of(name: str) -> str:
-    """Return the version of an imported package; empty for what has none."""
-    module = sys.modules.get(name)
-    version = getattr(module, "__dict__", {}).get("__version__")  # a package's own __getattr__ may warn, or import
-    if isinstance(version, str):
-        return version
-    with suppress(Exception):  # a package's metadata may be anything
-        return metadata.version(name)
-    return ""
-
-
-def _system() -> str:
-    libc = " ".join(platform.libc_ver()).strip()
-    return " ".join(filter(None, (platform.system(), platform.machine(), libc)))

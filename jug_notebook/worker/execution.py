@@ -27,6 +27,7 @@ from jug_notebook.clock import Clock
 from jug_notebook.codec.pickling import INLINE, restore_class, track_classes
 from jug_notebook.errors import DroppedByPickle, JugError, SignatureError, StoreError, ValueLost
 from jug_notebook.keys.advice import storing_result
+from jug_notebook.keys.packages import check_pins
 from jug_notebook.model import (
     AWAY,
     NEXT,
@@ -300,6 +301,9 @@ class TaskRunner:
         devices = self._devices.let_see(claim.devices)
         function = attempt.function = self._function(template.bundle)
         codec.use_modules(function.bundle)
+        pins = function.bundle.pins
+        if pins:
+            check_pins(pins)
         if function.bundle.environment or function.bundle.secrets:
             around.enter_context(environment({**function.bundle.environment, **devices}, function.bundle.secrets))
         args, kwargs = codec.load_call(spec.arguments, needs, self._blob, self._buffer)
@@ -312,6 +316,8 @@ class TaskRunner:
         attempt.stage = "raised"
         call = function.call
         value = runner.call(call, args, kwargs) if runner is not None else run_to_end(call, args, kwargs)
+        if pins:
+            check_pins(pins)  # it may have been the first to import a package that was installed anew meanwhile
         attempt.stage = "result"
         with storing_result() as warned:
             payload, digest = codec.dump_value(value, self._put)
