@@ -34,7 +34,18 @@ from kernel_ext.cells import Record
 from kernel_ext.display import WaitLine, label, play, promise, replay, show, wanted, widgets_work
 from kernel_ext.frontend import beside_cells, headless, in_subshell, is_kernel, notebook_path
 from kernel_ext.live import Drawing, Live, Plot
-from kernel_ext.options import attempts, cell_magic, line_magic, names, option, options, read, resources, seconds
+from kernel_ext.options import (
+    attempts,
+    cell_magic,
+    line_magic,
+    names,
+    option,
+    options,
+    packages,
+    read,
+    resources,
+    seconds,
+)
 
 START = "%jug_execute -n 4"
 NO_WORKERS = f"no workers running. Start some: {START}"
@@ -253,7 +264,7 @@ class JugMagics(Magics):
         help="environment variables that workers must have themselves; their values are never stored",
     )  # fmt: skip
     @option(
-        "--pin", type=names, action="extend", default=[], metavar="NAMES",
+        "--pin", type=packages, action="extend", default=[], metavar="NAMES",
         help="packages whose installed versions are part of the key: scikit-learn,numpy",
     )  # fmt: skip
     @option(
@@ -314,10 +325,7 @@ class JugMagics(Magics):
         """
         asked = read(self.jugtask, line)
         _refuse_mixed_options(asked)
-        how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout}
-        how["ignore_globals"] = tuple(asked.ignore_global)
-        how |= {"env": tuple(asked.env), "secret_env": tuple(asked.secret_env), "resources": asked.resources}
-        how["pin"] = tuple(asked.pin)
+        how = _task_options(asked)
         session = self.session  # raises where the store can't be used, before anything runs
         record = self.memory.records.setdefault(asked.name or "", Record())
         if asked.bash:
@@ -490,6 +498,18 @@ def _introduced(made: Sequence[Any], plain: Sequence[str]) -> str:
     are += f", or {first.__name__}.map(…)"
     stay = f"; {', '.join(plain)} {'stays' if len(plain) == 1 else 'stay'} plain" if plain else ""
     return f"{names} {are}, then {START}; {first.__name__}.run({arguments}) runs here{stay}"
+
+
+def _task_options(asked: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the tasks that a cell makes, as `task` takes them."""
+    how = {"version": asked.version, "retries": asked.retries, "timeout": asked.timeout, "resources": asked.resources}
+    several = {
+        "ignore_globals": asked.ignore_global,
+        "env": asked.env,
+        "secret_env": asked.secret_env,
+        "pin": asked.pin,
+    }
+    return how | {name: tuple(given) for name, given in several.items()}
 
 
 def _refuse_mixed_options(asked: argparse.Namespace) -> None:

@@ -115,6 +115,17 @@ def names(written: str) -> list[str]:
     return found
 
 
+def packages(written: str) -> list[str]:
+    """Names of packages, separated by commas."""
+    found = [name for name in written.split(",") if name]
+    for name in found:
+        if not name.replace("-", "_").replace(".", "_").isidentifier():
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is not a package; give names as pip has them: numpy,scikit-learn"
+            )
+    return found
+
+
 def fraction(written: str) -> float:
     """Return 0.05 for "0.05" or "5%"."""
     try:

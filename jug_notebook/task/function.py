@@ -108,7 +108,7 @@ class TaskFunction:
         self.pin = listed_option("pin", pin)
         self.runner = runner
         self._bind(function)
-        self._check_options()
+        _check_options(self)
         self._path_advice = PathAdvice(self.name)
         self._chunked: _ChunkFunction | None = None
         #: does it have a name, so that another function of that name is its next definition?
@@ -435,21 +435,6 @@ class TaskFunction:
                 )
         return part
 
-    def _check_options(self) -> None:
-        names = set(self._signature.parameters) if self._signature else set(self.ignore)
-        unknown = sorted(self.ignore - names)
-        if unknown:
-            raise BadTask(f"ignore={unknown[0]!r}: {self.name} has no such argument; it has {', '.join(sorted(names))}")
-        if self.version is not None and not isinstance(self.version, str):
-            raise BadTask(f"version={self.version!r} of {self.name}: a tag is a string, version={str(self.version)!r}")
-        check = functools.partial(whole_number, error=BadTask, instead=f" (task function {self.name})")
-        if self.nout is not None:
-            self.nout = check("nout", self.nout, "values that it unpacks into")
-        self.retries = check("retries", self.retries, "further attempts", least=0)
-        self.priority = check("priority", self.priority, "", least=-MOST_PRIORITY, most=MOST_PRIORITY)
-        if self.timeout is not None:
-            self.timeout = positive_number("timeout", self.timeout, error=BadTask)
-
     # -- special methods
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -464,6 +449,23 @@ class TaskFunction:
     def options(self) -> dict[str, Any]:
         """Return the options of `task` that it was made with."""
         return {name: getattr(self, name) for name in _OPTIONS}
+
+
+def _check_options(made: TaskFunction) -> None:
+    """Refuse options that make no sense. Raises BadTask."""
+    names = set(made._signature.parameters) if made._signature else set(made.ignore)
+    unknown = sorted(made.ignore - names)
+    if unknown:
+        raise BadTask(f"ignore={unknown[0]!r}: {made.name} has no such argument; it has {', '.join(sorted(names))}")
+    if made.version is not None and not isinstance(made.version, str):
+        raise BadTask(f"version={made.version!r} of {made.name}: a tag is a string, version={str(made.version)!r}")
+    check = functools.partial(whole_number, error=BadTask, instead=f" (task function {made.name})")
+    if made.nout is not None:
+        made.nout = check("nout", made.nout, "values that it unpacks into")
+    made.retries = check("retries", made.retries, "further attempts", least=0)
+    made.priority = check("priority", made.priority, "", least=-MOST_PRIORITY, most=MOST_PRIORITY)
+    if made.timeout is not None:
+        made.timeout = positive_number("timeout", made.timeout, error=BadTask)
 
 
 def pending_once(
