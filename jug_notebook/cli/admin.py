@@ -158,6 +158,11 @@ def _pack(arguments: Arguments) -> int:
 
 def _add_key(parser: Parser) -> None:
     parser.add_argument("action", choices=("export", "import"), help="export: to the output; import: from the input")
+    parser.add_argument(
+        "--read-only",
+        action="store_true",
+        help="export a key that reads and verifies only: it can't submit or run tasks",
+    )
 
 
 @register("key", "bring the key of a store to another machine", "[STORE]", _add_key)
@@ -167,20 +172,24 @@ def _key(arguments: Arguments) -> int:
 
     if arguments.action == "export":
         store = open_store(existing(arguments.of.url))
-        print(store.id, keyring.secret(store.id).hex())
         store.close()
+        if arguments.read_only:
+            print(store.id, "read", keyring.read_secret(store.id).hex())
+            return 0
+        print(store.id, keyring.secret(store.id).hex())
         if sys.stdout.isatty():
             print("jug-notebook: anyone who has this line can run code as you; keep it secret", file=sys.stderr)
         return 0
     words = sys.stdin.readline().split()
+    reads = words[1:2] == ["read"]
     try:
-        store_id, secret = words[0], bytes.fromhex(words[1])
+        store_id, secret = words[0], bytes.fromhex(words[-1])
     except (IndexError, ValueError):
         secret = b""
-    if len(words) != 2 or len(secret) != 32:
+    if len(words) != 2 + reads or len(secret) != keyring.KEY_SIZE:
         raise UsageError("this is no key; pipe in the line that `jug-notebook key export` prints on the other machine")
-    keyring.import_secret(store_id, secret)
-    print(f"key of store {store_id} kept")
+    (keyring.import_read_secret if reads else keyring.import_secret)(store_id, secret)
+    print(f"{'read-only key' if reads else 'key'} of store {store_id} kept")
     return 0
 
 

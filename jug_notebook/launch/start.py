@@ -31,6 +31,8 @@ def start(
     """Start what is asked for; see `Session.execute`. Raises LaunchError."""
     from jug_notebook.launch import Crew, local
 
+    if store.read_only:
+        raise LaunchError(store.read_only)
     if slurm:
         from jug_notebook.launch import slurm as batch
 

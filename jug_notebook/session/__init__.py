@@ -66,7 +66,8 @@ class Session:
     ``folder``: the folder that counts as the notebook's; ``runner``: what calls functions that name none; ``together``:
     all processes that run this file count as one;
     ``headless``: `close` stops the workers that it started; ``read_only``: tasks get keys but are not submitted, and
-    the session isn't listed in the store; ``accept_new``: the URL may hold another store than before.
+    the session isn't listed in the store, as where only the store's reading key is here;
+    ``accept_new``: the URL may hold another store than before.
     Raises StoreError where the store can't be opened or its key isn't known.
     """
 
@@ -86,8 +87,8 @@ class Session:
     ) -> None:
         file, beside, lasting = running_file(notebook)
         self.folder = folder or beside
-        self.read_only = read_only
         access = open_access(url, file, self.folder, shared, read_only, clock, accept_new)
+        self.read_only = read_only = access.read_only
         access.store.notify = functools.partial(print, file=sys.stderr, flush=True)
         self.access = access = access if read_only else announce(access, lasting=lasting, together=together)
         self.notebook = access.notebook  #: who requests tasks: the notebook's path, or one run of it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from jug_notebook.model import Origin, Scope, Snapshot, WorkerInfo, names_a_run,
 from jug_notebook.store import Store, accept_new_store, exists, lacks_room, open_store, split
 from jug_notebook.store.file.folders import join_shared, sharing_advice
 from jug_notebook.store.sealing import Seal
-from jug_notebook.store.signed import SignedReader, secret_of
+from jug_notebook.store.signed import SignedReader, reading_seal, secret_of
+from jug_notebook.task.context import PendingTask
 
 if TYPE_CHECKING:
     from jug_notebook.launch import Crew
@@ -65,6 +66,12 @@ class StoreAccess:
         """Return who requests tasks here."""
         return Origin(self.user, self.notebook, cell)
 
+    def only_known(self, pending_tasks: Sequence[PendingTask]) -> Sequence[PendingTask]:
+        """Return these tasks. Raises StoreError for new ones where only the store's reading key is here."""
+        if self.store.read_only and None in self.store.states([task[1] for task in pending_tasks]):
+            raise StoreError(self.store.read_only)
+        return pending_tasks
+
     def live_notebooks(self) -> set[str]:
         """Return the notebooks and runs in which other processes of this user request tasks now."""
         mine = self.process.machine, self.process.pid, self.process.born
@@ -97,12 +104,13 @@ def open_access(
         if store.unverified:  # until the key came
             store.close()
             store = open_store(resolve_url(url, folder), clock)
-    seal = Seal(_secret(store), store.id)
+    seal = reading_seal(store) if store.read_only else Seal(_secret(store), store.id)
     signed = SignedReader(store, seal)
     process = system.me("session", clock)
     return StoreAccess(
-        store, seal, signed, clock, process, system.user(), file, folder, read_only, short_url(store, folder)
-    )
+        store, seal, signed, clock, process, system.user(), file, folder,
+        read_only or bool(store.read_only), short_url(store, folder),
+    )  # fmt: skip
 
 
 def unverified_picture(url: str, folder: Path) -> Snapshot | None:

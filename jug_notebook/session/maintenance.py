@@ -38,7 +38,7 @@ from jug_notebook.render import size as size_text
 from jug_notebook.render.format import elide
 from jug_notebook.store import Store, addresses_in, exists, open_store, split
 from jug_notebook.store.sealing import Seal
-from jug_notebook.store.signed import SignedReader, SignedWriter, seal_of, template, unverified_spec
+from jug_notebook.store.signed import SignedReader, SignedWriter, reading_seal, seal_of, template, unverified_spec
 from jug_notebook.system import batched, not_negative
 
 YOUNG = 3600.0  #: seconds for which an unreferenced blob stays: a task that needs it may be on its way
@@ -93,6 +93,8 @@ def clean(
     many seconds ago (default: all tasks, and blobs older than an hour); ``keep``: blobs that are needed although
     nothing stored refers to them; ``dry``: delete nothing. Return what was deleted, or would be.
     """
+    if store.read_only and not dry:
+        raise StoreError(store.read_only)
     older_than = None if older_than is None else not_negative("older_than", older_than)
     began = clock.monotonic()
     views = {view.key: view for view in store.tasks()}
@@ -214,7 +216,7 @@ def copy(source: str | Path, target: str | Path, report: Progress | None = None,
     try:
         if one.id == two.id:
             raise StoreError(f"{one.display_url} can't be copied to itself; give another store")
-        return Copying(one, seal_of(one), two, seal_of(two, make=True), report).run()
+        return Copying(one, reading_seal(one), two, seal_of(two, make=True), report).run()
     finally:
         for store in (one, two):
             if not store.url.startswith("memory:"):  # that lives as long as it is open

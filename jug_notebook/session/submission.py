@@ -228,7 +228,7 @@ class SubmissionQueue:
             if self._closed:
                 raise StoreError(f"the session of {self._store.display_url} is closed; connect() again")
             if self._read_only:
-                self._note(pending_tasks)
+                self._note(self._access.only_known(pending_tasks))
                 return
             if self.held is not None:
                 self.held.extend(pending_tasks)

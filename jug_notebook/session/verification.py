@@ -23,7 +23,7 @@ from jug_notebook.store.event_log import EventLogStore, forget
 from jug_notebook.store.signed import (
     SignedReader,
     function_bundle,
-    seal_of,
+    reading_seal,
     template,
     unverified_outcome,
     unverified_spec,
@@ -97,8 +97,8 @@ def verify(url: str, repair: bool = False, report: Progress | None = None, clock
         warnings.simplefilter("always")
         store = open_store(url, clock)
         try:
-            if repair and store.unverified:
-                raise StoreError(store.unverified)
+            if repair and (refusal := store.unverified or store.read_only):
+                raise StoreError(refusal)
             found = Verification(store, repair, report or (lambda line: None), clock).run()
             if repair and any(damage.cost == LOGGED for damage in found.damages):
                 found = _compacted(store, found, clock)
@@ -157,7 +157,7 @@ class Verification:
 
     def __init__(self, store: Store, repair: bool, report: Progress, clock: Clock) -> None:
         self._store, self._repair, self._clock = store, repair, clock
-        self._signed = None if store.unverified else SignedReader(store, seal_of(store))
+        self._signed = None if store.unverified else SignedReader(store, reading_seal(store))
         inventory = store.inventory if isinstance(store, EventLogStore) else None
         self._inventory: Inventory = inventory or _ByReading(store)
         self._uses: dict[Address, list[Use]] = {}

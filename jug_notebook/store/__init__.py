@@ -59,6 +59,7 @@ class Store(Queries, Protocol):
     id: str  #: made with the store, never changes; covered by signatures
     display_url: str  #: the URL for people: short, the password masked
     unverified: str = ""  #: why events can't be verified here, so that nothing may be loaded or written; else empty
+    read_only: str = ""  #: why nothing may be written, where only the store's reading key is here; else empty
     pin: str = ""  #: the name by which `keyring` knows what was last here; empty where that doesn't count
     maps: bool = False  #: does `get_blob` map files of this host's?
     patience: float = PATIENCE  #: seconds for which every verb waits for a server that is away, before Unreachable

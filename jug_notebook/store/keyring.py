@@ -23,6 +23,8 @@ KEY_SIZE = 32  #: bytes of a key
 _STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
 _EXTENT = re.compile(r"(\S{1,255}) (\d{1,18})", re.ASCII)
 
+_READING = ".read"  #: at the end of the name of a file with a reading key
+
 _here: dict[str, bytes] = {}  # keys of stores that live in this process, and those already read
 _made: set[str] = set()  # stores whose key was made in this process: see `just_made`
 
@@ -63,6 +65,8 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
     if known is None and lasting:
         known = _read_key(store_id)
     if known is None:
+        if refusal := read_only(store_id):
+            raise StoreError(refusal)
         if not make:
             raise StoreError(
                 f"the key of store {store_id[:12]} is not in {key_folder()}, so its tasks can't be trusted or signed; "
@@ -72,6 +76,38 @@ def secret(store_id: str, make: bool = False, lasting: bool = True) -> bytes:
         return keep_secret(store_id, os.urandom(KEY_SIZE), lasting)
     _here[store_id] = known
     return known
+
+
+def reading_key(secret: bytes) -> bytes:
+    """Return the key by which all of a store can be read and verified, and nothing be signed; it tells nothing of
+    ``secret``."""
+    return blake3(secret, derive_key_context="jug_notebook 2026-11 reading only").digest()
+
+
+def read_secret(store_id: str) -> bytes:
+    """Return a store's reading key: made of its key, or the one that is here alone. Raises StoreError."""
+    if read_only(store_id):
+        return _read_key(store_id, _READING) or b""
+    return reading_key(secret(store_id))
+
+
+def read_only(store_id: str) -> str:
+    """Return why nothing can be written to a store, in a line, where only its reading key is here; else nothing."""
+    if store_id in _here or not os.path.exists(_key_path(store_id, _READING)) or os.path.exists(_key_path(store_id)):
+        return ""
+    return (
+        f"the key of store {store_id[:12]} is read-only here: it reads and verifies, and signs nothing, so no task can "
+        "be submitted, run or changed; that takes the store's own key: jug-notebook key export, jug-notebook key import"
+    )
+
+
+def import_read_secret(store_id: str, value: bytes) -> None:
+    """Keep a reading key that comes from elsewhere. Raises StoreError where the store has another one here."""
+    if len(value) != KEY_SIZE:
+        raise StoreError(f"a reading key has {KEY_SIZE} bytes, not {len(value)}")
+    known = reading_key(secret(store_id)) if has_secret(store_id) else _write_key(store_id, value, _READING)
+    if known != value:
+        raise StoreError(f"{key_folder()} has another key of store {store_id[:8]}; move that file away first")
 
 
 def has_secret(store_id: str) -> bool:
@@ -183,14 +219,14 @@ def _pin_path(url: str) -> Path:
     return key_folder() / "pins" / blake3(url.encode(errors="surrogateescape")).hexdigest(length=20)
 
 
-def _key_path(store_id: str) -> Path:
+def _key_path(store_id: str, suffix: str = "") -> Path:
     if not _STORE_ID.fullmatch(store_id):
         raise StoreError(f"{store_id[:40]!r} is not the id of a store")
-    return key_folder() / store_id
+    return key_folder() / f"{store_id}{suffix}"
 
 
-def _read_key(store_id: str) -> bytes | None:
-    path = _key_path(store_id)
+def _read_key(store_id: str, suffix: str = "") -> bytes | None:
+    path = _key_path(store_id, suffix)
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -206,13 +242,13 @@ def _read_key(store_id: str) -> bytes | None:
     return value
 
 
-def _write_key(store_id: str, value: bytes) -> bytes:
+def _write_key(store_id: str, value: bytes, suffix: str = "") -> bytes:
     """Write the key, unless another process has written one first. Return the one that is kept."""
-    path = _key_path(store_id)
+    path = _key_path(store_id, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not create(path, value):
-            value = _read_key(store_id) or value
+            value = _read_key(store_id, suffix) or value
     except OSError as error:
         raise StoreError(
             f"the store's key can't be kept in {path.parent}: {error}; set XDG_CONFIG_HOME to a folder you may write to"

@@ -38,11 +38,10 @@ from jug_notebook.model import (
     decoder,
 )
 from jug_notebook.store import Store
-from jug_notebook.store.keyring import secret
-from jug_notebook.store.sealing import Seal
+from jug_notebook.store.keyring import read_secret, secret
+from jug_notebook.store.sealing import TAG, Seal
 
 TAIL = 4000  #: characters of a failed task's output that its error shows
-TAG = 32  #: bytes of the tag in front of sealed data
 UPSTREAM = 1000  #: at most this many needed tasks are described
 _OF_RUN = ("user", "host", "pid", "python", "started", "duration", "cpu", "peak", "read", "written", "attempt")
 
@@ -104,6 +103,14 @@ def secret_of(store: Store, make: bool = False) -> bytes:
 def seal_of(store: Store, make: bool = False) -> Seal:
     """Return the store's seal; ``make`` and errors as for `secret_of`."""
     return Seal(secret_of(store, make), store.id)
+
+
+def reading_seal(store: Store) -> Seal:
+    """Return the store's seal, or one that opens and signs nothing, where only its reading key is here.
+
+    Raises StoreError where neither is.
+    """
+    return Seal(read_secret(store.id), store.id, read_only=True) if store.read_only else seal_of(store)
 
 
 # -- reading and writing ----------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from jug_notebook.model import (
 from jug_notebook.store import Store, keyring, open_store
 from jug_notebook.store.file import journal
 from jug_notebook.store.redis import frames
-from jug_notebook.store.sealing import MAC, EventSeal
+from jug_notebook.store.sealing import ATTEMPT, EventSeal
 from jug_notebook.store.signed import SignedReader, SignedWriter
 from jug_notebook.worker.loop import work
 from jug_notebook.worker.status import SharedStatus
@@ -57,7 +57,7 @@ def ahead(key: Key) -> list[Lease]:
 def guessed(store_id: str, name: str | bytes) -> list[bytes]:
     """What someone without the key takes for the MAC of a claim."""
     seal = EventSeal(os.urandom(32), store_id)
-    return [bytes(MAC), seal.attempt(name.encode() if isinstance(name, str) else name)]
+    return [bytes(ATTEMPT), seal.attempt(name.encode() if isinstance(name, str) else name)]
 
 
 class Folder:
@@ -76,10 +76,10 @@ class Folder:
     def write(self, entries: list[Any]) -> None:
         self._log.write_bytes(b"".join(entries))
 
-    def forge(self, store_id: str, event: Event, bodies: list[bytes]) -> None:
+    def forge(self, store_id: str, event: Event, bodies: list[bytes], seal: EventSeal | None = None) -> None:
         path = self.folder / "log" / "forger-1-abcdef.log"
         sizes = [len(body) for body in bodies]
-        chain = journal.Chain(path.name, EventSeal(os.urandom(32), store_id))
+        chain = journal.Chain(path.name, seal or EventSeal(os.urandom(32), store_id))
         path.write_bytes(chain.frame(journal.content_of(journal.Frame(event, sizes), bodies)))
         os.utime(path, (1, 1))  # or what another machine writes is waited for
 
@@ -124,18 +124,18 @@ class Project:
         for fields in entries:
             self._line.execute_command("XADD", self._name + "log", "*", *fields)
 
-    def forge(self, store_id: str, event: Event, bodies: list[bytes]) -> None:
+    def forge(self, store_id: str, event: Event, bodies: list[bytes], seal: EventSeal | None = None) -> None:
         places = [int.from_bytes(os.urandom(8), "big") << 32 for _ in bodies]
         for place, body in zip(places, bodies, strict=True):
             self._line.hset(self._name + "bodies", frames.packed([place]), body)
-        chain = frames.Chain(b"forger", EventSeal(os.urandom(32), store_id))
+        chain = frames.Chain(b"forger", seal or EventSeal(os.urandom(32), store_id))
         frame = chain.frame(frames.Frame(frames.packed(places), len(bodies), event))
         self._line.xadd(self._name + "log", {b"forger": frame})
 
     def claim_ahead(self, store_id: str, key: Key, owner: str) -> None:
         for lease in ahead(key):
             name = f"{key}.{lease.round}.{lease.attempt}.".encode() + NO_INPUTS
-            for mac in (b"", *guessed(store_id, name), *(name[-MAC:] for name in self._claims())):
+            for mac in (b"", *guessed(store_id, name), *(name[-ATTEMPT:] for name in self._claims())):
                 self._line.hset(self._name + "claims", name + mac, owner)
 
     def _claims(self) -> list[bytes]:

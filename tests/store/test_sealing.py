@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jug_notebook.errors import SignatureError, StoreError
 from jug_notebook.store import Store, accept_new_store, keyring, masked, open_store
-from jug_notebook.store.sealing import FIRST, MAC, EventSeal, Seal
+from jug_notebook.store.sealing import ATTEMPT, FIRST, MAC, EventSeal, Seal
 from tests.servers import Server
 from tests.store.test_redis import admin
 from tests.store.test_store import HERE, key, task
@@ -72,7 +72,7 @@ def test_a_mac_of_one_kind_key_or_store_serves_for_no_other() -> None:
             seal.frame(b"", 0, b"", b""),
             seal.record("", "", 0, b""),
             seal.frame(b"l", 1, FIRST, b"c"),
-            seal.attempt(b""),
+            seal.attempt(b"") + bytes(MAC - ATTEMPT),
         ]
 
     made = [mac for k, s in (("k", "s"), ("K", "s"), ("k", "t")) for mac in macs(EventSeal(k.encode() * 32, s))]

@@ -42,7 +42,6 @@ from jug_notebook.model import (
     WorkerInfo,
 )
 from jug_notebook.scheduler.records import Offer, Place
-from jug_notebook.store import keyring
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.event_log import EventLogStore
 from jug_notebook.store.file.blobs import Blobs, Proofs
@@ -61,7 +60,7 @@ from jug_notebook.store.file.heartbeats import Heartbeats
 from jug_notebook.store.file.journal import SETTLING, Vanished, Writer, size_of
 from jug_notebook.store.file.logs import LOOKS, Logs, writer_has_ended
 from jug_notebook.store.file.watching import GRAIN, IN_CREATE, IN_MODIFY, IN_MOVED_TO, FileWatcher, News
-from jug_notebook.store.sealing import event_seal
+from jug_notebook.store.sealing import EventSeal, event_seal
 
 GROUP = 0.02  #: seconds that a settled result may wait, under load, to be made durable together with others
 PACE = 0.001  #: seconds between two looks at many tasks that end one after the other
@@ -130,7 +129,8 @@ class FileStore(EventLogStore):
         self.shared: str = self._identity.shared  #: "group" if it is shared, else empty
         self.unverified, self._seal = event_seal(self.id)
         if self._seal is not None:
-            self._use_key(keyring.secret(self.id))
+            self.read_only = self._seal.read_only
+            self._use_key(self._seal)
         name = f"{process.machine()}.{process.new_id()}"
         self._writer = Writer(self._root / "log", name, self._check, self._seal)
         self._unsynced_since = 0.0
@@ -154,8 +154,8 @@ class FileStore(EventLogStore):
 
     # -- sharing ------------------------------------------------------------------------------------------------------
 
-    def _use_key(self, secret: bytes) -> None:
-        if is_shared(self._identity, secret, self.display_url):
+    def _use_key(self, seal: EventSeal) -> None:
+        if is_shared(self._identity, seal, self.display_url):
             self._root.mode = 0o660
         else:
             self.shared = ""
@@ -173,7 +173,7 @@ class FileStore(EventLogStore):
         """Return the key inside a shared store. Raises StoreError if this user can't read it."""
         secret = read_shared_key(self._root, self.id, self.display_url)
         self._identity = identity_of(self._root, self.display_url)
-        self._use_key(secret)
+        self._use_key(EventSeal(secret, self.id))
         if not self.shared:
             raise StoreError(f"the key in {self.display_url} is not the one with which the store was shared")
         return secret
@@ -304,8 +304,8 @@ class FileStore(EventLogStore):
         check_identity(self._root, self.id, self.display_url)
 
     def _check_key(self) -> None:
-        if self.unverified:
-            raise StoreError(self.unverified)
+        if refusal := self.unverified or self.read_only:
+            raise StoreError(refusal)
 
     def _notes(self) -> Sequence[str]:
         return [*super()._notes(), *self._logs.notes]
@@ -415,7 +415,8 @@ class FileStore(EventLogStore):
 
     @_as_store_error
     def renew(self, processes: Sequence[WorkerInfo]) -> list[Order]:
-        self._check_key()
+        if processes:
+            self._check_key()
         self._checked = check_if_changed(self._root, self.id, self.display_url, self._checked)
         self._heartbeats.write(processes)
         return self._heartbeats.orders(processes[0].id) if processes else []

@@ -25,7 +25,7 @@ from jug_notebook.model import UNREADABLE
 from jug_notebook.store import Store, keyring
 from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.journal import CHUNK, HEADER, Chain
-from jug_notebook.store.sealing import EventSeal, same
+from jug_notebook.store.sealing import EventSeal
 
 FORMAT = 1
 _FOLDERS = (
@@ -241,7 +241,7 @@ def _restore(root: Folder, display_url: str) -> bool:
     identity = Identity(FORMAT, store_id)
     if (store_id, secret) == shared:
         root.mode = 0o660
-        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(store_id, secret))
+        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(EventSeal(secret, store_id), store_id))
     if root.create("store.json", msgspec.json.encode(identity) + b"\n"):
         text = (
             f"{display_url} had lost its store.json, which is restored: the key of store {store_id[:8]} fits its logs"
@@ -259,7 +259,7 @@ def share_folder(root: Folder, store_id: str, secret: bytes, display_url: str) -
         _open_to_group(root, 2)
         root.mode = 0o660
         root.replace("key", f"{store_id} {secret.hex()}\n".encode(), durable=True, mode=0o640)
-        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(store_id, secret))
+        identity = Identity(FORMAT, store_id, "group", _seal_of_sharing(EventSeal(secret, store_id), store_id))
         root.replace("store.json", msgspec.json.encode(identity) + b"\n", durable=True)
     except PermissionError as error:
         raise StoreError(f"{display_url} has files of others, so only they can share it: {error}") from error
@@ -283,15 +283,18 @@ def _open_to_group(folder: Folder, below: int) -> None:
                 os.close(fd)
 
 
-def _seal_of_sharing(store_id: str, secret: bytes) -> str:
-    return EventSeal(secret, store_id).record("sharing", store_id, 0, b"group").hex()
+def _seal_of_sharing(seal: EventSeal, store_id: str) -> str:
+    return seal.record("sharing", store_id, 0, b"group").hex()
 
 
-def is_shared(identity: Identity, secret: bytes, display_url: str) -> bool:
+def is_shared(identity: Identity, seal: EventSeal, display_url: str) -> bool:
     """Return whether someone who has the store's key has shared it. Where only store.json says so, a warning does."""
     if not identity.shared:
         return False
-    sealed = same(identity.seal.encode(), _seal_of_sharing(identity.id, secret).encode())
+    try:
+        sealed = seal.is_record(bytes.fromhex(identity.seal), "sharing", identity.id, 0, b"group")
+    except ValueError:
+        sealed = False
     if not sealed:
         warnings.warn(
             f"{display_url} is not treated as shared: its store.json says so, but nobody with the store's key does; "

@@ -255,7 +255,7 @@ class Heartbeats:
             silent = self._silence(info, now)
             alive = process.is_alive(info, silent)
             found.append((info, alive, silent))
-            if not alive and process.running(info) is False and self._seal() is not None:
+            if not alive and process.running(info) is False and self._may_write():
                 self.retire(info.id)
         for name in self._gone.names(MOST):
             with suppress(FileNotFoundError):
@@ -265,6 +265,10 @@ class Heartbeats:
         return sorted(found, key=lambda item: (item[0].started, item[0].id))
 
     # -- what processes printed ----------------------------------------------------------------------------------------
+
+    def _may_write(self) -> bool:
+        seal = self._seal()
+        return seal is not None and not seal.read_only
 
     def notice(self, process: WorkerId, text: str) -> None:
         """Append to a process's log."""

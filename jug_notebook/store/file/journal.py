@@ -27,11 +27,11 @@ from jug_notebook.errors import StoreError, ValueLost
 from jug_notebook.model import UNREADABLE, Claimed, Event, Released, body_count
 from jug_notebook.scheduler.records import Place
 from jug_notebook.store.atomic import Folder, ForeignFile, data_from
-from jug_notebook.store.sealing import FIRST, EventSeal, same
+from jug_notebook.store.sealing import FIRST, MAC, EventSeal
 
 MAGIC = b"jn2\n"
-HEADER = struct.Struct("<4sIIQ16s16s")  #: magic, CRC-32 of all that follows, size, number, MAC before, MAC
-_COVERED = struct.Struct("<IQ16s16s")  #: of the header, by the checksum
+HEADER = struct.Struct(f"<4sIIQ{MAC}s{MAC}s")  #: magic, CRC-32 of all that follows, size, number, MAC before, MAC
+_COVERED = struct.Struct(f"<IQ{MAC}s{MAC}s")  #: of the header, by the checksum
 _SIZED = struct.Struct("<I")
 _CRC_FROM = HEADER.size - _COVERED.size
 LARGEST_FRAME = 1 << 30  #: bytes
@@ -192,7 +192,7 @@ class Chain:
         _, checksum, _, number, previous, mac = HEADER.unpack_from(frame)
         content = frame[HEADER.size :]
         if self._seal is not None:
-            if not same(mac, self._seal.frame(self._name, number, previous, content)):
+            if not self._seal.is_frame(mac, self._name, number, previous, content):
                 return None
         elif zlib.crc32(content, zlib.crc32(frame[_CRC_FROM : HEADER.size])) != checksum:
             return None

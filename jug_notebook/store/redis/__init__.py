@@ -103,6 +103,7 @@ class RedisStore(EventLogStore):
         self.url, self.display_url, self.id = where.url, where.display_url, self._connection.id
         self._log = Log(self._connection)
         self.unverified = self._log.unverified
+        self.read_only = "" if self._log.seal is None else self._log.seal.read_only
         self._announced = False  # whether the script that claimed has appended what was won
         self.inventory = self._blobs = Blobs(self._connection)
         self._fetched: dict[Place, bytes] = {}  # bodies that came with a claim
@@ -317,7 +318,7 @@ class RedisStore(EventLogStore):
     def _leave_counts(self) -> None:
         """Leave the counts of many tasks for processes that want to know no more."""
         log = self._log
-        settled = log.seal is not None and not log.unsent and not log.stale
+        settled = log.seal is not None and not self.read_only and not log.unsent and not log.stale
         if log.uncounted and settled and len(self._scheduler.tasks) > MANY:
             log.uncounted, data = False, msgspec.msgpack.encode(self._scheduler.counts.rows())
             rows = with_mac(log.seal, "counts", self.id, number_of(log.last)[0], data)

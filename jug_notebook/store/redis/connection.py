@@ -29,7 +29,7 @@ from jug_notebook.render.format import duration
 from jug_notebook.store import PATIENCE, Store, keyring
 from jug_notebook.store.redis.wire import Place, Refusal, Wire
 
-FORMAT = "3"
+FORMAT = "4"
 RETURNING = 3.0  #: seconds after a restart in which no task is claimed: first, all tell again what the server lost
 LOADING = 600.0  #: seconds to wait at least for a server that is loading its data from disk
 PAUSE, LONGEST = 0.02, 1.0  #: seconds before the second attempt to reach it, and at most

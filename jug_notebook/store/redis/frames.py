@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from jug_notebook.model import UNREADABLE, Claimed, Event, body_count
 from jug_notebook.scheduler.records import Place
-from jug_notebook.store.sealing import FIRST, MAC, EventSeal, same, with_mac, without_mac
+from jug_notebook.store.sealing import FIRST, MAC, EventSeal, with_mac, without_mac
 
 PLACE = 12  #: bytes of a place: eight of its writer, then a number
 WRITER = 6  #: bytes of a writer's name
@@ -126,7 +126,7 @@ class FrameReader:
         except struct.error:
             return self._refuse()
         content = data[_HEAD.size :]
-        if self.seal is not None and not same(mac, self.seal.frame(writer, number, previous, content)):
+        if self.seal is not None and not self.seal.is_frame(mac, writer, number, previous, content):
             return self._refuse()
         return self._decoded(content) if self._is_new(writer, number, previous, mac) else None
 

@@ -97,13 +97,15 @@ class Log:
         return Chain(name, self.seal)
 
     def require_key(self) -> None:
-        """Raise StoreError unless the store's key is known. If it has become known, all is read anew."""
+        """Raise StoreError unless the store's key is known, and signs. If it has become known, all is read anew."""
         if self._chain is None:
             self.unverified, self.seal = event_seal(self._connection.id)
             if self.seal is None:
                 raise StoreError(self.unverified)
             self.stale = True
             self._change_writer()
+        if self.seal is not None and self.seal.read_only:
+            raise StoreError(self.seal.read_only)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

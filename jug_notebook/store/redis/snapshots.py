@@ -13,7 +13,7 @@ from jug_notebook.store.merging import Merger
 from jug_notebook.store.redis.connection import NOTHING, Connection
 from jug_notebook.store.redis.frames import PLACE, Covered, Frame, Read, packed, places_in
 from jug_notebook.store.redis.log import READING, Log
-from jug_notebook.store.sealing import MAC
+from jug_notebook.store.sealing import ATTEMPT
 from jug_notebook.system import batched
 
 ABANDONED = 600  #: seconds after which a compaction counts as abandoned
@@ -111,7 +111,7 @@ def _is_over(name: bytes, scheduler: SchedulerState) -> bool:
     try:
         raw, round, attempt, inputs = name.split(b".", 3)
         key, *_ = raw.decode(), int(round), int(attempt)
-        inputs = inputs[:-MAC]
+        inputs = inputs[:-ATTEMPT]
     except ValueError:  # not a name of ours
         return True
     task = scheduler.tasks.get(key)
