@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jug_notebook.cli import Arguments, Parser, UsageError, existing, register
 from jug_notebook.errors import JugError, LaunchError, StoreGone, clean
+from jug_notebook.model import OPEN_STATES, State
 from jug_notebook.store import atomic, keyring
 from jug_notebook.system import VERSION
 
@@ -56,11 +57,12 @@ TOOLS = {
     **dict.fromkeys(("status", "tasks", "failures", "log", "why", "timeline", "task", "result"), _LOOKS),
     **dict.fromkeys(("retry", "start_workers"), _ADDS),
     **dict.fromkeys(("invalidate", "cancel", "accept", "stop_workers"), _DISCARDS),
+    "run": _DISCARDS | {"idempotent_hint": False, "open_world_hint": True},
 }
 
 
-def make_server(tools: Looking, **more: Any) -> MCPServer:
-    """Return a server of these tools. Raises LaunchError where the library is missing."""
+def make_server(tools: Looking, acts: bool = True, **more: Any) -> MCPServer:
+    """Return a server of these tools, those that act only with ``acts``. Raises LaunchError without the library."""
     try:
         from mcp.server import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
@@ -91,9 +93,10 @@ def make_server(tools: Looking, **more: Any) -> MCPServer:
         call.__signature__ = found.replace(return_annotation=result)  # type: ignore[attr-defined]
         return call
 
+    more["extensions"] = [long_running(tools, acts, answer)]
     server = MCPServer("jug-notebook", instructions=INSTRUCTIONS, version=VERSION, log_level="WARNING", **more)
     for name, hints in TOOLS.items():
-        if (method := getattr(tools, name, None)) is not None:
+        if (acts or hints is _LOOKS) and (method := getattr(tools, name, None)) is not None:
             server.add_tool(registered(method), annotations=ToolAnnotations(**hints))
     _add_wait(server, tools, answer, ToolAnnotations(**_LOOKS))
     return server
@@ -124,6 +127,69 @@ def _add_wait(server: MCPServer, tools: Looking, answer: Callable[[Callable[[], 
 
     wait.__annotations__ = {"target": str, "timeout": float, "return": Annotated[CallToolResult, WaitReport]}
     server.add_tool(wait, annotations=hints)
+
+
+# -- the protocol's long-running tasks ---------------------------------------------------------------------------------
+
+EXTENSION = "io.modelcontextprotocol/tasks"
+POLL = 2000  #: milliseconds between two looks that clients are advised to take
+STATUS = {State.CANCELLED: "cancelled"} | dict.fromkeys(OPEN_STATES, "working")  #: in the protocol; else "completed"
+
+
+def long_running(tools: Looking, acts: bool, answer: Callable[[Callable[[], Any]], Any]) -> Any:
+    """Return the protocol's extension by which a client polls a task. Ids are keys, so any task of the store has one.
+
+    A `run` is such a task for clients that know the extension. The library has the types of results, and no tasks.
+    """
+    import anyio
+    from mcp.server.extension import Extension, MethodBinding
+    from mcp.shared.exceptions import MCPError
+    from mcp.types import INVALID_PARAMS, CallToolResult, GetTaskRequestParams
+
+    from jug_notebook.cli.mcp_tools import Acting
+
+    def described(key: str) -> dict[str, Any]:
+        with tools.lock:
+            try:
+                report, made = tools.task(key), tools.submitted_at(key)
+            except JugError as error:
+                raise MCPError(INVALID_PARAMS, clean(str(error))) from error
+        state = State(report.state)
+        status = STATUS.get(state, "completed")
+        found: dict[str, Any] = {"taskId": report.id, "status": status, "statusMessage": state.value, "createdAt": made}
+        found |= {"lastUpdatedAt": report.started or made, "ttlMs": None, "pollIntervalMs": POLL}
+        if status == "completed":
+            result = answer(lambda: report)
+            result.is_error = state is not State.FINISHED
+            found["result"] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return found
+
+    async def get(_: Any, params: GetTaskRequestParams) -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(described, params.task_id)
+
+    async def cancel(_: Any, params: GetTaskRequestParams) -> dict[str, Any]:
+        if not isinstance(tools, Acting) or not acts:
+            raise MCPError(INVALID_PARAMS, "this server only looks")
+        await anyio.to_thread.run_sync(answer, functools.partial(tools.cancel, params.task_id))
+        return {}
+
+    class Tasks(Extension):
+        identifier = EXTENSION
+
+        def methods(self) -> list[MethodBinding]:
+            wanted = {"tasks/get": get, "tasks/cancel": cancel}
+            return [MethodBinding(name, GetTaskRequestParams, handler) for name, handler in wanted.items()]
+
+        async def intercept_tool_call(self, params: Any, ctx: Any, call_next: Any) -> Any:
+            found, known = await call_next(ctx), ctx.session.client_capabilities
+            if params.name != "run" or EXTENSION not in ((known and known.extensions) or {}):
+                return found
+            if not isinstance(found, CallToolResult) or found.is_error:
+                return found
+            key = (found.structured_content or {})["id"]
+            return {**await anyio.to_thread.run_sync(described, key), "resultType": "task"}
+
+    return Tasks()
 
 
 # -- over HTTP ---------------------------------------------------------------------------------------------------------
@@ -166,7 +232,7 @@ def token_of(store_id: str) -> tuple[str, Path | None]:
     return token, path
 
 
-def serve_http(tools: Looking, port: int) -> None:
+def serve_http(tools: Looking, acts: bool, port: int) -> None:
     """Serve over HTTP on this machine until Ctrl-C; with port 0, at any free one. The address is printed."""
     token, path = token_of(tools.session.identity)
     with socket.socket() as listening:
@@ -177,12 +243,10 @@ def serve_http(tools: Looking, port: int) -> None:
             raise LaunchError(f"can't listen on 127.0.0.1:{port}: {error.strerror}") from None
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         auth = {"issuer_url": address, "resource_server_url": None}
-        server = make_server(
-            tools, auth=auth, token_verifier=Bearer(token)
-        )  # checks the names of hosts and origins, too
+        server = make_server(tools, acts, auth=auth, token_verifier=Bearer(token))
         import uvicorn
 
-        app = server.streamable_http_app(host="127.0.0.1")
+        app = server.streamable_http_app(host="127.0.0.1")  # which refuses other names of hosts and origins
         running = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         print(f"{address}/mcp", flush=True)
         where = TOKEN if path is None else path
@@ -193,6 +257,9 @@ def serve_http(tools: Looking, port: int) -> None:
 def _add_mcp(parser: Parser) -> None:
     parser.add_argument("--read-only", action="store_true", help="leave out the tools that act on tasks and workers")
     parser.add_argument(
+        "--allow-submit", type=Path, metavar="FOLDER", help="let it run notebooks and jugfiles below FOLDER: any code"
+    )
+    parser.add_argument(
         "--http", type=int, metavar="PORT", help="serve over HTTP on this machine alone (0: any free port)"
     )
 
@@ -202,13 +269,20 @@ def _mcp(arguments: Arguments) -> int:
     from jug_notebook.cli import mcp_tools
 
     existing(arguments.of.url)
-    tools = (mcp_tools.Looking if arguments.read_only else mcp_tools.Acting)(arguments.of)
-    with contextlib.closing(tools):
-        tools.session  # noqa: B018  # a key that is missing is named before anybody connects
+    if (root := arguments.allow_submit) is not None and (arguments.read_only or not root.is_dir()):
+        raise UsageError(
+            f"--allow-submit {root}: " + ("no such folder" if not root.is_dir() else "not with --read-only")
+        )
+    made = mcp_tools.Acting(arguments.of) if root is None else mcp_tools.Submitting(arguments.of, root)
+    with contextlib.closing(made) as tools:
+        refusal = tools.session.access.store.read_only  # a key that is missing is named before anybody connects
+        if refusal and root is not None:
+            raise UsageError(refusal)
+        acts = not (refusal or arguments.read_only)
         if arguments.http is None:
-            make_server(tools).run()
+            make_server(tools, acts).run()
         elif not 0 <= arguments.http < 1 << 16:
             raise UsageError(f"--http {arguments.http}: ports go from 1 to 65535")
         else:
-            serve_http(tools, arguments.http)
+            serve_http(tools, acts, arguments.http)
     return 0

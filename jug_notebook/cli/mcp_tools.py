@@ -1,4 +1,5 @@
-"""What an agent can do with a store: the tools of `jug-notebook mcp`, each a method of `Looking` or `Acting`.
+"""What an agent can do with a store: the tools of `jug-notebook mcp`, each a method of `Looking` or `Acting`,
+and with ``--allow-submit`` of `Submitting`.
 
 They return short dataclasses: of a store with 10 000 tasks, no more than about 2 kB by default. Their docstrings are
 what an agent reads; nothing here knows of the protocol. All text that comes from a store is cleaned by `plain`.
@@ -6,21 +7,28 @@ what an agent reads; nothing here knows of the protocol. All text that comes fro
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
+from blake3 import blake3
+
 from jug_notebook import system
-from jug_notebook.cli import Store, UsageError, session_of
-from jug_notebook.errors import JugError, NoSuchTask, clean
-from jug_notebook.model import Failed, Finished, Key, Scope, State, Target, TaskView
+from jug_notebook.cli import Store, UsageError, existing, session_of
+from jug_notebook.errors import CommandFailed, JugError, NoSuchTask, clean
+from jug_notebook.model import OPEN_STATES, Failed, Finished, Key, Scope, State, Target, TaskView
 from jug_notebook.render import plural, short
 from jug_notebook.render.format import brief, elide
 from jug_notebook.session import Session
+from jug_notebook.task import TaskFunction, context
 from jug_notebook.task.values import TaskList
 
 ID = 16  #: hex digits of a key in lists: none is ambiguous, and all of them can be given to a tool
@@ -150,9 +158,10 @@ class WaitReport:
 
 @dataclass
 class Done:
-    """What was done, in a line."""
+    """What was done, in a line; ``id``: of the task that was submitted."""
 
     done: str
+    id: str = ""
 
 
 def plain(value: Any) -> Any:
@@ -302,7 +311,7 @@ class Looking:
         if outcome is not None:
             run = outcome.run
             report.host, report.took_s, report.attempt = run.host, round(run.duration, 3), run.attempt
-            report.started = datetime.fromtimestamp(run.started).astimezone().isoformat(timespec="seconds")
+            report.started = _moment(run.started)
         return report
 
     def result(self, id: str) -> ValueReport:
@@ -324,6 +333,10 @@ class Looking:
                 except Exception as error:  # its library may be missing here, or raise what it likes
                     report.error = elide(f"it can't be loaded here: {type(error).__name__}: {error}", 200)
         return report
+
+    def submitted_at(self, key: Key) -> str:
+        """Return when a task was made."""
+        return _moment(self.session.access.signed.known_spec(self._key(key)).made)
 
     def progress_of(self, target: str) -> WaitReport:
         """Return how many of a target's tasks are in which state."""
@@ -411,6 +424,80 @@ class Acting(Looking):
         count = self.session.workers.stop(now)
         how = "stop at once; their tasks become ready again" if now else "stop after their current tasks"
         return Done(f"{plural(count, 'worker')} will {how}" if count else "no worker is alive")
+
+
+# -- runs of files -----------------------------------------------------------------------------------------------------
+
+
+def headless_run(path: str, content: str, number: int, jugdir: str) -> str:
+    """Run a notebook or a jugfile as ``jug-notebook execute`` does; print what it prints. Raises CommandFailed.
+
+    ``content`` and ``number`` are there for the key: what the file was, and the how manieth run of that it is.
+    """
+    import subprocess
+
+    words = [sys.executable, "-P", "-m", "jug_notebook", "execute", path, *(["--jugdir", jugdir] if jugdir else [])]
+    last = ""
+    with subprocess.Popen(
+        words, cwd=os.path.dirname(path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace",
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        for line in running.stdout:
+            sys.stdout.write(line)
+            last = line.strip() or last
+    if running.returncode:
+        raise CommandFailed(f"{os.path.basename(path)}: exit status {running.returncode}: {last[-300:]}")
+    return f"{os.path.basename(path)} ran to its end"
+
+
+#: a run is a task, so that its state and output are there after every process has ended; only workers of its own
+#: have the resource, or it could take the place of a worker that it waits for
+RUN = TaskFunction(headless_run, name="headless_run", version="1", resources={"headless": 1})
+
+
+class Submitting(Acting):
+    """The tool that runs files: it can bring new code, from below ``root`` alone."""
+
+    def __init__(self, of: Store, root: Path) -> None:
+        super().__init__(of)
+        self._root = root.resolve()
+
+    def run(self, path: str) -> Done:
+        """Run a notebook (.ipynb) or a jugfile (.py) without a browser: its functions' tasks go to this store.
+
+        `path`: relative to the folder that was allowed. Return at once with the run's id, which is a task's: `wait` for
+        it, `log` has what it printed. Stored results are not computed again; a file that runs isn't started twice.
+        """
+        file = self._allowed(path)
+        content, store = blake3(file.read_bytes()).hexdigest(20), self.session.access.store
+        jugdir = store.url if store.url.startswith("file:") else ""  # else in the environment: it may hold a password
+        context.set_current(self.session)  # which only names tasks
+        for number in itertools.count():
+            arguments = str(file), content, number, jugdir
+            key = RUN(*arguments).key
+            [state] = store.states([key])
+            if state is None or state in OPEN_STATES:
+                break
+        if state is None:
+            # in the name of the folder: no run of a notebook cancels what that requested
+            one = Session(existing(self._of.url), notebook=self._root, folder=Path.cwd(), together=True)
+            with closing(one) as session:
+                context.set_current(session)
+                RUN(*arguments)
+        target = Target(keys=frozenset([key]))
+        self.session.execute(1, target=target, resources={"headless": 1}, idle_timeout=5, keep_attached=False)
+        return Done(f"{file.name} {'runs already' if state in OPEN_STATES else 'was submitted'}", key)
+
+    def _allowed(self, path: str) -> Path:
+        file = (self._root / path).resolve()
+        if not file.is_relative_to(self._root) or file.suffix not in (".py", ".ipynb") or not file.is_file():
+            raise UsageError(f"no notebook (.ipynb) or jugfile (.py) {path[:200]!r} in {self._root}, which was allowed")
+        return file
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
 
 
 def _named(counts: Any) -> dict[str, int]:

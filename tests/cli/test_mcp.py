@@ -13,13 +13,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 pytest.importorskip("mcp")
 import httpx2
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters, types
+from mcp.client.extension import ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 
 from jug_notebook.cli import Store, mcp, mcp_tools
@@ -109,17 +110,17 @@ def identity(url: str) -> str:
 
 
 @asynccontextmanager
-async def connected(transport: str, url: str, *options: str) -> Any:
+async def connected(transport: str, url: str, *options: str, **more: Any) -> Any:
     """A client of the SDK's, connected to a server of its own."""
     if transport == "stdio":
-        async with Client(command(url, *options)) as client:
+        async with Client(command(url, *options), **more) as client:
             yield client
         return
     with served(url, *options) as (_, address):
         headers = {"Authorization": f"Bearer {token(url)}"}
         async with (
             httpx2.AsyncClient(headers=headers) as http,
-            Client(streamable_http_client(address, http_client=http)) as client,
+            Client(streamable_http_client(address, http_client=http), **more) as client,
         ):
             yield client
 
@@ -139,6 +140,105 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.wait_for(work(), 100)
 
     asyncio.run(within())
+
+
+JUGFILE = """
+from jug import TaskGenerator
+
+@TaskGenerator
+def triple(x):
+    return 3 * x
+
+print("made", [triple(x) for x in range({count})] and "them")
+"""
+
+
+class LongRunning(ClientExtension):
+    """A client's side of the protocol's extension, which the library leaves to whoever needs it."""
+
+    identifier = mcp.EXTENSION
+
+    class Created(types.Result):
+        result_type: Literal["task"] = "task"
+        task_id: str
+        status: str
+
+    class Get(types.Request[types.GetTaskRequestParams, Literal["tasks/get"]]):
+        method: Literal["tasks/get"] = "tasks/get"
+        params: types.GetTaskRequestParams
+        name_param = "taskId"
+
+    class Polled(types.Result):
+        result_type: str
+        task_id: str
+        status: str
+        result: types.CallToolResult | None = None
+
+    def claims(self) -> list[Any]:
+        return [ResultClaim(result_type="task", model=self.Created, resolve=self._resolve)]
+
+    async def _resolve(self, created: Any, context: Any) -> types.CallToolResult:
+        raise AssertionError("the test polls by itself")
+
+    @classmethod
+    async def poll(cls, client: Client, id: str) -> Polled:
+        return await client.session.send_request(cls.Get(params=types.GetTaskRequestParams(task_id=id)), cls.Polled)
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_a_run_of_a_file_is_a_task_of_the_store(transport: str, url: str, tmp_path: Path) -> None:
+    fill(url, tmp_path)
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    (folder / "jugfile.py").write_text(JUGFILE.format(count=4))
+    (folder / "wrong.py").write_text("1 / 0")
+    (tmp_path / "secret.py").write_text("")
+    (folder / "link.py").symlink_to(tmp_path / "secret.py")
+
+    async def work() -> None:
+        async with connected(transport, url, "--allow-submit", str(folder)) as client:
+            for path in ("../secret.py", str(tmp_path / "secret.py"), "link.py", "none.py", "."):
+                refused = await client.call_tool("run", {"path": path})
+                assert refused.is_error
+                assert "which was allowed" in refused.content[0].text
+            submitted = await call(client, "run", path="jugfile.py")
+            again = await call(client, "run", path="jugfile.py")
+            assert again["id"] == submitted["id"]
+            assert (await call(client, "wait", target=submitted["id"], timeout=60))["counts"] == {"finished": 1}
+            assert "made them" in (await call(client, "log", task=submitted["id"]))["text"]
+            assert (await call(client, "tasks", function="triple"))["total"] == 4
+            assert (await call(client, "run", path="jugfile.py"))["id"] != submitted["id"]  # the first is over
+            failed = await call(client, "run", path="wrong.py")
+            assert (await call(client, "wait", target=failed["id"], timeout=60))["counts"] == {"failed": 1}
+            assert "division by zero" in (await call(client, "log", task=failed["id"]))["text"]
+            assert not (await client.call_tool("stop_workers", {"now": True})).is_error
+
+    run(work)
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_a_long_run_is_polled_after_its_server_has_ended(transport: str, url: str, tmp_path: Path) -> None:
+    [done, *_] = fill(url, tmp_path)
+    (tmp_path / "jugfile.py").write_text(JUGFILE.format(count=2))
+    options = ("--allow-submit", str(tmp_path))
+
+    async def work() -> None:
+        async with connected(transport, url, *options, extensions=[LongRunning()]) as client:
+            created = await client.session.call_tool("run", {"path": "jugfile.py"}, allow_claimed=True)
+            assert isinstance(created, LongRunning.Created)
+            assert created.status == "working"
+        async with connected(transport, url, extensions=[LongRunning()]) as client:  # another server
+            await call(client, "wait", target=created.task_id, timeout=60)
+            polled = await LongRunning.poll(client, created.task_id)
+            assert (polled.status, polled.result_type) == ("completed", "complete")
+            assert polled.result is not None
+            assert not polled.result.is_error
+            assert "ran to its end" in str(polled.result.structured_content)
+            assert (await LongRunning.poll(client, done)).status == "completed"  # any task of the store has its id
+            with pytest.raises(MCPError, match="no task"):
+                await LongRunning.poll(client, "0" * 40)
+
+    run(work)
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
