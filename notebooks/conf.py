@@ -23,6 +23,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 import jug_notebook
 from jug_notebook import cli
+from jug_notebook.cli import mcp, mcp_tools
 from kernel_ext.magics import JugMagics
 from kernel_ext.script_magics import ScriptMagics
 from kernel_ext.task_magics import TaskMagics
@@ -205,7 +206,13 @@ def _traits() -> Iterator[str]:
         yield f"| `JugMagics.{name}` | `{trait.default_value!r}` | {trait.help} |"
 
 
-PARTS = {"magics": _magics, "commands": _commands, "names": _names, "traits": _traits}
+def _tools() -> Iterator[str]:
+    for name in [*mcp.TOOLS, "wait"]:
+        text = mcp.WAIT if name == "wait" else getattr(mcp_tools.Submitting, name).__doc__
+        yield f"`{name}`\n: {' '.join(cleandoc(text).split())}\n"
+
+
+PARTS = {"magics": _magics, "commands": _commands, "names": _names, "traits": _traits, "tools": _tools}
 
 
 def fill_in(app: Any, page: str, source: list[str]) -> None:

@@ -29,6 +29,7 @@ from jug_notebook.render import plural, short
 from jug_notebook.render.format import brief, elide
 from jug_notebook.session import Session
 from jug_notebook.task import TaskFunction, context
+from jug_notebook.task.function import Arguments
 from jug_notebook.task.values import TaskList
 
 ID = 16  #: hex digits of a key in lists: none is ambiguous, and all of them can be given to a tool
@@ -451,9 +452,19 @@ def headless_run(path: str, content: str, number: int, jugdir: str) -> str:
     return f"{os.path.basename(path)} ran to its end"
 
 
+class _Run(TaskFunction):
+    """A task function whose tables name the file and the number of the run; the key covers the file's content."""
+
+    def _look_for_paths(self, arguments: Any) -> None:
+        """No advice: see above."""
+
+    def _args_repr(self, arguments: Arguments) -> str:
+        return super()._args_repr([(name, value) for name, value in arguments if name in ("path", "number")])
+
+
 #: a run is a task, so that its state and output are there after every process has ended; only workers of its own
 #: have the resource, or it could take the place of a worker that it waits for
-RUN = TaskFunction(headless_run, name="headless_run", version="1", resources={"headless": 1})
+RUN = _Run(headless_run, name="headless_run", version="1", resources={"headless": 1})
 
 
 class Submitting(Acting):

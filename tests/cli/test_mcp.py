@@ -353,7 +353,7 @@ def _old_ids(url: str, folder: Path, times: int) -> None:
                     found = await call(client, "task", id=keys[number % len(keys)])
                     took.append(time.perf_counter() - asked)
                     assert found["state"] == ("finished", "finished", "finished", "failed", "blocked")[number % 5]
-                    process.kill()
+                process.kill()
             print(f"cold start {cold:.2f} s, answer {took[-1]:.4f} s")
 
     asyncio.run(work())
