@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ __all__ = ["redis_server"]
 
 # who runs the tests in a shell's background ignores Ctrl-C, and so would all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# stores that tests leave open, as killed processes do, hold descriptors, and a user's shell often allows but 1 024
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 @pytest.fixture(autouse=True)

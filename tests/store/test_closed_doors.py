@@ -24,6 +24,7 @@ from jug_notebook.session import Session
 from jug_notebook.store import keyring, open_store
 from jug_notebook.store.file import FileStore, heartbeats
 from jug_notebook.store.sealing import MAC
+from jug_notebook.task import context
 from tests.crews import working
 from tests.store.test_store import HERE, task
 from tests.workbench import cell
@@ -128,6 +129,7 @@ def in_place_of(path: Path, make: Callable[[Path], object]) -> None:
 
 def live(session: Session) -> None:
     """Do all that a store can be used for, whatever of it is refused."""
+    context.set_current(session)
     store = session.access.store
     assert isinstance(store, FileStore)
     me = session.access.process
