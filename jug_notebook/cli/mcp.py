@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jug_notebook.cli.mcp_tools import Looking
 
 TOKEN = "JUG_MCP_TOKEN"  #: the environment variable with the token of ``--http``
+SHORTEST = 16  #: characters of a token, at least
 LONGEST_WAIT = 600.0  #: seconds that `wait` takes at most
 LOOK = 0.5  #: seconds between two looks of `wait`
 
@@ -206,7 +207,9 @@ def token_of(store_id: str) -> tuple[str, Path | None]:
 
     The environment's counts instead, and then there is no file. Raises LaunchError for a file that others can read.
     """
-    if given := os.environ.get(TOKEN):
+    if given := os.environ.pop(TOKEN, ""):  # workers that are started have no use for it
+        if len(given) < SHORTEST:
+            raise LaunchError(f"{TOKEN} has fewer than {SHORTEST} characters: give a longer one, or none")
         return given, None
     path = keyring.key_folder().parent / "mcp" / store_id
     try:
@@ -218,7 +221,7 @@ def token_of(store_id: str) -> tuple[str, Path | None]:
             token = file.read(200).strip()
     except OSError as error:
         raise LaunchError(f"the token can't be kept in {path}: {error.strerror}; set {TOKEN}") from error
-    if len(token) < 16:
+    if len(token) < SHORTEST:
         raise LaunchError(f"{path} holds no token: remove it, and a new one is made")
     return token, path
 
@@ -226,10 +229,12 @@ def token_of(store_id: str) -> tuple[str, Path | None]:
 def serve_http(tools: Looking, acts: bool, port: int) -> None:
     """Serve over HTTP on this machine until Ctrl-C; with port 0, at any free one. The address is printed."""
     token, path = token_of(tools.session.identity)
-    with socket.socket() as listening:
+    tcp = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP  # so named, asyncio sends small answers at once
+    with socket.socket(*tcp) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", port))
+            listening.listen()  # from here on, who connects to the address waits until it is served
         except OSError as error:
             raise LaunchError(f"can't listen on 127.0.0.1:{port}: {error.strerror}") from None
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"

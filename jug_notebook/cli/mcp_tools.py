@@ -38,8 +38,10 @@ CALL, LINE = 60, 90  #: characters of arguments and of a result or error in list
 FUNCTIONS = 10  #: in a status
 TEXT = 1500  #: characters of a log or explanation, unless more are asked for
 LARGEST_TEXT = 20_000
+SHORTEST = 6  #: hex digits of a key that are taken for its beginning
 LOADED = 100_000  #: bytes up to which a value is loaded for its repr
 REPR = 400  #: characters of that
+PATIENCE = 5.0  #: seconds for which a call waits for a store's server that is away
 STARTING, LOOK = 5.0, 0.2  #: seconds to wait for workers that start, and between two looks
 
 StateName = Literal["waiting", "ready", "running", "finished", "failed", "blocked", "cancelled"]
@@ -198,6 +200,7 @@ class Looking:
         """The session on the store. Raises StoreError."""
         if self._session is None:
             self._session = session_of(self._of)
+            self._session.access.store.patience = PATIENCE
         return self._session
 
     def close(self) -> None:
@@ -359,9 +362,7 @@ class Looking:
     def _key(self, id: str) -> Key:
         """Return the key that an id, or its beginning, means. Raises NoSuchTask."""
         store, given = self.session.access.store, id.strip().lower()
-        if len(given) == 40 and store.states([given])[0] is not None:
-            return given
-        found = [view.key for view in store.tasks() if view.key.startswith(given)] if len(given) >= 6 else []
+        found = store.keys_starting(given) if len(given) >= SHORTEST else []
         if len(found) > 1:
             raise NoSuchTask(f"{len(found)} tasks begin with {given[:40]!r}: give more of the id")
         if not found:

@@ -67,7 +67,7 @@ def keys_of(target: Any, store: Store, scope: Scope, namespace: Mapping[str, Any
     if keys:
         return keys
     if _KEY.fullmatch(text):
-        keys = [view.key for view in store.tasks() if view.key.startswith(text)]
+        keys = store.keys_starting(text)
         if keys:
             return keys
     names = names_in(store, scope)

@@ -138,6 +138,12 @@ class Queries(Protocol):
             target = Target(names=frozenset([name]))
             return [task.key for task in queries.listing(scheduler.tasks.values(), scope, target)]
 
+    def keys_starting(self, beginning: str) -> list[Key]:
+        """Return the tasks whose keys begin so."""
+        with self._updated() as scheduler:
+            found = [key for key in scheduler.tasks if key.startswith(beginning)]
+            return [key for key in found if scheduler.state(key) is not None]
+
     def calls(self, name: str) -> list[tuple[Key, State, Verdict | None]]:
         """Return the tasks of one function, whoever requested them, each with the verdict that counts now."""
         with self._updated() as scheduler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -29,6 +30,7 @@ from jug_notebook.session import Session
 from jug_notebook.store import open_store
 from jug_notebook.task import context, task
 from tests.cli.test_terminal import harmless, plant
+from tests.servers import Server
 from tests.workbench import cell
 
 ROOT = str(Path(__file__).parents[2])
@@ -396,8 +398,12 @@ def test_a_token_that_others_can_read_is_refused(monkeypatch: pytest.MonkeyPatch
     path.chmod(0o640)
     with pytest.raises(LaunchError, match="can be read by other users"):
         mcp.token_of("store")
-    monkeypatch.setenv("JUG_MCP_TOKEN", "chosen")
-    assert mcp.token_of("store") == ("chosen", None)
+    monkeypatch.setenv("JUG_MCP_TOKEN", "chosen by its user")
+    assert mcp.token_of("store") == ("chosen by its user", None)
+    assert "JUG_MCP_TOKEN" not in os.environ  # nor in that of workers
+    monkeypatch.setenv("JUG_MCP_TOKEN", "short")
+    with pytest.raises(LaunchError, match="fewer than 16"):
+        mcp.token_of("store")
 
 
 def test_without_the_library_a_line_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,3 +429,47 @@ def test_no_text_of_a_store_acts_on_who_reads_it(url: str, tmp_path: Path) -> No
         harmless(json.dumps(found, ensure_ascii=False))
     tools.close()
     store.close()
+
+
+def test_a_store_that_goes_and_comes_back_costs_no_connection(tmp_path: Path) -> None:
+    server = Server()
+    url = server.url()
+    [key, *_] = fill(url, tmp_path)
+    tools = mcp_tools.Acting(Store(url))
+    tools.session.access.store.patience = 0.5
+
+    async def work() -> None:
+        async with Client(mcp.make_server(tools)) as client:
+            assert (await call(client, "task", id=key))["state"] == "finished"
+            server.kill()
+            away = await client.call_tool("invalidate", {"target": key})
+            assert away.is_error
+            assert "\n" not in away.content[0].text
+            server.start()
+            assert (await call(client, "wait", timeout=0))["over"]
+            assert (await call(client, "task", id=key))["state"] == "finished"
+
+    try:
+        run(work)
+    finally:
+        tools.close()
+        server.remove()
+
+
+def test_a_removed_store_is_named_and_one_in_its_place_is_served(tmp_path: Path) -> None:
+    [key, *_] = fill(str(tmp_path / "jugdata"), tmp_path)
+    tools = mcp_tools.Acting(Store(str(tmp_path / "jugdata")))
+
+    async def work() -> None:
+        async with Client(mcp.make_server(tools)) as client:
+            assert (await call(client, "task", id=key))["state"] == "finished"
+            shutil.rmtree(tmp_path / "jugdata")
+            gone = await client.call_tool("retry", {"target": key})
+            assert gone.is_error
+            missing = await client.call_tool("status", {})
+            assert "no store at" in missing.content[0].text
+            [other, *_] = fill(str(tmp_path / "jugdata"), tmp_path, count=2)
+            assert (await call(client, "task", id=other))["state"] == "finished"
+
+    run(work)
+    tools.close()

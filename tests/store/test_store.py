@@ -865,6 +865,7 @@ def test_where_links_are_refused_claims_are_exclusive(folder: Path, monkeypatch:
         (lambda f: (f.mkdir(), (f / "thesis.tex").write_text("x")), "holds other files"),
         (lambda f: (f.mkdir(), (f / "store.json").write_text("{")), "is no store"),
         (lambda f: (f.mkdir(), (f / "store.json").write_text('{"format": 99, "id": "x"}')), "newer jug_notebook"),
+        (lambda f: (f.mkdir(), (f / "store.json").write_text('{"format": 1, "id": "x"}')), "give another folder"),
     ],
 )
 def test_a_folder_that_is_no_store_is_refused_by_name(folder: Path, prepare: object, message: str) -> None:

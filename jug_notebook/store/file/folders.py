@@ -27,7 +27,7 @@ from jug_notebook.store.atomic import Folder
 from jug_notebook.store.file.journal import CHUNK, HEADER, Chain
 from jug_notebook.store.sealing import EventSeal
 
-FORMAT = 1
+FORMAT = 2
 _FOLDERS = (
     "log", "sealing", "sealed", "claims", "owners", "blobs", "trash", "workers", "workers/gone", "orders", "output",
 )  # fmt: skip
@@ -138,11 +138,11 @@ def identity_of(root: Folder, display_url: str) -> Identity:
         raise StoreError(f"{display_url} is not yours to write: {error.strerror}; give another path") from error
     except OSError as error:
         raise StoreError(f"{display_url} can't be used: {error.strerror}; give another path") from error
-    if identity.format > FORMAT:
-        raise StoreError(
-            f"{display_url} has format {identity.format}, made by a newer jug_notebook; this one reads format "
-            f"{FORMAT}: pip install -U jug-notebook"
-        )
+    if identity.format != FORMAT:
+        older = identity.format < FORMAT
+        way = "give another folder" if older else "pip install -U jug-notebook"
+        maker = f"made by {'an earlier' if older else 'a newer'} jug_notebook"
+        raise StoreError(f"{display_url} has format {identity.format}, {maker}; this one reads format {FORMAT}: {way}")
     return identity
 
 
