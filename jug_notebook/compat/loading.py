@@ -26,7 +26,7 @@ from jug_notebook.compat.jug import mapreduce, task
 from jug_notebook.compat.jugdir import Jugdir, select
 from jug_notebook.errors import ChangedInCell, JugError, NotReady, OnlyAPath, StoreError, TaskCancelled
 from jug_notebook.keys.modules import scripts
-from jug_notebook.session import Session, current
+from jug_notebook.session import Session, current, using
 from jug_notebook.task import TaskFunction, handles
 from jug_notebook.task import context as context
 from jug_notebook.task.values import TaskList
@@ -99,7 +99,7 @@ def serving(options: Any, read_only: bool, connect: Callable[[str], Session] | N
             task.forget_functions()
             jugdir.purpose, running, sys.argv[:], session = before
             context.on_first_need(current)
-            context.set_current(session)
+            context.set_current(using() if connect else session)  # a notebook goes on with the script's store
 
 
 def _session() -> context.SessionProtocol:

@@ -18,6 +18,7 @@ from jug_notebook.scheduler.records import (
     RUNNING,
     STATES,
     UNKNOWN,
+    WAITING,
     Attempt,
     FunctionQueue,
     Outcome,
@@ -90,6 +91,19 @@ def keys_of_target(tasks: Iterable[TaskRecord], target: Target) -> set[Key]:
             found.add(task.key)
             below.extend(task.needs)
     return found
+
+
+def outstanding(tasks: Mapping[Key, TaskRecord], keys: Iterable[Key]) -> list[Key]:
+    """Return these tasks, and what those that wait need, through any chain of waiting tasks."""
+    found = dict.fromkeys(keys)
+    below = [task for key in found if (task := tasks.get(key)) is not None]
+    while below:
+        task = below.pop()
+        if task.state == WAITING:
+            new = [need for need in task.needs if need.key not in found]
+            found.update((need.key, None) for need in new)
+            below.extend(new)
+    return list(found)
 
 
 def requested(tasks: Iterable[TaskRecord], origin: Origin) -> list[Key]:

@@ -72,7 +72,10 @@ def terminal_line() -> Progress | None:
 
 
 class WaitDisplay:
-    """Shows, from `QUIET` seconds on, how many of the tasks that something waits for are done."""
+    """Shows, from `QUIET` seconds on, how many of the tasks that something waits for, and of those they need, are done.
+
+    A task that needs nothing any more shows nothing.
+    """
 
     def __init__(self, store: Store, keys: Sequence[Key], clock: Clock, make: Callable[[], Progress | None]) -> None:
         self._store = store
@@ -82,18 +85,20 @@ class WaitDisplay:
         self._line: Progress | None = None
         self._began = clock.monotonic()
         self._first = 0  #: how many were done when it was first shown
-        self._next = self._began + QUIET if len(keys) > 1 else float("inf")
+        self._next = self._began + QUIET if keys else float("inf")
 
     def look(self) -> None:
         """Show the line anew, if it is time."""
         now = self._clock.monotonic()
         if now < self._next:
             return
-        if self._line is None and (line := self._make()) is not None:
-            self._line, self._first, self._began = line, self._done()[0], now
         if self._line is None:
-            self._next = float("inf")
-            return
+            self._keys = self._store.outstanding(self._keys)
+            line = self._make() if len(self._keys) > 1 else None
+            if line is None:
+                self._next = float("inf")
+                return
+            self._line, self._first, self._began = line, self._done()[0], now
         done, failed = self._done()
         since, left = done - self._first, len(self._keys) - done
         about = f" · about {render.duration((now - self._began) * left / since)} left" if since and left else ""
@@ -563,7 +568,7 @@ def _for_ever(store: Store, count: int) -> str:
 
 def _interrupted(store: Store, left: Sequence[Key]) -> str:
     counts: dict[str, int] = {}
-    for state in store.states(left):
+    for state in store.states(store.outstanding(left)):
         if state is not None and not state.settled:
             counts[state.value] = counts.get(state.value, 0) + 1
     tasks = ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -69,6 +69,11 @@ class Queries(Protocol):
         with self._updated() as scheduler:
             return [scheduler.state(key) for key in keys]
 
+    def outstanding(self, keys: Sequence[Key]) -> list[Key]:
+        """Return these tasks, and what those that wait need, through any chain of waiting tasks."""
+        with self._updated() as scheduler:
+            return queries.outstanding(scheduler.tasks, keys)
+
     @_of_what_is_there
     def specs(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return sealed specs by key; None for unknown tasks."""

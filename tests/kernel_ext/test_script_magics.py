@@ -96,6 +96,8 @@ def test_a_jugfile_that_has_not_run_is_run_from_the_notebook(at: SessionProtocol
     at.kernel.run("%jug_execute --here")
     assert at.kernel.run("whole.result()").result == str(2 * sum(100 + x for x in (0, 1, 2, 3, 5, 6, 7)))
     assert at.shell("-m", "jug_notebook", "check", "jugfile.py", "100", "--jugdir", "elsewhere").returncode == 0
+    assert at.kernel.run("later = jn.task(abs)(-3)\nlater._session is jn.current()").result == "True"
+    assert "elsewhere" in at.kernel.run("jn.current().url").result, "tasks made after it go to its store, too"
 
 
 def test_what_is_no_script_or_does_not_load_is_told(at: SessionProtocol) -> None:

@@ -858,13 +858,19 @@ def test_a_long_wait_for_many_tasks_shows_how_far_it_is(session: jn.Session, mon
 
     monkeypatch.setattr("jug_notebook.session.results.QUIET", 0.0)
     session.results.progress = Line
-    double = jn.task(lambda x: 2 * x)
+    double, total = jn.task(lambda x: 2 * x), jn.task(sum)
     tasks = [double(n) for n in range(3)]
     with working(session):
         assert jn.result(tasks) == [0, 2, 4]
-        assert double(7).result() == 14, "one alone shows nothing"
+        assert double(7).result() == 14, "one that needs no other shows nothing"
     assert lines[0].endswith(" of 3 tasks done")
     assert lines[-1] == "end: 3 of 3 tasks done"
+    del lines[:]
+    one = total([double(n) for n in range(3, 7)])
+    with working(session):
+        assert one.result() == 36
+    assert lines[0].endswith(" of 5 tasks done"), "itself and the four that it needs"
+    assert lines[-1] == "end: 5 of 5 tasks done"
 
 
 def test_a_wait_whose_errors_go_to_no_terminal_shows_nothing(
